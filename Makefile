@@ -1,0 +1,96 @@
+# Everything is done by these targets, in CI too. All they need is make and Python; `make` alone lists them.
+#
+# PYTHON=python3.12 make ...   picks the Python; a .venv of another one is made anew
+# VENV=.venv-312 make ...      keeps an environment of its own beside the usual one
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# What is installed is pinned and hashed, and comes as wheels only, so that nothing unpinned is run to build it.
+# The package itself comes last, without its dependencies, built by the hatchling that is among the pinned.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+PINNED := $(PIP) --only-binary :all: --require-hashes --requirement
+EDITABLE := $(PIP) --no-deps --no-build-isolation --editable .
+ALL := $(VENV)/.installed-all
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo check pure test bench crds format lock clean
+
+help:
+	@echo "Watchbill. Targets:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no API key
+	$(BIN)/watchbill run examples/log-triage/crew.yaml "What broke, and what should we look at first?" \
+		--input log=@examples/log-triage/app.log
+
+check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, CRDs, pure tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m watchbill.crd --check
+	$(BIN)/pytest -q -m pure
+
+pure: $(DEV)  ## Only the tests without server, process and network: seconds
+	$(BIN)/pytest -q -m pure
+
+test: check  ## check, then all tests: what runs on any machine with Python
+	$(BIN)/pytest
+
+bench: $(DEV)  ## Measure tasks per second and latency, beside the floor
+	$(BIN)/python bench/run.py
+
+crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
+	$(BIN)/python -m watchbill.crd
+
+format: $(DEV)  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The files hold for Python 3.11 to 3.13 on Linux and macOS. Pins stay as they are where pyproject.toml allows.
+LOCK_VENV := $(VENV)-lock
+COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+lock:  ## Pin anew after a change of dependencies; newer versions too: make lock ARGS=--upgrade
+	$(PYTHON) -m venv --clear $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install uv
+	$(COMPILE) pyproject.toml --extra dev --output-file constraints/dev.txt
+	echo hatchling | $(COMPILE) pyproject.toml - --extra all --constraints constraints/dev.txt --output-file constraints/all.txt
+	$(COMPILE) pyproject.toml --constraints constraints/dev.txt --output-file constraints/worker.txt
+	rm -rf $(LOCK_VENV)
+
+clean:  ## Remove the virtual environment, builds and caches; the runs in .watchbill/ stay
+	rm -rf $(VENV) $(LOCK_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find operator tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python that was asked for by name must be the one of the environment.
+ifneq ($(origin PYTHON),file)
+WHICH := -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null
+ifneq ($(shell $(PYTHON) $(WHICH)),$(shell $(BIN)/python $(WHICH)))
+.PHONY: $(BIN)/pip
+endif
+endif
+
+# Not bin/python, which is there before the environment is whole, and as old as the Python it links to.
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no '$(PYTHON)' here. Install Python 3.11, 3.12 or 3.13, or name one: PYTHON=python3.12 make ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:3]; (3, 11) <= v < (3, 14) or sys.exit( \
+		"Watchbill needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is %d.%d.%d. Install one of these, or name it: PYTHON=python3.12 make ..." % v)'
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+
+$(ALL): pyproject.toml constraints/all.txt $(BIN)/pip
+	@echo "Installing what watchbill needs into $(VENV) (once, about a minute)"
+	@$(PINNED) constraints/all.txt
+	@$(EDITABLE)
+	@touch $@
+
+$(DEV): pyproject.toml constraints/dev.txt $(BIN)/pip
+	@echo "Installing watchbill and its development tools into $(VENV) (once, about a minute)"
+	@$(PINNED) constraints/dev.txt
+	@$(EDITABLE)
+	@touch $@

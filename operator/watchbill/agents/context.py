@@ -1,0 +1,95 @@
+"""What an agent is given when it runs: its task, its inputs, and a way to say something.
+
+A value with two ways out: `emit` and `report_usage`. It knows neither the store nor the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from watchbill.agents.tools import Tool
+from watchbill.records import AgentDefinition
+from watchbill.tasks import AgentTask, Usage
+
+_EMIT_SECONDS: Final = 30.0
+"""How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What one run of one agent works with."""
+
+    crew: str
+    """`namespace/name`."""
+    agent: AgentDefinition
+    """The agent as its crew defines it, with the crew's default model filled in."""
+    task: AgentTask
+    run_id: str | None
+    """The crew run that this step belongs to; None for a task of its own."""
+    prompt: str
+    """What is asked, composed from the agent's template."""
+    inputs: Mapping[str, str]
+    """The run's named inputs, in full."""
+    outputs: Mapping[str, Any]
+    """What the steps before returned, by agent id."""
+    tools: Mapping[str, Tool]
+    """The agent's own and shared tools by name, to be called: `context.tools["calculator"]("6 * 7")`."""
+    logger: logging.LoggerAdapter[logging.Logger]
+    deadline: datetime | None
+    """When the worker will cancel this run (aware, UTC)."""
+    attempt: int
+    """1 for the first time this task runs."""
+    fence: int
+    """Grows with every start of this task. Pass it to systems that should refuse a worker taken for dead."""
+    emit: Callable[[str], Awaitable[None]]
+    """Says something on the crew's event feed: `await context.emit("half way")`."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop that `emit` belongs to; a worker always gives it."""
+    _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
+
+    def emit_sync(self, message: str) -> None:
+        """`emit` for an agent that isn't async, and so runs in a thread. Returns once the message is taken.
+
+        Raises RuntimeError when called on the event loop itself, where it would wait for ever.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if self.loop is None:
+            raise RuntimeError("emit_sync needs the event loop that emit belongs to, and this context has none")
+        if running is self.loop:
+            raise RuntimeError(
+                "emit_sync would block the event loop: use `await context.emit(...)` in async code, "
+                "and call a sync agent in a thread, as a worker does"
+            )
+
+        async def say() -> None:
+            await self.emit(message)
+
+        saying = say()
+        try:
+            future = asyncio.run_coroutine_threadsafe(saying, self.loop)
+        except RuntimeError:
+            saying.close()
+            raise
+        try:
+            future.result(_EMIT_SECONDS)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    def report_usage(self, usage: Usage) -> None:
+        """Add to what this run has cost. May be called often, and from any thread."""
+        self._reported.append(usage)
+
+    @property
+    def usage(self) -> Usage | None:
+        """All that was reported so far; None when nothing was."""
+        reported = list(self._reported)
+        return sum(reported, Usage()) if reported else None

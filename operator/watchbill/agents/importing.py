@@ -1,0 +1,192 @@
+"""Finds what a crew names: something built in, an entry point, or `package.module:name`, also beside a YAML file.
+
+It imports modules, and calls nothing of what it finds. Python knows a module by its name alone, so two folders that
+both have an `agents.py` can't both be used in one process: that is found out and told, never guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm"}
+"""Modules that our own optional parts need → the extra that brings them."""
+
+_beside_yaml: set[Path] = set()
+"""Every folder that any finder of this process has put on sys.path, which is the process's own, too."""
+
+
+class Unusable(Exception):
+    """What was named can't be used: why, and what to do about it. Becomes a Problem, or AgentNotLoadable."""
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix
+
+
+class Finder:
+    """Looks names up, each once. `folders` hold modules beside YAML files."""
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+        self._found: dict[tuple[str, str], Any] = {}
+
+    def find(self, reference: str, *, what: str, group: str, built_in: Mapping[str, str]) -> Any:
+        """The object that `reference` names.
+
+        `what` is what messages call it; `group` the entry point group; `built_in` maps names to `module:name`.
+        Raises Unusable.
+        """
+        key = (group, reference)
+        if key not in self._found:
+            self._found[key] = self._look_up(reference, what, group, built_in)
+        return self._found[key]
+
+    def _look_up(self, reference: str, what: str, group: str, built_in: Mapping[str, str]) -> Any:
+        if ":" in reference:
+            module, _, name = reference.partition(":")
+            if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+                raise Unusable(f"{what} {reference!r} is not of the form package.module:name", "Correct it.")
+            return self._attribute(self._beside(module, what, reference), name, what, reference)
+        if target := built_in.get(reference):
+            module, _, name = target.partition(":")
+            return getattr(_import(module, what, reference), name)
+        offered = _entry_points(group)
+        if target := offered.get(reference):
+            module, _, name = target.partition(":")
+            return self._attribute(_import(module, what, reference), name, what, reference)
+        known = sorted({*built_in, *offered})
+        fix = f"Use one of {', '.join(known)}, or name your own as package.module:name."
+        if "." in reference:
+            module, _, name = reference.rpartition(".")
+            fix = f"Write {module}:{name}, with a colon before the name."
+        raise Unusable(f"there is no {what} {reference!r}{suggest(reference, known)}", fix)
+
+    def _beside(self, module: str, what: str, reference: str) -> ModuleType:
+        """Import a module, from a folder of ours if one has it, and make sure that it is that one."""
+        parts = Path(*module.split("."))
+        ours = [
+            path
+            for folder in self._folders
+            for path in (folder / parts.with_suffix(".py"), folder / parts / "__init__.py")
+            if path.is_file()
+        ]
+        if len(ours) > 1:
+            raise _ambiguous(what, reference, ours[0], ours[1])
+        self._make_importable()
+        try:
+            loaded = _import(module, what, reference)
+        except _Absent:
+            places = ", ".join(str(folder) for folder in self._folders)
+            near = suggest(module, [path.stem for folder in self._folders for path in folder.glob("*.py")])
+            raise Unusable(
+                f"{what} {reference!r}: there is no module {module!r}{near}",
+                (f"Put {parts.with_suffix('.py')} into {places}, or" if places else "Correct the name, or")
+                + " install the package that has it.",
+            ) from None
+        actual = getattr(loaded, "__file__", None)
+        if ours and actual is not None and not _same(ours[0], Path(actual)):
+            raise _ambiguous(what, reference, ours[0], Path(actual))
+        self._check_siblings(what, reference)
+        return loaded
+
+    def _make_importable(self) -> None:
+        for folder in reversed(self._folders):
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+        _beside_yaml.update(self._folders)
+        importlib.invalidate_caches()
+
+    def _check_siblings(self, what: str, reference: str) -> None:
+        """What agents import (`import helpers`) must not have come from the folder of another crew either."""
+        for folder in self._folders:
+            for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
+                name = path.parent.name if path.name == "__init__.py" else path.stem
+                actual = Path(getattr(sys.modules.get(name), "__file__", None) or path)
+                root = actual.parent.parent if actual.name == "__init__.py" else actual.parent
+                if actual != path and root in _beside_yaml and not _same(actual, path):
+                    raise _ambiguous(what, reference, actual, path)
+
+    @staticmethod
+    def _attribute(module: ModuleType, name: str, what: str, reference: str) -> Any:
+        found: Any = module
+        for part in name.split("."):
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                public = [known for known in vars(found) if not known.startswith("_")]
+                where = getattr(module, "__file__", None) or module.__name__
+                raise Unusable(
+                    f"{what} {reference!r}: {where} has no {part!r}{suggest(part, public)}", "Correct the name."
+                ) from None
+        return found
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` where something known is close to it, else nothing."""
+    listed = list(known)
+    folded = {name.casefold(): name for name in reversed(listed)}
+    close = difflib.get_close_matches(wrong.casefold(), folded, n=1)
+    return f" (did you mean {folded[close[0]]!r}?)" if close else ""
+
+
+class _Absent(Unusable):
+    """The module itself isn't there, as opposed to something that it imports."""
+
+
+def _import(module: str, what: str, reference: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing and (module == missing or module.startswith(missing + ".")):
+            raise _Absent(
+                f"{what} {reference!r}: there is no module {module!r}", "Install the package that has it."
+            ) from error
+        if module.startswith("watchbill.") and (extra := _EXTRAS.get(missing.partition(".")[0])):
+            raise Unusable(
+                f"{what} {reference!r} needs {missing!r}, which is not installed",
+                f"Install it: pip install 'watchbill[{extra}]'",
+            ) from error
+        raise _broken(module, what, reference, error, f"Install {missing!r}, or mend the import.") from error
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+        raise _broken(module, what, reference, error, "Mend the module.") from error
+
+
+def _broken(module: str, what: str, reference: str, error: BaseException, fix: str) -> Unusable:
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" ({error.filename}:{error.lineno})"
+    else:
+        # The innermost frame that isn't the import system's own: where the module's author has to look.
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 2 else ""
+    return Unusable(
+        f"{what} {reference!r}: importing {module!r} fails with {type(error).__name__}: {error}{where}", fix
+    )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # inside an archive, or gone
+        return False
+
+
+def _ambiguous(what: str, reference: str, one: Path, other: Path) -> Unusable:
+    return Unusable(
+        f"{what} {reference!r}: {one} and {other} have the same module name, and Python can load only one of them",
+        "Rename one of the files, or run the crews in processes of their own.",
+    )
+
+
+def _entry_points(group: str) -> dict[str, str]:
+    from importlib.metadata import entry_points  # costs 20 ms, and most crews name nothing of the kind
+
+    return {point.name: f"{point.module}:{point.attr}" for point in entry_points(group=group)}

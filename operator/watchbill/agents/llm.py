@@ -1,0 +1,137 @@
+"""`LLMAgent`: asks a model, and gives it tools, by pydantic-ai.
+
+Imported only when a crew uses it, because pydantic-ai takes more than a second to import. Never repeats a request:
+a failed task is repeated by the queue, which counts attempts and survives a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_ai import Agent, ModelRetry, UsageLimits
+from pydantic_ai import Tool as ModelTool
+from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import RunContext
+from pydantic_ai.toolsets import FunctionToolset, ToolsetTool
+from pydantic_ai.usage import RunUsage
+
+from watchbill.agents import model_errors, providers
+from watchbill.agents.context import Context
+from watchbill.agents.providers import aclose as aclose_clients
+from watchbill.agents.tools import Tool
+from watchbill.errors import Problem, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.records import AgentDefinition
+from watchbill.tasks import Usage
+
+__all__ = ["LLMAgent", "LLMConfig", "aclose_clients"]
+
+_TOOL_RETRIES: Final = 2
+"""How often a model may correct its arguments to one tool, before the task fails."""
+
+
+class LLMConfig(BaseModel):
+    """What `config` may say: the settings of pydantic-ai that models have in common, and `request_limit`.
+
+    Checked here, because pydantic-ai lets a misspelt setting pass. A setting that a model doesn't know, it ignores.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, description="Of one answer.")
+    seed: int | None = None
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[str, int] | None = None
+    stop_sequences: list[str] | None = None
+    parallel_tool_calls: bool | None = None
+    timeout: float | None = Field(default=None, gt=0, description="Seconds, for one request.")
+    request_limit: int = Field(default=50, ge=1, description="Requests to the model in one task.")
+
+    def settings(self, model: Model) -> ModelSettings:
+        """For pydantic-ai, without what wasn't set."""
+        chosen: dict[str, Any] = self.model_dump(exclude={"request_limit"}, exclude_none=True)
+        if "max_retries" not in model.unsupported_settings:
+            chosen["max_retries"] = 0
+        return cast("ModelSettings", chosen)
+
+
+class LLMAgent:
+    """Answers the prompt with a model. `systemPrompt` becomes its instructions, tools are offered to it."""
+
+    Config = LLMConfig
+
+    def __init__(self, config: LLMConfig) -> None:
+        self._config = config
+
+    @classmethod
+    def check(cls, agent: AgentDefinition, tools: Mapping[str, Tool]) -> list[Problem]:
+        """What is wrong with the model's name, its server, or a tool's signature. Needs no key and no network."""
+        problems = []
+        if agent.model is None:
+            reason = f"agent {agent.agent_id!r} is an LLMAgent and has no model"
+            problems.append(Problem(reason, "Set model on the agent or spec.model, as in openai:gpt-5-mini.", "model"))
+        else:
+            problems += providers.check(agent.model, agent.base_url)
+        for tool in tools.values():
+            try:
+                ModelTool(tool.function, name=tool.name)
+            except Exception as error:  # whatever making a schema of a stranger's annotations brings up
+                reason = f"tool {tool.name!r} can't be offered to a model: {error}"
+                problems.append(Problem(reason, "Annotate its parameters with types that JSON has.", "tools"))
+        return problems
+
+    async def run(self, context: Context) -> str:
+        """The model's answer. Usage is reported also of a run that fails.
+
+        Raises RetryLater when the provider can't answer now, UserActionRequired when it never will, TaskFailed
+        when a tool failed or the answer is of no use.
+        """
+        definition = context.agent
+        if definition.model is None:
+            raise UserActionRequired(f"agent {definition.agent_id!r} has no model. Set model on it or spec.model")
+        model = providers.build(definition.model, definition.base_url)
+        agent = Agent(
+            model,
+            name=definition.agent_id,
+            instructions=definition.system_prompt,
+            model_settings=self._config.settings(model),
+            toolsets=[_Tools([ModelTool(t.function, name=t.name) for t in context.tools.values()])],
+            retries=_TOOL_RETRIES,
+        )
+        limit = self._config.request_limit
+        spent = RunUsage()
+        try:
+            result = await agent.run(context.prompt, usage=spent, usage_limits=UsageLimits(request_limit=limit))
+            return result.output
+        except WatchbillError:
+            raise
+        except Exception as error:
+            raise model_errors.explain(error, definition.model, definition.base_url, limit) from None
+        finally:
+            if spent.requests:
+                context.report_usage(
+                    Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, requests=spent.requests)
+                )
+
+
+class _Tools(FunctionToolset[None]):
+    """A ValueError is the model's to mend; anything else is a failure of the tool, and ends the task."""
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[None], tool: ToolsetTool[None]
+    ) -> Any:
+        try:
+            return await super().call_tool(name, tool_args, ctx, tool)
+        except ValueError as error:
+            raise ModelRetry(str(error)) from error
+        except Exception as error:
+            if type(error).__module__.startswith("pydantic_ai."):
+                raise  # how tools and the library steer a run, as by ModelRetry
+            text = model_errors.redacted(f"{type(error).__name__}: {error}")
+            raise TaskFailed(f"tool {name!r} failed: {text}") from error

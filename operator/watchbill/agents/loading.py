@@ -1,0 +1,244 @@
+"""From an agent's definition to something that runs: its class or function, its config, its tools.
+
+An agent is named by a built-in name, by an entry point, or as `package.module:Name`, and is
+
+- a class with a `run(self, context)` method, made anew for every task as `cls(**config)`, so that concurrent runs
+  share nothing; with a pydantic model as its attribute `Config`, that validates and it is `cls(config=Config(...))`;
+- or a function of the context, which takes no config.
+
+Both may be sync or async. A class may also have a classmethod `check(agent, tools)` that returns what else is wrong
+with its definition, as `Problem`s with paths below the agent. Nothing is instantiated or run here before `Runner.run`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, ValidationError
+
+from watchbill.agents import tools
+from watchbill.agents.context import Context
+from watchbill.agents.importing import Finder, Unusable, suggest
+from watchbill.agents.tools import Tool
+from watchbill.errors import AgentNotLoadable, Problem
+from watchbill.records import AgentDefinition, CrewDefinition, tool_name
+
+ENTRY_POINTS: Final = "watchbill.agents"
+"""The entry point group by which an installed package offers agents."""
+
+BUILT_IN: Final[Mapping[str, str]] = {
+    "EchoAgent": "watchbill.agents.echo:EchoAgent",
+    "LLMAgent": "watchbill.agents.llm:LLMAgent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """One agent, ready to run any number of tasks, also at the same time."""
+
+    is_async: bool
+    """False: `run` may block, and belongs into a thread."""
+    agent: AgentDefinition
+    _start: Callable[[Context], Any]
+
+    def run(self, context: Context) -> Any | Awaitable[Any]:
+        """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises."""
+        return self._start(dataclasses.replace(context, agent=self.agent))
+
+
+class AgentLoader:
+    """Loads agents and tools. `folders` are those of the YAML files, whose modules agents may name."""
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self._finder = Finder(folders)
+
+    def check(self, crew: CrewDefinition) -> list[Problem]:
+        """All that is wrong with the crew's agents and tools, by path; empty if every agent can be loaded.
+
+        Imports modules; runs nothing.
+        """
+        found: list[Problem] = []
+        for j, reference in enumerate(crew.shared_tools):
+            path = f"spec.sharedTools[{j}]"
+            found += self._check_tool(reference, crew.shared_tools[:j], path)
+        for i, agent in enumerate(crew.agents):
+            for j, reference in enumerate(agent.tools):
+                found += self._check_tool(reference, agent.tools[:j], f"spec.agents[{i}].tools[{j}]")
+            for problem in self._check_agent(crew, agent):
+                inherited = problem.path == "model" and agent.model is None and crew.model is not None
+                path = "spec.model" if inherited else f"spec.agents[{i}].{problem.path}"
+                found.append(dataclasses.replace(problem, path=path))
+        return list(dict.fromkeys(found))
+
+    def load(self, crew: CrewDefinition, agent: AgentDefinition) -> Runner:
+        """The agent, ready to run. Raises AgentNotLoadable."""
+        try:
+            found = self._class(agent)
+        except Unusable as error:
+            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {error.reason}. {error.fix}") from error
+        if problems := _check_config(found, agent.config):
+            raise AgentNotLoadable(f"agent {agent.agent_id!r}: " + "; ".join(str(problem) for problem in problems))
+        start, is_async = _runnable(found, agent.config)
+        return Runner(is_async, _with_defaults(crew, agent), start)
+
+    def tools(self, crew: CrewDefinition, agent: AgentDefinition) -> dict[str, Tool]:
+        """The agent's tools by name: its own, then the shared ones it has none of. Raises AgentNotLoadable."""
+        try:
+            return {tool_name(reference): self._tool(reference) for reference in crew.tools_of(agent)}
+        except Unusable as error:
+            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {error.reason}. {error.fix}") from error
+
+    def _check_tool(self, reference: str, before: Sequence[str], path: str) -> Iterator[Problem]:
+        name = tool_name(reference)
+        if name in map(tool_name, before):
+            yield Problem(f"there are two tools called {name!r}", "Remove one, or rename its function.", path)
+        try:
+            self._tool(reference)
+        except Unusable as error:
+            yield Problem(error.reason, error.fix, path)
+
+    def _check_agent(self, crew: CrewDefinition, agent: AgentDefinition) -> Iterator[Problem]:
+        """With paths below the agent."""
+        try:
+            found = self._class(agent)
+        except Unusable as error:
+            yield Problem(error.reason, error.fix, "class")
+            return
+        yield from _check_config(found, agent.config)
+        if inspect.isclass(found) and callable(check := getattr(found, "check", None)):
+            usable = {}
+            for reference in crew.tools_of(agent):
+                try:
+                    usable[tool_name(reference)] = self._tool(reference)
+                except Unusable:
+                    continue  # told where it is declared
+            yield from cast("list[Problem]", check(_with_defaults(crew, agent), usable))
+
+    def _class(self, agent: AgentDefinition) -> Any:
+        reference = agent.agent_class
+        found = self._finder.find(reference, what="agent class", group=ENTRY_POINTS, built_in=BUILT_IN)
+        if reason := _not_an_agent(found):
+            raise Unusable(
+                f"agent class {reference!r} {reason}",
+                "Name a class with a run(self, context) method, or a function of the context.",
+            )
+        return found
+
+    def _tool(self, reference: str) -> Tool:
+        found = self._finder.find(reference, what="tool", group=tools.ENTRY_POINTS, built_in=tools.BUILT_IN)
+        if not tools.is_tool(found):
+            raise Unusable(f"tool {reference!r} is {_kind(found)}, not a function", "Name a function.")
+        return Tool(tool_name(reference), found)
+
+
+def _with_defaults(crew: CrewDefinition, agent: AgentDefinition) -> AgentDefinition:
+    return agent if agent.model or not crew.model else agent.model_copy(update={"model": crew.model})
+
+
+def _not_an_agent(found: Any) -> str | None:
+    """Why this can't be an agent; None if it can."""
+    if inspect.isclass(found):
+        run = getattr(found, "run", None)
+        if not callable(run):
+            return "has no run method"
+        bound = isinstance(inspect.getattr_static(found, "run"), (staticmethod, classmethod))
+        called, arguments, name = run, [None] if bound else [None, None], "run method"
+    elif inspect.isroutine(found):
+        called, arguments, name = found, [None], "function"
+    else:
+        return f"is {_kind(found)}, neither a class nor a function"
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        return f"yields: its {name} must return the output"
+    try:
+        inspect.signature(called).bind(*arguments)
+    except TypeError:
+        return f"can't run: its {name} takes {inspect.signature(called)}, and is called with the context"
+    except ValueError:
+        return None  # written in C, without a signature to check
+    return None
+
+
+def _kind(found: Any) -> str:
+    if inspect.ismodule(found):
+        return "a module"
+    return f"a class ({found.__name__})" if inspect.isclass(found) else f"a value of type {type(found).__name__}"
+
+
+def _check_config(found: Any, config: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with `config`, with paths below the agent."""
+    if not inspect.isclass(found):
+        if not config:
+            return []
+        reason = f"{found.__name__!r} is a function and takes no config, but {', '.join(map(repr, config))} was given"
+        return [Problem(reason, "Remove config, or name a class.", "config")]
+    model = _config_model(found)
+    return _check_by_model(model, config) if model else _check_by_signature(found, config)
+
+
+def _config_model(found: type) -> type[BaseModel] | None:
+    model = getattr(found, "Config", None)
+    return model if inspect.isclass(model) and issubclass(model, BaseModel) else None
+
+
+def _check_by_model(model: type[BaseModel], config: Mapping[str, Any]) -> list[Problem]:
+    fields = model.model_fields.items()
+    accepted = [field.validation_alias if isinstance(field.validation_alias, str) else name for name, field in fields]
+    problems = []
+    # A model that doesn't say what it thinks of unknown fields would drop them in silence: a typo must be told.
+    if model.model_config.get("extra") is None:
+        problems += [_unknown(name, accepted) for name in config if name not in {*accepted, *model.model_fields}]
+    try:
+        model.model_validate(dict(config))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            path = ".".join(map(str, ("config", *detail["loc"])))
+            if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
+                problems.append(_unknown(str(detail["loc"][0]), accepted))
+            elif detail["type"] == "missing":
+                problems.append(Problem(f"{path} is missing", "Add it.", path))
+            else:
+                problems.append(Problem(f"{detail['input']!r}: {detail['msg']}", "Correct the value.", path))
+    return problems
+
+
+def _check_by_signature(found: type, config: Mapping[str, Any]) -> list[Problem]:
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except ValueError:
+        return []  # written in C, without a signature to check
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    accepted = [p.name for p in named]
+    problems = []
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        problems += [_unknown(name, accepted) for name in config if name not in accepted]
+    problems += [
+        Problem(f"config.{p.name} is missing: {found.__name__} needs it", "Add it.", f"config.{p.name}")
+        for p in named
+        if p.default is p.empty and p.name not in config
+    ]
+    return problems
+
+
+def _unknown(name: str, accepted: Sequence[str]) -> Problem:
+    fix = f"Use only: {', '.join(accepted)}." if accepted else "Remove it: this class takes no config."
+    return Problem(f"there is no setting {name!r}{suggest(name, accepted)}", fix, f"config.{name}")
+
+
+def _runnable(found: Any, config: Mapping[str, Any]) -> tuple[Callable[[Context], Any], bool]:
+    """What to call with the context, and whether it gives an awaitable."""
+    if not inspect.isclass(found):
+        return found, inspect.iscoroutinefunction(found)
+    cls: Any = found
+    model = _config_model(found)
+    arguments = {"config": model.model_validate(dict(config))} if model else dict(config)
+
+    def start(context: Context) -> Any:
+        return cls(**copy.deepcopy(arguments)).run(context)
+
+    return start, inspect.iscoroutinefunction(cls.run)

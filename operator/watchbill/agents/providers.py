@@ -1,0 +1,107 @@
+"""Model names to models of pydantic-ai, over HTTP clients that the tasks of one event loop share.
+
+A connection belongs to the event loop that opened it, and a new client per task would open one per task: so there is
+one client per provider, server and loop, until `aclose`. No request is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic_ai.exceptions import UserError
+from pydantic_ai.models import Model, infer_model, known_model_names, parse_model_id
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
+
+from watchbill.agents.importing import suggest
+from watchbill.errors import Problem, UserActionRequired
+
+TEST: Final = "test"
+"""The model that needs no key and no network, and answers always the same."""
+
+_NO_KEY: Final = "not-needed"
+"""Sent to a server of the user's own when the environment has no key: libraries insist on one, such servers don't."""
+
+_providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None], Provider[Any]]] = {}
+
+
+def check(model: str, base_url: str | None) -> list[Problem]:
+    """What is wrong with a model's name and server, as far as it shows without a request or a key."""
+    if model == TEST:
+        return []
+    provider, name = parse_model_id(model)
+    if not provider or not name:
+        example = f"openai:{model.strip(':')}" if not provider and model else "openai:gpt-5-mini"
+        return [Problem(f"model {model!r} is not of the form provider:name", f"Write it as in {example}.", "model")]
+    try:
+        cls = infer_provider_class(provider)
+    except ImportError as error:
+        package = re.search(r"pip install [\"']?([^\s\"'`]+)", str(error))
+        fix = f"Install it: pip install '{package[1]}'" if package else str(error)
+        return [Problem(f"model {model!r}: the library of provider {provider!r} is not installed", fix, "model")]
+    except (ValueError, UserError):
+        known = sorted({full.partition(":")[0] for full in known_model_names() if ":" in full})
+        reason = f"model {model!r}: there is no provider {provider!r}{suggest(provider, known)}"
+        return [Problem(reason, "Use a provider of pydantic-ai: https://ai.pydantic.dev/models", "model")]
+    if not base_url:
+        return []
+    url = urlsplit(base_url)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        return [Problem(f"{base_url!r} is not an http or https URL", "Write it as in http://127.0.0.1/v1.", "baseURL")]
+    if "base_url" not in inspect.signature(cls).parameters:
+        reason = f"provider {provider!r} has a server of its own and takes no baseURL"
+        return [Problem(reason, "Remove baseURL, or use the provider openai with it.", "baseURL")]
+    return []
+
+
+def build(model: str, base_url: str | None) -> Model:
+    """The model, ready to be asked on the running event loop. Raises UserActionRequired."""
+    if problems := check(model, base_url):
+        raise UserActionRequired("; ".join(f"{problem.reason}. {problem.fix}" for problem in problems))
+    if model == TEST:
+        # By default it calls every tool with made-up arguments, which most tools rightly refuse.
+        return TestModel(call_tools=[])
+    if base_url and model.startswith("openai:"):
+        # Servers that speak OpenAI's protocol speak chat completions; few know its newer API.
+        model = "openai-chat" + model.removeprefix("openai")
+    try:
+        return infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
+    except UserError as error:
+        if variable := re.search(r"`([A-Z][A-Z0-9_]*_[A-Z0-9_]+)`", str(error)):
+            raise UserActionRequired(
+                f"model {model!r}: the environment variable {variable[1]} is not set. "
+                "Set it where the worker runs, or give the agent a baseURL that needs no key"
+            ) from None
+        raise UserActionRequired(f"model {model!r}: {error}") from None
+
+
+async def aclose() -> None:
+    """Close the clients of the running event loop. Those of the next task are made anew."""
+    for provider in _providers.pop(asyncio.get_running_loop(), {}).values():
+        async with provider:  # leaving it closes its client
+            pass
+
+
+def _provider(name: str, base_url: str | None) -> Provider[Any]:
+    loop = asyncio.get_running_loop()
+    for old in [known for known in _providers if known.is_closed()]:
+        _providers.pop(old, None)
+    shared = _providers.setdefault(loop, {})
+    if (name, base_url) not in shared:
+        shared[name, base_url] = _connect(name, base_url)
+    return shared[name, base_url]
+
+
+def _connect(name: str, base_url: str | None) -> Provider[Any]:
+    if base_url is None:
+        return infer_provider(name)
+    cls: Any = infer_provider_class(name)
+    try:
+        provider: Provider[Any] = cls(base_url=base_url)
+    except UserError:  # no key in the environment
+        provider = cls(base_url=base_url, api_key=_NO_KEY)
+    return provider

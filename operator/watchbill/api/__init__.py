@@ -1,0 +1,43 @@
+"""Crew and Heartbeat as people write them: the one source of the CRDs and of what files may contain.
+
+Pure: no I/O, no clock. `watchbill.api.parse` reads YAML text; `check` says what no schema can. The models are loaded at
+first use, because a client that only queues work needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from watchbill.api.checks import check
+    from watchbill.api.crew import Agent, Crew, CrewSpec, FlowRelation, Tasks, Workers
+    from watchbill.api.heartbeat import CrewRef, Heartbeat, HeartbeatSpec
+    from watchbill.api.meta import ObjectMeta
+
+__all__ = [
+    "Agent",
+    "Crew",
+    "CrewRef",
+    "CrewSpec",
+    "FlowRelation",
+    "Heartbeat",
+    "HeartbeatSpec",
+    "ObjectMeta",
+    "Tasks",
+    "Workers",
+    "check",
+]
+
+_HOME: Final = {
+    "check": "checks",
+    "ObjectMeta": "meta",
+    **dict.fromkeys(("CrewRef", "Heartbeat", "HeartbeatSpec"), "heartbeat"),
+    **dict.fromkeys(("Agent", "Crew", "CrewSpec", "FlowRelation", "Tasks", "Workers"), "crew"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,73 @@
+"""What a schema and its rules can't say: circles in a flow, cron expressions, names of time zones. Pure but for reading
+the time zone database.
+
+These are not errors of the models, because a resource that breaks them can get onto a cluster, where it has to be read
+in order to be told that it is Stalled.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from watchbill.api.crew import Crew, CrewSpec
+from watchbill.api.heartbeat import Heartbeat, HeartbeatSpec
+from watchbill.api.problems import Finding, nearest, quote
+from watchbill.api.relations import edges, find_cycle
+from watchbill.errors import Problem
+
+_CRON_FIELDS = 5
+_CRON_FIX = "Write five fields: minute, hour, day of month, month, day of week, as in '0 9 * * 1-5'."
+
+
+def check(resource: Crew | Heartbeat) -> list[Problem]:
+    """Problems of a valid resource for which it can't run, each with its path; empty when it can."""
+    return [Problem(f.reason, f.fix, path=f.path) for f in findings(resource)]
+
+
+def findings(resource: Crew | Heartbeat) -> list[Finding]:
+    """The same with places instead of paths, for who knows where in a file they are."""
+    found = _cycle(resource.spec) if isinstance(resource, Crew) else _timing(resource.spec)
+    return [Finding(("spec", *f.loc), f.reason, f.fix) for f in found]
+
+
+def _cycle(spec: CrewSpec) -> Iterator[Finding]:
+    joined = edges((relation.source, relation.target) for relation in spec.flow_relations)
+    cycle = find_cycle([agent.name for agent in spec.agents], joined)
+    if cycle:
+        reason = f"flowRelations go in a circle, so none of these could start: {' -> '.join(cycle)}"
+        yield Finding(("flowRelations",), reason, "Remove one of these relations.")
+
+
+def _timing(spec: HeartbeatSpec) -> Iterator[Finding]:
+    if spec.schedule is not None and (fault := _cron_fault(spec.schedule)):
+        yield Finding(("schedule",), f"{spec.schedule!r} {fault}", _CRON_FIX)
+    if (zone := _zone_fault(spec.time_zone)) is not None:
+        yield zone
+
+
+def _cron_fault(expression: str) -> str | None:
+    from cronsim import CronSim, CronSimError
+
+    fields = expression.split()
+    if len(fields) != _CRON_FIELDS:
+        return f"is not a cron expression of five fields, but has {len(fields)}"
+    try:
+        # any fixed moment: whether an expression ever comes doesn't depend on it
+        next(CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        return f"is not a cron expression: {str(error).lower()}"
+    except StopIteration:
+        return "is a time that never comes"
+    return None
+
+
+def _zone_fault(name: str) -> Finding | None:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        meant = nearest(name, zoneinfo.available_timezones())
+        fix = f"Write {meant!r}." if meant else "Use a name such as Europe/Berlin, or UTC."
+        return Finding(("timeZone",), f"{quote(name)} is not a known time zone", fix)
+    return None

@@ -1,0 +1,323 @@
+"""The Crew: who works together, how, and within which bounds. Pure.
+
+The one source of the CRD and of what `watchbill run` accepts. A rule that joins several fields stands twice, side by
+side: for Python (with the place of every finding) and for the API server (CEL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from watchbill import names
+from watchbill.api.conditions import Condition
+from watchbill.api.meta import (
+    AGENT_NAME_HINT,
+    API_VERSION,
+    NAME_MAX,
+    NAME_RULE,
+    SET,
+    TEXT_MAX,
+    AgentName,
+    ObjectMeta,
+    Strict,
+    Template,
+    UniqueNames,
+    by_key,
+    first_repeated,
+    refuse_reserved,
+)
+from watchbill.api.problems import Finding, Hint, raise_findings
+
+AGENTS_MAX: Final = 100
+RELATIONS_MAX: Final = 200
+ENDS_MAX: Final = 16
+TOOLS_MAX: Final = 100
+
+NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
+"""Until a status is written, tools that wait for a resource must not take it for done."""
+
+
+class Agent(Strict):
+    """One agent of a crew."""
+
+    name: Annotated[AgentName, AGENT_NAME_HINT] = Field(
+        description="Its name, unique in the crew: what relations, heartbeats and {steps.NAME} cite."
+    )
+    agent_class: str = Field(
+        default="",
+        alias="class",
+        max_length=NAME_MAX,
+        description="What runs it: a class that comes with Watchbill (LLMAgent, EchoAgent), an entry point, or "
+        "package.module:Class. Default: LLMAgent, where there is a model.",
+    )
+    model: str = Field(
+        default="", max_length=NAME_MAX, description="The model, as in openai:gpt-5-mini. Default: spec.model."
+    )
+    base_url: Annotated[str, Hint("Begin it with http:// or https://.")] = Field(
+        default="",
+        alias="baseURL",
+        max_length=2048,
+        pattern="^(https?://.*)?$",
+        description="A server that speaks the provider's protocol, http(s)://. Default: the provider's own.",
+    )
+    system_prompt: Template = Field(default="", description="What the agent is told about itself before every step.")
+    prompt: Template = Field(
+        default="",
+        description="What the step is asked; knows {input}, {inputs.NAME} and {steps.AGENT}. Default: the submitted "
+        "prompt, followed by the outputs of the steps before.",
+    )
+    tools: UniqueNames = Field(
+        default_factory=list,
+        max_length=TOOLS_MAX,
+        description="Tools the agent may use: a tool that comes with Watchbill, an entry point, or module:function.",
+        json_schema_extra=SET,
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Arguments of the class, checked by it.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    timeout_seconds: int | None = Field(
+        default=None, ge=1, le=604_800, description="Seconds one step of it may take. Default: tasks.timeoutSeconds."
+    )
+
+
+Ends = Annotated[list[AgentName], AGENT_NAME_HINT]
+
+
+class FlowRelation(Strict):
+    """`target` agents start once all `source` agents are done."""
+
+    source: Ends = Field(
+        min_length=1, max_length=ENDS_MAX, description="Names of agents that go before.", json_schema_extra=SET
+    )
+    target: Ends = Field(
+        min_length=1, max_length=ENDS_MAX, description="Names of agents that come after.", json_schema_extra=SET
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> FlowRelation:
+        raise_findings(type(self), self._repeated())
+        return self
+
+    def _repeated(self) -> Iterator[Finding]:
+        for end, listed in (("source", self.source), ("target", self.target)):
+            if again := first_repeated(listed):
+                position, name = again
+                yield Finding((end, position), f"agent {name!r} is listed twice", "Remove one of the two.")
+
+
+class Tasks(Strict):
+    """Bounds of the crew's tasks."""
+
+    timeout_seconds: int = Field(
+        default=300, ge=1, le=604_800, description="Seconds a task may run before it counts as failed."
+    )
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="How often a task is started, counting those whose worker died, before it is given up.",
+    )
+    max_queued: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Tasks in the queue above which new ones are refused."
+    )
+    result_ttl_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=2_592_000,
+        alias="resultTTLSeconds",
+        description="Seconds for which a finished task and its result are kept.",
+    )
+    lease_seconds: int = Field(
+        default=15,
+        ge=3,
+        le=3600,
+        description="Seconds of silence after which a worker is taken for dead, and its tasks go to others.",
+    )
+
+
+class Workers(Strict):
+    """How many workers the crew may have, and how much each does at once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "self.minReplicas <= self.maxReplicas",
+                    "message": "minReplicas is above maxReplicas. Lower minReplicas or raise maxReplicas",
+                    "fieldPath": ".minReplicas",
+                }
+            ]
+        }
+    )
+
+    min_replicas: int = Field(default=0, ge=0, le=1000, description="Workers that are kept even without work.")
+    max_replicas: int = Field(default=20, ge=1, le=1000, description="Workers that are never exceeded.")
+    concurrency: int = Field(default=10, ge=1, le=1000, description="Tasks that one worker runs at once.")
+    replicas: int = Field(
+        default=1, ge=0, le=1000, description="Written by the scale subresource (kubectl scale, an autoscaler)."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min_replicas > self.max_replicas:
+            reason = f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})"
+            fix = "Lower minReplicas or raise maxReplicas."
+            raise_findings(type(self), [Finding(("minReplicas",), reason, fix)])
+        return self
+
+
+class CrewSpec(Strict):
+    """What the crew is meant to be."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "(has(self.model) && self.model != '') || self.agents.all(a, "
+                    "(has(a.model) && a.model != '') || (has(a.class) && a.class != ''))",
+                    "message": "an agent has neither a class nor a model. Give it a class, or a model "
+                    "(its own, or spec.model for all agents)",
+                    "fieldPath": ".agents",
+                },
+                {
+                    "rule": "self.executionMode == 'flow' || !has(self.flowRelations) || size(self.flowRelations) == 0",
+                    "message": "flowRelations mean something in executionMode flow only. Set executionMode: flow, "
+                    "or remove flowRelations",
+                    "fieldPath": ".flowRelations",
+                },
+                {
+                    # the list of one list names the agents once: naming them per relation costs too much
+                    "rule": "!has(self.flowRelations) || [self.agents.map(a, a.name)].all(names, "
+                    "self.flowRelations.all(r, r.source.all(n, n in names) && r.target.all(n, n in names)))",
+                    "message": "flowRelations cite an agent that is not in this crew. Add it to agents, "
+                    "or cite one that is there",
+                    "fieldPath": ".flowRelations",
+                },
+            ]
+        }
+    )
+
+    description: str = Field(default="", max_length=TEXT_MAX, description="What the crew is for, in words for people.")
+    execution_mode: Literal["sequential", "parallel", "flow"] = Field(
+        default="sequential",
+        description="How the agents work together: one after the other, each given all that came before; all at once; "
+        "or as flowRelations say.",
+    )
+    agents: list[Agent] = Field(
+        min_length=1, max_length=AGENTS_MAX, description="Who works here.", json_schema_extra=by_key("name")
+    )
+    model: str = Field(default="", max_length=NAME_MAX, description="The model of agents that name none.")
+    shared_tools: UniqueNames = Field(
+        default_factory=list,
+        max_length=TOOLS_MAX,
+        description="Tools for every agent that has none of that name.",
+        json_schema_extra=SET,
+    )
+    flow_relations: list[FlowRelation] = Field(
+        default_factory=list,
+        max_length=RELATIONS_MAX,
+        description="Which agents go before which, in executionMode flow; an agent in none of them starts at once.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    max_parallel_tasks: int = Field(default=10, ge=1, le=1000, description="Steps of one run that run at once.")
+    tasks: Tasks = Field(default_factory=Tasks, description="Bounds of the crew's tasks.")
+    workers: Workers = Field(default_factory=Workers, description="How many workers there are, and what each does.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> CrewSpec:
+        raise_findings(
+            type(self), [*self._repeated_agents(), *self._idle_agents(), *self._idle_relations(), *self._strangers()]
+        )
+        return self
+
+    def _repeated_agents(self) -> Iterator[Finding]:
+        first: dict[str, int] = {}
+        for i, agent in enumerate(self.agents):
+            if agent.name in first:
+                reason = f"two agents are called {agent.name!r}: agents[{first[agent.name]}] and agents[{i}]"
+                yield Finding(("agents", i, "name"), reason, "Give each agent a name of its own.")
+            first.setdefault(agent.name, i)
+
+    def _idle_agents(self) -> Iterator[Finding]:
+        for i, agent in enumerate(self.agents):
+            if not (agent.agent_class or agent.model or self.model):
+                reason = f"agent {agent.name!r} has neither a class nor a model, so nothing could run it"
+                fix = "Give it a class, or a model (its own, or spec.model for all agents)."
+                yield Finding(("agents", i, "class"), reason, fix)
+
+    def _idle_relations(self) -> Iterator[Finding]:
+        if self.flow_relations and self.execution_mode != "flow":
+            reason = f"flowRelations mean nothing in executionMode {self.execution_mode!r}"
+            yield Finding(("flowRelations",), reason, "Set executionMode: flow, or remove flowRelations.")
+
+    def _strangers(self) -> Iterator[Finding]:
+        known = [agent.name for agent in self.agents]
+        for i, relation in enumerate(self.flow_relations):
+            for end, cited in (("source", relation.source), ("target", relation.target)):
+                for j, name in enumerate(cited):
+                    if name not in known:
+                        yield Finding(
+                            ("flowRelations", i, end, j),
+                            f"no agent of this crew is called {name!r}",
+                            f"Add it to agents, or cite one that is there: {', '.join(known)}.",
+                        )
+
+
+class CrewStatus(Strict):
+    """What was last seen of the crew. Written by the operator."""
+
+    observed_generation: int = Field(default=-1, description="The metadata.generation that this status is about.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Observations: Ready sums up.",
+        json_schema_extra=by_key("type"),
+    )
+    replicas: int | None = Field(default=None, ge=0, description="Workers that are there.")
+    selector: str = Field(default="", max_length=TEXT_MAX, description="Label selector of the workers' pods.")
+    waiting: int | None = Field(
+        default=None, ge=0, description="Tasks that wait for a worker, as of the last write; absent while unknown."
+    )
+    running: int | None = Field(
+        default=None, ge=0, description="Tasks that run, as of the last write; absent while unknown."
+    )
+
+
+class Crew(Strict):
+    """A crew of agents that share a queue of tasks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                NAME_RULE,
+                {
+                    "rule": f"!(self.metadata.name in {sorted(names.RESERVED_CREW_NAMES)})",
+                    "message": "metadata.name is reserved for an index of the crew records. Choose another name than "
+                    + ", ".join(sorted(names.RESERVED_CREW_NAMES)),
+                },
+            ]
+        }
+    )
+
+    api_version: Literal["watchbill.dev/v1alpha1"] = Field(default=API_VERSION, description="The API's version.")
+    kind: Literal["Crew"] = Field(default="Crew", description="Crew.")
+    metadata: ObjectMeta = Field(description="Name and labels.")
+    spec: CrewSpec = Field(description="What the crew is meant to be.")
+    status: CrewStatus | None = Field(
+        default=None, description="What was last seen of it. Written by the operator.", json_schema_extra=NO_STATUS
+    )
+
+    @model_validator(mode="after")
+    def _not_reserved(self) -> Crew:
+        refuse_reserved(type(self), self.metadata.name)
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name

@@ -1,0 +1,142 @@
+"""The Heartbeat: work that a crew is given again and again, by the clock. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from watchbill.api.conditions import Condition
+from watchbill.api.crew import NO_STATUS
+from watchbill.api.meta import (
+    AGENT_NAME_HINT,
+    API_VERSION,
+    NAME_RULE,
+    TEXT_MAX,
+    AgentName,
+    ObjectMeta,
+    Prompt,
+    ResourceName,
+    Strict,
+    by_key,
+)
+from watchbill.api.problems import Finding, Hint, raise_findings
+
+METADATA_MAX_ENTRIES: Final = 64
+"""The same as tasks.METADATA_MAX_ENTRIES, which this layer can't see; a test holds them together."""
+UTC: Final = "UTC"
+
+
+class CrewRef(Strict):
+    """Which crew is meant, in the heartbeat's namespace."""
+
+    name: ResourceName = Field(description="The crew's metadata.name.")
+
+
+class HeartbeatSpec(Strict):
+    """When the heartbeat fires, and what it asks."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.schedule) != has(self.intervalSeconds)",
+                    "message": "give exactly one of schedule and intervalSeconds. Remove one, or add one",
+                },
+                {
+                    "rule": f"has(self.schedule) || self.timeZone == '{UTC}'",
+                    "message": "timeZone means something with schedule only. Remove it, or use schedule",
+                    "fieldPath": ".timeZone",
+                },
+                {
+                    # an unknown zone makes the function itself fail, and with it the rule
+                    "rule": "timestamp('2000-01-01T00:00:00Z').getHours(self.timeZone) >= 0",
+                    "message": "timeZone is not known. Use a name such as Europe/Berlin, or UTC",
+                    "fieldPath": ".timeZone",
+                },
+            ]
+        }
+    )
+
+    crew_ref: CrewRef = Field(description="The crew that does the work: {name: …}.")
+    agent: Annotated[AgentName | None, AGENT_NAME_HINT] = Field(
+        default=None, description="The agent that does it. Omitted: the whole crew runs."
+    )
+    schedule: Annotated[str | None, Hint("Write five fields, as in '0 9 * * 1-5'.")] = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="When it fires, as a cron expression of five fields: minute, hour, day of month, month, day of "
+        "week (0 and 7 are Sunday). Exactly one of schedule and intervalSeconds.",
+    )
+    interval_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_622_400,
+        description="Seconds from one firing to the next. Exactly one of schedule and intervalSeconds.",
+    )
+    time_zone: Annotated[str, Hint("Use a name such as Europe/Berlin, or UTC.")] = Field(
+        default=UTC,
+        max_length=64,
+        pattern="^[A-Za-z][A-Za-z0-9_+/-]*$",
+        description="The time zone that schedule is read in, as in Europe/Berlin.",
+    )
+    prompt: Prompt = Field(default="", description="What is asked each time.")
+    priority: Literal["CRITICAL", "HIGH", "NORMAL", "LOW", "BACKGROUND"] = Field(
+        default="LOW", description="How urgent it is; more urgent work starts first."
+    )
+    suspend: bool = Field(default=False, description="While true, it doesn't fire, and what was missed is not made up.")
+    metadata: dict[str, Annotated[str, Field(max_length=TEXT_MAX)]] = Field(
+        default_factory=dict, max_length=METADATA_MAX_ENTRIES, description="Passed on to each task, as it is."
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> HeartbeatSpec:
+        raise_findings(type(self), self._broken_rules())
+        return self
+
+    def _broken_rules(self) -> Iterator[Finding]:
+        if self.schedule is not None and self.interval_seconds is not None:
+            reason = "schedule and intervalSeconds are both given"
+            yield Finding(("intervalSeconds",), reason, "Remove one of the two.")
+        if self.schedule is None and self.interval_seconds is None:
+            reason = "neither schedule nor intervalSeconds is given, so it would never fire"
+            fix = "Add schedule (as in '0 9 * * 1-5') or intervalSeconds."
+            yield Finding(("schedule",), reason, fix)
+        if self.schedule is None and self.time_zone != UTC:
+            reason = "timeZone means nothing without schedule"
+            yield Finding(("timeZone",), reason, "Remove it, or use schedule instead of intervalSeconds.")
+
+
+class HeartbeatStatus(Strict):
+    """What was last seen of the heartbeat. Written by the operator."""
+
+    observed_generation: int = Field(default=-1, description="The metadata.generation that this status is about.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Observations: Ready sums up.",
+        json_schema_extra=by_key("type"),
+    )
+    last_fire_time: datetime | None = Field(default=None, description="When it last fired.")
+    next_fire_time: datetime | None = Field(default=None, description="When it will fire next.")
+
+
+class Heartbeat(Strict):
+    """Work for a crew, by the clock."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [NAME_RULE]})
+
+    api_version: Literal["watchbill.dev/v1alpha1"] = Field(default=API_VERSION, description="The API's version.")
+    kind: Literal["Heartbeat"] = Field(default="Heartbeat", description="Heartbeat.")
+    metadata: ObjectMeta = Field(description="Name and labels.")
+    spec: HeartbeatSpec = Field(description="When it fires, and what it asks.")
+    status: HeartbeatStatus | None = Field(
+        default=None, description="What was last seen of it. Written by the operator.", json_schema_extra=NO_STATUS
+    )
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name

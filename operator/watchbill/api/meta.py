@@ -1,0 +1,125 @@
+"""What Crew and Heartbeat have in common: strictness, names, references and bounds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from watchbill import names
+from watchbill.api.problems import Finding, Hint, raise_findings, refuse
+
+API_VERSION: Final[Literal["watchbill.dev/v1alpha1"]] = "watchbill.dev/v1alpha1"
+"""names.API_GROUP and names.API_VERSION; a test holds them together."""
+
+PROMPT_MAX_BYTES: Final = 256 * 1024
+"""The same as tasks.PROMPT_MAX_BYTES, which this layer can't see; a test holds them together."""
+TEMPLATE_MAX_BYTES: Final = 128 * 1024
+"""Half of that, because the API server's budget for a rule is for all agents together."""
+TEXT_MAX: Final = 4096
+NAME_MAX: Final = 253
+
+AGENT_NAME_PATTERN: Final = f"^{names.AGENT_NAME.pattern}$"
+DNS_LABEL_PATTERN: Final = f"^{names.DNS_LABEL.pattern}$"
+_DNS_LABEL: Final = (
+    f"lower-case letters, digits and dashes, at most {names.CREW_NAME_MAX}, "
+    "beginning and ending with a letter or a digit"
+)
+
+
+class Strict(BaseModel):
+    """A part of a resource: unknown fields and wrong types are errors, as at the API server."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel)
+
+
+AgentName = Annotated[str, Field(max_length=63, pattern=AGENT_NAME_PATTERN)]
+ResourceName = Annotated[
+    str, Field(max_length=names.CREW_NAME_MAX, pattern=DNS_LABEL_PATTERN), Hint(f"Use {_DNS_LABEL}.")
+]
+AGENT_NAME_HINT: Final = Hint(
+    "Use letters, digits, dots, dashes and underscores, at most 63, beginning with a letter or a digit."
+)
+
+
+def _bytes_within(limit: int) -> Any:
+    """The parts of an annotation that bound a text's bytes, here and at the API server."""
+
+    def check(value: str) -> str:
+        size = len(value.encode("utf-8", "surrogatepass"))
+        if size > limit:
+            refuse(f"the text has {size} bytes, and at most {limit} are possible", _SHORTEN.text)
+        return value
+
+    rule: dict[str, Any] = {
+        "rule": f"size(bytes(self)) <= {limit}",
+        "message": f"the text has more than {limit} bytes. {_SHORTEN.text.rstrip('.')}",
+    }
+    # the schema's bound on characters is what keeps the cost of the rule within the API server's budget
+    return Field(max_length=limit, json_schema_extra={"x-kubernetes-validations": [rule]}), AfterValidator(check)
+
+
+_SHORTEN: Final = Hint("Shorten it; larger text belongs into an input, or where a tool can read it.")
+
+Prompt = Annotated[str, *_bytes_within(PROMPT_MAX_BYTES), _SHORTEN]
+"""What is asked."""
+Template = Annotated[str, *_bytes_within(TEMPLATE_MAX_BYTES), _SHORTEN]
+"""Text for a model that stands in every agent."""
+
+
+def _once(value: list[str]) -> list[str]:
+    if again := first_repeated(value):
+        position, item = again
+        refuse(f"{item!r} is listed twice", f"Remove entry [{position}].")
+    return value
+
+
+UniqueNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=NAME_MAX)]], AfterValidator(_once)]
+"""A list in which nothing stands twice. Declare with `json_schema_extra=SET`."""
+
+SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
+
+
+def by_key(*keys: str) -> dict[str, Any]:
+    """The schema extension of a list whose entries are told apart by these fields."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+def first_repeated(values: list[Any]) -> tuple[int, Any] | None:
+    """(position, value) of the first that stands for the second time."""
+    seen: set[Hashable] = set()
+    for position, value in enumerate(values):
+        if value in seen:
+            return position, value
+        seen.add(value)
+    return None
+
+
+class ObjectMeta(BaseModel):
+    """Name and labels. Other fields that Kubernetes writes here are ignored, so that its own output can be read."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, alias_generator=to_camel)
+
+    name: ResourceName = Field(description=f"The name: {_DNS_LABEL}.")
+    namespace: str | None = Field(
+        default=None, max_length=63, pattern=DNS_LABEL_PATTERN, description="The namespace; default: the command's."
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels, kept as they are.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, kept as they are.")
+
+
+NAME_RULE: Final[dict[str, Any]] = {
+    "rule": f"size(self.metadata.name) <= {names.CREW_NAME_MAX} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
+    "message": f"metadata.name is not usable. Use {_DNS_LABEL}",
+}
+"""CEL: what `ObjectMeta` says about names, which a schema can't say in its own words."""
+
+
+def refuse_reserved(model: type[BaseModel], name: str) -> None:
+    """Raises when a crew has the name of an index of the crew records."""
+    if name in names.RESERVED_CREW_NAMES:
+        reserved = ", ".join(sorted(names.RESERVED_CREW_NAMES))
+        fix = f"Choose another name than {reserved}."
+        raise_findings(model, [Finding(("metadata", "name"), f"{name!r} is reserved for an index of the records", fix)])

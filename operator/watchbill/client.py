@@ -1,0 +1,295 @@
+"""The client library: submit work to a crew, wait for it, look at it. Light to import.
+
+async with Client("redis://localhost:6379") as client:
+    run_id = await client.submit("blog-team", "Write about tides")
+    result = await client.wait("blog-team", run_id)
+
+result = await watchbill.client.run("crew.yaml", "Write about tides")     # no store, no cluster: all in this process
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill import names
+from watchbill.connection import connect, persist, translated
+from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem
+from watchbill.events import CrewEvent, Gap
+from watchbill.plan import flow, submission
+from watchbill.store import definitions, events, runs
+from watchbill.store.events import BEGINNING
+from watchbill.store.queue import Figures, Queue, Submission
+from watchbill.tasks import AgentTask, Priority, RunResult, RunStatus, TaskResult
+
+logger = logging.getLogger("watchbill.client")
+
+POLL_SECONDS: Final = 2.0
+"""How often a waiting client looks for itself, in case the message that it waits for was lost."""
+
+Result = RunResult | TaskResult
+
+
+class Client:
+    """One store's crews, for those who give them work. An async context manager; safe for concurrent use.
+
+    Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises NotFound when the store
+    has no such crew, StoreUnavailable when the store can't be reached.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "default") -> None:
+        self._redis = connect(url)
+        self._namespace = namespace
+        self._id = uuid.uuid4().hex
+        self._crews: dict[str, definitions.Current] = {}
+        self._replies: redis.asyncio.client.PubSub | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections. What was submitted goes on."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._replies is not None:
+            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+                await self._replies.aclose()  # type: ignore[no-untyped-call]
+        await self._redis.aclose()
+
+    # ------------------------------------------------------------ giving work
+
+    async def submit(
+        self,
+        crew: str,
+        prompt: str,
+        *,
+        agent: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        id: str | None = None,  # noqa: A002 - what everyone calls it
+        user_id: str | None = None,
+        session_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        dedupe_key: str | None = None,
+        dedupe_seconds: float = 3600.0,
+    ) -> str:
+        """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
+
+        The same `id` twice is the same work, done once; so is the same `dedupe_key` within `dedupe_seconds`, and then
+        the first one's id is returned. Raises InvalidInput before anything is stored, QueueFull, Conflict.
+        """
+        keys = self.keys(crew)
+        inputs = inputs or {}
+        task_id = id or uuid.uuid4().hex
+        payload = AgentTask(
+            task_id=task_id,
+            agent_name=agent or "",
+            prompt=prompt,
+            crew_name=keys.crew,
+            priority=priority,
+            user_id=user_id,
+            session_id=session_id,
+            metadata=dict(metadata or {}),
+        ).model_dump_json(exclude_none=True)
+        await self._listen(keys)
+        for attempt in (1, 2):
+            current = await self._current(keys)
+            definition = current.definition
+            for warning in submission.check(
+                definition, prompt, agent=agent, inputs=inputs, task_id=id, metadata=metadata
+            ):
+                logger.warning("%s", warning)
+            dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": int(dedupe_seconds * 1000)}
+            try:
+                if agent is None:
+                    run = runs.RunSubmission(
+                        id=task_id,
+                        payload=payload,
+                        digest=current.digest,
+                        mode=definition.execution_mode,
+                        steps=flow.steps(definition),
+                        parallel=definition.max_parallel_tasks,
+                        priority=priority,
+                        inputs=inputs,
+                        **dedupe,  # type: ignore[arg-type]
+                    )
+                    return await runs.submit(
+                        self._redis,
+                        keys,
+                        current.uid,
+                        run,
+                        max_queued=definition.tasks.max_queued,
+                        reply_to=keys.reply(self._id),
+                    )
+                agent_id = definition.agent_ids()[agent]
+                task = Submission(task_id, agent_id, payload, priority, inputs, **dedupe)  # type: ignore[arg-type]
+                queue = Queue(self._redis, keys, current.uid)
+                return (
+                    await queue.submit([task], max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
+                )[0]
+            except CrewGone:
+                # what we knew of the crew is old: it may have been made anew under its name
+                del self._crews[keys.crew]
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def submit_many(self, crew: str, agent: str, tasks: Iterable[AgentTask]) -> list[str]:
+        """Many tasks for one agent, 500 to a call. Each is checked first; nothing is stored if one is bad."""
+        keys = self.keys(crew)
+        current = await self._current(keys)
+        definition = current.definition
+        batch = []
+        for task in tasks:
+            submission.check(
+                definition, task.prompt, agent=agent, inputs={}, task_id=task.task_id, metadata=task.metadata
+            )
+            batch.append(Submission(task.task_id, agent, task.model_dump_json(exclude_none=True), task.priority))
+        await self._listen(keys)
+        queue = Queue(self._redis, keys, current.uid)
+        return await queue.submit(batch, max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
+
+    async def run(self, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
+        """`submit`, with its options, and `wait`."""
+        return await self.wait(crew, await self.submit(crew, prompt, **options), timeout=timeout)
+
+    # ------------------------------------------------------------ getting results
+
+    async def wait(self, crew: str, task_id: str, *, timeout: float | None = None) -> Result:
+        """How the run or task ended, once it has. Raises TimeoutError after `timeout` seconds, NotFound.
+
+        Outlasts outages of the store.
+        """
+        keys = self.keys(crew)
+        await self._listen(keys)
+        done = self._waiting.setdefault((keys.crew, task_id), asyncio.Event())
+        # Only the submitter is sent a message; others look more often at first.
+        pause = 0.05
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    result = await persist(lambda: runs.result(self._redis, keys, task_id))
+                    if result is not None:
+                        return result
+                    done.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await done.wait()
+                    pause = min(pause * 1.5, POLL_SECONDS)
+        finally:
+            self._waiting.pop((keys.crew, task_id), None)
+
+    async def result(self, crew: str, task_id: str) -> Result | None:
+        """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
+        return await runs.result(self._redis, self.keys(crew), task_id)
+
+    # ------------------------------------------------------------ looking
+
+    async def status(self, crew: str, run_id: str) -> RunStatus:
+        """A run and its steps as they are now."""
+        return await runs.status(self._redis, self.keys(crew), run_id)
+
+    async def figures(self, crew: str) -> Figures:
+        """How much waits, runs, and how many workers there are."""
+        keys = self.keys(crew)
+        current = await self._current(keys)
+        return await Queue(self._redis, keys, current.uid).figures()
+
+    async def unfinished(self, crew: str) -> list[str]:
+        """Ids of runs and tasks that haven't ended, newest first."""
+        return await runs.unfinished(self._redis, self.keys(crew))
+
+    async def events(
+        self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20
+    ) -> list[tuple[str, CrewEvent]]:
+        """The newest events of the crew, an agent or a run, oldest of them first, with their ids."""
+        return await events.recent(self._redis, events.stream(self.keys(crew), agent=agent, run=run), count)
+
+    def follow(
+        self, crew: str, *, agent: str | None = None, run: str | None = None, after: str = BEGINNING
+    ) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
+        """Events as they come, from the id `after` on (exclusive), without end."""
+        return events.follow(self._redis, events.stream(self.keys(crew), agent=agent, run=run), after)
+
+    def keys(self, crew: str) -> names.CrewKeys:
+        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        namespace, separator, name = crew.rpartition("/")
+        namespace = namespace if separator else self._namespace
+        if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
+            raise InvalidInput(Problem(f"{crew!r} is not a crew", "Write NAME or NAMESPACE/NAME.", path="crew"))
+        return names.CrewKeys(namespace, name)
+
+    # ------------------------------------------------------------ within
+
+    async def _current(self, keys: names.CrewKeys) -> definitions.Current:
+        """The crew as it is now; what we knew of it, where its definition is still the same."""
+        with translated():
+            digest = await self._redis.hget(keys.meta, "def")
+        known = self._crews.get(keys.crew)
+        if known is None or known.digest != digest:
+            known = await definitions.current(self._redis, keys)
+            self._crews[keys.crew] = known
+        return known
+
+    async def _listen(self, keys: names.CrewKeys) -> None:
+        """From now on, messages about what this client submitted to the crew wake its waiters."""
+        channel = keys.reply(self._id)
+        if self._replies is None:
+            self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
+        if channel not in self._replies.channels:
+            with translated():
+                await self._replies.subscribe(channel)
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
+
+    async def _read_replies(self, replies: redis.asyncio.client.PubSub) -> None:
+        while True:
+            # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by polling
+            message = await persist(lambda: replies.get_message(timeout=POLL_SECONDS))
+            if message:
+                crew = str(message["channel"]).partition("{")[2].partition("}")[0]
+                if waiter := self._waiting.get((crew, str(message["data"]))):
+                    waiter.set()
+
+
+async def run(
+    crew: str | Path,
+    prompt: str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    redis_url: str | None = None,
+    timeout: float | None = None,
+    **options: Any,
+) -> Result:
+    """Runs a crew once and returns how that ended.
+
+    `crew` is a YAML file, which is then run in this process (in a private store that leaves nothing behind, or in
+    the one at `redis_url`); or, with `redis_url`, the name of a crew whose workers run elsewhere. `options` are those
+    of `Client.submit`. Raises InvalidInput with file, line and field before anything is started.
+    """
+    path = Path(crew)
+    if isinstance(crew, Path) or path.suffix in {".yaml", ".yml", ".json"}:
+        # The one door upwards: only who runs a crew in this process pays for importing what runs it.
+        from watchbill import service
+
+        return await service.run_file(path, prompt, inputs=inputs, redis_url=redis_url, timeout=timeout, **options)
+    if redis_url is None:
+        raise NotFound(f"{crew!r} is no YAML file; to run a crew by its name, say where with redis_url")
+    async with Client(redis_url) as client:
+        return await client.run(crew, prompt, inputs=inputs, timeout=timeout, **options)

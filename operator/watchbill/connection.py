@@ -1,0 +1,189 @@
+"""URL → client, script loading, and the one table of what an error of the store means.
+
+May not know what is stored: keys and protocols are the store's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from importlib import resources
+from typing import Any, Final, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from watchbill.errors import InvalidInput, Problem, StoreUnavailable
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+REPLY_TIMEOUT_SECONDS: Final = 10.0
+"""A server that says nothing for this long is taken for away. Longer than any block we ask for."""
+RESENDS: Final = 3
+"""redis-py sends a command again when the reply was lost; every script of ours is made for that."""
+
+_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+
+_TRANSIENT: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.OutOfMemoryError,
+    OSError,
+)
+_TRANSIENT_CODES: Final = (
+    "LOADING",
+    "READONLY",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "OOM",
+    "MISCONF",
+    "BUSY",
+    "UNBLOCKED",
+)
+_FATAL: Final = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
+
+
+def connect(url: str, *, max_connections: int | None = None) -> redis.asyncio.Redis:
+    """An async client. Text in and out; bytes that aren't UTF-8 survive as surrogates.
+
+    Raises InvalidInput when the URL is none of redis://, rediss://, unix://. Connects at the first command.
+    """
+    _check(url)
+    return redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=True,
+        encoding_errors="surrogateescape",
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=REPLY_TIMEOUT_SECONDS,
+        retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+        health_check_interval=0,
+        max_connections=max_connections,
+    )
+
+
+def connect_sync(url: str) -> redis.Redis:
+    """The same for a thread (the lease keeper's)."""
+    _check(url)
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        encoding_errors="surrogateescape",
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=REPLY_TIMEOUT_SECONDS,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+    )
+
+
+def _check(url: str) -> None:
+    if not url.startswith(_SCHEMES):
+        raise InvalidInput(
+            Problem(
+                f"{without_secret(url)!r} is not the URL of a Redis or Valkey",
+                "Use redis://HOST:PORT/DB, rediss://… for TLS, or unix:///path/to/socket.",
+                path="--redis-url",
+            )
+        )
+
+
+def without_secret(url: str) -> str:
+    """A store's URL as it may be shown: without user and password."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else rest or scheme
+
+
+def unavailable(error: BaseException) -> StoreUnavailable | None:
+    """The error as StoreUnavailable if waiting may help, else None. The only place where this is decided."""
+    if isinstance(error, _FATAL):
+        return None
+    text = str(error)
+    if isinstance(error, _TRANSIENT) or (
+        isinstance(error, redis.exceptions.ResponseError) and text.split(" ", 1)[0] in _TRANSIENT_CODES
+    ):
+        return StoreUnavailable(f"the store doesn't answer as it should: {text or type(error).__name__}")
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns what redis-py raises into StoreUnavailable where waiting may help; other errors pass."""
+    try:
+        yield
+    except (redis.exceptions.RedisError, OSError) as error:
+        if known := unavailable(error):
+            raise known from error
+        raise
+
+
+async def persist(
+    call: Callable[[], Awaitable[T]],
+    *,
+    until: Callable[[], bool] | None = None,
+    on_wait: Callable[[float], None] | None = None,
+) -> T:
+    """Calls until the store answers: waits 0.05 … 1 s with jitter in between, for as long as `until` is false.
+
+    `call` must be safe to send twice. Raises StoreUnavailable once `until` is true; other errors at once.
+    """
+    delay = 0.05
+    while True:
+        try:
+            with translated():
+                return await call()
+        except StoreUnavailable:
+            if until is not None and until():
+                raise
+            if on_wait is not None:
+                on_wait(delay)
+            await asyncio.sleep(delay * (0.5 + random.random()))
+            delay = min(delay * 2, 0.7)
+
+
+@cache
+def script(name: str) -> tuple[str, str]:
+    """(text, SHA-1) of store/scripts/NAME.lua with the shared part put in behind its first line."""
+    folder = resources.files("watchbill.store").joinpath("scripts")
+    shebang, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
+    text = f"{shebang}\n{folder.joinpath('lib.lua').read_text()}\n{body}"
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+async def run_script(client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    """Runs a queue script by its hash; sends its text when the server (new, restarted, failed over) doesn't know it."""
+    text, digest = script(name)
+    try:
+        return await client.evalsha(digest, len(keys), *keys, *args)
+    except redis.exceptions.NoScriptError:
+        return await client.eval(text, len(keys), *keys, *args)
+
+
+def run_script_sync(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    """The same for a thread."""
+    text, digest = script(name)
+    try:
+        return client.evalsha(digest, len(keys), *keys, *args)
+    except redis.exceptions.NoScriptError:
+        return client.eval(text, len(keys), *keys, *args)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client for the length of a block."""
+    client = connect(url)
+    try:
+        yield client
+    finally:
+        await client.aclose()

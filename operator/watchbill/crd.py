@@ -1,0 +1,198 @@
+"""The models of `watchbill.api` → CustomResourceDefinitions, as YAML. Run as `python -m watchbill.crd [--check] [DIR]`.
+
+The schemas are structural: no references, no unions, only what a CRD may hold. Everything about a field is declared
+with the field, in `api/`; here is only the translation, and what belongs to a kind as a whole (names, columns,
+subresources).
+`render` is pure; only `main` touches files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from watchbill import names
+from watchbill.api.crew import Crew
+from watchbill.api.heartbeat import Heartbeat
+from watchbill.errors import MissingExtra
+
+HEADER: Final = "# Generated from operator/watchbill/api by `make crds`. Do not edit.\n"
+
+_KEPT: Final[tuple[str, ...]] = (
+    *("type", "format", "description", "default", "enum", "nullable", "pattern"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+    *("required", "properties", "additionalProperties", "items"),
+)
+"""What a structural schema may hold besides x-kubernetes extensions, in the order in which it is written."""
+
+_READY: Final = ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status')
+_AGE: Final = ("Age", "date", ".metadata.creationTimestamp")
+_Columns = tuple[tuple[str, str, str], ...]
+
+_CREW_COLUMNS: Final[_Columns] = (
+    _READY,
+    ("Mode", "string", ".spec.executionMode"),
+    ("Workers", "integer", ".status.replicas"),
+    ("Waiting", "integer", ".status.waiting"),
+    ("Running", "integer", ".status.running"),
+    _AGE,
+)
+_HEARTBEAT_COLUMNS: Final[_Columns] = (
+    ("Crew", "string", ".spec.crewRef.name"),
+    ("Schedule", "string", ".spec.schedule"),
+    ("Interval", "integer", ".spec.intervalSeconds"),
+    ("Suspended", "boolean", ".spec.suspend"),
+    ("Last", "date", ".status.lastFireTime"),
+    # a date column shows an age, which a time to come has not
+    ("Next", "string", ".status.nextFireTime"),
+    _READY,
+    _AGE,
+)
+_SCALE: Final = {
+    "specReplicasPath": ".spec.workers.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+
+
+def render() -> dict[str, str]:
+    """File name → text of every CRD. The same at every call. Raises MissingExtra without PyYAML."""
+    definitions = (
+        _definition(Crew, "crews", "crew", _CREW_COLUMNS, {"scale": _SCALE}),
+        _definition(Heartbeat, "heartbeats", "hb", _HEARTBEAT_COLUMNS, {}),
+    )
+    return {f"{names.API_GROUP}_{d['spec']['names']['plural']}.yaml": _to_yaml(d) for d in definitions}
+
+
+def _definition(
+    model: type[BaseModel], plural: str, short: str, columns: _Columns, subresources: Mapping[str, Any]
+) -> dict[str, Any]:
+    kind = model.__name__
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{names.API_GROUP}"},
+        "spec": {
+            "group": names.API_GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
+                "categories": ["watchbill"],
+            },
+            "conversion": {"strategy": "None"},
+            "versions": [
+                {
+                    "name": names.API_VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": [{"name": n, "type": t, "jsonPath": path} for n, t, path in columns],
+                    "subresources": {"status": {}, **subresources},
+                    "schema": {"openAPIV3Schema": _root(model)},
+                }
+            ],
+        },
+    }
+
+
+def _root(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema(by_alias=True)
+    root = _structural(schema, schema.get("$defs", {}))
+    # what the API server itself checks about every resource
+    root["properties"]["apiVersion"] = root["properties"]["kind"] = {"type": "string"}
+    root["properties"]["metadata"] = {"type": "object"}
+    root["required"] = ["spec"]
+    return root
+
+
+def _structural(schema: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """One node of a JSON schema as pydantic writes it, as a structural schema."""
+    merged = _resolved(schema, known)
+    node = {key: merged[key] for key in _KEPT if key in merged}
+    node |= {key: value for key, value in sorted(merged.items()) if key.startswith("x-kubernetes-")}
+    if "const" in merged:
+        node["enum"] = [merged["const"]]
+    if "properties" in node:
+        node["properties"] = {name: _structural(child, known) for name, child in node["properties"].items()}
+    if "items" in node:
+        node["items"] = _structural(node["items"], known)
+    if isinstance(node.get("additionalProperties"), Mapping):
+        node["additionalProperties"] = _structural(node["additionalProperties"], known)
+    else:
+        node.pop("additionalProperties", None)
+    if node.get("default") in ("", None, [], {}):
+        # absent and empty mean the same everywhere; written out they would only fill every resource
+        node.pop("default", None)
+    return _defaulted(node)
+
+
+def _resolved(schema: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `$ref`, and without the union by which pydantic says that a field may be left out."""
+    rest = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf")}
+    if "$ref" in schema:
+        return {**_resolved(known[schema["$ref"].rpartition("/")[2]], known), **rest}
+    if "anyOf" in schema:
+        (one,) = (option for option in schema["anyOf"] if option.get("type") != "null")
+        return {**_resolved(one, known), **rest}
+    return rest
+
+
+def _defaulted(node: dict[str, Any]) -> dict[str, Any]:
+    """A part that may be left out as a whole, and all of whose fields have defaults, gets them when it is left out.
+
+    Spelled out, because `default: {}` under a rule of CEL is refused.
+    """
+    properties = node.get("properties", {})
+    if properties and "default" not in node and all("default" in child for child in properties.values()):
+        node["default"] = {name: child["default"] for name, child in properties.items()}
+    return node
+
+
+def _to_yaml(definition: Mapping[str, Any]) -> str:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtra("Writing YAML files", "cli") from error
+
+    class Plain(yaml.SafeDumper):
+        """Writes equal parts out instead of pointing at the first by an alias."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return HEADER + yaml.dump(dict(definition), Dumper=Plain, sort_keys=False, width=110, allow_unicode=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the files, or with --check compares them. Returns 1 when they differ from the models."""
+    parser = argparse.ArgumentParser(prog="python -m watchbill.crd", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("crds"))
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
+    rendered = render()
+    if not options.check:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in rendered.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return 0
+    stale = [name for name, text in rendered.items() if _content(folder / name) != text]
+    for name in stale:
+        sys.stderr.write(f"{folder / name}: not what the models say. Run: make crds\n")
+    return 1 if stale else 0
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

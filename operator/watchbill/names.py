@@ -1,0 +1,173 @@
+"""Every name that more than one place must agree on: Redis keys, channels, bounds of identifiers.
+
+One function or attribute per name, so that no key is ever spelled twice. Pure: no I/O.
+The key table is explained in docs/design/queue.md.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+API_GROUP: Final = "watchbill.dev"
+API_VERSION: Final = "v1alpha1"
+
+WORKERS_GROUP: Final = "workers"
+"""The consumer group of the task streams."""
+
+WAKE_CHANNEL: Final = "wb:wake"
+"""Pub/sub: "this crew has work", to whatever scales workers. Payload: `namespace/name`."""
+
+CLASSES: Final = (1, 3, 5, 7, 9)
+"""Priority classes, most urgent first; one task stream each."""
+
+GLOBAL_TENANT: Final = "global"
+RESERVED_CREW_NAMES: Final = frozenset({"list", "id", "tenants"})
+"""Names that would collide with the indexes beside the crew records."""
+
+TASK_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""What a caller may use as the id of a task or run."""
+
+AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+INPUT_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+CREW_NAME_MAX: Final = 52
+"""A child's name adds a dash and a hash of eight, and must fit a DNS label of 63 with room for a suffix."""
+
+STEP_SEPARATOR: Final = "/"
+"""Between a run's id and a step's name. No caller's id may contain it, so the two can never meet."""
+
+
+def step_id(run_id: str, step: str) -> str:
+    """The task id of one step of a run."""
+    return f"{run_id}{STEP_SEPARATOR}{step}"
+
+
+def split_step_id(task_id: str) -> tuple[str, str] | None:
+    """(run id, step) of a step's task id; None for a task that belongs to no run."""
+    run_id, separator, step = task_id.partition(STEP_SEPARATOR)
+    return (run_id, step) if separator else None
+
+
+class CrewKeys:
+    """The Redis keys of one crew, all under one hash tag, so that any set of them fits one script.
+
+    >>> CrewKeys("team", "blog").task("t1")
+    'wb:{team/blog}:task:t1'
+    """
+
+    __slots__ = (
+        "agents",
+        "bell",
+        "claims",
+        "crew",
+        "dead",
+        "events",
+        "fenced",
+        "fixed",
+        "ids",
+        "leases",
+        "meta",
+        "parked_agent",
+        "parked_concurrency",
+        "prefix",
+        "results",
+        "running",
+        "streams",
+        "workers",
+    )
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.crew = f"{namespace}/{name}"
+        self.prefix = prefix = f"wb:{{{self.crew}}}:"
+        self.meta = prefix + "meta"
+        self.ids = prefix + "ids"
+        self.running = prefix + "running"
+        self.leases = prefix + "leases"
+        self.fenced = prefix + "fenced"
+        self.claims = prefix + "claims"
+        self.bell = prefix + "bell"
+        self.results = prefix + "results"
+        self.dead = prefix + "dead"
+        self.events = prefix + "events"
+        self.workers = prefix + "workers"
+        self.agents = prefix + "agents"
+        self.parked_concurrency = prefix + "parked:concurrency"
+        self.parked_agent = prefix + "parked:agent"
+        self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
+        self.fixed = (
+            self.meta,
+            self.running,
+            self.leases,
+            self.fenced,
+            self.claims,
+            self.bell,
+            self.dead,
+            self.events,
+            self.agents,
+            self.ids,
+            self.results,
+            self.workers,
+            self.parked_concurrency,
+            self.parked_agent,
+            *self.streams,
+        )
+        """The first KEYS of every queue script, in the order that store/scripts/lib.lua unpacks them."""
+
+    def definition(self, digest: str) -> str:
+        return f"{self.prefix}def:{digest}"
+
+    def task(self, task_id: str) -> str:
+        return f"{self.prefix}task:{task_id}"
+
+    def run(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}"
+
+    def run_steps(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:steps"
+
+    def run_results(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:results"
+
+    def agent_events(self, agent: str) -> str:
+        return f"{self.prefix}events:agent:{agent}"
+
+    def run_events(self, run_id: str) -> str:
+        return f"{self.prefix}events:run:{run_id}"
+
+    def dedupe(self, key: str) -> str:
+        return f"{self.prefix}dedupe:{key}"
+
+    def heartbeat(self, name: str) -> str:
+        return f"{self.prefix}heartbeat:{name}"
+
+    def fire(self, heartbeat: str, slot: str) -> str:
+        return f"{self.prefix}fire:{heartbeat}:{slot}"
+
+    def reply(self, client: str) -> str:
+        """Pub/sub channel on which one client hears that its tasks are done."""
+        return f"{self.prefix}reply:{client}"
+
+
+def crew_record(tenant: str, name: str, prefix: str = "crew") -> str:
+    """Where a crew's record is kept. The tenant's braces keep all of its records in one slot of a Redis Cluster."""
+    return f"{_records(tenant, prefix)}:{name}"
+
+
+def crew_index(tenant: str, prefix: str = "crew") -> str:
+    """The set of a tenant's crew names."""
+    return f"{_records(tenant, prefix)}:list"
+
+
+def crew_by_id(tenant: str, crew_id: str, prefix: str = "crew") -> str:
+    """Where the name of the crew with this id is kept."""
+    return f"{_records(tenant, prefix)}:id:{crew_id}"
+
+
+def crew_tenants(prefix: str = "crew") -> str:
+    """The set of tenants that have records; an index that can be rebuilt."""
+    return f"{prefix}:tenants"
+
+
+def _records(tenant: str, prefix: str) -> str:
+    return prefix if tenant == GLOBAL_TENANT else f"{prefix}:{{{tenant}}}"

@@ -1,0 +1,93 @@
+"""Is this submission one that the crew can work on? Asked before anything is stored. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from watchbill import names
+from watchbill.errors import InvalidInput, Problem
+from watchbill.plan import prompts
+from watchbill.records import CrewDefinition
+from watchbill.tasks import INPUT_MAX_BYTES, METADATA_MAX_ENTRIES, PROMPT_MAX_BYTES
+
+
+def check(
+    crew: CrewDefinition,
+    prompt: str,
+    *,
+    agent: str | None = None,
+    inputs: Mapping[str, str],
+    task_id: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Problem]:
+    """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
+    errors = [*_sizes(prompt, inputs), *_names(crew, agent, inputs, task_id, metadata or {})]
+    warnings: list[Problem] = []
+    if not errors:
+        asked = crew if agent is None else _alone(crew, agent)
+        missing, warnings = prompts.check_inputs(asked, inputs)
+        errors += missing
+        if agent is not None:
+            errors += _steps_cited(asked)
+    if errors:
+        raise InvalidInput(errors)
+    return warnings
+
+
+def _sizes(prompt: str, inputs: Mapping[str, str]) -> Iterator[Problem]:
+    size = len(prompt.encode("utf-8", "surrogateescape"))
+    if size > PROMPT_MAX_BYTES:
+        yield Problem(
+            f"the prompt has {size} bytes; the limit is {PROMPT_MAX_BYTES} (256 KiB)",
+            "Give larger text as an input (--input NAME=@FILE) and cite it as {inputs.NAME} in an agent's prompt.",
+            path="prompt",
+        )
+    for name, text in inputs.items():
+        size = len(text.encode("utf-8", "surrogateescape"))
+        if size > INPUT_MAX_BYTES:
+            yield Problem(
+                f"input {name!r} has {size} bytes; the limit is {INPUT_MAX_BYTES} (16 MiB)",
+                "Put larger data into a store of its own and give a reference to it.",
+                path=f"inputs.{name}",
+            )
+
+
+def _names(
+    crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str], task_id: str | None, metadata: Mapping[str, str]
+) -> Iterator[Problem]:
+    if agent is not None and crew.agent(agent) is None:
+        yield Problem(
+            f"crew {crew.name!r} has no agent {agent!r}",
+            f"Use one of: {', '.join(a.agent_id for a in crew.agents)}; or none, for the whole crew.",
+            path="agent",
+        )
+    for name in inputs:
+        if not names.INPUT_NAME.fullmatch(name):
+            yield Problem(
+                f"{name!r} can't be the name of an input",
+                "Use a letter, then letters, digits, - and _ (63 at most).",
+                path="inputs",
+            )
+    if task_id is not None and not names.TASK_ID.fullmatch(task_id):
+        yield Problem(
+            f"{task_id!r} can't be an id", "Use 1 to 128 letters, digits, dots, dashes and underscores.", path="id"
+        )
+    if len(metadata) > METADATA_MAX_ENTRIES:
+        yield Problem(
+            f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
+        )
+
+
+def _alone(crew: CrewDefinition, agent: str) -> CrewDefinition:
+    """The crew as one agent sees it that is asked alone."""
+    return crew.model_copy(update={"agents": [a for a in crew.agents if agent in (a.agent_id, a.effective_name)]})
+
+
+def _steps_cited(alone: CrewDefinition) -> Iterator[Problem]:
+    chosen = alone.agents[0]
+    for name in prompts.references(chosen.prompt or "")[1]:
+        yield Problem(
+            f"the prompt of agent {chosen.agent_id!r} cites {{steps.{name}}}, which exists only in a run of the crew",
+            "Submit to the whole crew instead (no agent), or remove the reference.",
+            path="agent",
+        )

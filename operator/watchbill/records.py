@@ -1,0 +1,299 @@
+"""Crew records: the definition of a crew as it is stored (the CrewDefinition of seed 000). Pure.
+
+JSON with the seed's snake_case field names, so that other readers of such records understand ours; what our
+API knows beyond the seed is added as further fields. Strict about what makes a crew unrunnable (names,
+references, cycles), lenient about fields it doesn't know, so that an older worker reads a newer record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from watchbill import api, names
+from watchbill.api.problems import explain
+from watchbill.api.relations import edges, find_cycle
+from watchbill.errors import InvalidInput, Problem
+
+DEFAULT_CLASS: Final = "LLMAgent"
+
+
+class ExecutionMode(StrEnum):
+    """How the agents of a crew work together."""
+
+    SEQUENTIAL = "sequential"
+    PARALLEL = "parallel"
+    FLOW = "flow"
+
+
+class AgentDefinition(BaseModel):
+    """One agent of a crew."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    agent_id: str
+    agent_class: str = DEFAULT_CLASS
+    name: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    tools: list[str] = Field(default_factory=list)
+    system_prompt: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    prompt: str | None = None
+    timeout_seconds: int | None = None
+
+    @property
+    def effective_name(self) -> str:
+        return self.name or self.agent_id
+
+
+class FlowRelation(BaseModel):
+    """`target` runs once all of `source` are done. Either is an agent_id or effective name, or a list of them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    source: str | list[str]
+    target: str | list[str]
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else self.source
+
+    @property
+    def targets(self) -> list[str]:
+        return [self.target] if isinstance(self.target, str) else self.target
+
+
+class TaskPolicy(BaseModel):
+    """The bounds of a crew's tasks; units are in the names."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    timeout_seconds: int = 300
+    max_attempts: int = 3
+    max_queued: int = 100_000
+    result_ttl_seconds: int = 3600
+    lease_seconds: int = 15
+
+
+class CrewDefinition(BaseModel):
+    """A crew as it is stored.
+
+    Raises (as pydantic's ValidationError) when two agents share a name, when a relation cites an agent that
+    isn't there, or when the relations form a cycle: each names the culprit.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    crew_id: str = Field(default_factory=lambda: str(uuid.uuid4()))
+    name: str
+    description: str | None = None
+    execution_mode: ExecutionMode = ExecutionMode.SEQUENTIAL
+    agents: list[AgentDefinition] = Field(min_length=1)
+    flow_relations: list[FlowRelation] = Field(default_factory=list)
+    shared_tools: list[str] = Field(default_factory=list)
+    max_parallel_tasks: int = Field(default=10, ge=1)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    model: str | None = None
+    tasks: TaskPolicy = TaskPolicy()
+    concurrency: int = Field(default=10, ge=1)
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _storable(cls, value: str) -> str:
+        if value in names.RESERVED_CREW_NAMES:
+            raise ValueError(
+                f"{value!r} is the name of an index of the crew records. Choose another name than "
+                + ", ".join(sorted(names.RESERVED_CREW_NAMES))
+            )
+        if not value or len(value) > 253 or any(c in value for c in "{}:/") or not value.isprintable():
+            raise ValueError(f"{value!r} can't be part of a key. Use printable characters other than {{ }} : /")
+        return value
+
+    @field_validator("created_at", "updated_at")
+    @classmethod
+    def _aware(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone. Add one, as in {value.isoformat()}Z")
+        return value
+
+    @model_validator(mode="after")
+    def _runnable(self) -> CrewDefinition:
+        known: dict[str, str] = {}
+        for agent in self.agents:
+            for name in dict.fromkeys((agent.agent_id, agent.effective_name)):
+                if name in known:
+                    raise ValueError(f"two agents are called {name!r}. Give each agent a name of its own")
+                known[name] = agent.agent_id
+        for relation in self.flow_relations:
+            for name in (*relation.sources, *relation.targets):
+                if name not in known:
+                    raise ValueError(
+                        f"flow_relations cites the agent {name!r}, which is not in this crew. "
+                        f"Add it to agents, or use one of: {', '.join(a.agent_id for a in self.agents)}"
+                    )
+        if cycle := find_cycle([a.agent_id for a in self.agents], self.edges()):
+            raise ValueError(f"flow_relations form a cycle: {' -> '.join(cycle)}. Remove one of these relations")
+        return self
+
+    def agent_ids(self) -> dict[str, str]:
+        """Every name by which an agent may be cited (agent_id, effective name) → its agent_id."""
+        return {name: a.agent_id for a in self.agents for name in (a.agent_id, a.effective_name)}
+
+    def agent(self, name: str) -> AgentDefinition | None:
+        """The agent of this agent_id or effective name."""
+        return next((a for a in self.agents if name in (a.agent_id, a.effective_name)), None)
+
+    def edges(self) -> list[tuple[str, str]]:
+        """(source, target) of the flow by agent_id, each once."""
+        known = self.agent_ids()
+        return edges(
+            ([known[s] for s in relation.sources], [known[t] for t in relation.targets])
+            for relation in self.flow_relations
+        )
+
+    def tools_of(self, agent: AgentDefinition) -> Iterator[str]:
+        """The agent's own tools, then the shared ones of which it has none of that name."""
+        own = {tool_name(tool) for tool in agent.tools}
+        yield from agent.tools
+        yield from (tool for tool in self.shared_tools if tool_name(tool) not in own)
+
+    def content(self) -> str:
+        """What runs depend on, as canonical JSON: all but identity, times and metadata."""
+        return self.model_dump_json(exclude={"crew_id", "metadata", "created_at", "updated_at"})
+
+    def digest(self) -> str:
+        """The content's address: equal definitions share one stored copy."""
+        return hashlib.sha256(self.content().encode()).hexdigest()[:16]
+
+
+def tool_name(reference: str) -> str:
+    """The name a tool goes by: `search` for both `search` and `my_tools.web:search`."""
+    return reference.rpartition(":")[2]
+
+
+_KEPT_IN_METADATA: Final = frozenset({"labels", "annotations", "workers"})
+"""What a Crew has and a record of the seed has no field for. Runs don't depend on it, so it isn't in the digest."""
+_KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
+"""An annotation that repeats the whole resource."""
+
+
+def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
+    """The definition to store for a Crew; `crew_id` defaults to a new one.
+
+    Raises InvalidInput when the crew can't run (a cycle in its flow).
+    """
+    if problems := api.check(crew):
+        raise InvalidInput(problems)
+    spec = crew.spec
+    annotations = {key: value for key, value in crew.metadata.annotations.items() if key != _KUBECTL_COPY}
+    kept = {
+        "labels": dict(crew.metadata.labels),
+        "annotations": annotations,
+        "workers": spec.workers.model_dump(by_alias=True, exclude={"concurrency"}, exclude_defaults=True),
+    }
+    identity = {} if crew_id is None else {"crew_id": crew_id}
+    return CrewDefinition(
+        **identity,
+        name=crew.name,
+        description=spec.description or None,
+        execution_mode=ExecutionMode(spec.execution_mode),
+        agents=[
+            AgentDefinition(
+                agent_id=agent.name,
+                agent_class=agent.agent_class or DEFAULT_CLASS,
+                config=dict(agent.config),
+                tools=list(agent.tools),
+                system_prompt=agent.system_prompt or None,
+                model=agent.model or None,
+                base_url=agent.base_url or None,
+                prompt=agent.prompt or None,
+                timeout_seconds=agent.timeout_seconds,
+            )
+            for agent in spec.agents
+        ],
+        flow_relations=[FlowRelation(source=list(r.source), target=list(r.target)) for r in spec.flow_relations],
+        shared_tools=list(spec.shared_tools),
+        max_parallel_tasks=spec.max_parallel_tasks,
+        metadata={name: value for name, value in kept.items() if value},
+        model=spec.model or None,
+        tasks=TaskPolicy(**spec.tasks.model_dump()),
+        concurrency=spec.workers.concurrency,
+    )
+
+
+def to_crew(definition: CrewDefinition, namespace: str) -> api.Crew:
+    """The Crew that says the same, without identity and times.
+
+    Raises InvalidInput, naming the field, for what a Crew can't say: names that Kubernetes refuses, a display name
+    beside the agent_id, metadata of other programs.
+    """
+    problems = [
+        Problem(
+            f"agent {agent.agent_id!r} has a second name, {agent.name!r}, for which a Crew has no place",
+            "Remove name, or use it as the agent_id.",
+            path=f"agents[{i}].name",
+        )
+        for i, agent in enumerate(definition.agents)
+        if agent.effective_name != agent.agent_id
+    ]
+    problems += [
+        Problem(f"a Crew has no place for the metadata {key!r}", "Remove it.", path=f"metadata.{key}")
+        for key in definition.metadata
+        if key not in _KEPT_IN_METADATA
+    ]
+    try:
+        crew = api.Crew.model_validate(_as_written(definition, namespace))
+    except ValidationError as error:
+        problems += [Problem(f.reason, f.fix, path=f.path) for f in explain(api.Crew, error)]
+    if problems:
+        raise InvalidInput(problems)
+    return crew
+
+
+def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
+    """The fields of a Crew by the names they have in YAML; what is not set is left out."""
+    known = definition.agent_ids()
+    metadata = definition.metadata
+    named = {"labels": metadata.get("labels"), "annotations": metadata.get("annotations")}
+    agents = [
+        {
+            "name": agent.agent_id,
+            "class": agent.agent_class,
+            "model": agent.model,
+            "baseURL": agent.base_url,
+            "systemPrompt": agent.system_prompt,
+            "prompt": agent.prompt,
+            "tools": agent.tools,
+            "config": agent.config,
+            "timeoutSeconds": agent.timeout_seconds,
+        }
+        for agent in definition.agents
+    ]
+    spec = {
+        "description": definition.description,
+        "executionMode": definition.execution_mode.value,
+        "agents": [_set_only(agent) for agent in agents],
+        "model": definition.model,
+        "sharedTools": definition.shared_tools,
+        "flowRelations": [
+            {"source": [known[name] for name in r.sources], "target": [known[name] for name in r.targets]}
+            for r in definition.flow_relations
+        ],
+        "maxParallelTasks": definition.max_parallel_tasks,
+        "tasks": {api.Tasks.model_fields[name].alias: value for name, value in definition.tasks.model_dump().items()},
+        "workers": {**metadata.get("workers", {}), "concurrency": definition.concurrency},
+    }
+    return {"metadata": {"name": definition.name, "namespace": namespace, **_set_only(named)}, "spec": _set_only(spec)}
+
+
+def _set_only(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

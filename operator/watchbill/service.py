@@ -1,0 +1,308 @@
+"""A crew in one process: records, workers and heartbeats over any store. What `watchbill run` and `worker` start.
+
+Everything is checked before anything is stored or started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis.asyncio
+
+from watchbill import names
+from watchbill.agents.loading import AgentLoader
+from watchbill.api import Crew, Heartbeat, parse
+from watchbill.client import Client, Result
+from watchbill.connection import connect, persist
+from watchbill.embedded import EmbeddedStore
+from watchbill.errors import InvalidInput, NotFound, Problem
+from watchbill.plan import prompts, submission
+from watchbill.records import DEFAULT_CLASS, from_crew
+from watchbill.scheduler import Scheduler
+from watchbill.store import definitions
+from watchbill.store.crews import CrewRedis
+from watchbill.store.queue import Queue
+from watchbill.worker.health import HealthServer
+from watchbill.worker.redact import Redactor
+from watchbill.worker.worker import Worker, ended_here
+
+logger = logging.getLogger("watchbill.service")
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """What files declare, and where they are (modules beside them may hold agents)."""
+
+    crews: tuple[Crew, ...]
+    heartbeats: tuple[Heartbeat, ...]
+    folders: tuple[Path, ...]
+
+
+def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
+    """Reads and checks files. Raises InvalidInput with all problems of all files, each with its place.
+
+    `model`: the crews' default model; agents that carry a systemPrompt then run as LLMAgent, whatever their class.
+    """
+    problems: list[Problem] = []
+    parsed: list[parse.Parsed] = []
+    for path in paths:
+        try:
+            parsed.append(parse.parse(_read(path), str(path)))
+        except InvalidInput as error:
+            problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    folders = tuple(dict.fromkeys(path.resolve().parent for path in paths))
+    loader = AgentLoader(folders)
+    crews: list[Crew] = []
+    seen: dict[tuple[str, str], str] = {}
+    for file in parsed:
+        for written in file.crews:
+            crew = with_model(written, model) if model else written
+            found = [*prompts.check(from_crew(crew)), *loader.check(from_crew(crew))]
+            place = (crew.metadata.namespace or "default", crew.name)
+            if place in seen:
+                reason = f"crew {crew.name!r} is in {seen[place]} already"
+                found.append(Problem(reason, "Remove one.", path="metadata.name"))
+            seen[place] = file.source
+            problems += [replace(p, source=file.where(written, _loc(p.path))) for p in found]
+            crews.append(crew)
+    known = {(crew.metadata.namespace or "default", crew.name): crew for crew in crews}
+    for file in parsed:
+        for heartbeat in file.heartbeats:
+            target = known.get((heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name))
+            problems += [replace(p, source=file.where(heartbeat, _loc(p.path))) for p in _fits(heartbeat, target)]
+    if problems:
+        raise InvalidInput(problems)
+    return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
+
+
+def _fits(heartbeat: Heartbeat, crew: Crew | None) -> list[Problem]:
+    """Whether the heartbeat's crew is there, and can do what it asks."""
+    if crew is None:
+        name = heartbeat.spec.crew_ref.name
+        return [
+            Problem(
+                f"crew {name!r} is in none of the files",
+                "Give its file too, or mend the name.",
+                path="spec.crewRef.name",
+            )
+        ]
+    try:
+        submission.check(from_crew(crew), heartbeat.spec.prompt, agent=heartbeat.spec.agent, inputs={})
+    except InvalidInput as error:
+        return [replace(p, path="spec.agent" if p.path == "agent" else "spec.prompt") for p in error.problems]
+    return []
+
+
+def _loc(path: str) -> tuple[str | int, ...]:
+    """`spec.agents[1].class` as keys and positions."""
+    return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", path))
+
+
+def with_model(crew: Crew, model: str) -> Crew:
+    """The crew with `model` as its default; agents that carry a systemPrompt become LLMAgents."""
+    agents = [
+        agent.model_copy(update={"agent_class": DEFAULT_CLASS, "model": "", "config": {}})
+        if agent.system_prompt
+        else agent
+        for agent in crew.spec.agents
+    ]
+    return crew.model_copy(update={"spec": crew.spec.model_copy(update={"agents": agents, "model": model})})
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(Problem("there is no such file", "Check the path.", source=str(path))) from None
+    except IsADirectoryError:
+        raise InvalidInput(Problem("this is a folder", "Name the files in it.", source=str(path))) from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(Problem(f"not UTF-8 text: {error}", "Save it as UTF-8.", source=str(path))) from None
+    except OSError as error:
+        raise InvalidInput(Problem(f"can't be read: {error.strerror}", "Check it.", source=str(path))) from None
+
+
+class AgentService:
+    """Crews at work in this process. An async context manager: started on entry, drained on exit."""
+
+    def __init__(
+        self,
+        url: str,
+        manifests: Manifests | None = None,
+        *,
+        crews: Sequence[str] = (),
+        folders: Sequence[Path] = (),
+        namespace: str = "default",
+        concurrency: int | None = None,
+        grace_seconds: float = 30.0,
+        watch: bool = False,
+    ) -> None:
+        """`manifests`: crews to be stored and worked for; `crews`: those that are in the store, by `namespace/name`.
+
+        `folders`: where modules of agents are, besides those beside the manifests' files. `concurrency` default: each
+        crew's own. `watch`: the manifests' heartbeats fire.
+        """
+        self._url = url
+        self._manifests = manifests or Manifests((), (), ())
+        self._crews = crews
+        self._folders = (*self._manifests.folders, *folders)
+        self._namespace = namespace
+        self._concurrency = concurrency
+        self._grace_seconds = grace_seconds
+        self._watch = watch
+        self._redact = Redactor(os.environ)
+        self._workers: list[tuple[Worker, asyncio.Task[None]]] = []
+        self._scheduler: Scheduler | None = None
+        self._queues: dict[str, Queue] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> AgentService:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start(self) -> None:
+        client = connect(self._url)
+        self._stack.push_async_callback(client.aclose)
+        loader = AgentLoader(self._folders)
+        if self._watch:
+            self._scheduler = Scheduler(client)
+        for crew in self._manifests.crews:
+            namespace = crew.metadata.namespace or self._namespace
+            keys = names.CrewKeys(namespace, crew.name)
+            uid = await definitions.apply(client, keys, from_crew(crew))
+            await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
+            await self._employ(client, keys, uid, loader)
+            if self._scheduler:
+                for heartbeat in self._manifests.heartbeats:
+                    if heartbeat.spec.crew_ref.name == crew.name:
+                        await self._scheduler.add(keys, uid, heartbeat)
+        for name in self._crews:
+            keys = names.CrewKeys(*name.split("/", 1))
+            uid = (await definitions.current(client, keys)).uid
+            await self._employ(client, keys, uid, loader)
+        if self._scheduler:
+            await self._scheduler.start()
+
+    async def _employ(self, client: redis.asyncio.Redis, keys: names.CrewKeys, uid: str, loader: AgentLoader) -> None:
+        self._queues[keys.crew] = Queue(client, keys, uid)
+        await self.bury_dead()
+        worker = Worker(
+            self._url,
+            client,
+            keys,
+            loader,
+            concurrency=self._concurrency,
+            grace_seconds=self._grace_seconds,
+            redact=self._redact,
+        )
+        self._workers.append((worker, asyncio.create_task(worker.run(), name=f"worker {keys.crew}")))
+
+    async def bury_dead(self) -> None:
+        """Lets the work of this host's ended processes be taken at once, instead of when their leases end."""
+        for queue in self._queues.values():
+            dead = [name for name in await persist(queue.incarnations) if ended_here(name)]
+            await persist(functools.partial(queue.declare_dead, dead))
+
+    async def stop(self, *, now: bool = False) -> None:
+        """Heartbeats first, then workers within the grace period, then connections. May be called again to hurry."""
+        if self._scheduler:
+            await self._scheduler.stop()
+            self._scheduler = None
+        for worker, _ in self._workers:
+            worker.stop(now=now)
+        await asyncio.gather(*(task for _, task in self._workers), return_exceptions=True)
+        await self._stack.aclose()
+
+    async def failed(self) -> None:
+        """Returns when a worker ends by itself; raises what ended it."""
+        done, _ = await asyncio.wait([task for _, task in self._workers], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    @property
+    def is_ready(self) -> bool:
+        """False once drained."""
+        return not all(worker.drained for worker, _ in self._workers)
+
+    def queues(self) -> Mapping[str, Queue]:
+        return self._queues
+
+    async def serve_health(self, host: str, port: int) -> HealthServer:
+        """Starts the HTTP of health and metrics; closed with the service."""
+        server = HealthServer(self.queues, lambda: self.is_ready)
+        await server.start(host, port)
+        self._stack.push_async_callback(server.close)
+        return server
+
+
+async def run_file(
+    path: Path,
+    prompt: str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    redis_url: str | None = None,
+    timeout: float | None = None,
+    model: str | None = None,
+    **options: Any,
+) -> Result:
+    """Runs the one crew of a file in this process and returns how that ended. See `watchbill.client.run`."""
+    manifests = load([path], model=model)
+    crew = only_crew(manifests)
+    submission.check(
+        from_crew(crew), prompt, agent=options.get("agent"), inputs=inputs or {}, task_id=options.get("id")
+    )
+    async with AsyncExitStack() as stack:
+        if redis_url is None:
+            store = await EmbeddedStore.open(None)
+            stack.push_async_callback(store.close)
+            redis_url = store.url
+        service = await stack.enter_async_context(AgentService(redis_url, manifests, grace_seconds=0))
+        client = await stack.enter_async_context(Client(redis_url))
+        waiting = asyncio.ensure_future(client.run(crew.name, prompt, inputs=inputs, timeout=timeout, **options))
+        broken = asyncio.ensure_future(service.failed())
+        try:
+            await asyncio.wait({waiting, broken}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                broken.result()
+            return await waiting
+        finally:
+            for task in (waiting, broken):
+                task.cancel()
+            with suppress(Exception):
+                await asyncio.gather(waiting, broken, return_exceptions=True)
+
+
+def only_crew(manifests: Manifests, name: str | None = None) -> Crew:
+    """The crew of that name, or the only one. Raises NotFound, InvalidInput."""
+    if name is not None:
+        for crew in manifests.crews:
+            if crew.name == name:
+                return crew
+        raise NotFound(f"no crew {name!r} in the files; there are: {', '.join(c.name for c in manifests.crews)}")
+    if len(manifests.crews) != 1:
+        listed = ", ".join(c.name for c in manifests.crews) or "none"
+        raise InvalidInput(
+            Problem(f"the files declare {len(manifests.crews)} crews ({listed})", "Say which with --crew.")
+        )
+    return manifests.crews[0]

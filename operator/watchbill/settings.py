@@ -1,0 +1,30 @@
+"""What a process is told by its environment: one frozen object, read once, with unit, default and reason per field.
+
+Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing here is ever stored or logged.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of a worker or service process. Raises pydantic's ValidationError on a bad value."""
+
+    model_config = SettingsConfigDict(env_prefix="WATCHBILL_", frozen=True, extra="ignore")
+
+    redis_url: str | None = Field(
+        default=None,
+        description="The store: redis://, rediss:// or unix://. Unset: the private store in ./.watchbill/.",
+    )
+    namespace: str = Field(default="default", description="The namespace of crews that name none.")
+    grace_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="After SIGTERM: how long running tasks may go on before they are handed back. "
+        "Keep it below a pod's terminationGracePeriodSeconds.",
+    )
+    health_host: str = Field(default="127.0.0.1", description="Where /healthz, /readyz and /metrics listen.")
+    health_port: int | None = Field(default=None, ge=0, le=65535, description="Unset: no HTTP. 0: any free port.")
+    log_level: str = Field(default="WARNING", description="DEBUG, INFO, WARNING or ERROR.")

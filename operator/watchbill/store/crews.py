@@ -1,0 +1,485 @@
+"""Crew records in Redis: the shell around `records.CrewDefinition`, with the interface of seed 000.
+
+Each change of a crew (record, index, id) is one script on keys of one slot, which compares what the caller has read
+with what is there before it writes. So a crew is never half saved, and no concurrent change is lost. The scripts
+decode no JSON: the record as read is the version they compare. May not: run crews, or know of queues and Kubernetes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import uuid
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import redis.asyncio
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+from redis.asyncio.connection import parse_url
+from redis.exceptions import ClusterCrossSlotError, RedisClusterException, RedisError
+
+from watchbill import connection, errors, names
+from watchbill.records import CrewDefinition
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_D = TypeVar("_D")
+
+_FAILURES: Final = (RedisError, RedisClusterException, OSError, UnicodeDecodeError)
+"""All that a client raises: the cluster's exceptions stand apart, and a given client may decode strictly."""
+_DEFAULT_URL: Final = "redis://localhost:6379"
+_SCRIPTS: Final = ("crews_read", "crews_save", "crews_update", "crews_delete")
+_CHUNK: Final = 500
+"""Crews per command: few round trips, and the server is never held for long."""
+_ANSWER_SECONDS: Final = 120
+"""How long a script's answer is kept for its own resend. redis-py resends for less than a minute by default."""
+_ATTEMPTS: Final = 60
+"""Of a change that meets concurrent changes: each time one of them has won, so all get through."""
+
+
+class CrewRedis:
+    """The crew records of one tenant.
+
+    `redis_url` defaults to a server on this machine; `db` counts where the URL names none. `client`, an existing
+    redis.asyncio client, is used instead of a URL, and is not closed. On a Redis Cluster, tenant `global` needs a
+    `key_prefix` with a hash tag, as in `{crew}`.
+
+    What fails is logged and answered as the seed has it: False, None, 0 or []. With `strict`, the same failures raise:
+    StoreUnavailable; NotFound; InvalidInput for what can't be stored or read; Conflict when the id is another crew's,
+    when the record is no longer as expected, or when it never stopped changing. The constructor raises InvalidInput.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        key_prefix: str = "crew",
+        db: int = 2,
+        *,
+        tenant: str = names.GLOBAL_TENANT,
+        strict: bool = False,
+        client: redis.asyncio.Redis | None = None,
+    ) -> None:
+        _check(_part_problem(tenant), "tenant")
+        if not key_prefix:
+            raise errors.InvalidInput(errors.Problem("the key prefix is empty", "Leave it out to use 'crew'."))
+        self.tenant = tenant
+        self.key_prefix = key_prefix
+        self.strict = strict
+        self._owns_client = client is None
+        self._redis = connection.connect(_with_db(redis_url or _DEFAULT_URL, db)) if client is None else client
+        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
+        self._index = names.crew_index(tenant, key_prefix)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def save_crew(self, crew: CrewDefinition, *, unchanged_since: datetime | None = None) -> bool:
+        """Stores the crew in place of any other of its name; True on success.
+
+        The first save's created_at is kept, updated_at is set from the server's clock, later each time. With another
+        crew_id than before, the former id no longer resolves; an id that is another crew's is refused. Give the
+        `updated_at` of the crew as loaded as `unchanged_since` to store nothing if the record has changed since.
+        """
+        return await self._answer(f"save {crew.name!r}", self._save(crew, unchanged_since), False)
+
+    async def load_crew(self, name: str) -> CrewDefinition | None:
+        """The crew of this name; None if there is none that can be read."""
+        return await self._answer(f"load {name!r}", self._load(name), None)
+
+    async def load_crew_by_id(self, crew_id: str) -> CrewDefinition | None:
+        """The crew that now has this id; None if there is none that can be read."""
+        return await self._answer(f"load the crew with id {crew_id!r}", self._load_by_id(crew_id), None)
+
+    async def delete_crew(self, name: str) -> bool:
+        """True if deleted, False if not found."""
+        return await self._answer(f"delete {name!r}", self._delete_one(name), False)
+
+    async def list_crews(self) -> list[str]:
+        """The names of all crews, sorted."""
+        return await self._answer("list crews", self._names(), [])
+
+    async def crew_exists(self, name: str) -> bool:
+        return await self._answer(f"look for {name!r}", self._exists(name), False)
+
+    async def get_all_crews(self) -> list[CrewDefinition]:
+        """All crews that can be read, sorted by name. With `strict`, one that can't be read is InvalidInput."""
+        return await self._answer("load all crews", self._all(), [])
+
+    async def get_crew_metadata(self, name: str) -> dict[str, Any] | None:
+        """What a listing shows: crew_id, name, description, execution_mode, agent_count, created_at and updated_at
+        (ISO 8601, or None), and the crew's own entries under `metadata`."""
+        return await self._answer(f"load the metadata of {name!r}", self._metadata(name), None)
+
+    async def update_crew_metadata(self, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Sets these entries and keeps the others; True on success, False if there is no such crew.
+
+        No concurrent update is lost. Fields of the record that this version doesn't know are kept.
+        """
+        return await self._answer(f"update the metadata of {name!r}", self._update(name, metadata), False)
+
+    async def ping(self) -> bool:
+        """Whether the server answers. Never raises."""
+        try:
+            return bool(await self._redis.ping())
+        except _FAILURES as error:
+            logger.warning("crew records: the store does not answer: %s", error)
+            return False
+
+    async def close(self) -> None:
+        """Closes the connections, unless the client was given."""
+        if self._owns_client:
+            await self._redis.aclose()
+
+    async def clear_all_crews(self) -> int:
+        """Deletes all crews of this tenant, and says how many there were."""
+        return await self._answer("delete all crews", self._clear(), 0)
+
+    async def _answer(self, doing: str, work: Awaitable[_T], otherwise: _D) -> _T | _D:
+        try:
+            return await work
+        except errors.WatchbillError as error:
+            failure, cause = error, error.__cause__
+        except _FAILURES as error:
+            failure, cause = self._typed(error), error
+        level = logging.INFO if isinstance(failure, errors.NotFound) else logging.WARNING
+        logger.log(level, "crew records of %r: could not %s: %s", self.tenant, doing, failure)
+        if self.strict:
+            raise failure from cause
+        return otherwise
+
+    def _typed(self, error: Exception) -> errors.WatchbillError:
+        text = str(error) or type(error).__name__
+        if isinstance(error, UnicodeDecodeError) or "WRONGTYPE" in text:
+            reason = f"a key of another program is among those of {self.key_prefix!r} ({text})"
+            return errors.InvalidInput(errors.Problem(reason, "Choose another key_prefix, or remove that key."))
+        if isinstance(error, ClusterCrossSlotError) or "same key slot" in text:
+            reason = f"keys with the prefix {self.key_prefix!r} don't share a slot of the Redis Cluster"
+            return errors.InvalidInput(errors.Problem(reason, "Use a hash tag, as in key_prefix='{crew}'."))
+        if isinstance(error, RedisClusterException):
+            return errors.StoreUnavailable(f"the Redis Cluster doesn't answer as it should: {text}")
+        return connection.unavailable(error) or errors.UserActionRequired(f"the store refuses this: {text}")
+
+    def _record(self, name: str) -> str:
+        return names.crew_record(self.tenant, name, self.key_prefix)
+
+    def _by_id(self, crew_id: str) -> str:
+        return names.crew_by_id(self.tenant, crew_id, self.key_prefix)
+
+    def _answer_key(self) -> str:
+        """Where a script keeps its answer for its own resend. No crew's name has a colon, so it is no record."""
+        return self._record(f"answer:{uuid.uuid4().hex}")
+
+    async def _save(self, crew: CrewDefinition, unchanged_since: datetime | None) -> bool:
+        name, crew_id = crew.name, crew.crew_id
+        _check(_name_problem(name), "name")
+        _check(_id_problem(crew_id), "crew_id")
+        fields = _storable(crew, self._record(name))
+        for pause in _pauses():
+            seen = await self._look(name, crew_id)
+            before = _fields(seen.record)
+            if unchanged_since is not None and _aware(before.get("updated_at")) != unchanged_since:
+                raise errors.Conflict(f"the crew {name!r} has changed since {unchanged_since}. Load it again")
+            holder, holder_record = await self._holder(name, crew_id, seen)
+            if not seen.record:
+                await self._list_tenant()
+            former_id = before.get("crew_id")
+            keys = [
+                self._record(name),
+                self._index,
+                self._by_id(crew_id),
+                self._by_id(former_id if isinstance(former_id, str) else crew_id),
+                self._record(holder),
+                self._answer_key(),
+            ]
+            record = _dump(_stamped(fields, before, seen.now))
+            args = [name, record, seen.record, seen.holder, holder_record, _ANSWER_SECONDS]
+            if await self._run("crews_save", keys, args) == "saved":
+                return True
+            await asyncio.sleep(pause)
+        raise _restless(name)
+
+    async def _holder(self, name: str, crew_id: str, seen: _Seen) -> tuple[str, bytes | str]:
+        """The crew that the id's entry names, with its record: its own, or one that has no right to the id."""
+        if seen.holder == name or _name_problem(seen.holder):
+            return name, seen.record
+        record = await self._redis.get(self._record(seen.holder)) or b""
+        if _fields(record).get("crew_id") == crew_id:
+            raise errors.Conflict(f"the crew id {crew_id!r} is already used by the crew {seen.holder!r}")
+        return seen.holder, record
+
+    async def _list_tenant(self) -> None:
+        """Before the crew, so that no crew is missed. It lives in another slot, so its failure must not matter."""
+        try:
+            await self._redis.sadd(names.crew_tenants(self.key_prefix), self.tenant)
+        except _FAILURES as error:
+            logger.warning("crew records: could not list the tenant %r: %s", self.tenant, error)
+
+    async def _update(self, name: str, metadata: Mapping[str, Any]) -> bool:
+        _check(_name_problem(name), "name")
+        key = self._record(name)
+        entries = _jsonable(metadata, key)
+        if not isinstance(entries, dict):
+            problem = errors.Problem(f"metadata is {type(metadata).__name__!r}", "Give a mapping.", source=key)
+            raise errors.InvalidInput(problem)
+        for pause in _pauses():
+            seen = await self._look(name)
+            if not seen.record:
+                raise errors.NotFound(f"there is no crew {name!r}")
+            _parse(seen.record, key)
+            before = _fields(seen.record)  # not the parsed crew: it lacks what this version doesn't know
+            merged = {**before.get("metadata", {}), **entries}
+            record = _dump(_stamped({**before, "metadata": merged}, before, seen.now))
+            args = [record, seen.record, _ANSWER_SECONDS]
+            if await self._run("crews_update", [key, self._answer_key()], args) == "saved":
+                return True
+            await asyncio.sleep(pause)
+        raise _restless(name)
+
+    async def _look(self, name: str, crew_id: str | None = None) -> _Seen:
+        keys = [self._record(name)] if crew_id is None else [self._record(name), self._by_id(crew_id)]
+        record, holder, seconds, micros = await self._scripts["crews_read"](keys=keys)
+        now = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
+        return _Seen(record or b"", _text(holder or b""), now)
+
+    async def _run(self, script: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> str:
+        return _text(await self._scripts[script](keys=keys, args=args))
+
+    async def _load(self, name: str) -> CrewDefinition:
+        _check(_name_problem(name), "name")
+        record = await self._redis.get(self._record(name))
+        if record is None:
+            raise errors.NotFound(f"there is no crew {name!r}")
+        return _parse(record, self._record(name))
+
+    async def _load_by_id(self, crew_id: str) -> CrewDefinition:
+        _check(_id_problem(crew_id), "crew_id")
+        name = _text(await self._redis.get(self._by_id(crew_id)) or b"")
+        crew = None if _name_problem(name) else await self._load(name)
+        # The entry may be another program's leftover: only the record says whose the id is.
+        if crew is None or crew.crew_id != crew_id:
+            raise errors.NotFound(f"there is no crew with the id {crew_id!r}")
+        return crew
+
+    async def _metadata(self, name: str) -> dict[str, Any]:
+        crew = await self._load(name)
+        shown = {"crew_id", "name", "description", "execution_mode", "created_at", "updated_at", "metadata"}
+        return {**crew.model_dump(mode="json", include=shown), "agent_count": len(crew.agents)}
+
+    async def _exists(self, name: str) -> bool:
+        _check(_name_problem(name), "name")
+        return bool(await self._redis.exists(self._record(name)))
+
+    async def _names(self) -> list[str]:
+        return sorted(_text(name) for name in await self._redis.smembers(self._index))
+
+    async def _all(self) -> list[CrewDefinition]:
+        crews: list[CrewDefinition] = []
+        problems: list[errors.Problem] = []
+        for chunk in _chunks(await self._names()):
+            keys = [self._record(name) for name in chunk]
+            gone: list[str] = []
+            for name, key, record in zip(chunk, keys, await self._redis.mget(keys), strict=True):
+                if record is None:
+                    gone.append(name)
+                    continue
+                try:
+                    crews.append(_parse(record, key))
+                except errors.InvalidInput as error:
+                    logger.warning("crew records of %r: skipped %r: %s", self.tenant, name, error)
+                    problems.extend(error.problems)
+            await self._unlist(gone)
+        if problems and self.strict:
+            raise errors.InvalidInput(problems)
+        return crews
+
+    async def _unlist(self, gone: list[str]) -> None:
+        """Takes names without a record off the index. What can't be mended now is mended next time."""
+        try:
+            if gone:
+                await self._delete_as_read(gone, [None] * len(gone))
+        except _FAILURES as error:
+            logger.warning("crew records of %r: could not mend the index: %s", self.tenant, error)
+
+    async def _delete_one(self, name: str) -> bool:
+        _check(_name_problem(name), "name")
+        if not await self._delete([name]):
+            raise errors.NotFound(f"there is no crew {name!r}")
+        return True
+
+    async def _clear(self) -> int:
+        # A name that is no crew's could lead to a key that is no record.
+        crew_names = [name for name in await self._names() if not _name_problem(name)]
+        return sum([await self._delete(chunk) for chunk in _chunks(crew_names)])
+
+    async def _delete(self, crew_names: list[str]) -> int:
+        deleted = 0
+        for pause in _pauses():
+            records = await self._redis.mget([self._record(name) for name in crew_names])
+            letters = await self._delete_as_read(crew_names, records)
+            deleted += letters.count("d")
+            crew_names = [name for name, letter in zip(crew_names, letters, strict=True) if letter == "c"]
+            if not crew_names:
+                return deleted
+            await asyncio.sleep(pause)
+        raise _restless(crew_names[0])
+
+    async def _delete_as_read(self, crew_names: Sequence[str], records: Sequence[bytes | str | None]) -> str:
+        """One letter per crew: d deleted, m missing, c changed since it was read, and left alone."""
+        keys = [self._index, self._answer_key()]
+        args: list[bytes | str | int] = [_ANSWER_SECONDS]
+        for name, record in zip(crew_names, records, strict=True):
+            crew_id = _fields(record or b"").get("crew_id")
+            keys += [self._record(name), self._by_id(crew_id) if isinstance(crew_id, str) else self._record(name)]
+            args += [name, record or b""]
+        return await self._run("crews_delete", keys, args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a change is based on."""
+
+    record: bytes | str
+    """As stored, for comparison; empty if there is none."""
+    holder: str
+    """The name under the id's entry; empty if there is none."""
+    now: datetime
+    """By the server's clock."""
+
+
+def _with_db(url: str, db: int) -> str:
+    """The URL, with this db if it names none."""
+    try:
+        named = "db" in parse_url(url)
+    except ValueError:  # its text may quote a part of a password
+        reason = f"{connection.without_secret(url)!r} is not the URL of a Redis or Valkey"
+        raise errors.InvalidInput(errors.Problem(reason, "Use redis://HOST:PORT/DB.", path="redis_url")) from None
+    return url if named else f"{url}{'&' if '?' in url else '?'}db={db}"
+
+
+def _source(script: str) -> str:
+    return (Path(__file__).parent / "scripts" / f"{script}.lua").read_text(encoding="utf-8")
+
+
+def _chunks(values: list[str]) -> Iterator[list[str]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait after each attempt: random, so that those who met don't meet again."""
+    return (random.uniform(0, min(0.2, 0.002 * 2**attempt)) for attempt in range(_ATTEMPTS))
+
+
+def _restless(name: str) -> errors.Conflict:
+    return errors.Conflict(
+        f"the crew {name!r} was changed by others each of the {_ATTEMPTS} times that we were ready to"
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
+def _part_problem(value: object) -> str | None:
+    """Why this can't be part of a key, if so."""
+    if isinstance(value, str) and 0 < len(value) <= 253 and value.isprintable() and not set(value) & set("{}:/"):
+        return None
+    return f"{value!r} can't be part of a key"
+
+
+def _name_problem(name: str) -> str | None:
+    """Why no crew can have this name, if so: it could lead to an index, an id, or another tenant's record."""
+    if name in names.RESERVED_CREW_NAMES:
+        return f"{name!r} is the name of an index of the crew records"
+    return _part_problem(name)
+
+
+def _id_problem(crew_id: object) -> str | None:
+    return None if isinstance(crew_id, str) and crew_id and crew_id.isprintable() else f"{crew_id!r} is no id"
+
+
+def _check(reason: str | None, path: str) -> None:
+    if reason:
+        fix = "Use another, of 1 to 253 printable characters other than { } : /."
+        raise errors.InvalidInput(errors.Problem(reason, fix, path))
+
+
+def _parse(record: bytes | str, source: str) -> CrewDefinition:
+    try:
+        return CrewDefinition.model_validate_json(record)
+    except ValidationError as error:
+        raise errors.InvalidInput(list(_problems(error, source))) from error
+
+
+def _problems(error: ValidationError, source: str) -> Iterator[errors.Problem]:
+    for detail in error.errors(include_url=False):
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+        message, value = detail["msg"].removeprefix("Value error, "), detail["input"]
+        # Our own messages hold reason and fix. A whole record is no help in a message, so only scalars are quoted.
+        reason, _, fix = message.partition(". ")
+        if not fix and isinstance(value, str | int | float) and path:
+            reason += f", and is {value if len(str(value)) <= 80 else str(value)[:80] + '…'!r}"
+        yield errors.Problem(reason, fix or "Save the crew again, or delete its record.", path=path, source=source)
+
+
+def _storable(crew: CrewDefinition, source: str) -> dict[str, Any]:
+    """The crew's fields as JSON values, after the same checks as on loading: what is stored can be read again."""
+    fields = _jsonable(crew.model_dump(warnings=False), source)
+    _parse(_dump(fields), source)
+    return dict(fields)
+
+
+def _jsonable(value: object, source: str) -> Any:
+    try:
+        plain = to_jsonable_python(value)
+        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = errors.Problem(f"not everything is JSON ({error})", "Use JSON values and datetimes.", source=source)
+        raise errors.InvalidInput(problem) from error
+    return plain
+
+
+def _dump(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _fields(record: bytes | str) -> dict[str, Any]:
+    """The fields of a record as they are, even if it is no crew; none if it isn't a JSON object."""
+    try:
+        fields = json.loads(record)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _aware(value: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
+
+
+def _stamped(fields: Mapping[str, Any], before: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """The next version of a record: created when the first was, updated after the one before, whatever the clock."""
+    last, version = _aware(before.get("updated_at")), before.get("record_version")
+    created = _aware(before.get("created_at")) or _aware(fields.get("created_at")) or now
+    updated = max(now, last + timedelta(microseconds=1)) if last else now
+    return {
+        **fields,
+        "created_at": created.astimezone(UTC).isoformat(),
+        "updated_at": updated.astimezone(UTC).isoformat(),
+        "record_version": version + 1 if isinstance(version, int) else 1,
+    }

@@ -1,0 +1,303 @@
+"""A crew's heartbeats in the store: what they ask, their next slot, and firing it once. Stubs over store/scripts.
+
+A slot counts as dealt with once the stored next slot lies behind it; only firing it, or telling that it was missed, moves
+that. So however many schedulers there are, each slot is fired once or told once. Computes no slots by itself: the
+caller says which, and what time it is. Every call is safe to send twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, cast
+
+import redis.asyncio
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from watchbill.api import Heartbeat, HeartbeatSpec
+from watchbill.connection import run_script, translated
+from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, Problem, QueueFull
+from watchbill.names import CrewKeys
+from watchbill.plan import flow
+from watchbill.plan.schedule import EPOCH, Schedule, next_slot
+from watchbill.store import definitions, runs
+from watchbill.store.queue import BATCH
+from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask, Priority, PriorityField
+
+GUARD: Final = timedelta(hours=1)
+"""How long a slot is remembered by itself. The stored next slot does the rest; this covers clocks that disagree while
+a heartbeat is changed or removed."""
+RUN_NOW_GUARD: Final = timedelta(days=1)
+"""How long the token of a run-now is remembered."""
+TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+OWN_METADATA: Final = ("heartbeat", "slot")
+"""What each task is told beside the heartbeat's own metadata."""
+
+_INDEX: Final = "heartbeat:"
+"""Fields of the crew's meta hash that begin so are its heartbeats' names."""
+
+Outcome = Literal["fired", "already", "full", "changed", "stale", "gone"]
+"""`fired`: it is on the queue, by this call. `already`: it was fired, or told as missed, before. `full`: the queue took
+nothing, try again. `changed`: the crew has another definition by now. `stale`: the heartbeat was removed, suspended or
+given another spec. `gone`: the crew was deleted or replaced."""
+Telling = Literal["told", "moved", "stale", "gone"]
+"""`moved`: somebody else has dealt with the first of these slots."""
+
+
+class StoredSpec(BaseModel):
+    """What a heartbeat asks, as it is stored. Ignores fields it doesn't know, so that an older program reads it too."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel)
+
+    schedule: str | None = None
+    interval_seconds: int | None = None
+    time_zone: str = "UTC"
+    agent: str | None = None
+    prompt: str = ""
+    priority: PriorityField = Priority.LOW
+    suspend: bool = False
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A heartbeat as the store has it."""
+
+    name: str
+    uid: str
+    """The crew's."""
+    generation: str
+    """A digest of the spec."""
+    spec: StoredSpec
+    next: datetime | None
+    """The first slot that nobody has dealt with; None while suspended."""
+    last: datetime | None
+    """The last slot that was fired; when it was asked for, where a person did."""
+    missed: int
+    """Slots missed since the heartbeat came into being; beyond 100 in a row they are not counted."""
+
+    @property
+    def schedule(self) -> Schedule:
+        spec = self.spec
+        return Schedule(cron=spec.schedule, zone=spec.time_zone, interval_seconds=spec.interval_seconds)
+
+
+def generation(spec: HeartbeatSpec) -> str:
+    """Equal specs have equal generations, whatever the version of the program that made them."""
+    return hashlib.sha256(_content(spec).encode()).hexdigest()[:16]
+
+
+def task_id(name: str, slot: datetime) -> str:
+    """The id of the task, or run, that a slot becomes."""
+    return _id(name, _label(slot))
+
+
+def run_now_id(name: str, token: str) -> str:
+    """The id of the task, or run, that `run_now` makes. Raises InvalidInput when the token can't be part of an id."""
+    if not TOKEN.fullmatch(token):
+        fix = "Use 1 to 64 letters, digits, dots, dashes and underscores."
+        raise InvalidInput(Problem(f"{token!r} can't be a token", fix, path="token"))
+    return _id(name, f"now-{token}")
+
+
+async def apply(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime
+) -> State:
+    """Stores the heartbeat. One whose spec is new here goes on with the first slot after `now`; else all stays.
+
+    Raises InvalidInput when it can't ever fire, CrewGone.
+    """
+    spec = heartbeat.spec
+    first = next_slot(Schedule.of(spec), now)
+    most = METADATA_MAX_ENTRIES - len(OWN_METADATA)
+    if len(spec.metadata) > most:
+        reason = f"metadata has {len(spec.metadata)} entries, and beside {' and '.join(OWN_METADATA)} there is room for {most}"
+        raise InvalidInput(Problem(reason, "Remove some.", path="spec.metadata"))
+    content, digest = _content(spec), generation(spec)
+    with translated():
+        reply = await run_script(
+            client,
+            "heartbeat_apply",
+            [*keys.fixed, keys.heartbeat(heartbeat.name)],
+            [uid, heartbeat.name, digest, content, "" if spec.suspend else _ms(first)],
+        )
+    if reply[0] == "gone":
+        raise _gone(keys)
+    fields = {"uid": uid, "generation": digest, "spec": content, "next": reply[1], "last": reply[2], "missed": reply[3]}
+    return _state(heartbeat.name, fields)
+
+
+async def remove(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, name: str) -> None:
+    """The heartbeat fires no more. What it has fired stays. Removing what isn't there is fine, crew included."""
+    with translated():
+        await run_script(client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name)], [uid, name])
+
+
+async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> State | None:
+    with translated():
+        fields = await client.hgetall(keys.heartbeat(name))
+    return _state(name, fields) if fields else None
+
+
+async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[State]:
+    """The crew's heartbeats, by name."""
+    with translated():
+        uid = await client.hget(keys.meta, "uid")
+        known = sorted(f.removeprefix(_INDEX) for f in await client.hkeys(keys.meta) if f.startswith(_INDEX))
+        async with client.pipeline(transaction=False) as pipe:
+            for name in known:
+                pipe.hgetall(keys.heartbeat(name))
+            stored = await pipe.execute()
+    return [_state(name, fields) for name, fields in zip(known, stored, strict=True) if fields.get("uid") == uid]
+
+
+async def fire(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    state: State,
+    current: definitions.Current,
+    *,
+    slot: datetime,
+    following: datetime,
+) -> tuple[Outcome, datetime | None]:
+    """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
+
+    Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents than
+    fit one script, Conflict when the task's id is taken; of either, nothing was written.
+    """
+    return await _fire(client, keys, state, current, _label(slot), slot, _ms(slot), _ms(following), GUARD)
+
+
+async def run_now(
+    client: redis.asyncio.Redis, keys: CrewKeys, name: str, token: str, *, now: datetime
+) -> tuple[str, bool]:
+    """Fires beside the schedule, once for each token, suspended or not. Returns the id of the task or run, and whether
+    this call made it.
+
+    Raises NotFound when there is no such heartbeat or crew, QueueFull, CrewGone, and what `fire` raises.
+    """
+    made = run_now_id(name, token)
+    while True:
+        state = await get(client, keys, name)
+        current = await definitions.current(client, keys)
+        if state is None or state.uid != current.uid:
+            raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}")
+        outcome, _ = await _fire(client, keys, state, current, f"now-{token}", now, "", "", RUN_NOW_GUARD)
+        match outcome:
+            case "fired" | "already":
+                return made, outcome == "fired"
+            case "gone":
+                raise _gone(keys)
+            case "full":
+                most = current.definition.tasks.max_queued
+                raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {most} tasks waiting; try again later")
+            case "changed" | "stale":
+                continue  # between our reads and the call: look again
+
+
+async def miss(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    state: State,
+    *,
+    first: datetime,
+    following: datetime,
+    count: int,
+    message: str,
+) -> tuple[Telling, datetime | None]:
+    """Says on the crew's feed that slots were missed, from `first` to before `following`. Returns the stored next slot."""
+    with translated():
+        reply = await run_script(
+            client,
+            "heartbeat_miss",
+            [*keys.fixed, keys.heartbeat(state.name)],
+            [state.uid, state.generation, _ms(first), _ms(following), count, message],
+        )
+    return cast(Telling, reply[0]), _time(reply[1]) if len(reply) > 1 else None
+
+
+def iso(moment: datetime) -> str:
+    """A slot as people and tasks are told of it."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+# -------------------------------------------------------------------- within
+
+
+async def _fire(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    state: State,
+    current: definitions.Current,
+    label: str,
+    at: datetime,
+    slot_ms: str,
+    following_ms: str,
+    guard: timedelta,
+) -> tuple[Outcome, datetime | None]:
+    made, spec, crew = _id(state.name, label), state.spec, current.definition
+    agent = crew.agent(spec.agent) if spec.agent else None
+    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
+    agent_id = agent.agent_id if agent else spec.agent or ""
+    payload = AgentTask(
+        task_id=made,
+        agent_name=agent_id,
+        prompt=spec.prompt,
+        crew_name=crew.name,
+        priority=spec.priority,
+        metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at)},
+    ).model_dump_json()
+    args: list[Any] = [state.generation, slot_ms, following_ms, guard // timedelta(milliseconds=1)]
+    args += [state.uid, keys.crew, crew.tasks.max_queued, made, int(spec.priority), payload, current.digest, agent_id]
+    if not agent_id:
+        args += _run_args(keys, crew, runs.RunSubmission(made, payload, current.digest, crew.execution_mode, flow.steps(crew), crew.max_parallel_tasks))
+    names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, label), keys.run(made)]
+    names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
+    with translated():
+        reply = await run_script(client, "heartbeat_fire", names, args)
+    if reply[0] == "conflict":
+        raise Conflict(f"{made!r} is the id of another task or run of crew {keys.crew!r}")
+    return cast(Outcome, reply[0]), _time(reply[1]) if len(reply) > 1 else None
+
+
+def _content(spec: HeartbeatSpec) -> str:
+    # Without defaults: so a field that comes with a new version changes no generation.
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
+
+def _state(name: str, fields: Mapping[str, str]) -> State:
+    return State(
+        name=name,
+        uid=fields["uid"],
+        generation=fields["generation"],
+        spec=StoredSpec.model_validate_json(fields["spec"]),
+        next=_time(fields["next"]),
+        last=_time(fields.get("last", "")),
+        missed=int(fields.get("missed", "0")),
+    )
+
+
+def _id(name: str, label: str) -> str:
+    return f"hb-{name}-{label}"
+
+
+def _label(slot: datetime) -> str:
+    return str((slot - EPOCH) // timedelta(seconds=1))
+
+
+def _ms(moment: datetime) -> str:
+    return str((moment - EPOCH) // timedelta(milliseconds=1))
+
+
+def _time(ms: str) -> datetime | None:
+    return EPOCH + timedelta(milliseconds=int(ms)) if ms else None
+
+
+def _gone(keys: CrewKeys) -> CrewGone:
+    return CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")

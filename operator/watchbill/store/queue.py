@@ -1,0 +1,369 @@
+"""The task queue of one crew: typed stubs over store/scripts. The protocol is docs/design/queue.md.
+
+Every call is safe to send twice. Every call that writes raises CrewGone when the crew was deleted or replaced,
+Fenced when the incarnation was taken for dead; both wrote nothing. StoreUnavailable: nothing is known, send again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import redis
+import redis.asyncio
+
+from watchbill.connection import run_script, run_script_sync, translated
+from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
+from watchbill.names import STEP_SEPARATOR, WORKERS_GROUP, CrewKeys, split_step_id
+from watchbill.tasks import Priority
+
+BATCH: Final = 500
+"""Items of one call: a script blocks the server while it runs."""
+BRIEF_MAX: Final = 4096
+"""Bytes of a result that the results stream carries; a larger one is read from its record."""
+
+Outcome = Literal["completed", "failed", "dead"]
+Transition = Literal["applied", "repeated", "stale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One task to be put on the queue."""
+
+    id: str
+    agent: str
+    payload: str
+    """The AgentTask as JSON."""
+    priority: Priority = Priority.NORMAL
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    dedupe_key: str = ""
+    dedupe_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One task that an incarnation holds, under a fence."""
+
+    id: str
+    fence: str
+    attempt: int
+    agent: str
+    entry: str
+    priority: int
+    taken_over: bool
+
+    @property
+    def run_id(self) -> str | None:
+        step = split_step_id(self.id)
+        return step[0] if step else None
+
+    @property
+    def step(self) -> str | None:
+        step = split_step_id(self.id)
+        return step[1] if step else None
+
+    @property
+    def queued_ms(self) -> int:
+        """When it was put on the stream, by the server's clock."""
+        return int(self.entry.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer to a claim."""
+
+    tasks: tuple[Claimed, ...]
+    again_ms: int
+    """Look again after this long, unless the bell rings before."""
+    now_ms: int
+    """The server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a claimed task is to do; `state` says whether it may."""
+
+    state: Literal["ok", "stale", "missing"]
+    payload: str = ""
+    definition: str = ""
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a claimed task."""
+
+    task: Claimed
+    outcome: Outcome
+    result: str
+    """The TaskResult as JSON."""
+    message: str = ""
+    tokens: int = 0
+    ttl_ms: int = 3_600_000
+    definition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much a crew has to do."""
+
+    waiting: int
+    running: int
+    parked: int
+    dead: int
+    workers: int
+    oldest_ms: int | None
+    """Age of the entry that has waited longest; None when nothing waits."""
+
+
+class Queue:
+    """One crew's queue, for one uid of it."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> None:
+        self.client = client
+        self.keys = keys
+        self.uid = uid
+
+    # ------------------------------------------------------------ submitting
+
+    async def submit(self, submissions: Sequence[Submission], *, max_queued: int, reply_to: str = "") -> list[str]:
+        """Puts tasks on the queue, in batches. Returns their ids: another's where a dedupe key was already used.
+
+        An id that is already there is the same task: nothing is added. Raises QueueFull (of that batch nothing
+        was stored), Conflict when an id belongs to a run.
+        """
+        ids: list[str] = []
+        for start in range(0, len(submissions), BATCH):
+            batch = submissions[start : start + BATCH]
+            keys = list(self.keys.fixed)
+            args: list[Any] = [self.uid, self.keys.crew, max_queued, len(batch)]
+            for s in batch:
+                task = self.keys.task(s.id)
+                keys += [task, self.keys.run(s.id), self.keys.dedupe(s.dedupe_key) if s.dedupe_key else task]
+                args += [s.id, int(s.priority), s.agent, s.payload, reply_to, s.dedupe_ms if s.dedupe_key else 0]
+                args += [" ".join(s.inputs), len(s.inputs), *(part for item in s.inputs.items() for part in item)]
+            reply = await self._call("submit", keys, args)
+            if reply[0] == "full":
+                raise QueueFull(
+                    f"crew {self.keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later"
+                )
+            for submission, outcome in zip(batch, reply[1:], strict=True):
+                if outcome == "conflict":
+                    raise Conflict(f"{submission.id!r} is the id of a run of crew {self.keys.crew!r}; choose another")
+                ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
+        return ids
+
+    # ------------------------------------------------------------ working
+
+    async def claim(self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool) -> Claim:
+        """Renews the lease and takes at most `slots` tasks. `number` grows by one with each claim of an incarnation;
+        a claim sent again under its number gets the same tasks."""
+        reply = await self._call(
+            "claim", self.keys.fixed, [self.uid, incarnation, number, slots, lease_ms, int(take_over)]
+        )
+        return self._claim(reply)
+
+    async def start(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Started]:
+        """Tells that these tasks begin, and gives what they are to do."""
+        keys = list(self.keys.fixed)
+        args: list[Any] = [self.uid, incarnation, len(tasks)]
+        for task in tasks:
+            events = self.keys.agent_events(task.agent)
+            if task.run_id is None:
+                keys += [self.keys.task(task.id), events]
+            else:
+                run = task.run_id
+                keys += [self.keys.run(run), self.keys.run_steps(run), events, self.keys.run_events(run)]
+            args += self._item(task)
+        reply = await self._call("start", keys, args)
+        return [
+            Started(item[0], item[1], item[2], tuple(item[3].split())) if item[0] == "ok" else Started(item[0])
+            for item in reply[1:]
+        ]
+
+    async def finish(
+        self,
+        incarnation: str,
+        finished: Sequence[Finished],
+        *,
+        number: int = 0,
+        slots: int = -1,
+        lease_ms: int = 0,
+        take_over: bool = False,
+    ) -> tuple[list[Transition], Claim | None]:
+        """Stores results, advances runs, and (with slots ≥ 0) claims in the same call.
+
+        `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
+        """
+        keys = list(self.keys.fixed)
+        args: list[Any] = [self.uid, incarnation, number, slots, lease_ms, int(take_over), len(finished)]
+        for f in finished:
+            task = f.task
+            events = self.keys.agent_events(task.agent)
+            if task.run_id is None:
+                keys += [self.keys.task(task.id), events]
+            else:
+                run = task.run_id
+                keys += [self.keys.run(run), self.keys.run_steps(run), self.keys.run_results(run)]
+                keys += [self.keys.definition(f.definition), events, self.keys.run_events(run)]
+            brief = f.result if len(f.result) <= BRIEF_MAX else ""
+            args += [*self._item(task), f.outcome, f.ttl_ms, f.tokens, f.result, brief, f.message]
+        reply = await self._call("finish", keys, args)
+        return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
+
+    async def hand_back(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Transition]:
+        """Returns claimed tasks in order, their attempts unchanged."""
+        keys, args = self._items(tasks)
+        return list((await self._call("hand_back", keys, [self.uid, incarnation, len(tasks), *args]))[1:])
+
+    async def park(self, incarnation: str, tasks: Sequence[Claimed], reason: str) -> list[Transition]:
+        """Sets claimed tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed."""
+        keys, args = self._items(tasks)
+        return list((await self._call("park", keys, [self.uid, incarnation, reason, len(tasks), *args]))[1:])
+
+    async def parked_agents(self) -> dict[str, list[str]]:
+        """Agent → what its parked tasks are parked as, oldest first; at most 500."""
+        found: dict[str, list[str]] = {}
+        with translated():
+            for member in await self.client.zrange(self.keys.parked_agent, 0, BATCH - 1):
+                found.setdefault(str(member).split("\x1f")[0], []).append(str(member))
+        return found
+
+    async def unpark(self, members: Sequence[str]) -> int:
+        """Puts parked tasks back onto the stream. Returns how many there still were."""
+        keys = list(self.keys.fixed)
+        args: list[Any] = [self.uid, len(members)]
+        for member in members:
+            agent, priority, task_id = member.split("\x1f")
+            step = split_step_id(task_id)
+            keys.append(self.keys.run_steps(step[0]) if step else self.keys.task(task_id))
+            args += ["s" if step else "t", member, task_id, step[1] if step else "", agent, priority]
+        return int((await self._call("unpark", keys, args))[1])
+
+    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> None:
+        """Keeps the incarnation alive for another `lease_ms`. Blocking: it runs in the lease keeper's thread."""
+        with translated():
+            status = run_script_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
+        self._raise(status, incarnation)
+
+    async def leave(self, incarnation: str) -> None:
+        """Ends the incarnation; what it still holds may be taken at once."""
+        await self._call("leave", self.keys.fixed, [self.uid, incarnation])
+
+    async def say(self, incarnation: str, task: Claimed, message: str, number: int) -> bool:
+        """Puts an agent's message on the feed, if the task is still this incarnation's. `number` counts from 1."""
+        keys = [*self.keys.fixed, self.keys.agent_events(task.agent)]
+        keys.append(self.keys.run_events(task.run_id) if task.run_id else keys[-1])
+        reply = await self._call("say", keys, [self.uid, incarnation, task.id, task.fence, message, number])
+        return bool(reply == "ok")
+
+    async def declare_dead(self, incarnations: Sequence[str]) -> None:
+        """For whoever knows that these processes have ended: their work may be taken at once."""
+        with translated():
+            for incarnation in incarnations:
+                await self.client.zadd(self.keys.leases, {incarnation: 0}, xx=True)
+
+    async def incarnations(self) -> list[str]:
+        """Those that have a lease, expired or not."""
+        with translated():
+            return [str(name) for name in await self.client.zrange(self.keys.leases, 0, -1) if name != "returned"]
+
+    async def bell(self, timeout_seconds: float) -> bool:
+        """Blocks until something may be claimable. Whoever takes the bell must claim, or ring it again."""
+        with translated():
+            return await self.client.blpop([self.keys.bell], timeout=timeout_seconds) is not None
+
+    async def ring(self) -> None:
+        with translated():
+            if not await self.client.llen(self.keys.bell):
+                await self.client.rpush(self.keys.bell, "1")
+
+    # ------------------------------------------------------------ looking
+
+    async def figures(self) -> Figures:
+        """Counts, and the age of the oldest waiting entry. Not atomic: for people and metrics."""
+        keys = self.keys
+        with translated():
+            seconds, micros = await self.client.time()
+            now_ms = int(seconds) * 1000 + int(micros) // 1000
+            async with self.client.pipeline(transaction=False) as pipe:
+                for stream in keys.streams:
+                    pipe.xlen(stream)
+                    pipe.execute_command("XINFO GROUPS", stream)
+                pipe.hvals(keys.running)
+                pipe.zcard(keys.parked_concurrency)
+                pipe.zcard(keys.parked_agent)
+                pipe.xlen(keys.dead)
+                pipe.zcount(keys.leases, f"({now_ms}", "+inf")
+                replies = await pipe.execute(raise_on_error=False)
+            lengths = [int(n) if isinstance(n, int) else 0 for n in replies[0:10:2]]
+            held = [value for value in replies[10] if not value.startswith("returned\x1f")]
+            returned = [value.split("\x1f")[3] for value in replies[10] if value.startswith("returned\x1f")]
+            heads = [int(entry.partition("-")[0]) for entry in returned]
+            for stream, length, groups in zip(keys.streams, lengths, replies[1:10:2], strict=True):
+                if length and not isinstance(groups, Exception):
+                    last = next(
+                        (str(g["last-delivered-id"]) for g in map(_info, groups) if g["name"] == WORKERS_GROUP), "0-0"
+                    )
+                    head: Any = await self.client.xrange(stream, f"({last}", "+", count=1)
+                    heads += [int(str(entry).partition("-")[0]) for entry, _ in head]
+        return Figures(
+            waiting=max(sum(lengths) - len(held), 0),
+            running=len(held),
+            parked=int(replies[11]) + int(replies[12]),
+            dead=int(replies[13]),
+            workers=int(replies[14]),
+            oldest_ms=max(now_ms - min(heads), 0) if heads else None,
+        )
+
+    # ------------------------------------------------------------ within
+
+    @staticmethod
+    def _item(task: Claimed) -> list[str]:
+        return (
+            ["s", task.id, task.fence, task.step or ""] if STEP_SEPARATOR in task.id else ["t", task.id, task.fence, ""]
+        )
+
+    def _items(self, tasks: Sequence[Claimed]) -> tuple[list[str], list[str]]:
+        """KEYS and ARGV of calls that move claimed tasks and their visible state."""
+        keys = list(self.keys.fixed)
+        args: list[str] = []
+        for task in tasks:
+            record = self.keys.task(task.id) if task.run_id is None else self.keys.run_steps(task.run_id)
+            events = self.keys.agent_events(task.agent)
+            keys += [events, record, self.keys.run_events(task.run_id) if task.run_id else events]
+            args += self._item(task)
+        return keys, args
+
+    def _claim(self, reply: Sequence[Any]) -> Claim:
+        self._raise(reply[0], "")
+        flat = reply[3]
+        tasks = tuple(
+            Claimed(
+                flat[i], flat[i + 1], int(flat[i + 2]), flat[i + 3], flat[i + 4], int(flat[i + 5]), flat[i + 6] == "1"
+            )
+            for i in range(0, len(flat), 7)
+        )
+        return Claim(tasks, int(reply[1]), int(reply[2]))
+
+    async def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        with translated():
+            reply = await run_script(self.client, name, keys, args)
+        self._raise(reply if isinstance(reply, str) else reply[0], "")
+        return reply
+
+    def _raise(self, status: str, incarnation: str) -> None:
+        if status == "gone":
+            raise CrewGone(f"crew {self.keys.crew!r} was deleted, or replaced by another of that name")
+        if status == "fenced":
+            raise Fenced(
+                f"worker {incarnation} of crew {self.keys.crew!r} was taken for dead; its work was given to others"
+            )
+
+
+def _info(group: Any) -> dict[str, Any]:
+    """XINFO's answer as a mapping, whatever the protocol version made of it."""
+    if isinstance(group, Mapping):
+        return dict(group)
+    return dict(zip(group[::2], group[1::2], strict=True))

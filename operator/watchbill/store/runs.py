@@ -1,0 +1,262 @@
+"""Runs of a whole crew, and reading what became of runs and tasks.
+
+A run is a graph of steps, one hash field each; the finishing script advances it (store/scripts/lib.lua).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill.connection import run_script, translated
+from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull
+from watchbill.names import CrewKeys, split_step_id
+from watchbill.plan import flow
+from watchbill.records import ExecutionMode
+from watchbill.store.queue import BATCH
+from watchbill.tasks import (
+    RUN_TERMINAL,
+    TERMINAL,
+    AgentTask,
+    Priority,
+    RunResult,
+    RunState,
+    RunStatus,
+    StepStatus,
+    TaskResult,
+    TaskState,
+    Usage,
+)
+
+_FS: Final = "\x1f"
+_LS: Final = "\x1e"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSubmission:
+    """A run to be started."""
+
+    id: str
+    payload: str
+    """An AgentTask without an agent, as JSON: prompt, user, session, metadata."""
+    digest: str
+    """The definition that the run keeps."""
+    mode: ExecutionMode
+    steps: Sequence[flow.Step]
+    parallel: int
+    priority: Priority = Priority.NORMAL
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    dedupe_key: str = ""
+    dedupe_ms: int = 0
+
+
+def script_call(
+    keys: CrewKeys, uid: str, run: RunSubmission, max_queued: int, reply_to: str
+) -> list[tuple[list[str], list[Any]]]:
+    """(KEYS, ARGV) of the calls that create this run: one for each 500 steps, the last of which starts it."""
+    task = keys.task(run.id)
+    names = [*keys.fixed, keys.run(run.id), keys.run_steps(run.id), task, keys.run_events(run.id)]
+    names.append(keys.dedupe(run.dedupe_key) if run.dedupe_key else task)
+    calls: list[tuple[list[str], list[Any]]] = []
+    for start in range(0, len(run.steps), BATCH):
+        part = run.steps[start : start + BATCH]
+        last = start + BATCH >= len(run.steps)
+        inputs = run.inputs if start == 0 else {}
+        args: list[Any] = [
+            uid,
+            keys.crew,
+            max_queued,
+            run.id,
+            int(run.priority),
+            run.payload,
+            run.digest,
+            run.mode.value,
+        ]
+        args += [run.parallel, reply_to, run.dedupe_ms if run.dedupe_key else 0, int(last), len(run.steps)]
+        args += [" ".join(inputs), len(inputs), *(text for item in inputs.items() for text in item)]
+        args.append(len(part))
+        for index, step in enumerate(part, start):
+            args += [step.name, step.agent, index, len(step.after), _LS.join(step.successors)]
+        calls.append((names, args))
+    return calls
+
+
+async def submit(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run: RunSubmission, *, max_queued: int, reply_to: str = ""
+) -> str:
+    """Starts a run; returns its id (another's where the dedupe key was already used).
+
+    An id that is already there is the same run: nothing is added; one whose creation was interrupted is completed.
+    Raises QueueFull, Conflict when the id belongs to a task, CrewGone.
+    """
+    for names, args in script_call(keys, uid, run, max_queued, reply_to):
+        with translated():
+            reply = await run_script(client, "submit_run", names, args)
+        if reply[0] == "gone":
+            raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+        if reply[0] == "full":
+            raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
+        if reply[1] == "conflict":
+            raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
+        if reply[1].startswith("duplicate:"):
+            return str(reply[1].removeprefix("duplicate:"))
+        if reply[1] == "exists":
+            break
+    return run.id
+
+
+async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> RunStatus:
+    """The run and its steps as they are now. Raises NotFound."""
+    with translated():
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.hmget(keys.run(run_id), ["state", "submitted", "finished"])
+            pipe.hgetall(keys.run_steps(run_id))
+            (state, submitted, finished), packed = await pipe.execute()
+    if state is None:
+        raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} (a finished one is kept for tasks.resultTTLSeconds)")
+    return RunStatus(
+        run_id=run_id,
+        crew=keys.crew,
+        state=RunState(state),
+        submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
+        finished_at=_time(finished),
+        steps=_steps(packed, over=RunState(state) in RUN_TERMINAL),
+    )
+
+
+async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
+    """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. Raises NotFound."""
+    if step := split_step_id(task_id):
+        with translated():
+            stored = await client.hget(keys.run_results(step[0]), step[1])
+            if stored is None and not await client.hexists(keys.run_steps(step[0]), step[1]):
+                raise _not_found(keys, task_id)
+        return TaskResult.model_validate_json(stored) if stored else None
+    with translated():
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.hmget(keys.run(task_id), ["state", "submitted", "finished"])
+            pipe.hmget(keys.task(task_id), ["state", "result"])
+            (run_state, submitted, finished), (task_state, stored) = await pipe.execute()
+    if run_state is not None:
+        if run_state not in RUN_TERMINAL:
+            return None
+        return await _run_result(client, keys, task_id, RunState(run_state), _time(submitted), _time(finished))
+    if task_state is None:
+        raise _not_found(keys, task_id)
+    return TaskResult.model_validate_json(stored) if task_state in TERMINAL else None
+
+
+async def _run_result(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    run_id: str,
+    state: RunState,
+    submitted: datetime | None,
+    finished: datetime | None,
+) -> RunResult:
+    with translated():
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(keys.run_steps(run_id))
+            pipe.hgetall(keys.run_results(run_id))
+            packed, stored = await pipe.execute()
+    steps = _steps(packed, over=True)
+    results = {s.name: TaskResult.model_validate_json(stored[s.name]) for s in steps if s.name in stored}
+    outputs = {name: r.output for name, r in results.items() if r.success}
+    errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
+    return RunResult(
+        run_id=run_id,
+        crew=keys.crew,
+        status=state,
+        output=flow.output(steps, outputs),
+        error="\n".join(errors) or None,
+        steps=results,
+        skipped=tuple(s.name for s in steps if s.state is TaskState.SKIPPED),
+        usage=sum((r.usage for r in results.values() if r.usage), Usage()),
+        execution_time_ms=(finished - submitted).total_seconds() * 1000 if submitted and finished else 0.0,
+        completed_at=finished,
+    )
+
+
+async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, steps: Sequence[str]) -> dict[str, Any]:
+    """What these steps of a run returned, in the order asked. Steps without a result are left out."""
+    if not steps:
+        return {}
+    with translated():
+        stored = await client.hmget(keys.run_results(run_id), list(steps))
+    return {
+        name: TaskResult.model_validate_json(text).output
+        for name, text in zip(steps, stored, strict=True)
+        if text is not None
+    }
+
+
+async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, names: Sequence[str]) -> dict[str, str]:
+    """The inputs of a run or task."""
+    if not names:
+        return {}
+    step = split_step_id(task_id)
+    key = keys.run(step[0]) if step else keys.task(task_id)
+    with translated():
+        values = await client.hmget(key, [f"input:{name}" for name in names])
+    return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
+
+
+# Scores of unfinished ids lie above this (FAR in store/scripts/lib.lua).
+_UNFINISHED: Final = "(1e13"
+
+
+async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 100) -> list[str]:
+    """Ids of tasks and runs that haven't ended, newest first."""
+    with translated():
+        return [
+            str(i)
+            for i in await client.zrange(keys.ids, "+inf", _UNFINISHED, byscore=True, desc=True, offset=0, num=limit)
+        ]
+
+
+async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
+    """What a run or task was asked; None where there is no such record."""
+    with translated():
+        payload = await client.hget(keys.run(task_id), "payload") or await client.hget(keys.task(task_id), "payload")
+    return AgentTask.model_validate_json(payload).prompt if payload else None
+
+
+def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
+    fields = {name: value.split(_FS) for name, value in packed.items()}
+    after: dict[str, list[str]] = {name: [] for name in fields}
+    for name, f in sorted(fields.items(), key=lambda item: int(item[1][2])):
+        for successor in () if f[4] == "-" else f[4].split(_LS):
+            after[successor].append(name)
+    steps = []
+    for name, (state, _, index, agent, _, attempt, _, started, finished, tokens) in fields.items():
+        now = TaskState(state)
+        if over and now not in TERMINAL:
+            now = TaskState.SKIPPED  # behind a failed step: never reached, so never visited
+        steps.append(
+            StepStatus(
+                name=name,
+                agent=agent,
+                state=now,
+                index=int(index),
+                after=tuple(after[name]),
+                attempt=int(attempt),
+                started_at=_time(started),
+                finished_at=_time(finished),
+                tokens=int(tokens),
+            )
+        )
+    return tuple(sorted(steps, key=lambda s: s.index))
+
+
+def _time(ms: str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms and ms != "0" else None
+
+
+def _not_found(keys: CrewKeys, task_id: str) -> NotFound:
+    return NotFound(
+        f"crew {keys.crew!r} has no run or task {task_id!r} (a finished one is kept for tasks.resultTTLSeconds)"
+    )

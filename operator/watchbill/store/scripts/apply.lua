@@ -1,0 +1,17 @@
+#!lua
+-- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
+-- KEYS: fixed; new definition, old definition (as the caller last saw it; the new one again: none)
+-- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued
+-- -> {'ok', uid} | {'changed'} (another definition came in between: look again) | {'other', uid}
+local uid = redis.call('HGET', META, 'uid')
+if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid } end
+local old = redis.call('HGET', META, 'def') or ''
+if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
+uid = uid or ARGV[1]
+redis.call('SET', KEYS[FIXED + 1], ARGV[5])
+redis.call('HSET', META, 'uid', uid, 'def', ARGV[3], 'maxQueued', ARGV[6])
+if old ~= '' and old ~= ARGV[3] and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', KEYS[FIXED + 2]) end
+for _, c in ipairs(CLASSES) do
+  redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0', 'MKSTREAM')    -- an error says that it is there
+end
+return { 'ok', uid }

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- Claimed tasks return, in order and with their attempts unchanged: their entries move to a consumer that everyone may
+-- take from, so they keep their place in the stream.
+-- KEYS: fixed; then per item: agent events; its record (a step: its run's steps); run events (a task: agent events again)
+-- ARGV: uid, incarnation, n; per item: kind (t | s), id, fence, step
+-- -> {'gone'} | {'fenced'} | {'ok', per item: applied | stale}
+local bar = barred(ARGV[1], ARGV[2])
+if bar then return { bar } end
+local inc, outcome, at, key = ARGV[2], { 'ok' }, 4, FIXED + 1
+for _ = 1, tonumber(ARGV[3]) do
+  local kind, id, fence, name = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local agent_events, record = KEYS[key], KEYS[key + 1]
+  at, key = at + 4, key + 3
+  local h = holder(id)
+  if holds(h, inc, fence) then
+    if h.counted then agent_stops(h.agent, agent_events) end
+    redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
+    h.inc, h.started, h.counted = RETURNED, '0', false
+    hold(id, h)
+    redis.call('ZADD', LEASES, 0, RETURNED)
+    set_state(kind, record, name, 'waiting')
+    ring()
+    outcome[#outcome + 1] = 'applied'
+  else
+    outcome[#outcome + 1] = h and h.inc == RETURNED and 'applied' or 'stale'
+  end
+end
+return outcome

@@ -1,0 +1,54 @@
+#!lua
+-- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
+-- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
+-- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
+--   then uid, crew, maxQueued, id, class, payload, definition; for a task: agent; for a run: '', mode, parallel, number
+--   of steps, then per step: name, agent, index, number of dependencies, successors joined by LS
+-- -> {'gone'} | {'stale'} (removed, suspended, or of another generation) | {'changed'} (the crew has another definition
+--   by now) | {'conflict'} (the id is taken) | {'full'} | {fired | already, next slot}
+local uid, crew, max_queued, id, class, payload, def, agent = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9],
+  ARGV[10], ARGV[11], ARGV[12]
+local key, guard, run_key, steps_key, task_key, run_events = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
+  KEYS[FIXED + 4], KEYS[FIXED + 5], KEYS[FIXED + 6]
+local slot, is_task = ARGV[2], agent ~= ''
+
+if is_gone(uid) then return { 'gone' } end
+local known = redis.call('HMGET', key, 'uid', 'generation', 'next')
+if known[1] ~= uid or known[2] ~= ARGV[1] then return { 'stale' } end
+local next_slot = known[3]
+if slot ~= '' then
+  if next_slot == '' then return { 'stale' } end
+  if tonumber(slot) < tonumber(next_slot) then return { 'already', next_slot } end      -- fired, or told as missed
+end
+local function pass()
+  if slot ~= '' then
+    next_slot = ARGV[3]
+    redis.call('HSET', key, 'next', next_slot)
+  end
+end
+if redis.call('EXISTS', guard) == 1 or redis.call('EXISTS', is_task and task_key or run_key) == 1 then
+  pass()
+  return { 'already', next_slot }
+end
+if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'conflict' } end
+if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
+local steps = is_task and 1 or tonumber(ARGV[15])
+local waiting = queued()
+if waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + steps > max_queued then return { 'full' } end
+
+redis.call('SET', guard, id, 'PX', ARGV[4])
+if is_task then
+  add_task(task_key, run_key, id, class, agent, payload, '', '', {})
+else
+  add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
+  for i = 1, steps do
+    local at = 11 + 5 * i
+    add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+  end
+  start_run(run_key, steps_key, run_events, id)
+end
+redis.call('HSET', key, 'last', slot ~= '' and slot or int(now_ms))
+pass()
+ring()
+if waiting == 0 then wake(crew) end
+return { 'fired', next_slot }

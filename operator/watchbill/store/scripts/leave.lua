@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once.
+-- KEYS: fixed. ARGV: uid, incarnation  -> 'gone' | 'ok'
+if is_gone(ARGV[1]) then return 'gone' end
+local inc = ARGV[2]
+redis.call('HDEL', CLAIMS, inc)
+redis.call('HDEL', WORKERS, inc)
+redis.call('SADD', FENCED, inc)
+redis.call('EXPIRE', FENCED, DAY)
+if not forget_if_empty(inc) then
+  redis.call('ZADD', LEASES, 0, inc)
+  ring()
+end
+return 'ok'

@@ -1,0 +1,189 @@
+"""Tasks and results: what is submitted, what comes back, and the states between. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+PROMPT_MAX_BYTES: Final = 256 * 1024
+"""A prompt above this is refused; larger text travels as an input."""
+INPUT_MAX_BYTES: Final = 16 * 1024 * 1024
+"""An input above this is refused; larger data belongs into a store of its own, with a reference here."""
+METADATA_MAX_ENTRIES: Final = 64
+
+
+class Priority(IntEnum):
+    """Lower is more urgent. Within one priority, first in is first out."""
+
+    CRITICAL = 1
+    HIGH = 3
+    NORMAL = 5
+    LOW = 7
+    BACKGROUND = 9
+
+
+def _priority(value: Any) -> Any:
+    """Accepts names as well as numbers, because YAML and people write names."""
+    if isinstance(value, str) and value.upper() in Priority.__members__:
+        return Priority[value.upper()]
+    return value
+
+
+PriorityField = Annotated[Priority, BeforeValidator(_priority)]
+
+
+class TaskState(StrEnum):
+    """Where a task, or a step of a run, stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PARKED = "parked"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DEAD = "dead"
+    SKIPPED = "skipped"
+    """Only steps: never started, because something before it failed."""
+
+
+TERMINAL: Final = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD, TaskState.SKIPPED})
+
+TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
+    TaskState.WAITING: frozenset({TaskState.RUNNING, TaskState.PARKED, TaskState.DEAD, TaskState.SKIPPED}),
+    TaskState.PARKED: frozenset({TaskState.WAITING}),
+    # back to waiting: the worker handed the task back, or was taken for dead
+    TaskState.RUNNING: frozenset(
+        {TaskState.WAITING, TaskState.PARKED, TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD}
+    ),
+    TaskState.COMPLETED: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.DEAD: frozenset(),
+    TaskState.SKIPPED: frozenset(),
+}
+"""The legal moves. The scripts make them; tests/store checks each against this table."""
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    """Every step completed."""
+    PARTIAL = "partial"
+    """Something failed, and yet at least one of the last steps completed."""
+    FAILED = "failed"
+    """None of the last steps completed."""
+
+
+RUN_TERMINAL: Final = frozenset({RunState.COMPLETED, RunState.PARTIAL, RunState.FAILED})
+
+
+class AgentTask(BaseModel):
+    """One piece of work for one agent of a crew (the task of seed AgentService)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task_id: str = Field(description="Unique within the crew; a second submission of the same id is the same task.")
+    agent_name: str
+    prompt: str
+    crew_name: str = ""
+    priority: PriorityField = Priority.NORMAL
+    user_id: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=METADATA_MAX_ENTRIES)
+
+
+class Usage(BaseModel):
+    """What a model charged for: tokens and requests of one task, or of all steps of a run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            requests=self.requests + other.requests,
+        )
+
+
+class TaskResult(BaseModel):
+    """How a task ended. `output` is any JSON value: what the agent returned."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task_id: str
+    agent_name: str
+    success: bool
+    output: Any = None
+    error: str | None = None
+    execution_time_ms: float = 0.0
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    usage: Usage | None = None
+    attempt: int = 1
+    completed_at: datetime | None = None
+
+
+class StepStatus(BaseModel):
+    """One step of a run as the store has it now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    agent: str
+    state: TaskState
+    index: int
+    """Position in the plan: a step stands after all that it depends on."""
+    after: tuple[str, ...] = ()
+    attempt: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    tokens: int = 0
+
+
+class RunStatus(BaseModel):
+    """A run and its steps as the store has them now, without outputs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    crew: str
+    state: RunState
+    submitted_at: datetime
+    finished_at: datetime | None = None
+    steps: tuple[StepStatus, ...] = ()
+
+
+class RunResult(BaseModel):
+    """How a run ended.
+
+    `output` is the last step's output; where several steps are last (parallel, or a flow with more than one
+    end), a mapping of step to output.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    crew: str
+    status: RunState
+    output: Any = None
+    error: str | None = None
+    steps: dict[str, TaskResult] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    usage: Usage = Usage()
+    execution_time_ms: float = 0.0
+    completed_at: datetime | None = None
+
+    @property
+    def success(self) -> bool:
+        return self.status is RunState.COMPLETED

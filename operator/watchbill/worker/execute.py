@@ -1,0 +1,230 @@
+"""One task from claim to result: definition, prompt, agent, timeout, and what is made of its end.
+
+Knows nothing of leases and slots: the worker decides what is run, and cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import redis.asyncio
+from pydantic_core import PydanticSerializationError
+
+from watchbill import metrics
+from watchbill.agents.context import Context
+from watchbill.agents.loading import AgentLoader
+from watchbill.connection import persist
+from watchbill.errors import AgentNotLoadable, NotFound
+from watchbill.names import CrewKeys
+from watchbill.plan import flow, prompts
+from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
+from watchbill.store import definitions, runs
+from watchbill.store.queue import Claimed, Finished, Outcome, Started
+from watchbill.tasks import AgentTask, TaskResult, Usage
+from watchbill.worker.redact import Redactor
+from watchbill.worker.threads import run_in_thread
+
+logger = logging.getLogger("watchbill.agent")
+
+RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
+_DEFINITIONS_KEPT: Final = 16
+
+Say = Callable[[str], Awaitable[None]]
+
+
+class Executor:
+    """Runs tasks of one crew."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: CrewKeys, loader: AgentLoader, redact: Redactor) -> None:
+        self._client = client
+        self._keys = keys
+        self._loader = loader
+        self._redact = redact
+        self._definitions: dict[str, CrewDefinition] = {}
+
+    async def run(self, task: Claimed, started: Started, say: Say) -> Finished:
+        """The task's end, whatever happens to the agent.
+
+        Raises AgentNotLoadable when this worker doesn't have the agent, CancelledError when cancelled.
+        """
+        try:
+            crew = await self._definition(started.definition)
+        except NotFound as failure:
+            return self._finished(task, started, "failed", TaskPolicy(), error=str(failure))
+        policy = crew.tasks
+        if task.attempt > policy.max_attempts:
+            why = f"given up: its worker died {task.attempt - 1} times while it ran (maxAttempts {policy.max_attempts})"
+            return self._finished(task, started, "dead", policy, error=why)
+        agent = crew.agent(task.agent)
+        if agent is None:
+            why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
+            return self._finished(task, started, "failed", policy, error=why)
+        runner = self._loader.load(crew, agent)
+        tools = self._loader.tools(crew, agent)
+
+        waited = time.time() - task.queued_ms / 1000  # noqa: TID251 - shell
+        metrics.TASK_WAIT.labels(self._keys.crew).observe(max(waited, 0))
+        timeout = agent.timeout_seconds or policy.timeout_seconds
+        try:
+            context = await self._context(task, started, crew, agent, tools, timeout, say)
+        except (KeyError, ValueError) as failure:
+            return self._finished(task, started, "failed", policy, error=f"no prompt for {task.agent!r}: {failure}")
+        begin = time.perf_counter()
+        outcome: Outcome = "failed"
+        output: Any = None
+        error: str | None = None
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                if runner.is_async:
+                    output = await runner.run(context)
+                else:
+                    output = await run_in_thread(runner.run, context)
+                    if inspect.isawaitable(output):  # a decorated function hides that it is async
+                        output = await output
+            outcome = "completed"
+        except TimeoutError as failure:
+            error = f"timed out after {timeout} s" if limit.expired() else _describe(failure)
+        except Exception as failure:
+            logger.info("task %s of %s failed", task.id, self._keys.crew, exc_info=True)
+            error = _describe(failure)
+        usage = context.usage or Usage()
+        took = time.perf_counter() - begin
+        self._count(task, usage, took)
+        return self._finished(task, started, outcome, policy, output=output, error=error, usage=usage, ms=took * 1000)
+
+    async def _context(
+        self,
+        task: Claimed,
+        started: Started,
+        crew: CrewDefinition,
+        agent: AgentDefinition,
+        tools: Any,
+        timeout: float,
+        say: Say,
+    ) -> Context:
+        payload = AgentTask.model_validate_json(started.payload)
+        inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, started.inputs))
+        outputs: dict[str, Any] = {}
+        if task.run_id is not None:
+            known = crew.agent_ids()
+            cited = [known[name] for name in prompts.references(agent.prompt or "")[1]]
+            wanted = flow.reads(crew, agent, flow.steps(crew), cited)
+            run_id = task.run_id
+            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, wanted))
+        named = outputs | {a.effective_name: outputs[a.agent_id] for a in crew.agents if a.agent_id in outputs}
+        prompt = prompts.compose(agent.prompt, payload.prompt, inputs, named if agent.prompt else outputs)
+        return Context(
+            crew=self._keys.crew,
+            agent=agent,
+            task=payload.model_copy(update={"task_id": task.id, "agent_name": task.agent}),
+            run_id=task.run_id,
+            prompt=prompt,
+            inputs=inputs,
+            outputs=outputs,
+            tools=tools,
+            logger=logging.LoggerAdapter(logger, {"crew": self._keys.crew, "agent": task.agent, "task": task.id}),
+            deadline=datetime.now(UTC) + timedelta(seconds=timeout),  # noqa: TID251 - shell
+            attempt=task.attempt,
+            fence=int(task.fence),
+            emit=say,
+            loop=asyncio.get_running_loop(),
+        )
+
+    async def _definition(self, digest: str) -> CrewDefinition:
+        known = self._definitions.get(digest)
+        if known is None:
+            known = await persist(lambda: definitions.load(self._client, self._keys, digest))
+            self._definitions[digest] = known
+            while len(self._definitions) > _DEFINITIONS_KEPT:
+                self._definitions.pop(next(iter(self._definitions)))
+        return known
+
+    def _finished(
+        self,
+        task: Claimed,
+        started: Started,
+        outcome: Outcome,
+        policy: TaskPolicy,
+        *,
+        output: Any = None,
+        error: str | None = None,
+        usage: Usage | None = None,
+        ms: float = 0.0,
+    ) -> Finished:
+        try:
+            text = self._result(task, outcome, output, error, usage, ms)
+            if len(text) > RESULT_MAX_BYTES:
+                raise ValueError(f"{len(text)} characters are more than {RESULT_MAX_BYTES}: return a reference instead")
+        except (PydanticSerializationError, ValueError, RecursionError) as failure:
+            outcome = "failed"
+            error = f"what agent {task.agent!r} returned can't be stored as JSON: {_describe(failure)}"
+            text = self._result(task, outcome, None, error, usage, ms)
+        return Finished(
+            task,
+            outcome,
+            text,
+            message=self._redact(error or "")[:4000],
+            tokens=usage.total_tokens if usage else 0,
+            ttl_ms=policy.result_ttl_seconds * 1000,
+            definition=started.definition,
+        )
+
+    def _result(
+        self, task: Claimed, outcome: Outcome, output: Any, error: str | None, usage: Usage | None, ms: float
+    ) -> str:
+        result = TaskResult(
+            task_id=task.id,
+            agent_name=task.agent,
+            success=outcome == "completed",
+            output=output,
+            error=self._redact(error) if error else None,
+            execution_time_ms=round(ms, 3),
+            usage=usage if usage and (usage.requests or usage.total_tokens) else None,
+            attempt=task.attempt,
+            completed_at=datetime.now(UTC),  # noqa: TID251 - shell
+        )
+        return result.model_dump_json()
+
+    def _count(self, task: Claimed, usage: Usage, seconds: float) -> None:
+        metrics.TASK_RUN.labels(self._keys.crew, task.agent).observe(seconds)
+        if usage.total_tokens:
+            metrics.TOKENS.labels(self._keys.crew, task.agent, "input").inc(usage.input_tokens)
+            metrics.TOKENS.labels(self._keys.crew, task.agent, "output").inc(usage.output_tokens)
+
+
+def missing(task: Claimed) -> Finished:
+    """The end of a task whose record isn't there: nothing says what it should do."""
+    error = "it has no record, so nothing says what to do"
+    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
+    return Finished(task, "dead", result.model_dump_json(), message=error)
+
+
+def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
+    """What the feed says of a parked task."""
+    return f"AgentUnavailable: {error}. Task {task.id!r} waits for a worker that has it"
+
+
+def _describe(failure: BaseException) -> str:
+    text = str(failure)
+    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+
+
+def broken(task: Claimed, started: Started, error: str) -> Finished:
+    """The end of a task that we ourselves couldn't run."""
+    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
+    return Finished(task, "failed", result.model_dump_json(), message=error[:4000], definition=started.definition)
+
+
+def refused(finished: Finished) -> Finished:
+    """In place of a result that the store refuses."""
+    error = "the store refused its result"
+    task = finished.task
+    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
+    return replace(finished, outcome="dead", result=result.model_dump_json(), message=error)

@@ -1,0 +1,140 @@
+"""The lease keeper: a thread that keeps one incarnation alive, and watches whether its event loop still turns.
+
+A thread, because an agent that blocks the loop (a CPU-bound one, or blocking I/O in an `async def`) must not
+make the worker look dead: its work would be run twice. A loop that is stuck for good must: past
+`stuck_seconds` the keeper renews no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from watchbill import metrics
+from watchbill.connection import connect_sync
+from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.store.queue import Queue
+
+logger = logging.getLogger("watchbill.worker")
+
+BLOCKED_SECONDS: Final = 5.0
+"""An event loop that hasn't turned for this long is reported, with where it stands."""
+_TICK_SECONDS: Final = 0.5
+
+
+class LeaseKeeper:
+    """Renews every third of a lease. `on_lost(error)` is called on the loop when the incarnation is no more."""
+
+    def __init__(
+        self,
+        url: str,
+        queue: Queue,
+        *,
+        lease_ms: int,
+        stuck_seconds: float,
+        describe: Callable[[], str],
+        on_lost: Callable[[str, Exception], None],
+    ) -> None:
+        self._client = connect_sync(url)
+        self._queue = queue
+        self._lease_ms = lease_ms
+        self._stuck_seconds = stuck_seconds
+        self._describe = describe
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._incarnation: str | None = None
+        self._stop = threading.Event()
+        self._renewed_at = self._turned_at = time.monotonic()
+        self._take_over_from = 0.0
+        self._reported = False
+        self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
+
+    def start(self) -> None:
+        self._tick()
+        self._thread.start()
+
+    def guard(self, incarnation: str) -> None:
+        """From now on, keeps this incarnation alive. It must have claimed once."""
+        self._renewed_at = time.monotonic()
+        self._incarnation = incarnation
+
+    async def stop(self) -> None:
+        self._incarnation = None
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, 2.0)
+        self._client.close()
+
+    def wait_before_take_over(self, seconds: float) -> None:
+        """Others may need that long to come back from an outage that we all had."""
+        self._take_over_from = max(self._take_over_from, time.monotonic() + seconds)
+
+    @property
+    def may_take_over(self) -> bool:
+        """False after an outage, until those who had it too have had time to renew."""
+        now = time.monotonic()
+        return now >= self._take_over_from and now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
+
+    def _tick(self) -> None:
+        self._turned_at = time.monotonic()
+        if not self._stop.is_set():
+            self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _keep(self) -> None:
+        interval = self._lease_ms / 3000
+        due = time.monotonic() + interval
+        while not self._stop.wait(min(0.25, interval / 4)):
+            self._watch()
+            now = time.monotonic()
+            if now < due or self._incarnation is None:
+                continue
+            due = now + (interval if self._renew(self._incarnation, interval) else min(0.25, interval / 4))
+
+    def _renew(self, incarnation: str, interval: float) -> bool:
+        if time.monotonic() - self._turned_at > self._stuck_seconds:
+            return False
+        try:
+            self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
+        except StoreUnavailable as error:
+            logger.warning("can't renew the lease: %s", error)
+            return False
+        except (Fenced, CrewGone) as error:
+            self._incarnation = None
+            self._tell(incarnation, error)
+            return True
+        except Exception:
+            logger.exception("can't renew the lease")
+            return False
+        now = time.monotonic()
+        if now - self._renewed_at > interval * 2:
+            self.wait_before_take_over(interval)
+        self._renewed_at = now
+        return True
+
+    def _tell(self, incarnation: str, error: Exception) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._on_lost, incarnation, error)
+        except RuntimeError:  # the loop is closed: the worker has ended
+            return
+
+    def _watch(self) -> None:
+        blocked = time.monotonic() - self._turned_at
+        if blocked < BLOCKED_SECONDS:
+            self._reported = False
+        elif not self._reported:
+            self._reported = True
+            metrics.LOOP_BLOCKED.labels(self._queue.keys.crew).inc()
+            frame = sys._current_frames().get(self._loop_thread)
+            stack = "".join(traceback.format_stack(frame)[-6:]) if frame else ""
+            logger.warning(
+                "the event loop has been blocked for %.0f s. An agent blocks it: make its `run` a plain `def` (it then "
+                "runs in a thread), or await what it waits for. It stands at:\n%s",
+                blocked,
+                stack,
+            )

@@ -1,0 +1,207 @@
+"""What a step is asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from watchbill.plan import prompts
+from watchbill.records import CrewDefinition
+
+pytestmark = pytest.mark.pure
+
+
+def crew(mode: str, relations: list[tuple[Any, Any]] | None = None, **templates: str | None) -> CrewDefinition:
+    return CrewDefinition.model_validate(
+        {
+            "name": "c",
+            "execution_mode": mode,
+            "agents": [{"agent_id": name, "prompt": prompt} for name, prompt in templates.items()],
+            "flow_relations": [{"source": s, "target": t} for s, t in relations or []],
+        }
+    )
+
+
+def composed(template: str | None, **outputs: Any) -> str:
+    return prompts.compose(template, "PROMPT", {"log": "LOG", "a-b_2": "OTHER"}, outputs)
+
+
+# references
+
+
+def test_references_are_found_once_each_in_order() -> None:
+    template = "{inputs.b} {input} {steps.x.y-z} {inputs.a} {inputs.b} {steps.w} {steps.x.y-z}"
+    assert prompts.references(template) == (["b", "a"], ["x.y-z", "w"])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "",
+        "no braces",
+        "{}",
+        "{other}",
+        "{ input }",
+        "{Input}",
+        "{input.x}",
+        "{inputs}",
+        "{inputs.}",
+        "{inputs.a b}",
+        "{inputs.a.b}",
+        "{steps}",
+        "{steps.}",
+        "{steps.a/b}",
+        "{input",
+        "input}",
+        "{{inputs.a}}",
+        "{{steps.a}}",
+        '{"a": {"b": 1}}',
+        "f'{name}' ${var} {0} {!r}",
+    ],
+)
+def test_what_is_no_reference_is_text_and_stays_as_it_is_but_for_escapes(template: str) -> None:
+    assert prompts.references(template) == ([], [])
+    assert composed(template) == template.replace("{{", "{").replace("}}", "}") if "{{" in template else template
+
+
+# composing
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{input}", "PROMPT"),
+        ("{input} and {input}", "PROMPT and PROMPT"),
+        ("{inputs.log}|{inputs.a-b_2}", "LOG|OTHER"),
+        ("{{input}}", "{input}"),
+        ("{{inputs.log}}", "{inputs.log}"),
+        ("{{steps.a}}", "{steps.a}"),
+        ("{{input}} is {input}", "{input} is PROMPT"),
+        ("{{{input}}}", "{{input}}"),
+        ("{{input}", "{PROMPT"),
+        ("{input}}", "PROMPT}"),
+        ('{"q": "{input}", "o": {"x": [{}]}}', '{"q": "PROMPT", "o": {"x": [{}]}}'),
+        ('{"log":{inputs.log}}', '{"log":LOG}'),
+        ("{ {input} }", "{ PROMPT }"),
+    ],
+)
+def test_a_template_knows_its_references_and_leaves_all_other_braces_alone(template: str, expected: str) -> None:
+    assert composed(template) == expected
+
+
+def test_a_value_that_looks_like_a_reference_is_not_looked_into() -> None:
+    value = r"{inputs.log} {{input}} \1 \g<0> {steps.a}"
+    assert prompts.compose("<{input}>", value, {"log": "LOG"}, {"a": "A"}) == f"<{value}>"
+    assert prompts.compose("<{inputs.log}>", "P", {"log": value}, {}) == f"<{value}>"
+    assert prompts.compose("<{steps.a}>", "P", {}, {"a": value}) == f"<{value}>"
+
+
+def test_a_template_is_followed_to_the_letter_whatever_outputs_there_are() -> None:
+    assert composed("Only this.", a="output") == "Only this."
+    assert composed("", a="output") == ""
+
+
+def test_a_reference_without_a_value_is_an_error() -> None:
+    with pytest.raises(KeyError, match="nothing"):
+        composed("{inputs.nothing}")
+    with pytest.raises(KeyError, match="nobody"):
+        composed("{steps.nobody}")
+
+
+def test_without_a_template_and_outputs_the_prompt_is_asked_as_it_is() -> None:
+    assert composed(None) == "PROMPT"
+    assert prompts.compose(None, "{input} {inputs.log} {{input}}", {"log": "L"}, {}) == "{input} {inputs.log} {{input}}"
+
+
+def test_without_a_template_the_outputs_of_the_steps_before_follow_in_full_and_in_order() -> None:
+    long = "x" * 5000
+    assert composed(None, b=long, a="short") == f"PROMPT\n\nWhat came before:\n\n## b\n\n{long}\n\n## a\n\nshort"
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ('"quoted"', '"quoted"'),
+        (5, "5"),
+        (1.5, "1.5"),
+        (True, "true"),
+        (None, "null"),
+        ([], "[]"),
+        ({"ü": "é"}, '{\n  "ü": "é"\n}'),
+        ([1, {"a": None}], '[\n  1,\n  {\n    "a": null\n  }\n]'),
+    ],
+)
+def test_text_is_put_in_as_it_is_and_everything_else_as_json(output: Any, text: str) -> None:
+    assert prompts.as_text(output) == text
+    assert composed("<{steps.a}>", a=output) == f"<{text}>"
+    assert composed(None, a=output).endswith(f"## a\n\n{text}")
+    if not isinstance(output, str):
+        assert json.loads(text) == output
+
+
+# checking the crew
+
+
+def test_a_crew_whose_references_are_all_there_has_no_problems() -> None:
+    assert prompts.check(crew("sequential", a="{input}", b="{steps.a}", c="{steps.a} {steps.b} {{steps.zz}}")) == []
+    assert prompts.check(crew("flow", [("a", "b"), ("b", "c")], a=None, b="{steps.a}", c="{steps.a}")) == []
+
+
+def test_a_reference_to_an_agent_that_is_not_there_is_named() -> None:
+    (problem,) = prompts.check(crew("sequential", a="x", b="{steps.nobody}"))
+    assert problem.path == "spec.agents[1].prompt"
+    assert problem.reason == "the prompt of agent 'b' cites {steps.nobody}, but no agent is called 'nobody'"
+    assert problem.fix == "Use one of: a, b."
+
+
+@pytest.mark.parametrize(
+    ("mode", "relations", "templates"),
+    [
+        ("sequential", [], {"a": "{steps.b}", "b": None}),
+        ("sequential", [], {"b": None, "a": "{steps.a}"}),
+        ("parallel", [], {"b": None, "a": "{steps.b}"}),
+        ("flow", [], {"b": None, "a": "{steps.b}"}),
+        ("flow", [("a", "b")], {"b": None, "a": "{steps.b}"}),
+        ("flow", [("c", "a"), ("c", "b")], {"b": None, "a": "{steps.b}", "c": None}),
+    ],
+)
+def test_a_reference_to_a_step_that_has_not_run_by_then_is_named(
+    mode: str, relations: list[tuple[Any, Any]], templates: dict[str, str | None]
+) -> None:
+    (problem,) = prompts.check(crew(mode, relations, **templates))
+    assert problem.path.endswith(".prompt")
+    assert f"does not run before it in mode {mode}" in problem.reason
+    assert problem.fix.startswith("Remove the reference")
+
+
+def test_every_wrong_reference_is_told() -> None:
+    found = prompts.check(crew("sequential", a="{steps.x} {steps.y}", b="{steps.z}"))
+    assert [p.path for p in found] == ["spec.agents[0].prompt", "spec.agents[0].prompt", "spec.agents[1].prompt"]
+
+
+# checking a submission
+
+
+def test_an_input_that_is_cited_must_be_given() -> None:
+    errors, warnings = prompts.check_inputs(crew("sequential", a="{inputs.log}", b="{inputs.log} {inputs.x}"), ["x"])
+    (error,) = errors
+    assert error.path == "inputs.log"
+    assert error.reason == "the prompt of agent 'a' cites {inputs.log}, but no such input was given"
+    assert error.fix == "Give it with --input log=@FILE (or log=TEXT)."
+    assert warnings == []
+
+
+def test_an_input_that_no_template_cites_is_a_warning() -> None:
+    errors, warnings = prompts.check_inputs(crew("sequential", a="{inputs.log} {{inputs.b}}", b=None), ["log", "b"])
+    assert errors == []
+    assert [w.path for w in warnings] == ["inputs.b"]
+    assert warnings[0].reason == "input 'b' is used by no agent's prompt"
+
+
+def test_inputs_that_can_be_read_only_once_are_read_only_once() -> None:
+    errors, warnings = prompts.check_inputs(crew("sequential", a="{inputs.a} {inputs.b}"), iter(["a", "b"]))
+    assert (errors, warnings) == ([], [])
