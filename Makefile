@@ -42,7 +42,7 @@ test: check  ## check, then all tests: what runs on any machine with Python
 	$(BIN)/pytest
 
 bench: $(DEV)  ## Measure tasks per second and latency, beside the floor
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/throughput.py
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd

@@ -106,7 +106,10 @@ def bursts(rows: Iterable[Row], first: float, last: float, of: str = "failure") 
 
 
 def sharpen(windows: list[Window], groups: list[Group], width: int) -> None:
-    """Moves start and end of each window to the first and last record of what is peculiar to it."""
+    """Moves start and end of each window to the first and last record of what is peculiar to it.
+
+    Both to whole seconds, inclusive, as rows are folded: so a reader can count the same with grep.
+    """
     for i, window in enumerate(windows):
         back = max(windows[i - 1].end if i else -math.inf, window.start - max(30, 4 * width))
         ahead = min(windows[i + 1].start if i + 1 < len(windows) else math.inf, window.end + 2 * width)
@@ -118,7 +121,8 @@ def sharpen(windows: list[Window], groups: list[Group], width: int) -> None:
         if not peculiar:  # only more of what is always there: as exact as the buckets are
             back, ahead, peculiar = window.start, window.end, [group for group in groups if group.troubled]
         rows = [row for group in peculiar for row in group.rows if back <= row[0] <= ahead]
-        window.start, window.end = min(row[0] for row in rows), max(row[1] for row in rows)
+        window.start = math.floor(min(row[0] for row in rows))
+        window.end = math.floor(max(row[1] for row in rows)) + 0.999
 
 
 def _seen_outside(group: Group, windows: list[Window], back: float, ahead: float) -> bool:
@@ -174,25 +178,29 @@ def kinds_of(log: Log, window: Window) -> list[dict[str, Any]]:
         if group.troubled and group.within(window.start, window.end) and pattern(log, group)[0] in ("only", "surged"):
             name = group.shape["kind"] or f"{group.shape['level']}: {group.shape['template']}"
             found.setdefault(name, []).append(group)
-    kinds = []
+    kinds: list[tuple[float, dict[str, Any]]] = []
     for name, groups in found.items():
         rows = sorted(row for group in groups for row in group.rows if window.holds(row[0]))
         one = min(groups, key=lambda g: next(row for row in g.rows if window.holds(row[0])))
+        began = rows[0][0] + depth(name) * 0.3  # what begins together is one event: the deeper cause goes first
         kinds.append(
-            {
-                "kind": name[:SAMPLE_CHARS],
-                "named": bool(groups[0].shape["kind"]),
-                "count": sum(row[2] for row in rows),
-                "before": sum(group.within(-math.inf, window.start - 0.001) for group in groups),
-                "first": stamp(rows[0][0]),
-                "last": stamp(rows[-1][1]),
-                "seconds_after_onset": round(rows[0][0] - window.start, 1),
-                "components": sorted({g.shape["component"] for g in groups if g.shape["component"]}),
-                "first_component": one.shape["component"],
-                "first_sample": (one.shape["cause"] or one.shape["sample"])[:SAMPLE_CHARS],
-            }
+            (
+                began,
+                {
+                    "kind": name[:SAMPLE_CHARS],
+                    "named": bool(groups[0].shape["kind"]),
+                    "count": sum(row[2] for row in rows),
+                    "before": sum(group.within(-math.inf, window.start - 0.001) for group in groups),
+                    "first": stamp(rows[0][0]),
+                    "last": stamp(rows[-1][1]),
+                    "seconds_after_onset": int(rows[0][0] - window.start),
+                    "components": sorted({g.shape["component"] for g in groups if g.shape["component"]}),
+                    "first_component": one.shape["component"],
+                    "first_sample": (one.shape["cause"] or one.shape["sample"])[:SAMPLE_CHARS],
+                },
+            )
         )
-    return sorted(kinds, key=lambda k: (k["seconds_after_onset"] + depth(str(k["kind"])) * 0.3, k["kind"]))
+    return [kind for _, kind in sorted(kinds, key=lambda pair: pair[0])]
 
 
 def newcomers(log: Log, start: float, end: float, wanted: Callable[[Group], bool]) -> list[dict[str, Any]]:
@@ -263,7 +271,7 @@ def incident(log: Log, window: Window) -> dict[str, Any]:
         "peak_count": window.peak,
         "peak_of": window.peak_of,
         "end": stamp(window.end),
-        "seconds": round(window.end - window.start, 1),
+        "seconds": int(window.end - window.start),
         "ongoing": window.ongoing,
         "errors": count("ERROR", "CRITICAL"),
         "warnings": count("WARNING"),

@@ -20,7 +20,7 @@ class Kind(NamedTuple):
 
 KINDS: tuple[Kind, ...] = (
     Kind(
-        "circuit breaker open",
+        "circuit breaker",
         8,
         ("breaker", "load shedding", "shedding load"),
         "A breaker opens because of something else: find what it counted as failures.",

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 MESSAGE_CHARS = 400
+COMPONENT_CHARS = 80
 UNKNOWN_YEAR = 1972
 """The year of times that have none (syslog); a leap year, and too far off to be mistaken for a real one."""
 
@@ -77,11 +78,11 @@ def _time_of(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not 1e8 < value < 1e20:
         return None
     while value > 1e11:  # s until the year 5138; ms, µs and ns are always larger
         value /= 1000
-    return float(value) if value > 1e8 else None
+    return float(value)
 
 
 # ---- one line
@@ -92,6 +93,7 @@ _NEAR_LEVEL = re.compile(rf"(?<![\w./-])\[?({_WORD.upper()})\]?(?![\w./-])[\s:|-
 _BRACKETED = re.compile(r"\[([A-Za-z][\w./:-]*)\]\s*[:-]?\s*")
 _NAMED = re.compile(r"([A-Za-z][\w./-]*)(?:\[\d+\])?(?::\s*| - )(?!//)(?=\S)")
 _SYSLOG_SOURCE = re.compile(r"\S+ ([\w./-]+)(?:\[\d+\])?: (.*)")
+_PROCESS = re.compile(r"\S+ ([\w./-]+)\[\d+\]: ")
 _LOGFMT = re.compile(r'([A-Za-z_@][\w.@-]*)=("(?:[^"\\]|\\.)*"|\S*)')
 _REQUEST = re.compile(r'"?\b(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (\S+)(?: HTTP/[\d.]+)?" (?:status=)?([1-5]\d\d)\b')
 
@@ -108,8 +110,8 @@ def _level(value: Any) -> str:
     """A level as people and libraries write it; numbers as Python's (10 to 50) or bunyan's (10 to 60)."""
     if isinstance(value, str):
         return _LEVELS.get(value.strip().lower(), "")
-    if isinstance(value, int | float):
-        return {6: "CRITICAL", 5: "ERROR", 4: "WARNING", 3: "INFO", 2: "DEBUG"}.get(int(value // 10), "")
+    if isinstance(value, int):
+        return {6: "CRITICAL", 5: "ERROR", 4: "WARNING", 3: "INFO", 2: "DEBUG"}.get(value // 10, "")
     return ""
 
 
@@ -126,11 +128,12 @@ def _structured(fields: dict[str, Any], form: str) -> Record | None:
     status = _first(fields, _STATUS_KEYS)
     if isinstance(cause, dict):
         cause = f"{cause.get('type', '')}: {cause.get('message', '')}"
-    record = Record(at, level, str(_first(fields, _COMPONENT_KEYS) or ""), str(message or ""), format=form)
-    record.cause = exception_of(str(cause)) if cause else ""
+    component = str(_first(fields, _COMPONENT_KEYS) or "")
+    record = Record(at, level, component, str(message or ""), format=form)
+    record.cause = exception_of(cause) if isinstance(cause, str) else ""
     others = {k: v for k, v in fields.items() if k not in _NAMED_KEYS and isinstance(v, str | int | float)}
     record.extra = ", ".join(f"{k}={v}" for k, v in others.items())
-    if str(status).isdigit() and 100 <= int(status) <= 599 and ("method" in fields or "path" in fields):
+    if str(status).isdecimal() and 100 <= int(status) <= 599 and ("method" in fields or "path" in fields):
         record.status = int(status)
         record.message = f"{fields.get('method', '')} {fields.get('path', fields.get('url', ''))}".strip()
     return record
@@ -203,7 +206,7 @@ def _rest(at: float | None, rest: str, form: str) -> Record:
             component, rest = source.group(1), rest[source.end() :]
         elif source := re.search(r"[A-Za-z][\w./-]*", before):
             component = source.group()
-    elif source := _BRACKETED.match(rest):
+    elif source := _BRACKETED.match(rest) or _PROCESS.match(rest):
         component, rest = source.group(1), rest[source.end() :]
     return Record(at, level, component, rest, format=form)
 
@@ -218,9 +221,12 @@ def read_line(line: str) -> Record | None:
         record = read_line(line[match.end() :])
         if record is not None:
             record.component = record.component or match.group(1)
-    if record is not None and record.status is None and (match := _REQUEST.search(record.message)):
+    if record is None:
+        return None
+    record.component = record.component[:COMPONENT_CHARS]
+    if record.status is None and (match := _REQUEST.search(record.message)):
         record.status = int(match.group(3))
-        record.message = f"{match.group(1)} {match.group(2)}"
+        record.message = f"{match.group(1)} {match.group(2).partition('?')[0]}"
     return record
 
 

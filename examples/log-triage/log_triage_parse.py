@@ -14,9 +14,18 @@ from log_triage_kinds import SERVER_ERROR, classify
 from log_triage_lines import AGAIN, EXCEPTION, MESSAGE_CHARS, OPENS, Record, exception_of, guess_level, read_line
 
 MAX_SHAPES = 2_000
-"""Messages that differ more than this are counted per level and component, as `(other messages)`."""
+"""Of a log with more different messages than this, the later ones are counted per level, as `(other messages)`."""
 MAX_ROWS = 100_000
 """Above this, rows are folded over longer stretches of time, so that the output stays a few MB."""
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def clean(text: str) -> str:
+    """The text without a byte order mark and terminal colours; bytes that are not UTF-8 become question marks."""
+    text = text.removeprefix("\ufeff").encode("utf-8", "replace").decode()
+    return _COLOUR.sub("", text) if "\x1b" in text else text
 
 
 @dataclass
@@ -31,8 +40,8 @@ class Reader:
         current: Record | None = None
         trace: list[str] = []
         last_at: float | None = None
-        for line in text.splitlines():
-            if not line or line.isspace():
+        for line in map(str.rstrip, clean(text).split("\n")):
+            if not line:
                 continue
             self.lines += 1
             if current is not None and self._continues(line, trace):
@@ -129,19 +138,12 @@ class Folded:
         text = template(record.message)
         key = (record.level, record.component, text, kind, record.status)
         if key not in self._known and len(self.shapes) >= MAX_SHAPES:
-            text = "(other messages)"
-            key = (record.level, record.component, text, kind, None)
+            key = (record.level, "", "(other messages)", SERVER_ERROR if kind == SERVER_ERROR else "", None)
         if key not in self._known:
             self._known[key] = len(self.shapes)
-            shape: dict[str, Any] = {
-                "level": record.level,
-                "component": record.component,
-                "template": text,
-                "kind": kind,
-            }
+            said = dict(zip(("level", "component", "template", "kind", "status"), key, strict=True))
             sample = f"{record.message} ({record.extra})" if record.extra else record.message
-            shape |= {"sample": sample[:MESSAGE_CHARS], "cause": record.cause, "status": record.status}
-            self.shapes.append(shape)
+            self.shapes.append({**said, "sample": sample[:MESSAGE_CHARS], "cause": record.cause})
         return self._known[key]
 
 

@@ -61,7 +61,7 @@ _EMPTY_WORDS = frozenset(
         r"\w+",
         "what which when where broke broken happened wrong failed fail failing failure failures error errors warning "
         "warnings should could would there their they this that with from have been were does first last look into "
-        "about open many requests process files lost show tell need only most more after before during between some"
+        "about open many requests process files lost show tell need only most more after before during between some",
     )
 )
 

@@ -66,8 +66,8 @@ def hypothesis(incident: Json, log: Json) -> list[str]:
         return [f"**Failures rose far above the usual at {onset}**, all of kinds that were there before."]
     where = f" in `{cause['first_component']}`" if cause["first_component"] else ""
     lines = [
-        f"**{_title(cause)}: {named(cause)}.** It was the first thing to go wrong: {clock(cause['first'], log)}{where}, "
-        f"{code(cause['first_sample'], 200)}. {many(cause['count'], 'record')} in this incident"
+        f"**{_title(cause)}: {named(cause)}.** It was the first thing to go wrong: "
+        f"{clock(cause['first'], log)}{where}, {code(cause['first_sample'], 200)}. {many(cause['count'], 'record')} in this incident"
         + (f" from {_listed(cause['components'])}" if cause["components"] else "")
         + (f", {cause['before']:,} before it." if cause["before"] else ", none before it.")
     ]
@@ -105,7 +105,8 @@ def timeline(incident: Json, log: Json) -> list[str]:
         until = "" if kind["last"] == kind["first"] else f", until {clock(kind['last'], log)}"
         events.append((kind["first"], 1, f"{onset}first {named(kind)} ({kind['count']:,}×{until})"))
     per = log["bucket_seconds"]
-    peak = f"{many(incident['peak_count'], incident['peak_of'])} within {span(per)}"
+    made_of = " (errors, and requests answered 5xx)" if incident["peak_of"] == "failure" else ""
+    peak = f"{many(incident['peak_count'], incident['peak_of'])}{made_of} within {span(per)}"
     events.append((incident["peak"], 2, f"**peak** · {peak}"))
     if incident["ongoing"]:
         events.append((log["last"], 4, "**the log ends here**, and the incident had not"))

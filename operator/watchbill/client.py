@@ -184,10 +184,10 @@ class Client:
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    done.clear()
                     result = await persist(lambda: runs.result(self._redis, keys, task_id))
                     if result is not None:
                         return result
-                    done.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(pause):
                             await done.wait()

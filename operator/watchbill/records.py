@@ -263,6 +263,8 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
     """The fields of a Crew by the names they have in YAML; what is not set is left out."""
     known = definition.agent_ids()
     metadata = definition.metadata
+    # other programs write records too: what isn't as we write it is passed on, to be refused with its place
+    workers = metadata.get("workers", {})
     named = {"labels": metadata.get("labels"), "annotations": metadata.get("annotations")}
     agents = [
         {
@@ -290,7 +292,7 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
         ],
         "maxParallelTasks": definition.max_parallel_tasks,
         "tasks": {api.Tasks.model_fields[name].alias: value for name, value in definition.tasks.model_dump().items()},
-        "workers": {**metadata.get("workers", {}), "concurrency": definition.concurrency},
+        "workers": {**workers, "concurrency": definition.concurrency} if isinstance(workers, dict) else workers,
     }
     return {"metadata": {"name": definition.name, "namespace": namespace, **_set_only(named)}, "spec": _set_only(spec)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from watchbill.api.relations import edges, find_cycle
@@ -43,12 +45,12 @@ def test_a_circle_is_returned_closed_and_without_what_only_leads_to_it(
     assert cycle is not None
     assert cycle[0] == cycle[-1]
     assert set(cycle) == members
-    assert all(pair in joined for pair in zip(cycle, cycle[1:], strict=False))
+    assert all(pair in joined for pair in itertools.pairwise(cycle))
 
 
 def test_a_chain_longer_than_pythons_stack_is_no_trouble() -> None:
     chain = [str(i) for i in range(20_000)]
-    joined = list(zip(chain, chain[1:], strict=False))
+    joined = list(itertools.pairwise(chain))
     assert find_cycle(chain, joined) is None
     cycle = find_cycle(chain, [*joined, (chain[-1], chain[0])])
     assert cycle is not None

@@ -141,7 +141,7 @@ def alive(pid: int) -> bool:
 
 
 def ps(pid: int, field: str) -> str:
-    said = subprocess.run(["ps", "-o", f"{field}=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    said = subprocess.run(["ps", "-ww", "-o", f"{field}=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return said.stdout.strip() or "nothing"
 
 

@@ -12,7 +12,21 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from support import LEASE_MS, MANY, SHORT_MS, Crew, by_class, counted, finished, library, next_millisecond, payload, run_submission, server_ms, until
+from support import (
+    LEASE_MS,
+    MANY,
+    SHORT_MS,
+    Crew,
+    by_class,
+    counted,
+    finished,
+    library,
+    next_millisecond,
+    payload,
+    run_submission,
+    server_ms,
+    until,
+)
 
 from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull

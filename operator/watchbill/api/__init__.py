@@ -6,8 +6,7 @@ first use, because a client that only queues work needs none of them.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watchbill.api.checks import check
@@ -29,15 +28,10 @@ __all__ = [
     "check",
 ]
 
-_HOME: Final = {
-    "check": "checks",
-    "ObjectMeta": "meta",
-    **dict.fromkeys(("CrewRef", "Heartbeat", "HeartbeatSpec"), "heartbeat"),
-    **dict.fromkeys(("Agent", "Crew", "CrewSpec", "FlowRelation", "Tasks", "Workers"), "crew"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    from watchbill.api import checks, crew, heartbeat, meta
+
+    return next(getattr(home, name) for home in (checks, meta, crew, heartbeat) if hasattr(home, name))

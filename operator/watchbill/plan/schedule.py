@@ -67,15 +67,16 @@ def next_slot(schedule: Schedule, after: datetime) -> datetime:
     if schedule.interval_seconds is not None:
         interval = timedelta(seconds=schedule.interval_seconds)
         return EPOCH + ((after - EPOCH) // interval + 1) * interval
-    assert schedule.cron is not None
-    for moment in _parse(schedule.cron, after.astimezone(_zone(schedule.zone))):
+    for moment in _parse(schedule.cron or "", after.astimezone(_zone(schedule.zone))):
         slot = moment.astimezone(UTC)
         # In the second pass of autumn's double hour CronSim gives moments of the first. Compared in UTC, because
         # Python compares two times of one zone by their wall clocks.
         if slot > after:
             return slot
     raise _invalid(
-        "schedule", f"{schedule.cron!r} is a time that never comes", "Choose a day that its months have, as in '0 0 28 2 *'."
+        "schedule",
+        f"{schedule.cron!r} is a time that never comes",
+        "Choose a day that its months have, as in '0 0 28 2 *'.",
     )
 
 

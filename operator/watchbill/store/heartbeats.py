@@ -1,8 +1,8 @@
 """A crew's heartbeats in the store: what they ask, their next slot, and firing it once. Stubs over store/scripts.
 
-A slot counts as dealt with once the stored next slot lies behind it; only firing it, or telling that it was missed, moves
-that. So however many schedulers there are, each slot is fired once or told once. Computes no slots by itself: the
-caller says which, and what time it is. Every call is safe to send twice.
+A slot has been dealt with once the stored next slot lies behind it; only firing it, or telling that it was missed,
+moves that. So however many schedulers there are, each slot is fired once or told once. Reads no clock: the caller says
+which slot, and what time it is. Every call is safe to send twice.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def run_now_id(name: str, token: str) -> str:
     return _id(name, f"now-{token}")
 
 
-async def apply(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime
-) -> State:
+async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime) -> State:
     """Stores the heartbeat. One whose spec is new here goes on with the first slot after `now`; else all stays.
 
     Raises InvalidInput when it can't ever fire, CrewGone.
@@ -116,7 +114,7 @@ async def apply(
     first = next_slot(Schedule.of(spec), now)
     most = METADATA_MAX_ENTRIES - len(OWN_METADATA)
     if len(spec.metadata) > most:
-        reason = f"metadata has {len(spec.metadata)} entries, and beside {' and '.join(OWN_METADATA)} there is room for {most}"
+        reason = f"metadata has {len(spec.metadata)} entries, and only {most} fit beside {' and '.join(OWN_METADATA)}"
         raise InvalidInput(Problem(reason, "Remove some.", path="spec.metadata"))
     content, digest = _content(spec), generation(spec)
     with translated():
@@ -140,7 +138,7 @@ async def remove(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, name: st
 
 async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> State | None:
     with translated():
-        fields = await client.hgetall(keys.heartbeat(name))
+        fields: Any = await client.hgetall(keys.heartbeat(name))
     return _state(name, fields) if fields else None
 
 
@@ -148,7 +146,8 @@ async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[State]:
     """The crew's heartbeats, by name."""
     with translated():
         uid = await client.hget(keys.meta, "uid")
-        known = sorted(f.removeprefix(_INDEX) for f in await client.hkeys(keys.meta) if f.startswith(_INDEX))
+        index = [str(field) for field in await client.hkeys(keys.meta)]
+        known = sorted(field.removeprefix(_INDEX) for field in index if field.startswith(_INDEX))
         async with client.pipeline(transaction=False) as pipe:
             for name in known:
                 pipe.hgetall(keys.heartbeat(name))
@@ -167,8 +166,8 @@ async def fire(
 ) -> tuple[Outcome, datetime | None]:
     """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
 
-    Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents than
-    fit one script, Conflict when the task's id is taken; of either, nothing was written.
+    Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents
+    than one script may start, Conflict when the task's id is taken; of either, nothing was written.
     """
     return await _fire(client, keys, state, current, _label(slot), slot, _ms(slot), _ms(following), GUARD)
 
@@ -210,7 +209,10 @@ async def miss(
     count: int,
     message: str,
 ) -> tuple[Telling, datetime | None]:
-    """Says on the crew's feed that slots were missed, from `first` to before `following`. Returns the stored next slot."""
+    """Says on the crew's feed that the slots from `first` to before `following` were missed.
+
+    Returns the stored next slot with it, where the heartbeat is still the same.
+    """
     with translated():
         reply = await run_script(
             client,
@@ -252,10 +254,22 @@ async def _fire(
         priority=spec.priority,
         metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at)},
     ).model_dump_json()
-    args: list[Any] = [state.generation, slot_ms, following_ms, guard // timedelta(milliseconds=1)]
-    args += [state.uid, keys.crew, crew.tasks.max_queued, made, int(spec.priority), payload, current.digest, agent_id]
-    if not agent_id:
-        args += _run_args(keys, crew, runs.RunSubmission(made, payload, current.digest, crew.execution_mode, flow.steps(crew), crew.max_parallel_tasks))
+    most = crew.tasks.max_queued
+    args: list[Any] = [state.generation, slot_ms, following_ms, guard // timedelta(milliseconds=1), agent_id]
+    if agent_id:
+        args += [state.uid, keys.crew, most, made, int(spec.priority), payload, current.digest]
+    else:
+        steps = flow.steps(crew)
+        if len(steps) > BATCH:
+            reason = (
+                f"crew {keys.crew!r} has {len(steps)} agents, and a heartbeat can start at most {BATCH} steps at once"
+            )
+            raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
+        run = runs.RunSubmission(
+            made, payload, current.digest, crew.execution_mode, steps, crew.max_parallel_tasks, spec.priority
+        )
+        [(_, call)] = runs.script_call(keys, state.uid, run, most, "")
+        args += call
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, label), keys.run(made)]
     names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
     with translated():

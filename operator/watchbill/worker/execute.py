@@ -9,8 +9,8 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -19,7 +19,8 @@ from pydantic_core import PydanticSerializationError
 
 from watchbill import metrics
 from watchbill.agents.context import Context
-from watchbill.agents.loading import AgentLoader
+from watchbill.agents.loading import AgentLoader, Runner
+from watchbill.agents.tools import Tool
 from watchbill.connection import persist
 from watchbill.errors import AgentNotLoadable, NotFound
 from watchbill.names import CrewKeys
@@ -39,6 +40,19 @@ _DEFINITIONS_KEPT: Final = 16
 Say = Callable[[str], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What is the same for every task of one agent under one definition."""
+
+    crew: CrewDefinition
+    agent: AgentDefinition
+    runner: Runner
+    tools: Mapping[str, Tool]
+    reads: tuple[str, ...]
+    """Steps whose outputs it is given."""
+    timeout: float
+
+
 class Executor:
     """Runs tasks of one crew."""
 
@@ -48,6 +62,9 @@ class Executor:
         self._loader = loader
         self._redact = redact
         self._definitions: dict[str, CrewDefinition] = {}
+        self._roles: dict[tuple[str, str], _Role] = {}
+        self._loading = asyncio.Lock()
+        self._wait = metrics.TASK_WAIT.labels(keys.crew)
 
     async def run(self, task: Claimed, started: Started, say: Say) -> Finished:
         """The task's end, whatever happens to the agent.
@@ -62,18 +79,13 @@ class Executor:
         if task.attempt > policy.max_attempts:
             why = f"given up: its worker died {task.attempt - 1} times while it ran (maxAttempts {policy.max_attempts})"
             return self._finished(task, started, "dead", policy, error=why)
-        agent = crew.agent(task.agent)
-        if agent is None:
+        role = self._roles.get((started.definition, task.agent)) or self._learn(started.definition, crew, task.agent)
+        if role is None:
             why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
             return self._finished(task, started, "failed", policy, error=why)
-        runner = self._loader.load(crew, agent)
-        tools = self._loader.tools(crew, agent)
-
-        waited = time.time() - task.queued_ms / 1000  # noqa: TID251 - shell
-        metrics.TASK_WAIT.labels(self._keys.crew).observe(max(waited, 0))
-        timeout = agent.timeout_seconds or policy.timeout_seconds
+        self._wait.observe(max(time.time() - task.queued_ms / 1000, 0))  # noqa: TID251 - shell
         try:
-            context = await self._context(task, started, crew, agent, tools, timeout, say)
+            context = await self._context(task, started, role, say)
         except (KeyError, ValueError) as failure:
             return self._finished(task, started, "failed", policy, error=f"no prompt for {task.agent!r}: {failure}")
         begin = time.perf_counter()
@@ -81,16 +93,16 @@ class Executor:
         output: Any = None
         error: str | None = None
         try:
-            async with asyncio.timeout(timeout) as limit:
-                if runner.is_async:
-                    output = await runner.run(context)
+            async with asyncio.timeout(role.timeout) as limit:
+                if role.runner.is_async:
+                    output = await role.runner.run(context)
                 else:
-                    output = await run_in_thread(runner.run, context)
+                    output = await run_in_thread(role.runner.run, context)
                     if inspect.isawaitable(output):  # a decorated function hides that it is async
                         output = await output
             outcome = "completed"
         except TimeoutError as failure:
-            error = f"timed out after {timeout} s" if limit.expired() else _describe(failure)
+            error = f"timed out after {role.timeout:g} s" if limit.expired() else _describe(failure)
         except Exception as failure:
             logger.info("task %s of %s failed", task.id, self._keys.crew, exc_info=True)
             error = _describe(failure)
@@ -99,38 +111,47 @@ class Executor:
         self._count(task, usage, took)
         return self._finished(task, started, outcome, policy, output=output, error=error, usage=usage, ms=took * 1000)
 
-    async def _context(
-        self,
-        task: Claimed,
-        started: Started,
-        crew: CrewDefinition,
-        agent: AgentDefinition,
-        tools: Any,
-        timeout: float,
-        say: Say,
-    ) -> Context:
+    def _learn(self, digest: str, crew: CrewDefinition, name: str) -> _Role | None:
+        """Raises AgentNotLoadable; None when the crew has no such agent."""
+        agent = crew.agent(name)
+        if agent is None:
+            return None
+        known = crew.agent_ids()
+        cited = [known[cited] for cited in prompts.references(agent.prompt or "")[1] if cited in known]
+        role = _Role(
+            crew=crew,
+            agent=agent,
+            runner=self._loader.load(crew, agent),
+            tools=self._loader.tools(crew, agent),
+            reads=tuple(flow.reads(crew, agent, flow.steps(crew), cited)),
+            timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
+        )
+        self._roles[digest, name] = role
+        return role
+
+    async def _context(self, task: Claimed, started: Started, role: _Role, say: Say) -> Context:
         payload = AgentTask.model_validate_json(started.payload)
-        inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, started.inputs))
+        inputs: dict[str, str] = {}
         outputs: dict[str, Any] = {}
-        if task.run_id is not None:
-            known = crew.agent_ids()
-            cited = [known[name] for name in prompts.references(agent.prompt or "")[1]]
-            wanted = flow.reads(crew, agent, flow.steps(crew), cited)
+        if started.inputs:
+            inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, started.inputs))
+        if task.run_id is not None and role.reads:
             run_id = task.run_id
-            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, wanted))
-        named = outputs | {a.effective_name: outputs[a.agent_id] for a in crew.agents if a.agent_id in outputs}
-        prompt = prompts.compose(agent.prompt, payload.prompt, inputs, named if agent.prompt else outputs)
+            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
+        named = outputs
+        if role.agent.prompt:  # templates may cite effective names too
+            named = outputs | {a.effective_name: outputs[a.agent_id] for a in role.crew.agents if a.agent_id in outputs}
         return Context(
             crew=self._keys.crew,
-            agent=agent,
+            agent=role.agent,
             task=payload.model_copy(update={"task_id": task.id, "agent_name": task.agent}),
             run_id=task.run_id,
-            prompt=prompt,
+            prompt=prompts.compose(role.agent.prompt, payload.prompt, inputs, named),
             inputs=inputs,
             outputs=outputs,
-            tools=tools,
+            tools=role.tools,
             logger=logging.LoggerAdapter(logger, {"crew": self._keys.crew, "agent": task.agent, "task": task.id}),
-            deadline=datetime.now(UTC) + timedelta(seconds=timeout),  # noqa: TID251 - shell
+            deadline=datetime.now(UTC) + timedelta(seconds=role.timeout),  # noqa: TID251 - shell
             attempt=task.attempt,
             fence=int(task.fence),
             emit=say,
@@ -138,13 +159,17 @@ class Executor:
         )
 
     async def _definition(self, digest: str) -> CrewDefinition:
-        known = self._definitions.get(digest)
-        if known is None:
-            known = await persist(lambda: definitions.load(self._client, self._keys, digest))
-            self._definitions[digest] = known
-            while len(self._definitions) > _DEFINITIONS_KEPT:
-                self._definitions.pop(next(iter(self._definitions)))
-        return known
+        if digest in self._definitions:
+            return self._definitions[digest]
+        async with self._loading:  # a hundred tasks of one claim ask at once
+            if digest not in self._definitions:
+                loaded = await persist(lambda: definitions.load(self._client, self._keys, digest))
+                self._definitions[digest] = loaded
+                if len(self._definitions) > _DEFINITIONS_KEPT:
+                    oldest = next(iter(self._definitions))
+                    del self._definitions[oldest]
+                    self._roles = {key: role for key, role in self._roles.items() if key[0] != oldest}
+            return self._definitions[digest]
 
     def _finished(
         self,

@@ -2,15 +2,14 @@
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
---   then uid, crew, maxQueued, id, class, payload, definition; for a task: agent; for a run: '', mode, parallel, number
---   of steps, then per step: name, agent, index, number of dependencies, successors joined by LS
+--   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition; of a run the rest of what
+--   submit_run takes, in one call and without inputs
 -- -> {'gone'} | {'stale'} (removed, suspended, or of another generation) | {'changed'} (the crew has another definition
 --   by now) | {'conflict'} (the id is taken) | {'full'} | {fired | already, next slot}
-local uid, crew, max_queued, id, class, payload, def, agent = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9],
-  ARGV[10], ARGV[11], ARGV[12]
+local slot, agent, uid, crew, max_queued = ARGV[2], ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+local id, class, payload, def, is_task = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[5] ~= ''
 local key, guard, run_key, steps_key, task_key, run_events = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
   KEYS[FIXED + 4], KEYS[FIXED + 5], KEYS[FIXED + 6]
-local slot, is_task = ARGV[2], agent ~= ''
 
 if is_gone(uid) then return { 'gone' } end
 local known = redis.call('HMGET', key, 'uid', 'generation', 'next')
@@ -32,7 +31,7 @@ if redis.call('EXISTS', guard) == 1 or redis.call('EXISTS', is_task and task_key
 end
 if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'conflict' } end
 if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
-local steps = is_task and 1 or tonumber(ARGV[15])
+local steps = is_task and 1 or tonumber(ARGV[18])
 local waiting = queued()
 if waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + steps > max_queued then return { 'full' } end
 
@@ -42,7 +41,7 @@ if is_task then
 else
   add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
   for i = 1, steps do
-    local at = 11 + 5 * i
+    local at = 17 + 5 * i
     add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   end
   start_run(run_key, steps_key, run_events, id)
