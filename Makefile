@@ -54,7 +54,7 @@ format: $(DEV)  ## Format the code and mend what the linter can
 # The files hold for Python 3.11 to 3.13 on Linux and macOS. Pins stay as they are where pyproject.toml allows.
 LOCK_VENV := $(VENV)-lock
 COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+	--custom-compile-command "make lock" $(ARGS)
 lock:  ## Pin anew after a change of dependencies; newer versions too: make lock ARGS=--upgrade
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install uv

@@ -74,19 +74,35 @@ def bucket_width(span: float) -> int:
     return next((width for width in WIDTHS if span / width <= 120), WIDTHS[-1])
 
 
-def bursts(rows: Iterable[Row], first: float, last: float, of: str = "failure") -> list[Window]:
-    """Where the rate stands far above the quiet quarter of the log.
+def usual_count(counts: list[int]) -> float:
+    """Failures per bucket as they usually are: the mean, without the buckets that stand out.
 
-    The threshold is 3 standard deviations of a Poisson process above the lower quartile, plus 2. A log that is busy
-    failing from end to end has no quiet quarter, and so no burst: that is for the report to say.
+    Begins with the lower quartile, so that an incident may fill most of the log; a mean over chance alone grows from
+    there until it holds nearly all buckets.
     """
+    usual = float(sorted(counts)[len(counts) // 4]) if len(counts) >= 4 else 0.0
+    for _ in range(10):
+        calm = [count for count in counts if count <= ceiling(usual)] or [0]
+        usual, before = sum(calm) / len(calm), usual
+        if usual == before:
+            break
+    return usual
+
+
+def ceiling(usual: float) -> float:
+    """What failures that come by chance, at this rate, practically never exceed (Poisson, 4 standard deviations)."""
+    return usual + 4 * math.sqrt(usual) + 2
+
+
+def bursts(rows: Iterable[Row], first: float, last: float, of: str = "failure") -> list[Window]:
+    """Where the rate stands far above what is usual in this log. In one that fails from end to end, nowhere."""
     width = bucket_width(last - first)
     first = first // width * width  # so that a reader can count a bucket with grep
     counts = [0] * (int((last - first) // width) + 1)
     for at, _, count in rows:
         counts[int((at - first) // width)] += count
-    usual = sorted(counts)[len(counts) // 4] if len(counts) >= 4 else 0
-    hot = [i for i, count in enumerate(counts) if count > usual + 3 * math.sqrt(usual) + 2]
+    usual = usual_count(counts)
+    hot = [i for i, count in enumerate(counts) if count > ceiling(usual)]
     runs: list[list[int]] = [[i, i] for i in hot[:1]]
     for before, i in pairwise(hot):
         if i - before <= 3:

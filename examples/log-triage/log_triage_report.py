@@ -65,11 +65,12 @@ def hypothesis(incident: Json, log: Json) -> list[str]:
         onset = clock(incident["onset"], log)
         return [f"**Failures rose far above the usual at {onset}**, all of kinds that were there before."]
     where = f" in `{cause['first_component']}`" if cause["first_component"] else ""
+    seen = many(cause["count"], "record") + " in this incident"
+    if cause["components"]:
+        seen += f" from {_listed(cause['components'])}"
     lines = [
-        f"**{_title(cause)}: {named(cause)}.** It was the first thing to go wrong: "
-        f"{clock(cause['first'], log)}{where}, {code(cause['first_sample'], 200)}. {many(cause['count'], 'record')} in this incident"
-        + (f" from {_listed(cause['components'])}" if cause["components"] else "")
-        + (f", {cause['before']:,} before it." if cause["before"] else ", none before it.")
+        f"**{_title(cause)}: {named(cause)}.** It was the first to go wrong: {clock(cause['first'], log)}{where}, "
+        f"{code(cause['first_sample'], 200)}. {seen}, {cause['before'] or 'none'} before it."
     ]
     if before := incident["new_before"]:
         told = "; ".join(f"{clock(n['at'], log)} {_by(n)}{code(n['said'], 90)}" for n in before[:3])

@@ -36,7 +36,7 @@ class EventType(StrEnum):
 class CrewEvent(BaseModel):
     """One event. Fields that don't apply are None and are left out of the stream's JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     event_type: EventType
     timestamp: datetime
@@ -53,7 +53,7 @@ class CrewEvent(BaseModel):
 class Gap(BaseModel):
     """Told to a follower that was slower than the stream is long: events between are gone."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     after_id: str
     """The last event the follower has seen."""

@@ -35,7 +35,7 @@ class ExecutionMode(StrEnum):
 class AgentDefinition(BaseModel):
     """One agent of a crew."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     agent_id: str
     agent_class: str = DEFAULT_CLASS
@@ -56,7 +56,7 @@ class AgentDefinition(BaseModel):
 class FlowRelation(BaseModel):
     """`target` runs once all of `source` are done. Either is an agent_id or effective name, or a list of them."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     source: str | list[str]
     target: str | list[str]
@@ -73,7 +73,7 @@ class FlowRelation(BaseModel):
 class TaskPolicy(BaseModel):
     """The bounds of a crew's tasks; units are in the names."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     timeout_seconds: int = 300
     max_attempts: int = 3
@@ -89,7 +89,7 @@ class CrewDefinition(BaseModel):
     isn't there, or when the relations form a cycle: each names the culprit.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     crew_id: str = Field(default_factory=lambda: str(uuid.uuid4()))
     name: str

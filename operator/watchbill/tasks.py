@@ -84,7 +84,7 @@ RUN_TERMINAL: Final = frozenset({RunState.COMPLETED, RunState.PARTIAL, RunState.
 class AgentTask(BaseModel):
     """One piece of work for one agent of a crew (the task of seed AgentService)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     task_id: str = Field(description="Unique within the crew; a second submission of the same id is the same task.")
     agent_name: str
@@ -99,7 +99,7 @@ class AgentTask(BaseModel):
 class Usage(BaseModel):
     """What a model charged for: tokens and requests of one task, or of all steps of a run."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -120,7 +120,7 @@ class Usage(BaseModel):
 class TaskResult(BaseModel):
     """How a task ended. `output` is any JSON value: what the agent returned."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     task_id: str
     agent_name: str
@@ -137,7 +137,7 @@ class TaskResult(BaseModel):
 class StepStatus(BaseModel):
     """One step of a run as the store has it now."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     agent: str
@@ -154,7 +154,7 @@ class StepStatus(BaseModel):
 class RunStatus(BaseModel):
     """A run and its steps as the store has them now, without outputs."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     run_id: str
     crew: str
@@ -171,7 +171,7 @@ class RunResult(BaseModel):
     end), a mapping of step to output.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     run_id: str
     crew: str

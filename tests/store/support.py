@@ -41,6 +41,14 @@ class Crew:
     definition: CrewDefinition
     queue: Queue
 
+    @property
+    def url(self) -> str:
+        """Where the store is: for clients of other kinds."""
+        options = self.client.connection_pool.connection_kwargs
+        if "path" in options:
+            return f"unix://{options['path']}?db={options.get('db') or 0}"
+        return f"redis://{options['host']}:{options['port']}/{options.get('db') or 0}"
+
     async def submit(
         self, *ids: str, priority: Priority = Priority.NORMAL, agent: str = "a", **options: Any
     ) -> list[str]:

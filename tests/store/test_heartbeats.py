@@ -19,7 +19,7 @@ from watchbill.names import CrewKeys
 from watchbill.plan.schedule import next_slot
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
 from watchbill.store import definitions, events, heartbeats, runs
-from watchbill.store.queue import Queue, Submission
+from watchbill.store.queue import Finished, Queue, Submission
 from watchbill.tasks import AgentTask, Priority, RunState, TaskState
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -161,8 +161,6 @@ async def test_without_an_agent_the_whole_crew_runs(
 
 async def test_a_fired_run_can_be_worked_off_to_its_end(crew: Crew) -> None:
     await crew.fire(await crew.apply(beat(agent=None)))
-    from watchbill.store.queue import Finished
-
     queue = Queue(crew.client, crew.keys, crew.uid)
     digest = crew_of("a", "b").digest()
     for number, agent in enumerate(("a", "b"), 1):
@@ -213,7 +211,7 @@ async def test_nothing_is_lost_or_doubled_when_every_reply_is_lost_once(crew: Cr
             client, far.keys, one, first=FOLLOWING, following=FOLLOWING + timedelta(hours=1), count=60, message="missed"
         )
     assert losing.dropped > 6
-    assert sorted(await crew.queued()) == sorted([heartbeats.task_id("hb", SLOT), f"hb-all-1795262460/a", made])
+    assert sorted(await crew.queued()) == sorted([heartbeats.task_id("hb", SLOT), "hb-all-1795262460/a", made])
     assert await crew.told() == ["missed"]
     assert (await crew.get()).missed == 60
 

@@ -274,7 +274,7 @@ async def test_a_run_whose_creation_was_interrupted_is_completed_by_submitting_i
     assert await runs.result(crew.client, crew.keys, "r1") is None
     await definitions.apply(crew.client, crew.keys, library("other"))  # nor does it lose its definition
     assert await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY) == "r1"
-    assert await crew.client.hgetall(crew.keys.meta) >= {"ref:" + definition.digest(): "1"}.items() if False else True
+    assert await crew.client.hget(crew.keys.meta, "ref:" + definition.digest()) == "1"
     before = await crew.dump()
     assert await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY) == "r1"
     assert await crew.dump() == before
@@ -329,9 +329,8 @@ async def test_finished_steps_are_not_put_on_the_queue_again_when_workers_die(cr
         await crew.queue.leave(living)
     assert sorted(begun) == ["a", "b", "c", "d"]
     assert await _enqueued(crew) == 4
-    assert {s.name: s.attempt for s in (await runs.status(crew.client, crew.keys, "r1")).steps} == dict.fromkeys(
-        "abcd", 2
-    )
+    status = await runs.status(crew.client, crew.keys, "r1")
+    assert {s.name: s.attempt for s in status.steps} == dict.fromkeys("abcd", 2)
     await crew.assert_idle()
 
 
@@ -366,7 +365,7 @@ async def test_nothing_of_a_run_expires_before_its_end_and_then_all_of_it(crew: 
     assert await runs.unfinished(crew.client, crew.keys) == ["r1"]
     await crew.finish("w", await crew.take("w", 2), ttl_ms=300)
     assert await runs.unfinished(crew.client, crew.keys) == []
-    assert all(0 < await crew.client.pttl(key) <= 300 for key in keys)
+    assert all([0 < await crew.client.pttl(key) <= 300 for key in keys])
 
     async def gone() -> bool:
         return not await crew.client.exists(*keys)
@@ -499,6 +498,11 @@ async def test_inputs_and_prompt_of_a_run_can_be_read_by_its_steps(crew: Crew) -
     started = await crew.queue.start("w", tasks)
     assert {(s.payload, s.inputs) for s in started} == {(payload("r1"), ("log", "x"))}
     assert await runs.inputs(crew.client, crew.keys, "r1/a", ["log", "none"]) == {"log": "ä\n\x00b"}
+
+
+# BUG (open): inputs() is "of a run or task", and looks for a run's own id among the tasks.
+async def test_inputs_of_a_run_can_be_read_by_its_id(crew: Crew) -> None:
+    await crew.run("r1", inputs={"x": "1"})
     assert await runs.inputs(crew.client, crew.keys, "r1", ["x"]) == {"x": "1"}
 
 

@@ -17,7 +17,6 @@ from watchbill.records import CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
 
-DEFAULT: Final = "{input}"
 EARLIER: Final = "\n\nWhat came before:"
 """Stands between the prompt and the outputs of earlier steps, in the default prompt of a step that has any."""
 
@@ -39,7 +38,8 @@ def references(template: str) -> tuple[list[str], list[str]]:
 def compose(template: str | None, prompt: str, inputs: Mapping[str, str], outputs: Mapping[str, Any]) -> str:
     """The prompt of a step. Without a template: the submitted prompt, then the outputs of the steps before, in full.
 
-    Raises KeyError for a reference that has no value; `check` finds these before anything starts.
+    `outputs` must know every name that the template cites (agent ids and effective names). Raises KeyError for a
+    reference that has no value; `check` finds these before anything starts.
     """
     if template is None:
         parts = [prompt]

@@ -1,0 +1,406 @@
+"""The way to the store: URLs, scripts on new servers, and what is a reason to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from support import MANY, Crew, Feed, finished, flow_of, made, opened, payload, until
+
+from watchbill import connection
+from watchbill.errors import InvalidInput, StoreUnavailable
+from watchbill.store.queue import Submission
+
+SCRIPTS = {
+    path.name.removesuffix(".lua"): path.read_text()
+    for path in resources.files("watchbill.store").joinpath("scripts").iterdir()
+    if path.name.endswith(".lua")
+}
+ADDS = {"apply", "submit", "submit_run"}
+"""Scripts that ask for memory: they may be refused when there is none."""
+GIVES_BACK = {"claim", "finish", "hand_back", "leave", "renew", "say", "start"}
+QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
+
+# ---------------------------------------------------------------- URLs
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("connect", [connection.connect, connection.connect_sync])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@example.org:6379",
+        "redis+cluster://user:hunter2@example.org",
+        "REDIS//user:hunter2@example.org",
+        # BUG (open): without `://` the whole text is shown; and redis-py takes a password from the query, too.
+        "user:hunter2@example.org:6379",
+        ":hunter2@example.org",
+        "http://example.org/?password=hunter2",
+        "",
+    ],
+)
+def test_a_url_that_is_none_of_a_store_is_refused_without_its_password(
+    connect: Callable[[str], object], url: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        connect(url)
+    assert "hunter2" not in str(caught.value)
+    assert "redis://HOST:PORT/DB" in str(caught.value)
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/2", "redis://localhost:6379/2"),
+        ("redis://user:hunter2@host:1/0", "redis://host:1/0"),
+        ("rediss://:hun@ter2@host", "rediss://host"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+        ("unix://user:hunter2@/run/redis.sock", "unix:///run/redis.sock"),
+        ("localhost:6379", "localhost:6379"),
+    ],
+)
+def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
+    assert connection.without_secret(url) == shown
+
+
+# BUG (open): redis-py takes credentials from the query, too.
+@pytest.mark.pure
+@pytest.mark.parametrize("url", ["redis://host/0?password=hunter2&db=1", "unix:///s?username=u&password=hunter2"])
+def test_a_password_in_the_query_is_not_shown(url: str) -> None:
+    options = redis.asyncio.Redis.from_url(url).connection_pool.connection_kwargs
+    assert options["password"] == "hunter2"
+    assert "hunter2" not in connection.without_secret(url)
+
+
+# ---------------------------------------------------------------- what is a reason to wait
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ConnectionError("refused"),
+        redis.TimeoutError("Timeout reading from socket"),
+        redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"),
+        redis.exceptions.ReadOnlyError("You can't write against a read only replica."),
+        redis.exceptions.TryAgainError("TRYAGAIN"),
+        redis.exceptions.ClusterDownError("CLUSTERDOWN"),
+        redis.exceptions.MasterDownError("MASTERDOWN"),
+        redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        redis.ResponseError("BUSY Redis is busy running a script."),
+        redis.ResponseError("UNBLOCKED force unblock from blocking operation"),
+        redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'. script: x"),
+        ConnectionResetError(104, "reset"),
+        FileNotFoundError(2, "no socket"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_these_errors_may_pass(error: BaseException) -> None:
+    assert isinstance(connection.unavailable(error), StoreUnavailable)
+    with pytest.raises(StoreUnavailable) as caught, connection.translated():
+        raise error
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.AuthenticationError("invalid username-password pair"),
+        redis.exceptions.NoPermissionError("this user has no permissions"),
+        redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+        redis.ResponseError("ERR unknown command"),
+        redis.ResponseError("BUSYGROUP Consumer Group name already exists"),
+        redis.DataError("Invalid input"),
+        ValueError("no"),
+    ],
+    ids=lambda error: str(error).split(" ", 1)[0],
+)
+def test_these_errors_will_not_pass(error: Exception) -> None:
+    assert connection.unavailable(error) is None
+    with pytest.raises(type(error)), connection.translated():
+        raise error
+
+
+async def test_calls_go_on_until_the_store_answers_and_say_how_long_they_wait() -> None:
+    waits: list[float] = []
+    left = 3
+
+    async def call() -> str:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise redis.ConnectionError("not yet")
+        return "done"
+
+    assert await connection.persist(call, on_wait=waits.append) == "done"
+    assert waits == sorted(waits)
+    assert len(waits) == 3
+
+
+async def test_calls_end_when_it_is_time_and_at_once_for_other_errors() -> None:
+    async def away() -> None:
+        raise redis.ConnectionError("away")
+
+    async def wrong() -> None:
+        raise redis.ResponseError("WRONGTYPE")
+
+    with pytest.raises(StoreUnavailable):
+        await connection.persist(away, until=lambda: True)
+    with pytest.raises(redis.ResponseError):
+        await connection.persist(wrong, until=lambda: False)
+
+
+# ---------------------------------------------------------------- scripts
+
+
+@pytest.mark.pure
+def test_every_queue_script_says_what_it_may_do_when_memory_is_short() -> None:
+    first = {name: SCRIPTS[name].splitlines()[0] for name in QUEUE_SCRIPTS}
+    assert {name for name, line in first.items() if line == "#!lua"} == ADDS
+    assert {name for name, line in first.items() if line == "#!lua flags=allow-oom"} == GIVES_BACK
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("name", QUEUE_SCRIPTS)
+def test_the_shared_part_stands_behind_the_first_line(name: str) -> None:
+    text, digest = connection.script(name)
+    shebang, shared, rest = text.partition(SCRIPTS["lib"])
+    assert shebang == SCRIPTS[name].splitlines()[0] + "\n"
+    assert shared == SCRIPTS["lib"]
+    assert rest.strip() == SCRIPTS[name].partition("\n")[2].strip()
+    assert digest == hashlib.sha1(text.encode()).hexdigest()
+
+
+async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        await crew.client.script_flush()
+        assert [t.id for t in await crew.take("w")] == ["t1"]
+        sync = connection.connect_sync(crew.url)
+        await crew.client.script_flush()
+        await asyncio.to_thread(crew.queue.renew, sync, "w", 1000, "{}")
+        sync.close()
+        assert await crew.client.hlen(crew.keys.workers) == 1
+
+
+async def test_scripts_touch_only_the_keys_that_were_declared(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store itself checks it: the user that runs a script may see the script's keys and no other."""
+    server = await private_redis()
+    url: str = server.url
+    async with opened(url, crew_name) as crew:
+        probe = connection.connect(url.replace("unix://", "unix://probe:x@"))
+        plain = connection.run_script
+        ran: set[str] = set()
+
+        async def guarded(client: redis.asyncio.Redis, name: str, keys: list[str], args: list[object]) -> object:
+            ran.add(name)
+            patterns = [f"~{key}" for key in dict.fromkeys(keys)]
+            await crew.client.execute_command(
+                "ACL", "SETUSER", "probe", "reset", "on", ">x", "+@all", "allchannels", *patterns
+            )
+            return await plain(probe, name, keys, args)
+
+        with monkeypatch.context() as patch:
+            for module in ("queue", "runs", "definitions"):
+                patch.setattr(f"watchbill.store.{module}.run_script", guarded)
+            await guarded(crew.client, "leave", crew.keys.fixed, [crew.uid, "nobody"])
+            with pytest.raises(redis.ResponseError, match=r"No permissions|can't access"):  # the guard works
+                await probe.eval("return redis.call('HGET', KEYS[1] .. 'x', 'uid')", 1, crew.keys.meta)
+            await _everything_once(crew)
+        await probe.aclose()
+        await crew.assert_idle()
+    assert ran == set(QUEUE_SCRIPTS) - {"renew"}  # which has the fixed keys only
+
+
+async def _everything_once(crew: Crew) -> None:
+    await crew.submit("t1", "t2", "ghost", dedupe_key="k", dedupe_ms=1000, inputs={"x": "1"})
+    await crew.submit("t2", "ghost")
+    await crew.run("r1", flow_of([("a", "b"), ("b", "c"), ("d", "e")]), parallel=1, dedupe_key="l", dedupe_ms=1000)
+    await crew.run("r2", flow_of([("x", "y")]))
+    await crew.client.delete(crew.keys.task("ghost"))
+    await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
+    for i in range(20):
+        tasks = await crew.take(f"w{i}", 1, 3)
+        for task in tasks:
+            await crew.queue.say(f"w{i}", task, "hello", 1)
+        if i % 3 == 0:
+            await crew.queue.hand_back(f"w{i}", tasks)
+        elif i % 3 == 1:
+            await crew.queue.declare_dead([f"w{i}"])
+        else:
+            await crew.finish(f"w{i}", tasks, "dead" if any(t.id == "ghost" for t in tasks) else "completed")
+            await crew.queue.leave(f"w{i}")
+
+
+# ---------------------------------------------------------------- a server that comes and goes
+
+
+async def test_a_killed_server_comes_back_with_all_that_was_acknowledged(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        tasks = await crew.take("w", 1, 1)
+        waited: list[float] = []
+        await server.kill()
+        with pytest.raises(StoreUnavailable):
+            await crew.submit("t3")
+        done = finished(tasks[0])
+        finishing = asyncio.create_task(
+            connection.persist(lambda: crew.queue.finish("w", [done]), on_wait=waited.append)
+        )
+        await until(lambda: _true(waited))
+        await server.restart()
+        outcomes, _ = await asyncio.wait_for(finishing, 15)
+        assert outcomes == ["applied"]
+        assert [t.id for t in await crew.take("w", 2)] == ["t2"]
+
+
+async def _true(value: object) -> bool:
+    return bool(value)
+
+
+async def test_a_follower_of_events_outlives_its_server(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        async with Feed(crew).following() as feed:
+            await crew.finish("w", await crew.take("w", 1, 1))
+            await until(lambda: _true(feed.terminal()))
+            await server.kill()
+            await server.restart()
+            await connection.persist(lambda: crew.client.ping())
+            await crew.finish("w", await crew.take("w", 2, 1))
+            await until(lambda: _true(feed.terminal()["t2"]))
+        assert feed.terminal() == {"t1": 1, "t2": 1}
+
+
+async def test_a_server_without_memory_refuses_new_tasks_and_takes_results(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        await crew.run("r1")
+        await crew.client.config_set("maxmemory", "1")
+        before = await crew.dump()
+        with pytest.raises(StoreUnavailable, match="memory"):
+            await crew.submit("t3")
+        with pytest.raises(StoreUnavailable, match="memory"):
+            await crew.run("r2")
+        assert await crew.dump() == before
+        tasks = await crew.take("w")
+        sync = connection.connect_sync(crew.url)
+        await asyncio.to_thread(crew.queue.renew, sync, "w", 60_000, "{}")
+        sync.close()
+        await crew.queue.say("w", tasks[0], "tight here", 1)
+        await crew.queue.hand_back("w", tasks[1:2])
+        assert await crew.finish("w", tasks[:1]) == ["applied"]
+        await crew.queue.leave("w")
+        assert await crew.finish("w2", await crew.take("w2")) == ["applied"] * 3
+        await crew.queue.leave("w2")
+        await crew.client.config_set("maxmemory", "0")
+        await crew.assert_idle()
+        assert await crew.queue.submit([Submission("t3", "a", payload("t3"))], max_queued=MANY) == ["t3"]
+
+
+# BUG (open): these are plain ZADD and RPUSH, which a server without memory refuses; scripts with allow-oom are not.
+async def test_a_server_without_memory_can_be_told_of_dead_workers(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        await crew.take("w")
+        await crew.client.delete(crew.keys.bell)
+        await crew.client.config_set("maxmemory", "1")
+        await crew.queue.declare_dead(["w"])
+        await crew.queue.ring()
+        await crew.client.config_set("maxmemory", "0")
+        assert await crew.client.llen(crew.keys.bell) == 1
+        assert [t.id for t in await crew.claim("next")] == ["t1"]
+
+
+async def test_a_read_only_server_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        tasks = await crew.take("w")
+        await crew.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        before = await crew.dump()
+        for call in (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2), crew.queue.declare_dead(["w"])):
+            with pytest.raises(StoreUnavailable):
+                await call
+        assert await crew.dump() == before
+        await crew.client.execute_command("REPLICAOF", "NO", "ONE")
+        assert await crew.finish("w", tasks) == ["applied"]
+
+
+async def test_a_server_that_is_busy_with_a_script_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.client.config_set("busy-reply-threshold", "50")
+        hog = redis.asyncio.Redis.from_url(server.url)
+        looping = asyncio.create_task(hog.eval("while true do end", 0))
+        try:
+            await until(lambda: _is_busy(crew))
+            with pytest.raises(StoreUnavailable):
+                await crew.submit("t1")
+        finally:
+            await crew.client.script_kill()
+            with pytest.raises(redis.ResponseError):
+                await looping
+            await hog.aclose()
+        assert await crew.submit("t1") == ["t1"]
+
+
+async def _is_busy(crew: Crew) -> bool:
+    try:
+        await crew.client.ping()
+    except redis.ResponseError:
+        return True
+    return False
+
+
+async def test_a_server_that_is_not_there_is_said_to_be_so_quickly(tmp_path: Path) -> None:
+    client = connection.connect(f"unix://{tmp_path}/none.sock")
+    begun = time.monotonic()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await made(client, "nobody")
+    finally:
+        await client.aclose()
+    assert time.monotonic() - begun < 5
+
+
+async def test_bytes_that_are_no_text_survive_the_way_through_a_client(crew: Crew) -> None:
+    key = crew.keys.prefix + "raw"
+    async with redis.asyncio.Redis.from_url(crew.url) as raw:
+        await raw.set(key, b"\xff\x00ok\xc3(")
+        text = await crew.client.get(key)
+        await crew.client.set(key, text)
+        assert await raw.get(key) == b"\xff\x00ok\xc3("

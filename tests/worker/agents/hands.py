@@ -1,0 +1,305 @@
+"""The agents of the worker tests. Each leaves a note of what it does in a file, so that executions can be counted.
+
+`folder` of their config is where the notes are, and where files appear that they wait for. Standard library only, and
+nothing of Watchbill: an agent needs none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def note(folder: str, what: str, context: Any, **more: Any) -> None:
+    """One line, in one write, so that those of several processes don't mix."""
+    line = {
+        "what": what,
+        "task": context.task.task_id,
+        "agent": context.agent.agent_id,
+        "attempt": context.attempt,
+        "fence": context.fence,
+        "pid": os.getpid(),
+        "at": time.monotonic(),
+        **more,
+    }
+    with Path(folder, "notes").open("ab", buffering=0) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def gate(task: str) -> str:
+    return f"open.{task.replace('/', '_')}"
+
+
+def is_open(folder: str, context: Any) -> bool:
+    return Path(folder, "open").exists() or Path(folder, gate(context.task.task_id)).exists()
+
+
+class Gate:
+    """Runs until its gate is open: the file `open`, or the one of its task."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        try:
+            while not is_open(self.folder, context):
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            note(self.folder, "cancelled", context)
+            raise
+        note(self.folder, "end", context)
+        return f"{context.agent.agent_id}: {context.prompt}"
+
+
+class ThreadGate:
+    """The same, in a thread, and it says so on the feed when it ends."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> str:
+        note(self.folder, "start", context, thread=threading.current_thread().name)
+        while not is_open(self.folder, context):
+            time.sleep(0.01)
+        note(self.folder, "end", context)
+        context.emit_sync(f"attempt {context.attempt} is through")
+        return f"{context.agent.agent_id}: {context.prompt}"
+
+
+class SayingGate(Gate):
+    """Says on the feed that it is through, and then goes on for a moment."""
+
+    async def run(self, context: Any) -> str:
+        result = await super().run(context)
+        await context.emit(f"attempt {context.attempt} is through")
+        return result
+
+
+class SecondTime:
+    """Never ends the first time; at once when somebody else tries again."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        if context.attempt == 1:
+            await asyncio.Event().wait()
+        note(self.folder, "end", context)
+        return f"attempt {context.attempt}"
+
+
+class Brief:
+    """Ends at once, or after as many seconds as its prompt says."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        if context.prompt.replace(".", "", 1).isdigit():
+            await asyncio.sleep(float(context.prompt))
+        note(self.folder, "end", context)
+        return str(context.prompt)
+
+
+class Poison:
+    """Kills its worker's process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> None:
+        note(self.folder, "start", context)
+        os._exit(66)
+
+
+class Blocker:
+    """Blocks the event loop, as an agent shouldn't."""
+
+    def __init__(self, folder: str, seconds: float) -> None:
+        self.folder = folder
+        self.seconds = seconds
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        self.stands_here()
+        note(self.folder, "end", context)
+        return "blocked"
+
+    def stands_here(self) -> None:
+        time.sleep(self.seconds)
+
+
+class Stubborn:
+    """Swallows every attempt to cancel it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        while not is_open(self.folder, context):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                note(self.folder, "swallowed", context)
+        return "at last"
+
+
+class Stuck:
+    """Blocks its thread for longer than any test lasts."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> None:
+        note(self.folder, "start", context)
+        threading.Event().wait(3600)
+
+
+class Inspect:
+    """Returns what it was given."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+
+    async def run(self, context: Any) -> dict[str, Any]:
+        await context.emit(f"hello from {context.agent.agent_id}")
+        context.logger.warning("logged by %s", context.agent.agent_id)
+        return {
+            "crew": context.crew,
+            "agent": context.agent.agent_id,
+            "config": self.config,
+            "task": context.task.model_dump(mode="json"),
+            "run_id": context.run_id,
+            "prompt": context.prompt,
+            "inputs": dict(context.inputs),
+            "outputs": {name: value["agent"] for name, value in context.outputs.items()},
+            "order": list(context.outputs),
+            "tools": sorted(context.tools),
+            "answer": context.tools["calculator"]("6 * 7") if "calculator" in context.tools else None,
+            "deadline": context.deadline.isoformat(),
+            "attempt": context.attempt,
+            "fence": context.fence,
+        }
+
+
+def inspect_sync(context: Any) -> str:
+    """A function, in a thread; it speaks from there."""
+    context.emit_sync("hello from a thread")
+    return threading.current_thread().name
+
+
+# ---------------------------------------------------------------- agents that break
+
+
+class Odd(BaseException):
+    """What no `except Exception` catches."""
+
+
+class Mute(Exception):
+    """Can't even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def _recurse(depth: int = 0) -> Any:
+    return _recurse(depth + 1)
+
+
+def _circle() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+def _deep() -> list[Any]:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+def _group() -> Any:
+    raise BaseExceptionGroup("several", [Odd("one"), ValueError("two")])
+
+
+MISCHIEF: dict[str, Callable[[], Any]] = {
+    "ValueError": lambda: _raise(ValueError("it broke")),
+    "KeyError": lambda: {}["missing"],
+    "StopIteration": lambda: _raise(StopIteration("enough")),
+    "TimeoutError": lambda: _raise(TimeoutError("of its own")),
+    "RecursionError": _recurse,
+    "MemoryError": lambda: _raise(MemoryError("no room")),
+    "AssertionError": lambda: _raise(AssertionError()),
+    "Mute": lambda: _raise(Mute()),
+    "ConnectionError": lambda: _raise(ConnectionError("not the store's")),
+    "concurrent.CancelledError": lambda: _raise(concurrent.futures.CancelledError("of a pool")),
+    "SystemExit": lambda: _raise(SystemExit(3)),
+    "KeyboardInterrupt": lambda: _raise(KeyboardInterrupt("ctrl-c")),
+    "GeneratorExit": lambda: _raise(GeneratorExit("bye")),
+    "CancelledError": lambda: _raise(asyncio.CancelledError("of its own")),
+    "Odd": lambda: _raise(Odd("odd")),
+    "group": _group,
+    "huge error": lambda: _raise(ValueError("x" * 20_000_000)),
+    "surrogate error": lambda: _raise(ValueError("lone \ud800 and \udc80")),
+    "object": lambda: object(),
+    "circle": _circle,
+    "deep": _deep,
+    "20 MB": lambda: "y" * 20_000_000,
+    "20 MB of euros": lambda: "€" * 7_000_000,
+    "surrogate": lambda: "lone \ud800",
+    "escaped byte": lambda: "lone \udc80",
+}
+
+
+class Mischief:
+    """Does what its prompt says: raises or returns something that it shouldn't."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> Any:
+        note(self.folder, "start", context)
+        return MISCHIEF[context.prompt]()
+
+
+class ThreadMischief:
+    """The same in a thread."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> Any:
+        note(self.folder, "start", context)
+        return MISCHIEF[context.prompt]()
+
+
+class Leak:
+    """Tries to let out every secret that it finds in its environment: raises, says, logs them."""
+
+    async def run(self, context: Any) -> None:
+        for name in os.environ["NAMES_OF_SECRETS"].split(","):
+            secret = os.environ[name]
+            await context.emit(f"says {name} is {secret}")
+            context.logger.warning("logs %s", secret)
+            try:
+                raise ValueError(f"caught {secret}")
+            except ValueError:
+                context.logger.exception("with a traceback")
+        if name := context.prompt:
+            raise RuntimeError(f"failed with {os.environ[name]!s}")

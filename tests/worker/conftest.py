@@ -1,0 +1,40 @@
+"""Crews for the worker tests, whose processes are killed and whose keys are removed when the test ends."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+import workshop
+
+
+@pytest.fixture
+async def make_crew(redis_url: str, tmp_path: Path) -> AsyncIterator[workshop.Make]:
+    """`await make_crew({"a": "Gate"})`: a crew of the session's Redis, or of the one at `url`."""
+    crews: list[workshop.Crew] = []
+
+    async def make(agents: Mapping[str, Any], *, url: str | None = None, **options: Any) -> workshop.Crew:
+        name = f"crew-{uuid.uuid4().hex[:16]}"
+        folder = tmp_path / name
+        folder.mkdir()
+        crew = await workshop.made(url or redis_url, name, folder, agents, **options)
+        crews.append(crew)
+        return crew
+
+    try:
+        yield make
+    finally:
+        for crew in crews:
+            crew.kill()
+        async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+            for crew in crews:
+                with suppress(redis.exceptions.RedisError):
+                    if left := await client.keys(crew.keys.prefix + "*"):
+                        await client.delete(*left)
+        for crew in crews:
+            await crew.close()

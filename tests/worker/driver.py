@@ -1,0 +1,59 @@
+"""A worker process as `watchbill worker` is one: a service until SIGTERM, hurried by a second one. Options as JSON.
+
+Says on stdout, in one line of JSON, when it works, and where its health is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from watchbill.service import AgentService
+from watchbill.worker import worker
+from watchbill.worker.redact import RedactingFormatter, Redactor
+
+
+async def main(options: dict[str, Any]) -> None:
+    worker.UNPARK_SECONDS = options["unpark_seconds"]
+    service = AgentService(
+        options["url"],
+        crews=[options["crew"]],
+        folders=[Path(folder) for folder in options["folders"]],
+        concurrency=options["concurrency"],
+        grace_seconds=options["grace_seconds"],
+    )
+    asked, hurried = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, lambda: (hurried if asked.is_set() else asked).set()
+    )
+    async with service:
+        port = (await service.serve_health("127.0.0.1", 0)).port if options["health"] else 0
+        print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
+        ended = asyncio.create_task(service.failed())
+        waiting = asyncio.create_task(asked.wait())
+        await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            ended.result()
+        stopping = asyncio.create_task(service.stop())
+        hurrying = asyncio.create_task(hurried.wait())
+        await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await service.stop(now=True)
+        await stopping
+        for task in (ended, waiting, hurrying):
+            task.cancel()
+
+
+if __name__ == "__main__":
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(Redactor(os.environ), "%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    uvloop.run(main(json.loads(sys.argv[1])))

@@ -1,0 +1,86 @@
+"""The lease keeper by itself: whom it keeps alive, and whom no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import redis
+from workshop import Crew, Make, until
+
+from watchbill.errors import Fenced
+from watchbill.store.queue import Queue
+from watchbill.worker.leases import LeaseKeeper
+
+LEASE_MS = 600
+
+
+class LateBadNews(Queue):
+    """A queue whose "you were taken for dead" takes its time on the way to the keeper."""
+
+    def __init__(self, crew: Crew) -> None:
+        super().__init__(crew.redis, crew.keys, crew.uid)
+        self.on_its_way, self.arrives = threading.Event(), threading.Event()
+
+    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> None:
+        try:
+            super().renew(client, incarnation, lease_ms, description)
+        except Fenced:
+            self.on_its_way.set()
+            self.arrives.wait(10)
+            raise
+
+
+async def is_alive(crew: Crew, incarnation: str) -> bool:
+    seconds, micros = await crew.redis.time()
+    expires = await crew.redis.zscore(crew.keys.leases, incarnation)
+    return expires is not None and float(expires) > int(seconds) * 1000 + int(micros) / 1000
+
+
+async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new_one(make_crew: Make) -> None:
+    """The loop may learn of it first (from a claim), and go on as another, while the keeper's answer is on its way."""
+    crew = await make_crew({"a": "Brief"})
+    queue = LateBadNews(crew)
+    lost: list[str] = []
+    keeper = LeaseKeeper(
+        crew.url,
+        queue,
+        lease_ms=LEASE_MS,
+        stuck_seconds=60,
+        describe=lambda: "{}",
+        on_lost=lambda incarnation, _: lost.append(incarnation),
+    )
+    await queue.claim("old", 1, 0, lease_ms=LEASE_MS, take_over=False)
+    keeper.guard("old")
+    keeper.start()
+    try:
+        await queue.leave("old")
+        await until(queue.on_its_way.is_set, what="the refusal of a renewal")
+        await queue.claim("new", 1, 0, lease_ms=LEASE_MS, take_over=False)
+        keeper.guard("new")
+        queue.arrives.set()
+        await until(lambda: lost == ["old"])
+        for _ in range(3 * LEASE_MS // 100):
+            await asyncio.sleep(0.1)
+            assert await is_alive(crew, "new")
+    finally:
+        queue.arrives.set()
+        await keeper.stop()
+
+
+async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: Make) -> None:
+    """Past that, others must have its work: it will not wake."""
+    crew = await make_crew({"a": "Brief"})
+    keeper = LeaseKeeper(
+        crew.url, crew.queue, lease_ms=LEASE_MS, stuck_seconds=1.0, describe=lambda: "{}", on_lost=lambda *_: None
+    )
+    await crew.queue.claim("w", 1, 0, lease_ms=LEASE_MS, take_over=False)
+    keeper.guard("w")
+    keeper.start()
+    try:
+        await asyncio.sleep(2 * LEASE_MS / 1000)
+        assert await is_alive(crew, "w")
+        threading.Event().wait(1.0 + 2 * LEASE_MS / 1000)  # the loop stands still
+        assert not await is_alive(crew, "w")
+    finally:
+        await keeper.stop()

@@ -1,0 +1,308 @@
+"""What the worker tests share: a crew in a real store, workers as processes of their own, and the agents' notes.
+
+Everything is asserted on what the store, the notes and the processes' own output hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+
+from watchbill import connection
+from watchbill.agents.loading import AgentLoader
+from watchbill.client import Client, Result
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
+from watchbill.store import definitions, events
+from watchbill.store.queue import Queue
+from watchbill.worker.worker import Worker
+
+HERE = Path(__file__).parent
+AGENTS = HERE / "agents"
+
+Make = Callable[..., Awaitable["Crew"]]
+"""The fixture `make_crew`."""
+
+OF_INCARNATIONS = ("leases", "claims", "workers")
+"""What a new incarnation rightly writes about itself."""
+
+
+async def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "this") -> Any:
+    """What `condition` (sync or async) answers once that is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"{what} never came true"
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class Process:
+    """A worker process. Its output goes to files, so that it can be read after its end."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    hello: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.hello['port']}/metrics"
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.lives, self.log
+        os.kill(self.pid, number)
+
+    def kill(self) -> float:
+        """kill -9, and reap. Returns when."""
+        self.signal(signal.SIGKILL)
+        at = time.monotonic()
+        self.process.wait()
+        return at
+
+    async def ended(self, seconds: float = 15.0) -> int:
+        """The exit code, once it has ended by itself."""
+        await until(lambda: not self.lives, seconds, f"the end of process {self.pid}")
+        return self.process.returncode
+
+    async def drain(self) -> None:
+        """SIGTERM, and a good end."""
+        self.signal(signal.SIGTERM)
+        assert await self.ended() == 0, self.log
+
+
+@dataclass
+class Crew:
+    """A crew whose agents are those of `agents/hands.py`, with a folder for their notes."""
+
+    url: str
+    keys: CrewKeys
+    definition: CrewDefinition
+    folder: Path
+    redis: redis.asyncio.Redis
+    client: Client
+    uid: str = ""
+    processes: list[Process] = field(default_factory=list)
+    others: list[Crew] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.keys.crew
+
+    # ---------------------------------------------------------------- work
+
+    async def submit(self, task_id: str, agent: str | None = None, prompt: str = "do it", **options: Any) -> str:
+        return await self.client.submit(self.name, prompt, agent=agent, id=task_id, **options)
+
+    async def result(self, task_id: str, timeout: float = 20.0) -> Result:
+        return await self.client.wait(self.name, task_id, timeout=timeout)
+
+    async def results(self, task_ids: Iterable[str], timeout: float = 20.0) -> list[Result]:
+        return await asyncio.gather(*(self.result(task_id, timeout) for task_id in task_ids))
+
+    async def result_of_run(self, run_id: str) -> Result | None:
+        return await self.client.result(self.name, run_id)
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.redis, self.keys, self.uid)
+
+    async def apply(self) -> None:
+        """Makes what `definition` says now the crew's."""
+        self.uid = await definitions.apply(self.redis, self.keys, self.definition)
+
+    def open(self, *task_ids: str) -> None:
+        """Lets these tasks, or all, go on."""
+        for task_id in task_ids:
+            (self.folder / f"open.{task_id.replace('/', '_')}").touch()
+        if not task_ids:
+            (self.folder / "open").touch()
+
+    async def through(self, url: str) -> Crew:
+        """The same crew as another client sees it, by another way."""
+        other = replace(self, url=url, redis=connection.connect(url), client=Client(url), others=[], processes=[])
+        self.others.append(other)
+        return other
+
+    # ---------------------------------------------------------------- what agents noted
+
+    def notes(self, what: str = "start") -> list[dict[str, Any]]:
+        path = self.folder / "notes"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in map(json.loads, lines) if line["what"] == what]
+
+    def executions(self) -> Counter[str]:
+        """Task or step id → how often it was started."""
+        return Counter(line["task"] for line in self.notes())
+
+    async def started(self, *task_ids: str, seconds: float = 15.0) -> None:
+        await until(lambda: set(task_ids) <= set(self.executions()), seconds, f"the start of {task_ids}")
+
+    def started_by(self, process: Process) -> set[str]:
+        return {line["task"] for line in self.notes() if line["pid"] == process.pid}
+
+    # ---------------------------------------------------------------- what the store holds
+
+    async def incarnations(self, process: Process | None = None) -> set[str]:
+        """Those with a lease; of this process only, where one is given."""
+        found = await self.queue.incarnations()
+        return {name for name in found if process is None or f"-{process.pid}." in name}
+
+    async def stored(self, *without: str) -> dict[str, bytes]:
+        """Every key of the crew and its bytes, but for those that end so."""
+        names = sorted(await self.redis.keys(self.keys.prefix + "*"))
+        names = [name for name in names if name.removeprefix(self.keys.prefix) not in without]
+        async with self.redis.pipeline(transaction=True) as pipe:
+            for name in names:
+                pipe.dump(name)
+            return dict(zip(names, await pipe.execute(), strict=True))
+
+    async def ends(self) -> Counter[tuple[str, str]]:
+        """(id, state) on the results stream → how often."""
+        entries = await self.redis.xrange(self.keys.results)
+        return Counter((fields["id"], fields["state"]) for _, fields in entries)
+
+    async def dead(self) -> list[dict[str, str]]:
+        return [fields for _, fields in await self.redis.xrange(self.keys.dead)]
+
+    async def events(self, **which: str) -> list[Any]:
+        found = await events.recent(self.redis, events.stream(self.keys, **which), 10_000)
+        return [event for _, event in found]
+
+    async def ended_events(self) -> Counter[str]:
+        """Task or step id → how often the feed tells of its end."""
+        kinds = ("task_completed", "task_failed")
+        return Counter(event.task_id for event in await self.events() if event.event_type in kinds)
+
+    async def is_idle(self) -> bool:
+        return not await self.redis.hgetall(self.keys.running) and not any(
+            [await self.redis.xlen(stream) for stream in self.keys.streams]
+        )
+
+    # ---------------------------------------------------------------- workers
+
+    async def worker(
+        self,
+        *,
+        url: str | None = None,
+        concurrency: int | None = None,
+        grace_seconds: float = 10.0,
+        folders: Iterable[Path] = (AGENTS,),
+        unpark_seconds: float = 30.0,
+        health: bool = False,
+        environment: Mapping[str, str] | None = None,
+        doomed: bool = False,
+    ) -> Process:
+        """Starts a worker process; returns once it has its lease (`doomed`: at once)."""
+        options = {
+            "url": url or self.url,
+            "crew": self.name,
+            "folders": [str(folder) for folder in folders],
+            "concurrency": concurrency,
+            "grace_seconds": grace_seconds,
+            "unpark_seconds": unpark_seconds,
+            "health": health,
+        }
+        # -P: what is beside the driver is not importable just because it is beside it
+        command = [sys.executable, "-P", str(HERE / "driver.py"), json.dumps(options)]
+        folder = self.folder / f"process-{len(self.processes)}"
+        folder.mkdir()
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            started = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | dict(environment or {})
+            )
+        process = Process(started, folder)
+        self.processes.append(process)
+        if doomed:
+            return process
+
+        async def works() -> bool:
+            assert process.lives, process.log
+            return "\n" in process.said and bool(await self.incarnations(process))
+
+        await until(works, what="the worker's lease")
+        process.hello = json.loads(process.said.splitlines()[0])
+        return process
+
+    @asynccontextmanager
+    async def in_process(self, **options: Any) -> AsyncIterator[Worker]:
+        """A worker in this process, stopped at the end."""
+        async with connection.connected(self.url) as client:
+            options.setdefault("grace_seconds", 0.0)
+            worker = Worker(self.url, client, self.keys, AgentLoader([AGENTS]), **options)
+            running = asyncio.create_task(worker.run())
+            try:
+                yield worker
+            finally:
+                worker.stop()
+                await running
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.lives:
+                process.process.kill()
+                process.process.wait()
+
+    async def close(self) -> None:
+        for other in self.others:
+            await other.close()
+        await self.client.close()
+        await self.redis.aclose()
+
+
+def agent(name: str, kind: str, folder: Path | None, **fields: Any) -> AgentDefinition:
+    """An agent of that class (or function) of hands.py."""
+    config = fields.pop("config", {}) | ({"folder": str(folder)} if folder else {})
+    return AgentDefinition(agent_id=name, agent_class=f"hands:{kind}", config=config, **fields)
+
+
+async def made(
+    url: str,
+    name: str,
+    folder: Path,
+    agents: Mapping[str, str | AgentDefinition],
+    *,
+    mode: ExecutionMode = ExecutionMode.SEQUENTIAL,
+    lease_seconds: int = 1,
+    tasks: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Crew:
+    """A crew in the store at `url`. `agents`: name → class in hands.py that takes a folder, or a definition."""
+    listed = [agent(a, kind, folder) if isinstance(kind, str) else kind for a, kind in agents.items()]
+    policy = TaskPolicy(lease_seconds=lease_seconds, **(tasks or {}))
+    definition = CrewDefinition(name=name, execution_mode=mode, agents=listed, tasks=policy, **fields)
+    crew = Crew(url, CrewKeys("test", name), definition, folder, connection.connect(url), Client(url))
+    crew.uid = await definitions.apply(crew.redis, crew.keys, definition)
+    return crew
