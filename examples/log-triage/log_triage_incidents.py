@@ -112,7 +112,7 @@ def bursts(rows: Iterable[Row], first: float, last: float, of: str = "failure") 
     windows = []
     for lo, hi in runs:
         inside = counts[lo : hi + 1]
-        if sum(inside) >= max(MIN_RECORDS, 3 * usual * len(inside)):
+        if sum(inside) >= MIN_RECORDS:
             peak = max(range(lo, hi + 1), key=lambda i: (counts[i], -i))
             end = first + (hi + 1) * width
             windows.append(Window(first + lo * width, end, first + peak * width, counts[peak], of, end > last))

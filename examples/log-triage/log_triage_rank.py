@@ -128,7 +128,7 @@ def rank(parsed: dict[str, Any], question: str = "", top: int = 12) -> dict[str,
     about = [s for s, g in summaries if concerns(asked, g)]
     incidents = [incident(log, window) for window in windows]
     told = {said["said"] for one in incidents for said in one["new_at_end"]}
-    noise = [s for s, _ in summaries if windows and s["pattern"] not in ("only", "surged") and s["sample"] != 1]
+    noise = [s for s, _ in summaries if windows and s["pattern"] not in ("only", "surged") and s["sample"] not in told]
     levels: dict[str, int] = {}
     for group in groups:
         levels[group.shape["level"]] = levels.get(group.shape["level"], 0) + group.count

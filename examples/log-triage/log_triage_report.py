@@ -80,7 +80,9 @@ def hypothesis(incident: Json, log: Json) -> list[str]:
         lines.append(f"**What came with its end** ({clock(incident['end'], log)}): {told}.")
     if later := [k for k in incident["kinds"] if k is not cause and k["named"] and k["kind"] != SERVER_ERROR]:
         told = ", ".join(f"{named(k)} (+{span(k['seconds_after_onset'])}, {k['count']:,}×)" for k in later)
-        lines.append(f"**Later:** {told}. Likely consequences, but order is all the log shows.")
+        lines.append(
+            f"**Later:** {told}. They may follow from it, or be a second problem: the log shows only the order."
+        )
     return lines
 
 

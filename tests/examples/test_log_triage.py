@@ -166,9 +166,17 @@ def test_the_answer_names_the_cause_what_set_it_off_and_what_ended_it() -> None:
     assert f"{ONSET} in `worker.feed`" in head
     assert "import of supplier feed started" in head
     assert "import cancelled by operator, deleting what it wrote" in head
+    assert "import cancelled" not in said.partition("## Probably noise")[2]
     first = next(line for line in said.splitlines() if line.startswith("1. "))
     assert "`worker.feed`" in first
     assert "import of supplier feed started" in first
+    ended = head.partition("**What came with its end**")[2].partition("\n")[0]
+    assert re.findall(r"`([a-z][^`]+)`", ended) == [
+        "worker.feed",
+        "import cancelled by operator, deleting what it wrote",
+        "worker.feed",
+        "deleted (keys=5288)",
+    ]
     started = next(entry[0] for entry in ENTRIES if "import of supplier feed started" in entry[3])
     assert f"| {started} | first time: `worker.feed`" in said
 
@@ -403,6 +411,13 @@ def test_an_incident_that_the_log_does_not_see_the_end_of_is_called_ongoing() ->
     assert "12:04:40 not over when the log ends" in said
     assert "**the log ends here**" in said
     assert "recovery" not in said
+
+
+def test_what_belongs_to_the_start_of_the_log_is_not_taken_for_a_change_before_the_incident() -> None:
+    log = [plain(0, "INFO", "api", "listening"), *calm(1, 300), plain(22, "INFO", "job", "reindexing")]
+    log += [plain(30 + i / 4, "ERROR", "db", f"query {i}: deadlock detected") for i in range(80)]
+    (incident,) = findings("\n".join(sorted(log)))["incidents"]
+    assert [new["said"] for new in incident["new_before"]] == ["reindexing"]
 
 
 def test_what_normally_happens_and_stopped_is_noticed() -> None:

@@ -24,8 +24,8 @@ from watchbill.api.meta import (
 )
 from watchbill.api.problems import Finding, Hint, raise_findings
 
-METADATA_MAX_ENTRIES: Final = 64
-"""The same as tasks.METADATA_MAX_ENTRIES, which this layer can't see; a test holds them together."""
+METADATA_MAX_ENTRIES: Final = 62
+"""tasks.METADATA_MAX_ENTRIES, which this layer can't see, less the two that firing adds; a test holds them together."""
 UTC: Final = "UTC"
 
 

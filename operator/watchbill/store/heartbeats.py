@@ -27,7 +27,7 @@ from watchbill.plan import flow
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
 from watchbill.store import definitions, runs
 from watchbill.store.queue import BATCH
-from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask, Priority, PriorityField
+from watchbill.tasks import AgentTask, Priority, PriorityField
 
 GUARD: Final = timedelta(hours=1)
 """How long a slot is remembered by itself. The stored next slot does the rest; this covers clocks that disagree while
@@ -112,10 +112,6 @@ async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat
     """
     spec = heartbeat.spec
     first = next_slot(Schedule.of(spec), now)
-    most = METADATA_MAX_ENTRIES - len(OWN_METADATA)
-    if len(spec.metadata) > most:
-        reason = f"metadata has {len(spec.metadata)} entries, and only {most} fit beside {' and '.join(OWN_METADATA)}"
-        raise InvalidInput(Problem(reason, "Remove some.", path="spec.metadata"))
     content, digest = _content(spec), generation(spec)
     with translated():
         reply = await run_script(
