@@ -362,11 +362,10 @@ def test_a_generation_depends_on_what_is_said_and_not_on_how() -> None:
     assert len({generation(), *(generation(**other) for other in others)}) == 6
 
 
-@pytest.mark.parametrize("spec", [{"schedule": "0 0 30 2 *"}, {"metadata": {str(i): "" for i in range(63)}}])
-async def test_a_heartbeat_that_can_never_fire_is_refused_and_not_stored(crew: Crew, spec: dict[str, Any]) -> None:
+async def test_a_heartbeat_that_can_never_fire_is_refused_and_not_stored(crew: Crew) -> None:
     before = await crew.dump()
-    with pytest.raises(InvalidInput, match=f"spec.{next(iter(spec))}"):
-        await crew.apply(beat(**spec))
+    with pytest.raises(InvalidInput, match="spec.schedule"):
+        await crew.apply(beat(schedule="0 0 30 2 *"))
     assert await crew.dump() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -104,6 +105,28 @@ async def test_a_store_that_is_killed_and_restarted_from_its_file(make_crew: Mak
     await outage.check()
 
 
+async def test_a_worker_that_comes_back_first_leaves_the_others_time_to_come_back(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    """It has something to hand in, and so it asks, with a free slot, before the others have renewed their leases."""
+    server = await private_redis()
+    lease = 3
+    crew = await make_crew({"a": "Gate"}, url=server.url, lease_seconds=lease)
+    outage = await Outage.prepared(crew)
+    eager, late = outage.workers
+    await asyncio.sleep(1.1)  # appendfsync everysec
+    await server.kill()
+    began = time.monotonic()
+    crew.open(outage.running[0][0])
+    await outage.last_until(began + lease + 0.5)
+    late.signal(signal.SIGSTOP)
+    await server.restart()
+    await crew.result(outage.running[0][0])
+    await until(lambda: len(crew.started_by(eager)) > 3, what="new work for the eager one")
+    late.signal(signal.SIGCONT)
+    await outage.check()
+
+
 async def test_a_worker_that_dies_while_the_store_is_away_is_noticed_afterwards(
     make_crew: Make, private_redis: PrivateRedis
 ) -> None:
@@ -136,10 +159,8 @@ async def test_a_worker_asked_to_stop_while_the_store_does_not_answer_stops(
     await crew.started("t")
     server.pause()
     worker.process.terminate()
-    asked = time.monotonic()
     try:
-        await worker.ended(30)
-        assert time.monotonic() - asked < 1 + 5
+        await worker.ended(seconds=1 + 6)
     finally:
         server.resume()
     crew.open()

@@ -206,6 +206,15 @@ class Crew:
         kinds = ("task_completed", "task_failed")
         return Counter(event.task_id for event in await self.events() if event.event_type in kinds)
 
+    async def waits(self, number: int) -> bool:
+        """Exactly so many tasks wait for a worker."""
+        return (await self.client.figures(self.name)).waiting == number
+
+    async def is_draining(self, process: Process) -> bool:
+        """As it tells with its lease."""
+        shown = await self.redis.hgetall(self.keys.workers)
+        return any(f"-{process.pid}." in name and json.loads(told)["draining"] for name, told in shown.items())
+
     async def is_idle(self) -> bool:
         return not await self.redis.hgetall(self.keys.running) and not any(
             [await self.redis.xlen(stream) for stream in self.keys.streams]

@@ -1,0 +1,190 @@
+"""How much a worker takes, and how it stops: nothing new, what ends in time is finished, the rest is handed back."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+from workshop import Crew, Make, until
+
+
+def most_at_once(crew: Crew) -> int:
+    """How many agents ran at the same time, at most, by their own notes."""
+    moments = [(line["at"], 1) for line in crew.notes("start")] + [(line["at"], -1) for line in crew.notes("end")]
+    now = most = 0
+    for _, change in sorted(moments):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def start_of(crew: Crew, task_id: str, which: int = 0) -> dict[str, Any]:
+    return [line for line in crew.notes() if line["task"] == task_id][which]
+
+
+# ---------------------------------------------------------------- slots
+
+
+async def test_a_worker_runs_as_many_tasks_at_once_as_it_should_and_never_more(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate", "b": "ThreadGate"}, concurrency=3)
+    await crew.worker()
+    tasks = [f"t{number:02}" for number in range(12)]
+    for number, task in enumerate(tasks):
+        await crew.submit(task, "ab"[number % 2])
+    await crew.started(*tasks[:3])
+    assert (await crew.client.figures(crew.name)).running == 3
+    while len(crew.executions()) < len(tasks):  # one gate at a time, so that each slot is filled again by itself
+        begun = len(crew.executions())
+        crew.open(tasks[begun - 3])
+        await until(lambda n=begun: len(crew.executions()) > n, 2, "a slot being filled again")
+        assert len(crew.executions()) == begun + 1
+    crew.open()
+    assert all(result.success for result in await crew.results(tasks))
+    assert most_at_once(crew) == 3
+    assert [line["task"] for line in crew.notes()] == tasks, "first in, first out"
+
+
+async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> None:
+    """Not at the next look, which may be two seconds away."""
+    crew = await make_crew({"a": "Brief"})
+    await crew.worker(concurrency=2)
+    tasks = [f"t{number}" for number in range(40)]
+    for task in tasks:
+        await crew.submit(task, "a", "0.01")
+    await crew.results(tasks)
+    begun = sorted(line["at"] for line in crew.notes())
+    assert begun[-1] - begun[0] < 4, "40 tasks of 10 ms over 2 slots"
+    assert most_at_once(crew) == 2
+
+
+async def test_an_idle_worker_starts_what_comes_at_once(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"})
+    await crew.worker()
+    for number in range(8):
+        submitted = time.monotonic()
+        await crew.submit(f"t{number}", "a")
+        await crew.result(f"t{number}")
+        assert start_of(crew, f"t{number}")["at"] - submitted < 0.5
+
+
+async def test_two_workers_share_what_there_is(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, concurrency=3)
+    one, two = await crew.worker(), await crew.worker()
+    tasks = [f"t{number}" for number in range(9)]
+    for task in tasks:
+        await crew.submit(task, "a")
+    await crew.started(*tasks[:6])
+    assert (len(crew.started_by(one)), len(crew.started_by(two))) == (3, 3)
+    assert (await crew.client.figures(crew.name)).waiting == 3
+    crew.open()
+    await crew.results(tasks)
+    assert set(crew.executions().values()) == {1}
+
+
+# ---------------------------------------------------------------- SIGTERM
+
+
+async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_goes_on_elsewhere_at_once(
+    make_crew: Make,
+) -> None:
+    crew = await make_crew({"a": "Gate", "b": "ThreadGate"}, lease_seconds=30, concurrency=3)
+    leaving = await crew.worker(grace_seconds=1.5)
+    for task, kind in (("ends", "a"), ("async", "a"), ("thread", "b"), ("waiting", "a")):
+        await crew.submit(task, kind)
+    await crew.started("ends", "async", "thread")
+    leaving.signal(signal.SIGTERM)
+    asked = time.monotonic()
+    crew.open("ends")
+    assert (await crew.result("ends")).success
+    assert leaving.lives, "there is still time"
+    assert "waiting" not in crew.executions(), "it claims nothing new"
+
+    assert await leaving.ended(6) == 0, leaving.log
+    assert 1.4 < time.monotonic() - asked < 4
+    assert "handing back 2 tasks" in leaving.log
+    assert await crew.incarnations() == set()
+    figures = await crew.client.figures(crew.name)
+    assert (figures.waiting, figures.running, figures.workers) == (3, 0, 0)
+    assert [await crew.redis.hget(crew.keys.task(t), "state") for t in ("async", "thread")] == ["waiting"] * 2
+
+    there = await crew.worker()
+    before = time.monotonic()
+    await until(lambda: len(crew.started_by(there)) == 3, 5, "the start of all three (the lease has 30 s)")
+    assert time.monotonic() - before < 1
+    crew.open()
+    results = await crew.results(["async", "thread", "waiting"])
+    assert [result.attempt for result in results] == [1, 1, 1], "it was nobody's fault"
+    assert crew.executions() == {"ends": 1, "async": 2, "thread": 2, "waiting": 1}
+    assert await crew.ends() == {(task, "completed"): 1 for task in ("ends", "async", "thread", "waiting")}
+    assert start_of(crew, "async", 1)["fence"] > start_of(crew, "async", 0)["fence"]
+
+
+async def test_what_is_handed_back_is_started_by_a_waiting_worker_at_once(make_crew: Make) -> None:
+    """It waits for the bell; the one that rings it must not take it with itself into the grave."""
+    crew = await make_crew({"a": "Gate"}, lease_seconds=30)
+    waits: list[float] = []
+    there = await crew.worker()
+    for number in range(3):
+        leaving, there = there, None
+        await crew.submit(f"t{number}", "a")
+        await crew.started(f"t{number}")
+        there = await crew.worker()
+        leaving.process.send_signal(signal.SIGTERM)
+        leaving.process.send_signal(signal.SIGTERM)
+        await until(lambda t=there, n=number: f"t{n}" in crew.started_by(t))
+        assert await leaving.ended() == 0, leaving.log
+        left = [line for line in crew.notes("cancelled") if line["task"] == f"t{number}"][0]["at"]
+        waits.append(start_of(crew, f"t{number}", 1)["at"] - left)
+        crew.open(f"t{number}")
+        await crew.result(f"t{number}")
+    assert max(waits) < 0.7, waits
+
+
+async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"})
+    worker = await crew.worker(grace_seconds=60)
+    worker.signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert await worker.ended() == 0
+    assert time.monotonic() - asked < 2
+    assert await crew.incarnations() == set()
+    assert worker.log == ""
+
+
+async def test_a_second_signal_hurries(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=30)
+    worker = await crew.worker(grace_seconds=60)
+    await crew.submit("t", "a")
+    await crew.started("t")
+    worker.signal(signal.SIGTERM)
+    await until(lambda: crew.is_draining(worker), what="the drain")
+    assert worker.lives
+    worker.signal(signal.SIGTERM)
+    hurried = time.monotonic()
+    assert await worker.ended() == 0, worker.log
+    assert time.monotonic() - hurried < 2
+    assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
+
+
+async def test_a_thread_that_never_ends_does_not_hold_up_the_exit(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Stuck"})
+    worker = await crew.worker(grace_seconds=0.2)
+    await crew.submit("t", "a")
+    await crew.started("t")
+    worker.signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert await worker.ended() == 0, worker.log
+    assert time.monotonic() - asked < 3
+    assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
+
+
+async def test_an_agent_that_swallows_its_cancellation_does_not_hold_up_the_exit(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Stubborn"})
+    worker = await crew.worker(grace_seconds=0.2)
+    await crew.submit("t", "a")
+    await crew.started("t")
+    worker.signal(signal.SIGTERM)
+    await until(lambda: crew.waits(1), what="the hand-back")
+    assert await worker.ended(5) == 0, worker.log
+    assert len(crew.notes("swallowed")) >= 1, "it did try"
