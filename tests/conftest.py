@@ -267,10 +267,12 @@ class Proxy:
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            client_out.close()
-            if server_out is not None:
-                server_out.close()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*pumps, return_exceptions=True)
+            writers = [writer for writer in (client_out, server_out) if writer is not None]
+            for writer in writers:
+                writer.transport.abort()  # waits for no peer
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
     async def _requests(
         self, client: asyncio.StreamReader, server: asyncio.StreamWriter, waiting: deque[bytes]

@@ -143,7 +143,7 @@ class Client:
                 return (
                     await queue.submit([task], max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
                 )[0]
-            except CrewGone:
+            except (CrewGone, runs.Changed):
                 # what we knew of the crew is old: it may have been made anew under its name
                 del self._crews[keys.crew]
                 if attempt == 2:

@@ -57,18 +57,39 @@ _TRANSIENT_CODES: Final = (
 _FATAL: Final = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
 
 
+class _Pipeline(redis.asyncio.client.Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            return await super().execute(raise_on_error)
+
+
+class _Client(redis.asyncio.Redis):
+    """Limits the time of a command as a whole, in place of redis-py's socket_timeout.
+
+    That one is an asyncio.wait_for around sending, which on Python 3.11 drops a cancellation that comes as the sending
+    ends: a task that is cancelled then goes on, and whoever waits for its end waits for ever.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
 def connect(url: str, *, max_connections: int | None = None) -> redis.asyncio.Redis:
     """An async client. Text in and out; bytes that aren't UTF-8 survive as surrogates.
 
     Raises InvalidInput when the URL is none of redis://, rediss://, unix://. Connects at the first command.
     """
     _check(url)
-    return redis.asyncio.Redis.from_url(
+    return _Client.from_url(
         url,
         decode_responses=True,
         encoding_errors="surrogateescape",
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=REPLY_TIMEOUT_SECONDS,
+        socket_timeout=None,  # see _Client
         retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
         health_check_interval=0,
         max_connections=max_connections,
@@ -101,8 +122,14 @@ def _check(url: str) -> None:
 
 def without_secret(url: str) -> str:
     """A store's URL as it may be shown: without user and password."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else rest or scheme
+    place, mark, query = url.partition("?")
+    # redis-py takes credentials from the query, too
+    options = "&".join(o for o in query.split("&") if not o.lower().startswith(("username=", "password=")))
+    shown = place + (mark + options if options else "")
+    scheme, separator, rest = shown.partition("://")
+    if not separator:  # not a URL: what stands before an @ may still be a secret
+        return shown.rpartition("@")[2]
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:

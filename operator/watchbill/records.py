@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from watchbill import api, names
 from watchbill.api.problems import explain
@@ -22,6 +22,7 @@ from watchbill.api.relations import edges, find_cycle
 from watchbill.errors import InvalidInput, Problem
 
 DEFAULT_CLASS: Final = "LLMAgent"
+AGENT_NAME_MAX_BYTES: Final = 253
 
 
 class ExecutionMode(StrEnum):
@@ -32,14 +33,23 @@ class ExecutionMode(StrEnum):
     FLOW = "flow"
 
 
+def _agent_name(value: str) -> str:
+    """Names of agents become parts of ids, keys and packed values."""
+    if not value or not value.isprintable() or len(value.encode("utf-8", "replace")) > AGENT_NAME_MAX_BYTES:
+        raise ValueError(
+            f"{value!r} can't be an agent's name. Use 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters"
+        )
+    return value
+
+
 class AgentDefinition(BaseModel):
     """One agent of a crew."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
-    agent_id: str
+    agent_id: Annotated[str, AfterValidator(_agent_name)]
     agent_class: str = DEFAULT_CLASS
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_agent_name)] | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     tools: list[str] = Field(default_factory=list)
     system_prompt: str | None = None

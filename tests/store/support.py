@@ -137,6 +137,7 @@ class Crew:
         assert await self.client.hgetall(keys.running) == {}
         assert await self.client.hgetall(keys.agents) == {}
         assert await self.client.zrange(keys.parked_concurrency, 0, -1) == []
+        assert await self.client.zrange(keys.parked_agent, 0, -1) == []
         meta = await self.client.hgetall(keys.meta)
         assert [name for name in meta if name.startswith("ref:")] == []
 
@@ -205,6 +206,13 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) 
         assert time.monotonic() < deadline, "this never came true"
         await asyncio.sleep(0.01)
     return answer
+
+
+async def stopped(task: asyncio.Task[Any]) -> None:
+    """Cancels a task until it ends: asyncio.wait_for of Python 3.11, which redis-py uses, swallows cancellations."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.01)
 
 
 async def server_ms(client: redis.asyncio.Redis) -> int:
@@ -301,8 +309,7 @@ class Feed:
             yield self
             await until(self._caught_up)
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await stopped(task)
 
     async def _caught_up(self) -> bool:
         return self.last == await events.last_id(self.crew.client, self.crew.keys.events)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from support import Crew, finished, flow_of, library, until
+from support import Crew, finished, flow_of, library, stopped, until
 
 from watchbill.events import (
     AGENT_STREAM_MAX,
@@ -47,8 +47,7 @@ async def _following(crew: Crew, after: str = events.BEGINNING) -> AsyncIterator
     try:
         yield told
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await stopped(task)
 
 
 async def _say(crew: Crew, count: int, start: int = 1) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -149,7 +150,7 @@ async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew
 # ---------------------------------------------------------------- a crew that has gone
 
 
-async def _every_call(crew: Crew, queue: Queue, tasks: tuple[Claimed, ...], incarnation: str) -> list[str]:
+async def _every_call(crew: Crew, queue: Queue, tasks: Sequence[Claimed], incarnation: str) -> list[str]:
     """Calls everything that an incarnation may send; the names of the errors, one for each."""
     sync = connection.connect_sync(crew.url)
     raised = []
@@ -164,6 +165,7 @@ async def _every_call(crew: Crew, queue: Queue, tasks: tuple[Claimed, ...], inca
             ),
             lambda: queue.say(incarnation, tasks[0], "hello", 99),
             lambda: queue.hand_back(incarnation, tasks),
+            lambda: queue.park(incarnation, tasks, "not in this image"),
             lambda: asyncio.to_thread(queue.renew, sync, incarnation, LEASE_MS, "{}"),
         ):
             try:
@@ -180,7 +182,9 @@ async def _every_call(crew: Crew, queue: Queue, tasks: tuple[Claimed, ...], inca
 async def test_nothing_is_written_for_a_crew_that_has_gone(crew: Crew, how: str) -> None:
     await crew.submit("t1", "t2")
     await crew.run("r1")
-    tasks = await crew.take("w")
+    *tasks, aside = await crew.take("w")
+    await crew.queue.park("w", [aside], "no")
+    parked = (await crew.queue.parked_agents())[aside.agent]
     if how == "deleted":
         await crew.client.delete(*await crew.client.keys(crew.keys.prefix + "*"))
     else:
@@ -191,7 +195,10 @@ async def test_nothing_is_written_for_a_crew_that_has_gone(crew: Crew, how: str)
     for call in (crew.submit("t3"), crew.run("r2"), crew.queue.leave("w")):
         with pytest.raises(CrewGone):
             await call
-    await crew.queue.declare_dead(["w"]) if how == "deleted" else None
+    with pytest.raises(CrewGone):
+        await crew.queue.unpark(parked)
+    with suppress(CrewGone):
+        await crew.queue.declare_dead(["nobody"])
     assert await crew.dump() == before
 
 
@@ -659,7 +666,7 @@ async def test_waiting_clients_are_bounded(crew: Crew) -> None:
     for i in range(100):
         task = [Submission("t1", "a", "{}")]
         await crew.queue.submit(task, max_queued=MANY, reply_to=crew.keys.reply(f"client-{i}"))
-    assert len((await crew.task("t1"))["reply"]) < 1200
+    assert len((await crew.task("t1"))["reply"]) < 4200
 
 
 async def test_figures_tell_what_waits_runs_and_is_dead(crew: Crew) -> None:
@@ -913,6 +920,85 @@ async def test_a_step_handed_back_waits_again(crew: Crew) -> None:
     await crew.finish("w2", await crew.take("w2"))
     assert set((await crew.step_states("r1")).values()) == {"completed"}
     await crew.assert_idle()
+
+
+# ---------------------------------------------------------------- parking
+
+
+async def test_tasks_whose_agent_is_not_there_wait_beside_the_queue_until_it_is(crew: Crew) -> None:
+    await crew.submit("t1", "t2", agent="b")
+    await crew.run("r1", library("c"))
+    tasks = await crew.take("w", 1)
+    assert await crew.queue.park("w", tasks, "no agent of that class") == ["applied"] * 3
+    assert (await crew.queued(), await crew.pending()) == (0, 0)
+    assert await crew.client.hgetall(crew.keys.running) == {}
+    assert await crew.client.hgetall(crew.keys.agents) == {}
+    assert await crew.state("t1") == "parked"
+    assert await crew.step_states("r1") == {"c": "parked"}
+    assert (await crew.queue.figures()).parked == 3
+    assert await crew.finish("w", tasks) == ["stale"] * 3
+    said = [e for e in await crew.events() if e["event_type"] == "mission_event"]
+    assert [(e["task_id"], e["message"]) for e in said] == [
+        (task_id, "no agent of that class") for task_id in ("t1", "t2", "r1/c")
+    ]
+    parked = await crew.queue.parked_agents()
+    assert {agent: len(members) for agent, members in parked.items()} == {"b": 2, "c": 1}
+    await crew.client.delete(crew.keys.bell)
+    assert await crew.queue.unpark(parked["b"]) == 2
+    assert await crew.queue.unpark(parked["b"]) == 0
+    assert await crew.client.llen(crew.keys.bell) == 1
+    again = await crew.take("w", 2)
+    assert [t.id for t in again] == ["t1", "t2"]
+    assert all(int(a.fence) > int(b.fence) for a, b in zip(again, tasks, strict=False))
+    await crew.finish("w", again)
+    await crew.queue.unpark(parked["c"])
+    await crew.finish("w", await crew.take("w", 3))
+    assert await crew.step_states("r1") == {"c": "completed"}
+    await crew.assert_idle()
+
+
+async def test_a_parked_task_returns_to_its_class(crew: Crew) -> None:
+    await crew.submit("low", priority=Priority.LOW)
+    await crew.queue.park("w", await crew.claim("w", 1), "no")
+    await crew.submit("high", priority=Priority.HIGH)
+    await crew.queue.unpark((await crew.queue.parked_agents())["a"])
+    assert by_class(await crew.claim("w", 2)) == {3: ["high"], 7: ["low"]}
+
+
+# BUG (open): park forgets the attempt with the holder, so a task that kills its workers begins at 1 again.
+async def test_a_parked_task_keeps_its_attempts(crew: Crew) -> None:
+    await crew.submit("t1")
+    await crew.take("w1")
+    await crew.queue.declare_dead(["w1"])
+    tasks = await crew.claim("w2")
+    assert [t.attempt for t in tasks] == [2]
+    await crew.queue.park("w2", tasks, "no")
+    await crew.queue.unpark((await crew.queue.parked_agents())["a"])
+    assert [t.attempt for t in await crew.claim("w2", 2)] == [2]
+
+
+# BUG (open): only the 500 parked first are looked at. Where nobody has their agent, those behind wait for ever.
+async def test_an_agent_with_many_parked_tasks_does_not_hide_the_others(crew: Crew) -> None:
+    await crew.submit(*(f"x{i}" for i in range(BATCH)), agent="nowhere")
+    await crew.queue.park("w", await crew.claim("w", 1, BATCH), "no")
+    await next_millisecond(crew)
+    await crew.submit("t1", agent="b")
+    await crew.queue.park("w", await crew.claim("w", 2), "no")
+    assert "b" in await crew.queue.parked_agents()
+
+
+# BUG (open): the second answer is "stale", as if the task were another's.
+async def test_a_park_sent_again_changes_nothing_and_tells_the_same(crew: Crew) -> None:
+    await crew.submit("t1")
+    tasks = await crew.take("w")
+    first = await crew.queue.park("w", tasks, "no")
+    before = await crew.dump()
+    again = await crew.queue.park("w", tasks, "no")
+    assert await crew.dump() == before
+    assert again in (first, ["repeated"])
+
+
+# ---------------------------------------------------------------- what is told of agents
 
 
 async def test_an_agent_is_told_of_only_when_it_goes_from_idle_to_working_and_back(crew: Crew) -> None:

@@ -320,6 +320,7 @@ class _Model:
         self.attempts: Counter[str] = Counter()
         self.begun: set[str] = set()
         self.ended: dict[str, str] = {}
+        self.parked: set[str] = set()
         self.fenced_calls = 0
         self.made = 0
         self.workers = [self._worker() for _ in range(4)]
@@ -338,7 +339,11 @@ class _Model:
             await self._as_zombie(worker)
         else:
             assert not worker.must_be_fenced, "its work was given to another, and it can still write"
-            actions = [self._claim] * 3 + [self._start, self._finish, self._finish] * 2 + [self._hand_back, self._say]
+            actions = (
+                [self._claim] * 3
+                + [self._start, self._finish, self._finish] * 2
+                + [self._hand_back, self._say, self._park]
+            )
             await (self._leave if self.rng.random() < 0.04 else self.rng.choice(actions))(worker)
         await self.watch.look(self.tasks, self.runs)
 
@@ -368,6 +373,9 @@ class _Model:
         for task in tasks:
             assert task.id not in self.ended, "it has ended"
             before = self.owner.get(task.id)
+            if task.id in self.parked:  # counted anew, see test_a_parked_task_keeps_its_attempts
+                self.parked.discard(task.id)
+                self.attempts[task.id] = task.attempt - 1
             if before is not None:
                 assert task.taken_over
                 previous = next((w for w in self.workers if w.name == before[0]), None)
@@ -427,6 +435,20 @@ class _Model:
             worker.started.discard(task.id)
             del worker.held[task.id]
 
+    async def _park(self, worker: _Worker) -> None:
+        """Sets some aside, and brings back some of all that are."""
+        tasks = self._some(worker)
+        assert await self.crew.queue.park(worker.name, tasks, "no such agent") == ["applied"] * len(tasks)
+        for task in tasks:
+            del self.owner[task.id], worker.held[task.id]
+            self.begun.discard(task.id)
+            worker.started.discard(task.id)
+            self.parked.add(task.id)
+        await self.watch.look(self.tasks, self.runs)
+        members = [m for of_agent in (await self.crew.queue.parked_agents()).values() for m in of_agent]
+        assert {m.split("\x1f")[2] for m in members} <= self.parked
+        assert await self.crew.queue.unpark(self.rng.sample(members, self.rng.randint(0, len(members)))) >= 0
+
     async def _say(self, worker: _Worker) -> None:
         for task in self._some(worker):
             worker.said[task.fence] += 1
@@ -450,6 +472,7 @@ class _Model:
                 lambda: queue.finish(name, done),
                 lambda: queue.finish(name, done, number=worker.number + 1, slots=2, **claim),
                 lambda: queue.hand_back(name, held),
+                lambda: queue.park(name, held, "no such agent"),
                 lambda: queue.say(name, held[0], "boo", 99) if held else queue.start(name, held),
             ]
         )
@@ -470,6 +493,9 @@ class _Model:
         """A last worker does what is left."""
         await self.crew.queue.declare_dead(await self.crew.queue.incarnations())
         last = _Worker("last", LEASE_MS)
+        members = [m for of_agent in (await self.crew.queue.parked_agents()).values() for m in of_agent]
+        await self.crew.queue.unpark(members)
+        await self.watch.look(self.tasks, self.runs)
         while await self.crew.queued():
             await self._claim(last)
             await self.crew.queue.start("last", list(last.held.values())) if last.held else None

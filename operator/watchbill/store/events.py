@@ -60,4 +60,9 @@ async def follow(
 
 
 def _parse(entries: Any) -> list[tuple[str, CrewEvent]]:
-    return [(str(entry_id), CrewEvent.model_validate_json(fields["data"])) for entry_id, fields in entries]
+    return [(str(entry_id), CrewEvent.model_validate_json(_text(fields["data"]))) for entry_id, fields in entries]
+
+
+def _text(data: str) -> str:
+    """One event with bytes that aren't UTF-8 must not hide all others."""
+    return data if data.isascii() else data.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -207,8 +207,8 @@ class Queue:
                 run = task.run_id
                 keys += [self.keys.run(run), self.keys.run_steps(run), self.keys.run_results(run)]
                 keys += [self.keys.definition(f.definition), events, self.keys.run_events(run)]
-            brief = f.result if len(f.result) <= BRIEF_MAX else ""
-            args += [*self._item(task), f.outcome, f.ttl_ms, f.tokens, f.result, brief, f.message]
+            brief = f.result if _bytes(f.result) <= BRIEF_MAX else ""
+            args += [*self._item(task), f.outcome, f.ttl_ms, f.tokens, f.result, brief, _text(f.message)]
         reply = await self._call("finish", keys, args)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
@@ -219,15 +219,24 @@ class Queue:
 
     async def park(self, incarnation: str, tasks: Sequence[Claimed], reason: str) -> list[Transition]:
         """Sets claimed tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed."""
-        keys, args = self._items(tasks)
-        return list((await self._call("park", keys, [self.uid, incarnation, reason, len(tasks), *args]))[1:])
+        keys, _ = self._items(tasks)
+        args: list[str] = []
+        for task in tasks:
+            member = "\x1f".join((task.agent, str(task.priority), task.id, str(task.attempt)))
+            args += [*self._item(task), member]
+        return list((await self._call("park", keys, [self.uid, incarnation, _text(reason), len(tasks), *args]))[1:])
 
     async def parked_agents(self) -> dict[str, list[str]]:
-        """Agent → what its parked tasks are parked as, oldest first; at most 500."""
+        """Agent → what its parked tasks are parked as, oldest first; at most 500 of each."""
         found: dict[str, list[str]] = {}
+        start = 0
         with translated():
-            for member in await self.client.zrange(self.keys.parked_agent, 0, BATCH - 1):
-                found.setdefault(str(member).split("\x1f")[0], []).append(str(member))
+            while page := await self.client.zrange(self.keys.parked_agent, start, start + 10 * BATCH - 1):
+                for member in map(str, page):
+                    of_agent = found.setdefault(member.split("\x1f")[0], [])
+                    if len(of_agent) < BATCH:
+                        of_agent.append(member)
+                start += len(page)
         return found
 
     async def unpark(self, members: Sequence[str]) -> int:
@@ -235,10 +244,10 @@ class Queue:
         keys = list(self.keys.fixed)
         args: list[Any] = [self.uid, len(members)]
         for member in members:
-            agent, priority, task_id = member.split("\x1f")
+            agent, priority, task_id, attempt = member.split("\x1f")
             step = split_step_id(task_id)
             keys.append(self.keys.run_steps(step[0]) if step else self.keys.task(task_id))
-            args += ["s" if step else "t", member, task_id, step[1] if step else "", agent, priority]
+            args += ["s" if step else "t", member, task_id, step[1] if step else "", agent, priority, attempt]
         return int((await self._call("unpark", keys, args))[1])
 
     def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> None:
@@ -255,14 +264,13 @@ class Queue:
         """Puts an agent's message on the feed, if the task is still this incarnation's. `number` counts from 1."""
         keys = [*self.keys.fixed, self.keys.agent_events(task.agent)]
         keys.append(self.keys.run_events(task.run_id) if task.run_id else keys[-1])
-        reply = await self._call("say", keys, [self.uid, incarnation, task.id, task.fence, message, number])
+        reply = await self._call("say", keys, [self.uid, incarnation, task.id, task.fence, _text(message), number])
         return bool(reply == "ok")
 
     async def declare_dead(self, incarnations: Sequence[str]) -> None:
         """For whoever knows that these processes have ended: their work may be taken at once."""
-        with translated():
-            for incarnation in incarnations:
-                await self.client.zadd(self.keys.leases, {incarnation: 0}, xx=True)
+        for start in range(0, len(incarnations), BATCH):
+            await self._call("declare_dead", self.keys.fixed, [self.uid, *incarnations[start : start + BATCH]])
 
     async def incarnations(self) -> list[str]:
         """Those that have a lease, expired or not."""
@@ -275,9 +283,8 @@ class Queue:
             return await self.client.blpop([self.keys.bell], timeout=timeout_seconds) is not None
 
     async def ring(self) -> None:
-        with translated():
-            if not await self.client.llen(self.keys.bell):
-                await self.client.rpush(self.keys.bell, "1")
+        """Gives back a token that was taken without room for a task."""
+        await self._call("ring", self.keys.fixed, [self.uid])
 
     # ------------------------------------------------------------ looking
 
@@ -360,6 +367,15 @@ class Queue:
             raise Fenced(
                 f"worker {incarnation} of crew {self.keys.crew!r} was taken for dead; its work was given to others"
             )
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def _text(message: str) -> str:
+    """The message as UTF-8 can say it: bytes that were no text, and lone surrogates, become question marks."""
+    return message if message.isascii() else message.encode("utf-8", "replace").decode()
 
 
 def _info(group: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull
+from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull, RetryLater
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
@@ -34,6 +34,11 @@ from watchbill.tasks import (
 
 _FS: Final = "\x1f"
 _LS: Final = "\x1e"
+_NONE: Final = "\x1d"
+
+
+class Changed(RetryLater):
+    """The crew took up another definition since the caller looked: look again. Nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ def script_call(
     """(KEYS, ARGV) of the calls that create this run: one for each 500 steps, the last of which starts it."""
     task = keys.task(run.id)
     names = [*keys.fixed, keys.run(run.id), keys.run_steps(run.id), task, keys.run_events(run.id)]
-    names.append(keys.dedupe(run.dedupe_key) if run.dedupe_key else task)
+    names += [keys.dedupe(run.dedupe_key) if run.dedupe_key else task, keys.definition(run.digest)]
     calls: list[tuple[list[str], list[Any]]] = []
     for start in range(0, len(run.steps), BATCH):
         part = run.steps[start : start + BATCH]
@@ -91,13 +96,15 @@ async def submit(
     """Starts a run; returns its id (another's where the dedupe key was already used).
 
     An id that is already there is the same run: nothing is added; one whose creation was interrupted is completed.
-    Raises QueueFull, Conflict when the id belongs to a task, CrewGone.
+    Raises QueueFull, Conflict when the id belongs to a task, CrewGone, Changed.
     """
     for names, args in script_call(keys, uid, run, max_queued, reply_to):
         with translated():
             reply = await run_script(client, "submit_run", names, args)
         if reply[0] == "gone":
             raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+        if reply[0] == "changed":
+            raise Changed(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
         if reply[0] == "full":
             raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
         if reply[1] == "conflict":
@@ -133,9 +140,18 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
     if step := split_step_id(task_id):
         with translated():
             stored = await client.hget(keys.run_results(step[0]), step[1])
-            if stored is None and not await client.hexists(keys.run_steps(step[0]), step[1]):
-                raise _not_found(keys, task_id)
-        return TaskResult.model_validate_json(stored) if stored else None
+        if stored:
+            return TaskResult.model_validate_json(stored)
+        try:
+            now = {s.name: s for s in (await status(client, keys, step[0])).steps}
+        except NotFound:
+            now = {}
+        if step[1] not in now:
+            raise _not_found(keys, task_id)
+        if now[step[1]].state is not TaskState.SKIPPED:
+            return None
+        error = "skipped: something before it failed"
+        return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with translated():
         async with client.pipeline(transaction=True) as pipe:
             pipe.hmget(keys.run(task_id), ["state", "submitted", "finished"])
@@ -199,9 +215,11 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
     if not names:
         return {}
     step = split_step_id(task_id)
-    key = keys.run(step[0]) if step else keys.task(task_id)
+    fields = [f"input:{name}" for name in names]
     with translated():
-        values = await client.hmget(key, [f"input:{name}" for name in names])
+        values = await client.hmget(keys.run(step[0] if step else task_id), fields)
+        if step is None and not any(values):
+            values = await client.hmget(keys.task(task_id), fields)
     return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
 
 
@@ -229,8 +247,9 @@ def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
     fields = {name: value.split(_FS) for name, value in packed.items()}
     after: dict[str, list[str]] = {name: [] for name in fields}
     for name, f in sorted(fields.items(), key=lambda item: int(item[1][2])):
-        for successor in () if f[4] == "-" else f[4].split(_LS):
-            after[successor].append(name)
+        for successor in () if f[4] == _NONE else f[4].split(_LS):
+            if successor in after:  # else the run is being created, and its part isn't here yet
+                after[successor].append(name)
     steps = []
     for name, (state, _, index, agent, _, attempt, _, started, finished, tokens) in fields.items():
         now = TaskState(state)

@@ -56,8 +56,7 @@ for i = 1, n do
   end
 end
 if n > 0 then tidy() end
-if tonumber(ARGV[4]) >= 0 then
-  return { 'ok', outcomes, claim(inc, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1') }
-end
-if enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
-return { 'ok', outcomes, {} }
+local slots = tonumber(ARGV[4])
+if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
+if slots < 0 then return { 'ok', outcomes, {} } end
+return { 'ok', outcomes, claim(inc, ARGV[3], slots, tonumber(ARGV[5]), ARGV[6] == '1') }

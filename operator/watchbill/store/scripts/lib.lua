@@ -12,7 +12,9 @@ local FIXED = 19
 local GROUP = 'workers'
 local RETURNED = 'returned'     -- consumer that holds what was handed back; it is always "dead", so anyone may take it
 local FS, LS = '\31', '\30'     -- separators of packed values and of lists in them; names are printable
+local NONE = '\29'              -- an empty list in a packed value
 local DAY = 86400
+local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local FAR = 1e13                -- ms; added to the score of an unfinished task in `ids`, so that it never looks expired
 
 local clock = redis.call('TIME')
@@ -145,15 +147,15 @@ local function wake(crew)
 end
 
 local function answer(channels, id)
-  for _, channel in ipairs(split(channels or '', ' ')) do redis.call('PUBLISH', channel, id) end
+  for _, channel in ipairs(split(channels or '', LS)) do redis.call('PUBLISH', channel, id) end
 end
 
 -- One more client waits for this task or run. Bounded: a client that finds no place polls.
 local function subscribe(key, channel)
   if channel == '' then return end
   local known = redis.call('HGET', key, 'reply') or ''
-  if #known < 1024 and not string.find(' ' .. known .. ' ', ' ' .. channel .. ' ', 1, true) then
-    redis.call('HSET', key, 'reply', known == '' and channel or known .. ' ' .. channel)
+  if #known < 4096 and not string.find(LS .. known .. LS, LS .. channel .. LS, 1, true) then
+    redis.call('HSET', key, 'reply', known == '' and channel or known .. LS .. channel)
   end
 end
 
@@ -280,7 +282,7 @@ local function add_step(run_key, steps_key, run_id, name, agent, index, left, su
     redis.call('HINCRBY', run_key, 'parked', 1)
   end
   write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
-    successors = successors == '' and '-' or successors, attempt = '0', fence = '0', started = '0', finished = '0',
+    successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
     tokens = '0' })
 end
 
@@ -302,7 +304,7 @@ local function advance(k, run_id, name, step, outcome, tokens, ttl)
   local ready = {}
   if outcome == 'completed' then
     redis.call('HINCRBY', k.run, 'completed', 1)
-    if step.successors == '-' then
+    if step.successors == NONE then
       redis.call('HINCRBY', k.run, 'ends', 1)
     else
       for _, successor in ipairs(split(step.successors, LS)) do
@@ -333,25 +335,45 @@ end
 
 -- ---------------------------------------------------------------- claiming
 
-local function take(taken, inc, class, entry, fields, previous)
-  local id, agent
+-- UTF-8 without control characters.
+local function is_text(s)
+  if string.find(s, '%c') then return false end
+  if not string.find(s, '[\128-\255]') then return true end
+  s = string.gsub(s, '[\194-\223][\128-\191]', 'x')
+  s = string.gsub(s, '[\224-\239][\128-\191][\128-\191]', 'x')
+  s = string.gsub(s, '[\240-\244][\128-\191][\128-\191][\128-\191]', 'x')
+  return not string.find(s, '[\128-\255]')
+end
+
+-- Off the stream, and onto the dead letters with all that it carries.
+local function discard(reason, id, class, entry, fields)
+  local raw = { 'class', class, 'entry', entry }
   for i = 1, #fields, 2 do
-    if fields[i] == 'id' then id = fields[i + 1] elseif fields[i] == 'agent' then agent = fields[i + 1] end
+    raw[#raw + 1] = 'raw:' .. fields[i]
+    raw[#raw + 1] = fields[i + 1]
   end
-  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or string.find(id .. agent, '%c') then
-    local raw = { 'class', class, 'entry', entry }
-    for i = 1, #fields, 2 do
-      raw[#raw + 1] = 'raw:' .. fields[i]
-      raw[#raw + 1] = fields[i + 1]
-    end
-    bury('malformed entry: it needs the fields id and agent', id or '', raw)
-    redis.call('XACK', STREAM[class], GROUP, entry)
-    redis.call('XDEL', STREAM[class], entry)
-    return false
+  bury(reason, id, raw)
+  redis.call('XACK', STREAM[class], GROUP, entry)
+  redis.call('XDEL', STREAM[class], entry)
+  return false
+end
+
+local function take(taken, inc, class, entry, fields, previous)
+  local id, agent, attempt
+  for i = 1, #fields, 2 do
+    local name, value = fields[i], fields[i + 1]
+    if name == 'id' then id = value elseif name == 'agent' then agent = value
+    elseif name == 'attempt' then attempt = tonumber(value) end
   end
-  local h = { inc = inc, fence = int(now_us), class = class, entry = entry, attempt = 1, started = '0', counted = false,
-    agent = agent, said = '0' }
-  local before = previous and holder(id)
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or not is_text(id .. agent) then
+    return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
+  end
+  local h = { inc = inc, fence = int(now_us), class = class, entry = entry, attempt = attempt or 1, started = '0',
+    counted = false, agent = agent, said = '0' }
+  local before = holder(id)
+  if before and (before.entry ~= entry or before.class ~= class) then
+    return discard('second entry of a task that is held under another', id, class, entry, fields)
+  end
   if before then
     h.fence = int(math.max(tonumber(before.fence) + 1, now_us))
     h.attempt = before.attempt + (before.started ~= '0' and 1 or 0)   -- a start that came to nothing
@@ -362,6 +384,19 @@ local function take(taken, inc, class, entry, fields, previous)
     taken[#taken + 1] = value
   end
   return true
+end
+
+-- An entry that somebody deleted while it was held: forgets who held it.
+local function forget_entry(class, entry)
+  redis.call('XACK', STREAM[class], GROUP, entry)
+  local all = redis.call('HGETALL', RUNNING)
+  for i = 1, #all, 2 do
+    local h = holder(all[i])
+    if h.class == class and h.entry == entry then
+      redis.call('HDEL', RUNNING, all[i])
+      if h.counted and redis.call('HINCRBY', AGENTS, h.agent, -1) <= 0 then redis.call('HDEL', AGENTS, h.agent) end
+    end
+  end
 end
 
 -- Takes over what dead incarnations held, in one class. Returns how many were taken.
@@ -376,7 +411,7 @@ local function take_over(taken, inc, class, dead, room)
         if claimed[1] and take(taken, inc, class, claimed[1][1], claimed[1][2], true) then
           n = n + 1
         elseif not claimed[1] then
-          redis.call('XACK', STREAM[class], GROUP, p[1])    -- its entry is gone: nothing to run
+          forget_entry(class, p[1])
         end
       end
     end
@@ -395,11 +430,22 @@ local function read_new(taken, inc, class, room)
   return n
 end
 
--- The class, below CRITICAL, whose first undelivered entry is the oldest.
-local function oldest_class(filled)
-  local best, best_ms, best_seq
+-- The class, below CRITICAL, with the oldest entry that may be taken; and whose it was: nil for one that is new.
+local function oldest(filled, dead)
+  local best, whose, best_ms, best_seq
+  local function consider(class, entry, gone)
+    local ms, seq = string.match(entry, '(%d+)-(%d+)')
+    ms, seq = tonumber(ms), tonumber(seq)
+    if not best or ms < best_ms or (ms == best_ms and seq < best_seq) then
+      best, whose, best_ms, best_seq = class, gone, ms, seq
+    end
+  end
   for _, class in ipairs(filled) do
     if class ~= '1' then
+      for _, gone in ipairs(dead) do
+        local pending = redis.call('XPENDING', STREAM[class], GROUP, '-', '+', 1, gone)
+        if pending[1] then consider(class, pending[1][1], gone) end
+      end
       local last = '0-0'
       for _, g in ipairs(redis.call('XINFO', 'GROUPS', STREAM[class])) do
         local name, delivered
@@ -409,14 +455,10 @@ local function oldest_class(filled)
         if name == GROUP then last = delivered end
       end
       local head = redis.call('XRANGE', STREAM[class], '(' .. last, '+', 'COUNT', 1)
-      if head[1] then
-        local ms, seq = string.match(head[1][1], '(%d+)-(%d+)')
-        ms, seq = tonumber(ms), tonumber(seq)
-        if not best or ms < best_ms or (ms == best_ms and seq < best_seq) then best, best_ms, best_seq = class, ms, seq end
-      end
+      if head[1] then consider(class, head[1][1], nil) end
     end
   end
-  return best
+  return best, whose
 end
 
 local function forget_if_empty(gone)
@@ -433,21 +475,19 @@ end
 local function claim(inc, seq, slots, lease_ms, may_take_over)
   if redis.call('SISMEMBER', FENCED, inc) == 1 then return { 'fenced' } end
   local last = redis.call('HGET', CLAIMS, inc)
-  if not last then
-    if seq ~= '1' then return { 'fenced' } end      -- flushed, or forgotten: it must start anew
-    redis.call('HSET', CLAIMS, inc, '0' .. FS)
-  end
+  if not last and seq ~= '1' then return { 'fenced' } end     -- flushed, or forgotten: it must start anew
   redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
   if last then
     local cut = string.find(last, FS, 1, true)
-    if string.sub(last, 1, cut - 1) == seq then
-      return { 'ok', 0, int(now_ms), cmsgpack.unpack(string.sub(last, cut + 1)) }
-    end
+    local answered = tonumber(string.sub(last, 1, cut - 1))
+    if tonumber(seq) == answered then return { 'ok', 0, int(now_ms), cmsgpack.unpack(string.sub(last, cut + 1)) } end
+    if tonumber(seq) < answered then return { 'ok', 0, int(now_ms), {} } end   -- a late copy, which nobody waits for
   end
 
   local taken, room, more = {}, slots, false
   if room > 0 then
-    local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, 8)
+    local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
+    more = #dead == DEAD_AT_ONCE
     for _, gone in ipairs(dead) do
       if gone ~= RETURNED and redis.call('SADD', FENCED, gone) == 1 then
         redis.call('EXPIRE', FENCED, DAY)
@@ -462,20 +502,24 @@ local function claim(inc, seq, slots, lease_ms, may_take_over)
     -- One pick in 16 goes to the oldest head, so that no class starves.
     local picks = #filled > 1 and tonumber(redis.call('HGET', META, 'picks') or '0') or 0
     if #filled > 1 and picks + room >= 16 then
-      local class = oldest_class(filled)
-      if class then room = room - read_new(taken, inc, class, 1) end
+      local class, whose = oldest(filled, dead)
+      if class and whose then
+        room = room - take_over(taken, inc, class, { whose }, 1)
+      elseif class then
+        room = room - read_new(taken, inc, class, 1)
+      end
     end
-    for _, c in ipairs(filled) do
+    for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
       if room > 0 and #dead > 0 then room = room - take_over(taken, inc, c, dead, room) end
-      if room > 0 then room = room - read_new(taken, inc, c, room) end
+      if room > 0 and redis.call('XLEN', STREAM[c]) > 0 then room = room - read_new(taken, inc, c, room) end
     end
     if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
     for _, gone in ipairs(dead) do
       if not forget_if_empty(gone) then more = true end
     end
-    if #taken > 0 then redis.call('HSET', CLAIMS, inc, seq .. FS .. cmsgpack.pack(taken)) end
     if more or queued() > redis.call('HLEN', RUNNING) then ring() end
   end
+  redis.call('HSET', CLAIMS, inc, seq .. FS .. cmsgpack.pack(taken))
 
   local again = 2000
   local others = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2)

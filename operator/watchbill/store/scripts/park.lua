@@ -1,26 +1,26 @@
 #!lua flags=allow-oom
 -- Claimed tasks whose agent this worker's image doesn't have: off the stream, until a worker comes that has it.
 -- KEYS: fixed; then per item: agent events; its record (a step: its run's steps); run events (a task: agent events again)
--- ARGV: uid, incarnation, reason, n; per item: kind (t | s), id, fence, step
--- -> {'gone'} | {'fenced'} | {'ok', per item: applied | stale}
+-- ARGV: uid, incarnation, reason, n; per item: kind (t | s), id, fence, step, what it is parked as
+-- -> {'gone'} | {'fenced'} | {'ok', per item: applied | repeated | stale}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
 local outcome, at, key = { 'ok' }, 5, FIXED + 1
 for _ = 1, tonumber(ARGV[4]) do
-  local kind, id, fence, name = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local kind, id, fence, name, member = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local agent_events, record = KEYS[key], KEYS[key + 1]
-  at, key = at + 4, key + 3
+  at, key = at + 5, key + 3
   local h = holder(id)
   if holds(h, ARGV[2], fence) then
     release(id, h)
     if h.counted then agent_stops(h.agent, agent_events) end
     set_state(kind, record, name, 'parked')
-    redis.call('ZADD', PARKED_AGENT, now_ms, table.concat({ h.agent, h.class, id }, FS))
+    redis.call('ZADD', PARKED_AGENT, now_ms, member)
     event('mission_event', about(h.agent, id, string.match(id, '^([^/]+)/'), ARGV[3]), agent_events,
       kind == 's' and KEYS[key - 1] or nil)
     outcome[#outcome + 1] = 'applied'
   else
-    outcome[#outcome + 1] = 'stale'
+    outcome[#outcome + 1] = not h and redis.call('ZSCORE', PARKED_AGENT, member) and 'repeated' or 'stale'
   end
 end
 return outcome

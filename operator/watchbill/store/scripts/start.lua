@@ -18,8 +18,11 @@ for _ = 1, n do
   if kind == 't' then
     agent_events = KEYS[key + 1]
     if mine then
-      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs')
-      if task[1] then
+      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'result')
+      if task[3] then      -- a stray entry of a task that has ended
+        release(id, h)
+        mine = false
+      elseif task[1] then
         redis.call('HSET', KEYS[key], 'state', 'running', 'attempt', int(h.attempt), 'started', int(now_ms))
         reply = { 'ok', task[1], current, task[2] }
       end
@@ -31,7 +34,10 @@ for _ = 1, n do
     if mine then
       local run = redis.call('HMGET', KEYS[key], 'payload', 'def', 'inputs')
       local step = read_step(KEYS[key + 1], name)
-      if run[1] and step then
+      if step and step.finished ~= '0' then
+        release(id, h)
+        mine = false
+      elseif run[1] and step then
         step.state, step.attempt, step.started, step.fence = 'running', int(h.attempt), int(now_ms), fence
         write_step(KEYS[key + 1], name, step)
         reply = { 'ok', run[1], run[2], run[3] }

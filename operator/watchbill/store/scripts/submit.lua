@@ -7,8 +7,11 @@
 if is_gone(ARGV[1]) then return { 'gone' } end
 local waiting = queued()
 local n = tonumber(ARGV[4])
-if waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + n > tonumber(ARGV[3]) then
-  return { 'full' }
+local present = waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
+if present + n > tonumber(ARGV[3]) then
+  local more = 0    -- those that are there already need no room
+  for i = 1, n do more = more + 1 - redis.call('EXISTS', KEYS[FIXED + i * 3 - 2]) end
+  if more > 0 and present + more > tonumber(ARGV[3]) then return { 'full' } end
 end
 local outcome, at, added = { 'ok' }, 5, 0
 for i = 1, n do

@@ -1,10 +1,10 @@
 #!lua
 -- A run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
--- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none)
+-- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none), definition
 -- ARGV: uid, crew, maxQueued, id, class, payload, definition, mode, parallel, reply channel, dedupe window ms, last call?,
 --   steps of the whole run, inputs joined, number of inputs, name and value of each, number of steps here, then per
 --   step: name, agent, index, number of dependencies, successors joined by LS
--- -> {'gone'} | {'full'} | {'ok', submitted | exists | conflict | duplicate:<id>}
+-- -> {'gone'} | {'full'} | {'changed'} (the definition is gone: the crew has another) | {'ok', submitted | exists | conflict | duplicate:<id>}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local run_key, steps_key, task_key, run_events, dedupe_key = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
   KEYS[FIXED + 4], KEYS[FIXED + 5]
@@ -13,6 +13,7 @@ local waiting = queued()
 if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and redis.call('GET', dedupe_key)
   if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
+  if redis.call('EXISTS', KEYS[FIXED + 6]) == 0 then return { 'changed' } end
   local parked = redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
   if waiting + parked + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return { 'full' } end
 end
