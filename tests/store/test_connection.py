@@ -40,7 +40,7 @@ QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
         "http://user:hunter2@example.org:6379",
         "redis+cluster://user:hunter2@example.org",
         "REDIS//user:hunter2@example.org",
-        # BUG (open): without `://` the whole text is shown; and redis-py takes a password from the query, too.
+        # no URL at all, and a password in the query, which redis-py takes, too
         "user:hunter2@example.org:6379",
         ":hunter2@example.org",
         "http://example.org/?password=hunter2",
@@ -72,7 +72,6 @@ def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
     assert connection.without_secret(url) == shown
 
 
-# BUG (open): redis-py takes credentials from the query, too.
 @pytest.mark.pure
 @pytest.mark.parametrize("url", ["redis://host/0?password=hunter2&db=1", "unix:///s?username=u&password=hunter2"])
 def test_a_password_in_the_query_is_not_shown(url: str) -> None:
@@ -162,8 +161,8 @@ async def test_calls_end_when_it_is_time_and_at_once_for_other_errors() -> None:
         await connection.persist(wrong, until=lambda: False)
 
 
-# BUG (open) on Python 3.11: redis-py sends within asyncio.wait_for where there is a socket_timeout, and that of 3.11
-# drops a cancellation that comes when the sending is just done. Nine of ten are lost, and who waits for the task hangs.
+# redis-py sends within asyncio.wait_for where there is a socket_timeout, and that of Python 3.11 drops a cancellation
+# that comes when the sending is just done: here nine of ten are lost, and who waits for the task's end hangs.
 async def test_a_task_that_talks_to_the_store_ends_when_it_is_cancelled(crew: Crew) -> None:
     over = False
 
@@ -346,7 +345,7 @@ async def test_a_server_without_memory_refuses_new_tasks_and_takes_results(
         assert await crew.queue.submit([Submission("t3", "a", payload("t3"))], max_queued=MANY) == ["t3"]
 
 
-# BUG (open): these are plain ZADD and RPUSH, which a server without memory refuses; scripts with allow-oom are not.
+# Plain ZADD and RPUSH are refused then; scripts with allow-oom are not.
 async def test_a_server_without_memory_can_be_told_of_dead_workers(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str
 ) -> None:

@@ -167,8 +167,7 @@ async def test_any_text_comes_back_as_it_was_said(crew: Crew, text: str) -> None
     assert messages == [text, text]
 
 
-# BUG (open): the message goes out as a byte that is not UTF-8 (surrogateescape), and from then on the crew's whole feed
-# cannot be parsed. Such text is what Python makes of file names and of output of programs, so exceptions contain it.
+# Such text is what Python makes of file names and of output of programs, so exceptions contain it.
 async def test_a_message_with_bytes_that_are_no_text_does_not_spoil_the_feed(crew: Crew) -> None:
     await crew.submit("t1")
     (task,) = await crew.take("w")
@@ -177,8 +176,7 @@ async def test_a_message_with_bytes_that_are_no_text_does_not_spoil_the_feed(cre
     assert [e["event_type"] for e in await crew.events()][-1] == "task_failed"
 
 
-# BUG (open): a lone surrogate outside of that range can't be encoded at all, and redis-py's UnicodeEncodeError comes
-# out of finish(): the task can't be finished. (A model's JSON may well contain one: "\ud800".)
+# A model's JSON may well contain one, and it can't be encoded.
 async def test_a_message_with_a_lone_surrogate_can_be_told(crew: Crew) -> None:
     await crew.submit("t1")
     (task,) = await crew.take("w")

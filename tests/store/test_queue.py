@@ -100,8 +100,7 @@ async def test_running_tasks_and_parked_steps_count_against_the_bound(crew: Crew
     assert not await crew.client.exists(crew.keys.run("r2"), crew.keys.run_steps("r2"))
 
 
-# BUG (open): admission counts ids that are already there, so a resend after a lost reply, or a client that asks again,
-# is told QueueFull ("nothing was stored") about tasks that are stored and will run.
+# Else a call sent again after a lost reply is told "nothing was stored" about tasks that are stored and will run.
 async def test_tasks_that_are_already_there_need_no_room(crew: Crew) -> None:
     tasks = [Submission(i, "a", payload(i)) for i in ("t1", "t2")]
     await crew.queue.submit(tasks, max_queued=2)
@@ -202,7 +201,6 @@ async def test_nothing_is_written_for_a_crew_that_has_gone(crew: Crew, how: str)
     assert await crew.dump() == before
 
 
-# BUG (open): Queue.ring is no script, so it does not look at the uid.
 async def test_ringing_the_bell_of_a_deleted_crew_leaves_no_key_behind(crew: Crew) -> None:
     await crew.client.delete(*await crew.client.keys(crew.keys.prefix + "*"))
     with suppress(CrewGone):
@@ -257,8 +255,6 @@ async def test_one_pick_in_sixteen_goes_to_the_oldest_so_that_nothing_starves(cr
     assert all(later - earlier >= min(slots, 15) for earlier, later in pairwise(rare))
 
 
-# BUG (open): the rare pick looks at undelivered entries only. A task of a lower class that was handed back, or whose
-# worker died, is never taken again for as long as more urgent work fills all slots.
 @pytest.mark.parametrize("how", ["handed back", "taken over"])
 async def test_a_less_urgent_task_that_returned_does_not_starve(crew: Crew, how: str) -> None:
     await crew.submit("low", priority=Priority.LOW)
@@ -324,7 +320,6 @@ async def test_the_bell_holds_one_token_and_is_rung_again_while_work_is_left(cre
     assert not await crew.queue.bell(0.05)
 
 
-# BUG (open): LLEN and RPUSH are two commands.
 async def test_many_that_ring_at_once_leave_one_token(crew: Crew) -> None:
     await asyncio.gather(*(crew.client.ping() for _ in range(20)))  # a connection for each
     await asyncio.gather(*(crew.queue.ring() for _ in range(20)))
@@ -339,8 +334,7 @@ async def test_a_finish_that_makes_work_ready_rings_the_bell(crew: Crew) -> None
     assert await crew.client.llen(crew.keys.bell) == 1
 
 
-# BUG (open): with slots = 0 the claim within the call takes nothing and rings for nobody, so idle workers hear of the
-# ready step only when they look again by themselves, up to 2 s later.
+# Else idle workers hear of the ready step only when they look again by themselves, up to 2 s later.
 async def test_a_finish_that_claims_for_no_slot_rings_the_bell_for_others(crew: Crew) -> None:
     await crew.run("r1", library("a", "b", "c"), parallel=1)
     task = await crew.take("w", 1, 1)
@@ -371,9 +365,11 @@ MALFORMED: dict[str, dict[str | bytes, str | bytes]] = {
     "control characters": {"id": "x\n\x00y", "agent": "a"},
     "our separators": {"id": "x\x1fy", "agent": "a\x1e"},
     "a huge id": {"id": HUGE, "agent": "a"},
+    # BUG (open): Lua's tonumber takes "inf" for a number, int() does not: the claim's answer can't be read, the same at
+    # each repeat, and with it all tasks beside this one hang.
+    "an attempt that is no number": {"id": "x", "agent": "a", "attempt": "inf"},
     "many fields": {f"f{i}": str(i) for i in range(100)},
     "bytes that are no text": {b"\xff\xfe": b"\x80\x00\xc3("},
-    # BUG (open): an id or agent that is not UTF-8 passes, and its events then make the whole feed unreadable.
     "an id that is no text": {b"id": b"x\xff", b"agent": b"a"},
     "an agent that is no text": {b"id": b"x", b"agent": b"a\xff\xfe"},
 }
@@ -420,8 +416,7 @@ async def test_a_stream_full_of_malformed_entries_is_cleared_and_what_is_behind_
     assert await crew.queued() == 1
 
 
-# BUG (open): the second entry replaces the first in `running`; the first then stays pending for ever, XLEN never
-# returns to 0, and with it the bell is rung at every claim.
+# Else the first entry stays pending for ever, XLEN never returns to 0, and the bell is rung at every claim.
 async def test_a_second_entry_with_the_id_of_a_running_task_leaves_nothing_behind(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.client.xadd(crew.keys.streams[2], {"id": "t1", "agent": "a"})
@@ -437,7 +432,6 @@ async def test_a_second_entry_with_the_id_of_a_running_task_leaves_nothing_behin
     await crew.assert_idle()
 
 
-# BUG (open): start does not look at the state, so completed → running.
 async def test_a_finished_task_is_not_started_again_by_a_stray_entry(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.finish("w", await crew.take("w", 1))
@@ -458,8 +452,7 @@ async def test_the_worker_that_holds_a_task_may_finish_it_though_its_entry_was_d
     await crew.assert_idle()
 
 
-# BUG (open): where its holder dies, nobody clears `running` and `agents`; and where the stream is otherwise empty not
-# even the pending entry, so that every claim rings the bell and idle workers spin.
+# A pending entry that nobody clears makes every claim ring the bell, and idle workers spin.
 @pytest.mark.parametrize("others", [0, 1])
 async def test_an_entry_deleted_under_a_dead_worker_leaves_nothing_behind(crew: Crew, others: int) -> None:
     await crew.submit("t1")
@@ -606,7 +599,6 @@ async def test_a_task_given_up_is_dead_and_its_result_says_why(crew: Crew) -> No
     assert not result.success
 
 
-# BUG (open) for "ä": BRIEF_MAX is in bytes, but len() of a text counts characters.
 @pytest.mark.parametrize("letter", ["x", "ä"])
 async def test_a_large_result_is_on_the_stream_by_reference_only(crew: Crew, letter: str) -> None:
     await crew.submit("small", "large")
@@ -644,7 +636,6 @@ async def test_every_client_that_waits_is_told_once(crew: Crew) -> None:
     assert sorted(heard[:-1]) == [(channel, "t1") for channel in sorted(clients)]
 
 
-# BUG (open): channels are kept joined by spaces, and a crew's name may have one (records.CrewDefinition allows it).
 async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -> None:
     keys = CrewKeys("test", crew.keys.crew.removeprefix("test/") + " of mine")
     uid = await definitions.apply(crew.client, keys, library())
@@ -663,7 +654,7 @@ async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -
 
 
 async def test_waiting_clients_are_bounded(crew: Crew) -> None:
-    for i in range(100):
+    for i in range(300):
         task = [Submission("t1", "a", "{}")]
         await crew.queue.submit(task, max_queued=MANY, reply_to=crew.keys.reply(f"client-{i}"))
     assert len((await crew.task("t1"))["reply"]) < 4200
@@ -797,8 +788,6 @@ async def test_many_dead_workers_are_all_replaced(crew: Crew) -> None:
     assert await crew.queue.incarnations() == ["w"]
 
 
-# BUG (open): a claim looks at eight dead workers. Where those hold only less urgent tasks than fill the slots, the
-# ninth's CRITICAL task waits for as long as there is work of a class between.
 async def test_an_urgent_task_of_the_ninth_dead_worker_comes_before_new_less_urgent_ones(crew: Crew) -> None:
     await crew.submit(*(f"l{i}" for i in range(8)), priority=Priority.LOW)
     for i in range(8):
@@ -811,7 +800,6 @@ async def test_an_urgent_task_of_the_ninth_dead_worker_comes_before_new_less_urg
     assert "urgent" in picked
 
 
-# BUG (open): `dead` is cut at eight, so the claim sees no ninth and rings for nobody.
 async def test_the_bell_is_rung_while_any_dead_worker_still_holds_something(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.take("z-last", 1, 1)
@@ -965,7 +953,7 @@ async def test_a_parked_task_returns_to_its_class(crew: Crew) -> None:
     assert by_class(await crew.claim("w", 2)) == {3: ["high"], 7: ["low"]}
 
 
-# BUG (open): park forgets the attempt with the holder, so a task that kills its workers begins at 1 again.
+# Else a task that kills its workers begins at 1 again.
 async def test_a_parked_task_keeps_its_attempts(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.take("w1")
@@ -977,7 +965,6 @@ async def test_a_parked_task_keeps_its_attempts(crew: Crew) -> None:
     assert [t.attempt for t in await crew.claim("w2", 2)] == [2]
 
 
-# BUG (open): only the 500 parked first are looked at. Where nobody has their agent, those behind wait for ever.
 async def test_an_agent_with_many_parked_tasks_does_not_hide_the_others(crew: Crew) -> None:
     await crew.submit(*(f"x{i}" for i in range(BATCH)), agent="nowhere")
     await crew.queue.park("w", await crew.claim("w", 1, BATCH), "no")
@@ -987,7 +974,6 @@ async def test_an_agent_with_many_parked_tasks_does_not_hide_the_others(crew: Cr
     assert "b" in await crew.queue.parked_agents()
 
 
-# BUG (open): the second answer is "stale", as if the task were another's.
 async def test_a_park_sent_again_changes_nothing_and_tells_the_same(crew: Crew) -> None:
     await crew.submit("t1")
     tasks = await crew.take("w")

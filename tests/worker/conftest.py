@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 import redis.asyncio
 import workshop
+
+# so that tests may look into them; worker processes are given the folder
+sys.path.append(str(workshop.AGENTS))
 
 
 @pytest.fixture

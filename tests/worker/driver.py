@@ -31,9 +31,7 @@ async def main(options: dict[str, Any]) -> None:
         grace_seconds=options["grace_seconds"],
     )
     asked, hurried = asyncio.Event(), asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGTERM, lambda: (hurried if asked.is_set() else asked).set()
-    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: (hurried if asked.is_set() else asked).set())
     async with service:
         port = (await service.serve_health("127.0.0.1", 0)).port if options["health"] else 0
         print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
@@ -43,6 +41,8 @@ async def main(options: dict[str, Any]) -> None:
         if ended.done():
             ended.result()
         stopping = asyncio.create_task(service.stop())
+        await asyncio.sleep(0)  # so that it has begun
+        print("stopping", flush=True)
         hurrying = asyncio.create_task(hurried.wait())
         await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from typing import Any
@@ -42,7 +43,8 @@ async def test_a_worker_runs_as_many_tasks_at_once_as_it_should_and_never_more(m
     crew.open()
     assert all(result.success for result in await crew.results(tasks))
     assert most_at_once(crew) == 3
-    assert [line["task"] for line in crew.notes()] == tasks, "first in, first out"
+    begun = [line["task"] for line in crew.notes()]
+    assert [*sorted(begun[:3]), *begun[3:]] == tasks, "first in, first out"
 
 
 async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> None:
@@ -93,8 +95,7 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
     for task, kind in (("ends", "a"), ("async", "a"), ("thread", "b"), ("waiting", "a")):
         await crew.submit(task, kind)
     await crew.started("ends", "async", "thread")
-    leaving.signal(signal.SIGTERM)
-    asked = time.monotonic()
+    asked = await leaving.stopping()
     crew.open("ends")
     assert (await crew.result("ends")).success
     assert leaving.lives, "there is still time"
@@ -124,17 +125,16 @@ async def test_what_is_handed_back_is_started_by_a_waiting_worker_at_once(make_c
     """It waits for the bell; the one that rings it must not take it with itself into the grave."""
     crew = await make_crew({"a": "Gate"}, lease_seconds=30)
     waits: list[float] = []
-    there = await crew.worker()
-    for number in range(3):
-        leaving, there = there, None
+    there = await crew.worker(grace_seconds=0.1)
+    for number in range(4):
+        leaving = there
         await crew.submit(f"t{number}", "a")
         await crew.started(f"t{number}")
-        there = await crew.worker()
-        leaving.process.send_signal(signal.SIGTERM)
-        leaving.process.send_signal(signal.SIGTERM)
+        there = await crew.worker(grace_seconds=0.1)
+        leaving.signal(signal.SIGTERM)
         await until(lambda t=there, n=number: f"t{n}" in crew.started_by(t))
         assert await leaving.ended() == 0, leaving.log
-        left = [line for line in crew.notes("cancelled") if line["task"] == f"t{number}"][0]["at"]
+        left = next(line["at"] for line in crew.notes("cancelled") if line["task"] == f"t{number}")
         waits.append(start_of(crew, f"t{number}", 1)["at"] - left)
         crew.open(f"t{number}")
         await crew.result(f"t{number}")
@@ -153,12 +153,11 @@ async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
 
 
 async def test_a_second_signal_hurries(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=30)
+    crew = await make_crew({"a": "Gate"})
     worker = await crew.worker(grace_seconds=60)
     await crew.submit("t", "a")
     await crew.started("t")
-    worker.signal(signal.SIGTERM)
-    await until(lambda: crew.is_draining(worker), what="the drain")
+    await worker.stopping()
     assert worker.lives
     worker.signal(signal.SIGTERM)
     hurried = time.monotonic()
@@ -188,3 +187,23 @@ async def test_an_agent_that_swallows_its_cancellation_does_not_hold_up_the_exit
     await until(lambda: crew.waits(1), what="the hand-back")
     assert await worker.ended(5) == 0, worker.log
     assert len(crew.notes("swallowed")) >= 1, "it did try"
+
+
+async def test_a_call_to_the_store_can_be_cancelled_at_any_moment(make_crew: Make) -> None:
+    """Every stop, timeout and take-over leans on it. (Python 3.11's wait_for swallows a cancellation at times.)"""
+    crew = await make_crew({"a": "Brief"})
+
+    async def call() -> None:
+        while True:
+            await crew.queue.ring()
+
+    swallowed = 0
+    for moment in range(300):
+        calling = asyncio.create_task(call())
+        for _ in range(moment % 30):
+            await asyncio.sleep(0)
+        calling.cancel()
+        while (await asyncio.wait({calling}, timeout=0.2))[1]:
+            swallowed += 1
+            calling.cancel()
+    assert swallowed == 0

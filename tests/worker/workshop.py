@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import redis.asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
@@ -97,6 +99,12 @@ class Process:
         await until(lambda: not self.lives, seconds, f"the end of process {self.pid}")
         return self.process.returncode
 
+    async def stopping(self) -> float:
+        """SIGTERM, and its answer. Returns when."""
+        self.signal(signal.SIGTERM)
+        await until(lambda: "stopping" in self.said, what="its answer to SIGTERM")
+        return time.monotonic()
+
     async def drain(self) -> None:
         """SIGTERM, and a good end."""
         self.signal(signal.SIGTERM)
@@ -138,10 +146,6 @@ class Crew:
     @property
     def queue(self) -> Queue:
         return Queue(self.redis, self.keys, self.uid)
-
-    async def apply(self) -> None:
-        """Makes what `definition` says now the crew's."""
-        self.uid = await definitions.apply(self.redis, self.keys, self.definition)
 
     def open(self, *task_ids: str) -> None:
         """Lets these tasks, or all, go on."""
@@ -210,10 +214,9 @@ class Crew:
         """Exactly so many tasks wait for a worker."""
         return (await self.client.figures(self.name)).waiting == number
 
-    async def is_draining(self, process: Process) -> bool:
-        """As it tells with its lease."""
-        shown = await self.redis.hgetall(self.keys.workers)
-        return any(f"-{process.pid}." in name and json.loads(told)["draining"] for name, told in shown.items())
+    async def runs_nothing(self, process: Process) -> bool:
+        """By its own metrics."""
+        return (await metrics_of(process.metrics_url, self.name))["watchbill_worker_tasks_running",] == 0
 
     async def is_idle(self) -> bool:
         return not await self.redis.hgetall(self.keys.running) and not any(
@@ -276,7 +279,8 @@ class Crew:
                 yield worker
             finally:
                 worker.stop()
-                await running
+                async with asyncio.timeout(10):
+                    await running
 
     def kill(self) -> None:
         for process in self.processes:
@@ -291,9 +295,9 @@ class Crew:
         await self.redis.aclose()
 
 
-def agent(name: str, kind: str, folder: Path | None, **fields: Any) -> AgentDefinition:
-    """An agent of that class (or function) of hands.py."""
-    config = fields.pop("config", {}) | ({"folder": str(folder)} if folder else {})
+def agent(name: str, kind: str, *, notes: bool = True, **fields: Any) -> AgentDefinition:
+    """An agent of that class (or function) of hands.py; `notes`: it takes a folder."""
+    config = fields.pop("config", {}) | ({"folder": ""} if notes else {})
     return AgentDefinition(agent_id=name, agent_class=f"hands:{kind}", config=config, **fields)
 
 
@@ -301,17 +305,34 @@ async def made(
     url: str,
     name: str,
     folder: Path,
-    agents: Mapping[str, str | AgentDefinition],
+    agents: Mapping[str, str] | Iterable[AgentDefinition],
     *,
     mode: ExecutionMode = ExecutionMode.SEQUENTIAL,
     lease_seconds: int = 1,
     tasks: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Crew:
-    """A crew in the store at `url`. `agents`: name → class in hands.py that takes a folder, or a definition."""
-    listed = [agent(a, kind, folder) if isinstance(kind, str) else kind for a, kind in agents.items()]
+    """A crew in the store at `url`. `agents`: definitions, or name → class in hands.py that takes a folder."""
+    listed = [agent(a, kind) for a, kind in agents.items()] if isinstance(agents, Mapping) else list(agents)
+    for one in listed:
+        if "folder" in one.config:
+            one.config["folder"] = str(folder)
     policy = TaskPolicy(lease_seconds=lease_seconds, **(tasks or {}))
     definition = CrewDefinition(name=name, execution_mode=mode, agents=listed, tasks=policy, **fields)
     crew = Crew(url, CrewKeys("test", name), definition, folder, connection.connect(url), Client(url))
     crew.uid = await definitions.apply(crew.redis, crew.keys, definition)
     return crew
+
+
+async def metrics_of(url: str, crew: str) -> dict[tuple[str, ...], float]:
+    """A scrape: (name, values of the labels other than the crew) → value, of this crew only."""
+    async with aiohttp.ClientSession() as http, http.get(url) as page:
+        assert page.status == 200
+        text = await page.text()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if labels.pop("crew", crew) == crew:
+                found[(sample.name, *labels.values())] = sample.value
+    return found

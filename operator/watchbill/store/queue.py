@@ -218,7 +218,7 @@ class Queue:
         return list((await self._call("hand_back", keys, [self.uid, incarnation, len(tasks), *args]))[1:])
 
     async def park(self, incarnation: str, tasks: Sequence[Claimed], reason: str) -> list[Transition]:
-        """Sets claimed tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed."""
+        """Sets tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed."""
         keys, _ = self._items(tasks)
         args: list[str] = []
         for task in tasks:

@@ -10,6 +10,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -35,9 +36,17 @@ from watchbill.worker.threads import run_in_thread
 logger = logging.getLogger("watchbill.agent")
 
 RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
+ERROR_MAX: Final = 16_000
+MESSAGE_MAX: Final = 4000
+CLEAN_UP_SECONDS: Final = 1.0
+"""How long a cancelled agent may take to clean up when its worker ends."""
 _DEFINITIONS_KEPT: Final = 16
 
 Say = Callable[[str], Awaitable[None]]
+
+
+class _TimedOut(Exception):
+    """The agent took longer than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Executor:
         self._definitions: dict[str, CrewDefinition] = {}
         self._roles: dict[tuple[str, str], _Role] = {}
         self._loading = asyncio.Lock()
+        self._cancelled: set[asyncio.Task[Any]] = set()
         self._wait = metrics.TASK_WAIT.labels(keys.crew)
 
     async def run(self, task: Claimed, started: Started, say: Say) -> Finished:
@@ -93,16 +103,10 @@ class Executor:
         output: Any = None
         error: str | None = None
         try:
-            async with asyncio.timeout(role.timeout) as limit:
-                if role.runner.is_async:
-                    output = await role.runner.run(context)
-                else:
-                    output = await run_in_thread(role.runner.run, context)
-                    if inspect.isawaitable(output):  # a decorated function hides that it is async
-                        output = await output
+            output = await self._limited(role, context)
             outcome = "completed"
-        except TimeoutError as failure:
-            error = f"timed out after {role.timeout:g} s" if limit.expired() else _describe(failure)
+        except _TimedOut:
+            error = f"timed out after {role.timeout:g} s"
         except Exception as failure:
             logger.info("task %s of %s failed", task.id, self._keys.crew, exc_info=True)
             error = _describe(failure)
@@ -110,6 +114,42 @@ class Executor:
         took = time.perf_counter() - begin
         self._count(task, usage, took)
         return self._finished(task, started, outcome, policy, output=output, error=error, usage=usage, ms=took * 1000)
+
+    async def _limited(self, role: _Role, context: Context) -> Any:
+        """What the agent returns. Raises _TimedOut, and whatever the agent raises, as an Exception.
+
+        The agent is a task of its own: one that swallows its cancellation must hold up neither its slot nor our end.
+        """
+        call = asyncio.create_task(_call(role, context))
+        try:
+            done, _ = await asyncio.wait({call}, timeout=role.timeout)
+        except asyncio.CancelledError:
+            call.cancel()
+            self._leave(call)
+            raise
+        if not done:
+            call.cancel()
+            self._leave(call)
+            raise _TimedOut
+        if call.cancelled():
+            raise RuntimeError("CancelledError: raised by the agent, not by its worker")
+        return call.result()
+
+    def _leave(self, call: asyncio.Task[Any]) -> None:
+        self._cancelled.add(call)
+        call.add_done_callback(self._cancelled.discard)
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # told already
+
+    async def close(self) -> None:
+        """Gives cancelled agents a moment to clean up; then those that swallowed it are ended where they stand."""
+        if not self._cancelled:
+            return
+        _, stubborn = await asyncio.wait(self._cancelled, timeout=CLEAN_UP_SECONDS)
+        for call in stubborn:
+            logger.warning("an agent swallows its cancellation: let CancelledError pass, after cleaning up")
+            with suppress(RuntimeError, ValueError):  # it swallows even this, or is just running
+                call.get_coro().close()
+            call.cancel()
 
     def _learn(self, digest: str, crew: CrewDefinition, name: str) -> _Role | None:
         """Raises AgentNotLoadable; None when the crew has no such agent."""
@@ -183,19 +223,21 @@ class Executor:
         usage: Usage | None = None,
         ms: float = 0.0,
     ) -> Finished:
+        error = self._presentable(error) if error else None
         try:
             text = self._result(task, outcome, output, error, usage, ms)
-            if len(text) > RESULT_MAX_BYTES:
-                raise ValueError(f"{len(text)} characters are more than {RESULT_MAX_BYTES}: return a reference instead")
+            if len(text) * 4 > RESULT_MAX_BYTES and (size := len(text.encode())) > RESULT_MAX_BYTES:
+                raise ValueError(f"{size} bytes are more than {RESULT_MAX_BYTES}: return a reference instead")
         except (PydanticSerializationError, ValueError, RecursionError) as failure:
             outcome = "failed"
-            error = f"what agent {task.agent!r} returned can't be stored as JSON: {_describe(failure)}"
+            why = self._presentable(_describe(failure))
+            error = f"what agent {task.agent!r} returned can't be stored as JSON: {why}"
             text = self._result(task, outcome, None, error, usage, ms)
         return Finished(
             task,
             outcome,
             text,
-            message=self._redact(error or "")[:4000],
+            message=(error or "")[:MESSAGE_MAX],
             tokens=usage.total_tokens if usage else 0,
             ttl_ms=policy.result_ttl_seconds * 1000,
             definition=started.definition,
@@ -209,7 +251,7 @@ class Executor:
             agent_name=task.agent,
             success=outcome == "completed",
             output=output,
-            error=self._redact(error) if error else None,
+            error=error,
             execution_time_ms=round(ms, 3),
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
             attempt=task.attempt,
@@ -217,11 +259,27 @@ class Executor:
         )
         return result.model_dump_json()
 
+    def _presentable(self, error: str) -> str:
+        """Without secrets, of bounded length, and as UTF-8 can say it."""
+        return self._redact(error)[:ERROR_MAX].encode("utf-8", "replace").decode()
+
     def _count(self, task: Claimed, usage: Usage, seconds: float) -> None:
         metrics.TASK_RUN.labels(self._keys.crew, task.agent).observe(seconds)
         if usage.total_tokens:
             metrics.TOKENS.labels(self._keys.crew, task.agent, "input").inc(usage.input_tokens)
             metrics.TOKENS.labels(self._keys.crew, task.agent, "output").inc(usage.output_tokens)
+
+
+async def _call(role: _Role, context: Context) -> Any:
+    try:
+        if role.runner.is_async:
+            return await role.runner.run(context)
+        output = await run_in_thread(role.runner.run, context)
+        return await output if inspect.isawaitable(output) else output  # a decorator may hide that it is async
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as failure:  # SystemExit and the like end the task, not the worker
+        raise RuntimeError(_describe(failure)) from failure
 
 
 def missing(task: Claimed) -> Finished:
@@ -244,7 +302,9 @@ def _describe(failure: BaseException) -> str:
 def broken(task: Claimed, started: Started, error: str) -> Finished:
     """The end of a task that we ourselves couldn't run."""
     result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
-    return Finished(task, "failed", result.model_dump_json(), message=error[:4000], definition=started.definition)
+    return Finished(
+        task, "failed", result.model_dump_json(), message=error[:MESSAGE_MAX], definition=started.definition
+    )
 
 
 def refused(finished: Finished) -> Finished:

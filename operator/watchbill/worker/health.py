@@ -6,8 +6,10 @@ load, because scale-in reads readiness (OPERATOR protocol, §4).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Final
 
 import redis.asyncio
 from aiohttp import web
@@ -16,6 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from watchbill import metrics
 from watchbill.errors import WatchbillError
 from watchbill.store.queue import Queue
+
+FIGURES_SECONDS: Final = 1.0
 
 
 class HealthServer:
@@ -54,10 +58,11 @@ class HealthServer:
         return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        for crew, queue in self._queues().items():
-            # without the store the last figures stay: a scrape must not fail when it is needed most
-            with suppress(WatchbillError, redis.exceptions.RedisError):
-                await observe(crew, queue)
+        # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
+        with suppress(WatchbillError, redis.exceptions.RedisError, TimeoutError):
+            async with asyncio.timeout(FIGURES_SECONDS):
+                for crew, queue in self._queues().items():
+                    await observe(crew, queue)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -105,7 +105,8 @@ class LeaseKeeper:
             logger.warning("can't renew the lease: %s", error)
             return False
         except (Fenced, CrewGone) as error:
-            self._incarnation = None
+            if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
+                self._incarnation = None
             self._tell(incarnation, error)
             return True
         except Exception:

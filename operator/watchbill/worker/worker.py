@@ -42,7 +42,8 @@ STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
 UNPARK_SECONDS: Final = 30.0
 """How often a worker looks for parked tasks whose agent it has."""
-MESSAGE_MAX: Final = 4000
+STORE_SECONDS: Final = 2.0
+"""How long after the grace period the store may take to hear of our end."""
 
 
 @dataclass(slots=True)
@@ -113,6 +114,8 @@ class Worker:
         self._again = 2.0
         self._stop_by: float | None = None
         self._lost: Exception | None = None
+        self._cut_off = False
+        """The store didn't answer, and since then we haven't claimed."""
         self.drained = False
         """True once it has stopped, and holds nothing."""
 
@@ -143,23 +146,31 @@ class Worker:
         )
         self._keeper.start()
         background = [asyncio.create_task(self._listen()), asyncio.create_task(self._unpark())]
+        working = asyncio.create_task(self._work())
         try:
-            await self._give_others_time()
-            await self._register()
-            while not await self._stopped():
-                await self._turn()
-            await self._end()
+            while not (await asyncio.wait({working}, timeout=0.2 if self._stopping else 1.0))[0]:
+                if self._overdue():
+                    raise StoreUnavailable("the store doesn't answer, and the grace period is over")
+            await working
         except StoreUnavailable:
             logger.warning("stopped without the store: what was running will be taken over when the lease ends")
         finally:
-            for task in background:
+            for task in (working, *background):
                 task.cancel()
             for job in self._me.jobs.values():
                 if job.handle:
                     job.handle.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(working, *background, return_exceptions=True)
+            await self._executor.close()
             await self._keeper.stop()
             await aclose_clients()
+
+    async def _work(self) -> None:
+        await self._give_others_time()
+        await self._register()
+        while not await self._stopped():
+            await self._turn()
+        await self._end()
 
     # ------------------------------------------------------------ turns
 
@@ -188,11 +199,16 @@ class Worker:
         slots = -1 if self._stopping else min(room, BATCH)
         me.number += 1
         number = me.number
-        take_over = self._keeper.may_take_over
         try:
             outcomes, claim = await self._persist(
                 lambda: self._queue.finish(
-                    me.name, batch, number=number, slots=slots, lease_ms=self._lease_ms, take_over=take_over
+                    me.name,
+                    batch,
+                    number=number,
+                    slots=slots,
+                    lease_ms=self._lease_ms,
+                    # asked anew for each try: while the store was away, everyone's lease ran out
+                    take_over=self._keeper.may_take_over and not self._cut_off,
                 )
             )
         except (redis.exceptions.ResponseError, redis.exceptions.DataError):
@@ -201,6 +217,9 @@ class Worker:
             logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
             await self._finish_singly(me, batch)
             return None
+        if self._cut_off:
+            self._cut_off = False
+            self._keeper.wait_before_take_over(self._lease_ms / 3000)
         del me.finished[: len(batch)]
         for finished, outcome in zip(batch, outcomes, strict=True):
             self._account(finished, outcome)
@@ -254,7 +273,7 @@ class Worker:
     async def _run(self, me: _Incarnation, job: _Job, started: Any) -> None:
         async def say(message: str) -> None:
             job.said += 1
-            number, text = job.said, self._redact(message)[:MESSAGE_MAX]
+            number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
             await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
         try:
@@ -393,4 +412,11 @@ class Worker:
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """For as long as we run; when stopping, until the grace period is over."""
-        return await persist(call, until=lambda: self._stop_by is not None and time.monotonic() > self._stop_by + 2.0)
+
+        def wait(_: float) -> None:
+            self._cut_off = True
+
+        return await persist(call, until=self._overdue, on_wait=wait)
+
+    def _overdue(self) -> bool:
+        return self._stop_by is not None and time.monotonic() > self._stop_by + STORE_SECONDS

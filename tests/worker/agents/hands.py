@@ -267,6 +267,21 @@ MISCHIEF: dict[str, Callable[[], Any]] = {
 }
 
 
+async def not_a_number(_: Any) -> dict[str, float]:
+    return {"mean": float("nan"), "most": float("inf"), "count": 2}
+
+
+async def say_odd_things(context: Any) -> list[str]:
+    """Returns what was refused."""
+    refused = []
+    for message in ("plain", 'quotes " and \\ and \n and \x01 and €', "z" * 100_000, "lone \ud800", "lone \udc80"):
+        try:
+            await context.emit(message)
+        except ValueError as error:
+            refused.append(str(error))
+    return refused
+
+
 class Mischief:
     """Does what its prompt says: raises or returns something that it shouldn't."""
 
@@ -289,17 +304,46 @@ class ThreadMischief:
         return MISCHIEF[context.prompt]()
 
 
+def secrets_here() -> dict[str, str]:
+    return {name: os.environ[name] for name in os.environ["NAMES_OF_SECRETS"].split(",")}
+
+
 class Leak:
-    """Tries to let out every secret that it finds in its environment: raises, says, logs them."""
+    """Tries to let out every secret that it finds in its environment: says, logs and raises them."""
 
     async def run(self, context: Any) -> None:
-        for name in os.environ["NAMES_OF_SECRETS"].split(","):
-            secret = os.environ[name]
+        for name, secret in secrets_here().items():
             await context.emit(f"says {name} is {secret}")
             context.logger.warning("logs %s", secret)
             try:
                 raise ValueError(f"caught {secret}")
             except ValueError:
                 context.logger.exception("with a traceback")
-        if name := context.prompt:
-            raise RuntimeError(f"failed with {os.environ[name]!s}")
+        raise RuntimeError(f"failed with {secrets_here().get(context.prompt)}")
+
+
+def leak_sync(context: Any) -> None:
+    """The same, from a thread, with the secret hidden in a cause."""
+    for name, secret in secrets_here().items():
+        context.emit_sync(f"says {name} is {secret}")
+        context.logger.warning("logs %s", secret)
+    try:
+        {}[secrets_here()["GITHUB_TOKEN"]]
+    except KeyError:
+        context.logger.exception("with a traceback")
+    try:
+        raise ValueError(secrets_here().get(context.prompt))
+    except ValueError as error:
+        raise RuntimeError(f"failed with {error}") from error
+
+
+async def leak_repr(context: Any) -> None:
+    """The same, quoted, as KeyError and many libraries do."""
+    for name, secret in secrets_here().items():
+        await context.emit(f"says {name} is {secret if name == 'GITHUB_TOKEN' else repr(secret)}")
+        context.logger.warning("logs %r", secret)
+        try:
+            raise KeyError(secret)
+        except KeyError:
+            context.logger.exception("with a traceback")
+    raise KeyError(f"failed with {secrets_here().get(context.prompt)}")

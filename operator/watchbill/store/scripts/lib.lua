@@ -363,9 +363,9 @@ local function take(taken, inc, class, entry, fields, previous)
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
     if name == 'id' then id = value elseif name == 'agent' then agent = value
-    elseif name == 'attempt' then attempt = tonumber(value) end
+    elseif name == 'attempt' then attempt = string.find(value, '^%d+$') and tonumber(value) or 0 end
   end
-  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or not is_text(id .. agent) then
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent) then
     return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
   end
   local h = { inc = inc, fence = int(now_us), class = class, entry = entry, attempt = attempt or 1, started = '0',
@@ -476,6 +476,10 @@ local function claim(inc, seq, slots, lease_ms, may_take_over)
   if redis.call('SISMEMBER', FENCED, inc) == 1 then return { 'fenced' } end
   local last = redis.call('HGET', CLAIMS, inc)
   if not last and seq ~= '1' then return { 'fenced' } end     -- flushed, or forgotten: it must start anew
+  -- Was it cut off itself? Then others may have been, and get the chance to renew first. The caller sees to that, too;
+  -- but what it asked before an outage may be done only after it.
+  local until_ms = redis.call('ZSCORE', LEASES, inc)
+  if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
   redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
   if last then
     local cut = string.find(last, FS, 1, true)

@@ -1,0 +1,40 @@
+"""The commands put together. May not do any of their work."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+import typer
+
+from watchbill.cli import about, events, run, status, submit, worker
+from watchbill.cli.failures import reported
+
+app = typer.Typer(
+    name="watchbill",
+    help="Run crews of AI agents, on a laptop or against any Redis or Valkey, and lose no task.",
+    epilog="Exit codes: 0 ok, 1 the task failed, 2 wrong usage or input, 3 the store can't be reached.",
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    run.run,
+    submit.submit,
+    submit.result,
+    status.status,
+    events.events,
+    worker.worker,
+    about.crds,
+    about.version,
+):
+    app.command()(reported(command))
+
+
+def main() -> None:
+    """Runs the command that `sys.argv` names, and exits."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that can't show a character must not cost the result
+            stream.reconfigure(errors="backslashreplace")
+    app()

@@ -1,0 +1,97 @@
+"""`events`: what happened in a crew, and what happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import (
+    AgentOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    RedisUrlOption,
+    StateOption,
+    refuse_together,
+)
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+
+
+def events(
+    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    agent: AgentOption = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default=False)] = None,
+    count: Annotated[int, typer.Option("--count", min=0, help="How many of the newest to show.")] = 20,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="ID", help="Only those later than the event of this id.", show_default=False),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, as they come.")] = False,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Print the newest events of a crew, an agent or a run. With --output json: one object a line, with its id.
+
+    A follower that was too slow for the feed is told so by a line of its own: "events were missed".
+    """
+    from watchbill.cli import environment, process, stores
+    from watchbill.client import Client
+
+    refuse_together({("--agent", "--run"): (agent, run, "Choose one of the two feeds.")})
+    _check_id(after)
+    settings = environment.read()
+    where = stores.place(redis_url, state, settings)
+
+    async def work() -> int:
+        async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
+            if follow and after is not None:
+                await client.figures(crew)  # raises NotFound
+                last = after
+            else:
+                last = await _past(client, url, crew, agent, run, after, count, form)
+            if follow:
+                async for entry_id, event in client.follow(crew, agent=agent, run=run, after=last):
+                    output.event(entry_id, event, form)
+        return 0
+
+    return process.run_guarded(work())
+
+
+async def _past(
+    client: Client, url: str, crew: str, agent: str | None, run: str | None, after: str | None, count: int, form: Output
+) -> str:
+    """Prints what has happened. Returns the id of the last event. Raises NotFound where there is no such crew."""
+    from watchbill.connection import connected
+    from watchbill.store import events as feed
+
+    last = after or feed.BEGINNING
+    if after is not None:
+        async with connected(url) as redis:
+            found = await feed.read(redis, feed.stream(client.keys(crew), agent=agent, run=run), after, count)
+    else:
+        found = await client.events(crew, agent=agent, run=run, count=count) if count else []
+    if not found:
+        await client.figures(crew)
+    for entry_id, event in found:
+        output.event(entry_id, event, form)
+        last = entry_id
+    if not count and after is None:  # only what comes from now on
+        newest = await client.events(crew, agent=agent, run=run, count=1)
+        last = newest[-1][0] if newest else last
+    return last
+
+
+def _check_id(after: str | None) -> None:
+    import re
+
+    from watchbill.errors import InvalidInput, Problem
+
+    if after is not None and not re.fullmatch(r"\d{1,19}(-\d{1,19})?", after):
+        fix = "Use one that `watchbill events --output json` shows, as in 1763689523123-0."
+        raise InvalidInput(Problem(f"{after!r} is not the id of an event", fix, path="--after"))

@@ -1,0 +1,76 @@
+"""What to try next: commands that work as they are printed. Prints no secret."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from watchbill.cli import output
+
+if TYPE_CHECKING:
+    from watchbill.cli.stores import Place
+    from watchbill.client import Result
+
+MODEL: Final = "openai:gpt-5-mini"
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The commands that follow on a `watchbill run`."""
+
+    crew: str
+    """As another command has to name it."""
+    files: tuple[str, ...]
+    """The arguments that name files and crew."""
+    place: Place
+    repeatable: bool
+    """The same command can be given again: it read nothing from stdin."""
+    model: bool
+    """Whether agents wait for a model."""
+    agent: str | None = None
+
+    def result(self, task_id: str, *more: str) -> str:
+        return self._command("result", self.crew, task_id, *more)
+
+    def resume(self, task_id: str) -> str:
+        """How to go on with unfinished work."""
+        if self.agent is None:
+            return self._command("run", *self.files, "--resume")
+        # the same id is the same task, done once
+        again = [] if "--id" in sys.argv else ["--id", task_id]
+        return shlex.join([*program(), *sys.argv[1:], *again]) if self.repeatable else self._command("run", *self.files)
+
+    def say(self, task_id: str, ended: Result) -> None:
+        """Prints what to try, where the store is kept."""
+        lines: list[tuple[str, str]] = []
+        if self.place.url is not None or self.place.folder is not None:
+            lines.append((self.result(task_id, "--output", "yaml"), "what each step returned"))
+            run = () if self.agent else ("--run", task_id)
+            lines.append((self._command("events", self.crew, *run), "what happened"))
+        if self.model and self.repeatable and ended.success:
+            with_model = shlex.join([*program(), *sys.argv[1:], "--model", MODEL])
+            lines.append((with_model, "with a model; it needs OPENAI_API_KEY"))
+        if lines:
+            output.say("\nWhat to try next:")
+        for command, what in lines:
+            output.say(f"  {command}\n      {what}")
+
+    def _command(self, *parts: str) -> str:
+        text = shlex.join([*program(), *parts, *self.place.options])
+        secret = self.place.url is not None and self.place.tried == "--redis-url" and not self.place.options
+        return f"{text}  (with the same --redis-url)" if secret else text
+
+
+def program() -> list[str]:
+    """How this program is called here."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        name = Path(sys.executable).name
+        on_path = shutil.which(name) == sys.executable
+        return [name if on_path else sys.executable, "-m", "watchbill"]
+    found = shutil.which("watchbill")
+    return ["watchbill"] if found and Path(found).resolve() == called.resolve() else [sys.argv[0]]

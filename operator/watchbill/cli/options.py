@@ -1,0 +1,97 @@
+"""The options that commands share, and what can't be said together."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from watchbill.errors import InvalidInput, Problem
+
+
+class Output(StrEnum):
+    """How results are written on stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+    YAML = "yaml"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How the result is written on stdout.")]
+RedisUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        metavar="URL",
+        help="The store: redis://, rediss:// or unix://. Default: WATCHBILL_REDIS_URL, else the private store.",
+        show_default=False,
+    ),
+]
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", metavar="DIR", help="The folder of the private store. Default: ./.watchbill", show_default=False
+    ),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        help="The namespace of crews that name none. Default: WATCHBILL_NAMESPACE, else 'default'.",
+        show_default=False,
+    ),
+]
+PromptArgument = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="What to do; - reads it from stdin.", show_default=False)
+]
+PromptFileOption = Annotated[
+    Path | None, typer.Option("--file", metavar="PATH", help="Read the prompt from a file.", show_default=False)
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=@FILE|NAME=TEXT",
+        help="A named input, cited as {inputs.NAME} in prompts; @- is stdin. Repeatable.",
+        show_default=False,
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0, help="How long to wait for the end; then exit 1.", show_default=False
+    ),
+]
+IdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--id", help="The id of the run or task. The same id twice is the same work, done once.", show_default=False
+    ),
+]
+AgentOption = Annotated[
+    str | None, typer.Option("--agent", help="Only this agent, instead of the whole crew.", show_default=False)
+]
+
+
+def contradiction(first: str, second: str, fix: str) -> InvalidInput:
+    """Two options that can't both be meant."""
+    return InvalidInput(Problem(f"{first} and {second} contradict each other", fix))
+
+
+def refuse_together(pairs: dict[tuple[str, str], tuple[object, object, str]]) -> None:
+    """`pairs`: the two options → their values and the fix. Raises InvalidInput for the pairs that are both given."""
+    problems = [
+        problem
+        for (first, second), (one, other, fix) in pairs.items()
+        if _given(one) and _given(other)
+        for problem in contradiction(first, second, fix).problems
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _given(value: object) -> bool:
+    return value is not None and value is not False and value != []

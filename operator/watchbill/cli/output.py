@@ -1,0 +1,157 @@
+"""Values as text, JSON or YAML on stdout; everything else, in plain lines, on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from watchbill.cli.options import Output
+
+if TYPE_CHECKING:
+    from watchbill.client import Result
+    from watchbill.events import CrewEvent, Gap
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_HEADING: Final = re.compile(r"#{1,6} \S")
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal: models and logs are not to be trusted with that."""
+    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def write(value: Any, form: Output, *, out: TextIO | None = None, end: str = "\n") -> None:
+    """A value of JSON's types as one document of JSON or YAML."""
+    out = out or sys.stdout
+    if form is Output.YAML:
+        out.write(as_yaml(value))
+    else:
+        out.write(json.dumps(value, ensure_ascii=False, indent=2) + end)
+    out.flush()
+
+
+def as_yaml(value: Any) -> str:
+    """YAML as a person would write it: keys in their order, long text as blocks."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Writes text of several lines as a block, and nothing as an alias."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
+    """Writes how a run or task ended. Returns the exit code: 0 when all of it completed, else 1."""
+    out = out or sys.stdout
+    if form is not Output.TEXT:
+        write(ended.model_dump(mode="json"), form, out=out)
+    elif ended.output is not None:
+        _text(ended.output, out)
+    if not ended.success and form is Output.TEXT:
+        for line in (ended.error or "it ended without success, and says no reason").splitlines():
+            say(f"error: {line}")
+        if skipped := getattr(ended, "skipped", ()):
+            say(f"never started, because of that: {', '.join(skipped)}")
+    return 0 if ended.success else 1
+
+
+def _text(value: Any, out: TextIO) -> None:
+    from watchbill.plan.prompts import as_text
+
+    text = as_text(value)
+    if not out.isatty():
+        out.write(text if text.endswith("\n") else f"{text}\n")
+    elif is_markdown(value):
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console(file=out).print(Markdown(printable(text)))
+    else:
+        out.write(f"{printable(text)}\n")
+    out.flush()
+
+
+def is_markdown(value: Any) -> bool:
+    """Whether to lay it out as Markdown on a terminal: only what begins with a heading, so that no text is mangled."""
+    return isinstance(value, str) and bool(_HEADING.match(value.lstrip()))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns on stdout, as wide as they need to be, for people and for awk."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = (printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def blank() -> None:
+    """An empty line on stdout, between two tables."""
+    sys.stdout.write("\n")
+
+
+def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "", out: TextIO | None = None) -> None:
+    """One event: a line of text, one JSON object on a line, or one YAML document. `crew` where there are several."""
+    from watchbill.events import Gap
+
+    out = out or sys.stdout
+    fields: dict[str, Any] = {"id": entry_id}
+    if crew:
+        fields["crew"] = crew
+    fields |= told.model_dump(mode="json", exclude_none=True)
+    if form is Output.JSON:
+        if isinstance(told, Gap):
+            fields["event_type"] = "gap"
+        out.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    elif form is Output.YAML:
+        if isinstance(told, Gap):
+            fields["event_type"] = "gap"
+        out.write("---\n" + as_yaml(fields))
+    elif isinstance(told, Gap):
+        out.write("-------- events were missed: they came faster than they were read\n")
+    else:
+        where = told.task_id or told.mission_id or ""
+        change = f"{told.old_state} → {told.new_state}" if told.new_state else ""
+        parts = (clock(told.timestamp), crew, told.event_type.value, told.agent_id, where, change, told.message)
+        out.write(printable(" ".join(part for part in parts if part)).replace("\n", " ") + "\n")
+    out.flush()
+
+
+def clock(time: datetime) -> str:
+    """The time of day where the person is."""
+    return time.astimezone().strftime("%H:%M:%S")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - shown to a person, and decides nothing
+
+
+def seconds(value: float) -> str:
+    """A duration: `0.4s`, `12.3s`, `4m05s`, `2h03m`."""
+    if value < 60:
+        return f"{value:.1f}s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def many(count: int, noun: str) -> str:
+    """`1 run`, `1,234 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,99 @@
+"""An event loop, and what signals mean to it: the first asks to stop in good order, the next ones to hurry."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+AGAIN_SECONDS: Final = 3.0
+"""When to cancel again what was cancelled, and goes on: a cancellation can get lost, see `end`."""
+
+
+class Interrupted(Exception):
+    """A signal came before the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+class Signals:
+    """SIGINT and SIGTERM as they come."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._came.put_nowait, int(number))
+
+    async def next(self) -> int:
+        """Waits for the next signal."""
+        return await self._came.get()
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. A signal cancels it, and Interrupted is raised once it has cleaned up; another
+        signal cancels that, too."""
+        task = asyncio.ensure_future(work)
+        number = 0
+        try:
+            while not task.done():
+                came = asyncio.ensure_future(self.next())
+                patience = AGAIN_SECONDS if number else None
+                await asyncio.wait({task, came}, return_when=asyncio.FIRST_COMPLETED, timeout=patience)
+                if came.done():
+                    number = number or came.result()
+                else:
+                    came.cancel()
+                if number:
+                    task.cancel()
+        finally:
+            task.cancel()
+        if number and task.cancelled():
+            raise Interrupted(number)
+        return task.result()
+
+
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels tasks and waits until they have ended.
+
+    Again and again, because redis-py sends through asyncio.wait_for, which on Python 3.11 loses a cancellation that
+    comes just when the sending ends.
+    """
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
+    """Runs `work` on a loop of its own, on uvloop where there is one. Returns the exit code."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_heeding(work))
+
+
+async def _heeding(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
+    try:
+        return await work(Signals())
+    except Interrupted as error:
+        return 128 + error.number
+
+
+def run_guarded(work: Coroutine[Any, Any, int]) -> int:
+    """The same for what may be ended at any point: a signal cancels it."""
+    return run(lambda signals: signals.guard(work))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,192 @@
+"""Waiting for a run or task while showing how it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from watchbill.cli import failures, output
+from watchbill.cli.process import end
+from watchbill.cli.steps import Picture, View, view
+from watchbill.client import Client, Result
+from watchbill.errors import NotFound, WatchbillError
+from watchbill.events import RUN_STREAM_MAX, CrewEvent, EventType, Gap
+from watchbill.names import split_step_id
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskState
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+POLL_SECONDS: Final = 0.15
+
+
+def on_terminal() -> AbstractContextManager[View]:
+    """The live tree where stderr is a terminal that can be drawn on, else plain lines."""
+    return view(terminal=sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"))
+
+
+async def attend(
+    client: Client, crew: str, task_id: str, shown: View, *, agent: str | None, timeout: float | None
+) -> Result:
+    """How the run (or with `agent`, the task) ended. Raises TimeoutError after `timeout` seconds."""
+    watching = _Task(client, crew, task_id, agent, shown) if agent else _Run(client, crew, task_id, shown)
+    beside = [asyncio.create_task(_lenient(work)) for work in watching.beside()]
+    try:
+        result = await client.wait(crew, task_id, timeout=timeout)
+    finally:
+        await end(*beside)
+    with suppress(WatchbillError):
+        await watching.ended(result)
+    return result
+
+
+async def messages(client: Client, crew: str, run_id: str) -> dict[str, str]:
+    """What each step of a run said last."""
+    picture = Picture()
+    await _Run(client, crew, run_id, picture).hear_all()
+    return picture.messages
+
+
+async def _lenient(work: Coroutine[Any, Any, None]) -> None:
+    """A view that fails must not cost the result."""
+    with suppress(NotFound):
+        await work
+
+
+class _Run:
+    """Looks at a run and hears its feed, and shows no more of a step than the feed has told: so all is in order."""
+
+    def __init__(self, client: Client, crew: str, run_id: str, shown: View) -> None:
+        self._client = client
+        self._crew = crew
+        self._run_id = run_id
+        self._shown = shown
+        self._now: RunStatus | None = None
+        self._heard: set[str] = set()
+        self._assigned: set[str] = set()
+        self._ended: set[str] = set()
+        self._missed = False
+
+    def beside(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._poll(), self._listen()]
+
+    async def _poll(self) -> None:
+        while True:
+            await self._look()
+            self._show()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _listen(self) -> None:
+        async for entry_id, event in self._client.follow(self._crew, run=self._run_id):
+            await self._hear(entry_id, event)
+
+    async def ended(self, _: Result) -> None:
+        """The last of what was said and done."""
+        await self.hear_all()
+        self._shown.update(await self._client.status(self._crew, self._run_id))
+
+    async def hear_all(self) -> None:
+        for entry_id, event in await self._client.events(self._crew, run=self._run_id, count=RUN_STREAM_MAX):
+            await self._hear(entry_id, event)
+
+    async def _hear(self, entry_id: str, event: CrewEvent | Gap) -> None:
+        if isinstance(event, Gap):
+            self._missed = True
+            return
+        step = split_step_id(event.task_id or "")
+        if entry_id in self._heard or step is None:
+            return
+        self._heard.add(entry_id)
+        name = step[1]
+        if event.event_type is EventType.MISSION_EVENT:
+            self._shown.said(name, event.timestamp, event.message)
+        elif event.event_type is EventType.TASK_ASSIGNED:
+            self._assigned.add(name)
+            await self._look_unless(name, TaskState.RUNNING, *TERMINAL)
+        elif event.event_type in (EventType.TASK_COMPLETED, EventType.TASK_FAILED):
+            self._ended.add(name)
+            await self._look_unless(name, *TERMINAL)
+        self._show()
+
+    async def _look_unless(self, name: str, *known: TaskState) -> None:
+        """Looks, unless the last look has seen the step as far already."""
+        if self._now is None or not any(s.name == name and s.state in known for s in self._now.steps):
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            self._now = await self._client.status(self._crew, self._run_id)
+        except WatchbillError as error:
+            if not failures.is_transient(error):
+                raise
+
+    def _show(self) -> None:
+        if self._now is None:
+            return
+        change: dict[str, Any] = {"steps": tuple(map(self._told, self._now.steps))}
+        if self._now.state in RUN_TERMINAL:  # the end is shown by `ended`
+            change |= {"state": RunState.RUNNING, "finished_at": None}
+        self._shown.update(self._now.model_copy(update=change))
+
+    def _told(self, step: StepStatus) -> StepStatus:
+        over = step.state in TERMINAL and step.name not in self._ended
+        begun = step.name in self._assigned
+        if self._missed or not (over or (step.state is TaskState.RUNNING and not begun)):
+            return step
+        return step.model_copy(
+            update={"state": TaskState.RUNNING if begun else TaskState.WAITING, "finished_at": None, "tokens": 0}
+        )
+
+
+class _Task:
+    """A task of one agent, shown as a run of one step: the feed tells when it starts, its result how it ends."""
+
+    def __init__(self, client: Client, crew: str, task_id: str, agent: str, shown: View) -> None:
+        self._client = client
+        self._crew = crew
+        self._task_id = task_id
+        self._shown = shown
+        self._step = StepStatus(name=agent, agent=agent, state=TaskState.WAITING, index=0)
+        self._submitted = output.now()
+
+    def beside(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._listen()]
+
+    async def _listen(self) -> None:
+        self._show(RunState.RUNNING)
+        async for _, event in self._client.follow(self._crew):
+            if not isinstance(event, CrewEvent) or event.task_id != self._task_id:
+                continue
+            if event.event_type is EventType.TASK_ASSIGNED:
+                change = {"state": TaskState.RUNNING, "started_at": event.timestamp}
+                self._step = self._step.model_copy(update=change)
+                self._show(RunState.RUNNING)
+            elif event.event_type is EventType.MISSION_EVENT:
+                self._shown.said(self._step.name, event.timestamp, event.message)
+
+    async def ended(self, result: Result) -> None:
+        at = result.completed_at or output.now()
+        change = {
+            "state": TaskState.COMPLETED if result.success else TaskState.FAILED,
+            "started_at": at - timedelta(milliseconds=result.execution_time_ms),
+            "finished_at": at,
+            "tokens": result.usage.total_tokens if result.usage else 0,
+        }
+        self._step = self._step.model_copy(update=change)
+        self._show(RunState.COMPLETED if result.success else RunState.FAILED)
+
+    def _show(self, state: RunState) -> None:
+        status = RunStatus(
+            run_id=self._task_id,
+            crew=self._client.keys(self._crew).crew,
+            state=state,
+            submitted_at=min(self._submitted, self._step.started_at or self._submitted),
+            finished_at=self._step.finished_at,
+            steps=(self._step,),
+        )
+        self._shown.update(status)

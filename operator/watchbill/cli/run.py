@@ -1,0 +1,173 @@
+"""`run`: a crew of YAML files at work in this process. Here its options are read and checked; running.py runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import (
+    AgentOption,
+    IdOption,
+    InputOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    PromptArgument,
+    PromptFileOption,
+    RedisUrlOption,
+    StateOption,
+    TimeoutOption,
+    refuse_together,
+)
+from watchbill.cli.worker import ConcurrencyOption, HealthPortOption
+from watchbill.errors import InvalidInput, Problem
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file, or a folder of them.")],
+    prompt: PromptArgument = None,
+    prompt_file: PromptFileOption = None,
+    given: InputOption = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option("--also", metavar="FILE", help="One more YAML file or folder. Repeatable.", show_default=False),
+    ] = None,
+    crew: Annotated[
+        str | None, typer.Option("--crew", help="Which crew, if the files have several.", show_default=False)
+    ] = None,
+    agent: AgentOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The crews' model, as in openai:gpt-5-mini. Agents with a systemPrompt then run as LLMAgent.",
+            show_default=False,
+        ),
+    ] = None,
+    task_id: IdOption = None,
+    timeout: TimeoutOption = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the newest unfinished run of the crew (with this prompt and these inputs, if given). "
+            "Finished steps are not repeated.",
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until Ctrl-C: the files' heartbeats fire, events are printed.")
+    ] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="A private store that leaves nothing behind: no --resume afterwards.")
+    ] = False,
+    concurrency: ConcurrencyOption = None,
+    health_port: HealthPortOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+    svg: Annotated[Path | None, typer.Option("--svg", hidden=True)] = None,
+) -> int:
+    """Run a crew of YAML files in this process, and print its result.
+
+    Everything is checked before anything is stored or started. Without --redis-url the store is a private one in
+    ./.watchbill/, which ends with this process and keeps its data. Ctrl-C stops in good order and keeps the run.
+    """
+    from watchbill import service
+    from watchbill.cli import environment, hints, process, reading, running, stores
+    from watchbill.plan import submission
+    from watchbill.records import from_crew
+
+    refuse_together(
+        {
+            ("--ephemeral", "--resume"): (ephemeral, resume, "An ephemeral store has nothing to be resumed."),
+            ("--ephemeral", "--redis-url"): (ephemeral, redis_url, "Choose one store."),
+            ("--ephemeral", "--state"): (ephemeral, state, "Choose one store."),
+            ("--watch", "--resume"): (watch, resume, "--watch goes on with every unfinished run by itself."),
+            ("--watch", "--timeout"): (watch, timeout, "--watch ends at Ctrl-C."),
+            ("--watch", "--svg"): (watch, svg, "--watch has no end to be drawn."),
+            ("--agent", "--svg"): (agent, svg, "Only runs are drawn."),
+            ("--resume", "--agent"): (resume, agent, "Unfinished tasks go on by themselves; only runs are resumed."),
+        }
+    )
+    text, inputs = reading.work(prompt, prompt_file, given or [])
+    _check_prompt(text, given, task_id, agent, optional=watch or resume)
+    settings = environment.read()
+    manifests = service.load(_files([file, *(also or [])]), model=model)
+    fresh = text is not None or watch  # --resume alone makes no store
+    place = stores.Place(tried="--ephemeral") if ephemeral else stores.place(redis_url, state, settings, make=fresh)
+    chosen = None
+    if text is not None or resume or crew is not None:
+        chosen = service.only_crew(manifests, crew)
+    elif not manifests.crews:
+        raise InvalidInput(Problem("the files declare no crew", "Add one: kind: Crew.", source=str(file)))
+    if chosen is not None and text is not None:
+        for warning in submission.check(from_crew(chosen), text, agent=agent, inputs=inputs, task_id=task_id):
+            output.say(f"warning: {warning}")
+        running.say_warnings_once()
+    default = namespace or settings.namespace
+    full = f"{chosen.metadata.namespace or default}/{chosen.name}" if chosen else None
+    files = [str(file), *(part for path in also or [] for part in ("--also", str(path)))]
+    files += ["--crew", crew] if crew else []
+    files += ["--namespace", namespace] if namespace else []
+    asked = running.Asked(
+        manifests=manifests,
+        place=place,
+        crew=full,
+        prompt=text,
+        inputs=inputs,
+        agent=agent,
+        task_id=task_id,
+        timeout=timeout,
+        resume=resume,
+        namespace=default,
+        concurrency=concurrency,
+        grace_seconds=settings.grace_seconds,
+        health_host=settings.health_host,
+        health_port=settings.health_port if health_port is None else health_port,
+        form=form,
+        svg=svg,
+        next=hints.Next(
+            crew=chosen.name if chosen and full == f"{settings.namespace}/{chosen.name}" else full or "",
+            files=tuple(files),
+            place=place,
+            repeatable=not reading.uses_stdin(prompt, prompt_file, given or []),
+            model=model is None and any(a.system_prompt for c in manifests.crews for a in c.spec.agents),
+            agent=agent,
+        ),
+    )
+    return process.run(lambda signals: (running.watch if watch else running.once)(asked, signals))
+
+
+def _check_prompt(
+    text: str | None, given: list[str] | None, task_id: str | None, agent: str | None, *, optional: bool
+) -> None:
+    if text is not None:
+        return
+    if not optional:
+        fix = "Give PROMPT, --file PATH, or - for stdin. (--resume and --watch need none.)"
+        raise InvalidInput(Problem("there is no prompt", fix, path="prompt"))
+    for option, value in (("--input", given), ("--agent", agent)):
+        if value:
+            raise InvalidInput(Problem(f"{option} has no use without a prompt", f"Add a prompt, or remove {option}."))
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The paths with folders replaced by the YAML files in them, each once."""
+    found: dict[Path, Path] = {}
+    problems = []
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix in (".yaml", ".yml") and f.is_file())
+            if not files:
+                reason, fix = "this folder has no *.yaml or *.yml", "Name a file, or another folder."
+                problems.append(Problem(reason, fix, source=str(path)))
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if problems:
+        raise InvalidInput(problems)
+    return list(found.values())

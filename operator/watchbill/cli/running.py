@@ -1,0 +1,236 @@
+"""A crew at work in this process, from the opening of its store to the end of its server. Leaves nothing running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from watchbill.cli import hints, output, progress, stores
+from watchbill.cli.options import Output
+from watchbill.cli.process import Interrupted, Signals, end
+from watchbill.cli.serving import drain, health
+from watchbill.client import Client
+from watchbill.connection import connected
+from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
+from watchbill.service import AgentService, Manifests
+from watchbill.store import runs
+from watchbill.store.events import BEGINNING
+from watchbill.tasks import TERMINAL, RunState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `watchbill run` was asked, all of it checked."""
+
+    manifests: Manifests
+    place: stores.Place
+    crew: str | None
+    """`namespace/name` of the crew that the prompt is for."""
+    prompt: str | None
+    inputs: Mapping[str, str]
+    agent: str | None
+    task_id: str | None
+    timeout: float | None
+    resume: bool
+    namespace: str
+    concurrency: int | None
+    grace_seconds: float
+    health_host: str
+    health_port: int | None
+    form: Output
+    svg: Path | None
+    next: hints.Next
+
+
+def say_warnings_once() -> None:
+    """The client would log again what was said already, before anything was stored."""
+    logging.getLogger("watchbill.client").addFilter(
+        lambda record: not (isinstance(record.args, tuple) and record.args and isinstance(record.args[0], Problem))
+    )
+
+
+async def once(asked: Asked, signals: Signals) -> int:
+    """Runs the crew to its end and prints the result. Returns the exit code; raises Interrupted after a signal."""
+    crew, out = asked.crew or "", sys.stdout
+    services: list[AgentService] = []
+    with contextlib.redirect_stdout(sys.stderr):  # agents print, too
+        async with _store(asked, services, signals) as (url, client):
+            # Before anything runs: the workers might end what is to be resumed before it is looked for.
+            resumed = await signals.guard(_resumed(asked, client, url, crew))
+            async with _service(asked, url, services, signals) as service:
+                task_id = resumed if resumed else await signals.guard(_submit(asked, client, crew))
+                try:
+                    with progress.on_terminal() as view:
+                        work = progress.attend(client, crew, task_id, view, agent=asked.agent, timeout=asked.timeout)
+                        ended = await signals.guard(_unless_broken(work, service))
+                except Interrupted:
+                    output.say("stopping")
+                    await drain(service, signals)
+                    output.say(await _kept(asked, client, crew, task_id))
+                    raise
+                except TimeoutError:
+                    await drain(service, signals, now=True)
+                    kept = await _kept(asked, client, crew, task_id)
+                    output.say(f"not finished after {asked.timeout:g} s. {kept}")
+                    return 1
+                if asked.form is Output.TEXT and out.isatty() and sys.stderr.isatty():
+                    output.say("")
+                code = output.result(ended, asked.form, out=out)
+                if asked.svg is not None:
+                    from watchbill.cli import picture
+
+                    said = await progress.messages(client, crew, task_id)
+                    picture.write(asked.svg, await client.status(crew, task_id), said, ended)
+                if asked.form is Output.TEXT and sys.stderr.isatty():
+                    asked.next.say(task_id, ended)
+                return code
+
+
+async def watch(asked: Asked, signals: Signals) -> int:
+    """Lets the files' heartbeats fire, and prints events, until a signal: then raises Interrupted."""
+    out = sys.stdout
+    services: list[AgentService] = []
+    crews = [f"{crew.metadata.namespace or asked.namespace}/{crew.name}" for crew in asked.manifests.crews]
+
+    async def follow(crew: str, after: str) -> None:
+        async for entry_id, event in client.follow(crew, after=after):
+            output.event(entry_id, event, asked.form, crew=crew if len(crews) > 1 else "", out=out)
+
+    async def all_of(since: Mapping[str, str]) -> None:
+        await asyncio.gather(*(follow(crew, after) for crew, after in since.items()))
+
+    with contextlib.redirect_stdout(sys.stderr):
+        async with _store(asked, services, signals) as (url, client):
+            since = {crew: await signals.guard(_newest(client, crew)) for crew in crews}
+            async with _service(asked, url, services, signals, watch=True) as service:
+                if asked.prompt is not None:
+                    task_id = await signals.guard(_submit(asked, client, asked.crew or ""))
+                    output.say(f"submitted {task_id}. Its result: {asked.next.result(task_id)}")
+                beats = output.many(len(asked.manifests.heartbeats), "heartbeat")
+                output.say(f"watching {', '.join(crews)} with {beats}; Ctrl-C ends it")
+                try:
+                    await signals.guard(_unless_broken(all_of(since), service))
+                except Interrupted:
+                    output.say("stopping")
+                    raise
+    return 0
+
+
+@asynccontextmanager
+async def _store(asked: Asked, services: list[AgentService], signals: Signals) -> AsyncIterator[tuple[str, Client]]:
+    """The store's URL and a client of it."""
+
+    async def take_over() -> None:  # the process that owned the store has gone, maybe in the middle of its work
+        for service in services:
+            await service.bury_dead()
+
+    store = stores.opened(asked.place, take_over)
+    url = await signals.guard(store.__aenter__())
+    try:
+        async with Client(url, namespace=asked.namespace) as client:
+            yield url, client
+    finally:
+        await store.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def _service(
+    asked: Asked, url: str, services: list[AgentService], signals: Signals, *, watch: bool = False
+) -> AsyncIterator[AgentService]:
+    """The crews at work; drained at the end."""
+    service = AgentService(
+        url,
+        asked.manifests,
+        namespace=asked.namespace,
+        concurrency=asked.concurrency,
+        grace_seconds=asked.grace_seconds,
+        watch=watch,
+    )
+    await signals.guard(service.__aenter__())
+    services.append(service)
+    try:
+        if told := await health(service, asked.health_host, asked.health_port):
+            output.say(told)
+        yield service
+    finally:
+        await drain(service, signals)
+
+
+async def _unless_broken(work: Coroutine[Any, Any, T], service: AgentService) -> T:
+    """What `work` returns; raises what ended a worker, if that comes first."""
+    working, broken = asyncio.ensure_future(work), asyncio.ensure_future(service.failed())
+    try:
+        await asyncio.wait({working, broken}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            broken.result()
+        return await working
+    finally:
+        await end(working, broken)
+
+
+async def _submit(asked: Asked, client: Client, crew: str) -> str:
+    return await client.submit(crew, asked.prompt or "", agent=asked.agent, inputs=asked.inputs, id=asked.task_id)
+
+
+async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | None:
+    """The run to go on with, or None for a new one. Says which. Raises InvalidInput where there is neither."""
+    unfinished = await client.unfinished(crew)
+    if not asked.resume:
+        if others := [i for i in unfinished if i != asked.task_id]:
+            output.say(
+                f"note: unfinished work of this crew ({len(others)} before this) goes on beside it; "
+                "--resume goes on with the newest run of it instead"
+            )
+        return None
+    async with connected(url) as redis:
+        for run_id in [asked.task_id] if asked.task_id else unfinished:
+            try:
+                status = await client.status(crew, run_id)
+            except NotFound:  # a task of its own; or there is none of that id
+                continue
+            keys = client.keys(crew)
+            if status.state is RunState.CREATING or (
+                asked.prompt is not None
+                and (
+                    asked.prompt != await runs.prompt_of(redis, keys, run_id)
+                    or asked.inputs != await runs.inputs(redis, keys, run_id, list(asked.inputs))
+                )
+            ):
+                continue
+            done = sum(step.state in TERMINAL for step in status.steps)
+            output.say(f"going on with run {run_id}: {done} of {output.many(len(status.steps), 'step')} done")
+            return run_id
+    same = "" if asked.prompt is None else " with this prompt and these inputs"
+    reason = f"there is no unfinished run of crew {crew!r}{same} in {asked.place.tried}"
+    if asked.prompt is None:
+        raise InvalidInput(Problem(reason, "Give a prompt to start one.", path="--resume"))
+    output.say(f"note: {reason}; starting a new one")
+    return None
+
+
+async def _kept(asked: Asked, client: Client, crew: str, task_id: str) -> str:
+    """What has become of the work after a stop."""
+    if asked.place.url is None and asked.place.folder is None:
+        return "Nothing is kept, because of --ephemeral."
+    try:
+        ended = await client.result(crew, task_id)
+    except WatchbillError as error:
+        return f"Whether {task_id} is kept can't be said now: {error}"
+    if ended is not None:
+        return f"{task_id} ended meanwhile: {asked.next.result(task_id)}"
+    return f"{task_id} is kept. To go on: {asked.next.resume(task_id)}"
+
+
+async def _newest(client: Client, crew: str) -> str:
+    """The id of the crew's last event."""
+    found = await client.events(crew, count=1)
+    return found[-1][0] if found else BEGINNING

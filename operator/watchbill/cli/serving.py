@@ -1,0 +1,49 @@
+"""A service in this process: served until a signal, then drained. Shared by `run` and `worker`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from watchbill.cli import output
+from watchbill.cli.process import Interrupted, Signals
+from watchbill.errors import InvalidInput, Problem
+from watchbill.service import AgentService
+
+QUIET_SECONDS: Final = 0.3
+"""A stop that takes no longer is not worth a word."""
+
+
+async def serve(service: AgentService, signals: Signals) -> int:
+    """Until the first signal. Raises what ended a worker."""
+    try:
+        await signals.guard(service.failed())
+    except Interrupted:
+        output.say("stopping")
+    return 0
+
+
+async def health(service: AgentService, host: str, port: int | None) -> str:
+    """Serves health where a port is given; what to say of it. Raises InvalidInput when the port is taken."""
+    if port is None:
+        return ""
+    try:
+        server = await service.serve_health(host, port)
+    except OSError as error:
+        reason = f"{host}:{port} can't be listened on: {error.strerror or error}"
+        raise InvalidInput(Problem(reason, "Choose another, or 0 for any free one.", path="--health-port")) from None
+    return f"health at http://{host}:{server.port}"
+
+
+async def drain(service: AgentService, signals: Signals, *, now: bool = False) -> None:
+    """Stops the service in good order; the next signal hurries it."""
+    stopping = asyncio.ensure_future(service.stop(now=now))
+    hurry = asyncio.ensure_future(signals.next())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED, timeout=QUIET_SECONDS)
+    if not stopping.done() and not hurry.done():
+        output.say("what runs here may still finish; Ctrl-C (or another SIGTERM) hands it back at once")
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await service.stop(now=True)
+    hurry.cancel()
+    await stopping

@@ -1,0 +1,136 @@
+"""`status`: what is in the store: its crews, one crew, or one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+    from watchbill.store.queue import Figures
+    from watchbill.tasks import RunStatus
+
+SHOWN: Final = 20
+"""Unfinished runs that are looked at one by one."""
+
+
+def status(
+    crew: Annotated[
+        str | None, typer.Argument(help="NAME or NAMESPACE/NAME; without one: all crews.", show_default=False)
+    ] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run of it.", show_default=False)] = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Show what waits and what runs: of all crews, of one crew, or the steps of one run."""
+    from watchbill.cli import environment, process, stores
+    from watchbill.client import Client
+
+    settings = environment.read()
+    where = stores.place(redis_url, state, settings)
+    chosen = namespace or settings.namespace
+
+    async def work() -> int:
+        async with stores.opened(where) as url, Client(url, namespace=chosen) as client:
+            if crew is None:
+                await _crews(client, url, chosen, form)
+            elif run is None:
+                await _crew(client, crew, form)
+            else:
+                _run(await client.status(crew, run), form)
+        return 0
+
+    return process.run_guarded(work())
+
+
+async def _crews(client: Client, url: str, namespace: str, form: Output) -> None:
+    from watchbill.connection import connected
+    from watchbill.errors import NotFound
+    from watchbill.store.crews import CrewRedis
+
+    async with connected(url) as redis:
+        names = await CrewRedis(client=redis, tenant=namespace, strict=True).list_crews()
+    found: dict[str, Figures | None] = {}
+    for name in names:
+        try:
+            found[name] = await client.figures(f"{namespace}/{name}")
+        except NotFound:  # a record that somebody saved, and nobody has worked for yet
+            found[name] = None
+    if form is not Output.TEXT:
+        shown = [{"crew": f"{namespace}/{name}", **_plain(figures)} for name, figures in found.items()]
+        output.write(shown, form)
+    elif not found:
+        output.say(f"no crews in namespace {namespace!r} of this store")
+    else:
+        header = ("CREW", "WAITING", "RUNNING", "PARKED", "DEAD", "WORKERS", "OLDEST")
+        output.table(header, [(name, *_cells(figures)) for name, figures in found.items()])
+
+
+def _plain(figures: Figures | None) -> dict[str, Any]:
+    return {} if figures is None else dataclasses.asdict(figures)
+
+
+def _cells(figures: Figures | None) -> tuple[str, ...]:
+    if figures is None:
+        return ("-",) * 6
+    counts = (figures.waiting, figures.running, figures.parked, figures.dead, figures.workers)
+    return (*(str(n) for n in counts), output.seconds(figures.oldest_ms / 1000) if figures.oldest_ms else "-")
+
+
+async def _crew(client: Client, crew: str, form: Output) -> None:
+    from watchbill.errors import NotFound
+
+    figures = await client.figures(crew)
+    unfinished = await client.unfinished(crew)
+    runs: dict[str, RunStatus | None] = {}
+    for run_id in unfinished[:SHOWN]:
+        try:
+            runs[run_id] = await client.status(crew, run_id)
+        except NotFound:  # a task of its own, or it ended just now
+            runs[run_id] = None
+    if form is not Output.TEXT:
+        listed = [
+            {"id": run_id} | ({} if run is None else run.model_dump(mode="json", include={"state", "submitted_at"}))
+            for run_id, run in runs.items()
+        ]
+        output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
+        return
+    output.table(("CREW", "WAITING", "RUNNING", "PARKED", "DEAD", "WORKERS", "OLDEST"), [(crew, *_cells(figures))])
+    if runs:
+        output.blank()
+        output.table(("UNFINISHED", "STATE", "SINCE", "DONE", "NOW"), [_line(i, run) for i, run in runs.items()])
+    if len(unfinished) > SHOWN:
+        output.say(f"… {len(unfinished) - SHOWN} more (of 100 at most)")
+
+
+def _line(run_id: str, run: RunStatus | None) -> tuple[str, ...]:
+    from watchbill.tasks import TERMINAL, TaskState
+
+    if run is None:
+        return (run_id, "task", "", "", "")
+    done = sum(step.state in TERMINAL for step in run.steps)
+    now = ", ".join(step.name for step in run.steps if step.state is TaskState.RUNNING)
+    since = output.seconds(max((output.now() - run.submitted_at).total_seconds(), 0))
+    return (run_id, run.state.value, since, f"{done}/{len(run.steps)}", now or "-")
+
+
+def _run(run: RunStatus, form: Output) -> None:
+    from watchbill.cli.steps import elapsed
+
+    if form is not Output.TEXT:
+        output.write(run.model_dump(mode="json"), form)
+        return
+    output.table(("RUN", "STATE", "SUBMITTED"), [(run.run_id, run.state.value, f"{run.submitted_at:%F %T} UTC")])
+    output.blank()
+    rows = [
+        (s.name, s.state.value, elapsed(s) or "-", str(s.tokens or "-"), str(s.attempt), ", ".join(s.after) or "-")
+        for s in run.steps
+    ]
+    output.table(("STEP", "STATE", "TIME", "TOKENS", "ATTEMPT", "AFTER"), rows)

@@ -1,0 +1,177 @@
+"""How the steps of a run look: a tree that lives on a terminal, or a line for each change. Draws, and no more."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Protocol
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.text import Text
+from rich.tree import Tree
+
+from watchbill.cli import output
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskState
+
+_ICONS: Final = {
+    TaskState.WAITING: ("○", "dim"),
+    TaskState.PARKED: ("◌", "yellow"),
+    TaskState.COMPLETED: ("✔", "green"),
+    TaskState.FAILED: ("✘", "red"),
+    TaskState.DEAD: ("✘", "red"),
+    TaskState.SKIPPED: ("–", "dim"),
+}
+_SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_RUN_STYLES: Final = {RunState.COMPLETED: "bold green", RunState.PARTIAL: "bold yellow", RunState.FAILED: "bold red"}
+
+
+class View(Protocol):
+    """Somewhere to show how a run goes."""
+
+    def update(self, status: RunStatus) -> None:
+        """The run as it is now."""
+
+    def said(self, step: str, at: datetime, message: str) -> None:
+        """An agent said something while it ran."""
+
+
+@dataclass
+class Picture:
+    """A run as a tree; rendered anew whenever it is shown, so that times go on."""
+
+    status: RunStatus | None = None
+    messages: dict[str, str] = field(default_factory=dict)
+
+    def update(self, status: RunStatus) -> None:
+        self.status = status
+
+    def said(self, step: str, at: datetime, message: str) -> None:
+        self.messages[step] = message
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.status is None:
+            return
+        yield self._tree(self.status, max(console.height - 6, 5) if console.is_terminal else 1000)
+
+    def _tree(self, status: RunStatus, room: int) -> Tree:
+        tree = Tree(self._title(status), guide_style="dim")
+        shown = status.steps
+        if len(shown) > room:
+            # what runs and what failed matters most; the others are counted
+            quiet = {TaskState.WAITING, TaskState.COMPLETED, TaskState.SKIPPED}
+            shown = tuple(sorted(shown, key=lambda s: (s.state in quiet, s.index))[:room])
+            shown = tuple(sorted(shown, key=lambda s: s.index))
+        width = max((len(step.name) for step in shown), default=0)
+        for step in shown:
+            tree.add(self._row(step, width))
+        if rest := [step for step in status.steps if step not in shown]:
+            counts = ", ".join(
+                f"{sum(step.state is state for step in rest)} {state.value}"
+                for state in TaskState
+                if any(step.state is state for step in rest)
+            )
+            tree.add(Text(f"… {len(rest)} more: {counts}", style="dim"))
+        return tree
+
+    def _title(self, status: RunStatus) -> Text:
+        seconds = ((status.finished_at or output.now()) - status.submitted_at).total_seconds()
+        title = Text(status.crew, style="bold", no_wrap=True, overflow="ellipsis")
+        title.append(f"  {status.state.value}", style=_RUN_STYLES.get(status.state, "bold cyan"))
+        title.append(f"  {output.seconds(max(seconds, 0))}")
+        if tokens := sum(step.tokens for step in status.steps):
+            title.append(f"  {output.many(tokens, 'token')}", style="magenta")
+        title.append(f"  {status.run_id}", style="dim")
+        return title
+
+    def _row(self, step: StepStatus, width: int) -> RenderableType:
+        icon, style = _ICONS.get(step.state, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
+        row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
+        row.append(step.name.ljust(width), style="bold" if step.state is TaskState.RUNNING else "")
+        row.append(f"  {step.state.value:<9}  {elapsed(step):>6}")
+        if step.tokens:
+            row.append(f"  {output.many(step.tokens, 'token')}", style="magenta")
+        if step.attempt > 1:
+            row.append(f"  attempt {step.attempt}", style="yellow")
+        if message := self.messages.get(step.name, "").strip():
+            row.append(f"  {output.printable(message).splitlines()[0]}", style="dim italic")
+        elif step.state is TaskState.WAITING and step.after:
+            row.append(f"  after {', '.join(step.after)}", style="dim")
+        return row
+
+
+def elapsed(step: StepStatus) -> str:
+    """How long the step has run, or ran; empty where it never started."""
+    if step.started_at is None or step.state in (TaskState.WAITING, TaskState.PARKED, TaskState.SKIPPED):
+        return ""
+    return output.seconds(max(((step.finished_at or output.now()) - step.started_at).total_seconds(), 0))
+
+
+class LiveTree:
+    """The tree on a terminal's stderr, drawn again several times a second."""
+
+    def __init__(self) -> None:
+        self._picture = Picture()
+        self.update = self._picture.update
+        self.said = self._picture.said
+        self._live = Live(self._picture, console=Console(stderr=True), refresh_per_second=8)
+
+    def __enter__(self) -> LiveTree:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+class Lines:
+    """A line on stderr for each change, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, TaskState] = {}
+        self._announced = False
+        self._over = False
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def update(self, status: RunStatus) -> None:
+        if not self._announced:
+            self._announced = True
+            output.say(f"{output.clock(status.submitted_at)} {status.crew} {status.run_id}")
+        changed = [step for step in status.steps if self._seen.get(step.name, TaskState.WAITING) is not step.state]
+        for step in sorted(changed, key=lambda s: (s.finished_at or s.started_at or output.now(), s.index)):
+            self._seen[step.name] = step.state
+            self._line(step)
+        if status.state in RUN_TERMINAL and not self._over:
+            self._over = True
+            ended = status.finished_at or output.now()
+            took = output.seconds((ended - status.submitted_at).total_seconds())
+            output.say(f"{output.clock(ended)} {status.crew} {status.run_id} {status.state.value} {took}")
+
+    def _line(self, step: StepStatus) -> None:
+        at = (step.finished_at if step.state in TERMINAL else step.started_at) or output.now()
+        parts = [output.clock(at), step.name, step.state.value]
+        if step.state in TERMINAL:
+            parts.append(elapsed(step))
+        if step.tokens:
+            parts.append(output.many(step.tokens, "token"))
+        output.say(" ".join(part for part in parts if part))
+
+    def said(self, step: str, at: datetime, message: str) -> None:
+        output.say(f"{output.clock(at)} {step}: {message}")
+
+
+def view(*, terminal: bool) -> AbstractContextManager[View]:
+    """The view for a terminal, or for anything else."""
+    return LiveTree() if terminal else Lines()

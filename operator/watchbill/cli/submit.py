@@ -1,0 +1,178 @@
+"""`submit` and `result`: giving work to a crew whose workers run elsewhere, and getting what became of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import (
+    AgentOption,
+    IdOption,
+    InputOption,
+    NamespaceOption,
+    Output,
+    OutputOption,
+    PromptArgument,
+    PromptFileOption,
+    RedisUrlOption,
+    StateOption,
+    TimeoutOption,
+)
+from watchbill.errors import InvalidInput, Problem
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+    from watchbill.tasks import Priority
+
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, showing progress on stderr.")]
+
+
+def submit(
+    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    prompt: PromptArgument = None,
+    file: PromptFileOption = None,
+    given: InputOption = None,
+    agent: AgentOption = None,
+    priority: Annotated[
+        str, typer.Option("--priority", help="CRITICAL, HIGH, NORMAL, LOW or BACKGROUND; or 1, 3, 5, 7, 9.")
+    ] = "NORMAL",
+    task_id: IdOption = None,
+    dedupe_key: Annotated[
+        str | None,
+        typer.Option(
+            "--dedupe-key", help="Work of the same key is done once within --dedupe-seconds.", show_default=False
+        ),
+    ] = None,
+    dedupe_seconds: Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")] = 3600.0,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Give a crew work, and print the id of the run (with --agent, of the task).
+
+    With --wait, print the result instead: exit 0 when all of it completed, else 1.
+    """
+    from watchbill.cli import environment, process, reading, stores
+    from watchbill.client import Client
+
+    text, inputs = reading.work(prompt, file, given or [])
+    problems = []
+    if text is None:
+        problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
+    if timeout is not None and not wait:
+        problems.append(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
+    if problems:
+        raise InvalidInput(problems)
+    urgency = _priority(priority)
+    settings = environment.read()
+    where = stores.place(redis_url, state, settings)
+
+    async def work() -> int:
+        async with (
+            stores.opened(where) as url,
+            Client(url, namespace=namespace or settings.namespace) as client,
+        ):
+            task_id_given = await client.submit(
+                crew,
+                text or "",
+                agent=agent,
+                inputs=inputs,
+                priority=urgency,
+                id=task_id,
+                dedupe_key=dedupe_key,
+                dedupe_seconds=dedupe_seconds,
+            )
+            if wait:
+                return await _wait(client, crew, task_id_given, agent, timeout, form)
+            if form is Output.TEXT:
+                sys.stdout.write(f"{task_id_given}\n")
+            else:
+                output.write({"crew": client.keys(crew).crew, "id": task_id_given}, form)
+            return 0
+
+    return process.run_guarded(work())
+
+
+def result(
+    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.")],
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Print how a run, a task, or a step of a run ended.
+
+    Exit 0: all of it completed. Exit 1: it failed, or it hasn't ended (then nothing is on stdout, and stderr says
+    where it stands). Exit 2: there is no such run or task.
+    """
+    from watchbill.cli import environment, process, stores
+    from watchbill.client import Client
+
+    if timeout is not None and not wait:
+        raise InvalidInput(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
+    settings = environment.read()
+    where = stores.place(redis_url, state, settings)
+
+    async def work() -> int:
+        async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
+            ended = await client.result(crew, task_id)
+            if ended is not None:
+                return output.result(ended, form)
+            if wait:
+                return await _wait(client, crew, task_id, None, timeout, form)
+            output.say(f"not finished: {await _standing(client, crew, task_id)}")
+            return 1
+
+    return process.run_guarded(work())
+
+
+async def _wait(client: Client, crew: str, task_id: str, agent: str | None, timeout: float | None, form: Output) -> int:
+    import asyncio
+
+    from watchbill.cli import progress
+
+    if not (await client.figures(crew)).workers:
+        output.say(f"note: nobody works for crew {crew!r} now. Start somebody: watchbill worker {crew}")
+    try:
+        with progress.on_terminal() as view:
+            ended = await progress.attend(client, crew, task_id, view, agent=agent, timeout=timeout)
+    except TimeoutError:
+        output.say(f"not finished after {timeout:g} s; it goes on. Later: watchbill result {crew} {task_id} --wait")
+        return 1
+    except asyncio.CancelledError:
+        output.say(f"{task_id} goes on. Later: watchbill result {crew} {task_id} --wait")
+        raise
+    return output.result(ended, form)
+
+
+async def _standing(client: Client, crew: str, task_id: str) -> str:
+    """Where unfinished work stands, in a few words."""
+    from watchbill.errors import NotFound
+    from watchbill.names import split_step_id
+
+    run_id, step = split_step_id(task_id) or (task_id, None)
+    try:
+        status = await client.status(crew, run_id)
+    except NotFound:  # a task of its own
+        return f"task {task_id} waits or runs"
+    states = [f"{s.name} {s.state.value}" for s in status.steps if step in (None, s.name)]
+    return f"{task_id} {status.state.value if step is None else ''}: {', '.join(states)}".replace(" :", ":")
+
+
+def _priority(text: str) -> Priority:
+    from watchbill.tasks import Priority
+
+    try:
+        return Priority[text.upper()] if not text.isdigit() else Priority(int(text))
+    except (KeyError, ValueError):
+        known = ", ".join(f"{p.name} ({p.value})" for p in Priority)
+        raise InvalidInput(Problem(f"{text!r} is not a priority", f"Use one of: {known}.", path="--priority")) from None

@@ -1,0 +1,110 @@
+"""`worker`: works for crews that are in a store, until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import NamespaceOption, RedisUrlOption, StateOption
+from watchbill.errors import InvalidInput, Problem
+
+if TYPE_CHECKING:
+    from watchbill.service import AgentService
+
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option("--concurrency", min=1, help="Tasks at once, per crew. Default: each crew's own.", show_default=False),
+]
+HealthPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--health-port",
+        min=0,
+        max=65535,
+        help="Serve /healthz, /readyz and /metrics; 0: any free port. Default: WATCHBILL_HEALTH_PORT, else none.",
+        show_default=False,
+    ),
+]
+
+
+def worker(
+    crews: Annotated[list[str], typer.Argument(metavar="CREW...", help="Crews of the store: NAME or NAMESPACE/NAME.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            help="Where modules of agents are. Repeatable. Default: here.",
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: ConcurrencyOption = None,
+    grace_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--grace-seconds",
+            min=0,
+            help="After SIGTERM: how long running tasks may go on before they are handed back. "
+            "Default: WATCHBILL_GRACE_SECONDS, else 30.",
+            show_default=False,
+        ),
+    ] = None,
+    health_port: HealthPortOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+) -> int:
+    """Work for crews that are in the store, until SIGTERM or Ctrl-C.
+
+    Then it claims no more, lets what runs finish within the grace period, hands back the rest, and exits 0. A second
+    signal hands back at once.
+    """
+    from watchbill.cli import environment, process, serving, stores
+    from watchbill.client import Client
+    from watchbill.service import AgentService
+
+    settings = environment.read()
+    where = stores.place(redis_url, state, settings)
+    beside = folders or [Path.cwd()]
+    if missing := [folder for folder in beside if not folder.is_dir()]:
+        raise InvalidInput(
+            [Problem(f"{str(f)!r} is not a folder", "Correct the path.", path="--folder") for f in missing]
+        )
+    grace = settings.grace_seconds if grace_seconds is None else grace_seconds
+    port = settings.health_port if health_port is None else health_port
+    services: list[AgentService] = []
+
+    async def take_over() -> None:
+        for service in services:
+            await service.bury_dead()
+
+    async def work(signals: process.Signals) -> int:
+        try:
+            return await begin(signals)
+        except process.Interrupted:
+            return 0  # it was asked to stop before it began
+
+    async def begin(signals: process.Signals) -> int:
+        store = stores.opened(where, take_over)
+        url = await signals.guard(store.__aenter__())
+        try:
+            async with Client(url, namespace=namespace or settings.namespace) as client:
+                names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
+                for name in names:  # all of them, before anything is started
+                    await signals.guard(client.figures(name))
+            service = AgentService(url, crews=names, folders=beside, concurrency=concurrency, grace_seconds=grace)
+            await signals.guard(service.__aenter__())
+            services.append(service)
+            try:
+                told = await serving.health(service, settings.health_host, port)
+                output.say("; ".join(part for part in (f"ready: works for {', '.join(names)}", told) if part))
+                return await serving.serve(service, signals)
+            finally:
+                await serving.drain(service, signals)
+        finally:
+            await store.__aexit__(None, None, None)
+
+    return process.run(work)

@@ -1,0 +1,174 @@
+"""A person's shell, as far as the command line can tell: a folder of one's own, real processes, real stores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+CREW = """\
+apiVersion: watchbill.dev/v1alpha1
+kind: Crew
+metadata: {{name: {name}}}
+spec:
+  agents:
+    - {{name: first, class: "cli_agents:Note"}}
+    - {{name: second, class: "cli_agents:Note"}}
+    - {{name: third, class: "cli_agents:Note"}}
+"""
+
+AGENTS = '''\
+"""Agents that leave their traces beside the YAML, and wait there for what a test allows."""
+
+import asyncio
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def note(text):
+    with (HERE / "notes").open("a") as file:
+        file.write(text + "\\n")
+
+
+class Note:
+    """Notes when it starts and ends; in between waits until the file `hold-NAME`, if there is one, is gone."""
+
+    async def run(self, context):
+        name = context.agent.agent_id
+        note(f"{name} started")
+        print("an agent prints")
+        await context.emit(f"{name} says hello")
+        while (HERE / f"hold-{name}").exists():
+            await asyncio.sleep(0.02)
+        note(f"{name} ended")
+        return f"{name} did {context.task.prompt}"
+
+
+class Fail:
+    """Fails, and quotes the password that it was given."""
+
+    async def run(self, context):
+        raise ValueError("no luck with " + os.environ.get("SOME_PASSWORD", "it"))
+'''
+
+
+class Shell:
+    """Runs `watchbill` in a folder with a crew in it, and remembers what it started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")} | {"COLUMNS": "200"}
+        (folder / "cli_agents.py").write_text(AGENTS)
+        self.write_crew("notes")
+
+    def write_crew(self, name: str) -> None:
+        (self.folder / "crew.yaml").write_text(CREW.format(name=name))
+
+    def hold(self, agent: str) -> None:
+        (self.folder / f"hold-{agent}").touch()
+
+    def let_go(self, agent: str) -> None:
+        (self.folder / f"hold-{agent}").unlink()
+
+    def notes(self) -> list[str]:
+        path = self.folder / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs it to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "watchbill", *arguments],
+            cwd=self.folder,
+            env=self.env | (env or {}),
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Starts it in a session of its own, with output to `read`."""
+        number = len(self._started)
+        with (self.folder / f"out-{number}").open("w") as out, (self.folder / f"err-{number}").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "watchbill", *arguments],
+                cwd=self.folder,
+                env=self.env | (env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
+
+    def read(self, process: subprocess.Popen[str], stream: str = "err") -> str:
+        """What a started one has written so far."""
+        return (self.folder / f"{stream}-{self._started.index(process)}").read_text()
+
+    def servers(self) -> list[int]:
+        """Processes whose command line names this folder and that we didn't start: servers and their watchdogs."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = entry.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            pid = int(entry.parent.name)
+            if str(self.folder) in command and pid not in {p.pid for p in self._started}:
+                found.append(pid)
+        return found
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 30, explain: Callable[[], object] = str) -> None:
+    """Waits until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(explain())
+        time.sleep(0.02)
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., None]:
+    return until
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    """A folder with a crew of three agents; at the end nothing of it may still run."""
+    with tempfile.TemporaryDirectory(prefix="wb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        made = Shell(Path(folder))
+        try:
+            yield made
+            left = made.servers
+            made.end()
+            if Path("/proc").exists():
+                until(lambda: not left(), 10, lambda: f"left running: {left()}")
+        finally:
+            made.end()
+            for pid in made.servers():
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,253 @@
+"""`watchbill run`: a crew of YAML files in one process, with a private store."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+DIES = """\
+apiVersion: watchbill.dev/v1alpha1
+kind: Crew
+metadata: {name: unlucky}
+spec:
+  agents:
+    - {name: first, class: "cli_agents:Note"}
+    - {name: second, class: "cli_agents:Fail"}
+    - {name: third, class: "cli_agents:Note"}
+"""
+
+
+def test_only_the_result_is_on_stdout_and_one_line_for_each_change_on_stderr(shell) -> None:
+    done = shell.run("run", "crew.yaml", "the work")
+
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    lines = [re.sub(r"\d\d:\d\d:\d\d|\d+\.\ds|[0-9a-f]{32}", "#", line) for line in done.stderr.splitlines()]
+    assert "an agent prints" in lines
+    changes = [line for line in lines if line != "an agent prints"]
+    assert [line for line in changes if not line.endswith(" running")] == [
+        "# default/notes #",
+        *("# first: first says hello", "# first completed #"),
+        *("# second: second says hello", "# second completed #"),
+        *("# third: third says hello", "# third completed #"),
+        "# default/notes # completed #",
+    ]
+    assert "\x1b" not in done.stderr
+    assert "What to try next" not in done.stderr
+
+
+def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell) -> None:
+    leader, follower = pty.openpty()
+    shell.hold("second")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "watchbill", "run", "crew.yaml", "the work"],
+        cwd=shell.folder,
+        env={**shell.env, "TERM": "xterm-256color"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    seen = b""
+    deadline = time.monotonic() + 60
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([leader], [], [], 0.1)[0]:
+                continue
+            try:
+                seen += os.read(leader, 65536)
+            except OSError:  # Linux: the other end is closed
+                break
+            if b"second says hello" in seen and (shell.folder / "hold-second").exists():
+                shell.let_go("second")
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+    assert re.search(r"default/notes  running  \d", text)
+    assert re.search(r"├── ✔ first +completed +\d+\.\ds", text)
+    assert re.search(r"├── [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] second +running +\d+\.\ds  second says hello", text)
+    assert re.search(r"└── ○ third +waiting +after second", text)
+    assert re.search(r"default/notes  completed  \d", text)
+    assert text.index("third did the work") > text.rindex("default/notes  completed")
+    assert text.index("What to try next") > text.index("third did the work")
+
+    suggested = re.findall(r"^  (.* -m watchbill .*?)\r?$", text, re.MULTILINE)
+    assert len(suggested) == 2
+    for command in suggested:
+        again = subprocess.run(["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert "second" in again.stdout
+
+
+@pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_the_whole_result_can_be_had_as_data(shell, form, load) -> None:
+    done = shell.run("run", "crew.yaml", "the work", "--id", "mine", "--output", form, "--ephemeral")
+
+    result = load(done.stdout)
+    assert done.returncode == 0
+    assert (result["run_id"], result["status"], result["output"]) == ("mine", "completed", "third did the work")
+    assert list(result["steps"]) == ["first", "second", "third"]
+    assert not (shell.folder / ".watchbill").exists()
+
+
+def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret(shell) -> None:
+    (shell.folder / "crew.yaml").write_text(DIES)
+    done = shell.run("run", "crew.yaml", "x", env={"SOME_PASSWORD": "correct-horse"})
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: second: ValueError: no luck with [redacted SOME_PASSWORD]" in done.stderr
+    assert "third" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "correct-horse" not in done.stderr
+
+
+def test_the_prompt_comes_from_stdin_or_a_file_and_inputs_from_files_or_text(shell) -> None:
+    (shell.folder / "echo.yaml").write_text(
+        "apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nmetadata: {name: echo}\nspec:\n  agents:\n"
+        '    - {name: a, class: EchoAgent, prompt: "{input}|{inputs.one}|{inputs.two}"}\n'
+    )
+    (shell.folder / "p.txt").write_text("from a file\n")
+    (shell.folder / "one.txt").write_text("first line\nsecond\n")
+    given = ("--input", "one=@one.txt", "--input", "two=a=b", "--ephemeral")
+
+    assert shell.run("run", "echo.yaml", "-", *given, stdin="typed\n").stdout == "typed|first line\nsecond\n|a=b\n"
+    assert shell.run("run", "echo.yaml", "--file", "p.txt", *given).stdout.startswith("from a file|first")
+    piped = shell.run("run", "echo.yaml", "x", "--input", "one=@-", "--input", "two=2", "--ephemeral", stdin="in")
+    assert piped.stdout == "x|in|2\n"
+
+
+def test_a_folder_gives_all_its_files_and_one_agent_can_be_asked_alone(shell) -> None:
+    (shell.folder / "more.yml").write_text((shell.folder / "crew.yaml").read_text().replace("notes", "others"))
+    which = shell.run("run", ".", "x")
+    assert which.returncode == 2
+    assert "--crew" in which.stderr
+    assert not (shell.folder / ".watchbill").exists()
+
+    done = shell.run("run", ".", "x", "--crew", "others", "--agent", "second", "--ephemeral")
+    assert (done.returncode, done.stdout) == (0, "second did x\n")
+    assert shell.notes() == ["second started", "second ended"]
+    assert re.search(r"second completed \d", done.stderr)
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was_and_repeats_no_finished_step(shell, until) -> None:
+    shell.hold("second")
+    killed = shell.start("run", "crew.yaml", "the work", "--id", "mine")
+    until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(killed))
+    killed.kill()
+    killed.wait()
+    shell.let_go("second")
+    until(lambda: not shell.servers(), 10)
+
+    done = shell.run("run", "crew.yaml", "--resume")
+
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    assert "going on with run mine: 1 of 3 steps done" in done.stderr
+    assert shell.notes() == [
+        "first started",
+        "first ended",
+        "second started",  # and killed
+        "second started",
+        "second ended",
+        "third started",
+        "third ended",
+    ]
+
+    nothing = shell.run("run", "crew.yaml", "--resume")
+    assert nothing.returncode == 2
+    assert "no unfinished run" in nothing.stderr
+
+
+def test_resume_with_another_prompt_starts_a_new_run_and_says_that_the_old_one_goes_on_beside_it(shell, until) -> None:
+    shell.hold("first")
+    killed = shell.start("run", "crew.yaml", "old", "--id", "old")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
+    killed.kill()
+    killed.wait()
+    shell.let_go("first")
+
+    done = shell.run("run", "crew.yaml", "new", "--resume")
+    assert (done.returncode, done.stdout) == (0, "third did new\n")
+    assert "starting a new one" in done.stderr
+
+    old = shell.run("run", "crew.yaml", "old", "--resume")  # unless it ended beside the new one
+    assert (old.returncode, old.stdout) == (0, "third did old\n")
+
+
+def test_without_resume_unfinished_work_is_told_of(shell, until) -> None:
+    shell.hold("first")
+    killed = shell.start("run", "crew.yaml", "old", "--id", "old")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
+    killed.kill()
+    killed.wait()
+    shell.let_go("first")
+
+    done = shell.run("run", "crew.yaml", "new")
+
+    assert (done.returncode, done.stdout) == (0, "third did new\n")
+    assert "note: unfinished work of this crew (1 before this) goes on beside it" in done.stderr
+
+
+def test_a_timeout_exits_with_1_and_keeps_the_run(shell) -> None:
+    shell.hold("second")
+    late = shell.run("run", "crew.yaml", "x", "--timeout", "1.5")
+
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "not finished after 1.5 s" in late.stderr
+    assert "--resume" in late.stderr
+    shell.let_go("second")
+    assert shell.run("run", "crew.yaml", "--resume").stdout == "third did x\n"
+
+
+def test_watch_fires_heartbeats_and_prints_events_until_it_is_told_to_stop(shell, until) -> None:
+    heartbeat = (
+        "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {name: tick}\n"
+        "spec: {crewRef: {name: notes}, agent: first, intervalSeconds: 1, prompt: tick}\n"
+    )
+    with (shell.folder / "crew.yaml").open("a") as file:
+        file.write(heartbeat)
+    process = shell.start("run", "crew.yaml", "asked", "--watch", "--output", "json")
+
+    def events() -> list[dict[str, str]]:
+        return [json.loads(line) for line in shell.read(process, "out").splitlines(keepends=True) if line[-1] == "\n"]
+
+    def completed() -> list[str]:
+        return [e["task_id"] for e in events() if e["event_type"] == "task_completed" and e["agent_id"] == "first"]
+
+    until(lambda: len(completed()) >= 3, explain=lambda: shell.read(process))  # two ticks, and the run's own
+    until(lambda: any(e.get("new_state") == "completed" for e in events()))
+    process.terminate()
+    assert process.wait(20) == 143
+
+    assert "watching default/notes with 1 heartbeat" in shell.read(process)
+    assert "submitted" in shell.read(process)
+    assert len(set(completed())) == len(completed())
+
+
+def test_health_is_served_where_asked_and_a_taken_port_is_named(shell, until) -> None:
+    from urllib.request import urlopen
+
+    shell.hold("first")
+    process = shell.start("run", "crew.yaml", "x", "--health-port", "0")
+    until(lambda: "health at http" in shell.read(process), explain=lambda: shell.read(process))
+    port = re.search(r"http://127.0.0.1:(\d+)", shell.read(process))[1]
+    with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+        assert answer.status == 200
+
+    taken = shell.run("run", "crew.yaml", "x", "--ephemeral", "--health-port", port)
+    assert taken.returncode == 2
+    assert f"--health-port: 127.0.0.1:{port} can't be listened on" in taken.stderr
+    shell.let_go("first")
+    assert process.wait(20) == 0

@@ -1,0 +1,81 @@
+"""Signals: the first stops in good order, the second at once; whatever comes, no server is left behind."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_stop_finishes_its_step_and_says_how_to_go_on(shell, until, number, code) -> None:
+    shell.hold("second")
+    process = shell.start("run", "crew.yaml", "the work", "--id", "mine")
+    until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
+    assert shell.servers()
+
+    process.send_signal(number)
+    until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
+    shell.let_go("second")
+    assert process.wait(20) == code
+
+    assert shell.notes()[-1] == "second ended"  # and the third never began
+    assert "mine is kept. To go on: " in shell.read(process)
+    assert "run crew.yaml --resume" in shell.read(process)
+    assert shell.read(process, "out") == ""
+    until(lambda: not shell.servers(), 10)
+
+    done = shell.run("run", "crew.yaml", "--resume")
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    assert shell.notes().count("second started") == 1
+
+
+def test_a_second_signal_hands_the_work_back_at_once(shell, until) -> None:
+    shell.hold("second")
+    process = shell.start("run", "crew.yaml", "the work")
+    until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
+    process.send_signal(signal.SIGINT)
+    until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    until(lambda: not shell.servers(), 10)
+
+    shell.let_go("second")
+    assert shell.run("run", "crew.yaml", "--resume").stdout == "third did the work\n"
+
+
+def test_a_killed_run_leaves_no_server(shell, until) -> None:
+    shell.hold("first")
+    process = shell.start("run", "crew.yaml", "the work", "--ephemeral")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(process))
+    process.kill()
+    process.wait()
+    until(lambda: not shell.servers(), 10)
+
+
+def test_a_follower_ends_at_ctrl_c(shell, until) -> None:
+    assert shell.run("run", "crew.yaml", "x").returncode == 0
+    process = shell.start("events", "notes", "--follow")
+    until(lambda: "mission_state_changed" in shell.read(process, "out"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 130
+    assert "Traceback" not in shell.read(process)
+    until(lambda: not shell.servers(), 10)
+
+
+def test_when_the_owner_of_the_store_is_killed_the_other_takes_over_store_and_work_at_once(shell, until) -> None:
+    shell.hold("first")
+    owner = shell.start("run", "crew.yaml", "one", "--id", "one")
+    until(lambda: shell.notes() == ["first started"], explain=lambda: shell.read(owner))
+    other = shell.start("run", "crew.yaml", "two", "--id", "two")
+    until(lambda: shell.notes().count("first started") == 2, explain=lambda: shell.read(other))
+    assert "unfinished work of this crew (1 before this)" in shell.read(other)
+
+    owner.kill()
+    owner.wait()
+    # sooner than the lease of 15 s: the one that takes over knows that the process has ended
+    until(lambda: shell.notes().count("first started") == 3, 10, lambda: f"{shell.notes()} {shell.read(other)}")
+    shell.let_go("first")
+
+    assert other.wait(20) == 0
+    assert shell.read(other, "out") == "third did two\n"

@@ -1,0 +1,253 @@
+"""`submit result status events worker`: several processes around one store, and what they say when there is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+import yaml
+
+OTHERS = ("submit c x", "result c id", "status", "events c", "worker c")
+
+
+@pytest.fixture
+def stored(shell, redis_url, crew_name):
+    """A crew in the session's store, known by the environment; nobody works for it."""
+    shell.write_crew(crew_name)
+    shell.env["WATCHBILL_REDIS_URL"] = redis_url
+    assert shell.run("run", "crew.yaml", "before", "--id", "before").returncode == 0
+    (shell.folder / "notes").unlink()
+    return crew_name
+
+
+@pytest.fixture
+def worker(shell, until, stored):
+    """A worker of that crew, as a process of its own."""
+    process = shell.start("worker", stored, "--concurrency", "5", "--health-port", "0")
+    until(lambda: "ready: works for" in shell.read(process), explain=lambda: shell.read(process))
+    return process
+
+
+def test_work_is_submitted_in_one_process_and_done_in_another(shell, stored, worker) -> None:
+    done = shell.run("submit", stored, "the work", "--wait", "--id", "mine")
+
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    assert "third completed" in done.stderr
+    assert shell.notes()[0] == "first started"
+    assert not (shell.folder / ".watchbill").exists()
+
+    again = shell.run("submit", stored, "the work", "--wait", "--id", "mine")  # the same id is the same work
+    assert (again.returncode, again.stdout) == (0, "third did the work\n")
+    assert shell.notes().count("first started") == 1
+
+    assert shell.run("result", stored, "mine").stdout == "third did the work\n"
+    assert shell.run("result", stored, "mine/first").stdout == "first did the work\n"
+    assert yaml.safe_load(shell.run("result", stored, "mine", "-o", "yaml").stdout)["status"] == "completed"
+
+
+def test_one_agent_can_be_asked_alone_by_data_and_by_priority(shell, stored, worker) -> None:
+    done = shell.run(
+        *("submit", stored, "-", "--agent", "second", "--priority", "high", "--wait", "-o", "json"), stdin="hello\n"
+    )
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["output"] == "second did hello"
+    assert shell.notes() == ["second started", "second ended"]
+
+
+def test_a_dedupe_key_gives_the_id_of_the_first(shell, stored) -> None:
+    first = shell.run("submit", stored, "x", "--dedupe-key", "daily").stdout
+    assert shell.run("submit", stored, "y", "--dedupe-key", "daily").stdout == first
+    other = json.loads(shell.run("submit", stored, "y", "--dedupe-key", "other", "-o", "json").stdout)
+    assert other["crew"] == f"default/{stored}"
+    assert other["id"] != first.strip()
+
+
+def test_what_is_not_finished_is_said_so_with_exit_1(shell, stored) -> None:
+    run_id = shell.run("submit", stored, "x").stdout.strip()
+
+    done = shell.run("result", stored, run_id)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"not finished: {run_id} running: first waiting, second waiting, third waiting" in done.stderr
+
+    step = shell.run("result", stored, f"{run_id}/second")
+    assert (step.returncode, step.stdout) == (1, "")
+    assert "second waiting" in step.stderr
+
+    late = shell.run("result", stored, run_id, "--wait", "--timeout", "0.2")
+    assert late.returncode == 1
+    assert "not finished after 0.2 s" in late.stderr
+    assert "nobody works for crew" in late.stderr
+
+
+def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> None:
+    shell.run("submit", stored, "x", "--id", "mine")
+    task = shell.run("submit", stored, "x", "--agent", "first").stdout.strip()
+
+    everything = shell.run("status")
+    line = next(line for line in everything.stdout.splitlines() if line.startswith(stored))
+    assert line.split()[1:6] == ["2", "0", "0", "0", "0"]
+    crews = json.loads(shell.run("status", "-o", "json").stdout)
+    assert next(c for c in crews if c["crew"] == f"default/{stored}")["waiting"] == 2
+
+    one = shell.run("status", stored).stdout
+    assert "mine" in one
+    assert "0/3" in one
+    assert task in one
+    assert {u["id"] for u in yaml.safe_load(shell.run("status", stored, "-o", "yaml").stdout)["unfinished"]} == {
+        "mine",
+        task,
+    }
+
+    steps = shell.run("status", stored, "mine").stdout.splitlines()
+    assert steps[1].split()[:2] == ["mine", "running"]
+    assert [line.split()[:2] for line in steps[4:]] == [[s, "waiting"] for s in ("first", "second", "third")]
+    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][1]["after"] == ["first"]
+
+    assert shell.run("status", stored, "nope").returncode == 2
+    assert shell.run("status", "nope").returncode == 2
+
+
+def test_events_are_shown_counted_filtered_and_continued(shell, stored) -> None:
+    told = shell.run("events", stored, "--count", "3").stdout.splitlines()
+    assert len(told) == 3
+    assert told[-1].split()[1:] == ["mission_state_changed", "before", "running", "→", "completed"]
+
+    of_run = [
+        json.loads(line) for line in shell.run("events", stored, "--run", "before", "-o", "json").stdout.splitlines()
+    ]
+    assert [e["event_type"] for e in of_run].count("task_completed") == 3
+    later = shell.run("events", stored, "--run", "before", "-o", "json", "--after", of_run[-2]["id"]).stdout
+    assert [json.loads(line) for line in later.splitlines()] == of_run[-1:]
+
+    of_agent = list(yaml.safe_load_all(shell.run("events", stored, "--agent", "second", "-o", "yaml").stdout))
+    assert {e["agent_id"] for e in of_agent} == {"second"}
+
+    assert shell.run("events", stored, "--after", "yesterday").returncode == 2
+    assert shell.run("events", "nope").returncode == 2
+
+
+def test_a_follower_sees_what_comes_and_nothing_from_before(shell, stored, until) -> None:
+    process = shell.start("events", stored, "--follow", "--count", "0", "-o", "json")
+    worker = shell.start("worker", stored)
+
+    def follows() -> bool:  # it may begin after the first of these submissions
+        shell.run("submit", stored, "x", "--agent", "first")
+        return "task_completed" in shell.read(process, "out")
+
+    until(follows, explain=lambda: shell.read(process) + shell.read(worker))
+    assert "before" not in shell.read(process, "out")
+
+
+def test_a_follower_that_was_outrun_is_told_so(shell, stored, until) -> None:
+    process = shell.start("events", stored, "--follow", "--after", "1-1")
+    until(lambda: "events were missed" in shell.read(process, "out"), explain=lambda: shell.read(process))
+    until(lambda: "mission_state_changed" in shell.read(process, "out"))
+
+
+def test_a_worker_drains_at_sigterm_and_exits_with_0(shell, stored, worker, until) -> None:
+    shell.hold("first")
+    shell.run("submit", stored, "x", "--id", "mine")
+    until(lambda: "first started" in shell.notes())
+    worker.terminate()
+    until(lambda: "may still finish" in shell.read(worker), explain=lambda: shell.read(worker))
+    shell.let_go("first")
+
+    assert worker.wait(20) == 0
+    assert shell.notes() == ["first started", "first ended"]
+    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["state"] == "completed"
+
+
+def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) -> None:
+    shell.hold("first")
+    process = shell.start("worker", stored, "--grace-seconds", "0.2")
+    shell.run("submit", stored, "x", "--id", "mine")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(process))
+    process.terminate()
+
+    assert process.wait(20) == 0
+    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["state"] == "waiting"
+
+
+def test_a_worker_checks_all_its_crews_before_it_starts(shell, stored) -> None:
+    done = shell.run("worker", stored, "no-such-crew")
+
+    assert done.returncode == 2
+    assert "no-such-crew" in done.stderr
+    assert "ready" not in done.stderr
+    assert shell.run("worker", stored, "--folder", "nowhere").returncode == 2
+
+
+def test_the_private_store_is_found_and_shared(shell, until) -> None:
+    shell.hold("second")
+    running = shell.start("run", "crew.yaml", "x", "--id", "mine")
+    until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(running))
+
+    assert "second" in shell.run("status", "notes").stdout  # attached to the one that runs
+    waited = shell.start("result", "notes", "mine", "--wait")
+    until(lambda: "second running" in shell.read(waited), explain=lambda: shell.read(waited))
+    shell.let_go("second")
+    assert waited.wait(20) == 0
+    assert shell.read(waited, "out") == "third did x\n"
+    assert running.wait(20) == 0
+
+    elsewhere = shell.run("status", "notes", "--state", str(shell.folder / ".watchbill"))  # started again
+    assert elsewhere.returncode == 0
+    assert shell.run("result", "notes", "mine").stdout == "third did x\n"
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_without_a_store_exit_3_names_everything_that_was_tried(shell, command) -> None:
+    done = shell.run(*command.split())
+
+    assert (done.returncode, done.stdout) == (3, "")
+    for tried in ("--redis-url", "WATCHBILL_REDIS_URL", "./.watchbill/"):
+        assert tried in done.stderr
+    assert not (shell.folder / ".watchbill").exists()
+
+
+def test_a_resume_without_a_store_makes_none(shell) -> None:
+    assert shell.run("run", "crew.yaml", "--resume").returncode == 3
+    assert not (shell.folder / ".watchbill").exists()
+
+
+@pytest.mark.parametrize("command", ["run crew.yaml x", *OTHERS])
+def test_a_store_that_refuses_connections_is_exit_3_within_seconds_and_without_the_password(shell, command) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, but not listened on
+        url = f"redis://me:hunter22@127.0.0.1:{nobody.getsockname()[1]}/0"
+        begin = time.monotonic()
+        by_option = shell.run(*command.split(), "--redis-url", url)
+        assert time.monotonic() - begin < 8
+
+        by_environment = shell.run(*command.split(), env={"WATCHBILL_REDIS_URL": url})
+    assert by_option.returncode == by_environment.returncode == 3
+    assert "--redis-url" in by_option.stderr
+    assert "WATCHBILL_REDIS_URL" in by_environment.stderr
+    assert "hunter22" not in by_option.stderr + by_environment.stderr
+    assert "Traceback" not in by_option.stderr
+
+
+def test_a_store_that_never_answers_is_exit_3(shell) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        done = shell.run("status", "--redis-url", f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout=20)
+    assert done.returncode == 3
+    assert "no answer within 6 s" in done.stderr
+
+
+async def test_a_wrong_password_is_exit_3_and_not_shown(shell, private_redis) -> None:
+    import redis.asyncio
+
+    server = await private_redis()
+    async with redis.asyncio.Redis.from_url(server.url) as client:
+        await client.config_set("requirepass", "right-one")
+    done = shell.run("status", "--redis-url", f"unix://:wrong-one@{server.socket}")
+
+    assert done.returncode == 3
+    assert "refuses" in done.stderr
+    assert "wrong-one" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,378 @@
+"""Crew files end to end, in one process over a store of its own: what `watchbill.client.run` and the CLI stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+import watchbill.client
+from watchbill import service
+from watchbill.client import Client
+from watchbill.embedded import EmbeddedStore
+from watchbill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from watchbill.names import CrewKeys
+from watchbill.store import runs
+from watchbill.store.crews import CrewRedis
+from watchbill.tasks import RunResult, RunState, TaskResult, TaskState
+
+OWNER = Path(__file__).parent.parent / "worker" / "owner.py"
+
+AGENTS = '''
+import asyncio
+import json
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def note(context):
+    with (HERE / "notes").open("ab", buffering=0) as file:
+        line = {"task": context.task.task_id, "attempt": context.attempt, "pid": os.getpid()}
+        file.write(json.dumps(line).encode() + b"\\n")
+
+
+class Say:
+    """Its prompt, in capitals."""
+
+    def __init__(self, suffix=""):
+        self.suffix = suffix
+
+    async def run(self, context):
+        note(context)
+        return context.prompt.upper() + self.suffix
+
+
+class Wait:
+    """Until its gate is open."""
+
+    async def run(self, context):
+        note(context)
+        while not (HERE / "open").exists():
+            await asyncio.sleep(0.01)
+        return context.agent.agent_id
+
+
+def count_lines(context):
+    note(context)
+    return {"lines": len(context.inputs["log"].splitlines())}
+
+
+def broken(context):
+    note(context)
+    raise ValueError("it broke")
+
+
+def shout(text: str) -> str:
+    return text + "!"
+
+
+class UsesTool:
+    async def run(self, context):
+        note(context)
+        return context.tools["shout"](str(context.tools["calculator"]("6 * 7")))
+'''
+
+
+class Place:
+    """A folder with a crew file, and beside it a module that no other test has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = f"agents_{uuid.uuid4().hex}"
+        self.file = folder / "crew.yaml"
+        (folder / f"{self.module}.py").write_text(AGENTS)
+
+    def crew(self, **spec: Any) -> Path:
+        for agent in spec["agents"]:
+            agent["class"] = f"{self.module}:{agent['class']}"
+        name = spec.pop("name", "crew")
+        # JSON is YAML
+        self.file.write_text(
+            json.dumps(
+                {"apiVersion": "watchbill.dev/v1alpha1", "kind": "Crew", "metadata": {"name": name}, "spec": spec}
+            )
+        )
+        return self.file
+
+    def notes(self) -> list[dict[str, Any]]:
+        path = self.folder / "notes"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def executions(self) -> Counter[str]:
+        return Counter(line["task"] for line in self.notes())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "this never came true"
+        await asyncio.sleep(0.01)
+    return answer
+
+
+# ---------------------------------------------------------------- client.run
+
+
+async def test_a_sequential_crew_runs_from_its_file(place: Place) -> None:
+    file = place.crew(
+        agents=[
+            {"name": "count", "class": "count_lines"},
+            {
+                "name": "say",
+                "class": "Say",
+                "prompt": "{input}: {steps.count} of {inputs.log}",
+                "config": {"suffix": "?"},
+            },
+        ]
+    )
+    run = await watchbill.client.run(file, "look", inputs={"log": "a\nb"}, timeout=20)
+    assert isinstance(run, RunResult)
+    assert run.success
+    assert run.steps["count"].output == {"lines": 2}
+    assert run.output == 'LOOK: {\n  "LINES": 2\n} OF A\nB?'
+    assert sorted(place.executions().values()) == [1, 1]
+
+
+async def test_a_parallel_crew_answers_by_agent(place: Place) -> None:
+    file = place.crew(
+        executionMode="parallel",
+        agents=[{"name": name, "class": "Say", "config": {"suffix": name}} for name in ("a", "b", "c")],
+    )
+    run = await watchbill.client.run(str(file), "hi ", timeout=20)
+    assert run.output == {"a": "HI a", "b": "HI b", "c": "HI c"}
+
+
+async def test_a_flow_goes_along_its_relations(place: Place) -> None:
+    file = place.crew(
+        executionMode="flow",
+        agents=[
+            {"name": "join", "class": "Say", "prompt": "{steps.left}+{steps.right}"},
+            {"name": "left", "class": "Say", "prompt": "l{steps.top}"},
+            {"name": "right", "class": "Say", "prompt": "r{steps.top}"},
+            {"name": "top", "class": "Say"},
+        ],
+        flowRelations=[
+            {"source": ["top"], "target": ["left", "right"]},
+            {"source": ["left", "right"], "target": ["join"]},
+        ],
+    )
+    run = await watchbill.client.run(file, "x", timeout=20)
+    assert run.output == "LX+RX"
+    order = [line["task"].partition("/")[2] for line in place.notes()]
+    assert (order[0], set(order[1:3]), order[3]) == ("top", {"left", "right"}, "join")
+
+
+async def test_one_agent_of_a_crew_can_be_asked_alone(place: Place) -> None:
+    file = place.crew(agents=[{"name": "broken", "class": "broken"}, {"name": "say", "class": "Say"}])
+    result = await watchbill.client.run(file, "only you", agent="say", timeout=20)
+    assert isinstance(result, TaskResult)
+    assert (result.success, result.output) == (True, "ONLY YOU")
+    assert sum(place.executions().values()) == 1
+
+
+async def test_what_could_be_done_of_a_flow_is_a_partial_result(place: Place) -> None:
+    file = place.crew(
+        executionMode="flow",
+        agents=[
+            {"name": "broken", "class": "broken"},
+            {"name": "behind", "class": "Say"},
+            {"name": "good", "class": "Say"},
+        ],
+        flowRelations=[{"source": ["broken"], "target": ["behind"]}],
+    )
+    run = await watchbill.client.run(file, "x", timeout=20)
+    assert run.status is RunState.PARTIAL
+    assert not run.success
+    assert run.output == {"good": "X"}
+    assert run.skipped == ("behind",)
+    assert run.error == "broken: ValueError: it broke"
+
+
+async def test_tools_beside_the_file_and_shared_ones_are_there(place: Place) -> None:
+    file = place.crew(
+        agents=[{"name": "a", "class": "UsesTool", "tools": [f"{place.module}:shout"]}], sharedTools=["calculator"]
+    )
+    assert (await watchbill.client.run(file, "", agent="a", timeout=20)).output == "42!"
+
+
+async def test_a_run_in_a_store_of_ones_own_leaves_nothing_behind(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[EmbeddedStore] = []
+    original = EmbeddedStore.open.__func__  # type: ignore[attr-defined]
+
+    async def watched(cls: type[EmbeddedStore], *args: Any, **options: Any) -> EmbeddedStore:
+        opened.append(await original(cls, *args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(EmbeddedStore, "open", classmethod(watched))
+    monkeypatch.chdir(place.folder)
+    file = place.crew(agents=[{"name": "a", "class": "Say"}])
+    await watchbill.client.run(file, "x", timeout=20)
+    assert len(opened) == 1
+    assert not opened[0].folder.exists()
+    assert not (place.folder / ".watchbill").exists()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_run_that_takes_too_long_is_let_go(place: Place) -> None:
+    file = place.crew(agents=[{"name": "a", "class": "Wait"}])
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await watchbill.client.run(file, "x", timeout=1)
+    assert time.monotonic() - began < 6
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_bad_file_stores_and_starts_nothing(place: Place, redis_url: str, crew_name: str) -> None:
+    file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}, {"name": "b", "class": "Sey"}])
+    with pytest.raises(InvalidInput) as caught:
+        await watchbill.client.run(file, "x", redis_url=redis_url)
+    (problem,) = caught.value.problems
+    assert problem.path == "spec.agents[1].class"
+    assert problem.source.startswith(str(file))
+    assert "Sey" in problem.reason
+    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert await client.keys(f"*{crew_name}*") == []
+    assert place.notes() == []
+
+
+async def test_a_submission_that_cannot_be_worked_on_stores_nothing(
+    place: Place, redis_url: str, crew_name: str
+) -> None:
+    file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say", "prompt": "{inputs.log}"}])
+    with pytest.raises(InvalidInput, match="no such input was given"):
+        await watchbill.client.run(file, "x", redis_url=redis_url)
+    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert await client.keys(f"*{crew_name}*") == []
+
+
+# ---------------------------------------------------------------- a service
+
+
+async def test_a_service_keeps_the_crews_record_and_applies_its_file_again(
+    place: Place, redis_url: str, crew_name: str
+) -> None:
+    file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
+    first = await watchbill.client.run(file, "x", redis_url=redis_url, id="one", timeout=20)
+    file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say", "config": {"suffix": "!"}}])
+    second = await watchbill.client.run(file, "x", redis_url=redis_url, id="two", timeout=20)
+    assert (first.output, second.output) == ("X", "X!")
+    keys = CrewKeys("default", crew_name)
+    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+        record = await CrewRedis(client=client, tenant="default").load_crew(crew_name)
+        assert record is not None
+        assert record.crew_id == await client.hget(keys.meta, "uid")
+        assert record.agents[0].config == {"suffix": "!"}
+        assert len(await client.keys(keys.prefix + "def:*")) == 1, "no run refers to the old definition"
+        assert await client.zrange(keys.leases, 0, -1) == []
+        await client.delete(*await client.keys(f"*{crew_name}*"))
+
+
+async def test_the_same_id_again_is_answered_and_not_run_again(place: Place, redis_url: str, crew_name: str) -> None:
+    file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
+    one = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=20)
+    two = await watchbill.client.run(file, "y", redis_url=redis_url, id="same", timeout=20)
+    assert one == two
+    assert place.executions() == {"same/a": 1}
+    with pytest.raises(Conflict):
+        await watchbill.client.run(file, "x", redis_url=redis_url, id="same", agent="a", timeout=20)
+
+
+async def test_several_crews_work_in_one_service(place: Place, redis_url: str, crew_name: str) -> None:
+    files = []
+    for suffix in ("-x", "-y"):
+        made = place.crew(name=crew_name + suffix, agents=[{"name": "a", "class": "Say", "config": {"suffix": suffix}}])
+        files.append(made.rename(place.folder / f"crew{suffix}.yaml"))
+    async with service.AgentService(redis_url, service.load(files), grace_seconds=0), Client(redis_url) as client:
+        outputs = await asyncio.gather(*(client.run(crew_name + s, "hi", timeout=20) for s in ("-x", "-y")))
+    assert [run.output for run in outputs] == ["HI-x", "HI-y"]
+
+
+async def test_a_service_for_a_crew_that_is_not_there_says_so(redis_url: str, crew_name: str) -> None:
+    with pytest.raises(NotFound, match=crew_name):
+        async with service.AgentService(redis_url, crews=[f"default/{crew_name}"]):
+            pass
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_service_without_a_store_says_so_soon(place: Place) -> None:
+    file = place.crew(agents=[{"name": "a", "class": "Say"}])
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        async with service.AgentService(f"unix://{place.folder}/nothing.sock", service.load([file])):
+            pass
+    assert time.monotonic() - began < 10
+
+
+# ---------------------------------------------------------------- going on after a kill
+
+
+async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(place: Place) -> None:
+    """With the default lease of 15 s, which nobody must wait for: the process that held it was one of this host."""
+    names = ("s1", "s2", "s3")
+    kinds = ("Say", "Wait", "Say")
+    file = place.crew(agents=[{"name": name, "class": kind} for name, kind in zip(names, kinds, strict=True)])
+    folder = place.folder / ".watchbill"
+    log = place.folder / "stderr"
+    with log.open("wb") as err:
+        owner = subprocess.Popen(
+            [sys.executable, str(OWNER), str(folder), str(file), "r", "hello"], stderr=err, stdin=subprocess.DEVNULL
+        )
+    try:
+        await until(lambda: place.executions()["r/s2"] or owner.poll() is not None)
+        assert owner.poll() is None, log.read_text()
+    finally:
+        owner.kill()
+        owner.wait()
+    (place.folder / "open").touch()
+
+    again = time.monotonic()
+    async with await EmbeddedStore.open(folder) as store, Client(store.url) as client:
+        assert await client.unfinished("crew") == ["r"]
+        states = {step.name: step.state for step in (await client.status("crew", "r")).steps}
+        assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
+        async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
+            run = await client.wait("crew", "r", timeout=20)
+        assert time.monotonic() - again < 5
+        assert run.success
+        assert place.executions() == {"r/s1": 1, "r/s2": 2, "r/s3": 1}
+        assert run.steps["s2"].attempt == 2
+        assert await client.unfinished("crew") == []
+        async with redis.asyncio.Redis.from_url(store.url, decode_responses=True) as raw:
+            assert await runs.prompt_of(raw, CrewKeys("default", "crew"), "r") == "hello"
+    assert {line["pid"] for line in place.notes()} == {owner.pid, os.getpid()}
+
+
+async def test_work_that_was_only_submitted_is_done_by_the_next_process(place: Place) -> None:
+    file = place.crew(agents=[{"name": "a", "class": "Say"}])
+    folder = place.folder / ".watchbill"
+    async with await EmbeddedStore.open(folder) as store:
+        async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
+            pass
+        async with Client(store.url) as client:
+            await client.submit("crew", "later", id="r")
+    async with (
+        await EmbeddedStore.open(folder) as store,
+        service.AgentService(store.url, service.load([file]), grace_seconds=0),
+        Client(store.url) as client,
+    ):
+        assert (await client.wait("crew", "r", timeout=20)).output == "LATER"

@@ -1,0 +1,46 @@
+"""What importing the client costs: nothing that only a worker, an operator or a command line needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = (
+    "aiohttp",
+    "apprise",
+    "apscheduler",
+    "kopf",
+    "kubernetes",
+    "openai",
+    "prometheus_client",
+    "pydantic_ai",
+    "pydantic_settings",
+    "rich",
+    "typer",
+    "watchbill.agents",
+    "watchbill.metrics",
+    "watchbill.service",
+    "watchbill.settings",
+    "watchbill.worker",
+    "yaml",
+)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_client_is_light_to_import() -> None:
+    loaded = loaded_by("import watchbill.client")
+
+    assert "redis.asyncio" in loaded
+    assert sorted(name for name in HEAVY if name in loaded) == []
+
+
+def test_the_names_that_must_stay_away_are_names_of_modules() -> None:
+    # a misspelt name above would never be found anywhere
+    loaded = loaded_by("import watchbill.service, watchbill.settings, watchbill.cli.steps, watchbill.cli.app, yaml")
+
+    assert {name for name in HEAVY if name not in loaded} <= {"apprise", "kopf", "kubernetes", "openai", "pydantic_ai"}

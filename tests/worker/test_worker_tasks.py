@@ -1,0 +1,358 @@
+"""What becomes of one task: what its agent is given, how long it may take, and every way to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import hands
+import pytest
+from workshop import Crew, Make, agent, until
+
+from watchbill.errors import CrewGone
+from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
+from watchbill.store import definitions
+from watchbill.tasks import RunState, TaskState
+
+# ---------------------------------------------------------------- failing
+
+REASONS = {
+    "exceptions": {
+        "ValueError": "ValueError: it broke",
+        "KeyError": "KeyError: 'missing'",
+        "StopIteration": "StopIteration",
+        "TimeoutError": "TimeoutError: of its own",
+        "RecursionError": "RecursionError: ",
+        "MemoryError": "MemoryError: no room",
+        "AssertionError": "AssertionError",
+        "Mute": "Mute|no words",
+        "ConnectionError": "ConnectionError: not the store's",
+        "concurrent.CancelledError": "CancelledError: of a pool",
+    },
+    "not Exceptions": {
+        "SystemExit": "SystemExit: 3",
+        "KeyboardInterrupt": "KeyboardInterrupt: ctrl-c",
+        "GeneratorExit": "GeneratorExit: bye",
+        "CancelledError": "CancelledError: of its own",
+        "Odd": "Odd: odd",
+        "group": "several .2 sub-exceptions.",
+    },
+    "errors that can't be stored as they are": {
+        "huge error": "ValueError: xxxxxxxx",
+        "surrogate error": "ValueError: lone ",
+    },
+    "outputs that can't be stored": {
+        "object": "can't be stored as JSON",
+        "circle": "can't be stored as JSON",
+        "deep": "can't be stored as JSON",
+        "20 MB": "are more than",
+        "20 MB of euros": "are more than",
+        "surrogate": "can't be stored as JSON",
+        "escaped byte": "can't be stored as JSON",
+    },
+}
+"""What is done → what its error must say."""
+assert [what for some in REASONS.values() for what in some] == list(hands.MISCHIEF)
+
+
+@pytest.mark.parametrize("group", REASONS)
+async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error_and_the_worker_lives_on(
+    make_crew: Make, group: str
+) -> None:
+    """All of a group at once in one worker, on its loop and in threads; nothing of it may harm the worker."""
+    crew = await make_crew({"async": "Mischief", "thread": "ThreadMischief", "good": "Brief"}, concurrency=5)
+    worker = await crew.worker()
+    await crew.submit("before", "good", "0.5")
+    ids = {
+        (kind, what): f"{kind}-{number}" for kind in ("async", "thread") for number, what in enumerate(REASONS[group])
+    }
+    for (kind, what), task_id in ids.items():
+        await crew.submit(task_id, kind, what)
+    results = await asyncio.gather(*(crew.result(i, timeout=5) for i in ids.values()), return_exceptions=True)
+    wrong = {}
+    for (kind, what), result in zip(ids, results, strict=True):
+        if isinstance(result, BaseException):
+            wrong[kind, what] = f"never ended: {result!r}"
+        elif result.success or not re.search(REASONS[group][what], result.error or ""):
+            wrong[kind, what] = f"success={result.success}, error={(result.error or '')[:200]!r}"
+        elif len(result.error or "") > 100_000:
+            wrong[kind, what] = f"an error of {len(result.error or '')} characters"
+    assert worker.lives, f"it ended with {worker.process.returncode}: {worker.log[-2000:]}"
+    assert wrong == {}
+    assert set(crew.executions().values()) == {1}
+    await crew.submit("after", "good")
+    assert [result.success for result in await crew.results(["before", "after"])] == [True, True]
+    ends = await crew.ends()
+    assert ends == {(i, "failed"): 1 for i in ids.values()} | {(i, "completed"): 1 for i in ("before", "after")}
+    feed = {event.task_id: event.message for event in await crew.events() if event.event_type == "task_failed"}
+    assert set(feed) == set(ids.values())
+    assert all(re.search(REASONS[group][what], feed[task_id]) for (_, what), task_id in ids.items())
+    assert await crew.is_idle()
+
+
+async def test_not_a_number_is_told_as_no_value(make_crew: Make) -> None:
+    """JSON has no NaN; a reader must be able to read what is stored."""
+    crew = await make_crew([agent("a", "not_a_number", notes=False)])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        result = await crew.result("t")
+    assert result.output == {"mean": None, "most": None, "count": 2}
+
+
+async def test_an_agent_may_say_anything_and_the_feed_stays_readable(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "say_odd_things", notes=False)])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        result = await crew.result("t")
+    said = [event.message for event in await crew.events(agent="a") if event.event_type == "mission_event"]
+    assert "plain" in said
+    assert 'quotes " and \\ and \n and \x01 and €' in said
+    assert any(message.startswith("zzzz") and len(message) <= 4000 for message in said)
+    assert result.success, result.error
+    assert len(result.output) <= 2, "lone surrogates may be refused, as the agent's own error; or stored readably"
+
+
+async def test_a_failed_step_ends_its_run_as_failed_with_its_error(make_crew: Make) -> None:
+    bad = agent("bad", "Mischief", prompt="{input}")
+    crew = await make_crew([agent("one", "Brief"), bad, agent("three", "Brief")])
+    async with crew.in_process():
+        await crew.submit("r", prompt="ValueError")
+        run = await crew.result("r")
+    assert run.status is RunState.FAILED
+    assert run.error == "bad: ValueError: it broke"
+    assert run.skipped == ("three",)
+    assert run.steps["one"].success
+
+
+# ---------------------------------------------------------------- timeouts
+
+
+async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_crew: Make) -> None:
+    agents = [
+        agent("async-1", "Gate", timeout_seconds=1),
+        agent("async-2", "Gate"),
+        agent("thread-1", "ThreadGate", timeout_seconds=1),
+        agent("thread-2", "ThreadGate"),
+    ]
+    crew = await make_crew(agents, tasks={"timeout_seconds": 2})
+    async with crew.in_process() as worker:
+        began = time.monotonic()
+        for one in agents:
+            await crew.submit(one.agent_id, one.agent_id)
+        results = await crew.results([f"{kind}-1" for kind in ("async", "thread")])
+        assert 0.9 < time.monotonic() - began < 1.8
+        results += await crew.results([f"{kind}-2" for kind in ("async", "thread")])
+        assert 1.9 < time.monotonic() - began < 2.8
+        assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 2 s"] * 2
+        assert not any(result.success for result in results)
+        assert worker.running == 0
+    assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-2"}
+    crew.open()  # for the threads, which nobody can cancel
+    await until(lambda: {line["task"] for line in crew.notes("end")} == {"thread-1", "thread-2"})
+    assert (await crew.ends()) == {(one.agent_id, "failed"): 1 for one in agents}, "what they return is too late"
+
+
+async def test_an_agent_that_swallows_its_cancellation_times_out_too(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "Stubborn", timeout_seconds=1), agent("b", "Brief")], concurrency=1)
+    worker = await crew.worker()
+    await crew.submit("t", "a")
+    result = await crew.result("t", timeout=1 + 4)
+    assert result.error == "timed out after 1 s"
+    assert len(crew.notes("swallowed")) >= 1
+    await crew.submit("next", "b")
+    assert (await crew.result("next", timeout=5)).success, "its slot is free again"
+    assert worker.lives
+
+
+# ---------------------------------------------------------------- what an agent is given
+
+CALCULATOR = {"shared_tools": ["calculator"]}
+
+
+def seen(run: object, name: str) -> dict[str, object]:
+    return run.steps[name].output  # type: ignore[attr-defined]
+
+
+async def test_a_step_of_a_sequence_is_given_all_that_came_before(make_crew: Make) -> None:
+    agents = [agent(name, "Inspect", notes=False) for name in ("a", "b", "c")]
+    agents[1] = agents[1].model_copy(update={"prompt": "{input}, after {steps.a}, with {inputs.log}"})
+    crew = await make_crew(agents, **CALCULATOR)
+    async with crew.in_process():
+        before = datetime.now(UTC)
+        await crew.submit("r", prompt="Look", inputs={"log": "line 1\nline 2"}, user_id="u", metadata={"k": "v"})
+        run = await crew.result("r")
+    a, b, c = (seen(run, name) for name in ("a", "b", "c"))
+    assert (a["outputs"], b["order"], c["order"]) == ({}, ["a"], ["a", "b"])
+    assert c["outputs"] == {"a": "a", "b": "b"}
+    assert a["prompt"] == "Look"
+    assert str(b["prompt"]).startswith("Look, after {")
+    assert str(b["prompt"]).endswith(", with line 1\nline 2")
+    assert str(c["prompt"]).startswith("Look\n\nWhat came before:\n\n## a\n\n{")
+    assert "## b" in str(c["prompt"])
+    for step in (a, b, c):
+        assert step["crew"] == crew.name
+        assert step["run_id"] == "r"
+        assert step["inputs"] == {"log": "line 1\nline 2"}
+        assert (step["tools"], step["answer"]) == (["calculator"], 42)
+        assert step["attempt"] == 1
+        left = datetime.fromisoformat(str(step["deadline"])) - before
+        assert timedelta(seconds=299) < left < timedelta(seconds=310), "the default of 300 s"
+        task = step["task"]
+        assert isinstance(task, dict)
+        assert (task["task_id"], task["agent_name"]) == (f"r/{step['agent']}", step["agent"])
+        assert (task["prompt"], task["user_id"], task["metadata"]) == ("Look", "u", {"k": "v"})
+    assert a["fence"] < b["fence"] < c["fence"]
+
+
+async def test_a_step_of_a_flow_is_given_what_it_depends_on_and_what_it_cites(make_crew: Make) -> None:
+    agents = [agent(name, "Inspect", notes=False) for name in ("a", "b", "c", "d")]
+    agents[3] = agents[3].model_copy(update={"prompt": "{steps.a}"})
+    relations = [FlowRelation(source=s, target=t) for s, t in (("a", "b"), ("b", "c"), ("b", "d"))]
+    crew = await make_crew(agents, mode=ExecutionMode.FLOW, flow_relations=relations)
+    async with crew.in_process():
+        await crew.submit("r")
+        run = await crew.result("r")
+    orders = {name: seen(run, name)["order"] for name in "abcd"}
+    assert orders == {"a": [], "b": ["a"], "c": ["b"], "d": ["a", "b"]}
+    assert run.success
+    assert set(run.output) == {"c", "d"}
+
+
+async def test_a_parallel_step_is_given_nothing_of_the_others(make_crew: Make) -> None:
+    agents = [agent(name, "Inspect", notes=False) for name in ("a", "b")]
+    crew = await make_crew(agents, mode=ExecutionMode.PARALLEL, max_parallel_tasks=1)
+    async with crew.in_process():
+        await crew.submit("r", prompt="Look")
+        run = await crew.result("r")
+    assert [seen(run, name)["outputs"] for name in "ab"] == [{}, {}]
+    assert [seen(run, name)["prompt"] for name in "ab"] == ["Look", "Look"]
+
+
+async def test_what_an_agent_says_is_on_the_feeds_of_crew_agent_and_run_once(
+    make_crew: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents = [agent("a", "Inspect", notes=False), agent("f", "inspect_sync", notes=False)]
+    crew = await make_crew(agents)
+    with caplog.at_level(logging.INFO, "watchbill.agent"):
+        async with crew.in_process():
+            await crew.submit("r")
+            await crew.submit("t", "a")
+            run = await crew.result("r")
+            await crew.result("t")
+    assert str(seen(run, "f")).startswith("watchbill-agent"), "a function that isn't async runs in a thread"
+
+    async def said(**which: str) -> list[tuple[str, str, str | None, str]]:
+        found = await crew.events(**which)
+        told = [event for event in found if event.event_type == "mission_event"]
+        return sorted((event.agent_id, event.task_id, event.mission_id, event.message) for event in told)
+
+    of_run_a = ("a", "r/a", "r", "hello from a")
+    of_run_f = ("f", "r/f", "r", "hello from a thread")
+    of_task = ("a", "t", None, "hello from a")
+    assert await said() == [of_run_a, of_task, of_run_f]
+    assert await said(agent="a") == [of_run_a, of_task]
+    assert await said(agent="f") == [of_run_f]
+    assert await said(run="r") == [of_run_a, of_run_f]
+    (record, _) = [r for r in caplog.records if r.getMessage() == "logged by a"]
+    assert (record.crew, record.agent) == (crew.name, "a")  # type: ignore[attr-defined]
+
+
+async def test_an_agent_reads_its_own_config_and_a_task_of_its_own_has_no_run(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "Inspect", notes=False, config={"n": 1, "deep": {"list": [1, 2]}})])
+    async with crew.in_process():
+        await crew.submit("t", "a", inputs={})
+        output = (await crew.result("t")).output
+    assert output["config"] == {"n": 1, "deep": {"list": [1, 2]}}
+    assert (output["run_id"], output["outputs"], output["tools"]) == (None, {}, [])
+    assert output["task"]["task_id"] == "t"
+
+
+# ---------------------------------------------------------------- agents that aren't here
+
+
+async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_it(make_crew: Make) -> None:
+    crew = await make_crew(
+        [
+            AgentDefinition(agent_id="everyone", agent_class="EchoAgent"),
+            agent("here", "Brief"),
+        ]
+    )
+    poor = await crew.worker(folders=(), unpark_seconds=0.1)
+    await crew.submit("r")
+    await crew.submit("t", "here")
+
+    async def states() -> dict[str, str]:
+        return {step.name: step.state for step in (await crew.client.status(crew.name, "r")).steps}
+
+    async def is_parked() -> bool:
+        return (await crew.client.figures(crew.name)).parked == 2
+
+    await until(is_parked)
+    assert await states() == {"everyone": TaskState.COMPLETED, "here": TaskState.PARKED}
+    figures = await crew.client.figures(crew.name)
+    assert (figures.waiting, figures.running) == (0, 0)
+    told = [event.message for event in await crew.events(run="r") if event.event_type == "mission_event"]
+    assert len(told) == 1
+    assert told[0].startswith("AgentUnavailable: ")
+    assert "hands" in told[0]
+    assert "AgentUnavailable" in poor.log
+    assert poor.lives
+
+    rich = await crew.worker(unpark_seconds=0.1)
+    run, task = await crew.results(["r", "t"])
+    assert run.success
+    assert task.success
+    assert (run.steps["here"].attempt, task.attempt) == (1, 1), "it was nobody's fault"
+    assert crew.started_by(rich) == {"r/here", "t"}
+    assert await crew.is_idle()
+
+
+async def test_an_agent_that_was_taken_out_of_its_crew_fails_its_tasks(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief", "old": "Brief"})
+    await crew.submit("t", "old")
+    await crew.submit("r")
+    smaller = crew.definition.model_copy(update={"agents": crew.definition.agents[:1]})
+    await definitions.apply(crew.redis, crew.keys, smaller)
+    async with crew.in_process():
+        task, run = await crew.results(["t", "r"])
+    assert task.error == f"agent 'old' is not in crew {crew.name!r}"
+    assert run.success, "a run goes on with the definition that it started with"
+
+
+# ---------------------------------------------------------------- a crew that goes
+
+
+async def gone(crew: Crew, how: str) -> None:
+    if how == "replaced":
+        await crew.redis.hset(crew.keys.meta, "uid", "another")
+    else:
+        await crew.redis.delete(*await crew.redis.keys(crew.keys.prefix + "*"))
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+@pytest.mark.parametrize("when", ["idle", "running"])
+async def test_a_worker_whose_crew_is_gone_ends_and_writes_nothing_more(make_crew: Make, how: str, when: str) -> None:
+    crew = await make_crew({"a": "SayingGate"})
+    worker = await crew.worker()
+    if when == "running":
+        await crew.submit("t", "a")
+        await crew.started("t")
+    await gone(crew, how)
+    crew.open()
+    before = await crew.stored("bell")
+    assert await worker.ended(4) != 0
+    assert CrewGone.__name__ in worker.log
+    assert f"crew {crew.name!r} was deleted, or replaced" in worker.log
+    assert await crew.stored("bell") == before
+
+
+async def test_a_crew_that_is_not_there_is_not_found(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"})
+    await gone(crew, "deleted")
+    worker = await crew.worker(doomed=True)
+    assert await worker.ended() != 0
+    assert f"the store has no crew {crew.name!r}" in worker.log
+    assert await crew.stored() == {}
