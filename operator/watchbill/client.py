@@ -14,6 +14,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -164,6 +165,17 @@ class Client:
         await self._listen(keys)
         queue = Queue(self._redis, keys, current.uid)
         return await queue.submit(batch, max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
+
+    async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
+        """Fires a heartbeat now, beside its schedule, once for each `token`. Returns the id of the run or task.
+
+        Raises NotFound when the crew has no such heartbeat, QueueFull.
+        """
+        from watchbill.store import heartbeats  # with the models of the API, which only this needs
+
+        now = datetime.now(UTC)  # noqa: TID251 - shell
+        made, _ = await heartbeats.run_now(self._redis, self.keys(crew), heartbeat, token or uuid.uuid4().hex, now=now)
+        return made
 
     async def run(self, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """`submit`, with its options, and `wait`."""

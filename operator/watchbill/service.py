@@ -33,8 +33,9 @@ from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
 from watchbill.worker.health import HealthServer
+from watchbill.worker.incarnations import ended_here
 from watchbill.worker.redact import Redactor
-from watchbill.worker.worker import Worker, ended_here
+from watchbill.worker.worker import Worker
 
 logger = logging.getLogger("watchbill.service")
 

@@ -365,7 +365,7 @@ MALFORMED: dict[str, dict[str | bytes, str | bytes]] = {
     "control characters": {"id": "x\n\x00y", "agent": "a"},
     "our separators": {"id": "x\x1fy", "agent": "a\x1e"},
     "a huge id": {"id": HUGE, "agent": "a"},
-    # BUG (open): Lua's tonumber takes "inf" for a number, int() does not: the claim's answer can't be read, the same at
+    # Lua's tonumber takes "inf" for a number, int() does not: the claim's answer can't be read, the same at
     # each repeat, and with it all tasks beside this one hang.
     "an attempt that is no number": {"id": "x", "agent": "a", "attempt": "inf"},
     "many fields": {f"f{i}": str(i) for i in range(100)},

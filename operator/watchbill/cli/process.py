@@ -12,10 +12,6 @@ T = TypeVar("T")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-AGAIN_SECONDS: Final = 3.0
-"""When to cancel again what was cancelled, and goes on: a cancellation can get lost, see `end`."""
-
-
 class Interrupted(Exception):
     """A signal came before the end."""
 
@@ -45,14 +41,12 @@ class Signals:
         try:
             while not task.done():
                 came = asyncio.ensure_future(self.next())
-                patience = AGAIN_SECONDS if number else None
-                await asyncio.wait({task, came}, return_when=asyncio.FIRST_COMPLETED, timeout=patience)
+                await asyncio.wait({task, came}, return_when=asyncio.FIRST_COMPLETED)
                 if came.done():
                     number = number or came.result()
+                    task.cancel()
                 else:
                     came.cancel()
-                if number:
-                    task.cancel()
         finally:
             task.cancel()
         if number and task.cancelled():
@@ -61,15 +55,9 @@ class Signals:
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels tasks and waits until they have ended.
-
-    Again and again, because redis-py sends through asyncio.wait_for, which on Python 3.11 loses a cancellation that
-    comes just when the sending ends.
-    """
-    while left := [task for task in tasks if not task.done()]:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=0.1)
+    """Cancels tasks and waits until they have ended, however they do."""
+    for task in tasks:
+        task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -8,7 +8,6 @@ decode no JSON: the record as read is the version they compare. May not: run cre
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import uuid
@@ -20,13 +19,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import redis.asyncio
-from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
 from redis.asyncio.connection import parse_url
 from redis.exceptions import ClusterCrossSlotError, RedisClusterException, RedisError
 
 from watchbill import connection, errors, names
 from watchbill.records import CrewDefinition
+from watchbill.store import crew_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class CrewRedis:
         strict: bool = False,
         client: redis.asyncio.Redis | None = None,
     ) -> None:
-        _check(_part_problem(tenant), "tenant")
+        crew_json.check(crew_json.part_problem(tenant), "tenant")
         if not key_prefix:
             raise errors.InvalidInput(errors.Problem("the key prefix is empty", "Leave it out to use 'crew'."))
         self.tenant = tenant
@@ -184,13 +182,13 @@ class CrewRedis:
 
     async def _save(self, crew: CrewDefinition, unchanged_since: datetime | None) -> bool:
         name, crew_id = crew.name, crew.crew_id
-        _check(_name_problem(name), "name")
-        _check(_id_problem(crew_id), "crew_id")
-        fields = _storable(crew, self._record(name))
+        crew_json.check(crew_json.name_problem(name), "name")
+        crew_json.check(crew_json.id_problem(crew_id), "crew_id")
+        fields = crew_json.storable(crew, self._record(name))
         for pause in _pauses():
             seen = await self._look(name, crew_id)
-            before = _fields(seen.record)
-            if unchanged_since is not None and _aware(before.get("updated_at")) != unchanged_since:
+            before = crew_json.fields(seen.record)
+            if unchanged_since is not None and crew_json.aware(before.get("updated_at")) != unchanged_since:
                 raise errors.Conflict(f"the crew {name!r} has changed since {unchanged_since}. Load it again")
             holder, holder_record = await self._holder(name, crew_id, seen)
             if not seen.record:
@@ -204,7 +202,7 @@ class CrewRedis:
                 self._record(holder),
                 self._answer_key(),
             ]
-            record = _dump(_stamped(fields, before, seen.now))
+            record = crew_json.dump(crew_json.stamped(fields, before, seen.now))
             args = [name, record, seen.record, seen.holder, holder_record, _ANSWER_SECONDS]
             if await self._run("crews_save", keys, args) == "saved":
                 return True
@@ -213,10 +211,10 @@ class CrewRedis:
 
     async def _holder(self, name: str, crew_id: str, seen: _Seen) -> tuple[str, bytes | str]:
         """The crew that the id's entry names, with its record: its own, or one that has no right to the id."""
-        if seen.holder == name or _name_problem(seen.holder):
+        if seen.holder == name or crew_json.name_problem(seen.holder):
             return name, seen.record
         record = await self._redis.get(self._record(seen.holder)) or b""
-        if _fields(record).get("crew_id") == crew_id:
+        if crew_json.fields(record).get("crew_id") == crew_id:
             raise errors.Conflict(f"the crew id {crew_id!r} is already used by the crew {seen.holder!r}")
         return seen.holder, record
 
@@ -228,9 +226,9 @@ class CrewRedis:
             logger.warning("crew records: could not list the tenant %r: %s", self.tenant, error)
 
     async def _update(self, name: str, metadata: Mapping[str, Any]) -> bool:
-        _check(_name_problem(name), "name")
+        crew_json.check(crew_json.name_problem(name), "name")
         key = self._record(name)
-        entries = _jsonable(metadata, key)
+        entries = crew_json.jsonable(metadata, key)
         if not isinstance(entries, dict):
             problem = errors.Problem(f"metadata is {type(metadata).__name__!r}", "Give a mapping.", source=key)
             raise errors.InvalidInput(problem)
@@ -238,10 +236,10 @@ class CrewRedis:
             seen = await self._look(name)
             if not seen.record:
                 raise errors.NotFound(f"there is no crew {name!r}")
-            _parse(seen.record, key)
-            before = _fields(seen.record)  # not the parsed crew: it lacks what this version doesn't know
+            crew_json.parse(seen.record, key)
+            before = crew_json.fields(seen.record)  # not the parsed crew: it lacks what this version doesn't know
             merged = {**before.get("metadata", {}), **entries}
-            record = _dump(_stamped({**before, "metadata": merged}, before, seen.now))
+            record = crew_json.dump(crew_json.stamped({**before, "metadata": merged}, before, seen.now))
             args = [record, seen.record, _ANSWER_SECONDS]
             if await self._run("crews_update", [key, self._answer_key()], args) == "saved":
                 return True
@@ -258,16 +256,16 @@ class CrewRedis:
         return _text(await self._scripts[script](keys=keys, args=args))
 
     async def _load(self, name: str) -> CrewDefinition:
-        _check(_name_problem(name), "name")
+        crew_json.check(crew_json.name_problem(name), "name")
         record = await self._redis.get(self._record(name))
         if record is None:
             raise errors.NotFound(f"there is no crew {name!r}")
-        return _parse(record, self._record(name))
+        return crew_json.parse(record, self._record(name))
 
     async def _load_by_id(self, crew_id: str) -> CrewDefinition:
-        _check(_id_problem(crew_id), "crew_id")
+        crew_json.check(crew_json.id_problem(crew_id), "crew_id")
         name = _text(await self._redis.get(self._by_id(crew_id)) or b"")
-        crew = None if _name_problem(name) else await self._load(name)
+        crew = None if crew_json.name_problem(name) else await self._load(name)
         # The entry may be another program's leftover: only the record says whose the id is.
         if crew is None or crew.crew_id != crew_id:
             raise errors.NotFound(f"there is no crew with the id {crew_id!r}")
@@ -279,7 +277,7 @@ class CrewRedis:
         return {**crew.model_dump(mode="json", include=shown), "agent_count": len(crew.agents)}
 
     async def _exists(self, name: str) -> bool:
-        _check(_name_problem(name), "name")
+        crew_json.check(crew_json.name_problem(name), "name")
         return bool(await self._redis.exists(self._record(name)))
 
     async def _names(self) -> list[str]:
@@ -296,7 +294,7 @@ class CrewRedis:
                     gone.append(name)
                     continue
                 try:
-                    crews.append(_parse(record, key))
+                    crews.append(crew_json.parse(record, key))
                 except errors.InvalidInput as error:
                     logger.warning("crew records of %r: skipped %r: %s", self.tenant, name, error)
                     problems.extend(error.problems)
@@ -314,14 +312,14 @@ class CrewRedis:
             logger.warning("crew records of %r: could not mend the index: %s", self.tenant, error)
 
     async def _delete_one(self, name: str) -> bool:
-        _check(_name_problem(name), "name")
+        crew_json.check(crew_json.name_problem(name), "name")
         if not await self._delete([name]):
             raise errors.NotFound(f"there is no crew {name!r}")
         return True
 
     async def _clear(self) -> int:
         # A name that is no crew's could lead to a key that is no record.
-        crew_names = [name for name in await self._names() if not _name_problem(name)]
+        crew_names = [name for name in await self._names() if not crew_json.name_problem(name)]
         return sum([await self._delete(chunk) for chunk in _chunks(crew_names)])
 
     async def _delete(self, crew_names: list[str]) -> int:
@@ -341,7 +339,7 @@ class CrewRedis:
         keys = [self._index, self._answer_key()]
         args: list[bytes | str | int] = [_ANSWER_SECONDS]
         for name, record in zip(crew_names, records, strict=True):
-            crew_id = _fields(record or b"").get("crew_id")
+            crew_id = crew_json.fields(record or b"").get("crew_id")
             keys += [self._record(name), self._by_id(crew_id) if isinstance(crew_id, str) else self._record(name)]
             args += [name, record or b""]
         return await self._run("crews_delete", keys, args)
@@ -390,96 +388,3 @@ def _restless(name: str) -> errors.Conflict:
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
-
-
-def _part_problem(value: object) -> str | None:
-    """Why this can't be part of a key, if so."""
-    if isinstance(value, str) and 0 < len(value) <= 253 and value.isprintable() and not set(value) & set("{}:/"):
-        return None
-    return f"{value!r} can't be part of a key"
-
-
-def _name_problem(name: str) -> str | None:
-    """Why no crew can have this name, if so: it could lead to an index, an id, or another tenant's record."""
-    if name in names.RESERVED_CREW_NAMES:
-        return f"{name!r} is the name of an index of the crew records"
-    return _part_problem(name)
-
-
-def _id_problem(crew_id: object) -> str | None:
-    return None if isinstance(crew_id, str) and crew_id and crew_id.isprintable() else f"{crew_id!r} is no id"
-
-
-def _check(reason: str | None, path: str) -> None:
-    if reason:
-        fix = "Use another, of 1 to 253 printable characters other than { } : /."
-        raise errors.InvalidInput(errors.Problem(reason, fix, path))
-
-
-def _parse(record: bytes | str, source: str) -> CrewDefinition:
-    try:
-        return CrewDefinition.model_validate_json(record)
-    except ValidationError as error:
-        raise errors.InvalidInput(list(_problems(error, source))) from error
-
-
-def _problems(error: ValidationError, source: str) -> Iterator[errors.Problem]:
-    for detail in error.errors(include_url=False):
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
-        message, value = detail["msg"].removeprefix("Value error, "), detail["input"]
-        # Our own messages hold reason and fix. A whole record is no help in a message, so only scalars are quoted.
-        reason, _, fix = message.partition(". ")
-        if not fix and isinstance(value, str | int | float) and path:
-            reason += f", and is {value if len(str(value)) <= 80 else str(value)[:80] + '…'!r}"
-        yield errors.Problem(reason, fix or "Save the crew again, or delete its record.", path=path, source=source)
-
-
-def _storable(crew: CrewDefinition, source: str) -> dict[str, Any]:
-    """The crew's fields as JSON values, after the same checks as on loading: what is stored can be read again."""
-    fields = _jsonable(crew.model_dump(warnings=False), source)
-    _parse(_dump(fields), source)
-    return dict(fields)
-
-
-def _jsonable(value: object, source: str) -> Any:
-    try:
-        plain = to_jsonable_python(value)
-        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        problem = errors.Problem(f"not everything is JSON ({error})", "Use JSON values and datetimes.", source=source)
-        raise errors.InvalidInput(problem) from error
-    return plain
-
-
-def _dump(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, separators=(",", ":"))
-
-
-def _fields(record: bytes | str) -> dict[str, Any]:
-    """The fields of a record as they are, even if it is no crew; none if it isn't a JSON object."""
-    try:
-        fields = json.loads(record)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _aware(value: object) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return time if time is not None and time.tzinfo is not None else None
-
-
-def _stamped(fields: Mapping[str, Any], before: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """The next version of a record: created when the first was, updated after the one before, whatever the clock."""
-    last, version = _aware(before.get("updated_at")), before.get("record_version")
-    created = _aware(before.get("created_at")) or _aware(fields.get("created_at")) or now
-    updated = max(now, last + timedelta(microseconds=1)) if last else now
-    return {
-        **fields,
-        "created_at": created.astimezone(UTC).isoformat(),
-        "updated_at": updated.astimezone(UTC).isoformat(),
-        "record_version": version + 1 if isinstance(version, int) else 1,
-    }

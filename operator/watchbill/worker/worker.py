@@ -11,9 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import re
-import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -30,7 +27,7 @@ from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, StoreUnavailabl
 from watchbill.names import CrewKeys
 from watchbill.store import definitions
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue
-from watchbill.worker import execute
+from watchbill.worker import execute, incarnations
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.redact import Redactor
 
@@ -64,26 +61,6 @@ class _Incarnation:
     unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
 
 
-def _fresh_name() -> str:
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return f"{host}-{os.getpid()}.{secrets.token_hex(4)}"
-
-
-def ended_here(incarnation: str) -> bool:
-    """Whether this incarnation was a process of this host that has ended."""
-    prefix, _, _ = incarnation.rpartition(".")
-    host, _, pid = prefix.rpartition("-")
-    if host != re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
 class Worker:
     """Runs tasks of one crew until it is stopped, or the crew is gone."""
 
@@ -107,7 +84,7 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._redact = redact or Redactor(os.environ)
         self._executor = execute.Executor(client, keys, loader, self._redact)
-        self._me = _Incarnation(_fresh_name())
+        self._me = _Incarnation(incarnations.fresh())
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
         self._look = True
@@ -368,7 +345,7 @@ class Worker:
     async def _recover(self) -> None:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         error, self._lost = self._lost, None
-        me, self._me = self._me, _Incarnation(_fresh_name())
+        me, self._me = self._me, _Incarnation(incarnations.fresh())
         for job in list(me.jobs.values()):
             if job.handle:
                 job.handle.cancel()

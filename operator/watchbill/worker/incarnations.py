@@ -1,0 +1,32 @@
+"""Names of incarnations: one for each life of a worker in the store's eyes, `<host>-<pid>.<nonce>`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+
+
+def fresh() -> str:
+    """A name that no other life has."""
+    return f"{_host()}-{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def ended_here(incarnation: str) -> bool:
+    """Whether this incarnation was a process of this host that has ended."""
+    process, _, _ = incarnation.rpartition(".")
+    host, _, pid = process.rpartition("-")
+    if host != _host() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
