@@ -42,8 +42,9 @@ Result = RunResult | TaskResult
 class Client:
     """One store's crews, for those who give them work. An async context manager; safe for concurrent use.
 
-    Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises NotFound when the store
-    has no such crew, StoreUnavailable when the store can't be reached.
+    Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
+    store can't be reached. What gives work or asks for a result raises NotFound when the store has no such crew or
+    work; there are no events of a crew that isn't there.
     """
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 import redis.asyncio
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
@@ -118,6 +119,12 @@ def _check(url: str) -> None:
                 path="--redis-url",
             )
         )
+    try:
+        parse_url(url)
+    except ValueError:  # its text may quote a part of a password
+        shown = without_secret(url)
+        fix = "Use redis://HOST:PORT/DB, with %-encoding for special characters in user and password."
+        raise InvalidInput(Problem(f"{shown!r} has a part that can't be read", fix, path="--redis-url")) from None
 
 
 def without_secret(url: str) -> str:
@@ -134,7 +141,7 @@ def without_secret(url: str) -> str:
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:
     """The error as StoreUnavailable if waiting may help, else None. The only place where this is decided."""
-    if isinstance(error, _FATAL):
+    if isinstance(error, _FATAL) or isinstance(error.__cause__, _FATAL):  # redis-py wraps it when it connects
         return None
     text = str(error)
     if isinstance(error, _TRANSIENT) or (

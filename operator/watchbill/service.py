@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
@@ -28,14 +28,16 @@ from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, from_crew
-from watchbill.scheduler import Scheduler
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
-from watchbill.worker.health import HealthServer
 from watchbill.worker.incarnations import ended_here
 from watchbill.worker.redact import Redactor
 from watchbill.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from watchbill.scheduler import Scheduler
+    from watchbill.worker.health import HealthServer
 
 logger = logging.getLogger("watchbill.service")
 
@@ -173,7 +175,7 @@ class AgentService:
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await self.stop(now=True)
             raise
         return self
 
@@ -187,6 +189,8 @@ class AgentService:
         self._stack.push_async_callback(client.aclose)
         loader = AgentLoader(self._folders)
         if self._watch:
+            from watchbill.scheduler import Scheduler  # and with it APScheduler, for those who watch
+
             self._scheduler = Scheduler(client)
         for crew in self._manifests.crews:
             namespace = crew.metadata.namespace or self._namespace
@@ -251,6 +255,8 @@ class AgentService:
 
     async def serve_health(self, host: str, port: int) -> HealthServer:
         """Starts the HTTP of health and metrics; closed with the service."""
+        from watchbill.worker.health import HealthServer  # with aiohttp, which takes long to import
+
         server = HealthServer(self.queues, lambda: self.is_ready)
         await server.start(host, port)
         self._stack.push_async_callback(server.close)

@@ -251,3 +251,26 @@ def test_health_is_served_where_asked_and_a_taken_port_is_named(shell, until) ->
     assert f"--health-port: 127.0.0.1:{port} can't be listened on" in taken.stderr
     shell.let_go("first")
     assert process.wait(20) == 0
+
+
+def test_a_heartbeat_is_fired_at_once_where_asked_and_once_for_each_id(shell, until) -> None:
+    with (shell.folder / "crew.yaml").open("a") as file:
+        file.write(
+            "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {name: yearly}\n"
+            "spec: {crewRef: {name: notes}, agent: first, schedule: '0 0 1 1 *', prompt: happy new year}\n"
+        )
+    process = shell.start("run", "crew.yaml", "--watch")
+    until(lambda: "watching" in shell.read(process), explain=lambda: shell.read(process))
+
+    fired = [shell.run("submit", "notes", "--heartbeat", "yearly", "--id", "early", "--wait") for _ in range(2)]
+    unknown = shell.run("submit", "notes", "--heartbeat", "never")
+    both = shell.run("submit", "notes", "a prompt", "--heartbeat", "yearly")
+    process.terminate()
+    assert process.wait(20) == 143
+
+    assert [(done.returncode, done.stdout) for done in fired] == [(0, fired[0].stdout)] * 2
+    assert shell.read(process, "out").count("task_completed first") == 1
+    assert unknown.returncode == 2
+    assert "no heartbeat 'never'" in unknown.stderr
+    assert both.returncode == 2
+    assert "--heartbeat" in both.stderr

@@ -364,7 +364,7 @@ def test_a_generation_depends_on_what_is_said_and_not_on_how() -> None:
 
 async def test_a_heartbeat_that_can_never_fire_is_refused_and_not_stored(crew: Crew) -> None:
     before = await crew.dump()
-    with pytest.raises(InvalidInput, match="spec.schedule"):
+    with pytest.raises(InvalidInput, match=r"spec\.schedule"):
         await crew.apply(beat(schedule="0 0 30 2 *"))
     assert await crew.dump() == before
 

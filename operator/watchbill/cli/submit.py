@@ -20,6 +20,7 @@ from watchbill.cli.options import (
     RedisUrlOption,
     StateOption,
     TimeoutOption,
+    refuse_together,
 )
 from watchbill.errors import InvalidInput, Problem
 
@@ -47,6 +48,16 @@ def submit(
         ),
     ] = None,
     dedupe_seconds: Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")] = 3600.0,
+    heartbeat: Annotated[
+        str | None,
+        typer.Option(
+            "--heartbeat",
+            metavar="NAME",
+            help="In place of a prompt: fire this heartbeat of the crew now, beside its schedule. "
+            "The same --id fires it once.",
+            show_default=False,
+        ),
+    ] = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     redis_url: RedisUrlOption = None,
@@ -61,9 +72,17 @@ def submit(
     from watchbill.cli import environment, process, reading, stores
     from watchbill.client import Client
 
+    refuse_together(
+        {
+            ("--heartbeat", "a prompt"): (heartbeat, prompt or file, "The heartbeat has a prompt of its own."),
+            ("--heartbeat", "--input"): (heartbeat, given, "Heartbeats have no inputs."),
+            ("--heartbeat", "--agent"): (heartbeat, agent, "The heartbeat says who does it."),
+            ("--heartbeat", "--dedupe-key"): (heartbeat, dedupe_key, "Use --id, which fires it once."),
+        }
+    )
     text, inputs = reading.work(prompt, file, given or [])
     problems = []
-    if text is None:
+    if text is None and heartbeat is None:
         problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
     if timeout is not None and not wait:
         problems.append(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
@@ -78,16 +97,19 @@ def submit(
             stores.opened(where) as url,
             Client(url, namespace=namespace or settings.namespace) as client,
         ):
-            task_id_given = await client.submit(
-                crew,
-                text or "",
-                agent=agent,
-                inputs=inputs,
-                priority=urgency,
-                id=task_id,
-                dedupe_key=dedupe_key,
-                dedupe_seconds=dedupe_seconds,
-            )
+            if heartbeat is not None:
+                task_id_given = await client.fire(crew, heartbeat, token=task_id)
+            else:
+                task_id_given = await client.submit(
+                    crew,
+                    text or "",
+                    agent=agent,
+                    inputs=inputs,
+                    priority=urgency,
+                    id=task_id,
+                    dedupe_key=dedupe_key,
+                    dedupe_seconds=dedupe_seconds,
+                )
             if wait:
                 return await _wait(client, crew, task_id_given, agent, timeout, form)
             if form is Output.TEXT:
