@@ -12,7 +12,10 @@ import statistics
 import subprocess
 import sys
 
-MEASURE = "import time; t = time.perf_counter(); import redis.asyncio, pydantic; pydantic.BaseModel, pydantic.Field; {}; print((time.perf_counter() - t) * 1000)"
+MEASURE = (
+    "import time; t = time.perf_counter(); import redis.asyncio, pydantic; pydantic.BaseModel, pydantic.Field; {}; "
+    "print((time.perf_counter() - t) * 1000)"
+)
 
 
 def milliseconds(more: str) -> float:
@@ -31,7 +34,10 @@ def main() -> None:
     differences = [b - a for a, b in zip(base, ours, strict=True)]
     print(f"redis.asyncio + pydantic: {statistics.median(base):.0f} ms")
     print(f"with watchbill.client:    {statistics.median(ours):.0f} ms")
-    print(f"difference: {statistics.median(differences):.0f} ms ({min(differences):.0f} … {max(differences):.0f}), {rounds} rounds")
+    print(
+        f"difference: {statistics.median(differences):.0f} ms "
+        f"({min(differences):.0f} … {max(differences):.0f}), {rounds} rounds"
+    )
 
 
 if __name__ == "__main__":

@@ -150,7 +150,9 @@ async def floor_round(url: str, client: redis.asyncio.Redis, tasks: int, probes:
 async def our_round(url: str, client: redis.asyncio.Redis, tasks: int, probes: int) -> dict[str, float]:
     crew = f"default/bench-{uuid.uuid4().hex[:8]}"
     keys = names.CrewKeys(*crew.split("/"))
-    definition = CrewDefinition(name=keys.crew.split("/")[1], agents=[AgentDefinition(agent_id="echo", agent_class="EchoAgent")])
+    definition = CrewDefinition(
+        name=keys.crew.split("/")[1], agents=[AgentDefinition(agent_id="echo", agent_class="EchoAgent")]
+    )
     queue = Queue(client, keys, await definitions.apply(client, keys, definition))
     with Process("ours", url, crew) as worker:
         async with Client(url) as watchbill:
@@ -203,9 +205,11 @@ async def main(arguments: argparse.Namespace) -> None:
                 info = await client.info("server")
         finally:
             await store.close()
-    print(f"Python {platform.python_version()}, server {info.get('server_name', 'redis')} {info['redis_version']}, "
-          f"{os.cpu_count()} cores, AOF {'everysec' if arguments.aof else 'off'}, "
-          f"{arguments.tasks} tasks, {arguments.rounds} rounds: median (lowest … highest)")
+    print(
+        f"Python {platform.python_version()}, server {info.get('server_name', 'redis')} {info['redis_version']}, "
+        f"{os.cpu_count()} cores, AOF {'everysec' if arguments.aof else 'off'}, "
+        f"{arguments.tasks} tasks, {arguments.rounds} rounds: median (lowest … highest)"
+    )
     for what in rounds["floor"][0]:
         cells = []
         for side in ("floor", "watchbill"):
