@@ -33,6 +33,10 @@ from redis.asyncio.connection import parse_url
 
 from watchbill import embedded
 
+# A shell that starts us in the background has SIGINT ignored, and every process that a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TEST_REDIS = os.environ.get("WATCHBILL_TEST_REDIS", "")
 
 

@@ -131,8 +131,6 @@ class Executor:
             call.cancel()
             self._leave(call)
             raise _TimedOut
-        if call.cancelled():
-            raise RuntimeError("CancelledError: raised by the agent, not by its worker")
         return call.result()
 
     def _leave(self, call: asyncio.Task[Any]) -> None:
@@ -276,9 +274,13 @@ async def _call(role: _Role, context: Context) -> Any:
             return await role.runner.run(context)
         output = await run_in_thread(role.runner.run, context)
         return await output if inspect.isawaitable(output) else output  # a decorator may hide that it is async
-    except (Exception, asyncio.CancelledError):
+    except Exception:
         raise
-    except BaseException as failure:  # SystemExit and the like end the task, not the worker
+    except BaseException as failure:
+        me = asyncio.current_task()
+        if isinstance(failure, asyncio.CancelledError) and me is not None and me.cancelling():
+            raise
+        # SystemExit and the like, and a CancelledError of the agent's own, end the task, not the worker.
         raise RuntimeError(_describe(failure)) from failure
 
 
