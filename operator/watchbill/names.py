@@ -135,6 +135,11 @@ class CrewKeys:
     def run_events(self, run_id: str) -> str:
         return f"{self.prefix}events:run:{run_id}"
 
+    def of_id(self, task_id: str) -> tuple[str, ...]:
+        """Every key that a task or run of this id may have."""
+        run = (self.run(task_id), self.run_steps(task_id), self.run_results(task_id), self.run_events(task_id))
+        return (self.task(task_id), *run)
+
     def dedupe(self, key: str) -> str:
         return f"{self.prefix}dedupe:{key}"
 
@@ -171,3 +176,27 @@ def crew_tenants(prefix: str = "crew") -> str:
 
 def _records(tenant: str, prefix: str) -> str:
     return prefix if tenant == GLOBAL_TENANT else f"{prefix}:{{{tenant}}}"
+
+
+# ---------------------------------------------------------------- Kubernetes
+
+FIELD_MANAGER: Final = "watchbill"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_CREW: Final = f"{API_GROUP}/crew"
+LABEL_REVISION: Final = f"{API_GROUP}/revision"
+WORKER_CONTAINER: Final = "worker"
+WORKER_HEALTH_PORT: Final = 8080
+REDIS_SECRET: Final = "watchbill-redis"  # noqa: S105 - the name of a Secret
+REDIS_SECRET_KEY: Final = "url"  # noqa: S105
+WORKER_SELECTOR: Final = f"{LABEL_MANAGED_BY}=watchbill,{LABEL_COMPONENT}=worker"
+
+
+def worker_deployment(crew: str, revision: str) -> str:
+    """One Deployment per template revision."""
+    return f"{crew}-{revision}"
+
+
+def worker_service_account(crew: str) -> str:
+    return f"{crew}-worker"

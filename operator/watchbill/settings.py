@@ -27,4 +27,17 @@ class Settings(BaseSettings):
     )
     health_host: str = Field(default="127.0.0.1", description="Where /healthz, /readyz and /metrics listen.")
     health_port: int | None = Field(default=None, ge=0, le=65535, description="Unset: no HTTP. 0: any free port.")
+    watch_namespaces: str = Field(
+        default="", description="The operator's namespaces, separated by commas. Empty: the whole cluster."
+    )
+    worker_image: str = Field(
+        default="watchbill-worker:latest", description="The image of workers whose crew names none."
+    )
+    installation: str = Field(
+        default="default/watchbill",
+        description="Which operator this is: the sweep removes only what this one wrote.",
+    )
+    resync_seconds: float = Field(
+        default=300, gt=0, description="How often the operator lists everything anew, and sweeps up what is gone."
+    )
     log_level: str = Field(default="WARNING", description="DEBUG, INFO, WARNING or ERROR.")

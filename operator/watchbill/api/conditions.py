@@ -38,6 +38,15 @@ class Reason(StrEnum):
     """Stalled: the class or a tool of an agent can't be loaded by the workers."""
     INVALID_SCHEDULE = "InvalidSchedule"
     """Stalled: a heartbeat's cron expression or time zone is not one, or its schedule never comes."""
+    INVALID_SPEC = "InvalidSpec"
+    """Stalled: the spec says something that can't be; the message says what."""
+    REDIS_SECRET_MISSING = "RedisSecretMissing"  # noqa: S105 - a reason
+    """Stalled: the Secret with the store's URL isn't in the crew's namespace."""
+    TEMPLATE_INVALID = "TemplateInvalid"
+    """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
+    changes."""
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    """Not Ready: Redis doesn't answer the operator. Workers are held as they are; it goes on by itself."""
     CREW_NOT_FOUND = "CrewNotFound"
     """Stalled: there is no crew of the name that a heartbeat refers to."""
 

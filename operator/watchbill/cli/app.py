@@ -7,7 +7,7 @@ from io import TextIOWrapper
 
 import typer
 
-from watchbill.cli import about, events, run, status, submit, worker
+from watchbill.cli import about, events, operator, run, status, submit, worker
 from watchbill.cli.failures import reported
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ for command in (
     status.status,
     events.events,
     worker.worker,
+    operator.operator,
     about.crds,
     about.version,
 ):

@@ -71,3 +71,40 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
     if content is None:
         raise NotFound(f"definition {digest!r} of crew {keys.crew!r} is no longer in the store")
     return CrewDefinition.model_validate_json(content)
+
+
+async def claim_ownership(client: redis.asyncio.Redis, keys: CrewKeys, owner: str) -> None:
+    """Notes who manages the crew here, so that nobody else sweeps it away."""
+    with translated():
+        await client.hset(keys.meta, "owner", owner)
+
+
+async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> tuple[str, str]:
+    """(uid, owner) of the crew in the store; empty where there is none."""
+    with translated():
+        uid, owner = await client.hmget(keys.meta, ["uid", "owner"])
+    return str(uid or ""), str(owner or "")
+
+
+async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
+    """Removes the crew of this uid with all that belongs to it. False when the crew there is another.
+
+    May be called again after an interruption: it goes on where it was.
+    """
+    with translated():
+        meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
+        agents: list[str] = []
+        if meta.get("def") and (content := await client.get(keys.definition(meta["def"]))):
+            agents = [a.agent_id for a in CrewDefinition.model_validate_json(content).agents]
+        if await run_script(client, "delete", keys.fixed, [uid]) != "ok":
+            return False
+        digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
+        doomed = [keys.definition(digest) for digest in digests if digest]
+        doomed += [keys.heartbeat(f.removeprefix("heartbeat:")) for f in meta if f.startswith("heartbeat:")]
+        doomed += [keys.agent_events(agent) for agent in agents]
+        if doomed:
+            await client.unlink(*doomed)
+        while ids := [str(i) for i in await client.zrange(keys.ids, 0, 99)]:
+            await client.unlink(*(key for i in ids for key in keys.of_id(i)))
+            await client.zrem(keys.ids, *ids)
+    return True

@@ -1,0 +1,46 @@
+"""`operator`: brings the Crews and Heartbeats of a cluster to life."""
+
+from __future__ import annotations
+
+import logging
+
+from watchbill.errors import InvalidInput, Problem
+
+
+def operator() -> int:
+    """Run the operator, in a cluster or against the one of the current kubeconfig, until SIGTERM.
+
+    Its settings are WATCHBILL_* variables; WATCHBILL_REDIS_URL must be one of them.
+    """
+    import asyncio
+
+    from watchbill.cli import environment, process
+    from watchbill.controller.operator import Operator
+    from watchbill.scheduler import Scheduler
+    from watchbill.worker.health import HealthServer
+
+    settings = environment.read()
+    if settings.redis_url is None:
+        fix = "Set it to the URL of the store that the workers use, too."
+        raise InvalidInput(Problem("the operator has no store", fix, path="WATCHBILL_REDIS_URL"))
+    url = settings.redis_url
+    for chatty in ("apscheduler", "kopf"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    async def work(signals: process.Signals) -> int:
+        running = Operator(settings, url, Scheduler)
+        health = HealthServer(dict, lambda: running.is_ready)
+        if settings.health_port is not None:
+            await health.start(settings.health_host, settings.health_port)
+        try:
+            going = asyncio.ensure_future(running.run())
+            asked = asyncio.ensure_future(signals.next())
+            await asyncio.wait({going, asked}, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            running.stop()
+            await going
+        finally:
+            await health.close()
+        return 0
+
+    return process.run(work)

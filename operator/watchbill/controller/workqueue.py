@@ -1,0 +1,83 @@
+"""Keys that need a look: each once however often it was added, one look at a key at a time, many keys at once.
+
+A look that fails is repeated with growing, jittered pauses; one that returns seconds is repeated after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+logger = logging.getLogger("watchbill.operator")
+
+K = TypeVar("K", bound=Hashable)
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 60.0
+
+
+class WorkQueue(Generic[K]):
+    """`look(key)` returns in how many seconds to look again, or None."""
+
+    def __init__(self, look: Callable[[K], Awaitable[float | None]]) -> None:
+        self._look = look
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._queued: set[K] = set()
+        self._busy: set[K] = set()
+        self._again: set[K] = set()
+        """Added while they were looked at."""
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+
+    def add(self, key: K) -> None:
+        """Looks at the key as soon as possible."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Looks at the key then, or sooner if something else asks for it."""
+        if key in self._queued or key in self._again:
+            return
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+
+    async def run(self, workers: int) -> None:
+        """Works until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._work())
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._busy.add(key)
+            after: float | None
+            try:
+                after = await self._look(key)
+                self._failures.pop(key, None)
+            except Exception as error:
+                failures = self._failures[key] = self._failures.get(key, 0) + 1
+                after = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * (0.5 + random.random())
+                logger.warning("%s: %s: %s; again in %.1f s", key, type(error).__name__, error, after)
+                logger.debug("%s", key, exc_info=True)
+            finally:
+                self._busy.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif after is not None:
+                self.add_after(key, after)

@@ -1,0 +1,198 @@
+"""Builders for each child object of a Crew: full intent, in the form that server-side apply takes. Pure."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from watchbill import names
+from watchbill.api import Crew
+
+Object = dict[str, Any]
+
+USER: Final = 65532
+"""The user of our images; any but root will do."""
+GRACE_SECONDS: Final = 60
+"""The pod's; the worker hands back five seconds earlier."""
+
+_BY_NAME: Final = frozenset({"containers", "initContainers", "volumes", "env"})
+_EXCLUDES: Final = frozenset({"value", "valueFrom"})
+"""Of one env variable: with either, it stands in place of what was there."""
+_OURS: Final = ("WATCHBILL_REDIS_URL", "WATCHBILL_CREW", "WATCHBILL_HEALTH_HOST", "WATCHBILL_HEALTH_PORT")
+
+
+def labels(crew: Crew) -> dict[str, str]:
+    """Of every child."""
+    return {
+        names.LABEL_NAME: "watchbill",
+        names.LABEL_COMPONENT: "worker",
+        names.LABEL_MANAGED_BY: "watchbill",
+        names.LABEL_CREW: crew.name,
+    }
+
+
+def selector(crew: str) -> str:
+    """The label selector of a crew's worker pods, of all revisions."""
+    return f"{names.LABEL_COMPONENT}=worker,{names.LABEL_CREW}={crew}"
+
+
+def owner(crew: Crew, uid: str) -> list[Object]:
+    """Exact, because the garbage collector deletes a child at once whose owner it can't find."""
+    return [
+        {
+            "apiVersion": crew.api_version,
+            "kind": crew.kind,
+            "name": crew.name,
+            "uid": uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+
+
+def service_account(crew: Crew, namespace: str, uid: str) -> Object:
+    """An identity without rights, so that a crew's pods don't run as the namespace's default one."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {
+            "name": names.worker_service_account(crew.name),
+            "namespace": namespace,
+            "labels": labels(crew),
+            "ownerReferences": owner(crew, uid),
+        },
+        "automountServiceAccountToken": False,
+    }
+
+
+def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
+    """The workers' pods, without the label of their revision."""
+    workers = crew.spec.workers
+    health = {"port": names.WORKER_HEALTH_PORT}
+    container: Object = {
+        "name": names.WORKER_CONTAINER,
+        "image": workers.image or default_image,
+        "command": ["python3", "-m", "watchbill.worker"],
+        "env": [
+            {
+                "name": "WATCHBILL_REDIS_URL",
+                "valueFrom": {"secretKeyRef": {"name": workers.redis_secret_ref.name, "key": names.REDIS_SECRET_KEY}},
+            },
+            {"name": "WATCHBILL_CREW", "value": f"{namespace}/{crew.name}"},
+            {"name": "WATCHBILL_HEALTH_HOST", "value": "0.0.0.0"},  # noqa: S104 - the pod's own address
+            {"name": "WATCHBILL_HEALTH_PORT", "value": str(names.WORKER_HEALTH_PORT)},
+            {"name": "WATCHBILL_GRACE_SECONDS", "value": str(GRACE_SECONDS - 5)},
+        ],
+        "ports": [{"name": "health", "containerPort": names.WORKER_HEALTH_PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", **health}, "periodSeconds": 2},
+        "livenessProbe": {"httpGet": {"path": "/healthz", **health}, "periodSeconds": 10, "failureThreshold": 6},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's own
+    }
+    if workers.env_from:
+        container["envFrom"] = [e.model_dump(by_alias=True, exclude_defaults=True) for e in workers.env_from]
+    template: Object = {
+        "metadata": {"labels": labels(crew)},
+        "spec": {
+            "serviceAccountName": names.worker_service_account(crew.name),
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
+    }
+    merged: Object = merge(template, workers.template)
+    # What tells a worker who it is, and the selector's labels, are not the template's to change.
+    merged["metadata"]["labels"] |= labels(crew)
+    for one in merged["spec"]["containers"]:
+        if one["name"] == names.WORKER_CONTAINER:
+            one["env"] = merge(
+                {"env": one.get("env", [])}, {"env": [e for e in container["env"] if e["name"] in _OURS]}
+            )["env"]
+    return merged
+
+
+def revision(template: Mapping[str, Any]) -> str:
+    """Eight hex digits by which pods of different templates are told apart."""
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas: int) -> Object:
+    """The Deployment of one template revision. `replicas` is always there: an apply without it would remove it."""
+    of = revision(template)
+    selected = {**labels(crew), names.LABEL_REVISION: of}
+    template = copy.deepcopy(template)
+    template["metadata"]["labels"][names.LABEL_REVISION] = of
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": names.worker_deployment(crew.name, of),
+            "namespace": namespace,
+            "labels": selected,
+            "ownerReferences": owner(crew, uid),
+        },
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 0,
+            "selector": {"matchLabels": {names.LABEL_CREW: crew.name, names.LABEL_REVISION: of}},
+            "template": template,
+        },
+    }
+
+
+def merge(base: Any, over: Any, key: str = "") -> Any:
+    """`over` laid upon `base`: maps deeply; containers, volumes and env by name; volumeMounts by mountPath; all other
+    lists, and everything else, as a whole."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {**base, **{k: merge(base[k], v, k) if k in base else copy.deepcopy(v) for k, v in over.items()}}
+    if isinstance(base, list) and isinstance(over, list):
+        if key in _BY_NAME:
+            return _merge_by("name", base, over)
+        if key == "volumeMounts":
+            return _merge_by("mountPath", base, over)
+    return copy.deepcopy(over)
+
+
+def _merge_by(field: str, base: Sequence[Any], over: Sequence[Any]) -> list[Any]:
+    merged = {item[field]: item for item in base}
+    unnamed = []
+    for item in over:
+        if not isinstance(item, dict) or field not in item:
+            unnamed.append(item)  # for the API server to refuse, which says it best
+        elif item[field] in merged and not _EXCLUDES & set(item):
+            merged[item[field]] = merge(merged[item[field]], item)
+        else:
+            merged[item[field]] = copy.deepcopy(item)
+    return [*merged.values(), *unnamed]
+
+
+def contains(observed: Any, desired: Any) -> bool:
+    """Whether everything desired is observed: what we apply is there, whatever the server and others added."""
+    if isinstance(desired, dict):
+        return isinstance(observed, dict) and all(
+            k in observed and contains(observed[k], v) for k, v in desired.items()
+        )
+    if isinstance(desired, list):
+        if not isinstance(observed, list) or len(observed) < len(desired):
+            return not desired and not observed
+        if desired and all(isinstance(item, dict) and "name" in item for item in desired):
+            known = {item.get("name"): item for item in observed if isinstance(item, dict)}
+            return all(item["name"] in known and contains(known[item["name"]], item) for item in desired)
+        return len(observed) == len(desired) and all(map(contains, observed, desired))
+    return bool(observed == desired)

@@ -1,0 +1,61 @@
+"""Queue figures and idle time → how many workers a crew has. Pure.
+
+Up on what is queued, at once; down only to `minReplicas`, and only after `idleSeconds` without anything waiting or
+running. What is not known changes nothing: unknown is never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Why = Literal["scale-up", "idle", "bounds", "hold", "unknown", "external"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a crew has to do. Parked work doesn't count: no worker could do it."""
+
+    waiting: int
+    running: int
+
+    @property
+    def none(self) -> bool:
+        return self.waiting + self.running == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many workers there may be, and how much each does at once."""
+
+    min_replicas: int
+    max_replicas: int
+    concurrency: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many workers there should be, and why."""
+
+    replicas: int
+    why: Why
+    again_seconds: float | None = None
+    """When time alone may change the decision; None: it can't."""
+
+
+def decide(bounds: Bounds, load: Load | None, current: int, idle_for: float | None) -> Decision:
+    """`idle_for`: seconds since the crew last had work, None while it has or where that is unknown."""
+    inside = min(max(current, bounds.min_replicas), bounds.max_replicas)
+    if load is None:
+        return Decision(current, "unknown")
+    wanted = min(-(-(load.waiting + load.running) // bounds.concurrency), bounds.max_replicas)
+    if wanted > inside:
+        return Decision(wanted, "scale-up")
+    if load.none and inside > bounds.min_replicas:
+        if idle_for is None:
+            return Decision(inside, "hold", bounds.idle_seconds)
+        if idle_for >= bounds.idle_seconds:
+            return Decision(bounds.min_replicas, "idle")
+        return Decision(inside, "hold", bounds.idle_seconds - idle_for)
+    return Decision(inside, "bounds" if inside != current else "hold")

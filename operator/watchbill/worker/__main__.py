@@ -1,0 +1,87 @@
+"""`python -m watchbill.worker`: the worker of one crew as a process of its own, as it runs in a pod.
+
+Reads WATCHBILL_CREW (namespace/name), WATCHBILL_FOLDERS (of agents' modules, separated by colons) and the settings.
+Exit code 0 after SIGTERM, also when the crew is gone; 2 for a bad setting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+from pydantic import Field, ValidationError
+
+from watchbill.agents.loading import AgentLoader
+from watchbill.connection import connect, persist
+from watchbill.errors import CrewGone, NotFound, WatchbillError
+from watchbill.names import CrewKeys
+from watchbill.settings import Settings
+from watchbill.store import definitions
+from watchbill.store.queue import Queue
+from watchbill.worker.health import HealthServer
+from watchbill.worker.redact import RedactingFormatter, Redactor
+from watchbill.worker.worker import Worker
+
+logger = logging.getLogger("watchbill.worker")
+
+
+class WorkerSettings(Settings):
+    """Settings of a worker process."""
+
+    crew: str = Field(pattern="^[^/]+/[^/]+$", description="The crew to work for: namespace/name.")
+    folders: str = Field(default="", description="Folders of agents' modules, separated by colons.")
+    redis_url: str = Field(description="The store.")
+
+
+def main() -> int:
+    redact = Redactor(os.environ)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter(redact, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        sys.stderr.write(redact(f"{error}\n"))
+        return 2
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    try:
+        uvloop.run(_work(settings, redact))
+    except CrewGone as error:
+        logger.warning("%s", error)
+    except WatchbillError as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+async def _work(settings: WorkerSettings, redact: Redactor) -> None:
+    async with AsyncExitStack() as stack:
+        client = connect(settings.redis_url)
+        stack.push_async_callback(client.aclose)
+        keys = CrewKeys(*settings.crew.split("/"))
+        loader = AgentLoader([Path(folder) for folder in settings.folders.split(":") if folder])
+        worker = Worker(settings.redis_url, client, keys, loader, grace_seconds=settings.grace_seconds, redact=redact)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        queues: dict[str, Queue] = {}
+        if settings.health_port is not None:
+            health = HealthServer(lambda: queues, lambda: not worker.drained)
+            stack.push_async_callback(health.close)
+            await health.start(settings.health_host, settings.health_port)
+        running = asyncio.create_task(worker.run())
+        try:
+            uid = (await persist(lambda: definitions.current(client, keys), until=running.done)).uid
+            queues[keys.crew] = Queue(client, keys, uid)
+        except (NotFound, WatchbillError):
+            pass  # the worker says the same, and better
+        await running
+
+
+if __name__ == "__main__":
+    sys.exit(main())
