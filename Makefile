@@ -21,7 +21,7 @@ DEV := $(VENV)/.installed-dev
 
 help:
 	@echo "Watchbill. Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no API key
 	$(BIN)/watchbill run examples/log-triage/crew.yaml "What broke, and what should we look at first?" \
@@ -51,6 +51,8 @@ format: $(DEV)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+include e2e/cluster/targets.mk
+
 # The files hold for Python 3.11 to 3.13 on Linux and macOS. Pins stay as they are where pyproject.toml allows.
 LOCK_VENV := $(VENV)-lock
 COMPILE := $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -65,7 +67,7 @@ lock:  ## Pin anew after a change of dependencies; newer versions too: make lock
 
 clean:  ## Remove the virtual environment, builds and caches; the runs in .watchbill/ stay
 	rm -rf $(VENV) $(LOCK_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	find operator tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find operator tests e2e bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python that was asked for by name must be the one of the environment.
 ifneq ($(origin PYTHON),file)

@@ -1,0 +1,1 @@
+"""Tests on real clusters: `control_plane/` on bare Kubernetes processes, `kind/` with pods."""

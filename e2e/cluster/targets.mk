@@ -1,0 +1,34 @@
+# Clusters for tests (e2e/cluster): what is built is kept in ~/.cache/watchbill-e2e and found again by any clone.
+#
+# E2E_USE_CLUSTER=1 make e2e      uses the cluster of the current kubeconfig, builds and removes nothing
+# E2E_NODE_IMAGE=... make e2e     takes another node image for kind
+# make e2e ARGS="-k drain"        hands words to pytest
+
+CLUSTER := $(BIN)/python -m e2e.cluster
+.PHONY: control-plane test-cluster image e2e e2e-up e2e-down
+
+control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, until Ctrl-C
+	@$(CLUSTER) build control-plane
+	@$(CLUSTER) control-plane
+
+test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 7 minutes the first time
+	@$(CLUSTER) build control-plane
+	$(BIN)/pytest e2e/control_plane $(ARGS)
+
+e2e: $(DEV)  ## Test with pods, on a kind cluster of its own: Linux, root; or E2E_USE_CLUSTER=1
+ifndef E2E_USE_CLUSTER
+	@$(CLUSTER) build kind helm
+endif
+	$(BIN)/pytest e2e/kind $(ARGS)
+
+e2e-up: $(DEV)  ## Make a kind cluster to try things on, and print how to use it
+	@$(CLUSTER) build kind helm
+	@$(CLUSTER) up
+
+e2e-down: $(DEV)  ## Remove that cluster, and what was started for it
+	@$(CLUSTER) down
+
+IMAGE ?= watchbill:dev
+image: $(DEV)  ## Build Watchbill's image: make image IMAGE=name:tag
+	@$(CLUSTER) build python
+	@$(CLUSTER) image $(IMAGE)
