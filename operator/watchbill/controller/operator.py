@@ -103,12 +103,16 @@ class Operator:
             crews += await self._cluster.list("crews", namespace)
             beats += await self._cluster.list("heartbeats", namespace)
             deployments += await self._cluster.list("deployments", namespace, selector=names.WORKER_SELECTOR)
-        before = set(self._cache.crews)
-        self._cache.crews = {_key(o): _slim(o) for o in crews}
-        self._cache.heartbeats = {_key(o): _slim(o) for o in beats}
-        self._cache.children = {_key(o): plan.project(o) for o in deployments}
-        self._cache.owners = {_key(o): _crew_of(o) for o in deployments}
-        for key in before | set(self._cache.crews):
+        before = {*self._cache.crews, *self._cache.beats}
+        now = Cache(crews={_key(o): _slim(o) for o in crews})
+        for heartbeat in beats:
+            now.put_heartbeat(_slim(heartbeat))
+        for deployment in deployments:
+            child = plan.project(deployment)
+            now.children.setdefault((_key(deployment)[0], _crew_of(deployment)), {})[child.name] = child
+        self._cache.crews, self._cache.heartbeats = now.crews, now.heartbeats
+        self._cache.beats, self._cache.children = now.beats, now.children
+        for key in {*before, *now.crews, *now.beats}:
             self._queue.add(key)
 
     def _take(self, plural: str, kind: str, obj: Mapping[str, Any]) -> None:
@@ -123,22 +127,16 @@ class Operator:
                 self._cache.crews[key] = _slim(obj)
             self._queue.add(key)
         elif plural == "heartbeats":
-            crews = {self._cache.heartbeats[key]["spec"]["crewRef"]["name"]} if key in self._cache.heartbeats else set()
-            if gone:
-                self._cache.heartbeats.pop(key, None)
-            else:
-                self._cache.heartbeats[key] = _slim(obj)
-                crews.add(obj["spec"]["crewRef"]["name"])
-            for crew in crews:
-                self._queue.add((key[0], crew))
+            for crew in self._cache.drop_heartbeat(obj) if gone else self._cache.put_heartbeat(_slim(obj)):
+                self._queue.add(crew)
         elif _crew_of(obj):
+            crew = (key[0], _crew_of(obj))
+            children = self._cache.children.setdefault(crew, {})
             if gone:
-                self._cache.children.pop(key, None)
-                self._cache.owners.pop(key, None)
+                children.pop(key[1], None)
             else:
-                self._cache.children[key] = plan.project(obj)
-                self._cache.owners[key] = _crew_of(obj)
-            self._queue.add((key[0], _crew_of(obj)))
+                children[key[1]] = plan.project(obj)
+            self._queue.add(crew)
 
     def _break(self, why: str) -> None:
         if not self._broken.done():
@@ -163,14 +161,19 @@ class Operator:
     async def _resync(self) -> None:
         """Lists anew, looks at everything, and sweeps up crews that went while nobody watched."""
         while True:
-            with suppress(ClusterUnavailable):
+            try:
+                await self._sweep()
+            except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
+                logger.warning("the sweep is put off: %s", error)
+            listed = False
+            while not listed:  # never a sweep after a listing that failed
+                await asyncio.sleep(self._settings.resync_seconds)
                 try:
-                    await self._sweep()
-                except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
-                    logger.warning("the sweep is put off: %s", error)
-            await asyncio.sleep(self._settings.resync_seconds)
-            with suppress(ClusterUnavailable):
-                await self._list()
+                    self._reconciler.doubt()
+                    await self._list()
+                    listed = True
+                except WatchbillError as error:
+                    logger.warning("can't list: %s", error)
 
     async def _sweep(self) -> None:
         """Removes what this installation stored for crews that are no more. Only after a complete listing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ FIGURES_SECONDS: Final = 10.0
 """How often changing queue figures are written to a status, other than when they begin or cease to be zero."""
 STORE_AGAIN_SECONDS: Final = 5.0
 ACTIVE_AGAIN_SECONDS: Final = 2.0
+SECRET_SECONDS: Final = 60.0
+"""How long a Secret that was there is taken to be there."""
 
 
 class Heartbeats(Protocol):
@@ -52,22 +55,35 @@ class Cache:
 
     crews: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
     heartbeats: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
-    children: dict[Key, plan.Child] = field(default_factory=dict)
-    """(namespace, Deployment) → what plans need of it."""
-    owners: dict[Key, str] = field(default_factory=dict)
-    """(namespace, Deployment) → its crew."""
+    """By their own names."""
+    beats: dict[Key, set[str]] = field(default_factory=dict)
+    """Crew → names of its heartbeats."""
+    children: dict[Key, dict[str, plan.Child]] = field(default_factory=dict)
+    """Crew → its worker Deployments by name."""
 
     def children_of(self, key: Key) -> list[plan.Child]:
-        namespace, crew = key
-        return [self.children[k] for k, owner in self.owners.items() if owner == crew and k[0] == namespace]
+        return list(self.children.get(key, {}).values())
 
     def heartbeats_of(self, key: Key) -> list[Mapping[str, Any]]:
-        namespace, crew = key
-        return [
-            h
-            for (n, _), h in self.heartbeats.items()
-            if n == namespace and h["spec"].get("crewRef", {}).get("name") == crew
-        ]
+        return [self.heartbeats[key[0], name] for name in sorted(self.beats.get(key, ()))]
+
+    def put_heartbeat(self, obj: Mapping[str, Any]) -> set[Key]:
+        """Returns the crews that this concerns: the heartbeat's, and its former one."""
+        concerned = self.drop_heartbeat(obj)
+        namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
+        crew = (namespace, str(obj["spec"]["crewRef"]["name"]))
+        self.heartbeats[namespace, name] = obj
+        self.beats.setdefault(crew, set()).add(name)
+        return concerned | {crew}
+
+    def drop_heartbeat(self, obj: Mapping[str, Any]) -> set[Key]:
+        namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
+        former = self.heartbeats.pop((namespace, name), None)
+        if former is None:
+            return set()
+        crew = (namespace, str(former["spec"]["crewRef"]["name"]))
+        self.beats[crew].discard(name)
+        return {crew}
 
 
 @dataclass
@@ -80,6 +96,8 @@ class _Memory:
     fault_of: tuple[int, tuple[Reason, str]] | None = None
     """A refused template: not tried again for the same generation."""
     has_service_account: bool = False
+    secret_seen: float = -math.inf
+    """When the Secret with the store's URL was last there."""
     figures_written: float = 0.0
     heartbeats: frozenset[str] = frozenset()
 
@@ -105,15 +123,19 @@ class Reconciler:
         self._owner = owner
         self._memories: dict[Key, _Memory] = {}
 
-    def forget_stored(self) -> None:
-        """The store may have been emptied: everything is stored again at the next look."""
+    def doubt(self) -> None:
+        """What was stored or seen long ago may be gone: the next look makes sure."""
         for memory in self._memories.values():
             memory.applied = ""
+            memory.has_service_account = False
 
     async def look(self, key: Key) -> float | None:
         """Returns in how many seconds to look again. Raises RetryLater and the like: look again soon."""
         seen = self._cache.crews.get(key)
         if seen is None or seen["metadata"].get("deletionTimestamp"):
+            for heartbeat in self._cache.heartbeats_of(key):
+                fix = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
+                await self._say_of_heartbeat(heartbeat, "False", Reason.CREW_NOT_FOUND, fix)
             await self.remove(key, str(seen["metadata"]["uid"]) if seen else None)
             return None
         memory = self._memories.setdefault(key, _Memory())
@@ -144,7 +166,7 @@ class Reconciler:
             status=seen.get("status") or {},
             children=self._cache.children_of(key),
             has_service_account=memory.has_service_account or await self._has_service_account(key, memory),
-            has_redis_secret=await self._cluster.secret_exists(key[0], crew.spec.workers.redis_secret_ref.name),
+            has_redis_secret=await self._has_secret(key, crew, memory),
             load=load,
             store_error=store_error,
             idle_for=_idle_for(memory, load),
@@ -167,7 +189,7 @@ class Reconciler:
         stored, owner = await definitions.identity(self._client, keys)
         if stored and (owner != self._owner or (uid is not None and stored != uid)):
             return
-        for heartbeat in [k[1] for k, h in self._cache.heartbeats.items() if h["spec"]["crewRef"]["name"] == key[1]]:
+        for heartbeat in list(self._cache.beats.get(key, ())):
             await self._scheduler.remove(keys, stored, heartbeat)
         if stored and await definitions.delete(self._client, keys, stored):
             await CrewRedis(client=self._client, tenant=key[0]).delete_crew(key[1])
@@ -228,6 +250,13 @@ class Reconciler:
         memory.has_service_account = found is not None
         return memory.has_service_account
 
+    async def _has_secret(self, key: Key, crew: Crew, memory: _Memory) -> bool:
+        if time.monotonic() - memory.secret_seen < SECRET_SECONDS:
+            return True
+        found = await self._cluster.secret_exists(key[0], crew.spec.workers.redis_secret_ref.name)
+        memory.secret_seen = time.monotonic() if found else -math.inf
+        return found
+
     async def _carry_out(
         self, key: Key, seen: Mapping[str, Any], observed: plan.Observed, planned: plan.Plan, memory: _Memory
     ) -> None:
@@ -243,8 +272,7 @@ class Reconciler:
                 raise Stale(str(error)) from error
             if kind == "deployments":
                 child = plan.project(applied)
-                self._cache.children[key[0], child.name] = child
-                self._cache.owners[key[0], child.name] = key[1]
+                self._cache.children.setdefault(key, {})[child.name] = child
         for child in planned.deletes:
             await self._cluster.delete("deployments", key[0], child.name, uid=child.uid)
         if planned.scaled is not None:
@@ -278,7 +306,7 @@ class Reconciler:
         )
         known = self._cache.crews if name == "Crew" else self._cache.heartbeats
         key = (metadata["namespace"], metadata["name"])
-        if known.get(key, {}).get("metadata", {}).get("uid") == metadata["uid"]:
+        if key in known and known[key]["metadata"]["uid"] == metadata["uid"]:
             known[key] = {**known[key], "status": written.get("status", {})}
 
     async def _say_invalid(self, key: Key, seen: Mapping[str, Any], fault: tuple[Reason, str] | None) -> None:
