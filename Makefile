@@ -33,6 +33,7 @@ check: $(DEV)  ## What must hold before every commit: format, lint, types, layer
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m watchbill.crd --check
+	$(BIN)/python -m watchbill.crd --check charts/watchbill/files/crds
 	$(BIN)/pytest -q -m pure
 
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
@@ -46,6 +47,7 @@ bench: $(DEV)  ## Measure tasks per second and latency, beside the floor
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd
+	$(BIN)/python -m watchbill.crd charts/watchbill/files/crds
 
 format: $(DEV)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -63,6 +65,8 @@ lock:  ## Pin anew after a change of dependencies; newer versions too: make lock
 	$(COMPILE) pyproject.toml --extra dev --output-file constraints/dev.txt
 	echo hatchling | $(COMPILE) pyproject.toml - --extra all --constraints constraints/dev.txt --output-file constraints/all.txt
 	$(COMPILE) pyproject.toml --constraints constraints/dev.txt --output-file constraints/worker.txt
+	$(COMPILE) pyproject.toml --extra cli --extra operator --constraints constraints/dev.txt --output-file constraints/operator.txt
+	echo hatchling | $(COMPILE) - --constraints constraints/dev.txt --output-file constraints/build.txt
 	rm -rf $(LOCK_VENV)
 
 clean:  ## Remove the virtual environment, builds and caches; the runs in .watchbill/ stay

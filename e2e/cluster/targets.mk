@@ -12,7 +12,7 @@ control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, unt
 	@$(CLUSTER) control-plane
 
 test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 7 minutes the first time
-	@$(CLUSTER) build control-plane
+	@$(CLUSTER) build control-plane helm
 	$(BIN)/pytest e2e/control_plane $(ARGS)
 
 e2e: $(DEV)  ## Test with pods, on a kind cluster of its own: Linux, root; or E2E_USE_CLUSTER=1
@@ -28,7 +28,9 @@ e2e-up: $(DEV)  ## Make a kind cluster to try things on, and print how to use it
 e2e-down: $(DEV)  ## Remove that cluster, and what was started for it
 	@$(CLUSTER) down
 
-IMAGE ?= watchbill:dev
-image: $(DEV)  ## Build Watchbill's image: make image IMAGE=name:tag
+IMAGE ?= watchbill
+TAG ?= dev
+image: $(DEV)  ## Build the images, watchbill-worker:dev and watchbill-operator:dev (IMAGE=name TAG=tag)
 	@$(CLUSTER) build python
-	@$(CLUSTER) image $(IMAGE)
+	@$(CLUSTER) image $(IMAGE)-worker:$(TAG) --target worker
+	@$(CLUSTER) image $(IMAGE)-operator:$(TAG) --target operator

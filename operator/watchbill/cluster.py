@@ -105,10 +105,10 @@ class Cluster:
     async def is_established(self, plural: str) -> bool:
         """Whether the API server serves this kind of ours."""
         try:
-            await self._request("GET", f"{_BASE['crews']}/{plural}", {"limit": "1"})
-        except (NotFound, Forbidden):
+            found = await self._request("GET", _BASE["crews"])  # discovery, which everyone may read
+        except NotFound:
             return False
-        return True
+        return any(resource["name"] == plural for resource in found.get("resources", []))
 
     # ------------------------------------------------------------ writing
 

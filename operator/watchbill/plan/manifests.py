@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from watchbill import names
@@ -13,8 +15,6 @@ from watchbill.api import Crew
 
 Object = dict[str, Any]
 
-USER: Final = 65532
-"""The user of our images; any but root will do."""
 GRACE_SECONDS: Final = 60
 """The pod's; the worker hands back five seconds earlier."""
 
@@ -75,7 +75,6 @@ def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
     container: Object = {
         "name": names.WORKER_CONTAINER,
         "image": workers.image or default_image,
-        "command": ["python3", "-m", "watchbill.worker"],
         "env": [
             {
                 "name": "WATCHBILL_REDIS_URL",
@@ -106,10 +105,7 @@ def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
+                "runAsNonRoot": True,  # which user, the image says: some clusters give each namespace its own
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
@@ -117,10 +113,14 @@ def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
         },
     }
     merged: Object = merge(template, workers.template)
-    # What tells a worker who it is, and the selector's labels, are not the template's to change.
-    merged["metadata"]["labels"] |= labels(crew)
-    for one in merged["spec"]["containers"]:
-        if one["name"] == names.WORKER_CONTAINER:
+    # What tells a worker who it is, and the selector's labels, are not the template's to change. A template that makes
+    # no sense stays as it is: the API server says best what is wrong with it.
+    if (found := _labels(merged)) is not None:
+        found |= labels(crew)
+    spec = merged.get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    for one in containers if isinstance(containers, list) else []:
+        if isinstance(one, dict) and one.get("name") == names.WORKER_CONTAINER:
             one["env"] = merge(
                 {"env": one.get("env", [])}, {"env": [e for e in container["env"] if e["name"] in _OURS]}
             )["env"]
@@ -137,7 +137,8 @@ def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas:
     of = revision(template)
     selected = {**labels(crew), names.LABEL_REVISION: of}
     template = copy.deepcopy(template)
-    template["metadata"]["labels"][names.LABEL_REVISION] = of
+    if (found := _labels(template)) is not None:
+        found[names.LABEL_REVISION] = of
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -156,6 +157,12 @@ def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas:
     }
 
 
+def _labels(template: Object) -> dict[str, Any] | None:
+    metadata = template.get("metadata")
+    found = metadata.get("labels") if isinstance(metadata, dict) else None
+    return found if isinstance(found, dict) else None
+
+
 def merge(base: Any, over: Any, key: str = "") -> Any:
     """`over` laid upon `base`: maps deeply; containers, volumes and env by name; volumeMounts by mountPath; all other
     lists, and everything else, as a whole."""
@@ -170,23 +177,30 @@ def merge(base: Any, over: Any, key: str = "") -> Any:
 
 
 def _merge_by(field: str, base: Sequence[Any], over: Sequence[Any]) -> list[Any]:
-    merged = {item[field]: item for item in base}
+    merged: dict[str, Any] = {}
     unnamed = []
-    for item in over:
-        if not isinstance(item, dict) or field not in item:
+    for item in (*base, *over):
+        name = item.get(field) if isinstance(item, dict) else None
+        if not isinstance(name, str):
             unnamed.append(item)  # for the API server to refuse, which says it best
-        elif item[field] in merged and not _EXCLUDES & set(item):
-            merged[item[field]] = merge(merged[item[field]], item)
+        elif name in merged and not _EXCLUDES & set(item):
+            merged[name] = merge(merged[name], item)
         else:
-            merged[item[field]] = copy.deepcopy(item)
+            merged[name] = copy.deepcopy(item)
     return [*merged.values(), *unnamed]
 
 
-def contains(observed: Any, desired: Any) -> bool:
-    """Whether everything desired is observed: what we apply is there, whatever the server and others added."""
+def contains(observed: Any, desired: Any, *, quantities: bool = False) -> bool:
+    """Whether everything desired is observed: what we apply is there, whatever the server and others added.
+
+    `quantities`: these are amounts of resources, of which the server keeps a canonical form.
+    """
+    if quantities and isinstance(desired, str | int | float) and isinstance(observed, str | int | float):
+        return observed == desired or (_amount(observed) is not None and _amount(observed) == _amount(desired))
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
-            k in observed and contains(observed[k], v) for k, v in desired.items()
+            k in observed and contains(observed[k], v, quantities=quantities or k in _RESOURCES)
+            for k, v in desired.items()
         )
     if isinstance(desired, list):
         if not isinstance(observed, list) or len(observed) < len(desired):
@@ -196,3 +210,27 @@ def contains(observed: Any, desired: Any) -> bool:
             return all(item["name"] in known and contains(known[item["name"]], item) for item in desired)
         return len(observed) == len(desired) and all(map(contains, observed, desired))
     return bool(observed == desired)
+
+
+_RESOURCES: Final = frozenset({"resources", "sizeLimit", "overhead"})
+"""Fields under which quantities are."""
+_QUANTITY: Final = re.compile(r"([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
+_SCALE: Final = {
+    **{
+        suffix: Decimal(10) ** (3 * power)
+        for power, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"), -3)
+    },
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", 1)},
+}
+
+
+def _amount(quantity: str | float) -> Decimal | None:
+    """What a Kubernetes quantity (500m, 1Gi, 0.5) amounts to; None for what is none."""
+    match = _QUANTITY.fullmatch(str(quantity))
+    if match is None:
+        return None
+    number, exponent, suffix = match.groups()
+    try:
+        return Decimal(number + (exponent or "")) * _SCALE[suffix or ""]
+    except InvalidOperation:
+        return None
