@@ -151,8 +151,9 @@ def _defaulted(node: dict[str, Any]) -> dict[str, Any]:
     Spelled out, because `default: {}` under a rule of CEL is refused.
     """
     properties = node.get("properties", {})
-    if properties and "default" not in node and all("default" in child for child in properties.values()):
-        node["default"] = {name: child["default"] for name, child in properties.items()}
+    defaults = {name: child["default"] for name, child in properties.items() if "default" in child}
+    if defaults and "default" not in node and not node.get("required"):
+        node["default"] = defaults
     return node
 
 

@@ -125,6 +125,9 @@ def test_defaults_of_whole_objects_are_spelled_out() -> None:
         "minReplicas": 0,
         "maxReplicas": 20,
         "concurrency": 10,
+        "idleSeconds": 300,
+        "redisSecretRef": {"name": "watchbill-redis"},
+        "scaling": {"mode": "Auto"},
         "replicas": 1,
     }
     assert schema("crews", "spec", "tasks")["default"]["resultTTLSeconds"] == 3600
@@ -153,9 +156,9 @@ def test_named_lists_are_maps() -> None:
     assert schema("crews", "spec", "flowRelations")["x-kubernetes-list-type"] == "atomic"
 
 
-def test_only_the_config_of_an_agent_is_free() -> None:
+def test_only_the_config_of_an_agent_and_the_pod_template_are_free() -> None:
     free = [path for path, node in every_node() if node.get("x-kubernetes-preserve-unknown-fields")]
-    assert free == ["crews.spec.agents[].config"]
+    assert free == ["crews.spec.agents[].config", "crews.spec.workers.template"]
 
 
 def test_rules_have_a_message_with_a_reason_and_a_fix() -> None:

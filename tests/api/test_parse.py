@@ -75,9 +75,15 @@ def test_a_minimal_crew_gets_every_default() -> None:
         "leaseSeconds": 15,
     }
     assert crew.spec.workers.model_dump(by_alias=True) == {
+        "image": "",
         "minReplicas": 0,
         "maxReplicas": 20,
         "concurrency": 10,
+        "idleSeconds": 300,
+        "envFrom": [],
+        "redisSecretRef": {"name": "watchbill-redis"},
+        "template": {},
+        "scaling": {"mode": "Auto"},
         "replicas": 1,
     }
 

@@ -226,6 +226,7 @@ class Workers(Strict):
     redis_secret_ref: LocalReference = Field(
         default_factory=lambda: LocalReference(name=names.REDIS_SECRET),
         description=f"The Secret of the namespace whose key {names.REDIS_SECRET_KEY} is the URL of the store.",
+        json_schema_extra={"default": {"name": names.REDIS_SECRET}},
     )
     template: dict[str, Any] = Field(
         default_factory=dict,
