@@ -248,7 +248,7 @@ def test_a_new_template_gets_a_deployment_of_its_own_with_as_many_workers():
 
 @pytest.mark.parametrize(("load", "goes"), [(IDLE, True), (Load(0, 1), False), (Load(3, 1), False), (None, False)])
 def test_an_old_revision_goes_only_when_nothing_runs_and_that_is_known(load, goes):
-    both = [child(crew(), 1), child(NEW, 1)]
+    both = [child(crew(), 1), dataclasses.replace(child(NEW, 1), ready=1)]
     made = planned(settled(NEW, children=both, load=load, store_error=None if load else "away", idle_for=0.0))
     assert made.deletes == ((both[0],) if goes else ())
     if not goes and load:
@@ -258,6 +258,12 @@ def test_an_old_revision_goes_only_when_nothing_runs_and_that_is_known(load, goe
 def test_an_old_revision_stays_until_the_new_one_is_there():
     made = planned(settled(NEW, children=[child(crew(), 1)]))
     assert made.deletes == ()
+
+
+def test_an_old_revision_stays_until_a_pod_of_the_new_one_is_ready():
+    made = planned(settled(NEW, children=[child(crew(), 1), child(NEW, 1)], load=IDLE, idle_for=0.0))
+    assert made.deletes == ()
+    assert made.again_seconds is not None, "nobody would come back for it"
 
 
 def test_replicas_in_the_status_are_those_of_all_revisions():

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     TEMPLATE_INVALID = "TemplateInvalid"
     """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
     changes."""
+    FORBIDDEN = "Forbidden"
+    """Stalled: the API server forbids the operator what the crew needs (a right, a quota). Tried again by itself."""
     STORE_UNAVAILABLE = "StoreUnavailable"
     """Not Ready: Redis doesn't answer the operator. Workers are held as they are; it goes on by itself."""
     CREW_NOT_FOUND = "CrewNotFound"

@@ -28,6 +28,16 @@ LOOKS_AT_ONCE: Final = 16
 START_SECONDS: Final = 2.0
 
 
+class _Ears(redis.asyncio.client.PubSub):
+    """A subscription that tells when it begins anew: whatever was said while it was broken was said to nobody."""
+
+    connected: Callable[[], None]
+
+    async def on_connect(self, connection: Any) -> None:
+        await super().on_connect(connection)
+        self.connected()
+
+
 class Operator:
     """Runs until `stop`. Raises RuntimeError when the watch can't be kept up."""
 
@@ -146,7 +156,8 @@ class Operator:
 
     async def _hear(self) -> None:
         """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""
-        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+        pubsub = _Ears(self._client.connection_pool, ignore_subscribe_messages=True)
+        pubsub.connected = self._look_at_all
         await persist(lambda: pubsub.subscribe(names.WAKE_CHANNEL))
         try:
             while True:
@@ -157,6 +168,10 @@ class Operator:
                         self._queue.add((namespace, name))
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    def _look_at_all(self) -> None:
+        for key in self._cache.crews:
+            self._queue.add(key)
 
     async def _resync(self) -> None:
         """Lists anew, looks at everything, and sweeps up crews that went while nobody watched."""

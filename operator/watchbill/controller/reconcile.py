@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from watchbill import api, names
 from watchbill.api import Crew, Heartbeat
 from watchbill.api.conditions import Reason
-from watchbill.cluster import Cluster, Refused
+from watchbill.cluster import Cluster, Forbidden, Refused
 from watchbill.connection import unavailable
 from watchbill.errors import Conflict, InvalidInput, RetryLater, StoreUnavailable, WatchbillError
 from watchbill.plan import crew as plan
@@ -96,8 +96,10 @@ class _Memory:
     fault_of: tuple[int, tuple[Reason, str]] | None = None
     """A refused template: not tried again for the same generation."""
     has_service_account: bool = False
-    secret_seen: float = -math.inf
-    """When the Secret with the store's URL was last there."""
+    secret_seen: tuple[str, float] = ("", -math.inf)
+    """The Secret with the store's URL, and when it was last there."""
+    denied: str | None = None
+    """What the API server forbade last: tried again, because a right or a quota may come."""
     figures_written: float = 0.0
     heartbeats: frozenset[str] = frozenset()
 
@@ -132,6 +134,9 @@ class Reconciler:
     async def look(self, key: Key) -> float | None:
         """Returns in how many seconds to look again. Raises RetryLater and the like: look again soon."""
         seen = self._cache.crews.get(key)
+        if seen is None and (seen := await self._cluster.get("crews", *key)) is not None:
+            # born while a listing was under way, which is older than that: nothing of it may be swept up
+            self._cache.crews[key] = seen
         if seen is None or seen["metadata"].get("deletionTimestamp"):
             for heartbeat in self._cache.heartbeats_of(key):
                 fix = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
@@ -158,6 +163,8 @@ class Reconciler:
         generation = int(seen["metadata"]["generation"])
         if fault is None and memory.fault_of is not None and memory.fault_of[0] == generation:
             fault = memory.fault_of[1]
+        if fault is None and memory.denied is not None:
+            fault = (Reason.FORBIDDEN, memory.denied)
         observed = plan.Observed(
             crew=crew,
             namespace=key[0],
@@ -175,7 +182,7 @@ class Reconciler:
         )
         planned = plan.plan(observed, now=datetime.now(UTC), default_image=self._worker_image)  # noqa: TID251 - shell
         await self._carry_out(key, seen, observed, planned, memory)
-        if store_error is not None or not observed.has_redis_secret:
+        if store_error is not None or not observed.has_redis_secret or memory.denied is not None:
             return STORE_AGAIN_SECONDS
         busy = load is not None and (not load.none or any(c.replicas for c in observed.children))
         pauses = [planned.again_seconds] if planned.again_seconds is not None else []
@@ -251,18 +258,25 @@ class Reconciler:
         return memory.has_service_account
 
     async def _has_secret(self, key: Key, crew: Crew, memory: _Memory) -> bool:
-        if time.monotonic() - memory.secret_seen < SECRET_SECONDS:
+        name, (known, at) = crew.spec.workers.redis_secret_ref.name, memory.secret_seen
+        if name == known and time.monotonic() - at < SECRET_SECONDS:
             return True
-        found = await self._cluster.secret_exists(key[0], crew.spec.workers.redis_secret_ref.name)
-        memory.secret_seen = time.monotonic() if found else -math.inf
+        found = await self._cluster.secret_exists(key[0], name)
+        memory.secret_seen = (name, time.monotonic() if found else -math.inf)
         return found
 
     async def _carry_out(
         self, key: Key, seen: Mapping[str, Any], observed: plan.Observed, planned: plan.Plan, memory: _Memory
     ) -> None:
+        before, memory.denied = memory.denied, None
         for kind, manifest in planned.applies:
             try:
                 applied = await self._cluster.apply(kind, manifest)  # type: ignore[arg-type]
+            except Forbidden as error:
+                memory.denied = str(error)
+                if memory.denied != before:
+                    raise Denied(f"{key[0]}/{key[1]}: {error}") from error
+                break
             except Refused as error:
                 if memory.fault_of != (observed.generation, (Reason.TEMPLATE_INVALID, str(error))):
                     memory.fault_of = (observed.generation, (Reason.TEMPLATE_INVALID, str(error)))
@@ -351,6 +365,10 @@ class _Figures:
 
 class Stale(RetryLater):
     """The object has changed since it was seen: look again."""
+
+
+class Denied(RetryLater):
+    """The API server forbids a write: look again, to say so."""
 
 
 class TemplateRefused(RetryLater):

@@ -88,8 +88,9 @@ def plan(seen: Observed, *, now: datetime, default_image: str) -> Plan:
             if current is not None:
                 desired["metadata"]["resourceVersion"] = current.resource_version
             applies.append(("deployments", desired))
-    # An old revision goes once the new one is there, and nothing is left that its pods could be running.
-    gone = tuple(old) if current is not None and seen.load is not None and not seen.load.running else ()
+    # An old revision goes once the new one is up, and nothing is left that its pods could be running.
+    is_up = current is not None and (current.ready > 0 or current.replicas == 0)
+    gone = tuple(old) if is_up and seen.load is not None and not seen.load.running else ()
     status = _status(seen, current, decision, now)
     return Plan(
         applies=tuple(applies),

@@ -1,0 +1,47 @@
+"""Every number of the spec with its least and its largest value."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from e2e.control_plane.manifests import Refused, crew, heartbeat
+
+_CREW: Final[dict[str, tuple[int, int]]] = {
+    "spec.agents[0].timeoutSeconds": (1, 604_800),
+    "spec.maxParallelTasks": (1, 1000),
+    "spec.tasks.timeoutSeconds": (1, 604_800),
+    "spec.tasks.maxAttempts": (1, 100),
+    "spec.tasks.maxQueued": (1, 10_000_000),
+    "spec.tasks.resultTTLSeconds": (1, 2_592_000),
+    "spec.tasks.leaseSeconds": (3, 3600),
+    "spec.workers.minReplicas": (0, 1000),
+    "spec.workers.maxReplicas": (1, 1000),
+    "spec.workers.concurrency": (1, 1000),
+    "spec.workers.idleSeconds": (1, 86_400),
+    "spec.workers.replicas": (0, 1000),
+}
+_HEARTBEAT: Final = {"spec.intervalSeconds": (1, 31_622_400)}
+FIELDS: Final = {*_CREW, *_HEARTBEAT}
+
+
+def _with(field: str, value: Any) -> dict[str, Any]:
+    if field in _HEARTBEAT:
+        return heartbeat({field: value})
+    # so that nothing but the bound itself can be the reason
+    room = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
+    return crew({**room, field: value})
+
+
+ACCEPTED: Final = {
+    f"{field} is {value}": _with(field, value)
+    for field, bounds in (_CREW | _HEARTBEAT).items()
+    for value in dict.fromkeys(bounds)
+}
+
+_BEYOND: Final = {
+    field: (least - 1, largest + 1, 2**63 - 1) for field, (least, largest) in (_CREW | _HEARTBEAT).items()
+}
+REFUSED: Final = [
+    *(Refused(f"{field} is {value}", _with(field, value), field) for field in _BEYOND for value in _BEYOND[field]),
+    *(Refused(f"{field} is {value!r}", _with(field, value), field) for field in FIELDS for value in ("5", 1.5, True)),
+]
