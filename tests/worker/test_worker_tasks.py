@@ -133,26 +133,40 @@ async def test_a_failed_step_ends_its_run_as_failed_with_its_error(make_crew: Ma
 async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_crew: Make) -> None:
     agents = [
         agent("async-1", "Gate", timeout_seconds=1),
-        agent("async-2", "Gate"),
+        agent("async-3", "Gate"),
         agent("thread-1", "ThreadGate", timeout_seconds=1),
-        agent("thread-2", "ThreadGate"),
+        agent("thread-3", "ThreadGate"),
     ]
-    crew = await make_crew(agents, tasks={"timeout_seconds": 2})
+    crew = await make_crew(agents, tasks={"timeout_seconds": 3})
     async with crew.in_process() as worker:
         began = time.monotonic()
         for one in agents:
             await crew.submit(one.agent_id, one.agent_id)
         results = await crew.results([f"{kind}-1" for kind in ("async", "thread")])
-        assert 0.9 < time.monotonic() - began < 1.8
-        results += await crew.results([f"{kind}-2" for kind in ("async", "thread")])
-        assert 1.9 < time.monotonic() - began < 2.8
-        assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 2 s"] * 2
+        assert 0.9 < time.monotonic() - began < 2.8
+        results += await crew.results([f"{kind}-3" for kind in ("async", "thread")])
+        assert 2.9 < time.monotonic() - began < 5
+        assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 3 s"] * 2
         assert not any(result.success for result in results)
         assert worker.running == 0
-    assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-2"}
-    crew.open()  # for the threads, which nobody can cancel
-    await until(lambda: {line["task"] for line in crew.notes("end")} == {"thread-1", "thread-2"})
+        assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-3"}
+        crew.open()  # for the threads, which nobody can cancel
+        await until(lambda: {line["task"] for line in crew.notes("spoke")} == {"thread-1", "thread-3"})
     assert (await crew.ends()) == {(one.agent_id, "failed"): 1 for one in agents}, "what they return is too late"
+    said = [event for event in await crew.events() if event.event_type == "mission_event"]
+    assert said == [], "and so is what they say"
+
+
+async def test_a_thread_that_outlives_its_worker_opens_no_connection_to_say_so(make_crew: Make) -> None:
+    """Nobody would close it: the worker, and its client, have ended."""
+    crew = await make_crew([agent("a", "ThreadGate", timeout_seconds=1)])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        assert (await crew.result("t")).error == "timed out after 1 s"
+    before = {connection["id"] for connection in await crew.redis.client_list()}
+    crew.open()
+    await until(lambda: crew.notes("spoke"))
+    assert {connection["id"] for connection in await crew.redis.client_list()} <= before
 
 
 async def test_an_agent_that_swallows_its_cancellation_times_out_too(make_crew: Make) -> None:

@@ -249,6 +249,8 @@ class Worker:
 
     async def _run(self, me: _Incarnation, job: _Job, started: Any) -> None:
         async def say(message: str) -> None:
+            if me.jobs.get(job.task.id) is not job:
+                return  # a thread that outlived its task, or even us: nobody would close what it opened
             job.said += 1
             number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
             await self._persist(lambda: self._queue.say(me.name, job.task, text, number))

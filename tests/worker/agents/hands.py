@@ -70,7 +70,10 @@ class ThreadGate:
         while not is_open(self.folder, context):
             time.sleep(0.01)
         note(self.folder, "end", context)
-        context.emit_sync(f"attempt {context.attempt} is through")
+        try:
+            context.emit_sync(f"attempt {context.attempt} is through")
+        finally:
+            note(self.folder, "spoke", context)
         return f"{context.agent.agent_id}: {context.prompt}"
 
 
