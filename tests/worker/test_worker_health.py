@@ -102,7 +102,7 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
     assert outcomes == {("brief", "completed"): 2, ("bad", "failed"): 1, ("poison", "dead"): 1}
     assert now["watchbill_takeovers_total",] == 1
     assert now["watchbill_task_run_seconds_count", "brief"] == 2
-    assert 0.2 <= now["watchbill_task_run_seconds_sum", "brief"] < 0.4
+    assert 0.19 <= now["watchbill_task_run_seconds_sum", "brief"] < 1
     assert now["watchbill_task_wait_seconds_count",] >= 5, "all but the dead one, which never ran here"
     waited = now["watchbill_task_wait_seconds_sum",]
     assert 0 <= waited < 2, "they found a free slot"

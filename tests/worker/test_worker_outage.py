@@ -154,6 +154,26 @@ async def test_a_worker_asked_to_stop_while_the_store_does_not_answer_stops(
     assert (await crew.result("t")).success
 
 
+async def test_a_worker_that_may_not_listen_for_a_while_does_not_stay_deaf(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    """Rights and passwords are changed in living systems. It may end, with an error, and be restarted; or go on."""
+    server = await private_redis()
+    crew = await make_crew({"a": "Brief"}, url=server.url)
+    worker = await crew.worker()
+    assert await crew.redis.execute_command("ACL", "SETUSER", "default", "-blpop")
+    await crew.submit("before", "a")
+    await asyncio.sleep(2.5)  # longer than one turn at the bell
+    assert await crew.redis.execute_command("ACL", "SETUSER", "default", "+blpop")
+    await crew.submit("after", "a")
+
+    async def is_done_or_has_ended() -> bool:
+        return not worker.lives or await crew.client.result(crew.name, "after") is not None
+
+    await until(is_done_or_has_ended, 8, "work, or an end")
+    assert worker.lives or worker.process.returncode != 0
+
+
 # ---------------------------------------------------------------- lost answers
 
 

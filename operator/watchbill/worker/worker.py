@@ -290,7 +290,12 @@ class Worker:
         """Blocks on the bell while there is room. Who takes the bell's token without having room rings it again."""
         while True:
             await self._has_room.wait()
-            rang = await self._persist(lambda: self._queue.bell(self._again))
+            try:
+                rang = await self._persist(lambda: self._queue.bell(self._again))
+            except redis.exceptions.RedisError:  # a right that was taken away, say: it may come back
+                logger.exception("can't hear the bell; looking every %.0f s instead", self._again)
+                await asyncio.sleep(self._again)
+                rang = False
             if len(self._me.jobs) < self._slots and not self._stopping:
                 self._look = True
                 self._has_room.clear()
@@ -302,7 +307,7 @@ class Worker:
     async def _unpark(self) -> None:
         """Brings back what other workers parked, where this one has the agent."""
         while True:
-            with suppress(CrewGone):
+            with suppress(CrewGone, redis.exceptions.RedisError):
                 for agent, members in (await self._persist(self._queue.parked_agents)).items():
                     if await self._has(agent):
                         await self._persist(lambda m=members: self._queue.unpark(m))  # type: ignore[misc]
