@@ -25,7 +25,7 @@ from watchbill.plan import replicas
 from watchbill.records import from_crew
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
-from watchbill.store.queue import Figures, Queue
+from watchbill.store.queue import Queue
 
 logger = logging.getLogger("watchbill.operator")
 
@@ -219,7 +219,7 @@ class Reconciler:
             memory.applied = ""
             return await self._store(key, crew, seen, memory)
         figures = await Queue(self._client, keys, uid).figures()
-        return _Figures(figures.waiting, figures.running, int(await self._client.zcard(keys.parked_agent)), figures)
+        return _Figures(figures.waiting, figures.running, int(await self._client.zcard(keys.parked_agent)))
 
     async def _store_definition(self, keys: names.CrewKeys, crew: Crew, uid: str) -> None:
         stored, owner = await definitions.identity(self._client, keys)
@@ -227,8 +227,7 @@ class Reconciler:
             if owner != self._owner:
                 raise Conflict(f"crew {keys.crew!r} in the store belongs to {owner or 'nobody that we know'!r}")
             await definitions.delete(self._client, keys, stored)  # the former crew of that name
-        await definitions.apply(self._client, keys, from_crew(crew), uid=uid)
-        await definitions.claim_ownership(self._client, keys, self._owner)
+        await definitions.apply(self._client, keys, from_crew(crew), uid=uid, owner=self._owner)
         namespace = keys.crew.partition("/")[0]
         await CrewRedis(client=self._client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
 
@@ -360,7 +359,6 @@ class _Figures:
     waiting: int
     running: int
     parked_agent: int
-    all: Figures
 
 
 class Stale(RetryLater):

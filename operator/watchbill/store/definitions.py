@@ -26,11 +26,12 @@ class Current:
 
 
 async def apply(
-    client: redis.asyncio.Redis, keys: CrewKeys, definition: CrewDefinition, *, uid: str | None = None
+    client: redis.asyncio.Redis, keys: CrewKeys, definition: CrewDefinition, *, uid: str | None = None, owner: str = ""
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
-    Runs that have started keep the definition they started with. `uid` must be the crew's own where given.
+    Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
+    `owner` says who manages it, so that nobody else sweeps it away.
     Raises Conflict when the crew of that name has another uid.
     """
     digest = definition.digest()
@@ -42,7 +43,7 @@ async def apply(
                 client,
                 "apply",
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
-                [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued],
+                [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued, owner],
             )
             if reply[0] == "ok":
                 return str(reply[1])
@@ -71,12 +72,6 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
     if content is None:
         raise NotFound(f"definition {digest!r} of crew {keys.crew!r} is no longer in the store")
     return CrewDefinition.model_validate_json(content)
-
-
-async def claim_ownership(client: redis.asyncio.Redis, keys: CrewKeys, owner: str) -> None:
-    """Notes who manages the crew here, so that nobody else sweeps it away."""
-    with translated():
-        await client.hset(keys.meta, "owner", owner)
 
 
 async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> tuple[str, str]:

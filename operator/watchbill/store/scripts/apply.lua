@@ -1,7 +1,8 @@
 #!lua
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
 -- KEYS: fixed; new definition, old definition (as the caller last saw it; the new one again: none)
--- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued
+-- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued,
+--   who manages it ('' = nobody)
 -- -> {'ok', uid} | {'changed'} (another definition came in between: look again) | {'other', uid}
 local uid = redis.call('HGET', META, 'uid')
 if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid } end
@@ -10,6 +11,7 @@ if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
 uid = uid or ARGV[1]
 redis.call('SET', KEYS[FIXED + 1], ARGV[5])
 redis.call('HSET', META, 'uid', uid, 'def', ARGV[3], 'maxQueued', ARGV[6])
+if ARGV[7] ~= '' then redis.call('HSET', META, 'owner', ARGV[7]) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= ARGV[3] and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', KEYS[FIXED + 2]) end
 for _, c in ipairs(CLASSES) do
   redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0', 'MKSTREAM')    -- an error says that it is there
