@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from e2e.cluster import control_plane, docker, images, kind, machine, programs, recipe
+from e2e.cluster import control_plane, docker, images, install, kind, machine, programs, recipe
 from e2e.cluster.kubectl import KubectlError
 from e2e.cluster.machine import ClusterError, say
 
@@ -48,8 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     build = command("build", _build, "build what is missing of a part (7 minutes the first time, 3 more for Helm)")
     build.add_argument("parts", nargs="*", choices=BUILDS, default="all", metavar="|".join(BUILDS))
     command("control-plane", _control_plane, "run a bare control plane until Ctrl-C")
-    up = command("up", _up, "make a cluster that runs pods; print how to use it")
+    up = command("up", _up, "make a cluster with Watchbill and a Valkey in it, or renew those; print how to use it")
     up.add_argument("name", nargs="?", default=DEFAULT_NAME)
+    up.add_argument("--bare", action="store_true", help="the cluster only")
     up.add_argument("--workers", type=int, default=0, help="nodes besides the control plane's (default 0)")
     down = command("down", _down, "remove a cluster; after the last one also network, firewall rule, our Docker engine")
     down.add_argument("name", nargs="?", default=DEFAULT_NAME)
@@ -110,10 +111,18 @@ def _up(arguments: argparse.Namespace) -> None:
     cluster = kind.existing(arguments.name)
     if cluster is None:
         cluster = kind.up(arguments.name, workers=arguments.workers)
+    if not arguments.bare:
+        made = install.prepared(cluster)
+        say("installing Watchbill")
+        install.install(cluster, made, namespace="default")
     say(f"the cluster {arguments.name!r} runs\n")
-    print(f"  export KUBECONFIG={cluster.kubeconfig}")
-    print(f"  alias kubectl={programs.path('kubectl')}")
-    print(f"\nRemove it: {Path(sys.executable).name} -m e2e.cluster down {arguments.name}")
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    print(f"alias kubectl={programs.path('kubectl')}")
+    print(f"alias helm={programs.path('helm')}")
+    if not arguments.bare:
+        print(f"\n{install.NEXT}", end="")
+    down = "make e2e-down" if arguments.name == DEFAULT_NAME else f"python -m e2e.cluster down {arguments.name}"
+    print(f"\nRemove it: {down}")
 
 
 def _down(arguments: argparse.Namespace) -> None:

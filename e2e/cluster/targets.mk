@@ -5,7 +5,7 @@
 # make e2e ARGS="-k drain"        hands words to pytest
 
 CLUSTER := $(BIN)/python -m e2e.cluster
-.PHONY: control-plane test-cluster image e2e e2e-up e2e-down
+.PHONY: control-plane test-cluster bench-cluster image e2e e2e-up e2e-down
 
 control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, until Ctrl-C
 	@$(CLUSTER) build control-plane
@@ -15,13 +15,17 @@ test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it
 	@$(CLUSTER) build control-plane helm
 	$(BIN)/pytest e2e/control_plane $(ARGS)
 
+bench-cluster: $(DEV)  ## Measure the operator on a bare control plane, 500 crews; with pods: ARGS=--kind
+	@$(CLUSTER) build control-plane
+	$(BIN)/python -m bench.operator_bench $(ARGS)
+
 e2e: $(DEV)  ## Test with pods, on a kind cluster of its own: Linux, root; or E2E_USE_CLUSTER=1
 ifndef E2E_USE_CLUSTER
 	@$(CLUSTER) build kind helm
 endif
 	$(BIN)/pytest e2e/kind $(ARGS)
 
-e2e-up: $(DEV)  ## Make a kind cluster to try things on, and print how to use it
+e2e-up: $(DEV)  ## Make a kind cluster with Watchbill in it, and print what to try
 	@$(CLUSTER) build kind helm
 	@$(CLUSTER) up
 
@@ -31,6 +35,5 @@ e2e-down: $(DEV)  ## Remove that cluster, and what was started for it
 IMAGE ?= watchbill
 TAG ?= dev
 image: $(DEV)  ## Build the images, watchbill-worker:dev and watchbill-operator:dev (IMAGE=name TAG=tag)
-	@$(CLUSTER) build python
 	@$(CLUSTER) image $(IMAGE)-worker:$(TAG) --target worker
 	@$(CLUSTER) image $(IMAGE)-operator:$(TAG) --target operator

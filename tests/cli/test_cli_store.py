@@ -79,7 +79,7 @@ def test_what_is_not_finished_is_said_so_with_exit_1(shell, stored) -> None:
     late = shell.run("result", stored, run_id, "--wait", "--timeout", "0.2")
     assert late.returncode == 1
     assert "not finished after 0.2 s" in late.stderr
-    assert "nobody works for crew" in late.stderr
+    assert "has no worker now" in late.stderr
 
 
 def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> None:

@@ -1,0 +1,128 @@
+"""Watchbill on a cluster: its images built and put on the nodes, its chart installed with a Valkey of its own.
+
+What is built gets a tag by its content, so that a changed image means changed pods. A cluster that is not kind's takes
+its images from a registry: there E2E_OPERATOR_IMAGE, E2E_WORKER_IMAGE and E2E_VALKEY_IMAGE name them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import watchbill
+from e2e.cluster import docker, images, machine, programs, recipe
+from e2e.cluster.kind import Cluster
+from e2e.cluster.machine import ClusterError, say
+from watchbill import embedded
+
+ROOT = recipe.HERE.parent.parent
+CHART = ROOT / "charts" / "watchbill"
+RELEASE = "watchbill"
+PUBLIC_VALKEY_IMAGE = "valkey/valkey:8.1"
+
+_VALKEY = """\
+ARG BASE
+FROM $BASE
+COPY valkey-server /usr/local/bin/
+USER 999:999
+ENTRYPOINT ["valkey-server"]
+"""
+
+NEXT = """\
+kubectl create configmap log-triage --from-file=examples/log-triage
+kubectl apply -f examples/log-triage/
+kubectl wait crew/log-triage --for=condition=Ready
+kubectl exec -i deploy/watchbill -- watchbill submit log-triage "What broke?" --wait \\
+  --input log=@- < examples/log-triage/app.log
+kubectl get crews,pods
+kubectl delete crew log-triage
+"""
+"""What to try on an installed Watchbill, in the folder of the clone. README has the same lines."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """By full name and tag."""
+
+    operator: str
+    worker: str
+    valkey: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The chart's values that take these images."""
+        operator, worker = self.operator.rpartition(":"), self.worker.rpartition(":")
+        return {
+            "image": {"repository": operator[0], "tag": operator[2]},
+            "workers": {"image": {"repository": worker[0], "tag": worker[2]}},
+            "valkey": {"image": self.valkey},
+        }
+
+
+def prepared(cluster: Cluster) -> Images:
+    """The images, on the nodes of a kind cluster, else as the environment names them."""
+    if not cluster.kind_name:
+        given = [os.environ.get(f"E2E_{name}_IMAGE", "") for name in ("OPERATOR", "WORKER")]
+        if not all(given):
+            fix = "Push what `make image` builds, and set E2E_OPERATOR_IMAGE and E2E_WORKER_IMAGE to their names."
+            raise ClusterError("This cluster takes its images from a registry, and none are named", fix)
+        return Images(*given, os.environ.get("E2E_VALKEY_IMAGE", PUBLIC_VALKEY_IMAGE))
+    with machine.lock("install"), docker.engine():
+        base = images.base_image()
+        say("building the images")
+        arguments = {"BASE": base, "VERSION": watchbill.__version__}
+        targets = {
+            target: _built(target, dockerfile=ROOT / "Dockerfile", context=ROOT, target=target, arguments=arguments)
+            for target in ("operator", "worker")
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            context = Path(folder)
+            shutil.copy(embedded.find_server(), context / "valkey-server")
+            (context / "Dockerfile").write_text(_VALKEY)
+            valkey = _built("valkey", dockerfile=context / "Dockerfile", context=context, arguments={"BASE": base})
+        made = Images(targets["operator"], targets["worker"], valkey)
+        say("loading them")
+        cluster.load(made.operator, made.worker, made.valkey)
+        return made
+
+
+def install(cluster: Cluster, made: Images, *, namespace: str, values: Mapping[str, Any] | None = None) -> None:
+    """Installs or upgrades the release with the bundled Valkey, and waits until all of it is ready."""
+    given = {**made.values, **(values or {})}
+    given["valkey"] = {"enabled": True, **given["valkey"]}
+    words = ("upgrade", "--install", RELEASE, CHART, f"--namespace={namespace}", "--wait", "--timeout=120s")
+    helm(cluster, *words, values=given)
+
+
+def helm(cluster: Cluster, *words: str | Path, values: Mapping[str, Any] | None = None) -> str:
+    """Helm on that cluster; `values` become a file. Raises ClusterError with what it said."""
+    built = programs.folder() / "helm"
+    program = built if built.exists() else machine.which("helm")
+    if not program:
+        raise ClusterError("There is no Helm on this machine", "Install it: python -m e2e.cluster build helm")
+    homes = {f"HELM_{home}_HOME": str(recipe.cache() / "helm") for home in ("CACHE", "CONFIG", "DATA")}
+    files = [] if values is None else ["--values", "-"]
+    return machine.run(
+        [program, *words, *files],
+        stdin=json.dumps(dict(values or {})),
+        env={"KUBECONFIG": str(cluster.kubeconfig), **homes},
+        timeout=180,
+    )
+
+
+def _built(name: str, **how: Any) -> str:
+    """Builds an image, and names it by its content. What was built before under that name goes."""
+    repository = f"{recipe.NAME}/{name}"
+    docker.build(f"{repository}:new", **how)
+    identity = docker.docker("image", "inspect", "--format={{.Id}}", f"{repository}:new").strip()
+    tag = f"{repository}:{identity.removeprefix('sha256:')[:12]}"
+    docker.docker("tag", f"{repository}:new", tag)
+    listed = docker.docker("image", "ls", "--format={{.Repository}}:{{.Tag}}", repository).split()
+    docker.docker("image", "rm", *(other for other in listed if other != tag))
+    return tag

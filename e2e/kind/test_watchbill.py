@@ -1,0 +1,387 @@
+"""Watchbill on a cluster, as its users have it: the chart with its Valkey, crews by kubectl, work done in pods.
+
+The namespace enforces the restricted Pod Security Standard. What is asserted: results, what the store holds, which pods
+there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from e2e.cluster import docker, install, machine
+from e2e.cluster.install import Images
+from e2e.cluster.kind import Cluster
+from e2e.cluster.kubectl import Kubectl, KubectlError
+from watchbill.client import Client
+
+T = TypeVar("T")
+
+EXAMPLE = install.ROOT / "examples" / "log-triage"
+NAMESPACE = "watchbill-e2e"
+SOON = 60.0
+"""Seconds: for what starts or ends pods, on a busy machine."""
+
+# Waits for as long as its prompt says, and says which pod and which attempt did it.
+SLOW = """
+import asyncio, os
+
+class Sleeper:
+    async def run(self, context):
+        await asyncio.sleep(float(context.prompt))
+        return {"pod": os.environ["HOSTNAME"], "attempt": context.attempt}
+"""
+
+
+class Team:
+    """The namespace with the release, its store and its crews."""
+
+    def __init__(self, kubectl: Kubectl, cluster: Cluster, images: Images) -> None:
+        self._kubectl = kubectl
+        self.cluster = cluster
+        self.images = images
+
+    def kubectl(self, *words: str | Path, **more: Any) -> str:
+        return self._kubectl(f"--namespace={NAMESPACE}", *words, **more)
+
+    def get(self, *words: str) -> Any:
+        return self._kubectl.json("get", f"--namespace={NAMESPACE}", *words)
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        self._kubectl.apply(*map(dict, objects), namespace=NAMESPACE)
+
+    def watchbill(self, *words: str, stdin: str | None = None) -> str:
+        """The command line, in the operator's pod."""
+        return self.kubectl("exec", "-i", "deploy/watchbill", "--", "watchbill", *words, stdin=stdin, timeout=120)
+
+    def submit(self, crew: str, prompt: str) -> str:
+        """A task's id, without waiting for its end."""
+        return self.watchbill("submit", "--namespace", NAMESPACE, crew, prompt).strip()
+
+    def result(self, crew: str, prompt: str) -> Any:
+        said = self.watchbill("submit", "--namespace", NAMESPACE, crew, prompt, "--wait", "--output=json")
+        return json.loads(said)["output"]
+
+    def pods(self, crew: str) -> list[dict[str, Any]]:
+        return list(self.get("pods", f"--selector=watchbill.dev/crew={crew}")["items"])
+
+    def workers(self, crew: str) -> int:
+        return int(self.get("crew", crew).get("status", {}).get("replicas", 0))
+
+    def until_ready(self, crew: str) -> None:
+        self.kubectl("wait", f"crew/{crew}", "--for=condition=Ready", "--timeout=60s", timeout=90)
+
+    def until_pods(self, crew: str, count: int, within: float = SOON) -> list[dict[str, Any]]:
+        """So many, all of them ready."""
+
+        def there() -> bool:
+            pods = self.pods(crew)
+            return len(pods) == count and all(map(_is_ready, pods))
+
+        machine.until(there, within=within, what=f"{count} pods of {crew}", every=0.3)
+        return self.pods(crew)
+
+    @contextmanager
+    def store(self) -> Iterator[str]:
+        """The URL at which this machine reaches the bundled Valkey."""
+        data = self.get("secret", "watchbill-redis")["data"]
+        url = urlsplit(base64.b64decode(data["url"]).decode())
+        with self._kubectl.port_forward("service/watchbill-valkey", 6379, namespace=NAMESPACE) as port:
+            yield f"redis://:{url.password}@127.0.0.1:{port}/0"
+
+    def keys(self, crew: str) -> set[str]:
+        """All that the store has of a crew."""
+        with self.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
+            found = {str(key) for key in client.scan_iter(match=f"*{crew}*", count=1000)}
+            if client.sismember(f"crew:{{{NAMESPACE}}}:list", crew):
+                found.add("the list of crews")
+            return found
+
+    def with_client(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        async def work(url: str) -> T:
+            async with Client(url, namespace=NAMESPACE) as client:
+                return await call(client)
+
+        with self.store() as url:
+            return asyncio.run(work(url))
+
+
+@pytest.fixture(scope="module")
+def team(kubectl: Kubectl, kind_cluster: Cluster) -> Iterator[Team]:
+    made = install.prepared(kind_cluster)
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+    )
+    try:
+        install.install(kind_cluster, made, namespace=NAMESPACE)
+        yield Team(kubectl, kind_cluster, made)
+        log = kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill")
+        assert "Traceback" not in log, log
+    finally:
+        print(kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill", "--tail=100"))
+        # The crews first, while somebody is there to clear up after them, and a store for their workers to leave.
+        kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
+        workers = ("pods", "--selector=watchbill.dev/crew", f"--namespace={NAMESPACE}")
+        machine.until(lambda: not kubectl.items(*workers), within=SOON, what="no worker is left", every=0.5)
+        install.helm(kind_cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
+        kubectl("delete", "crd", "crews.watchbill.dev", "heartbeats.watchbill.dev", "--ignore-not-found")
+
+
+@pytest.fixture
+def name(team: Team) -> Iterator[str]:
+    """A crew's name; the crew is gone after the test."""
+    made = f"crew-{secrets.token_hex(3)}"
+    yield made
+    team.kubectl("delete", "crew", made, "--ignore-not-found")
+    team.kubectl("delete", "configmap", made, "--ignore-not-found")
+
+
+def crew(name: str, agent: str = "EchoAgent", **workers: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "watchbill.dev/v1alpha1",
+        "kind": "Crew",
+        "metadata": {"name": name},
+        "spec": {"agents": [{"name": "one", "class": agent}], "workers": workers},
+    }
+
+
+def sleepers(team: Team, name: str, **workers: Any) -> dict[str, Any]:
+    """A crew whose agent is in a ConfigMap; and that ConfigMap, made."""
+    team.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"slow.py": SLOW}})
+    template = {
+        "spec": {
+            "containers": [{"name": "worker", "volumeMounts": [{"name": "agents", "mountPath": "/agents"}]}],
+            "volumes": [{"name": "agents", "configMap": {"name": name}}],
+            **workers.pop("pod", {}),
+        }
+    }
+    return crew(name, "slow:Sleeper", template=template, **workers)
+
+
+# ---------------------------------------------------------------- a crew comes, works and goes
+
+
+def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: Team):
+    team.kubectl("create", "configmap", "log-triage", f"--from-file={EXAMPLE}")
+    try:
+        team.kubectl("apply", "--filename", EXAMPLE)
+        team.until_ready("log-triage")
+        assert team.pods("log-triage") == []
+
+        words = ("submit", "--namespace", NAMESPACE, "log-triage", "What broke?", "--input", "log=@-", "--wait")
+        said = team.watchbill(*words, stdin=(EXAMPLE / "app.log").read_text())
+
+        assert "Most likely cause: out of memory" in said
+        assert len(team.pods("log-triage")) == 1
+        assert team.keys("log-triage")
+        machine.until(lambda: team.pods("log-triage") == [], within=30 + SOON, what="no pods once idle", every=1)
+        machine.until(lambda: team.workers("log-triage") == 0, within=10, what="the status says so")
+        listed = team.kubectl("get", "crews", "log-triage")
+        assert listed.split()[:7] == ["NAME", "READY", "MODE", "WORKERS", "WAITING", "RUNNING", "AGE"]
+        assert listed.splitlines()[1].split()[:6] == ["log-triage", "True", "sequential", "0", "0", "0"]
+    finally:
+        team.kubectl("delete", "crew", "log-triage")
+        team.kubectl("delete", "configmap", "log-triage")
+
+    machine.until(lambda: not team.keys("log-triage"), within=SOON, what="the store has nothing of it", every=1)
+    kinds = "deployments,replicasets,pods,serviceaccounts"
+
+    def children() -> list[str]:
+        return [i["metadata"]["name"] for i in team.get(kinds)["items"] if "log-triage" in i["metadata"]["name"]]
+
+    machine.until(lambda: not children(), within=SOON, what="nothing of it is left in the cluster", every=1)
+
+
+def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str):
+    team.apply(sleepers(team, name, concurrency=1, maxReplicas=2))
+    team.until_ready(name)
+    ids = [team.submit(name, "8") for _ in range(3)]
+    assert len(set(ids)) == 3
+
+    def shown() -> tuple[int, int, int]:
+        status = team.get("crew", name)["status"]
+        return status["replicas"], status.get("waiting", 0), status.get("running", 0)
+
+    # Not exact: while figures merely change, they are written every 10 s.
+    machine.until(lambda: shown()[0] == 2 and shown()[2], within=SOON, what="2 workers, and that something runs")
+    team.with_client(lambda client: asyncio.gather(*(client.wait(name, i, timeout=SOON) for i in ids)))
+    machine.until(lambda: shown()[1:] == (0, 0), within=30, what="nothing waits or runs")
+
+
+# ---------------------------------------------------------------- agents of one's own
+
+
+def test_an_image_made_from_ours_brings_its_agents(team: Team, name: str, tmp_path: Path):
+    if not team.cluster.kind_name:
+        pytest.skip("an image can only be put on the nodes of a kind cluster")
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "Dockerfile").write_text(f"FROM {team.images.worker}\nCOPY slow.py /agents/\n")
+    mine = f"watchbill-e2e/mine:{secrets.token_hex(4)}"
+    docker.build(mine, dockerfile=tmp_path / "Dockerfile", context=tmp_path)
+    try:
+        team.cluster.load(mine)
+        team.apply(crew(name, "slow:Sleeper", image=mine))
+        team.until_ready(name)
+
+        done = team.result(name, "0")
+
+        (pod,) = team.pods(name)
+        assert done == {"pod": pod["metadata"]["name"], "attempt": 1}
+        assert pod["spec"]["containers"][0]["image"] == mine
+    finally:
+        docker.docker("image", "rm", "--force", mine)
+
+
+def test_an_agent_that_no_worker_has_is_named_and_its_task_is_done_once_it_comes(team: Team, name: str):
+    team.apply(crew(name, "slow:Sleeper"))
+    team.until_ready(name)
+    task = team.submit(name, "0")
+
+    def stalled() -> dict[str, Any] | None:
+        found = [c for c in team.get("crew", name)["status"]["conditions"] if c["type"] == "Stalled"]
+        return found[0] if found and found[0]["reason"] == "AgentUnavailable" else None
+
+    machine.until(stalled, within=SOON, what="the crew says that its agent is missing")
+
+    team.apply(sleepers(team, name))
+
+    ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
+    assert ended.output["attempt"] == 1
+    machine.until(lambda: not stalled(), within=SOON, what="it says so no longer")
+
+
+# ---------------------------------------------------------------- pods that end
+
+
+def test_what_a_killed_worker_ran_is_done_by_another_once(team: Team, name: str):
+    # Otherwise the worker is its container's first process, which nobody in it can kill.
+    team.apply(sleepers(team, name, minReplicas=2, concurrency=1, pod={"shareProcessNamespace": True}))
+    pods = {pod["metadata"]["name"] for pod in team.until_pods(name, 2)}
+    task = team.submit(name, "10")
+    victim = machine.until(lambda: _runs_it(team, name), within=SOON, what="somebody runs it")
+    assert victim in pods
+    kill = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+    if "watchbill.worker" in words:
+        os.kill(int(pid), signal.SIGKILL)
+"""
+    killed = time.monotonic()
+    with suppress(KubectlError):  # its own process may go with the container
+        team.kubectl("exec", victim, "--", "python3", "-c", kill)
+
+    ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
+
+    assert ended.output["attempt"] == 2
+    # lease and 2 s until somebody else has it, and its 10 s
+    assert time.monotonic() - killed < 15 + 2 + 10 + 5
+    with team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
+        results: Any = client.xrange(f"wb:{{{NAMESPACE}/{name}}}:results")
+        assert sorted(fields["id"] for _, fields in results) == [task, f"{task}/one"]
+    restarts = {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in team.pods(name)}
+    assert restarts[victim] == 1
+    # by another pod, or by the victim's next life
+    assert ended.output["pod"] in restarts
+
+
+def test_a_pod_that_is_deleted_finishes_what_it_runs(team: Team, name: str):
+    team.apply(sleepers(team, name, minReplicas=1))
+    (pod,) = team.until_pods(name, 1)
+    victim = pod["metadata"]["name"]
+    task = team.submit(name, "6")
+    machine.until(lambda: _runs_it(team, name), within=SOON, what="it runs")
+
+    team.kubectl("delete", "pod", victim, "--wait=false")
+
+    ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
+    assert ended.output == {"pod": victim, "attempt": 1}
+    machine.until(lambda: victim not in {p["metadata"]["name"] for p in team.pods(name)}, within=20, what="it goes")
+
+
+def test_the_operators_restart_leaves_workers_alone(team: Team, name: str):
+    team.apply(sleepers(team, name, minReplicas=1))
+    (before,) = team.until_pods(name, 1)
+    task = team.submit(name, "8")
+    machine.until(lambda: _runs_it(team, name), within=SOON, what="it runs")
+
+    team.kubectl("rollout", "restart", "deployment/watchbill")
+    team.kubectl("rollout", "status", "deployment/watchbill", "--timeout=90s", timeout=120)
+
+    ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
+    assert ended.output == {"pod": before["metadata"]["name"], "attempt": 1}
+    (after,) = team.pods(name)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    team.until_ready(name)
+
+
+# ---------------------------------------------------------------- what a worker's pod is
+
+
+def test_a_worker_has_no_token_and_no_kubernetes_and_answers_its_probes(team: Team, name: str):
+    team.apply(crew(name, minReplicas=1))
+    (pod,) = team.until_pods(name, 1)
+    look = """
+import importlib.util, json, os, urllib.request
+def get(path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{os.environ['WATCHBILL_HEALTH_PORT']}{path}", timeout=5) as answer:
+        return answer.read().decode()
+print(json.dumps({
+    "token": os.path.exists("/var/run/secrets/kubernetes.io"),
+    "kubernetes": [name for name in ("kubernetes", "kopf") if importlib.util.find_spec(name)],
+    "root": os.getuid() == 0 or os.access("/", os.W_OK) or os.access("/opt/watchbill", os.W_OK),
+    "metrics": "watchbill_build_info" in get("/metrics"),
+    "probes": [bool(get("/healthz")), bool(get("/readyz"))],
+}))
+"""
+    seen = json.loads(team.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", look))
+    assert seen == {"token": False, "kubernetes": [], "root": False, "metrics": True, "probes": [True, True]}
+
+
+def test_a_heartbeat_wakes_a_crew_that_has_no_workers(team: Team, name: str):
+    beat = {
+        "apiVersion": "watchbill.dev/v1alpha1",
+        "kind": "Heartbeat",
+        "metadata": {"name": name},
+        "spec": {"crewRef": {"name": name}, "intervalSeconds": 5, "prompt": "wake up"},
+    }
+    team.apply(crew(name), beat)
+    try:
+        team.until_pods(name, 1)
+
+        def results() -> Any:
+            with team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
+                return client.xlen(f"wb:{{{NAMESPACE}/{name}}}:results")
+
+        machine.until(lambda: results() >= 2, within=SOON, what="two results", every=1)
+    finally:
+        team.kubectl("delete", "heartbeat", name)
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _runs_it(team: Team, name: str) -> str:
+    """The pod that runs the crew's one task; empty if none does."""
+    with team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
+        held: Any = client.hvals(f"wb:{{{NAMESPACE}/{name}}}:running")
+    pods = [pod["metadata"]["name"] for pod in team.pods(name)]
+    return next((pod for pod in pods for value in held if pod in value), "")
