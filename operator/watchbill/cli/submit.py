@@ -163,7 +163,9 @@ async def _wait(client: Client, crew: str, task_id: str, agent: str | None, time
     from watchbill.cli import progress
 
     if not (await client.figures(crew)).workers:
-        output.say(f"note: crew {crew!r} has no worker now. An operator starts one by itself; else: watchbill worker {crew}")
+        output.say(
+            f"note: crew {crew!r} has no worker now. An operator starts one by itself; else: watchbill worker {crew}"
+        )
     try:
         with progress.on_terminal() as view:
             ended = await progress.attend(client, crew, task_id, view, agent=agent, timeout=timeout)
