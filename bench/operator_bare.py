@@ -1,0 +1,302 @@
+"""The operator on a bare control plane: etcd, API server, controllers and scheduler, but no pods.
+
+Measures its memory, what it writes, and how soon a crew at zero that gets work has a worker asked for. Store, operator
+and control plane are its own, and gone afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import http.client
+import json
+import random
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.operator_watch import Watch, condition, store_version
+from e2e.cluster import control_plane as planes
+from e2e.cluster import machine, recipe
+from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.cluster.machine import ClusterError
+from e2e.control_plane import operator_process
+from e2e.control_plane.operator_process import Process, Store
+
+from watchbill import names
+from watchbill.client import Client
+
+NAMESPACE = "bench"
+ACCOUNT_NAMESPACE, ACCOUNT = "watchbill-system", "operator"
+USER = f"system:serviceaccount:{ACCOUNT_NAMESPACE}:{ACCOUNT}"
+
+CONTROLLER_FLAGS = ("--kube-api-qps=500", "--kube-api-burst=1000")
+"""Its own 20 requests per second would be what is measured: ReplicaSets of 500 Deployments in 25 s."""
+
+CREATORS = 5
+"""Processes that create crews: one alone holds itself to 50 requests per second."""
+START_SECONDS = 60.0
+READY_SECONDS = 600.0
+SCALE_SECONDS = 60.0
+QUIET_SECONDS = 5.0
+"""Settled: the operator has written nothing for that long."""
+
+
+@dataclass
+class Found:
+    """What was measured. Times in ms unless named otherwise, memory in MiB."""
+
+    crews: int
+    environment: dict[str, Any] = field(default_factory=dict)
+    submit_begin_to_scale: list[float] = field(default_factory=list)
+    submit_return_to_scale: list[float] = field(default_factory=list)
+    submit_call: list[float] = field(default_factory=list)
+    created_to_ready: list[float] = field(default_factory=list)
+    creating_seconds: float = 0.0
+    all_ready_seconds: float = 0.0
+    memory_empty: dict[str, float] = field(default_factory=dict)
+    memory_full: dict[str, float] = field(default_factory=dict)
+    writes_creating: dict[str, int] = field(default_factory=dict)
+    writes_scaling: dict[str, int] = field(default_factory=dict)
+    writes_at_rest: dict[str, int] = field(default_factory=dict)
+    rest_seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    """What must not be."""
+
+
+async def measure(crews: int, samples: int, rest_seconds: float, resync_seconds: float) -> Found:
+    """`samples` of the `crews` are given work, each once, after `rest_seconds` in which nobody asks for anything."""
+    found = Found(crews)
+    with tempfile.TemporaryDirectory(prefix="wb-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "store").mkdir()
+        store = Store(folder / "store")
+        machine.say("starting a control plane and a store")
+        try:
+            store.start()
+            with planes.running(folder / "plane", controller_manager_flags=CONTROLLER_FLAGS) as plane:
+                kubeconfig = _prepared(plane, store)
+                found.environment = {
+                    "Kubernetes": recipe.KUBERNETES,
+                    "store": store_version(store.client.info("server")),
+                    "controller manager": " ".join(CONTROLLER_FLAGS),
+                    "operator's resync, s": resync_seconds,
+                }
+                port = _free_port()
+                settings = {"health_port": str(port), "resync_seconds": str(resync_seconds)}
+                with operator_process.operator(kubeconfig, store.url, folder, **settings) as operator:
+                    operator.start()
+                    machine.until(
+                        lambda: operator.exit_code() is not None or _is_ready(port),
+                        within=START_SECONDS,
+                        what="the operator is ready",
+                        ignoring=(OSError, http.client.HTTPException),
+                    )
+                    if operator.exit_code() is not None:
+                        raise ClusterError(f"the operator ended by itself, with exit code {operator.exit_code()}")
+                    await _measure(found, plane, store, operator, samples, rest_seconds)
+                    if code := operator.terminate():
+                        found.wrong.append(f"the operator ended with exit code {code}")
+        finally:
+            store.client.close()
+            store.kill()
+    return found
+
+
+async def _measure(
+    found: Found, plane: ControlPlane, store: Store, operator: Process, samples: int, rest_seconds: float
+) -> None:
+    await asyncio.sleep(2 * QUIET_SECONDS)
+    found.memory_empty = _memory(operator)
+    crews_path = f"/apis/{names.API_GROUP}/{names.API_VERSION}/namespaces/{NAMESPACE}/crews"
+    deployments_path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+    async with Watch(plane.kubectl, crews_path) as crews, Watch(plane.kubectl, deployments_path) as deployments:
+        machine.say(f"creating {found.crews} crews")
+        began = plane.audit_position()
+        await _create(found, plane, crews)
+        await deployments.until(
+            lambda: len(deployments.objects) == found.crews and all(map(_is_observed, deployments.objects.values())),
+            within=READY_SECONDS,
+            what="every Deployment was seen by its controller",
+            every=0.5,
+        )
+        await _quiet(plane)
+        found.writes_creating = _counted(plane.writes(began, user=USER))
+
+        machine.say(f"at rest for {rest_seconds:g} s")
+        began = plane.audit_position()
+        start = time.perf_counter()
+        await asyncio.sleep(rest_seconds)
+        found.rest_seconds = time.perf_counter() - start
+        found.writes_at_rest = _counted(plane.writes(began, user=USER))
+        found.memory_full = _memory(operator)
+        if found.writes_at_rest:
+            found.wrong.append(f"writes at rest: {found.writes_at_rest}")
+
+        machine.say(f"giving work to {samples} of them, one after the other")
+        chosen = random.sample(sorted(map(_crew_of, deployments.objects.values())), samples + 1)
+        async with Client(store.url) as client:
+            await _sample(Found(0), client, deployments, chosen[0])  # connects, and loads the scripts
+            await _quiet(plane)
+            began = plane.audit_position()
+            for crew in chosen[1:]:
+                await _sample(found, client, deployments, crew)
+                await asyncio.sleep(
+                    0.3 + 0.4 * random.random()
+                )  # what follows from it is done; no timer is met in step
+            await _quiet(plane)
+            found.writes_scaling = _counted(plane.writes(began, user=USER))
+            await _check(found, client, deployments, chosen)
+
+
+async def _create(found: Found, plane: ControlPlane, crews: Watch) -> None:
+    manifests = [_crew(f"crew-{number:05d}") for number in range(found.crews)]
+    begin = time.perf_counter()
+    lists = [{"apiVersion": "v1", "kind": "List", "items": manifests[first::CREATORS]} for first in range(CREATORS)]
+    words = ("create", "--filename=-", "--validate=false", "--output=name", f"--namespace={NAMESPACE}")
+    creating = [
+        asyncio.to_thread(plane.kubectl, *words, stdin=json.dumps(one), timeout=READY_SECONDS)
+        for one in lists
+        if one["items"]
+    ]
+    await asyncio.gather(*creating)
+    found.creating_seconds = time.perf_counter() - begin
+    created: dict[str, float] = {}
+    ready: dict[str, float] = {}
+    position = 0
+
+    def all_ready() -> bool:
+        nonlocal position
+        for seen in crews.events[position:]:
+            name = seen.object["metadata"]["name"]
+            created.setdefault(name, seen.at)
+            if condition(seen.object, "Ready") == "True":
+                ready.setdefault(name, seen.at)
+        position = len(crews.events)
+        return len(ready) == found.crews
+
+    await crews.until(all_ready, within=READY_SECONDS, what=f"{found.crews} crews are Ready", every=0.05)
+    found.all_ready_seconds = max(ready.values()) - begin
+    found.created_to_ready = [1000 * (ready[name] - created[name]) for name in ready]
+
+
+async def _sample(found: Found, client: Client, deployments: Watch, crew: str) -> None:
+    since = len(deployments.events)
+    begin = time.perf_counter()
+    await client.submit(f"{NAMESPACE}/{crew}", "hello", agent="echo")
+    returned = time.perf_counter()
+    stored = await deployments.first(
+        lambda one: _crew_of(one) == crew and one["spec"]["replicas"] == 1,
+        since=since,
+        within=SCALE_SECONDS,
+        what=f"{crew} has one replica",
+    )
+    found.submit_call.append(1000 * (returned - begin))
+    found.submit_begin_to_scale.append(1000 * (stored.at - begin))
+    found.submit_return_to_scale.append(1000 * (stored.at - returned))
+
+
+async def _check(found: Found, client: Client, deployments: Watch, chosen: Sequence[str]) -> None:
+    """Whoever got work has one replica and has its task still; nobody else was touched."""
+    for seen in deployments.events:
+        crew, replicas = _crew_of(seen.object), seen.object["spec"]["replicas"]
+        if replicas > (crew in chosen):
+            found.wrong.append(f"{crew} had {replicas} replicas")
+    for one in deployments.objects.values():
+        crew, replicas = _crew_of(one), one["spec"]["replicas"]
+        if replicas != (crew in chosen):
+            found.wrong.append(f"{crew} ends with {replicas} replicas")
+    for crew in chosen:
+        figures = await client.figures(f"{NAMESPACE}/{crew}")
+        if (figures.waiting, figures.running) != (1, 0):
+            found.wrong.append(f"{crew} has {figures.waiting} tasks waiting and {figures.running} running, not 1 and 0")
+
+
+def _prepared(plane: ControlPlane, store: Store) -> Path:
+    """A kubeconfig for the operator: a user of its own, so that the audit log tells its writes."""
+    kubectl = plane.kubectl
+    for crd in sorted((recipe.HERE.parent.parent / "crds").glob("*.yaml")):
+        kubectl("apply", "--server-side", "--filename", crd)
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/crews.watchbill.dev")
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/heartbeats.watchbill.dev")
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ACCOUNT_NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "watchbill-bench-operator"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}],
+        },
+    )
+    secret = ("create", "secret", "generic", names.REDIS_SECRET, f"--from-literal={names.REDIS_SECRET_KEY}={store.url}")
+    kubectl(*secret, f"--namespace={NAMESPACE}")
+    return plane.service_account_kubeconfig(ACCOUNT_NAMESPACE, ACCOUNT)
+
+
+def _crew(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+        "kind": "Crew",
+        "metadata": {"name": name},
+        "spec": {"agents": [{"name": "echo", "class": "EchoAgent"}]},
+    }
+
+
+def _crew_of(deployment: dict[str, Any]) -> str:
+    return str(deployment["metadata"]["labels"][names.LABEL_CREW])
+
+
+def _is_observed(deployment: dict[str, Any]) -> bool:
+    return bool(deployment.get("status", {}).get("observedGeneration") == deployment["metadata"]["generation"])
+
+
+async def _quiet(plane: ControlPlane) -> None:
+    """Returns when the operator has written nothing for a while."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        position = plane.audit_position()
+        await asyncio.sleep(QUIET_SECONDS)
+        if not plane.writes(position, user=USER):
+            return
+    raise TimeoutError(f"the operator writes on and on, for {READY_SECONDS:g} s")
+
+
+def _counted(writes: Sequence[Write]) -> dict[str, int]:
+    """By what was done to which resource; refused ones apart."""
+
+    def label(write: Write) -> str:
+        subresource = f"/{write.subresource}" if write.subresource else ""
+        refused = f" refused with {write.code}" if write.code >= 400 else ""
+        return f"{write.verb} {write.resource}{subresource}{refused}"
+
+    return dict(sorted(collections.Counter(map(label, writes)).items()))
+
+
+def _memory(operator: Process) -> dict[str, float]:
+    """What the process holds now, and the most that it has held."""
+    assert operator._process is not None  # it does not tell its pid
+    lines = Path(f"/proc/{operator._process.pid}/status").read_text().splitlines()
+    kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return {"RSS": kibibytes["VmRSS"] / 1024, "peak": kibibytes["VmHWM"] / 1024}
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
