@@ -39,8 +39,10 @@ check: $(DEV)  ## What must hold before every commit: format, lint, types, layer
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(BIN)/pytest -q -m pure
 
+# Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together.
+JOBS ?= 3
 test: check  ## check, then all tests: what runs on any machine with Python
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 bench: $(DEV)  ## Measure tasks per second and latency, beside the floor
 	$(BIN)/python bench/throughput.py
