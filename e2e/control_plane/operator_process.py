@@ -114,6 +114,15 @@ class Store:
             self._process.wait()
             self._process = None
 
+    def pause(self) -> None:
+        """It hangs: connections stand, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def keys_of(self, namespace: str, name: str) -> set[str]:
         """All that the store has of a crew, with the indexes that name it."""
         found = {str(key) for key in self.client.scan_iter(match="*", count=1000)}

@@ -61,17 +61,13 @@ MONITORS = {
 
 # (group, resource, verb) in a namespace that the operator watches. More than this is a leak, less is a failure.
 RIGHTS = {
-    *(("watchbill.dev", kind, verb) for kind in ("crews", "heartbeats") for verb in ("get", "list", "watch")),
-    *(
-        ("watchbill.dev", f"{kind}/status", verb)
-        for kind in ("crews", "heartbeats")
-        for verb in ("get", "patch", "update")
-    ),
+    *(("watchbill.dev", kind, verb) for kind in ("crews", "heartbeats") for verb in ("list", "watch")),
+    ("watchbill.dev", "crews", "get"),
+    *(("watchbill.dev", f"{kind}/status", "patch") for kind in ("crews", "heartbeats")),
     ("watchbill.dev", "crews/finalizers", "update"),
-    *(("apps", "deployments", verb) for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *(("apps", "deployments", verb) for verb in ("list", "watch", "create", "patch", "delete")),
     *(("", "serviceaccounts", verb) for verb in ("get", "create", "patch")),
     ("", "secrets", "get"),
-    *(("events.k8s.io", "events", verb) for verb in ("create", "patch")),
 }
 CLUSTER_RIGHTS = {("", "namespaces/kube-system", "get")}
 

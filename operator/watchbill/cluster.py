@@ -2,15 +2,20 @@
 
 Writes are server-side applies under one field manager, each the full intent: a field left out is a field removed. A
 `resourceVersion` in the body fences the write (409 when the object has changed since it was seen).
+
+Credentials are read anew when the API server doesn't accept them any longer: tokens of pods are short-lived.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal
 
+import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -30,6 +35,29 @@ _BASE: Final[dict[Kind, str]] = {
 }
 
 Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Every object of a kind, as of one moment."""
+
+    objects: list[Object]
+    version: int
+    """The resourceVersion of that moment: of one kind, versions can be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where the API server is, and who we are, for another client than ours."""
+
+    server: str
+    ca_path: str | None
+    insecure: bool
+    scheme: str | None
+    token: str | None
+    certificate_path: str | None
+    key_path: str | None
+    proxy: str | None
 
 
 class ClusterUnavailable(RetryLater):
@@ -53,16 +81,20 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self._former: client.ApiClient | None = None
+        """With the credentials of before; requests may still be under way."""
+        self._renewing = asyncio.Lock()
 
     @classmethod
     async def connect(cls) -> Cluster:
-        """As a pod where we are one, else as the kubeconfig says."""
-        settings = client.Configuration()
+        """As a pod where we are one, else as the kubeconfig says. Raises UserActionRequired when neither says how."""
         try:
-            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-        return cls(client.ApiClient(configuration=settings))
+            return cls(client.ApiClient(configuration=await _configuration()))
+        except (OSError, config.ConfigException) as error:
+            raise UserActionRequired(
+                f"this is no pod with a ServiceAccount, and no kubeconfig says which cluster is meant ({error}). "
+                "Set KUBECONFIG"
+            ) from error
 
     async def __aenter__(self) -> Cluster:
         return self
@@ -70,11 +102,13 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._api.close()  # type: ignore[no-untyped-call]
+        for api in (self._api, self._former):
+            if api is not None:
+                await api.close()  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------ reading
 
-    async def list(self, kind: Kind, namespace: str | None, *, selector: str = "") -> list[Object]:
+    async def list(self, kind: Kind, namespace: str | None, *, selector: str = "") -> Listing:
         """Every object of the kind, as of one moment (pages of one consistent read)."""
         found: list[Object] = []
         token = ""
@@ -82,9 +116,9 @@ class Cluster:
             query = {"limit": str(PAGE), "continue": token, "labelSelector": selector}
             page = await self._request("GET", self._path(kind, namespace), query)
             found += page.get("items") or []
-            token = page.get("metadata", {}).get("continue") or ""
+            token = page["metadata"].get("continue") or ""
             if not token:
-                return found
+                return Listing(found, int(page["metadata"]["resourceVersion"]))
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object; None where there is none."""
@@ -101,6 +135,11 @@ class Cluster:
         except NotFound:
             return False
         return True
+
+    async def uid(self) -> str:
+        """Tells this cluster from all others: the uid of its namespace kube-system."""
+        found = await self._request("GET", "/api/v1/namespaces/kube-system")
+        return str(found["metadata"]["uid"])
 
     async def is_established(self, plural: str) -> bool:
         """Whether the API server serves this kind of ours."""
@@ -125,6 +164,13 @@ class Cluster:
         query = {"fieldManager": f"{names.FIELD_MANAGER}-status", "force": "true"}
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
+
+    async def scale(self, namespace: str, name: str, replicas: int, *, resource_version: str) -> Object:
+        """Only the size of a Deployment whose manifest is no longer known. Fenced like an apply."""
+        body = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
+        query = {"fieldManager": f"{names.FIELD_MANAGER}-scale"}
+        path = self._path("deployments", namespace, name)
+        return await self._request("PATCH", path, query, body=body, content_type="application/merge-patch+json")
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         """Deletes exactly this object, if it is still there; its children in the background."""
@@ -151,26 +197,87 @@ class Cluster:
         content_type: str = "application/json",
         accept: str = "application/json",
     ) -> Object:
-        serialize: Any = self._api.param_serialize
+        for last in (False, True):
+            api = self._api
+            try:
+                status, data = await self._send(api, method, path, query or {}, body, content_type, accept)
+            except ApiException as error:
+                status, data = error.status or 0, error.body or error.reason or ""
+            except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
+                text = str(error) or type(error).__name__
+                raise ClusterUnavailable(f"the API server doesn't answer: {text}") from error
+            if status == 401 and not last:
+                await self._renew(api)
+            elif 200 <= status < 300:
+                return json.loads(data) if data else {}
+            else:
+                break
+        raise _meaning(status, data, path)
+
+    @staticmethod
+    async def _send(
+        api: client.ApiClient,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Object | None,
+        content_type: str,
+        accept: str,
+    ) -> tuple[int, Any]:
+        serialize: Any = api.param_serialize
+        call: Any = api.call_api
         request = await serialize(
             method=method,
             resource_path=path,
-            query_params=[(key, value) for key, value in (query or {}).items() if value],
+            query_params=[(key, value) for key, value in query.items() if value],
             header_params={"Accept": accept, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
-        try:
-            call: Any = self._api.call_api
-            response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)
-            data = await response.read()
-        except ApiException as error:
-            raise _meaning(error.status or 0, error.body or error.reason or "", path) from error
-        except (OSError, TimeoutError) as error:
-            raise ClusterUnavailable(f"the API server doesn't answer: {error or type(error).__name__}") from error
-        if response.status >= 400:
-            raise _meaning(response.status, data, path)
-        return json.loads(data) if data else {}
+        response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        return response.status, await response.read()
+
+    async def _renew(self, refused: client.ApiClient) -> None:
+        """Reads the credentials anew, once for all requests that were refused with the former ones."""
+        async with self._renewing:
+            if self._api is not refused:
+                return
+            try:
+                fresh = await _configuration()
+            except (OSError, config.ConfigException) as error:
+                raise ClusterUnavailable(f"the credentials can't be read: {error}") from error
+            if self._former is not None:  # of at least one lifetime of a token ago
+                await self._former.close()  # type: ignore[no-untyped-call]
+            self._former, self._api = refused, client.ApiClient(configuration=fresh)
+
+
+async def credentials() -> Credentials:
+    """As `Cluster.connect` takes them, read at this moment. Raises OSError or ValueError when there are none."""
+    try:
+        found = await _configuration()
+    except config.ConfigException as error:
+        raise ValueError(str(error)) from error
+    header = str(await found.get_api_key_with_prefix("BearerToken") or "").strip()
+    scheme, _, token = header.rpartition(" ")
+    return Credentials(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=found.cert_file,
+        key_path=found.key_file,
+        proxy=found.proxy,
+    )
+
+
+async def _configuration() -> client.Configuration:
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+    return settings
 
 
 def _meaning(status: int, body: Any, path: str) -> Exception:
@@ -185,7 +292,9 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
             return NotFound(f"{path}: {message}")
         case 409:
             return Conflict(f"{path}: {message}")
-        case 401 | 403:
+        case 401:
+            return ClusterUnavailable(f"the API server doesn't accept our credentials: {message}")
+        case 403:
             return Forbidden(f"{path}: {message}", status)
         case 400 | 405 | 413 | 415 | 422:
             return Refused(message, status)

@@ -108,7 +108,8 @@ def _root(model: type[BaseModel]) -> dict[str, Any]:
     root = _structural(schema, schema.get("$defs", {}))
     # what the API server itself checks about every resource
     root["properties"]["apiVersion"] = root["properties"]["kind"] = {"type": "string"}
-    root["properties"]["metadata"] = {"type": "object"}
+    # the name is there for rules to point at, and nothing else of metadata may be declared
+    root["properties"]["metadata"] = {"type": "object", "properties": {"name": {"type": "string"}}}
     root["required"] = ["spec"]
     return root
 

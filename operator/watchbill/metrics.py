@@ -42,3 +42,16 @@ HEARTBEATS_FIRED: Final = Counter("watchbill_heartbeats_fired", "Slots fired by 
 HEARTBEATS_MISSED: Final = Counter(
     "watchbill_heartbeats_missed", "Slots skipped because nobody was there", ["crew", "heartbeat"]
 )
+
+# ---------------------------------------------------------------- the operator: of the whole process, none by crew
+
+RECONCILES: Final = Counter("watchbill_operator_reconciles", "Looks at a crew", ["result"])
+"""result: ok, again (something is expected to change by itself), failed (tried again with growing pauses)."""
+RECONCILE_SECONDS: Final = Histogram("watchbill_operator_reconcile_seconds", "Time of one look", buckets=_SECONDS)
+WORKQUEUE_DEPTH: Final = Gauge("watchbill_operator_workqueue_depth", "Crews that wait for a look")
+SCALE_DECISIONS: Final = Counter("watchbill_operator_scale_decisions", "Changes of a crew's worker count", ["reason"])
+"""reason: as in plan/replicas.py: scale-up, idle, bounds, external."""
+STATUS_WRITES: Final = Counter("watchbill_operator_status_writes", "Statuses written to the API server", ["kind"])
+"""kind: crews, heartbeats."""
+STORE_UP: Final = Gauge("watchbill_operator_store_up", "1 while the store answers the operator, 0 while it doesn't")
+WATCH_RESTARTS: Final = Counter("watchbill_operator_watch_restarts", "Times the watch of the API server ended")

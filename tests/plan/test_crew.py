@@ -43,8 +43,6 @@ def seen(of: Crew | None = None, **changes: Any) -> plan.Observed:
         load=IDLE,
         store_error=None,
         idle_for=None,
-        unavailable=0,
-        fault=None,
     )
     return dataclasses.replace(nothing, **changes)
 
@@ -53,18 +51,19 @@ def planned(observed: plan.Observed, now: datetime = NOW) -> plan.Plan:
     return plan.plan(observed, now=now, default_image=IMAGE)
 
 
-def stored(manifest: dict[str, Any], *, ready: int = 0, version: str = "7") -> plan.Child:
+def stored(manifest: dict[str, Any], *, version: str = "7", created: str = "", **status: Any) -> plan.Child:
     """As the API server has it once it was applied."""
     deployment = copy.deepcopy(manifest)
     deployment["metadata"] |= {"uid": f"uid-{manifest['metadata']['name']}", "resourceVersion": version}
-    deployment["status"] = {"readyReplicas": ready}
+    deployment["metadata"]["creationTimestamp"] = created or "2026-03-01T11:00:00Z"
+    deployment["status"] = status
     return plan.project(deployment)
 
 
-def child(of: Crew | None = None, replicas: int = 0) -> plan.Child:
+def child(of: Crew | None = None, replicas: int = 0, **more: Any) -> plan.Child:
     of = of or crew()
     template = manifests.pod_template(of, "team", IMAGE)
-    return stored(manifests.deployment(of, "team", "u1", template, replicas))
+    return stored(manifests.deployment(of, "team", "u1", template, replicas), **more)
 
 
 def settled(of: Crew | None = None, replicas: int = 0, **changes: Any) -> plan.Observed:
@@ -104,7 +103,7 @@ def test_with_all_in_place_the_crew_is_ready_at_zero_workers():
 
 
 def test_over_an_unchanged_cluster_nothing_is_done_at_all():
-    assert planned(settled(), LATER) == plan.Plan()
+    assert planned(settled(), LATER) == plan.Plan(revision=child().revision)
     busy = planned(settled(replicas=2, idle_for=1.0), LATER)
     assert (busy.applies, busy.deletes, busy.status, busy.scaled) == ((), (), None, None)
 
@@ -115,9 +114,18 @@ def test_a_status_that_was_stripped_is_written_again():
 
 def test_a_status_with_a_condition_too_many_is_written_again():
     there = settled()
-    more = {**there.status, "conditions": [*there.status["conditions"], {"type": "Stalled", "status": "True"}]}
+    stale = {"type": "Stalled", "status": "True", "reason": "Forbidden", "message": ""}
+    more = {**there.status, "conditions": [*there.status["conditions"], stale]}
     made = planned(dataclasses.replace(there, status=more))
     assert conditions(made.status) == {"Ready": ("True", "Available")}
+
+
+def test_a_condition_of_somebody_else_is_left_alone():
+    """Our apply could not remove it: to try would be a write at every look."""
+    there = settled()
+    theirs = {"type": "Audited", "status": "True", "reason": "Theirs", "message": ""}
+    more = {**there.status, "conditions": [*there.status["conditions"], theirs]}
+    assert planned(dataclasses.replace(there, status=more)).status is None
 
 
 def test_waiting_work_starts_workers_with_a_write_that_is_fenced_by_what_was_seen():
@@ -208,17 +216,68 @@ def test_when_the_store_is_back_the_crew_is_ready_again():
     assert conditions(up.status) == {"Ready": ("True", "Available")}
 
 
-def test_a_template_that_was_refused_is_not_applied_again():
-    made = planned(seen(fault=(Reason.TEMPLATE_INVALID, "spec.x: unknown field"), has_service_account=True))
+def refused(of: Crew, **changes: Any) -> plan.Observed:
+    """The server has just refused the crew's template."""
+    revision = manifests.revision(manifests.pod_template(of, "team", IMAGE))
+    return seen(of, refusal=(revision, "spec.x: unknown field"), has_service_account=True, **changes)
+
+
+def test_a_template_that_was_refused_is_not_applied_again_and_its_status_says_why():
+    made = planned(refused(crew()))
     assert made.applies == ()
     assert conditions(made.status) == {"Ready": ("False", "TemplateInvalid"), "Stalled": ("True", "TemplateInvalid")}
     assert made.status is not None
-    assert made.status["conditions"][1]["message"] == "spec.x: unknown field"
+    assert made.status["conditions"][1]["message"].endswith(": spec.x: unknown field")
+
+
+def test_what_was_refused_is_known_from_the_status_alone_until_spec_or_template_change():
+    made = planned(refused(crew()))
+    assert made.status is not None
+    again = planned(seen(crew(), status=made.status, has_service_account=True), LATER)
+    assert again.applies == ()
+    assert again.status is None
+    assert planned(seen(crew(), status=made.status, generation=2)).applies
+    other_image = plan.plan(seen(crew(), status=made.status), now=NOW, default_image="watchbill:2")
+    assert other_image.applies, "an operator with another image never tried its template"
+
+
+@pytest.mark.parametrize(("load", "idle_for", "size"), [(Load(25, 0), None, 3), (IDLE, 1e9, 0)])
+def test_while_a_template_is_refused_the_newest_revision_before_it_is_scaled(load, idle_for, size):
+    older = dataclasses.replace(child(crew(image="mine:0"), 1, created="2026-03-01T09:00:00Z"), ready=1)
+    old = dataclasses.replace(child(crew(), 1, created="2026-03-01T10:00:00Z"), ready=1)
+    made = planned(refused(NEW, children=[old, older], load=load, idle_for=idle_for))
+    assert made.applies == ()
+    assert made.resize == (old, size)
+    assert made.scaled is not None
+    assert made.deletes == (older,)
+    assert conditions(made.status)["Stalled"] == ("True", "TemplateInvalid")
+
+
+def test_what_is_forbidden_is_said_and_does_not_stop_the_scaling_of_what_there_is():
+    made = planned(settled(NEW, children=[child(crew(), 1)], load=Load(25, 0), denied="exceeded quota"))
+    assert made.applies == ()
+    assert made.resize == (child(crew(), 1), 3)
+    assert conditions(made.status)["Stalled"] == ("True", "Forbidden")
+
+
+def test_a_crew_that_is_anothers_gets_no_workers_and_keeps_those_it_has():
+    external = crew(scaling={"mode": "External"}, replicas=3)
+    fault = (Reason.OWNER_CONFLICT, "another's")
+    new = planned(seen(external, load=None, fault=fault))
+    assert (new.applies, new.resize, new.deletes) == ((), None, ())
+    assert conditions(new.status) == {"Ready": ("False", "OwnerConflict"), "Stalled": ("True", "OwnerConflict")}
+    old = planned(settled(external, 1, load=None, fault=fault))
+    assert (old.applies, old.resize, old.deletes) == ((), None, ())
 
 
 def test_a_cycle_is_said_as_it_is():
     made = planned(seen(fault=(Reason.FLOW_CYCLE, "a -> b -> a"), load=None))
     assert conditions(made.status) == {"Ready": ("False", "FlowCycle"), "Stalled": ("True", "FlowCycle")}
+
+
+def test_workers_of_a_crew_whose_new_definition_is_refused_are_scaled_by_the_work_of_the_old_one():
+    made = planned(settled(fault=(Reason.FLOW_CYCLE, "a -> b -> a"), load=Load(25, 0)))
+    assert applied(made)["spec"]["replicas"] == 3
 
 
 def test_a_fault_does_not_stop_workers_that_run():
@@ -228,10 +287,72 @@ def test_a_fault_does_not_stop_workers_that_run():
 
 
 def test_tasks_without_a_worker_that_has_their_agent_are_told():
-    made = planned(settled(unavailable=4))
+    made = planned(settled(unavailable=["critic", "writer"]))
     assert conditions(made.status)["Stalled"] == ("True", "AgentUnavailable")
     assert made.status is not None
-    assert "4 tasks" in made.status["conditions"][0]["message"]
+    assert "'critic', 'writer'" in made.status["conditions"][0]["message"]
+
+
+def test_a_hundred_agents_without_a_worker_are_not_all_named():
+    made = planned(settled(unavailable=[f"agent-{i}" for i in range(100)]))
+    assert made.status is not None
+    assert "'agent-9' and 90 more" in made.status["conditions"][0]["message"]
+
+
+# ---------------------------------------------------------------- workers that can't start
+
+
+def deployment_condition(kind: str, status: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "status": status, "message": f"{kind} says why", **more}
+
+
+@pytest.mark.parametrize("told", [("ReplicaFailure", "True"), ("Progressing", "False")])
+def test_what_keeps_workers_from_starting_is_said_in_the_deployments_words(told):
+    failing = child(replicas=2, conditions=[deployment_condition(*told)])
+    made = planned(settled(children=[failing], load=Load(20, 0)))
+    assert conditions(made.status) == {
+        "Ready": ("False", "WorkersUnavailable"),
+        "Stalled": ("True", "WorkersUnavailable"),
+    }
+    assert made.status is not None
+    assert f"{told[0]} says why" in made.status["conditions"][0]["message"]
+    cured = dataclasses.replace(child(replicas=2), ready=2)
+    healed = planned(settled(children=[cured], load=Load(20, 0), status=made.status), LATER)
+    assert conditions(healed.status) == {"Ready": ("True", "Available")}
+
+
+@pytest.mark.parametrize("told", [("ReplicaFailure", "False"), ("Progressing", "True")])
+def test_a_deployment_that_is_well_is_no_trouble(told):
+    well = child(replicas=2, conditions=[deployment_condition(*told)])
+    assert planned(settled(children=[well], load=Load(20, 0), idle_for=None)).status is None or conditions(
+        planned(settled(children=[well], load=Load(20, 0))).status
+    ) == {"Ready": ("True", "Available")}
+
+
+def test_trouble_is_none_while_no_worker_is_wanted():
+    failing = child(replicas=0, conditions=[deployment_condition("ReplicaFailure", "True")])
+    assert conditions(planned(seen(children=[failing], has_service_account=True)).status)["Ready"][0] == "True"
+
+
+def test_the_name_of_each_failing_pod_is_not_another_message():
+    def message(pod: str) -> str:
+        told = deployment_condition("ReplicaFailure", "True", message=f'pods "{pod}" is forbidden: exceeded quota')
+        return child(replicas=1, conditions=[{**told, "message": f'pods "{pod}" is forbidden: exceeded quota'}]).trouble
+
+    assert message("echo-1-a") == message("echo-1-b") == "pods is forbidden: exceeded quota"
+
+
+def test_workers_that_never_become_ready_are_said_once_they_had_time_to():
+    """The Deployment's own deadline does not run when it is scaled from 0."""
+    since = "2026-03-01T12:00:00Z"
+    stuck = child(replicas=1, conditions=[deployment_condition("Available", "False", lastTransitionTime=since)])
+    early = planned(settled(children=[stuck], load=Load(5, 0)), NOW + timedelta(seconds=manifests.START_SECONDS - 1))
+    assert conditions(early.status)["Ready"] == ("True", "Available")
+    assert early.again_seconds == 1.0
+    late = planned(settled(children=[stuck], load=Load(5, 0)), NOW + timedelta(seconds=manifests.START_SECONDS))
+    assert conditions(late.status)["Stalled"] == ("True", "WorkersUnavailable")
+    some = dataclasses.replace(stuck, ready=1)
+    assert conditions(planned(settled(children=[some], load=Load(5, 0)), LATER).status)["Ready"][0] == "True"
 
 
 # ---------------------------------------------------------------- revisions
@@ -270,6 +391,23 @@ def test_replicas_in_the_status_are_those_of_all_revisions():
     made = planned(settled(NEW, children=[child(crew(), 2), child(NEW, 3)], load=Load(0, 40)))
     assert made.status is not None
     assert made.status["replicas"] == 5
+
+
+def test_deployments_of_a_former_crew_of_that_name_go_before_the_new_one_gets_its_own():
+    """They may have the same name, and their workers are not the new crew's."""
+    old = dataclasses.replace(child(replicas=3), owner="former")
+    made = planned(seen(children=[old], load=Load(5, 0)))
+    assert made.deletes == (old,)
+    assert made.applies == ()
+    assert made.again_seconds is not None
+    assert applied(planned(seen(children=[])))["spec"]["replicas"] == 0
+
+
+def test_a_deployment_whose_owner_was_edited_away_is_taken_back():
+    edited = dataclasses.replace(child(), owner="", content="{}")
+    made = planned(settled(children=[edited]))
+    assert made.deletes == ()
+    assert applied(made)["metadata"]["ownerReferences"][0]["uid"] == "u1"
 
 
 # ---------------------------------------------------------------- External, and times
@@ -311,7 +449,7 @@ def test_a_new_generation_is_observed_in_status_and_conditions():
 
 def test_a_status_is_what_the_api_server_takes():
     """The CRD bounds a condition's message; a long refusal must not make the status itself refused."""
-    made = planned(seen(fault=(Reason.TEMPLATE_INVALID, "x" * 100_000)))
+    made = planned(seen(fault=(Reason.INVALID_SPEC, "x" * 100_000)))
     assert made.status is not None
     assert max(len(c["message"]) for c in made.status["conditions"]) <= 32768
     json.dumps(made.status)

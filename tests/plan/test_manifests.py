@@ -325,7 +325,7 @@ def test_what_the_server_and_others_add_is_no_difference():
     observed = copy.deepcopy(desired)
     observed["metadata"] |= {"uid": "1", "resourceVersion": "7", "annotations": {"theirs": "1"}}
     observed["metadata"]["labels"]["theirs"] = "1"
-    observed["spec"]["progressDeadlineSeconds"] = 600
+    observed["spec"]["paused"] = False
     pod = observed["spec"]["template"]["spec"]
     pod["dnsPolicy"] = "ClusterFirst"
     pod["containers"].insert(0, {"name": "injected"})

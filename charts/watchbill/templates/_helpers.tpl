@@ -70,23 +70,23 @@ capabilities: {drop: [ALL]}
 {{- define "watchbill.rules" -}}
 - apiGroups: [watchbill.dev]
   resources: [crews, heartbeats]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
+- apiGroups: [watchbill.dev]  # whether a crew is really gone, before what is stored of it is removed
+  resources: [crews]
+  verbs: [get]
 - apiGroups: [watchbill.dev]
   resources: [crews/status, heartbeats/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 - apiGroups: [watchbill.dev]  # to own what it makes, where the cluster asks for that (OwnerReferencesPermissionEnforcement)
   resources: [crews/finalizers]
   verbs: [update]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, create, patch]
 - apiGroups: [""]  # only those that a crew names: Secrets are never listed
   resources: [secrets]
   verbs: [get]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
 {{- end -}}

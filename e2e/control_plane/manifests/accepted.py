@@ -70,6 +70,13 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
     "a name of 52 characters": crew(name="a" * 52),
     "a name of one digit": crew(name="1"),
     "a name with dashes": crew(name="a--b-9"),
+    "labels and annotations of every form": crew(
+        labels={"a": "", "A_b.C-9": "x" * 63, "x" * 63: "9", "p" * 253 + "/n": "a.b_c-D", "1.x-y/Z": "v"},
+        annotations={"A.B/C": "any\ntext, é", "x" * 63: "", "why": "x" * 261_000},
+    ),
+    "what Kubernetes writes about it": crew(
+        uid="0b5e", generation=2, creationTimestamp=None, selfLink="/x", finalizers=["a/b"], generateName="blog-"
+    ),
     "mode parallel": crew({"spec.executionMode": "parallel"}),
     "mode sequential": crew({"spec.executionMode": "sequential"}),
     "a flow without relations": flow(),

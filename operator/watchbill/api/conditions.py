@@ -5,13 +5,16 @@ As Kubernetes tools expect them: `Ready` sums up; `Reconciling` and `Stalled` ar
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from watchbill.api.meta import Strict
+
+MESSAGE_MAX: Final = 32768
 
 
 class ConditionType(StrEnum):
@@ -35,22 +38,66 @@ class Reason(StrEnum):
     FLOW_CYCLE = "FlowCycle"
     """Stalled: the flow relations of a crew go in a circle, so no step could ever start. The message names it."""
     AGENT_UNAVAILABLE = "AgentUnavailable"
-    """Stalled: the class or a tool of an agent can't be loaded by the workers."""
+    """Stalled: the class or a tool of an agent can't be loaded by the workers. The message names the agents whose tasks
+    wait. Clears by itself when a worker comes that has them."""
     INVALID_SCHEDULE = "InvalidSchedule"
     """Stalled: a heartbeat's cron expression or time zone is not one, or its schedule never comes."""
     INVALID_SPEC = "InvalidSpec"
     """Stalled: the spec says something that can't be; the message says what."""
+    INVALID_PROMPT = "InvalidPrompt"
+    """Stalled: the prompt of an agent cites a step that isn't there, or that doesn't run before it."""
+    OWNER_CONFLICT = "OwnerConflict"
+    """Stalled: the store has a crew of this name that another operator manages, in this cluster or in another that uses
+    the same Redis, or that was stored by hand. Nothing of it is touched, and no worker is started. Clears by itself
+    when the other lets go of it."""
+    WORKERS_UNAVAILABLE = "WorkersUnavailable"
+    """Stalled: workers are wanted, but their pods can't be made (a quota, Pod Security) or none of them becomes ready;
+    the message is the Deployment's. Clears by itself when they do."""
     REDIS_SECRET_MISSING = "RedisSecretMissing"  # noqa: S105 - a reason
     """Stalled: the Secret with the store's URL isn't in the crew's namespace."""
     TEMPLATE_INVALID = "TemplateInvalid"
     """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
-    changes."""
+    changes; until then workers of the revision before go on, and are scaled."""
     FORBIDDEN = "Forbidden"
-    """Stalled: the API server forbids the operator what the crew needs (a right, a quota). Tried again by itself."""
+    """Stalled: the API server forbids the operator what the crew needs (a right, a quota). Tried again by itself, at
+    most a minute apart."""
     STORE_UNAVAILABLE = "StoreUnavailable"
-    """Not Ready: Redis doesn't answer the operator. Workers are held as they are; it goes on by itself."""
+    """Not Ready: Redis doesn't answer the operator, for ten seconds or longer. Workers are held as they are; it goes on
+    by itself."""
     CREW_NOT_FOUND = "CrewNotFound"
     """Stalled: there is no crew of the name that a heartbeat refers to."""
+    CREW_NOT_STORED = "CrewNotStored"
+    """Stalled: the crew that a heartbeat refers to was never taken up; the crew's own conditions say why."""
+
+
+Said = tuple[ConditionType, bool, Reason, str]
+"""One condition: whether it is so, why, and why in words."""
+
+
+def stated(
+    said: Sequence[Said], before: Sequence[Mapping[str, Any]], *, generation: int, now: datetime
+) -> list[dict[str, Any]]:
+    """Conditions as a status has them. `before`: those that are there, whose times stay while their values do."""
+    known = {c["type"]: c for c in before}
+    conditions = []
+    for kind, value, reason, message in said:
+        last, status = known.get(kind.value), "True" if value else "False"
+        conditions.append(
+            {
+                "type": kind.value,
+                "status": status,
+                "reason": reason.value,
+                "message": message[:MESSAGE_MAX],
+                "lastTransitionTime": last["lastTransitionTime"] if last and last["status"] == status else stamp(now),
+                "observedGeneration": generation,
+            }
+        )
+    return conditions
+
+
+def stamp(moment: datetime) -> str:
+    """A time as the API server keeps it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Condition(Strict):
@@ -72,4 +119,4 @@ class Condition(Strict):
         max_length=1024,
         pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
     )
-    message: str = Field(description="Why, in words for people.", max_length=32768)
+    message: str = Field(description="Why, in words for people.", max_length=MESSAGE_MAX)

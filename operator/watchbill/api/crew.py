@@ -19,6 +19,7 @@ from watchbill.api.meta import (
     NAME_MAX,
     NAME_RULE,
     SET,
+    TEMPLATE_MAX_BYTES,
     TEXT_MAX,
     AgentName,
     ObjectMeta,
@@ -26,6 +27,7 @@ from watchbill.api.meta import (
     Template,
     UniqueNames,
     by_key,
+    bytes_rule,
     first_repeated,
     refuse_reserved,
 )
@@ -42,6 +44,15 @@ NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
 
 class Agent(Strict):
     """One agent of a crew."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                bytes_rule("systemPrompt", TEMPLATE_MAX_BYTES),
+                bytes_rule("prompt", TEMPLATE_MAX_BYTES),
+            ]
+        }
+    )
 
     name: Annotated[AgentName, AGENT_NAME_HINT] = Field(
         description="Its name, unique in the crew: what relations, heartbeats and {steps.NAME} cite."
@@ -378,8 +389,9 @@ class Crew(Strict):
                 NAME_RULE,
                 {
                     "rule": f"!(self.metadata.name in {sorted(names.RESERVED_CREW_NAMES)})",
-                    "message": "metadata.name is reserved for an index of the crew records. Choose another name than "
+                    "message": "this name is reserved for an index of the crew records. Choose another name than "
                     + ", ".join(sorted(names.RESERVED_CREW_NAMES)),
+                    "fieldPath": ".metadata.name",
                 },
             ]
         }

@@ -14,6 +14,7 @@ from watchbill.api.meta import (
     AGENT_NAME_HINT,
     API_VERSION,
     NAME_RULE,
+    PROMPT_MAX_BYTES,
     TEXT_MAX,
     AgentName,
     ObjectMeta,
@@ -21,6 +22,7 @@ from watchbill.api.meta import (
     ResourceName,
     Strict,
     by_key,
+    bytes_rule,
 )
 from watchbill.api.problems import Finding, Hint, raise_findings
 
@@ -42,20 +44,21 @@ class HeartbeatSpec(Strict):
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
-                    "rule": "has(self.schedule) != has(self.intervalSeconds)",
-                    "message": "give exactly one of schedule and intervalSeconds. Remove one, or add one",
+                    "rule": "!has(self.schedule) || !has(self.intervalSeconds)",
+                    "message": "schedule and intervalSeconds are both given. Remove one of the two",
+                    "fieldPath": ".intervalSeconds",
+                },
+                {
+                    "rule": "has(self.schedule) || has(self.intervalSeconds)",
+                    "message": "neither schedule nor intervalSeconds is given, so it would never fire. Add one",
+                    "fieldPath": ".schedule",
                 },
                 {
                     "rule": f"has(self.schedule) || self.timeZone == '{UTC}'",
                     "message": "timeZone means something with schedule only. Remove it, or use schedule",
                     "fieldPath": ".timeZone",
                 },
-                {
-                    # an unknown zone makes the function itself fail, and with it the rule
-                    "rule": "timestamp('2000-01-01T00:00:00Z').getHours(self.timeZone) >= 0",
-                    "message": "timeZone is not known. Use a name such as Europe/Berlin, or UTC",
-                    "fieldPath": ".timeZone",
-                },
+                bytes_rule("prompt", PROMPT_MAX_BYTES),
             ]
         }
     )
@@ -82,6 +85,16 @@ class HeartbeatSpec(Strict):
         max_length=64,
         pattern="^[A-Za-z][A-Za-z0-9_+/-]*$",
         description="The time zone that schedule is read in, as in Europe/Berlin.",
+        # An unknown zone makes the function itself fail, and with it the rule. Here and not in the spec, because the
+        # API server ignores `fieldPath` when a rule fails in this way.
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "timestamp('2000-01-01T00:00:00Z').getHours(self) >= 0",
+                    "message": "timeZone is not known. Use a name such as Europe/Berlin, or UTC",
+                }
+            ]
+        },
     )
     prompt: Prompt = Field(default="", description="What is asked each time.")
     priority: Literal["CRITICAL", "HIGH", "NORMAL", "LOW", "BACKGROUND"] = Field(

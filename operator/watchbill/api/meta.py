@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from watchbill import names
-from watchbill.api.problems import Finding, Hint, raise_findings, refuse
+from watchbill.api.problems import Finding, Hint, quote, raise_findings, refuse
 
 API_VERSION: Final[Literal["watchbill.dev/v1alpha1"]] = "watchbill.dev/v1alpha1"
 """names.API_GROUP and names.API_VERSION; a test holds them together."""
@@ -45,7 +46,7 @@ AGENT_NAME_HINT: Final = Hint(
 
 
 def _bytes_within(limit: int) -> Any:
-    """The parts of an annotation that bound a text's bytes, here and at the API server."""
+    """The parts of an annotation that bound a text's bytes; `bytes_rule` does it at the API server."""
 
     def check(value: str) -> str:
         size = len(value.encode("utf-8", "surrogatepass"))
@@ -53,12 +54,17 @@ def _bytes_within(limit: int) -> Any:
             refuse(f"the text has {size} bytes, and at most {limit} are possible", _SHORTEN.text)
         return value
 
-    rule: dict[str, Any] = {
-        "rule": f"size(bytes(self)) <= {limit}",
-        "message": f"the text has more than {limit} bytes. {_SHORTEN.text.rstrip('.')}",
-    }
     # the schema's bound on characters is what keeps the cost of the rule within the API server's budget
-    return Field(max_length=limit, json_schema_extra={"x-kubernetes-validations": [rule]}), AfterValidator(check)
+    return Field(max_length=limit), AfterValidator(check)
+
+
+def bytes_rule(field: str, limit: int) -> dict[str, Any]:
+    """CEL: the bound on the bytes of a field. A rule of the field's owner, because an error about a text quotes it."""
+    return {
+        "rule": f"!has(self.{field}) || size(bytes(self.{field})) <= {limit}",
+        "message": f"the text has more than {limit} bytes. {_SHORTEN.text.rstrip('.')}",
+        "fieldPath": f".{field}",
+    }
 
 
 _SHORTEN: Final = Hint("Shorten it; larger text belongs into an input, or where a tool can read it.")
@@ -97,10 +103,21 @@ def first_repeated(values: list[Any]) -> tuple[int, Any] | None:
     return None
 
 
-class ObjectMeta(BaseModel):
-    """Name and labels. Other fields that Kubernetes writes here are ignored, so that its own output can be read."""
+_WRITTEN_BY_KUBERNETES: Final = frozenset(
+    {"generateName", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
+    | {"deletionGracePeriodSeconds", "ownerReferences", "finalizers", "managedFields"}
+)
+_ANNOTATIONS_MAX_BYTES: Final = 256 * 1024
+_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PREFIX: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+_LABEL_FIX: Final = (
+    "letters, digits, dashes, dots and underscores, at most 63, beginning and ending with a letter or a digit"
+)
+_KEY_FIX: Final = f"Use {_LABEL_FIX}; before it there may be a domain in lower-case letters, and a slash."
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, alias_generator=to_camel)
+
+class ObjectMeta(Strict):
+    """Name and labels. What Kubernetes itself writes here is passed over, so that its own output can be read."""
 
     name: ResourceName = Field(description=f"The name: {_DNS_LABEL}.")
     namespace: str | None = Field(
@@ -109,12 +126,49 @@ class ObjectMeta(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict, description="Labels, kept as they are.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations, kept as they are.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_kubernetes_writes(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: part for name, part in value.items() if name not in _WRITTEN_BY_KUBERNETES}
+
+    @model_validator(mode="after")
+    def _fit_for_kubernetes(self) -> ObjectMeta:
+        raise_findings(type(self), [*self._unfit_labels(), *self._unfit_annotations()])
+        return self
+
+    def _unfit_labels(self) -> Iterator[Finding]:
+        for key, value in self.labels.items():
+            if not _is_key(key):
+                yield Finding(("labels", key), f"{quote(key)} can't be the name of a label", _KEY_FIX)
+            if value and not _LABEL.fullmatch(value):
+                reason = f"{quote(value)} can't be the value of a label"
+                yield Finding(("labels", key), reason, f"Use {_LABEL_FIX}; or an annotation.")
+
+    def _unfit_annotations(self) -> Iterator[Finding]:
+        for key in self.annotations:
+            if not _is_key(key.lower()):
+                yield Finding(("annotations", key), f"{quote(key)} can't be the name of an annotation", _KEY_FIX)
+        size = sum(len(text.encode()) for entry in self.annotations.items() for text in entry)
+        if size > _ANNOTATIONS_MAX_BYTES:
+            reason = f"names and values have {size} bytes together, and at most {_ANNOTATIONS_MAX_BYTES} are possible"
+            yield Finding(("annotations",), reason, "Shorten them.")
+
+
+def _is_key(key: str) -> bool:
+    """Whether it can be the name of a label; of an annotation, when in lower case."""
+    prefix, slash, name = key.rpartition("/")
+    fits = not slash or (len(prefix) <= NAME_MAX and _PREFIX.fullmatch(prefix))
+    return bool(fits and _LABEL.fullmatch(name))
+
 
 NAME_RULE: Final[dict[str, Any]] = {
     "rule": f"size(self.metadata.name) <= {names.CREW_NAME_MAX} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
-    "message": f"metadata.name is not usable. Use {_DNS_LABEL}",
+    "message": f"this name is not usable. Use {_DNS_LABEL}",
+    "fieldPath": ".metadata.name",
 }
-"""CEL: what `ObjectMeta` says about names, which a schema can't say in its own words."""
+"""CEL: what `ObjectMeta` says about names. Not in the schema's own words, which would quote a pattern."""
 
 
 def refuse_reserved(model: type[BaseModel], name: str) -> None:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from watchbill.api import checks
 from watchbill.api.crew import Crew
-from watchbill.api.documents import Document, NotYaml, documents
+from watchbill.api.documents import Document, documents
 from watchbill.api.heartbeat import Heartbeat
+from watchbill.api.loader import NotYaml
 from watchbill.api.meta import API_VERSION
 from watchbill.api.problems import Finding, Loc, explain, field_at, model_at, nearest, quote, suggest
 from watchbill.errors import InvalidInput, Problem
@@ -60,7 +61,7 @@ def parse(text: str, source: str) -> Parsed:
 
     empty = True
     try:
-        for document in documents(text):
+        for document in _each(documents(text)):
             empty = False
             resource, found = _read(document)
             if resource is not None:
@@ -86,6 +87,18 @@ def parse(text: str, source: str) -> Parsed:
         source=source,
         _documents={id(resource): document for resource, document in read.values()},
     )
+
+
+def _each(found: Iterator[Document]) -> Iterator[Document]:
+    """The documents; instead of a List, as which kubectl prints several resources, what is in it."""
+    for document in found:
+        content = document.value
+        listed = isinstance(content, dict) and (content.get("apiVersion"), content.get("kind")) == ("v1", "List")
+        if listed and not document.faults and isinstance(content.get("items"), list):
+            for i, item in enumerate(content["items"]):
+                yield replace(document, value=item, within=("items", i))
+        else:
+            yield document
 
 
 def _read(document: Document) -> tuple[Crew | Heartbeat | None, list[Finding]]:

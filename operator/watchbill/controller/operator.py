@@ -4,38 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill import names
-from watchbill.cluster import Cluster, ClusterUnavailable
+from watchbill import metrics, names
+from watchbill.cluster import Cluster, Forbidden, Kind
 from watchbill.connection import connect, persist
-from watchbill.controller.reconcile import Cache, Heartbeats, Key, Reconciler
+from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.reconcile import Reconciler, StoreGate
+from watchbill.controller.statuses import Statuses
+from watchbill.controller.stored import Heartbeats, Stored
 from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import WorkQueue
 from watchbill.errors import WatchbillError
-from watchbill.plan import crew as plan
 from watchbill.settings import Settings
-from watchbill.store import definitions
-from watchbill.store.crews import CrewRedis
 
 logger = logging.getLogger("watchbill.operator")
 
 LOOKS_AT_ONCE: Final = 16
 START_SECONDS: Final = 2.0
+LEFT_OUT_SECONDS: Final = 60.0
+"""When a namespace that could not be listed is tried again."""
+SILENCE_SECONDS: Final = 5.0
+"""A subscription that was silent for this long is asked whether it is still there, and must answer within as much."""
+
+_SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": names.WORKER_SELECTOR}
 
 
 class _Ears(redis.asyncio.client.PubSub):
     """A subscription that tells when it begins anew: whatever was said while it was broken was said to nobody."""
 
     connected: Callable[[], None]
+    heard_at: float = 0.0
+    """When anything came over it last, answers to pings included."""
 
     async def on_connect(self, connection: Any) -> None:
         await super().on_connect(connection)
         self.connected()
+
+    async def parse_response(self, *args: Any, **options: Any) -> Any:
+        response = await super().parse_response(*args, **options)
+        if response is not None:
+            self.heard_at = time.monotonic()
+        return response
 
 
 class Operator:
@@ -46,10 +62,13 @@ class Operator:
         self._settings = settings
         self._url = url
         self._schedule = schedule
-        self._namespaces = [n.strip() for n in settings.watch_namespaces.split(",") if n.strip()]
+        self._namespaces = list(dict.fromkeys(n for n in map(str.strip, settings.watch_namespaces.split(",")) if n))
         self._cache = Cache()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
+        self._list_now = asyncio.Event()
+        self._unlisted: set[str] = set()
+        """Namespaces that could not be listed the last time: nothing of them may be swept."""
         self.is_ready = False
 
     def stop(self) -> None:
@@ -61,92 +80,91 @@ class Operator:
             stack.push_async_callback(self._client.aclose)
             self._cluster = await stack.enter_async_context(await Cluster.connect())
             scheduler = self._schedule(self._client)
-            self._reconciler = Reconciler(
-                self._cluster,
-                self._client,
-                scheduler,
-                self._cache,
-                worker_image=self._settings.worker_image,
-                owner=self._settings.installation,
-            )
-            self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.look)
-            await self._until_served()
-            await self._list()
-            watch = Watch(self._namespaces, self._take, self._break)
-            watch.start()
-            stack.push_async_callback(watch.stop)
-            await scheduler.start()
-            stack.push_async_callback(scheduler.stop)
-            work = [
-                asyncio.create_task(self._queue.run(LOOKS_AT_ONCE), name="reconcile"),
-                asyncio.create_task(self._hear(), name="wake-ups"),
-                asyncio.create_task(self._resync(), name="resync"),
-            ]
-            self.is_ready = True
             stopped = asyncio.create_task(self._stopping.wait())
-            ends: list[asyncio.Future[Any]] = [stopped, self._broken, *work]
+            starting = asyncio.create_task(self._until_served())
             try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                for end in ends:
-                    if end.done():
-                        end.result()
+                await asyncio.wait({stopped, starting}, return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    return
+                self._make(scheduler, owner=f"{self._settings.installation}@{starting.result()}")
+                stack.callback(self._statuses.turns.close)
+                watch = Watch(self._namespaces, self._take, self._list_now.set, self._break)
+                watch.start()
+                stack.push_async_callback(watch.stop)
+                await scheduler.start()
+                stack.push_async_callback(scheduler.stop)
+                await self._work(stopped)
             finally:
-                for task in (*work, stopped):
-                    task.cancel()
-                await asyncio.gather(*work, stopped, return_exceptions=True)
+                await _end(stopped, starting)
+
+    def _make(self, scheduler: Heartbeats, owner: str) -> None:
+        self._stored = Stored(self._client, scheduler, owner)
+        self._statuses = Statuses(self._cluster, self._cache, self._add)
+        gate = StoreGate(self._look_at_all)
+        self._reconciler = Reconciler(
+            self._cluster, self._cache, self._stored, self._statuses, gate, worker_image=self._settings.worker_image
+        )
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.look, metrics.WORKQUEUE_DEPTH.set)
+
+    async def _work(self, stopped: asyncio.Future[Any]) -> None:
+        work = [
+            asyncio.create_task(self._resync(), name="resync"),
+            asyncio.create_task(self._hear(), name="wake-ups"),
+        ]
+        ends = [stopped, self._broken, *work]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                if end.done():
+                    end.result()
+        finally:
+            self.is_ready = False
+            await _end(*work)
 
     # ------------------------------------------------------------ what the API server says
 
-    async def _until_served(self) -> None:
+    async def _until_served(self) -> str:
+        """Waits until the API server serves our kinds. Returns which cluster it is."""
         while True:
-            with suppress(ClusterUnavailable):
-                if all([await self._cluster.is_established(plural) for plural in ("crews", "heartbeats")]):
-                    return
-            logger.warning("the API server doesn't serve crews and heartbeats (yet), or we may not list them")
+            try:
+                served = [await self._cluster.is_established(plural) for plural in ("crews", "heartbeats")]
+                if all(served):
+                    return await self._cluster.uid()
+                logger.warning("the API server doesn't serve crews and heartbeats (yet)")
+            except WatchbillError as error:
+                logger.warning("can't start yet: %s", error)
             await asyncio.sleep(START_SECONDS)
 
     async def _list(self) -> None:
-        """Everything, as of now. Whoever isn't in it has gone."""
-        crews, beats, deployments = [], [], []
-        namespaces: Sequence[str | None] = self._namespaces or [None]
-        for namespace in namespaces:
-            crews += await self._cluster.list("crews", namespace)
-            beats += await self._cluster.list("heartbeats", namespace)
-            deployments += await self._cluster.list("deployments", namespace, selector=names.WORKER_SELECTOR)
-        before = {*self._cache.crews, *self._cache.beats}
-        now = Cache(crews={_key(o): _slim(o) for o in crews})
-        for heartbeat in beats:
-            now.put_heartbeat(_slim(heartbeat))
-        for deployment in deployments:
-            child = plan.project(deployment)
-            now.children.setdefault((_key(deployment)[0], _crew_of(deployment)), {})[child.name] = child
-        self._cache.crews, self._cache.heartbeats = now.crews, now.heartbeats
-        self._cache.beats, self._cache.children = now.beats, now.children
-        for key in {*before, *now.crews, *now.beats}:
-            self._queue.add(key)
+        """Everything, as of now. Whoever isn't in it has gone. A namespace that we may not list stays as it was."""
+        self._cache.expect_listing()
+        unlisted: set[str] = set()
+        try:
+            namespaces: Sequence[str | None] = self._namespaces or [None]
+            for namespace in namespaces:
+                try:
+                    listings = [
+                        (kind, await self._cluster.list(kind, namespace, selector=selector))
+                        for kind, selector in _SELECTORS.items()
+                    ]
+                except Forbidden as error:
+                    if namespace is None or len(namespaces) == 1:
+                        raise
+                    logger.warning("namespace %r is left out: %s", namespace, error)
+                    unlisted.add(namespace)
+                    continue
+                for kind, listing in listings:
+                    for key in self._cache.replace(kind, namespace, listing):
+                        self._queue.add(key)
+        finally:
+            self._cache.listed()
+        self._unlisted = unlisted
+        self._look_at_all()
 
-    def _take(self, plural: str, kind: str, obj: Mapping[str, Any]) -> None:
+    def _take(self, plural: str, kind: str, obj: Object) -> None:
         """One event of the watch. A hint: what is lost, the next listing finds."""
-        key = _key(obj)
-        gone = kind == "DELETED"
-        if plural == "crews":
-            if gone:
-                if self._cache.crews.get(key, obj)["metadata"]["uid"] == obj["metadata"]["uid"]:
-                    self._cache.crews.pop(key, None)
-            else:
-                self._cache.crews[key] = _slim(obj)
+        for key in self._cache.take(plural, kind, obj):
             self._queue.add(key)
-        elif plural == "heartbeats":
-            for crew in self._cache.drop_heartbeat(obj) if gone else self._cache.put_heartbeat(_slim(obj)):
-                self._queue.add(crew)
-        elif _crew_of(obj):
-            crew = (key[0], _crew_of(obj))
-            children = self._cache.children.setdefault(crew, {})
-            if gone:
-                children.pop(key[1], None)
-            else:
-                children[key[1]] = plan.project(obj)
-            self._queue.add(crew)
 
     def _break(self, why: str) -> None:
         if not self._broken.done():
@@ -154,68 +172,83 @@ class Operator:
 
     # ------------------------------------------------------------ beside it
 
-    async def _hear(self) -> None:
-        """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""
-        pubsub = _Ears(self._client.connection_pool, ignore_subscribe_messages=True)
-        pubsub.connected = self._look_at_all
-        await persist(lambda: pubsub.subscribe(names.WAKE_CHANNEL))
-        try:
-            while True:
-                message = await persist(lambda: pubsub.get_message(timeout=5.0))
-                if message:
-                    namespace, _, name = str(message["data"]).partition("/")
-                    if (namespace, name) in self._cache.crews:
-                        self._queue.add((namespace, name))
-        finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-
-    def _look_at_all(self) -> None:
-        for key in self._cache.crews:
-            self._queue.add(key)
-
     async def _resync(self) -> None:
         """Lists anew, looks at everything, and sweeps up crews that went while nobody watched."""
-        while True:
-            try:
-                await self._sweep()
-            except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
-                logger.warning("the sweep is put off: %s", error)
-            listed = False
-            while not listed:  # never a sweep after a listing that failed
-                await asyncio.sleep(self._settings.resync_seconds)
+        looks: asyncio.Task[None] | None = None
+        try:
+            while True:
+                listed = False
+                self._list_now.clear()
                 try:
-                    self._reconciler.doubt()
                     await self._list()
                     listed = True
                 except WatchbillError as error:
                     logger.warning("can't list: %s", error)
+                if listed and looks is None:  # not before all that there is is known
+                    looks = asyncio.create_task(self._queue.run(LOOKS_AT_ONCE), name="reconcile")
+                    looks.add_done_callback(self._looks_ended)
+                    self.is_ready = True
+                if listed:  # never a sweep after a listing that failed
+                    await self._sweep()
+                pause = START_SECONDS if not listed else LEFT_OUT_SECONDS if self._unlisted else math.inf
+                try:
+                    async with asyncio.timeout(min(pause, self._settings.resync_seconds)):
+                        await self._list_now.wait()
+                except TimeoutError:
+                    self._reconciler.doubt()
+        finally:
+            if looks is not None:
+                await _end(looks)
+
+    def _looks_ended(self, looks: asyncio.Task[None]) -> None:
+        if not looks.cancelled():
+            self._break(f"the work queue ended: {looks.exception()!r}")
 
     async def _sweep(self) -> None:
-        """Removes what this installation stored for crews that are no more. Only after a complete listing."""
+        """Has a look at what this operator stored for crews that are no more: that removes it."""
         living = {key: str(crew["metadata"]["uid"]) for key, crew in self._cache.crews.items()}
-        for namespace in await self._stored_namespaces():
-            for name in await CrewRedis(client=self._client, tenant=namespace, strict=True).list_crews():
-                key = (namespace, name)
-                uid, owner = await definitions.identity(self._client, names.CrewKeys(*key))
-                if owner == self._settings.installation and living.get(key) != uid:
-                    self._queue.add(key)
+        try:
+            strays = await self._stored.strays(self._namespaces, living)
+        except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
+            logger.warning("the sweep is put off: %s", error)
+            return
+        for key in strays:
+            if key[0] not in self._unlisted:
+                self._queue.add(key)
 
-    async def _stored_namespaces(self) -> Sequence[str]:
-        tenants = [str(t) for t in await self._client.smembers(names.crew_tenants())]
-        return [t for t in tenants if t != names.GLOBAL_TENANT and (not self._namespaces or t in self._namespaces)]
+    def _add(self, key: Key) -> None:
+        self._queue.add(key)
+
+    def _look_at_all(self) -> None:
+        for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
+            self._queue.add(key)
+
+    async def _hear(self) -> None:
+        """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""
+        while True:
+            ears = _Ears(self._client.connection_pool, ignore_subscribe_messages=True)
+            ears.connected = self._look_at_all
+            try:
+                await self._listen(ears)
+            finally:
+                await ears.aclose()  # type: ignore[no-untyped-call]
+
+    async def _listen(self, ears: _Ears) -> None:
+        """Returns when nothing comes from the other end: a connection may be dead without saying so."""
+        await persist(lambda: ears.subscribe(names.WAKE_CHANNEL))
+        ears.heard_at = time.monotonic()
+        while (silent_for := time.monotonic() - ears.heard_at) < 2 * SILENCE_SECONDS:
+            if silent_for >= SILENCE_SECONDS:
+                await persist(ears.ping)
+            message = await persist(lambda: ears.get_message(timeout=SILENCE_SECONDS))
+            if message is not None and message["type"] == "message":
+                namespace, _, name = str(message["data"]).partition("/")
+                if (namespace, name) in self._cache.crews:
+                    self._reconciler.woken((namespace, name))
+                    self._queue.add((namespace, name))
 
 
-def _key(obj: Mapping[str, Any]) -> Key:
-    return obj["metadata"]["namespace"], obj["metadata"]["name"]
-
-
-def _crew_of(obj: Mapping[str, Any]) -> str:
-    return str(obj["metadata"].get("labels", {}).get(names.LABEL_CREW, ""))
-
-
-def _slim(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without managedFields and kubectl's copy, which are larger than the rest."""
-    metadata = {k: v for k, v in obj["metadata"].items() if k not in ("managedFields",)}
-    annotations = metadata.get("annotations", {})
-    metadata["annotations"] = {k: v for k, v in annotations.items() if not k.startswith("kubectl.kubernetes.io/")}
-    return {**obj, "metadata": metadata}
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

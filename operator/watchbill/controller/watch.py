@@ -15,23 +15,31 @@ from typing import Any
 
 import kopf
 
-from watchbill import names
+from watchbill import cluster, metrics, names
 
 logger = logging.getLogger("watchbill.operator")
 
 Sink = Callable[[str, str, Mapping[str, Any]], None]
-"""(plural, ADDED | MODIFIED | DELETED | '', object); called on the sink's loop."""
+"""(plural, ADDED | MODIFIED | DELETED | '', object)"""
 
+LOGIN_AGAIN_SECONDS = 2.0
 FAILURES_MAX = 3
 FAILURES_SECONDS = 600.0
 
 
 class Watch:
-    """Watches Crews, Heartbeats and the workers' Deployments."""
+    """Watches Crews, Heartbeats and the workers' Deployments. All callables are called on the loop that makes it."""
 
-    def __init__(self, namespaces: Collection[str], sink: Sink, on_broken: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        namespaces: Collection[str],
+        sink: Sink,
+        on_restart: Callable[[], object],
+        on_broken: Callable[[str], object],
+    ) -> None:
         self._namespaces = namespaces
         self._sink = sink
+        self._on_restart = on_restart
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
@@ -53,47 +61,78 @@ class Watch:
                 logger.exception("the watch broke; starting it again")
             if self._stop.is_set():
                 return
+            metrics.WATCH_RESTARTS.inc()
             now = time.monotonic()
             failures = [at for at in failures if now - at < FAILURES_SECONDS] + [now]
             if len(failures) >= FAILURES_MAX:
-                self._loop.call_soon_threadsafe(self._on_broken, "the watch of the API server ended three times")
+                self._call(self._on_broken, "the watch of the API server ended three times")
                 return
             self._stop.wait(min(2.0 ** len(failures), 30.0))
+            self._call(self._on_restart)
 
     async def _operate(self) -> None:
-        settings = kopf.OperatorSettings()
-        settings.posting.enabled = False
-        settings.scanning.disabled = True
-        settings.peering.standalone = True
-        settings.watching.connect_timeout = 10.0
-        settings.networking.request_timeout = 30.0
-        settings.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
-        settings.process.ultimate_exiting_timeout = 5.0
-        registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login)
-        for group, version, plural, labels in (
-            (names.API_GROUP, names.API_VERSION, "crews", None),
-            (names.API_GROUP, names.API_VERSION, "heartbeats", None),
-            ("apps", "v1", "deployments", {names.LABEL_MANAGED_BY: "watchbill"}),
-        ):
-            kopf.on.event(group, version, plural, registry=registry, labels=labels)(self._handler(plural))
         await kopf.operator(
-            registry=registry,
-            settings=settings,
+            registry=registry(self._hand_over),
+            settings=settings(),
             stop_flag=self._stop,
             clusterwide=not self._namespaces,
             namespaces=list(self._namespaces),
         )
 
-    def _handler(self, plural: str) -> Callable[..., None]:
-        def hand_over(event: Mapping[str, Any], **_: Any) -> None:
-            # a plain copy: kopf's own views belong to its loop
-            obj, kind = dict(event["object"]), str(event.get("type") or "")
-            self._loop.call_soon_threadsafe(self._sink, plural, kind, obj)
+    def _hand_over(self, plural: str, kind: str, obj: Mapping[str, Any]) -> None:
+        self._call(self._sink, plural, kind, obj)
 
-        hand_over.__name__ = f"hand_over_{plural}"
-        return hand_over
+    def _call(self, what: Callable[..., object], *args: Any) -> None:
+        if not self._loop.is_closed():  # it may be, while we end
+            self._loop.call_soon_threadsafe(what, *args)
 
 
-def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+def registry(hand_over: Sink) -> kopf.OperatorRegistry:
+    """The handlers, for `kopf.operator` and for kopf's own runner in tests. `hand_over` is called on kopf's loop."""
+    handlers = kopf.OperatorRegistry()
+    kopf.on.login(registry=handlers, backoff=LOGIN_AGAIN_SECONDS)(_login)
+    for group, version, plural, labels in (
+        (names.API_GROUP, names.API_VERSION, "crews", None),
+        (names.API_GROUP, names.API_VERSION, "heartbeats", None),
+        ("apps", "v1", "deployments", {names.LABEL_MANAGED_BY: "watchbill"}),
+    ):
+        kopf.on.event(group, version, plural, registry=handlers, labels=labels)(_handler(plural, hand_over))
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf's, for watching and no more."""
+    made = kopf.OperatorSettings()
+    made.posting.enabled = False
+    made.scanning.disabled = True
+    made.peering.standalone = True
+    made.watching.connect_timeout = 10.0
+    made.watching.chunk_size = cluster.PAGE
+    made.networking.request_timeout = 30.0
+    made.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
+    made.process.ultimate_exiting_timeout = 5.0
+    return made
+
+
+def _handler(plural: str, hand_over: Sink) -> Callable[..., None]:
+    def handler(event: Mapping[str, Any], **_: Any) -> None:
+        # a plain copy: kopf's own views belong to its loop
+        hand_over(plural, str(event.get("type") or ""), dict(event["object"]))
+
+    handler.__name__ = f"hand_over_{plural}"
+    return handler
+
+
+async def _login(**_: Any) -> kopf.ConnectionInfo:
+    """Called again when the API server no longer accepts the credentials: tokens of pods are short-lived."""
+    found = await cluster.credentials()
+    return kopf.ConnectionInfo(
+        server=found.server,
+        ca_path=found.ca_path,
+        insecure=found.insecure,
+        scheme=found.scheme,
+        token=found.token,
+        certificate_path=found.certificate_path,
+        private_key_path=found.key_path,
+        proxy_url=found.proxy,
+    )

@@ -17,13 +17,19 @@ K = TypeVar("K", bound=Hashable)
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
+_SAID = 3
+"""From so many failures in a row on, people are told."""
 
 
 class WorkQueue(Generic[K]):
     """`look(key)` returns in how many seconds to look again, or None."""
 
-    def __init__(self, look: Callable[[K], Awaitable[float | None]]) -> None:
+    def __init__(
+        self, look: Callable[[K], Awaitable[float | None]], on_depth: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """`on_depth` is told how many keys wait."""
         self._look = look
+        self._on_depth = on_depth
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._queued: set[K] = set()
         self._busy: set[K] = set()
@@ -41,6 +47,7 @@ class WorkQueue(Generic[K]):
         elif key not in self._queued:
             self._queued.add(key)
             self._ready.put_nowait(key)
+            self._on_depth(len(self._queued))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Looks at the key then, or sooner if something else asks for it."""
@@ -64,6 +71,7 @@ class WorkQueue(Generic[K]):
         while True:
             key = await self._ready.get()
             self._queued.discard(key)
+            self._on_depth(len(self._queued))
             self._busy.add(key)
             after: float | None
             try:
@@ -72,7 +80,8 @@ class WorkQueue(Generic[K]):
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 after = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * (0.5 + random.random())
-                logger.warning("%s: %s: %s; again in %.1f s", key, type(error).__name__, error, after)
+                level = logging.INFO if failures < _SAID else logging.WARNING  # an old resourceVersion is no news
+                logger.log(level, "%s: %s: %s; again in %.1f s", key, type(error).__name__, error, after)
                 logger.debug("%s", key, exc_info=True)
             finally:
                 self._busy.discard(key)

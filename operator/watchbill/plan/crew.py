@@ -7,19 +7,24 @@ same end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from watchbill import names
 from watchbill.api import Crew
-from watchbill.api.conditions import Reason
+from watchbill.api.conditions import ConditionType, Reason, Said, stated
 from watchbill.plan import manifests, replicas
 
 Object = dict[str, Any]
+Fault = tuple[Reason, str]
 
-_STATUS_FIELDS: Final = ("waiting", "running")
+FIGURES: Final = ("waiting", "running")
+"""Fields of the status that change all the time."""
+OLD_AGAIN_SECONDS: Final = 2.0
+_POD_NAME: Final = re.compile(r'^pods "[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,15 @@ class Child:
     uid: str
     resource_version: str
     revision: str
+    owner: str
+    """The uid of the crew whose it is; empty where none is named."""
+    created: str
     replicas: int
     ready: int
+    trouble: str
+    """Why its pods can't be made, or don't become ready, as its controller says; empty where it doesn't."""
+    unavailable_since: datetime | None
+    """Since when it has too few ready workers; None: it has enough, or that is not known."""
     content: str
     """Labels, owners and spec as JSON, for comparison."""
 
@@ -53,66 +65,127 @@ class Observed:
     """None: the store can't say."""
     store_error: str | None
     idle_for: float | None
-    unavailable: int
-    """Tasks that wait for a worker that has their agent."""
-    fault: tuple[Reason, str] | None
-    """What the crew's own definition, or its template, was refused for."""
+    unavailable: Sequence[str] = ()
+    """Agents whose tasks wait for a worker that has them."""
+    fault: Fault | None = None
+    """What the crew's own definition is refused for."""
+    refusal: tuple[str, str] | None = None
+    """(template revision, message) that the API server has just refused. What it refused before, the status says."""
+    denied: str | None = None
+    """What the API server has just forbidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done, in this order, and when to look again."""
 
+    revision: str
+    """Of the template that is wanted."""
     applies: tuple[tuple[str, Object], ...] = ()
     """(kind, manifest)"""
+    resize: tuple[Child, int] | None = None
+    """An old revision that stands in for one that can't be made, and its new size."""
     deletes: tuple[Child, ...] = ()
     status: Object | None = None
     """None: it says already what it should."""
     again_seconds: float | None = None
-    scaled: replicas.Decision | None = field(default=None)
+    scaled: replicas.Decision | None = None
 
 
 def plan(seen: Observed, *, now: datetime, default_image: str) -> Plan:
     """One step towards what is wanted."""
-    applies: list[tuple[str, Object]] = []
     crew = seen.crew
     template = manifests.pod_template(crew, seen.namespace, default_image)
-    current = next((c for c in seen.children if c.revision == manifests.revision(template)), None)
-    old = [c for c in seen.children if c is not current]
-    decision = _scale(seen, current)
-    if seen.fault is None or seen.fault[0] is not Reason.TEMPLATE_INVALID:
-        if not seen.has_service_account:
-            applies.append(("serviceaccounts", manifests.service_account(crew, seen.namespace, seen.uid)))
-        desired = manifests.deployment(crew, seen.namespace, seen.uid, template, decision.replicas)
-        if current is None or not manifests.contains(json.loads(current.content), _compared(desired)):
-            if current is not None:
-                desired["metadata"]["resourceVersion"] = current.resource_version
-            applies.append(("deployments", desired))
+    revision = manifests.revision(template)
+    # Those of a former crew of that name go with it; that they go first keeps their workers out of the new one's count.
+    former = tuple(c for c in seen.children if c.owner not in ("", seen.uid))
+    children = [c for c in seen.children if c not in former]
+    current = next((c for c in children if c.revision == revision), None)
+    blocked = _blocked(seen, revision)
+    serving = current
+    if serving is None and blocked is not None:  # what there was goes on, until there is something better
+        serving = max(children, key=lambda c: (c.created, c.name), default=None)
+    decision = _scale(seen, serving, children)
+    changes = serving is not None and decision.replicas != serving.replicas
+    applies: tuple[tuple[str, Object], ...] = ()
+    if seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT:
+        changes = False  # workers of this name would do another's work
+    elif blocked is None and not former:
+        applies = _applies(
+            seen, current, manifests.deployment(crew, seen.namespace, seen.uid, template, decision.replicas)
+        )
     # An old revision goes once the new one is up, and nothing is left that its pods could be running.
-    is_up = current is not None and (current.ready > 0 or current.replicas == 0)
-    gone = tuple(old) if is_up and seen.load is not None and not seen.load.running else ()
-    status = _status(seen, current, decision, now)
+    old = tuple(c for c in children if c is not serving)
+    is_up = serving is not None and (serving.ready > 0 or serving.replicas == 0)
+    gone = old if is_up and seen.load is not None and not seen.load.running else ()
+    trouble, trouble_in = _trouble(serving, now)
+    there = sum(c.replicas for c in children) if serving is not None else decision.replicas
+    status = _status(seen, there, _conditions(seen, serving, blocked, trouble, now))
+    pauses = [decision.again_seconds, trouble_in, OLD_AGAIN_SECONDS if former or (old and not gone) else None]
     return Plan(
-        applies=tuple(applies),
-        deletes=gone,
-        status=None if manifests.contains(seen.status, status) and _no_more(seen.status, status) else status,
-        again_seconds=decision.again_seconds if not old or gone else 2.0,
-        scaled=decision if current is not None and decision.replicas != current.replicas else None,
+        revision=revision,
+        applies=applies,
+        resize=(serving, decision.replicas) if blocked is not None and changes and serving is not None else None,
+        deletes=former + gone,
+        status=None if says(seen.status, status) else status,
+        again_seconds=min((p for p in pauses if p is not None), default=None),
+        scaled=decision if changes else None,
     )
 
 
 def project(deployment: Mapping[str, Any]) -> Child:
     """The part of a Deployment that plans depend on."""
-    metadata, spec = deployment["metadata"], deployment.get("spec", {})
+    metadata, spec, status = deployment["metadata"], deployment.get("spec", {}), deployment.get("status", {})
+    conditions = {c["type"]: c for c in status.get("conditions") or []}
     return Child(
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         revision=metadata.get("labels", {}).get(names.LABEL_REVISION, ""),
+        owner=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
+        created=metadata.get("creationTimestamp") or "",
         replicas=spec.get("replicas", 1),
-        ready=deployment.get("status", {}).get("readyReplicas") or 0,
+        ready=status.get("readyReplicas") or 0,
+        trouble=_told(conditions.get("ReplicaFailure"), "True") or _told(conditions.get("Progressing"), "False"),
+        unavailable_since=_since(conditions.get("Available")),
         content=json.dumps(_compared(deployment)),
     )
+
+
+def refused_message(revision: str, message: str) -> str:
+    """How a status says that a template was refused: so that it is known after a restart."""
+    return f"template revision {revision}: {message}"
+
+
+def says(observed: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
+    """Whether a status says what it should, and of what is ours nothing that it should no longer say."""
+    ours = {kind.value for kind in ConditionType}
+    there, wanted = ({c["type"]: c for c in status.get("conditions", [])} for status in (observed, desired))
+    return (
+        set(there) & ours == set(wanted)
+        and manifests.contains(there, wanted)
+        and {k: v for k, v in observed.items() if k != "conditions"}
+        == {k: v for k, v in desired.items() if k != "conditions"}
+    )
+
+
+def summary(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The condition that sums up; empty where there is none."""
+    return next((c for c in status.get("conditions", []) if c["type"] == ConditionType.READY), {})
+
+
+# -------------------------------------------------------------------- within
+
+
+def _applies(seen: Observed, current: Child | None, desired: Object) -> tuple[tuple[str, Object], ...]:
+    applies: list[tuple[str, Object]] = []
+    if not seen.has_service_account:
+        applies.append(("serviceaccounts", manifests.service_account(seen.crew, seen.namespace, seen.uid)))
+    if current is None or not manifests.contains(json.loads(current.content), _compared(desired)):
+        if current is not None:
+            desired["metadata"]["resourceVersion"] = current.resource_version
+        applies.append(("deployments", desired))
+    return tuple(applies)
 
 
 def _compared(deployment: Mapping[str, Any]) -> Object:
@@ -124,70 +197,101 @@ def _compared(deployment: Mapping[str, Any]) -> Object:
     }
 
 
-def _scale(seen: Observed, current: Child | None) -> replicas.Decision:
+def _blocked(seen: Observed, revision: str) -> Fault | None:
+    """Why the Deployment that is wanted can't be made now."""
+    if seen.denied is not None:
+        return Reason.FORBIDDEN, seen.denied
+    if seen.refusal is not None and seen.refusal[0] == revision:
+        return Reason.TEMPLATE_INVALID, refused_message(*seen.refusal)
+    for condition in seen.status.get("conditions", []):
+        if (
+            (condition["type"], condition["reason"]) == (ConditionType.STALLED, Reason.TEMPLATE_INVALID)
+            and condition.get("observedGeneration") == seen.generation
+            and condition["message"].startswith(refused_message(revision, ""))
+        ):
+            return Reason.TEMPLATE_INVALID, condition["message"]
+    return None
+
+
+def _scale(seen: Observed, serving: Child | None, children: Sequence[Child]) -> replicas.Decision:
     workers = seen.crew.spec.workers
     bounds = replicas.Bounds(
         workers.min_replicas, workers.max_replicas, workers.concurrency, float(workers.idle_seconds)
     )
     # A new revision begins with as many as the old one has: a rollout is not a reason to do less.
-    have = current.replicas if current is not None else max((c.replicas for c in seen.children), default=0)
+    have = serving.replicas if serving is not None else max((c.replicas for c in children), default=0)
     if workers.scaling.mode == "External":
         return replicas.Decision(min(max(workers.replicas, bounds.min_replicas), bounds.max_replicas), "external")
-    if not seen.has_redis_secret and current is None:
+    if not seen.has_redis_secret and serving is None:
         return replicas.Decision(0, "hold")  # its pods could not even start
     return replicas.decide(bounds, seen.load, have, seen.idle_for)
 
 
-def _status(seen: Observed, current: Child | None, decision: replicas.Decision, now: datetime) -> Object:
+def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
+    """Why no worker starts, and in how many seconds that may have to be said."""
+    if serving is None or serving.replicas == 0:
+        return "", None
+    if serving.trouble:
+        return serving.trouble, None
+    if serving.ready > 0 or serving.unavailable_since is None:
+        return "", None
+    left = (serving.unavailable_since + timedelta(seconds=manifests.START_SECONDS) - now).total_seconds()
+    if left > 0:
+        return "", left
+    since = f"{serving.unavailable_since:%Y-%m-%dT%H:%M:%SZ}"
+    return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
+
+
+def _told(condition: Mapping[str, Any] | None, status: str) -> str:
+    if condition is None or condition["status"] != status:
+        return ""
+    # Each attempt is a pod of another name, and would be another message.
+    return _POD_NAME.sub("pods", condition.get("message") or condition.get("reason") or "unknown")
+
+
+def _since(available: Mapping[str, Any] | None) -> datetime | None:
+    if available is None or available["status"] != "False" or not available.get("lastTransitionTime"):
+        return None
+    return datetime.fromisoformat(available["lastTransitionTime"]).astimezone(UTC)
+
+
+def _status(seen: Observed, there: int, conditions: list[Object]) -> Object:
     status: Object = {
         "observedGeneration": seen.generation,
-        "conditions": _conditions(seen, current, decision, now),
-        "replicas": sum(c.replicas for c in seen.children) if current is not None else decision.replicas,
+        "conditions": conditions,
+        "replicas": there,
         "selector": manifests.selector(seen.crew.name),
     }
     if seen.load is not None:
         status |= {"waiting": seen.load.waiting, "running": seen.load.running}
     else:
-        status |= {key: seen.status[key] for key in _STATUS_FIELDS if key in seen.status}
+        status |= {key: seen.status[key] for key in FIGURES if key in seen.status}
     return status
 
 
-def _conditions(seen: Observed, current: Child | None, decision: replicas.Decision, now: datetime) -> list[Object]:
-    stalled = _stalled(seen)
-    said: list[tuple[str, str, Reason, str]] = []
+def _conditions(
+    seen: Observed, serving: Child | None, blocked: Fault | None, trouble: str, now: datetime
+) -> list[Object]:
+    stalled = seen.fault or blocked or _stalled(seen, trouble)
+    said: list[Said]
     if stalled is not None:
-        said.append(("Ready", "False", *stalled))
-        said.append(("Stalled", "True", *stalled))
+        said = [(ConditionType.READY, False, *stalled), (ConditionType.STALLED, True, *stalled)]
     elif seen.load is None:
-        reason = f"the store doesn't answer; workers are held as they are: {seen.store_error}"
-        said.append(("Ready", "False", Reason.STORE_UNAVAILABLE, reason))
-    elif current is None:
-        said.append(("Ready", "False", Reason.PROGRESSING, "the workers' Deployment is being made"))
-        said.append(("Reconciling", "True", Reason.PROGRESSING, "the workers' Deployment is being made"))
+        message = f"the store doesn't answer; workers are held as they are: {seen.store_error}"
+        said = [(ConditionType.READY, False, Reason.STORE_UNAVAILABLE, message)]
+    elif serving is None:
+        message = "the workers' Deployment is being made"
+        said = [
+            (ConditionType.READY, False, Reason.PROGRESSING, message),
+            (ConditionType.RECONCILING, True, Reason.PROGRESSING, message),
+        ]
     else:
         # At zero replicas there is nothing to wait for: work that comes starts workers.
-        said.append(("Ready", "True", Reason.AVAILABLE, "the crew takes work"))
-    before = {c["type"]: c for c in seen.status.get("conditions", [])}
-    conditions = []
-    for kind, value, reason_, message in said:
-        last = before.get(kind)
-        since = last["lastTransitionTime"] if last and last["status"] == value else _stamp(now)
-        conditions.append(
-            {
-                "type": kind,
-                "status": value,
-                "reason": reason_.value,
-                "message": message[:32768],
-                "lastTransitionTime": since,
-                "observedGeneration": seen.generation,
-            }
-        )
-    return conditions
+        said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work")]
+    return stated(said, seen.status.get("conditions", []), generation=seen.generation, now=now)
 
 
-def _stalled(seen: Observed) -> tuple[Reason, str] | None:
-    if seen.fault is not None:
-        return seen.fault
+def _stalled(seen: Observed, trouble: str) -> Fault | None:
     if not seen.has_redis_secret:
         name = seen.crew.spec.workers.redis_secret_ref.name
         return (
@@ -196,18 +300,13 @@ def _stalled(seen: Observed) -> tuple[Reason, str] | None:
             f"{names.REDIS_SECRET_KEY!r}, or name another in workers.redisSecretRef",
         )
     if seen.unavailable:
+        agents = ", ".join(repr(agent) for agent in seen.unavailable[:10])
+        more = f" and {len(seen.unavailable) - 10} more" if len(seen.unavailable) > 10 else ""
         return (
             Reason.AGENT_UNAVAILABLE,
-            f"{seen.unavailable} tasks wait for a worker that can load their agent. Its events say why "
-            f"(watchbill events {seen.namespace}/{seen.crew.name}); build it into workers.image, or mend its class",
+            f"tasks wait for a worker that can load the agents {agents}{more}. The crew's events say why "
+            f"(watchbill events {seen.namespace}/{seen.crew.name}); build them into workers.image, or mend their class",
         )
+    if trouble:
+        return Reason.WORKERS_UNAVAILABLE, f"workers don't start: {trouble}"
     return None
-
-
-def _no_more(observed: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
-    """Whether the status says nothing that it should no longer say."""
-    return len(observed.get("conditions", [])) == len(desired["conditions"]) and set(observed) <= set(desired)
-
-
-def _stamp(now: datetime) -> str:
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

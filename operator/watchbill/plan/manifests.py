@@ -17,6 +17,8 @@ Object = dict[str, Any]
 
 GRACE_SECONDS: Final = 60
 """The pod's; the worker hands back five seconds earlier."""
+START_SECONDS: Final = 300
+"""How long a worker may take to become ready: its image may be large, its node may have to be made first."""
 
 _BY_NAME: Final = frozenset({"containers", "initContainers", "volumes", "env"})
 _EXCLUDES: Final = frozenset({"value", "valueFrom"})
@@ -151,6 +153,7 @@ def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas:
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": START_SECONDS,
             "selector": {"matchLabels": {names.LABEL_CREW: crew.name, names.LABEL_REVISION: of}},
             "template": template,
         },

@@ -6,14 +6,21 @@ The record that people read is `store/crews.py`'s; this is what the scripts chec
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import redis.asyncio
+from pydantic import ValidationError
 
 from watchbill.connection import run_script, translated
 from watchbill.errors import Conflict, NotFound
 from watchbill.names import CrewKeys
 from watchbill.records import CrewDefinition
+
+_BATCH: Final = 500
+_RECORDS: Final = 100
+"""Tasks and runs that are removed at once, of five keys each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +32,28 @@ class Current:
     definition: CrewDefinition
 
 
+class Taken(Conflict):
+    """The name belongs to another crew, or to another owner. Nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose the crew in the store is; all empty where there is none."""
+
+    uid: str = ""
+    owner: str = ""
+    leaving: str = ""
+    """The uid of a crew whose removal has begun and not ended."""
+
+
 async def apply(
     client: redis.asyncio.Redis, keys: CrewKeys, definition: CrewDefinition, *, uid: str | None = None, owner: str = ""
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
     Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
-    `owner` says who manages it, so that nobody else sweeps it away.
-    Raises Conflict when the crew of that name has another uid.
+    `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
+    was interrupted is brought to its end first. Raises Taken when the crew of that name has another uid or owner.
     """
     digest = definition.digest()
     fresh = uid or str(uuid.uuid4())
@@ -45,10 +66,16 @@ async def apply(
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
                 [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued, owner],
             )
-            if reply[0] == "ok":
-                return str(reply[1])
-            if reply[0] == "other":
-                raise Conflict(f"crew {keys.crew!r} in the store is another crew of that name (uid {reply[1]})")
+            match reply[0]:
+                case "ok":
+                    return str(reply[1])
+                case "other":
+                    raise Taken(
+                        f"crew {keys.crew!r} in the store is another crew of that name (uid {reply[1]}), "
+                        + (f"which {reply[2]!r} manages" if reply[2] else "which no operator manages")
+                    )
+                case "leaving":
+                    await delete(client, keys, str(reply[1]))
 
 
 async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
@@ -74,32 +101,65 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
     return CrewDefinition.model_validate_json(content)
 
 
-async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> tuple[str, str]:
-    """(uid, owner) of the crew in the store; empty where there is none."""
+async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:
+    """Whose the crew in the store is."""
+    (found,) = await identities(client, [keys])
+    return found
+
+
+async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> list[Identity]:
+    """The same for many."""
+    found: list[Identity] = []
     with translated():
-        uid, owner = await client.hmget(keys.meta, ["uid", "owner"])
-    return str(uid or ""), str(owner or "")
+        for start in range(0, len(crews), _BATCH):
+            async with client.pipeline(transaction=False) as pipe:
+                for keys in crews[start : start + _BATCH]:
+                    pipe.hmget(keys.meta, ["uid", "owner", "leaving"])
+                found += [Identity(*(str(value or "") for value in reply)) for reply in await pipe.execute()]
+    return found
 
 
 async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
     """Removes the crew of this uid with all that belongs to it. False when the crew there is another.
 
-    May be called again after an interruption: it goes on where it was.
+    May be called again after an interruption, which `Identity.leaving` tells: it goes on where it was.
     """
     with translated():
-        meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
-        agents: list[str] = []
-        if meta.get("def") and (content := await client.get(keys.definition(meta["def"]))):
-            agents = [a.agent_id for a in CrewDefinition.model_validate_json(content).agents]
-        if await run_script(client, "delete", keys.fixed, [uid]) != "ok":
+        if not await _step(client, keys, uid, "begin"):
             return False
+        meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
+        doomed = [keys.heartbeat(f.removeprefix("heartbeat:")) for f in meta if f.startswith("heartbeat:")]
+        doomed += [keys.agent_events(agent) for agent in await _agents(client, keys, meta.get("def", ""))]
+        for start in range(0, len(doomed), _BATCH):
+            await _step(client, keys, uid, "records", doomed[start : start + _BATCH])
+        while await delete_records(client, keys, uid):
+            pass
         digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
-        doomed = [keys.definition(digest) for digest in digests if digest]
-        doomed += [keys.heartbeat(f.removeprefix("heartbeat:")) for f in meta if f.startswith("heartbeat:")]
-        doomed += [keys.agent_events(agent) for agent in agents]
-        if doomed:
-            await client.unlink(*doomed)
-        while ids := [str(i) for i in await client.zrange(keys.ids, 0, 99)]:
-            await client.unlink(*(key for i in ids for key in keys.of_id(i)))
-            await client.zrem(keys.ids, *ids)
-    return True
+        await _step(client, keys, uid, "records", [keys.definition(digest) for digest in digests if digest])
+        return await _step(client, keys, uid, "end")
+
+
+async def delete_records(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
+    """Removes some tasks and runs of a crew that leaves. False when none were left."""
+    ids = [str(i) for i in await client.zrange(keys.ids, 0, _RECORDS - 1)]
+    return bool(ids) and await _step(client, keys, uid, "records", [k for i in ids for k in keys.of_id(i)], ids)
+
+
+async def _step(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    step: Literal["begin", "records", "end"],
+    doomed: Sequence[str] = (),
+    ids: Sequence[str] = (),
+) -> bool:
+    return bool(await run_script(client, "delete", [*keys.fixed, *doomed], [uid, step, *ids]) == "ok")
+
+
+async def _agents(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> list[str]:
+    """Whose event streams there may be. A definition that can't be read leaves them to expire, within a day."""
+    content = await client.get(keys.definition(digest)) if digest else None
+    try:
+        return [agent.agent_id for agent in CrewDefinition.model_validate_json(content or "").agents]
+    except ValidationError:
+        return []

@@ -3,10 +3,13 @@
 -- KEYS: fixed; new definition, old definition (as the caller last saw it; the new one again: none)
 -- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued,
 --   who manages it ('' = nobody)
--- -> {'ok', uid} | {'changed'} (another definition came in between: look again) | {'other', uid}
-local uid = redis.call('HGET', META, 'uid')
-if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid } end
-local old = redis.call('HGET', META, 'def') or ''
+-- -> {'ok', uid} | {'changed'} (another definition came in between: look again) | {'other', uid, who manages it} (it is
+--   another crew of that name, or another's) | {'leaving', uid} (a former one is not removed to its end)
+local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving')
+local uid, owner, old = known[1], known[2] or '', known[3] or ''
+if known[4] then return { 'leaving', known[4] } end
+if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid, owner } end
+if uid and ARGV[7] ~= '' and owner ~= '' and owner ~= ARGV[7] then return { 'other', uid, owner } end
 if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
 uid = uid or ARGV[1]
 redis.call('SET', KEYS[FIXED + 1], ARGV[5])

@@ -1,0 +1,76 @@
+"""What others change of the workers' Deployments, and revisions of them."""
+
+from __future__ import annotations
+
+from e2e.cluster import machine
+from e2e.cluster.kubectl import KubectlError
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import hold
+from e2e.control_plane.operator_team import SOON, Team, crew
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+
+def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: Team):
+    team.operator()
+    team.apply(crew(minReplicas=2))
+    team.until_ready()
+    name = team.deployments()[0]["metadata"]["name"]
+    image = team.deployments()[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+    team.kubectl("label", "deployment", name, "theirs=label")
+    team.kubectl("annotate", "deployment", name, "theirs=annotation")
+    team.kubectl("set", "image", f"deployment/{name}", "worker=hacked")
+    team.kubectl("scale", f"deployment/{name}", "--replicas=0")
+
+    def right() -> bool:
+        (seen,) = team.deployments()
+        return (
+            seen["spec"]["replicas"] == 2
+            and seen["spec"]["template"]["spec"]["containers"][0]["image"] == image
+            and seen["metadata"]["labels"].get("theirs") == "label"
+            and seen["metadata"]["annotations"].get("theirs") == "annotation"
+        )
+
+    machine.until(right, within=SOON, what="image and replicas are put right, the rest stays")
+    hold(2, right, "it did not stay so")
+
+
+def test_a_deleted_deployment_is_made_anew(team: Team):
+    team.operator()
+    team.apply(crew(minReplicas=1))
+    team.until_ready()
+    old = team.deployments()[0]["metadata"]["uid"]
+    team.kubectl("delete", "deployment", team.deployments()[0]["metadata"]["name"])
+    machine.until(
+        lambda: [d for d in team.deployments() if d["metadata"]["uid"] != old], within=SOON, what="a new Deployment"
+    )
+
+
+def test_a_deleted_service_account_is_made_anew_by_resync(team: Team):
+    team.operator(resync_seconds="1")
+    team.apply(crew())
+    team.until_ready()
+    team.kubectl("delete", "serviceaccount", "echo-worker")
+    machine.until(
+        lambda: team.kubectl("get", "serviceaccount", "echo-worker"),
+        within=6,
+        what="a new one",
+        ignoring=(KubectlError,),
+    )
+
+
+def test_a_new_image_makes_a_new_revision_and_the_old_one_goes_when_idle(team: Team):
+    team.operator()
+    team.apply(crew())
+    team.until_ready()
+    old = team.deployments()[0]["metadata"]["uid"]
+    team.apply(crew(image="mine:2"))
+
+    def renewed() -> bool:
+        seen = team.deployments()
+        return len(seen) == 1 and seen[0]["metadata"]["uid"] != old
+
+    machine.until(renewed, within=SOON, what="only the new revision")
+    assert team.deployments()[0]["spec"]["template"]["spec"]["containers"][0]["image"] == "mine:2"

@@ -1,0 +1,168 @@
+"""Crews that can not be: each says why, disturbs no other, and heals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import hold
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+
+def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team):
+    cycle = {
+        "executionMode": "flow",
+        "flowRelations": [{"source": ["b"], "target": ["c"]}, {"source": ["c"], "target": ["b"]}],
+    }
+    team.operator()
+    team.apply(
+        crew("cycle", agents=("a", "b", "c"), spec=cycle),
+        crew("secretless", redisSecretRef={"name": "later"}),
+        crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}),
+        crew("refused", template={"spec": {"containers": [{"name": "worker", "ports": [{"containerPort": 0}]}]}}),
+        crew("good"),
+    )
+    team.until_ready("good")
+    said = team.until_stalled("cycle", "FlowCycle")
+    assert "b" in said
+    assert "c" in said
+    assert "later" in team.until_stalled("secretless", "RedisSecretMissing")
+    assert "imagge" in team.until_stalled("typo", "TemplateInvalid")
+    assert "containerPort" in team.until_stalled("refused", "TemplateInvalid")
+    for name in ("cycle", "secretless", "typo", "refused"):
+        assert team.conditions(name)["Ready"][0] == "False"
+
+    team.submit("good")
+    machine.until(lambda: team.replicas("good") == 1, within=5, what="the good crew works")
+
+    # each heals when it is mended, and by itself where what it lacks is not in its spec
+    team.kubectl("create", "secret", "generic", "later", f"--from-literal=url={team.store.url}")
+    team.apply(crew("typo"), crew("refused"), crew("cycle", agents=("a", "b", "c")))
+    team.until_ready("secretless", "typo", "refused", "cycle", within=30)
+    for name in ("secretless", "typo", "refused", "cycle"):
+        assert "Stalled" not in team.conditions(name)
+
+
+def test_a_refused_template_is_not_tried_again_until_the_spec_changes(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    team.operator(resync_seconds="1")
+    team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}))
+    team.until_stalled("typo", "TemplateInvalid")
+    since = control_plane.audit_position()
+    hold(5, lambda: not audit_writes(since, user=OPERATOR), "it is tried again and again")
+
+
+def test_a_template_of_the_wrong_shape_has_a_condition(team: Team):
+    team.operator()
+    team.apply(crew("odd", template={"spec": {"containers": "text"}}))
+    team.until_stalled("odd", "TemplateInvalid", within=8)
+
+
+def test_quantities_as_people_write_them_cause_no_writes_at_rest(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    limits = {"cpu": 1, "memory": "1024Mi"}
+    template = {"spec": {"containers": [{"name": "worker", "resources": {"limits": limits}}]}}
+    team.operator(resync_seconds="1")
+    team.apply(crew(template=template))
+    team.until_ready()
+    since = control_plane.audit_position()
+    hold(4, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
+
+
+def test_a_restart_does_not_try_a_refused_template_again(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    first = team.operator()
+    team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}), crew())
+    team.until_stalled("typo", "TemplateInvalid")
+    team.until_ready()
+    first.kill()
+    since = control_plane.audit_position()
+    team.operator(resync_seconds="1")
+    hold(6, lambda: not audit_writes(since, user=OPERATOR), "the restarted operator writes")
+    team.submit()
+    machine.until(lambda: team.replicas() == 1, within=5, what="it works")
+    # a new spec is tried
+    team.apply(crew("typo"))
+    team.until_ready("typo")
+
+
+def test_while_a_new_template_is_refused_the_old_workers_are_scaled_up_and_down(team: Team):
+    team.operator()
+    team.apply(crew(idleSeconds=2))
+    team.until_ready()
+    (old,) = team.deployments()
+    team.apply(crew(idleSeconds=2, template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}))
+    team.until_stalled("echo", "TemplateInvalid")
+
+    team.submit(count=15)
+    machine.until(lambda: team.replicas() == 2, within=5, what="two workers of the old revision")
+    with team.worker("echo").start():
+        machine.until(lambda: team.replicas() == 0, within=30, what="none, once idle")
+    (same,) = team.deployments()
+    assert same["metadata"]["uid"] == old["metadata"]["uid"]
+    assert same["spec"]["template"] == old["spec"]["template"]
+    assert team.conditions()["Stalled"][1] == "TemplateInvalid"
+
+    team.apply(crew(idleSeconds=2, image="mine:2"))
+    team.until_ready()
+    machine.until(
+        lambda: [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in team.deployments()] == ["mine:2"],
+        within=SOON,
+        what="only the new revision",
+    )
+
+
+def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_there_is_room(team: Team):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+    team.apply({**quota, "spec": {"hard": {"pods": "0"}}})
+    machine.until(lambda: team.items("resourcequotas")[0].get("status", {}).get("hard"), within=SOON, what="the quota")
+    team.operator()
+    team.apply(crew())
+    team.until_ready()
+    team.submit()
+    assert "exceeded quota: none" in team.until_stalled("echo", "WorkersUnavailable")
+    assert team.conditions()["Ready"][:2] == ("False", "WorkersUnavailable")
+    team.kubectl("delete", "resourcequota", "none")
+    team.kubectl("delete", "replicasets", "--all")  # its controller would wait for minutes before it tries again
+    team.until_ready(within=30)
+    assert "Stalled" not in team.conditions()
+
+
+def test_agents_that_no_worker_has_are_named(team: Team):
+    team.operator()
+    strange = [{"name": "a", "class": "EchoAgent"}, {"name": "lost", "class": "nowhere.at_all:Agent"}]
+    team.apply(crew(spec={"agents": strange}))
+    team.until_ready()
+    with team.worker("echo").start():
+        team.submit(agent="lost")
+        said = team.until_stalled("echo", "AgentUnavailable", within=30)
+    assert "'lost'" in said
+    assert "'a'" not in said
+
+
+def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team):
+    team.operator()
+    agents = [
+        {"name": "a", "class": "EchoAgent", "prompt": "after {steps.b}"},
+        {"name": "b", "class": "EchoAgent"},
+    ]
+    team.apply(crew(spec={"agents": agents}), heartbeat("beat", intervalSeconds=3600))
+    assert "{steps.b}" in team.until_stalled("echo", "InvalidPrompt")
+    assert "InvalidPrompt" in team.until_stalled("beat", "CrewNotStored", kind="heartbeat")
+    team.apply(crew(spec={"agents": [{**agents[0], "prompt": "first"}, agents[1]]}))
+    team.until_ready()
+    # an edit that breaks it doesn't undo what is there
+    team.apply(crew(spec={"agents": agents}))
+    team.until_stalled("echo", "InvalidPrompt")
+    team.submit(count=11)
+    machine.until(lambda: team.replicas() == 2, within=5, what="workers for the definition before")
+    assert team.conditions("beat", "heartbeat")["Ready"][0] == "True"

@@ -1,0 +1,111 @@
+"""Heartbeats on a cluster: they fire, say when, and say why they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import hold
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+
+def test_a_heartbeat_fires_and_stops_when_deleted(team: Team):
+    team.operator()
+    team.apply(crew(), heartbeat("beat", intervalSeconds=1))
+    team.until_ready()
+    runs = f"wb:{{{team.namespace}/echo}}:run:*"
+
+    def fired() -> int:
+        return len([k for k in team.store.client.scan_iter(match=runs, count=1000) if str(k).count(":") == 4])
+
+    machine.until(lambda: fired() >= 3, within=SOON, what="it fires")
+    assert team.conditions("beat", "heartbeat")["Ready"][0] == "True"
+    machine.until(lambda: team.replicas() == 1, within=5, what="a worker for its work")
+    team.kubectl("delete", "heartbeat", "beat")
+    machine.until(lambda: not any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the store forgot it")
+    after = fired()
+    hold(3, lambda: fired() == after, "it fired after it was deleted")
+
+
+def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team):
+    team.operator()
+    team.apply(crew(), heartbeat("bad", schedule="61 * * * *"), heartbeat("good", intervalSeconds=3600))
+    assert "61" in team.until_stalled("bad", "InvalidSchedule", kind="heartbeat")
+    team.until_ready()
+    assert team.conditions("good", "heartbeat")["Ready"][0] == "True"
+    team.apply(heartbeat("bad", schedule="1 * * * *"))
+    machine.until(lambda: team.conditions("bad", "heartbeat")["Ready"][0] == "True", within=SOON, what="it is mended")
+    assert "Stalled" not in team.conditions("bad", "heartbeat")
+
+
+def test_a_heartbeat_without_its_crew_says_so(team: Team):
+    team.operator()
+    team.apply(heartbeat("lost", intervalSeconds=3600))
+    team.until_stalled("lost", "CrewNotFound", kind="heartbeat", within=6)
+
+
+def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team):
+    team.operator()
+    team.apply(crew(), heartbeat("beat", intervalSeconds=20), heartbeat("still", intervalSeconds=20, suspend=True))
+    machine.until(lambda: team.heartbeat().get("status", {}).get("nextFireTime"), within=SOON, what="it says when")
+    first = team.heartbeat()["status"]
+    assert "lastFireTime" not in first
+    said = machine.until(
+        lambda: (s := team.heartbeat()["status"]).get("lastFireTime") and s, within=40, what="it says that it fired"
+    )
+    assert said["lastFireTime"] == first["nextFireTime"]
+    moved = datetime.fromisoformat(said["nextFireTime"]) - datetime.fromisoformat(said["lastFireTime"])
+    assert moved.total_seconds() == 20
+    still = team.heartbeat("still")["status"]
+    assert not {"lastFireTime", "nextFireTime"} & set(still)
+    assert "suspended" in team.conditions("still", "heartbeat")["Ready"][2]
+    columns = team.kubectl("get", "heartbeat", "beat").splitlines()
+    assert said["nextFireTime"] in columns[1]
+
+
+def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_between_firings(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    team.operator(resync_seconds="1")
+    team.apply(crew(), heartbeat("fast", intervalSeconds=1), crew("other"))
+    team.apply(heartbeat("slow", intervalSeconds=86400, crewRef={"name": "other"}))
+    team.until_ready("echo", "other")
+    machine.until(lambda: team.heartbeat("slow").get("status", {}).get("nextFireTime"), within=SOON, what="all is said")
+
+    def written(name: str) -> int:
+        return len([w for w in audit_writes(since, user=OPERATOR) if w.resource == "heartbeats" and w.name == name])
+
+    with team.worker("echo").start():
+        since = control_plane.audit_position()
+        before = team.heartbeat("fast")["status"].get("lastFireTime")
+        hold(25, lambda: written("fast") <= 3, "it is written at every firing")
+        assert 2 <= written("fast") <= 3
+        assert written("slow") == 0
+        assert team.heartbeat("fast")["status"]["lastFireTime"] != before
+
+
+def test_a_heartbeat_that_was_deleted_while_the_operator_was_down_fires_no_more(team: Team):
+    first = team.operator()
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored")
+    first.kill()
+    team.kubectl("delete", "heartbeat", "beat")
+    team.operator()
+    machine.until(lambda: not any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the store forgot it")
+
+
+def test_a_schedule_that_becomes_none_stops_firing(team: Team):
+    team.operator()
+    team.apply(crew(), heartbeat("beat", schedule="* * * * *"))
+    machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored")
+    team.apply(heartbeat("beat", schedule="61 * * * *"))
+    team.until_stalled("beat", "InvalidSchedule", kind="heartbeat")
+    assert not any(":heartbeat:beat" in k for k in team.stored())
+    assert "nextFireTime" not in team.heartbeat()["status"]

@@ -1,0 +1,218 @@
+"""The store goes, loses everything, and comes back; and what an operator stored is found by no other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+
+from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import hold
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from watchbill.connection import connected
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store import definitions
+from watchbill.store.crews import CrewRedis
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+
+def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team):
+    team.operator(resync_seconds="1")
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.until_ready()
+    machine.until(lambda: any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the heartbeat is stored")
+    before, uid = team.stored(), team.meta()["uid"]
+
+    team.store.client.flushall()
+
+    machine.until(lambda: team.stored() >= before, within=SOON, what="all keys are back")
+    assert team.meta()["uid"] == uid
+    team.submit()
+    machine.until(lambda: team.replicas() == 1, within=5, what="it takes work")
+
+
+def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team):
+    team.operator()
+    team.apply(crew())
+    team.until_ready()
+    team.store.kill()
+    machine.until(lambda: True, within=1, what="")
+    team.store.start()
+    team.submit()
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
+
+
+def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_on(team: Team):
+    running = team.operator()
+    team.apply(crew(idleSeconds=2), crew("external", scaling={"mode": "External"}, replicas=2))
+    team.until_ready("echo", "external")
+    team.submit(count=15)
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="two workers")
+
+    team.store.kill()
+    went = time.monotonic()
+    machine.until(lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=25, what="it says so")
+    assert "held as they are" in team.conditions()["Ready"][2]
+    hold(30 - (time.monotonic() - went), lambda: team.replicas() == 2, "workers went while the store was down")
+    assert running.exit_code() is None
+
+    team.store.start()
+    team.until_ready("echo", "external", within=10)
+    assert team.replicas() == team.replicas("external") == 2
+    team.submit(count=10)
+    machine.until(lambda: team.replicas() == 3, within=SOON, what="three workers for 25 tasks")
+
+
+def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwards(team: Team):
+    team.operator()
+    team.apply(crew(idleSeconds=2), crew("other"))
+    team.until_ready("echo", "other")
+    team.submit(count=15)
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="two workers")
+    team.store.pause()
+    try:
+        machine.until(
+            lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=60, what="it says so"
+        )
+        assert team.replicas() == 2
+    finally:
+        team.store.resume()
+    team.until_ready("echo", "other", within=30)
+    team.submit("other")
+    machine.until(lambda: team.replicas("other") == 1, within=SOON, what="work that comes now is heard")
+
+
+def test_what_all_crews_share_is_written_late_and_twenty_a_second(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    names = [f"crew-{i}" for i in range(60)]
+    team.operator()
+    team.apply(*(crew(name) for name in names))
+    team.until_ready(*names, within=60)
+
+    def reasons() -> set[str]:
+        found = [c for one in team.items("crews") for c in one["status"]["conditions"] if c["type"] == "Ready"]
+        return {c["reason"] for c in found}
+
+    def in_turns(writes: list[Write]) -> None:
+        assert len([w for w in writes if w.subresource == "status"]) == len(names), "a status was written twice"
+        times = sorted(datetime.fromisoformat(w.at) for w in writes)
+        most = max(len([t for t in times if 0 <= (t - start).total_seconds() < 1]) for start in times)
+        assert most <= 23, f"{most} writes in one second"
+
+    since = control_plane.audit_position()
+    team.store.kill()
+    team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is looked at, while the store is away
+    hold(7, lambda: not audit_writes(since, user=OPERATOR), "what may pass in a moment is written at once")
+    machine.until(lambda: reasons() == {"StoreUnavailable"}, within=30, what="all crews say so")
+    in_turns(audit_writes(since, user=OPERATOR))
+
+    since = control_plane.audit_position()
+    team.store.start()
+    machine.until(lambda: reasons() == {"Available"}, within=20, what="all crews are ready again")
+    in_turns(audit_writes(since, user=OPERATOR))
+
+
+# ---------------------------------------------------------------- what others stored, and what was left half-way
+
+
+async def _foreign(team: Team, owner: str, *, stay: bool) -> None:
+    """The store has a crew `echo` that somebody else keeps, or no longer."""
+    keys = CrewKeys(team.namespace, "echo")
+    definition = CrewDefinition(name="echo", agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
+    async with connected(team.store.url) as redis:
+        if stay:
+            await definitions.apply(redis, keys, definition, uid="theirs", owner=owner)
+        else:
+            assert await definitions.delete(redis, keys, "theirs")
+
+
+@pytest.mark.parametrize("owner", ["team/release@another-cluster", ""], ids=["another cluster", "by hand"])
+async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when_it_goes(team: Team, owner: str):
+    await _foreign(team, owner, stay=True)
+    before = team.stored()
+    team.operator(resync_seconds="2")
+    team.apply(crew(scaling={"mode": "External"}, replicas=2), crew("other"), heartbeat("beat", intervalSeconds=3600))
+    team.until_ready("other")
+    said = team.until_stalled("echo", "OwnerConflict")
+    assert owner in said
+    team.until_stalled("beat", "CrewNotStored", kind="heartbeat")
+    hold(5, lambda: team.stored() == before and team.meta()["uid"] == "theirs", "what is another's was touched")
+    assert team.deployments() == []
+    team.kubectl("delete", "crew", "other")
+    machine.until(lambda: not team.stored("other"), within=SOON, what="only ours is removed")
+    assert team.stored() == before
+
+    await _foreign(team, owner, stay=False)
+    team.until_ready()
+    assert "Stalled" not in team.conditions()
+    assert team.meta()["uid"] == team.crew()["metadata"]["uid"]
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="workers")
+    machine.until(
+        lambda: team.conditions("beat", "heartbeat")["Ready"][0] == "True", within=SOON, what="its heartbeat fires"
+    )
+
+
+async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team: Team):
+    async with connected(team.store.url) as redis:
+        mine = CrewRedis(client=redis, tenant=team.namespace)
+        await mine.save_crew(CrewDefinition(name="echo", agents=[AgentDefinition(agent_id="mine")]))
+        await mine.save_crew(CrewDefinition(name="alone", agents=[AgentDefinition(agent_id="mine")]))
+        team.operator(resync_seconds="1")
+        team.apply(crew())
+        team.until_stalled("echo", "OwnerConflict")
+        hold(3, lambda: len(team.stored("alone")) == 3, "it was swept")
+        kept = await mine.load_crew("echo")
+        assert kept is not None
+        assert kept.agents[0].agent_id == "mine"
+        await mine.delete_crew("echo")
+    team.until_ready()
+
+
+def test_two_operators_over_one_store_and_namespace_do_not_fight(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    first = team.operator(installation="one/watchbill")
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.until_ready()
+    owner = team.meta()["owner"]
+    since = control_plane.audit_position()
+    team.operator(installation="two/watchbill", resync_seconds="1")
+    machine.until(lambda: audit_writes(since, user=OPERATOR), within=SOON, what="the second has said its part")
+    team.until_ready()
+    hold(5, lambda: len(audit_writes(since, user=OPERATOR)) <= 4, "they write in turns")
+    assert team.meta()["owner"] == owner
+    # the first is gone for good: now it is seen what is wrong
+    first.kill()
+    team.kubectl("patch", "crew", "echo", "--type=merge", '--patch={"spec":{"description":"new"}}')
+    assert "one/watchbill" in team.until_stalled("echo", "OwnerConflict")
+
+
+def test_a_removal_that_was_interrupted_is_finished(team: Team):
+    first = team.operator()
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.until_ready()
+    team.submit(count=150)
+    first.kill()
+    team.kubectl("delete", "crew/echo", "heartbeat/beat")
+    team.kubectl("delete", "deployments", "--selector=watchbill.dev/crew=echo")  # nothing but the store knows of it
+    keys, uid = CrewKeys(team.namespace, "echo"), team.meta()["uid"]
+
+    async def half() -> None:
+        async with connected(team.store.url) as redis:
+            assert await definitions._step(redis, keys, uid, "begin")
+            assert await definitions.delete_records(redis, keys, uid)
+            assert await redis.zcard(keys.ids) == 50
+
+    asyncio.run(half())
+    team.operator()
+    machine.until(lambda: not team.stored(), within=SOON, what="the store is clean")

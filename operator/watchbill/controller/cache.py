@@ -1,0 +1,168 @@
+"""What the API server last said, kept small. Of each object the newest that was seen, in whatever order it came.
+
+Versions are compared as numbers, which Kubernetes allows within one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from watchbill import names
+from watchbill.cluster import Listing
+from watchbill.plan import crew as plan
+
+Key = tuple[str, str]
+"""(namespace, name)"""
+
+Object = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class Index(Generic[T]):
+    """Objects of one kind by name, and by the crew that each belongs to."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, tuple[Key, int, T]] = {}
+        self._of: dict[Key, set[Key]] = {}
+        self._gone: dict[Key, int] | None = None
+        """What went while a listing is under way, so that it doesn't come back with it."""
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._known
+
+    def get(self, key: Key) -> T | None:
+        found = self._known.get(key)
+        return found[2] if found else None
+
+    def of(self, crew: Key) -> list[T]:
+        """Sorted by name."""
+        return [self._known[key][2] for key in sorted(self._of.get(crew, ()))]
+
+    def crews(self) -> list[Key]:
+        return list(self._of)
+
+    def items(self) -> list[tuple[Key, T]]:
+        return [(key, obj) for key, (_, _, obj) in self._known.items()]
+
+    def put(self, key: Key, crew: Key, version: int, obj: T) -> set[Key]:
+        """Returns the crews that this concerns; none if a newer object is known."""
+        known = self._known.get(key)
+        if known is not None and known[1] > version:
+            return set()
+        concerned = self._forget(key) | {crew}
+        self._known[key] = (crew, version, obj)
+        self._of.setdefault(crew, set()).add(key)
+        return concerned
+
+    def drop(self, key: Key, version: int) -> set[Key]:
+        """The object is gone, as of that version."""
+        if self._gone is not None:
+            self._gone[key] = version
+        known = self._known.get(key)
+        return self._forget(key) if known is not None and known[1] <= version else set()
+
+    def expect_listing(self) -> None:
+        """From now on what goes is noted, until `replace`."""
+        self._gone = {}
+
+    def replace(self, namespace: str | None, version: int, listed: Iterable[tuple[Key, Key, int, T]]) -> set[Key]:
+        """A listing of the namespace (None: all), as of that version: what isn't in it is gone.
+
+        `listed`: as for `put`. Returns the crews that this concerns.
+        """
+        concerned: set[Key] = set()
+        found = set()
+        for key, crew, own, obj in listed:
+            found.add(key)
+            if (self._gone or {}).get(key, -1) < own:
+                concerned |= self.put(key, crew, own, obj)
+        for key, (_, own, _) in list(self._known.items()):
+            if key not in found and own <= version and namespace in (None, key[0]):
+                concerned |= self._forget(key)
+        return concerned
+
+    def listed(self) -> None:
+        """The listing has ended, well or not."""
+        self._gone = None
+
+    def _forget(self, key: Key) -> set[Key]:
+        known = self._known.pop(key, None)
+        if known is None:
+            return set()
+        crew = known[0]
+        self._of[crew].discard(key)
+        if not self._of[crew]:
+            del self._of[crew]
+        return {crew}
+
+
+class Cache:
+    """Crews, their Heartbeats and their workers' Deployments."""
+
+    def __init__(self) -> None:
+        self.crews: Index[Object] = Index()
+        self.heartbeats: Index[Object] = Index()
+        self.deployments: Index[plan.Child] = Index()
+        self._kinds: dict[str, Index[Any]] = {
+            "crews": self.crews,
+            "heartbeats": self.heartbeats,
+            "deployments": self.deployments,
+        }
+
+    def take(self, plural: str, kind: str, obj: Object) -> set[Key]:
+        """One event of the watch, or an answer to a write. Returns the crews that are to be looked at."""
+        index = self._kinds[plural]
+        key = _key(obj)
+        if kind == "DELETED":
+            return index.drop(key, _version(obj)) | ({key} if plural == "crews" else set())
+        crew = _crew_of(plural, obj)
+        if crew is None:  # no longer labelled as a crew's
+            return index.drop(key, _version(obj))
+        return index.put(key, crew, _version(obj), _small(plural, obj))
+
+    def expect_listing(self) -> None:
+        for index in self._kinds.values():
+            index.expect_listing()
+
+    def listed(self) -> None:
+        for index in self._kinds.values():
+            index.listed()
+
+    def replace(self, plural: str, namespace: str | None, listing: Listing) -> set[Key]:
+        """A listing of that kind in that namespace (None: in all)."""
+        found = [
+            (_key(o), crew, _version(o), _small(plural, o)) for o in listing.objects if (crew := _crew_of(plural, o))
+        ]
+        return self._kinds[plural].replace(namespace, listing.version, found)
+
+
+def _key(obj: Object) -> Key:
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _version(obj: Object) -> int:
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def _crew_of(plural: str, obj: Object) -> Key | None:
+    namespace, name = _key(obj)
+    match plural:
+        case "crews":
+            return namespace, name
+        case "heartbeats":
+            return namespace, str(obj["spec"]["crewRef"]["name"])
+        case _:
+            labels = obj["metadata"].get("labels") or {}
+            crew = labels.get(names.LABEL_CREW)
+            return (namespace, str(crew)) if crew and labels.get(names.LABEL_COMPONENT) == "worker" else None
+
+
+def _small(plural: str, obj: Object) -> Any:
+    """Without managedFields and kubectl's copy, which are larger than the rest."""
+    if plural == "deployments":
+        return plan.project(obj)
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    annotations = metadata.get("annotations") or {}
+    metadata["annotations"] = {k: v for k, v in annotations.items() if not k.startswith("kubectl.kubernetes.io/")}
+    return {**obj, "metadata": metadata}

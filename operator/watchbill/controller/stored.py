@@ -1,0 +1,254 @@
+"""What of a crew is kept in the store: definition, record and heartbeats; and what its queue says.
+
+All of it can be made anew from the resources. The record is written before the crew's place in the queue and removed
+after it, and both say whose they are, so that a sweep finds whatever an interruption left. What is another's, or
+nobody's, is never touched. Knows nothing of Kubernetes beyond the resources it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+import redis.asyncio
+from pydantic import ValidationError
+
+from watchbill import api, names
+from watchbill.api import Heartbeat
+from watchbill.api.conditions import Reason
+from watchbill.controller.cache import Key
+from watchbill.errors import InvalidInput, NotFound
+from watchbill.plan import heartbeat as beat
+from watchbill.plan import replicas
+from watchbill.records import CrewDefinition
+from watchbill.store import definitions, heartbeats
+from watchbill.store.crews import CrewRedis
+from watchbill.store.definitions import Identity, Taken
+from watchbill.store.queue import Queue
+
+logger = logging.getLogger("watchbill.operator")
+
+T = TypeVar("T")
+
+OWNER: Final = f"{names.API_GROUP}/owner"
+"""The annotation of a record that says which operator wrote it."""
+SCHEDULER_SECONDS: Final = 10.0
+"""The scheduler waits for the store; we don't, because other crews are to be told that it is away."""
+PARKED_SECONDS: Final = 10.0
+"""How often it is read which agents' tasks are parked."""
+
+
+class Heartbeats(Protocol):
+    """Fires heartbeats (scheduler.Scheduler, which this layer may not import)."""
+
+    async def add(self, keys: names.CrewKeys, uid: str, heartbeat: Heartbeat) -> None: ...
+    async def remove(self, keys: names.CrewKeys, uid: str, name: str) -> None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A crew as the store has it."""
+
+    load: replicas.Load
+    unavailable: Sequence[str]
+    """Agents whose tasks wait for a worker that has them."""
+    verdicts: Mapping[str, beat.Verdict]
+    """Heartbeat → whether it fires."""
+    times: Mapping[str, heartbeats.State]
+    """Heartbeat → when it fires, where it does."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of a crew between looks; all of it may be lost."""
+
+    applied: str = ""
+    """What was last stored: uid, generation and heartbeats."""
+    verdicts: dict[str, beat.Verdict] = field(default_factory=dict)
+    parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
+    """How many tasks, when that was read, of which agents."""
+
+
+class Stored:
+    """The crews that one operator keeps in one store. `owner` tells it from all others that may use the same store."""
+
+    def __init__(self, client: redis.asyncio.Redis, scheduler: Heartbeats, owner: str) -> None:
+        self._client = client
+        self._scheduler = scheduler
+        self._owner = owner
+        self._memories: dict[Key, _Memory] = {}
+
+    def doubt(self) -> None:
+        """What was stored long ago may be gone: the next look makes sure."""
+        for memory in self._memories.values():
+            memory.applied = ""
+
+    async def keep(
+        self, key: Key, seen: Mapping[str, Any], definition: CrewDefinition | None, beats: Sequence[Mapping[str, Any]]
+    ) -> Kept | None:
+        """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
+
+        Without a definition (there is none that could run) what was stored before goes on. Raises StoreUnavailable,
+        Taken when the crew of that name is another's, InvalidInput for what can't be stored.
+        """
+        keys, uid = names.CrewKeys(*key), str(seen["metadata"]["uid"])
+        memory = self._memories.setdefault(key, _Memory())
+        generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
+        wanted = json.dumps([uid, definition is not None and seen["metadata"]["generation"], generations])
+        held = await definitions.identity(self._client, keys)
+        is_ours = (held.uid, held.owner) == (uid, self._owner)
+        if memory.applied != wanted or not is_ours:  # the latter: it was flushed, or deleted by hand
+            memory.applied = ""
+            if definition is not None:
+                await self._store(keys, definition, uid, held)
+            elif not is_ours:
+                return None
+            await self._store_heartbeats(keys, uid, beats, memory)
+            memory.applied = wanted
+        queue = Queue(self._client, keys, uid)
+        figures = await queue.figures()
+        states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
+        return Kept(
+            load=replicas.Load(figures.waiting, figures.running),
+            unavailable=await self._parked(queue, memory),
+            verdicts=dict(memory.verdicts),
+            times={state.name: state for state in states},
+        )
+
+    async def remove(self, key: Key, uid: str | None) -> None:
+        """Nothing of ours stays of the crew, or of any crew of that name where no uid is given."""
+        memory = self._memories.pop(key, _Memory())
+        keys = names.CrewKeys(*key)
+        held = await definitions.identity(self._client, keys)
+        for name in memory.verdicts:
+            await _bounded(self._scheduler.remove(keys, held.uid if held.owner == self._owner else "", name))
+        there = held.uid or held.leaving
+        if there:
+            if held.owner != self._owner or (uid is not None and there != uid):
+                return
+            if not await definitions.delete(self._client, keys, there):
+                return
+        if await self._remove_record(key, uid) or there:
+            logger.info("%s/%s: removed", *key)
+
+    async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
+        """What we stored for crews that are no more, or did not remove to the end.
+
+        `namespaces`: those to look at, none: all. `living`: crew → uid.
+        """
+        found: list[Key] = []
+        for tenant in sorted(map(str, await self._client.smembers(names.crew_tenants()))):
+            if namespaces and tenant not in namespaces:
+                continue
+            try:
+                records = CrewRedis(client=self._client, tenant=tenant, strict=True)
+                crews = [(tenant, name) for name in await records.list_crews()]
+            except InvalidInput as error:  # keys of another program
+                logger.warning("the crews of %r can't be swept: %s", tenant, error)
+                continue
+            for key, held in zip(crews, await self._identities(crews), strict=True):
+                if held.uid or held.leaving:
+                    is_stray = held.owner == self._owner and (bool(held.leaving) or living.get(key) != held.uid)
+                else:
+                    is_stray = key not in living and (await self._record_owner(key))[0] == self._owner
+                found += [key] if is_stray else []
+        return found
+
+    # ------------------------------------------------------------ definition and record
+
+    async def _store(self, keys: names.CrewKeys, definition: CrewDefinition, uid: str, held: Identity) -> None:
+        key = _key(keys)
+        if held.uid and held.owner == self._owner and held.uid != uid:
+            await definitions.delete(self._client, keys, held.uid)  # the former crew of that name
+        elif held.uid and (held.uid != uid or held.owner not in ("", self._owner)):
+            raise Taken(self._taken(keys, held.owner))
+        elif not held.uid and not held.leaving:
+            owner, record_uid = await self._record_owner(key)
+            if record_uid is not None and record_uid != uid and owner != self._owner:
+                raise Taken(self._taken(keys, owner))
+        metadata = {**definition.metadata}
+        metadata["annotations"] = {**metadata.get("annotations", {}), OWNER: self._owner}
+        record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})
+        await CrewRedis(client=self._client, tenant=key[0], strict=True).save_crew(record)
+        await definitions.apply(self._client, keys, definition, uid=uid, owner=self._owner)
+
+    def _taken(self, keys: names.CrewKeys, owner: str) -> str:
+        whose = f"the operator {owner!r} keeps" if owner else "was stored by hand"
+        return (
+            f"the store has a crew {keys.crew!r} that {whose}, and we are {self._owner!r}. Delete it there, "
+            "or give one of the two another Redis database"
+        )
+
+    async def _record_owner(self, key: Key) -> tuple[str, str | None]:
+        """(owner, crew id) of the record; ('', None) where there is none, ('', '') for one that can't be read."""
+        records = CrewRedis(client=self._client, tenant=key[0], strict=True)
+        try:
+            record = await records.load_crew(key[1]) if await records.crew_exists(key[1]) else None
+        except NotFound:
+            return "", None
+        except InvalidInput:
+            return "", ""
+        annotations = record.metadata.get("annotations") if record else None
+        owner = annotations.get(OWNER) if isinstance(annotations, dict) else None
+        return str(owner or ""), record.crew_id if record else None
+
+    async def _remove_record(self, key: Key, uid: str | None) -> bool:
+        owner, record_uid = await self._record_owner(key)
+        if owner != self._owner or (uid is not None and record_uid != uid):
+            return False
+        return bool(await CrewRedis(client=self._client, tenant=key[0], strict=True).delete_crew(key[1]))
+
+    async def _identities(self, crews: Sequence[Key]) -> list[Identity]:
+        return await definitions.identities(self._client, [names.CrewKeys(*key) for key in crews])
+
+    # ------------------------------------------------------------ heartbeats, parked work
+
+    async def _store_heartbeats(
+        self, keys: names.CrewKeys, uid: str, beats: Sequence[Mapping[str, Any]], memory: _Memory
+    ) -> None:
+        former, memory.verdicts = memory.verdicts, {}
+        for seen in beats:
+            name = str(seen["metadata"]["name"])
+            memory.verdicts[name] = await self._store_heartbeat(keys, uid, seen)
+        stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
+        for name in (stored | set(former)) - set(memory.verdicts):
+            await _bounded(self._scheduler.remove(keys, uid, name))
+
+    async def _store_heartbeat(self, keys: names.CrewKeys, uid: str, seen: Mapping[str, Any]) -> beat.Verdict:
+        try:
+            # What a later version added is ignored, so that one can go back to this one.
+            heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
+            if problems := api.check(heartbeat):
+                raise InvalidInput(problems)
+            await _bounded(self._scheduler.add(keys, uid, heartbeat))
+        except (ValidationError, InvalidInput) as error:
+            await _bounded(self._scheduler.remove(keys, uid, str(seen["metadata"]["name"])))
+            return Reason.INVALID_SCHEDULE, str(error)
+        return beat.fires(heartbeat)
+
+    async def _parked(self, queue: Queue, memory: _Memory) -> Sequence[str]:
+        count = int(await self._client.zcard(queue.keys.parked_agent))
+        known, at, _ = memory.parked
+        now = time.monotonic()
+        if count == 0:
+            memory.parked = (0, 0.0, ())
+        elif known == 0 or (count != known and now - at >= PARKED_SECONDS):
+            memory.parked = (count, now, sorted(await queue.parked_agents()))
+        return memory.parked[2]
+
+
+def _key(keys: names.CrewKeys) -> Key:
+    namespace, _, name = keys.crew.partition("/")
+    return namespace, name
+
+
+async def _bounded(work: Awaitable[T]) -> T:
+    async with asyncio.timeout(SCHEDULER_SECONDS):
+        return await work

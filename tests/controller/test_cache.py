@@ -1,0 +1,133 @@
+"""The newest of each object, in whatever order it was seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from watchbill.cluster import Listing
+from watchbill.controller.cache import Cache
+
+pytestmark = pytest.mark.pure
+
+ECHO = ("team", "echo")
+
+
+def crew(version: int, name: str = "echo", **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"namespace": "team", "name": name, "resourceVersion": str(version), "uid": "u", **metadata}}
+
+
+def heartbeat(version: int, of: str, name: str = "beat") -> dict[str, Any]:
+    return {**crew(version, name), "spec": {"crewRef": {"name": of}}}
+
+
+def deployment(version: int, of: str = "echo", replicas: int = 1, **more: Any) -> dict[str, Any]:
+    labels = {"watchbill.dev/crew": of, "app.kubernetes.io/component": "worker"}
+    return {**crew(version, "echo-1", labels=labels, **more), "spec": {"replicas": replicas}}
+
+
+def version_of(cache: Cache) -> str | None:
+    seen = cache.crews.get(ECHO)
+    return seen["metadata"]["resourceVersion"] if seen else None
+
+
+def test_an_older_event_does_not_replace_a_newer_one():
+    cache = Cache()
+    assert cache.take("crews", "ADDED", crew(9)) == {ECHO}
+    assert cache.take("crews", "MODIFIED", crew(8)) == set()
+    assert version_of(cache) == "9"
+    assert cache.take("crews", "MODIFIED", crew(10)) == {ECHO}, "10 is newer than 9, though not as text"
+    assert version_of(cache) == "10"
+
+
+def test_a_listing_does_not_bring_back_what_an_event_has_replaced_since():
+    cache = Cache()
+    cache.expect_listing()
+    cache.take("crews", "MODIFIED", crew(7))
+    cache.take("deployments", "MODIFIED", deployment(7, replicas=3))
+    cache.replace("crews", None, Listing([crew(4)], 5))
+    cache.replace("deployments", None, Listing([deployment(4, replicas=1)], 5))
+    assert version_of(cache) == "7"
+    assert cache.deployments.of(ECHO)[0].replicas == 3
+
+
+def test_a_listing_does_not_bring_back_what_was_deleted_meanwhile():
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(4))
+    cache.expect_listing()
+    cache.take("crews", "DELETED", crew(6))
+    cache.replace("crews", None, Listing([crew(4)], 5))
+    cache.listed()
+    assert ECHO not in cache.crews
+    # made anew, it is taken
+    cache.take("crews", "ADDED", crew(8))
+    assert version_of(cache) == "8"
+
+
+def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_it():
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(9, "new"))
+    cache.take("crews", "ADDED", crew(3, "old"))
+    concerned = cache.replace("crews", None, Listing([], 5))
+    assert concerned == {("team", "old")}
+    assert ("team", "new") in cache.crews
+
+
+def test_a_listing_of_one_namespace_says_nothing_of_others():
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(3))
+    assert cache.replace("crews", "elsewhere", Listing([], 5)) == set()
+    assert ECHO in cache.crews
+    assert cache.replace("crews", "team", Listing([], 5)) == {ECHO}
+
+
+def test_a_late_deletion_of_a_former_object_does_not_remove_the_new_one():
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(9))
+    cache.take("crews", "DELETED", crew(6))
+    assert ECHO in cache.crews
+
+
+def test_a_deleted_crew_is_looked_at_even_if_it_was_not_known():
+    assert Cache().take("crews", "DELETED", crew(6)) == {ECHO}
+
+
+def test_a_heartbeat_that_changes_its_crew_concerns_both():
+    cache = Cache()
+    cache.take("heartbeats", "ADDED", heartbeat(1, "echo"))
+    assert cache.take("heartbeats", "MODIFIED", heartbeat(2, "other")) == {ECHO, ("team", "other")}
+    assert cache.heartbeats.of(ECHO) == []
+    assert len(cache.heartbeats.of(("team", "other"))) == 1
+
+
+def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it():
+    cache = Cache()
+    cache.take("deployments", "ADDED", deployment(1))
+    bare = deployment(2)
+    bare["metadata"]["labels"] = {}
+    assert cache.take("deployments", "MODIFIED", bare) == {ECHO}
+    assert cache.deployments.of(ECHO) == []
+
+
+def test_nothing_stays_of_what_is_gone():
+    cache = Cache()
+    for i in range(100):
+        cache.take("crews", "ADDED", crew(2 * i, f"c{i}"))
+        cache.take("heartbeats", "ADDED", heartbeat(2 * i, f"c{i}", f"h{i}"))
+        cache.take("crews", "DELETED", crew(2 * i + 1, f"c{i}"))
+        cache.take("heartbeats", "DELETED", heartbeat(2 * i + 1, f"c{i}", f"h{i}"))
+    for index in (cache.crews, cache.heartbeats):
+        assert not index._known
+        assert not index._of
+        assert not index._gone
+
+
+def test_what_is_large_and_of_no_use_is_not_kept():
+    cache = Cache()
+    copy = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 1000, "mine": "y"}
+    cache.take("crews", "ADDED", crew(1, managedFields=[{"manager": "kubectl"}], annotations=copy))
+    seen = cache.crews.get(ECHO)
+    assert seen is not None
+    assert "managedFields" not in seen["metadata"]
+    assert seen["metadata"]["annotations"] == {"mine": "y"}

@@ -1,0 +1,56 @@
+"""What the status of a Heartbeat says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from watchbill.api import Heartbeat
+from watchbill.api.conditions import Reason
+from watchbill.plan import heartbeat
+
+pytestmark = pytest.mark.pure
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = datetime(2026, 3, 1, 13, tzinfo=UTC)
+
+
+def seen(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "beat", "generation": 3}, "status": status}
+
+
+def resource(**spec: Any) -> Heartbeat:
+    return Heartbeat.model_validate(
+        {"metadata": {"name": "beat"}, "spec": {"crewRef": {"name": "blog"}, "intervalSeconds": 60, **spec}}
+    )
+
+
+def test_one_that_fires_is_ready_and_says_when():
+    status = heartbeat.status(seen(), heartbeat.fires(resource()), last=NOW, following=LATER, now=NOW)
+    assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "Available")]
+    assert (status["lastFireTime"], status["nextFireTime"]) == ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z")
+    assert status["observedGeneration"] == 3
+
+
+def test_what_is_not_known_is_left_out():
+    status = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
+    assert not {"lastFireTime", "nextFireTime"} & set(status)
+
+
+def test_a_suspended_one_says_so():
+    assert "suspend" in heartbeat.fires(resource(suspend=True))[1]
+    assert "suspend" not in heartbeat.fires(resource())[1]
+
+
+def test_one_that_does_not_fire_is_stalled_since_it_stopped():
+    fired = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
+    stalled = heartbeat.status(seen(**fired), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=LATER)
+    assert [(c["type"], c["status"], c["reason"]) for c in stalled["conditions"]] == [
+        ("Ready", "False", "InvalidSchedule"),
+        ("Stalled", "True", "InvalidSchedule"),
+    ]
+    assert stalled["conditions"][0]["lastTransitionTime"] == "2026-03-01T13:00:00Z"
+    again = heartbeat.status(seen(**stalled), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=NOW)
+    assert again == stalled

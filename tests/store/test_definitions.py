@@ -1,0 +1,134 @@
+"""A crew's place in the queue: whose it is, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+
+from watchbill import connection
+from watchbill.errors import Conflict
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store import definitions
+from watchbill.store.definitions import Identity, Taken
+from watchbill.store.queue import Queue, Submission
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    async with connection.connected(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(crew_name: str) -> CrewKeys:
+    return CrewKeys("tests", crew_name)
+
+
+def definition(agent: str = "a") -> CrewDefinition:
+    return CrewDefinition(name="some", agents=[AgentDefinition(agent_id=agent, agent_class="EchoAgent")])
+
+
+async def submit(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, count: int) -> None:
+    tasks = [Submission(f"t{i}", "a", "{}") for i in range(count)]
+    await Queue(client, keys, uid).submit(tasks, max_queued=1000)
+
+
+async def left(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
+    return sorted([str(key) async for key in client.scan_iter(match=f"{keys.prefix}*", count=1000)])
+
+
+async def test_a_crew_is_its_owners_and_nobody_elses(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    assert await definitions.identity(client, keys) == Identity("u1", "one", "")
+    before = await client.hgetall(keys.meta)
+    for uid in ("u1", "u2"):
+        with pytest.raises(Taken, match="'one'"):
+            await definitions.apply(client, keys, definition("b"), uid=uid, owner="two")
+    assert await client.hgetall(keys.meta) == before
+    assert await definitions.apply(client, keys, definition("b"), uid="u1", owner="one") == "u1"
+
+
+async def test_a_crew_without_an_owner_is_given_one_only_under_its_uid(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1")
+    with pytest.raises(Conflict):
+        await definitions.apply(client, keys, definition(), uid="u2", owner="one")
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    assert (await definitions.identity(client, keys)).owner == "one"
+
+
+async def test_identities_of_many_are_in_order(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    none = CrewKeys("tests", "there-is-none")
+    assert await definitions.identities(client, [none, keys, none]) == [
+        Identity(),
+        Identity("u1", "one", ""),
+        Identity(),
+    ]
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+async def test_a_removal_goes_on_where_it_was_interrupted(client: redis.asyncio.Redis, keys: CrewKeys, batches: int):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    await submit(client, keys, "u1", 250)
+    assert await definitions._step(client, keys, "u1", "begin")
+    for _ in range(batches):
+        assert await definitions.delete_records(client, keys, "u1")
+    assert await definitions.identity(client, keys) == Identity("", "one", "u1")
+    assert await definitions.delete(client, keys, "u1")
+    assert await left(client, keys) == []
+
+
+async def test_a_new_crew_of_that_name_begins_only_once_nothing_of_the_former_is_left(
+    client: redis.asyncio.Redis, keys: CrewKeys
+):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    await submit(client, keys, "u1", 150)
+    assert await definitions._step(client, keys, "u1", "begin")
+    assert await definitions.delete_records(client, keys, "u1")
+
+    await definitions.apply(client, keys, definition(), uid="u2", owner="one")
+
+    assert await definitions.identity(client, keys) == Identity("u2", "one", "")
+    assert not [key for key in await left(client, keys) if ":task:" in key]
+    assert await client.zcard(keys.ids) == 0
+
+
+async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    assert await definitions.delete(client, keys, "u1")
+    await definitions.apply(client, keys, definition(), uid="u2", owner="one")
+    await submit(client, keys, "u2", 3)
+    before = await left(client, keys)
+    for step in ("begin", "records", "end"):
+        assert not await definitions._step(client, keys, "u1", step, before, ["t0", "t1", "t2"])  # type: ignore[arg-type]
+    assert await left(client, keys) == before
+    assert await client.zcard(keys.ids) == 3
+
+
+async def test_two_may_remove_at_once(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    await submit(client, keys, "u1", 500)
+    await asyncio.gather(*(definitions.delete(client, keys, "u1") for _ in range(4)))
+    assert await left(client, keys) == []
+
+
+async def test_a_crew_that_leaves_takes_no_work(client: redis.asyncio.Redis, keys: CrewKeys):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    assert await definitions._step(client, keys, "u1", "begin")
+    with pytest.raises(Exception, match="deleted"):
+        await submit(client, keys, "u1", 1)
+    assert not [key for key in await left(client, keys) if ":task:" in key]
+
+
+async def test_a_definition_that_can_not_be_read_does_not_keep_a_crew_alive(
+    client: redis.asyncio.Redis, keys: CrewKeys
+):
+    await definitions.apply(client, keys, definition(), uid="u1", owner="one")
+    digest = str(await client.hget(keys.meta, "def"))
+    await client.set(keys.definition(digest), '{"of": "a later version"}')
+    assert await definitions.delete(client, keys, "u1")
+    assert await left(client, keys) == []
