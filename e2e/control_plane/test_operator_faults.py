@@ -149,6 +149,22 @@ def test_agents_that_no_worker_has_are_named(team: Team):
     assert "'a'" not in said
 
 
+def test_work_of_a_crew_at_zero_whose_agent_was_missing_is_taken_up_once_the_crew_is_mended(team: Team):
+    team.operator()
+    team.apply(crew(spec={"agents": [{"name": "a", "class": "nowhere.at_all:Agent"}]}, idleSeconds=1))
+    team.until_ready()
+    with team.worker("echo").start():
+        team.submit()
+        team.until_stalled("echo", "AgentUnavailable", within=30)
+    machine.until(lambda: team.replicas() == 0, within=SOON, what="parked work holds no workers")
+    hold(3, lambda: team.replicas() == 0, "parked work started a worker")
+
+    team.apply(crew(idleSeconds=1))
+
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker for what was parked")
+    machine.until(lambda: "Stalled" not in team.conditions(), within=SOON, what="it says so no longer")
+
+
 def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team):
     team.operator()
     agents = [

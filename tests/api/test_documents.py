@@ -114,10 +114,13 @@ def config(value: str) -> Any:
     return read(CREW + f"      config:\n        x: {value}\n").crews[0].spec.agents[1].config["x"]
 
 
-@pytest.mark.parametrize("plain", ["12:30", "2026-01-02", "1.2.3", "0x", "1e", "1e400", "=", "<<", "_1", "9" * 5000])
+@pytest.mark.parametrize(
+    "plain",
+    ["12:30", "2026-01-02", "1.2.3", "0x", "1e", "1e400", "=", "<<", "_1", "9" * 5000],
+    ids=lambda plain: plain[:9],
+)
 def test_what_kubernetes_reads_as_text_is_text_here_too(plain: str) -> None:
-    written = "9" * 5000 + "x" if plain[0] == "9" else plain
-    assert read(HEARTBEAT.replace("Write.", written)).heartbeats[0].spec.prompt == written
+    assert read(HEARTBEAT.replace("Write.", plain)).heartbeats[0].spec.prompt == plain
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,7 @@ QUOTE = "Put it in quotes, so that it is read as text."
 WHOLE = "Write a whole number"
 MAPPING = "a mapping of names to values"
 MODES = "sequential, parallel, flow"
+REMOVE = "or remove the field."
 
 
 @pytest.mark.parametrize(
@@ -377,6 +378,7 @@ MODES = "sequential, parallel, flow"
         ("description", "[a]", "['a'] is a list, where text is expected", "Write text."),
         ("sharedTools", "calculator", "'calculator' is text, where a list is expected", "Write a list: [calculator]."),
         ("workers", "3", f"3 is a number, where {MAPPING} is expected", f"Write {MAPPING}."),
+        ("executionMode", "", "nothing is given where a value is expected", f"Write one of: {MODES}; {REMOVE}"),
         ("executionMode", "serial", "'serial' is not a value that is known here", f"Use one of: {MODES}."),
         ("executionMode", "Flow", "'Flow' is not a value that is known here", f"Write 'flow', or another of: {MODES}."),
     ],
@@ -448,7 +450,7 @@ def test_annotations_have_names_of_a_form_and_a_size() -> None:
 
     assert read(annotated("A.b/C", "'any: text'")).crews[0].metadata.annotations == {"A.b/C": "any: text"}
     assert only(annotated("a b", "x")).path == "metadata.annotations.a b"
-    assert read(annotated("why", "é" * 131_070))
+    assert read(annotated("why", "é" * 131_070 + "x"))
     problem = only(annotated("why", "é" * 131_071))
     assert (problem.path, problem.fix) == ("metadata.annotations", "Shorten them.")
     assert "262145 bytes together, and at most 262144" in problem.reason

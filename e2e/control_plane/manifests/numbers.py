@@ -21,7 +21,7 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.workers.replicas": (0, 1000),
 }
 _HEARTBEAT: Final = {"spec.intervalSeconds": (1, 31_622_400)}
-FIELDS: Final = {*_CREW, *_HEARTBEAT}
+FIELDS: Final = (*_CREW, *_HEARTBEAT)
 
 
 def _with(field: str, value: Any) -> dict[str, Any]:

@@ -73,8 +73,7 @@ def loader() -> Any:
             if event.tag is not None and event.tag not in _TAGS:
                 reason = f"the tag {event.tag.replace(_TAG, '!!')} is not known"
                 raise NotYaml(event.start_mark.line + 1, reason, "Remove it, or put the whole text into quotes.")
-            anchor: Any = event.anchor
-            self.anchors.pop(anchor, None)  # a second one of that name takes it over
+            anchor: Any = event.anchor  # PyYAML would refuse one that is given again
             if isinstance(event, yaml.ScalarEvent):
                 return self.compose_scalar_node(anchor)
             if isinstance(event, yaml.SequenceStartEvent):

@@ -139,6 +139,9 @@ def _finding(model: type[BaseModel], details: ErrorDetails) -> Finding:
         return Finding(loc, *_wrong_type(details["input"], _EXPECTED[kind]))
     if kind == "literal_error":
         allowed = [str(value) for value in get_args(_literal(model, loc))]
+        if details["input"] is None:
+            fix = f"Write one of: {', '.join(allowed)}; or remove the field."
+            return Finding(loc, "nothing is given where a value is expected", fix)
         return Finding(
             loc, f"{quote(details['input'])} is not a value that is known here", suggest(details["input"], allowed)
         )

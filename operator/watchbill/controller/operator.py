@@ -155,7 +155,7 @@ class Operator:
                     continue
                 for kind, listing in listings:
                     for key in self._cache.replace(kind, namespace, listing):
-                        self._queue.add(key)
+                        self._queue.add(key, later=True)
         finally:
             self._cache.listed()
         self._unlisted = unlisted
@@ -221,7 +221,7 @@ class Operator:
 
     def _look_at_all(self) -> None:
         for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
-            self._queue.add(key)
+            self._queue.add(key, later=True)
 
     async def _hear(self) -> None:
         """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""

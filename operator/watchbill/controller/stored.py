@@ -35,8 +35,6 @@ logger = logging.getLogger("watchbill.operator")
 
 T = TypeVar("T")
 
-OWNER: Final = f"{names.API_GROUP}/owner"
-"""The annotation of a record that says which operator wrote it."""
 SCHEDULER_SECONDS: Final = 10.0
 """The scheduler waits for the store; we don't, because other crews are to be told that it is away."""
 PARKED_SECONDS: Final = 10.0
@@ -98,12 +96,13 @@ class Stored:
         Without a definition (there is none that could run) what was stored before goes on. Raises StoreUnavailable,
         Taken when the crew of that name is another's, InvalidInput for what can't be stored.
         """
-        keys, uid = names.CrewKeys(*key), str(seen["metadata"]["uid"])
+        keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         memory = self._memories.setdefault(key, _Memory())
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
-        wanted = json.dumps([uid, definition is not None and seen["metadata"]["generation"], generations])
+        wanted = json.dumps([uid, definition is not None and generation, generations])
         held = await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
+        queue = Queue(self._client, keys, uid)
         if memory.applied != wanted or not is_ours:  # the latter: it was flushed, or deleted by hand
             memory.applied = ""
             if definition is not None:
@@ -111,8 +110,9 @@ class Stored:
             elif not is_ours:
                 return None
             await self._store_heartbeats(keys, uid, beats, memory)
+            if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
+                await self._try_parked(queue)
             memory.applied = wanted
-        queue = Queue(self._client, keys, uid)
         figures = await queue.figures()
         states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
         return Kept(
@@ -174,7 +174,7 @@ class Stored:
             if record_uid is not None and record_uid != uid and owner != self._owner:
                 raise Taken(self._taken(keys, owner))
         metadata = {**definition.metadata}
-        metadata["annotations"] = {**metadata.get("annotations", {}), OWNER: self._owner}
+        metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_OWNER: self._owner}
         record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})
         await CrewRedis(client=self._client, tenant=key[0], strict=True).save_crew(record)
         await definitions.apply(self._client, keys, definition, uid=uid, owner=self._owner)
@@ -196,7 +196,7 @@ class Stored:
         except InvalidInput:
             return "", ""
         annotations = record.metadata.get("annotations") if record else None
-        owner = annotations.get(OWNER) if isinstance(annotations, dict) else None
+        owner = annotations.get(names.ANNOTATION_OWNER) if isinstance(annotations, dict) else None
         return str(owner or ""), record.crew_id if record else None
 
     async def _remove_record(self, key: Key, uid: str | None) -> bool:
@@ -232,6 +232,12 @@ class Stored:
             await _bounded(self._scheduler.remove(keys, uid, str(seen["metadata"]["name"])))
             return Reason.INVALID_SCHEDULE, str(error)
         return beat.fires(heartbeat)
+
+    async def _try_parked(self, queue: Queue) -> None:
+        """The crew has changed, and may now have the agents that were missing. A worker that has them can't look for
+        itself where there is none, and parked work starts none."""
+        for members in (await queue.parked_agents()).values():
+            await queue.unpark(members)
 
     async def _parked(self, queue: Queue, memory: _Memory) -> Sequence[str]:
         count = int(await self._client.zcard(queue.keys.parked_agent))

@@ -1,5 +1,6 @@
 """Keys that need a look: each once however often it was added, one look at a key at a time, many keys at once.
 
+What is asked for goes before what is looked at only to make sure, or a crew with new work would wait for all others.
 A look that fails is repeated with growing, jittered pauses; one that returns seconds is repeated after them.
 """
 
@@ -30,28 +31,34 @@ class WorkQueue(Generic[K]):
         """`on_depth` is told how many keys wait."""
         self._look = look
         self._on_depth = on_depth
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
-        self._queued: set[K] = set()
+        self._soon: dict[K, None] = {}
+        self._later: dict[K, None] = {}
+        """In the order in which they came, like those before; only when none of those waits."""
+        self._waiting = asyncio.Semaphore(0)
+        """As many as wait."""
         self._busy: set[K] = set()
-        self._again: set[K] = set()
-        """Added while they were looked at."""
+        self._again: dict[K, bool] = {}
+        """Added while they were looked at → whether for later."""
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
 
-    def add(self, key: K) -> None:
-        """Looks at the key as soon as possible."""
+    def add(self, key: K, *, later: bool = False) -> None:
+        """Looks at the key as soon as possible, or (`later`) when nothing else is to be done."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
-            self._again.add(key)
-        elif key not in self._queued:
-            self._queued.add(key)
-            self._ready.put_nowait(key)
-            self._on_depth(len(self._queued))
+            self._again[key] = later and self._again.get(key, True)
+        elif key in self._later and not later:
+            del self._later[key]
+            self._soon[key] = None
+        elif key not in self._soon and key not in self._later:
+            (self._later if later else self._soon)[key] = None
+            self._waiting.release()
+            self._tell()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Looks at the key then, or sooner if something else asks for it."""
-        if key in self._queued or key in self._again:
+        if key in self._soon or key in self._later or key in self._again:
             return
         if timer := self._timers.pop(key, None):
             timer.cancel()
@@ -69,9 +76,11 @@ class WorkQueue(Generic[K]):
 
     async def _work(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._queued.discard(key)
-            self._on_depth(len(self._queued))
+            await self._waiting.acquire()
+            lane = self._soon or self._later
+            key = next(iter(lane))
+            del lane[key]
+            self._tell()
             self._busy.add(key)
             after: float | None
             try:
@@ -86,7 +95,9 @@ class WorkQueue(Generic[K]):
             finally:
                 self._busy.discard(key)
             if key in self._again:
-                self._again.discard(key)
-                self.add(key)
+                self.add(key, later=self._again.pop(key))
             elif after is not None:
                 self.add_after(key, after)
+
+    def _tell(self) -> None:
+        self._on_depth(len(self._soon) + len(self._later))

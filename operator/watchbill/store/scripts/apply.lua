@@ -9,7 +9,7 @@ local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving')
 local uid, owner, old = known[1], known[2] or '', known[3] or ''
 if known[4] then return { 'leaving', known[4] } end
 if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid, owner } end
-if uid and ARGV[7] ~= '' and owner ~= '' and owner ~= ARGV[7] then return { 'other', uid, owner } end
+if uid and owner ~= '' and owner ~= ARGV[7] then return { 'other', uid, owner } end
 if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
 uid = uid or ARGV[1]
 redis.call('SET', KEYS[FIXED + 1], ARGV[5])
