@@ -49,8 +49,7 @@ async def work() -> None:
         async with client.pipeline(transaction=True) as pipe:
             for (entry, fields), result in zip(entries, results, strict=True):
                 pipe.set(f"floor:result:{fields['n']}", json.dumps(result), ex=RESULT_SECONDS)
-                pipe.xack(COUNT = int(os.environ["BENCH_VARIANT"] or CONCURRENCY)
-STREAM, GROUP, entry)
+                pipe.xack(STREAM, GROUP, entry)
                 pipe.xdel(STREAM, entry)
                 if "reply" in fields:
                     pipe.publish(fields["reply"], fields["n"])
@@ -60,8 +59,7 @@ STREAM, GROUP, entry)
 class Floor:
     async def open(self) -> None:
         self.client = redis.asyncio.Redis.from_url(URL, decode_responses=True)
-        await self.client.xgroup_create(COUNT = int(os.environ["BENCH_VARIANT"] or CONCURRENCY)
-STREAM, GROUP, "0", mkstream=True)
+        await self.client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         self.replies = self.client.pubsub(ignore_subscribe_messages=True)
         await self.replies.subscribe(REPLIES)
         await self.replies.get_message(ignore_subscribe_messages=False, timeout=1)
