@@ -27,7 +27,8 @@ from watchbill.errors import WatchbillError
 
 
 def main() -> int:
-    # Terminated is like interrupted: what was started is stopped.
+    # Terminated is like interrupted: what was started is stopped. A shell may have SIGINT ignored in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = _arguments()
     plan = Plan(arguments.tasks, arguments.probes)
