@@ -54,8 +54,8 @@ class Producer:
 @asynccontextmanager
 async def producer(environment: Environment, variables: Mapping[str, str], log: Path) -> AsyncIterator[Producer]:
     """The peer's producer, ready."""
-    async with _process(environment.command, {**environment.variables, **variables}, log, talks=True) as process:
-        made = Producer(process, log)
+    async with process(environment.command, {**environment.variables, **variables}, log, talks=True) as started:
+        made = Producer(started, log)
         made.about = await made.answer()
         yield made
 
@@ -81,16 +81,17 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """The peer's worker, started."""
     merged = {**environment.variables, **variables, **about.get("environment", {})}
-    async with _process(about["worker"], merged, log, talks=False) as process:
-        yield Worker(process, log)
+    async with process(about["worker"], merged, log) as started:
+        yield Worker(started, log)
 
 
 @asynccontextmanager
-async def _process(
-    command: Sequence[str], variables: Mapping[str, str], log: Path, *, talks: bool
+async def process(
+    command: Sequence[str], variables: Mapping[str, str], log: Path, *, talks: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process in a session of its own, at the repository's root. What it says is logged, unless it `talks` to us."""
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
+        started = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE if talks else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if talks else output,
@@ -101,17 +102,17 @@ async def _process(
             limit=2**24,
         )
     try:
-        yield process
+        yield started
     finally:
-        if process.stdin:
-            process.stdin.close()
-        elif process.returncode is None:
-            process.terminate()
+        if started.stdin:
+            started.stdin.close()
+        elif started.returncode is None:
+            started.terminate()
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            await asyncio.wait_for(started.wait(), STOP_SECONDS)
         with suppress(ProcessLookupError):  # its session is our own making: what is left in it goes too
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+            os.killpg(started.pid, signal.SIGKILL)
+        await started.wait()
 
 
 def tail(log: Path) -> str:

@@ -1,0 +1,98 @@
+"""What the measures of Watchbill alone share: a crew of one agent, its worker as users run it, its ledger.
+
+The ledger holds a line for each beginning of a task: its number, and the wall clock in ns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import processes
+from bench.environments import ROOT
+from bench.server import Server
+
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
+from watchbill.store import definitions
+from watchbill.store.queue import Queue
+
+AGENT = "bench"
+
+
+def definition(name: str, function: str, *, concurrency: int = 10, lease_seconds: int = 15) -> CrewDefinition:
+    """A crew of one agent, a function of bench/agents.py."""
+    agent = AgentDefinition(agent_id=AGENT, agent_class=f"bench.agents:{function}")
+    policy = TaskPolicy(lease_seconds=lease_seconds)
+    return CrewDefinition(name=name, agents=[agent], concurrency=concurrency, tasks=policy)
+
+
+async def register(server: Server, crew: CrewDefinition) -> Queue:
+    """Puts the crew into the store, in namespace `default`. Returns its queue."""
+    keys = CrewKeys("default", crew.name)
+    return Queue(server.client, keys, await definitions.apply(server.client, keys, crew))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What ran, by number, and when."""
+
+    path: Path
+
+    def read(self) -> list[tuple[int, float]]:
+        """(number, wall clock in s) of each beginning."""
+        lines = (line.split() for line in self.path.read_text().splitlines())
+        return [(int(number), int(ns) / 1e9) for number, ns in lines]
+
+    def __len__(self) -> int:
+        return self.path.read_bytes().count(b"\n")
+
+
+def ledger(folder: Path) -> Ledger:
+    """An empty one."""
+    path = folder / "ledger"
+    path.write_bytes(b"")
+    return Ledger(path)
+
+
+@asynccontextmanager
+async def pod_worker(server: Server, crew: str, written: Ledger, log: Path) -> AsyncIterator[processes.Worker]:
+    """`python -m watchbill.worker`, as it runs in a pod: for one crew."""
+    command = [sys.executable, "-m", "watchbill.worker"]
+    variables = {"WATCHBILL_CREW": f"default/{crew}", "WATCHBILL_REDIS_URL": server.url}
+    async with processes.process(command, _variables(written) | variables, log) as started:
+        yield processes.Worker(started, log)
+
+
+@asynccontextmanager
+async def cli_worker(server: Server, crews: list[str], written: Ledger, log: Path) -> AsyncIterator[processes.Worker]:
+    """`watchbill worker CREW...`: one process for many crews."""
+    command = [sys.executable, "-m", "watchbill", "worker", "--redis-url", server.url, *crews]
+    async with processes.process(command, _variables(written), log) as started:
+        yield processes.Worker(started, log)
+
+
+def _variables(written: Ledger) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {"BENCH_LEDGER": str(written.path), "PYTHONPATH": path}
+
+
+async def until(
+    true: Callable[[], bool | Awaitable[bool]], worker: processes.Worker, seconds: float, what: str, look: float = 0.002
+) -> None:
+    """Waits for it. Raises Broken when the worker has ended, or after `seconds`."""
+    deadline = time.perf_counter() + seconds
+    while True:
+        worker.check()
+        answer = true()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        if time.perf_counter() > deadline:
+            raise processes.Broken(f"not {what} within {seconds:.0f} s")
+        await asyncio.sleep(look)
