@@ -2,7 +2,7 @@
 
 Runs in a peer's environment: standard library only. Each execution is one line in the ledger, a file opened for
 appending, whatever process or thread it happens in: so who ran what, and how often, is known without asking the queue.
-It costs every peer the same 2 µs.
+It costs every peer the same microsecond or two.
 """
 
 from __future__ import annotations
