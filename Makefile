@@ -44,8 +44,8 @@ JOBS ?= 3
 test: check  ## check, then all tests: what runs on any machine with Python
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
-bench: $(DEV)  ## Measure tasks per second and latency, beside the floor
-	$(BIN)/python bench/throughput.py
+bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short
+	$(BIN)/python -m bench $(ARGS)
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd

@@ -26,6 +26,7 @@ def operator() -> int:
     url = settings.redis_url
     for chatty in ("apscheduler", "kopf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # that it leaves signals alone is meant so
 
     async def work(signals: process.Signals) -> int:
         running = Operator(settings, url, Scheduler)

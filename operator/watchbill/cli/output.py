@@ -44,6 +44,8 @@ def as_yaml(value: Any) -> str:
     """YAML as a person would write it: keys in their order, long text as blocks."""
     import yaml
 
+    from watchbill.api.scalars import plain
+
     class Dumper(yaml.SafeDumper):
         """Writes text of several lines as a block, and nothing as an alias."""
 
@@ -51,7 +53,8 @@ def as_yaml(value: Any) -> str:
             return True
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        style = "|" if "\n" in value else "'" if plain(value) != value else None  # as text for every reader of YAML
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
