@@ -1,6 +1,6 @@
 """Speed of the task queue beside the floor: the least Python that is still an at-least-once Streams worker.
 
-    python bench/throughput.py [--tasks 20000] [--rounds 5] [--aof] [--json FILE]
+    python bench/throughput.py [--tasks 20000] [--rounds 5] [--concurrency 10] [--aof] [--json FILE]
 
 One run measures both, in turns, on a private server of its own: tasks/s of one worker process, idle submit → result,
 and submissions/s. Quote medians, and compare by the ratio within one run: absolute figures are this machine's.
@@ -32,23 +32,21 @@ from watchbill.embedded import EmbeddedStore
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.service import AgentService
 from watchbill.store import definitions
-from watchbill.store.queue import Queue
-from watchbill.tasks import AgentTask
+from watchbill.tasks import AgentTask, Priority
 
 FLOOR_STREAM, FLOOR_RESULTS, FLOOR_GROUP = "floor:tasks", "floor:results", "workers"
-SLOTS = 100
 
 
 # ---------------------------------------------------------------- the two workers, each a process of its own
 
 
-async def floor_worker(url: str) -> None:
+async def floor_worker(url: str, slots: int) -> None:
     """Read, do nothing, store the result, acknowledge and delete; all of a batch in one pipeline."""
     client = connection.connect(url)
     consumer = str(os.getpid())
     print("ready", flush=True)
     while True:
-        batch = await client.xreadgroup(FLOOR_GROUP, consumer, {FLOOR_STREAM: ">"}, count=SLOTS, block=2000)
+        batch = await client.xreadgroup(FLOOR_GROUP, consumer, {FLOOR_STREAM: ">"}, count=slots, block=2000)
         if not batch:
             continue
         entries = batch[FLOOR_STREAM][0] if isinstance(batch, dict) else batch[0][1]
@@ -63,10 +61,10 @@ async def floor_worker(url: str) -> None:
             await pipe.execute()
 
 
-async def our_worker(url: str, crew: str) -> None:
+async def our_worker(url: str, slots: int, crew: str) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    async with AgentService(url, crews=[crew], concurrency=SLOTS, grace_seconds=5):
+    async with AgentService(url, crews=[crew], concurrency=slots, grace_seconds=5):
         print("ready", flush=True)
         await stopped.wait()
 
@@ -102,13 +100,13 @@ class Process:
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     while not await true():
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.005)
 
 
-async def floor_round(url: str, client: redis.asyncio.Redis, tasks: int, probes: int) -> dict[str, float]:
+async def floor_round(url: str, client: redis.asyncio.Redis, tasks: int, slots: int, probes: int) -> dict[str, float]:
     await client.delete(FLOOR_STREAM, FLOOR_RESULTS)
     await client.xgroup_create(FLOOR_STREAM, FLOOR_GROUP, "0", mkstream=True)
-    with Process("floor", url) as worker:
+    with Process("floor", url, str(slots)) as worker:
         worker.pause()
         begin = time.perf_counter()
         for start in range(0, tasks, 500):
@@ -147,14 +145,15 @@ async def floor_round(url: str, client: redis.asyncio.Redis, tasks: int, probes:
     return {"tasks/s": rate, "bulk submit/s": bulk, "submit/s": single, **percentiles(latencies)}
 
 
-async def our_round(url: str, client: redis.asyncio.Redis, tasks: int, probes: int) -> dict[str, float]:
+async def our_round(url: str, client: redis.asyncio.Redis, tasks: int, slots: int, probes: int) -> dict[str, float]:
     crew = f"default/bench-{uuid.uuid4().hex[:8]}"
     keys = names.CrewKeys(*crew.split("/"))
     definition = CrewDefinition(
         name=keys.crew.split("/")[1], agents=[AgentDefinition(agent_id="echo", agent_class="EchoAgent")]
     )
-    queue = Queue(client, keys, await definitions.apply(client, keys, definition))
-    with Process("ours", url, crew) as worker:
+    await definitions.apply(client, keys, definition)
+    stream = keys.streams[names.CLASSES.index(Priority.NORMAL)]
+    with Process("ours", url, str(slots), crew) as worker:
         async with Client(url) as watchbill:
             await watchbill.run(crew, "warm", agent="echo")
             worker.pause()
@@ -166,8 +165,7 @@ async def our_round(url: str, client: redis.asyncio.Redis, tasks: int, probes: i
             begin = time.perf_counter()
 
             async def done() -> bool:
-                figures = await queue.figures()
-                return figures.waiting + figures.running == 0
+                return await client.xlen(stream) == 0
 
             await until(done)
             rate = tasks / (time.perf_counter() - begin)
@@ -199,8 +197,8 @@ async def main(arguments: argparse.Namespace) -> None:
             async with connection.connected(store.url) as client:
                 rounds: dict[str, list[dict[str, float]]] = {"floor": [], "watchbill": []}
                 for number in range(arguments.rounds):
-                    rounds["floor"].append(await floor_round(store.url, client, arguments.tasks, 200))
-                    rounds["watchbill"].append(await our_round(store.url, client, arguments.tasks, 200))
+                    rounds["floor"].append(await floor_round(store.url, client, arguments.tasks, arguments.concurrency, 200))
+                    rounds["watchbill"].append(await our_round(store.url, client, arguments.tasks, arguments.concurrency, 200))
                     print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
                 info = await client.info("server")
         finally:
@@ -208,7 +206,7 @@ async def main(arguments: argparse.Namespace) -> None:
     print(
         f"Python {platform.python_version()}, server {info.get('server_name', 'redis')} {info['redis_version']}, "
         f"{os.cpu_count()} cores, AOF {'everysec' if arguments.aof else 'off'}, "
-        f"{arguments.tasks} tasks, {arguments.rounds} rounds: median (lowest … highest)"
+        f"{arguments.tasks} tasks, {arguments.concurrency} at once, {arguments.rounds} rounds: median (lowest … highest)"
     )
     for what in rounds["floor"][0]:
         cells = []
@@ -223,12 +221,13 @@ async def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["floor"]:
-        uvloop.run(floor_worker(sys.argv[2]))
+        uvloop.run(floor_worker(sys.argv[2], int(sys.argv[3])))
     elif sys.argv[1:2] == ["ours"]:
-        uvloop.run(our_worker(sys.argv[2], sys.argv[3]))
+        uvloop.run(our_worker(sys.argv[2], int(sys.argv[3]), sys.argv[4]))
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--tasks", type=int, default=20_000)
+        parser.add_argument("--concurrency", type=int, default=10, help="tasks at once")
         parser.add_argument("--rounds", type=int, default=5)
         parser.add_argument("--aof", action="store_true", help="measure with AOF everysec, as ./.watchbill/ has it")
         parser.add_argument("--json", help="write the rounds to this file")
