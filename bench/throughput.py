@@ -197,8 +197,12 @@ async def main(arguments: argparse.Namespace) -> None:
             async with connection.connected(store.url) as client:
                 rounds: dict[str, list[dict[str, float]]] = {"floor": [], "watchbill": []}
                 for number in range(arguments.rounds):
-                    rounds["floor"].append(await floor_round(store.url, client, arguments.tasks, arguments.concurrency, 200))
-                    rounds["watchbill"].append(await our_round(store.url, client, arguments.tasks, arguments.concurrency, 200))
+                    rounds["floor"].append(
+                        await floor_round(store.url, client, arguments.tasks, arguments.concurrency, 200)
+                    )
+                    rounds["watchbill"].append(
+                        await our_round(store.url, client, arguments.tasks, arguments.concurrency, 200)
+                    )
                     print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
                 info = await client.info("server")
         finally:
@@ -206,7 +210,8 @@ async def main(arguments: argparse.Namespace) -> None:
     print(
         f"Python {platform.python_version()}, server {info.get('server_name', 'redis')} {info['redis_version']}, "
         f"{os.cpu_count()} cores, AOF {'everysec' if arguments.aof else 'off'}, "
-        f"{arguments.tasks} tasks, {arguments.concurrency} at once, {arguments.rounds} rounds: median (lowest … highest)"
+        f"{arguments.tasks} tasks, {arguments.concurrency} at once, {arguments.rounds} rounds: "
+        "median (lowest … highest)"
     )
     for what in rounds["floor"][0]:
         cells = []

@@ -13,11 +13,11 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis.asyncio
 
@@ -28,7 +28,7 @@ from watchbill.events import CrewEvent, Gap
 from watchbill.plan import flow, submission
 from watchbill.store import definitions, events, runs
 from watchbill.store.events import BEGINNING
-from watchbill.store.queue import Figures, Queue, Submission
+from watchbill.store.queue import Changed, Figures, Queue, Submission
 from watchbill.tasks import AgentTask, Priority, RunResult, RunStatus, TaskResult
 
 logger = logging.getLogger("watchbill.client")
@@ -37,6 +37,16 @@ POLL_SECONDS: Final = 2.0
 """How often a waiting client looks for itself, in case the message that it waits for was lost."""
 
 Result = RunResult | TaskResult
+T = TypeVar("T")
+
+
+class _Waiter:
+    """Somebody who waits for the end of one task or run."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.result = ""
+        """The TaskResult as JSON, where it came with the message."""
 
 
 class Client:
@@ -54,7 +64,7 @@ class Client:
         self._crews: dict[str, definitions.Current] = {}
         self._replies: redis.asyncio.client.PubSub | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._waiting: dict[tuple[str, str], asyncio.Event] = {}
+        self._waiting: dict[tuple[str, str], list[_Waiter]] = {}
 
     async def __aenter__(self) -> Client:
         return self
@@ -110,62 +120,69 @@ class Client:
             metadata=dict(metadata or {}),
         ).model_dump_json(exclude_none=True)
         await self._listen(keys)
-        for attempt in (1, 2):
-            current = await self._current(keys)
+
+        async def give(current: definitions.Current) -> str:
             definition = current.definition
             for warning in submission.check(
                 definition, prompt, agent=agent, inputs=inputs, task_id=id, metadata=metadata
             ):
                 logger.warning("%s", warning)
             dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": int(dedupe_seconds * 1000)}
-            try:
-                if agent is None:
-                    run = runs.RunSubmission(
-                        id=task_id,
-                        payload=payload,
-                        digest=current.digest,
-                        mode=definition.execution_mode,
-                        steps=flow.steps(definition),
-                        parallel=definition.max_parallel_tasks,
-                        priority=priority,
-                        inputs=inputs,
-                        **dedupe,  # type: ignore[arg-type]
-                    )
-                    return await runs.submit(
-                        self._redis,
-                        keys,
-                        current.uid,
-                        run,
-                        max_queued=definition.tasks.max_queued,
-                        reply_to=keys.reply(self._id),
-                    )
-                agent_id = definition.agent_ids()[agent]
-                task = Submission(task_id, agent_id, payload, priority, inputs, **dedupe)  # type: ignore[arg-type]
-                queue = Queue(self._redis, keys, current.uid)
-                return (
-                    await queue.submit([task], max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
-                )[0]
-            except (CrewGone, runs.Changed):
-                # what we knew of the crew is old: it may have been made anew under its name
-                del self._crews[keys.crew]
-                if attempt == 2:
-                    raise
-        raise AssertionError("unreachable")
+            if agent is None:
+                run = runs.RunSubmission(
+                    id=task_id,
+                    payload=payload,
+                    digest=current.digest,
+                    mode=definition.execution_mode,
+                    steps=flow.steps(definition),
+                    parallel=definition.max_parallel_tasks,
+                    priority=priority,
+                    inputs=inputs,
+                    **dedupe,  # type: ignore[arg-type]
+                )
+                most = definition.tasks.max_queued
+                return await runs.submit(
+                    self._redis, keys, current.uid, run, max_queued=most, reply_to=keys.reply(self._id)
+                )
+            agent_id = definition.agent_ids()[agent]
+            task = Submission(task_id, agent_id, payload, priority, inputs, **dedupe)  # type: ignore[arg-type]
+            return (await self._put(keys, current, [task]))[0]
+
+        return await self._with_current(keys, give)
 
     async def submit_many(self, crew: str, agent: str, tasks: Iterable[AgentTask]) -> list[str]:
         """Many tasks for one agent, 500 to a call. Each is checked first; nothing is stored if one is bad."""
         keys = self.keys(crew)
-        current = await self._current(keys)
-        definition = current.definition
-        batch = []
-        for task in tasks:
+        work = list(tasks)
+
+        async def give(current: definitions.Current) -> list[str]:
+            if not work:
+                return []
+            first = work[0]
             submission.check(
-                definition, task.prompt, agent=agent, inputs={}, task_id=task.task_id, metadata=task.metadata
+                current.definition,
+                first.prompt,
+                agent=agent,
+                inputs={},
+                task_id=first.task_id,
+                metadata=first.metadata,
             )
-            batch.append(Submission(task.task_id, agent, task.model_dump_json(exclude_none=True), task.priority))
+            for task in work:
+                submission.check_another(task.prompt, task.task_id, task.metadata)
+            agent_id = current.definition.agent_ids()[agent]
+            return await self._put(
+                keys,
+                current,
+                (Submission(t.task_id, agent_id, t.model_dump_json(exclude_none=True), t.priority) for t in work),
+            )
+
         await self._listen(keys)
+        return await self._with_current(keys, give)
+
+    async def _put(self, keys: names.CrewKeys, current: definitions.Current, tasks: Iterable[Submission]) -> list[str]:
         queue = Queue(self._redis, keys, current.uid)
-        return await queue.submit(batch, max_queued=definition.tasks.max_queued, reply_to=keys.reply(self._id))
+        most = current.definition.tasks.max_queued
+        return await queue.submit(tasks, max_queued=most, reply_to=keys.reply(self._id), digest=current.digest)
 
     async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
         """Fires a heartbeat now, beside its schedule, once for each `token`. Returns the id of the run or task.
@@ -180,7 +197,13 @@ class Client:
 
     async def run(self, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """`submit`, with its options, and `wait`."""
-        return await self.wait(crew, await self.submit(crew, prompt, **options), timeout=timeout)
+        keys = self.keys(crew)
+        task_id = options.pop("id", None) or uuid.uuid4().hex
+        with self._told(keys, task_id) as waiter:  # before it can end
+            submitted = await self.submit(crew, prompt, id=task_id, **options)
+            if submitted == task_id:
+                return await self._result(keys, task_id, waiter, timeout, look_first=False)
+        return await self.wait(crew, submitted, timeout=timeout)
 
     # ------------------------------------------------------------ getting results
 
@@ -191,22 +214,42 @@ class Client:
         """
         keys = self.keys(crew)
         await self._listen(keys)
-        done = self._waiting.setdefault((keys.crew, task_id), asyncio.Event())
+        with self._told(keys, task_id) as waiter:
+            return await self._result(keys, task_id, waiter, timeout, look_first=True)
+
+    async def _result(
+        self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, timeout: float | None, *, look_first: bool
+    ) -> Result:
         # Only the submitter is sent a message; others look more often at first.
         pause = 0.05
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    done.clear()
+        look = look_first
+        async with asyncio.timeout(timeout):
+            while True:
+                if look:
+                    waiter.told.clear()
                     result = await persist(lambda: runs.result(self._redis, keys, task_id))
                     if result is not None:
                         return result
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await done.wait()
-                    pause = min(pause * 1.5, POLL_SECONDS)
+                timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
+                await waiter.told.wait()
+                timer.cancel()
+                if waiter.result:
+                    return TaskResult.model_validate_json(waiter.result)
+                look = True
+                pause = min(pause * 1.5, POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def _told(self, keys: names.CrewKeys, task_id: str) -> Iterator[_Waiter]:
+        """Hears, for the length of the block, when this task ends."""
+        waiter = _Waiter()
+        waiters = self._waiting.setdefault((keys.crew, task_id), [])
+        waiters.append(waiter)
+        try:
+            yield waiter
         finally:
-            self._waiting.pop((keys.crew, task_id), None)
+            waiters.remove(waiter)
+            if not waiters:
+                self._waiting.pop((keys.crew, task_id), None)
 
     async def result(self, crew: str, task_id: str) -> Result | None:
         """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
@@ -251,14 +294,23 @@ class Client:
     # ------------------------------------------------------------ within
 
     async def _current(self, keys: names.CrewKeys) -> definitions.Current:
-        """The crew as it is now; what we knew of it, where its definition is still the same."""
-        with translated():
-            digest = await self._redis.hget(keys.meta, "def")
+        """The crew as we know it, which may be old."""
         known = self._crews.get(keys.crew)
-        if known is None or known.digest != digest:
-            known = await definitions.current(self._redis, keys)
-            self._crews[keys.crew] = known
+        if known is None:
+            known = self._crews[keys.crew] = await definitions.current(self._redis, keys)
         return known
+
+    async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
+        """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
+        now, or have been made anew under its name."""
+        if keys.crew in self._crews:
+            with contextlib.suppress(CrewGone, Changed, InvalidInput):
+                return await give(self._crews[keys.crew])
+        for _ in range(3):
+            self._crews[keys.crew] = await definitions.current(self._redis, keys)
+            with contextlib.suppress(Changed):
+                return await give(self._crews[keys.crew])
+        raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
 
     async def _listen(self, keys: names.CrewKeys) -> None:
         """From now on, messages about what this client submitted to the crew wake its waiters."""
@@ -277,8 +329,11 @@ class Client:
             message = await persist(lambda: replies.get_message(timeout=POLL_SECONDS))
             if message:
                 crew = str(message["channel"]).partition("{")[2].partition("}")[0]
-                if waiter := self._waiting.get((crew, str(message["data"]))):
-                    waiter.set()
+                for told in message["data"].split("\x1e"):
+                    task_id, _, result = told.partition("\x1f")
+                    for waiter in self._waiting.get((crew, task_id), ()):
+                        waiter.result = result
+                        waiter.told.set()
 
 
 async def run(

@@ -71,8 +71,21 @@ class _Client(redis.asyncio.Redis):
     ends: a task that is cancelled then goes on, and whoever waits for its end waits for ever.
     """
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    async def execute_command(self, *args: Any, sent: Callable[[], None] | None = None, **options: Any) -> Any:
+        """`sent` is called, each time, once the command is on its way and before its answer is waited for."""
         async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            # redis-py's own way to a command costs twice as much; it is left for when something went wrong
+            pool = self.connection_pool
+            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+                if sent is not None:
+                    sent()
+                return await self.parse_response(connection, args[0], **options)
+            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
+                await connection.disconnect()
+            finally:
+                await pool.release(connection)
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
@@ -188,17 +201,31 @@ async def persist(
 
 @cache
 def script(name: str) -> tuple[str, str]:
-    """(text, SHA-1) of store/scripts/NAME.lua with the shared part put in behind its first line."""
+    """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line."""
     folder = resources.files("watchbill.store").joinpath("scripts")
-    shebang, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
-    text = f"{shebang}\n{folder.joinpath('lib.lua').read_text()}\n{body}"
+    shebang, uses, body = folder.joinpath(f"{name}.lua").read_text().split("\n", 2)
+    parts = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
+    shared = "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in ("lib", *parts))
+    text = f"{shebang}\n{shared}\n{body}"
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-async def run_script(client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-    """Runs a queue script by its hash; sends its text when the server (new, restarted, failed over) doesn't know it."""
+async def run_script(
+    client: redis.asyncio.Redis,
+    name: str,
+    keys: Sequence[str],
+    args: Sequence[Any],
+    sent: Callable[[], None] | None = None,
+) -> Any:
+    """Runs a queue script by its hash; sends its text when the server (new, restarted, failed over) doesn't know it.
+
+    `sent` is called once the call is on its way, before its answer is waited for; and again if it is sent again.
+    """
     text, digest = script(name)
     try:
+        if sent is not None:
+            call = client.execute_command("EVALSHA", digest, len(keys), *keys, *args, sent=sent)  # type: ignore[no-untyped-call]
+            return await call
         return await client.evalsha(digest, len(keys), *keys, *args)
     except redis.exceptions.NoScriptError:
         return await client.eval(text, len(keys), *keys, *args)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from support import MANY, Crew, Feed, finished, flow_of, made, opened, payload, until
+from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, until
 
 from watchbill import connection
 from watchbill.errors import InvalidInput, StoreUnavailable
@@ -194,10 +194,14 @@ def test_every_queue_script_says_what_it_may_do_when_memory_is_short() -> None:
 @pytest.mark.parametrize("name", QUEUE_SCRIPTS)
 def test_the_shared_part_stands_behind_the_first_line(name: str) -> None:
     text, digest = connection.script(name)
-    shebang, shared, rest = text.partition(SCRIPTS["lib"])
-    assert shebang == SCRIPTS[name].splitlines()[0] + "\n"
-    assert shared == SCRIPTS["lib"]
-    assert rest.strip() == SCRIPTS[name].partition("\n")[2].strip()
+    shebang, uses, body = SCRIPTS[name].split("\n", 2)
+    assert uses.startswith("-- uses ")
+    parts = ["lib", *(f"lib_{part}" for part in uses.split()[2:] if part != "nothing")]
+    assert text.startswith(shebang + "\n" + SCRIPTS["lib"])
+    assert text.endswith(body)
+    assert [text.count(SCRIPTS[part]) for part in SCRIPTS if part.startswith("lib")] == [
+        int(part in parts) for part in SCRIPTS if part.startswith("lib")
+    ]
     assert digest == hashlib.sha1(text.encode()).hexdigest()
 
 
@@ -227,13 +231,15 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
         plain = connection.run_script
         ran: set[str] = set()
 
-        async def guarded(client: redis.asyncio.Redis, name: str, keys: list[str], args: list[object]) -> object:
+        async def guarded(
+            client: redis.asyncio.Redis, name: str, keys: list[str], args: list[object], *sent: Callable[[], None]
+        ) -> object:
             ran.add(name)
             patterns = [f"~{key}" for key in dict.fromkeys(keys)]
             await crew.client.execute_command(
                 "ACL", "SETUSER", "probe", "reset", "on", ">x", "+@all", "allchannels", *patterns
             )
-            return await plain(probe, name, keys, args)
+            return await plain(probe, name, keys, args, *sent)
 
         with monkeypatch.context() as patch:
             for module in ("queue", "runs", "definitions"):
@@ -255,7 +261,11 @@ async def _everything_once(crew: Crew) -> None:
     await crew.client.delete(crew.keys.task("ghost"))
     await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
     for i in range(20):
-        tasks = await crew.take(f"w{i}", 1, 3)
+        if i % 2:
+            tasks = (await crew.queue.claim(f"w{i}", 1, 3, begin=2, lease_ms=LEASE_MS, take_over=True)).tasks
+            await crew.queue.finish(f"w{i}", [], begun=tasks)
+        else:
+            tasks = await crew.take(f"w{i}", 1, 3)
         for task in tasks:
             await crew.queue.say(f"w{i}", task, "hello", 1)
         if i == 4:

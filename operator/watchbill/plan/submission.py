@@ -21,7 +21,7 @@ def check(
     metadata: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
-    errors = [*_sizes(prompt, inputs), *_names(crew, agent, inputs, task_id, metadata or {})]
+    errors = [*_own(prompt, task_id, metadata or {}), *_sizes(inputs), *_names(crew, agent, inputs)]
     warnings: list[Problem] = []
     if not errors:
         asked = crew if agent is None else _alone(crew, agent)
@@ -34,14 +34,32 @@ def check(
     return warnings
 
 
-def _sizes(prompt: str, inputs: Mapping[str, str]) -> Iterator[Problem]:
-    size = len(prompt.encode("utf-8", "surrogateescape"))
+def check_another(prompt: str, task_id: str, metadata: Mapping[str, str]) -> None:
+    """The same for one more task like one that was checked: same crew, same agent, no inputs. Raises InvalidInput."""
+    if errors := list(_own(prompt, task_id, metadata)):
+        raise InvalidInput(errors)
+
+
+def _own(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> Iterator[Problem]:
+    """What has to do with this one task only."""
+    size = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogateescape"))
     if size > PROMPT_MAX_BYTES:
         yield Problem(
             f"the prompt has {size} bytes; the limit is {PROMPT_MAX_BYTES} (256 KiB)",
             "Give larger text as an input (--input NAME=@FILE) and cite it as {inputs.NAME} in an agent's prompt.",
             path="prompt",
         )
+    if task_id is not None and not names.TASK_ID.fullmatch(task_id):
+        yield Problem(
+            f"{task_id!r} can't be an id", "Use 1 to 128 letters, digits, dots, dashes and underscores.", path="id"
+        )
+    if len(metadata) > METADATA_MAX_ENTRIES:
+        yield Problem(
+            f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
+        )
+
+
+def _sizes(inputs: Mapping[str, str]) -> Iterator[Problem]:
     for name, text in inputs.items():
         size = len(text.encode("utf-8", "surrogateescape"))
         if size > INPUT_MAX_BYTES:
@@ -52,9 +70,7 @@ def _sizes(prompt: str, inputs: Mapping[str, str]) -> Iterator[Problem]:
             )
 
 
-def _names(
-    crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str], task_id: str | None, metadata: Mapping[str, str]
-) -> Iterator[Problem]:
+def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
     if agent is not None and crew.agent(agent) is None:
         yield Problem(
             f"crew {crew.name!r} has no agent {agent!r}",
@@ -68,14 +84,6 @@ def _names(
                 "Use a letter, then letters, digits, - and _ (63 at most).",
                 path="inputs",
             )
-    if task_id is not None and not names.TASK_ID.fullmatch(task_id):
-        yield Problem(
-            f"{task_id!r} can't be an id", "Use 1 to 128 letters, digits, dots, dashes and underscores.", path="id"
-        )
-    if len(metadata) > METADATA_MAX_ENTRIES:
-        yield Problem(
-            f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
-        )
 
 
 def _alone(crew: CrewDefinition, agent: str) -> CrewDefinition:

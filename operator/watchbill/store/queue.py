@@ -6,25 +6,31 @@ Fenced when the incarnation was taken for dead; both wrote nothing. StoreUnavail
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio
 
-from watchbill.connection import run_script, run_script_sync, translated
-from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
+from watchbill.connection import run_script, run_script_sync, script, translated
+from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater
 from watchbill.names import STEP_SEPARATOR, WORKERS_GROUP, CrewKeys, split_step_id
 from watchbill.tasks import Priority
 
 BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
 BRIEF_MAX: Final = 4096
-"""Bytes of a result that the results stream carries; a larger one is read from its record."""
+"""Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib_tasks.lua)."""
 
 Outcome = Literal["completed", "failed", "dead"]
 Transition = Literal["applied", "repeated", "stale"]
+
+
+class Changed(RetryLater):
+    """The crew took up another definition since the caller looked: look again. Nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,12 @@ class Claimed:
     entry: str
     priority: int
     taken_over: bool
+    begun: bool = False
+    """The store counts it as begun: it is to be run at once, or handed back."""
+    payload: str = field(default="", compare=False)
+    """The AgentTask as JSON, where it is small enough to travel along; else `start` gives it."""
+    definition: str = field(default="", compare=False)
+    inputs: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def run_id(self) -> str | None:
@@ -127,23 +139,35 @@ class Queue:
 
     # ------------------------------------------------------------ submitting
 
-    async def submit(self, submissions: Sequence[Submission], *, max_queued: int, reply_to: str = "") -> list[str]:
+    async def submit(
+        self, submissions: Iterable[Submission], *, max_queued: int, reply_to: str = "", digest: str = ""
+    ) -> list[str]:
         """Puts tasks on the queue, in batches. Returns their ids: another's where a dedupe key was already used.
 
-        An id that is already there is the same task: nothing is added. Raises QueueFull (of that batch nothing
-        was stored), Conflict when an id belongs to a run.
+        An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
+        against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
+        Conflict when an id belongs to a run.
         """
         ids: list[str] = []
-        for start in range(0, len(submissions), BATCH):
-            batch = submissions[start : start + BATCH]
+        source = iter(submissions)
+        batch = list(itertools.islice(source, BATCH))
+        while batch:
             keys = list(self.keys.fixed)
-            args: list[Any] = [self.uid, self.keys.crew, max_queued, len(batch)]
+            args: list[Any] = [self.uid, self.keys.crew, digest, max_queued, reply_to, len(batch)]
             for s in batch:
-                task = self.keys.task(s.id)
-                keys += [task, self.keys.run(s.id), self.keys.dedupe(s.dedupe_key) if s.dedupe_key else task]
-                args += [s.id, int(s.priority), s.agent, s.payload, reply_to, s.dedupe_ms if s.dedupe_key else 0]
-                args += [" ".join(s.inputs), len(s.inputs), *(part for item in s.inputs.items() for part in item)]
-            reply = await self._call("submit", keys, args)
+                keys.append(self.keys.task(s.id))
+                window = 0
+                if s.dedupe_key and s.dedupe_ms > 0:
+                    keys.append(self.keys.dedupe(s.dedupe_key))
+                    window = s.dedupe_ms
+                args += (s.id, int(s.priority), s.agent, s.payload, window, " ".join(s.inputs), len(s.inputs))
+                if s.inputs:
+                    args += (part for item in s.inputs.items() for part in item)
+            # the next batch is made while the server works on this one
+            following: list[Submission] = []
+            reply = await self._call("submit", keys, args, partial(_fill, following, source))
+            if reply[0] == "changed":
+                raise Changed(f"crew {self.keys.crew!r} has another definition than {digest!r} by now")
             if reply[0] == "full":
                 raise QueueFull(
                     f"crew {self.keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later"
@@ -152,20 +176,39 @@ class Queue:
                 if outcome == "conflict":
                     raise Conflict(f"{submission.id!r} is the id of a run of crew {self.keys.crew!r}; choose another")
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
+            batch = following or list(itertools.islice(source, BATCH))
         return ids
 
     # ------------------------------------------------------------ working
 
-    async def claim(self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool) -> Claim:
-        """Renews the lease and takes at most `slots` tasks. `number` grows by one with each claim of an incarnation;
-        a claim sent again under its number gets the same tasks."""
-        reply = await self._call(
-            "claim", self.keys.fixed, [self.uid, incarnation, number, slots, lease_ms, int(take_over)]
-        )
-        return self._claim(reply)
+    async def claim(
+        self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, begin: int = 0
+    ) -> Claim:
+        """Renews the lease and takes at most `slots` tasks, of which the first `begin` are begun with that, where
+        their payload comes along. `number` grows by one with each claim of an incarnation; a claim sent again under
+        its number gets the same tasks."""
+        args = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over)]
+        return self._claim(await self._call("claim", self.keys.fixed, args))
+
+    async def claim_at_bell(
+        self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, timeout_seconds: float
+    ) -> tuple[Claim, redis.exceptions.RedisError | None]:
+        """Waits for the bell, or for so long; then claims, and begins what it gets. In one trip: the claim stands
+        behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
+        args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over)]
+        with translated():
+            async with self.client.pipeline(transaction=False) as pipe:
+                pipe.blpop([self.keys.bell], timeout=timeout_seconds)
+                pipe.evalsha(script("claim")[1], len(self.keys.fixed), *self.keys.fixed, *args)
+                heard, reply = await pipe.execute(raise_on_error=False)
+            if isinstance(reply, redis.exceptions.NoScriptError):
+                reply = await run_script(self.client, "claim", self.keys.fixed, args)
+            if isinstance(reply, Exception):
+                raise reply
+        return self._claim(reply), heard if isinstance(heard, redis.exceptions.RedisError) else None
 
     async def start(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Started]:
-        """Tells that these tasks begin, and gives what they are to do."""
+        """Tells that these tasks begin, and gives what they are to do. Needless where the payload came along."""
         keys = list(self.keys.fixed)
         args: list[Any] = [self.uid, incarnation, len(tasks)]
         for task in tasks:
@@ -175,7 +218,7 @@ class Queue:
             else:
                 run = task.run_id
                 keys += [self.keys.run(run), self.keys.run_steps(run), events, self.keys.run_events(run)]
-            args += self._item(task)
+            args += (task.id, task.fence)
         reply = await self._call("start", keys, args)
         return [
             Started(item[0], item[1], item[2], tuple(item[3].split())) if item[0] == "ok" else Started(item[0])
@@ -187,29 +230,40 @@ class Queue:
         incarnation: str,
         finished: Sequence[Finished],
         *,
+        begun: Sequence[Claimed] = (),
         number: int = 0,
         slots: int = -1,
+        begin: int = 0,
         lease_ms: int = 0,
         take_over: bool = False,
+        sent: Callable[[], None] | None = None,
     ) -> tuple[list[Transition], Claim | None]:
-        """Stores results, advances runs, and (with slots ≥ 0) claims in the same call.
+        """Tells that `begun` begin, stores results, advances runs, and (with slots ≥ 0) claims, all in one call.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
+        `sent` is called when the call is on its way: what is told to begin may begin.
         """
-        keys = list(self.keys.fixed)
-        args: list[Any] = [self.uid, incarnation, number, slots, lease_ms, int(take_over), len(finished)]
+        of = self.keys
+        keys = list(of.fixed)
+        args: list[Any] = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over)]
+        args += (len(begun), len(finished))
+        for task in begun:
+            run, separator, _ = task.id.partition(STEP_SEPARATOR)
+            if separator:
+                keys += (of.run_steps(run), of.agent_events(task.agent), of.run_events(run))
+            else:
+                keys += (of.task(run), of.agent_events(task.agent))
+            args += (task.id, task.fence)
         for f in finished:
             task = f.task
-            events = self.keys.agent_events(task.agent)
-            if task.run_id is None:
-                keys += [self.keys.task(task.id), events]
+            run, separator, _ = task.id.partition(STEP_SEPARATOR)
+            if separator:
+                keys += (of.run(run), of.run_steps(run), of.run_results(run), of.definition(f.definition))
+                keys += (of.agent_events(task.agent), of.run_events(run))
             else:
-                run = task.run_id
-                keys += [self.keys.run(run), self.keys.run_steps(run), self.keys.run_results(run)]
-                keys += [self.keys.definition(f.definition), events, self.keys.run_events(run)]
-            brief = f.result if _bytes(f.result) <= BRIEF_MAX else ""
-            args += [*self._item(task), f.outcome, f.ttl_ms, f.tokens, f.result, brief, _text(f.message)]
-        reply = await self._call("finish", keys, args)
+                keys += (of.task(run), of.agent_events(task.agent))
+            args += (task.id, task.fence, f.outcome, f.ttl_ms, f.tokens, f.result, _text(f.message))
+        reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
     async def hand_back(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Transition]:
@@ -345,18 +399,32 @@ class Queue:
 
     def _claim(self, reply: Sequence[Any]) -> Claim:
         self._raise(reply[0], "")
-        flat = reply[3]
+        current, flat = reply[3], iter(reply[4])
         tasks = tuple(
             Claimed(
-                flat[i], flat[i + 1], int(flat[i + 2]), flat[i + 3], flat[i + 4], int(flat[i + 5]), flat[i + 6] == "1"
+                task_id,
+                fence,
+                int(attempt),
+                agent,
+                entry,
+                int(priority),
+                taken_over == "1",
+                begun == "1",
+                payload,
+                definition or current,
+                tuple(inputs.split()) if inputs else (),
             )
-            for i in range(0, len(flat), 7)
+            for task_id, fence, attempt, agent, entry, priority, taken_over, begun, payload, definition, inputs in zip(
+                *[flat] * 11, strict=True
+            )
         )
         return Claim(tasks, int(reply[1]), int(reply[2]))
 
-    async def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def _call(
+        self, name: str, keys: Sequence[str], args: Sequence[Any], sent: Callable[[], None] | None = None
+    ) -> Any:
         with translated():
-            reply = await run_script(self.client, name, keys, args)
+            reply = await run_script(self.client, name, keys, args, sent)
         self._raise(reply if isinstance(reply, str) else reply[0], "")
         return reply
 
@@ -369,8 +437,8 @@ class Queue:
             )
 
 
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+def _fill(batch: list[Submission], source: Iterator[Submission]) -> None:
+    batch.extend(itertools.islice(source, BATCH - len(batch)))
 
 
 def _text(message: str) -> str:

@@ -13,11 +13,11 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull, RetryLater
+from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
-from watchbill.store.queue import BATCH
+from watchbill.store.queue import BATCH, Changed
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -35,10 +35,6 @@ from watchbill.tasks import (
 _FS: Final = "\x1f"
 _LS: Final = "\x1e"
 _NONE: Final = "\x1d"
-
-
-class Changed(RetryLater):
-    """The crew took up another definition since the caller looked: look again. Nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import redis.asyncio
+from prometheus_client import Histogram
 from pydantic_core import PydanticSerializationError
 
 from watchbill import metrics
@@ -23,12 +24,12 @@ from watchbill.agents.context import Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.connection import persist
-from watchbill.errors import AgentNotLoadable, NotFound
+from watchbill.errors import AgentNotLoadable
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.store import definitions, runs
-from watchbill.store.queue import Claimed, Finished, Outcome, Started
+from watchbill.store.queue import Claimed, Finished, Outcome
 from watchbill.tasks import AgentTask, TaskResult, Usage
 from watchbill.worker.redact import Redactor
 from watchbill.worker.threads import run_in_thread
@@ -41,6 +42,7 @@ MESSAGE_MAX: Final = 4000
 CLEAN_UP_SECONDS: Final = 1.0
 """How long a cancelled agent may take to clean up when its worker ends."""
 _DEFINITIONS_KEPT: Final = 16
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 Say = Callable[[str], Awaitable[None]]
 
@@ -60,6 +62,7 @@ class _Role:
     reads: tuple[str, ...]
     """Steps whose outputs it is given."""
     timeout: float
+    run_time: Histogram
 
 
 class Executor:
@@ -73,70 +76,69 @@ class Executor:
         self._definitions: dict[str, CrewDefinition] = {}
         self._roles: dict[tuple[str, str], _Role] = {}
         self._loading = asyncio.Lock()
-        self._cancelled: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
         self._wait = metrics.TASK_WAIT.labels(keys.crew)
 
-    async def run(self, task: Claimed, started: Started, say: Say) -> Finished:
-        """The task's end, whatever happens to the agent.
+    def must_read(self, task: Claimed) -> bool:
+        """Whether something must be read before the task can begin."""
+        if task.inputs:
+            return True
+        role = self._roles.get((task.definition, task.agent))
+        return role is None or (bool(role.reads) and task.run_id is not None)
 
-        Raises AgentNotLoadable when this worker doesn't have the agent, CancelledError when cancelled.
+    async def read(self, task: Claimed) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+        """Inputs and earlier outputs. Raises NotFound for its definition, AgentNotLoadable."""
+        inputs: Mapping[str, str] = {}
+        outputs: Mapping[str, Any] = {}
+        crew = await self._definition(task.definition)
+        if task.attempt > crew.tasks.max_attempts:
+            return inputs, outputs
+        role = self._role(task, crew)
+        if task.inputs:
+            inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, task.inputs))
+        if role is not None and role.reads and (run_id := task.run_id) is not None:
+            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
+        return inputs, outputs
+
+    def begin(
+        self,
+        task: Claimed,
+        say: Say,
+        over: Callable[[Finished], None],
+        inputs: Mapping[str, str] = _NOTHING,
+        outputs: Mapping[str, Any] = _NOTHING,
+    ) -> Running | None:
+        """Begins a task for which all is read. `over` is told its end, once, whatever happens to the agent.
+
+        Raises AgentNotLoadable when this worker doesn't have the agent. None: it is over already.
         """
-        try:
-            crew = await self._definition(started.definition)
-        except NotFound as failure:
-            return self._finished(task, started, "failed", TaskPolicy(), error=str(failure))
+        crew = self._definitions[task.definition]
         policy = crew.tasks
         if task.attempt > policy.max_attempts:
             why = f"given up: its worker died {task.attempt - 1} times while it ran (maxAttempts {policy.max_attempts})"
-            return self._finished(task, started, "dead", policy, error=why)
-        role = self._roles.get((started.definition, task.agent)) or self._learn(started.definition, crew, task.agent)
+            over(self._finished(task, "dead", policy, error=why))
+            return None
+        role = self._role(task, crew)
         if role is None:
             why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
-            return self._finished(task, started, "failed", policy, error=why)
+            over(self._finished(task, "failed", policy, error=why))
+            return None
         self._wait.observe(max(time.time() - task.queued_ms / 1000, 0))  # noqa: TID251 - shell
         try:
-            context = await self._context(task, started, role, say)
+            context = self._context(task, role, say, inputs, outputs)
         except (KeyError, ValueError) as failure:
-            return self._finished(task, started, "failed", policy, error=f"no prompt for {task.agent!r}: {failure}")
-        begin = time.perf_counter()
-        outcome: Outcome = "failed"
-        output: Any = None
-        error: str | None = None
-        try:
-            output = await self._limited(role, context)
-            outcome = "completed"
-        except _TimedOut:
-            error = f"timed out after {role.timeout:g} s"
-        except Exception as failure:
-            logger.info("task %s of %s failed", task.id, self._keys.crew, exc_info=True)
-            error = _describe(failure)
-        usage = context.usage or Usage()
-        took = time.perf_counter() - begin
-        self._count(task, usage, took)
-        return self._finished(task, started, outcome, policy, output=output, error=error, usage=usage, ms=took * 1000)
+            over(self._finished(task, "failed", policy, error=f"no prompt for {task.agent!r}: {failure}"))
+            return None
+        return Running(self, task, role, context, over)
 
-    async def _limited(self, role: _Role, context: Context) -> Any:
-        """What the agent returns. Raises _TimedOut, and whatever the agent raises, as an Exception.
+    def failed(self, task: Claimed, error: Exception) -> Finished:
+        """The end of a task that could not begin."""
+        return self._finished(task, "failed", TaskPolicy(), error=str(error))
 
-        The agent is a task of its own: one that swallows its cancellation must hold up neither its slot nor our end.
-        """
-        call = asyncio.create_task(_call(role, context))
-        try:
-            done, _ = await asyncio.wait({call}, timeout=role.timeout)
-        except asyncio.CancelledError:
-            call.cancel()
-            self._leave(call)
-            raise
-        if not done:
-            call.cancel()
-            self._leave(call)
-            raise _TimedOut
-        return call.result()
-
-    def _leave(self, call: asyncio.Task[Any]) -> None:
+    def leave(self, call: asyncio.Task[None]) -> None:
+        """Nobody waits for this call of an agent any more."""
         self._cancelled.add(call)
         call.add_done_callback(self._cancelled.discard)
-        call.add_done_callback(lambda done: done.cancelled() or done.exception())  # told already
 
     async def close(self) -> None:
         """Gives cancelled agents a moment to clean up; then those that swallowed it are ended where they stand."""
@@ -149,8 +151,11 @@ class Executor:
                 call.get_coro().close()
             call.cancel()
 
-    def _learn(self, digest: str, crew: CrewDefinition, name: str) -> _Role | None:
+    def _role(self, task: Claimed, crew: CrewDefinition) -> _Role | None:
         """Raises AgentNotLoadable; None when the crew has no such agent."""
+        digest, name = task.definition, task.agent
+        if role := self._roles.get((digest, name)):
+            return role
         agent = crew.agent(name)
         if agent is None:
             return None
@@ -163,28 +168,28 @@ class Executor:
             tools=self._loader.tools(crew, agent),
             reads=tuple(flow.reads(crew, agent, flow.steps(crew), cited)),
             timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
+            run_time=metrics.TASK_RUN.labels(self._keys.crew, name),
         )
         self._roles[digest, name] = role
         return role
 
-    async def _context(self, task: Claimed, started: Started, role: _Role, say: Say) -> Context:
-        payload = AgentTask.model_validate_json(started.payload)
-        inputs: dict[str, str] = {}
-        outputs: dict[str, Any] = {}
-        if started.inputs:
-            inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, started.inputs))
-        if task.run_id is not None and role.reads:
-            run_id = task.run_id
-            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
+    def _context(
+        self, task: Claimed, role: _Role, say: Say, inputs: Mapping[str, str], outputs: Mapping[str, Any]
+    ) -> Context:
+        payload = AgentTask.model_validate_json(task.payload)
+        prompt = payload.prompt
+        if payload.task_id != task.id or payload.agent_name != task.agent:
+            payload = payload.model_copy(update={"task_id": task.id, "agent_name": task.agent})
         named = outputs
         if role.agent.prompt:  # templates may cite effective names too
-            named = outputs | {a.effective_name: outputs[a.agent_id] for a in role.crew.agents if a.agent_id in outputs}
+            effective = {a.effective_name: outputs[a.agent_id] for a in role.crew.agents if a.agent_id in outputs}
+            named = {**outputs, **effective}
         return Context(
             crew=self._keys.crew,
-            agent=role.agent,
-            task=payload.model_copy(update={"task_id": task.id, "agent_name": task.agent}),
+            agent=role.runner.agent,
+            task=payload,
             run_id=task.run_id,
-            prompt=prompts.compose(role.agent.prompt, payload.prompt, inputs, named),
+            prompt=prompts.compose(role.agent.prompt, prompt, inputs, named),
             inputs=inputs,
             outputs=outputs,
             tools=role.tools,
@@ -212,7 +217,6 @@ class Executor:
     def _finished(
         self,
         task: Claimed,
-        started: Started,
         outcome: Outcome,
         policy: TaskPolicy,
         *,
@@ -238,7 +242,7 @@ class Executor:
             message=(error or "")[:MESSAGE_MAX],
             tokens=usage.total_tokens if usage else 0,
             ttl_ms=policy.result_ttl_seconds * 1000,
-            definition=started.definition,
+            definition=task.definition,
         )
 
     def _result(
@@ -257,15 +261,94 @@ class Executor:
         )
         return result.model_dump_json()
 
+    def broken(self, task: Claimed, failure: Exception) -> Finished:
+        """The end of a task that we ourselves couldn't run."""
+        error = self._presentable(_describe(failure))
+        result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
+        return Finished(
+            task, "failed", result.model_dump_json(), message=error[:MESSAGE_MAX], definition=task.definition
+        )
+
     def _presentable(self, error: str) -> str:
         """Without secrets, of bounded length, and as UTF-8 can say it."""
         return self._redact(error)[:ERROR_MAX].encode("utf-8", "replace").decode()
 
-    def _count(self, task: Claimed, usage: Usage, seconds: float) -> None:
-        metrics.TASK_RUN.labels(self._keys.crew, task.agent).observe(seconds)
-        if usage.total_tokens:
-            metrics.TOKENS.labels(self._keys.crew, task.agent, "input").inc(usage.input_tokens)
-            metrics.TOKENS.labels(self._keys.crew, task.agent, "output").inc(usage.output_tokens)
+    def end(self, running: Running, failure: Exception | None, output: Any, seconds: float) -> Finished:
+        """The end of a task whose agent has run, and raised `failure` or returned `output`."""
+        role, usage = running.role, running.context.usage
+        error: str | None = None
+        if isinstance(failure, _TimedOut):
+            error = str(failure)
+        elif failure is not None:
+            logger.info("task %s of %s failed", running.task.id, self._keys.crew, exc_info=failure)
+            error = _describe(failure)
+        outcome: Outcome = "completed" if failure is None else "failed"
+        role.run_time.observe(seconds)
+        if usage is not None and usage.total_tokens:
+            metrics.TOKENS.labels(self._keys.crew, role.agent.agent_id, "input").inc(usage.input_tokens)
+            metrics.TOKENS.labels(self._keys.crew, role.agent.agent_id, "output").inc(usage.output_tokens)
+        return self._finished(
+            running.task, outcome, role.crew.tasks, output=output, error=error, usage=usage, ms=seconds * 1000
+        )
+
+
+class Running:
+    """A task whose agent runs, in an asyncio task of its own."""
+
+    __slots__ = ("_begun", "_executor", "_handle", "_over", "_timer", "context", "role", "task")
+
+    def __init__(
+        self,
+        executor: Executor,
+        task: Claimed,
+        role: _Role,
+        context: Context,
+        over: Callable[[Finished], None],
+    ) -> None:
+        self._executor = executor
+        self.task = task
+        self.role = role
+        self.context = context
+        self._over: Callable[[Finished], None] | None = over
+        loop = asyncio.get_running_loop()
+        self._begun = time.perf_counter()
+        self._timer = loop.call_later(role.timeout, self._time_out)
+        self._handle = loop.create_task(self._run(), name=f"task {task.id}")
+
+    def cancel(self) -> None:
+        """Its end is nobody's concern any more. The agent may take its time: it holds up neither slot nor exit."""
+        self._over = None
+        self._timer.cancel()
+        if not self._handle.done():
+            self._handle.cancel()
+            self._executor.leave(self._handle)
+
+    async def _run(self) -> None:
+        try:
+            output = await _call(self.role, self.context)
+        except Exception as failure:
+            self._end(failure)
+        else:
+            self._end(None, output)
+
+    def _time_out(self) -> None:
+        over = self._over
+        self.cancel()
+        self._over = over
+        self._end(_TimedOut(f"timed out after {self.role.timeout:g} s"))
+
+    def _end(self, failure: Exception | None, output: Any = None) -> None:
+        over, self._over = self._over, None
+        if over is None:  # cancelled, or timed out before
+            return
+        self._timer.cancel()
+        seconds = time.perf_counter() - self._begun
+        try:
+            finished = self._executor.end(self, failure, output, seconds)
+        except Exception as fault:  # our own: still the task's end, and told in full
+            logger.exception("the end of task %s could not be told", self.task.id)
+            finished = self._executor.broken(self.task, fault)
+        over(finished)
 
 
 async def _call(role: _Role, context: Context) -> Any:
@@ -299,14 +382,6 @@ def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
 def _describe(failure: BaseException) -> str:
     text = str(failure)
     return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
-
-
-def broken(task: Claimed, started: Started, error: str) -> Finished:
-    """The end of a task that we ourselves couldn't run."""
-    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
-    return Finished(
-        task, "failed", result.model_dump_json(), message=error[:MESSAGE_MAX], definition=started.definition
-    )
 
 
 def refused(finished: Finished) -> Finished:

@@ -1,8 +1,9 @@
 """The worker of one crew: claims what it has room for, runs it, hands results over, and stops in good order.
 
-One turn of the loop sends the results that are there and claims for the free slots in one call. Between turns it
-waits for a task to end, or for the bell; never on the streams. While the store is away nothing is given up: results
-are kept, running tasks go on, and who was taken for dead meanwhile learns it from the first answer.
+One turn of the loop sends the results that are there, tells what begins, and claims, in one call. While tasks are brief
+it holds one batch more than it has slots for, so that agents run while the store answers. Between turns it waits for a
+task to end, or for the bell; never on the streams. While the store is away nothing is given up: results are kept,
+running tasks go on, and who was taken for dead meanwhile learns it from the first answer.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis.asyncio
+from prometheus_client import Counter
 
 from watchbill import metrics
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import persist
-from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, StoreUnavailable
+from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable
 from watchbill.names import CrewKeys
 from watchbill.store import definitions
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue
@@ -39,6 +42,10 @@ STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
 UNPARK_SECONDS: Final = 30.0
 """How often a worker looks for parked tasks whose agent it has."""
+BRIEF_SECONDS: Final = 0.005
+"""While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
+TELL_SECONDS: Final = 0.003
+"""A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
 STORE_SECONDS: Final = 2.0
 """How long after the grace period the store may take to hear of our end."""
 
@@ -46,8 +53,16 @@ STORE_SECONDS: Final = 2.0
 @dataclass(slots=True)
 class _Job:
     task: Claimed
-    handle: asyncio.Task[None] | None = None
+    begun: float = 0.0
+    reading: asyncio.Task[None] | None = None
+    running: execute.Running | None = None
     said: int = 0
+
+    def cancel(self) -> None:
+        if self.reading is not None:
+            self.reading.cancel()
+        if self.running is not None:
+            self.running.cancel()
 
 
 @dataclass(slots=True)
@@ -57,6 +72,12 @@ class _Incarnation:
     name: str
     number: int = 0
     jobs: dict[str, _Job] = field(default_factory=dict)
+    """What runs."""
+    held: list[Claimed] = field(default_factory=list)
+    """What is claimed, and begins as soon as a slot is free."""
+    held_since: float = 0.0
+    untold: dict[str, Claimed] = field(default_factory=dict)
+    """What runs, and the store counts as begun, but the feeds don't tell yet."""
     finished: list[Finished] = field(default_factory=list)
     unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
 
@@ -84,11 +105,21 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._redact = redact or Redactor(os.environ)
         self._executor = execute.Executor(client, keys, loader, self._redact)
+        self._running = metrics.TASKS_RUNNING.labels(keys.crew)
         self._me = _Incarnation(incarnations.fresh())
         self._wake = asyncio.Event()
-        self._has_room = asyncio.Event()
         self._look = True
+        """Something may be claimable."""
         self._again = 2.0
+        self._bell: asyncio.Task[None] | None = None
+        """Waits at the bell, with a claim of its own behind it: nothing else claims meanwhile."""
+        self._heard: Claim | None = None
+        self._deaf = False
+        self._mean = 1.0
+        """Seconds that a task takes, on average; the last ones count most."""
+        self._fresh = False
+        """Tasks were begun, and have not had a turn of the event loop yet."""
+        self._outcomes: dict[tuple[str, str], Counter] = {}
         self._stop_by: float | None = None
         self._lost: Exception | None = None
         self._cut_off = False
@@ -122,7 +153,7 @@ class Worker:
             on_lost=self._on_lost,
         )
         self._keeper.start()
-        background = [asyncio.create_task(self._listen()), asyncio.create_task(self._unpark())]
+        background = [asyncio.create_task(self._unpark())]
         working = asyncio.create_task(self._work())
         try:
             while not (await asyncio.wait({working}, timeout=0.2 if self._stopping else 1.0))[0]:
@@ -132,12 +163,11 @@ class Worker:
         except StoreUnavailable:
             logger.warning("stopped without the store: what was running will be taken over when the lease ends")
         finally:
-            for task in (working, *background):
+            ending = [working, *background, *([self._bell] if self._bell else [])]
+            for task in ending:
                 task.cancel()
-            for job in self._me.jobs.values():
-                if job.handle:
-                    job.handle.cancel()
-            await asyncio.gather(working, *background, return_exceptions=True)
+            self._drop_jobs(self._me)
+            await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
             await aclose_clients()
@@ -156,53 +186,92 @@ class Worker:
         try:
             if me.unloadable:
                 await self._park(me)
-            room = 0 if self._stopping else max(self._slots - len(me.jobs), 0)
-            if me.finished or (room and self._look):
-                claim = await self._exchange(me, room)
-                if claim is not None:
-                    await self._begin(me, claim)
+            if self._heard is not None:
+                heard, self._heard = self._heard, None
+                self._took(me, heard)
+            if self._stopping:
+                await self._take_no_more(me)
+            begin = me.held[: self._slots - len(me.jobs)]
+            room = 0 if self._stopping else self._slots - len(me.jobs) - len(begin)
+            if me.finished or begin or (room and self._look and self._bell is None):
+                await self._exchange(me, begin, room)
+            elif self._fresh:  # a brief task may end before anything else needs to be done
+                self._fresh = False
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                    if me.finished:
+                        break
             else:
-                self._has_room.set() if room else self._has_room.clear()
-                await self._wait()
+                if room and self._bell is None and not self._deaf:
+                    self._wait_at_bell(me, room)
+                await self._wait(me)
         except Fenced as error:
             self._on_lost(me.name, error)
         if self._lost is not None:
             await self._recover()
 
-    async def _exchange(self, me: _Incarnation, room: int) -> Claim | None:
-        """Results in, new tasks out, in one call."""
-        self._look = False
+    async def _exchange(self, me: _Incarnation, begin: Sequence[Claimed] = (), room: int = 0) -> None:
+        """Results in, new tasks out, in one call. `begin`: of those held; they begin once the call is on its way, so
+        that the store counts an attempt that kills this process."""
+        del me.held[: len(begin)]
+        if without := [task for task in begin if not task.payload]:
+            await self._start(me, without)
+            begin = [task for task in begin if task.payload]
         batch = me.finished[:BATCH]
-        slots = -1 if self._stopping else min(room, BATCH)
-        me.number += 1
-        number = me.number
+        begun = [*list(me.untold.values())[: BATCH - len(begin)], *begin]
+        spare = self._slots - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
+        slots = -1
+        if not self._stopping and self._bell is None and room + spare > 0:
+            slots = min(room + spare, BATCH)
+            me.number += 1
+        number, claimed = me.number, slots >= 0
+        waiting = list(begin)
+
+        def sent() -> None:
+            for task in waiting:
+                self._begin(me, task)
+            waiting.clear()
+
+        if claimed:
+            self._look = False
         try:
             outcomes, claim = await self._persist(
                 lambda: self._queue.finish(
                     me.name,
                     batch,
+                    begun=begun,
                     number=number,
                     slots=slots,
+                    begin=room,
                     lease_ms=self._lease_ms,
                     # asked anew for each try: while the store was away, everyone's lease ran out
                     take_over=self._keeper.may_take_over and not self._cut_off,
+                    sent=sent,
                 )
             )
         except (redis.exceptions.ResponseError, redis.exceptions.DataError):
             if not batch:
                 raise
             logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
+            me.held[:0] = waiting
+            if claimed:
+                self._look = True
             await self._finish_singly(me, batch)
-            return None
-        if self._cut_off:
-            self._cut_off = False
-            self._keeper.wait_before_take_over(self._lease_ms / 3000)
+            return
+        self._answered()
+        for task in begun:
+            me.untold.pop(task.id, None)
         del me.finished[: len(batch)]
         for finished, outcome in zip(batch, outcomes, strict=True):
             self._account(finished, outcome)
-        if me.finished:
-            self._wake.set()
-        return claim
+        if claim is not None:
+            self._look = len(claim.tasks) >= slots
+            self._took(me, claim)
+
+    def _answered(self) -> None:
+        if self._cut_off:
+            self._cut_off = False
+            self._keeper.wait_before_take_over(self._lease_ms / 3000)
 
     async def _finish_singly(self, me: _Incarnation, batch: Sequence[Finished]) -> None:
         for finished in batch:
@@ -219,57 +288,108 @@ class Worker:
     def _account(self, finished: Finished, outcome: str) -> None:
         task = finished.task
         if outcome == "stale":
-            metrics.TASKS.labels(self._keys.crew, task.agent, "stale").inc()
             logger.warning("task %s ended here, but is no longer ours: nothing was stored", task.id)
         else:
-            metrics.TASKS.labels(self._keys.crew, task.agent, finished.outcome).inc()
+            outcome = finished.outcome
+        counter = self._outcomes.get((task.agent, outcome))
+        if counter is None:
+            counter = self._outcomes[task.agent, outcome] = metrics.TASKS.labels(self._keys.crew, task.agent, outcome)
+        counter.inc()
 
-    async def _begin(self, me: _Incarnation, claim: Claim) -> None:
+    def _took(self, me: _Incarnation, claim: Claim) -> None:
+        """What a claim gave begins, or is held."""
         self._again = max(claim.again_ms, 50) / 1000
         if not claim.tasks:
             return
-        for task in claim.tasks:
-            me.jobs[task.id] = _Job(task)
         taken_over = sum(task.taken_over for task in claim.tasks)
         if taken_over:
             metrics.TAKEOVERS.labels(self._keys.crew).inc(taken_over)
             logger.info("took over %d tasks of %s", taken_over, self._keys.crew)
-        started = await self._persist(lambda: self._queue.start(me.name, claim.tasks))
-        for task, start in zip(claim.tasks, started, strict=True):
-            job = me.jobs.get(task.id)
-            if job is None:  # lost meanwhile
-                continue
+        me.held_since = time.monotonic()
+        for task in claim.tasks:
+            if not task.begun or not task.payload or self._stopping:
+                me.held.append(task)
+            else:
+                me.untold[task.id] = task
+                self._begin(me, task)
+        me.held.sort(key=lambda task: task.priority)
+
+    async def _start(self, me: _Incarnation, tasks: Sequence[Claimed]) -> None:
+        """Begins tasks whose payload is too large to travel along."""
+        started = await self._persist(lambda: self._queue.start(me.name, tasks))
+        for task, start in zip(tasks, started, strict=True):
             if start.state == "ok":
-                metrics.TASKS_RUNNING.labels(self._keys.crew).inc()
-                job.handle = asyncio.create_task(self._run(me, job, start), name=f"task {task.id}")
-                continue
-            del me.jobs[task.id]
-            if start.state == "missing":
+                told = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
+                self._begin(me, told)
+            elif start.state == "missing":
                 me.finished.append(execute.missing(task))
 
-    async def _run(self, me: _Incarnation, job: _Job, started: Any) -> None:
-        async def say(message: str) -> None:
-            if me.jobs.get(job.task.id) is not job:
-                return  # a thread that outlived its task, or even us: nobody would close what it opened
-            job.said += 1
-            number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
-            await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
+    def _begin(self, me: _Incarnation, task: Claimed) -> None:
+        job = me.jobs[task.id] = _Job(task, time.monotonic())
+        self._running.inc()
+        self._fresh = True
+        if self._executor.must_read(task):
+            job.reading = asyncio.create_task(self._read(me, job))
+        else:
+            self._run(me, job)
 
+    async def _read(self, me: _Incarnation, job: _Job) -> None:
+        """What the task needs to know; then begins it."""
         try:
-            me.finished.append(await self._executor.run(job.task, started, say))
+            inputs, outputs = await self._executor.read(job.task)
         except AgentNotLoadable as error:
-            me.unloadable.append((job.task, execute.unloadable(job.task, error)))
-        except (Fenced, CrewGone) as error:  # learnt while reading
+            self._park_later(me, job, error)
+        except NotFound as error:
+            self._over(me, job, self._executor.failed(job.task, error))
+        except (Fenced, CrewGone) as error:
+            self._gone(me, job)
             self._on_lost(me.name, error)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:  # our own fault: still the task's end, and told in full
             logger.exception("task %s could not be run", job.task.id)
-            me.finished.append(execute.broken(job.task, started, self._redact(f"{type(error).__name__}: {error}")))
-        finally:
-            metrics.TASKS_RUNNING.labels(self._keys.crew).dec()
-            me.jobs.pop(job.task.id, None)
-            self._wake.set()
+            self._over(me, job, self._executor.broken(job.task, error))
+        else:
+            self._run(me, job, inputs, outputs)
+
+    def _run(self, me: _Incarnation, job: _Job, *read: Mapping[str, Any]) -> None:
+        try:
+            job.running = self._executor.begin(
+                job.task, partial(self._say, me, job), partial(self._over, me, job), *read
+            )
+        except AgentNotLoadable as error:
+            self._park_later(me, job, error)
+        except Exception as error:  # our own fault, too
+            logger.exception("task %s could not be run", job.task.id)
+            self._over(me, job, self._executor.broken(job.task, error))
+
+    async def _say(self, me: _Incarnation, job: _Job, message: str) -> None:
+        if me.jobs.get(job.task.id) is not job:
+            return  # a thread that outlived its task, or even us: nobody would close what it opened
+        if job.task.id in me.untold:  # that it began is told before what it says
+            await self._persist(lambda: self._queue.finish(me.name, [], begun=[job.task]))
+            me.untold.pop(job.task.id, None)
+        job.said += 1
+        number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
+        await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
+
+    def _over(self, me: _Incarnation, job: _Job, finished: Finished) -> None:
+        self._mean += (time.monotonic() - job.begun - self._mean) / 8
+        me.finished.append(finished)
+        self._gone(me, job)
+
+    def _park_later(self, me: _Incarnation, job: _Job, error: AgentNotLoadable) -> None:
+        me.unloadable.append((job.task, execute.unloadable(job.task, error)))
+        self._gone(me, job)
+
+    def _gone(self, me: _Incarnation, job: _Job) -> None:
+        if me.jobs.pop(job.task.id, None) is not None:
+            self._running.dec()
+        me.untold.pop(job.task.id, None)
+        self._wake.set()
+
+    def _drop_jobs(self, me: _Incarnation) -> None:
+        for job in list(me.jobs.values()):
+            job.cancel()
+            self._gone(me, job)
 
     async def _park(self, me: _Incarnation) -> None:
         parked, me.unloadable = me.unloadable, []
@@ -277,32 +397,97 @@ class Worker:
             logger.warning("%s", reason)
             await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], self._redact(r)))  # type: ignore[misc]
 
-    async def _wait(self) -> None:
-        timeout = None if self._stop_by is None else max(self._stop_by - time.monotonic(), 0)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
+    async def _wait(self, me: _Incarnation) -> None:
+        """For a task to end or the bell; and no longer than what is due: to tell what began, to give back what is held
+        and found no slot, to end."""
+        timer: asyncio.TimerHandle | None = None
+        due = [self._stop_by - time.monotonic()] if self._stop_by is not None else []
+        if me.untold:
+            due.append(TELL_SECONDS)
+        if me.held:
+            due.append(me.held_since + BRIEF_SECONDS - time.monotonic())
+        if due:
+            timer = asyncio.get_running_loop().call_later(max(min(due), 0), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
         self._wake.clear()
+        if me.finished or self._heard is not None or self._lost is not None:
+            return
+        if me.untold:
+            await self._exchange(me)
+        if me.held and time.monotonic() >= me.held_since + BRIEF_SECONDS:
+            self._mean = 1.0
+            await self._hand_back_held(me)
+
+    async def _hand_back_held(self, me: _Incarnation) -> None:
+        held, me.held = me.held, []
+        if held:
+            await self._persist(lambda: self._queue.hand_back(me.name, held))
+
+    # ------------------------------------------------------------ the bell
+
+    def _wait_at_bell(self, me: _Incarnation, room: int) -> None:
+        me.number += 1
+        self._bell = asyncio.create_task(self._listen(me, me.number, room), name="bell")
+
+    async def _listen(self, me: _Incarnation, number: int, room: int) -> None:
+        try:
+            claim, unheard = await self._persist(
+                lambda: self._queue.claim_at_bell(
+                    me.name,
+                    number,
+                    min(room, BATCH),
+                    lease_ms=self._lease_ms,
+                    take_over=self._keeper.may_take_over and not self._cut_off,
+                    timeout_seconds=self._again,
+                )
+            )
+        except (Fenced, CrewGone) as error:
+            self._on_lost(me.name, error)
+        except redis.exceptions.RedisError:
+            logger.exception("can't claim; trying again in %.0f s", self._again)
+            self._go_deaf()
+        else:
+            self._answered()
+            self._heard = claim
+            self._look = len(claim.tasks) >= room
+            if unheard is not None:  # a right that was taken away, say: it may come back
+                logger.error("can't hear the bell; looking every %.0f s instead: %s", self._again, unheard)
+                self._go_deaf()
+        finally:
+            if self._me is me:
+                self._bell = None
+            self._wake.set()
+
+    def _go_deaf(self) -> None:
+        def look() -> None:
+            self._deaf = False
+            self._look = True
+            self._wake.set()
+
+        self._deaf = True
+        asyncio.get_running_loop().call_later(self._again, look)
+
+    async def _take_no_more(self, me: _Incarnation) -> None:
+        """What the bell brings from now on, and what is held, goes back."""
+        if self._bell is not None:
+            bell, self._bell = self._bell, None
+            bell.cancel()
+            await asyncio.gather(bell, return_exceptions=True)
+            heard, self._heard = self._heard, None
+            if heard is None:
+                # Its claim may have been made all the same: asked again under its number, it tells; else it never is.
+                number = me.number
+                heard = await self._persist(
+                    lambda: self._queue.claim(me.name, number, 0, lease_ms=self._lease_ms, take_over=False)
+                )
+            me.held += heard.tasks
+        await self._hand_back_held(me)
 
     # ------------------------------------------------------------ beside the turns
-
-    async def _listen(self) -> None:
-        """Blocks on the bell while there is room. Who takes the bell's token without having room rings it again."""
-        while True:
-            await self._has_room.wait()
-            try:
-                rang = await self._persist(lambda: self._queue.bell(self._again))
-            except redis.exceptions.RedisError:  # a right that was taken away, say: it may come back
-                logger.exception("can't hear the bell; looking every %.0f s instead", self._again)
-                await asyncio.sleep(self._again)
-                rang = False
-            if len(self._me.jobs) < self._slots and not self._stopping:
-                self._look = True
-                self._has_room.clear()
-                self._wake.set()
-            elif rang:
-                self._has_room.clear()
-                await self._persist(self._queue.ring)
 
     async def _unpark(self) -> None:
         """Brings back what other workers parked, where this one has the agent."""
@@ -353,16 +538,20 @@ class Worker:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         error, self._lost = self._lost, None
         me, self._me = self._me, _Incarnation(incarnations.fresh())
-        for job in list(me.jobs.values()):
-            if job.handle:
-                job.handle.cancel()
+        tasks = len(me.jobs) + len(me.held) + len(me.finished)
+        self._drop_jobs(me)
+        if self._bell is not None:
+            self._bell.cancel()
+            await asyncio.gather(self._bell, return_exceptions=True)
+            self._bell = None
+        self._heard = None
         if isinstance(error, CrewGone):
             raise error
         metrics.FENCED.labels(self._keys.crew).inc()
         logger.warning(
             "this worker was silent for longer than its lease, so its %d tasks were given to others. "
             "Nothing of them was written here; going on as %s",
-            len(me.jobs) + len(me.finished),
+            tasks,
             self._me.name,
         )
         await self._register()
@@ -380,13 +569,15 @@ class Worker:
 
     async def _end(self) -> None:
         me = self._me
+        with suppress(Fenced, CrewGone):
+            await self._take_no_more(me)
         left = [job.task for job in me.jobs.values()]
-        for job in list(me.jobs.values()):
-            if job.handle:
-                job.handle.cancel()
-        if me.finished:
+        self._drop_jobs(me)
+        while me.finished:
             with suppress(Fenced, CrewGone):
-                await self._exchange(me, 0)
+                await self._exchange(me)
+                continue
+            break
         with suppress(Fenced, CrewGone):
             if left:
                 logger.warning("handing back %d tasks that did not end in time", len(left))

@@ -1,4 +1,5 @@
 #!lua
+-- uses nothing
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
 -- KEYS: fixed; new definition, old definition (as the caller last saw it; the new one again: none)
 -- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued,

@@ -1,5 +1,9 @@
 #!lua flags=allow-oom
--- KEYS: fixed. ARGV: uid, incarnation, sequence number, slots, lease ms, may take over?
+-- uses events running claims
+-- KEYS: fixed. ARGV: uid, incarnation, sequence number, slots, how many of them begin at once, lease ms, may take over?
 -- -> {'gone'} | what `claim` says
-if is_gone(ARGV[1]) then return { 'gone' } end
-return claim(ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1')
+local bar = barred(ARGV[1], ARGV[2])
+if bar then return { bar } end
+local reply = claim(ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1')
+settle()
+return reply

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses nothing
 -- Incarnations whose processes are known to have ended: their work may be taken at once.
 -- KEYS: fixed. ARGV: uid, incarnations...  -> 'gone' | 'ok'
 if is_gone(ARGV[1]) then return 'gone' end

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses nothing
 -- A crew ends, in steps. `begin`: from now on every script answers `gone`; meta has no uid any more, but says who leaves
 -- and what of it is still there, and `ids` leads to the records. `records`: so much of that goes. `end`: nothing is left.
 -- KEYS: fixed; of `records` what goes. ARGV: uid, begin | records | end; of `records` the ids that go

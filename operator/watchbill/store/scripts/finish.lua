@@ -1,62 +1,121 @@
 #!lua flags=allow-oom
--- Results in, entries off the streams, runs advanced; then the next claim, in the same call.
--- KEYS: fixed; then per task: task, agent events; per step: run, steps, results, definition, agent events, run events
--- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), lease ms, may take over?, n;
---   per item: kind (t | s), id, fence, step, outcome (completed | failed | dead), ttl ms, tokens, result,
---   result for the results stream ('' = too large, read it from its record), message
--- -> {'gone'} | {'fenced'} | {'ok', {per item: applied | repeated | stale}, what `claim` says, or {}}
+-- uses events running tasks steps runs claims
+-- What begins is told, results come in, entries leave the streams, runs advance; then the next claim, in the same call.
+-- KEYS: fixed; then per task that begins: task, agent events; per step: steps, agent events, run events; then per task
+--   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
+-- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
+--   over?, how many begin, how many end; per item that begins: id, fence;
+--   per item that ends: id, fence, outcome (completed | failed | dead), ttl ms, tokens, result, message
+-- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
-local inc, n = ARGV[2], tonumber(ARGV[7])
-local outcomes, at, key, enqueued = {}, 8, FIXED + 1, false
+local inc, begins, n = ARGV[2], tonumber(ARGV[8]), tonumber(ARGV[9])
+local at, key = 10, FIXED + 1
+
+local function held(from, size, many)
+  if many == 0 then return {} end
+  local names = {}
+  for i = 1, many do names[i] = ARGV[from + (i - 1) * size] end
+  return redis.call('HMGET', RUNNING, unpack(names))
+end
+
+local packed = held(at, 2, begins)
+for i = 1, begins do
+  local id, fence = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
+  local record, feed = KEYS[key], KEYS[key + 1]
+  local run_events = run_id and KEYS[key + 2] or nil
+  key = key + (run_id and 3 or 2)
+  local h = holder_of(packed[i])
+  if holds(h, inc, fence) and assigned(id, h, run_id, feed, run_events) then
+    hold(id, h)
+    if run_id then
+      local step = read_step(record, name)
+      if step and step.finished == '0' then
+        step.state, step.attempt, step.started, step.fence = 'running', h.attempt, h.started, fence
+        write_step(record, name, step)
+      end
+    elseif redis.call('HGET', record, 'state') == 'waiting' then
+      redis.call('HSET', record, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
+    end
+  end
+end
+
+packed = held(at, 7, n)
+local outcomes, enqueued, acked, gone, ended = {}, false, {}, {}, {}
 for i = 1, n do
-  local kind, id, fence, name, outcome = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local ttl, tokens, result, brief, message = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
-  at = at + 10
-  local k, run_id, step
-  if kind == 't' then
-    k = { task = KEYS[key], agent_events = KEYS[key + 1] }
-    key = key + 2
-  else
+  local id, fence, outcome, ttl, tokens, result, message = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4],
+    ARGV[at + 5], ARGV[at + 6]
+  at = at + 7
+  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
+  local k, step, last
+  if run_id then
     k = { run = KEYS[key], steps = KEYS[key + 1], results = KEYS[key + 2], def = KEYS[key + 3],
       agent_events = KEYS[key + 4], run_events = KEYS[key + 5] }
     key = key + 6
-    run_id = string.match(id, '^[^/]+')
     step = read_step(k.steps, name)
+    last = step and step.finished ~= '0' and step.fence
+  else
+    k = { task = KEYS[key], agent_events = KEYS[key + 1] }
+    key = key + 2
   end
-  local h = holder(id)
-  if not holds(h, inc, fence) then
-    local last
-    if kind == 't' then last = redis.call('HGET', k.task, 'fence') else last = step and step.finished ~= '0' and step.fence end
+  local task = not run_id and redis.call('HMGET', k.task, 'state', 'fence', 'reply')
+  if task then last = task[2] end
+  local h = holder_of(packed[i])
+  if not holds(h, inc, fence) or ended[id] then
     outcomes[i] = last == fence and 'repeated' or 'stale'
   else
-    release(id, h)
-    if h.counted then agent_stops(h.agent, k.agent_events) end
-    if kind == 't' and redis.call('EXISTS', k.task) == 1 then
-      redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', int(now_ms), 'attempt',
-        int(h.attempt), 'tokens', tokens)
-      redis.call('PEXPIRE', k.task, ttl)
-      redis.call('ZADD', IDS, now_ms + ttl, id)
-      answer(redis.call('HGET', k.task, 'reply'), id)
-    elseif step then
-      step.state, step.attempt, step.fence, step.finished, step.tokens = outcome, int(h.attempt), fence, int(now_ms), tokens
-      write_step(k.steps, name, step)
-      redis.call('HSET', k.results, name, result)
+    ended[id] = true
+    gone[#gone + 1] = id
+    acked[h.class] = acked[h.class] or {}
+    table.insert(acked[h.class], h.entry)
+    if last then      -- a stray entry of what has ended
+      if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
+      outcomes[i] = last == fence and 'repeated' or 'stale'
+    else
+      assigned(id, h, run_id, k.agent_events, k.run_events)
+      count(h.agent, -1, k.agent_events)
+      if step then
+        step.state, step.attempt, step.fence, step.started, step.finished, step.tokens = outcome, h.attempt, fence, h.started,
+          now, tokens
+        write_step(k.steps, name, step)
+        redis.call('HSET', k.results, name, result)
+      elseif task and task[1] then
+        redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', h.attempt,
+          'tokens', tokens)
+        redis.call('PEXPIRE', k.task, ttl)
+        redis.call('ZADD', IDS, now_ms + tonumber(ttl), id)
+        answer(task[3], id, result)
+      elseif outcome ~= 'dead' then
+        bury('it has no record', id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt })
+      end
+      redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
+        'result', #result <= ALONG and result or '')
+      event(outcome == 'completed' and 'task_completed' or 'task_failed', about(h.agent, id, run_id, message),
+        k.agent_events, k.run_events)
+      if outcome == 'dead' then bury(message, id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt }) end
+      if step then
+        advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
+        enqueued = true
+      end
+      outcomes[i] = 'applied'
     end
-    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', kind == 't' and 'task' or 'step', 'id', id, 'state',
-      outcome, 'result', brief)
-    event(outcome == 'completed' and 'task_completed' or 'task_failed', about(h.agent, id, run_id, message), k.agent_events,
-      k.run_events)
-    if outcome == 'dead' then bury(message, id, { 'class', h.class, 'agent', h.agent, 'attempt', int(h.attempt) }) end
-    if step then
-      advance(k, run_id, name, step, outcome, tokens, ttl)
-      enqueued = true
-    end
-    outcomes[i] = 'applied'
   end
 end
-if n > 0 then tidy() end
+-- Only now: had anything above failed, all would still be held, and could be sent again one by one.
+for class, entries in pairs(acked) do
+  redis.call('XACK', STREAM[class], GROUP, unpack(entries))
+  redis.call('XDEL', STREAM[class], unpack(entries))
+end
+if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
+if n > 0 then       -- index entries of records that have expired
+  local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100)
+  if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end
+end
 local slots = tonumber(ARGV[4])
 if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
-if slots < 0 then return { 'ok', outcomes, {} } end
-return { 'ok', outcomes, claim(inc, ARGV[3], slots, tonumber(ARGV[5]), ARGV[6] == '1') }
+local claimed = slots >= 0 and claim(inc, ARGV[3], slots, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1') or {}
+settle()
+send_answers()
+return { 'ok', outcomes, claimed }

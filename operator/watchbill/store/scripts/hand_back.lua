@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses events running steps
 -- Claimed tasks return, in order and with their attempts unchanged: their entries move to a consumer that everyone may
 -- take from, so they keep their place in the stream.
 -- KEYS: fixed; then per item: agent events; its record (a step: its run's steps); run events (a task: agent events again)
@@ -13,9 +14,9 @@ for _ = 1, tonumber(ARGV[3]) do
   at, key = at + 4, key + 3
   local h = holder(id)
   if holds(h, inc, fence) then
-    if h.counted then agent_stops(h.agent, agent_events) end
+    if h.known ~= '0' then count(h.agent, -1, agent_events) end
     redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
-    h.inc, h.started, h.counted = RETURNED, '0', false
+    h.inc, h.started, h.known = RETURNED, '0', '0'
     hold(id, h)
     redis.call('ZADD', LEASES, 0, RETURNED)
     set_state(kind, record, name, 'waiting')
@@ -25,4 +26,5 @@ for _ = 1, tonumber(ARGV[3]) do
     outcome[#outcome + 1] = h and h.inc == RETURNED and 'applied' or 'stale'
   end
 end
+settle()
 return outcome

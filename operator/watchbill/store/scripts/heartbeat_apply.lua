@@ -1,4 +1,5 @@
 #!lua
+-- uses nothing
 -- A heartbeat comes into being, or changes. One that is as it was keeps its next slot.
 -- KEYS: fixed; heartbeat
 -- ARGV: uid, name, generation, spec, next slot in ms if this generation is new here ('' = none: suspended)

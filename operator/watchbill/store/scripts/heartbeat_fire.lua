@@ -1,4 +1,5 @@
 #!lua
+-- uses events tasks steps runs
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
@@ -37,7 +38,7 @@ if waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + s
 
 redis.call('SET', guard, id, 'PX', ARGV[4])
 if is_task then
-  add_task(task_key, run_key, id, class, agent, payload, '', '', {})
+  add_task(task_key, id, class, agent, payload, '', '', {})
 else
   add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
   for i = 1, steps do

@@ -1,4 +1,5 @@
 #!lua
+-- uses events
 -- Tells that slots of a heartbeat went by, and goes on behind them.
 -- KEYS: fixed; heartbeat
 -- ARGV: uid, generation, first of the slots in ms, the slot to go on with in ms, number of slots, message

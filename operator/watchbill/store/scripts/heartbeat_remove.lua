@@ -1,4 +1,5 @@
 #!lua
+-- uses nothing
 -- A heartbeat goes. What it fired stays, and so do the guards of its slots.
 -- KEYS: fixed; heartbeat
 -- ARGV: uid, name

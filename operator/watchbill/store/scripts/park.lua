@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses events running steps
 -- Claimed tasks whose agent this worker's image doesn't have: off the stream, until a worker comes that has it.
 -- KEYS: fixed; then per item: agent events; its record (a step: its run's steps); run events (a task: agent events again)
 -- ARGV: uid, incarnation, reason, n; per item: kind (t | s), id, fence, step, what it is parked as
@@ -13,7 +14,7 @@ for _ = 1, tonumber(ARGV[4]) do
   local h = holder(id)
   if holds(h, ARGV[2], fence) then
     release(id, h)
-    if h.counted then agent_stops(h.agent, agent_events) end
+    if h.known ~= '0' then count(h.agent, -1, agent_events) end
     set_state(kind, record, name, 'parked')
     redis.call('ZADD', PARKED_AGENT, now_ms, member)
     event('mission_event', about(h.agent, id, string.match(id, '^([^/]+)/'), ARGV[3]), agent_events,
@@ -23,4 +24,5 @@ for _ = 1, tonumber(ARGV[4]) do
     outcome[#outcome + 1] = not h and redis.call('ZSCORE', PARKED_AGENT, member) and 'repeated' or 'stale'
   end
 end
+settle()
 return outcome

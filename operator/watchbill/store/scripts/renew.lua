@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses nothing
 -- KEYS: fixed. ARGV: uid, incarnation, lease ms, what `watchbill status` shows of it
 -- -> 'gone' | 'fenced' | 'ok'
 local bar = barred(ARGV[1], ARGV[2])

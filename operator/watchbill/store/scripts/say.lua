@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses events running
 -- An agent says something on the feed, while the task is still its own.
 -- KEYS: fixed; agent events, run events (or agent events again: no run)
 -- ARGV: uid, incarnation, id, fence, message, its number, from 1 (so that a repeat is known)

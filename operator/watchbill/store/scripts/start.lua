@@ -1,66 +1,61 @@
 #!lua flags=allow-oom
--- Claimed tasks begin: gives their payloads, and tells that they are assigned. (Not part of claiming, because a claim
--- knows no ids beforehand and so may write fixed keys only.)
+-- uses events running steps
+-- Claimed tasks begin whose payload did not come with the claim: gives it, and tells that they are assigned. (Not part of
+-- claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, agent events, run events
--- ARGV: uid, incarnation, n; per item: kind (t | s), id, fence, step ('' for a task)
+-- ARGV: uid, incarnation, n; per item: id, fence
 -- -> {'gone'} | {'fenced'} | {'ok', per item {'stale'} | {'missing'} | {'ok', payload, definition, inputs}}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
-local inc, n = ARGV[2], tonumber(ARGV[3])
+local inc = ARGV[2]
 local outcome, at, key = { 'ok' }, 4, FIXED + 1
 local current = redis.call('HGET', META, 'def')
-for _ = 1, n do
-  local kind, id, fence, name = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  at = at + 4
+for _ = 1, tonumber(ARGV[3]) do
+  local id, fence = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
   local h = holder(id)
-  local reply, agent_events, run_events, run_id
   local mine = holds(h, inc, fence)
-  if kind == 't' then
-    agent_events = KEYS[key + 1]
-    if mine then
-      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'result')
-      if task[3] then      -- a stray entry of a task that has ended
-        release(id, h)
-        mine = false
-      elseif task[1] then
-        redis.call('HSET', KEYS[key], 'state', 'running', 'attempt', int(h.attempt), 'started', int(now_ms))
-        reply = { 'ok', task[1], current, task[2] }
-      end
-    end
-    key = key + 2
-  else
-    agent_events, run_events = KEYS[key + 2], KEYS[key + 3]
-    run_id = string.match(id, '^[^/]+')
+  local reply, feed, run_events
+  if run_id then
+    feed, run_events = KEYS[key + 2], KEYS[key + 3]
     if mine then
       local run = redis.call('HMGET', KEYS[key], 'payload', 'def', 'inputs')
       local step = read_step(KEYS[key + 1], name)
       if step and step.finished ~= '0' then
-        release(id, h)
         mine = false
       elseif run[1] and step then
-        step.state, step.attempt, step.started, step.fence = 'running', int(h.attempt), int(now_ms), fence
+        step.state, step.attempt, step.started, step.fence = 'running', h.attempt, now, fence
         write_step(KEYS[key + 1], name, step)
         reply = { 'ok', run[1], run[2], run[3] }
       end
     end
     key = key + 4
+  else
+    feed = KEYS[key + 1]
+    if mine then
+      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'result')
+      if task[3] then
+        mine = false
+      elseif task[1] then
+        redis.call('HSET', KEYS[key], 'state', 'running', 'attempt', h.attempt, 'started', now)
+        reply = { 'ok', task[1], current, task[2] }
+      end
+    end
+    key = key + 2
   end
-  if not mine then
-    outcome[#outcome + 1] = { 'stale' }
-  elseif not reply then
+  if reply then
+    if assigned(id, h, run_id, feed, run_events) then hold(id, h) end
+    outcome[#outcome + 1] = reply
+  elseif mine then
     outcome[#outcome + 1] = { 'missing' }
   else
-    if h.started == '0' then
-      h.started = int(now_ms)
-      if not h.counted then
-        h.counted = true
-        agent_starts(h.agent, agent_events)
-      end
-      event('task_assigned', about(h.agent, id, run_id, h.attempt > 1 and 'attempt ' .. int(h.attempt) or ''), agent_events,
-        run_events)
-      hold(id, h)
+    if holds(h, inc, fence) then      -- a stray entry of a task that has ended
+      release(id, h)
+      if h.known ~= '0' then count(h.agent, -1, feed) end
     end
-    outcome[#outcome + 1] = reply
+    outcome[#outcome + 1] = { 'stale' }
   end
 end
+settle()
 return outcome

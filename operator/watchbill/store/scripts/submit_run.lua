@@ -1,10 +1,11 @@
 #!lua
+-- uses events tasks steps runs
 -- A run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
 -- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none), definition
 -- ARGV: uid, crew, maxQueued, id, class, payload, definition, mode, parallel, reply channel, dedupe window ms, last call?,
 --   steps of the whole run, inputs joined, number of inputs, name and value of each, number of steps here, then per
 --   step: name, agent, index, number of dependencies, successors joined by LS
--- -> {'gone'} | {'full'} | {'changed'} (the definition is gone: the crew has another) | {'ok', submitted | exists | conflict | duplicate:<id>}
+-- -> {'gone'} | {'full'} | {'changed'} (the crew has another definition) | {'ok', submitted | exists | conflict | duplicate:<id>}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local run_key, steps_key, task_key, run_events, dedupe_key = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
   KEYS[FIXED + 4], KEYS[FIXED + 5]
@@ -13,13 +14,13 @@ local waiting = queued()
 if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and redis.call('GET', dedupe_key)
   if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
-  if redis.call('EXISTS', KEYS[FIXED + 6]) == 0 then return { 'changed' } end
+  if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
   local parked = redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
   if waiting + parked + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return { 'full' } end
 end
 local inputs, count, values = ARGV[14], tonumber(ARGV[15]), {}
 local at = 16
-for j = 1, count do values[ARGV[at + 2 * j - 2]] = ARGV[at + 2 * j - 1] end
+for j = 1, 2 * count do values[j] = ARGV[at + j - 1] end
 at = at + 2 * count
 local what = add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], inputs, values)
 if what == 'exists' or what == 'conflict' then return { 'ok', what } end

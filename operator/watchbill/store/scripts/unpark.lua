@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
+-- uses steps
 -- Parked tasks whose agent the caller has: back onto the stream.
 -- KEYS: fixed; then per item: its steps (a task: its record)
 -- ARGV: uid, n; per item: kind (t | s), what it is parked as, id, step, agent, class, attempt

@@ -1,0 +1,230 @@
+-- Claiming. Needs events, running.
+
+local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
+local fresh_fence = int(now_us)
+
+-- UTF-8 without control characters.
+local function is_text(s)
+  if string.find(s, '%c') then return false end
+  if not string.find(s, '[\128-\255]') then return true end
+  s = string.gsub(s, '[\194-\223][\128-\191]', 'x')
+  s = string.gsub(s, '[\224-\239][\128-\191][\128-\191]', 'x')
+  s = string.gsub(s, '[\240-\244][\128-\191][\128-\191][\128-\191]', 'x')
+  return not string.find(s, '[\128-\255]')
+end
+
+-- Off the stream, and onto the dead letters with all that it carries.
+local function discard(reason, id, class, entry, fields)
+  local raw = { 'class', class, 'entry', entry }
+  for i = 1, #fields, 2 do
+    raw[#raw + 1] = 'raw:' .. fields[i]
+    raw[#raw + 1] = fields[i + 1]
+  end
+  bury(reason, id, raw)
+  redis.call('XACK', STREAM[class], GROUP, entry)
+  redis.call('XDEL', STREAM[class], entry)
+  return false
+end
+
+-- What one claim takes: `begin` is how many of the next may begin at once; they are counted as begun.
+local taken, ids, begin = {}, {}, 0
+
+local function take(inc, class, entry, fields, previous)
+  local id, agent, attempt, payload, def, inputs
+  for i = 1, #fields, 2 do
+    local name, value = fields[i], fields[i + 1]
+    if name == 'id' then id = value elseif name == 'agent' then agent = value
+    elseif name == 'payload' then payload = value elseif name == 'inputs' then inputs = value
+    elseif name == 'def' then def = value
+    elseif name == 'attempt' then attempt = string.find(value, '^%d+$') and tonumber(value) or 0 end
+  end
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent) then
+    return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
+  end
+  local at_once = begin > 0 and payload ~= nil
+  local h = { inc = inc, fence = fresh_fence, class = class, entry = entry, attempt = int(attempt or 1),
+    started = at_once and now or '0', known = at_once and '1' or '0', agent = agent, said = '0' }
+  if redis.call('HSETNX', RUNNING, id, packed_holder(h)) == 0 then
+    local before = holder(id)
+    if before.entry ~= entry or before.class ~= class then
+      return discard('second entry of a task that is held under another', id, class, entry, fields)
+    end
+    h.fence = int(math.max(tonumber(before.fence) + 1, now_us))
+    h.attempt = int(tonumber(before.attempt) + (before.started ~= '0' and 1 or 0))   -- a start that came to nothing
+    if before.known ~= '0' then h.known = '1' end
+    hold(id, h)
+    if at_once and before.known == '0' then count(agent, 1) end
+  elseif at_once then
+    count(agent, 1)
+  end
+  if at_once then begin = begin - 1 end
+  local flag = previous and '1' or '0'
+  ids[#ids + 1] = flag .. id
+  local n = #taken
+  taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, h.fence, h.attempt, agent, entry
+  taken[n + 6], taken[n + 7], taken[n + 8] = class, flag, at_once and '1' or '0'
+  taken[n + 9], taken[n + 10], taken[n + 11] = payload or '', def or '', inputs or ''
+  return true
+end
+
+-- What was taken, to whoever asks again; without payloads.
+local function taken_before(packed, inc)
+  for _, item in ipairs(split(packed, FS)) do
+    local id = string.sub(item, 2)
+    local h = holder(id)
+    if h and h.inc == inc then
+      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, string.sub(item, 1, 1),
+        h.started ~= '0' and '1' or '0', '', '', '' }) do taken[#taken + 1] = value end
+    end
+  end
+end
+
+-- An entry that somebody deleted while it was held: forgets who held it.
+local function forget_entry(class, entry)
+  redis.call('XACK', STREAM[class], GROUP, entry)
+  local all = redis.call('HGETALL', RUNNING)
+  for i = 1, #all, 2 do
+    local h = holder(all[i])
+    if h.class == class and h.entry == entry then
+      redis.call('HDEL', RUNNING, all[i])
+      if h.known ~= '0' then count(h.agent, -1) end
+    end
+  end
+end
+
+-- Takes over what dead incarnations held, in one class. Returns how many were taken.
+local function take_over(inc, class, dead, room)
+  local n = 0
+  for _, gone in ipairs(dead) do
+    while n < room do
+      local pending = redis.call('XPENDING', STREAM[class], GROUP, '-', '+', room - n, gone)
+      if #pending == 0 then break end
+      for _, p in ipairs(pending) do
+        local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
+        if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], true) then
+          n = n + 1
+        elseif not claimed[1] then
+          forget_entry(class, p[1])
+        end
+      end
+    end
+  end
+  return n
+end
+
+local function read_new(inc, class, room)
+  local n = 0
+  local reply = redis.call('XREADGROUP', 'GROUP', GROUP, inc, 'COUNT', room, 'STREAMS', STREAM[class], '>')
+  if reply then
+    for _, e in ipairs(reply[1][2]) do
+      if take(inc, class, e[1], e[2], false) then n = n + 1 end
+    end
+  end
+  return n
+end
+
+-- The class, below CRITICAL, with the oldest entry that may be taken; and whose it was: nil for one that is new.
+local function oldest(filled, dead)
+  local best, whose, best_ms, best_seq
+  local function consider(class, entry, gone)
+    local ms, seq = string.match(entry, '(%d+)-(%d+)')
+    ms, seq = tonumber(ms), tonumber(seq)
+    if not best or ms < best_ms or (ms == best_ms and seq < best_seq) then
+      best, whose, best_ms, best_seq = class, gone, ms, seq
+    end
+  end
+  for _, class in ipairs(filled) do
+    if class ~= '1' then
+      for _, gone in ipairs(dead) do
+        local pending = redis.call('XPENDING', STREAM[class], GROUP, '-', '+', 1, gone)
+        if pending[1] then consider(class, pending[1][1], gone) end
+      end
+      local last = '0-0'
+      for _, g in ipairs(redis.call('XINFO', 'GROUPS', STREAM[class])) do
+        local name, delivered
+        for i = 1, #g, 2 do
+          if g[i] == 'name' then name = g[i + 1] elseif g[i] == 'last-delivered-id' then delivered = g[i + 1] end
+        end
+        if name == GROUP then last = delivered end
+      end
+      local head = redis.call('XRANGE', STREAM[class], '(' .. last, '+', 'COUNT', 1)
+      if head[1] then consider(class, head[1][1], nil) end
+    end
+  end
+  return best, whose
+end
+
+local function forget_if_empty(gone)
+  for _, c in ipairs(CLASSES) do
+    if #redis.call('XPENDING', STREAM[c], GROUP, '-', '+', 1, gone) > 0 then return false end
+  end
+  for _, c in ipairs(CLASSES) do redis.call('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end
+  redis.call('ZREM', LEASES, gone)
+  return true
+end
+
+-- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
+-- payload travels with them: the others begin with `start`, which gives it.)
+-- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
+-- payload, definition, inputs, ...}} | {'fenced'}
+local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
+  begin = at_once
+  local last = redis.call('HGET', CLAIMS, inc)
+  if not last and seq ~= '1' then return { 'fenced' } end     -- flushed, or forgotten: it must start anew
+  -- Was it cut off itself? Then others may have been, and get the chance to renew first. The caller sees to that, too;
+  -- but what it asked before an outage may be done only after it.
+  local until_ms = redis.call('ZSCORE', LEASES, inc)
+  if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
+  redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
+  if last then
+    local cut = string.find(last, FS, 1, true)
+    local answered = tonumber(string.sub(last, 1, cut - 1))
+    if tonumber(seq) == answered then taken_before(string.sub(last, cut + 1), inc) end
+    -- a smaller one is a late copy, which nobody waits for
+    if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken } end
+  end
+
+  local room, more = slots, false
+  if room > 0 then
+    local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
+    more = #dead == DEAD_AT_ONCE
+    for _, gone in ipairs(dead) do
+      if gone ~= RETURNED and redis.call('SADD', FENCED, gone) == 1 then
+        redis.call('EXPIRE', FENCED, DAY)
+        redis.call('HDEL', CLAIMS, gone)
+        redis.call('HDEL', WORKERS, gone)
+      end
+    end
+    local filled = {}
+    for _, c in ipairs(CLASSES) do
+      if redis.call('XLEN', STREAM[c]) > 0 then filled[#filled + 1] = c end
+    end
+    -- One pick in 16 goes to the oldest head, so that no class starves.
+    local picks = #filled > 1 and tonumber(redis.call('HGET', META, 'picks') or '0') or 0
+    if #filled > 1 and picks + room >= 16 then
+      local class, whose = oldest(filled, dead)
+      if class and whose then
+        room = room - take_over(inc, class, { whose }, 1)
+      elseif class then
+        room = room - read_new(inc, class, 1)
+      end
+    end
+    for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
+      if room > 0 and #dead > 0 then room = room - take_over(inc, c, dead, room) end
+      if room > 0 and redis.call('XLEN', STREAM[c]) > 0 then room = room - read_new(inc, c, room) end
+    end
+    if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
+    for _, gone in ipairs(dead) do
+      if not forget_if_empty(gone) then more = true end
+    end
+    if more or queued() > redis.call('HLEN', RUNNING) then ring() end
+  end
+  redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
+
+  local again = 2000
+  local others = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
+  for i = 1, #others, 2 do
+    if others[i] ~= inc then again = math.min(again, math.max(tonumber(others[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end
+  end
+  return { 'ok', again, now, redis.call('HGET', META, 'def') or '', taken }
+end

@@ -1,0 +1,57 @@
+-- What is told on the feeds: of the crew, of an agent, of a run. JSON is written here, never read.
+
+local stamped
+local function stamp()          -- now as ISO 8601; Redis has no os.date
+  if not stamped then
+    local seconds = math.floor(now_us / 1e6)
+    local days = math.floor(seconds / 86400)
+    local rest = seconds - days * 86400
+    local z = days + 719468
+    local era = math.floor(z / 146097)
+    local doe = z - era * 146097
+    local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+    local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+    local mp = math.floor((5 * doy + 2) / 153)
+    local day = doy - math.floor((153 * mp + 2) / 5) + 1
+    local month = mp < 10 and mp + 3 or mp - 9
+    local year = yoe + era * 400 + (month <= 2 and 1 or 0)
+    stamped = string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, day, math.floor(rest / 3600),
+      math.floor(rest % 3600 / 60), rest % 60, now_us % 1e6)
+  end
+  return stamped
+end
+
+local quoted = {}
+local function quote(text)
+  local q = quoted[text]
+  if not q then
+    q = cjson.encode(text)
+    quoted[text] = q
+  end
+  return q
+end
+
+local prolonged = {}
+local function tell(feed, most, kind, data)
+  redis.call('XADD', feed, 'MAXLEN', '~', most, '*', 'event_type', kind, 'data', data)
+  if not prolonged[feed] then
+    redis.call('EXPIRE', feed, DAY)
+    prolonged[feed] = true
+  end
+end
+
+local function event(kind, fields, agent_events, run_events)
+  local data = '{"event_type":"' .. kind .. '","timestamp":"' .. stamp() .. '",' .. fields .. '}'
+  tell(EVENTS, 1000, kind, data)
+  if agent_events then tell(agent_events, 100, kind, data) end
+  if run_events then tell(run_events, 500, kind, data) end
+end
+
+local function about(agent, id, run, message)
+  return '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(id) .. (run and ',"mission_id":' .. quote(run) or '')
+      .. ',"message":' .. (message == '' and '""' or quote(message))
+end
+
+local function state_change(old, new, message)
+  return '"old_state":"' .. old .. '","new_state":"' .. new .. '","message":' .. quote(message)
+end

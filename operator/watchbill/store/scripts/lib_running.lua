@@ -1,0 +1,78 @@
+-- Who runs what, and which agents work. Needs events.
+
+-- running: id -> incarnation, fence, class, entry, attempt, when it was started (ms; 0: claimed, not started), what is
+-- known of that (0: nothing, 1: counted in `agents`, 2: and told), agent, number of the last thing it said
+local HELD = '^' .. string.rep('([^\31]*)\31', 8) .. '([^\31]*)$'
+
+local function holder_of(packed)
+  if not packed then return nil end
+  local inc, fence, class, entry, attempt, started, known, agent, said = string.match(packed, HELD)
+  return { inc = inc, fence = fence, class = class, entry = entry, attempt = attempt, started = started, known = known,
+    agent = agent, said = said }
+end
+
+local function holder(id) return holder_of(redis.call('HGET', RUNNING, id)) end
+
+local function packed_holder(h)
+  return h.inc .. FS .. h.fence .. FS .. h.class .. FS .. h.entry .. FS .. h.attempt .. FS .. h.started .. FS .. h.known
+      .. FS .. h.agent .. FS .. h.said
+end
+
+local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
+
+local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
+
+local function release(id, h)
+  redis.call('XACK', STREAM[h.class], GROUP, h.entry)
+  redis.call('XDEL', STREAM[h.class], h.entry)
+  redis.call('HDEL', RUNNING, id)
+end
+
+-- agents: how many tasks each runs. Changes are summed up over a call, so that an agent that goes from one task to the
+-- next is not told to be idle between them. meta's `working:` fields: of which agents it is told that they work.
+local moved, movers, feeds = {}, {}, {}
+local function count(agent, n, feed)
+  if not moved[agent] then
+    movers[#movers + 1] = agent
+    moved[agent] = 0
+  end
+  moved[agent] = moved[agent] + n
+  if feed then feeds[agent] = feed end
+end
+
+local function working(agent, feed)
+  if redis.call('HSETNX', META, 'working:' .. agent, '1') == 1 then
+    event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('idle', 'working', ''), feed)
+  end
+end
+
+-- Ends every script that counts.
+local function settle()
+  for _, agent in ipairs(movers) do
+    local n, feed = moved[agent], feeds[agent]
+    local runs = n ~= 0 and redis.call('HINCRBY', AGENTS, agent, n) or tonumber(redis.call('HGET', AGENTS, agent) or '0')
+    if runs <= 0 then
+      redis.call('HDEL', AGENTS, agent)
+      if redis.call('HDEL', META, 'working:' .. agent) == 1 and feed then
+        event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('working', 'idle', ''), feed)
+      end
+    end
+  end
+end
+
+-- Tells that a task begins, the first time. Whether this was the first.
+local function assigned(id, h, run_id, feed, run_events)
+  if h.started == '0' then h.started = now end
+  if h.known == '2' then return false end
+  if h.known == '0' then count(h.agent, 1, feed) end
+  working(h.agent, feed)
+  h.known = '2'
+  event('task_assigned', about(h.agent, id, run_id, h.attempt ~= '1' and 'attempt ' .. h.attempt or ''), feed, run_events)
+  return true
+end
+
+local function bury(reason, id, fields)
+  local entry = { 'reason', reason, 'id', id }
+  for i = 1, math.min(#fields, 128) do entry[#entry + 1] = fields[i] end
+  redis.call('XADD', DEAD, 'MAXLEN', '~', 10000, '*', unpack(entry))
+end

@@ -1,0 +1,31 @@
+-- Steps of runs.
+
+local STEP = '^' .. string.rep('([^\31]*)\31', 9) .. '([^\31]*)$'
+local NONE = '\29'              -- an empty list in a packed value
+
+-- steps: name -> state, dependencies left, index, agent, successors, attempt, fence, started, finished, tokens
+local function read_step(steps_key, name)
+  local packed = redis.call('HGET', steps_key, name)
+  if not packed then return nil end
+  local state, left, index, agent, successors, attempt, fence, started, finished, tokens = string.match(packed, STEP)
+  return { state = state, left = tonumber(left), index = index, agent = agent, successors = successors, attempt = attempt,
+    fence = fence, started = started, finished = finished, tokens = tokens }
+end
+
+local function write_step(steps_key, name, s)
+  redis.call('HSET', steps_key, name, s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors .. FS
+    .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.tokens)
+end
+
+-- The state that people see, where the record is still there.
+local function set_state(kind, record, name, state)
+  if kind == 's' then
+    local step = read_step(record, name)
+    if step then
+      step.state = state
+      write_step(record, name, step)
+    end
+  elseif redis.call('EXISTS', record) == 1 then
+    redis.call('HSET', record, 'state', state)
+  end
+end

@@ -1,0 +1,63 @@
+-- Work that comes in, and those who wait for its end.
+
+local ALONG = 4096              -- bytes of a payload that travels with its entry; a larger one is read when it begins
+
+-- Tells whatever scales workers that this crew has work. At most every 200 ms.
+local function wake(crew)
+  local last = tonumber(redis.call('HGET', META, 'woken') or '0')
+  if now_ms - last >= 200 or now_ms < last then
+    redis.call('HSET', META, 'woken', now)
+    redis.call('PUBLISH', 'wb:wake', crew)
+  end
+end
+
+-- One more client waits for this task or run. Bounded: a client that finds no place polls.
+local function subscribe(key, channel)
+  if channel == '' then return end
+  local known = redis.call('HGET', key, 'reply') or ''
+  if #known < 4096 and not string.find(LS .. known .. LS, LS .. channel .. LS, 1, true) then
+    redis.call('HSET', key, 'reply', known == '' and channel or known .. LS .. channel)
+  end
+end
+
+-- What waiting clients are told: an id for each, with FS and the result behind it where that is small, joined by LS. One
+-- message for each channel and call.
+local answers, channels = {}, {}
+local function answer(listening, id, result)
+  if not listening or listening == '' then return end
+  local text = result and #result <= ALONG and id .. FS .. result or id
+  for _, channel in ipairs(split(listening, LS)) do
+    local texts = answers[channel]
+    if not texts then
+      texts = {}
+      answers[channel] = texts
+      channels[#channels + 1] = channel
+    end
+    texts[#texts + 1] = text
+  end
+end
+
+local function send_answers()
+  for _, channel in ipairs(channels) do redis.call('PUBLISH', channel, table.concat(answers[channel], LS)) end
+end
+
+-- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...
+local function add_task(task_key, id, class, agent, payload, reply, inputs, values)
+  if redis.call('ZADD', IDS, 'NX', now_ms + FAR, id) == 0 then
+    if redis.call('EXISTS', task_key) == 1 then
+      if redis.call('HEXISTS', task_key, 'result') == 0 then subscribe(task_key, reply) end
+      return 'exists'
+    end
+    if tonumber(redis.call('ZSCORE', IDS, id)) > now_ms then return 'conflict' end     -- a run's
+    redis.call('ZADD', IDS, now_ms + FAR, id)       -- one that has expired
+  end
+  redis.call('HSET', task_key, 'state', 'waiting', 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
+    'inputs', inputs, 'reply', reply)
+  for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
+  if #payload <= ALONG then
+    redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
+  else
+    redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent)
+  end
+  return 'submitted'
+end
