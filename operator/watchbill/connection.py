@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from importlib import resources
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -58,6 +58,22 @@ _TRANSIENT_CODES: Final = (
 _FATAL: Final = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
 
 
+try:
+    from hiredis import pack_command
+except ImportError:  # it is not there for every platform
+    pack_command = None  # type: ignore[assignment]
+
+
+def _packed(args: tuple[Any, ...]) -> bytes | None:
+    """A command as it is sent, made in C; None where that can't be done."""
+    if pack_command is None or " " in args[0]:
+        return None
+    try:
+        return cast("bytes", pack_command(args))
+    except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
+        return None
+
+
 class _Pipeline(redis.asyncio.client.Pipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
@@ -78,7 +94,8 @@ class _Client(redis.asyncio.Redis):
             pool = self.connection_pool
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.send_packed_command(connection.pack_command(*args), check_health=False)
+                packed = _packed(args) or connection.pack_command(*args)
+                await connection.send_packed_command(packed, check_health=False)
                 if sent is not None:
                     sent()
                 return await self.parse_response(connection, args[0], **options)

@@ -49,7 +49,7 @@ class Runner:
 
     def run(self, context: Context) -> Any | Awaitable[Any]:
         """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises."""
-        return self._start(dataclasses.replace(context, agent=self.agent))
+        return self._start(context if context.agent is self.agent else dataclasses.replace(context, agent=self.agent))
 
 
 class AgentLoader:
@@ -230,6 +230,18 @@ def _unknown(name: str, accepted: Sequence[str]) -> Problem:
     return Problem(f"there is no setting {name!r}{suggest(name, accepted)}", fix, f"config.{name}")
 
 
+def _is_immutable(arguments: Mapping[str, Any]) -> bool:
+    """Whether runs may share these: nothing an agent does can change them."""
+    atoms = (str, bytes, int, float, bool, type(None))
+    for value in arguments.values():
+        if isinstance(value, BaseModel):
+            if not value.model_config.get("frozen") or not _is_immutable(vars(value)) or value.model_extra:
+                return False
+        elif type(value) not in atoms:
+            return False
+    return True
+
+
 def _runnable(found: Any, config: Mapping[str, Any]) -> tuple[Callable[[Context], Any], bool]:
     """What to call with the context, and whether it gives an awaitable."""
     if not inspect.isclass(found):
@@ -237,8 +249,9 @@ def _runnable(found: Any, config: Mapping[str, Any]) -> tuple[Callable[[Context]
     cls: Any = found
     model = _config_model(found)
     arguments = {"config": model.model_validate(dict(config))} if model else dict(config)
+    shared = _is_immutable(arguments)
 
     def start(context: Context) -> Any:
-        return cls(**copy.deepcopy(arguments)).run(context)
+        return cls(**(arguments if shared else copy.deepcopy(arguments))).run(context)
 
     return start, inspect.iscoroutinefunction(cls.run)

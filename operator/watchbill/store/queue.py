@@ -231,6 +231,7 @@ class Queue:
         finished: Sequence[Finished],
         *,
         begun: Sequence[Claimed] = (),
+        told: Sequence[Claimed] = (),
         number: int = 0,
         slots: int = -1,
         begin: int = 0,
@@ -238,16 +239,20 @@ class Queue:
         take_over: bool = False,
         sent: Callable[[], None] | None = None,
     ) -> tuple[list[Transition], Claim | None]:
-        """Tells that `begun` begin, stores results, advances runs, and (with slots ≥ 0) claims, all in one call.
+        """Begins `begun`, tells that `told` have begun, stores results, advances runs, and (with slots ≥ 0) claims.
+
+        All in one call. Of what ends without having been told, both is told now.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
-        `sent` is called when the call is on its way: what is told to begin may begin.
+        `sent` is called when the call is on its way: what is to begin may begin.
         """
         of = self.keys
         keys = list(of.fixed)
         args: list[Any] = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over)]
-        args += (len(begun), len(finished))
+        args += (len(begun), len(told), len(finished))
         for task in begun:
+            args += (task.id, task.fence)
+        for task in told:
             run, separator, _ = task.id.partition(STEP_SEPARATOR)
             if separator:
                 keys += (of.run_steps(run), of.agent_events(task.agent), of.run_events(run))

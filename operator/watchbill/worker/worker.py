@@ -210,15 +210,16 @@ class Worker:
         if self._lost is not None:
             await self._recover()
 
-    async def _exchange(self, me: _Incarnation, begin: Sequence[Claimed] = (), room: int = 0) -> None:
+    async def _exchange(
+        self, me: _Incarnation, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
+    ) -> None:
         """Results in, new tasks out, in one call. `begin`: of those held; they begin once the call is on its way, so
-        that the store counts an attempt that kills this process."""
+        that the store counts an attempt that kills this process. `told`: of which it is told that they have begun."""
         del me.held[: len(begin)]
         if without := [task for task in begin if not task.payload]:
             await self._start(me, without)
             begin = [task for task in begin if task.payload]
         batch = me.finished[:BATCH]
-        begun = [*list(me.untold.values())[: BATCH - len(begin)], *begin]
         spare = self._slots - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
         slots = -1
         if not self._stopping and self._bell is None and room + spare > 0:
@@ -229,6 +230,7 @@ class Worker:
 
         def sent() -> None:
             for task in waiting:
+                me.untold[task.id] = task
                 self._begin(me, task)
             waiting.clear()
 
@@ -239,7 +241,8 @@ class Worker:
                 lambda: self._queue.finish(
                     me.name,
                     batch,
-                    begun=begun,
+                    begun=begin,
+                    told=told,
                     number=number,
                     slots=slots,
                     begin=room,
@@ -259,7 +262,7 @@ class Worker:
             await self._finish_singly(me, batch)
             return
         self._answered()
-        for task in begun:
+        for task in told:
             me.untold.pop(task.id, None)
         del me.finished[: len(batch)]
         for finished, outcome in zip(batch, outcomes, strict=True):
@@ -365,7 +368,7 @@ class Worker:
         if me.jobs.get(job.task.id) is not job:
             return  # a thread that outlived its task, or even us: nobody would close what it opened
         if job.task.id in me.untold:  # that it began is told before what it says
-            await self._persist(lambda: self._queue.finish(me.name, [], begun=[job.task]))
+            await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
             me.untold.pop(job.task.id, None)
         job.said += 1
         number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
@@ -417,7 +420,7 @@ class Worker:
         if me.finished or self._heard is not None or self._lost is not None:
             return
         if me.untold:
-            await self._exchange(me)
+            await self._exchange(me, told=list(me.untold.values())[:BATCH])
         if me.held and time.monotonic() >= me.held_since + BRIEF_SECONDS:
             self._mean = 1.0
             await self._hand_back_held(me)

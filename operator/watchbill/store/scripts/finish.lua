@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- uses events running tasks steps runs claims
--- What begins is told, results come in, entries leave the streams, runs advance; then the next claim, in the same call.
--- KEYS: fixed; then per task that begins: task, agent events; per step: steps, agent events, run events; then per task
+-- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
+-- claim, in the same call.
+-- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
 --   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
 -- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
---   over?, how many begin, how many end; per item that begins: id, fence;
+--   over?, how many begin, how many to tell of, how many end; per item that begins, and that is to be told of: id, fence;
 --   per item that ends: id, fence, outcome (completed | failed | dead), ttl ms, tokens, result, message
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
-local inc, begins, n = ARGV[2], tonumber(ARGV[8]), tonumber(ARGV[9])
-local at, key = 10, FIXED + 1
+local inc, begins, tells, n = ARGV[2], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local at, key = 11, FIXED + 1
 
 local function held(from, size, many)
   if many == 0 then return {} end
@@ -19,8 +20,24 @@ local function held(from, size, many)
   return redis.call('HMGET', RUNNING, unpack(names))
 end
 
-local packed = held(at, 2, begins)
+local packed, changed = held(at, 2, begins), {}
 for i = 1, begins do
+  local h = holder_of(packed[i])
+  if holds(h, inc, ARGV[at + 1]) and h.started == '0' then
+    h.started = now
+    if h.known == '0' then
+      h.known = '1'
+      count(h.agent, 1)
+    end
+    changed[#changed + 1] = ARGV[at]
+    changed[#changed + 1] = packed_holder(h)
+  end
+  at = at + 2
+end
+if #changed > 0 then redis.call('HSET', RUNNING, unpack(changed)) end
+
+packed = held(at, 2, tells)
+for i = 1, tells do
   local id, fence = ARGV[at], ARGV[at + 1]
   at = at + 2
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
@@ -43,7 +60,7 @@ for i = 1, begins do
 end
 
 packed = held(at, 7, n)
-local outcomes, enqueued, acked, gone, ended = {}, false, {}, {}, {}
+local outcomes, enqueued, acked, gone, ended, indexed = {}, false, {}, {}, {}, {}
 for i = 1, n do
   local id, fence, outcome, ttl, tokens, result, message = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4],
     ARGV[at + 5], ARGV[at + 6]
@@ -85,7 +102,8 @@ for i = 1, n do
         redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', h.attempt,
           'tokens', tokens)
         redis.call('PEXPIRE', k.task, ttl)
-        redis.call('ZADD', IDS, now_ms + tonumber(ttl), id)
+        indexed[#indexed + 1] = now_ms + tonumber(ttl)
+        indexed[#indexed + 1] = id
         answer(task[3], id, result)
       elseif outcome ~= 'dead' then
         bury('it has no record', id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt })
@@ -109,6 +127,7 @@ for class, entries in pairs(acked) do
   redis.call('XDEL', STREAM[class], unpack(entries))
 end
 if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
+if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
 if n > 0 then       -- index entries of records that have expired
   local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100)
   if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end
