@@ -65,6 +65,9 @@ class Client:
         self._replies: redis.asyncio.client.PubSub | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[tuple[str, str], list[_Waiter]] = {}
+        self._keys: dict[str, names.CrewKeys] = {}
+        self._good: set[tuple[str, str]] = set()
+        """Definitions and agents for which a task without inputs was found good."""
 
     async def __aenter__(self) -> Client:
         return self
@@ -123,10 +126,7 @@ class Client:
 
         async def give(current: definitions.Current) -> str:
             definition = current.definition
-            for warning in submission.check(
-                definition, prompt, agent=agent, inputs=inputs, task_id=id, metadata=metadata
-            ):
-                logger.warning("%s", warning)
+            self._check(current, prompt, agent, inputs, id, metadata or {})
             dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": int(dedupe_seconds * 1000)}
             if agent is None:
                 run = runs.RunSubmission(
@@ -158,17 +158,8 @@ class Client:
         async def give(current: definitions.Current) -> list[str]:
             if not work:
                 return []
-            first = work[0]
-            submission.check(
-                current.definition,
-                first.prompt,
-                agent=agent,
-                inputs={},
-                task_id=first.task_id,
-                metadata=first.metadata,
-            )
             for task in work:
-                submission.check_another(task.prompt, task.task_id, task.metadata)
+                self._check(current, task.prompt, agent, {}, task.task_id, task.metadata)
             agent_id = current.definition.agent_ids()[agent]
             return await self._put(
                 keys,
@@ -178,6 +169,28 @@ class Client:
 
         await self._listen(keys)
         return await self._with_current(keys, give)
+
+    def _check(
+        self,
+        current: definitions.Current,
+        prompt: str,
+        agent: str | None,
+        inputs: Mapping[str, str],
+        task_id: str | None,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Raises InvalidInput; logs warnings."""
+        definition = current.definition
+        if agent is not None and not inputs:
+            if (current.digest, agent) in self._good:
+                submission.check_another(prompt, task_id, metadata)
+            else:
+                submission.check(definition, prompt, agent=agent, inputs={}, task_id=task_id, metadata=metadata)
+                self._good.add((current.digest, agent))
+            return
+        warnings = submission.check(definition, prompt, agent=agent, inputs=inputs, task_id=task_id, metadata=metadata)
+        for warning in warnings:
+            logger.warning("%s", warning)
 
     async def _put(self, keys: names.CrewKeys, current: definitions.Current, tasks: Iterable[Submission]) -> list[str]:
         queue = Queue(self._redis, keys, current.uid)
@@ -285,11 +298,13 @@ class Client:
 
     def keys(self, crew: str) -> names.CrewKeys:
         """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        if known := self._keys.get(crew):
+            return known
         namespace, separator, name = crew.rpartition("/")
         namespace = namespace if separator else self._namespace
         if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
             raise InvalidInput(Problem(f"{crew!r} is not a crew", "Write NAME or NAMESPACE/NAME.", path="crew"))
-        return names.CrewKeys(namespace, name)
+        return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
 
     # ------------------------------------------------------------ within
 

@@ -10,9 +10,9 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import redis
 import redis.asyncio
@@ -64,14 +64,14 @@ except ImportError:  # it is not there for every platform
     pack_command = None  # type: ignore[assignment]
 
 
-def _packed(args: tuple[Any, ...]) -> bytes | None:
-    """A command as it is sent, made in C; None where that can't be done."""
-    if pack_command is None or " " in args[0]:
-        return None
-    try:
-        return cast("bytes", pack_command(args))
-    except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
-        return None
+def _packed(connection: redis.asyncio.Connection, command: Sequence[Any]) -> Sequence[bytes]:
+    """A command as it is sent; made in C where that can be done."""
+    if pack_command is not None and " " not in command[0]:
+        try:
+            return (pack_command(tuple(command)),)
+        except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
+            pass
+    return connection.pack_command(*command)
 
 
 class _Pipeline(redis.asyncio.client.Pipeline):
@@ -81,29 +81,70 @@ class _Pipeline(redis.asyncio.client.Pipeline):
 
 
 class _Client(redis.asyncio.Redis):
-    """Limits the time of a command as a whole, in place of redis-py's socket_timeout.
+    """A leaner way to commands than redis-py's, which costs twice as much and is left for when something is wrong.
 
-    That one is an asyncio.wait_for around sending, which on Python 3.11 drops a cancellation that comes as the sending
-    ends: a task that is cancelled then goes on, and whoever waits for its end waits for ever.
+    It limits the time of a command as a whole, in place of redis-py's socket_timeout: that is an asyncio.wait_for
+    around sending, which on Python 3.11 drops a cancellation that comes as the sending ends: a task that is cancelled
+    then goes on, and whoever waits for its end waits for ever.
     """
 
     async def execute_command(self, *args: Any, sent: Callable[[], None] | None = None, **options: Any) -> Any:
         """`sent` is called, each time, once the command is on its way and before its answer is waited for."""
+
+        async def answer(connection: redis.asyncio.Connection) -> Any:
+            return await self.parse_response(connection, args[0], **options)
+
         async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-            # redis-py's own way to a command costs twice as much; it is left for when something went wrong
-            pool = self.connection_pool
-            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
             try:
-                packed = _packed(args) or connection.pack_command(*args)
-                await connection.send_packed_command(packed, check_health=False)
-                if sent is not None:
-                    sent()
-                return await self.parse_response(connection, args[0], **options)
+                return await self._trip([args], answer, sent)
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
-                await connection.disconnect()
-            finally:
-                await pool.release(connection)
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    async def execute_two(self, first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+        """Two commands in one trip, the second done right after the first, even where that blocks. An answer may be
+        the error of a command."""
+
+        async def answers(connection: redis.asyncio.Connection) -> list[Any]:
+            found = []
+            for _ in range(2):
+                try:
+                    found.append(await connection.read_response())
+                except redis.exceptions.ResponseError as error:
+                    found.append(error)
+            return found
+
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            return await self._trip([first, second], answers)
+
+    async def _trip(
+        self,
+        commands: Sequence[Sequence[Any]],
+        answer: Callable[[redis.asyncio.Connection], Awaitable[T]],
+        sent: Callable[[], None] | None = None,
+    ) -> T:
+        idle = self._idle
+        connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        answered = False
+        try:
+            packed = [part for command in commands for part in _packed(connection, command)]
+            await connection.send_packed_command(packed, check_health=False)
+            if sent is not None:
+                sent()
+            result = await answer(connection)
+            answered = True
+            return result
+        except redis.exceptions.ResponseError:
+            answered = True
+            raise
+        finally:
+            if not answered:
+                await connection.disconnect(nowait=True)
+            idle.append(connection)
+
+    @cached_property
+    def _idle(self) -> list[redis.asyncio.Connection]:
+        """Connections that are ours for good, as redis-py's pool sees it: it closes them in the end."""
+        return []
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -246,6 +287,22 @@ async def run_script(
         return await client.evalsha(digest, len(keys), *keys, *args)
     except redis.exceptions.NoScriptError:
         return await client.eval(text, len(keys), *keys, *args)
+
+
+async def wait_and_run_script(
+    client: redis.asyncio.Redis, wait: Sequence[Any], name: str, keys: Sequence[str], args: Sequence[Any]
+) -> tuple[Any, Any]:
+    """The answers (each may be an error) to a command that blocks, and to a script that runs the moment that ends."""
+    _, digest = script(name)
+    call = ("EVALSHA", digest, len(keys), *keys, *args)
+    if isinstance(client, _Client):
+        waited, reply = await client.execute_two(wait, call)
+    else:
+        waited = await client.execute_command(*wait)  # type: ignore[no-untyped-call]
+        reply = redis.exceptions.NoScriptError()
+    if isinstance(reply, redis.exceptions.NoScriptError):
+        reply = await run_script(client, name, keys, args)
+    return waited, reply
 
 
 def run_script_sync(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:

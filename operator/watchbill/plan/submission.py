@@ -34,7 +34,7 @@ def check(
     return warnings
 
 
-def check_another(prompt: str, task_id: str, metadata: Mapping[str, str]) -> None:
+def check_another(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> None:
     """The same for one more task like one that was checked: same crew, same agent, no inputs. Raises InvalidInput."""
     if errors := list(_own(prompt, task_id, metadata)):
         raise InvalidInput(errors)

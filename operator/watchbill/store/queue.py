@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import redis
 import redis.asyncio
 
-from watchbill.connection import run_script, run_script_sync, script, translated
+from watchbill.connection import run_script, run_script_sync, translated, wait_and_run_script
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater
 from watchbill.names import STEP_SEPARATOR, WORKERS_GROUP, CrewKeys, split_step_id
 from watchbill.tasks import Priority
@@ -197,12 +197,8 @@ class Queue:
         behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
         args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over)]
         with translated():
-            async with self.client.pipeline(transaction=False) as pipe:
-                pipe.blpop([self.keys.bell], timeout=timeout_seconds)
-                pipe.evalsha(script("claim")[1], len(self.keys.fixed), *self.keys.fixed, *args)
-                heard, reply = await pipe.execute(raise_on_error=False)
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                reply = await run_script(self.client, "claim", self.keys.fixed, args)
+            wait = ("BLPOP", self.keys.bell, timeout_seconds)
+            heard, reply = await wait_and_run_script(self.client, wait, "claim", self.keys.fixed, args)
             if isinstance(reply, Exception):
                 raise reply
         return self._claim(reply), heard if isinstance(heard, redis.exceptions.RedisError) else None

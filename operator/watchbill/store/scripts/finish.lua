@@ -91,7 +91,7 @@ for i = 1, n do
       if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
       outcomes[i] = last == fence and 'repeated' or 'stale'
     else
-      assigned(id, h, run_id, k.agent_events, k.run_events)
+      assigned(id, h, run_id, k.agent_events, k.run_events, true)
       count(h.agent, -1, k.agent_events)
       if step then
         step.state, step.attempt, step.fence, step.started, step.finished, step.tokens = outcome, h.attempt, fence, h.started,

@@ -63,12 +63,13 @@ local function settle()
   end
 end
 
--- Tells that a task begins, the first time. Whether this was the first.
-local function assigned(id, h, run_id, feed, run_events)
+-- Tells that a task begins, the first time. Whether this was the first. `brief`: it has ended, too, so it isn't told that
+-- its agent works.
+local function assigned(id, h, run_id, feed, run_events, brief)
   if h.started == '0' then h.started = now end
   if h.known == '2' then return false end
   if h.known == '0' then count(h.agent, 1, feed) end
-  working(h.agent, feed)
+  if not brief then working(h.agent, feed) end
   h.known = '2'
   event('task_assigned', about(h.agent, id, run_id, h.attempt ~= '1' and 'attempt ' .. h.attempt or ''), feed, run_events)
   return true
