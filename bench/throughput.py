@@ -3,7 +3,8 @@
     python bench/throughput.py [--tasks 20000] [--rounds 5] [--concurrency 10] [--aof] [--json FILE]
 
 One run measures both, in turns, on a private server of its own: tasks/s of one worker process, idle submit → result,
-and submissions/s. Quote medians, and compare by the ratio within one run: absolute figures are this machine's.
+and submissions/s of one producer (the worker stands still meanwhile). Quote medians, and compare by the ratio within
+one run: absolute figures are this machine's.
 """
 
 from __future__ import annotations
@@ -137,10 +138,12 @@ async def floor_round(url: str, client: redis.asyncio.Redis, tasks: int, slots: 
             await asyncio.sleep(0.005)
         await replies.aclose()
 
+        worker.pause()
         begin = time.perf_counter()
         for i in range(1000):
             await client.xadd(FLOOR_STREAM, {"id": f"s{i}", "prompt": "hello"})
         single = 1000 / (time.perf_counter() - begin)
+        worker.resume()
         await until(done)
     return {"tasks/s": rate, "bulk submit/s": bulk, "submit/s": single, **percentiles(latencies)}
 
@@ -177,10 +180,12 @@ async def our_round(url: str, client: redis.asyncio.Redis, tasks: int, slots: in
                 latencies.append((time.perf_counter() - begin) * 1000)
                 await asyncio.sleep(0.005)
 
+            worker.pause()
             begin = time.perf_counter()
             for _ in range(1000):
                 await watchbill.submit(crew, "hello", agent="echo")
             single = 1000 / (time.perf_counter() - begin)
+            worker.resume()
             await until(done)
     return {"tasks/s": rate, "bulk submit/s": bulk, "submit/s": single, **percentiles(latencies)}
 

@@ -32,8 +32,9 @@ from support import (
 from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
 from watchbill.names import CrewKeys
+from watchbill.records import ExecutionMode
 from watchbill.store import definitions, runs
-from watchbill.store.queue import BATCH, BRIEF_MAX, Claimed, Queue, Submission
+from watchbill.store.queue import BATCH, BRIEF_MAX, Changed, Claimed, Queue, Submission
 from watchbill.tasks import Priority
 
 # ---------------------------------------------------------------- submitting
@@ -732,6 +733,93 @@ async def test_only_an_attempt_that_was_started_counts(crew: Crew) -> None:
     await crew.queue.declare_dead(["w3"])
     assert [t.attempt for t in await crew.take("w4")] == [3, 2]
     assert (await crew.task("t1"))["attempt"] == "3"
+
+
+async def test_what_a_claim_begins_and_a_finish_begins_counts_and_what_is_only_held_does_not(crew: Crew) -> None:
+    await crew.submit("t1", "t2", "t3", "t4")
+    claim = await crew.queue.claim("w1", 1, 4, begin=1, lease_ms=LEASE_MS, take_over=True)
+    assert [(t.id, t.begun, t.payload) for t in claim.tasks] == [
+        (f"t{i}", i == 1, payload(f"t{i}")) for i in range(1, 5)
+    ]
+    assert {t.definition for t in claim.tasks} == {crew.definition.digest()}
+    for _ in range(2):
+        await crew.queue.finish("w1", [], begun=claim.tasks[1:2])
+    assert await crew.client.hgetall(crew.keys.agents) == {"a": "2"}
+    await crew.queue.declare_dead(["w1"])
+    again = await crew.claim("w2", 1, 4)
+    assert {t.id: t.attempt for t in again} == {"t1": 2, "t2": 2, "t3": 1, "t4": 1}
+    with pytest.raises(Fenced):
+        await crew.queue.finish("w1", [], begun=claim.tasks[2:])
+    await crew.finish("w2", again)
+    await crew.assert_idle()
+
+
+async def test_what_begins_and_ends_in_one_call_is_told_of_once_and_in_order(crew: Crew) -> None:
+    await crew.submit("t1")
+    claim = await crew.queue.claim("w", 1, 1, begin=1, lease_ms=LEASE_MS, take_over=True)
+    assert await crew.events() == []
+    for _ in range(2):
+        await crew.finish("w", claim.tasks)
+    assert [e["event_type"] for e in await crew.events()] == ["task_assigned", "task_completed"]
+    await crew.assert_idle()
+
+
+async def test_a_task_that_still_runs_is_told_of_once_and_its_state_is_seen(crew: Crew) -> None:
+    await crew.submit("t1")
+    await crew.run("r1", library("b", mode=ExecutionMode.SEQUENTIAL))
+    claim = await crew.queue.claim("w", 1, 2, begin=2, lease_ms=LEASE_MS, take_over=True)
+    assert [t.begun for t in claim.tasks] == [True, True]
+    for _ in range(2):
+        await crew.queue.finish("w", [], told=claim.tasks)
+    assert await crew.state("t1") == "running"
+    assert await crew.step_states("r1") == {"b": "running"}
+    told = [(e["event_type"], e.get("agent_id")) for e in await crew.events()]
+    assert told.count(("task_assigned", "a")) == told.count(("task_assigned", "b")) == 1
+    assert told.count(("agent_state_changed", "a")) == 1
+    await crew.finish("w", claim.tasks)
+    assert [e["event_type"] for e in await crew.events(crew.keys.agent_events("a"))] == [
+        "agent_state_changed",
+        "task_assigned",
+        "task_completed",
+        "agent_state_changed",
+    ]
+    await crew.assert_idle()
+
+
+async def test_a_large_payload_stays_in_the_record_and_is_given_when_the_task_begins(crew: Crew) -> None:
+    large = payload("x" * 5000)
+    await crew.queue.submit([Submission("t1", "a", large)], max_queued=MANY)
+    (task,) = (await crew.queue.claim("w", 1, 1, begin=1, lease_ms=LEASE_MS, take_over=True)).tasks
+    assert (task.begun, task.payload) == (False, "")
+    (started,) = await crew.queue.start("w", [task])
+    assert started.payload == large
+
+
+async def test_a_claim_behind_the_bell_begins_what_comes(crew: Crew) -> None:
+    waiting = asyncio.create_task(
+        crew.queue.claim_at_bell("w", 1, 3, lease_ms=LEASE_MS, take_over=True, timeout_seconds=5)
+    )
+    await asyncio.sleep(0.05)
+    await crew.submit("t1")
+    claim, unheard = await waiting
+    assert unheard is None
+    assert [(t.id, t.begun) for t in claim.tasks] == [("t1", True)]
+    again = await crew.queue.claim(
+        "w", 1, 0, lease_ms=LEASE_MS, take_over=True
+    )  # its number, as when its reply is lost
+    assert again.tasks == claim.tasks
+    claim, _ = await crew.queue.claim_at_bell("w", 2, 3, lease_ms=LEASE_MS, take_over=True, timeout_seconds=0.05)
+    assert claim.tasks == ()
+
+
+async def test_a_submitter_with_an_old_definition_is_told_and_nothing_is_stored(crew: Crew) -> None:
+    old = crew.definition.digest()
+    await crew.queue.submit([Submission("t1", "a", payload("t1"))], max_queued=MANY, digest=old)
+    await definitions.apply(crew.client, crew.keys, library("b"))
+    before = await crew.dump()
+    with pytest.raises(Changed):
+        await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=MANY, digest=old)
+    assert await crew.dump() == before
 
 
 async def test_a_worker_taken_for_dead_can_change_nothing(crew: Crew) -> None:

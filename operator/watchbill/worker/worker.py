@@ -109,13 +109,13 @@ class Worker:
         self._me = _Incarnation(incarnations.fresh())
         self._wake = asyncio.Event()
         self._look = True
-        """Something may be claimable."""
+        """Something may be claimable: the last claim got all that it asked for. Else the bell will tell."""
         self._again = 2.0
         self._bell: asyncio.Task[None] | None = None
         """Waits at the bell, with a claim of its own behind it: nothing else claims meanwhile."""
         self._heard: Claim | None = None
         self._deaf = False
-        self._mean = 1.0
+        self._mean = 2 * BRIEF_SECONDS
         """Seconds that a task takes, on average; the last ones count most."""
         self._fresh = False
         """Tasks were begun, and have not had a turn of the event loop yet."""
@@ -222,7 +222,7 @@ class Worker:
         batch = me.finished[:BATCH]
         spare = self._slots - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
         slots = -1
-        if not self._stopping and self._bell is None and room + spare > 0:
+        if self._look and not self._stopping and self._bell is None and room + spare > 0:
             slots = min(room + spare, BATCH)
             me.number += 1
         number, claimed = me.number, slots >= 0
@@ -422,7 +422,7 @@ class Worker:
         if me.untold:
             await self._exchange(me, told=list(me.untold.values())[:BATCH])
         if me.held and time.monotonic() >= me.held_since + BRIEF_SECONDS:
-            self._mean = 1.0
+            self._mean = 10 * BRIEF_SECONDS
             await self._hand_back_held(me)
 
     async def _hand_back_held(self, me: _Incarnation) -> None:

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running tasks steps runs claims
+-- uses events running answers steps runs claims
 -- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
 -- claim, in the same call.
 -- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
@@ -60,6 +60,7 @@ for i = 1, tells do
 end
 
 packed = held(at, 7, n)
+local runs
 local outcomes, enqueued, acked, gone, ended, indexed = {}, false, {}, {}, {}, {}
 for i = 1, n do
   local id, fence, outcome, ttl, tokens, result, message = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4],
@@ -114,7 +115,8 @@ for i = 1, n do
         k.agent_events, k.run_events)
       if outcome == 'dead' then bury(message, id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt }) end
       if step then
-        advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
+        runs = runs or runs_part()
+        runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
         enqueued = true
       end
       outcomes[i] = 'applied'

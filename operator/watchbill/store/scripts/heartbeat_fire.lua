@@ -1,5 +1,5 @@
 #!lua
--- uses events tasks steps runs
+-- uses events answers tasks steps runs
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
@@ -40,12 +40,13 @@ redis.call('SET', guard, id, 'PX', ARGV[4])
 if is_task then
   add_task(task_key, id, class, agent, payload, '', '', {})
 else
-  add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
+  local runs = runs_part()
+  runs.add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
   for i = 1, steps do
     local at = 17 + 5 * i
-    add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+    runs.add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   end
-  start_run(run_key, steps_key, run_events, id)
+  runs.start_run(run_key, steps_key, run_events, id)
 end
 redis.call('HSET', key, 'last', slot ~= '' and slot or int(now_ms))
 pass()

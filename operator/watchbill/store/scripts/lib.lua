@@ -14,6 +14,7 @@ local GROUP = 'workers'
 local RETURNED = 'returned'     -- consumer that holds what was handed back; it is always "dead", so anyone may take it
 local FS, LS = '\31', '\30'     -- separators of packed values and of lists in them; names are printable
 local DAY = 86400
+local ALONG = 4096              -- bytes of a payload that travels with its entry, and of a result with its message
 local FAR = 1e13                -- ms; added to the score of an unfinished task in `ids`, so that it never looks expired
 
 local clock = redis.call('TIME')

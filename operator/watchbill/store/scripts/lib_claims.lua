@@ -13,6 +13,8 @@ local function is_text(s)
   return not string.find(s, '[\128-\255]')
 end
 
+local discarded = 0
+
 -- Off the stream, and onto the dead letters with all that it carries.
 local function discard(reason, id, class, entry, fields)
   local raw = { 'class', class, 'entry', entry }
@@ -21,6 +23,7 @@ local function discard(reason, id, class, entry, fields)
     raw[#raw + 1] = fields[i + 1]
   end
   bury(reason, id, raw)
+  discarded = discarded + 1
   redis.call('XACK', STREAM[class], GROUP, entry)
   redis.call('XDEL', STREAM[class], entry)
   return false
@@ -195,9 +198,11 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
         redis.call('HDEL', WORKERS, gone)
       end
     end
-    local filled = {}
+    local filled, lengths, total = {}, {}, 0
     for _, c in ipairs(CLASSES) do
-      if redis.call('XLEN', STREAM[c]) > 0 then filled[#filled + 1] = c end
+      lengths[c] = redis.call('XLEN', STREAM[c])
+      total = total + lengths[c]
+      if lengths[c] > 0 then filled[#filled + 1] = c end
     end
     -- One pick in 16 goes to the oldest head, so that no class starves.
     local picks = #filled > 1 and tonumber(redis.call('HGET', META, 'picks') or '0') or 0
@@ -211,13 +216,13 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     end
     for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
       if room > 0 and #dead > 0 then room = room - take_over(inc, c, dead, room) end
-      if room > 0 and redis.call('XLEN', STREAM[c]) > 0 then room = room - read_new(inc, c, room) end
+      if room > 0 and lengths[c] > 0 then room = room - read_new(inc, c, room) end
     end
     if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
     for _, gone in ipairs(dead) do
       if not forget_if_empty(gone) then more = true end
     end
-    if more or queued() > redis.call('HLEN', RUNNING) then ring() end
+    if more or total - discarded > redis.call('HLEN', RUNNING) then ring() end
   end
   redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
 

@@ -2,7 +2,7 @@
 
 -- running: id -> incarnation, fence, class, entry, attempt, when it was started (ms; 0: claimed, not started), what is
 -- known of that (0: nothing, 1: counted in `agents`, 2: and told), agent, number of the last thing it said
-local HELD = '^' .. string.rep('([^\31]*)\31', 8) .. '([^\31]*)$'
+local HELD = '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)$'
 
 local function holder_of(packed)
   if not packed then return nil end

@@ -1,122 +1,126 @@
--- Runs: how they begin, advance and end. Needs events, tasks, steps.
+-- Runs: how they begin, advance and end. Needs events, steps, answers; to submit them, tasks.
 
--- What a run's parked step is called; in the order of the plan within a run.
-local function parked_name(run_id, name, index) return run_id .. '/' .. string.format('%06d', tonumber(index)) .. '/' .. name end
+local function runs_part()      -- made when needed: most calls have to do with no run
+  -- What a run's parked step is called; in the order of the plan within a run.
+  local function parked_name(run_id, name, index) return run_id .. '/' .. string.format('%06d', tonumber(index)) .. '/' .. name end
 
--- Puts ready steps on the stream, as many as the run may have at once; the others are parked. Parked ones go first.
--- `ready`: list of {name, step}. Returns how many of the run's steps are now on the stream.
-local function pump(run_key, steps_key, run_id, ready)
-  local run = redis.call('HMGET', run_key, 'active', 'parallel', 'class', 'parked', 'payload', 'def', 'inputs')
-  local active, parallel, class = tonumber(run[1]), tonumber(run[2]), run[3]
-  local parked, payload, def, inputs = tonumber(run[4]), run[5], run[6], run[7]
-  local function enqueue(name, step)
-    step.state = 'waiting'
-    write_step(steps_key, name, step)
-    local id = run_id .. '/' .. name
-    if #payload <= ALONG then
-      redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent, 'payload', payload, 'def', def, 'inputs', inputs)
-    else
-      redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent)
-    end
-    active = active + 1
-  end
-  if parked > 0 and active < parallel then
-    local members = redis.call('ZRANGEBYLEX', PARKED, '[' .. run_id .. '/', '(' .. run_id .. '0', 'LIMIT', 0,
-      parallel - active)
-    for _, member in ipairs(members) do
-      local name = string.sub(member, #run_id + 9)      -- run id, /, six digits, /
-      redis.call('ZREM', PARKED, member)
-      parked = parked - 1
-      enqueue(name, read_step(steps_key, name))
-    end
-  end
-  table.sort(ready, function(a, b) return tonumber(a[2].index) < tonumber(b[2].index) end)
-  for _, item in ipairs(ready) do
-    local name, step = item[1], item[2]
-    if active < parallel then
-      enqueue(name, step)
-    else
-      step.state = 'parked'
+  -- Puts ready steps on the stream, as many as the run may have at once; the others are parked. Parked ones go first.
+  -- `ready`: list of {name, step}. Returns how many of the run's steps are now on the stream.
+  local function pump(run_key, steps_key, run_id, ready)
+    local run = redis.call('HMGET', run_key, 'active', 'parallel', 'class', 'parked', 'payload', 'def', 'inputs')
+    local active, parallel, class = tonumber(run[1]), tonumber(run[2]), run[3]
+    local parked, payload, def, inputs = tonumber(run[4]), run[5], run[6], run[7]
+    local function enqueue(name, step)
+      step.state = 'waiting'
       write_step(steps_key, name, step)
-      redis.call('ZADD', PARKED, 0, parked_name(run_id, name, step.index))
-      parked = parked + 1
+      local id = run_id .. '/' .. name
+      if #payload <= ALONG then
+        redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent, 'payload', payload, 'def', def, 'inputs', inputs)
+      else
+        redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent)
+      end
+      active = active + 1
     end
-  end
-  redis.call('HSET', run_key, 'active', active, 'parked', parked)
-  return active
-end
-
--- submitted | exists | conflict for a run without its steps. State `creating` until start_run.
-local function add_run(run_key, task_key, id, class, payload, def, mode, parallel, reply, inputs, values)
-  if redis.call('EXISTS', task_key) == 1 then return 'conflict' end
-  local state = redis.call('HGET', run_key, 'state')
-  if state then
-    if state == 'creating' or state == 'running' then subscribe(run_key, reply) end
-    return state == 'creating' and 'creating' or 'exists'
-  end
-  redis.call('HSET', run_key, 'state', 'creating', 'class', class, 'payload', payload, 'def', def, 'mode', mode,
-    'parallel', parallel, 'submitted', now, 'inputs', inputs, 'active', '0', 'parked', '0', 'steps', '0',
-    'completed', '0', 'failed', '0', 'ends', '0')
-  for i = 1, #values, 2 do redis.call('HSET', run_key, 'input:' .. values[i], values[i + 1]) end
-  subscribe(run_key, reply)
-  redis.call('HINCRBY', META, 'ref:' .. def, 1)
-  redis.call('ZADD', IDS, now_ms + FAR, id)
-  return 'submitted'
-end
-
--- A step that depends on nothing is parked until the run starts.
-local function add_step(run_key, steps_key, run_id, name, agent, index, left, successors)
-  if redis.call('HEXISTS', steps_key, name) == 1 then return end
-  if left == 0 then
-    redis.call('ZADD', PARKED, 0, parked_name(run_id, name, index))
-    redis.call('HINCRBY', run_key, 'parked', 1)
-  end
-  write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
-    successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
-    tokens = '0' })
-end
-
--- creating -> running, once all steps are written.
-local function start_run(run_key, steps_key, run_events, id)
-  redis.call('HSET', run_key, 'state', 'running', 'steps', redis.call('HLEN', steps_key))
-  pump(run_key, steps_key, id, {})
-  event('mission_state_changed', '"mission_id":' .. quote(id) .. ',' .. state_change('creating', 'running', ''), nil,
-    run_events)
-end
-
--- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is left to do: steps behind a
--- failed one are never reached, so nothing needs to visit them.
-local function advance(k, run_id, name, step, outcome, tokens, ttl)
-  redis.call('HINCRBY', k.run, 'active', -1)
-  redis.call('HINCRBY', k.run, 'tokens', tokens)
-  local ready = {}
-  if outcome == 'completed' then
-    redis.call('HINCRBY', k.run, 'completed', 1)
-    if step.successors == NONE then
-      redis.call('HINCRBY', k.run, 'ends', 1)
-    else
-      for _, successor in ipairs(split(step.successors, LS)) do
-        local s = read_step(k.steps, successor)
-        s.left = s.left - 1
-        if s.left == 0 then ready[#ready + 1] = { successor, s } else write_step(k.steps, successor, s) end
+    if parked > 0 and active < parallel then
+      local members = redis.call('ZRANGEBYLEX', PARKED, '[' .. run_id .. '/', '(' .. run_id .. '0', 'LIMIT', 0,
+        parallel - active)
+      for _, member in ipairs(members) do
+        local name = string.sub(member, #run_id + 9)      -- run id, /, six digits, /
+        redis.call('ZREM', PARKED, member)
+        parked = parked - 1
+        enqueue(name, read_step(steps_key, name))
       end
     end
-  else
-    redis.call('HINCRBY', k.run, 'failed', 1)
+    table.sort(ready, function(a, b) return tonumber(a[2].index) < tonumber(b[2].index) end)
+    for _, item in ipairs(ready) do
+      local name, step = item[1], item[2]
+      if active < parallel then
+        enqueue(name, step)
+      else
+        step.state = 'parked'
+        write_step(steps_key, name, step)
+        redis.call('ZADD', PARKED, 0, parked_name(run_id, name, step.index))
+        parked = parked + 1
+      end
+    end
+    redis.call('HSET', run_key, 'active', active, 'parked', parked)
+    return active
   end
-  if pump(k.run, k.steps, run_id, ready) > 0 then return end
 
-  local run = redis.call('HMGET', k.run, 'failed', 'ends', 'def', 'reply')
-  local state = run[1] == '0' and 'completed' or (run[2] ~= '0' and 'partial' or 'failed')
-  redis.call('HSET', k.run, 'state', state, 'finished', now)
-  for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PEXPIRE', key, ttl) end
-  redis.call('ZADD', IDS, now_ms + ttl, run_id)
-  redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', 'run', 'id', run_id, 'state', state)
-  event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change('running', state, ''), nil,
-    k.run_events)
-  if redis.call('HINCRBY', META, 'ref:' .. run[3], -1) <= 0 then
-    redis.call('HDEL', META, 'ref:' .. run[3])
-    if redis.call('HGET', META, 'def') ~= run[3] then redis.call('DEL', k.def) end
+  -- submitted | exists | conflict for a run without its steps. State `creating` until start_run.
+  local function add_run(run_key, task_key, id, class, payload, def, mode, parallel, reply, inputs, values)
+    if redis.call('EXISTS', task_key) == 1 then return 'conflict' end
+    local state = redis.call('HGET', run_key, 'state')
+    if state then
+      if state == 'creating' or state == 'running' then subscribe(run_key, reply) end
+      return state == 'creating' and 'creating' or 'exists'
+    end
+    redis.call('HSET', run_key, 'state', 'creating', 'class', class, 'payload', payload, 'def', def, 'mode', mode,
+      'parallel', parallel, 'submitted', now, 'inputs', inputs, 'active', '0', 'parked', '0', 'steps', '0',
+      'completed', '0', 'failed', '0', 'ends', '0')
+    for i = 1, #values, 2 do redis.call('HSET', run_key, 'input:' .. values[i], values[i + 1]) end
+    subscribe(run_key, reply)
+    redis.call('HINCRBY', META, 'ref:' .. def, 1)
+    redis.call('ZADD', IDS, now_ms + FAR, id)
+    return 'submitted'
   end
-  answer(run[4], run_id)
+
+  -- A step that depends on nothing is parked until the run starts.
+  local function add_step(run_key, steps_key, run_id, name, agent, index, left, successors)
+    if redis.call('HEXISTS', steps_key, name) == 1 then return end
+    if left == 0 then
+      redis.call('ZADD', PARKED, 0, parked_name(run_id, name, index))
+      redis.call('HINCRBY', run_key, 'parked', 1)
+    end
+    write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
+      successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
+      tokens = '0' })
+  end
+
+  -- creating -> running, once all steps are written.
+  local function start_run(run_key, steps_key, run_events, id)
+    redis.call('HSET', run_key, 'state', 'running', 'steps', redis.call('HLEN', steps_key))
+    pump(run_key, steps_key, id, {})
+    event('mission_state_changed', '"mission_id":' .. quote(id) .. ',' .. state_change('creating', 'running', ''), nil,
+      run_events)
+  end
+
+  -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is left to do: steps behind a
+  -- failed one are never reached, so nothing needs to visit them.
+  local function advance(k, run_id, name, step, outcome, tokens, ttl)
+    redis.call('HINCRBY', k.run, 'active', -1)
+    redis.call('HINCRBY', k.run, 'tokens', tokens)
+    local ready = {}
+    if outcome == 'completed' then
+      redis.call('HINCRBY', k.run, 'completed', 1)
+      if step.successors == NONE then
+        redis.call('HINCRBY', k.run, 'ends', 1)
+      else
+        for _, successor in ipairs(split(step.successors, LS)) do
+          local s = read_step(k.steps, successor)
+          s.left = s.left - 1
+          if s.left == 0 then ready[#ready + 1] = { successor, s } else write_step(k.steps, successor, s) end
+        end
+      end
+    else
+      redis.call('HINCRBY', k.run, 'failed', 1)
+    end
+    if pump(k.run, k.steps, run_id, ready) > 0 then return end
+
+    local run = redis.call('HMGET', k.run, 'failed', 'ends', 'def', 'reply')
+    local state = run[1] == '0' and 'completed' or (run[2] ~= '0' and 'partial' or 'failed')
+    redis.call('HSET', k.run, 'state', state, 'finished', now)
+    for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PEXPIRE', key, ttl) end
+    redis.call('ZADD', IDS, now_ms + ttl, run_id)
+    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', 'run', 'id', run_id, 'state', state)
+    event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change('running', state, ''), nil,
+      k.run_events)
+    if redis.call('HINCRBY', META, 'ref:' .. run[3], -1) <= 0 then
+      redis.call('HDEL', META, 'ref:' .. run[3])
+      if redis.call('HGET', META, 'def') ~= run[3] then redis.call('DEL', k.def) end
+    end
+    answer(run[4], run_id)
+  end
+
+  return { add_run = add_run, add_step = add_step, start_run = start_run, advance = advance }
 end

@@ -1,6 +1,6 @@
 -- Steps of runs.
 
-local STEP = '^' .. string.rep('([^\31]*)\31', 9) .. '([^\31]*)$'
+local STEP = '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)$'
 local NONE = '\29'              -- an empty list in a packed value
 
 -- steps: name -> state, dependencies left, index, agent, successors, attempt, fence, started, finished, tokens

@@ -1,6 +1,4 @@
--- Work that comes in, and those who wait for its end.
-
-local ALONG = 4096              -- bytes of a payload that travels with its entry; a larger one is read when it begins
+-- Work that comes in.
 
 -- Tells whatever scales workers that this crew has work. At most every 200 ms.
 local function wake(crew)
@@ -18,27 +16,6 @@ local function subscribe(key, channel)
   if #known < 4096 and not string.find(LS .. known .. LS, LS .. channel .. LS, 1, true) then
     redis.call('HSET', key, 'reply', known == '' and channel or known .. LS .. channel)
   end
-end
-
--- What waiting clients are told: an id for each, with FS and the result behind it where that is small, joined by LS. One
--- message for each channel and call.
-local answers, channels = {}, {}
-local function answer(listening, id, result)
-  if not listening or listening == '' then return end
-  local text = result and #result <= ALONG and id .. FS .. result or id
-  for _, channel in ipairs(split(listening, LS)) do
-    local texts = answers[channel]
-    if not texts then
-      texts = {}
-      answers[channel] = texts
-      channels[#channels + 1] = channel
-    end
-    texts[#texts + 1] = text
-  end
-end
-
-local function send_answers()
-  for _, channel in ipairs(channels) do redis.call('PUBLISH', channel, table.concat(answers[channel], LS)) end
 end
 
 -- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...

@@ -1,5 +1,5 @@
 #!lua
--- uses events tasks steps runs
+-- uses events answers tasks steps runs
 -- A run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
 -- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none), definition
 -- ARGV: uid, crew, maxQueued, id, class, payload, definition, mode, parallel, reply channel, dedupe window ms, last call?,
@@ -22,17 +22,18 @@ local inputs, count, values = ARGV[14], tonumber(ARGV[15]), {}
 local at = 16
 for j = 1, 2 * count do values[j] = ARGV[at + j - 1] end
 at = at + 2 * count
-local what = add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], inputs, values)
+local runs = runs_part()
+local what = runs.add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], inputs, values)
 if what == 'exists' or what == 'conflict' then return { 'ok', what } end
 if what == 'submitted' and window > 0 then redis.call('SET', dedupe_key, id, 'PX', window) end
 local steps = tonumber(ARGV[at])
 at = at + 1
 for _ = 1, steps do
-  add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+  runs.add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   at = at + 5
 end
 if ARGV[12] == '1' then
-  start_run(run_key, steps_key, run_events, id)
+  runs.start_run(run_key, steps_key, run_events, id)
   ring()
   if waiting == 0 then wake(ARGV[2]) end
 end

@@ -1,0 +1,97 @@
+"""Workers hold a batch beside what they run, while tasks are brief: nobody waits for it, and nothing is lost of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+from workshop import Make, until
+
+from watchbill.tasks import AgentTask
+
+
+def tasks_of(agent: str, *names: str) -> list[AgentTask]:
+    return [AgentTask(task_id=name, agent_name=agent, prompt="do it") for name in names]
+
+
+async def test_what_is_held_behind_a_task_that_takes_long_is_another_workers_within_milliseconds(
+    make_crew: Make,
+) -> None:
+    crew = await make_crew({"brief": "Brief", "gate": "Gate"}, lease_seconds=30, concurrency=2)
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(60))))
+    gates = [f"g{i}" for i in range(4)]
+    await crew.client.submit_many(crew.name, "gate", tasks_of("gate", *gates))
+    one = await crew.worker()
+    two = await crew.worker()
+    await crew.started(*gates, seconds=5)
+    assert [len(crew.started_by(worker) & set(gates)) for worker in (one, two)] == [2, 2]
+    crew.open()
+    assert {result.attempt for result in await crew.results(gates)} == {1}
+    assert set(crew.executions().values()) == {1}
+
+
+async def test_a_worker_that_held_a_batch_runs_it_itself_when_nobody_else_does(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief", "gate": "Gate"}, lease_seconds=30, concurrency=2)
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(60))))
+    gates = [f"g{i}" for i in range(6)]
+    await crew.client.submit_many(crew.name, "gate", tasks_of("gate", *gates))
+    await crew.worker()
+    await crew.started(*gates[:2])
+
+    async def all_else_waits() -> bool:
+        figures = await crew.client.figures(crew.name)
+        return (figures.waiting, figures.running) == (4, 2)
+
+    await until(all_else_waits, 2, "the return of what was held")
+    crew.open()
+    assert {result.attempt for result in await crew.results(gates)} == {1}
+    assert set(crew.executions().values()) == {1}
+
+
+async def test_sigterm_under_load_returns_what_is_held_and_everything_is_done_once(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief"}, lease_seconds=60, concurrency=5)
+    names = [f"t{i}" for i in range(3000)]
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
+    leaving = await crew.worker()
+    await until(lambda: len(crew.notes("end")) > 300)
+    leaving.signal(signal.SIGTERM)
+    assert await leaving.ended() == 0, leaving.log
+    assert len(crew.notes("end")) < 3000, "it was too fast for this test"
+    await crew.worker()
+    await until(crew.is_idle, 30)  # the lease has 60 s: nothing waited for it
+    assert crew.executions() == dict.fromkeys(names, 1)
+    assert await crew.ends() == dict.fromkeys(((name, "completed") for name in names), 1)
+
+
+async def test_a_kill_counts_against_no_task_that_was_only_held(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief"}, lease_seconds=1, concurrency=5)
+    names = [f"t{i}" for i in range(3000)]
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
+    killed = await crew.worker()
+    await until(lambda: len(crew.notes("end")) > 300)
+    killed.kill()
+    assert len(crew.notes("end")) < 3000, "it was too fast for this test"
+    at = time.monotonic()
+    await crew.worker()
+    await until(crew.is_idle, 30)
+    assert time.monotonic() - at < 15
+    again = {name for name, times in crew.executions().items() if times > 1}
+    counted = {name for name in names if await crew.redis.hget(crew.keys.task(name), "attempt") != "1"}
+    assert again <= counted, "what ran twice was begun twice"
+    assert len(counted) <= 5, "no more than it had slots for"
+    assert await crew.ends() == dict.fromkeys(((name, "completed") for name in names), 1)
+
+
+async def test_a_lone_task_waits_for_no_batch_to_fill(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief"}, concurrency=10)
+    await crew.worker()
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(100))))
+    await until(crew.is_idle)
+    took = []
+    for i in range(20):
+        begun = time.monotonic()
+        await crew.client.run(crew.name, "do it", agent="brief", id=f"lone{i}")
+        took.append(time.monotonic() - begun)
+        await asyncio.sleep(0.01)
+    assert sorted(took)[10] < 0.04, "half of them were told by message: a look comes after 0.05 s"
