@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -103,14 +104,17 @@ class Client:
         metadata: Mapping[str, str] | None = None,
         dedupe_key: str | None = None,
         dedupe_seconds: float = 3600.0,
+        scheduled_at: datetime | None = None,
     ) -> str:
         """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
 
         The same `id` twice is the same work, done once; so is the same `dedupe_key` within `dedupe_seconds`, and then
-        the first one's id is returned. Raises InvalidInput before anything is stored, QueueFull, Conflict.
+        the first one's id is returned. A task of an agent may be `scheduled_at` a time (aware): it doesn't begin
+        before, by the store's clock. Raises InvalidInput before anything is stored, QueueFull, Conflict.
         """
         keys = self.keys(crew)
         inputs = inputs or {}
+        due_ms = _due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
         payload = AgentTask(
             task_id=task_id,
@@ -145,7 +149,7 @@ class Client:
                     self._redis, keys, current.uid, run, max_queued=most, reply_to=keys.reply(self._id)
                 )
             agent_id = definition.agent_ids()[agent]
-            task = Submission(task_id, agent_id, payload, priority, inputs, **dedupe)  # type: ignore[arg-type]
+            task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **dedupe)  # type: ignore[arg-type]
             return (await self._put(keys, current, [task]))[0]
 
         return await self._with_current(keys, give)
@@ -349,6 +353,18 @@ class Client:
                     for waiter in self._waiting.get((crew, task_id), ()):
                         waiter.result = result
                         waiter.told.set()
+
+
+def _due(at: datetime | None, agent: str | None) -> int:
+    """Milliseconds since 1970; 0: at once. Raises InvalidInput."""
+    if at is None:
+        return 0
+    if agent is None:
+        reason = "a run of a whole crew can't be scheduled for a time"
+        raise InvalidInput(Problem(reason, "Schedule a task of one agent, or use a Heartbeat.", path="scheduled_at"))
+    if at.tzinfo is None:
+        raise InvalidInput(Problem(f"{at!r} has no time zone", "Give an aware datetime.", path="scheduled_at"))
+    return max(math.ceil(at.timestamp() * 1000), 1)
 
 
 async def run(

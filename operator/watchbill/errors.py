@@ -10,10 +10,12 @@ WatchbillError
 │   └── NoStore             no store was given and none was found; says what was tried
 ├── RetryLater              nothing was lost or stored; the same call may succeed later
 │   ├── StoreUnavailable    the store doesn't answer, or not well enough to be used
-│   └── QueueFull           the crew's maxQueued is reached
+│   ├── QueueFull           the crew's maxQueued is reached
+│   └── RetryAfter          raised by agents: this attempt failed, and another may succeed after so long
 └── GiveUp                  the work, or the right to do it, is no longer ours
     ├── CrewGone            the crew was deleted, or replaced by another of its name
     ├── Fenced              this worker was taken for dead, and its work given to others
+    ├── NotWorthRetrying    raised by agents: another attempt would fail, too
     └── TaskFailed          the task ran and failed; carries the result
 """
 
@@ -97,6 +99,14 @@ class QueueFull(RetryLater):
     """The crew's `tasks.maxQueued` is reached. Nothing was stored."""
 
 
+class RetryAfter(RetryLater):
+    """Raised by an agent whose attempt failed: another may succeed after `seconds`."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        self.retry_after = seconds
+        super().__init__(message)
+
+
 class GiveUp(WatchbillError):
     """The work, or the right to do it, is no longer ours."""
 
@@ -107,6 +117,10 @@ class CrewGone(GiveUp):
 
 class Fenced(GiveUp):
     """This worker was silent past its lease, and its work was given to others. Nothing was written."""
+
+
+class NotWorthRetrying(GiveUp):
+    """Raised by an agent whose task would fail again: it has failed for good, however many attempts are left."""
 
 
 class TaskFailed(GiveUp):

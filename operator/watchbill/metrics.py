@@ -17,14 +17,15 @@ BUILD: Final = Info("watchbill_build", "Version of this process")
 BUILD.info({"version": __version__})
 
 QUEUE_DEPTH: Final = Gauge("watchbill_queue_depth", "Tasks by where they stand", ["crew", "state"])
-"""state: waiting, running, parked, dead."""
+"""state: waiting, running, parked, delayed, dead."""
 QUEUE_OLDEST: Final = Gauge(
     "watchbill_queue_oldest_seconds", "Age of the entry that has waited longest; 0 when none waits", ["crew"]
 )
 WORKERS: Final = Gauge("watchbill_workers", "Worker incarnations with a live lease", ["crew"])
 
 TASKS: Final = Counter("watchbill_tasks", "Tasks ended by this process", ["crew", "agent", "outcome"])
-"""outcome: completed, failed, dead, stale (ended here, but no longer ours: nothing was stored)."""
+"""outcome: completed, failed, dead, retry (an attempt that another follows), stale (ended here, but no longer ours:
+nothing was stored)."""
 TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks running in this process", ["crew"])
 TASK_WAIT: Final = Histogram("watchbill_task_wait_seconds", "From the stream to a worker", ["crew"], buckets=_SECONDS)
 TASK_RUN: Final = Histogram("watchbill_task_run_seconds", "Run time of an agent", ["crew", "agent"], buckets=_SECONDS)

@@ -62,6 +62,7 @@ class CrewKeys:
         "claims",
         "crew",
         "dead",
+        "delayed",
         "events",
         "fenced",
         "fixed",
@@ -92,6 +93,7 @@ class CrewKeys:
         self.events = prefix + "events"
         self.workers = prefix + "workers"
         self.agents = prefix + "agents"
+        self.delayed = prefix + "delayed"
         self.parked_concurrency = prefix + "parked:concurrency"
         self.parked_agent = prefix + "parked:agent"
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
@@ -111,6 +113,7 @@ class CrewKeys:
             self.parked_concurrency,
             self.parked_agent,
             *self.streams,
+            self.delayed,
         )
         """The first KEYS of every queue script, in the order that store/scripts/lib.lua unpacks them."""
 

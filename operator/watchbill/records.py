@@ -87,6 +87,7 @@ class TaskPolicy(BaseModel):
 
     timeout_seconds: int = 300
     max_attempts: int = 3
+    backoff_seconds: float = 2.0
     max_queued: int = 100_000
     result_ttl_seconds: int = 3600
     lease_seconds: int = 15
@@ -301,7 +302,11 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
             for r in definition.flow_relations
         ],
         "maxParallelTasks": definition.max_parallel_tasks,
-        "tasks": {api.Tasks.model_fields[name].alias: value for name, value in definition.tasks.model_dump().items()},
+        "tasks": {
+            api.Tasks.model_fields[name].alias: value
+            for name, value in definition.tasks.model_dump().items()
+            if name in api.Tasks.model_fields
+        },
         "workers": {**workers, "concurrency": definition.concurrency} if isinstance(workers, dict) else workers,
     }
     return {"metadata": {"name": definition.name, "namespace": namespace, **_set_only(named)}, "spec": _set_only(spec)}

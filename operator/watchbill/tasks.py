@@ -41,6 +41,8 @@ class TaskState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     PARKED = "parked"
+    DELAYED = "delayed"
+    """It is due later: it was submitted so, or an attempt failed and another follows."""
     COMPLETED = "completed"
     FAILED = "failed"
     DEAD = "dead"
@@ -51,11 +53,40 @@ class TaskState(StrEnum):
 TERMINAL: Final = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD, TaskState.SKIPPED})
 
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
-    TaskState.WAITING: frozenset({TaskState.RUNNING, TaskState.PARKED, TaskState.DEAD, TaskState.SKIPPED}),
+    # from waiting to delayed or to an end: it was so brief that it was never seen to run
+    TaskState.WAITING: frozenset(
+        {
+            TaskState.RUNNING,
+            TaskState.PARKED,
+            TaskState.DELAYED,
+            TaskState.COMPLETED,
+            TaskState.FAILED,
+            TaskState.DEAD,
+            TaskState.SKIPPED,
+        }
+    ),
+    # a claim that finds it due can't write its record, so it is seen as delayed until it runs, returns or ends
+    TaskState.DELAYED: frozenset(
+        {
+            TaskState.RUNNING,
+            TaskState.WAITING,
+            TaskState.PARKED,
+            TaskState.COMPLETED,
+            TaskState.FAILED,
+            TaskState.DEAD,
+        }
+    ),
     TaskState.PARKED: frozenset({TaskState.WAITING}),
     # back to waiting: the worker handed the task back, or was taken for dead
     TaskState.RUNNING: frozenset(
-        {TaskState.WAITING, TaskState.PARKED, TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD}
+        {
+            TaskState.WAITING,
+            TaskState.PARKED,
+            TaskState.DELAYED,
+            TaskState.COMPLETED,
+            TaskState.FAILED,
+            TaskState.DEAD,
+        }
     ),
     TaskState.COMPLETED: frozenset(),
     TaskState.FAILED: frozenset(),

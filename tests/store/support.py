@@ -138,6 +138,7 @@ class Crew:
         assert await self.client.hgetall(keys.agents) == {}
         assert await self.client.zrange(keys.parked_concurrency, 0, -1) == []
         assert await self.client.zrange(keys.parked_agent, 0, -1) == []
+        assert await self.client.zrange(keys.delayed, 0, -1) == []
         meta = await self.client.hgetall(keys.meta)
         assert [name for name in meta if name.startswith("ref:")] == []
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, until
+from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, server_ms, until
 
 from watchbill import connection
 from watchbill.errors import InvalidInput, StoreUnavailable
@@ -24,7 +24,7 @@ SCRIPTS = {
     for path in resources.files("watchbill.store").joinpath("scripts").iterdir()
     if path.name.endswith(".lua")
 }
-ADDS = {"apply", "submit", "submit_run"}
+ADDS = {"apply", "move_due", "submit", "submit_run"}
 """Scripts that ask for memory: they may be refused when there is none."""
 GIVES_BACK = {"claim", "finish", "hand_back", "leave", "park", "renew", "say", "start", "unpark"}
 QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
@@ -256,11 +256,16 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
 async def _everything_once(crew: Crew) -> None:
     await crew.submit("t1", "t2", "ghost", dedupe_key="k", dedupe_ms=1000, inputs={"x": "1"})
     await crew.submit("t2", "ghost")
+    await crew.submit("later", due_ms=1)
+    await crew.submit("later-still", due_ms=await server_ms(crew.client) + 100)
+    await crew.queue.move_due()
     await crew.run("r1", flow_of([("a", "b"), ("b", "c"), ("d", "e")]), parallel=1, dedupe_key="l", dedupe_ms=1000)
     await crew.run("r2", flow_of([("x", "y")]))
     await crew.client.delete(crew.keys.task("ghost"))
     await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
-    for i in range(20):
+    for i in range(300):
+        if i > 20 and not await crew.queued() and not await crew.client.zcard(crew.keys.delayed):
+            break
         if i % 2:
             tasks = (await crew.queue.claim(f"w{i}", 1, 3, begin=2, lease_ms=LEASE_MS, take_over=True)).tasks
             await crew.queue.finish(f"w{i}", [], begun=tasks, told=tasks)
@@ -276,6 +281,7 @@ async def _everything_once(crew: Crew) -> None:
         elif i % 3 == 1:
             await crew.queue.declare_dead([f"w{i}"])
         else:
+            await crew.queue.finish(f"w{i}", [finished(t, "retry", ttl_ms=1) for t in tasks[:1] if i < 20])
             await crew.finish(f"w{i}", tasks, "dead" if any(t.id == "ghost" for t in tasks) else "completed")
             await crew.queue.leave(f"w{i}")
 

@@ -31,7 +31,7 @@ from support import (
 
 from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
-from watchbill.names import CrewKeys
+from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions, runs
 from watchbill.store.queue import BATCH, BRIEF_MAX, Changed, Claimed, Queue, Submission
@@ -820,6 +820,97 @@ async def test_a_submitter_with_an_old_definition_is_told_and_nothing_is_stored(
     with pytest.raises(Changed):
         await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=MANY, digest=old)
     assert await crew.dump() == before
+
+
+# ---------------------------------------------------------------- due later
+
+
+async def test_what_is_due_later_is_beside_the_streams_until_somebody_moves_it(crew: Crew) -> None:
+    now = await server_ms(crew.client)
+    due = now + 150
+    await crew.submit("b", due_ms=due, priority=Priority.LOW)
+    await crew.submit("a", due_ms=due - 50)
+    await crew.submit("far", due_ms=now + 3_600_000)
+    assert await crew.state("b") == "delayed"
+    assert await crew.queued() == 0
+    figures = await crew.queue.figures()
+    assert (figures.waiting, figures.delayed) == (0, 3)
+    assert figures.due_in_ms is not None
+    assert -1000 < figures.due_in_ms <= 100
+    assert await crew.queue.move_due() in (due - 50, due, now + 3_600_000)
+
+    async def all_moved() -> bool:
+        return await crew.queue.move_due() == now + 3_600_000
+
+    await until(all_moved)
+    assert await server_ms(crew.client) >= due
+    assert await crew.queued() == 2
+    tasks = await crew.take("w")
+    assert [(t.id, t.priority) for t in tasks] == [("a", 5), ("b", 7)]
+    assert await crew.state("b") == "running"
+    await crew.finish("w", tasks)
+    assert await crew.queue.move_due() == now + 3_600_000
+
+
+async def test_delayed_work_counts_against_the_bound_and_is_there_once(crew: Crew) -> None:
+    later = await server_ms(crew.client) + 3_600_000
+    for _ in range(2):
+        await crew.submit("t1", due_ms=later)
+    with pytest.raises(QueueFull):
+        await crew.queue.submit([Submission("t2", "a", "{}")], max_queued=1)
+    assert await crew.client.zcard(crew.keys.delayed) == 1
+
+
+async def test_arrival_of_the_next_due_work_rings_the_bell_and_wakes_whoever_looks_after_idle_crews(crew: Crew) -> None:
+    now = await server_ms(crew.client)
+    async with crew.client.pubsub() as listener:
+        await listener.subscribe(WAKE_CHANNEL)
+        assert await listener.get_message(timeout=5)
+        await crew.submit("later", due_ms=now + 60_000)
+        message = await listener.get_message(timeout=5)
+        assert message is not None
+        assert message["data"] == crew.keys.crew
+    assert await crew.client.llen(crew.keys.bell) == 1
+    await crew.claim("w", 1)
+    await crew.client.delete(crew.keys.bell)
+    await crew.submit("much-later", due_ms=now + 120_000)
+    assert await crew.client.llen(crew.keys.bell) == 0, "nobody need look sooner"
+    assert (await crew.queue.claim("w", 2, 1, lease_ms=LEASE_MS, take_over=True)).again_ms <= 1000
+
+
+@pytest.mark.parametrize("kind", ["task", "step"])
+async def test_an_attempt_that_failed_is_followed_by_another_and_may_be_told_twice(crew: Crew, kind: str) -> None:
+    if kind == "task":
+        await crew.submit("t1")
+    else:
+        await crew.run("t1", library("a", mode=ExecutionMode.SEQUENTIAL))
+    (task,) = await crew.take("w", 1)
+    before = finished(task, "retry", ttl_ms=30, message="attempt 1 failed")
+    assert (await crew.queue.finish("w", [before]))[0] == ["applied"]
+    stored = await crew.dump()
+    assert (await crew.queue.finish("w", [before]))[0] == ["repeated"]
+    assert await crew.finish("w", [task]) == ["repeated"], "the attempt is over, whatever is told of it now"
+    assert await crew.dump() == stored
+    assert await crew.results() == []
+    assert await crew.queued() == 0
+    assert await crew.client.hgetall(crew.keys.agents) == {}
+    again: list[Claimed] = []
+
+    async def due() -> bool:
+        again.extend(await crew.take("w", 2 + len(numbers)))
+        numbers.append(1)
+        return bool(again)
+
+    numbers: list[int] = []
+    await until(due)
+    assert [(t.id, t.attempt) for t in again] == [(task.id, 2)]
+    assert int(again[0].fence) > int(task.fence)
+    stored = await crew.dump()
+    assert await crew.finish("w", [task]) != ["applied"]
+    assert await crew.dump() == stored
+    assert await crew.finish("w", again) == ["applied"]
+    assert counted(await crew.results())[task.id] == 1
+    await crew.assert_idle()
 
 
 async def test_a_worker_taken_for_dead_can_change_nothing(crew: Crew) -> None:

@@ -69,7 +69,7 @@ async def assert_nothing_leaked(crew: Crew, worker: Process, data: Path) -> None
 @pytest.mark.parametrize("kind", ["Leak", "leak_sync", "leak_repr"])
 async def test_no_secret_gets_out(make_crew: Make, private_redis: Callable[[], Awaitable[Any]], kind: str) -> None:
     server = await private_redis()
-    crew = await make_crew([agent("a", kind, notes=False)], url=server.url)
+    crew = await make_crew([agent("a", kind, notes=False)], url=server.url, tasks={"max_attempts": 1})
     worker = await crew.worker(environment=ENVIRONMENT | {"NAMES_OF_SECRETS": ",".join(ENVIRONMENT)})
     for name in ENVIRONMENT:
         await crew.submit(f"t-{name}", "a", name)

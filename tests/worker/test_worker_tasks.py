@@ -63,7 +63,9 @@ async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error_and_the_
     make_crew: Make, group: str
 ) -> None:
     """All of a group at once in one worker, on its loop and in threads; nothing of it may harm the worker."""
-    crew = await make_crew({"async": "Mischief", "thread": "ThreadMischief", "good": "Brief"}, concurrency=5)
+    crew = await make_crew(
+        {"async": "Mischief", "thread": "ThreadMischief", "good": "Brief"}, concurrency=5, tasks={"max_attempts": 1}
+    )
     worker = await crew.worker()
     await crew.submit("before", "good", "0.5")
     ids = {
@@ -137,7 +139,7 @@ async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_c
         agent("thread-1", "ThreadGate", timeout_seconds=1),
         agent("thread-3", "ThreadGate"),
     ]
-    crew = await make_crew(agents, tasks={"timeout_seconds": 3})
+    crew = await make_crew(agents, tasks={"timeout_seconds": 3, "max_attempts": 1})
     async with crew.in_process() as worker:
         began = time.monotonic()
         for one in agents:
@@ -170,7 +172,8 @@ async def test_a_thread_that_outlives_its_worker_opens_no_connection_to_say_so(m
 
 
 async def test_an_agent_that_swallows_its_cancellation_times_out_too(make_crew: Make) -> None:
-    crew = await make_crew([agent("a", "Stubborn", timeout_seconds=1), agent("b", "Brief")], concurrency=1)
+    agents = [agent("a", "Stubborn", timeout_seconds=1), agent("b", "Brief")]
+    crew = await make_crew(agents, concurrency=1, tasks={"max_attempts": 1})
     worker = await crew.worker()
     await crew.submit("t", "a")
     result = await crew.result("t", timeout=1 + 4)

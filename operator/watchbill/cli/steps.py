@@ -20,6 +20,7 @@ from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepSta
 _ICONS: Final = {
     TaskState.WAITING: ("○", "dim"),
     TaskState.PARKED: ("◌", "yellow"),
+    TaskState.DELAYED: ("◷", "yellow"),
     TaskState.COMPLETED: ("✔", "green"),
     TaskState.FAILED: ("✘", "red"),
     TaskState.DEAD: ("✘", "red"),
@@ -103,9 +104,12 @@ class Picture:
         return row
 
 
+_NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.SKIPPED)
+
+
 def elapsed(step: StepStatus) -> str:
     """How long the step has run, or ran; empty where it never started."""
-    if step.started_at is None or step.state in (TaskState.WAITING, TaskState.PARKED, TaskState.SKIPPED):
+    if step.started_at is None or step.state in _NOT_RUN:
         return ""
     return output.seconds(max(((step.finished_at or output.now()) - step.started_at).total_seconds(), 0))
 

@@ -25,7 +25,7 @@ BATCH: Final = 500
 BRIEF_MAX: Final = 4096
 """Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib_tasks.lua)."""
 
-Outcome = Literal["completed", "failed", "dead"]
+Outcome = Literal["completed", "failed", "dead", "retry"]
 Transition = Literal["applied", "repeated", "stale"]
 
 
@@ -45,6 +45,8 @@ class Submission:
     inputs: Mapping[str, str] = field(default_factory=dict)
     dedupe_key: str = ""
     dedupe_ms: int = 0
+    due_ms: int = 0
+    """When it may begin, by the server's clock (ms since 1970); 0: at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a claimed task."""
+    """The end of a claimed task, or of an attempt at it."""
 
     task: Claimed
     outcome: Outcome
@@ -113,7 +115,10 @@ class Finished:
     message: str = ""
     tokens: int = 0
     ttl_ms: int = 3_600_000
+    """How long its record is kept; with outcome `retry`, after how long it is tried again."""
     definition: str = ""
+    detail: str = ""
+    """The traceback, for the dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,9 @@ class Figures:
     workers: int
     oldest_ms: int | None
     """Age of the entry that has waited longest; None when nothing waits."""
+    delayed: int = 0
+    due_in_ms: int | None = None
+    """When the next of them is due (negative: it is); None where there is none."""
 
 
 class Queue:
@@ -160,7 +168,7 @@ class Queue:
                 if s.dedupe_key and s.dedupe_ms > 0:
                     keys.append(self.keys.dedupe(s.dedupe_key))
                     window = s.dedupe_ms
-                args += (s.id, int(s.priority), s.agent, s.payload, window, " ".join(s.inputs), len(s.inputs))
+                args += (s.id, int(s.priority), s.agent, s.payload, s.due_ms, window, " ".join(s.inputs), len(s.inputs))
                 if s.inputs:
                     args += (part for item in s.inputs.items() for part in item)
             # the next batch is made while the server works on this one
@@ -263,7 +271,7 @@ class Queue:
                 keys += (of.agent_events(task.agent), of.run_events(run))
             else:
                 keys += (of.task(run), of.agent_events(task.agent))
-            args += (task.id, task.fence, f.outcome, f.ttl_ms, f.tokens, f.result, _text(f.message))
+            args += (task.id, task.fence, f.outcome, f.ttl_ms, f.tokens, f.result, _text(f.message), _text(f.detail))
         reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
@@ -341,6 +349,15 @@ class Queue:
         """Gives back a token that was taken without room for a task."""
         await self._call("ring", self.keys.fixed, [self.uid])
 
+    async def move_due(self) -> int | None:
+        """Puts onto the streams what is due; claims do the same, so this is for crews without workers. Returns when to
+        call again, in ms since 1970 by the server's clock; None: when `wb:wake` names the crew, or something else says
+        that there is delayed work."""
+        while True:
+            _, moved, due = await self._call("move_due", self.keys.fixed, [self.uid, self.keys.crew, BATCH])
+            if int(moved) < BATCH:
+                return int(due) if due else None
+
     # ------------------------------------------------------------ looking
 
     async def figures(self) -> Figures:
@@ -358,6 +375,8 @@ class Queue:
                 pipe.zcard(keys.parked_agent)
                 pipe.xlen(keys.dead)
                 pipe.zcount(keys.leases, f"({now_ms}", "+inf")
+                pipe.zcard(keys.delayed)
+                pipe.zrange(keys.delayed, 0, 0, withscores=True)
                 replies = await pipe.execute(raise_on_error=False)
             lengths = [int(n) if isinstance(n, int) else 0 for n in replies[0:10:2]]
             held = [value for value in replies[10] if not value.startswith("returned\x1f")]
@@ -377,6 +396,8 @@ class Queue:
             dead=int(replies[13]),
             workers=int(replies[14]),
             oldest_ms=max(now_ms - min(heads), 0) if heads else None,
+            delayed=int(replies[15]),
+            due_in_ms=int(replies[16][0][1]) - now_ms if replies[16] else None,
         )
 
     # ------------------------------------------------------------ within

@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
+import random
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,11 +29,12 @@ from watchbill.agents.tools import Tool
 from watchbill.connection import persist
 from watchbill.errors import AgentNotLoadable
 from watchbill.names import CrewKeys
-from watchbill.plan import flow, prompts
+from watchbill.plan import flow, prompts, retry
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.store import definitions, runs
 from watchbill.store.queue import Claimed, Finished, Outcome
 from watchbill.tasks import AgentTask, TaskResult, Usage
+from watchbill.worker import failures
 from watchbill.worker.redact import Redactor
 from watchbill.worker.threads import run_in_thread
 
@@ -282,14 +286,43 @@ class Executor:
         elif failure is not None:
             logger.info("task %s of %s failed", running.task.id, self._keys.crew, exc_info=failure)
             error = _describe(failure)
-        outcome: Outcome = "completed" if failure is None else "failed"
+        outcome: Outcome = "completed"
+        policy = role.crew.tasks
+        if failure is not None:
+            judged = failures.judge(failure, datetime.now(UTC))  # noqa: TID251 - shell
+            wait = retry.pause(
+                judged,
+                running.task.attempt,
+                max_attempts=policy.max_attempts,
+                base_seconds=policy.backoff_seconds,
+                chance=random.random(),
+            )
+            if wait is not None:
+                return self._again(running.task, error or "", wait)
+            outcome = "dead" if judged.worth_retrying and policy.max_attempts > 1 else "failed"
         role.run_time.observe(seconds)
         if usage is not None and usage.total_tokens:
             metrics.TOKENS.labels(self._keys.crew, role.agent.agent_id, "input").inc(usage.input_tokens)
             metrics.TOKENS.labels(self._keys.crew, role.agent.agent_id, "output").inc(usage.output_tokens)
-        return self._finished(
-            running.task, outcome, role.crew.tasks, output=output, error=error, usage=usage, ms=seconds * 1000
+        finished = self._finished(
+            running.task, outcome, policy, output=output, error=error, usage=usage, ms=seconds * 1000
         )
+        if outcome == "dead" and failure is not None:
+            return replace(finished, detail=self._presentable(_traceback(failure)))
+        return finished
+
+    def _again(self, task: Claimed, error: str, seconds: float) -> Finished:
+        """The end of an attempt that another follows."""
+        told = f"attempt {task.attempt} failed: {self._presentable(error)}; the next is in {seconds:.1f} s"
+        return Finished(
+            task, "retry", "", told[:MESSAGE_MAX], ttl_ms=math.ceil(seconds * 1000), definition=task.definition
+        )
+
+
+def _traceback(failure: BaseException) -> str:
+    """The last frames, as a person reads them."""
+    text = "".join(traceback.format_exception(failure))
+    return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
 
 
 class Running:

@@ -69,7 +69,7 @@ class HealthServer:
 async def observe(crew: str, queue: Queue) -> None:
     """Reads one crew's figures into the gauges."""
     figures = await queue.figures()
-    for state in ("waiting", "running", "parked", "dead"):
+    for state in ("waiting", "running", "parked", "delayed", "dead"):
         metrics.QUEUE_DEPTH.labels(crew, state).set(getattr(figures, state))
     metrics.QUEUE_OLDEST.labels(crew).set((figures.oldest_ms or 0) / 1000)
     metrics.WORKERS.labels(crew).set(figures.workers)

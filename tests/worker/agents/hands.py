@@ -350,3 +350,27 @@ async def leak_repr(context: Any) -> None:
         except KeyError:
             context.logger.exception("with a traceback")
     raise KeyError(f"failed with {secrets_here().get(context.prompt)}")
+
+
+class Shaky:
+    """Fails as its prompt says (`kind`, or `kind:attempts`), until that attempt is over; then it is done."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        kind, _, attempts = context.prompt.partition(":")
+        if attempts and context.attempt > int(attempts):
+            return f"attempt {context.attempt}"
+        if kind == "hopeless":
+            error: Exception = RuntimeError("it will never work")
+            error.retryable = False  # type: ignore[attr-defined]
+        elif kind == "busy":
+            error = RuntimeError("come back later")
+            error.retry_after = 1.0  # type: ignore[attr-defined]
+        elif kind == "bug":
+            error = TypeError("a fault of the code")
+        else:
+            error = OSError("the network is away")
+        raise error

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- uses events running answers steps runs claims
+-- uses events running answers delayed steps runs claims
 -- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
 -- claim, in the same call.
 -- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
 --   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
 -- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
 --   over?, how many begin, how many to tell of, how many end; per item that begins, and that is to be told of: id, fence;
---   per item that ends: id, fence, outcome (completed | failed | dead), ttl ms, tokens, result, message
+--   per item that ends: id, fence, outcome (completed | failed | dead | retry), ttl ms (retry: in how long), tokens,
+--   result, message, detail for the dead letter
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
@@ -18,6 +19,11 @@ local function held(from, size, many)
   local names = {}
   for i = 1, many do names[i] = ARGV[from + (i - 1) * size] end
   return redis.call('HMGET', RUNNING, unpack(names))
+end
+
+-- What a dead letter says beside its reason.
+local function letter(h, detail)
+  return { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry, 'error', detail or '' }
 end
 
 local packed, changed = held(at, 2, begins), {}
@@ -59,27 +65,28 @@ for i = 1, tells do
   end
 end
 
-packed = held(at, 7, n)
+packed = held(at, 8, n)
 local runs
 local outcomes, enqueued, acked, gone, ended, indexed = {}, false, {}, {}, {}, {}
 for i = 1, n do
-  local id, fence, outcome, ttl, tokens, result, message = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4],
-    ARGV[at + 5], ARGV[at + 6]
-  at = at + 7
+  local id, fence, outcome, ttl, tokens, result, message, detail = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
+    ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
+  at = at + 8
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-  local k, step, last
+  local k, step, last, over      -- the fence of its last transition, and whether that was its end
   if run_id then
     k = { run = KEYS[key], steps = KEYS[key + 1], results = KEYS[key + 2], def = KEYS[key + 3],
       agent_events = KEYS[key + 4], run_events = KEYS[key + 5] }
     key = key + 6
     step = read_step(k.steps, name)
-    last = step and step.finished ~= '0' and step.fence
+    over = step and step.finished ~= '0'
+    last = (over or step and step.state == 'delayed') and step.fence
   else
     k = { task = KEYS[key], agent_events = KEYS[key + 1] }
     key = key + 2
   end
-  local task = not run_id and redis.call('HMGET', k.task, 'state', 'fence', 'reply')
-  if task then last = task[2] end
+  local task = not run_id and redis.call('HMGET', k.task, 'state', 'fence', 'reply', 'finished')
+  if task then last, over = task[2], task[4] end
   local h = holder_of(packed[i])
   if not holds(h, inc, fence) or ended[id] then
     outcomes[i] = last == fence and 'repeated' or 'stale'
@@ -88,13 +95,24 @@ for i = 1, n do
     gone[#gone + 1] = id
     acked[h.class] = acked[h.class] or {}
     table.insert(acked[h.class], h.entry)
-    if last then      -- a stray entry of what has ended
+    if over then      -- a stray entry of what has ended
       if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
       outcomes[i] = last == fence and 'repeated' or 'stale'
     else
       assigned(id, h, run_id, k.agent_events, k.run_events, true)
       count(h.agent, -1, k.agent_events)
-      if step then
+      local is_there = step or (task and task[1])
+      if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end
+      if outcome == 'retry' then
+        if step then
+          step.state, step.attempt, step.fence = 'delayed', h.attempt, fence
+          write_step(k.steps, name, step)
+        elseif is_there then
+          redis.call('HSET', k.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt)
+        end
+        if is_there and delay(id, h.class, h.agent, int(tonumber(h.attempt) + 1), now_ms + tonumber(ttl)) then ring() end
+        event('mission_event', about(h.agent, id, run_id, message), k.agent_events, k.run_events)
+      elseif step then
         step.state, step.attempt, step.fence, step.started, step.finished, step.tokens = outcome, h.attempt, fence, h.started,
           now, tokens
         write_step(k.steps, name, step)
@@ -106,18 +124,18 @@ for i = 1, n do
         indexed[#indexed + 1] = now_ms + tonumber(ttl)
         indexed[#indexed + 1] = id
         answer(task[3], id, result)
-      elseif outcome ~= 'dead' then
-        bury('it has no record', id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt })
       end
-      redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
-        'result', #result <= ALONG and result or '')
-      event(outcome == 'completed' and 'task_completed' or 'task_failed', about(h.agent, id, run_id, message),
-        k.agent_events, k.run_events)
-      if outcome == 'dead' then bury(message, id, { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt }) end
-      if step then
-        runs = runs or runs_part()
-        runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
-        enqueued = true
+      if outcome ~= 'retry' then
+        redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
+          'result', #result <= ALONG and result or '')
+        event(outcome == 'completed' and 'task_completed' or 'task_failed', about(h.agent, id, run_id, message),
+          k.agent_events, k.run_events)
+        if outcome == 'dead' then bury(message, id, letter(h, detail)) end
+        if step then
+          runs = runs or runs_part()
+          runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
+          enqueued = true
+        end
       end
       outcomes[i] = 'applied'
     end

@@ -1,4 +1,4 @@
--- Claiming. Needs events, running.
+-- Claiming. Needs events, running, delayed.
 
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence = int(now_us)
@@ -189,6 +189,7 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
 
   local room, more = slots, false
   if room > 0 then
+    if move_due(100) == 100 then more = true end
     local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
     more = #dead == DEAD_AT_ONCE
     for _, gone in ipairs(dead) do
@@ -226,7 +227,8 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   end
   redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
 
-  local again = 2000
+  local again, due = 2000, next_due()
+  if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy by then
   local others = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
   for i = 1, #others, 2 do
     if others[i] ~= inc then again = math.min(again, math.max(tonumber(others[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end

@@ -1,4 +1,4 @@
--- Work that comes in.
+-- Work that comes in. Needs delayed.
 
 -- Tells whatever scales workers that this crew has work. At most every 200 ms.
 local function wake(crew)
@@ -18,8 +18,9 @@ local function subscribe(key, channel)
   end
 end
 
--- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...
-local function add_task(task_key, id, class, agent, payload, reply, inputs, values)
+-- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...; `due` in ms, or nil.
+-- The second answer is true where somebody must look sooner than they would.
+local function add_task(task_key, id, class, agent, payload, reply, inputs, values, due)
   if redis.call('ZADD', IDS, 'NX', now_ms + FAR, id) == 0 then
     if redis.call('EXISTS', task_key) == 1 then
       if redis.call('HEXISTS', task_key, 'result') == 0 then subscribe(task_key, reply) end
@@ -28,13 +29,16 @@ local function add_task(task_key, id, class, agent, payload, reply, inputs, valu
     if tonumber(redis.call('ZSCORE', IDS, id)) > now_ms then return 'conflict' end     -- a run's
     redis.call('ZADD', IDS, now_ms + FAR, id)       -- one that has expired
   end
-  redis.call('HSET', task_key, 'state', 'waiting', 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
+  if due and due <= now_ms then due = nil end
+  redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
     'inputs', inputs, 'reply', reply)
   for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
-  if #payload <= ALONG then
+  if due then
+    return 'submitted', delay(id, class, agent, '1', due)
+  elseif #payload <= ALONG then
     redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   else
     redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent)
   end
-  return 'submitted'
+  return 'submitted', true
 end

@@ -1,10 +1,10 @@
 #!lua
--- uses tasks
+-- uses delayed tasks
 -- Tasks onto the streams. At most 500 a call.
 -- KEYS: fixed; then per task: task; and its dedupe key, where it has a window
 -- ARGV: uid, crew, definition that the caller checked them against ('': none), maxQueued, reply channel, n; per task: id,
---   class, agent, payload, dedupe window ms (0: none), names of inputs joined by spaces, number of inputs, then name and
---   value of each
+--   class, agent, payload, when it is due in ms (0: now), dedupe window ms (0: none), names of inputs joined by spaces,
+--   number of inputs, then name and value of each
 -- -> {'gone'} | {'changed'} (the crew has another definition) | {'full'}
 --   | {'ok', per task: submitted | exists | conflict | duplicate:<id>}
 local meta = redis.call('HMGET', META, 'uid', 'def')
@@ -13,30 +13,31 @@ if ARGV[3] ~= '' and meta[2] ~= ARGV[3] then return { 'changed' } end
 local waiting = queued()
 local n, most, reply = tonumber(ARGV[6]), tonumber(ARGV[4]), ARGV[5]
 local present = waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
+  + redis.call('ZCARD', DELAYED)
 if present + n > most then
   local more, at = 0, 7    -- those that are there already need no room
   for _ = 1, n do
     if (tonumber(redis.call('ZSCORE', IDS, ARGV[at]) or '0')) <= now_ms then more = more + 1 end
-    at = at + 7 + 2 * tonumber(ARGV[at + 6])
+    at = at + 8 + 2 * tonumber(ARGV[at + 7])
   end
   if more > 0 and present + more > most then return { 'full' } end
 end
 local outcome, at, key, added = { 'ok' }, 7, FIXED + 1, 0
 for i = 1, n do
-  local id, class, agent, payload, window, inputs, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
-    tonumber(ARGV[at + 4]), ARGV[at + 5], tonumber(ARGV[at + 6])
+  local id, class, agent, payload, due, window, inputs, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
+    tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), ARGV[at + 6], tonumber(ARGV[at + 7])
   local values = {}
-  for j = 1, 2 * count do values[j] = ARGV[at + 6 + j] end
-  at = at + 7 + 2 * count
+  for j = 1, 2 * count do values[j] = ARGV[at + 7 + j] end
+  at = at + 8 + 2 * count
   local task_key, dedupe_key = KEYS[key], window > 0 and KEYS[key + 1]
   key = key + (dedupe_key and 2 or 1)
   local first = dedupe_key and redis.call('GET', dedupe_key)
   if first and first ~= id then
     outcome[i + 1] = 'duplicate:' .. first
   else
-    local what = add_task(task_key, id, class, agent, payload, reply, inputs, values)
+    local what, look = add_task(task_key, id, class, agent, payload, reply, inputs, values, due > 0 and due)
     if what == 'submitted' then
-      added = added + 1
+      if look then added = added + 1 end
       if dedupe_key then redis.call('SET', dedupe_key, id, 'PX', window) end
     end
     outcome[i + 1] = what

@@ -1,0 +1,106 @@
+"""What an agent's exception says about trying again: by its type, by an HTTP status, by Retry-After.
+
+Agents need nothing of Watchbill for that: an attribute `retryable` or `retry_after` does, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from watchbill.errors import GiveUp, RetryAfter, UserActionRequired
+from watchbill.plan.retry import Failure
+
+_HOPELESS: Final = (
+    UserActionRequired,
+    GiveUp,
+    # faults of the code, which is the same the next time
+    AttributeError,
+    ImportError,
+    NameError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+)
+_WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
+_CAUSES: Final = 5
+
+
+def judge(error: BaseException, now: datetime) -> Failure:
+    """What matters about it for trying again. `now` is aware."""
+    chain = list(_chain(error))
+    after = next((seconds for one in chain if (seconds := _retry_after(one, now)) is not None), None)
+    return Failure(worth_retrying=_is_worth_it(chain), retry_after_seconds=after)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it: libraries wrap what their HTTP clients raise."""
+    current: BaseException | None = error
+    for _ in range(_CAUSES):
+        if current is None:
+            return
+        yield current
+        current = current.__cause__
+
+
+def _is_worth_it(chain: list[BaseException]) -> bool:
+    first = chain[0]
+    told = _attribute(first, "retryable")
+    if isinstance(told, bool):
+        return told
+    if isinstance(first, RetryAfter):
+        return True
+    if isinstance(first, _HOPELESS):
+        return False
+    status = next((code for one in chain if (code := _status(one)) is not None), None)
+    return status is None or not 400 <= status < 500 or status in _WORTH_ANOTHER_TRY
+
+
+def _status(error: BaseException) -> int | None:
+    for holder in (error, _attribute(error, "response")):
+        for name in ("status_code", "status", "code"):
+            value = _attribute(holder, name)
+            if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600:
+                return value
+    return None
+
+
+def _retry_after(error: BaseException, now: datetime) -> float | None:
+    own = _seconds(_attribute(error, "retry_after"), now)
+    if own is not None:
+        return own
+    for holder in (error, _attribute(error, "response")):
+        headers = _attribute(holder, "headers")
+        get = _attribute(headers, "get")
+        if callable(get):
+            with suppress(Exception):  # whatever it is, it has no headers as we know them
+                found = _seconds(get("retry-after") or get("Retry-After"), now)
+                if found is not None:
+                    return found
+    return None
+
+
+def _seconds(value: Any, now: datetime) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        try:
+            at = parsedate_to_datetime(str(value))
+        except (TypeError, ValueError):
+            return None
+        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    """Attributes of others' exceptions may be properties that raise."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None

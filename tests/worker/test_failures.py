@@ -1,0 +1,98 @@
+"""What an exception says about trying again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from watchbill.errors import AgentNotLoadable, NotWorthRetrying, RetryAfter
+from watchbill.plan.retry import Failure
+from watchbill.worker.failures import judge
+
+pytestmark = pytest.mark.pure
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def with_(error: Exception, **attributes: Any) -> Exception:
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+class Spiteful(Exception):
+    @property
+    def response(self) -> Any:
+        raise RuntimeError("there is none")
+
+    @property
+    def retryable(self) -> Any:
+        raise RuntimeError("who knows")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the network is away"),
+        TimeoutError(),
+        ValueError("the model wrote no JSON"),
+        KeyError("it left something out"),
+        Spiteful(),
+        with_(TypeError("but it says so"), retryable=True),
+        *[with_(RuntimeError(), status_code=code) for code in (408, 425, 429, 500, 502, 503, 529)],
+        with_(RuntimeError(), code="invalid", status=True),
+    ],
+)
+def test_worth_another_try(error: Exception) -> None:
+    assert judge(error, NOW) == Failure(worth_retrying=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotWorthRetrying("it would fail again"),
+        AgentNotLoadable("no such class"),
+        TypeError(),
+        AttributeError(),
+        ModuleNotFoundError(),
+        with_(OSError(), retryable=False),
+        *[with_(RuntimeError(), status_code=code) for code in (400, 401, 403, 404, 422)],
+        with_(RuntimeError(), response=SimpleNamespace(status_code=401)),
+        caused(RuntimeError("a library's"), with_(RuntimeError("the HTTP client's"), status=403)),
+    ],
+)
+def test_not_worth_another_try(error: Exception) -> None:
+    assert not judge(error, NOW).worth_retrying
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (RetryAfter("busy", 12.5), 12.5),
+        (with_(OSError(), retry_after=3), 3.0),
+        (with_(OSError(), retry_after="7"), 7.0),
+        (with_(OSError(), retry_after=-1), 0.0),
+        (with_(OSError(), retry_after=float("nan")), None),
+        (with_(OSError(), retry_after="soon"), None),
+        (with_(RuntimeError(), response=SimpleNamespace(status_code=429, headers={"retry-after": "20"})), 20.0),
+        (with_(RuntimeError(), status=429, headers={"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT"}), 30.0),
+        (with_(RuntimeError(), response=SimpleNamespace(headers=object())), None),
+        (caused(RuntimeError(), with_(OSError(), retry_after=5)), 5.0),
+    ],
+)
+def test_what_it_asks_for(error: Exception, seconds: float | None) -> None:
+    assert judge(error, NOW).retry_after_seconds == seconds
+
+
+def test_a_circle_of_causes_ends() -> None:
+    one, two = RuntimeError("one"), RuntimeError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert judge(one, NOW) == Failure()
