@@ -10,6 +10,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,18 @@ class Team:
     def replicas(self, crew: str = "echo") -> int:
         return sum(d["spec"]["replicas"] for d in self.deployments(crew))
 
-    def submit(self, crew: str = "echo", prompt: str = "hi", count: int = 1, agent: str | None = None) -> None:
+    def submit(
+        self,
+        crew: str = "echo",
+        prompt: str = "hi",
+        count: int = 1,
+        agent: str | None = None,
+        scheduled_at: datetime | None = None,
+    ) -> None:
         async def work() -> None:
             async with client.Client(self.store.url) as own:
                 for _ in range(count):
-                    await own.submit(f"{self.namespace}/{crew}", prompt, agent=agent)
+                    await own.submit(f"{self.namespace}/{crew}", prompt, agent=agent, scheduled_at=scheduled_at)
 
         asyncio.run(work())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -216,3 +216,16 @@ def test_a_removal_that_was_interrupted_is_finished(team: Team):
     asyncio.run(half())
     team.operator()
     machine.until(lambda: not team.stored(), within=SOON, what="the store is clean")
+
+
+def test_delayed_work_of_a_crew_at_zero_starts_a_worker_when_it_is_due_and_not_before(team: Team):
+    team.operator()
+    team.apply(crew())
+    team.until_ready()
+    began = time.monotonic()
+    team.submit(agent="a", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    team.submit(agent="a", scheduled_at=datetime.now(UTC) + timedelta(seconds=4))
+
+    machine.until(lambda: team.replicas() == 1, within=10, what="a worker for what is due", every=0.05)
+
+    assert 4 <= time.monotonic() - began < 4 + 2  # on its stream within a second, and the worker's Deployment after it

@@ -42,6 +42,12 @@ def test_workers_go_to_the_minimum_once_idle_for_idle_seconds():
     assert decide(kept, IDLE, 4, 1e9) == Decision(2, "idle")
 
 
+def test_workers_stay_for_delayed_work_that_is_due_before_they_would_count_as_idle():
+    made = decide(BOUNDS, Load(0, 0, due_in=BOUNDS.idle_seconds - 1), 3, BOUNDS.idle_seconds + 1)
+    assert (made.replicas, made.why, made.again_seconds) == (3, "hold", BOUNDS.idle_seconds - 1)
+    assert decide(BOUNDS, Load(0, 0, due_in=BOUNDS.idle_seconds + 1), 3, BOUNDS.idle_seconds + 1).why == "idle"
+
+
 def test_unknown_idle_time_holds_and_looks_again():
     assert decide(BOUNDS, IDLE, 4, None) == Decision(4, "hold", 300.0)
 

@@ -154,6 +154,22 @@ async def test_a_worker_asked_to_stop_while_the_store_does_not_answer_stops(
     assert (await crew.result("t")).success
 
 
+async def test_an_idle_worker_does_not_wait_for_a_store_that_is_away_when_it_is_asked_to_stop(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    server = await private_redis()
+    crew = await make_crew({"a": "Brief"}, url=server.url)
+    worker = await crew.worker(grace_seconds=60)
+    await crew.submit("t", "a")
+    assert (await crew.result("t")).success
+    server.pause()
+    worker.process.terminate()
+    try:
+        await worker.ended(seconds=10)
+    finally:
+        server.resume()
+
+
 async def test_a_worker_that_may_not_listen_for_a_while_does_not_stay_deaf(
     make_crew: Make, private_redis: PrivateRedis
 ) -> None:

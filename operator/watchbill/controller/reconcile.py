@@ -182,6 +182,8 @@ class Reconciler:
         pauses.append(planned.again_seconds)
         if load is not None and (not load.none or any(c.replicas for c in observed.children)):
             pauses.append(ACTIVE_AGAIN_SECONDS)
+        if load is not None and load.due_in is not None:
+            pauses.append(max(load.due_in, 0.0))
         if store_error is not None or not observed.has_redis_secret or memory.protested is not None:
             pauses.append(AGAIN_SECONDS)
         if memory.denied is not None:

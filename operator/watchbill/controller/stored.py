@@ -114,9 +114,13 @@ class Stored:
                 await self._try_parked(queue)
             memory.applied = wanted
         figures = await queue.figures()
+        if figures.due_in_ms is not None and figures.due_in_ms <= 0:  # there may be no worker, whose claims move it
+            await queue.move_due()
+            figures = await queue.figures()
+        due_in = None if figures.due_in_ms is None else figures.due_in_ms / 1000
         states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
         return Kept(
-            load=replicas.Load(figures.waiting, figures.running),
+            load=replicas.Load(figures.waiting, figures.running, due_in),
             unavailable=await self._parked(queue, memory),
             verdicts=dict(memory.verdicts),
             times={state.name: state for state in states},

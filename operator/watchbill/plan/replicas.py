@@ -18,6 +18,8 @@ class Load:
 
     waiting: int
     running: int
+    due_in: float | None = None
+    """Seconds until delayed work is due; None: there is none."""
 
     @property
     def none(self) -> bool:
@@ -53,6 +55,8 @@ def decide(bounds: Bounds, load: Load | None, current: int, idle_for: float | No
     if wanted > inside:
         return Decision(wanted, "scale-up")
     if load.none and inside > bounds.min_replicas:
+        if load.due_in is not None and load.due_in <= bounds.idle_seconds:
+            return Decision(inside, "hold", max(load.due_in, 0.0))
         if idle_for is None:
             return Decision(inside, "hold", bounds.idle_seconds)
         if idle_for >= bounds.idle_seconds:

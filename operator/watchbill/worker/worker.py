@@ -41,6 +41,8 @@ T = TypeVar("T")
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
 UNPARK_SECONDS: Final = 30.0
+UNPARK_AGAIN_SECONDS: Final = 1.0
+"""After something was brought back: a worker without the agent, an older one, may have taken and parked it again."""
 """How often a worker looks for parked tasks whose agent it has."""
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
@@ -161,7 +163,7 @@ class Worker:
                     raise StoreUnavailable("the store doesn't answer, and the grace period is over")
             await working
         except StoreUnavailable:
-            logger.warning("stopped without the store: what was running will be taken over when the lease ends")
+            logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
         finally:
             ending = [working, *background, *([self._bell] if self._bell else [])]
             for task in ending:
@@ -495,11 +497,12 @@ class Worker:
     async def _unpark(self) -> None:
         """Brings back what other workers parked, where this one has the agent."""
         while True:
+            brought = 0
             with suppress(CrewGone, redis.exceptions.RedisError):
                 for agent, members in (await self._persist(self._queue.parked_agents)).items():
                     if await self._has(agent):
-                        await self._persist(lambda m=members: self._queue.unpark(m))  # type: ignore[misc]
-            await asyncio.sleep(UNPARK_SECONDS)
+                        brought += await self._persist(lambda m=members: self._queue.unpark(m))  # type: ignore[misc]
+            await asyncio.sleep(UNPARK_AGAIN_SECONDS if brought else UNPARK_SECONDS)
 
     async def _has(self, agent: str) -> bool:
         crew = (await self._persist(lambda: definitions.current(self._client, self._keys))).definition
@@ -567,6 +570,7 @@ class Worker:
         if self._stop_by is None:
             return False
         if not self._me.jobs and not self._me.finished and not self._me.unloadable:
+            self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by
 

@@ -1,9 +1,10 @@
 -- Work that comes in. Needs delayed.
 
--- Tells whatever scales workers that this crew has work. At most every 200 ms.
-local function wake(crew)
+-- Tells whatever scales workers that this crew has work. At most every 200 ms, but where it must look `sooner` than it
+-- knows of: it may never hear of the crew again before that is due.
+local function wake(crew, sooner)
   local last = tonumber(redis.call('HGET', META, 'woken') or '0')
-  if now_ms - last >= 200 or now_ms < last then
+  if sooner or now_ms - last >= 200 or now_ms < last then
     redis.call('HSET', META, 'woken', now)
     redis.call('PUBLISH', 'wb:wake', crew)
   end

@@ -23,6 +23,7 @@ if present + n > most then
   if more > 0 and present + more > most then return { 'full' } end
 end
 local outcome, at, key, added = { 'ok' }, 7, FIXED + 1, 0
+local sooner = false     -- delayed work is due before all that was there
 for i = 1, n do
   local id, class, agent, payload, due, window, inputs, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
     tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), ARGV[at + 6], tonumber(ARGV[at + 7])
@@ -38,6 +39,7 @@ for i = 1, n do
     local what, look = add_task(task_key, id, class, agent, payload, reply, inputs, values, due > 0 and due)
     if what == 'submitted' then
       if look then added = added + 1 end
+      sooner = sooner or look and due > 0
       if dedupe_key then redis.call('SET', dedupe_key, id, 'PX', window) end
     end
     outcome[i + 1] = what
@@ -45,6 +47,6 @@ for i = 1, n do
 end
 if added > 0 then
   ring()
-  if waiting == 0 then wake(ARGV[2]) end
+  if waiting == 0 or sooner then wake(ARGV[2], sooner) end
 end
 return outcome
