@@ -111,8 +111,8 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
 
 
 def test_events_are_shown_counted_filtered_and_continued(shell, stored) -> None:
-    told = shell.run("events", stored, "--count", "3").stdout.splitlines()
-    assert len(told) == 3
+    assert len(shell.run("events", stored, "--count", "3").stdout.splitlines()) == 3
+    told = shell.run("events", stored, "--count", "10").stdout.splitlines()
     assert ["mission_state_changed", "before", "running", "→", "completed"] in [line.split()[1:] for line in told]
 
     of_run = [
