@@ -229,6 +229,7 @@ FULL: dict[str, Any] = {
         "tasks": {
             "timeoutSeconds": 30,
             "maxAttempts": 2,
+            "backoffSeconds": 5,
             "maxQueued": 50,
             "resultTTLSeconds": 60,
             "leaseSeconds": 5,

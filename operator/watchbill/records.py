@@ -87,7 +87,8 @@ class TaskPolicy(BaseModel):
 
     timeout_seconds: int = 300
     max_attempts: int = 3
-    backoff_seconds: float = 2.0
+    backoff_seconds: int | float = 2
+    """Fractions are for the library; a resource has whole seconds."""
     max_queued: int = 100_000
     result_ttl_seconds: int = 3600
     lease_seconds: int = 15

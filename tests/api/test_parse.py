@@ -68,6 +68,7 @@ def test_a_minimal_crew_gets_every_default() -> None:
     assert crew.spec.tasks.model_dump(by_alias=True) == {
         "timeoutSeconds": 300,
         "maxAttempts": 3,
+        "backoffSeconds": 2,
         "maxQueued": 100_000,
         "resultTTLSeconds": 3600,
         "leaseSeconds": 15,

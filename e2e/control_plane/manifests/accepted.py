@@ -31,6 +31,7 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
             "tasks": {
                 "timeoutSeconds": 60,
                 "maxAttempts": 2,
+                "backoffSeconds": 3,
                 "maxQueued": 9,
                 "resultTTLSeconds": 7,
                 "leaseSeconds": 10,

@@ -11,6 +11,7 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.maxParallelTasks": (1, 1000),
     "spec.tasks.timeoutSeconds": (1, 604_800),
     "spec.tasks.maxAttempts": (1, 100),
+    "spec.tasks.backoffSeconds": (0, 3600),
     "spec.tasks.maxQueued": (1, 10_000_000),
     "spec.tasks.resultTTLSeconds": (1, 2_592_000),
     "spec.tasks.leaseSeconds": (3, 3600),

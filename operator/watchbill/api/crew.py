@@ -134,6 +134,13 @@ class Tasks(Strict):
         le=100,
         description="How often a task is started, counting those whose worker died, before it is given up.",
     )
+    backoff_seconds: int = Field(
+        default=2,
+        ge=0,
+        le=3600,
+        description="Before the second attempt at most this many seconds pass, by chance, and at most twice as many "
+        "before each after it. What a failure itself asks for (HTTP Retry-After) comes on top.",
+    )
     max_queued: int = Field(
         default=100_000, ge=1, le=10_000_000, description="Tasks in the queue above which new ones are refused."
     )
