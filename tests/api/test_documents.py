@@ -10,57 +10,15 @@ import itertools
 import json
 import re
 import string
-from textwrap import dedent
 from typing import Any
 
 import pytest
+from reading import CREW, HEARTBEAT, only, places, problems, read
 
-from watchbill.api.parse import Parsed, parse
-from watchbill.errors import InvalidInput, MissingExtra, Problem
+from watchbill.api.parse import parse
+from watchbill.errors import MissingExtra
 
 pytestmark = pytest.mark.pure
-
-CREW = """\
-apiVersion: watchbill.dev/v1alpha1
-kind: Crew
-metadata:
-  name: blog-team
-spec:
-  model: openai:gpt-5-mini
-  agents:
-    - name: researcher
-    - name: writer
-"""
-
-HEARTBEAT = """\
-apiVersion: watchbill.dev/v1alpha1
-kind: Heartbeat
-metadata:
-  name: morning
-spec:
-  crewRef: {name: blog-team}
-  schedule: "0 9 * * 1-5"
-  prompt: Write.
-"""
-
-
-def problems(text: str) -> tuple[Problem, ...]:
-    with pytest.raises(InvalidInput) as caught:
-        parse(dedent(text), "crew.yaml")
-    return caught.value.problems
-
-
-def only(text: str) -> Problem:
-    (problem,) = problems(text)
-    return problem
-
-
-def places(text: str) -> list[tuple[str, str]]:
-    return [(problem.source, problem.path) for problem in problems(text)]
-
-
-def read(text: str) -> Parsed:
-    return parse(dedent(text), "crew.yaml")
 
 
 def test_several_documents_are_read_in_their_order_and_empty_ones_skipped() -> None:
