@@ -38,11 +38,6 @@ STEP_SEPARATOR: Final = "/"
 """Between a run's id and a step's name. No caller's id may contain it, so the two can never meet."""
 
 
-def step_id(run_id: str, step: str) -> str:
-    """The task id of one step of a run."""
-    return f"{run_id}{STEP_SEPARATOR}{step}"
-
-
 def split_step_id(task_id: str) -> tuple[str, str] | None:
     """(run id, step) of a step's task id; None for a task that belongs to no run."""
     run_id, separator, step = task_id.partition(STEP_SEPARATOR)

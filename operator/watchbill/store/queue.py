@@ -23,7 +23,7 @@ from watchbill.tasks import Priority
 BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
 BRIEF_MAX: Final = 4096
-"""Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib_tasks.lua)."""
+"""Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib.lua)."""
 
 Outcome = Literal["completed", "failed", "dead", "retry"]
 Transition = Literal["applied", "repeated", "stale"]
