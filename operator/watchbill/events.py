@@ -28,9 +28,14 @@ class EventType(StrEnum):
     TASK_ASSIGNED = "task_assigned"
     TASK_COMPLETED = "task_completed"
     TASK_FAILED = "task_failed"
+    TASK_CANCELLED = "task_cancelled"
+    AGENT_INTERRUPTED = "agent_interrupted"
+    AGENT_RESUMED = "agent_resumed"
     MISSION_STATE_CHANGED = "mission_state_changed"
     MISSION_EVENT = "mission_event"
-    """Said by an agent with `context.emit`, or by the scheduler of a slot that it missed."""
+    """Said by an agent with `context.emit`, by the scheduler of a missed slot, or of a task that is tried again."""
+    WORKER_LOST = "worker_lost"
+    """A worker's lease ran out: what it held is given to others."""
 
 
 class CrewEvent(BaseModel):

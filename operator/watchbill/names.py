@@ -55,6 +55,7 @@ class CrewKeys:
         "agents",
         "bell",
         "claims",
+        "control",
         "crew",
         "dead",
         "delayed",
@@ -66,10 +67,12 @@ class CrewKeys:
         "meta",
         "parked_agent",
         "parked_concurrency",
+        "parked_interrupt",
         "prefix",
         "results",
         "running",
         "streams",
+        "wishes",
         "workers",
     )
 
@@ -91,6 +94,10 @@ class CrewKeys:
         self.delayed = prefix + "delayed"
         self.parked_concurrency = prefix + "parked:concurrency"
         self.parked_agent = prefix + "parked:agent"
+        self.parked_interrupt = prefix + "parked:interrupt"
+        self.wishes = prefix + "wishes"
+        self.control = prefix + "control"
+        """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to look for a drain flag)."""
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,
@@ -109,6 +116,8 @@ class CrewKeys:
             self.parked_agent,
             *self.streams,
             self.delayed,
+            self.parked_interrupt,
+            self.wishes,
         )
         """The first KEYS of every queue script, in the order that store/scripts/lib.lua unpacks them."""
 

@@ -43,55 +43,39 @@ class TaskState(StrEnum):
     PARKED = "parked"
     DELAYED = "delayed"
     """It is due later: it was submitted so, or an attempt failed and another follows."""
+    INTERRUPTED = "interrupted"
+    """Set aside, until somebody resumes it."""
+    CANCELLING = "cancelling"
+    """Its worker was asked to stop it. If it ends by itself before that, it has ended so."""
     COMPLETED = "completed"
     FAILED = "failed"
     DEAD = "dead"
+    CANCELLED = "cancelled"
     SKIPPED = "skipped"
-    """Only steps: never started, because something before it failed."""
+    """Only steps: never started, because something before it didn't complete, or the run was cancelled."""
 
 
-TERMINAL: Final = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD, TaskState.SKIPPED})
+TERMINAL: Final = frozenset(
+    {TaskState.COMPLETED, TaskState.FAILED, TaskState.DEAD, TaskState.CANCELLED, TaskState.SKIPPED}
+)
 
+_S = TaskState
+_ENDS: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD, _S.CANCELLED})
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     # from waiting to delayed or to an end: it was so brief that it was never seen to run
-    TaskState.WAITING: frozenset(
-        {
-            TaskState.RUNNING,
-            TaskState.PARKED,
-            TaskState.DELAYED,
-            TaskState.COMPLETED,
-            TaskState.FAILED,
-            TaskState.DEAD,
-            TaskState.SKIPPED,
-        }
-    ),
+    _S.WAITING: _ENDS | {_S.RUNNING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.CANCELLING, _S.SKIPPED},
     # a claim that finds it due can't write its record, so it is seen as delayed until it runs, returns or ends
-    TaskState.DELAYED: frozenset(
-        {
-            TaskState.RUNNING,
-            TaskState.WAITING,
-            TaskState.PARKED,
-            TaskState.COMPLETED,
-            TaskState.FAILED,
-            TaskState.DEAD,
-        }
-    ),
-    TaskState.PARKED: frozenset({TaskState.WAITING}),
+    _S.DELAYED: _ENDS | {_S.RUNNING, _S.WAITING, _S.PARKED, _S.INTERRUPTED, _S.CANCELLING},
+    _S.PARKED: frozenset({_S.WAITING, _S.INTERRUPTED, _S.CANCELLED, _S.SKIPPED}),
     # back to waiting: the worker handed the task back, or was taken for dead
-    TaskState.RUNNING: frozenset(
-        {
-            TaskState.WAITING,
-            TaskState.PARKED,
-            TaskState.DELAYED,
-            TaskState.COMPLETED,
-            TaskState.FAILED,
-            TaskState.DEAD,
-        }
-    ),
-    TaskState.COMPLETED: frozenset(),
-    TaskState.FAILED: frozenset(),
-    TaskState.DEAD: frozenset(),
-    TaskState.SKIPPED: frozenset(),
+    _S.RUNNING: _ENDS | {_S.WAITING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.CANCELLING},
+    _S.INTERRUPTED: frozenset({_S.WAITING, _S.CANCELLED}),
+    _S.CANCELLING: _ENDS,
+    _S.COMPLETED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.DEAD: frozenset({_S.WAITING, _S.PARKED}),  # replayed, with all its attempts
+    _S.CANCELLED: frozenset(),
+    _S.SKIPPED: frozenset(),
 }
 """The legal moves. The scripts make them; tests/store checks each against this table."""
 
@@ -101,15 +85,18 @@ class RunState(StrEnum):
 
     CREATING = "creating"
     RUNNING = "running"
+    CANCELLING = "cancelling"
+    """No further step begins; it ends as soon as those that run have stopped."""
     COMPLETED = "completed"
     """Every step completed."""
     PARTIAL = "partial"
     """Something failed, and yet at least one of the last steps completed."""
     FAILED = "failed"
     """None of the last steps completed."""
+    CANCELLED = "cancelled"
 
 
-RUN_TERMINAL: Final = frozenset({RunState.COMPLETED, RunState.PARTIAL, RunState.FAILED})
+RUN_TERMINAL: Final = frozenset({RunState.COMPLETED, RunState.PARTIAL, RunState.FAILED, RunState.CANCELLED})
 
 
 class AgentTask(BaseModel):

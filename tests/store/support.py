@@ -94,15 +94,17 @@ class Crew:
             replies = await pipe.execute()
         return {name: (replies[2 * i], replies[2 * i + 1]) for i, name in enumerate(names)}
 
+    async def streams(self) -> list[str]:
+        """Those that there are: one is made when it is first needed."""
+        return [stream for stream in self.keys.streams if await self.client.exists(stream)]
+
     async def pending(self) -> int:
         """Entries that some consumer holds, on all streams."""
-        return sum(
-            [int((await self.client.xpending(stream, WORKERS_GROUP))["pending"]) for stream in self.keys.streams]
-        )
+        return sum([int((await self.client.xpending(s, WORKERS_GROUP))["pending"]) for s in await self.streams()])
 
     async def consumers(self) -> set[str]:
         found: set[str] = set()
-        for stream in self.keys.streams:
+        for stream in await self.streams():
             found.update(str(c["name"]) for c in await self.client.xinfo_consumers(stream, WORKERS_GROUP))
         return found
 

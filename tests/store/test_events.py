@@ -23,7 +23,7 @@ from watchbill.events import (
 )
 from watchbill.names import CrewKeys
 from watchbill.records import ExecutionMode
-from watchbill.store import events
+from watchbill.store import control, events
 from watchbill.tasks import Priority
 
 SLACK = 110
@@ -127,6 +127,14 @@ async def test_every_event_is_on_the_streams_of_its_route_and_no_other(crew: Cre
         for task in await crew.take("w", number, 4):
             assert await crew.queue.say("w", task, "hello", 1)
             await crew.finish("w", [task], "failed" if task.id == "r1/b" else "completed")
+    await crew.submit("t3")
+    await control.interrupt(crew.client, crew.keys, crew.uid, "t3", "later")
+    await control.resume(crew.client, crew.keys, crew.uid, "t3")
+    await control.cancel(crew.client, crew.keys, crew.uid, "t3", "never", 60_000)
+    await crew.client.hset(crew.keys.workers, "w", "{}")
+    await crew.queue.declare_dead(["w"])
+    await crew.claim("w2")
+    await crew.queue.leave("w2")
     await crew.assert_idle()
     expected: dict[str, list[dict[str, Any]]] = {}
     for event in await _raw(crew, crew.keys.events):
@@ -135,9 +143,7 @@ async def test_every_event_is_on_the_streams_of_its_route_and_no_other(crew: Cre
     names = await crew.client.keys(crew.keys.prefix + "events*")
     assert sorted(names) == sorted(expected)
     assert {name: await _raw(crew, name) for name in names} == expected
-    assert {e["event_type"] for e in expected[crew.keys.events]} == {*EventType} - {EventType.TASK_FAILED} | {
-        "task_failed"
-    }
+    assert {e["event_type"] for e in expected[crew.keys.events]} == {*EventType}
 
 
 async def test_the_type_beside_the_data_is_the_one_within_and_times_never_go_back(crew: Crew) -> None:

@@ -41,7 +41,7 @@ async def _ended(crew: Crew, run_id: str) -> bool:
 
 async def _enqueued(crew: Crew) -> int:
     """Entries that were ever put on the task streams."""
-    return sum([int((await crew.client.xinfo_stream(s))["entries-added"]) for s in crew.keys.streams])
+    return sum([int((await crew.client.xinfo_stream(s))["entries-added"]) for s in await crew.streams()])
 
 
 # ---------------------------------------------------------------- the modes

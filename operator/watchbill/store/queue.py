@@ -25,7 +25,8 @@ BATCH: Final = 500
 BRIEF_MAX: Final = 4096
 """Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib.lua)."""
 
-Outcome = Literal["completed", "failed", "dead", "retry"]
+Outcome = Literal["completed", "failed", "dead", "retry", "cancelled", "interrupted"]
+Wish = Literal["cancel", "interrupt"]
 Transition = Literal["applied", "repeated", "stale"]
 
 
@@ -66,6 +67,8 @@ class Claimed:
     """The AgentTask as JSON, where it is small enough to travel along; else `start` gives it."""
     definition: str = field(default="", compare=False)
     inputs: tuple[str, ...] = field(default=(), compare=False)
+    wish: Wish | None = None
+    """Somebody wants it to stop: it isn't to run, and whoever holds it says how it ended."""
 
     @property
     def run_id(self) -> str | None:
@@ -92,6 +95,8 @@ class Claim:
     """Look again after this long, unless the bell rings before."""
     now_ms: int
     """The server's clock."""
+    draining: bool = False
+    """This worker is to claim no more, until that is taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,22 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """The answer to a renewal: what this incarnation may have missed."""
+
+    draining: bool
+    wishes: Mapping[str, Wish]
+    """Of its tasks those that somebody wants to stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a claimed task, or of an attempt at it."""
 
     task: Claimed
     outcome: Outcome
     result: str
-    """The TaskResult as JSON."""
+    """The TaskResult as JSON; nothing where another attempt follows, or somebody else made it stop."""
     message: str = ""
     tokens: int = 0
     ttl_ms: int = 3_600_000
@@ -313,11 +327,12 @@ class Queue:
             args += ["s" if step else "t", member, task_id, step[1] if step else "", agent, priority, attempt]
         return int((await self._call("unpark", keys, args))[1])
 
-    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> None:
+    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> Renewed:
         """Keeps the incarnation alive for another `lease_ms`. Blocking: it runs in the lease keeper's thread."""
         with translated():
-            status = run_script_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
-        self._raise(status, incarnation)
+            reply = run_script_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
+        self._raise(reply[0], incarnation)
+        return Renewed(reply[1] == 1, dict(zip(reply[2::2], reply[3::2], strict=True)))
 
     async def leave(self, incarnation: str) -> None:
         """Ends the incarnation; what it still holds may be taken at once."""
@@ -435,12 +450,13 @@ class Queue:
                 payload,
                 definition or current,
                 tuple(inputs.split()) if inputs else (),
+                begun if len(begun) > 1 else None,
             )
             for task_id, fence, attempt, agent, entry, priority, taken_over, begun, payload, definition, inputs in zip(
                 *[flat] * 11, strict=True
             )
         )
-        return Claim(tasks, int(reply[1]), int(reply[2]))
+        return Claim(tasks, int(reply[1]), int(reply[2]), reply[5] == 1)
 
     async def _call(
         self, name: str, keys: Sequence[str], args: Sequence[Any], sent: Callable[[], None] | None = None

@@ -219,6 +219,13 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
     return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
 
 
+async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> str | None:
+    """Whose a step of a run is; None where there is no such step."""
+    with translated():
+        packed = await client.hget(keys.run_steps(run_id), step)
+    return str(packed).split(_FS)[3] if packed else None
+
+
 # Scores of unfinished ids lie above this (FAR in store/scripts/lib.lua).
 _UNFINISHED: Final = "(1e13"
 
@@ -247,7 +254,7 @@ def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
             if successor in after:  # else the run is being created, and its part isn't here yet
                 after[successor].append(name)
     steps = []
-    for name, (state, _, index, agent, _, attempt, _, started, finished, tokens) in fields.items():
+    for name, (state, _, index, agent, _, attempt, _, started, finished, tokens, _) in fields.items():
         now = TaskState(state)
         if over and now not in TERMINAL:
             now = TaskState.SKIPPED  # behind a failed step: never reached, so never visited

@@ -18,6 +18,6 @@ redis.call('HSET', META, 'uid', uid, 'def', ARGV[3], 'maxQueued', ARGV[6])
 if ARGV[7] ~= '' then redis.call('HSET', META, 'owner', ARGV[7]) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= ARGV[3] and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', KEYS[FIXED + 2]) end
 for _, c in ipairs(CLASSES) do
-  redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0', 'MKSTREAM')    -- an error says that it is there
+  redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error says that it, or the stream, is not or already there
 end
 return { 'ok', uid }

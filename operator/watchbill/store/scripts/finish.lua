@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- uses events running answers delayed steps runs claims
+-- uses events running answers streams steps runs ends claims
 -- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
 -- claim, in the same call.
 -- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
 --   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
 -- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
 --   over?, how many begin, how many to tell of, how many end; per item that begins, and that is to be told of: id, fence;
---   per item that ends: id, fence, outcome (completed | failed | dead | retry), ttl ms (retry: in how long), tokens,
+--   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), tokens,
 --   result, message, detail for the dead letter
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2])
@@ -21,9 +21,26 @@ local function held(from, size, many)
   return redis.call('HMGET', RUNNING, unpack(names))
 end
 
--- What a dead letter says beside its reason.
-local function letter(h, detail)
-  return { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry, 'error', detail or '' }
+-- What a dead letter says beside its reason: of a task also what it was to do, so that it can be replayed when its record
+-- is gone. (A step is replayed within its run, or not at all.)
+local function letter(h, detail, task_key, run_id)
+  local says = { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry, 'error', detail or '' }
+  if run_id then
+    says[#says + 1], says[#says + 2] = 'run', run_id
+  elseif task_key then
+    local record, size, carried = redis.call('HGETALL', task_key), 0, {}
+    for i = 1, #record, 2 do
+      local name = record[i]
+      if name == 'payload' or name == 'inputs' or string.find(name, '^input:') then
+        carried[#carried + 1], carried[#carried + 2] = name, record[i + 1]
+        size = size + #record[i + 1]
+      end
+    end
+    if size <= LETTER_MOST and #carried <= 100 then
+      for _, value in ipairs(carried) do says[#says + 1] = value end
+    end
+  end
+  return says
 end
 
 local packed, changed = held(at, 2, begins), {}
@@ -55,19 +72,18 @@ for i = 1, tells do
     hold(id, h)
     if run_id then
       local step = read_step(record, name)
-      if step and step.finished == '0' then
+      if step and step.finished == '0' and step.state ~= 'cancelling' then
         step.state, step.attempt, step.started, step.fence = 'running', h.attempt, h.started, fence
         write_step(record, name, step)
       end
-    elseif redis.call('HGET', record, 'state') == 'waiting' then
+    elseif BEFORE[redis.call('HGET', record, 'state')] then
       redis.call('HSET', record, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
     end
   end
 end
 
 packed = held(at, 8, n)
-local runs
-local outcomes, enqueued, acked, gone, ended, indexed = {}, false, {}, {}, {}, {}
+local outcomes, acked, gone, ended, granted = {}, {}, {}, {}, {}
 for i = 1, n do
   local id, fence, outcome, ttl, tokens, result, message, detail = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
     ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
@@ -80,7 +96,7 @@ for i = 1, n do
     key = key + 6
     step = read_step(k.steps, name)
     over = step and step.finished ~= '0'
-    last = (over or step and step.state == 'delayed') and step.fence
+    last = (over or step and (step.state == 'delayed' or step.state == 'interrupted')) and step.fence
   else
     k = { task = KEYS[key], agent_events = KEYS[key + 1] }
     key = key + 2
@@ -95,6 +111,8 @@ for i = 1, n do
     gone[#gone + 1] = id
     acked[h.class] = acked[h.class] or {}
     table.insert(acked[h.class], h.entry)
+    local wish, why = wish_of(id)
+    if wish then granted[#granted + 1] = id end
     if over then      -- a stray entry of what has ended
       if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
       outcomes[i] = last == fence and 'repeated' or 'stale'
@@ -102,40 +120,29 @@ for i = 1, n do
       assigned(id, h, run_id, k.agent_events, k.run_events, true)
       count(h.agent, -1, k.agent_events)
       local is_there = step or (task and task[1])
+      local made = h.attempt      -- attempts that count
+      if outcome == 'interrupted' then made = int(tonumber(made) - 1) end
+      -- What ends by itself has ended. What would go on stops, if somebody asked for that.
+      if wish and (outcome == 'retry' or outcome == 'interrupted') then
+        outcome = wish == 'cancel' and 'cancelled' or 'interrupted'
+      end
+      if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '') end
       if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end
       if outcome == 'retry' then
         if step then
-          step.state, step.attempt, step.fence = 'delayed', h.attempt, fence
+          step.state, step.attempt, step.fence, step.entry = 'delayed', h.attempt, fence, ''
           write_step(k.steps, name, step)
         elseif is_there then
           redis.call('HSET', k.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt)
         end
         if is_there and delay(id, h.class, h.agent, int(tonumber(h.attempt) + 1), now_ms + tonumber(ttl)) then ring() end
         event('mission_event', about(h.agent, id, run_id, message), k.agent_events, k.run_events)
-      elseif step then
-        step.state, step.attempt, step.fence, step.started, step.finished, step.tokens = outcome, h.attempt, fence, h.started,
-          now, tokens
-        write_step(k.steps, name, step)
-        redis.call('HSET', k.results, name, result)
-      elseif task and task[1] then
-        redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', h.attempt,
-          'tokens', tokens)
-        redis.call('PEXPIRE', k.task, ttl)
-        indexed[#indexed + 1] = now_ms + tonumber(ttl)
-        indexed[#indexed + 1] = id
-        answer(task[3], id, result)
-      end
-      if outcome ~= 'retry' then
-        redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
-          'result', #result <= ALONG and result or '')
-        event(outcome == 'completed' and 'task_completed' or 'task_failed', about(h.agent, id, run_id, message),
-          k.agent_events, k.run_events)
-        if outcome == 'dead' then bury(message, id, letter(h, detail)) end
-        if step then
-          runs = runs or runs_part()
-          runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
-          enqueued = true
-        end
+      elseif outcome == 'interrupted' then
+        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message) end
+      else
+        if outcome == 'dead' then bury(message, id, letter(h, detail, task and task[1] and k.task, run_id)) end
+        conclude(k, id, run_id, name, step, is_there, task and task[3], h.agent, h.attempt, fence, h.started, outcome, result,
+          ttl, tokens, message)
       end
       outcomes[i] = 'applied'
     end
@@ -147,7 +154,8 @@ for class, entries in pairs(acked) do
   redis.call('XDEL', STREAM[class], unpack(entries))
 end
 if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
-if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
+if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
+index_ended()
 if n > 0 then       -- index entries of records that have expired
   local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100)
   if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end

@@ -15,12 +15,8 @@ for _ = 1, tonumber(ARGV[3]) do
   local h = holder(id)
   if holds(h, inc, fence) then
     if h.known ~= '0' then count(h.agent, -1, agent_events) end
-    redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
-    h.inc, h.started, h.known = RETURNED, '0', '0'
-    hold(id, h)
-    redis.call('ZADD', LEASES, 0, RETURNED)
-    set_state(kind, record, name, 'waiting')
-    ring()
+    give_back(id, h)
+    set_state(kind, record, name, wish_of(id) == 'cancel' and 'cancelling' or 'waiting')
     outcome[#outcome + 1] = 'applied'
   else
     outcome[#outcome + 1] = h and h.inc == RETURNED and 'applied' or 'stale'

@@ -1,5 +1,5 @@
 #!lua
--- uses events answers delayed tasks steps runs
+-- uses events answers streams tasks steps runs
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
@@ -34,7 +34,7 @@ if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'con
 if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
 local steps = is_task and 1 or tonumber(ARGV[18])
 local waiting = queued()
-if waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + redis.call('ZCARD', DELAYED) + steps > max_queued then return { 'full' } end
+if present(waiting) + steps > max_queued then return { 'full' } end
 
 redis.call('SET', guard, id, 'PX', ARGV[4])
 if is_task then

@@ -1,4 +1,4 @@
--- Claiming. Needs events, running, delayed.
+-- Claiming. Needs events, running, streams.
 
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence = int(now_us)
@@ -44,7 +44,8 @@ local function take(inc, class, entry, fields, previous)
   if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent) then
     return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
   end
-  local at_once = begin > 0 and payload ~= nil
+  local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
+  local at_once = begin > 0 and payload ~= nil and not wish
   local h = { inc = inc, fence = fresh_fence, class = class, entry = entry, attempt = int(attempt or 1),
     started = at_once and now or '0', known = at_once and '1' or '0', agent = agent, said = '0' }
   if redis.call('HSETNX', RUNNING, id, packed_holder(h)) == 0 then
@@ -65,7 +66,7 @@ local function take(inc, class, entry, fields, previous)
   ids[#ids + 1] = flag .. id
   local n = #taken
   taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, h.fence, h.attempt, agent, entry
-  taken[n + 6], taken[n + 7], taken[n + 8] = class, flag, at_once and '1' or '0'
+  taken[n + 6], taken[n + 7], taken[n + 8] = class, flag, wish or (at_once and '1' or '0')
   taken[n + 9], taken[n + 10], taken[n + 11] = payload or '', def or '', inputs or ''
   return true
 end
@@ -77,7 +78,7 @@ local function taken_before(packed, inc)
     local h = holder(id)
     if h and h.inc == inc then
       for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, string.sub(item, 1, 1),
-        h.started ~= '0' and '1' or '0', '', '', '' }) do taken[#taken + 1] = value end
+        wish_of(id) or (h.started ~= '0' and '1' or '0'), '', '', '' }) do taken[#taken + 1] = value end
     end
   end
 end
@@ -90,9 +91,16 @@ local function forget_entry(class, entry)
     local h = holder(all[i])
     if h.class == class and h.entry == entry then
       redis.call('HDEL', RUNNING, all[i])
+      redis.call('HDEL', WISHES, all[i])
       if h.known ~= '0' then count(h.agent, -1) end
     end
   end
+end
+
+-- What a consumer holds in one class. There may be no such stream or group: nobody has put anything there.
+local function pending_of(class, consumer, most)
+  local pending = redis.pcall('XPENDING', STREAM[class], GROUP, '-', '+', most, consumer)
+  return pending.err and {} or pending
 end
 
 -- Takes over what dead incarnations held, in one class. Returns how many were taken.
@@ -100,7 +108,7 @@ local function take_over(inc, class, dead, room)
   local n = 0
   for _, gone in ipairs(dead) do
     while n < room do
-      local pending = redis.call('XPENDING', STREAM[class], GROUP, '-', '+', room - n, gone)
+      local pending = pending_of(class, gone, room - n)
       if #pending == 0 then break end
       for _, p in ipairs(pending) do
         local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
@@ -117,7 +125,11 @@ end
 
 local function read_new(inc, class, room)
   local n = 0
-  local reply = redis.call('XREADGROUP', 'GROUP', GROUP, inc, 'COUNT', room, 'STREAMS', STREAM[class], '>')
+  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, inc, 'COUNT', room, 'STREAMS', STREAM[class], '>')
+  if reply and reply.err then       -- somebody else made the stream, or removed the group
+    redis.call('XGROUP', 'CREATE', STREAM[class], GROUP, '0')
+    reply = redis.call('XREADGROUP', 'GROUP', GROUP, inc, 'COUNT', room, 'STREAMS', STREAM[class], '>')
+  end
   if reply then
     for _, e in ipairs(reply[1][2]) do
       if take(inc, class, e[1], e[2], false) then n = n + 1 end
@@ -139,7 +151,7 @@ local function oldest(filled, dead)
   for _, class in ipairs(filled) do
     if class ~= '1' then
       for _, gone in ipairs(dead) do
-        local pending = redis.call('XPENDING', STREAM[class], GROUP, '-', '+', 1, gone)
+        local pending = pending_of(class, gone, 1)
         if pending[1] then consider(class, pending[1][1], gone) end
       end
       local last = '0-0'
@@ -159,9 +171,9 @@ end
 
 local function forget_if_empty(gone)
   for _, c in ipairs(CLASSES) do
-    if #redis.call('XPENDING', STREAM[c], GROUP, '-', '+', 1, gone) > 0 then return false end
+    if #pending_of(c, gone, 1) > 0 then return false end
   end
-  for _, c in ipairs(CLASSES) do redis.call('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end
+  for _, c in ipairs(CLASSES) do redis.pcall('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end      -- where there is one
   redis.call('ZREM', LEASES, gone)
   return true
 end
@@ -169,7 +181,7 @@ end
 -- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
 -- payload travels with them: the others begin with `start`, which gives it.)
 -- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
--- payload, definition, inputs, ...}} | {'fenced'}
+-- payload, definition, inputs, ...}, is it to drain?} | {'fenced'}. Begun: 0 | 1 | cancel | interrupt (it isn't to run)
 local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   begin = at_once
   local last = redis.call('HGET', CLAIMS, inc)
@@ -184,10 +196,12 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     local answered = tonumber(string.sub(last, 1, cut - 1))
     if tonumber(seq) == answered then taken_before(string.sub(last, cut + 1), inc) end
     -- a smaller one is a late copy, which nobody waits for
-    if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken } end
+    if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken, 0 } end
   end
 
-  local room, more = slots, false
+  local worker = string.match(inc, '^(.*)%.[^.]*$') or inc
+  local draining = redis.call('HEXISTS', META, 'drain:' .. worker) == 1
+  local room, more = draining and 0 or slots, false
   if room > 0 then
     if move_due(100) == 100 then more = true end
     local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
@@ -196,7 +210,7 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
       if gone ~= RETURNED and redis.call('SADD', FENCED, gone) == 1 then
         redis.call('EXPIRE', FENCED, DAY)
         redis.call('HDEL', CLAIMS, gone)
-        redis.call('HDEL', WORKERS, gone)
+        vanished(gone)
       end
     end
     local filled, lengths, total = {}, {}, 0
@@ -233,5 +247,5 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   for i = 1, #others, 2 do
     if others[i] ~= inc then again = math.min(again, math.max(tonumber(others[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end
   end
-  return { 'ok', again, now, redis.call('HGET', META, 'def') or '', taken }
+  return { 'ok', again, now, redis.call('HGET', META, 'def') or '', taken, draining and 1 or 0 }
 end

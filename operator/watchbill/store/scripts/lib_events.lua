@@ -47,6 +47,13 @@ local function event(kind, fields, agent_events, run_events)
   if run_events then tell(run_events, 500, kind, data) end
 end
 
+-- A worker that went without leaving. Its lease stays until all that it held is taken.
+local function vanished(inc)
+  if redis.call('HDEL', WORKERS, inc) == 1 then
+    event('worker_lost', '"message":' .. quote('worker ' .. inc .. ' has vanished: its lease ran out'))
+  end
+end
+
 local function about(agent, id, run, message)
   return '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(id) .. (run and ',"mission_id":' .. quote(run) or '')
       .. ',"message":' .. (message == '' and '""' or quote(message))

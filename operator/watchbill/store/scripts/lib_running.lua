@@ -22,10 +22,26 @@ local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
 
+-- Why somebody wants this task to stop (cancel | interrupt), and what they said of it; nil: nobody does.
+local wished = redis.call('EXISTS', WISHES) == 1
+local function wish_of(id)
+  local wish = wished and redis.call('HGET', WISHES, id)
+  if wish then return string.match(wish, '^(%a+) (.*)$') end
+end
+
 local function release(id, h)
   redis.call('XACK', STREAM[h.class], GROUP, h.entry)
   redis.call('XDEL', STREAM[h.class], h.entry)
   redis.call('HDEL', RUNNING, id)
+end
+
+-- To a consumer that everyone may take from, so that it keeps its place in the stream.
+local function give_back(id, h)
+  redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
+  h.inc, h.started, h.known = RETURNED, '0', '0'
+  hold(id, h)
+  redis.call('ZADD', LEASES, 0, RETURNED)
+  ring()
 end
 
 -- agents: how many tasks each runs. Changes are summed up over a call, so that an agent that goes from one task to the
@@ -63,6 +79,10 @@ local function settle()
   end
 end
 
+-- States of what isn't told yet to run, and of what has ended.
+local BEFORE = { waiting = true, delayed = true }
+local ENDED = { completed = true, failed = true, dead = true, cancelled = true, skipped = true }
+
 -- Tells that a task begins, the first time. Whether this was the first. `brief`: it has ended, too, so it isn't told that
 -- its agent works.
 local function assigned(id, h, run_id, feed, run_events, brief)
@@ -75,8 +95,15 @@ local function assigned(id, h, run_id, feed, run_events, brief)
   return true
 end
 
+-- Dead letters of a crew, how long they are kept, and bytes of a task that one carries.
+local LETTERS_MOST, LETTERS_DAYS, LETTER_MOST = 10000, 7, 65536
+
 local function bury(reason, id, fields)
   local entry = { 'reason', reason, 'id', id }
   for i = 1, math.min(#fields, 128) do entry[#entry + 1] = fields[i] end
-  redis.call('XADD', DEAD, 'MAXLEN', '~', 10000, '*', unpack(entry))
+  redis.call('XADD', DEAD, '*', unpack(entry))
+  local trimmed = redis.call('XTRIM', DEAD, 'MAXLEN', LETTERS_MOST)
+    + redis.call('XTRIM', DEAD, 'MINID', int(now_ms - LETTERS_DAYS * DAY * 1000))
+  if trimmed > 0 then redis.call('HINCRBY', META, 'trimmed', trimmed) end
+  redis.call('EXPIRE', DEAD, LETTERS_DAYS * DAY)
 end

@@ -1,4 +1,4 @@
--- Runs: how they begin, advance and end. Needs events, steps, answers; to submit them, tasks.
+-- Runs: how they begin, advance and end. Needs events, streams, steps, answers; to submit them, tasks.
 
 local function runs_part()      -- made when needed: most calls have to do with no run
   -- What a run's parked step is called; in the order of the plan within a run.
@@ -7,19 +7,23 @@ local function runs_part()      -- made when needed: most calls have to do with 
   -- Puts ready steps on the stream, as many as the run may have at once; the others are parked. Parked ones go first.
   -- `ready`: list of {name, step}. Returns how many of the run's steps are now on the stream.
   local function pump(run_key, steps_key, run_id, ready)
-    local run = redis.call('HMGET', run_key, 'active', 'parallel', 'class', 'parked', 'payload', 'def', 'inputs')
+    local run = redis.call('HMGET', run_key, 'active', 'parallel', 'class', 'parked', 'payload', 'def', 'inputs', 'state')
     local active, parallel, class = tonumber(run[1]), tonumber(run[2]), run[3]
     local parked, payload, def, inputs = tonumber(run[4]), run[5], run[6], run[7]
     local function enqueue(name, step)
-      step.state = 'waiting'
-      write_step(steps_key, name, step)
       local id = run_id .. '/' .. name
+      step.state = 'waiting'
       if #payload <= ALONG then
-        redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent, 'payload', payload, 'def', def, 'inputs', inputs)
+        step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', def, 'inputs', inputs)
       else
-        redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', step.agent)
+        step.entry = put(class, 'id', id, 'agent', step.agent)
       end
+      write_step(steps_key, name, step)
       active = active + 1
+    end
+    if run[8] == 'cancelling' then      -- nothing new begins
+      for _, item in ipairs(ready) do write_step(steps_key, item[1], item[2]) end
+      return active
     end
     if parked > 0 and active < parallel then
       local members = redis.call('ZRANGEBYLEX', PARKED, '[' .. run_id .. '/', '(' .. run_id .. '0', 'LIMIT', 0,
@@ -74,7 +78,7 @@ local function runs_part()      -- made when needed: most calls have to do with 
     end
     write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
       successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
-      tokens = '0' })
+      tokens = '0', entry = '' })
   end
 
   -- creating -> running, once all steps are written.
@@ -85,8 +89,25 @@ local function runs_part()      -- made when needed: most calls have to do with 
       run_events)
   end
 
-  -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is left to do: steps behind a
-  -- failed one are never reached, so nothing needs to visit them.
+  -- Nothing of it is left to do: steps behind a failed one are never reached, so nothing needs to visit them.
+  local function end_run(k, run_id, ttl)
+    local run = redis.call('HMGET', k.run, 'failed', 'ends', 'def', 'reply', 'state', 'completed', 'steps')
+    local before, state = run[5], run[1] == '0' and 'completed' or (run[2] ~= '0' and 'partial' or 'failed')
+    if before ~= 'running' then state = before == 'cancelling' and run[6] == run[7] and 'completed' or 'cancelled' end
+    redis.call('HSET', k.run, 'state', state, 'finished', now)
+    for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PEXPIRE', key, ttl) end
+    redis.call('ZADD', IDS, now_ms + ttl, run_id)
+    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', 'run', 'id', run_id, 'state', state)
+    event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change(before, state, ''), nil,
+      k.run_events)
+    if redis.call('HINCRBY', META, 'ref:' .. run[3], -1) <= 0 then
+      redis.call('HDEL', META, 'ref:' .. run[3])
+      if redis.call('HGET', META, 'def') ~= run[3] then redis.call('DEL', k.def) end
+    end
+    answer(run[4], run_id)
+  end
+
+  -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.
   local function advance(k, run_id, name, step, outcome, tokens, ttl)
     redis.call('HINCRBY', k.run, 'active', -1)
     redis.call('HINCRBY', k.run, 'tokens', tokens)
@@ -99,28 +120,15 @@ local function runs_part()      -- made when needed: most calls have to do with 
         for _, successor in ipairs(split(step.successors, LS)) do
           local s = read_step(k.steps, successor)
           s.left = s.left - 1
-          if s.left == 0 then ready[#ready + 1] = { successor, s } else write_step(k.steps, successor, s) end
+          if s.left == 0 and s.finished == '0' then ready[#ready + 1] = { successor, s } else write_step(k.steps, successor, s) end
         end
       end
     else
       redis.call('HINCRBY', k.run, 'failed', 1)
     end
-    if pump(k.run, k.steps, run_id, ready) > 0 then return end
-
-    local run = redis.call('HMGET', k.run, 'failed', 'ends', 'def', 'reply')
-    local state = run[1] == '0' and 'completed' or (run[2] ~= '0' and 'partial' or 'failed')
-    redis.call('HSET', k.run, 'state', state, 'finished', now)
-    for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PEXPIRE', key, ttl) end
-    redis.call('ZADD', IDS, now_ms + ttl, run_id)
-    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', 'run', 'id', run_id, 'state', state)
-    event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change('running', state, ''), nil,
-      k.run_events)
-    if redis.call('HINCRBY', META, 'ref:' .. run[3], -1) <= 0 then
-      redis.call('HDEL', META, 'ref:' .. run[3])
-      if redis.call('HGET', META, 'def') ~= run[3] then redis.call('DEL', k.def) end
-    end
-    answer(run[4], run_id)
+    if pump(k.run, k.steps, run_id, ready) == 0 then end_run(k, run_id, ttl) end
   end
 
-  return { add_run = add_run, add_step = add_step, start_run = start_run, advance = advance }
+  return { add_run = add_run, add_step = add_step, start_run = start_run, advance = advance, end_run = end_run,
+    pump = pump, parked_name = parked_name }
 end

@@ -1,4 +1,10 @@
--- Work that comes in. Needs delayed.
+-- Work that comes in. Needs streams.
+
+-- What counts against maxQueued: all that hasn't ended, but steps that aren't ready.
+local function present(on_streams)
+  return on_streams + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + redis.call('ZCARD', DELAYED)
+    + redis.call('ZCARD', PARKED_INTERRUPT)
+end
 
 -- Tells whatever scales workers that this crew has work. At most every 200 ms, but where it must look `sooner` than it
 -- knows of: it may never hear of the crew again before that is due.
@@ -31,15 +37,16 @@ local function add_task(task_key, id, class, agent, payload, reply, inputs, valu
     redis.call('ZADD', IDS, now_ms + FAR, id)       -- one that has expired
   end
   if due and due <= now_ms then due = nil end
-  redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
-    'inputs', inputs, 'reply', reply)
-  for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
+  local entry, sooner = '', true
   if due then
-    return 'submitted', delay(id, class, agent, '1', due)
+    sooner = delay(id, class, agent, '1', due)
   elseif #payload <= ALONG then
-    redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
+    entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   else
-    redis.call('XADD', STREAM[class], '*', 'id', id, 'agent', agent)
+    entry = put(class, 'id', id, 'agent', agent)
   end
-  return 'submitted', true
+  redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload,
+    'submitted', now, 'inputs', inputs, 'reply', reply, 'entry', entry)
+  for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
+  return 'submitted', sooner
 end

@@ -13,12 +13,16 @@ for _ = 1, tonumber(ARGV[4]) do
   at, key = at + 5, key + 3
   local h = holder(id)
   if holds(h, ARGV[2], fence) then
-    release(id, h)
     if h.known ~= '0' then count(h.agent, -1, agent_events) end
-    set_state(kind, record, name, 'parked')
-    redis.call('ZADD', PARKED_AGENT, now_ms, member)
-    event('mission_event', about(h.agent, id, string.match(id, '^([^/]+)/'), ARGV[3]), agent_events,
-      kind == 's' and KEYS[key - 1] or nil)
+    if wish_of(id) then       -- whoever takes it next says how it ended
+      give_back(id, h)
+    else
+      release(id, h)
+      set_state(kind, record, name, 'parked', nil, int(tonumber(h.attempt) - 1))
+      redis.call('ZADD', PARKED_AGENT, now_ms, member)
+      event('mission_event', about(h.agent, id, string.match(id, '^([^/]+)/'), ARGV[3]), agent_events,
+        kind == 's' and KEYS[key - 1] or nil)
+    end
     outcome[#outcome + 1] = 'applied'
   else
     outcome[#outcome + 1] = not h and redis.call('ZSCORE', PARKED_AGENT, member) and 'repeated' or 'stale'

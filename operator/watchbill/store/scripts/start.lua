@@ -22,10 +22,11 @@ for _ = 1, tonumber(ARGV[3]) do
     if mine then
       local run = redis.call('HMGET', KEYS[key], 'payload', 'def', 'inputs')
       local step = read_step(KEYS[key + 1], name)
-      if step and step.finished ~= '0' then
+      if step and (step.finished ~= '0' or step.state == 'interrupted') then
         mine = false
       elseif run[1] and step then
-        step.state, step.attempt, step.started, step.fence = 'running', h.attempt, now, fence
+        if step.state ~= 'cancelling' then step.state = 'running' end
+        step.attempt, step.started, step.fence, step.entry = h.attempt, now, fence, ''
         write_step(KEYS[key + 1], name, step)
         reply = { 'ok', run[1], run[2], run[3] }
       end
@@ -34,11 +35,11 @@ for _ = 1, tonumber(ARGV[3]) do
   else
     feed = KEYS[key + 1]
     if mine then
-      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'result')
-      if task[3] then
+      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'state')
+      if task[3] and (ENDED[task[3]] or task[3] == 'interrupted') then
         mine = false
       elseif task[1] then
-        redis.call('HSET', KEYS[key], 'state', 'running', 'attempt', h.attempt, 'started', now)
+        redis.call('HSET', KEYS[key], 'state', task[3] == 'cancelling' and task[3] or 'running', 'attempt', h.attempt, 'started', now)
         reply = { 'ok', task[1], current, task[2] }
       end
     end
@@ -52,6 +53,7 @@ for _ = 1, tonumber(ARGV[3]) do
   else
     if holds(h, inc, fence) then      -- a stray entry of a task that has ended
       release(id, h)
+      if wish_of(id) then redis.call('HDEL', WISHES, id) end
       if h.known ~= '0' then count(h.agent, -1, feed) end
     end
     outcome[#outcome + 1] = { 'stale' }

@@ -1,5 +1,5 @@
 #!lua
--- uses delayed tasks
+-- uses streams tasks
 -- Tasks onto the streams. At most 500 a call.
 -- KEYS: fixed; then per task: task; and its dedupe key, where it has a window
 -- ARGV: uid, crew, definition that the caller checked them against ('': none), maxQueued, reply channel, n; per task: id,
@@ -12,15 +12,14 @@ if meta[1] ~= ARGV[1] then return { 'gone' } end
 if ARGV[3] ~= '' and meta[2] ~= ARGV[3] then return { 'changed' } end
 local waiting = queued()
 local n, most, reply = tonumber(ARGV[6]), tonumber(ARGV[4]), ARGV[5]
-local present = waiting + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
-  + redis.call('ZCARD', DELAYED)
-if present + n > most then
+local before = present(waiting)
+if before + n > most then
   local more, at = 0, 7    -- those that are there already need no room
   for _ = 1, n do
     if (tonumber(redis.call('ZSCORE', IDS, ARGV[at]) or '0')) <= now_ms then more = more + 1 end
     at = at + 8 + 2 * tonumber(ARGV[at + 7])
   end
-  if more > 0 and present + more > most then return { 'full' } end
+  if more > 0 and before + more > most then return { 'full' } end
 end
 local outcome, at, key, added = { 'ok' }, 7, FIXED + 1, 0
 local sooner = false     -- delayed work is due before all that was there

@@ -1,5 +1,5 @@
 #!lua
--- uses events answers delayed tasks steps runs
+-- uses events answers streams tasks steps runs
 -- A run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
 -- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none), definition
 -- ARGV: uid, crew, maxQueued, id, class, payload, definition, mode, parallel, reply channel, dedupe window ms, last call?,
@@ -15,9 +15,7 @@ if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and redis.call('GET', dedupe_key)
   if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
   if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
-  local parked = redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT)
-    + redis.call('ZCARD', DELAYED)
-  if waiting + parked + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return { 'full' } end
+  if present(waiting) + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return { 'full' } end
 end
 local inputs, count, values = ARGV[14], tonumber(ARGV[15]), {}
 local at = 16

@@ -1,0 +1,177 @@
+"""What people ask of work that is under way: cancel it, interrupt it, resume it; and of a worker: claim no more.
+
+The scripts decide what is possible (docs/design/queue.md); workers hear of it at once by a message, and at the latest
+with their next renewal. Every call is safe to send twice, and raises CrewGone when the crew was deleted or replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import redis.asyncio
+
+from watchbill.connection import run_script, translated
+from watchbill.errors import Conflict, CrewGone, NotFound, RetryLater
+from watchbill.names import CrewKeys, split_step_id
+from watchbill.store import runs
+from watchbill.store.queue import BATCH, Wish
+from watchbill.tasks import TERMINAL, TaskState
+
+Stopped = Literal["cancelled", "interrupted", "asked", "repeated", "missing", "busy"]
+"""What became of the wish. `asked`: a worker has the task, and was told; `busy`: it is between two places."""
+
+_STEP_SEPARATOR: Final = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A task, or a step of a run (`run/step`), and what the scripts must know of it beforehand."""
+
+    id: str
+    agent: str
+    digest: str = ""
+    """Of a step: the definition of its run."""
+
+    def keys(self, keys: CrewKeys) -> list[str]:
+        """The keys of its record, as stop.lua and replay.lua want them."""
+        step = split_step_id(self.id)
+        if step is None:
+            return [keys.task(self.id), keys.agent_events(self.agent)]
+        run = step[0]
+        names = [keys.run(run), keys.run_steps(run), keys.run_results(run), keys.definition(self.digest)]
+        return [*names, keys.agent_events(self.agent), keys.run_events(run)]
+
+
+async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str, ttl_ms: int) -> bool:
+    """Cancels a task, a step or a whole run. Its record is kept for `ttl_ms` after its end. True: it has ended; False:
+    a worker was asked to stop it.
+
+    Raises NotFound, and Conflict when it has ended otherwise.
+    """
+    if _STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
+        outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
+        return _told(keys, task_id, outcome, "cancelled") != "asked"
+    names = [keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id)]
+    with translated():
+        digest = str(await client.hget(keys.run(task_id), "def") or "")
+    names += [keys.definition(digest), keys.run_events(task_id)]
+    reply = ["again"]
+    while reply[0] == "again":
+        reply = await _call(client, keys, "cancel_run", [*keys.fixed, *names], [uid, task_id, why, ttl_ms])
+    if reply[0] == "missing":
+        raise _not_found(keys, task_id)
+    if reply[0] == "over" and reply[1] != "cancelled":
+        raise Conflict(f"run {task_id!r} of crew {keys.crew!r} can't be cancelled: it is {reply[1]}")
+    if reply[-1] == "cancelled":
+        return True
+    return await _cancel_steps(client, keys, uid, task_id, digest, why, ttl_ms)
+
+
+async def _cancel_steps(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
+) -> bool:
+    """What of a run is on a stream, or runs, or waits to be tried again."""
+    status = await runs.status(client, keys, run_id)
+    ended = {step.name for step in status.steps if step.state is TaskState.COMPLETED}
+    ready = [s for s in status.steps if s.state not in TERMINAL and ended.issuperset(s.after)]
+    for start in range(0, len(ready), BATCH):
+        items = [Item(f"{run_id}/{step.name}", step.agent, digest) for step in ready[start : start + BATCH]]
+        await _stop(client, keys, uid, "cancel", items, why, ttl_ms)
+    with translated():
+        return await client.hget(keys.run(run_id), "state") != "cancelling"
+
+
+async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str) -> bool:
+    """Sets a task or step aside until it is resumed; where it runs, its agent is stopped. True: it is; False: its
+    worker was asked to. The attempt doesn't count.
+
+    Raises NotFound; Conflict for a run, and when it has ended; RetryLater when it can't be done just now.
+    """
+    if _STEP_SEPARATOR not in task_id and not await _is_task(client, keys, task_id):
+        with translated():
+            if await client.exists(keys.run(task_id)):
+                raise Conflict(
+                    f"{task_id!r} is a whole run: interrupt one of its steps, {task_id}/STEP, or cancel the run"
+                )
+    outcome = (await _stop(client, keys, uid, "interrupt", [await _item(client, keys, task_id)], why, 0))[0]
+    return _told(keys, task_id, outcome, "interrupted") != "asked"
+
+
+async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str) -> bool:
+    """Puts what was interrupted back onto its stream, with its prompt and inputs. False: it waits or runs already.
+
+    Raises NotFound, and Conflict when it has ended.
+    """
+    item = await _item(client, keys, task_id)
+    step = split_step_id(task_id)
+    names = [keys.task(task_id)] if step is None else [keys.run(step[0]), keys.run_steps(step[0])]
+    names.append(keys.agent_events(item.agent))
+    if step is not None:
+        names.append(keys.run_events(step[0]))
+    outcome = (await _call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
+    return _told(keys, task_id, outcome, "resumed") == "resumed"
+
+
+async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: str, *, on: bool) -> bool:
+    """From now on this worker (an incarnation's name, without what follows the last dot) claims nothing, in all its
+    lives, until that is taken back. What it runs goes on. Whether that changed anything."""
+    reply = await _call(client, keys, "drain", keys.fixed, [uid, worker, int(on), keys.control])
+    return bool(reply[1])
+
+
+async def _stop(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
+) -> list[str]:
+    names = [*keys.fixed, *(name for item in items for name in item.keys(keys))]
+    args: list[Any] = [uid, keys.crew, what, " ".join(why.split())[:1000], keys.control, len(items)]
+    for item in items:
+        args += (item.id, ttl_ms)
+    return list((await _call(client, keys, "stop", names, args))[1:])
+
+
+async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Item:
+    step = split_step_id(task_id)
+    with translated():
+        if step is None:
+            agent = await client.hget(keys.task(task_id), "agent")
+            digest: Any = ""
+        else:
+            agent = await runs.agent_of(client, keys, *step)
+            digest = await client.hget(keys.run(step[0]), "def")
+    if agent is None:
+        raise _not_found(keys, task_id)
+    return Item(task_id, str(agent), str(digest or ""))
+
+
+async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> bool:
+    with translated():
+        return bool(await client.exists(keys.task(task_id)))
+
+
+def _told(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
+    if outcome == "missing":
+        raise _not_found(keys, task_id)
+    if outcome == "busy":
+        raise RetryLater(f"task {task_id!r} of crew {keys.crew!r} can't be {wanted} just now; try again in a moment")
+    if outcome.startswith("over:"):
+        state = outcome.removeprefix("over:")
+        raise Conflict(f"task {task_id!r} of crew {keys.crew!r} can't be {wanted}: it is {state}")
+    return outcome
+
+
+def _not_found(keys: CrewKeys, task_id: str) -> NotFound:
+    return NotFound(
+        f"crew {keys.crew!r} has no run or task {task_id!r} (a finished one is kept for tasks.resultTTLSeconds)"
+    )
+
+
+async def _call(
+    client: redis.asyncio.Redis, keys: CrewKeys, name: str, names: Sequence[str], args: Sequence[Any]
+) -> list[Any]:
+    with translated():
+        reply = await run_script(client, name, names, args)
+    if reply[0] == "gone":
+        raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+    return list(reply)

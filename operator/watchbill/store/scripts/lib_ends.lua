@@ -1,0 +1,52 @@
+-- How tasks and steps end, or are set aside until somebody resumes them. Needs events, running, answers, streams, steps, runs.
+
+local runs, indexed, enqueued = nil, {}, false
+
+-- The result of what was cancelled: there is no worker that could say.
+local function cancelled_result(id, agent, attempt, why)
+  local error = why == '' and 'cancelled' or 'cancelled: ' .. why
+  return '{"task_id":' .. quote(id) .. ',"agent_name":' .. quote(agent) .. ',"success":false,"error":' .. quote(error)
+    .. ',"metadata":{"outcome":"cancelled"},"attempt":' .. attempt .. ',"completed_at":"' .. stamp() .. '"}', error
+end
+
+-- A step, or a task (`reply`: who waits for it), has ended, under this fence. Its record may be gone.
+local function conclude(k, id, run_id, name, step, is_there, reply, agent, attempt, fence, started, outcome, result, ttl, tokens, message)
+  if step then
+    step.state, step.attempt, step.fence, step.started, step.finished, step.tokens, step.entry = outcome, attempt, fence,
+      started, now, tokens, ''
+    write_step(k.steps, name, step)
+    redis.call('HSET', k.results, name, result)
+  elseif is_there then
+    redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', attempt,
+      'tokens', tokens)
+    redis.call('PEXPIRE', k.task, ttl)
+    indexed[#indexed + 1] = now_ms + tonumber(ttl)
+    indexed[#indexed + 1] = id
+    answer(reply, id, result)
+  end
+  redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
+    'result', #result <= ALONG and result or '')
+  event(outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled' or 'task_failed',
+    about(agent, id, run_id, message), k.agent_events, k.run_events)
+  if step then
+    runs = runs or runs_part()
+    runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
+    enqueued = true
+  end
+end
+
+-- Beside the streams until somebody resumes it. `attempt`: the last one that counts.
+local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why)
+  if step then
+    step.state, step.attempt, step.fence, step.entry = 'interrupted', attempt, fence, ''
+    write_step(k.steps, name, step)
+  else
+    redis.call('HSET', k.task, 'state', 'interrupted', 'attempt', attempt, 'fence', fence, 'entry', '')
+  end
+  redis.call('ZADD', PARKED_INTERRUPT, now_ms, id)
+  event('agent_interrupted', about(agent, id, run_id, why), k.agent_events, k.run_events)
+end
+
+local function index_ended()
+  if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
+end

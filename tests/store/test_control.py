@@ -1,0 +1,437 @@
+"""Work that people cancel, interrupt and resume, and workers that they drain."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from support import Crew, finished, flow_of, library, payload, run_submission, server_ms
+
+from watchbill.connection import connect_sync, run_script
+from watchbill.errors import Conflict, NotFound, QueueFull, RetryLater
+from watchbill.store import control, definitions, runs
+from watchbill.store.queue import Claimed, Submission
+from watchbill.tasks import TERMINAL, TRANSITIONS, RunState, TaskState
+
+TTL = 60_000
+
+
+async def _cancel(crew: Crew, task_id: str, why: str = "") -> bool:
+    return await control.cancel(crew.client, crew.keys, crew.uid, task_id, why, TTL)
+
+
+async def _interrupt(crew: Crew, task_id: str, why: str = "") -> bool:
+    return await control.interrupt(crew.client, crew.keys, crew.uid, task_id, why)
+
+
+async def _resume(crew: Crew, task_id: str) -> bool:
+    return await control.resume(crew.client, crew.keys, crew.uid, task_id)
+
+
+async def _make(crew: Crew, state: str) -> tuple[Claimed, ...]:
+    """t1 in this state, and whoever holds it."""
+    if state == "delayed":
+        await crew.submit("t1", due_ms=await server_ms(crew.client) + 60_000)
+        return ()
+    await crew.submit("t1")
+    if state == "waiting":
+        return ()
+    if state == "interrupted":
+        assert await _interrupt(crew, "t1")
+        return ()
+    if state == "held":
+        return await crew.claim("w")
+    tasks = await crew.take("w")
+    if state == "parked":
+        await crew.queue.park("w", tasks, "no such agent")
+        return ()
+    if state == "retrying":
+        await crew.finish("w", tasks, "retry", ttl_ms=60_000)
+        return ()
+    if state == "handed back":
+        await crew.queue.hand_back("w", tasks)
+        return ()
+    if state in TERMINAL:
+        await crew.finish("w", tasks, state)  # type: ignore[arg-type]
+    return tasks
+
+
+AWAY = ["waiting", "delayed", "parked", "retrying", "handed back", "interrupted"]
+
+
+@pytest.mark.parametrize("state", AWAY)
+async def test_what_nobody_runs_is_cancelled_at_once_and_never_runs(crew: Crew, state: str) -> None:
+    await _make(crew, state)
+    assert await _cancel(crew, "t1", "no longer needed")
+    assert await crew.state("t1") == "cancelled"
+    result: Any = await runs.result(crew.client, crew.keys, "t1")
+    assert (result.success, result.error, result.agent_name) == (False, "cancelled: no longer needed", "a")
+    assert await crew.claim("z") == ()
+    await crew.queue.leave("z")
+    assert (await crew.results())[-1]["state"] == "cancelled"
+    assert (await crew.events())[-1]["event_type"] == "task_cancelled"
+    assert await _cancel(crew, "t1"), "asked again, it is so already"
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+    assert 0 < await crew.client.pttl(crew.keys.task("t1")) <= TTL
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "parked", "retrying", "handed back"])
+async def test_what_nobody_runs_is_interrupted_at_once_and_resumed_with_all_that_it_had(crew: Crew, state: str) -> None:
+    await _make(crew, state)
+    attempts = 2 if state == "retrying" else 1
+    assert await _interrupt(crew, "t1", "wait for the figures")
+    assert await crew.state("t1") == "interrupted"
+    assert await crew.queued() == 0
+    assert await crew.claim("z") == ()
+    assert await _interrupt(crew, "t1"), "asked again, it is so already"
+    assert await _resume(crew, "t1")
+    assert not await _resume(crew, "t1"), "asked again, it waits already"
+    (task,) = await crew.take("z", 2)
+    assert (task.id, task.attempt, task.agent) == ("t1", attempts, "a")
+    assert (await crew.queue.start("z", [task]))[0].payload == payload("t1")
+    assert await crew.finish("z", [task]) == ["applied"]
+    await crew.queue.leave("z")
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("state", ["held", "running"])
+async def test_a_worker_is_asked_and_tells_the_end(crew: Crew, state: str) -> None:
+    (task,) = await _make(crew, state)
+    assert not await _cancel(crew, "t1", "too slow")
+    assert await crew.state("t1") == "cancelling"
+    assert not await _cancel(crew, "t1", "too slow")
+    assert await crew.finish("w", [task], "cancelled") == ["applied"]
+    assert await crew.finish("w", [task], "cancelled") == ["repeated"]
+    result: Any = await runs.result(crew.client, crew.keys, "t1")
+    assert (result.success, result.error) == (False, "cancelled: too slow")
+    assert await crew.client.exists(crew.keys.wishes) == 0
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "dead"])
+async def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(crew: Crew, outcome: Any) -> None:
+    (task,) = await _make(crew, "running")
+    await _cancel(crew, "t1")
+    assert await crew.finish("w", [task], outcome) == ["applied"]
+    assert await crew.state("t1") == outcome
+    with pytest.raises(Conflict, match=f"it is {outcome}"):
+        await _cancel(crew, "t1")
+    assert await crew.client.exists(crew.keys.wishes) == 0
+
+
+async def test_a_failed_attempt_of_what_is_to_be_cancelled_is_not_tried_again(crew: Crew) -> None:
+    (task,) = await _make(crew, "running")
+    await _cancel(crew, "t1")
+    assert await crew.finish("w", [task], "retry", ttl_ms=1) == ["applied"]
+    assert await crew.state("t1") == "cancelled"
+    assert await crew.client.zcard(crew.keys.delayed) == 0
+
+
+async def test_an_interrupted_attempt_does_not_count_and_a_failed_one_does(crew: Crew) -> None:
+    (task,) = await _make(crew, "running")
+    assert not await _interrupt(crew, "t1")
+    await crew.finish("w", [task], "interrupted")
+    assert await crew.state("t1") == "interrupted"
+    await _resume(crew, "t1")
+    (task,) = await crew.take("w", 2)
+    assert task.attempt == 1
+    await _interrupt(crew, "t1")
+    await crew.finish("w", [task], "retry", ttl_ms=1)
+    assert await crew.state("t1") == "interrupted"
+    await _resume(crew, "t1")
+    (task,) = await crew.take("w", 3)
+    assert task.attempt == 2
+
+
+async def test_cancel_goes_before_interrupt(crew: Crew) -> None:
+    (task,) = await _make(crew, "running")
+    await _interrupt(crew, "t1")
+    await _cancel(crew, "t1")
+    with pytest.raises(Conflict, match="it is cancelling"):
+        await _interrupt(crew, "t1")
+    await crew.finish("w", [task], "interrupted")
+    assert await crew.state("t1") == "cancelled"
+
+
+async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew: Crew) -> None:
+    await _make(crew, "running")
+    await _cancel(crew, "t1")
+    await crew.queue.declare_dead(["w"])
+    claim = await crew.queue.claim("w2", 1, 5, lease_ms=60_000, take_over=True, begin=5)
+    (taken,) = claim.tasks
+    assert (taken.id, taken.wish, taken.begun) == ("t1", "cancel", False)
+    again = await crew.queue.claim("w2", 1, 5, lease_ms=60_000, take_over=True, begin=5)
+    assert again.tasks[0].wish == "cancel", "a claim sent again says so, too"
+    assert await crew.finish("w2", [taken], "cancelled") == ["applied"]
+    assert await crew.state("t1") == "cancelled"
+    await crew.queue.leave("w2")
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("how", ["hand back", "park"])
+async def test_a_wish_outlives_the_worker_that_gives_the_task_away(crew: Crew, how: str) -> None:
+    (task,) = await _make(crew, "running")
+    await _cancel(crew, "t1")
+    if how == "park":
+        await crew.queue.park("w", [task], "no such agent")
+    else:
+        await crew.queue.hand_back("w", [task])
+    (taken,) = await crew.claim("w2")
+    assert taken.wish == "cancel"
+    await crew.finish("w2", [taken], "cancelled")
+    await crew.queue.leave("w2")
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_renewal_tells_what_a_lost_message_did_not(crew: Crew) -> None:
+    await crew.submit("t1", "t2")
+    await crew.take("w")
+    await crew.submit("t3")
+    await crew.take("other")
+    client = connect_sync(crew.url)
+    try:
+        assert crew.queue.renew(client, "w", 60_000, "{}").wishes == {}
+        await _cancel(crew, "t1", "why not")
+        await _interrupt(crew, "t2")
+        await _cancel(crew, "t3")
+        assert crew.queue.renew(client, "w", 60_000, "{}").wishes == {"t1": "cancel", "t2": "interrupt"}
+    finally:
+        client.close()
+
+
+async def test_workers_are_told_at_once(crew: Crew) -> None:
+    await crew.submit("t1", "t2")
+    await crew.take("w")
+    async with crew.client.pubsub(ignore_subscribe_messages=True) as listening:
+        await listening.subscribe(crew.keys.control)
+        await _cancel(crew, "t1")
+        await _interrupt(crew, "t2")
+        heard: list[str] = []
+        while len(heard) < 2:
+            if message := await listening.get_message(timeout=5):
+                heard.append(message["data"])
+    assert heard == ["cancel\x1ft1", "interrupt\x1ft2"]
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "dead", "cancelled"])
+async def test_what_has_ended_is_neither_cancelled_nor_interrupted_nor_resumed(crew: Crew, state: str) -> None:
+    await _make(crew, state)
+    before = await crew.dump()
+    for ask in (_cancel, _interrupt, _resume):
+        if state == "cancelled" and ask is _cancel:
+            assert await ask(crew, "t1")
+            continue
+        with pytest.raises(Conflict, match=f"it is {state}"):
+            await ask(crew, "t1")
+    assert await crew.dump() == before
+
+
+@pytest.mark.parametrize("task_id", ["nobody", "no-run/step"])
+async def test_what_is_not_there_is_not_found(crew: Crew, task_id: str) -> None:
+    for ask in (_cancel, _interrupt, _resume):
+        with pytest.raises(NotFound, match=task_id):
+            await ask(crew, task_id)
+
+
+async def test_delayed_work_that_is_on_a_stream_by_now_is_cancelled_and_its_entry_runs_nothing(crew: Crew) -> None:
+    await crew.submit("t1", due_ms=await server_ms(crew.client) + 50)
+    while await crew.queued() == 0:
+        await crew.queue.move_due()
+    with pytest.raises(RetryLater):
+        await _interrupt(crew, "t1")
+    assert await _cancel(crew, "t1")
+    tasks = await crew.claim("w")
+    assert [s.state for s in await crew.queue.start("w", tasks)] == ["stale"]
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_interrupted_work_counts_against_the_bound(crew: Crew) -> None:
+    await _make(crew, "interrupted")
+    with pytest.raises(QueueFull):
+        await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=1)
+
+
+async def test_a_table_of_moves_holds_for_every_call(crew: Crew) -> None:
+    """Whatever is asked of a task in whatever state: its next state is one that the table allows."""
+    for number, state in enumerate(["waiting", "delayed", "parked", "retrying", "interrupted", "running", *TERMINAL]):
+        for ask in (_cancel, _interrupt, _resume):
+            if state == TaskState.SKIPPED:
+                continue
+            task_id = "t1"
+            await _make(crew, state)
+            before = TaskState(await crew.state(task_id) or "")
+            with contextlib.suppress(Conflict, RetryLater):
+                await ask(crew, task_id)
+            after = TaskState(await crew.state(task_id) or "")
+            assert after is before or after in TRANSITIONS[before], f"{before} → {after} by {ask.__name__} ({number})"
+            await _forget(crew)
+
+
+async def _forget(crew: Crew) -> None:
+    keep = {crew.keys.meta, crew.keys.definition(crew.definition.digest())}
+    doomed = [key for key in await crew.client.keys(crew.keys.prefix + "*") if key not in keep]
+    if doomed:
+        await crew.client.delete(*doomed)
+
+
+# ---------------------------------------------------------------- runs
+
+
+async def test_a_cancelled_run_begins_nothing_more_and_ends_with_what_runs(crew: Crew) -> None:
+    await crew.run("r1", library(*"abcdef", max_parallel_tasks=2))
+    first, second = await crew.take("w", 1, 2)
+    assert not await _cancel(crew, "r1", "enough")
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLING
+    assert await crew.claim("w2") == (), "nothing else begins"
+    await crew.finish("w", [first])
+    await crew.finish("w", [second], "cancelled")
+    status = await runs.status(crew.client, crew.keys, "r1")
+    assert status.state is RunState.CANCELLED
+    states = {s.name: s.state.value for s in status.steps}
+    assert states == {"a": "completed", "b": "cancelled", **dict.fromkeys("cdef", "skipped")}
+    result: Any = await runs.result(crew.client, crew.keys, "r1")
+    assert (result.status, result.success) == (RunState.CANCELLED, False)
+    assert await _cancel(crew, "r1"), "asked again, it is so already"
+    await crew.queue.leave("w")
+    await crew.queue.leave("w2")
+    await crew.assert_idle()
+
+
+async def test_a_run_that_waits_is_cancelled_at_once(crew: Crew) -> None:
+    await crew.run("r1", library(*"abcdef", max_parallel_tasks=2))
+    assert await _cancel(crew, "r1")
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert await crew.queued() == 0
+    await crew.assert_idle()
+
+
+async def test_a_run_all_of_whose_steps_complete_while_it_is_cancelled_is_completed(crew: Crew) -> None:
+    await crew.run("r1", library(*"ab", max_parallel_tasks=2))
+    tasks = await crew.take("w")
+    await _cancel(crew, "r1")
+    await crew.finish("w", tasks)
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+
+
+async def test_a_large_run_is_cancelled_whole(crew: Crew) -> None:
+    names = [f"s{i}" for i in range(1200)]
+    await crew.run("r1", library(*names, max_parallel_tasks=600))
+    assert await _cancel(crew, "r1")
+    states = await crew.step_states("r1")
+    assert sorted({*states.values()}) == ["cancelled", "skipped"]
+    assert sum(state == "cancelled" for state in states.values()) == 600
+    await crew.assert_idle()
+
+
+async def test_a_run_with_delayed_and_interrupted_steps_is_cancelled_whole(crew: Crew) -> None:
+    await crew.run("r1", library(*"abc", max_parallel_tasks=3))
+    tasks = {t.step: t for t in await crew.take("w")}
+    await crew.finish("w", [tasks["a"]], "retry", ttl_ms=60_000)
+    await _interrupt(crew, "r1/b")
+    await crew.finish("w", [tasks["b"]], "interrupted")
+    await crew.finish("w", [tasks["c"]])
+    assert await _cancel(crew, "r1")
+    assert await crew.step_states("r1") == {"a": "cancelled", "b": "cancelled", "c": "completed"}
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_cancelled_step_ends_what_is_behind_it_and_no_more(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b"), ("b", "c")], ["a", "b", "c", "d"]))
+    assert await _cancel(crew, "r1/b", "not this one"), "it isn't even ready"
+    for number in (1, 2):
+        await crew.finish("w", await crew.take("w", number))
+    assert await crew.step_states("r1") == {"a": "completed", "b": "cancelled", "c": "skipped", "d": "completed"}
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.PARTIAL
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_step_parked_for_its_runs_bound_may_be_interrupted_cancelled_and_resumed(crew: Crew) -> None:
+    await crew.run("r1", library(*"abc", max_parallel_tasks=1))
+    assert await _interrupt(crew, "r1/b")
+    assert await _cancel(crew, "r1/c")
+    assert await _resume(crew, "r1/b")
+    tasks = await crew.take("w")
+    assert [t.step for t in tasks] == ["a", "b"]
+    await crew.finish("w", tasks)
+    assert await crew.step_states("r1") == {"a": "completed", "b": "completed", "c": "cancelled"}
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_an_interrupted_step_holds_its_run_open_until_it_is_resumed(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
+    tasks = await crew.take("w")
+    assert not await _interrupt(crew, "r1/a")
+    assert await crew.finish("w", tasks, "interrupted") == ["applied"]
+    assert await crew.finish("w", tasks, "interrupted") == ["repeated"]
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.RUNNING
+    assert await _resume(crew, "r1/a")
+    for number in (2, 3):
+        await crew.finish("w", await crew.take("w", number))
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_whole_run_is_not_interrupted_but_its_steps_are(crew: Crew) -> None:
+    await crew.run("r1", library(*"ab", max_parallel_tasks=2))
+    with pytest.raises(Conflict, match="r1/STEP"):
+        await _interrupt(crew, "r1")
+
+
+async def test_a_run_abandoned_while_it_was_created_can_be_cancelled(crew: Crew) -> None:
+    definition = library(*[f"s{i}" for i in range(700)], max_parallel_tasks=10)
+    await definitions.apply(crew.client, crew.keys, definition)
+    calls = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), 10_000, "")
+    await run_script(crew.client, "submit_run", *calls[0])
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CREATING
+    assert await _cancel(crew, "r1")
+    assert (await run_script(crew.client, "submit_run", *calls[1]))[1] == "exists", "whoever creates it goes on in vain"
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    await crew.assert_idle()
+
+
+# ---------------------------------------------------------------- draining
+
+
+async def test_a_worker_that_is_to_drain_claims_nothing_until_that_is_taken_back(crew: Crew) -> None:
+    await crew.submit("t1")
+    assert await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
+    assert not await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
+    for number, life in enumerate(["host-1.aaaa", "host-1.bbbb"]):
+        claim = await crew.queue.claim(life, 1, 5, lease_ms=60_000, take_over=True)
+        assert (claim.tasks, claim.draining) == ((), True), f"life {number}"
+    assert await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=False)
+    claim = await crew.queue.claim("host-1.bbbb", 2, 5, lease_ms=60_000, take_over=True)
+    assert ([t.id for t in claim.tasks], claim.draining) == (["t1"], False)
+
+
+async def test_a_draining_worker_finishes_what_it_has_and_another_takes_the_rest(crew: Crew) -> None:
+    await crew.submit("t1", "t2")
+    (first,) = await crew.take("host-1.aaaa", 1, 1)
+    await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
+    done = crew.queue.finish("host-1.aaaa", [finished(first)], number=2, slots=1, lease_ms=60_000)
+    outcomes, claim = await done
+    assert outcomes == ["applied"]
+    assert claim is not None
+    assert (claim.tasks, claim.draining) == ((), True)
+    assert [t.id for t in await crew.claim("host-2.bbbb")] == ["t2"]
+
+
+async def test_a_worker_that_vanished_is_forgotten_and_that_is_told(crew: Crew) -> None:
+    await crew.submit("t1")
+    await crew.take("w")
+    await crew.client.hset(crew.keys.workers, "w", "{}")
+    await crew.queue.declare_dead(["w"])
+    assert [t.id for t in await crew.claim("w2")] == ["t1"]
+    assert await crew.client.hkeys(crew.keys.workers) == []
+    (told,) = [e for e in await crew.events() if e["event_type"] == "worker_lost"]
+    assert "worker w has vanished" in told["message"]
