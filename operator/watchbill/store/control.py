@@ -6,13 +6,13 @@ with their next renewal. Every call is safe to send twice, and raises CrewGone w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import redis.asyncio
 
-from watchbill.connection import run_script, translated
+from watchbill.connection import persist, run_script, translated
 from watchbill.errors import Conflict, CrewGone, NotFound, RetryLater
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.store import runs
@@ -23,6 +23,7 @@ Stopped = Literal["cancelled", "interrupted", "asked", "repeated", "missing", "b
 """What became of the wish. `asked`: a worker has the task, and was told; `busy`: it is between two places."""
 
 _STEP_SEPARATOR: Final = "/"
+_LISTEN_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,24 @@ async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: s
     lives, until that is taken back. What it runs goes on. Whether that changed anything."""
     reply = await _call(client, keys, "drain", keys.fixed, [uid, worker, int(on), keys.control])
     return bool(reply[1])
+
+
+async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) -> bool:
+    """Whether this worker is to claim no more."""
+    with translated():
+        return bool(await client.hexists(keys.meta, f"drain:{worker}"))
+
+
+async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[tuple[Literal["look"] | Wish, list[str]]]:
+    """What is said to the crew's workers, without end: to stop these tasks, if they have them; `look`: to look whether
+    they are to drain. What is said while the store is away is lost."""
+    async with client.pubsub(ignore_subscribe_messages=True) as listening:
+        await persist(lambda: listening.subscribe(keys.control))
+        while True:
+            # redis-py subscribes again by itself when it connects again
+            if message := await persist(lambda: listening.get_message(timeout=_LISTEN_SECONDS)):
+                what, *ids = message["data"].split("\x1f")
+                yield what, ids
 
 
 async def _stop(

@@ -1,6 +1,7 @@
 """`python -m watchbill.worker`: the worker of one crew as a process of its own, as it runs in a pod.
 
 Reads WATCHBILL_CREW (namespace/name), WATCHBILL_FOLDERS (of agents' modules, separated by colons) and the settings.
+SIGTERM lets it finish what it has; a second one makes it hand that back.
 Exit code 0 after SIGTERM, also when the crew is gone; 2 for a bad setting.
 """
 
@@ -68,7 +69,7 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> None:
         worker = Worker(settings.redis_url, client, keys, loader, grace_seconds=settings.grace_seconds, redact=redact)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+            loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
         queues: dict[str, Queue] = {}
         if settings.health_port is not None:
             health = HealthServer(lambda: queues, lambda: not worker.drained)

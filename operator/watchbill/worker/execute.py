@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis.asyncio
 from prometheus_client import Histogram
@@ -32,7 +32,7 @@ from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts, retry
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.store import definitions, runs
-from watchbill.store.queue import Claimed, Finished, Outcome
+from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import AgentTask, TaskResult, Usage
 from watchbill.worker import failures
 from watchbill.worker.redact import Redactor
@@ -356,6 +356,23 @@ class Running:
             self._handle.cancel()
             self._executor.leave(self._handle)
 
+    def stop(self, outcome: Literal["cancelled", "interrupted"], seconds: float) -> None:
+        """Asks the agent to stop; tells its end once it has, or after `seconds`. What it returns before that counts."""
+        if self._over is None:
+            return
+        self._timer.cancel()
+        over = self._over
+
+        def end(_: object = None) -> None:
+            if self._over is over:
+                self.cancel()
+                ttl_ms = self.role.crew.tasks.result_ttl_seconds * 1000
+                over(Finished(self.task, outcome, "", ttl_ms=ttl_ms, definition=self.task.definition))
+
+        self._timer = asyncio.get_running_loop().call_later(seconds, end)
+        self._handle.cancel()
+        self._handle.add_done_callback(end)
+
     async def _run(self) -> None:
         try:
             output = await _call(self.role, self.context)
@@ -405,6 +422,15 @@ def missing(task: Claimed) -> Finished:
     error = "it has no record, so nothing says what to do"
     result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
     return Finished(task, "dead", result.model_dump_json(), message=error)
+
+
+STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
+"""What a task is that was stopped because somebody wished so."""
+
+
+def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
+    """The end of a task that somebody wanted to stop before it began."""
+    return Finished(task, STOPPED[wish], "", ttl_ms=ttl_ms, definition=task.definition)
 
 
 def unloadable(task: Claimed, error: AgentNotLoadable) -> str:

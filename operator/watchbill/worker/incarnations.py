@@ -13,6 +13,11 @@ def fresh() -> str:
     return f"{_host()}-{os.getpid()}.{secrets.token_hex(4)}"
 
 
+def worker(incarnation: str) -> str:
+    """Of which worker this is a life: what is told to drain."""
+    return incarnation.rpartition(".")[0]
+
+
 def ended_here(incarnation: str) -> bool:
     """Whether this incarnation was a process of this host that has ended."""
     process, _, _ = incarnation.rpartition(".")

@@ -14,14 +14,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from watchbill import metrics
 from watchbill.connection import connect_sync
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
-from watchbill.store.queue import Queue
+from watchbill.store.queue import Queue, Renewed
 
 logger = logging.getLogger("watchbill.worker")
+
+T = TypeVar("T")
 
 BLOCKED_SECONDS: Final = 5.0
 """An event loop that hasn't turned for this long is reported, with where it stands."""
@@ -29,7 +31,8 @@ _TICK_SECONDS: Final = 0.5
 
 
 class LeaseKeeper:
-    """Renews every third of a lease. `on_lost(error)` is called on the loop when the incarnation is no more."""
+    """Renews every third of a lease. On the loop, `on_renewed` is told what the store answered, and `on_lost` when the
+    incarnation is no more."""
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class LeaseKeeper:
         lease_ms: int,
         stuck_seconds: float,
         describe: Callable[[], str],
+        on_renewed: Callable[[str, Renewed], None],
         on_lost: Callable[[str, Exception], None],
     ) -> None:
         self._client = connect_sync(url)
@@ -46,6 +50,7 @@ class LeaseKeeper:
         self._lease_ms = lease_ms
         self._stuck_seconds = stuck_seconds
         self._describe = describe
+        self._on_renewed = on_renewed
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
@@ -100,14 +105,14 @@ class LeaseKeeper:
         if time.monotonic() - self._turned_at > self._stuck_seconds:
             return False
         try:
-            self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
+            renewed = self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
         except StoreUnavailable as error:
             logger.warning("can't renew the lease: %s", error)
             return False
         except (Fenced, CrewGone) as error:
             if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
                 self._incarnation = None
-            self._tell(incarnation, error)
+            self._tell(self._on_lost, incarnation, error)
             return True
         except Exception:
             logger.exception("can't renew the lease")
@@ -116,11 +121,12 @@ class LeaseKeeper:
         if now - self._renewed_at > interval * 2:
             self.wait_before_take_over(interval)
         self._renewed_at = now
+        self._tell(self._on_renewed, incarnation, renewed)
         return True
 
-    def _tell(self, incarnation: str, error: Exception) -> None:
+    def _tell(self, what: Callable[[str, T], None], incarnation: str, about: T) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._on_lost, incarnation, error)
+            self._loop.call_soon_threadsafe(what, incarnation, about)
         except RuntimeError:  # the loop is closed: the worker has ended
             return
 

@@ -28,8 +28,8 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable
 from watchbill.names import CrewKeys
-from watchbill.store import definitions
-from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue
+from watchbill.store import control, definitions
+from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue, Renewed, Wish
 from watchbill.worker import execute, incarnations
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.redact import Redactor
@@ -48,6 +48,8 @@ BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
+STOP_SECONDS: Final = 5.0
+"""How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 STORE_SECONDS: Final = 2.0
 """How long after the grace period the store may take to hear of our end."""
 
@@ -59,6 +61,8 @@ class _Job:
     reading: asyncio.Task[None] | None = None
     running: execute.Running | None = None
     said: int = 0
+    wish: Wish | None = None
+    """What it was asked to stop for."""
 
     def cancel(self) -> None:
         if self.reading is not None:
@@ -78,6 +82,8 @@ class _Incarnation:
     held: list[Claimed] = field(default_factory=list)
     """What is claimed, and begins as soon as a slot is free."""
     held_since: float = 0.0
+    unwanted: list[Claimed] = field(default_factory=list)
+    """What is claimed, and only to be told the end of: somebody cancelled or interrupted it."""
     untold: dict[str, Claimed] = field(default_factory=dict)
     """What runs, and the store counts as begun, but the feeds don't tell yet."""
     finished: list[Finished] = field(default_factory=list)
@@ -123,11 +129,23 @@ class Worker:
         """Tasks were begun, and have not had a turn of the event loop yet."""
         self._outcomes: dict[tuple[str, str], Counter] = {}
         self._stop_by: float | None = None
+        self._draining = False
+        """Claim no more, until that is taken back."""
+        self._ended = False
         self._lost: Exception | None = None
         self._cut_off = False
         """The store didn't answer, and since then we haven't claimed."""
-        self.drained = False
-        """True once it has stopped, and holds nothing."""
+
+    @property
+    def drained(self) -> bool:
+        """True once it holds nothing, and won't claim again: it has stopped, or was told to drain."""
+        me = self._me
+        idle = not (me.jobs or me.held or me.finished or me.unloadable or me.unwanted or self._heard)
+        return self._ended or (self._draining and idle)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_by is not None
 
     @property
     def running(self) -> int:
@@ -145,6 +163,7 @@ class Worker:
         policy = current.definition.tasks
         self._slots = self._concurrency or current.definition.concurrency
         self._lease_ms = policy.lease_seconds * 1000
+        self._ttl_ms = policy.result_ttl_seconds * 1000
         self._queue = Queue(self._client, self._keys, current.uid)
         self._keeper = LeaseKeeper(
             self._url,
@@ -152,13 +171,14 @@ class Worker:
             lease_ms=self._lease_ms,
             stuck_seconds=STUCK_SECONDS,
             describe=self._describe,
+            on_renewed=self._on_renewed,
             on_lost=self._on_lost,
         )
         self._keeper.start()
-        background = [asyncio.create_task(self._unpark())]
+        background = [asyncio.create_task(self._unpark()), asyncio.create_task(self._hear())]
         working = asyncio.create_task(self._work())
         try:
-            while not (await asyncio.wait({working}, timeout=0.2 if self._stopping else 1.0))[0]:
+            while not (await asyncio.wait({working}, timeout=0.2 if self.stopping else 1.0))[0]:
                 if self._overdue():
                     raise StoreUnavailable("the store doesn't answer, and the grace period is over")
             await working
@@ -191,10 +211,14 @@ class Worker:
             if self._heard is not None:
                 heard, self._heard = self._heard, None
                 self._took(me, heard)
-            if self._stopping:
+            if self.stopping:
                 await self._take_no_more(me)
+            if self._draining:
+                await self._hand_back_held(me)
+            if me.unwanted:
+                await self._end_unwanted(me)
             begin = me.held[: self._slots - len(me.jobs)]
-            room = 0 if self._stopping else self._slots - len(me.jobs) - len(begin)
+            room = 0 if self.stopping or self._draining else self._slots - len(me.jobs) - len(begin)
             if me.finished or begin or (room and self._look and self._bell is None):
                 await self._exchange(me, begin, room)
             elif self._fresh:  # a brief task may end before anything else needs to be done
@@ -224,7 +248,7 @@ class Worker:
         batch = me.finished[:BATCH]
         spare = self._slots - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
         slots = -1
-        if self._look and not self._stopping and self._bell is None and room + spare > 0:
+        if self._look and not (self.stopping or self._draining) and self._bell is None and room + spare > 0:
             slots = min(room + spare, BATCH)
             me.number += 1
         number, claimed = me.number, slots >= 0
@@ -304,6 +328,8 @@ class Worker:
     def _took(self, me: _Incarnation, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
         self._again = max(claim.again_ms, 50) / 1000
+        if claim.draining:
+            self._drain(True)
         if not claim.tasks:
             return
         taken_over = sum(task.taken_over for task in claim.tasks)
@@ -312,7 +338,9 @@ class Worker:
             logger.info("took over %d tasks of %s", taken_over, self._keys.crew)
         me.held_since = time.monotonic()
         for task in claim.tasks:
-            if not task.begun or not task.payload or self._stopping:
+            if task.wish is not None:
+                me.unwanted.append(task)
+            elif not task.begun or not task.payload or self.stopping:
                 me.held.append(task)
             else:
                 me.untold[task.id] = task
@@ -328,6 +356,16 @@ class Worker:
                 self._begin(me, told)
             elif start.state == "missing":
                 me.finished.append(execute.missing(task))
+
+    async def _end_unwanted(self, me: _Incarnation) -> None:
+        """Tells the end of what is not to run. Where the payload didn't come along, the definition didn't either."""
+        unwanted, me.unwanted = me.unwanted, []
+        if without := [task for task in unwanted if not task.payload]:
+            started = await self._persist(lambda: self._queue.start(me.name, without))
+            told = zip(without, started, strict=True)
+            unwanted = [task for task in unwanted if task.payload]
+            unwanted += [replace(task, definition=start.definition) for task, start in told if start.state == "ok"]
+        me.finished += [execute.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
     def _begin(self, me: _Incarnation, task: Claimed) -> None:
         job = me.jobs[task.id] = _Job(task, time.monotonic())
@@ -419,7 +457,7 @@ class Worker:
             if timer is not None:
                 timer.cancel()
         self._wake.clear()
-        if me.finished or self._heard is not None or self._lost is not None:
+        if me.finished or me.unwanted or self._heard is not None or self._lost is not None:
             return
         if me.untold:
             await self._exchange(me, told=list(me.untold.values())[:BATCH])
@@ -504,6 +542,53 @@ class Worker:
                         brought += await self._persist(lambda m=members: self._queue.unpark(m))  # type: ignore[misc]
             await asyncio.sleep(UNPARK_AGAIN_SECONDS if brought else UNPARK_SECONDS)
 
+    # ------------------------------------------------------------ what people ask for
+
+    async def _hear(self) -> None:
+        """What is said to the crew's workers. What isn't heard while the store is away, the next renewal tells."""
+        try:
+            async for what, ids in control.heard(self._client, self._keys):
+                if what == "look":
+                    self._drain(await self._persist(self._is_draining))
+                else:
+                    self._stop_tasks(self._me, dict.fromkeys(ids, what))
+        except redis.exceptions.RedisError as error:  # a right that is missing, say
+            logger.error("can't listen, so what is cancelled is heard of every %d ms: %s", self._lease_ms // 3, error)
+
+    async def _is_draining(self) -> bool:
+        return await control.is_draining(self._client, self._keys, incarnations.worker(self._me.name))
+
+    def _on_renewed(self, incarnation: str, renewed: Renewed) -> None:
+        if incarnation == self._me.name:
+            self._drain(renewed.draining)
+            self._stop_tasks(self._me, renewed.wishes)
+
+    def _stop_tasks(self, me: _Incarnation, wishes: Mapping[str, Wish]) -> None:
+        for task_id, wish in wishes.items():
+            job = me.jobs.get(task_id)
+            if job is None:
+                unwanted = [replace(task, wish=wish) for task in me.held if task.id == task_id]
+                me.held = [task for task in me.held if task.id != task_id]
+                me.unwanted += unwanted
+            elif job.wish is None:
+                job.wish = wish
+                logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
+                if job.running is not None:
+                    job.running.stop(execute.STOPPED[wish], STOP_SECONDS)
+                else:
+                    job.cancel()
+                    me.unwanted.append(replace(job.task, wish=wish))
+                    self._gone(me, job)
+        self._wake.set()
+
+    def _drain(self, on: bool) -> None:
+        if on is self._draining:
+            return
+        self._draining = on
+        self._look = self._look or not on
+        logger.info("told to drain: claiming no more" if on else "told to go on: claiming again")
+        self._wake.set()
+
     async def _has(self, agent: str) -> bool:
         crew = (await self._persist(lambda: definitions.current(self._client, self._keys))).definition
         definition = crew.agent(agent)
@@ -517,7 +602,8 @@ class Worker:
         return True
 
     def _describe(self) -> str:
-        return json.dumps({"running": len(self._me.jobs), "slots": self._slots, "draining": self._stopping})
+        draining = self.stopping or self._draining
+        return json.dumps({"running": len(self._me.jobs), "slots": self._slots, "draining": draining})
 
     # ------------------------------------------------------------ beginning and end
 
@@ -544,7 +630,7 @@ class Worker:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         error, self._lost = self._lost, None
         me, self._me = self._me, _Incarnation(incarnations.fresh())
-        tasks = len(me.jobs) + len(me.held) + len(me.finished)
+        tasks = len(me.jobs) + len(me.held) + len(me.finished) + len(me.unwanted)
         self._drop_jobs(me)
         if self._bell is not None:
             self._bell.cancel()
@@ -562,14 +648,11 @@ class Worker:
         )
         await self._register()
 
-    @property
-    def _stopping(self) -> bool:
-        return self._stop_by is not None
-
     async def _stopped(self) -> bool:
         if self._stop_by is None:
             return False
-        if not self._me.jobs and not self._me.finished and not self._me.unloadable:
+        me = self._me
+        if not (me.jobs or me.finished or me.unloadable or me.unwanted):
             self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by
@@ -590,7 +673,7 @@ class Worker:
                 logger.warning("handing back %d tasks that did not end in time", len(left))
                 await self._persist(lambda: self._queue.hand_back(me.name, left))
             await self._persist(lambda: self._queue.leave(me.name))
-        self.drained = True
+        self._ended = True
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """For as long as we run; when stopping, until the grace period is over."""
