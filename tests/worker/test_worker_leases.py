@@ -9,7 +9,7 @@ import redis
 from workshop import Crew, Make, until
 
 from watchbill.errors import Fenced
-from watchbill.store.queue import Queue
+from watchbill.store.queue import Queue, Renewed
 from watchbill.worker.leases import LeaseKeeper
 
 LEASE_MS = 600
@@ -22,9 +22,9 @@ class LateBadNews(Queue):
         super().__init__(crew.redis, crew.keys, crew.uid)
         self.on_its_way, self.arrives = threading.Event(), threading.Event()
 
-    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> None:
+    def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> Renewed:
         try:
-            super().renew(client, incarnation, lease_ms, description)
+            return super().renew(client, incarnation, lease_ms, description)
         except Fenced:
             self.on_its_way.set()
             self.arrives.wait(10)
@@ -48,6 +48,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
         lease_ms=LEASE_MS,
         stuck_seconds=60,
         describe=lambda: "{}",
+        on_renewed=lambda *_: None,
         on_lost=lambda incarnation, _: lost.append(incarnation),
     )
     await queue.claim("old", 1, 0, lease_ms=LEASE_MS, take_over=False)
@@ -72,7 +73,13 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     """Past that, others must have its work: it will not wake."""
     crew = await make_crew({"a": "Brief"})
     keeper = LeaseKeeper(
-        crew.url, crew.queue, lease_ms=LEASE_MS, stuck_seconds=1.0, describe=lambda: "{}", on_lost=lambda *_: None
+        crew.url,
+        crew.queue,
+        lease_ms=LEASE_MS,
+        stuck_seconds=1.0,
+        describe=lambda: "{}",
+        on_renewed=lambda *_: None,
+        on_lost=lambda *_: None,
     )
     await crew.queue.claim("w", 1, 0, lease_ms=LEASE_MS, take_over=False)
     keeper.guard("w")
