@@ -41,10 +41,21 @@ local function barred(uid, inc)
   if redis.call('SISMEMBER', FENCED, inc) == 1 then return 'fenced' end
 end
 
+-- Class -> entries on its stream, and how many on all. Most crews use the class NORMAL only, so one call finds out about
+-- all the others.
+local function lengths()
+  local of_class, all = {}, 0
+  local usual = redis.call('EXISTS', STREAM['1'], STREAM['3'], STREAM['7'], STREAM['9']) == 0
+  for _, c in ipairs(CLASSES) do
+    of_class[c] = usual and c ~= '5' and 0 or redis.call('XLEN', STREAM[c])
+    all = all + of_class[c]
+  end
+  return of_class, all
+end
+
 local function queued()
-  local n = 0
-  for _, c in ipairs(CLASSES) do n = n + redis.call('XLEN', STREAM[c]) end
-  return n
+  local _, all = lengths()
+  return all
 end
 
 local function ring()

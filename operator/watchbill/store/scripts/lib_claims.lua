@@ -186,10 +186,17 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   begin = at_once
   local last = redis.call('HGET', CLAIMS, inc)
   if not last and seq ~= '1' then return { 'fenced' } end     -- flushed, or forgotten: it must start anew
-  -- Was it cut off itself? Then others may have been, and get the chance to renew first. The caller sees to that, too;
-  -- but what it asked before an outage may be done only after it.
-  local until_ms = redis.call('ZSCORE', LEASES, inc)
-  if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
+  -- Three: it may be among them, and what was handed back.
+  local leases, somebody_gone = redis.call('ZRANGE', LEASES, 0, 2, 'WITHSCORES'), false
+  for i = 1, #leases, 2 do
+    if leases[i] ~= inc and tonumber(leases[i + 1]) <= now_ms then somebody_gone = true end
+  end
+  if somebody_gone then
+    -- Was it cut off itself? Then others may have been, and get the chance to renew first. The caller sees to that, too;
+    -- but what it asked before an outage may be done only after it.
+    local until_ms = redis.call('ZSCORE', LEASES, inc)
+    if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
+  end
   redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
   if last then
     local cut = string.find(last, FS, 1, true)
@@ -199,13 +206,19 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken, 0 } end
   end
 
-  local worker = string.match(inc, '^(.*)%.[^.]*$') or inc
-  local draining = redis.call('HEXISTS', META, 'drain:' .. worker) == 1
+  local known = redis.call('HMGET', META, 'def', 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc), 'picks')
+  local draining, due = known[2], next_due()
   local room, more = draining and 0 or slots, false
   if room > 0 then
-    if move_due(100) == 100 then more = true end
-    local dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
-    more = #dead == DEAD_AT_ONCE
+    if due and due <= now_ms then
+      more = move_due(100) == 100
+      due = next_due()
+    end
+    local dead = {}
+    if somebody_gone then
+      dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
+      more = more or #dead == DEAD_AT_ONCE
+    end
     for _, gone in ipairs(dead) do
       if gone ~= RETURNED and redis.call('SADD', FENCED, gone) == 1 then
         redis.call('EXPIRE', FENCED, DAY)
@@ -213,14 +226,12 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
         vanished(gone)
       end
     end
-    local filled, lengths, total = {}, {}, 0
+    local filled, waiting, total = {}, lengths()
     for _, c in ipairs(CLASSES) do
-      lengths[c] = redis.call('XLEN', STREAM[c])
-      total = total + lengths[c]
-      if lengths[c] > 0 then filled[#filled + 1] = c end
+      if waiting[c] > 0 then filled[#filled + 1] = c end
     end
     -- One pick in 16 goes to the oldest head, so that no class starves.
-    local picks = #filled > 1 and tonumber(redis.call('HGET', META, 'picks') or '0') or 0
+    local picks = tonumber(known[3] or '0')
     if #filled > 1 and picks + room >= 16 then
       local class, whose = oldest(filled, dead)
       if class and whose then
@@ -231,21 +242,21 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     end
     for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
       if room > 0 and #dead > 0 then room = room - take_over(inc, c, dead, room) end
-      if room > 0 and lengths[c] > 0 then room = room - read_new(inc, c, room) end
+      if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
     end
     if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
     for _, gone in ipairs(dead) do
       if not forget_if_empty(gone) then more = true end
     end
-    if more or total - discarded > redis.call('HLEN', RUNNING) then ring() end
+    if more or total > discarded and total - discarded > redis.call('HLEN', RUNNING) then ring() end
   end
   redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
 
-  local again, due = 2000, next_due()
+  local again = 2000
   if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy by then
-  local others = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
-  for i = 1, #others, 2 do
-    if others[i] ~= inc then again = math.min(again, math.max(tonumber(others[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end
+  if somebody_gone then leases = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2) end
+  for i = 1, #leases, 2 do
+    if leases[i] ~= inc then again = math.min(again, math.max(tonumber(leases[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end
   end
-  return { 'ok', again, now, redis.call('HGET', META, 'def') or '', taken, draining and 1 or 0 }
+  return { 'ok', again, now, known[1] or '', taken, draining and 1 or 0 }
 end

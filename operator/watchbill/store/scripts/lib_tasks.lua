@@ -2,6 +2,7 @@
 
 -- What counts against maxQueued: all that hasn't ended, but steps that aren't ready.
 local function present(on_streams)
+  if redis.call('EXISTS', PARKED, PARKED_AGENT, DELAYED, PARKED_INTERRUPT) == 0 then return on_streams end
   return on_streams + redis.call('ZCARD', PARKED) + redis.call('ZCARD', PARKED_AGENT) + redis.call('ZCARD', DELAYED)
     + redis.call('ZCARD', PARKED_INTERRUPT)
 end
