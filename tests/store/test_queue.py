@@ -116,6 +116,8 @@ async def test_the_id_of_a_run_is_a_conflict_for_a_task_and_the_other_way_round(
     before = await crew.dump()
     with pytest.raises(Conflict, match="'y' is the id of a run"):
         await crew.submit("y")
+    with pytest.raises(Conflict, match="'y' is the id of a run"):
+        await crew.submit("new", "y", "other")
     with pytest.raises(Conflict, match="'x' is the id of a task"):
         await crew.run("x")
     assert await crew.dump() == before

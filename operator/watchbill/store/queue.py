@@ -168,7 +168,7 @@ class Queue:
 
         An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
         against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
-        Conflict when an id belongs to a run.
+        Conflict when an id belongs to a run (of that batch nothing was stored either).
         """
         ids: list[str] = []
         source = iter(submissions)
@@ -194,9 +194,9 @@ class Queue:
                 raise QueueFull(
                     f"crew {self.keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later"
                 )
+            if reply[0] == "conflict":
+                raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             for submission, outcome in zip(batch, reply[1:], strict=True):
-                if outcome == "conflict":
-                    raise Conflict(f"{submission.id!r} is the id of a run of crew {self.keys.crew!r}; choose another")
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
             batch = following or list(itertools.islice(source, BATCH))
         return ids

@@ -5,23 +5,33 @@
 -- ARGV: uid, crew, definition that the caller checked them against ('': none), maxQueued, reply channel, n; per task: id,
 --   class, agent, payload, when it is due in ms (0: now), dedupe window ms (0: none), names of inputs joined by spaces,
 --   number of inputs, then name and value of each
--- -> {'gone'} | {'changed'} (the crew has another definition) | {'full'}
---   | {'ok', per task: submitted | exists | conflict | duplicate:<id>}
+-- -> {'gone'} | {'changed'} (the crew has another definition) | {'full'} | {'conflict', the id of a run}: nothing is stored
+--   | {'ok', per task: submitted | exists | duplicate:<id>}
 local meta = redis.call('HMGET', META, 'uid', 'def')
 if meta[1] ~= ARGV[1] then return { 'gone' } end
 if ARGV[3] ~= '' and meta[2] ~= ARGV[3] then return { 'changed' } end
 local waiting = queued()
 local n, most, reply = tonumber(ARGV[6]), tonumber(ARGV[4]), ARGV[5]
 local before = present(waiting)
-if before + n > most then
-  local more, at = 0, 7    -- those that are there already need no room
-  for _ = 1, n do
-    if (tonumber(redis.call('ZSCORE', IDS, ARGV[at]) or '0')) <= now_ms then more = more + 1 end
+local at, key = 7, FIXED + 1
+if n > 1 or before + n > most then      -- all or nothing
+  local ids, keys, more = {}, {}, 0
+  for i = 1, n do
+    ids[i], keys[i] = ARGV[at], KEYS[key]
+    key = key + (tonumber(ARGV[at + 5]) > 0 and 2 or 1)
     at = at + 8 + 2 * tonumber(ARGV[at + 7])
   end
-  if more > 0 and before + more > most then return { 'full' } end
+  for i, score in ipairs(redis.call('ZMSCORE', IDS, unpack(ids))) do
+    if not score or tonumber(score) <= now_ms then
+      more = more + 1
+    elseif redis.call('EXISTS', keys[i]) == 0 then
+      return { 'conflict', ids[i] }
+    end
+  end
+  if more > 0 and before + more > most then return { 'full' } end      -- those that are there already need no room
+  at, key = 7, FIXED + 1
 end
-local outcome, at, key, added = { 'ok' }, 7, FIXED + 1, 0
+local outcome, added = { 'ok' }, 0
 local sooner = false     -- delayed work is due before all that was there
 for i = 1, n do
   local id, class, agent, payload, due, window, inputs, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
@@ -41,6 +51,7 @@ for i = 1, n do
       sooner = sooner or look and due > 0
       if dedupe_key then redis.call('SET', dedupe_key, id, 'PX', window) end
     end
+    if what == 'conflict' then return { 'conflict', id } end      -- of one: nothing is stored yet
     outcome[i + 1] = what
   end
 end
