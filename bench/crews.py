@@ -30,7 +30,6 @@ from bench import ours, server
 from watchbill.client import Client
 from watchbill.records import CrewDefinition
 from watchbill.store.crews import CrewRedis
-from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask, TaskResult
 
 ACTIVE = 10
@@ -70,10 +69,6 @@ async def drain(store: server.Server, tasks: int, folder: Path) -> tuple[dict[st
     each = tasks // ACTIVE
     stamp = time.time_ns()
     async with Client(store.url) as client:
-        queues = [
-            Queue(store.client, client.keys(crew), str(await store.client.hget(client.keys(crew).meta, "uid")))
-            for crew in crews
-        ]
         work = {
             crew: [
                 AgentTask(task_id=f"t{stamp}-{n}", agent_name=ours.AGENT, prompt=str(n))
@@ -87,7 +82,7 @@ async def drain(store: server.Server, tasks: int, folder: Path) -> tuple[dict[st
             await ours.until(lambda: len(written) >= each * ACTIVE, worker, 60 + tasks / 20, "all begun")
 
             async def empty() -> bool:
-                figures = [await queue.figures() for queue in queues]
+                figures = [await client.figures(crew) for crew in crews]
                 return not sum(f.waiting + f.running for f in figures)
 
             await ours.until(empty, worker, 60, "all done")

@@ -50,7 +50,7 @@ async def once(tasks: int, seconds: float, lease: int, folder: Path) -> dict[str
                 return {number for number, result in enumerate(await pipe.execute()) if result}
 
         async def all_busy() -> bool:
-            figures = await queue.figures()
+            figures = await client.figures("kill")
             ended = tasks - figures.waiting - figures.running
             return ended > tasks // 3 and figures.running == SLOTS and len(written) - ended == SLOTS
 
@@ -60,11 +60,11 @@ async def once(tasks: int, seconds: float, lease: int, folder: Path) -> dict[str
             await doomed.process.wait()
         killed_wall, killed = time.time(), time.perf_counter()
         before = await finished()
-        held = (await queue.figures()).running
+        held = (await client.figures("kill")).running
         async with ours.pod_worker(store, "kill", written, log) as heir:
 
             async def empty() -> bool:
-                figures = await queue.figures()
+                figures = await client.figures("kill")
                 return figures.waiting + figures.running + figures.parked == 0
 
             try:
@@ -72,7 +72,7 @@ async def once(tasks: int, seconds: float, lease: int, folder: Path) -> dict[str
             except processes.Broken as error:
                 print(f"BROKEN: {error}", file=sys.stderr)
             took = time.perf_counter() - killed
-            figures = await queue.figures()
+            figures = await client.figures("kill")
         after = await finished()
     begun = written.read()
     again = {number for number, at in begun if at > killed_wall} & before

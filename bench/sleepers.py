@@ -37,7 +37,7 @@ async def measure(tasks: int, window: float, lease: int, folder: Path) -> dict[s
     """MiB, percent of a core, and counts."""
     written = ours.ledger(folder)
     async with server.private() as store, Client(store.url) as client:
-        queue = await ours.register(store, ours.definition("sleep", "sleep", concurrency=tasks, lease_seconds=lease))
+        await ours.register(store, ours.definition("sleep", "sleep", concurrency=tasks, lease_seconds=lease))
         async with ours.pod_worker(store, "sleep", written, folder / "log") as worker:
             pid = worker.process.pid
             await client.run("sleep", "0 0", agent=ours.AGENT, timeout=30)  # all imported, all connected
@@ -51,12 +51,12 @@ async def measure(tasks: int, window: float, lease: int, folder: Path) -> dict[s
             await client.submit_many("sleep", ours.AGENT, work)
 
             async def all_asleep() -> bool:
-                return len(written) > tasks and (await queue.figures()).running == tasks
+                return len(written) > tasks and (await client.figures("sleep")).running == tasks
 
             await ours.until(all_asleep, worker, STARTING_SECONDS, "all asleep", look=0.05)
             await asyncio.sleep(SETTLE_SECONDS)
             asleep = await _window(pid, store, window)
-            still = (await queue.figures()).running
+            still = (await client.figures("sleep")).running
             results = [await client.wait("sleep", task.task_id, timeout=asleep_for + 60) for task in work]
     runs = Counter(number for number, _ in written.read())
     right = sum(

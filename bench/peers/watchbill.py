@@ -58,8 +58,8 @@ class Watchbill:
         return [result.output if result else None for result in results]
 
     async def left(self) -> int:
-        figures = await self.queue.figures()
-        return figures.waiting + figures.running
+        now = await self.client.figures(CREW)
+        return now.waiting + now.running
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from watchbill.events import CrewEvent, Gap
 from watchbill.plan import flow, submission
 from watchbill.store import definitions, events, runs
 from watchbill.store.events import BEGINNING
-from watchbill.store.queue import Changed, Figures, Queue, Submission
+from watchbill.store.figures import Figures, figures
+from watchbill.store.queue import Changed, Queue, Submission
 from watchbill.tasks import AgentTask, Priority, RunResult, RunStatus, TaskResult
 
 logger = logging.getLogger("watchbill.client")
@@ -281,8 +282,8 @@ class Client:
     async def figures(self, crew: str) -> Figures:
         """How much waits, runs, and how many workers there are."""
         keys = self.keys(crew)
-        current = await self._current(keys)
-        return await Queue(self._redis, keys, current.uid).figures()
+        await self._current(keys)
+        return await figures(self._redis, keys)
 
     async def unfinished(self, crew: str) -> list[str]:
         """Ids of runs and tasks that haven't ended, newest first."""

@@ -185,7 +185,7 @@ class AgentService:
         await self.stop()
 
     async def _start(self) -> None:
-        client = connect(self._url)
+        client = self._client = connect(self._url)
         self._stack.push_async_callback(client.aclose)
         loader = AgentLoader(self._folders)
         if self._watch:
@@ -250,14 +250,14 @@ class AgentService:
         """False once drained."""
         return not all(worker.drained for worker, _ in self._workers)
 
-    def queues(self) -> Mapping[str, Queue]:
-        return self._queues
-
     async def serve_health(self, host: str, port: int) -> HealthServer:
         """Starts the HTTP of health and metrics; closed with the service."""
-        from watchbill.worker.health import HealthServer  # with aiohttp, which takes long to import
+        from watchbill.worker.health import HealthServer, observe  # with aiohttp, which takes long to import
 
-        server = HealthServer(self.queues, lambda: self.is_ready)
+        def crews() -> list[names.CrewKeys]:
+            return [queue.keys for queue in self._queues.values()]
+
+        server = HealthServer(lambda: observe(self._client, crews()), lambda: self.is_ready)
         await server.start(host, port)
         self._stack.push_async_callback(server.close)
         return server

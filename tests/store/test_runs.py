@@ -471,7 +471,9 @@ async def test_a_full_queue_takes_nothing_of_a_run(crew: Crew) -> None:
     submission = run_submission("r1", definition)
     with pytest.raises(QueueFull):
         await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=2)
-    assert await crew.dump() == before
+    assert await crew.client.hget(crew.keys.meta, "refused") == "1"
+    await crew.client.hdel(crew.keys.meta, "refused")
+    assert await crew.dump() == before, "but for that it is counted"
     await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=3)
     await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=3)
     assert await crew.queued() == 3

@@ -14,7 +14,7 @@ from workshop import Crew, Make, agent, metrics_of, until
 
 from watchbill import __version__
 from watchbill.service import AgentService
-from watchbill.worker.health import HealthServer
+from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -25,9 +25,13 @@ async def get(port: int, path: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+async def nothing() -> None:
+    pass
+
+
 @asynccontextmanager
 async def served(crew: Crew, worker: Worker) -> AsyncIterator[int]:
-    server = HealthServer(lambda: {crew.name: crew.queue}, lambda: not worker.drained)
+    server = HealthServer(lambda: observe(crew.redis, [crew.keys]), lambda: not worker.drained)
     await server.start("127.0.0.1", 0)
     try:
         yield server.port
@@ -58,7 +62,7 @@ async def test_a_service_is_ready_while_it_serves_and_its_port_is_free_afterward
     async with AgentService(crew.url, crews=[crew.name], grace_seconds=0) as service:
         server = await service.serve_health("127.0.0.1", 0)
         assert (await get(server.port, "/readyz"))[0] == 200
-    again = HealthServer(dict, lambda: True)
+    again = HealthServer(nothing, lambda: True)
     await again.start("127.0.0.1", server.port)
     await again.close()
 

@@ -30,7 +30,7 @@ def operator() -> int:
 
     async def work(signals: process.Signals) -> int:
         running = Operator(settings, url, Scheduler)
-        health = HealthServer(dict, lambda: running.is_ready)
+        health = HealthServer(running.observe, lambda: running.is_ready)
         if settings.health_port is not None:
             await health.start(settings.health_host, settings.health_port)
         try:

@@ -12,7 +12,7 @@ from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUr
 
 if TYPE_CHECKING:
     from watchbill.client import Client
-    from watchbill.store.queue import Figures
+    from watchbill.store.figures import Figures
     from watchbill.tasks import RunStatus
 
 SHOWN: Final = 20

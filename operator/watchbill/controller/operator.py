@@ -23,10 +23,14 @@ from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import WorkQueue
 from watchbill.errors import WatchbillError
 from watchbill.settings import Settings
+from watchbill.store import figures
 
 logger = logging.getLogger("watchbill.operator")
 
 LOOKS_AT_ONCE: Final = 16
+FIGURES_SECONDS: Final = 10.0
+"""How old the figures of a crew with work may be that a scrape shows. Those of active crews are newer: every look
+reads them. An idle crew costs a scrape nothing; work that comes has it looked at."""
 START_SECONDS: Final = 2.0
 LEFT_OUT_SECONDS: Final = 60.0
 """When a namespace that could not be listed is tried again."""
@@ -73,6 +77,13 @@ class Operator:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    async def observe(self) -> None:
+        """For the metrics: the figures of crews that have something to show and weren't looked at lately."""
+        if self.is_ready:
+            crews = [names.CrewKeys(*crew.split("/", 1)) for crew in metrics.QUEUES.due(FIGURES_SECONDS)]
+            async for crew, found in figures.each(self._client, crews):
+                metrics.QUEUES.show(crew, found)
 
     async def run(self) -> None:
         async with AsyncExitStack() as stack:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import api, names
+from watchbill import api, metrics, names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.controller.cache import Key
@@ -29,6 +29,7 @@ from watchbill.records import CrewDefinition
 from watchbill.store import definitions, heartbeats
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity, Taken
+from watchbill.store.figures import figures
 from watchbill.store.queue import Queue
 
 logger = logging.getLogger("watchbill.operator")
@@ -113,15 +114,16 @@ class Stored:
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
             memory.applied = wanted
-        figures = await queue.figures()
-        if figures.due_in_ms is not None and figures.due_in_ms <= 0:  # there may be no worker, whose claims move it
+        now = await figures(self._client, keys)
+        if now.due_in_ms is not None and now.due_in_ms <= 0:  # there may be no worker, whose claims move it
             await queue.move_due()
-            figures = await queue.figures()
-        due_in = None if figures.due_in_ms is None else figures.due_in_ms / 1000
+            now = await figures(self._client, keys)
+        metrics.QUEUES.show(keys.crew, now)
+        due_in = None if now.due_in_ms is None else now.due_in_ms / 1000
         states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
         return Kept(
-            load=replicas.Load(figures.waiting, figures.running, due_in),
-            unavailable=await self._parked(queue, memory),
+            load=replicas.Load(now.waiting, now.running, due_in),
+            unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             verdicts=dict(memory.verdicts),
             times={state.name: state for state in states},
         )
@@ -130,6 +132,7 @@ class Stored:
         """Nothing of ours stays of the crew, or of any crew of that name where no uid is given."""
         memory = self._memories.pop(key, _Memory())
         keys = names.CrewKeys(*key)
+        metrics.QUEUES.forget(keys.crew)
         held = await definitions.identity(self._client, keys)
         for name in memory.verdicts:
             await _bounded(self._scheduler.remove(keys, held.uid if held.owner == self._owner else "", name))
@@ -243,8 +246,7 @@ class Stored:
         for members in (await queue.parked_agents()).values():
             await queue.unpark(members)
 
-    async def _parked(self, queue: Queue, memory: _Memory) -> Sequence[str]:
-        count = int(await self._client.zcard(queue.keys.parked_agent))
+    async def _parked(self, queue: Queue, memory: _Memory, count: int) -> Sequence[str]:
         known, at, _ = memory.parked
         now = time.monotonic()
         if count == 0:

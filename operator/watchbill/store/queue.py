@@ -17,7 +17,7 @@ import redis.asyncio
 
 from watchbill.connection import run_script, run_script_sync, translated, wait_and_run_script
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater
-from watchbill.names import STEP_SEPARATOR, WORKERS_GROUP, CrewKeys, split_step_id
+from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.tasks import Priority
 
 BATCH: Final = 500
@@ -133,22 +133,6 @@ class Finished:
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """How much a crew has to do."""
-
-    waiting: int
-    running: int
-    parked: int
-    dead: int
-    workers: int
-    oldest_ms: int | None
-    """Age of the entry that has waited longest; None when nothing waits."""
-    delayed: int = 0
-    due_in_ms: int | None = None
-    """When the next of them is due (negative: it is); None where there is none."""
 
 
 class Queue:
@@ -373,48 +357,6 @@ class Queue:
             if int(moved) < BATCH:
                 return int(due) if due else None
 
-    # ------------------------------------------------------------ looking
-
-    async def figures(self) -> Figures:
-        """Counts, and the age of the oldest waiting entry. Not atomic: for people and metrics."""
-        keys = self.keys
-        with translated():
-            seconds, micros = await self.client.time()
-            now_ms = int(seconds) * 1000 + int(micros) // 1000
-            async with self.client.pipeline(transaction=False) as pipe:
-                for stream in keys.streams:
-                    pipe.xlen(stream)
-                    pipe.execute_command("XINFO GROUPS", stream)
-                pipe.hvals(keys.running)
-                pipe.zcard(keys.parked_concurrency)
-                pipe.zcard(keys.parked_agent)
-                pipe.xlen(keys.dead)
-                pipe.zcount(keys.leases, f"({now_ms}", "+inf")
-                pipe.zcard(keys.delayed)
-                pipe.zrange(keys.delayed, 0, 0, withscores=True)
-                replies = await pipe.execute(raise_on_error=False)
-            lengths = [int(n) if isinstance(n, int) else 0 for n in replies[0:10:2]]
-            held = [value for value in replies[10] if not value.startswith("returned\x1f")]
-            returned = [value.split("\x1f")[3] for value in replies[10] if value.startswith("returned\x1f")]
-            heads = [int(entry.partition("-")[0]) for entry in returned]
-            for stream, length, groups in zip(keys.streams, lengths, replies[1:10:2], strict=True):
-                if length and not isinstance(groups, Exception):
-                    last = next(
-                        (str(g["last-delivered-id"]) for g in map(_info, groups) if g["name"] == WORKERS_GROUP), "0-0"
-                    )
-                    head: Any = await self.client.xrange(stream, f"({last}", "+", count=1)
-                    heads += [int(str(entry).partition("-")[0]) for entry, _ in head]
-        return Figures(
-            waiting=max(sum(lengths) - len(held), 0),
-            running=len(held),
-            parked=int(replies[11]) + int(replies[12]),
-            dead=int(replies[13]),
-            workers=int(replies[14]),
-            oldest_ms=max(now_ms - min(heads), 0) if heads else None,
-            delayed=int(replies[15]),
-            due_in_ms=int(replies[16][0][1]) - now_ms if replies[16] else None,
-        )
-
     # ------------------------------------------------------------ within
 
     @staticmethod
@@ -482,10 +424,3 @@ def _fill(batch: list[Submission], source: Iterator[Submission]) -> None:
 def _text(message: str) -> str:
     """The message as UTF-8 can say it: bytes that were no text, and lone surrogates, become question marks."""
     return message if message.isascii() else message.encode("utf-8", "replace").decode()
-
-
-def _info(group: Any) -> dict[str, Any]:
-    """XINFO's answer as a mapping, whatever the protocol version made of it."""
-    if isinstance(group, Mapping):
-        return dict(group)
-    return dict(zip(group[::2], group[1::2], strict=True))

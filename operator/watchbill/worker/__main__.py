@@ -19,13 +19,11 @@ import uvloop
 from pydantic import Field, ValidationError
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import connect, persist
-from watchbill.errors import CrewGone, NotFound, WatchbillError
+from watchbill.connection import connect
+from watchbill.errors import CrewGone, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.settings import Settings
-from watchbill.store import definitions
-from watchbill.store.queue import Queue
-from watchbill.worker.health import HealthServer
+from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.redact import RedactingFormatter, Redactor
 from watchbill.worker.worker import Worker
 
@@ -70,18 +68,11 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
-        queues: dict[str, Queue] = {}
         if settings.health_port is not None:
-            health = HealthServer(lambda: queues, lambda: not worker.drained)
+            health = HealthServer(lambda: observe(client, [keys]), lambda: not worker.drained)
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)
-        running = asyncio.create_task(worker.run())
-        try:
-            uid = (await persist(lambda: definitions.current(client, keys), until=running.done)).uid
-            queues[keys.crew] = Queue(client, keys, uid)
-        except (NotFound, WatchbillError):
-            pass  # the worker says the same, and better
-        await running
+        await worker.run()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,6 @@ class Executor:
         self._roles: dict[tuple[str, str], _Role] = {}
         self._loading = asyncio.Lock()
         self._cancelled: set[asyncio.Task[None]] = set()
-        self._wait = metrics.TASK_WAIT.labels(keys.crew)
 
     def must_read(self, task: Claimed) -> bool:
         """Whether something must be read before the task can begin."""
@@ -127,7 +126,6 @@ class Executor:
             why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
             over(self._finished(task, "failed", policy, error=why))
             return None
-        self._wait.observe(max(time.time() - task.queued_ms / 1000, 0))  # noqa: TID251 - shell
         try:
             context = self._context(task, role, say, inputs, outputs)
         except (KeyError, ValueError) as failure:

@@ -7,7 +7,7 @@ load, because scale-in reads readiness (OPERATOR protocol, §4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,16 +17,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
 from watchbill.errors import WatchbillError
-from watchbill.store.queue import Queue
+from watchbill.names import CrewKeys
+from watchbill.store import figures
 
 FIGURES_SECONDS: Final = 1.0
 
 
 class HealthServer:
-    """Serves until closed. `queues`: whose figures the metrics show, read at each scrape."""
+    """Serves until closed. `observe` reads the figures that the metrics show; called at each scrape."""
 
-    def __init__(self, queues: Callable[[], Mapping[str, Queue]], is_ready: Callable[[], bool]) -> None:
-        self._queues = queues
+    def __init__(self, observe: Callable[[], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
+        self._observe = observe
         self._is_ready = is_ready
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -61,15 +62,11 @@ class HealthServer:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
         with suppress(WatchbillError, redis.exceptions.RedisError, TimeoutError):
             async with asyncio.timeout(FIGURES_SECONDS):
-                for crew, queue in self._queues().items():
-                    await observe(crew, queue)
+                await self._observe()
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def observe(crew: str, queue: Queue) -> None:
-    """Reads one crew's figures into the gauges."""
-    figures = await queue.figures()
-    for state in ("waiting", "running", "parked", "delayed", "dead"):
-        metrics.QUEUE_DEPTH.labels(crew, state).set(getattr(figures, state))
-    metrics.QUEUE_OLDEST.labels(crew).set((figures.oldest_ms or 0) / 1000)
-    metrics.WORKERS.labels(crew).set(figures.workers)
+async def observe(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> None:
+    """Reads these crews' figures for the metrics."""
+    async for crew, found in figures.each(client, crews):
+        metrics.QUEUES.show(crew, found)

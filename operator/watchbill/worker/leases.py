@@ -118,6 +118,8 @@ class LeaseKeeper:
             logger.exception("can't renew the lease")
             return False
         now = time.monotonic()
+        if now - self._renewed_at > interval * 1.5:
+            metrics.RENEWALS_LATE.labels(self._queue.keys.crew).inc()
         if now - self._renewed_at > interval * 2:
             self.wait_before_take_over(interval)
         self._renewed_at = now

@@ -30,6 +30,7 @@ from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, Store
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue, Renewed, Wish
+from watchbill.tasks import Priority
 from watchbill.worker import execute, incarnations
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.redact import Redactor
@@ -58,6 +59,7 @@ STORE_SECONDS: Final = 2.0
 class _Job:
     task: Claimed
     begun: float = 0.0
+    claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
     running: execute.Running | None = None
     said: int = 0
@@ -82,6 +84,8 @@ class _Incarnation:
     held: list[Claimed] = field(default_factory=list)
     """What is claimed, and begins as soon as a slot is free."""
     held_since: float = 0.0
+    claimed: dict[str, float] = field(default_factory=dict)
+    """When that was, of each of them."""
     unwanted: list[Claimed] = field(default_factory=list)
     """What is claimed, and only to be told the end of: somebody cancelled or interrupted it."""
     untold: dict[str, Claimed] = field(default_factory=dict)
@@ -114,6 +118,11 @@ class Worker:
         self._redact = redact or Redactor(os.environ)
         self._executor = execute.Executor(client, keys, loader, self._redact)
         self._running = metrics.TASKS_RUNNING.labels(keys.crew)
+        self._claims: dict[int, Counter] = {
+            p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
+        }
+        self._waited = metrics.TASK_WAIT.labels(keys.crew)
+        self._was_held = metrics.TASK_HELD.labels(keys.crew)
         self._me = _Incarnation(incarnations.fresh())
         self._wake = asyncio.Event()
         self._look = True
@@ -336,12 +345,16 @@ class Worker:
         if taken_over:
             metrics.TAKEOVERS.labels(self._keys.crew).inc(taken_over)
             logger.info("took over %d tasks of %s", taken_over, self._keys.crew)
-        me.held_since = time.monotonic()
+        now = me.held_since = time.monotonic()
         for task in claim.tasks:
             if task.wish is not None:
                 me.unwanted.append(task)
-            elif not task.begun or not task.payload or self.stopping:
+                continue
+            if not task.taken_over:
+                self._waited.observe(max(claim.now_ms - task.queued_ms, 0) / 1000)
+            if not task.begun or not task.payload or self.stopping:
                 me.held.append(task)
+                me.claimed[task.id] = now
             else:
                 me.untold[task.id] = task
                 self._begin(me, task)
@@ -351,6 +364,8 @@ class Worker:
         """Begins tasks whose payload is too large to travel along."""
         started = await self._persist(lambda: self._queue.start(me.name, tasks))
         for task, start in zip(tasks, started, strict=True):
+            if start.state != "ok":
+                me.claimed.pop(task.id, None)
             if start.state == "ok":
                 told = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
                 self._begin(me, told)
@@ -368,8 +383,10 @@ class Worker:
         me.finished += [execute.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
     def _begin(self, me: _Incarnation, task: Claimed) -> None:
-        job = me.jobs[task.id] = _Job(task, time.monotonic())
+        now = time.monotonic()
+        job = me.jobs[task.id] = _Job(task, now, me.claimed.pop(task.id, now))
         self._running.inc()
+        self._claims[task.priority].inc()
         self._fresh = True
         if self._executor.must_read(task):
             job.reading = asyncio.create_task(self._read(me, job))
@@ -398,6 +415,8 @@ class Worker:
             job.running = self._executor.begin(
                 job.task, partial(self._say, me, job), partial(self._over, me, job), *read
             )
+            if job.reading is not None or job.claimed != job.begun:
+                self._was_held.observe(time.monotonic() - job.claimed)
         except AgentNotLoadable as error:
             self._park_later(me, job, error)
         except Exception as error:  # our own fault, too
@@ -467,6 +486,7 @@ class Worker:
 
     async def _hand_back_held(self, me: _Incarnation) -> None:
         held, me.held = me.held, []
+        me.claimed.clear()
         if held:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
 
@@ -569,6 +589,7 @@ class Worker:
             if job is None:
                 unwanted = [replace(task, wish=wish) for task in me.held if task.id == task_id]
                 me.held = [task for task in me.held if task.id != task_id]
+                me.claimed.pop(task_id, None)
                 me.unwanted += unwanted
             elif job.wish is None:
                 job.wish = wish

@@ -28,7 +28,10 @@ if n > 1 or before + n > most then      -- all or nothing
       return { 'conflict', ids[i] }
     end
   end
-  if more > 0 and before + more > most then return { 'full' } end      -- those that are there already need no room
+  if more > 0 and before + more > most then      -- those that are there already need no room
+    redis.call('HINCRBY', META, 'refused', 1)
+    return { 'full' }
+  end
   at, key = 7, FIXED + 1
 end
 local outcome, added = { 'ok' }, 0

@@ -1,0 +1,216 @@
+"""How much crews have to do: counts and ages, by class; who works for them, and on what. For people and metrics.
+
+Only reads. One command per crew, whatever waits there; the clock is the server's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+
+from watchbill.connection import run_script, script, translated
+from watchbill.names import CLASSES, CrewKeys
+from watchbill.tasks import Priority
+
+CREWS_AT_ONCE: Final = 100
+"""Crews that are asked for in one trip."""
+RESULTS_SEEN: Final = 100
+"""Of more results than these since the last look, the newest say how many had failed."""
+_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class OfClass:
+    """What there is of one priority."""
+
+    name: str
+    """As in `critical`."""
+    waiting: int
+    running: int
+    oldest_ms: int | None
+    """Age of the entry that has waited longest; None when nothing waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What has ended, as the results say."""
+
+    results: int
+    """How many there ever were, of tasks, steps and runs."""
+    last_id: str
+    seen: int = 0
+    """How many were looked at: those since the last look, the newest 100 of them; and of these:"""
+    completed: int = 0
+    """Tasks and steps."""
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much a crew has to do."""
+
+    waiting: int = 0
+    running: int = 0
+    """Claimed: begun, or held by a worker that begins it within milliseconds."""
+    parked: int = 0
+    dead: int = 0
+    workers: int = 0
+    """Incarnations with a live lease."""
+    oldest_ms: int | None = None
+    """Age of the entry that has waited longest; None when nothing waits."""
+    delayed: int = 0
+    due_in_ms: int | None = None
+    """When the next of them is due (negative: it is); None where there is none."""
+    draining: int = 0
+    """Workers that claim no more."""
+    slots: int = 0
+    """How many tasks the workers can run at once, as far as they have said it: within a third of a lease."""
+    parked_by: Mapping[str, int] = field(default_factory=dict)
+    """By reason: concurrency (the run's own bound), agent (no worker has it), interrupt (until it is resumed)."""
+    classes: tuple[OfClass, ...] = tuple(OfClass(Priority(c).name.lower(), 0, 0, None) for c in CLASSES)
+    """Most urgent first."""
+    refused: int = 0
+    """Submissions that were ever refused because the queue was full."""
+    trimmed: int = 0
+    """Dead letters that ever fell off their end."""
+    now_ms: int = 0
+    """As of when, by the server's clock."""
+    ended: Ended | None = None
+    """Where it was asked for, and anything has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One worker that has a lease."""
+
+    name: str
+    running: int
+    slots: int
+    draining: bool
+    lease_ms: int
+    """What is left of its lease; negative: for how long it has been over, and nobody has taken over yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A task that has begun."""
+
+    id: str
+    agent: str
+    incarnation: str
+    priority: int
+    attempt: int
+    running_ms: int
+
+
+async def figures(client: redis.asyncio.Redis, keys: CrewKeys) -> Figures:
+    """All of it as of one moment; zeros where there is no such crew."""
+    with translated():
+        reply = await run_script(client, "figures", keys.fixed, [0, ""])
+    return _figures(reply) or Figures()
+
+
+async def each(
+    client: redis.asyncio.Redis, crews: Sequence[CrewKeys], since: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[str, Figures | None]]:
+    """Crew → figures, a hundred in one trip; None where there is no such crew.
+
+    `since`: also what has ended, and for the crews in it what has ended behind that id of their results.
+    """
+    _, digest = script("figures")
+    most = 0 if since is None else RESULTS_SEEN
+    source = iter(crews)
+    while batch := list(itertools.islice(source, CREWS_AT_ONCE)):
+        arguments = [[*keys.fixed, most, (since or {}).get(keys.crew, "")] for keys in batch]
+        with translated():
+            async with client.pipeline(transaction=False) as pipe:
+                for keys, given in zip(batch, arguments, strict=True):
+                    pipe.execute_command("EVALSHA", digest, len(keys.fixed), *given)
+                replies = await pipe.execute(raise_on_error=False)
+            for i, (keys, given) in enumerate(zip(batch, arguments, strict=True)):
+                if isinstance(replies[i], redis.exceptions.NoScriptError):
+                    replies[i] = await run_script(client, "figures", keys.fixed, given[len(keys.fixed) :])
+                if isinstance(replies[i], Exception):
+                    raise replies[i]
+        for keys, reply in zip(batch, replies, strict=True):
+            yield keys.crew, _figures(reply)
+
+
+async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Incarnation]:
+    """Who works for a crew, the busiest first. What they say of themselves is up to a third of a lease old."""
+    with translated():
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.zrangebyscore(keys.leases, "(0", "+inf", withscores=True)
+            pipe.hgetall(keys.workers)
+            (seconds, micros), leases, says = await pipe.execute()
+        fields = [f"drain:{name.rpartition('.')[0] or name}" for name, _ in leases]
+        told = await client.hmget(keys.meta, fields) if fields else []
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    found = []
+    for (name, until_ms), drain in zip(leases, told, strict=True):
+        said = _says(says.get(name, ""), drain)
+        found.append(Incarnation(name, said["running"], said["slots"], said["draining"], int(until_ms) - now_ms))
+    return sorted(found, key=lambda one: (-one.running, one.name))
+
+
+async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[Held]:
+    """What has been running for longest. Reads all that runs, in pages, so that the server is never held for long."""
+    with translated():
+        seconds, micros = await client.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        found: dict[str, Held] = {}
+        async for task_id, packed in client.hscan_iter(keys.running, count=_PAGE):
+            incarnation, _, priority, _, attempt, started, _, agent, *_ = packed.split("\x1f")
+            if started != "0":
+                running_ms = max(now_ms - int(started), 0)
+                found[task_id] = Held(task_id, agent, incarnation, int(priority), int(attempt), running_ms)
+    return heapq.nsmallest(most, found.values(), key=lambda held: (-held.running_ms, held.id))
+
+
+def _figures(reply: Sequence[Any]) -> Figures | None:
+    if not reply:
+        return None
+    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, flat, workers, ended = reply
+    parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
+    classes = []
+    for number, waiting, runs, head in zip(CLASSES, flat[::3], flat[1::3], flat[2::3], strict=True):
+        age = max(now_ms - int(head.partition("-")[0]), 0) if head else None
+        classes.append(OfClass(Priority(number).name.lower(), waiting, runs, age))
+    says = [_says(text, told) for text, told in zip(workers[::2], workers[1::2], strict=True)]
+    return Figures(
+        waiting=sum(c.waiting for c in classes),
+        running=max(running, 0),
+        parked=sum(parked.values()),
+        dead=dead,
+        workers=len(says),
+        oldest_ms=max((c.oldest_ms for c in classes if c.oldest_ms is not None), default=None),
+        delayed=delayed,
+        due_in_ms=int(float(due)) - now_ms if due else None,
+        draining=sum(worker["draining"] for worker in says),
+        slots=sum(worker["slots"] for worker in says),
+        parked_by=parked,
+        classes=tuple(classes),
+        refused=refused,
+        trimmed=trimmed,
+        now_ms=now_ms,
+        ended=Ended(*ended) if ended else None,
+    )
+
+
+def _says(text: str, told: object) -> dict[str, Any]:
+    """What a worker says of itself (one of another version otherwise), and whether it was told to drain."""
+    try:
+        said = json.loads(text or "{}")
+    except ValueError:
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    counts = {name: said[name] if isinstance(said.get(name), int) else 0 for name in ("running", "slots")}
+    return {**counts, "draining": bool(told) or said.get("draining") is True}
