@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 from workshop import Crew, Make, agent, metrics_of, until
 
 from watchbill import __version__
+from watchbill.errors import QueueFull
 from watchbill.service import AgentService
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
@@ -105,9 +107,14 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
     outcomes = {key[1:]: value for key, value in now.items() if key[0] == "watchbill_tasks_total"}
     assert outcomes == {("brief", "completed"): 2, ("bad", "failed"): 1, ("poison", "dead"): 1}
     assert now["watchbill_takeovers_total",] == 1
+    assert now["watchbill_tasks_claimed_total", "normal"] == 6, "poison, ok-1, ok-2, bad and two gates"
+    assert now["watchbill_queue_class_waiting", "normal"] == 3
+    assert now["watchbill_queue_class_waiting", "critical"] == 0
+    assert now["watchbill_queue_class_oldest_seconds", "normal"] >= 0.3
+    assert now["watchbill_queue_class_oldest_seconds", "critical"] == 0
     assert now["watchbill_task_run_seconds_count", "brief"] == 2
     assert 0.19 <= now["watchbill_task_run_seconds_sum", "brief"] < 1
-    assert now["watchbill_task_wait_seconds_count",] >= 5, "all but the dead one, which never ran here"
+    assert now["watchbill_task_wait_seconds_count",] == 5, "all but the dead one, which another had before"
     waited = now["watchbill_task_wait_seconds_sum",]
     assert 0 <= waited < 2, "they found a free slot"
 
@@ -142,6 +149,55 @@ async def test_what_a_worker_lost_and_took_over_is_counted(make_crew: Make) -> N
     assert now["watchbill_worker_fenced_total",] == 1
     assert ("watchbill_tasks_total", "a", "completed") not in now
     await until(lambda: crew.runs_nothing(zombie), what="the gauge going back")
+
+
+async def test_what_could_not_begin_with_its_claim_is_timed_until_it_did(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"})
+    worker = await crew.worker(health=True)
+    await crew.submit("first", "a")  # its definition must be read
+    await crew.result("first")
+    held = ("watchbill_task_held_seconds_count",)
+    assert (await metrics_of(worker.metrics_url, crew.name))[held] == 1
+    for number in range(3):
+        await crew.submit(f"t{number}", "a")
+        await crew.result(f"t{number}")
+    assert (await metrics_of(worker.metrics_url, crew.name))[held] == 1, "they began with their claim"
+    await crew.submit("large", "a", "0.0" + "0" * 5000)
+    await crew.result("large")
+    now = await metrics_of(worker.metrics_url, crew.name)
+    assert now[held] == 2, "its payload didn't come along"
+    assert 0 < now["watchbill_task_held_seconds_sum",] < 5
+    assert now["watchbill_tasks_claimed_total", "normal"] == 5
+
+
+async def test_a_renewal_that_comes_late_is_counted(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"}, lease_seconds=2)
+    worker = await crew.worker(health=True)
+
+    async def late() -> float:
+        return (await metrics_of(worker.metrics_url, crew.name)).get(("watchbill_lease_renewals_late_total",), 0)
+
+    before = await late()
+    worker.signal(signal.SIGSTOP)
+    await asyncio.sleep(1.2)
+    worker.signal(signal.SIGCONT)
+
+    async def is_counted() -> bool:
+        return await late() > before
+
+    await until(is_counted)
+
+
+async def test_refused_submissions_are_in_the_metrics(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, tasks={"max_queued": 1})
+    worker = await crew.worker(health=True)
+    await crew.submit("t1", "a")
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            await crew.submit("t2", "a")
+    now = await metrics_of(worker.metrics_url, crew.name)
+    assert now["watchbill_submissions_refused_total",] == 2
+    crew.open()
 
 
 async def test_a_parked_task_is_in_the_metrics(make_crew: Make) -> None:

@@ -1,0 +1,100 @@
+"""What the operator's metrics say of queues: what its looks read anyway, and the rest at a scrape, when it is old."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis.asyncio
+from prometheus_client import REGISTRY
+
+from watchbill import connection, metrics
+from watchbill.controller import operator
+from watchbill.controller.operator import Operator
+from watchbill.controller.stored import Stored
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.settings import Settings
+from watchbill.store.queue import Queue, Submission
+
+PrivateRedis = Callable[[], Awaitable[Any]]
+
+
+class NoHeartbeats:
+    """A scheduler for crews without heartbeats."""
+
+    async def add(self, *_: Any) -> None: ...
+    async def remove(self, *_: Any) -> None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.QUEUES, "_crews", {})
+
+
+@asynccontextmanager
+async def store(private_redis: PrivateRedis) -> AsyncIterator[tuple[redis.asyncio.Redis, Stored, Operator]]:
+    server = await private_redis()
+    async with connection.connected(server.url) as client:
+        stored = Stored(client, NoHeartbeats(), "me")
+        running = Operator(Settings(), server.url, lambda _: NoHeartbeats())
+        running._client, running.is_ready = client, True
+        yield client, stored, running
+
+
+async def kept(stored: Stored, name: str) -> CrewKeys:
+    """A look at the crew, as the reconciler does it."""
+    seen = {"metadata": {"uid": f"uid-of-{name}", "generation": 1}}
+    definition = CrewDefinition(name=name, agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
+    assert await stored.keep(("team", name), seen, definition, [])
+    return CrewKeys("team", name)
+
+
+async def give(client: redis.asyncio.Redis, keys: CrewKeys, *ids: str) -> None:
+    queue = Queue(client, keys, f"uid-of-{keys.crew.partition('/')[2]}")
+    await queue.submit([Submission(i, "a", "{}") for i in ids], max_queued=100)
+
+
+def shown(crew: str, state: str = "waiting") -> float | None:
+    return REGISTRY.get_sample_value("watchbill_queue_depth", {"crew": crew, "state": state})
+
+
+async def evalshas(client: redis.asyncio.Redis) -> int:
+    stats = await client.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def test_a_look_shows_what_it_read_and_a_removed_crew_is_shown_no_more(private_redis: PrivateRedis) -> None:
+    async with store(private_redis) as (client, stored, _):
+        keys = await kept(stored, "busy")
+        assert shown("team/busy") is None, "it never had anything to do"
+        await give(client, keys, "t1", "t2")
+        await kept(stored, "busy")
+        assert shown("team/busy") == 2
+        await stored.remove(("team", "busy"), "uid-of-busy")
+        assert shown("team/busy") is None
+
+
+async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_that_is_old(
+    private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store(private_redis) as (client, stored, running):
+        crews = [await kept(stored, f"c{i}") for i in range(30)]
+        for keys in crews[:3]:
+            await give(client, keys, "t1")
+            await kept(stored, keys.crew.partition("/")[2])
+        await give(client, crews[0], "t2")
+        await client.config_resetstat()
+        await running.observe()
+        assert await evalshas(client) == 0, "all of that was read just now"
+        assert shown("team/c0") == 1
+
+        monkeypatch.setattr(operator, "FIGURES_SECONDS", 0.0)
+        await running.observe()
+        assert await evalshas(client) == 3, "27 idle crews cost nothing"
+        assert shown("team/c0") == 2
+        assert shown("team/c9") is None

@@ -1,0 +1,141 @@
+"""What metrics show of queues, and that the page that explains them leaves none out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from watchbill import metrics
+from watchbill.store.figures import Figures, OfClass
+
+pytestmark = pytest.mark.pure
+
+DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
+IDLE = Figures()
+BUSY = Figures(
+    waiting=3,
+    running=2,
+    parked=4,
+    dead=5,
+    workers=2,
+    oldest_ms=1500,
+    delayed=6,
+    draining=1,
+    slots=20,
+    parked_by={"concurrency": 3, "agent": 1},
+    classes=(OfClass("critical", 1, 0, 1500), OfClass("low", 2, 2, None)),
+    refused=7,
+    trimmed=8,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(metrics, "time", made)
+    return made
+
+
+def page(queues: metrics.Queues) -> dict[tuple[str, ...], float]:
+    registry = CollectorRegistry()
+    registry.register(queues)
+    found = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            found[(sample.name.removeprefix("watchbill_"), *sample.labels.values())] = sample.value
+    return found
+
+
+def test_all_that_figures_say_is_shown() -> None:
+    queues = metrics.Queues()
+    queues.show("team/a", BUSY)
+    assert page(queues) == {
+        ("queue_depth", "team/a", "waiting"): 3,
+        ("queue_depth", "team/a", "running"): 2,
+        ("queue_depth", "team/a", "parked"): 4,
+        ("queue_depth", "team/a", "delayed"): 6,
+        ("queue_depth", "team/a", "dead"): 5,
+        ("queue_oldest_seconds", "team/a"): 1.5,
+        ("queue_class_waiting", "team/a", "critical"): 1,
+        ("queue_class_waiting", "team/a", "low"): 2,
+        ("queue_class_oldest_seconds", "team/a", "critical"): 1.5,
+        ("queue_class_oldest_seconds", "team/a", "low"): 0,
+        ("queue_parked", "team/a", "concurrency"): 3,
+        ("queue_parked", "team/a", "agent"): 1,
+        ("workers", "team/a"): 2,
+        ("workers_draining", "team/a"): 1,
+        ("worker_slots", "team/a"): 20,
+        ("submissions_refused_total", "team/a"): 7,
+        ("dead_letters_trimmed_total", "team/a"): 8,
+    }
+
+
+def test_an_idle_crew_costs_nothing_and_one_that_was_busy_shows_its_zeros_for_a_while(clock: Clock) -> None:
+    queues = metrics.Queues()
+    queues.show("team/idle", IDLE)
+    assert page(queues) == {}
+    queues.show("team/a", BUSY)
+    clock.now += 10
+    queues.show("team/a", IDLE)
+    assert page(queues)["queue_depth", "team/a", "waiting"] == 0
+    assert queues.due(0) == [], "whoever looks after it tells when it has work again"
+    clock.now += metrics.SHOWN_IDLE_SECONDS - 11
+    queues.show("team/a", IDLE)
+    assert queues.due(0) == []
+    assert ("workers", "team/a") in page(queues)
+    clock.now += 2
+    assert queues.due(0) == []
+    assert page(queues) == {}
+
+
+@pytest.mark.parametrize("field", ["waiting", "running", "parked", "delayed", "dead", "workers"])
+def test_a_crew_with_anything_to_show_is_read_anew_when_its_figures_are_old(clock: Clock, field: str) -> None:
+    queues = metrics.Queues()
+    queues.show("team/a", Figures(**{field: 1}))
+    clock.now += 5
+    assert queues.due(10) == []
+    clock.now += 5
+    assert queues.due(10) == ["team/a"]
+    clock.now += 10 * metrics.SHOWN_IDLE_SECONDS
+    assert queues.due(10) == ["team/a"]
+
+
+def test_those_that_were_read_first_are_due_first_and_what_is_gone_is_not_shown(clock: Clock) -> None:
+    queues = metrics.Queues()
+    for crew in ("a", "b", "c"):
+        queues.show(crew, BUSY)
+        clock.now += 1
+    queues.show("a", BUSY)
+    clock.now += 10
+    assert queues.due(1) == ["b", "c", "a"]
+    queues.show("b", None)
+    queues.forget("c")
+    queues.forget("never-there")
+    assert queues.due(1) == ["a"]
+    assert {labels[1] for labels in page(queues)} == {"a"}
+
+
+def test_the_page_explains_every_metric_and_no_other() -> None:
+    metrics.QUEUES.show("test/docs", BUSY)
+    try:
+        families = {family.name: family.type for family in REGISTRY.collect() if family.name.startswith("watchbill_")}
+    finally:
+        metrics.QUEUES.forget("test/docs")
+    suffix = {"counter": "_total", "info": "_info"}
+    exported = {name + suffix.get(kind, "") for name, kind in families.items()}
+    assert len(exported) > 25
+    assert set(re.findall(r"`(watchbill_\w+)`", DOCS.read_text())) == exported
+    alerts = set(re.findall(r"watchbill_[a-z_]+", DOCS.read_text()))
+    assert alerts <= exported | {"watchbill_metrics"}
