@@ -88,7 +88,7 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
 
     everything = shell.run("status")
     line = next(line for line in everything.stdout.splitlines() if line.startswith(stored))
-    assert line.split()[1:6] == ["2", "0", "0", "0", "0"]
+    assert line.split()[1:7] == ["2", "0", "0", "0", "0", "0"]
     crews = json.loads(shell.run("status", "-o", "json").stdout)
     assert next(c for c in crews if c["crew"] == f"default/{stored}")["waiting"] == 2
 

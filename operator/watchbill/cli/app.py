@@ -7,7 +7,7 @@ from io import TextIOWrapper
 
 import typer
 
-from watchbill.cli import about, events, operator, run, status, submit, worker
+from watchbill.cli import about, events, operator, run, status, submit, top, worker
 from watchbill.cli.failures import reported
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (
     submit.submit,
     submit.result,
     status.status,
+    top.top,
     events.events,
     worker.worker,
     operator.operator,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 20
 """Unfinished runs that are looked at one by one."""
+_HEADER: Final = ("CREW", "WAITING", "RUNNING", "PARKED", "DELAYED", "DEAD", "WORKERS", "OLDEST")
 
 
 def status(
@@ -52,36 +53,34 @@ def status(
 
 async def _crews(client: Client, url: str, namespace: str, form: Output) -> None:
     from watchbill.connection import connected
-    from watchbill.errors import NotFound
+    from watchbill.store import figures
     from watchbill.store.crews import CrewRedis
 
     async with connected(url) as redis:
         names = await CrewRedis(client=redis, tenant=namespace, strict=True).list_crews()
-    found: dict[str, Figures | None] = {}
-    for name in names:
-        try:
-            found[name] = await client.figures(f"{namespace}/{name}")
-        except NotFound:  # a record that somebody saved, and nobody has worked for yet
-            found[name] = None
+        crews = [client.keys(f"{namespace}/{name}") for name in names]
+        # None: a record that somebody saved, and nobody has worked for yet
+        found = {crew.partition("/")[2]: now async for crew, now in figures.each(redis, crews)}
     if form is not Output.TEXT:
-        shown = [{"crew": f"{namespace}/{name}", **_plain(figures)} for name, figures in found.items()]
+        shown = [{"crew": f"{namespace}/{name}", **_plain(now)} for name, now in found.items()]
         output.write(shown, form)
     elif not found:
         output.say(f"no crews in namespace {namespace!r} of this store")
     else:
-        header = ("CREW", "WAITING", "RUNNING", "PARKED", "DEAD", "WORKERS", "OLDEST")
-        output.table(header, [(name, *_cells(figures)) for name, figures in found.items()])
+        output.table(_HEADER, [(name, *_cells(now)) for name, now in found.items()])
 
 
 def _plain(figures: Figures | None) -> dict[str, Any]:
-    return {} if figures is None else dataclasses.asdict(figures)
+    hidden = ("now_ms", "ended")
+    return {} if figures is None else {k: v for k, v in dataclasses.asdict(figures).items() if k not in hidden}
 
 
 def _cells(figures: Figures | None) -> tuple[str, ...]:
     if figures is None:
-        return ("-",) * 6
-    counts = (figures.waiting, figures.running, figures.parked, figures.dead, figures.workers)
-    return (*(str(n) for n in counts), output.seconds(figures.oldest_ms / 1000) if figures.oldest_ms else "-")
+        return ("-",) * (len(_HEADER) - 1)
+    counts = (figures.waiting, figures.running, figures.parked, figures.delayed, figures.dead, figures.workers)
+    oldest = "-" if figures.oldest_ms is None else output.seconds(figures.oldest_ms / 1000)
+    return (*(str(n) for n in counts), oldest)
 
 
 async def _crew(client: Client, crew: str, form: Output) -> None:
@@ -102,7 +101,7 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
         ]
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
         return
-    output.table(("CREW", "WAITING", "RUNNING", "PARKED", "DEAD", "WORKERS", "OLDEST"), [(crew, *_cells(figures))])
+    output.table(_HEADER, [(crew, *_cells(figures))])
     if runs:
         output.blank()
         output.table(("UNFINISHED", "STATE", "SINCE", "DONE", "NOW"), [_line(i, run) for i, run in runs.items()])

@@ -28,10 +28,10 @@ local function returned(stream)
   return 0, nil
 end
 
-local classes, waits_again = {}, 0
+local classes, waits_again, length_of = {}, 0, lengths()
 for _, class in ipairs(CLASSES) do
   local stream, waiting, running, head = STREAM[class], 0, 0, nil
-  local length = redis.call('XLEN', stream)
+  local length = length_of[class]
   if length > 0 then
     local last, pending, back = '0-0', 0, 0
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do

@@ -1,0 +1,428 @@
+"""`watchbill top`: crews at work, on a terminal of a real size, and as data."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from rich.cells import cell_len
+
+from watchbill import connection
+from watchbill.cli import overview
+from watchbill.cli.overview import CREWS, Row, Shot
+from watchbill.cli.top import rates
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store import definitions
+from watchbill.store.crews import CrewRedis
+from watchbill.store.figures import Ended, Figures, Held, Incarnation
+from watchbill.store.queue import Finished, Queue, Submission
+
+# ---------------------------------------------------------------- how it looks
+
+
+def shot(crews: int = 30, **more: Any) -> Shot:
+    rows = [Row(f"team/crew-{i:04}", Figures(waiting=crews - i, running=i), 12.34, 0.0) for i in range(crews)]
+    return Shot(tuple(rows), **more)
+
+
+def lines(shot: Shot | None, width: int, height: int, trouble: str = "") -> list[str]:
+    return overview.screen("the title", trouble, shot, width, height).plain.split("\n")
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(("width", "height"), [(200, 50), (80, 24), (40, 10), (20, 5), (10, 3), (3, 1)])
+@pytest.mark.parametrize("single", [False, True])
+def test_it_fits_every_terminal(width: int, height: int, single: bool) -> None:
+    workers = tuple(Incarnation(f"host-{i}.abc", 1, 10, False, 5000) for i in range(40))
+    longest = tuple(Held(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(40))
+    seen = shot(1, workers=workers, longest=longest) if single else shot(100)
+    found = lines(seen, width, height)
+    assert len(found) <= height
+    assert {cell_len(line) for line in found} == {width}
+    assert len(found) == height, "all of the room is used: there is more than fits"
+
+
+@pytest.mark.pure
+def test_where_there_is_no_room_the_less_important_columns_go_and_rows_are_counted() -> None:
+    wide, narrow = lines(shot(), 200, 50), lines(shot(), 40, 10)
+    assert wide[3].split() == list(CREWS.title)
+    assert narrow[3].split()[:2] == ["CREW", "WAITING"]
+    assert "PARKED" not in narrow[3]
+    assert narrow[4].split()[:2] == ["team/crew-0000", "30"]
+    assert narrow[-1].strip() == "… 25 more"
+    assert "30 crews, 30 with work" in wide[1]
+    assert "… " not in "".join(wide)
+
+
+@pytest.mark.pure
+def test_one_crew_shows_its_classes_workers_and_what_runs_longest_in_whatever_room_there_is() -> None:
+    workers = tuple(Incarnation(f"host-{i}.abc", 1, 10, i == 0, 5000 if i else -1) for i in range(20))
+    longest = tuple(Held(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(20))
+    found = lines(shot(1, workers=workers, longest=longest), 120, 40)
+    text = "\n".join(found)
+    assert re.search(r"critical +0 +0 +-", text)
+    assert re.search(r"host-0\.abc +1 +10 +over +silent", text)
+    assert re.search(r"host-1\.abc +1 +10 +5\.0s +works", text)
+    assert re.search(r"task-2 +2\.0s +agent +normal +1 +host-1\.abc", text)
+    assert text.count("more") == 2
+    few = lines(shot(1, workers=workers, longest=longest[:1]), 120, 40)
+    assert any(line.startswith("task-0") for line in few)
+
+
+@pytest.mark.pure
+def test_trouble_is_said_above_what_was_seen_last() -> None:
+    found = lines(shot(), 80, 24, "no answer from the store for 5.0s")
+    assert found[1].strip() == "no answer from the store for 5.0s"
+    assert found[4].startswith("team/crew-0000")
+    assert lines(None, 80, 24)[1].strip() == "looking …"
+
+
+@pytest.mark.pure
+def test_nothing_that_a_worker_says_steers_the_terminal() -> None:
+    bad = "\x1b[2Jbad\x07"
+    row = Row(bad, Figures(), None, None)
+    seen = Shot((row,), (Incarnation(bad, 0, 0, False, 1),), (Held(bad, bad, bad, 5, 1, 1),))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", "\n".join(lines(seen, 200, 50)))
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        (None, (1000, Ended(5, "1-0")), (None, None)),
+        ((1000, Ended(5, "1-0")), (3000, Ended(25, "2-0", 20, 18, 2)), (9.0, 1.0)),
+        ((1000, Ended(5, "1-0")), (3000, Ended(405, "2-0", 100, 50, 25)), (100.0, 50.0)),
+        ((1000, None), (2000, Ended(4, "2-0", 4, 4, 0)), (4.0, 0.0)),
+        ((1000, None), (2000, None), (0.0, 0.0)),
+        ((1000, Ended(5, "1-0")), (2000, Ended(5, "1-0", 0, 0, 0)), (0.0, 0.0)),
+        ((1000, Ended(5, "1-0")), (2000, None), (None, None)),
+        ((1000, Ended(5, "1-0")), (2000, Ended(1, "0-1", 0, 0, 0)), (None, None)),
+        ((1000, Ended(5, "1-0")), (1000, Ended(6, "2-0", 1, 1, 0)), (None, None)),
+    ],
+)
+def test_rates_are_differences_of_what_ever_ended_by_the_stores_clock(before: Any, now: Any, expected: Any) -> None:
+    figures = [pair and Figures(now_ms=pair[0], ended=pair[1]) for pair in (before, now)]
+    assert rates(*figures) == expected
+
+
+# ---------------------------------------------------------------- against a store
+
+
+class Crews:
+    """Crews in a namespace of a test's own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.namespace = f"ns-{uuid.uuid4().hex[:12]}"
+
+    def do(self, work: Callable[[Any], Any]) -> Any:
+        async def doing() -> Any:
+            async with connection.connected(self.url) as client:
+                return await work(client)
+
+        return asyncio.run(doing())
+
+    def make(self, *names: str) -> None:
+        async def making(client: Any) -> None:
+            for name in names:
+                definition = CrewDefinition(name=name, agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
+                uid = await definitions.apply(client, CrewKeys(self.namespace, name), definition)
+                records = CrewRedis(client=client, tenant=self.namespace, strict=True)
+                await records.save_crew(definition.model_copy(update={"crew_id": uid}))
+
+        self.do(making)
+
+    def submit(self, name: str, *ids: str) -> None:
+        async def submitting(client: Any) -> None:
+            queue = await self._queue(client, name)
+            await queue.submit([Submission(i, "a", "{}") for i in ids], max_queued=1000)
+
+        self.do(submitting)
+
+    def work(self, name: str, claims: int, outcomes: str) -> None:
+        """A worker claims so many and ends one for each letter of `outcomes`: c completed, f failed."""
+
+        async def working(client: Any) -> None:
+            queue = await self._queue(client, name)
+            worker = f"host-{uuid.uuid4().hex[:4]}.x"
+            claim = await queue.claim(worker, 1, claims, lease_ms=60_000, take_over=True)
+            await queue.start(worker, claim.tasks)
+            kinds = {"c": "completed", "f": "failed"}
+            done = [
+                Finished(task, kinds[o], "{}", definition="") for task, o in zip(claim.tasks, outcomes, strict=False)
+            ]
+            if done:
+                await queue.finish(worker, done)
+
+        self.do(working)
+
+    async def _queue(self, client: Any, name: str) -> Queue:
+        keys = CrewKeys(self.namespace, name)
+        return Queue(client, keys, str(await client.hget(keys.meta, "uid")))
+
+
+@pytest.fixture
+def crews(shell, redis_url) -> Crews:
+    made = Crews(redis_url)
+    shell.env["WATCHBILL_REDIS_URL"] = redis_url
+    shell.env["WATCHBILL_NAMESPACE"] = made.namespace
+    return made
+
+
+class Terminal:
+    """`watchbill` on a terminal of that size; `text` is the last picture that it drew."""
+
+    def __init__(self, shell: Any, *arguments: str, width: int = 120, height: int = 20) -> None:
+        self.leader, self.follower = pty.openpty()
+        self.resize(width, height)
+        self.before = termios.tcgetattr(self.follower)
+        env = {k: v for k, v in shell.env.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "watchbill", *arguments],
+            cwd=shell.folder,
+            env=env,
+            stdin=self.follower,
+            stdout=self.follower,
+            stderr=self.follower,
+            start_new_session=True,
+        )
+        self.seen = ""
+        self._at = 0
+        self.picture = ""
+
+    def resize(self, width: int, height: int) -> None:
+        fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def read(self) -> str:
+        while select.select([self.leader], [], [], 0.05)[0]:
+            try:
+                self.seen += os.read(self.leader, 65536).decode(errors="replace")
+            except OSError:
+                break
+        return self.seen
+
+    def pictures(self) -> list[str]:
+        drawn = self.read().split("\x1b[H")[1:]
+        return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", one).replace("\r", "") for one in drawn]
+
+    def shows(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        """Waits for a picture like that, the last one that was waited for or a later one; it is then `picture`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for number, picture in enumerate(self.pictures()[self._at :], self._at):
+                if found := re.search(pattern, picture, re.MULTILINE):
+                    self._at, self.picture = number, picture
+                    return found
+            assert time.monotonic() < deadline, f"never showed {pattern}: {self.seen[-3000:]!r}"
+            assert self.process.poll() is None, self.seen
+
+    def press(self, keys: str) -> None:
+        os.write(self.leader, keys.encode())
+
+    def ended(self) -> int:
+        """The exit code; what it wrote meanwhile is read, or it could not end."""
+        deadline = time.monotonic() + 15
+        while self.process.poll() is None:
+            self.read()
+            assert time.monotonic() < deadline, "it never ended"
+        self.read()
+        return self.process.returncode
+
+    def is_restored(self) -> bool:
+        left, shown = self.seen.rfind("\x1b[?1049l"), self.seen.rfind("\x1b[?25h")
+        return (
+            left > self.seen.rfind("\x1b[?1049h") >= 0
+            and shown > self.seen.rfind("\x1b[?25l") >= 0
+            and termios.tcgetattr(self.follower) == self.before
+        )
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.leader)
+        os.close(self.follower)
+
+
+@pytest.fixture
+def terminal(shell) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*arguments: str, **size: int) -> Terminal:
+        opened.append(Terminal(shell, *arguments, **size))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_once_prints_a_table_with_the_busiest_first_and_data_says_the_same(shell, crews) -> None:
+    crews.make("calm", "busy", "idle")
+    crews.submit("calm", "t1")
+    crews.submit("busy", *(f"t{i}" for i in range(5)))
+    crews.work("busy", 2, "")
+    done = shell.run("top", "--once", "--interval", "0.2")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header == list(CREWS.title)
+    assert [row[0].partition("/")[2] for row in rows] == ["busy", "calm", "idle"]
+    assert rows[0][1:3] == ["3", "2"]
+    assert rows[0][7] == "1"
+    assert rows[2][1:] == ["0", "0", "0", "0", "0", "-", "0", "-", "0.0", "0.0"]
+
+    for form, load in (("json", json.loads), ("yaml", yaml.safe_load)):
+        found = load(shell.run("top", "--interval", "0.2", "-o", form).stdout)
+        assert [(c["crew"], c["waiting"], c["running"]) for c in found] == [
+            (f"{crews.namespace}/busy", 3, 2),
+            (f"{crews.namespace}/calm", 1, 0),
+            (f"{crews.namespace}/idle", 0, 0),
+        ]
+        assert found[0]["done_per_second"] == 0
+    piped = shell.run("top", "-i", "0.2").stdout.splitlines()
+    assert piped[0].split() == header, "no terminal: once"
+
+
+def test_one_crew_is_shown_in_full(shell, crews) -> None:
+    crews.make("busy")
+    crews.submit("busy", *(f"t{i}" for i in range(5)))
+    crews.work("busy", 2, "")
+    text = shell.run("top", "busy", "--once", "-i", "0.2").stdout
+    assert re.search(r"^normal +3 +2 +\d", text, re.MULTILINE)
+    assert re.search(r"^host-\w{4}\.x +0 +- +\d+\.\ds +works$", text, re.MULTILINE)
+    assert re.search(r"^t0 +\d\.\ds +a +normal +1 +host-", text, re.MULTILINE)
+    found = json.loads(shell.run("top", "busy", "-i", "0.2", "-o", "json").stdout)
+    assert found["crew"] == f"{crews.namespace}/busy"
+    assert [c["name"] for c in found["classes"] if c["waiting"]] == ["normal"]
+    assert [held["id"] for held in found["running_longest"]] == ["t0", "t1"]
+    assert len(found["incarnations"]) == found["workers"] == 1
+
+
+def test_what_to_show_is_chosen_by_name_and_by_namespace(shell, crews) -> None:
+    crews.make("one", "two", "three")
+    some = shell.run("top", "one", f"{crews.namespace}/two", "one", "--once", "-i", "0.2").stdout
+    assert sorted(line.split()[0].partition("/")[2] for line in some.splitlines()[1:]) == ["one", "two"]
+    everywhere = shell.run("top", "-A", "-i", "0.2", env={"WATCHBILL_NAMESPACE": "elsewhere"}).stdout
+    assert {f"{crews.namespace}/{name}" for name in ("one", "two", "three")} <= set(everywhere.split())
+    elsewhere = shell.run("top", "-n", "elsewhere", "-i", "0.2")
+    assert (elsewhere.returncode, elsewhere.stdout, elsewhere.stderr) == (0, "", "no crews there\n")
+
+    missing = shell.run("top", "nope", "--once")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "nope" in missing.stderr
+    both = shell.run("top", "one", "-A")
+    assert both.returncode == 2
+    assert "contradict" in both.stderr
+    assert shell.run("top", "--redis-url", "redis://127.0.0.1:1").returncode == 3
+    assert shell.run("top", "--interval", "0").returncode == 2
+
+
+def test_a_terminal_is_drawn_anew_as_work_comes_and_goes_and_q_ends_it(crews, terminal) -> None:
+    crews.make("live", "idle")
+    top = terminal("top", "-i", "0.2")
+    top.shows(r"live +0 +0 ")
+    crews.submit("live", *(f"t{i}" for i in range(40)))
+    top.shows(r"live +40 +0 ")
+    top.shows(r"2 crews, 1 with work   40 waiting, 0 running")
+    assert top.picture.index("/live") < top.picture.index("/idle")
+    assert re.match(r"watchbill top   \d\d:\d\d:\d\d", top.picture)
+    crews.work("live", 30, "c" * 20 + "f" * 10)
+    rates = top.shows(r"live +10 +0 .* ([1-9][\d.]*) +([1-9][\d.]*) *$")
+    assert float(rates[1]) == pytest.approx(2 * float(rates[2]), rel=0.05)
+    top.shows(r"live +10 +0 .* 0\.0 +0\.0 *$")
+    top.press("x")
+    top.press("q")
+    assert top.ended() == 0
+    assert top.is_restored()
+    assert "Traceback" not in top.seen
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(crews, terminal, number, code) -> None:
+    crews.make("live")
+    top = terminal("top", "live", "-i", "0.2")
+    top.shows(r"^PRIORITY")
+    assert termios.tcgetattr(top.follower) != top.before
+    top.process.send_signal(number)
+    assert top.ended() == code
+    assert top.is_restored()
+
+
+def test_keys_are_heard_as_they_are_pressed_and_ctrl_z_does_not_strand_the_terminal(crews, terminal) -> None:
+    crews.make("live")
+    top = terminal("top", "-i", "0.2")
+    top.shows(r"live +0")
+    termios_now = termios.tcgetattr(top.follower)
+    assert termios_now[6][termios.VSUSP] == b"\0"
+    assert termios_now[3] & termios.ISIG, "Ctrl-C still is a signal"
+    assert not termios_now[3] & (termios.ICANON | termios.ECHO)
+    top.press("q")
+    assert top.ended() == 0
+
+
+def test_it_follows_the_size_of_the_terminal(crews, terminal) -> None:
+    crews.make(*(f"crew-{i:02}" for i in range(12)))
+    top = terminal("top", "-i", "0.2", width=150, height=30)
+    top.shows(r"FAILED/S")
+    top.shows(r"crew-11")
+    top.resize(50, 8)
+    top.process.send_signal(signal.SIGWINCH)
+    top.shows(r"… \d+ more")
+    picture = top.picture
+    assert "FAILED/S" not in picture
+    assert len(picture.split("\n")) <= 8
+    assert max(map(len, picture.split("\n"))) <= 50
+    top.press("q")
+    assert top.ended() == 0
+
+
+def test_hundreds_of_crews_are_shown_and_the_busiest_are_seen(crews, terminal) -> None:
+    crews.make(*(f"crew-{i:03}" for i in range(300)))
+    crews.submit("crew-123", "t1", "t2")
+    top = terminal("top", "-i", "0.2")
+    top.shows(r"300 crews, 1 with work")
+    assert re.search(r"^\S+/crew-123 +2 +0", top.shows(r"(?s)CREW .*\Z")[0], re.MULTILINE)
+    top.shows(r"… 28\d more")
+
+
+async def test_a_store_that_goes_away_is_said_so_and_it_goes_on_when_it_is_back(
+    shell, terminal, private_redis: Callable[[], Any]
+) -> None:
+    server = await private_redis()
+    crews = Crews(server.url)
+    await asyncio.to_thread(crews.make, "live")
+    await asyncio.to_thread(crews.submit, "live", "t1", "t2")
+    top = terminal("top", "-i", "0.2", "-n", crews.namespace, "--redis-url", server.url, width=200)
+    top.shows(r"live +2 +0 ")
+    await server.kill()
+    top.shows(r"no answer from the store for \d+\.\ds: ")
+    assert re.search(r"live +2 +0 ", top.picture), "what was seen last stays"
+    await server.restart()
+    top.shows(r"1 crew, 1 with work")
+    server.pause()
+    top.shows(r"no answer from the store for \d")
+    server.resume()
+    top.shows(r"1 crew, 1 with work")
+    await server.kill()
+    top.shows(r"no answer")
+    top.press("q")
+    assert top.ended() == 0
+    assert top.is_restored()
