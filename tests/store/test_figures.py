@@ -66,7 +66,10 @@ async def test_what_was_handed_back_waits_and_is_as_old_as_it_was(crew: Crew) ->
     await asyncio.sleep(0.05)
     await crew.submit("t2", "t3")
     tasks = await crew.take("w", slots=2)
-    old = (await crew.client.xrange(crew.keys.streams[2], count=1))[0][0]
+    entries = [entry for entry, _ in await crew.client.xrange(crew.keys.streams[2])]
+    old = entries[0]
+    found = await of(crew)
+    assert found.oldest_ms == found.now_ms - int(entries[2].partition("-")[0]), "of what waits, not of what runs"
     await crew.queue.hand_back("w", tasks[:1])
     found = await of(crew)
     assert (found.waiting, found.running, by_class(found)) == (2, 1, {"normal": (2, 1)})
