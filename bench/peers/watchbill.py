@@ -21,7 +21,6 @@ from watchbill.agents.context import Context
 from watchbill.client import Client
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
-from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask, TaskResult
 
 CREW = "default/bench"
@@ -38,7 +37,6 @@ class Watchbill:
         agent = AgentDefinition(agent_id="noop", agent_class="bench.peers.watchbill:noop")
         crew = CrewDefinition(name="bench", agents=[agent], concurrency=CONCURRENCY)
         await definitions.apply(self.raw, keys, crew)
-        self.queue = Queue(self.raw, keys, (await definitions.current(self.raw, keys)).uid)
         self.client = Client(URL)
 
     async def submit(self, number: int) -> str:
