@@ -210,7 +210,11 @@ RENEWALS_LATE: Final = Counter(
     "watchbill_lease_renewals_late", "Renewals that came later than half a lease after the one before", ["crew"]
 )
 LOOP_BLOCKED: Final = Counter(
-    "watchbill_worker_loop_blocked", "Times an agent blocked the event loop for seconds", ["crew"]
+    "watchbill_worker_loop_blocked", "Times an agent blocked the event loop for seconds", ["crew", "agent"]
+)
+"""agent: empty when it can't be told, as when a task of asyncio's own that it started blocks the loop."""
+ABANDONED: Final = Gauge(
+    "watchbill_worker_abandoned", "Agents that still run though their task has ended; each holds a slot", ["crew"]
 )
 
 HEARTBEATS_FIRED: Final = Counter("watchbill_heartbeats_fired", "Slots fired by this process", ["crew", "heartbeat"])

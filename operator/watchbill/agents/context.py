@@ -1,6 +1,7 @@
 """What an agent is given when it runs: its task, its inputs, and a way to say something.
 
-A value with two ways out: `emit` and `report_usage`. It knows neither the store nor the worker.
+A value with two ways out, `emit` and `report_usage`, and one way in, `cancelled`. It knows neither the store nor the
+worker.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from watchbill.agents.tools import Tool
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask, Usage
 
-_EMIT_SECONDS: Final = 30.0
+Say = Callable[[str], Awaitable[None]]
+
+EMIT_SECONDS: Final = 30.0
 """How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
 
 
@@ -41,16 +44,31 @@ class Context:
     """The agent's own and shared tools by name, to be called: `context.tools["calculator"]("6 * 7")`."""
     logger: logging.LoggerAdapter[logging.Logger]
     deadline: datetime | None
-    """When the worker will cancel this run (aware, UTC)."""
+    """When the worker will cancel this run (aware, UTC). For the agent's information: the worker itself measures on a
+    clock that doesn't jump."""
     attempt: int
     """1 for the first time this task runs."""
     fence: int
     """Grows with every start of this task. Pass it to systems that should refuse a worker taken for dead."""
-    emit: Callable[[str], Awaitable[None]]
+    emit: Say
     """Says something on the crew's event feed: `await context.emit("half way")`."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `emit` belongs to; a worker always gives it."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
+    _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once this run should stop: its time is over, or somebody cancelled it, or its worker ends.
+
+        For agents that run in a thread, which nobody can stop: look between two pieces of work, and return or raise.
+        An `async def run` gets asyncio.CancelledError as well; an agent in a process of its own is killed instead.
+        """
+        return bool(self._asked)
+
+    def cancel(self) -> None:
+        """From now on `cancelled` is true. The worker's part; a test may play it."""
+        self._asked.append(True)
 
     def emit_sync(self, message: str) -> None:
         """`emit` for an agent that isn't async, and so runs in a thread. Returns once the message is taken.
@@ -79,7 +97,7 @@ class Context:
             saying.close()
             raise
         try:
-            future.result(_EMIT_SECONDS)
+            future.result(EMIT_SECONDS)
         except TimeoutError:
             future.cancel()
             raise

@@ -6,8 +6,10 @@ An agent is named by a built-in name, by an entry point, or as `package.module:N
   share nothing; with a pydantic model as its attribute `Config`, that validates and it is `cls(config=Config(...))`;
 - or a function of the context, which takes no config.
 
-Both may be sync or async. A class may also have a classmethod `check(agent, tools)` that returns what else is wrong
-with its definition, as `Problem`s with paths below the agent. Nothing is instantiated or run here before `Runner.run`.
+Both may be sync or async, and may ask for a process of their own by an attribute `runs_in = "process"`, for CPU-heavy
+work that would hold up the other agents of its worker. A class may also have a classmethod `check(agent, tools)` that
+returns what else is wrong with its definition, as `Problem`s with paths below the agent. Nothing is instantiated or run
+here before `Runner.run`.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ BUILT_IN: Final[Mapping[str, str]] = {
 }
 
 
+_RUNS_IN: Final = "runs_in"
+_PROCESS: Final = "process"
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """One agent, ready to run any number of tasks, also at the same time."""
@@ -46,6 +52,8 @@ class Runner:
     """False: `run` may block, and belongs into a thread."""
     agent: AgentDefinition
     _start: Callable[[Context], Any]
+    in_process: bool = False
+    """It asks for a process of its own."""
 
     def run(self, context: Context) -> Any | Awaitable[Any]:
         """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises."""
@@ -56,6 +64,7 @@ class AgentLoader:
     """Loads agents and tools. `folders` are those of the YAML files, whose modules agents may name."""
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
+        self.folders = tuple(folders)
         self._finder = Finder(folders)
 
     def check(self, crew: CrewDefinition) -> list[Problem]:
@@ -85,7 +94,7 @@ class AgentLoader:
         if problems := _check_config(found, agent.config):
             raise AgentNotLoadable(f"agent {agent.agent_id!r}: " + "; ".join(str(problem) for problem in problems))
         start, is_async = _runnable(found, agent.config)
-        return Runner(is_async, _with_defaults(crew, agent), start)
+        return Runner(is_async, _with_defaults(crew, agent), start, getattr(found, _RUNS_IN, None) == _PROCESS)
 
     def tools(self, crew: CrewDefinition, agent: AgentDefinition) -> dict[str, Tool]:
         """The agent's tools by name: its own, then the shared ones it has none of. Raises AgentNotLoadable."""
@@ -127,6 +136,12 @@ class AgentLoader:
             raise Unusable(
                 f"agent class {reference!r} {reason}",
                 "Name a class with a run(self, context) method, or a function of the context.",
+            )
+        if (asked := getattr(found, _RUNS_IN, None)) not in (None, _PROCESS):
+            raise Unusable(
+                f"agent class {reference!r} says {_RUNS_IN} = {asked!r}",
+                f'Write {_RUNS_IN} = "{_PROCESS}", or leave it out: then a `def run` runs in a thread, and an `async '
+                "def run` on the event loop.",
             )
         return found
 

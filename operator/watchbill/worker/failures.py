@@ -1,13 +1,16 @@
-"""What an agent's exception says about trying again: by its type, by an HTTP status, by Retry-After.
+"""What an agent's exception says: what went wrong, and, by type, HTTP status and Retry-After, about trying again.
 
-Agents need nothing of Watchbill for that: an attribute `retryable` or `retry_after` does, too.
+Agents need nothing of Watchbill for that: an attribute `retryable` or `retry_after` does, too. Also used in agents' own
+processes: imports no store.
 """
 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -28,6 +31,47 @@ _HOPELESS: Final = (
 )
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
 _CAUSES: Final = 5
+_TEXT_MAX: Final = 1_000_000
+"""Far more than is kept of it: secrets are taken out before it is cut to size, and none may be cut in two."""
+
+
+_WORTH_IT: Final = Failure()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that failed, told in values, so that it can come from another process."""
+
+    error: str
+    """The exception's type and message."""
+    judged: Failure = _WORTH_IT
+    traceback: str = ""
+
+
+class AgentFailed(Exception):
+    """An agent failed elsewhere, and all that is to be told of it has been told there."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.error)
+        self.failed = failed
+
+
+def failed(error: BaseException, now: datetime) -> Failed:
+    """All that is to be told of an agent's exception. `now` is aware."""
+    if isinstance(error, AgentFailed):
+        return error.failed
+    text = "".join(traceback.format_exception(error))
+    return Failed(describe(error), judge(error, now), text[-_TEXT_MAX:])
+
+
+def describe(error: BaseException) -> str:
+    """`TypeError: its message`."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as another:
+        return f"{name}, which can't say what it is: {type(another).__name__}"
+    return f"{name}: {text[:_TEXT_MAX]}" if text else name
 
 
 def judge(error: BaseException, now: datetime) -> Failure:

@@ -20,14 +20,16 @@ from watchbill import metrics
 from watchbill.connection import connect_sync
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.store.queue import Queue, Renewed
+from watchbill.worker import running
 
 logger = logging.getLogger("watchbill.worker")
 
 T = TypeVar("T")
 
 BLOCKED_SECONDS: Final = 5.0
-"""An event loop that hasn't turned for this long is reported, with where it stands."""
+"""An event loop that hasn't turned for this long is reported, with where it stands and whose agent that is."""
 _TICK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.25
 
 
 class LeaseKeeper:
@@ -58,7 +60,9 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._renewed_at = self._turned_at = time.monotonic()
         self._take_over_from = 0.0
-        self._reported = False
+        self._looked_at = time.monotonic()
+        self._seen_turn = 0.0
+        self._blocked = 0.0
         self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
 
     def start(self) -> None:
@@ -94,12 +98,12 @@ class LeaseKeeper:
     def _keep(self) -> None:
         interval = self._lease_ms / 3000
         due = time.monotonic() + interval
-        while not self._stop.wait(min(0.25, interval / 4)):
+        while not self._stop.wait(min(_LOOK_SECONDS, interval / 4)):
             self._watch()
             now = time.monotonic()
             if now < due or self._incarnation is None:
                 continue
-            due = now + (interval if self._renew(self._incarnation, interval) else min(0.25, interval / 4))
+            due = now + (interval if self._renew(self._incarnation, interval) else min(_LOOK_SECONDS, interval / 4))
 
     def _renew(self, incarnation: str, interval: float) -> bool:
         if time.monotonic() - self._turned_at > self._stuck_seconds:
@@ -133,17 +137,27 @@ class LeaseKeeper:
             return
 
     def _watch(self) -> None:
-        blocked = time.monotonic() - self._turned_at
-        if blocked < BLOCKED_SECONDS:
-            self._reported = False
-        elif not self._reported:
-            self._reported = True
-            metrics.LOOP_BLOCKED.labels(self._queue.keys.crew).inc()
-            frame = sys._current_frames().get(self._loop_thread)
-            stack = "".join(traceback.format_stack(frame)[-6:]) if frame else ""
-            logger.warning(
-                "the event loop has been blocked for %.0f s. An agent blocks it: make its `run` a plain `def` (it then "
-                "runs in a thread), or await what it waits for. It stands at:\n%s",
-                blocked,
-                stack,
-            )
+        """Counts only time that this thread has seen pass, look by look: after a stop of the whole process (SIGSTOP, a
+        frozen machine), and after a renewal that took long, nobody can say what the loop has done meanwhile."""
+        now = time.monotonic()
+        passed, self._looked_at = now - self._looked_at, now
+        if self._turned_at != self._seen_turn:
+            self._seen_turn, self._blocked = self._turned_at, 0.0
+            return
+        before = self._blocked
+        self._blocked += min(passed, 2 * _LOOK_SECONDS)
+        if before < BLOCKED_SECONDS <= self._blocked:
+            self._blame()
+
+    def _blame(self) -> None:
+        frame = sys._current_frames().get(self._loop_thread)
+        found = running.on_stack(frame)
+        agent = found.role.agent.agent_id if found else ""
+        metrics.LOOP_BLOCKED.labels(self._queue.keys.crew, agent).inc()
+        logger.warning(
+            "the event loop has been blocked for %.0f s%s. Make the agent's `run` a plain `def` (it then runs in a "
+            'thread), ask for a process (runs_in = "process"), or await what it waits for. It stands at:\n%s',
+            self._blocked,
+            f" by agent {agent!r} with task {found.task.id}" if found else "",
+            "".join(traceback.format_stack(frame)[-8:]) if frame else "",
+        )

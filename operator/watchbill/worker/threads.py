@@ -16,14 +16,13 @@ T = TypeVar("T")
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """What `function` returns. Cancelling stops the wait, not the thread: Python can't stop a thread."""
+    """What `function` returns. Python can't stop a thread, so cancelling doesn't end the wait: who waits knows when the
+    thread has really ended. Only closing the coroutine does."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
 
     def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
         if error is not None:
             future.set_exception(error)
         else:
@@ -45,4 +44,8 @@ async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
             return
 
     threading.Thread(target=target, name="watchbill-agent", daemon=True).start()
-    return await future
+    while True:
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            continue

@@ -31,9 +31,10 @@ from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue, Renewed, Wish
 from watchbill.tasks import Priority
-from watchbill.worker import execute, incarnations
+from watchbill.worker import execute, incarnations, results
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.redact import Redactor
+from watchbill.worker.running import Running
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -61,7 +62,7 @@ class _Job:
     begun: float = 0.0
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
-    running: execute.Running | None = None
+    running: Running | None = None
     said: int = 0
     wish: Wish | None = None
     """What it was asked to stop for."""
@@ -313,7 +314,7 @@ class Worker:
 
     async def _finish_singly(self, me: _Incarnation, batch: Sequence[Finished]) -> None:
         for finished in batch:
-            for attempt in (finished, execute.refused(finished)):
+            for attempt in (finished, results.refused(finished)):
                 try:
                     outcomes, _ = await self._persist(lambda f=attempt: self._queue.finish(me.name, [f]))  # type: ignore[misc]
                 except (redis.exceptions.ResponseError, redis.exceptions.DataError) as error:
@@ -370,7 +371,7 @@ class Worker:
                 told = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
                 self._begin(me, told)
             elif start.state == "missing":
-                me.finished.append(execute.missing(task))
+                me.finished.append(results.missing(task))
 
     async def _end_unwanted(self, me: _Incarnation) -> None:
         """Tells the end of what is not to run. Where the payload didn't come along, the definition didn't either."""
@@ -380,7 +381,7 @@ class Worker:
             told = zip(without, started, strict=True)
             unwanted = [task for task in unwanted if task.payload]
             unwanted += [replace(task, definition=start.definition) for task, start in told if start.state == "ok"]
-        me.finished += [execute.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
+        me.finished += [results.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
     def _begin(self, me: _Incarnation, task: Claimed) -> None:
         now = time.monotonic()
@@ -430,7 +431,7 @@ class Worker:
             await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
             me.untold.pop(job.task.id, None)
         job.said += 1
-        number, text = job.said, self._redact(message)[: execute.MESSAGE_MAX]
+        number, text = job.said, self._redact(message)[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
     def _over(self, me: _Incarnation, job: _Job, finished: Finished) -> None:
@@ -439,7 +440,7 @@ class Worker:
         self._gone(me, job)
 
     def _park_later(self, me: _Incarnation, job: _Job, error: AgentNotLoadable) -> None:
-        me.unloadable.append((job.task, execute.unloadable(job.task, error)))
+        me.unloadable.append((job.task, results.unloadable(job.task, error)))
         self._gone(me, job)
 
     def _gone(self, me: _Incarnation, job: _Job) -> None:
@@ -595,7 +596,7 @@ class Worker:
                 job.wish = wish
                 logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
                 if job.running is not None:
-                    job.running.stop(execute.STOPPED[wish], STOP_SECONDS)
+                    job.running.stop(results.STOPPED[wish], STOP_SECONDS)
                 else:
                     job.cancel()
                     me.unwanted.append(replace(job.task, wish=wish))

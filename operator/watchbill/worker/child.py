@@ -1,0 +1,233 @@
+"""The process of agents that ask for one: runs one task after another for its worker, and never outlives it.
+
+Started by `processes`, which says what to do over a socket, in frames of JSON, and hears what the agent says, logs and
+returns. Knows no store, and imports none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import fcntl
+import functools
+import inspect
+import itertools
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import struct
+import sys
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from watchbill.agents.context import EMIT_SECONDS, Context
+from watchbill.agents.loading import AgentLoader, Runner
+from watchbill.agents.tools import Tool
+from watchbill.plan.retry import Failure
+from watchbill.records import CrewDefinition
+from watchbill.tasks import AgentTask, TaskResult
+from watchbill.worker import failures, outputs
+
+HEADER: Final = struct.Struct("!I")
+_ROLES_KEPT: Final = 64
+
+
+def pack(message: str) -> bytes:
+    """A frame: its length, and JSON."""
+    data = message.encode()
+    return HEADER.pack(len(data)) + data
+
+
+def main(given: dict[str, Any]) -> None:
+    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `folders` of agents' modules."""
+    faulthandler.enable()  # where a crash in C happened is seen on stderr
+    _die_with(given["life"])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # what an agent prints is seen while it runs, and survives a kill
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    line = _Line(socket.socket(fileno=given["line"]))
+    logging.getLogger().addHandler(_LogHandler(line))
+    loader = AgentLoader([Path(folder) for folder in given["folders"]])
+
+    @functools.lru_cache(_ROLES_KEPT)
+    def role(definition: str, agent_id: str) -> tuple[Runner, dict[str, Tool]]:
+        crew = CrewDefinition.model_validate_json(definition)
+        agent = crew.agent(agent_id)
+        if agent is None:
+            raise LookupError(f"agent {agent_id!r} is not in its crew")  # the worker has looked
+        return loader.load(crew, agent), loader.tools(crew, agent)
+
+    while True:
+        asked = line.requests.get()
+        logging.getLogger().setLevel(asked["level"])
+        usage = None
+        try:
+            runner, tools = role(asked["definition"], asked["agent"])
+            context = _context(asked, runner, tools, line)
+            try:
+                output = _run(runner, context)
+            finally:
+                usage = context.usage
+            result = TaskResult(task_id=context.task.task_id, agent_name=asked["agent"], success=True, output=output)
+            answer = f'"result": {outputs.as_json(result)}'
+        except BaseException as failure:  # SystemExit ends the task only
+            answer = f'"failed": {json.dumps(_failed(failure))}'
+        line.send(f'{{"kind": "end", "usage": {usage.model_dump_json() if usage else "null"}, {answer}}}')
+
+
+def _die_with(life: int) -> None:
+    """Where the kernel can (Linux), it kills us and all that we started when the worker ends, however it does, and even
+    while C code holds the interpreter. Elsewhere the line's end does, as soon as Python code runs."""
+    if sys.platform == "linux":
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC)
+
+
+def _run(runner: Runner, context: Context) -> Any:
+    async def on_a_loop() -> Any:
+        return await runner.run(context)
+
+    if runner.is_async:
+        return asyncio.run(on_a_loop())
+    output = runner.run(context)
+
+    async def hidden() -> Any:
+        return await output
+
+    return asyncio.run(hidden()) if inspect.isawaitable(output) else output  # a decorator may hide that it is async
+
+
+def _failed(failure: BaseException) -> dict[str, Any]:
+    if isinstance(failure, outputs.Unstorable):
+        told = failures.Failed(str(failure), Failure(worth_retrying=False))
+    elif isinstance(failure, Exception):
+        told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
+    else:
+        told = failures.failed(RuntimeError(failures.describe(failure)), datetime.now(UTC))  # noqa: TID251 - shell
+    return asdict(told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context(Context):
+    """A context whose worker is another process."""
+
+    line: _Line
+    number: int
+
+    def emit_sync(self, message: str) -> None:
+        self.line.say(self.number, message).result(EMIT_SECONDS)
+
+
+def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: _Line) -> Context:
+    number: int = asked["number"]
+
+    async def emit(message: str) -> None:
+        await asyncio.wrap_future(line.say(number, message))
+
+    given = asked["context"]
+    extra = {"crew": given["crew"], "agent": asked["agent"], "task": given["task"]["task_id"]}
+    return _Context(
+        crew=given["crew"],
+        agent=runner.agent,
+        task=AgentTask.model_validate(given["task"]),
+        run_id=given["run_id"],
+        prompt=given["prompt"],
+        inputs=given["inputs"],
+        outputs=given["outputs"],
+        tools=tools,
+        logger=logging.LoggerAdapter(logging.getLogger("watchbill.agent"), extra),
+        deadline=datetime.fromisoformat(given["deadline"]) if given["deadline"] else None,
+        attempt=given["attempt"],
+        fence=given["fence"],
+        emit=emit,
+        line=line,
+        number=number,
+    )
+
+
+class _Line:
+    """The way to the worker. When it ends, so do we."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._ids = itertools.count(1)
+        self._said: dict[int, Future[None]] = {}
+        # A forked child of the agent's that held the line open would keep our death from the worker.
+        os.register_at_fork(after_in_child=sock.close)
+        threading.Thread(target=self._listen, name="watchbill-line", daemon=True).start()
+
+    def send(self, message: str) -> None:
+        with self._sending:
+            self._socket.sendall(pack(message))
+
+    def say(self, number: int, message: str) -> Future[None]:
+        """Done once the worker has it on the feed; holds what that raised there."""
+        said: Future[None] = Future()
+        known = next(self._ids)
+        self._said[known] = said
+        self.send(json.dumps({"kind": "emit", "number": number, "id": known, "message": message}))
+        return said
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                told = json.loads(self._exactly(HEADER.unpack(self._exactly(HEADER.size))[0]))
+                if told["kind"] == "run":
+                    self.requests.put(told)
+                else:
+                    self._heard(told)
+        finally:
+            os.killpg(0, signal.SIGKILL)
+
+    def _heard(self, told: dict[str, Any]) -> None:
+        said = self._said.pop(told["id"])
+        if not said.set_running_or_notify_cancel():
+            return
+        if told["error"] is None:
+            said.set_result(None)
+        else:
+            said.set_exception((ValueError if told["value"] else RuntimeError)(told["error"]))
+
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            got = self._socket.recv_into(view)
+            if not got:
+                raise EOFError
+            view = view[got:]
+        return data
+
+
+class _LogHandler(logging.Handler):
+    """Log lines are the worker's to write: it knows where, and keeps secrets out of them."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__()
+        self._line = line
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            trace = self._formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
+            told = {
+                "kind": "log",
+                "name": record.name,
+                "level": record.levelno,
+                "message": record.getMessage(),
+                "trace": trace,
+            }
+            self._line.send(json.dumps(told))
+        except Exception:
+            self.handleError(record)

@@ -1,0 +1,245 @@
+"""Processes for CPU-heavy agents: each runs one task at a time, is used again, and is killed with a cancelled task.
+
+Plain processes of the same Python, told what to do in JSON over a socket. What they have of the worker is its
+environment, its sys.path and where its output goes. They end with the worker, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from watchbill.agents.context import Context
+from watchbill.plan.retry import Failure
+from watchbill.records import CrewDefinition
+from watchbill.tasks import Usage
+from watchbill.worker.child import HEADER, pack
+from watchbill.worker.failures import AgentFailed, Failed, describe
+
+_CODE: Final = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    "from watchbill.worker.child import main; main(given)"
+)
+_LOOK_SECONDS: Final = 0.005
+_END_SECONDS: Final = 2.0
+
+
+def request(crew: CrewDefinition, context: Context) -> dict[str, Any]:
+    """What a process must know to run this."""
+    return {
+        "definition": crew.model_dump_json(),
+        "agent": context.agent.agent_id,
+        "context": {
+            "crew": context.crew,
+            "task": context.task.model_dump(mode="json"),
+            "run_id": context.run_id,
+            "prompt": context.prompt,
+            "inputs": dict(context.inputs),
+            "outputs": dict(context.outputs),
+            "deadline": context.deadline.isoformat() if context.deadline else None,
+            "attempt": context.attempt,
+            "fence": context.fence,
+        },
+    }
+
+
+class Processes:
+    """The processes of one worker: as many as run at once, at most."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+
+    async def run(self, request: Mapping[str, Any], context: Context) -> Any:
+        """What the agent returned. Raises AgentFailed: with what it raised, or how its process died. Cancelling kills
+        the process, and returns once it has ended."""
+        process = self._taken()
+        try:
+            output = await process.run(request, context)
+        except AgentFailed:
+            if not process.is_dead:
+                self._idle.append(process)
+            else:
+                await self._end(process)
+            raise
+        except BaseException:
+            await self._end(process)
+            raise
+        self._idle.append(process)
+        return output
+
+    async def close(self) -> None:
+        """Kills them all."""
+        for process in self._all:
+            process.kill()
+        for process in self._all:
+            await process.ended()
+            process.close()
+        self._all.clear()
+        self._idle.clear()
+
+    def _taken(self) -> _Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.code is None:
+                return process
+            process.close()  # the kernel took it, for want of memory, say
+            self._all.discard(process)
+        process = _Process(self._folders)
+        self._all.add(process)
+        return process
+
+    async def _end(self, process: _Process) -> None:
+        process.kill()
+        while await process.ended() is None:
+            logging.getLogger("watchbill.agent").warning("process %d was killed, and lives on", process.pid)
+        process.close()
+        self._all.discard(process)
+
+
+class _Process:
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.is_dead = False
+        self._number = 0
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._socket, line = socket.socketpair()
+        life, self._life = os.pipe()
+        given = {
+            "path": [str(folder) for folder in sys.path],
+            "folders": [str(folder) for folder in folders],
+            "line": line.fileno(),
+            "life": life,
+        }
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CODE, json.dumps(given)],
+                stdin=subprocess.DEVNULL,
+                stdout=_same(sys.stdout),
+                stderr=_same(sys.stderr),
+                pass_fds=(line.fileno(), life),
+                start_new_session=True,  # Ctrl-C is the worker's to answer; and what the agent starts is killed, too
+            )
+        except BaseException:
+            self._socket.close()
+            os.close(self._life)
+            raise
+        finally:
+            line.close()
+            os.close(life)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, as subprocess has it; None while it lives."""
+        return self._process.poll()
+
+    async def ended(self) -> int | None:
+        """The exit code once it has ended; None after a while if it hasn't."""
+        deadline = asyncio.get_running_loop().time() + _END_SECONDS
+        while True:
+            if (code := self.code) is not None or asyncio.get_running_loop().time() > deadline:
+                return code
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def kill(self) -> None:
+        """And all that the agent has started, unless it has taken leave of us."""
+        self.is_dead = True
+        with suppress(ProcessLookupError, PermissionError):  # macOS says so of a zombie
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].transport.abort()  # and with it the socket
+        else:
+            self._socket.close()
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
+
+    async def run(self, request: Mapping[str, Any], context: Context) -> Any:
+        if self._streams is None:
+            self._streams = await asyncio.open_unix_connection(sock=self._socket)
+        reader, writer = self._streams
+        self._number += 1
+        level = logging.getLogger("watchbill.agent").getEffectiveLevel()
+        try:
+            await _send(writer, {"kind": "run", "number": self._number, "level": level, **request})
+            while (told := await _receive(reader))["kind"] != "end":
+                if told["kind"] == "emit":
+                    await _send(writer, await self._say(told, context))
+                else:
+                    _log(told, context)
+        except (ConnectionError, EOFError):
+            raise AgentFailed(await self._died()) from None
+        if told["usage"] is not None:
+            context.report_usage(Usage.model_validate(told["usage"]))
+        if failed := told.get("failed"):
+            raise AgentFailed(Failed(failed["error"], Failure(**failed["judged"]), failed["traceback"]))
+        return told["result"]["output"]
+
+    async def _say(self, told: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """And what to answer."""
+        error: str | None = None
+        value = False
+        if told["number"] != self._number:
+            error = "its task has ended"
+        else:
+            try:
+                await context.emit(told["message"])
+            except Exception as failure:
+                error, value = describe(failure), isinstance(failure, ValueError)
+        return {"kind": "said", "id": told["id"], "error": error, "value": value}
+
+    async def _died(self) -> Failed:
+        """How. It has closed its line, so it has ended, or is about to."""
+        self.is_dead = True
+        code = await self.ended()
+        if code is None:
+            return Failed("its process closed the line to its worker, and was killed")
+        if code >= 0:
+            return Failed(f"its process exited with code {code} before the agent returned")
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        memory = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return Failed(f"its process died of {name}{memory} before the agent returned")
+
+
+async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
+    writer.write(pack(json.dumps(message)))
+    await writer.drain()
+
+
+async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
+    size: int = HEADER.unpack(await reader.readexactly(HEADER.size))[0]
+    message: dict[str, Any] = json.loads(await reader.readexactly(size))
+    return message
+
+
+def _log(told: Mapping[str, Any], context: Context) -> None:
+    logger = logging.getLogger(told["name"])
+    if logger.isEnabledFor(told["level"]):
+        extra = {"crew": context.crew, "agent": context.agent.agent_id, "task": context.task.task_id}
+        record = logger.makeRecord(told["name"], told["level"], "", 0, told["message"], (), None, extra=extra)
+        record.exc_text = told["trace"]
+        logger.handle(record)
+
+
+def _same(stream: TextIO) -> int | None:
+    """Where this process writes what it prints, which needn't be descriptor 1 or 2."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # no file, as in a test or a notebook
+        return None

@@ -1,0 +1,157 @@
+"""Makes what the store is told of a task's end, from what its agent returned or how it failed. Free of secrets.
+
+Does no I/O, and doesn't wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from watchbill.errors import AgentNotLoadable
+from watchbill.plan import retry
+from watchbill.records import TaskPolicy
+from watchbill.store.queue import Claimed, Finished, Outcome, Wish
+from watchbill.tasks import TaskResult, Usage
+from watchbill.worker import failures, outputs
+from watchbill.worker.failures import Failed
+from watchbill.worker.redact import Redactor
+
+logger = logging.getLogger("watchbill.agent")
+
+ERROR_MAX: Final = 16_000
+MESSAGE_MAX: Final = 4000
+STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
+"""What a task is that was stopped because somebody wished so."""
+
+
+class Results:
+    """The ends of one crew's tasks."""
+
+    def __init__(self, crew: str, redact: Redactor) -> None:
+        self._crew = crew
+        self._redact = redact
+
+    def completed(
+        self, task: Claimed, policy: TaskPolicy, output: Any, usage: Usage | None, seconds: float
+    ) -> Finished:
+        """Its agent returned `output`; the task has failed all the same if that is no JSON."""
+        try:
+            return self._finished(task, "completed", policy, output=output, usage=usage, seconds=seconds)
+        except outputs.Unstorable as error:
+            return self._finished(task, "failed", policy, error=str(error), usage=usage, seconds=seconds)
+
+    def failed(
+        self, task: Claimed, policy: TaskPolicy, failure: Failed, usage: Usage | None, seconds: float
+    ) -> Finished:
+        """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left."""
+        if failure.traceback:
+            logger.info("task %s of %s failed\n%s", task.id, self._crew, failure.traceback.rstrip())
+        wait = retry.pause(
+            failure.judged,
+            task.attempt,
+            max_attempts=policy.max_attempts,
+            base_seconds=policy.backoff_seconds,
+            chance=random.random(),
+        )
+        if wait is not None:
+            return self._again(task, failure.error, wait)
+        if not failure.judged.worth_retrying or policy.max_attempts <= 1:
+            return self._finished(task, "failed", policy, error=failure.error, usage=usage, seconds=seconds)
+        finished = self._finished(task, "dead", policy, error=failure.error, usage=usage, seconds=seconds)
+        return replace(finished, detail=self._last(failure.traceback or failure.error))
+
+    def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str) -> Finished:
+        """It was cancelled or interrupted, and so has no result."""
+        ttl_ms = policy.result_ttl_seconds * 1000
+        return Finished(
+            task, outcome, "", self._first(message)[:MESSAGE_MAX], ttl_ms=ttl_ms, definition=task.definition
+        )
+
+    def not_begun(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, error: str) -> Finished:
+        """It ended before an agent saw it."""
+        return self._finished(task, outcome, policy, error=error)
+
+    def broken(self, task: Claimed, failure: Exception) -> Finished:
+        """We ourselves couldn't run it."""
+        return _without_record(task, "failed", self._first(failures.describe(failure)))
+
+    def _again(self, task: Claimed, error: str, seconds: float) -> Finished:
+        told = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
+        ttl_ms = math.ceil(seconds * 1000)
+        return Finished(task, "retry", "", told[:MESSAGE_MAX], ttl_ms=ttl_ms, definition=task.definition)
+
+    def _finished(
+        self,
+        task: Claimed,
+        outcome: Outcome,
+        policy: TaskPolicy,
+        *,
+        output: Any = None,
+        error: str | None = None,
+        usage: Usage | None = None,
+        seconds: float = 0.0,
+    ) -> Finished:
+        """Raises Unstorable."""
+        error = self._first(error) if error else None
+        result = TaskResult(
+            task_id=task.id,
+            agent_name=task.agent,
+            success=outcome == "completed",
+            output=output,
+            error=error,
+            execution_time_ms=round(seconds * 1000, 3),
+            usage=usage if usage and (usage.requests or usage.total_tokens) else None,
+            attempt=task.attempt,
+            completed_at=datetime.now(UTC),  # noqa: TID251 - shell
+        )
+        return Finished(
+            task,
+            outcome,
+            outputs.as_json(result),
+            message=(error or "")[:MESSAGE_MAX],
+            tokens=usage.total_tokens if usage else 0,
+            ttl_ms=policy.result_ttl_seconds * 1000,
+            definition=task.definition,
+        )
+
+    def _first(self, text: str) -> str:
+        """Its beginning, without secrets, and as UTF-8 can say it."""
+        return self._redact(text)[:ERROR_MAX].encode("utf-8", "replace").decode()
+
+    def _last(self, text: str) -> str:
+        """Its end likewise: of a traceback, the frames that matter."""
+        text = self._redact(text).encode("utf-8", "replace").decode()
+        return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
+
+
+def missing(task: Claimed) -> Finished:
+    """The end of a task whose record isn't there: nothing says what it should do."""
+    return _without_record(task, "dead", "it has no record, so nothing says what to do")
+
+
+def refused(finished: Finished) -> Finished:
+    """In place of a result that the store refuses."""
+    error = "the store refused its result"
+    told = _without_record(finished.task, "dead", error)
+    return replace(finished, outcome="dead", result=told.result, message=error)
+
+
+def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
+    """The end of a task that somebody wanted to stop before it began."""
+    return Finished(task, STOPPED[wish], "", ttl_ms=ttl_ms, definition=task.definition)
+
+
+def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
+    """What the feed says of a parked task."""
+    return f"AgentUnavailable: {error}. Task {task.id!r} waits for a worker that has it"
+
+
+def _without_record(task: Claimed, outcome: Outcome, error: str) -> Finished:
+    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
+    return Finished(task, outcome, result.model_dump_json(), message=error[:MESSAGE_MAX], definition=task.definition)

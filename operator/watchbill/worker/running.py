@@ -1,0 +1,231 @@
+"""A task whose agent runs, on the event loop, in a thread or in a process: until it ends, it is stopped, or time is up.
+
+Its end is told once: who was first, the agent or whoever stops it, has ended it. Time is the event loop's, which
+doesn't jump. Knows nothing of leases and slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Final, Literal
+
+from prometheus_client import Histogram
+
+from watchbill import metrics
+from watchbill.agents.context import Context
+from watchbill.agents.loading import Runner
+from watchbill.agents.tools import Tool
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store.queue import Claimed, Finished
+from watchbill.worker import failures, processes
+from watchbill.worker.abandoned import CLEAN_UP_SECONDS, Abandoned
+from watchbill.worker.failures import Failed
+from watchbill.worker.processes import Processes
+from watchbill.worker.results import Results
+from watchbill.worker.threads import run_in_thread
+
+logger = logging.getLogger("watchbill.agent")
+
+_ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
+_ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."
+_ADVICE_IN_THREAD: Final = (
+    'Return when context.cancelled is true, or ask for a process, which can be killed: runs_in = "process".'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What is the same for every task of one agent under one definition."""
+
+    crew: CrewDefinition
+    agent: AgentDefinition
+    runner: Runner
+    tools: Mapping[str, Tool]
+    reads: tuple[str, ...]
+    """Steps whose outputs it is given."""
+    timeout: float
+    run_time: Histogram
+
+
+class Running:
+    """One run of one agent, in an asyncio task of its own, which ends when the agent really ends."""
+
+    __slots__ = (
+        "_abandoned",
+        "_asked_at",
+        "_begun",
+        "_handle",
+        "_over",
+        "_processes",
+        "_results",
+        "_timer",
+        "_timer_at",
+        "_why",
+        "context",
+        "role",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: Claimed,
+        role: Role,
+        context: Context,
+        over: Callable[[Finished], None],
+        results: Results,
+        abandoned: Abandoned,
+        processes: Processes,
+    ) -> None:
+        self.task = task
+        self.role = role
+        self.context = context
+        self._over: Callable[[Finished], None] | None = over
+        self._results = results
+        self._abandoned = abandoned
+        self._processes = processes
+        self._why: Literal["timed out", "cancelled", "interrupted"] | None = None
+        self._asked_at: float | None = None
+        loop = asyncio.get_running_loop()
+        self._begun = time.perf_counter()
+        self._timer_at = 0.0
+        self._timer = loop.call_later(role.timeout, self._time_out)
+        self._handle = loop.create_task(self._run(), name=f"task {task.id}")
+
+    def cancel(self) -> None:
+        """Its end is nobody's concern any more. The agent may take its time, and counts as abandoned until it ends."""
+        self._over = None
+        self._timer.cancel()
+        if not self._handle.done():
+            self._leave(self._ask())
+
+    def stop(self, outcome: Literal["cancelled", "interrupted"], seconds: float) -> None:
+        """Asks the agent to stop. Its end is told as `outcome` once it has ended, or after `seconds`: then it is
+        abandoned. An agent that returns before has completed; one that raises was stopped. May be called again: to
+        hurry, or to cancel what is being interrupted."""
+        if self._over is None:
+            return
+        if self._why != "cancelled":
+            self._why = outcome
+        self._give(seconds)
+
+    def _time_out(self) -> None:
+        self._why = "timed out"
+        self._give(CLEAN_UP_SECONDS)
+
+    def _give(self, seconds: float) -> None:
+        """So long, to end by itself."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(seconds, 0.0)
+        if self._asked_at is None or at < self._timer_at:
+            self._timer.cancel()
+            self._timer_at = at
+            self._timer = loop.call_at(at, self._abandon)
+        self._ask()
+
+    def _ask(self) -> float:
+        """Asks the agent to stop, once: another cancellation would cut off its cleaning up. Returns when that was."""
+        if self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
+            self.context.cancel()
+            self._handle.cancel()
+            self._handle.add_done_callback(self._stopped)
+        return self._asked_at
+
+    def _abandon(self) -> None:
+        if not self._handle.done():  # else what it came to is about to be told
+            self._leave(self._ask())
+            self._tell_stop("; its agent did not stop in time, and was abandoned")
+
+    def _leave(self, asked_at: float) -> None:
+        runner = self.role.runner
+        advice = _ADVICE_ON_LOOP if runner.is_async else _ADVICE_IN_THREAD
+        if runner.in_process:
+            advice = _ADVICE_IN_PROCESS
+        self._abandoned.add(self._handle, self.role.agent.agent_id, self.task.id, advice, asked_at)
+
+    async def _run(self) -> None:
+        try:
+            output = await self._call()
+        except Exception as failure:
+            if self._why is None:
+                self._tell(failures.failed(failure, datetime.now(UTC)))  # noqa: TID251 - shell
+        else:
+            self._tell(None, output)
+
+    async def _call(self) -> Any:
+        runner, context = self.role.runner, self.context
+        try:
+            if runner.in_process:
+                return await self._processes.run(processes.request(self.role.crew, context), context)
+            if runner.is_async:
+                return await runner.run(context)
+            output = await run_in_thread(runner.run, context)
+            if inspect.isawaitable(output):  # a decorator may hide that it is async
+                if self._asked_at is not None:
+                    if inspect.iscoroutine(output):
+                        output.close()
+                    raise asyncio.CancelledError
+                return await output
+            return output
+        except Exception:
+            raise
+        except BaseException as failure:
+            if isinstance(failure, asyncio.CancelledError) and self._asked_at is not None:
+                raise
+            # SystemExit and the like, and a CancelledError of the agent's own, end the task, not the worker.
+            raise RuntimeError(failures.describe(failure)) from failure
+
+    def _stopped(self, _: asyncio.Task[None]) -> None:
+        """The agent has ended, after it was asked to stop."""
+        if self._why is not None:
+            self._tell_stop()
+
+    def _tell_stop(self, addition: str = "") -> None:
+        if self._why == "timed out":
+            self._tell(Failed(f"timed out after {self.role.timeout:g} s"))
+        else:
+            self._tell(None, stopped=f"{self._why}{addition}")
+
+    def _tell(self, failure: Failed | None, output: Any = None, *, stopped: str = "") -> None:
+        over, self._over = self._over, None
+        if over is None:  # told before, or nobody's concern
+            return
+        self._timer.cancel()
+        seconds = time.perf_counter() - self._begun
+        task, policy, usage = self.task, self.role.crew.tasks, self.context.usage
+        try:
+            self.role.run_time.observe(seconds)
+            if usage is not None and usage.total_tokens:
+                crew, agent = self.context.crew, self.role.agent.agent_id
+                metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
+                metrics.TOKENS.labels(crew, agent, "output").inc(usage.output_tokens)
+            if stopped and self._why is not None and self._why != "timed out":
+                finished = self._results.stopped(task, policy, self._why, stopped)
+            elif failure is not None:
+                finished = self._results.failed(task, policy, failure, usage, seconds)
+            else:
+                finished = self._results.completed(task, policy, output, usage, seconds)
+        except Exception as fault:  # our own: still the task's end, and told in full
+            logger.exception("the end of task %s could not be told", task.id)
+            finished = self._results.broken(task, fault)
+        over(finished)
+
+
+def on_stack(frame: FrameType | None) -> Running | None:
+    """Whose agent this frame was called by, as seen from another thread."""
+    while frame is not None:
+        if frame.f_code is _RUN:
+            found = frame.f_locals.get("self")
+            return found if isinstance(found, Running) else None
+        frame = frame.f_back
+    return None
+
+
+_RUN: Final = Running._run.__code__
