@@ -214,7 +214,7 @@ LOOP_BLOCKED: Final = Counter(
 )
 """agent: empty when it can't be told, as when a task of asyncio's own that it started blocks the loop."""
 ABANDONED: Final = Gauge(
-    "watchbill_worker_abandoned", "Agents that still run though their task has ended; each holds a slot", ["crew"]
+    "watchbill_worker_abandoned", "Agents that still run, though they were told to stop; each holds a slot", ["crew"]
 )
 
 HEARTBEATS_FIRED: Final = Counter("watchbill_heartbeats_fired", "Slots fired by this process", ["crew", "heartbeat"])

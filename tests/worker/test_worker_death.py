@@ -242,6 +242,7 @@ async def test_an_agent_that_blocks_the_event_loop_costs_no_lease_and_is_pillori
     assert crew.executions() == {"t": 1}
     assert crew.started_by(blocked) == {"t"}
     warning = next(part for part in blocked.log.split("WARNING") if "event loop has been blocked" in part)
-    assert "stands_here" in warning, "it says where"
+    assert "by agent 'a' with task t." in warning, "it says who"
+    assert "stands_here" in warning, "and where"
     assert "silent" not in blocked.log
-    assert (await metrics_of(blocked.metrics_url, crew.name))["watchbill_worker_loop_blocked_total",] == 1
+    assert (await metrics_of(blocked.metrics_url, crew.name))["watchbill_worker_loop_blocked_total", "a"] == 1

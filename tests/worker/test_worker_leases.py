@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
+import pytest
 import redis
-from workshop import Crew, Make, until
+from workshop import Crew, Make, metrics_of, until
 
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue, Renewed
+from watchbill.worker import leases
 from watchbill.worker.leases import LeaseKeeper
 
 LEASE_MS = 600
@@ -91,3 +98,86 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
         assert not await is_alive(crew, "w")
     finally:
         await keeper.stop()
+
+
+# ---------------------------------------------------------------- who blocks the event loop
+
+
+@asynccontextmanager
+async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
+    keeper = LeaseKeeper(
+        crew.url,
+        crew.queue,
+        lease_ms=60_000,
+        stuck_seconds=60.0,
+        describe=lambda: "{}",
+        on_renewed=lambda *_: None,
+        on_lost=lambda *_: None,
+    )
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+def blamed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for record in caplog.records if "has been blocked" in (text := record.getMessage())]
+
+
+async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
+    make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BLOCKED_SECONDS", 1.0)
+    crew = await make_crew({"a": "Brief"})
+    async with kept(crew):
+        await asyncio.sleep(0.7)
+        assert blamed(caplog) == []
+        threading.Event().wait(2.0)
+        (told,) = blamed(caplog)
+        assert "threading.Event().wait(2.0)" in told
+        assert "blocked for 1 s. Make" in told, "nobody's agent"
+        await asyncio.sleep(0.7)
+        threading.Event().wait(2.0)
+        assert len(blamed(caplog)) == 2, "it turned in between"
+
+
+async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(
+    make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP: the keeper may look before the loop has had a chance to turn."""
+    crew = await make_crew({"a": "Brief"})
+    later = 0.0
+
+    class Clock:
+        def __getattr__(self, name: str) -> Callable[..., float]:
+            return getattr(time, name)
+
+        def monotonic(self) -> float:
+            return time.monotonic() + later
+
+    monkeypatch.setattr(leases, "time", Clock())
+    async with kept(crew):
+        await asyncio.sleep(0.6)
+        for _ in range(5):
+            later += 100.0
+            threading.Event().wait(0.7)  # the keeper looks, and the loop can't turn
+            await asyncio.sleep(0.6)
+        assert blamed(caplog) == []
+
+
+async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    worker = await crew.worker(health=True)
+    await crew.submit("t", "a")
+    await crew.started("t")
+    for _ in range(2):
+        os.kill(worker.pid, signal.SIGSTOP)
+        await asyncio.sleep(leases.BLOCKED_SECONDS + 0.5)
+        os.kill(worker.pid, signal.SIGCONT)
+        await asyncio.sleep(0.7)
+    crew.open()
+    assert (await crew.result("t")).success
+    assert "has been blocked" not in worker.log
+    found = await metrics_of(worker.metrics_url, crew.name)
+    assert [name for name in found if name[0] == "watchbill_worker_loop_blocked_total"] == []

@@ -2,7 +2,8 @@
 
 Reads WATCHBILL_CREW (namespace/name), WATCHBILL_FOLDERS (of agents' modules, separated by colons) and the settings.
 SIGTERM lets it finish what it has; a second one makes it hand that back.
-Exit code 0 after SIGTERM, also when the crew is gone; 2 for a bad setting.
+Exit code 0 after SIGTERM, also when the crew is gone; 1 for what went wrong; 2 for a bad setting; 75 when agents that
+won't stop hold half of the slots: whatever runs this process (Kubernetes, systemd) starts it anew, with all slots free.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import uvloop
 from pydantic import Field, ValidationError
@@ -28,6 +31,12 @@ from watchbill.worker.redact import RedactingFormatter, Redactor
 from watchbill.worker.worker import Worker
 
 logger = logging.getLogger("watchbill.worker")
+
+
+RECYCLED: Final = 75
+"""EX_TEMPFAIL of sysexits.h: start it again."""
+_ORDERLY_SECONDS: Final = 5.0
+"""How long the process may take to end once its worker has. What agents left behind may hold that up for ever."""
 
 
 class WorkerSettings(Settings):
@@ -49,22 +58,33 @@ def main() -> int:
         return 2
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     try:
-        uvloop.run(_work(settings, redact))
+        recycled = uvloop.run(_work(settings, redact))
     except CrewGone as error:
         logger.warning("%s", error)
     except WatchbillError as error:
         logger.error("%s", error)
         return 1
+    else:
+        return RECYCLED if recycled else 0
     return 0
 
 
-async def _work(settings: WorkerSettings, redact: Redactor) -> None:
+async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
+    """Whether it is to be started anew."""
     async with AsyncExitStack() as stack:
         client = connect(settings.redis_url)
         stack.push_async_callback(client.aclose)
         keys = CrewKeys(*settings.crew.split("/"))
         loader = AgentLoader([Path(folder) for folder in settings.folders.split(":") if folder])
-        worker = Worker(settings.redis_url, client, keys, loader, grace_seconds=settings.grace_seconds, redact=redact)
+        worker = Worker(
+            settings.redis_url,
+            client,
+            keys,
+            loader,
+            grace_seconds=settings.grace_seconds,
+            redact=redact,
+            recycle=True,
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
@@ -73,6 +93,10 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> None:
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)
         await worker.run()
+    force = threading.Timer(_ORDERLY_SECONDS, os._exit, [RECYCLED if worker.recycled else 0])
+    force.daemon = True
+    force.start()
+    return worker.recycled
 
 
 if __name__ == "__main__":

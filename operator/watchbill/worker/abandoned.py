@@ -61,7 +61,7 @@ class Abandoned:
             return
         left.overdue = True
         logger.warning(
-            "agent %r still runs though its task %s has ended; it holds a slot until it ends, too. %s",
+            "agent %r with task %s still runs, though it was told to stop; it holds its slot until it ends. %s",
             left.agent,
             left.task,
             left.advice,
@@ -76,7 +76,7 @@ class Abandoned:
             return
         self._gauge.dec()
         if left.overdue:
-            logger.info("agent %r, abandoned with task %s, has ended: its slot is free", left.agent, left.task)
+            logger.info("agent %r with task %s has ended at last: its slot is free", left.agent, left.task)
         self._changed()
 
     async def close(self) -> None:

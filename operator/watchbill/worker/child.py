@@ -66,7 +66,7 @@ def main(given: dict[str, Any]) -> None:
         return loader.load(crew, agent), loader.tools(crew, agent)
 
     while True:
-        asked = line.requests.get()
+        asked = line.next_task()
         logging.getLogger().setLevel(asked["level"])
         usage = None
         try:
@@ -80,7 +80,7 @@ def main(given: dict[str, Any]) -> None:
             answer = f'"result": {outputs.as_json(result)}'
         except BaseException as failure:  # SystemExit ends the task only
             answer = f'"failed": {json.dumps(_failed(failure))}'
-        line.send(f'{{"kind": "end", "usage": {usage.model_dump_json() if usage else "null"}, {answer}}}')
+        line.end_task(f'{{"kind": "end", "usage": {usage.model_dump_json() if usage else "null"}, {answer}}}')
 
 
 def _die_with(life: int) -> None:
@@ -128,7 +128,7 @@ class _Context(Context):
 
 
 def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: _Line) -> Context:
-    number: int = asked["number"]
+    number = line.task
 
     async def emit(message: str) -> None:
         await asyncio.wrap_future(line.say(number, message))
@@ -158,7 +158,10 @@ class _Line:
     """The way to the worker. When it ends, so do we."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.task = 0
+        """Which one it is that runs, or ran last."""
+        self._runs = False
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._socket = sock
         self._sending = threading.Lock()
         self._ids = itertools.count(1)
@@ -167,16 +170,34 @@ class _Line:
         os.register_at_fork(after_in_child=sock.close)
         threading.Thread(target=self._listen, name="watchbill-line", daemon=True).start()
 
+    def next_task(self) -> dict[str, Any]:
+        asked = self._requests.get()
+        with self._sending:
+            self.task += 1
+            self._runs = True
+            self._socket.sendall(pack('{"kind": "begun"}'))
+        return asked
+
+    def end_task(self, message: str) -> None:
+        with self._sending:
+            self._runs = False
+            self._socket.sendall(pack(message))
+
     def send(self, message: str) -> None:
         with self._sending:
             self._socket.sendall(pack(message))
 
-    def say(self, number: int, message: str) -> Future[None]:
-        """Done once the worker has it on the feed; holds what that raised there."""
+    def say(self, task: int, message: str) -> Future[None]:
+        """Done once the worker has it on the feed; holds what that raised there. Raises RuntimeError for a task that
+        has ended: what one has left behind must not speak for another."""
         said: Future[None] = Future()
         known = next(self._ids)
-        self._said[known] = said
-        self.send(json.dumps({"kind": "emit", "number": number, "id": known, "message": message}))
+        data = pack(json.dumps({"kind": "emit", "id": known, "message": message}))
+        with self._sending:
+            if task != self.task or not self._runs:
+                raise RuntimeError("its task has ended")
+            self._said[known] = said
+            self._socket.sendall(data)
         return said
 
     def _listen(self) -> None:
@@ -184,7 +205,7 @@ class _Line:
             while True:
                 told = json.loads(self._exactly(HEADER.unpack(self._exactly(HEADER.size))[0]))
                 if told["kind"] == "run":
-                    self.requests.put(told)
+                    self._requests.put(told)
                 else:
                     self._heard(told)
         finally:

@@ -53,6 +53,10 @@ def request(crew: CrewDefinition, context: Context) -> dict[str, Any]:
     }
 
 
+class _Gone(Exception):
+    """The process had ended before it took the task."""
+
+
 class Processes:
     """The processes of one worker: as many as run at once, at most."""
 
@@ -64,38 +68,32 @@ class Processes:
     async def run(self, request: Mapping[str, Any], context: Context) -> Any:
         """What the agent returned. Raises AgentFailed: with what it raised, or how its process died. Cancelling kills
         the process, and returns once it has ended."""
-        process = self._taken()
-        try:
-            output = await process.run(request, context)
-        except AgentFailed:
-            if not process.is_dead:
-                self._idle.append(process)
-            else:
-                await self._end(process)
-            raise
-        except BaseException:
-            await self._end(process)
-            raise
-        self._idle.append(process)
-        return output
+        while True:
+            process = self._taken()
+            try:
+                return await process.run(request, context)
+            except _Gone:  # the kernel took it, for want of memory, say
+                continue
+            finally:
+                if process.is_idle:
+                    self._idle.append(process)
+                else:
+                    await self._end(process)
 
     async def close(self) -> None:
         """Kills them all."""
-        for process in self._all:
+        processes = list(self._all)
+        for process in processes:
             process.kill()
-        for process in self._all:
+        for process in processes:
             await process.ended()
             process.close()
         self._all.clear()
         self._idle.clear()
 
     def _taken(self) -> _Process:
-        while self._idle:
-            process = self._idle.pop()
-            if process.code is None:
-                return process
-            process.close()  # the kernel took it, for want of memory, say
-            self._all.discard(process)
+        if self._idle:
+            return self._idle.pop()
         process = _Process(self._folders)
         self._all.add(process)
         return process
@@ -110,8 +108,8 @@ class Processes:
 
 class _Process:
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.is_dead = False
-        self._number = 0
+        self.is_idle = False
+        self._is_used = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._socket, line = socket.socketpair()
         life, self._life = os.pipe()
@@ -157,7 +155,6 @@ class _Process:
 
     def kill(self) -> None:
         """And all that the agent has started, unless it has taken leave of us."""
-        self.is_dead = True
         with suppress(ProcessLookupError, PermissionError):  # macOS says so of a zombie
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -174,39 +171,30 @@ class _Process:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(sock=self._socket)
         reader, writer = self._streams
-        self._number += 1
+        self.is_idle = begun = False
         level = logging.getLogger("watchbill.agent").getEffectiveLevel()
         try:
-            await _send(writer, {"kind": "run", "number": self._number, "level": level, **request})
+            await _send(writer, {"kind": "run", "level": level, **request})
             while (told := await _receive(reader))["kind"] != "end":
                 if told["kind"] == "emit":
-                    await _send(writer, await self._say(told, context))
-                else:
+                    await _send(writer, await _say(told, context))
+                elif told["kind"] == "log":
                     _log(told, context)
+                else:
+                    begun = True
         except (ConnectionError, EOFError):
+            if self._is_used and not begun:
+                raise _Gone from None
             raise AgentFailed(await self._died()) from None
+        self.is_idle = self._is_used = True
         if told["usage"] is not None:
             context.report_usage(Usage.model_validate(told["usage"]))
         if failed := told.get("failed"):
             raise AgentFailed(Failed(failed["error"], Failure(**failed["judged"]), failed["traceback"]))
         return told["result"]["output"]
 
-    async def _say(self, told: Mapping[str, Any], context: Context) -> dict[str, Any]:
-        """And what to answer."""
-        error: str | None = None
-        value = False
-        if told["number"] != self._number:
-            error = "its task has ended"
-        else:
-            try:
-                await context.emit(told["message"])
-            except Exception as failure:
-                error, value = describe(failure), isinstance(failure, ValueError)
-        return {"kind": "said", "id": told["id"], "error": error, "value": value}
-
     async def _died(self) -> Failed:
         """How. It has closed its line, so it has ended, or is about to."""
-        self.is_dead = True
         code = await self.ended()
         if code is None:
             return Failed("its process closed the line to its worker, and was killed")
@@ -215,6 +203,17 @@ class _Process:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         memory = " (out of memory?)" if -code == signal.SIGKILL else ""
         return Failed(f"its process died of {name}{memory} before the agent returned")
+
+
+async def _say(told: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """And what to answer."""
+    error: str | None = None
+    value = False
+    try:
+        await context.emit(told["message"])
+    except Exception as failure:
+        error, value = describe(failure), isinstance(failure, ValueError)
+    return {"kind": "said", "id": told["id"], "error": error, "value": value}
 
 
 async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from watchbill import metrics
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import persist
-from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable
+from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue, Renewed, Wish
@@ -108,8 +108,10 @@ class Worker:
         concurrency: int | None = None,
         grace_seconds: float = 30.0,
         redact: Redactor | None = None,
+        recycle: bool = False,
     ) -> None:
-        """`client` is shared with nobody that blocks; `concurrency` default: the crew's."""
+        """`client` is shared with nobody that blocks; `concurrency` default: the crew's. `recycle`: this process is
+        started anew when it ends, so it may stop by itself once abandoned agents hold half of the slots."""
         self._url = url
         self._client = client
         self._keys = keys
@@ -117,7 +119,8 @@ class Worker:
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
         self._redact = redact or Redactor(os.environ)
-        self._executor = execute.Executor(client, keys, loader, self._redact)
+        self._recycle = recycle
+        self._executor = execute.Executor(client, keys, loader, self._redact, self._on_abandoned)
         self._running = metrics.TASKS_RUNNING.labels(keys.crew)
         self._claims: dict[int, Counter] = {
             p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
@@ -145,6 +148,8 @@ class Worker:
         self._lost: Exception | None = None
         self._cut_off = False
         """The store didn't answer, and since then we haven't claimed."""
+        self.recycled = False
+        """True once it stops by itself, because of abandoned agents."""
 
     @property
     def drained(self) -> bool:
@@ -168,7 +173,8 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop`. Raises CrewGone when the crew was deleted or replaced, NotFound when it isn't there."""
+        """Until `stop`, or until it recycles. Raises CrewGone when the crew was deleted or replaced, NotFound when it
+        isn't there, WatchbillError when abandoned agents hold all slots and it may not recycle."""
         current = await self._persist(lambda: definitions.current(self._client, self._keys))
         policy = current.definition.tasks
         self._slots = self._concurrency or current.definition.concurrency
@@ -203,6 +209,11 @@ class Worker:
             await self._executor.close()
             await self._keeper.stop()
             await aclose_clients()
+        if self.recycled and not self._recycle:
+            raise WatchbillError(
+                f"the worker of {self._keys.crew} stopped: agents that did not end when they were told to hold all of "
+                f"its slots ({self._slots}). The log names them. What they had to do is kept; mend them and start again"
+            )
 
     async def _work(self) -> None:
         await self._give_others_time()
@@ -227,8 +238,9 @@ class Worker:
                 await self._hand_back_held(me)
             if me.unwanted:
                 await self._end_unwanted(me)
-            begin = me.held[: self._slots - len(me.jobs)]
-            room = 0 if self.stopping or self._draining else self._slots - len(me.jobs) - len(begin)
+            free = max(self._capacity - len(me.jobs), 0)
+            begin = me.held[:free]
+            room = 0 if self.stopping or self._draining else free - len(begin)
             if me.finished or begin or (room and self._look and self._bell is None):
                 await self._exchange(me, begin, room)
             elif self._fresh:  # a brief task may end before anything else needs to be done
@@ -256,7 +268,7 @@ class Worker:
             await self._start(me, without)
             begin = [task for task in begin if task.payload]
         batch = me.finished[:BATCH]
-        spare = self._slots - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
+        spare = self._capacity - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
         slots = -1
         if self._look and not (self.stopping or self._draining) and self._bell is None and room + spare > 0:
             slots = min(room + spare, BATCH)
@@ -624,8 +636,31 @@ class Worker:
         return True
 
     def _describe(self) -> str:
-        draining = self.stopping or self._draining
-        return json.dumps({"running": len(self._me.jobs), "slots": self._slots, "draining": draining})
+        return json.dumps(
+            {
+                "running": len(self._me.jobs),
+                "slots": self._slots,
+                "abandoned": self._executor.abandoned,
+                "draining": self.stopping or self._draining,
+            }
+        )
+
+    @property
+    def _capacity(self) -> int:
+        """Slots that no abandoned agent holds."""
+        return self._slots - self._executor.abandoned
+
+    def _on_abandoned(self) -> None:
+        self._wake.set()  # a slot may be free again
+        overdue = self._executor.overdue
+        if not self.stopping and overdue and overdue * (2 if self._recycle else 1) >= self._slots:
+            logger.error(
+                "%d of %d slots are held by agents that did not stop when they were told to: this worker takes no more",
+                overdue,
+                self._slots,
+            )
+            self.recycled = True
+            self.stop()
 
     # ------------------------------------------------------------ beginning and end
 

@@ -10,11 +10,15 @@ import asyncio
 import concurrent.futures
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 def note(folder: str, what: str, context: Any, **more: Any) -> None:
@@ -156,6 +160,75 @@ class Stubborn:
             except asyncio.CancelledError:
                 note(self.folder, "swallowed", context)
         return "at last"
+
+
+class Deaf:
+    """Swallows every attempt to cancel it, and runs until its gate is open."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        while not is_open(self.folder, context):
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                note(self.folder, "swallowed", context)
+        note(self.folder, "end", context)
+        return "at last"
+
+
+class LeavesTask:
+    """Ends in good order, but leaves behind a task of asyncio that can't be cancelled."""
+
+    tasks: ClassVar[list[Any]] = []
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        self.tasks.append(asyncio.create_task(Deaf(self.folder).run(context)))
+        return "left it"
+
+
+class Answers:
+    """Answers a cancellation as its prompt says, after as many seconds: `return`, `raise` or `pass`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        how, _, seconds = context.prompt.partition(":")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            note(self.folder, "cancelled", context, cancelled=context.cancelled)
+            await asyncio.sleep(float(seconds or 0))
+            note(self.folder, "end", context)
+            if how == "return":
+                return "what there is"
+            if how == "raise":
+                raise ValueError("of the cancellation") from None
+            raise
+        return "never"
+
+
+class Looks:
+    """In a thread, until it is asked to stop."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> str:
+        note(self.folder, "start", context, cancelled=context.cancelled)
+        while not context.cancelled:
+            time.sleep(0.005)
+        note(self.folder, "end", context)
+        if context.prompt == "return":
+            return "what there is"
+        raise InterruptedError("asked to stop")
 
 
 class Stuck:
@@ -374,3 +447,144 @@ class Shaky:
         else:
             error = OSError("the network is away")
         raise error
+
+
+# ---------------------------------------------------------------- agents in processes of their own
+
+
+class Apart:
+    """Does what its prompt says, in a process."""
+
+    runs_in = "process"
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> Any:
+        note(self.folder, "start", context, group=os.getpgrp())
+        what, _, argument = context.prompt.partition(":")
+        return getattr(self, what)(context, argument)
+
+    def pid(self, *_: Any) -> int:
+        return os.getpid()
+
+    def given(self, context: Any, _: str) -> dict[str, Any]:
+        return {
+            "crew": context.crew,
+            "agent": context.agent.agent_id,
+            "task": context.task.model_dump(mode="json"),
+            "run_id": context.run_id,
+            "inputs": dict(context.inputs),
+            "outputs": dict(context.outputs),
+            "answer": context.tools["calculator"]("6 * 7"),
+            "deadline": context.deadline.isoformat(),
+            "attempt": context.attempt,
+            "fence": context.fence,
+            "cancelled": context.cancelled,
+            "thread": threading.current_thread() is threading.main_thread(),
+        }
+
+    def mischief(self, _: Any, what: str) -> Any:
+        return MISCHIEF[what]()
+
+    def say(self, context: Any, number: str) -> str:
+        for i in range(int(number)):
+            context.emit_sync(f"says {i}")
+        return "said"
+
+    def say_later(self, context: Any, path: str) -> str:
+        """From a thread that outlives the task; `path` is what it then makes."""
+
+        def late() -> None:
+            while not Path(path).exists():
+                time.sleep(0.005)
+            try:
+                context.emit_sync("too late")
+            except RuntimeError as error:
+                Path(path + ".refused").write_text(str(error))
+
+        threading.Thread(target=late, daemon=True).start()
+        return "left it"
+
+    def log(self, context: Any, _: str) -> str:
+        context.logger.warning("logged by %s: %s", context.agent.agent_id, os.environ.get("A_SECRET_TOKEN"))
+        context.logger.debug("not worth telling")
+        try:
+            raise ValueError("caught")
+        except ValueError:
+            context.logger.exception("with its traceback")
+        return "logged"
+
+    def print(self, *_: Any) -> str:
+        print("printed", flush=True)
+        print("printed as an error", file=sys.stderr, flush=True)
+        return "printed"
+
+    def spend(self, context: Any, _: str) -> str:
+        from watchbill.tasks import Usage
+
+        context.report_usage(Usage(input_tokens=3, output_tokens=4, requests=1))
+        return "spent"
+
+    def tuple(self, *_: Any) -> Any:
+        return (1, {"€": None}, [2.5])
+
+    def end(self, _: Any, how: str) -> None:
+        if how == "exit":
+            os._exit(66)
+        os.kill(os.getpid(), getattr(signal, how))
+        time.sleep(60)
+
+    def fork_and_die(self, *_: Any) -> None:
+        """What it forked lives on, for a while, with all that it had open."""
+        if os.fork() == 0:
+            time.sleep(60)
+        os._exit(66)
+
+    def start_another(self, context: Any, _: str) -> None:
+        other = subprocess.Popen(["sleep", "3600"])
+        note(self.folder, "other", context, other=other.pid)
+        while True:
+            pass
+
+    def spin(self, *_: Any) -> None:
+        while True:
+            pass
+
+    def hold_interpreter(self, *_: Any) -> None:
+        """In C code that never lets another thread run."""
+        re.match(r"(a+)+$", "a" * 64 + "b")
+
+    def state(self, *_: Any) -> int:
+        """How often it was asked in this process."""
+        STATE.append(None)
+        return len(STATE)
+
+
+STATE: list[None] = []
+
+
+class ApartAsync:
+    """The same with an event loop of its own."""
+
+    runs_in = "process"
+
+    async def run(self, context: Any) -> Any:
+        await asyncio.gather(*(context.emit(f"says {i}") for i in range(3)))
+        if context.prompt == "fail":
+            raise LookupError("not there")
+        return [context.prompt, os.getpid()]
+
+
+def apart(context: Any) -> int:
+    """A function may ask for a process, too."""
+    return os.getpid()
+
+
+apart.runs_in = "process"  # type: ignore[attr-defined]
+
+
+class ShakyApart(Shaky):
+    """Shaky, in a process."""
+
+    runs_in = "process"
