@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 
 import pytest
@@ -65,3 +66,13 @@ def test_a_test_without_an_event_loop_may_emit() -> None:
     context = testing.context()
     context.emit_sync("hello")
     assert context.messages == ["hello"]
+
+
+def test_an_agent_sees_that_it_should_stop_also_in_a_copy_of_its_context() -> None:
+    context = testing.context()
+    other = dataclasses.replace(context, prompt="another")
+    assert not context.cancelled
+    assert not other.cancelled
+    context.cancel()
+    assert context.cancelled
+    assert other.cancelled

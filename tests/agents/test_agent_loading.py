@@ -61,6 +61,32 @@ async def test_functions_and_classes_run_sync_and_async(write: Write, source: st
     assert await run(crew, folder) == "HI"
 
 
+@pytest.mark.parametrize(
+    ("source", "in_process"),
+    [
+        ("class go:\n    def run(self, context): ...", False),
+        ("class go:\n    runs_in = 'process'\n    def run(self, context): ...", True),
+        ("class go:\n    runs_in = 'process'\n    async def run(self, context): ...", True),
+        ("class base:\n    runs_in = 'process'\nclass go(base):\n    def run(self, context): ...", True),
+        ("class go:\n    runs_in = None\n    def run(self, context): ...", False),
+        ("def go(context): ...\ngo.runs_in = 'process'", True),
+    ],
+)
+def test_an_agent_may_ask_for_a_process(write: Write, source: str, in_process: bool) -> None:
+    folder = write("team", apart=source)
+    crew = crew_of("apart:go")
+    assert AgentLoader([folder]).check(crew) == []
+    assert AgentLoader([folder]).load(crew, crew.agents[0]).in_process is in_process
+
+
+def test_an_agent_that_asks_for_something_else_is_told_what_there_is(write: Write) -> None:
+    folder = write("team", elsewhere="class go:\n    runs_in = 'proces'\n    def run(self, context): ...")
+    problem = problem_of(crew_of("elsewhere:go"), folder)
+    assert problem.path == "spec.agents[0].class"
+    assert problem.reason == "agent class 'elsewhere:go' says runs_in = 'proces'"
+    assert problem.fix.startswith('Write runs_in = "process", or leave it out')
+
+
 async def test_every_task_gets_an_instance_and_a_config_of_its_own(write: Write) -> None:
     folder = write(
         "team",

@@ -19,13 +19,13 @@ from watchbill.worker.__main__ import RECYCLED
 ONCE = {"max_attempts": 1}
 
 
-def pod(crew: Crew, *, concurrency: int | None = None) -> Process:
+def pod(crew: Crew, *, grace_seconds: float = 20) -> Process:
     """A worker process as it runs in a pod."""
     environment = os.environ | {
         "WATCHBILL_CREW": crew.name,
         "WATCHBILL_FOLDERS": str(AGENTS),
         "WATCHBILL_REDIS_URL": crew.url,
-        "WATCHBILL_GRACE_SECONDS": "20",
+        "WATCHBILL_GRACE_SECONDS": str(grace_seconds),
     }
     folder = crew.folder / f"process-{len(crew.processes)}"
     folder.mkdir()
@@ -90,9 +90,8 @@ async def test_an_abandoned_agent_holds_its_slot_until_it_really_ends(make_crew:
 
 async def test_a_worker_whose_agents_are_abandoned_while_it_is_idle_wakes_when_they_end(make_crew: Make) -> None:
     """It has no slot, and so waits at no bell."""
-    crew = await make_crew(
-        [agent("a", "ThreadGate", timeout_seconds=1), agent("b", "Brief")], concurrency=2, tasks=ONCE
-    )
+    agents = [agent("a", "ThreadGate", timeout_seconds=1), agent("b", "Brief")]
+    crew = await make_crew(agents, concurrency=2, tasks=ONCE, lease_seconds=60)  # no renewal wakes it, either
     await crew.worker()
     await crew.submit("one", "a")
     await crew.result("one")
@@ -199,11 +198,10 @@ async def test_a_worker_that_nobody_starts_anew_goes_on_with_fewer_slots_and_sto
 
 
 async def test_a_worker_that_is_told_to_stop_does_not_ask_to_be_started_anew(make_crew: Make) -> None:
-    crew = await make_crew([agent("a", "Deaf", timeout_seconds=60)], concurrency=1)
-    worker = pod(crew)
+    crew = await make_crew({"a": "Deaf"}, concurrency=1)
+    worker = pod(crew, grace_seconds=0.2)
     await crew.submit("t", "a")
     await crew.started("t")
     worker.signal(signal.SIGTERM)
-    await asyncio.sleep(0.2)
-    crew.open()
     assert await worker.ended() == 0, worker.log
+    assert "agent 'a' with task t still runs" in worker.log

@@ -18,6 +18,7 @@ from test_worker_tasks import REASONS
 from workshop import Make, agent, until
 
 from watchbill.tasks import TaskResult
+from watchbill.worker import processes
 
 ONCE = {"max_attempts": 1}
 
@@ -289,6 +290,13 @@ async def test_no_process_outlives_a_worker_that_is_killed(make_crew: Make, what
     assert all(map(lives, pids))
     worker.kill()
     await until(lambda: not any(map(lives, pids)), 5, "the end of its processes")
+
+
+async def test_a_process_ends_with_its_line_where_the_kernel_has_no_signal_for_that() -> None:
+    process = processes._Process([])
+    process._socket.close()
+    assert await process.ended() == -signal.SIGKILL
+    process.close()
 
 
 async def test_ctrl_c_in_a_terminal_is_the_workers_to_answer(make_crew: Make) -> None:

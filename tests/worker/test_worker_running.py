@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -223,6 +224,15 @@ async def test_a_dropped_agent_is_told_of_by_nobody_and_counts_until_it_ends(ent
         assert room.ends == []
 
 
+async def test_an_agent_that_cancels_itself_has_failed(enter: Enter) -> None:
+    """Nobody else would tell its end, and it would hold its slot for ever."""
+    async with enter([agent("a", "cancels_itself", notes=False)], max_attempts=1) as room:
+        await room.begin("t", "a")
+        end = await room.end()
+        assert (end.outcome, result(end).error) == ("failed", "RuntimeError: CancelledError")
+        assert room.executor.abandoned == 0
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -276,12 +286,15 @@ async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
     enter: Enter, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with enter({"a": "Stubborn", "b": "Stuck"}) as room:
-        for name in "ab":
-            (await room.begin(name, name)).cancel()
-        await asyncio.sleep(0)
+        running = [await room.begin(name, name) for name in "ab"]
+        await room.started(*"ab")
+        for one in running:
+            one.cancel()
+        del running, one
         began = time.monotonic()
         await room.executor.close()
         assert time.monotonic() - began < 3
         assert room.executor.abandoned == 0
         await asyncio.sleep(0.05)
+        gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

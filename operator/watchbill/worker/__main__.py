@@ -32,7 +32,6 @@ from watchbill.worker.worker import Worker
 
 logger = logging.getLogger("watchbill.worker")
 
-
 RECYCLED: Final = 75
 """EX_TEMPFAIL of sysexits.h: start it again."""
 _ORDERLY_SECONDS: Final = 5.0
@@ -57,16 +56,24 @@ def main() -> int:
         sys.stderr.write(redact(f"{error}\n"))
         return 2
     logging.basicConfig(level=settings.log_level, handlers=[handler])
+    return uvloop.run(_end(settings, redact))
+
+
+async def _end(settings: WorkerSettings, redact: Redactor) -> int:
+    """Works, and says the exit code. From then on the process has a few seconds to end in good order."""
+    code = 0
     try:
-        recycled = uvloop.run(_work(settings, redact))
+        if await _work(settings, redact):
+            code = RECYCLED
     except CrewGone as error:
         logger.warning("%s", error)
     except WatchbillError as error:
         logger.error("%s", error)
-        return 1
-    else:
-        return RECYCLED if recycled else 0
-    return 0
+        code = 1
+    force = threading.Timer(_ORDERLY_SECONDS, os._exit, [code])
+    force.daemon = True
+    force.start()
+    return code
 
 
 async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
@@ -93,9 +100,6 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)
         await worker.run()
-    force = threading.Timer(_ORDERLY_SECONDS, os._exit, [RECYCLED if worker.recycled else 0])
-    force.daemon = True
-    force.start()
     return worker.recycled
 
 

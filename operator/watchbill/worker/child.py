@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import fcntl
 import functools
 import inspect
 import itertools
@@ -87,6 +86,8 @@ def _die_with(life: int) -> None:
     """Where the kernel can (Linux), it kills us and all that we started when the worker ends, however it does, and even
     while C code holds the interpreter. Elsewhere the line's end does, as soon as Python code runs."""
     if sys.platform == "linux":
+        import fcntl  # the worker imports this module, too, and not only where there is one
+
         fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC)

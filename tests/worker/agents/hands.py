@@ -215,6 +215,13 @@ class Answers:
         return "never"
 
 
+async def cancels_itself(_: Any) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(60)
+
+
 class Looks:
     """In a thread, until it is asked to stop."""
 

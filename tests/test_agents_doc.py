@@ -1,0 +1,58 @@
+"""docs/agents.md says what is so: its files are written, its shell blocks run, as a reader would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_readme import BLOCK, ROOT
+from watchbill import errors, metrics
+from watchbill.worker import __main__ as pod
+from watchbill.worker import abandoned, leases, worker
+
+TEXT = (ROOT / "docs" / "agents.md").read_text()
+
+
+@pytest.mark.timeout(120)
+def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    outputs = []
+    for kind, text in BLOCK.findall(TEXT):
+        if named := re.match(r"# (\S+\.(?:yaml|py))\n", text):
+            (tmp_path / named[1]).write_text(text)
+        elif kind == "sh":
+            done = subprocess.run(
+                ["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+            outputs.append(done)
+    run, twice = outputs
+    result = json.loads(run.stdout)  # what an agent prints, in a process too, is not among it
+    assert result["output"] == {"booked": True, "attempt": 1}
+    assert "what is printed goes where" in run.stderr
+    assert twice.stdout.splitlines()[-1] == "completed {'booked': True, 'attempt': 1} True"
+    with sqlite3.connect(tmp_path / "orders.db") as db:
+        booked = db.execute("SELECT task, count(*) FROM bookings GROUP BY task").fetchall()
+    db.close()
+    assert ("order-17/book", 1) in booked
+
+
+def test_the_page_names_what_there_is() -> None:
+    assert f"exits with code {pod.RECYCLED}," in TEXT
+    assert f"after {leases.BLOCKED_SECONDS:g} s the worker warns" in TEXT
+    assert (
+        f"it has {abandoned.CLEAN_UP_SECONDS:g} s after a timeout, {worker.STOP_SECONDS:g} s after a cancellation"
+        in TEXT
+    )
+    for name in re.findall(r"watchbill\.errors\.(\w+)", TEXT):
+        assert hasattr(errors, name)
+    declared = {metrics.ABANDONED._name, metrics.LOOP_BLOCKED._name + "_total"}
+    assert set(re.findall(r"watchbill_worker_\w+", TEXT)) == declared
