@@ -335,6 +335,8 @@ class _Model:
             await self.crew.queue.declare_dead([worker.name])
         elif await self.crew.client.sismember(self.crew.keys.fenced, worker.name):
             await self._as_zombie(worker)
+        elif worker.number == 0:  # the store doesn't know it yet
+            await self._claim(worker)
         else:
             assert not worker.must_be_fenced, "its work was given to another, and it can still write"
             actions = (

@@ -346,7 +346,7 @@ async def gone(crew: Crew, how: str) -> None:
     if how == "replaced":
         await crew.redis.hset(crew.keys.meta, "uid", "another")
     else:
-        await crew.redis.delete(*await crew.redis.keys(crew.keys.prefix + "*"))
+        await definitions.delete(crew.redis, crew.keys, crew.uid)
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

@@ -128,9 +128,11 @@ async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) 
         return bool(await client.hexists(keys.meta, f"drain:{worker}"))
 
 
-async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[tuple[Literal["look"] | Wish, list[str]]]:
+async def heard(
+    client: redis.asyncio.Redis, keys: CrewKeys
+) -> AsyncIterator[tuple[Literal["look", "gone"] | Wish, list[str]]]:
     """What is said to the crew's workers, without end: to stop these tasks, if they have them; `look`: to look whether
-    they are to drain. What is said while the store is away is lost."""
+    they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost."""
     async with client.pubsub(ignore_subscribe_messages=True) as listening:
         await persist(lambda: listening.subscribe(keys.control))
         while True:

@@ -1,7 +1,8 @@
 """The task queue of one crew: typed stubs over store/scripts. The protocol is docs/design/queue.md.
 
 Every call is safe to send twice. Every call that writes raises CrewGone when the crew was deleted or replaced,
-Fenced when the incarnation was taken for dead; both wrote nothing. StoreUnavailable: nothing is known, send again.
+Fenced when the incarnation was taken for dead, Forgotten when the store has lost it; all wrote nothing.
+StoreUnavailable: nothing is known, send again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ Transition = Literal["applied", "repeated", "stale"]
 
 class Changed(RetryLater):
     """The crew took up another definition since the caller looked: look again. Nothing was stored."""
+
+
+class Forgotten(Fenced):
+    """The store doesn't know the incarnation, though it has claimed: it lost what it had. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +278,20 @@ class Queue:
         reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
+    async def recover(self, finished: Sequence[Finished]) -> list[Transition]:
+        """Writes results of tasks that the store has lost, once it has the crew back. `stale`: it isn't lost,
+        or has been submitted again since, so the task will be done again."""
+        outcomes: list[Transition] = []
+        for start in range(0, len(finished), BATCH):
+            batch = finished[start : start + BATCH]
+            keys = list(self.keys.fixed)
+            args: list[Any] = [self.uid, len(batch)]
+            for f in batch:
+                keys += (self.keys.task(f.task.id), self.keys.agent_events(f.task.agent))
+                args += (f.task.id, f.task.fence, f.task.agent, f.outcome, f.ttl_ms, f.task.attempt, f.result)
+            outcomes += (await self._call("recover", keys, args))[1:]
+        return outcomes
+
     async def hand_back(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Transition]:
         """Returns claimed tasks in order, their attempts unchanged."""
         keys, args = self._items(tasks)
@@ -411,6 +430,8 @@ class Queue:
     def _raise(self, status: str, incarnation: str) -> None:
         if status == "gone":
             raise CrewGone(f"crew {self.keys.crew!r} was deleted, or replaced by another of that name")
+        if status == "unknown":
+            raise Forgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
         if status == "fenced":
             raise Fenced(
                 f"worker {incarnation} of crew {self.keys.crew!r} was taken for dead; its work was given to others"

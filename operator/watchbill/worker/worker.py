@@ -29,7 +29,7 @@ from watchbill.connection import persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
-from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue, Renewed, Wish
+from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish
 from watchbill.tasks import Priority
 from watchbill.worker import execute, incarnations, results
 from watchbill.worker.leases import LeaseKeeper
@@ -50,6 +50,8 @@ BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
+OUTLAST_SECONDS: Final = 60.0
+"""How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
 STOP_SECONDS: Final = 5.0
 """How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 STORE_SECONDS: Final = 2.0
@@ -144,6 +146,9 @@ class Worker:
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
+        self._deleted = False
+        self._former: _Incarnation | None = None
+        """What still runs of tasks that the store has lost."""
         self._ended = False
         self._lost: Exception | None = None
         self._cut_off = False
@@ -204,7 +209,9 @@ class Worker:
             ending = [working, *background, *([self._bell] if self._bell else [])]
             for task in ending:
                 task.cancel()
-            self._drop_jobs(self._me)
+            for life in (self._me, self._former):
+                if life is not None:
+                    self._drop_jobs(life)
             await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
@@ -227,6 +234,7 @@ class Worker:
     async def _turn(self) -> None:
         me = self._me
         try:
+            await self._write_recovered()
             if me.unloadable:
                 await self._park(me)
             if self._heard is not None:
@@ -253,7 +261,7 @@ class Worker:
                 if room and self._bell is None and not self._deaf:
                     self._wait_at_bell(me, room)
                 await self._wait(me)
-        except Fenced as error:
+        except (Fenced, CrewGone) as error:
             self._on_lost(me.name, error)
         if self._lost is not None:
             await self._recover()
@@ -583,6 +591,10 @@ class Worker:
             async for what, ids in control.heard(self._client, self._keys):
                 if what == "look":
                     self._drain(await self._persist(self._is_draining))
+                elif what == "gone":
+                    if ids == [self._queue.uid]:
+                        self._deleted = True
+                        self._on_lost(self._me.name, CrewGone(f"crew {self._keys.crew!r} was deleted, or replaced"))
                 else:
                     self._stop_tasks(self._me, dict.fromkeys(ids, what))
         except redis.exceptions.RedisError as error:  # a right that is missing, say
@@ -604,7 +616,7 @@ class Worker:
                 me.held = [task for task in me.held if task.id != task_id]
                 me.claimed.pop(task_id, None)
                 me.unwanted += unwanted
-            elif job.wish is None:
+            elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
                 job.wish = wish
                 logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
                 if job.running is not None:
@@ -647,8 +659,8 @@ class Worker:
 
     @property
     def _capacity(self) -> int:
-        """Slots that no abandoned agent holds."""
-        return self._slots - self._executor.abandoned
+        """Slots that no abandoned agent holds, and none whose task the store has lost."""
+        return self._slots - self._executor.abandoned - (len(self._former.jobs) if self._former else 0)
 
     def _on_abandoned(self) -> None:
         self._wake.set()  # a slot may be free again
@@ -686,16 +698,18 @@ class Worker:
     async def _recover(self) -> None:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         error, self._lost = self._lost, None
-        me, self._me = self._me, _Incarnation(incarnations.fresh())
-        tasks = len(me.jobs) + len(me.held) + len(me.finished) + len(me.unwanted)
-        self._drop_jobs(me)
+        me = self._me
         if self._bell is not None:
             self._bell.cancel()
             await asyncio.gather(self._bell, return_exceptions=True)
             self._bell = None
         self._heard = None
-        if isinstance(error, CrewGone):
-            raise error
+        if isinstance(error, CrewGone | Forgotten):
+            await self._outlast(me, error)
+            return
+        self._me = _Incarnation(incarnations.fresh())
+        tasks = len(me.jobs) + len(me.held) + len(me.finished) + len(me.unwanted)
+        self._drop_jobs(me)
         metrics.FENCED.labels(self._keys.crew).inc()
         logger.warning(
             "this worker was silent for longer than its lease, so its %d tasks were given to others. "
@@ -705,11 +719,46 @@ class Worker:
         )
         await self._register()
 
+    async def _outlast(self, me: _Incarnation, error: CrewGone | Forgotten) -> None:
+        """The store may have lost all it had (QUEUE protocol, §6). What runs goes on, and its results are written once
+        the crew, the same one, is back. Raises the error when it doesn't come back, or was deleted."""
+        until = time.monotonic() + OUTLAST_SECONDS
+        logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)
+        while True:
+            there = await self._persist(lambda: definitions.identity(self._client, self._keys))
+            if there.uid == self._queue.uid:
+                break
+            if there.uid or there.leaving or self._deleted or self.stopping or time.monotonic() >= until:
+                self._drop_jobs(me)
+                raise error
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    await self._wake.wait()
+                    await asyncio.sleep(0.05)
+            self._wake.clear()
+        self._lost = None
+        self._me = _Incarnation(incarnations.fresh())
+        lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
+        logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
+        self._former = me
+        await self._write_recovered()
+        await self._register()
+
+    async def _write_recovered(self) -> None:
+        former = self._former
+        if former is None:
+            return
+        finished, former.finished = [f for f in former.finished if f.result], []
+        for done, outcome in zip(finished, await self._persist(lambda: self._queue.recover(finished)), strict=True):
+            self._account(done, outcome)
+        if not former.jobs and not former.finished:
+            self._former = None
+
     async def _stopped(self) -> bool:
         if self._stop_by is None:
             return False
         me = self._me
-        if not (me.jobs or me.finished or me.unloadable or me.unwanted):
+        if not (me.jobs or me.finished or me.unloadable or me.unwanted or self._former):
             self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by

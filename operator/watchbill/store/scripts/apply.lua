@@ -15,6 +15,7 @@ if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
 uid = uid or ARGV[1]
 redis.call('SET', KEYS[FIXED + 1], ARGV[5])
 redis.call('HSET', META, 'uid', uid, 'def', ARGV[3], 'maxQueued', ARGV[6])
+redis.call('HSETNX', META, 'born', int(now_us))     -- what was claimed before, the store has lost
 if ARGV[7] ~= '' then redis.call('HSET', META, 'owner', ARGV[7]) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= ARGV[3] and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', KEYS[FIXED + 2]) end
 for _, c in ipairs(CLASSES) do

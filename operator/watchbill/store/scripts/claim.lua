@@ -2,7 +2,7 @@
 -- uses events running streams claims
 -- KEYS: fixed. ARGV: uid, incarnation, sequence number, slots, how many of them begin at once, lease ms, may take over?
 -- -> {'gone'} | what `claim` says
-local bar = barred(ARGV[1], ARGV[2])
+local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
 if bar then return { bar } end
 local reply = claim(ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1')
 settle()

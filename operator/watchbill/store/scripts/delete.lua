@@ -11,6 +11,7 @@ if ARGV[2] == 'begin' then
   if known[1] then
     redis.call('HSET', META, 'leaving', uid)
     redis.call('HDEL', META, 'uid')
+    redis.call('PUBLISH', string.sub(META, 1, -5) .. 'control', 'gone' .. FS .. uid)     -- its workers needn't wait for it to come back
   end
   for i = 1, FIXED do
     if KEYS[i] ~= META and KEYS[i] ~= IDS then redis.call('UNLINK', KEYS[i]) end

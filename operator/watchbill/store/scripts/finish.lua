@@ -9,7 +9,7 @@
 --   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), tokens,
 --   result, message, detail for the dead letter
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
-local bar = barred(ARGV[1], ARGV[2])
+local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
 if bar then return { bar } end
 local inc, begins, tells, n = ARGV[2], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local at, key = 11, FIXED + 1

@@ -35,10 +35,13 @@ end
 -- The crew is there, and is the one that the caller means.
 local function is_gone(uid) return redis.call('HGET', META, 'uid') ~= uid end
 
--- Why this incarnation may not write, or nil.
-local function barred(uid, inc)
+-- Why this incarnation may not write, or nil: gone | fenced | unknown (it has claimed before, the caller says, and the store
+-- doesn't know: it lost what it had).
+local function barred(uid, inc, is_new)
   if is_gone(uid) then return 'gone' end
+  if redis.call('HEXISTS', CLAIMS, inc) == 1 then return nil end
   if redis.call('SISMEMBER', FENCED, inc) == 1 then return 'fenced' end
+  if not is_new then return 'unknown' end
 end
 
 -- Class -> entries on its stream, and how many on all. Most crews use the class NORMAL only, so one call finds out about

@@ -181,11 +181,10 @@ end
 -- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
 -- payload travels with them: the others begin with `start`, which gives it.)
 -- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
--- payload, definition, inputs, ...}, is it to drain?} | {'fenced'}. Begun: 0 | 1 | cancel | interrupt (it isn't to run)
+-- payload, definition, inputs, ...}, is it to drain?}. Begun: 0 | 1 | cancel | interrupt (it isn't to run)
 local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   begin = at_once
   local last = redis.call('HGET', CLAIMS, inc)
-  if not last and seq ~= '1' then return { 'fenced' } end     -- flushed, or forgotten: it must start anew
   -- Three: it may be among them, and what was handed back.
   local leases, somebody_gone = redis.call('ZRANGE', LEASES, 0, 2, 'WITHSCORES'), false
   for i = 1, #leases, 2 do

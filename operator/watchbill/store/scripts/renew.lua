@@ -5,7 +5,6 @@
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
 local inc = ARGV[2]
-if redis.call('HEXISTS', CLAIMS, inc) == 0 then return { 'fenced' } end     -- flushed: it must start anew
 redis.call('ZADD', LEASES, now_ms + tonumber(ARGV[3]), inc)
 redis.call('HSET', WORKERS, inc, ARGV[4])
 local answer = { 'ok', redis.call('HEXISTS', META, 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)) }

@@ -1,0 +1,122 @@
+"""A store that loses all it had, and has the crew brought back by whoever manages it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from workshop import AGENTS, Crew, Make, until
+
+from watchbill import connection
+from watchbill.agents.loading import AgentLoader
+from watchbill.errors import CrewGone
+from watchbill.records import ExecutionMode
+from watchbill.store import definitions
+from watchbill.worker import worker as module
+from watchbill.worker.worker import Worker
+
+PrivateRedis = Callable[[], Awaitable[Any]]
+
+
+async def _bring_back(crew: Crew) -> None:
+    await definitions.apply(crew.redis, crew.keys, crew.definition, uid=crew.uid)
+
+
+async def test_what_ran_when_the_store_was_flushed_is_written_when_the_crew_is_back(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    crew = await make_crew({"a": "Gate", "b": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
+    async with crew.in_process(concurrency=2) as worker:
+        for task_id in ("early", "late", "lost"):
+            await crew.submit(task_id, "a")
+        await crew.started("early", "late")
+        await crew.redis.flushall()
+        crew.open("early")
+        await until(lambda: {line["task"] for line in crew.notes("end")} == {"early"})
+        await until(lambda: worker._me.finished, what="a result in hand")
+        await _bring_back(crew)
+        result: Any = await until(lambda: _result(crew, "early"), what="the result")
+        assert (result.success, result.output) == (True, "a: do it")
+        assert await crew.redis.hget(crew.keys.task("early"), "recovered") == "1"
+        await crew.submit("new", "b", "0")
+        assert (await crew.result("new")).success  # type: ignore[union-attr]
+        assert worker._capacity == 1, "what still runs holds its slot"
+        crew.open("late")
+        await until(lambda: _result(crew, "late"), what="the late result")
+        await until(lambda: worker._capacity == 2)
+        assert not crew.notes("cancelled")
+        assert set(crew.executions()) == {"early", "late", "new"}
+        assert await crew.ends() == Counter(
+            {("early", "completed"): 1, ("late", "completed"): 1, ("new", "completed"): 1}
+        )
+    told = [e.message for e in await crew.events() if e.task_id == "early"]
+    assert told == ["recovered: the store had lost it"]
+
+
+async def _result(crew: Crew, task_id: str) -> Any:
+    if await crew.redis.exists(crew.keys.task(task_id)):
+        return await crew.client.result(crew.name, task_id)
+    return None
+
+
+async def test_a_step_whose_run_is_lost_is_on_the_results_and_whoever_submits_anew_is_served_anew(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, mode=ExecutionMode.PARALLEL, lease_seconds=1)
+    async with crew.in_process():
+        await crew.submit("r1")
+        await crew.submit("t1", "a")
+        await crew.started("r1/a", "t1")
+        await crew.redis.flushall()
+        await _bring_back(crew)
+        await crew.submit("t1", "a")
+        await until(lambda: crew.executions()["t1"] == 2)
+        crew.open()
+        await until(lambda: _has_ended(crew, "r1/a"))
+        assert (await crew.result("t1")).success  # type: ignore[union-attr]
+        assert await crew.redis.hget(crew.keys.task("t1"), "recovered") is None
+    assert await crew.ends() == Counter({("r1/a", "completed"): 1, ("t1", "completed"): 1})
+
+
+async def _has_ended(crew: Crew, task_id: str) -> bool:
+    return (task_id, "completed") in await crew.ends()
+
+
+async def _given_up(crew: Crew, disturb: Callable[[], Awaitable[Any]]) -> None:
+    """A worker that is disturbed while it runs a task ends the agent and itself."""
+    async with connection.connected(crew.url) as client:
+        working = asyncio.create_task(Worker(crew.url, client, crew.keys, AgentLoader([AGENTS])).run())
+        await crew.submit("t1", "a")
+        await crew.started("t1")
+        await disturb()
+        with pytest.raises(CrewGone):
+            await asyncio.wait_for(working, 10)
+        assert crew.notes("cancelled")
+
+
+async def test_a_crew_that_was_deleted_is_not_waited_for(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    await _given_up(crew, lambda: definitions.delete(crew.redis, crew.keys, crew.uid))
+    assert await crew.redis.keys(crew.keys.prefix + "*") == []
+
+
+async def test_a_crew_that_does_not_come_back_is_given_up(
+    make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OUTLAST_SECONDS", 0.5)
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
+    await _given_up(crew, crew.redis.flushall)
+
+
+async def test_another_crew_of_that_name_is_not_written_to(make_crew: Make, private_redis: PrivateRedis) -> None:
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
+
+    async def replace() -> None:
+        await crew.redis.flushall()
+        await definitions.apply(crew.redis, crew.keys, crew.definition)
+
+    await _given_up(crew, replace)
+    assert await crew.redis.xlen(crew.keys.results) == 0
