@@ -1,11 +1,4 @@
-"""The client library: submit work to a crew, wait for it, look at it. Light to import.
-
-async with Client("redis://localhost:6379") as client:
-    run_id = await client.submit("blog-team", "Write about tides")
-    result = await client.wait("blog-team", run_id)
-
-result = await watchbill.client.run("crew.yaml", "Write about tides")     # no store, no cluster: all in this process
-"""
+"""The async client: gives work to crews, waits for it, looks at it. Must stay light to import."""
 
 from __future__ import annotations
 
@@ -16,7 +9,6 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -24,7 +16,7 @@ import redis.asyncio
 
 from watchbill import names
 from watchbill.connection import connect, persist, translated
-from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem
+from watchbill.errors import CrewGone, InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.plan import flow, submission
 from watchbill.store import definitions, events, runs
@@ -366,30 +358,3 @@ def _due(at: datetime | None, agent: str | None) -> int:
     if at.tzinfo is None:
         raise InvalidInput(Problem(f"{at!r} has no time zone", "Give an aware datetime.", path="scheduled_at"))
     return max(math.ceil(at.timestamp() * 1000), 1)
-
-
-async def run(
-    crew: str | Path,
-    prompt: str,
-    *,
-    inputs: Mapping[str, str] | None = None,
-    redis_url: str | None = None,
-    timeout: float | None = None,
-    **options: Any,
-) -> Result:
-    """Runs a crew once and returns how that ended.
-
-    `crew` is a YAML file, which is then run in this process (in a private store that leaves nothing behind, or in
-    the one at `redis_url`); or, with `redis_url`, the name of a crew whose workers run elsewhere. `options` are those
-    of `Client.submit`. Raises InvalidInput with file, line and field before anything is started.
-    """
-    path = Path(crew)
-    if isinstance(crew, Path) or path.suffix in {".yaml", ".yml", ".json"}:
-        # The one door upwards: only who runs a crew in this process pays for importing what runs it.
-        from watchbill import service
-
-        return await service.run_file(path, prompt, inputs=inputs, redis_url=redis_url, timeout=timeout, **options)
-    if redis_url is None:
-        raise NotFound(f"{crew!r} is no YAML file; to run a crew by its name, say where with redis_url")
-    async with Client(redis_url) as client:
-        return await client.run(crew, prompt, inputs=inputs, timeout=timeout, **options)

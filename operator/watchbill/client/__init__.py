@@ -1,0 +1,46 @@
+"""The client library: submit work to a crew, wait for it, look at it. Light to import.
+
+async with Client("redis://localhost:6379") as client:
+    run_id = await client.submit("blog-team", "Write about tides")
+    result = await client.wait("blog-team", run_id)
+
+result = await watchbill.client.run("crew.yaml", "Write about tides")     # no store, no cluster: all in this process
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from watchbill.client.client import Client, Result
+from watchbill.errors import NotFound
+
+__all__ = ["Client", "Result", "run"]
+
+
+async def run(
+    crew: str | Path,
+    prompt: str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    redis_url: str | None = None,
+    timeout: float | None = None,
+    **options: Any,
+) -> Result:
+    """Runs a crew once and returns how that ended.
+
+    `crew` is a YAML file, which is then run in this process (in a private store that leaves nothing behind, or in
+    the one at `redis_url`); or, with `redis_url`, the name of a crew whose workers run elsewhere. `options` are those
+    of `Client.submit`. Raises InvalidInput with file, line and field before anything is started.
+    """
+    path = Path(crew)
+    if isinstance(crew, Path) or path.suffix in {".yaml", ".yml", ".json"}:
+        # The one door upwards: only who runs a crew in this process pays for importing what runs it.
+        from watchbill import service
+
+        return await service.run_file(path, prompt, inputs=inputs, redis_url=redis_url, timeout=timeout, **options)
+    if redis_url is None:
+        raise NotFound(f"{crew!r} is no YAML file; to run a crew by its name, say where with redis_url")
+    async with Client(redis_url) as client:
+        return await client.run(crew, prompt, inputs=inputs, timeout=timeout, **options)
