@@ -29,6 +29,9 @@ from typing import Any
 class WatchbillError(Exception):
     """The root of all errors that Watchbill raises on purpose."""
 
+    stored: Sequence[str] = ()
+    """Ids of those of many tasks that were stored before this was raised."""
+
 
 class UserActionRequired(WatchbillError):
     """Somebody must change something; trying again as it is cannot help."""
@@ -96,7 +99,7 @@ class StoreUnavailable(RetryLater):
 
 
 class QueueFull(RetryLater):
-    """The crew's `tasks.maxQueued` is reached. Nothing was stored."""
+    """The crew's `tasks.maxQueued` is reached. Nothing was stored, but what `stored` names of many tasks."""
 
 
 class RetryAfter(RetryLater):

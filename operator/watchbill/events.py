@@ -56,7 +56,7 @@ class CrewEvent(BaseModel):
 
 
 class Gap(BaseModel):
-    """Told to a follower that was slower than the stream is long: events between are gone."""
+    """Told to a follower: events may be missing here. It was slower than the stream is long, or the stream was lost."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 

@@ -151,6 +151,11 @@ class TaskResult(BaseModel):
     attempt: int = 1
     completed_at: datetime | None = None
 
+    @property
+    def cancelled(self) -> bool:
+        """It didn't complete because somebody cancelled it."""
+        return not self.success and self.metadata.get("outcome") == "cancelled"
+
 
 class StepStatus(BaseModel):
     """One step of a run as the store has it now."""
@@ -205,3 +210,8 @@ class RunResult(BaseModel):
     @property
     def success(self) -> bool:
         return self.status is RunState.COMPLETED
+
+    @property
+    def cancelled(self) -> bool:
+        """Somebody cancelled it before all of it had completed."""
+        return self.status is RunState.CANCELLED

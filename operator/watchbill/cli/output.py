@@ -128,7 +128,7 @@ def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "",
             fields["event_type"] = "gap"
         out.write("---\n" + as_yaml(fields))
     elif isinstance(told, Gap):
-        out.write("-------- events were missed: they came faster than they were read\n")
+        out.write("-------- events were missed here: they came faster than they were read, or the store lost them\n")
     else:
         where = told.task_id or told.mission_id or ""
         change = f"{told.old_state} → {told.new_state}" if told.new_state else ""

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from watchbill.client.client import Client, Result
+from watchbill.client.control import Replay
+from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
+from watchbill.store.dead import DeadLetter
 
-__all__ = ["Client", "Result", "run"]
+__all__ = ["Client", "DeadLetter", "Replay", "Result", "SyncClient", "run"]
 
 
 async def run(

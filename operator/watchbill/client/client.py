@@ -7,23 +7,27 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill import names
-from watchbill.connection import connect, persist, translated
-from watchbill.errors import CrewGone, InvalidInput, Problem
+from watchbill.client.control import Control
+from watchbill.connection import persist, translated
+from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.plan import flow, submission
+from watchbill.records import CrewDefinition
 from watchbill.store import definitions, events, runs
+from watchbill.store.crews import CrewRedis
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
-from watchbill.store.queue import Changed, Queue, Submission
-from watchbill.tasks import AgentTask, Priority, RunResult, RunStatus, TaskResult
+from watchbill.store.queue import Queue, Submission
+from watchbill.tasks import AgentTask, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
 logger = logging.getLogger("watchbill.client")
 
@@ -31,7 +35,6 @@ POLL_SECONDS: Final = 2.0
 """How often a waiting client looks for itself, in case the message that it waits for was lost."""
 
 Result = RunResult | TaskResult
-T = TypeVar("T")
 
 
 class _Waiter:
@@ -43,7 +46,7 @@ class _Waiter:
         """The TaskResult as JSON, where it came with the message."""
 
 
-class Client:
+class Client(Control):
     """One store's crews, for those who give them work. An async context manager; safe for concurrent use.
 
     Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
@@ -52,14 +55,12 @@ class Client:
     """
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
-        self._redis = connect(url)
-        self._namespace = namespace
+        super().__init__(url, namespace=namespace)
         self._id = uuid.uuid4().hex
-        self._crews: dict[str, definitions.Current] = {}
         self._replies: redis.asyncio.client.PubSub | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._subscribing = asyncio.Lock()
         self._waiting: dict[tuple[str, str], list[_Waiter]] = {}
-        self._keys: dict[str, names.CrewKeys] = {}
         self._good: set[tuple[str, str]] = set()
         """Definitions and agents for which a task without inputs was found good."""
 
@@ -147,23 +148,36 @@ class Client:
 
         return await self._with_current(keys, give)
 
-    async def submit_many(self, crew: str, agent: str, tasks: Iterable[AgentTask]) -> list[str]:
-        """Many tasks for one agent, 500 to a call. Each is checked first; nothing is stored if one is bad."""
+    async def submit_many(self, crew: str, agent: str | None, tasks: Iterable[AgentTask | str]) -> list[str]:
+        """Many tasks for `agent`, or with None each for the agent that it names. Returns their ids, in order.
+
+        A task may be only its prompt, where there is an `agent`; it is given an id then. Tasks with inputs, a dedupe
+        key or a time are for `submit`. All are checked first, and nothing is stored if one is bad (InvalidInput says
+        which). They are stored 500 to a call, each call all or nothing: when one raises (QueueFull, StoreUnavailable,
+        CrewGone), the error's `stored` has the ids of the calls before it, and the same tasks, with ids, may be
+        submitted again. Raises Conflict when an id is that of a run.
+        """
         keys = self.keys(crew)
-        work = list(tasks)
+        work = [_task(task, agent, i) for i, task in enumerate(tasks)]
 
         async def give(current: definitions.Current) -> list[str]:
-            if not work:
-                return []
-            for task in work:
-                self._check(current, task.prompt, agent, {}, task.task_id, task.metadata)
-            agent_id = current.definition.agent_ids()[agent]
+            for i, task in enumerate(work):
+                try:
+                    self._check(current, task.prompt, task.agent_name, {}, task.task_id, task.metadata)
+                except InvalidInput as error:
+                    raise InvalidInput([replace(p, path=f"tasks[{i}].{p.path}") for p in error.problems]) from None
+            ids = current.definition.agent_ids()
             return await self._put(
                 keys,
                 current,
-                (Submission(t.task_id, agent_id, t.model_dump_json(exclude_none=True), t.priority) for t in work),
+                (
+                    Submission(t.task_id, ids[t.agent_name], t.model_dump_json(exclude_none=True), t.priority)
+                    for t in work
+                ),
             )
 
+        if not work:
+            return []
         await self._listen(keys)
         return await self._with_current(keys, give)
 
@@ -205,14 +219,15 @@ class Client:
         made, _ = await heartbeats.run_now(self._redis, self.keys(crew), heartbeat, token or uuid.uuid4().hex, now=now)
         return made
 
-    async def run(self, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
+    async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """`submit`, with its options, and `wait`."""
         keys = self.keys(crew)
         task_id = options.pop("id", None) or uuid.uuid4().hex
         with self._told(keys, task_id) as waiter:  # before it can end
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
-                return await self._result(keys, task_id, waiter, timeout, look_first=False)
+                async with asyncio.timeout(timeout):
+                    return await self._result(keys, task_id, waiter, look_first=False)
         return await self.wait(crew, submitted, timeout=timeout)
 
     # ------------------------------------------------------------ getting results
@@ -223,30 +238,28 @@ class Client:
         Outlasts outages of the store.
         """
         keys = self.keys(crew)
-        await self._listen(keys)
-        with self._told(keys, task_id) as waiter:
-            return await self._result(keys, task_id, waiter, timeout, look_first=True)
+        async with asyncio.timeout(timeout):
+            await self._listen(keys)
+            with self._told(keys, task_id) as waiter:
+                return await self._result(keys, task_id, waiter, look_first=True)
 
-    async def _result(
-        self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, timeout: float | None, *, look_first: bool
-    ) -> Result:
+    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, look_first: bool) -> Result:
         # Only the submitter is sent a message; others look more often at first.
         pause = 0.05
         look = look_first
-        async with asyncio.timeout(timeout):
-            while True:
-                if look:
-                    waiter.told.clear()
-                    result = await persist(lambda: runs.result(self._redis, keys, task_id))
-                    if result is not None:
-                        return result
-                timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
-                await waiter.told.wait()
-                timer.cancel()
-                if waiter.result:
-                    return TaskResult.model_validate_json(waiter.result)
-                look = True
-                pause = min(pause * 1.5, POLL_SECONDS)
+        while True:
+            if look:
+                waiter.told.clear()
+                result = await persist(lambda: runs.result(self._redis, keys, task_id))
+                if result is not None:
+                    return result
+            timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
+            await waiter.told.wait()
+            timer.cancel()
+            if waiter.result:
+                return TaskResult.model_validate_json(waiter.result)
+            look = True
+            pause = min(pause * 1.5, POLL_SECONDS)
 
     @contextlib.contextmanager
     def _told(self, keys: names.CrewKeys, task_id: str) -> Iterator[_Waiter]:
@@ -266,6 +279,22 @@ class Client:
         return await runs.result(self._redis, self.keys(crew), task_id)
 
     # ------------------------------------------------------------ looking
+
+    async def crews(self, *, namespace: str | None = None) -> list[str]:
+        """The crews of a namespace (the client's own), sorted, each as `namespace/name`."""
+        chosen = namespace or self._namespace
+        records = CrewRedis(client=self._redis, tenant=chosen, strict=True)
+        return [f"{chosen}/{name}" for name in await records.list_crews()]
+
+    async def crew(self, crew: str) -> CrewDefinition:
+        """The crew as it is now: its agents, how they work together, its bounds. Raises NotFound."""
+        keys = self.keys(crew)
+        self._crews[keys.crew] = await definitions.current(self._redis, keys)
+        return self._crews[keys.crew].definition
+
+    async def state(self, crew: str, task_id: str) -> RunState | TaskState:
+        """Where a run, a task, or a step (`run/step`) stands. Raises NotFound."""
+        return await runs.state(self._redis, self.keys(crew), task_id)
 
     async def status(self, crew: str, run_id: str) -> RunStatus:
         """A run and its steps as they are now."""
@@ -293,36 +322,7 @@ class Client:
         """Events as they come, from the id `after` on (exclusive), without end."""
         return events.follow(self._redis, events.stream(self.keys(crew), agent=agent, run=run), after)
 
-    def keys(self, crew: str) -> names.CrewKeys:
-        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
-        if known := self._keys.get(crew):
-            return known
-        namespace, separator, name = crew.rpartition("/")
-        namespace = namespace if separator else self._namespace
-        if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
-            raise InvalidInput(Problem(f"{crew!r} is not a crew", "Write NAME or NAMESPACE/NAME.", path="crew"))
-        return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
-
     # ------------------------------------------------------------ within
-
-    async def _current(self, keys: names.CrewKeys) -> definitions.Current:
-        """The crew as we know it, which may be old."""
-        known = self._crews.get(keys.crew)
-        if known is None:
-            known = self._crews[keys.crew] = await definitions.current(self._redis, keys)
-        return known
-
-    async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
-        """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
-        now, or have been made anew under its name."""
-        if keys.crew in self._crews:
-            with contextlib.suppress(CrewGone, Changed, InvalidInput):
-                return await give(self._crews[keys.crew])
-        for _ in range(3):
-            self._crews[keys.crew] = await definitions.current(self._redis, keys)
-            with contextlib.suppress(Changed):
-                return await give(self._crews[keys.crew])
-        raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
 
     async def _listen(self, keys: names.CrewKeys) -> None:
         """From now on, messages about what this client submitted to the crew wake its waiters."""
@@ -330,8 +330,10 @@ class Client:
         if self._replies is None:
             self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
         if channel not in self._replies.channels:
-            with translated():
-                await self._replies.subscribe(channel)
+            async with self._subscribing:  # several at once would each open a connection, and one of them is read
+                if channel not in self._replies.channels:
+                    with translated():
+                        await self._replies.subscribe(channel)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
 
@@ -346,6 +348,16 @@ class Client:
                     for waiter in self._waiting.get((crew, task_id), ()):
                         waiter.result = result
                         waiter.told.set()
+
+
+def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
+    """The task, for the agent that it is for. Raises InvalidInput."""
+    if isinstance(task, str):
+        if agent is None:
+            fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
+            raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
+        return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=task)
+    return task if agent in (None, task.agent_name) else task.model_copy(update={"agent_name": agent})
 
 
 def _due(at: datetime | None, agent: str | None) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import redis.asyncio
+from pydantic import ValidationError
 
 from watchbill.connection import persist, translated
-from watchbill.events import CrewEvent, Gap
+from watchbill.errors import InvalidInput, Problem
+from watchbill.events import RETENTION_SECONDS, CrewEvent, Gap
 from watchbill.names import CrewKeys
+
+logger = logging.getLogger("watchbill.client")
 
 BLOCK_MS: Final = 2000
 BEGINNING: Final = "0-0"
@@ -46,21 +51,70 @@ async def last_id(client: redis.asyncio.Redis, key: str) -> str:
 async def follow(
     client: redis.asyncio.Redis, key: str, after: str = BEGINNING
 ) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
-    """Events as they come, without end. A follower that was outrun is told so by a Gap, and goes on."""
+    """Events later than the id `after`, in order and each once, as they come, without end. Outlasts outages.
+
+    Where events behind the last one told may be gone, that is told by a Gap, and it goes on with what there is: the
+    follower was outrun, or the stream isn't the one that `after` is from (lost, replaced, or expired meanwhile).
+    """
+    place = _place(after)
+    seen_all = False  # when we last looked there was nothing behind `place`
     while True:
-        entries: Any = await persist(lambda: client.xread({key: after}, count=100, block=BLOCK_MS))  # noqa: B023 - awaited here
-        if not entries:
+        batch = await persist(lambda: _next(client, key, place))  # noqa: B023 - awaited here
+        if batch:
+            if place != _START and not await persist(lambda: client.xrange(key, _id(place), _id(place))):  # noqa: B023
+                yield _id(place), Gap(after_id=_id(place))
+            for told in _parse(batch):
+                yield told
+            place, seen_all = _place(str(batch[-1][0])), False
             continue
-        batch = entries[key][0] if isinstance(entries, dict) else entries[0][1]
-        if after != BEGINNING and not await persist(lambda: client.xrange(key, after, after)):  # noqa: B023
-            yield after, Gap(after_id=after)
-        for entry_id, event in _parse(batch):
-            yield entry_id, event
-        after = str(batch[-1][0])
+        last = _place(await persist(lambda: last_id(client, key)))
+        if last < place:
+            expired = seen_all and last == _START and await persist(lambda: _has_expired(client, place))  # noqa: B023
+            if not expired:
+                yield _id(place), Gap(after_id=_id(place))
+            place = last
+        seen_all = True
+
+
+_START: Final = (0, 0)
+
+
+async def _next(client: redis.asyncio.Redis, key: str, place: tuple[int, int]) -> Any:
+    entries: Any = await client.xread({key: _id(place)}, count=100, block=BLOCK_MS)
+    if not entries:
+        return []
+    return entries[key][0] if isinstance(entries, dict) else entries[0][1]
+
+
+async def _has_expired(client: redis.asyncio.Redis, place: tuple[int, int]) -> bool:
+    """Whether a stream that ended here has gone by itself: it lives for so long after its last event."""
+    seconds, _ = await client.time()
+    return int(seconds) * 1000 >= place[0] + RETENTION_SECONDS * 1000
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    """The id of an event as its parts, which can be compared. Raises InvalidInput."""
+    ms, _, number = entry_id.partition("-")
+    parts = (ms, number or "0")
+    if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
+        fix = "Use one that an event came with, as in 1763689523123-0."
+        raise InvalidInput(Problem(f"{entry_id!r} is not the id of an event", fix, path="after"))
+    return int(ms), int(number or 0)
+
+
+def _id(place: tuple[int, int]) -> str:
+    return f"{place[0]}-{place[1]}"
 
 
 def _parse(entries: Any) -> list[tuple[str, CrewEvent]]:
-    return [(str(entry_id), CrewEvent.model_validate_json(_text(fields["data"]))) for entry_id, fields in entries]
+    """Without what can't be read (a newer version's, or another program's), which must not hide all others."""
+    found = []
+    for entry_id, fields in entries:
+        try:
+            found.append((str(entry_id), CrewEvent.model_validate_json(_text(fields["data"]))))
+        except (KeyError, ValidationError) as error:
+            logger.warning("event %s of %r can't be read, and is left out: %s", entry_id, fields, error)
+    return found
 
 
 def _text(data: str) -> str:

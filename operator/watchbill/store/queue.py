@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 
 from watchbill.connection import run_script, run_script_sync, translated, wait_and_run_script
-from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater
+from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater, WatchbillError
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.tasks import Priority
 
@@ -157,9 +157,20 @@ class Queue:
 
         An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
         against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
-        Conflict when an id belongs to a run (of that batch nothing was stored either).
+        Conflict when an id belongs to a run (of that batch nothing was stored either); the error's `stored` has the ids
+        of the batches before.
         """
         ids: list[str] = []
+        try:
+            await self._submit(ids, submissions, max_queued, reply_to, digest)
+        except WatchbillError as error:
+            error.stored = tuple(ids)
+            raise
+        return ids
+
+    async def _submit(
+        self, ids: list[str], submissions: Iterable[Submission], max_queued: int, reply_to: str, digest: str
+    ) -> None:
         source = iter(submissions)
         batch = list(itertools.islice(source, BATCH))
         while batch:
@@ -188,7 +199,6 @@ class Queue:
             for submission, outcome in zip(batch, reply[1:], strict=True):
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
             batch = following or list(itertools.islice(source, BATCH))
-        return ids
 
     # ------------------------------------------------------------ working
 

@@ -131,6 +131,23 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
     )
 
 
+async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunState | TaskState:
+    """Where the run, the step (`run/step`) or the task of this id stands. Raises NotFound."""
+    if step := split_step_id(task_id):
+        for known in (await status(client, keys, step[0])).steps:
+            if known.name == step[1]:
+                return known.state
+        raise _not_found(keys, task_id)
+    with translated():
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.hget(keys.run(task_id), "state")
+            pipe.hget(keys.task(task_id), "state")
+            run_state, task_state = await pipe.execute()
+    if run_state is None and task_state is None:
+        raise _not_found(keys, task_id)
+    return TaskState(task_state) if run_state is None else RunState(run_state)
+
+
 async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
     """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. Raises NotFound."""
     if step := split_step_id(task_id):
@@ -139,14 +156,16 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         if stored:
             return TaskResult.model_validate_json(stored)
         try:
-            now = {s.name: s for s in (await status(client, keys, step[0])).steps}
+            run = await status(client, keys, step[0])
         except NotFound:
-            now = {}
+            raise _not_found(keys, task_id) from None
+        now = {s.name: s for s in run.steps}
         if step[1] not in now:
             raise _not_found(keys, task_id)
         if now[step[1]].state is not TaskState.SKIPPED:
             return None
-        error = "skipped: something before it failed"
+        cancelled = run.state in (RunState.CANCELLING, RunState.CANCELLED)
+        error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with translated():
         async with client.pipeline(transaction=True) as pipe:
@@ -184,7 +203,7 @@ async def _run_result(
         crew=keys.crew,
         status=state,
         output=flow.output(steps, outputs),
-        error="\n".join(errors) or None,
+        error="\n".join(errors) or ("cancelled" if state is RunState.CANCELLED else None),
         steps=results,
         skipped=tuple(s.name for s in steps if s.state is TaskState.SKIPPED),
         usage=sum((r.usage for r in results.values() if r.usage), Usage()),

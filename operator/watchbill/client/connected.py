@@ -1,0 +1,54 @@
+"""What the parts of the client stand on: its connection, and the crews as it knows them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from watchbill import names
+from watchbill.connection import connect
+from watchbill.errors import CrewGone, InvalidInput, Problem
+from watchbill.store import definitions
+from watchbill.store.queue import Changed
+
+T = TypeVar("T")
+
+
+class Connected:
+    """A store, and what was last seen of its crews."""
+
+    def __init__(self, url: str, *, namespace: str = "default") -> None:
+        self._redis = connect(url)
+        self._namespace = namespace
+        self._crews: dict[str, definitions.Current] = {}
+        self._keys: dict[str, names.CrewKeys] = {}
+
+    def keys(self, crew: str) -> names.CrewKeys:
+        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        if known := self._keys.get(crew):
+            return known
+        namespace, separator, name = crew.rpartition("/")
+        namespace = namespace if separator else self._namespace
+        if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
+            raise InvalidInput(Problem(f"{crew!r} is not a crew", "Write NAME or NAMESPACE/NAME.", path="crew"))
+        return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
+
+    async def _current(self, keys: names.CrewKeys) -> definitions.Current:
+        """The crew as we know it, which may be old."""
+        known = self._crews.get(keys.crew)
+        if known is None:
+            known = self._crews[keys.crew] = await definitions.current(self._redis, keys)
+        return known
+
+    async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
+        """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
+        now, or have been made anew under its name."""
+        if keys.crew in self._crews:
+            with contextlib.suppress(CrewGone, Changed, InvalidInput):
+                return await give(self._crews[keys.crew])
+        for _ in range(3):
+            self._crews[keys.crew] = await definitions.current(self._redis, keys)
+            with contextlib.suppress(Changed):
+                return await give(self._crews[keys.crew])
+        raise Changed(f"the definition of crew {keys.crew!r} changes all the time")

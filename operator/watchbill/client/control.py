@@ -1,0 +1,193 @@
+"""Asking after work that was given: to stop it, set it aside, try it again; and asking workers to claim no more.
+
+May not decide what is possible: the store's scripts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from watchbill.client.connected import Connected
+from watchbill.errors import InvalidInput, Problem
+from watchbill.names import CrewKeys
+from watchbill.store import control, dead, definitions
+from watchbill.store.dead import DeadLetter, Replayed
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What became of one dead letter that was to be tried again."""
+
+    id: str
+    """As it was given; else the letter's own."""
+    task_id: str
+    """Empty where there is no such letter, or it names no task."""
+    outcome: Replayed
+
+
+class Control(Connected):
+    """The client's methods for work and workers that are there already."""
+
+    # ------------------------------------------------------------ stopping and going on
+
+    async def cancel(self, crew: str, task_id: str, *, reason: str = "") -> bool:
+        """Cancels a run, a task, or a step (`run/step`). True: it has ended; False: a worker was asked to stop it.
+
+        What waits ends at once. What runs is stopped by its worker, and has ended as it did if it was faster; `wait`
+        tells. The result's error is `cancelled: reason`, and its property `cancelled` is true. Cancelling twice is
+        the same as once. Raises NotFound, and Conflict when it has ended otherwise.
+        """
+        keys = self.keys(crew)
+
+        async def ask(current: definitions.Current) -> bool:
+            ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
+            return await control.cancel(self._redis, keys, current.uid, task_id, reason, ttl_ms)
+
+        return await self._with_current(keys, ask)
+
+    async def interrupt(self, crew: str, task_id: str, *, reason: str = "") -> bool:
+        """Sets a task, or a step of a run, aside until `resume`. True: it is; False: its worker was asked to stop it.
+
+        It keeps its prompt and inputs, and the attempt doesn't count. Whoever waits for it goes on waiting. Raises
+        NotFound; Conflict for a whole run, and when it has ended; RetryLater when it is just between two places (due
+        and not claimed yet, or a step that others must complete before).
+        """
+        keys = self.keys(crew)
+        return await self._with_current(
+            keys, lambda current: control.interrupt(self._redis, keys, current.uid, task_id, reason)
+        )
+
+    async def resume(self, crew: str, task_id: str) -> bool:
+        """Lets what was interrupted go on, from its beginning. False: it waits or runs already.
+
+        Raises NotFound, and Conflict when it has ended.
+        """
+        keys = self.keys(crew)
+        return await self._with_current(keys, lambda current: control.resume(self._redis, keys, current.uid, task_id))
+
+    # ------------------------------------------------------------ dead letters
+
+    async def dead_letters(
+        self,
+        crew: str,
+        *,
+        agent: str | None = None,
+        reason: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+    ) -> AsyncIterator[DeadLetter]:
+        """Dead letters, newest first: of this agent, with this text in reason or error, that died before or after
+        this time (aware). Raises NotFound when there is no such crew."""
+        matches = _matching(agent, reason, before, after)
+        keys = self.keys(crew)
+        await self._current(keys)
+        async for letter in dead.letters(self._redis, keys):
+            if matches(letter):
+                yield letter
+
+    async def dead_letter(self, crew: str, letter_or_task: str) -> DeadLetter:
+        """The letter of this id, or the newest one of this task. Raises NotFound."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return await dead.find(self._redis, keys, letter_or_task)
+
+    async def replay(
+        self,
+        crew: str,
+        ids: str | Iterable[str] | None = None,
+        *,
+        agent: str | None = None,
+        reason: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+        everything: bool = False,
+    ) -> list[Replay]:
+        """Tries dead tasks again, with all their attempts: those of these ids (of tasks, or letters) that match the
+        filter of `dead_letters`; of several letters of one task the newest. Oldest first. `everything`: all.
+
+        A step goes on within its run, and the run with it. Says of each what became of it; an id that has no letter
+        is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter nor `everything` were given, and
+        QueueFull: then some may be replayed, and the same call may be made again.
+        """
+        keys = self.keys(crew)
+        chosen, missing = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
+        newest: dict[str, tuple[str, DeadLetter]] = {}
+        for wanted, letter in chosen:
+            newest.setdefault(letter.task_id or letter.id, (wanted, letter))
+        oldest_first = list(newest.values())[::-1]
+
+        async def give(current: definitions.Current) -> list[Replayed]:
+            letters, most = [letter for _, letter in oldest_first], current.definition.tasks.max_queued
+            return await dead.replay(self._redis, keys, current.uid, letters, max_queued=most)
+
+        outcomes = await self._with_current(keys, give)
+        told = [
+            Replay(wanted, letter.task_id, outcome)
+            for (wanted, letter), outcome in zip(oldest_first, outcomes, strict=True)
+        ]
+        return [*told, *(Replay(wanted, "", "missing") for wanted in missing)]
+
+    async def purge(
+        self,
+        crew: str,
+        ids: str | Iterable[str] | None = None,
+        *,
+        agent: str | None = None,
+        reason: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Removes dead letters for good: chosen as in `replay`, but all letters of a task. Returns how many.
+
+        Raises NotFound when there is no such crew, and InvalidInput as `replay` does.
+        """
+        keys = self.keys(crew)
+        chosen, _ = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
+        doomed = [letter.id for _, letter in chosen]
+        return await self._with_current(keys, lambda current: dead.purge(self._redis, keys, current.uid, doomed))
+
+    async def _chosen(
+        self,
+        keys: CrewKeys,
+        ids: str | Iterable[str] | None,
+        matches: Callable[[DeadLetter], bool],
+        everything: bool,
+    ) -> tuple[list[tuple[str, DeadLetter]], list[str]]:
+        """(what it was wanted as, letter), newest first, without what letters are long for; and the ids without one."""
+        if ids is None and not everything and matches is _any:
+            fix = "Give ids, a filter (agent, reason, before, after), or everything=True."
+            raise InvalidInput(Problem("nothing says which dead letters are meant", fix, path="ids"))
+        wanted = None if ids is None else dict.fromkeys([ids] if isinstance(ids, str) else ids)
+        await self._current(keys)
+        chosen: list[tuple[str, DeadLetter]] = []
+        found: set[str] = set()
+        async for letter in dead.letters(self._redis, keys):
+            name = letter.id
+            if wanted is not None:
+                name = letter.id if letter.id in wanted else letter.task_id
+                if not name or name not in wanted:
+                    continue
+            if matches(letter):
+                found.add(name)
+                raw: dict[str, str] | None = None if letter.raw is None else {}
+                chosen.append((name, replace(letter, error="", prompt=None, raw=raw)))
+        return chosen, [name for name in wanted or () if name not in found]
+
+
+def _any(_: DeadLetter) -> bool:
+    return True
+
+
+def _matching(
+    agent: str | None, reason: str | None, before: datetime | None, after: datetime | None
+) -> Callable[[DeadLetter], bool]:
+    """Raises InvalidInput for times without a zone."""
+    for name, time in (("before", before), ("after", after)):
+        if time is not None and time.tzinfo is None:
+            raise InvalidInput(Problem(f"{time!r} has no time zone", "Give an aware datetime.", path=name))
+    if agent is None and reason is None and before is None and after is None:
+        return _any
+    return dead.matching(agent=agent, reason=reason, before=before, after=after)

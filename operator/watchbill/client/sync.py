@@ -1,0 +1,165 @@
+"""The same client for programs without an event loop. May not do anything by itself: all of it is Client's.
+
+Each method is made from Client's of that name, so it has the same arguments, for type checkers, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from watchbill import names
+from watchbill.client.client import Client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _waits(
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncClient, P], T]:
+    """The method, to be waited for."""
+
+    @functools.wraps(method)
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._wait(lambda client: method(client, *args, **kwargs))
+
+    return call
+
+
+def _iterates(
+    method: Callable[Concatenate[Client, P], AsyncIterator[T]],
+) -> Callable[Concatenate[SyncClient, P], Iterator[T]]:
+    """The method's items, each waited for when it is asked for."""
+
+    @functools.wraps(method)
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._each(lambda client: method(client, *args, **kwargs))
+
+    return call
+
+
+class SyncClient:
+    """What Client is, with methods that block. A context manager; may be used by many threads at once.
+
+    All that it does, it does on an event loop in a thread of its own, which begins with the first call and ends with
+    `close`; so it may also be used where a loop runs (which it holds up). Ctrl-C, or another exception that comes
+    while a call waits, cancels the call. A process that was forked must make its own: one that was used before the
+    fork raises RuntimeError, as does one that was closed.
+    """
+
+    def __init__(self, url: str, *, namespace: str = "default") -> None:
+        self._client = Client(url, namespace=namespace)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._closed = False
+        self._process = 0
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; calls that wait in other threads raise RuntimeError. What was submitted goes on."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None or self._process != os.getpid():
+            return
+        with contextlib.suppress(RuntimeError):  # it has ended
+            loop.call_soon_threadsafe(self._stop.set)
+        if threading.current_thread() is not thread:
+            thread.join()
+
+    def keys(self, crew: str) -> names.CrewKeys:
+        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        return self._client.keys(crew)
+
+    submit = _waits(Client.submit)
+    submit_many = _waits(Client.submit_many)
+    fire = _waits(Client.fire)
+    run = _waits(Client.run)
+    wait = _waits(Client.wait)
+    result = _waits(Client.result)
+    cancel = _waits(Client.cancel)
+    interrupt = _waits(Client.interrupt)
+    resume = _waits(Client.resume)
+    crews = _waits(Client.crews)
+    crew = _waits(Client.crew)
+    state = _waits(Client.state)
+    status = _waits(Client.status)
+    figures = _waits(Client.figures)
+    unfinished = _waits(Client.unfinished)
+    events = _waits(Client.events)
+    follow = _iterates(Client.follow)
+    dead_letters = _iterates(Client.dead_letters)
+    dead_letter = _waits(Client.dead_letter)
+    replay = _waits(Client.replay)
+    purge = _waits(Client.purge)
+
+    # ------------------------------------------------------------ within
+
+    def _wait(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        future = self._begin(work)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RuntimeError("the client was closed while this waited") from None
+        finally:
+            future.cancel()  # nothing once it is done
+
+    def _each(self, items: Callable[[Client], AsyncIterator[T]]) -> Iterator[T]:
+        iterator = items(self._client)  # raises what is wrong with the arguments at once
+
+        def each() -> Iterator[T]:
+            end: Any = object()
+
+            async def step(_: Client) -> T:
+                return await anext(iterator, end)
+
+            while (item := self._wait(step)) is not end:
+                yield item
+
+        return each()
+
+    def _begin(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> Future[T]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            loop = self._loop or self._start()
+            if self._process != os.getpid():
+                raise RuntimeError("the client was used before this process was forked. Make one in each process")
+            if threading.current_thread() is self._thread:
+                raise RuntimeError("the client is used from within a call of its own, which would wait for itself")
+            return asyncio.run_coroutine_threadsafe(work(self._client), loop)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        started: Future[asyncio.AbstractEventLoop] = Future()
+
+        async def live() -> None:
+            started.set_result(asyncio.get_running_loop())
+            async with self._client:
+                await self._stop.wait()
+                calls = asyncio.all_tasks() - {asyncio.current_task()}
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(live()), name="watchbill client", daemon=True)
+        self._thread.start()
+        self._loop = started.result()
+        self._process = os.getpid()
+        return self._loop
