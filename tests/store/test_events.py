@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from support import Crew, finished, flow_of, library, stopped, until
+from support import Crew, finished, flow_of, library, made, next_millisecond, opened, server_ms, stopped, until
 
+from watchbill.errors import InvalidInput
 from watchbill.events import (
     AGENT_STREAM_MAX,
     CREW_STREAM_MAX,
@@ -23,7 +24,7 @@ from watchbill.events import (
 )
 from watchbill.names import CrewKeys
 from watchbill.records import ExecutionMode
-from watchbill.store import control, events
+from watchbill.store import control, definitions, events
 from watchbill.tasks import Priority
 
 SLACK = 110
@@ -286,3 +287,142 @@ async def test_a_follower_that_keeps_up_is_never_told_of_a_gap(crew: Crew) -> No
         await until(lambda: _is_last(told, last))
     messages = [e.message for _, e in told if isinstance(e, CrewEvent) and e.event_type is EventType.MISSION_EVENT]
     assert messages == [f"message {i}" for i in range(1, CREW_STREAM_MAX + 2 * SLACK + 1)]
+
+
+async def _put(crew: Crew, *messages: str, at_ms: int | None = None) -> None:
+    """Events of another time than now, or without any work."""
+    for number, message in enumerate(messages):
+        data = f'{{"event_type":"mission_event","timestamp":"2026-01-01T00:00:00Z","message":"{message}"}}'
+        entry = "*" if at_ms is None else f"{at_ms}-{number + 1}"
+        await crew.client.xadd(crew.keys.events, {"event_type": "mission_event", "data": data}, id=entry)
+
+
+def _messages(told: list[tuple[str, CrewEvent | Gap]]) -> list[str]:
+    return ["GAP" if isinstance(e, Gap) else e.message for _, e in told]
+
+
+async def _told(told: list[tuple[str, CrewEvent | Gap]], *messages: str) -> None:
+    async def are_told() -> bool:
+        return len(told) >= len(messages)
+
+    await until(are_told)
+    assert _messages(told) == list(messages)
+
+
+@pytest.mark.parametrize("after", ["0", "0-0", events.BEGINNING])
+async def test_the_beginning_may_be_written_as_one_likes_and_is_no_gap(crew: Crew, after: str) -> None:
+    await _put(crew, "one")
+    async with _following(crew, after) as told:
+        await _told(told, "one")
+
+
+async def test_an_id_without_its_number_is_the_first_of_its_millisecond(crew: Crew) -> None:
+    await _put(crew, "one", "two", at_ms=1000)
+    async with _following(crew, "1000") as told:
+        await _told(told, "GAP", "one", "two")
+
+
+@pytest.mark.parametrize("after", ["", "x", "1-x", "$", "+", "-1", "1" * 20, "1-" + "1" * 20])
+async def test_what_is_no_id_is_refused(crew: Crew, after: str) -> None:
+    with pytest.raises(InvalidInput, match="is not the id of an event"):
+        await anext(events.follow(crew.client, crew.keys.events, after))
+
+
+async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew) -> None:
+    long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
+    await _put(crew, "one", at_ms=long_ago)
+    async with _following(crew) as told:
+        await _told(told, "one")
+        await asyncio.sleep(events.BLOCK_MS / 1000 + 0.5)  # it has seen that there is no more
+        await crew.client.delete(crew.keys.events)
+        await asyncio.sleep(events.BLOCK_MS / 1000 + 0.5)
+        await _put(crew, "two")
+        await _told(told, "one", "two")
+
+
+async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew) -> None:
+    await _put(crew, "one")
+    async with _following(crew) as told:
+        await _told(told, "one")
+        await crew.client.delete(crew.keys.events)
+        await _told(told, "one", "GAP")
+        await _put(crew, "two")
+        await _told(told, "one", "GAP", "two")
+
+
+async def test_a_feed_that_was_replaced_between_two_looks_is_a_gap(crew: Crew) -> None:
+    await _put(crew, "one")
+    seen = await events.last_id(crew.client, crew.keys.events)
+    await crew.client.delete(crew.keys.events)
+    await next_millisecond(crew)  # else its ids begin as the former's ended
+    await _put(crew, "two", "three")
+    async with _following(crew, seen) as told:
+        await _told(told, "GAP", "two", "three")
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_an_id_of_the_future_does_not_hide_what_comes(crew: Crew, there: bool) -> None:
+    if there:
+        await _put(crew, "one")
+    async with _following(crew, f"{await server_ms(crew.client) + 3_600_000}-0") as told:
+        await _told(told, "GAP")
+        await _put(crew, "two")
+        await _told(told, "GAP", "two")
+
+
+async def test_a_crew_made_anew_under_its_name_is_a_gap(crew: Crew) -> None:
+    await _put(crew, "of the former")
+    async with _following(crew) as told:
+        await _told(told, "of the former")
+        await definitions.delete(crew.client, crew.keys, crew.uid)
+        again = await made(crew.client, crew.keys.crew.partition("/")[2])
+        await _put(again, "of the latter")
+        await _told(told, "of the former", "GAP", "of the latter")
+
+
+async def test_a_follower_outlasts_a_restart_of_the_store_without_a_gap(private_redis: Any) -> None:
+    server = await private_redis()
+    async with opened(server.url, "x") as crew, _following(crew) as told:
+        await _put(crew, "one", "two")
+        await crew.client.config_set("appendfsync", "always")
+        await _put(crew, "three")
+        await _told(told, "one", "two", "three")
+        await server.restart()
+        await _put(crew, "four", "five")
+        await _told(told, "one", "two", "three", "four", "five")
+
+
+async def test_a_store_that_comes_back_empty_is_a_gap(private_redis: Any) -> None:
+    server = await private_redis()
+    async with opened(server.url, "x") as crew, _following(crew) as told:
+        await _put(crew, "one")
+        await _told(told, "one")
+        await crew.client.flushall()
+        await server.restart()
+        await _told(told, "one", "GAP")
+        await _put(crew, "two")
+        await _told(told, "one", "GAP", "two")
+
+
+async def test_a_follower_whose_replies_are_lost_is_told_each_event_once(crew: Crew, proxy: Any) -> None:
+    between = await proxy(crew.url)
+    between.drop_every_reply_once = True
+    async with opened(between.url, "through-" + crew.keys.crew.partition("/")[2]) as through:
+        through.keys = crew.keys
+        async with _following(through) as told:
+            await _put(crew, *"abcdef")
+            await _told(told, *"abcdef")
+            await _put(crew, *"ghi")
+            await _told(told, *"abcdefghi")
+    assert between.dropped > 0
+
+
+async def test_an_event_that_can_not_be_read_hides_no_other(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
+    await _put(crew, "one")
+    await crew.client.xadd(crew.keys.events, {"data": '{"event_type":"of_a_newer_version"}'})
+    await crew.client.xadd(crew.keys.events, {"somebody": "else's"})
+    await _put(crew, "two")
+    async with _following(crew) as told:
+        await _told(told, "one", "two")
+    assert [e.message for _, e in await events.recent(crew.client, crew.keys.events)] == ["one", "two"]
+    assert "can't be read, and is left out" in caplog.text

@@ -1,0 +1,346 @@
+"""The client on a real store: stopping work and going on, dead letters, many tasks at once, what is told of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support import Crew, flow_of, library, until
+
+from watchbill.client import Client, Replay
+from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, RetryLater
+from watchbill.records import TaskPolicy
+from watchbill.store import definitions, runs
+from watchbill.store.crews import CrewRedis
+from watchbill.tasks import AgentTask, RunState, TaskState
+
+
+def small_queue(most: int, *agents: str) -> Any:
+    return library(*agents, tasks=TaskPolicy(max_queued=most, result_ttl_seconds=77))
+
+
+async def die(crew: Crew, *ids: str, agent: str = "a") -> None:
+    """These tasks end out of attempts."""
+    await crew.submit(*ids, agent=agent)
+    name = f"killer-{uuid.uuid4().hex}"
+    await crew.finish(name, await crew.take(name, slots=len(ids)), "dead", message="it broke", detail="Traceback …")
+    await crew.queue.leave(name)
+
+
+# ---------------------------------------------------------------- cancel
+
+
+async def test_a_waiting_task_that_is_cancelled_wakes_who_waits_for_it(crew: Crew, client: Client) -> None:
+    task_id = await client.submit(crew.keys.crew, "x", agent="a")
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=20))
+    assert await client.cancel(crew.keys.crew, task_id, reason="no longer needed")
+    result = await waiting
+    assert (result.success, result.cancelled, result.error) == (False, True, "cancelled: no longer needed")
+    assert await client.state(crew.keys.crew, task_id) is TaskState.CANCELLED
+    assert await client.cancel(crew.keys.crew, task_id), "it is so already"
+    assert await client.result(crew.keys.crew, task_id) == result
+
+
+async def test_a_cancelled_record_is_kept_as_long_as_the_crew_says(crew: Crew, client: Client) -> None:
+    await definitions.apply(crew.client, crew.keys, small_queue(10))
+    await crew.submit("t1")
+    await client.cancel(crew.keys.crew, "t1")
+    assert 70 < await crew.client.ttl(crew.keys.task("t1")) <= 77
+
+
+async def test_a_running_task_is_asked_to_stop_and_its_worker_tells_the_end(crew: Crew, client: Client) -> None:
+    await crew.submit("t1", "t2")
+    stopped, completed = await crew.take("w")
+    for task in (stopped, completed):
+        assert not await client.cancel(crew.keys.crew, task.id, reason="too slow")
+        assert await client.state(crew.keys.crew, task.id) is TaskState.CANCELLING
+    await crew.finish("w", [stopped], "cancelled")
+    await crew.finish("w", [completed])
+    result = await client.wait(crew.keys.crew, "t1", timeout=20)
+    assert (result.cancelled, result.error) == (True, "cancelled: too slow")
+    result = await client.wait(crew.keys.crew, "t2", timeout=20)
+    assert (result.success, result.cancelled) == (True, False)
+    with pytest.raises(Conflict, match="it is completed"):
+        await client.cancel(crew.keys.crew, "t2")
+
+
+async def test_a_cancelled_run_is_told_as_such_with_its_steps(crew: Crew, client: Client) -> None:
+    await crew.run("r1", library(*"abc", max_parallel_tasks=2))
+    (first,) = await crew.take("w", 1, 1)
+    assert not await client.cancel(crew.keys.crew, "r1", reason="enough")
+    assert await client.state(crew.keys.crew, "r1") is RunState.CANCELLING
+    skipped: Any = await client.result(crew.keys.crew, "r1/c")
+    assert (skipped.error, skipped.success) == ("skipped: the run was cancelled", False)
+    await crew.finish("w", [first])
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=20)
+    assert (run.status, run.cancelled, run.success) == (RunState.CANCELLED, True, False)
+    assert run.error == "b: cancelled: enough"
+    assert run.steps["b"].cancelled
+    assert not run.steps["a"].cancelled
+    assert run.skipped == ("c",)
+    assert await client.state(crew.keys.crew, "r1/c") is TaskState.SKIPPED
+
+
+async def test_a_run_none_of_whose_steps_was_cancelled_says_why_it_has_no_output(crew: Crew, client: Client) -> None:
+    await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
+    tasks = await crew.take("w")
+    await client.cancel(crew.keys.crew, "r1")
+    await crew.finish("w", tasks)
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=20)
+    assert (run.cancelled, run.error, run.skipped) == (True, "cancelled", ("b",))
+
+
+@pytest.mark.parametrize("ask", ["cancel", "interrupt", "resume", "state", "dead_letter"])
+async def test_what_is_not_there_is_not_found(crew: Crew, client: Client, ask: str) -> None:
+    for name, task_id in ((crew.keys.crew, "nobody"), (crew.keys.crew, "no/step"), ("test/no-crew", "t1")):
+        with pytest.raises(NotFound):
+            await getattr(client, ask)(name, task_id)
+
+
+async def test_a_step_that_the_run_has_not_is_not_found(crew: Crew, client: Client) -> None:
+    await crew.run("r1")
+    for ask in (client.cancel, client.interrupt, client.resume, client.state, client.result):
+        with pytest.raises(NotFound):
+            await ask(crew.keys.crew, "r1/nobody")
+
+
+async def test_a_crew_that_was_made_anew_is_cancelled_by_its_new_uid(crew: Crew, client: Client) -> None:
+    await crew.submit("t1")
+    await client.cancel(crew.keys.crew, "t1")
+    await definitions.delete(crew.client, crew.keys, crew.uid)
+    await definitions.apply(crew.client, crew.keys, crew.definition)
+    task_id = await client.submit(crew.keys.crew, "x", agent="a")
+    async with Client(crew.url) as other:
+        assert await other.cancel(crew.keys.crew, task_id)
+    assert await client.cancel(crew.keys.crew, task_id)
+
+
+# ---------------------------------------------------------------- interrupt and resume
+
+
+async def test_an_interrupted_task_waits_until_it_is_resumed_and_so_does_who_waits_for_it(
+    crew: Crew, client: Client
+) -> None:
+    task_id = await client.submit(crew.keys.crew, "x", agent="a", inputs={"log": "lines"})
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=20))
+    assert await client.interrupt(crew.keys.crew, task_id, reason="wait for the figures")
+    assert await client.state(crew.keys.crew, task_id) is TaskState.INTERRUPTED
+    assert await crew.claim("w") == ()
+    assert not waiting.done()
+    assert await client.resume(crew.keys.crew, task_id)
+    assert not await client.resume(crew.keys.crew, task_id)
+    await crew.finish("w", await crew.take("w", 2))
+    assert (await waiting).success
+
+
+async def test_a_whole_run_is_not_interrupted_and_one_of_its_steps_is(crew: Crew, client: Client) -> None:
+    await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
+    with pytest.raises(Conflict, match="interrupt one of its steps"):
+        await client.interrupt(crew.keys.crew, "r1")
+    with pytest.raises(RetryLater):
+        await client.interrupt(crew.keys.crew, "r1/b")
+    assert await client.interrupt(crew.keys.crew, "r1/a")
+    assert await client.state(crew.keys.crew, "r1/a") is TaskState.INTERRUPTED
+
+
+# ---------------------------------------------------------------- dead letters
+
+
+async def listed(client: Client, crew: Crew, **chosen: Any) -> list[str]:
+    return [letter.task_id async for letter in client.dead_letters(crew.keys.crew, **chosen)]
+
+
+async def test_letters_are_listed_newest_first_and_by_what_is_asked(crew: Crew, client: Client) -> None:
+    await die(crew, "t1", "t2")
+    await die(crew, "t3", agent="b")
+    now = datetime.now(UTC)
+    assert await listed(client, crew) == ["t3", "t2", "t1"]
+    assert await listed(client, crew, agent="b") == ["t3"]
+    assert await listed(client, crew, reason="BROKE", after=now - timedelta(hours=1)) == ["t3", "t2", "t1"]
+    assert await listed(client, crew, before=now - timedelta(hours=1)) == []
+    letter = await client.dead_letter(crew.keys.crew, "t1")
+    assert (letter.prompt, letter.error) == ("t1", "Traceback …")
+    assert await client.dead_letter(crew.keys.crew, letter.id) == letter
+    with pytest.raises(InvalidInput, match=r"before: .* has no time zone"):
+        await listed(client, crew, before=datetime(2026, 1, 1))  # noqa: DTZ001
+    with pytest.raises(NotFound):
+        await listed(client, Crew(crew.client, type(crew.keys)("test", "no"), "", crew.definition, crew.queue))
+
+
+async def test_letters_are_replayed_by_task_by_letter_by_filter_or_all(crew: Crew, client: Client) -> None:
+    await die(crew, "t1", "t2", "t3")
+    await die(crew, "t4", "t5", agent="b")
+    letter = await client.dead_letter(crew.keys.crew, "t2")
+    assert await client.replay(crew.keys.crew, ["t1", letter.id, "nobody"]) == [
+        Replay("t1", "t1", "replayed"),
+        Replay(letter.id, "t2", "replayed"),
+        Replay("nobody", "", "missing"),
+    ]
+    assert await client.replay(crew.keys.crew, "t1") == [Replay("t1", "", "missing")]
+    assert [r.task_id for r in await client.replay(crew.keys.crew, agent="b")] == ["t4", "t5"]
+    assert [r.outcome for r in await client.replay(crew.keys.crew, everything=True)] == ["replayed"]
+    assert await listed(client, crew) == []
+    assert [t.id for t in await crew.claim("w")] == ["t1", "t2", "t4", "t5", "t3"]
+
+
+async def test_of_several_letters_of_one_task_the_newest_is_replayed(crew: Crew, client: Client) -> None:
+    await die(crew, "nightly")
+    await crew.client.delete(crew.keys.task("nightly"))
+    await crew.client.zrem(crew.keys.ids, "nightly")
+    await die(crew, "nightly")
+    older = [letter.id async for letter in client.dead_letters(crew.keys.crew)][1]
+    assert await client.replay(crew.keys.crew, "nightly") == [Replay("nightly", "nightly", "replayed")]
+    assert [letter.id async for letter in client.dead_letters(crew.keys.crew)] == [older]
+    assert await client.replay(crew.keys.crew, everything=True) == [Replay(older, "nightly", "taken")]
+
+
+async def test_what_nobody_chose_is_neither_replayed_nor_purged(crew: Crew, client: Client) -> None:
+    await die(crew, "t1")
+    for ask in (client.replay, client.purge):
+        with pytest.raises(InvalidInput, match="nothing says which"):
+            await ask(crew.keys.crew)
+        assert await ask(crew.keys.crew, []) in ([], 0)
+        assert await ask(crew.keys.crew, ["t1"], agent="b") in ([Replay("t1", "", "missing")], 0)
+    assert await listed(client, crew) == ["t1"]
+
+
+async def test_letters_are_purged(crew: Crew, client: Client) -> None:
+    await die(crew, "t1", "t2", "t3")
+    await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff"})  # type: ignore[dict-item]
+    await crew.claim("w")
+    assert await client.purge(crew.keys.crew, ["t1", "nobody"]) == 1
+    assert await client.purge(crew.keys.crew, reason="malformed") == 1
+    assert await client.purge(crew.keys.crew, everything=True) == 2
+    assert await client.purge(crew.keys.crew, everything=True) == 0
+
+
+async def test_a_full_queue_takes_no_letter_and_the_same_call_may_be_made_again(crew: Crew, client: Client) -> None:
+    await die(crew, "t1", "t2")
+    await definitions.apply(crew.client, crew.keys, small_queue(1))
+    with pytest.raises(QueueFull):
+        await client.replay(crew.keys.crew, everything=True)
+    await definitions.apply(crew.client, crew.keys, small_queue(2))
+    async with Client(crew.url, namespace="test") as other:
+        assert len(await other.replay(crew.keys.crew, everything=True)) == 2
+
+
+# ---------------------------------------------------------------- many tasks
+
+
+async def test_many_tasks_may_be_prompts_or_name_their_own_agents(crew: Crew, client: Client) -> None:
+    ids = await client.submit_many(crew.keys.crew, "a", ["one", "two"])
+    assert len(set(ids)) == 2
+    own = [AgentTask(task_id=f"t{i}", agent_name=agent, prompt="x") for i, agent in enumerate("ab")]
+    assert await client.submit_many(crew.keys.crew, None, own) == ["t0", "t1"]
+    assert await client.submit_many(crew.keys.crew, "b", [own[0].model_copy(update={"task_id": "t2"})]) == ["t2"]
+    tasks = await crew.take("w")
+    assert [(t.id, t.agent) for t in tasks] == [(ids[0], "a"), (ids[1], "a"), ("t0", "a"), ("t1", "b"), ("t2", "b")]
+    payloads = [AgentTask.model_validate_json(t.payload) for t in tasks]
+    assert [p.prompt for p in payloads] == ["one", "two", "x", "x", "x"]
+    assert [p.agent_name for p in payloads] == ["a", "a", "a", "b", "b"]
+    assert await client.submit_many(crew.keys.crew, "a", []) == []
+
+
+async def test_one_bad_task_of_many_is_named_and_nothing_is_stored(crew: Crew, client: Client) -> None:
+    for agent, tasks, message in (
+        (None, ["prompt"], r"tasks\[0\]: a prompt alone names no agent"),
+        ("a", [AgentTask(task_id="ok", agent_name="a", prompt="x"), _named("no good")], r"tasks\[1\]\.id: 'no good'"),
+        (None, [_named("t1", agent="nobody")], r"tasks\[0\]\.agent: .*no agent 'nobody'"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            await client.submit_many(crew.keys.crew, agent, tasks)
+    assert await crew.queued() == 0
+
+
+def _named(task_id: str, agent: str = "a") -> AgentTask:
+    return AgentTask(task_id=task_id, agent_name=agent, prompt="x")
+
+
+async def test_a_queue_that_fills_up_tells_which_of_many_tasks_are_stored(crew: Crew, client: Client) -> None:
+    await definitions.apply(crew.client, crew.keys, small_queue(1200))
+    tasks = [_named(f"t{i}") for i in range(1600)]
+    with pytest.raises(QueueFull) as caught:
+        await client.submit_many(crew.keys.crew, "a", tasks)
+    assert list(caught.value.stored) == [t.task_id for t in tasks[:1000]]
+    assert await crew.queued() == 1000
+    with pytest.raises(QueueFull) as again:  # what is there needs no room, and is stored once
+        await client.submit_many(crew.keys.crew, "a", tasks)
+    assert len(again.value.stored) == 1000
+    await definitions.apply(crew.client, crew.keys, small_queue(1600))
+    assert await client.submit_many(crew.keys.crew, "a", tasks) == [t.task_id for t in tasks]
+    assert await crew.queued() == 1600
+
+
+async def test_the_id_of_a_run_among_many_tells_which_are_stored(crew: Crew, client: Client) -> None:
+    await crew.run("taken")
+    tasks = [_named(task_id) for task_id in ("t1", "taken", "t2")]
+    with pytest.raises(Conflict, match="'taken' is the id of a run") as caught:
+        await client.submit_many(crew.keys.crew, "a", tasks)
+    assert list(caught.value.stored) == ["t1", "t2"]
+
+
+async def test_a_crew_that_goes_among_many_calls_is_told_with_what_was_stored(crew: Crew, client: Client) -> None:
+    await client.submit(crew.keys.crew, "x", agent="a")
+    await definitions.delete(crew.client, crew.keys, crew.uid)
+    with pytest.raises(NotFound) as caught:
+        await client.submit_many(crew.keys.crew, "a", ["x"])
+    assert caught.value.stored == ()
+    assert CrewGone("x").stored == ()
+
+
+# ---------------------------------------------------------------- the rest
+
+
+async def test_many_first_calls_at_once_share_one_connection_for_replies(crew: Crew, client: Client) -> None:
+    await asyncio.gather(*(client.submit(crew.keys.crew, "x", agent="a") for _ in range(20)))
+    channel = crew.keys.prefix + "reply:*"
+    (found,) = await crew.client.pubsub_channels(channel)
+    assert await crew.client.pubsub_numsub(found) == [(found, 1)]
+
+
+async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(private_redis: Any) -> None:
+    server = await private_redis()
+    async with Client(server.url) as client:
+        server.pause()
+        try:
+            async with asyncio.timeout(5):
+                with pytest.raises(TimeoutError):
+                    await client.wait("c", "t1", timeout=0.2)
+        finally:
+            server.resume()
+
+
+async def test_crews_are_listed_and_looked_at(crew: Crew, client: Client) -> None:
+    namespace = crew.keys.crew.replace("/", "-")
+    records = CrewRedis(client=crew.client, tenant=namespace, strict=True)
+    try:
+        for name in ("two", "one"):
+            await records.save_crew(library().model_copy(update={"name": name}))
+        assert await client.crews(namespace=namespace) == [f"{namespace}/one", f"{namespace}/two"]
+    finally:
+        await records.clear_all_crews()
+    assert [a.agent_id for a in (await client.crew(crew.keys.crew)).agents] == ["a", "b"]
+    await definitions.apply(crew.client, crew.keys, library("c"))
+    assert [a.agent_id for a in (await client.crew(crew.keys.crew)).agents] == ["c"]
+    with pytest.raises(NotFound):
+        await client.crew("nobody")
+
+
+async def test_the_state_of_tasks_runs_and_steps(crew: Crew, client: Client) -> None:
+    await crew.submit("t1")
+    await crew.run("r1")
+    assert await client.state(crew.keys.crew, "t1") is TaskState.WAITING
+    assert await client.state(crew.keys.crew, "r1") is RunState.RUNNING
+    assert await client.state(crew.keys.crew, "r1/a") is TaskState.WAITING
+    await crew.finish("w", await crew.take("w"))
+    assert await client.state(crew.keys.crew, "t1") is TaskState.COMPLETED
+    assert await client.state(crew.keys.crew, "r1") is RunState.COMPLETED
+    assert await runs.result(crew.client, crew.keys, "r1") is not None
+    await until(lambda: _idle(crew))
+
+
+async def _idle(crew: Crew) -> bool:
+    return await crew.queued() == 0
