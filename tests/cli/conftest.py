@@ -53,6 +53,16 @@ class Note:
         return f"{name} did {context.task.prompt}"
 
 
+class Flaky:
+    """Fails until the file `fixed` is there."""
+
+    async def run(self, context):
+        note(f"{context.task.task_id} tried")
+        if not (HERE / "fixed").exists():
+            raise OSError("the database is away")
+        return "done at last"
+
+
 class Fail:
     """Fails, and quotes the password that it was given."""
 
@@ -172,3 +182,21 @@ def shell() -> Iterator[Shell]:
             made.end()
             for pid in made.servers():
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def stored(shell: Shell, redis_url: str, crew_name: str) -> str:
+    """A crew in the session's store, known by the environment; nobody works for it."""
+    shell.write_crew(crew_name)
+    shell.env["WATCHBILL_REDIS_URL"] = redis_url
+    assert shell.run("run", "crew.yaml", "before", "--id", "before").returncode == 0
+    (shell.folder / "notes").unlink()
+    return crew_name
+
+
+@pytest.fixture
+def worker(shell: Shell, stored: str) -> subprocess.Popen[str]:
+    """A worker of that crew, as a process of its own."""
+    process = shell.start("worker", stored, "--concurrency", "5", "--health-port", "0")
+    until(lambda: "ready: works for" in shell.read(process), explain=lambda: shell.read(process))
+    return process

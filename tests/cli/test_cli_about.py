@@ -13,7 +13,10 @@ import yaml
 from watchbill import __version__
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("run", "submit", "result", "status", "top", "events", "worker", "crds", "version")
+COMMANDS = (
+    *("run", "submit", "result", "status", "top", "events", "cancel", "interrupt", "resume", "dead", "worker", "drain"),
+    *("crds", "version"),
+)
 
 
 def test_version_tells_what_runs(shell) -> None:

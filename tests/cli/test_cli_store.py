@@ -12,24 +12,6 @@ import yaml
 OTHERS = ("submit c x", "result c id", "status", "events c", "worker c")
 
 
-@pytest.fixture
-def stored(shell, redis_url, crew_name):
-    """A crew in the session's store, known by the environment; nobody works for it."""
-    shell.write_crew(crew_name)
-    shell.env["WATCHBILL_REDIS_URL"] = redis_url
-    assert shell.run("run", "crew.yaml", "before", "--id", "before").returncode == 0
-    (shell.folder / "notes").unlink()
-    return crew_name
-
-
-@pytest.fixture
-def worker(shell, until, stored):
-    """A worker of that crew, as a process of its own."""
-    process = shell.start("worker", stored, "--concurrency", "5", "--health-port", "0")
-    until(lambda: "ready: works for" in shell.read(process), explain=lambda: shell.read(process))
-    return process
-
-
 def test_work_is_submitted_in_one_process_and_done_in_another(shell, stored, worker) -> None:
     done = shell.run("submit", stored, "the work", "--wait", "--id", "mine")
 

@@ -7,13 +7,13 @@ from io import TextIOWrapper
 
 import typer
 
-from watchbill.cli import about, events, operator, run, status, submit, top, worker
+from watchbill.cli import about, control, dead, events, operator, run, status, submit, top, worker
 from watchbill.cli.failures import reported
 
 app = typer.Typer(
     name="watchbill",
     help="Run crews of AI agents, on a laptop or against any Redis or Valkey, and lose no task.",
-    epilog="Exit codes: 0 ok, 1 the task failed, 2 wrong usage or input, 3 the store can't be reached.",
+    epilog="Exit codes: 0 ok, 1 the task failed or was cancelled, 2 wrong usage or input, 3 no store can be reached.",
     rich_markup_mode="markdown",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -26,12 +26,23 @@ for command in (
     status.status,
     top.top,
     events.events,
+    control.cancel,
+    control.interrupt,
+    control.resume,
     worker.worker,
+    control.drain,
     operator.operator,
     about.crds,
     about.version,
 ):
     app.command()(reported(command))
+
+letters = typer.Typer(name="dead", help="Dead letters: work that failed for good, and can be tried again.")
+letters.command("list")(reported(dead.list_))
+letters.command()(reported(dead.show))
+letters.command()(reported(dead.replay))
+letters.command()(reported(dead.purge))
+app.add_typer(letters, no_args_is_help=True)
 
 
 def main() -> None:

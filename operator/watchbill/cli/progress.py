@@ -108,7 +108,7 @@ class _Run:
         elif event.event_type is EventType.TASK_ASSIGNED:
             self._assigned.add(name)
             await self._look_unless(name, TaskState.RUNNING, *TERMINAL)
-        elif event.event_type in (EventType.TASK_COMPLETED, EventType.TASK_FAILED):
+        elif event.event_type in (EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED):
             self._ended.add(name)
             await self._look_unless(name, *TERMINAL)
         self._show()
@@ -143,6 +143,14 @@ class _Run:
         )
 
 
+_MOVES: Final = {
+    EventType.TASK_ASSIGNED: TaskState.RUNNING,
+    EventType.AGENT_INTERRUPTED: TaskState.INTERRUPTED,
+    EventType.AGENT_RESUMED: TaskState.WAITING,
+}
+"""What an event of a task of its own says of its state."""
+
+
 class _Task:
     """A task of one agent, shown as a run of one step: the feed tells when it starts, its result how it ends."""
 
@@ -162,8 +170,9 @@ class _Task:
         async for _, event in self._client.follow(self._crew):
             if not isinstance(event, CrewEvent) or event.task_id != self._task_id:
                 continue
-            if event.event_type is EventType.TASK_ASSIGNED:
-                change = {"state": TaskState.RUNNING, "started_at": event.timestamp}
+            if event.event_type in _MOVES:
+                state = _MOVES[event.event_type]
+                change = {"state": state, "started_at": event.timestamp if state is TaskState.RUNNING else None}
                 self._step = self._step.model_copy(update=change)
                 self._show(RunState.RUNNING)
             elif event.event_type is EventType.MISSION_EVENT:
@@ -171,14 +180,16 @@ class _Task:
 
     async def ended(self, result: Result) -> None:
         at = result.completed_at or output.now()
+        took = timedelta(milliseconds=result.execution_time_ms)
+        state = TaskState.COMPLETED if result.success else TaskState.FAILED
         change = {
-            "state": TaskState.COMPLETED if result.success else TaskState.FAILED,
-            "started_at": at - timedelta(milliseconds=result.execution_time_ms),
+            "state": TaskState.CANCELLED if result.cancelled else state,
+            "started_at": self._step.started_at if result.cancelled else at - took,
             "finished_at": at,
             "tokens": result.usage.total_tokens if result.usage else 0,
         }
         self._step = self._step.model_copy(update=change)
-        self._show(RunState.COMPLETED if result.success else RunState.FAILED)
+        self._show(RunState(self._step.state.value))
 
     def _show(self, state: RunState) -> None:
         status = RunStatus(

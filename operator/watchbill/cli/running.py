@@ -198,7 +198,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             except NotFound:  # a task of its own; or there is none of that id
                 continue
             keys = client.keys(crew)
-            if status.state is RunState.CREATING or (
+            if status.state in (RunState.CREATING, RunState.CANCELLING) or (
                 asked.prompt is not None
                 and (
                     asked.prompt != await runs.prompt_of(redis, keys, run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,7 +14,7 @@ from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUr
 if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.store.figures import Figures
-    from watchbill.tasks import RunStatus
+    from watchbill.tasks import RunStatus, TaskState
 
 SHOWN: Final = 20
 """Unfinished runs that are looked at one by one."""
@@ -85,18 +86,25 @@ def _cells(figures: Figures | None) -> tuple[str, ...]:
 
 async def _crew(client: Client, crew: str, form: Output) -> None:
     from watchbill.errors import NotFound
+    from watchbill.tasks import TaskState
 
     figures = await client.figures(crew)
     unfinished = await client.unfinished(crew)
-    runs: dict[str, RunStatus | None] = {}
+    runs: dict[str, RunStatus | TaskState] = {}
     for run_id in unfinished[:SHOWN]:
-        try:
-            runs[run_id] = await client.status(crew, run_id)
-        except NotFound:  # a task of its own, or it ended just now
-            runs[run_id] = None
+        with suppress(NotFound):  # its record has gone meanwhile
+            try:
+                runs[run_id] = await client.status(crew, run_id)
+            except NotFound:  # a task of its own
+                runs[run_id] = TaskState(await client.state(crew, run_id))
     if form is not Output.TEXT:
         listed = [
-            {"id": run_id} | ({} if run is None else run.model_dump(mode="json", include={"state", "submitted_at"}))
+            {"id": run_id}
+            | (
+                {"state": run.value}
+                if isinstance(run, TaskState)
+                else run.model_dump(mode="json", include={"state", "submitted_at"})
+            )
             for run_id, run in runs.items()
         ]
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
@@ -109,11 +117,12 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
         output.say(f"… {len(unfinished) - SHOWN} more (of 100 at most)")
 
 
-def _line(run_id: str, run: RunStatus | None) -> tuple[str, ...]:
+def _line(run_id: str, run: RunStatus | TaskState) -> tuple[str, ...]:
+    """A run, or a task of its own, of which only the state is known."""
     from watchbill.tasks import TERMINAL, TaskState
 
-    if run is None:
-        return (run_id, "task", "", "", "")
+    if isinstance(run, TaskState):
+        return (run_id, run.value, "", "", "")
     done = sum(step.state in TERMINAL for step in run.steps)
     now = ", ".join(step.name for step in run.steps if step.state is TaskState.RUNNING)
     since = output.seconds(max((output.now() - run.submitted_at).total_seconds(), 0))

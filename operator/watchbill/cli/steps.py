@@ -21,13 +21,22 @@ _ICONS: Final = {
     TaskState.WAITING: ("○", "dim"),
     TaskState.PARKED: ("◌", "yellow"),
     TaskState.DELAYED: ("◷", "yellow"),
+    TaskState.INTERRUPTED: ("‖", "yellow"),
+    TaskState.CANCELLING: ("⊘", "yellow"),
+    TaskState.CANCELLED: ("⊘", "red"),
     TaskState.COMPLETED: ("✔", "green"),
     TaskState.FAILED: ("✘", "red"),
     TaskState.DEAD: ("✘", "red"),
     TaskState.SKIPPED: ("–", "dim"),
 }
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_RUN_STYLES: Final = {RunState.COMPLETED: "bold green", RunState.PARTIAL: "bold yellow", RunState.FAILED: "bold red"}
+_RUN_STYLES: Final = {
+    RunState.COMPLETED: "bold green",
+    RunState.PARTIAL: "bold yellow",
+    RunState.CANCELLING: "bold yellow",
+    RunState.CANCELLED: "bold red",
+    RunState.FAILED: "bold red",
+}
 
 
 class View(Protocol):
@@ -92,7 +101,7 @@ class Picture:
         icon, style = _ICONS.get(step.state, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
         row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
         row.append(step.name.ljust(width), style="bold" if step.state is TaskState.RUNNING else "")
-        row.append(f"  {step.state.value:<9}  {elapsed(step):>6}")
+        row.append(f"  {step.state.value:<11}  {elapsed(step):>6}")
         if step.tokens:
             row.append(f"  {output.many(step.tokens, 'token')}", style="magenta")
         if step.attempt > 1:
@@ -104,7 +113,7 @@ class Picture:
         return row
 
 
-_NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.SKIPPED)
+_NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.INTERRUPTED, TaskState.SKIPPED)
 
 
 def elapsed(step: StepStatus) -> str:

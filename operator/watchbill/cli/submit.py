@@ -187,7 +187,7 @@ async def _standing(client: Client, crew: str, task_id: str) -> str:
     try:
         status = await client.status(crew, run_id)
     except NotFound:  # a task of its own
-        return f"task {task_id} waits or runs"
+        return f"{task_id}: {(await client.state(crew, task_id)).value}"
     states = [f"{s.name} {s.state.value}" for s in status.steps if step in (None, s.name)]
     return f"{task_id} {status.state.value if step is None else ''}: {', '.join(states)}".replace(" :", ":")
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from watchbill.client.connected import Connected
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.store import control, dead, definitions
 from watchbill.store.dead import DeadLetter, Replayed
+from watchbill.store.queue import Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,34 @@ class Control(Connected):
         """
         keys = self.keys(crew)
         return await self._with_current(keys, lambda current: control.resume(self._redis, keys, current.uid, task_id))
+
+    # ------------------------------------------------------------ workers
+
+    async def drain(self, crew: str, worker: str) -> bool:
+        """From now on this worker (`HOST-PID`, or one of its incarnations) claims nothing. What it runs goes on.
+
+        Whether that changed anything. Raises NotFound when the crew has no such worker.
+        """
+        return await self._drain(crew, worker, on=True)
+
+    async def undrain(self, crew: str, worker: str) -> bool:
+        """Lets a worker claim again. Whether that changed anything; raises NotFound as `drain` does."""
+        return await self._drain(crew, worker, on=False)
+
+    async def _drain(self, crew: str, worker: str, *, on: bool) -> bool:
+        keys = self.keys(crew)
+
+        async def ask(current: definitions.Current) -> bool:
+            known = {
+                name.rpartition(".")[0] or name for name in await Queue(self._redis, keys, current.uid).incarnations()
+            }
+            name = worker if worker in known else worker.rpartition(".")[0]
+            if name not in known:
+                listed = ", ".join(sorted(known)) or "none"
+                raise NotFound(f"crew {keys.crew!r} has no worker {worker!r}; it has: {listed}")
+            return await control.drain(self._redis, keys, current.uid, name, on=on)
+
+        return await self._with_current(keys, ask)
 
     # ------------------------------------------------------------ dead letters
 

@@ -97,6 +97,8 @@ class SyncClient:
     cancel = _waits(Client.cancel)
     interrupt = _waits(Client.interrupt)
     resume = _waits(Client.resume)
+    drain = _waits(Client.drain)
+    undrain = _waits(Client.undrain)
     crews = _waits(Client.crews)
     crew = _waits(Client.crew)
     state = _waits(Client.state)

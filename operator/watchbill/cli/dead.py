@@ -1,0 +1,265 @@
+"""`dead`: a crew's dead letters: listed, shown, tried again, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.control import CrewArgument, with_client
+from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.errors import InvalidInput, NotFound, Problem
+
+if TYPE_CHECKING:
+    from watchbill.client import Client, DeadLetter
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_OUTCOMES: Final = {
+    "missing": "there is no such dead letter (it was replayed, purged or trimmed)",
+    "taken": "its id has other work by now",
+    "expired": "nothing says any more what it was to do",
+}
+
+IdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID", help="Tasks, steps (RUN/STEP), or ids of letters.", show_default=False),
+]
+AgentOption = Annotated[str | None, typer.Option("--agent", help="Only this agent's.", show_default=False)]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Only with this text in reason or error.", show_default=False),
+]
+OlderOption = Annotated[
+    str | None,
+    typer.Option("--older-than", metavar="AGE", help="Only what died before that: 30m, 12h, 7d.", show_default=False),
+]
+NewerOption = Annotated[
+    str | None,
+    typer.Option("--newer-than", metavar="AGE", help="Only what died since then: 30m, 12h, 7d.", show_default=False),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All of the crew's.")]
+
+
+class Filter(TypedDict):
+    """Which letters, as the client takes it."""
+
+    agent: str | None
+    reason: str | None
+    before: datetime | None
+    after: datetime | None
+
+
+def list_(
+    crew: CrewArgument,
+    agent: AgentOption = None,
+    reason: ReasonOption = None,
+    older: OlderOption = None,
+    newer: NewerOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """List dead letters, newest first."""
+    chosen = _filter(agent, reason, older, newer)
+
+    async def ask(client: Client) -> int:
+        rows: list[tuple[str, ...]] = []
+        found: list[dict[str, Any]] = []
+        async for letter in client.dead_letters(crew, **chosen):
+            if form is Output.TEXT:
+                rows.append(_row(letter))
+            else:
+                shown = _plain(letter)
+                found.append({name: value for name, value in shown.items() if name not in ("prompt", "raw")})
+        if form is not Output.TEXT:
+            output.write(found, form)
+        elif rows:
+            output.table(("TASK", "AGENT", "ATTEMPTS", "DIED", "REASON"), rows)
+        else:
+            output.say(_NONE)
+        return 0
+
+    return with_client(redis_url, state, namespace, ask)
+
+
+def show(
+    crew: CrewArgument,
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="A task, a step (RUN/STEP), or the id of a letter.")],
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Show all that a dead letter says: why it died, what it was asked, and the last error with its traceback."""
+
+    async def ask(client: Client) -> int:
+        letter = await client.dead_letter(crew, wanted)
+        shown = _plain(letter)
+        if form is Output.TEXT:
+            long = {name: shown.pop(name) for name in ("prompt", "error", "raw")}
+            width = max(map(len, shown)) + 1
+            for name, value in shown.items():
+                sys.stdout.write(f"{(name + ':').ljust(width)} {output.printable(str(value))}\n")
+            for name, value in long.items():
+                if value:
+                    text = value if isinstance(value, str) else output.as_yaml(value)
+                    sys.stdout.write(f"\n{name}:\n{output.printable(text.rstrip())}\n")
+        else:
+            output.write(shown, form)
+        return 0
+
+    return with_client(redis_url, state, namespace, ask)
+
+
+def replay(
+    crew: CrewArgument,
+    ids: IdsArgument = None,
+    agent: AgentOption = None,
+    reason: ReasonOption = None,
+    older: OlderOption = None,
+    newer: NewerOption = None,
+    every: AllOption = False,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Try dead tasks again, with all their attempts, and print the ids of those that were replayed.
+
+    A step goes on within its run. Exit 1: not all of them could be replayed; stderr says why.
+    """
+    chosen = _filter(agent, reason, older, newer)
+    _check_chosen(ids, chosen, every, "replayed")
+
+    async def ask(client: Client) -> int:
+        told = await client.replay(crew, ids or None, everything=every, **chosen)
+        if form is not Output.TEXT:
+            output.write([{"id": r.id, "task_id": r.task_id, "outcome": r.outcome} for r in told], form)
+        elif not told:
+            output.say(_NONE)
+        for one in told:
+            if one.outcome != "replayed":
+                output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
+            elif form is Output.TEXT:
+                sys.stdout.write(f"{output.printable(one.task_id)}\n")
+        return 0 if all(one.outcome == "replayed" for one in told) else 1
+
+    return with_client(redis_url, state, namespace, ask)
+
+
+def purge(
+    crew: CrewArgument,
+    ids: IdsArgument = None,
+    agent: AgentOption = None,
+    reason: ReasonOption = None,
+    older: OlderOption = None,
+    newer: NewerOption = None,
+    every: AllOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Remove dead letters for good. On a terminal it asks before.
+
+    Exit 2: there is no such letter, and nothing was removed.
+    """
+    chosen = _filter(agent, reason, older, newer)
+    _check_chosen(ids, chosen, every, "purged")
+
+    async def ask(client: Client) -> int:
+        wanted = None if not ids else set(ids)
+        doomed: list[str] = []
+        missing = set(wanted or ())
+        async for letter in client.dead_letters(crew, **chosen):
+            if wanted is None or wanted & {letter.id, letter.task_id}:
+                missing -= {letter.id, letter.task_id}
+                doomed.append(letter.id)
+        if missing:
+            raise NotFound(f"crew {crew!r} has no such dead letter: {', '.join(sorted(missing))}. Nothing was removed")
+        if doomed and not yes and sys.stdin.isatty():
+            output.say(f"Remove {output.many(len(doomed), 'dead letter')} of crew {crew!r} for good? [y/N]")
+            if await _answer() not in ("y", "yes"):
+                output.say("nothing was removed")
+                return 1
+        purged = await client.purge(crew, doomed)
+        if form is Output.TEXT:
+            sys.stdout.write(f"{output.many(purged, 'dead letter')} removed\n")
+        else:
+            output.write({"crew": client.keys(crew).crew, "purged": purged}, form)
+        return 0
+
+    return with_client(redis_url, state, namespace, ask)
+
+
+_NONE: Final = "no dead letters"
+
+
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    died = output.seconds(max((output.now() - letter.at).total_seconds(), 0)) + " ago"
+    reason = (letter.reason.strip().splitlines() or [""])[0]
+    short = reason if len(reason) <= 100 else f"{reason[:99]}…"
+    return (letter.task_id or letter.id, letter.agent or "-", str(letter.attempts), died, short)
+
+
+def _plain(letter: DeadLetter) -> dict[str, Any]:
+    import dataclasses
+
+    fields = dataclasses.asdict(letter)
+    return {"id": fields.pop("id"), "died_at": letter.at.isoformat(), "replayable": letter.replayable, **fields}
+
+
+def _filter(agent: str | None, reason: str | None, older: str | None, newer: str | None) -> Filter:
+    """Raises InvalidInput."""
+    problems: list[Problem] = []
+
+    def ago(text: str | None, option: str) -> datetime | None:
+        if text is None:
+            return None
+        if not (parts := re.fullmatch(r"(\d{1,9})([smhd])", text.strip(), re.ASCII)):
+            problems.append(Problem(f"{text!r} is not an age", "Write 90s, 30m, 12h or 7d.", path=option))
+            return None
+        age = timedelta(seconds=int(parts[1]) * _SECONDS[parts[2]])
+        return output.now() - min(age, timedelta(days=36_500))
+
+    before, after = ago(older, "--older-than"), ago(newer, "--newer-than")
+    if before is not None and after is not None and before <= after:
+        reason_ = f"nothing is older than {older} and newer than {newer}"
+        problems.append(Problem(reason_, "Give --newer-than the larger age.", path="--older-than"))
+    if problems:
+        raise InvalidInput(problems)
+    return {"agent": agent, "reason": reason, "before": before, "after": after}
+
+
+def _check_chosen(ids: list[str] | None, chosen: Filter, every: bool, what: str) -> None:
+    if every and ids:
+        raise InvalidInput(Problem("--all and ids contradict each other", "Give one of the two."))
+    if every or ids or any(value is not None for value in chosen.values()):
+        return
+    fix = "Give ids, a filter (--agent, --reason, --older-than, --newer-than), or --all."
+    raise InvalidInput(Problem(f"nothing says which dead letters are to be {what}", fix))
+
+
+async def _answer() -> str:
+    """A line of the terminal. Unlike input(), it is ended by Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[bytes] = loop.create_future()
+    stdin = sys.stdin.fileno()
+
+    def read() -> None:
+        if not line.done():
+            line.set_result(os.read(stdin, 1024))
+
+    loop.add_reader(stdin, read)
+    try:
+        return (await line).decode(errors="replace").strip().lower()
+    finally:
+        loop.remove_reader(stdin)

@@ -1,0 +1,169 @@
+"""`dead`: what failed for good is listed, shown, tried again and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+CREW = """\
+apiVersion: watchbill.dev/v1alpha1
+kind: Crew
+metadata: {{name: {name}}}
+spec:
+  tasks: {{maxAttempts: 2, backoffSeconds: 1}}
+  agents:
+    - {{name: flaky, class: "cli_agents:Flaky"}}
+    - {{name: after, class: "cli_agents:Note"}}
+"""
+
+
+@pytest.fixture
+def died(shell, redis_url, crew_name, until):
+    """A crew with three dead letters, of tasks t1 and t2 and of the first step of r1; and a worker of it."""
+    shell.write_crew(crew_name)
+    (shell.folder / "crew.yaml").write_text(CREW.format(name=crew_name))
+    shell.env["WATCHBILL_REDIS_URL"] = redis_url
+    worker = shell.start("run", "crew.yaml", "--watch")
+    until(lambda: "watching" in shell.read(worker), explain=lambda: shell.read(worker))
+    for task in ("t1", "t2"):
+        assert shell.run("submit", crew_name, f"work of {task}", "--agent", "flaky", "--id", task).returncode == 0
+    assert shell.run("submit", crew_name, "work of r1", "--id", "r1", "--wait").returncode == 1
+    for task in ("t1", "t2"):
+        assert shell.run("result", crew_name, task, "--wait").returncode == 1
+    return crew_name
+
+
+def letters(shell, crew: str, *arguments: str) -> set[str]:
+    return {row["task_id"] for row in json.loads(shell.run("dead", "list", crew, *arguments, "-o", "json").stdout)}
+
+
+def test_letters_are_listed_and_shown(shell, died) -> None:
+    lines = shell.run("dead", "list", died).stdout.splitlines()
+    assert lines[0].split() == ["TASK", "AGENT", "ATTEMPTS", "DIED", "REASON"]
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert set(rows) == {"t1", "t2", "r1/flaky"}
+    assert rows["t1"].split()[1:3] == ["flaky", "2"]
+    assert "the database is away" in rows["t1"]
+
+    (one,) = (row for row in json.loads(shell.run("dead", "list", died, "-o", "json").stdout) if row["task_id"] == "t1")
+    assert (one["agent"], one["attempts"], one["replayable"]) == ("flaky", 2, True)
+    shown = shell.run("dead", "show", died, "t1").stdout
+    for part in ("task_id:", "\nprompt:\nwork of t1\n", "Traceback", "OSError: the database is away"):
+        assert part in shown
+    data = yaml.safe_load(shell.run("dead", "show", died, one["id"], "-o", "yaml").stdout)
+    assert (data["task_id"], data["prompt"]) == ("t1", "work of t1")
+    missing = shell.run("dead", "show", died, "nobody")
+    assert (missing.returncode, missing.stdout) == (2, "")
+
+
+def test_letters_are_chosen_by_filters(shell, died) -> None:
+    assert letters(shell, died, "--agent", "flaky", "--reason", "DATABASE") == {"t1", "t2", "r1/flaky"}
+    assert letters(shell, died, "--agent", "after") == set()
+    assert letters(shell, died, "--newer-than", "1h") == {"t1", "t2", "r1/flaky"}
+    assert letters(shell, died, "--older-than", "1h") == set()
+    none = shell.run("dead", "list", died, "--older-than", "1h")
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "no dead letters\n")
+
+
+def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
+    (shell.folder / "fixed").touch()
+    some = shell.run("dead", "replay", died, "t1", "nobody")
+    assert (some.returncode, some.stdout) == (1, "t1\n")
+    assert "nobody was not replayed: there is no such dead letter" in some.stderr
+    assert shell.run("result", died, "t1", "--wait").stdout == "done at last\n"
+    rest = shell.run("dead", "replay", died, "--all", "-o", "json")
+    assert rest.returncode == 0
+    assert {(row["task_id"], row["outcome"]) for row in json.loads(rest.stdout)} == {
+        ("t2", "replayed"),
+        ("r1/flaky", "replayed"),
+    }
+    assert shell.run("result", died, "r1", "--wait").stdout == "after did work of r1\n"
+    assert letters(shell, died) == set()
+    nothing = shell.run("dead", "replay", died, "--all")
+    assert (nothing.returncode, nothing.stderr) == (0, "no dead letters\n")
+
+
+def test_letters_are_purged_and_nothing_is_where_one_is_not_there(shell, died) -> None:
+    missing = shell.run("dead", "purge", died, "t1", "nobody")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "no such dead letter: nobody" in missing.stderr
+    assert letters(shell, died) == {"t1", "t2", "r1/flaky"}
+    assert shell.run("dead", "purge", died, "t1").stdout == "1 dead letter removed\n"
+    purged = json.loads(shell.run("dead", "purge", died, "--agent", "flaky", "-o", "json").stdout)
+    assert purged == {"crew": f"default/{died}", "purged": 2}
+    assert letters(shell, died) == set()
+
+
+def on_terminal(shell, *arguments: str, typed: bytes) -> tuple[int, str]:
+    """Runs it with a terminal as its stdin, and types once it asks."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "watchbill", *arguments]
+    process = subprocess.Popen(
+        command, cwd=shell.folder, env=shell.env, stdin=follower, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _controlling(follower),
+    )  # fmt: skip
+    os.close(follower)
+    assert process.stderr is not None
+    try:
+        said = ""
+        while typed and "[y/N]" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        os.write(leader, typed)
+        said += process.stderr.read()
+        return process.wait(30), said
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        os.close(leader)
+
+
+def _controlling(terminal: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
+    for typed, code in ((b"\n", 1), (b"no\n", 1), (b"\x04", 1), (b"\x03", 130)):
+        done, said = on_terminal(shell, "dead", "purge", died, "--all", typed=typed)
+        assert done == code, said
+        assert "Remove 3 dead letters" in said
+        assert len(letters(shell, died)) == 3
+    assert on_terminal(shell, "dead", "purge", died, "t1", typed=b"y\n")[0] == 0
+    assert letters(shell, died) == {"t2", "r1/flaky"}
+    assert on_terminal(shell, "dead", "purge", died, "--all", "--yes", typed=b"") == (0, "")
+    assert letters(shell, died) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("replay c", "nothing says which dead letters are to be replayed"),
+        ("purge c", "nothing says which dead letters are to be purged"),
+        ("purge c t1 --all", "--all and ids contradict each other"),
+        ("list c --older-than soon", "--older-than: 'soon' is not an age. Write 90s, 30m, 12h or 7d."),
+        ("list c --older-than 7d --newer-than 1h", "nothing is older than 7d and newer than 1h"),
+    ],
+)
+def test_what_is_not_clear_is_refused_before_anything_is_opened(shell, arguments, message) -> None:
+    done = shell.run("dead", *arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("command", ["list c", "show c t", "replay c --all", "purge c --all"])
+def test_without_a_store_it_is_exit_3_and_without_the_crew_exit_2(shell, redis_url, command) -> None:
+    assert shell.run("dead", *command.split()).returncode == 3
+    missing = shell.run("dead", *command.split(), "--redis-url", redis_url)
+    assert missing.returncode == 2
+    assert "no crew 'default/c'" in missing.stderr
