@@ -37,9 +37,8 @@ def cancel(
     """
 
     async def ask(client: Client) -> int:
-        done = await client.cancel(crew, task_id, reason=reason)
-        await _say_state(client, crew, task_id, form)
-        if not done:
+        await client.cancel(crew, task_id, reason=reason)
+        if await _say_state(client, crew, task_id, form) == "cancelling":
             output.say(f"a worker was asked to stop it. To see how it ends: watchbill result {crew} {task_id} --wait")
         return 0
 
@@ -62,9 +61,9 @@ def interrupt(
     """
 
     async def ask(client: Client) -> int:
-        done = await client.interrupt(crew, task_id, reason=reason)
-        await _say_state(client, crew, task_id, form)
-        what = "it waits until" if done else "its worker was asked to set it aside, until"
+        await client.interrupt(crew, task_id, reason=reason)
+        aside = await _say_state(client, crew, task_id, form) == "interrupted"
+        what = "it waits until" if aside else "its worker was asked to set it aside, until"
         output.say(f"{what} somebody lets it go on: watchbill resume {crew} {task_id}")
         return 0
 
@@ -132,10 +131,11 @@ def with_client(
     return process.run_guarded(opened())
 
 
-async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> None:
+async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> str:
     now = await client.state(crew, task_id)
     if form is Output.TEXT:
         sys.stdout.write(f"{now.value}\n")
         sys.stdout.flush()
     else:
         output.write({"crew": client.keys(crew).crew, "id": task_id, "state": now.value}, form)
+    return now.value
