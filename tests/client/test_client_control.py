@@ -12,6 +12,7 @@ from support import Crew, flow_of, library, until
 
 from watchbill.client import Client, Replay
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, RetryLater
+from watchbill.plan import flow
 from watchbill.records import TaskPolicy
 from watchbill.store import definitions, runs
 from watchbill.store.crews import CrewRedis
@@ -91,6 +92,7 @@ async def test_a_run_none_of_whose_steps_was_cancelled_says_why_it_has_no_output
     await crew.finish("w", tasks)
     run: Any = await client.wait(crew.keys.crew, "r1", timeout=20)
     assert (run.cancelled, run.error, run.skipped) == (True, "cancelled", ("b",))
+    assert flow.outcome((await client.status(crew.keys.crew, "r1")).steps, cancelling=True) is run.status
 
 
 @pytest.mark.parametrize("ask", ["cancel", "interrupt", "resume", "state", "dead_letter"])
@@ -144,6 +146,28 @@ async def test_a_whole_run_is_not_interrupted_and_one_of_its_steps_is(crew: Crew
         await client.interrupt(crew.keys.crew, "r1/b")
     assert await client.interrupt(crew.keys.crew, "r1/a")
     assert await client.state(crew.keys.crew, "r1/a") is TaskState.INTERRUPTED
+
+
+# ---------------------------------------------------------------- workers
+
+
+async def test_workers_are_listed_and_told_to_drain(crew: Crew, client: Client) -> None:
+    name = crew.keys.crew
+    assert await client.workers(name) == []
+    await crew.submit("t1")
+    await crew.claim("host-1.aaaa")
+    for number, worker in enumerate(("host-1", "host-1.aaaa"), 2):
+        assert await client.drain(name, worker)
+        assert not await client.drain(name, worker)
+        (listed,) = await client.workers(name)
+        assert (listed.name, listed.draining) == ("host-1.aaaa", True)
+        assert (await crew.queue.claim("host-1.aaaa", 2 * number, 0, lease_ms=60_000, take_over=False)).draining
+        assert await client.undrain(name, worker)
+        assert not await client.undrain(name, worker)
+    with pytest.raises(NotFound, match="it has: host-1"):
+        await client.drain(name, "host-2")
+    with pytest.raises(NotFound):
+        await client.workers("nobody")
 
 
 # ---------------------------------------------------------------- dead letters
@@ -278,8 +302,9 @@ async def test_the_id_of_a_run_among_many_tells_which_are_stored(crew: Crew, cli
     await crew.run("taken")
     tasks = [_named(task_id) for task_id in ("t1", "taken", "t2")]
     with pytest.raises(Conflict, match="'taken' is the id of a run") as caught:
-        await client.submit_many(crew.keys.crew, "a", tasks)
-    assert list(caught.value.stored) == ["t1", "t2"]
+        await client.submit_many(crew.keys.crew, "a", [*(_named(f"s{i}") for i in range(500)), *tasks])
+    assert list(caught.value.stored) == [f"s{i}" for i in range(500)]
+    assert await crew.queued() == 502, "with the two steps of the run"
 
 
 async def test_a_crew_that_goes_among_many_calls_is_told_with_what_was_stored(crew: Crew, client: Client) -> None:

@@ -212,6 +212,22 @@ def test_a_run_is_partial_when_one_of_its_ends_is_reached() -> None:
     assert flow.outcome(iter(steps)) is RunState.PARTIAL
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ((DONE, DONE), RunState.COMPLETED),
+        ((DONE, TaskState.CANCELLED), RunState.CANCELLED),
+        ((DONE, SKIPPED), RunState.CANCELLED),
+        ((FAILED, DONE), RunState.CANCELLED),
+    ],
+)
+def test_a_run_that_is_cancelled_is_so_unless_all_of_it_had_completed(
+    states: tuple[TaskState, ...], expected: RunState
+) -> None:
+    a, b = states
+    assert flow.outcome([status("a", a), status("b", b)], cancelling=True) is expected
+
+
 # its output
 
 

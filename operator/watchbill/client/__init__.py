@@ -18,8 +18,9 @@ from watchbill.client.control import Replay
 from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
 from watchbill.store.dead import DeadLetter
+from watchbill.store.figures import Incarnation
 
-__all__ = ["Client", "DeadLetter", "Replay", "Result", "SyncClient", "run"]
+__all__ = ["Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
 
 
 async def run(

@@ -14,7 +14,7 @@ from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.store import control, dead, definitions
 from watchbill.store.dead import DeadLetter, Replayed
-from watchbill.store.queue import Queue
+from watchbill.store.figures import Incarnation, incarnations
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Control(Connected):
         )
 
     async def resume(self, crew: str, task_id: str) -> bool:
-        """Lets what was interrupted go on, from its beginning. False: it waits or runs already.
+        """Lets what was interrupted go on, from its beginning, and at once even if it was due later. False: it waits or
+        runs already.
 
         Raises NotFound, and Conflict when it has ended.
         """
@@ -69,6 +70,12 @@ class Control(Connected):
         return await self._with_current(keys, lambda current: control.resume(self._redis, keys, current.uid, task_id))
 
     # ------------------------------------------------------------ workers
+
+    async def workers(self, crew: str) -> list[Incarnation]:
+        """Who works for the crew now, the busiest first. Raises NotFound when there is no such crew."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return await incarnations(self._redis, keys)
 
     async def drain(self, crew: str, worker: str) -> bool:
         """From now on this worker (`HOST-PID`, or one of its incarnations) claims nothing. What it runs goes on.
@@ -85,9 +92,7 @@ class Control(Connected):
         keys = self.keys(crew)
 
         async def ask(current: definitions.Current) -> bool:
-            known = {
-                name.rpartition(".")[0] or name for name in await Queue(self._redis, keys, current.uid).incarnations()
-            }
+            known = {one.name.rpartition(".")[0] or one.name for one in await incarnations(self._redis, keys)}
             name = worker if worker in known else worker.rpartition(".")[0]
             if name not in known:
                 listed = ", ".join(sorted(known)) or "none"

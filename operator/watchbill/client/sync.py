@@ -97,6 +97,7 @@ class SyncClient:
     cancel = _waits(Client.cancel)
     interrupt = _waits(Client.interrupt)
     resume = _waits(Client.resume)
+    workers = _waits(Client.workers)
     drain = _waits(Client.drain)
     undrain = _waits(Client.undrain)
     crews = _waits(Client.crews)

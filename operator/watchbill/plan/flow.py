@@ -80,11 +80,14 @@ def reads(crew: CrewDefinition, agent: AgentDefinition, planned: tuple[Step, ...
     return [s.name for s in planned if s.name in wanted]
 
 
-def outcome(steps_now: Iterable[StepStatus]) -> RunState:
-    """What a run that has nothing left to do has become. The scripts decide by the same rule."""
+def outcome(steps_now: Iterable[StepStatus], *, cancelling: bool = False) -> RunState:
+    """What a run that has nothing left to do has become; `cancelling`: somebody cancelled it before. The scripts decide
+    by the same rule."""
     listed = list(steps_now)
     if all(s.state is TaskState.COMPLETED for s in listed):
         return RunState.COMPLETED
+    if cancelling:
+        return RunState.CANCELLED
     depended_on = {name for s in listed for name in s.after}
     if any(s.state is TaskState.COMPLETED and s.name not in depended_on for s in listed):
         return RunState.PARTIAL
