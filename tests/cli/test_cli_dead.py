@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import redis
 import yaml
 
 CREW = """\
@@ -167,3 +168,18 @@ def test_without_a_store_it_is_exit_3_and_without_the_crew_exit_2(shell, redis_u
     missing = shell.run("dead", *command.split(), "--redis-url", redis_url)
     assert missing.returncode == 2
     assert "no crew 'default/c'" in missing.stderr
+
+
+def test_what_could_never_be_read_has_a_letter_by_its_own_id(shell, stored, worker, redis_url, until) -> None:
+    with redis.Redis.from_url(redis_url) as store:
+        store.xadd(f"wb:{{default/{stored}}}:tasks:5", {b"what": b"\xff\xfe"})
+    assert shell.run("submit", stored, "x", "--agent", "first", "--wait").returncode == 0
+    (row,) = json.loads(shell.run("dead", "list", stored, "-o", "json").stdout)
+    assert (row["task_id"], row["replayable"]) == ("", False)
+    assert shell.run("dead", "list", stored).stdout.splitlines()[1].split()[0] == row["id"]
+    shown = shell.run("dead", "show", stored, row["id"])
+    assert "\nraw:\nwhat: base64://4=\n" in shown.stdout
+    refused = shell.run("dead", "replay", stored, "--all")
+    assert refused.returncode == 1
+    assert "nothing says any more what it was to do" in refused.stderr
+    assert shell.run("dead", "purge", stored, row["id"]).returncode == 0

@@ -328,22 +328,61 @@ async def test_what_is_no_id_is_refused(crew: Crew, after: str) -> None:
         await anext(events.follow(crew.client, crew.keys.events, after))
 
 
-async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew) -> None:
+class Looks:
+    """Counts how often followers have looked whether the feed is still there, which they do when nothing comes."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        real = events.last_id
+
+        async def counted(client: Any, key: str) -> str:
+            found = await real(client, key)
+            self._count += 1
+            return found
+
+        patch.setattr(events, "last_id", counted)
+        patch.setattr(events, "BLOCK_MS", 50)
+
+    async def again(self) -> None:
+        """Waits until one has looked that began after this call."""
+        before = self._count
+
+        async def has() -> bool:
+            return self._count >= before + 2
+
+        await until(has)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
+async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew, looks: Looks) -> None:
     long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
     await _put(crew, "one", at_ms=long_ago)
     async with _following(crew) as told:
         await _told(told, "one")
-        await asyncio.sleep(events.BLOCK_MS / 1000 + 0.5)  # it has seen that there is no more
+        await looks.again()
         await crew.client.delete(crew.keys.events)
-        await asyncio.sleep(events.BLOCK_MS / 1000 + 0.5)
+        await looks.again()
         await _put(crew, "two")
         await _told(told, "one", "two")
 
 
-async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew) -> None:
+async def test_a_feed_that_expired_before_the_follower_came_may_have_had_more(crew: Crew) -> None:
+    long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
+    async with _following(crew, f"{long_ago}-0") as told:
+        await _told(told, "GAP")
+        await _put(crew, "two")
+        await _told(told, "GAP", "two")
+
+
+async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew, looks: Looks) -> None:
     await _put(crew, "one")
     async with _following(crew) as told:
         await _told(told, "one")
+        await looks.again()
         await crew.client.delete(crew.keys.events)
         await _told(told, "one", "GAP")
         await _put(crew, "two")
