@@ -28,6 +28,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REPLY_TIMEOUT_SECONDS: Final = 10.0
 """A server that says nothing for this long is taken for away. Longer than any block we ask for."""
+CONNECTIONS_MAX: Final = 64
+"""Of one client. Whoever wants one more waits; half of them are for what doesn't take the lean way (see `_Client`)."""
 RESENDS: Final = 3
 """redis-py sends a command again when the reply was lost; every script of ours is made for that."""
 
@@ -72,6 +74,24 @@ def _packed(connection: redis.asyncio.Connection, command: Sequence[Any]) -> Seq
         except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
             pass
     return connection.pack_command(*command)
+
+
+class _Honest(redis.asyncio.connection.AbstractConnection):
+    """Says that a connection is lost as redis-py's callers expect it. uvloop raises a RuntimeError for sending on what
+    the other side has reset while it was idle, which neither redis-py nor anybody else takes for a reason to wait."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if "the handler is closed" not in str(error):
+                raise
+            raise redis.exceptions.ConnectionError("the connection was closed while it was idle") from error
+
+
+def _honest(kind: Any) -> type[_Honest]:
+    """That kind of connection (TCP, TLS, Unix socket), honest."""
+    return type(kind.__name__, (_Honest, kind), {})
 
 
 class _Pipeline(redis.asyncio.client.Pipeline):
@@ -122,24 +142,29 @@ class _Client(redis.asyncio.Redis):
         answer: Callable[[redis.asyncio.Connection], Awaitable[T]],
         sent: Callable[[], None] | None = None,
     ) -> T:
-        idle = self._idle
-        connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        answered = False
-        try:
-            packed = [part for command in commands for part in _packed(connection, command)]
-            await connection.send_packed_command(packed, check_health=False)
-            if sent is not None:
-                sent()
-            result = await answer(connection)
-            answered = True
-            return result
-        except redis.exceptions.ResponseError:
-            answered = True
-            raise
-        finally:
-            if not answered:
-                await connection.disconnect(nowait=True)
-            idle.append(connection)
+        async with self._room:
+            idle = self._idle
+            connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            answered = False
+            try:
+                packed = [part for command in commands for part in _packed(connection, command)]
+                await connection.send_packed_command(packed, check_health=False)
+                if sent is not None:
+                    sent()
+                result = await answer(connection)
+                answered = True
+                return result
+            except redis.exceptions.ResponseError:
+                answered = True
+                raise
+            finally:
+                if not answered:
+                    await connection.disconnect(nowait=True)
+                idle.append(connection)
+
+    @cached_property
+    def _room(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(CONNECTIONS_MAX // 2)
 
     @cached_property
     def _idle(self) -> list[redis.asyncio.Connection]:
@@ -150,13 +175,13 @@ class _Client(redis.asyncio.Redis):
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-def connect(url: str, *, max_connections: int | None = None) -> redis.asyncio.Redis:
+def connect(url: str) -> redis.asyncio.Redis:
     """An async client. Text in and out; bytes that aren't UTF-8 survive as surrogates.
 
     Raises InvalidInput when the URL is none of redis://, rediss://, unix://. Connects at the first command.
     """
     _check(url)
-    return _Client.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         decode_responses=True,
         encoding_errors="surrogateescape",
@@ -164,8 +189,11 @@ def connect(url: str, *, max_connections: int | None = None) -> redis.asyncio.Re
         socket_timeout=None,  # see _Client
         retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
         health_check_interval=0,
-        max_connections=max_connections,
+        max_connections=CONNECTIONS_MAX,
+        timeout=REPLY_TIMEOUT_SECONDS,
     )
+    pool.connection_class = _honest(pool.connection_class)
+    return _Client.from_pool(pool)
 
 
 def connect_sync(url: str) -> redis.Redis:
