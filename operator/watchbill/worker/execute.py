@@ -46,8 +46,10 @@ class Executor:
         loader: AgentLoader,
         redact: Redactor,
         on_abandoned: Callable[[], None] = lambda: None,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last."""
+        """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last.
+        `holds` says whether what the worker claimed is surely its own: no agent begins while it isn't."""
         self._client = client
         self._keys = keys
         self._loader = loader
@@ -57,6 +59,7 @@ class Executor:
         self._loading = asyncio.Lock()
         self._abandoned = Abandoned(keys.crew, on_abandoned)
         self._processes = Processes(loader.folders)
+        self._holds = holds
 
     @property
     def abandoned(self) -> int:
@@ -117,7 +120,7 @@ class Executor:
         except (KeyError, ValueError) as failure:
             over(self._results.not_begun(task, policy, "failed", f"no prompt for {task.agent!r}: {failure}"))
             return None
-        return Running(task, role, context, over, self._results, self._abandoned, self._processes)
+        return Running(task, role, context, over, self._results, self._abandoned, self._processes, self._holds)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
         """The end of a task that could not begin."""

@@ -60,6 +60,7 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._renewed_at = self._turned_at = time.monotonic()
         self._take_over_from = 0.0
+        self._sure_until = 0.0
         self._looked_at = time.monotonic()
         self._seen_turn = 0.0
         self._blocked = 0.0
@@ -72,6 +73,7 @@ class LeaseKeeper:
     def guard(self, incarnation: str) -> None:
         """From now on, keeps this incarnation alive. It must have claimed once."""
         self._renewed_at = time.monotonic()
+        self._sure_until = self._renewed_at + self._lease_ms / 1000
         self._incarnation = incarnation
 
     async def stop(self) -> None:
@@ -89,6 +91,11 @@ class LeaseKeeper:
         """False after an outage, until those who had it too have had time to renew."""
         now = time.monotonic()
         return now >= self._take_over_from and now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lease is surely ours: else others may have taken what we hold, and have done it."""
+        return time.monotonic() < self._sure_until
 
     def _tick(self) -> None:
         self._turned_at = time.monotonic()
@@ -108,6 +115,7 @@ class LeaseKeeper:
     def _renew(self, incarnation: str, interval: float) -> bool:
         if time.monotonic() - self._turned_at > self._stuck_seconds:
             return False
+        asked = time.monotonic()
         try:
             renewed = self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
         except StoreUnavailable as error:
@@ -127,6 +135,8 @@ class LeaseKeeper:
         if now - self._renewed_at > interval * 2:
             self.wait_before_take_over(interval)
         self._renewed_at = now
+        if self._incarnation == incarnation:
+            self._sure_until = asked + self._lease_ms / 1000
         self._tell(self._on_renewed, incarnation, renewed)
         return True
 

@@ -11,6 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
@@ -33,6 +34,9 @@ from watchbill.worker.threads import run_in_thread
 
 logger = logging.getLogger("watchbill.agent")
 
+LEASE_LOOK_SECONDS: Final = 0.02
+"""How often it is looked whether the lease is ours again; whether it is, or is lost, takes a trip to the store."""
+
 _ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
 _ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."
 _ADVICE_IN_THREAD: Final = (
@@ -54,6 +58,10 @@ class Role:
     run_time: Histogram
 
 
+class _Unsure(Exception):
+    """The lease may have run out between the look at it and the thread's first step."""
+
+
 class Running:
     """One run of one agent, in an asyncio task of its own, which ends when the agent really ends."""
 
@@ -62,6 +70,7 @@ class Running:
         "_asked_at",
         "_begun",
         "_handle",
+        "_holds",
         "_over",
         "_processes",
         "_results",
@@ -82,6 +91,7 @@ class Running:
         results: Results,
         abandoned: Abandoned,
         processes: Processes,
+        holds: Callable[[], bool],
     ) -> None:
         self.task = task
         self.role = role
@@ -90,6 +100,7 @@ class Running:
         self._results = results
         self._abandoned = abandoned
         self._processes = processes
+        self._holds = holds
         self._why: Literal["timed out", "cancelled", "interrupted"] | None = None
         self._asked_at: float | None = None
         loop = asyncio.get_running_loop()
@@ -160,13 +171,28 @@ class Running:
             self._tell(None, output)
 
     async def _call(self) -> Any:
+        """Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
+        this is cancelled soon."""
+        while True:
+            with suppress(_Unsure):
+                if self._holds():
+                    return await self._called()
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
+
+    async def _called(self) -> Any:
         runner, context = self.role.runner, self.context
+
+        def run() -> Any:
+            if not self._holds():
+                raise _Unsure
+            return runner.run(context)
+
         try:
             if runner.in_process:
                 return await self._processes.run(processes.request(self.role.crew, context), context)
             if runner.is_async:
                 return await runner.run(context)
-            output = await run_in_thread(runner.run, context)
+            output = await run_in_thread(run)
             if inspect.isawaitable(output):  # a decorator may hide that it is async
                 if self._asked_at is not None:
                     if inspect.iscoroutine(output):

@@ -122,7 +122,9 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._redact = redact or Redactor(os.environ)
         self._recycle = recycle
-        self._executor = execute.Executor(client, keys, loader, self._redact, self._on_abandoned)
+        self._executor = execute.Executor(
+            client, keys, loader, self._redact, self._on_abandoned, lambda: self._keeper.holds
+        )
         self._running = metrics.TASKS_RUNNING.labels(keys.crew)
         self._claims: dict[int, Counter] = {
             p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
