@@ -3,13 +3,13 @@
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence = int(now_us)
 
--- UTF-8 without control characters.
+-- UTF-8 without control characters; as strict as those who decode it: no surrogates, nothing overlong.
+local UTF8 = { '[\194-\223]', '\224[\160-\191]', '[\225-\236\238\239][\128-\191]', '\237[\128-\159]',
+  '\240[\144-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191]', '\244[\128-\143][\128-\191]' }
 local function is_text(s)
   if string.find(s, '%c') then return false end
   if not string.find(s, '[\128-\255]') then return true end
-  s = string.gsub(s, '[\194-\223][\128-\191]', 'x')
-  s = string.gsub(s, '[\224-\239][\128-\191][\128-\191]', 'x')
-  s = string.gsub(s, '[\240-\244][\128-\191][\128-\191][\128-\191]', 'x')
+  for _, start in ipairs(UTF8) do s = string.gsub(s, start .. '[\128-\191]', 'x') end
   return not string.find(s, '[\128-\255]')
 end
 
@@ -39,9 +39,11 @@ local function take(inc, class, entry, fields, previous)
     if name == 'id' then id = value elseif name == 'agent' then agent = value
     elseif name == 'payload' then payload = value elseif name == 'inputs' then inputs = value
     elseif name == 'def' then def = value
-    elseif name == 'attempt' then attempt = string.find(value, '^%d+$') and tonumber(value) or 0 end
+    elseif name == 'attempt' then attempt = #value < 10 and string.find(value, '^%d+$') and tonumber(value) or 0 end
   end
-  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent) then
+  -- One that begins with a slash would be a step's to some (names.split_step_id) and a task's to others.
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent)
+    or string.sub(id, 1, 1) == '/' then
     return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
   end
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended

@@ -100,7 +100,7 @@ local LETTERS_MOST, LETTERS_DAYS, LETTER_MOST = 10000, 7, 65536
 
 local function bury(reason, id, fields)
   local entry = { 'reason', reason, 'id', id }
-  for i = 1, math.min(#fields, 128) do entry[#entry + 1] = fields[i] end
+  for i = 1, math.min(#fields, 4000) do entry[#entry + 1] = fields[i] end
   redis.call('XADD', DEAD, '*', unpack(entry))
   local trimmed = redis.call('XTRIM', DEAD, 'MAXLEN', LETTERS_MOST)
     + redis.call('XTRIM', DEAD, 'MINID', int(now_ms - LETTERS_DAYS * DAY * 1000))
