@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check pure test bench crds format lock clean
+.PHONY: help demo check pure test bench chaos crds format lock clean
 
 help:
 	@echo "Watchbill. Targets:"
@@ -46,6 +46,9 @@ test: check  ## check, then all tests: what runs on any machine with Python
 
 bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: $(DEV)  ## 10,000 tasks while workers, store and network fail (docs/bench.md); half a minute with ARGS=--short
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd
