@@ -84,6 +84,14 @@ def test_not_worth_another_try(error: Exception) -> None:
         (with_(OSError(), retry_after="soon"), None),
         (with_(RuntimeError(), response=SimpleNamespace(status_code=429, headers={"retry-after": "20"})), 20.0),
         (with_(RuntimeError(), status=429, headers={"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT"}), 30.0),
+        (
+            with_(
+                RuntimeError(),
+                headers={"Retry-After": "Fri, 02 Jan 2026 05:04:35 GMT", "Date": "Fri, 02 Jan 2026 05:04:05 GMT"},
+            ),
+            30.0,
+        ),
+        (with_(RuntimeError(), headers={"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT", "Date": "today"}), 30.0),
         (with_(RuntimeError(), response=SimpleNamespace(headers=object())), None),
         (caused(RuntimeError(), with_(OSError(), retry_after=5)), 5.0),
     ],

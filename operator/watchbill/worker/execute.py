@@ -47,13 +47,15 @@ class Executor:
         redact: Redactor,
         on_abandoned: Callable[[], None] = lambda: None,
         holds: Callable[[], bool] = lambda: True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),  # noqa: TID251 - shell
     ) -> None:
         """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last.
-        `holds` says whether what the worker claimed is surely its own: no agent begins while it isn't."""
+        `holds` says whether what the worker claimed is surely its own: no agent begins while it isn't. `now` is by the
+        store's clock."""
         self._client = client
         self._keys = keys
         self._loader = loader
-        self._results = Results(keys.crew, redact)
+        self._results = Results(keys.crew, redact, now)
         self._definitions: dict[str, CrewDefinition] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._loading = asyncio.Lock()

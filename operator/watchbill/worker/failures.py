@@ -122,7 +122,8 @@ def _retry_after(error: BaseException, now: datetime) -> float | None:
         get = _attribute(headers, "get")
         if callable(get):
             with suppress(Exception):  # whatever it is, it has no headers as we know them
-                found = _seconds(get("retry-after") or get("Retry-After"), now)
+                sent = _time(get("date") or get("Date"))  # who names a time reckons by its own clock
+                found = _seconds(get("retry-after") or get("Retry-After"), sent or now)
                 if found is not None:
                     return found
     return None
@@ -134,12 +135,20 @@ def _seconds(value: Any, now: datetime) -> float | None:
     try:
         seconds = float(value)
     except (TypeError, ValueError):
-        try:
-            at = parsedate_to_datetime(str(value))
-        except (TypeError, ValueError):
+        at = _time(value)
+        if at is None:
             return None
-        seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds()
+        seconds = (at - now).total_seconds()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _time(value: Any) -> datetime | None:
+    """As HTTP writes it."""
+    try:
+        at = parsedate_to_datetime(str(value))
+    except (TypeError, ValueError):
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _attribute(holder: Any, name: str) -> Any:

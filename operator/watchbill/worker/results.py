@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from watchbill.errors import AgentNotLoadable
@@ -33,9 +33,11 @@ STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": 
 class Results:
     """The ends of one crew's tasks."""
 
-    def __init__(self, crew: str, redact: Redactor) -> None:
+    def __init__(self, crew: str, redact: Redactor, now: Callable[[], datetime]) -> None:
+        """`now` is by the store's clock, as all that the store tells of times: this machine's may be wrong."""
         self._crew = crew
         self._redact = redact
+        self._now = now
 
     def completed(
         self, task: Claimed, policy: TaskPolicy, output: Any, usage: Usage | None, seconds: float
@@ -108,7 +110,7 @@ class Results:
             execution_time_ms=round(seconds * 1000, 3),
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
             attempt=task.attempt,
-            completed_at=datetime.now(UTC),  # noqa: TID251 - shell
+            completed_at=self._now(),
         )
         return Finished(
             task,

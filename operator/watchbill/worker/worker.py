@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -123,8 +124,10 @@ class Worker:
         self._redact = redact or Redactor(os.environ)
         self._recycle = recycle
         self._executor = execute.Executor(
-            client, keys, loader, self._redact, self._on_abandoned, lambda: self._keeper.holds
+            client, keys, loader, self._redact, self._on_abandoned, lambda: self._keeper.holds, self._store_time
         )
+        self._ahead = 0.0
+        """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
         self._running = metrics.TASKS_RUNNING.labels(keys.crew)
         self._claims: dict[int, Counter] = {
             p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
@@ -359,6 +362,7 @@ class Worker:
 
     def _took(self, me: _Incarnation, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
+        self._ahead = claim.now_ms / 1000 - time.monotonic()
         self._again = max(claim.again_ms, 50) / 1000
         if claim.draining:
             self._drain(True)
@@ -648,6 +652,9 @@ class Worker:
         except AgentNotLoadable:
             return False
         return True
+
+    def _store_time(self) -> datetime:
+        return datetime.fromtimestamp(self._ahead + time.monotonic(), UTC)
 
     def _describe(self) -> str:
         return json.dumps(
