@@ -44,7 +44,7 @@ from watchbill import connection
 from watchbill.client import Client
 from watchbill.errors import StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
-from watchbill.store import definitions
+from watchbill.store import definitions, figures
 from watchbill.store.queue import Queue
 
 T = TypeVar("T")
@@ -183,7 +183,7 @@ async def run(plan: Plan, folder: Path) -> Outcome:
     did |= torment.did
     wrong += [f"nothing was tested: {what!r} never happened" for what in BAD if not did.get(what)]
     ran = sum(len(chaos_work.ends(one)) for one in work)
-    figures = {
+    found = {
         "tasks, steps of runs counted": ran,
         "runs": sum(not one.agent for one in work),
         "seconds": seconds,
@@ -194,7 +194,7 @@ async def run(plan: Plan, folder: Path) -> Outcome:
         "results waited for": len(giving.waited),
         **chaos_check.figures(evidence),
     }
-    return Outcome(plan, figures, did, wrong)
+    return Outcome(plan, found, did, wrong)
 
 
 def _proxy(plan: Plan, store: chaos_faults.Store, folder: Path) -> AbstractAsyncContextManager[processes.Producer]:
@@ -241,7 +241,7 @@ async def _done(queue: Queue, torment: chaos_faults.Torment, giving: Giving) -> 
 
 
 async def _undone(queue: Queue, torment: chaos_faults.Torment, giving: Giving) -> list[str]:
-    now = await queue.figures()
+    now = await figures.figures(queue.client, queue.keys)
     leases = len(await queue.incarnations()) - len(torment.serving)
     counts = {"waiting": now.waiting, "running": now.running, "delayed": now.delayed, "parked": now.parked}
     counts |= {"waited for": len(giving.waiting), "leases too many": leases}
