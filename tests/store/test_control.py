@@ -88,6 +88,10 @@ async def test_what_nobody_runs_is_interrupted_at_once_and_resumed_with_all_that
     assert await _interrupt(crew, "t1"), "asked again, it is so already"
     assert await _resume(crew, "t1")
     assert not await _resume(crew, "t1"), "asked again, it waits already"
+    await crew.client.zadd(
+        crew.keys.delayed, dict.fromkeys(await crew.client.zrange(crew.keys.delayed, 0, -1), 1) or {"x": 1}
+    )
+    await crew.client.zrem(crew.keys.delayed, "x")  # what is due later is due now
     (task,) = await crew.take("z", 2)
     assert (task.id, task.attempt, task.agent) == ("t1", attempts, "a")
     assert (await crew.queue.start("z", [task]))[0].payload == payload("t1")
@@ -251,6 +255,22 @@ async def test_delayed_work_that_is_on_a_stream_by_now_is_cancelled_and_its_entr
     await crew.assert_idle()
 
 
+async def test_what_is_interrupted_before_it_is_due_is_not_early_when_it_is_resumed(crew: Crew) -> None:
+    due = await server_ms(crew.client) + 60_000
+    await crew.submit("t1", due_ms=due)
+    await _interrupt(crew, "t1")
+    assert await _resume(crew, "t1")
+    assert await crew.state("t1") == "delayed"
+    assert [score for _, score in await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True)] == [due]
+    assert await crew.claim("w") == ()
+
+
+async def test_a_step_that_waits_for_others_is_not_interrupted_and_that_is_said(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
+    with pytest.raises(Conflict, match="waits for other steps"):
+        await _interrupt(crew, "r1/b")
+
+
 async def test_interrupted_work_counts_against_the_bound(crew: Crew) -> None:
     await _make(crew, "interrupted")
     with pytest.raises(QueueFull):
@@ -305,8 +325,10 @@ async def test_a_cancelled_run_begins_nothing_more_and_ends_with_what_runs(crew:
 
 async def test_a_run_that_waits_is_cancelled_at_once(crew: Crew) -> None:
     await crew.run("r1", library(*"abcdef", max_parallel_tasks=2))
-    assert await _cancel(crew, "r1")
+    assert await _cancel(crew, "r1", "not today")
     assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    result: Any = await runs.result(crew.client, crew.keys, "r1")
+    assert result.error == "a: cancelled: not today\nb: cancelled: not today"
     assert await crew.queued() == 0
     await crew.assert_idle()
 
@@ -393,7 +415,9 @@ async def test_a_run_abandoned_while_it_was_created_can_be_cancelled(crew: Crew)
     calls = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), 10_000, "")
     await run_script(crew.client, "submit_run", *calls[0])
     assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CREATING
-    assert await _cancel(crew, "r1")
+    assert await _cancel(crew, "r1", "never mind")
+    result: Any = await runs.result(crew.client, crew.keys, "r1")
+    assert result.error == "cancelled: never mind"
     assert (await run_script(crew.client, "submit_run", *calls[1]))[1] == "exists", "whoever creates it goes on in vain"
     assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
     await crew.assert_idle()

@@ -19,9 +19,6 @@ from watchbill.store import runs
 from watchbill.store.queue import BATCH, Wish
 from watchbill.tasks import TERMINAL, TaskState
 
-Stopped = Literal["cancelled", "interrupted", "asked", "repeated", "missing", "busy"]
-"""What became of the wish. `asked`: a worker has the task, and was told; `busy`: it is between two places."""
-
 _STEP_SEPARATOR: Final = "/"
 _LISTEN_SECONDS: Final = 30.0
 
@@ -176,6 +173,8 @@ def _told(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
         raise _not_found(keys, task_id)
     if outcome == "busy":
         raise RetryLater(f"task {task_id!r} of crew {keys.crew!r} can't be {wanted} just now; try again in a moment")
+    if outcome == "unready":
+        raise Conflict(f"step {task_id!r} of crew {keys.crew!r} waits for other steps: interrupt those, or cancel it")
     if outcome.startswith("over:"):
         state = outcome.removeprefix("over:")
         raise Conflict(f"task {task_id!r} of crew {keys.crew!r} can't be {wanted}: it is {state}")

@@ -169,13 +169,14 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with translated():
         async with client.pipeline(transaction=True) as pipe:
-            pipe.hmget(keys.run(task_id), ["state", "submitted", "finished"])
+            pipe.hmget(keys.run(task_id), ["state", "submitted", "finished", "why"])
             pipe.hmget(keys.task(task_id), ["state", "result"])
-            (run_state, submitted, finished), (task_state, stored) = await pipe.execute()
+            (run_state, submitted, finished, why), (task_state, stored) = await pipe.execute()
     if run_state is not None:
         if run_state not in RUN_TERMINAL:
             return None
-        return await _run_result(client, keys, task_id, RunState(run_state), _time(submitted), _time(finished))
+        times = _time(submitted), _time(finished)
+        return await _run_result(client, keys, task_id, RunState(run_state), *times, why or "")
     if task_state is None:
         raise _not_found(keys, task_id)
     return TaskResult.model_validate_json(stored) if task_state in TERMINAL else None
@@ -188,6 +189,7 @@ async def _run_result(
     state: RunState,
     submitted: datetime | None,
     finished: datetime | None,
+    why: str,
 ) -> RunResult:
     with translated():
         async with client.pipeline(transaction=True) as pipe:
@@ -198,12 +200,14 @@ async def _run_result(
     results = {s.name: TaskResult.model_validate_json(stored[s.name]) for s in steps if s.name in stored}
     outputs = {name: r.output for name, r in results.items() if r.success}
     errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
+    if state is RunState.CANCELLED and not errors:
+        errors = [f"cancelled: {why}" if why else "cancelled"]
     return RunResult(
         run_id=run_id,
         crew=keys.crew,
         status=state,
         output=flow.output(steps, outputs),
-        error="\n".join(errors) or ("cancelled" if state is RunState.CANCELLED else None),
+        error="\n".join(errors) or None,
         steps=results,
         skipped=tuple(s.name for s in steps if s.state is TaskState.SKIPPED),
         usage=sum((r.usage for r in results.values() if r.usage), Usage()),

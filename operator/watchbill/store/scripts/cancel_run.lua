@@ -13,6 +13,7 @@ local state, active = run[1], tonumber(run[2] or '0')
 if not state then return { 'missing' } end
 if state ~= 'creating' and state ~= 'running' and state ~= 'cancelling' then return { 'over', state } end
 local runs = runs_part()
+redis.call('HSETNX', k.run, 'why', why)
 if state == 'running' then
   redis.call('HSET', k.run, 'state', 'cancelling')
   event('mission_state_changed', '"mission_id":' .. quote(id) .. ',' .. state_change('running', 'cancelling', why), nil,

@@ -2,7 +2,7 @@
 -- uses events running answers streams tasks steps runs ends
 -- What was interrupted goes on: back onto its stream, with all that it had. The attempt that was interrupted doesn't count.
 -- KEYS: fixed; of a task: task, agent events; of a step: run, steps, agent events, run events. ARGV: uid, crew, id
--- -> {'gone'} | {'ok', resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>}
+-- What was due later still is. -> {'gone'} | {'ok', resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local id, record = ARGV[3], KEYS[FIXED + 1]
 local run_id, name = string.match(id, '^([^/]+)/(.*)$')
@@ -12,7 +12,7 @@ if run_id then
   step = read_step(KEYS[FIXED + 2], name)
   if step then state, agent, attempt = step.state, step.agent, step.attempt end
 else
-  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt')
+  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt', 'due')
   state, agent, attempt = known[4], known[5], known[6]
 end
 if not state then return { 'ok', 'missing' } end
@@ -22,6 +22,17 @@ local agent_events, run_events = KEYS[FIXED + 2], nil
 if step then agent_events, run_events = KEYS[FIXED + 3], KEYS[FIXED + 4] end
 local empty, entry = queued() == 0, nil
 attempt = int(tonumber(attempt) + 1)
+local due = not step and tonumber(known[7] or '0') or 0
+if not step then redis.call('HDEL', record, 'due') end
+if due > now_ms then
+  redis.call('HSET', record, 'state', 'delayed')
+  event('agent_resumed', about(agent, id, nil, ''), agent_events)
+  if delay(id, known[1], agent, attempt, due) then
+    ring()
+    wake(ARGV[2], true)
+  end
+  return { 'ok', 'resumed' }
+end
 if #known[2] > ALONG then
   entry = put(known[1], 'id', id, 'agent', agent, 'attempt', attempt)
 elseif step then

@@ -5,7 +5,7 @@
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, results, definition, agent events, run events
 -- ARGV: uid, crew, cancel | interrupt, why, control channel, n; per item: id, ttl ms
 -- -> {'gone'} | {'ok', per item: cancelled | interrupted | asked (its worker) | repeated | missing
---   | over:<state> (it has ended) | busy (it can't be done now: try again)}
+--   | over:<state> (it has ended) | busy (it can't be done now: try again) | unready (a step that waits for others)}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local what, why, asked, outcomes = ARGV[3], ARGV[4], {}, { 'ok' }
 
@@ -15,6 +15,8 @@ local function withdraw(k, id, run_id, name, step, h, state, class, agent, attem
   if h then
     release(id, h)
   elseif state == 'delayed' then
+    local due = redis.call('ZSCORE', DELAYED, delayed_name(id, class, agent, next))
+    if due and k.task then redis.call('HSET', k.task, 'due', due) end      -- resumed, it isn't early either
     return redis.call('ZREM', DELAYED, delayed_name(id, class, agent, next)) == 1, true
   elseif state == 'parked' then
     if redis.call('ZREM', PARKED_AGENT, agent .. FS .. class .. FS .. id .. FS .. next) == 1 then return true, true end
@@ -72,8 +74,10 @@ for _ = 1, tonumber(ARGV[6]) do
       asked[#asked + 1] = id
       outcome = 'asked'
     end
-  elseif what == 'interrupt' and step and (step.left > 0 or run_state == 'cancelling') then
-    outcome = 'busy'
+  elseif what == 'interrupt' and step and run_state == 'cancelling' then
+    outcome = 'over:cancelling'
+  elseif what == 'interrupt' and step and step.left > 0 and state == 'waiting' then
+    outcome = 'unready'
   else
     if h then attempt = int(tonumber(h.attempt) - 1) end      -- it was handed back: that attempt didn't count
     local done, active = withdraw(k, id, run_id, name, step, h, state, class, agent, tonumber(attempt), entry)
