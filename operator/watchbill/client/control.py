@@ -52,8 +52,8 @@ class Control(Connected):
         """Sets a task, or a step of a run, aside until `resume`. True: it is; False: its worker was asked to stop it.
 
         It keeps its prompt and inputs, and the attempt doesn't count. Whoever waits for it goes on waiting. Raises
-        NotFound; Conflict for a whole run, and when it has ended; RetryLater when it is just between two places (due
-        and not claimed yet, or a step that others must complete before).
+        NotFound; Conflict for a whole run, for a step that waits for others, and when it has ended; RetryLater when it
+        is just between two places (due, and not claimed yet).
         """
         keys = self.keys(crew)
         return await self._with_current(
@@ -61,8 +61,7 @@ class Control(Connected):
         )
 
     async def resume(self, crew: str, task_id: str) -> bool:
-        """Lets what was interrupted go on, from its beginning, and at once even if it was due later. False: it waits or
-        runs already.
+        """Lets what was interrupted go on, from its beginning; not before it is due. False: it waits or runs already.
 
         Raises NotFound, and Conflict when it has ended.
         """

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -128,7 +129,6 @@ class Worker:
         )
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
-        self._running = metrics.TASKS_RUNNING.labels(keys.crew)
         self._claims: dict[int, Counter] = {
             p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
         }
@@ -147,7 +147,12 @@ class Worker:
         """Seconds that a task takes, on average; the last ones count most."""
         self._fresh = False
         """Tasks were begun, and have not had a turn of the event loop yet."""
+        self._running = metrics.TASKS_RUNNING.labels(keys.crew)
+        self._shown = 0
+        """How many of these are this worker's."""
         self._outcomes: dict[tuple[str, str], Counter] = {}
+        self._tally: dict[Counter, int] = defaultdict(int)
+        """What is to be counted after this call: a counter's own lock costs more than all else of counting."""
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
@@ -217,6 +222,7 @@ class Worker:
             for life in (self._me, self._former):
                 if life is not None:
                     self._drop_jobs(life)
+            self._count()
             await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
@@ -270,6 +276,7 @@ class Worker:
             self._on_lost(me.name, error)
         if self._lost is not None:
             await self._recover()
+            self._count()
 
     async def _exchange(
         self, me: _Incarnation, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
@@ -331,6 +338,7 @@ class Worker:
         if claim is not None:
             self._look = len(claim.tasks) >= slots
             self._took(me, claim)
+        self._count()
 
     def _answered(self) -> None:
         if self._cut_off:
@@ -349,6 +357,14 @@ class Worker:
                 break
             me.finished.remove(finished)
 
+    def _count(self) -> None:
+        for counter, n in self._tally.items():
+            counter.inc(n)
+        self._tally.clear()
+        if (now := len(self._me.jobs)) != self._shown:
+            self._running.inc(now - self._shown)
+            self._shown = now
+
     def _account(self, finished: Finished, outcome: str) -> None:
         task = finished.task
         if outcome == "stale":
@@ -358,7 +374,7 @@ class Worker:
         counter = self._outcomes.get((task.agent, outcome))
         if counter is None:
             counter = self._outcomes[task.agent, outcome] = metrics.TASKS.labels(self._keys.crew, task.agent, outcome)
-        counter.inc()
+        self._tally[counter] += 1
 
     def _took(self, me: _Incarnation, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
@@ -412,8 +428,7 @@ class Worker:
     def _begin(self, me: _Incarnation, task: Claimed) -> None:
         now = time.monotonic()
         job = me.jobs[task.id] = _Job(task, now, me.claimed.pop(task.id, now))
-        self._running.inc()
-        self._claims[task.priority].inc()
+        self._tally[self._claims[task.priority]] += 1
         self._fresh = True
         if self._executor.must_read(task):
             job.reading = asyncio.create_task(self._read(me, job))
@@ -470,8 +485,7 @@ class Worker:
         self._gone(me, job)
 
     def _gone(self, me: _Incarnation, job: _Job) -> None:
-        if me.jobs.pop(job.task.id, None) is not None:
-            self._running.dec()
+        me.jobs.pop(job.task.id, None)
         me.untold.pop(job.task.id, None)
         self._wake.set()
 
