@@ -1,39 +1,63 @@
 """URL → client, script loading, and the one table of what an error of the store means.
 
-May not know what is stored: keys and protocols are the store's.
+The door to the store: what the URL means is redis_url.py's, how servers are found redis_client.py's and
+redis_cluster.py's, and callers need none of them. May not know what is stored: keys and protocols are the store's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
-from watchbill.errors import InvalidInput, Problem, StoreUnavailable
+from watchbill import redis_url
+from watchbill.errors import StoreUnavailable, UserActionRequired
+from watchbill.redis_client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, SentinelClient, pool
+from watchbill.redis_cluster import ClusterClient
+from watchbill.redis_url import without_secret
+
+__all__ = [
+    "StoreRefuses",
+    "connect",
+    "connect_sync",
+    "connected",
+    "home",
+    "persist",
+    "run_script",
+    "run_script_and_confirm",
+    "run_script_sync",
+    "script",
+    "translated",
+    "unavailable",
+    "wait_and_run_script",
+    "without_secret",
+]
+
+logger = logging.getLogger("watchbill.connection")
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-REPLY_TIMEOUT_SECONDS: Final = 10.0
-"""A server that says nothing for this long is taken for away. Longer than any block we ask for."""
-CONNECTIONS_MAX: Final = 64
-"""Of one client. Whoever wants one more waits; half of them are for what doesn't take the lean way (see `_Client`)."""
 RESENDS: Final = 3
 """redis-py sends a command again when the reply was lost; every script of ours is made for that."""
-
-_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+TELL_SECONDS: Final = 30.0
+"""How often it is told that the store is waited for."""
 
 _TRANSIENT: Final = (
     redis.exceptions.ConnectionError,
@@ -44,6 +68,7 @@ _TRANSIENT: Final = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.MasterDownError,
     redis.exceptions.OutOfMemoryError,
+    redis.exceptions.RedisClusterException,
     OSError,
 )
 _TRANSIENT_CODES: Final = (
@@ -57,185 +82,102 @@ _TRANSIENT_CODES: Final = (
     "BUSY",
     "UNBLOCKED",
 )
-_FATAL: Final = (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError)
+_FATAL: Final = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.NoPermissionError,
+    ssl.SSLCertVerificationError,
+)
+_REFUSALS: Final[Mapping[str, str]] = {
+    "The user executing the script can't": "Give it the rights that docs/redis.md lists",
+    "cluster support disabled": "It is no Redis Cluster: use redis://…",
+}
+"""Part of an error's text → what to do."""
 
 
-try:
-    from hiredis import pack_command
-except ImportError:  # it is not there for every platform
-    pack_command = None  # type: ignore[assignment]
+class StoreRefuses(UserActionRequired, redis.exceptions.RedisError):
+    """The store refuses our user, password, certificate or rights, or is of another kind than its URL says.
 
-
-def _packed(connection: redis.asyncio.Connection, command: Sequence[Any]) -> Sequence[bytes]:
-    """A command as it is sent; made in C where that can be done."""
-    if pack_command is not None and " " not in command[0]:
-        try:
-            return (pack_command(tuple(command)),)
-        except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
-            pass
-    return connection.pack_command(*command)
-
-
-class _Honest(redis.asyncio.connection.AbstractConnection):
-    """Says that a connection is lost as redis-py's callers expect it. uvloop raises a RuntimeError for sending on what
-    the other side has reset while it was idle, which neither redis-py nor anybody else takes for a reason to wait."""
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            if "the handler is closed" not in str(error):
-                raise
-            raise redis.exceptions.ConnectionError("the connection was closed while it was idle") from error
-
-
-def _honest(kind: Any) -> type[_Honest]:
-    """That kind of connection (TCP, TLS, Unix socket), honest."""
-    return type(kind.__name__, (_Honest, kind), {})
-
-
-class _Pipeline(redis.asyncio.client.Pipeline):
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-            return await super().execute(raise_on_error)
-
-
-class _Client(redis.asyncio.Redis):
-    """A leaner way to commands than redis-py's, which costs twice as much and is left for when something is wrong.
-
-    It limits the time of a command as a whole, in place of redis-py's socket_timeout: that is an asyncio.wait_for
-    around sending, which on Python 3.11 drops a cancellation that comes as the sending ends: a task that is cancelled
-    then goes on, and whoever waits for its end waits for ever.
+    Of redis-py's errors too, for those who go on whatever it says.
     """
 
-    async def execute_command(self, *args: Any, sent: Callable[[], None] | None = None, **options: Any) -> Any:
-        """`sent` is called, each time, once the command is on its way and before its answer is waited for."""
 
-        async def answer(connection: redis.asyncio.Connection) -> Any:
-            return await self.parse_response(connection, args[0], **options)
+def connect(url: str, *, max_connections: int | None = None, db: int = 0) -> redis.asyncio.Redis:
+    """An async client of the store at this URL, whatever it is: a server, one that Sentinels name, or a Cluster.
 
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-            try:
-                return await self._trip([args], answer, sent)
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError):
-                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-
-    async def execute_two(self, first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-        """Two commands in one trip, the second done right after the first, even where that blocks. An answer may be
-        the error of a command."""
-
-        async def answers(connection: redis.asyncio.Connection) -> list[Any]:
-            found = []
-            for _ in range(2):
-                try:
-                    found.append(await connection.read_response())
-                except redis.exceptions.ResponseError as error:
-                    found.append(error)
-            return found
-
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-            return await self._trip([first, second], answers)
-
-    async def _trip(
-        self,
-        commands: Sequence[Sequence[Any]],
-        answer: Callable[[redis.asyncio.Connection], Awaitable[T]],
-        sent: Callable[[], None] | None = None,
-    ) -> T:
-        async with self._room:
-            idle = self._idle
-            connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-            answered = False
-            try:
-                packed = [part for command in commands for part in _packed(connection, command)]
-                await connection.send_packed_command(packed, check_health=False)
-                if sent is not None:
-                    sent()
-                result = await answer(connection)
-                answered = True
-                return result
-            except redis.exceptions.ResponseError:
-                answered = True
-                raise
-            finally:
-                if not answered:
-                    await connection.disconnect(nowait=True)
-                idle.append(connection)
-
-    @cached_property
-    def _room(self) -> asyncio.Semaphore:
-        return asyncio.Semaphore(CONNECTIONS_MAX // 2)
-
-    @cached_property
-    def _idle(self) -> list[redis.asyncio.Connection]:
-        """Connections that are ours for good, as redis-py's pool sees it: it closes them in the end."""
-        return []
-
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-
-
-def connect(url: str) -> redis.asyncio.Redis:
-    """An async client. Text in and out; bytes that aren't UTF-8 survive as surrogates.
-
-    Raises InvalidInput when the URL is none of redis://, rediss://, unix://. Connects at the first command.
+    Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at
+    the first command. Raises InvalidInput when the URL is none of a store.
     """
-    _check(url)
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors="surrogateescape",
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=None,  # see _Client
-        retry=AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
-        health_check_interval=0,
-        max_connections=CONNECTIONS_MAX,
-        timeout=REPLY_TIMEOUT_SECONDS,
-    )
-    pool.connection_class = _honest(pool.connection_class)
-    return _Client.from_pool(pool)
+    options: dict[str, Any] = {
+        "db": db,
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": None,  # see LeanClient
+        "retry": AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+        "health_check_interval": 0,
+        "max_connections": max_connections,
+    }
+    target = redis_url.parse(url)
+    options |= target.options
+    if target.kind == "cluster":
+        return ClusterClient(target, options)
+    if target.kind == "sentinel":
+        return SentinelClient(target, options)
+    if "path" in options:
+        return LeanClient(ConnectionPool(UnixDomainSocketConnection, **options))
+    return LeanClient(pool(target, options, target.nodes[0]))
 
 
 def connect_sync(url: str) -> redis.Redis:
     """The same for a thread (the lease keeper's)."""
-    _check(url)
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors="surrogateescape",
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=REPLY_TIMEOUT_SECONDS,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
-    )
+    target = redis_url.parse(url)
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": REPLY_TIMEOUT_SECONDS,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+    }
+    if target.kind == "server":
+        return redis.Redis.from_url(url, **options)
+    options |= target.options
+    if target.tls:
+        options["ssl"] = True
+    if target.kind == "sentinel":
+        own = {"socket_timeout": GUIDE_SECONDS, "ssl": target.tls, **target.sentinel_options}
+        return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return, no-untyped-call]
+    return cast("redis.Redis", _LateCluster(target.nodes, options))
 
 
-def _check(url: str) -> None:
-    if not url.startswith(_SCHEMES):
-        raise InvalidInput(
-            Problem(
-                f"{without_secret(url)!r} is not the URL of a Redis or Valkey",
-                "Use redis://HOST:PORT/DB, rediss://… for TLS, or unix:///path/to/socket.",
-                path="--redis-url",
-            )
-        )
-    try:
-        parse_url(url)
-    except ValueError:  # its text may quote a part of a password
-        shown = without_secret(url)
-        fix = "Use redis://HOST:PORT/DB, with %-encoding for special characters in user and password."
-        raise InvalidInput(Problem(f"{shown!r} has a part that can't be read", fix, path="--redis-url")) from None
+class _LateCluster:
+    """What a thread needs of redis-py's RedisCluster, which connects when it is made."""
+
+    def __init__(self, nodes: Sequence[tuple[str, int]], options: Mapping[str, Any]) -> None:
+        self._nodes = nodes
+        self._options = options
+        self._made: redis.RedisCluster | None = None
+
+    @property
+    def _client(self) -> redis.RedisCluster:
+        if self._made is None:
+            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]  # type: ignore[no-untyped-call]
+            self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
+        return self._made
+
+    def evalsha(self, *args: Any) -> Any:
+        return self._client.evalsha(*args)
+
+    def eval(self, *args: Any) -> Any:
+        return self._client.eval(*args)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
 
 
-def without_secret(url: str) -> str:
-    """A store's URL as it may be shown: without user and password."""
-    place, mark, query = url.partition("?")
-    # redis-py takes credentials from the query, too
-    options = "&".join(o for o in query.split("&") if not o.lower().startswith(("username=", "password=")))
-    shown = place + (mark + options if options else "")
-    scheme, separator, rest = shown.partition("://")
-    if not separator:  # not a URL: what stands before an @ may still be a secret
-        return shown.rpartition("@")[2]
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
+    """A client of the very server that keeps this key now: for questions about that server, as its time."""
+    return await client.home(key) if isinstance(client, LeanClient) else client
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:
@@ -250,13 +192,29 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
     return None
 
 
+def refused(error: BaseException) -> StoreRefuses | None:
+    """The error as StoreRefuses if that is what it means, else None."""
+    if isinstance(error, redis.exceptions.AskError):  # MOVED, too
+        what = "Its URL says that it is one server, and it is a Redis Cluster: use redis+cluster://…"
+    elif isinstance(error, redis.exceptions.NoPermissionError):
+        what = "Give this user the rights that docs/redis.md lists"
+    elif isinstance(error, _FATAL) or isinstance(error.__cause__, _FATAL):
+        what = "Check user, password and certificates in its URL"
+    else:
+        what = next((fix for part, fix in _REFUSALS.items() if part in str(error)), "")
+    return StoreRefuses(f"the store refuses us: {error}. {what}") if what else None
+
+
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what redis-py raises into StoreUnavailable where waiting may help; other errors pass."""
+    """Turns what redis-py raises into StoreUnavailable where waiting may help, and StoreRefuses where somebody must
+    change the URL or our rights; other errors pass."""
     try:
         yield
-    except (redis.exceptions.RedisError, OSError) as error:
-        if known := unavailable(error):
+    except StoreRefuses:
+        raise
+    except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+        if known := unavailable(error) or refused(error):
             raise known from error
         raise
 
@@ -272,17 +230,31 @@ async def persist(
     `call` must be safe to send twice. Raises StoreUnavailable once `until` is true; other errors at once.
     """
     delay = 0.05
+    began = time.monotonic()
     while True:
         try:
             with translated():
                 return await call()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if until is not None and until():
                 raise
             if on_wait is not None:
                 on_wait(delay)
+            _tell(error, time.monotonic() - began)
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, 0.7)
+
+
+_told_at = -TELL_SECONDS
+
+
+def _tell(error: StoreUnavailable, waited: float) -> None:
+    """Once for all who wait: whoever waits for ever must not do so in silence."""
+    global _told_at
+    now = time.monotonic()
+    if waited > 1 and now - _told_at >= TELL_SECONDS:
+        _told_at = now
+        logger.warning("waiting for the store, for %.0f s now: %s", waited, error)
 
 
 @cache
@@ -323,7 +295,7 @@ async def wait_and_run_script(
     """The answers (each may be an error) to a command that blocks, and to a script that runs the moment that ends."""
     _, digest = script(name)
     call = ("EVALSHA", digest, len(keys), *keys, *args)
-    if isinstance(client, _Client):
+    if isinstance(client, LeanClient):
         waited, reply = await client.execute_two(wait, call)
     else:
         waited = await client.execute_command(*wait)  # type: ignore[no-untyped-call]
@@ -333,6 +305,30 @@ async def wait_and_run_script(
     return waited, reply
 
 
+async def run_script_and_confirm(
+    client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: Sequence[Any], confirm: Sequence[Any]
+) -> tuple[Any, Any]:
+    """A script's answer; and that of a command (it may be an error) that asks, on the script's connection and right
+    behind it, how safe what it wrote is."""
+    text, digest = script(name)
+    if not isinstance(client, LeanClient):
+        raise TypeError("only a client made by `connect` can tell how safe a write is")
+    for what in (("EVALSHA", digest), ("EVAL", text)):
+        call = (*what, len(keys), *keys, *args)
+        try:
+            reply, confirmed = await client.execute_two(call, confirm)
+        except (
+            redis.exceptions.ConnectionError,
+            redis.exceptions.ReadOnlyError,
+        ):  # an old one: once more, on a new one
+            reply, confirmed = await client.execute_two(call, confirm)
+        if not isinstance(reply, redis.exceptions.NoScriptError):
+            break
+    if isinstance(reply, Exception):
+        raise reply
+    return reply, confirmed
+
+
 def run_script_sync(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
     """The same for a thread."""
     text, digest = script(name)
@@ -340,6 +336,9 @@ def run_script_sync(client: redis.Redis, name: str, keys: Sequence[str], args: S
         return client.evalsha(digest, len(keys), *keys, *args)
     except redis.exceptions.NoScriptError:
         return client.eval(text, len(keys), *keys, *args)
+    except redis.exceptions.ReadOnlyError:  # no master any more: whoever connects anew may find the one that is
+        client.connection_pool.disconnect()
+        raise
 
 
 @asynccontextmanager

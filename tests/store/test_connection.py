@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -15,8 +16,8 @@ import redis
 import redis.asyncio
 from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, server_ms, until
 
-from watchbill import connection
-from watchbill.errors import InvalidInput, StoreUnavailable
+from watchbill import connection, redis_url
+from watchbill.errors import InvalidInput, StoreUnavailable, UserActionRequired
 from watchbill.store.queue import Submission
 
 SCRIPTS = {
@@ -38,7 +39,17 @@ QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
     "url",
     [
         "http://user:hunter2@example.org:6379",
-        "redis+cluster://user:hunter2@example.org",
+        "redis+sentinel://user:hunter2@example.org",  # names no service
+        "redis+sentinel://user:hunter2@example.org/mymaster/first",
+        "redis+cluster://user:hunter2@example.org/1",
+        "redis+cluster://user:hunter2@example.org,,other",
+        "redis+cluster://user:hunter2@example.org:port",
+        "redis+clusters://user:hunter2@example.org",
+        "redis://user:hunter2@example.org/first",
+        "redis://user:hunter2@example.org?sokcet_timeout=1",
+        "redis://user:hunter2@example.org?ssl_ca_certs=/no/such/file",  # without TLS
+        "rediss://user:hunter2@example.org?ssl_ca_certs=/no/such/file",
+        "unix://user:hunter2@",
         "REDIS//user:hunter2@example.org",
         # no URL at all, and a password in the query, which redis-py takes, too
         "user:hunter2@example.org:6379",
@@ -53,7 +64,8 @@ def test_a_url_that_is_none_of_a_store_is_refused_without_its_password(
     with pytest.raises(InvalidInput) as caught:
         connect(url)
     assert "hunter2" not in str(caught.value)
-    assert "redis://HOST:PORT/DB" in str(caught.value)
+    (problem,) = caught.value.problems
+    assert problem.fix
 
 
 @pytest.mark.pure
@@ -66,10 +78,39 @@ def test_a_url_that_is_none_of_a_store_is_refused_without_its_password(
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
         ("unix://user:hunter2@/run/redis.sock", "unix:///run/redis.sock"),
         ("localhost:6379", "localhost:6379"),
+        ("redis+sentinel://u:hunter2@a:1,b:2/mymaster/3", "redis+sentinel://a:1,b:2/mymaster/3"),
+        ("rediss+cluster://u:hun@ter2@a:1,b?ssl_ca_certs=x", "rediss+cluster://a:1,b?ssl_ca_certs=x"),
     ],
 )
 def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
     assert connection.without_secret(url) == shown
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    ("url", "nodes", "service", "db"),
+    [
+        ("redis://h", (("h", 6379),), "", None),
+        ("rediss://h:1/2", (("h", 1),), "", 2),
+        ("redis+sentinel://a,b:2/mymaster", (("a", 26379), ("b", 2)), "mymaster", None),
+        ("rediss+sentinel://u:p@a:1,b:2/my%20master/3", (("a", 1), ("b", 2)), "my master", 3),
+        ("redis+cluster://[::1]:7000,h", (("::1", 7000), ("h", 6379)), "", None),
+        ("rediss+cluster://u:p@h:7000/0", (("h", 7000),), "", None),
+    ],
+)
+def test_a_url_says_which_servers(url: str, nodes: object, service: str, db: int | None) -> None:
+    target = redis_url.parse(url)
+    assert (target.nodes, target.service, target.options.get("db")) == (nodes, service, db)
+    assert target.tls == url.startswith("rediss")
+
+
+@pytest.mark.pure
+def test_servers_and_sentinels_may_have_passwords_of_their_own() -> None:
+    url = "redis+sentinel://u:%40p@h/m?sentinel_username=su&sentinel_password=hunter2&socket_connect_timeout=1"
+    target = redis_url.parse(url)
+    assert target.options == {"username": "u", "password": "@p", "socket_connect_timeout": 1.0}
+    assert target.sentinel_options == {"username": "su", "password": "hunter2"}
+    assert connection.without_secret(url) == "redis+sentinel://h/m?socket_connect_timeout=1"
 
 
 @pytest.mark.pure
@@ -94,6 +135,7 @@ def test_a_password_in_the_query_is_not_shown(url: str) -> None:
         redis.exceptions.TryAgainError("TRYAGAIN"),
         redis.exceptions.ClusterDownError("CLUSTERDOWN"),
         redis.exceptions.MasterDownError("MASTERDOWN"),
+        redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
         redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
         redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
         redis.ResponseError("BUSY Redis is busy running a script."),
@@ -116,8 +158,6 @@ def test_these_errors_may_pass(error: BaseException) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        redis.AuthenticationError("invalid username-password pair"),
-        redis.exceptions.NoPermissionError("this user has no permissions"),
         redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
         redis.ResponseError("ERR unknown command"),
         redis.ResponseError("BUSYGROUP Consumer Group name already exists"),
@@ -130,6 +170,40 @@ def test_these_errors_will_not_pass(error: Exception) -> None:
     assert connection.unavailable(error) is None
     with pytest.raises(type(error)), connection.translated():
         raise error
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (redis.AuthenticationError("invalid username-password pair"), "Check user, password"),
+        (redis.exceptions.NoPermissionError("this user has no permissions"), "docs/redis.md"),
+        (redis.ResponseError("The user executing the script can't run this command script: 1"), "docs/redis.md"),
+        (redis.exceptions.MovedError("1 10.0.0.1:6379"), "redis+cluster://"),
+        (redis.ResponseError("This instance has cluster support disabled"), "use redis://"),
+    ],
+    ids=lambda case: str(case).split(" ", 1)[0],
+)
+def test_what_somebody_must_change_is_said_so(error: Exception, advice: str) -> None:
+    assert connection.unavailable(error) is None
+    with pytest.raises(UserActionRequired, match=re.escape(advice)) as caught, connection.translated():
+        raise error
+    assert caught.value.__cause__ is error
+    assert isinstance(caught.value, redis.RedisError), "who goes on whatever the store says goes on"
+
+
+async def test_whoever_waits_long_says_so(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_told_at", -connection.TELL_SECONDS)
+    began = time.monotonic()
+
+    async def away() -> None:
+        raise redis.ConnectionError("nobody there")
+
+    with pytest.raises(StoreUnavailable):
+        await connection.persist(away, until=lambda: time.monotonic() > began + 2.5)
+    (told,) = caplog.messages
+    assert "waiting for the store" in told
+    assert "nobody there" in told
 
 
 async def test_calls_go_on_until_the_store_answers_and_say_how_long_they_wait() -> None:
@@ -178,6 +252,23 @@ async def test_a_task_that_talks_to_the_store_ends_when_it_is_cancelled(crew: Cr
         over = not task.done()
         await asyncio.wait([task])
         assert not over
+
+
+async def test_a_call_over_a_broken_connection_is_told_to_be_on_its_way_all_the_same(crew: Crew) -> None:
+    """A worker begins tasks when the call that says so is on its way: unsaid, it would hold them for ever."""
+    told = 0
+
+    def sent() -> None:
+        nonlocal told
+        told += 1
+
+    async with redis.asyncio.Redis.from_url(crew.url, decode_responses=True) as admin:
+        for _ in range(20):
+            told = 0
+            me = await crew.client.client_id()
+            assert await admin.client_kill_filter(_id=me) == 1
+            assert await crew.client.execute_command("PING", sent=sent)
+            assert told >= 1
 
 
 # ---------------------------------------------------------------- scripts
@@ -393,6 +484,31 @@ async def test_a_read_only_server_is_a_reason_to_wait(
         assert await crew.dump() == before
         await crew.client.execute_command("REPLICAOF", "NO", "ONE")
         assert await crew.finish("w", tasks) == ["applied"]
+
+
+async def test_a_name_that_leads_to_another_server_by_now_is_followed(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str, tmp_path: Path
+) -> None:
+    """As that of a managed Redis does after a failover: the old master lives on, read-only, with our connections."""
+    old, new = await private_redis(), await private_redis()
+    name = tmp_path / "master.sock"
+    name.symlink_to(old.socket)
+    async with opened(new.url, crew_name) as crew, opened(f"unix://{name}", crew_name) as by_name:
+        by_name.queue.uid = crew.uid
+        sync = connection.connect_sync(f"unix://{name}")
+        await by_name.client.execute_command("HSET", by_name.keys.meta, "uid", crew.uid)
+        await by_name.take("w")
+        await crew.take("w")
+        await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        await by_name.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        name.unlink()
+        name.symlink_to(new.socket)
+        assert await connection.persist(lambda: by_name.submit("t1")) == ["t1"]
+        assert await crew.state("t1") == "waiting"
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        sync.close()
 
 
 async def test_a_server_that_is_busy_with_a_script_is_a_reason_to_wait(

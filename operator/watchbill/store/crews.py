@@ -8,19 +8,20 @@ decode no JSON: the record as read is the version they compare. May not: run cre
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import redis.asyncio
-from redis.asyncio.connection import parse_url
-from redis.exceptions import ClusterCrossSlotError, RedisClusterException, RedisError
+from redis.exceptions import ClusterCrossSlotError, NoScriptError, RedisClusterException, RedisError
 
 from watchbill import connection, errors, names
 from watchbill.records import CrewDefinition
@@ -34,7 +35,6 @@ _D = TypeVar("_D")
 _FAILURES: Final = (RedisError, RedisClusterException, OSError, UnicodeDecodeError)
 """All that a client raises: the cluster's exceptions stand apart, and a given client may decode strictly."""
 _DEFAULT_URL: Final = "redis://localhost:6379"
-_SCRIPTS: Final = ("crews_read", "crews_save", "crews_update", "crews_delete")
 _CHUNK: Final = 500
 """Crews per command: few round trips, and the server is never held for long."""
 _ANSWER_SECONDS: Final = 120
@@ -72,8 +72,7 @@ class CrewRedis:
         self.key_prefix = key_prefix
         self.strict = strict
         self._owns_client = client is None
-        self._redis = connection.connect(_with_db(redis_url or _DEFAULT_URL, db)) if client is None else client
-        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
+        self._redis = connection.connect(redis_url or _DEFAULT_URL, db=db) if client is None else client
         self._index = names.crew_index(tenant, key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -248,12 +247,19 @@ class CrewRedis:
 
     async def _look(self, name: str, crew_id: str | None = None) -> _Seen:
         keys = [self._record(name)] if crew_id is None else [self._record(name), self._by_id(crew_id)]
-        record, holder, seconds, micros = await self._scripts["crews_read"](keys=keys)
+        record, holder, seconds, micros = await self._call("crews_read", keys, [])
         now = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
         return _Seen(record or b"", _text(holder or b""), now)
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> str:
-        return _text(await self._scripts[script](keys=keys, args=args))
+        return _text(await self._call(script, keys, args))
+
+    async def _call(self, script: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
+        text, digest = _source(script)
+        try:
+            return await self._redis.evalsha(digest, len(keys), *keys, *args)
+        except NoScriptError:  # sent as a whole, and not loaded: of a cluster's nodes only one needs it
+            return await self._redis.eval(text, len(keys), *keys, *args)
 
     async def _load(self, name: str) -> CrewDefinition:
         crew_json.check(crew_json.name_problem(name), "name")
@@ -357,18 +363,11 @@ class _Seen:
     """By the server's clock."""
 
 
-def _with_db(url: str, db: int) -> str:
-    """The URL, with this db if it names none."""
-    try:
-        named = "db" in parse_url(url)
-    except ValueError:  # its text may quote a part of a password
-        reason = f"{connection.without_secret(url)!r} is not the URL of a Redis or Valkey"
-        raise errors.InvalidInput(errors.Problem(reason, "Use redis://HOST:PORT/DB.", path="redis_url")) from None
-    return url if named else f"{url}{'&' if '?' in url else '?'}db={db}"
-
-
-def _source(script: str) -> str:
-    return (Path(__file__).parent / "scripts" / f"{script}.lua").read_text(encoding="utf-8")
+@cache
+def _source(script: str) -> tuple[str, str]:
+    """(text, SHA-1)"""
+    text = (Path(__file__).parent / "scripts" / f"{script}.lua").read_text(encoding="utf-8")
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _chunks(values: list[str]) -> Iterator[list[str]]:

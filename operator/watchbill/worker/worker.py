@@ -27,7 +27,7 @@ from prometheus_client import Counter
 from watchbill import metrics
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import persist
+from watchbill.connection import home, persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
@@ -701,7 +701,11 @@ class Worker:
 
     async def _give_others_time(self) -> None:
         """After a restart of the store its workers must have the chance to renew before they are taken for dead."""
-        uptime = (await self._persist(lambda: self._client.info("server"))).get("uptime_in_seconds", 0)
+
+        async def ask() -> Mapping[str, Any]:
+            return await (await home(self._client, self._keys.meta)).info("server")
+
+        uptime = (await self._persist(ask)).get("uptime_in_seconds", 0)
         third = self._lease_ms / 3000
         if uptime < third:
             self._keeper.wait_before_take_over(third - uptime)

@@ -1,0 +1,215 @@
+"""Async clients of a Redis or Valkey: a lean one, and one that asks Sentinels where the server is.
+
+Whatever the store is, callers see a `redis.asyncio.Redis`. Knows nothing of what is stored. For callers, `connection`
+is the door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError, ResponseError
+
+from watchbill.redis_url import Address, Target
+
+T = TypeVar("T")
+
+REPLY_TIMEOUT_SECONDS: Final = 10.0
+"""A server that says nothing for this long is taken for away. Longer than any block we ask for."""
+GUIDE_SECONDS: Final = 1.0
+"""A Sentinel, or a node that is asked for the cluster's slots, that says nothing for this long is passed over."""
+BROKEN: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+_ASKING: Final = ("ASKING",)
+
+try:
+    from hiredis import pack_command
+except ImportError:  # it is not there for every platform
+    pack_command = None  # type: ignore[assignment]
+
+
+def pool(target: Target, options: Mapping[str, Any], address: Address) -> ConnectionPool:
+    """Of connections to one server. `options`: of each connection, as redis-py names them."""
+    kind = SSLConnection if target.tls else Connection
+    return ConnectionPool(kind, host=address[0], port=address[1], **options)
+
+
+def _packed(connection: Connection, command: Sequence[Any]) -> Sequence[bytes]:
+    """A command as it is sent; made in C where that can be done."""
+    if pack_command is not None and " " not in command[0]:
+        try:
+            return (pack_command(tuple(command)),)
+        except (TypeError, UnicodeEncodeError):  # redis-py knows more types, and our way with bytes that are no text
+            pass
+    return connection.pack_command(*command)
+
+
+class _Pipeline(redis.asyncio.client.Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            return await super().execute(raise_on_error)
+
+
+class LeanClient(redis.asyncio.Redis):
+    """A leaner way to commands than redis-py's, which costs twice as much and is left for when something is wrong.
+
+    It limits the time of a command as a whole, in place of redis-py's socket_timeout: that is an asyncio.wait_for
+    around sending, which on Python 3.11 drops a cancellation that comes as the sending ends: a task that is cancelled
+    then goes on, and whoever waits for its end waits for ever.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+
+    async def execute_command(
+        self, *args: Any, sent: Callable[[], None] | None = None, asking: bool = False, **options: Any
+    ) -> Any:
+        """`sent` is called, each time, once the command is on its way, where that can be: before its answer is waited
+        for. `asking`: of a cluster's node that is only about to have the key."""
+        commands = [_ASKING, args] if asking else [args]
+
+        async def answer(connection: Connection) -> Any:
+            if asking:
+                await connection.read_response()
+            return await self.parse_response(connection, args[0], **options)
+
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            try:
+                return await self._trip(commands, answer, sent)
+            except (*BROKEN, ReadOnlyError):
+                if asking:
+                    raise
+                result = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                if sent is not None:
+                    sent()
+                return result
+
+    async def execute_two(self, first: Sequence[Any], second: Sequence[Any], *, asking: bool = False) -> list[Any]:
+        """Two commands in one trip on one connection, the second done right after the first, even where that blocks.
+        An answer may be the error of a command. Never sent again by itself."""
+        commands = [_ASKING, first, second] if asking else [first, second]
+
+        async def answers(connection: Connection) -> list[Any]:
+            found: list[Any] = []
+            for _ in commands:
+                try:
+                    found.append(await connection.read_response())
+                except ReadOnlyError:
+                    raise
+                except ResponseError as error:
+                    found.append(error)
+            return found[-2:]
+
+        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+            return await self._trip(commands, answers)
+
+    async def _trip(
+        self,
+        commands: Sequence[Sequence[Any]],
+        answer: Callable[[Connection], Awaitable[T]],
+        sent: Callable[[], None] | None = None,
+    ) -> T:
+        idle = self._idle
+        connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        answered = False
+        try:
+            packed = [part for command in commands for part in _packed(connection, command)]
+            await connection.send_packed_command(packed, check_health=False)
+            if sent is not None:
+                sent()
+            result = await answer(connection)
+            answered = True
+            return result
+        except ReadOnlyError:  # no master any more: whoever connects anew may find the one that is
+            await self.connection_pool.disconnect(inuse_connections=False)
+            raise
+        except ResponseError:
+            answered = True
+            raise
+        finally:
+            if not answered:
+                await connection.disconnect(nowait=True)
+            idle.append(connection)
+
+    @cached_property
+    def _idle(self) -> list[Connection]:
+        """Connections that are ours for good, as redis-py's pool sees it: it closes them in the end."""
+        return []
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.asyncio.client.Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    async def home(self, key: str) -> redis.asyncio.Redis:
+        """A client of the very server that keeps this key now."""
+        return self
+
+
+# ---------------------------------------------------------------- addresses that change
+
+Find = Callable[[], Awaitable[Address]]
+
+
+class _FindingConnection(Connection):
+    """Asks each time that it connects where to. (redis-py's own of Sentinel does so only the first time.)"""
+
+    def __init__(self, *, find: Find, **options: Any) -> None:
+        super().__init__(**options)
+        self._find = find
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self._find()
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+
+class _FindingSSLConnection(_FindingConnection, SSLConnection):
+    pass
+
+
+def finding_pool(target: Target, options: Mapping[str, Any], find: Find) -> ConnectionPool:
+    kind = _FindingSSLConnection if target.tls else _FindingConnection
+    return ConnectionPool(kind, find=find, **options)
+
+
+class SentinelClient(LeanClient):
+    """Of the server that the Sentinels call the master, at the time of each connection."""
+
+    def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
+        super().__init__(finding_pool(target, options, self._master))
+        self._service = target.service
+        own: dict[str, Any] = {
+            "decode_responses": True,
+            "socket_timeout": None,
+            "socket_connect_timeout": GUIDE_SECONDS,
+        }
+        own |= {"retry": Retry(NoBackoff(), 0), **target.sentinel_options}
+        self._sentinels = [LeanClient(pool(target, own, node)) for node in target.nodes]
+
+    async def _master(self) -> Address:
+        found: list[str] = []
+        for sentinel in list(self._sentinels):
+            try:
+                async with asyncio.timeout(GUIDE_SECONDS):
+                    command = "SENTINEL GET-MASTER-ADDR-BY-NAME"
+                    address = await sentinel.execute_command(command, self._service)
+            except BROKEN as error:
+                found.append(str(error) or "no answer")
+                continue
+            if address:
+                self._sentinels.remove(sentinel)  # it is asked first from now on
+                self._sentinels.insert(0, sentinel)
+                return str(address[0]), int(address[1])
+            found.append(f"one knows no {self._service!r}")
+        raise redis.exceptions.ConnectionError(f"no Sentinel names a master: {'; '.join(found)}")
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        for sentinel in self._sentinels:
+            await sentinel.aclose()

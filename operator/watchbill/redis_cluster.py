@@ -1,0 +1,271 @@
+"""The async client of a Redis Cluster: it knows which node has a key, and follows where slots move.
+
+Callers see a `redis.asyncio.Redis`. Knows nothing of what is stored. For callers, `connection` is the door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import redis.asyncio
+from redis.asyncio.connection import Connection, ConnectionPool
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
+
+from watchbill.redis_client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
+from watchbill.redis_url import Address, Target
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS: Final = 2.0
+"""For so long a command is sent again to a cluster that is moving its slot, or is electing a master."""
+REDIRECTIONS: Final = 16
+
+_ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
+"""Nothing of the command was done. (MOVED is an ASK to redis-py.)"""
+_WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
+_WITHOUT_KEY: Final = frozenset(
+    {"ACL", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "FLUSHALL", "FLUSHDB", "INFO", "PING", "ROLE", "SCRIPT", "TIME"}
+    | {"WAIT", "WAITAOF"}
+)
+
+
+class ClusterClient(LeanClient):
+    """Of a Redis Cluster: each command goes to the node that has its key's slot. Its own pool is of connections to any
+    node: of commands without a key, and of subscriptions, since what is published reaches every node's subscribers."""
+
+    def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
+        super().__init__(finding_pool(target, options, self._any))
+        self._target = target
+        self._options = options
+        self._nodes: dict[Address, LeanClient] = {}
+        self._slots: dict[int, Address] = {}
+        """As last heard; empty: unknown."""
+        self._known = list(target.nodes)
+        self._turn = itertools.count(random.randrange(1000))
+        self._learning: asyncio.Task[None] | None = None
+
+    async def execute_command(
+        self, *args: Any, sent: Callable[[], None] | None = None, asking: bool = False, **options: Any
+    ) -> Any:
+        key = key_of(args)
+        if key is None:
+            return await super().execute_command(*args, sent=sent, **options)
+        return await self.at_home(
+            key, lambda node, asking: node.execute_command(*args, sent=sent, asking=asking, **options)
+        )
+
+    async def execute_two(self, first: Sequence[Any], second: Sequence[Any], *, asking: bool = False) -> list[Any]:
+        """The first must have a key; the second, where it has one, of the same slot."""
+        key = str(key_of(first))
+
+        async def call(node: LeanClient, asking: bool) -> list[Any]:
+            answers = await node.execute_two(first, second, asking=asking)
+            if isinstance(answers[0], _ELSEWHERE):
+                raise answers[0]
+            return answers
+
+        answers = await self.at_home(key, call)
+        if isinstance(answers[1], _ELSEWHERE):  # the first was done, and must not be done again
+            answers[1] = await self.answer(second, {})
+        return answers
+
+    async def answer(self, command: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        """The answer to a command, which may be an error."""
+        try:
+            return await self.execute_command(*command, **options)
+        except ResponseError as error:
+            return error
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.asyncio.client.Pipeline:
+        return _ClusterPipeline(self, transaction)
+
+    async def home(self, key: str) -> LeanClient:
+        slot = key_slot(key.encode("utf-8", "surrogateescape"))
+        if slot not in self._slots:
+            await self._learn()
+        try:
+            return self._node(self._slots[slot])
+        except KeyError:
+            raise ClusterDownError(f"CLUSTERDOWN no node serves the slot {slot}") from None
+
+    async def at_home(self, key: str, call: Callable[[LeanClient, bool], Awaitable[T]]) -> T:
+        """What `call(node, asking)` answers, at the node that has the key, wherever that moves meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE_SECONDS
+        pause, redirections, asked = 0.01, 0, None
+        while True:
+            node = None
+            try:
+                node = asked or await self.home(key)
+                return await call(node, asked is not None)
+            except MovedError as error:
+                asked = None
+                self._slots[error.slot_id] = self._address(error.host, error.port, node)
+            except AskError as error:
+                asked = self._node(self._address(error.host, error.port, node))
+            except (TryAgainError, ClusterDownError) as error:
+                if loop.time() > until:
+                    raise
+                if isinstance(error, ClusterDownError):
+                    self.forget()
+                asked = None
+                await asyncio.sleep(pause * (0.5 + random.random()))
+                pause = min(pause * 2, 0.3)
+                continue
+            redirections += 1
+            if redirections > REDIRECTIONS:
+                self.forget()
+                raise TryAgainError("TRYAGAIN the cluster's nodes don't agree where the slot is")
+
+    def forget(self) -> None:
+        """A node is away, or was wrong: the next command asks anew who has which slot."""
+        self._slots = {}
+
+    async def _learn(self) -> None:
+        """Asks any node who has which slot. One question at a time, however many wait for its answer."""
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._ask_for_slots(), name="cluster slots")
+            self._learning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
+        await asyncio.shield(self._learning)
+
+    async def _ask_for_slots(self) -> None:
+        async def answer(connection: Connection) -> tuple[str, Any]:
+            return connection.host, await connection.read_response()
+
+        async def ask() -> tuple[str, Any]:
+            async with asyncio.timeout(GUIDE_SECONDS):
+                return await self._trip([("CLUSTER SLOTS",)], answer)
+
+        try:
+            asked, ranges = await ask()
+        except BROKEN:  # the next connection is to another node
+            asked, ranges = await ask()
+        slots: dict[int, Address] = {}
+        known = dict.fromkeys(self._target.nodes)
+        for first, last, *nodes in ranges:
+            addresses = [(_host(node[0]) or asked, int(node[1])) for node in nodes]
+            slots.update(dict.fromkeys(range(int(first), int(last) + 1), addresses[0]))
+            known.update(dict.fromkeys(addresses))
+        self._slots, self._known = slots, list(known)
+
+    def _node(self, address: Address) -> LeanClient:
+        node = self._nodes.get(address)
+        if node is None:
+            node = _Node(pool(self._target, self._options, address), self.forget)
+            self._nodes[address] = node
+        return node
+
+    def _address(self, host: str, port: int, asked: LeanClient | None) -> Address:
+        """A node that doesn't say where another is means: at its own host."""
+        if not _host(host) and asked is not None:
+            host = asked.connection_pool.connection_kwargs["host"]
+        return host, port
+
+    async def _any(self) -> Address:
+        return self._known[next(self._turn) % len(self._known)]
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
+        await super().aclose(close_connection_pool)
+        for node in self._nodes.values():
+            await node.aclose()
+
+
+class _Node(LeanClient):
+    """Of one node. `on_broken` is called when it is away."""
+
+    def __init__(self, pool: ConnectionPool, on_broken: Callable[[], None]) -> None:
+        super().__init__(pool)
+        self._on_broken = on_broken
+
+    async def _trip(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super()._trip(*args, **options)
+        except BROKEN:
+            self._on_broken()
+            raise
+
+
+class _ClusterPipeline(redis.asyncio.client.Pipeline):
+    """One pipeline for each node; a transaction needs keys of one slot."""
+
+    def __init__(self, cluster: ClusterClient, transaction: bool) -> None:
+        super().__init__(cluster.connection_pool, cluster.response_callbacks, transaction, None)
+        self._cluster = cluster
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands = self.command_stack
+        try:
+            keys = [key_of(args) for args, _ in commands]
+            named = [key for key in keys if key is not None]
+            if not commands:
+                return []
+            if self.is_transaction:
+                replies = await self._transaction(named[0])
+            else:
+                replies = await self._apart([key or named[0] for key in keys])
+            if raise_on_error:
+                self.raise_first_error(commands, replies)
+            return replies
+        finally:
+            await self.reset()  # type: ignore[no-untyped-call]
+
+    async def _transaction(self, key: str) -> list[Any]:
+        async def call(node: LeanClient, asking: bool) -> list[Any]:
+            if asking:  # which counts for one command, and so can't be said of a transaction
+                raise TryAgainError("TRYAGAIN the slot moves")
+            return await self._sent(node, range(len(self.command_stack)))
+
+        return await self._cluster.at_home(key, call)
+
+    async def _apart(self, keys: Sequence[str]) -> list[Any]:
+        of_node: dict[int, tuple[LeanClient, list[int]]] = {}
+        for index, key in enumerate(keys):
+            node = await self._cluster.home(key)
+            of_node.setdefault(id(node), (node, []))[1].append(index)
+        replies: list[Any] = [None] * len(keys)
+
+        async def ask(node: LeanClient, indices: Sequence[int]) -> None:
+            try:
+                found = await self._sent(node, indices)
+            except BROKEN:
+                self._cluster.forget()
+                raise
+            for index, reply in zip(indices, found, strict=True):
+                if isinstance(reply, _ELSEWHERE):
+                    reply = await self._cluster.answer(*self.command_stack[index])
+                replies[index] = reply
+
+        await asyncio.gather(*(ask(node, indices) for node, indices in of_node.values()))
+        return replies
+
+    async def _sent(self, node: LeanClient, indices: Sequence[int]) -> list[Any]:
+        async with node.pipeline(self.is_transaction) as pipe:
+            pipe.command_stack = [self.command_stack[index] for index in indices]
+            return await pipe.execute(raise_on_error=False)
+
+
+def key_of(command: Sequence[Any]) -> str | None:
+    """A key of the command, which says where it goes; None where it has none. Knows the commands that we use."""
+    name, *rest = str(command[0]).upper().split(" ")
+    arguments = [*rest, *command[1:]] if rest else command[1:]
+    if name in _WITHOUT_KEY or not arguments:
+        return None
+    if name in ("EVAL", "EVALSHA"):
+        return str(arguments[2]) if int(arguments[1]) else None
+    if name in ("XREAD", "XREADGROUP"):
+        upper = [str(argument).upper() for argument in arguments]
+        return str(arguments[upper.index("STREAMS") + 1])
+    return str(arguments[1 if name in _WITH_SUBCOMMAND else 0])
+
+
+def _host(said: Any) -> str | None:
+    """None where a node doesn't say."""
+    return str(said) if said and said != "?" else None
