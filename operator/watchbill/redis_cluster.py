@@ -255,15 +255,19 @@ class _ClusterPipeline(redis.asyncio.client.Pipeline):
 def key_of(command: Sequence[Any]) -> str | None:
     """A key of the command, which says where it goes; None where it has none. Knows the commands that we use."""
     name, *rest = str(command[0]).upper().split(" ")
-    arguments = [*rest, *command[1:]] if rest else command[1:]
+    arguments = [*rest, *command[1:]]
     if name in _WITHOUT_KEY or not arguments:
         return None
     if name in ("EVAL", "EVALSHA"):
-        return str(arguments[2]) if int(arguments[1]) else None
+        return _text(arguments[2]) if int(arguments[1]) else None
     if name in ("XREAD", "XREADGROUP"):
-        upper = [str(argument).upper() for argument in arguments]
-        return str(arguments[upper.index("STREAMS") + 1])
-    return str(arguments[1 if name in _WITH_SUBCOMMAND else 0])
+        words = [_text(argument).upper() for argument in arguments]
+        return _text(arguments[words.index("STREAMS") + 1])
+    return _text(arguments[1 if name in _WITH_SUBCOMMAND else 0])
+
+
+def _text(argument: Any) -> str:
+    return argument.decode("utf-8", "surrogateescape") if isinstance(argument, bytes) else str(argument)
 
 
 def _host(said: Any) -> str | None:
