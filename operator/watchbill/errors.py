@@ -10,6 +10,7 @@ WatchbillError
 │   └── NoStore             no store was given and none was found; says what was tried
 ├── RetryLater              nothing was lost or stored; the same call may succeed later
 │   ├── StoreUnavailable    the store doesn't answer, or not well enough to be used
+│   │   └── NotDurable      what was submitted may be stored, and is not as safe as asked
 │   ├── QueueFull           the crew's maxQueued is reached
 │   └── RetryAfter          raised by agents: this attempt failed, and another may succeed after so long
 └── GiveUp                  the work, or the right to do it, is no longer ours
@@ -96,6 +97,17 @@ class RetryLater(WatchbillError):
 
 class StoreUnavailable(RetryLater):
     """The store can't be reached, is loading, read-only, or out of memory."""
+
+
+class NotDurable(StoreUnavailable):
+    """What was submitted may be stored, but nobody confirmed that it is as safe as asked.
+
+    Submitting it again under the same ids is safe: it asks again, and stores what isn't there.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        super().__init__(message)
 
 
 class QueueFull(RetryLater):

@@ -35,6 +35,15 @@ def _priority(value: Any) -> Any:
 PriorityField = Annotated[Priority, BeforeValidator(_priority)]
 
 
+class Durability(StrEnum):
+    """How safe a submission must be before it is acknowledged. Without: the server has it in memory."""
+
+    REPLICA = "replica"
+    """A replica has it, too: it outlives the server."""
+    FSYNC = "fsync"
+    """It is on the server's disk: it outlives a loss of power. Needs appendonly, and Redis 7.2 or Valkey."""
+
+
 class TaskState(StrEnum):
     """Where a task, or a step of a run, stands."""
 

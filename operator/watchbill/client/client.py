@@ -27,7 +27,7 @@ from watchbill.store.crews import CrewRedis
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue, Submission
-from watchbill.tasks import AgentTask, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
+from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
 logger = logging.getLogger("watchbill.client")
 
@@ -99,12 +99,14 @@ class Client(Control):
         dedupe_key: str | None = None,
         dedupe_seconds: float = 3600.0,
         scheduled_at: datetime | None = None,
+        durability: Durability | None = None,
     ) -> str:
         """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
 
         The same `id` twice is the same work, done once; so is the same `dedupe_key` within `dedupe_seconds`, and then
         the first one's id is returned. A task of an agent may be `scheduled_at` a time (aware): it doesn't begin
-        before, by the store's clock. Raises InvalidInput before anything is stored, QueueFull, Conflict.
+        before, by the store's clock. With `durability` it returns once the work is on a replica, or on disk.
+        Raises InvalidInput before anything is stored, QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self.keys(crew)
         inputs = inputs or {}
@@ -140,22 +142,35 @@ class Client(Control):
                 )
                 most = definition.tasks.max_queued
                 return await runs.submit(
-                    self._redis, keys, current.uid, run, max_queued=most, reply_to=keys.reply(self._id)
+                    self._redis,
+                    keys,
+                    current.uid,
+                    run,
+                    max_queued=most,
+                    reply_to=keys.reply(self._id),
+                    durability=durability,
                 )
             agent_id = definition.agent_ids()[agent]
             task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **dedupe)  # type: ignore[arg-type]
-            return (await self._put(keys, current, [task]))[0]
+            return (await self._put(keys, current, [task], durability))[0]
 
         return await self._with_current(keys, give)
 
-    async def submit_many(self, crew: str, agent: str | None, tasks: Iterable[AgentTask | str]) -> list[str]:
+    async def submit_many(
+        self,
+        crew: str,
+        agent: str | None,
+        tasks: Iterable[AgentTask | str],
+        *,
+        durability: Durability | None = None,
+    ) -> list[str]:
         """Many tasks for `agent`, or with None each for the agent that it names. Returns their ids, in order.
 
         A task may be only its prompt, where there is an `agent`; it is given an id then. Tasks with inputs, a dedupe
         key or a time are for `submit`. All are checked first, and nothing is stored if one is bad (InvalidInput says
         which). They are stored 500 to a call, each call all or nothing: when one raises (QueueFull, StoreUnavailable,
         CrewGone), the error's `stored` has the ids of the calls before it, and the same tasks, with ids, may be
-        submitted again. Raises Conflict when an id is that of a run.
+        submitted again. Raises Conflict when an id is that of a run, NotDurable (see `submit`).
         """
         keys = self.keys(crew)
         work = [_task(task, agent, i) for i, task in enumerate(tasks)]
@@ -174,6 +189,7 @@ class Client(Control):
                     Submission(t.task_id, ids[t.agent_name], t.model_dump_json(exclude_none=True), t.priority)
                     for t in work
                 ),
+                durability,
             )
 
         if not work:
@@ -203,10 +219,18 @@ class Client(Control):
         for warning in warnings:
             logger.warning("%s", warning)
 
-    async def _put(self, keys: names.CrewKeys, current: definitions.Current, tasks: Iterable[Submission]) -> list[str]:
+    async def _put(
+        self,
+        keys: names.CrewKeys,
+        current: definitions.Current,
+        tasks: Iterable[Submission],
+        durability: Durability | None,
+    ) -> list[str]:
         queue = Queue(self._redis, keys, current.uid)
-        most = current.definition.tasks.max_queued
-        return await queue.submit(tasks, max_queued=most, reply_to=keys.reply(self._id), digest=current.digest)
+        most, reply_to = current.definition.tasks.max_queued, keys.reply(self._id)
+        return await queue.submit(
+            tasks, max_queued=most, reply_to=reply_to, digest=current.digest, durability=durability
+        )
 
     async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
         """Fires a heartbeat now, beside its schedule, once for each `token`. Returns the id of the run or task.

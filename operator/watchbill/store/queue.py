@@ -19,7 +19,8 @@ import redis.asyncio
 from watchbill.connection import run_script, run_script_sync, translated, wait_and_run_script
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater, WatchbillError
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
-from watchbill.tasks import Priority
+from watchbill.store import durability as durable
+from watchbill.tasks import Durability, Priority
 
 BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
@@ -151,25 +152,37 @@ class Queue:
     # ------------------------------------------------------------ submitting
 
     async def submit(
-        self, submissions: Iterable[Submission], *, max_queued: int, reply_to: str = "", digest: str = ""
+        self,
+        submissions: Iterable[Submission],
+        *,
+        max_queued: int,
+        reply_to: str = "",
+        digest: str = "",
+        durability: Durability | None = None,
     ) -> list[str]:
         """Puts tasks on the queue, in batches. Returns their ids: another's where a dedupe key was already used.
 
         An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
         against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
-        Conflict when an id belongs to a run (of that batch nothing was stored either); the error's `stored` has the ids
+        Conflict when an id belongs to a run (of that batch nothing was stored either), NotDurable; the error's `stored` has the ids
         of the batches before.
         """
         ids: list[str] = []
         try:
-            await self._submit(ids, submissions, max_queued, reply_to, digest)
+            await self._submit(ids, submissions, max_queued, reply_to, digest, durability)
         except WatchbillError as error:
             error.stored = tuple(ids)
             raise
         return ids
 
     async def _submit(
-        self, ids: list[str], submissions: Iterable[Submission], max_queued: int, reply_to: str, digest: str
+        self,
+        ids: list[str],
+        submissions: Iterable[Submission],
+        max_queued: int,
+        reply_to: str,
+        digest: str,
+        durability: Durability | None,
     ) -> None:
         source = iter(submissions)
         batch = list(itertools.islice(source, BATCH))
@@ -187,7 +200,12 @@ class Queue:
                     args += (part for item in s.inputs.items() for part in item)
             # the next batch is made while the server works on this one
             following: list[Submission] = []
-            reply = await self._call("submit", keys, args, partial(_fill, following, source))
+            if durability is None:
+                reply = await self._call("submit", keys, args, partial(_fill, following, source))
+            else:
+                sent = [s.id for s in batch]
+                reply = await durable.run_script(self.client, "submit", keys, args, durability, sent)
+                self._raise(reply[0], "")
             if reply[0] == "changed":
                 raise Changed(f"crew {self.keys.crew!r} has another definition than {digest!r} by now")
             if reply[0] == "full":

@@ -17,11 +17,13 @@ from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
+from watchbill.store import durability as durable
 from watchbill.store.queue import BATCH, Changed
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
     AgentTask,
+    Durability,
     Priority,
     RunResult,
     RunState,
@@ -87,16 +89,26 @@ def script_call(
 
 
 async def submit(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run: RunSubmission, *, max_queued: int, reply_to: str = ""
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    run: RunSubmission,
+    *,
+    max_queued: int,
+    reply_to: str = "",
+    durability: Durability | None = None,
 ) -> str:
     """Starts a run; returns its id (another's where the dedupe key was already used).
 
     An id that is already there is the same run: nothing is added; one whose creation was interrupted is completed.
-    Raises QueueFull, Conflict when the id belongs to a task, CrewGone, Changed.
+    Raises QueueFull, Conflict when the id belongs to a task, CrewGone, Changed, NotDurable.
     """
     for names, args in script_call(keys, uid, run, max_queued, reply_to):
-        with translated():
-            reply = await run_script(client, "submit_run", names, args)
+        if durability is None:
+            with translated():
+                reply = await run_script(client, "submit_run", names, args)
+        else:
+            reply = await durable.run_script(client, "submit_run", names, args, durability, [run.id])
         if reply[0] == "gone":
             raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
         if reply[0] == "changed":
