@@ -54,6 +54,8 @@ logger = logging.getLogger("watchbill.connection")
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+CONNECTIONS_MOST: Final = 1000
+"""Of a client: each call that is under way has one to itself."""
 RESENDS: Final = 3
 """redis-py sends a command again when the reply was lost; every script of ours is made for that."""
 TELL_SECONDS: Final = 30.0
@@ -101,7 +103,7 @@ class StoreRefuses(UserActionRequired, redis.exceptions.RedisError):
     """
 
 
-def connect(url: str, *, max_connections: int | None = None, db: int = 0) -> redis.asyncio.Redis:
+def connect(url: str, *, max_connections: int = CONNECTIONS_MOST, db: int = 0) -> redis.asyncio.Redis:
     """An async client of the store at this URL, whatever it is: a server, one that Sentinels name, or a Cluster.
 
     Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at

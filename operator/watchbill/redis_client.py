@@ -192,6 +192,9 @@ class SentinelClient(LeanClient):
         own |= {"retry": Retry(NoBackoff(), 0), **target.sentinel_options}
         self._sentinels = [LeanClient(pool(target, own, node)) for node in target.nodes]
 
+    def __repr__(self) -> str:  # redis-py's would come round to ourselves
+        return f"<SentinelClient of {self._service!r}>"
+
     async def _master(self) -> Address:
         found: list[str] = []
         for sentinel in list(self._sentinels):

@@ -49,6 +49,9 @@ class ClusterClient(LeanClient):
         self._turn = itertools.count(random.randrange(1000))
         self._learning: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:  # redis-py's would come round to ourselves
+        return f"<ClusterClient of {self._target.nodes}>"
+
     async def execute_command(
         self, *args: Any, sent: Callable[[], None] | None = None, asking: bool = False, **options: Any
     ) -> Any:

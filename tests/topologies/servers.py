@@ -203,7 +203,12 @@ class Store:
             server.kill()
 
 
-DATA = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
+DATA = {
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxmemory-policy": "noeviction",
+    "repl-diskless-sync-delay": "0",
+}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
-from watchbill.store import control, definitions
+from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish
 from watchbill.tasks import Priority
 from watchbill.worker import execute, incarnations, results
@@ -206,6 +206,7 @@ class Worker:
             on_lost=self._on_lost,
         )
         self._keeper.start()
+        self._recall_at = time.monotonic() + self._lease_ms / 1000
         background = [asyncio.create_task(self._unpark()), asyncio.create_task(self._hear())]
         working = asyncio.create_task(self._work())
         try:
@@ -257,6 +258,8 @@ class Worker:
                 await self._hand_back_held(me)
             if me.unwanted:
                 await self._end_unwanted(me)
+            if self._bell is None and time.monotonic() >= self._recall_at:
+                await self._give_back_forgotten(me)
             free = max(self._capacity - len(me.jobs), 0)
             begin = me.held[:free]
             room = 0 if self.stopping or self._draining else free - len(begin)
@@ -505,6 +508,8 @@ class Worker:
         and found no slot, to end."""
         timer: asyncio.TimerHandle | None = None
         due = [self._stop_by - time.monotonic()] if self._stop_by is not None else []
+        if self._bell is None:
+            due.append(self._recall_at - time.monotonic())
         if me.untold:
             due.append(TELL_SECONDS)
         if me.held:
@@ -530,6 +535,16 @@ class Worker:
         me.claimed.clear()
         if held:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
+
+    async def _give_back_forgotten(self, me: _Incarnation) -> None:
+        """What the store says that we hold, and we know nothing of: it lost what we wrote (store/holdings.py)."""
+        self._recall_at = time.monotonic() + self._lease_ms / 1000
+        known = [*(job.task for job in me.jobs.values()), *me.held, *(finished.task for finished in me.finished)]
+        entries = {task.entry for task in (*known, *(task for task, _ in me.unloadable))}
+        forgotten = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, entries))
+        if forgotten:
+            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(forgotten))
+            await self._persist(lambda: self._queue.hand_back(me.name, forgotten))
 
     # ------------------------------------------------------------ the bell
 

@@ -1,0 +1,46 @@
+"""What the store says that an incarnation holds. Only reads.
+
+After a failover that lost writes, or a restart that lost the last second, the store may still count what its holder has
+finished since. The holder lives and renews, so nobody would ever take that over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill.connection import translated
+from watchbill.names import CLASSES, WORKERS_GROUP, CrewKeys
+from watchbill.store.queue import BATCH, Claimed
+
+_MOST: Final = 10_000
+_FS: Final = "\x1f"
+
+
+async def beyond(
+    client: redis.asyncio.Redis, keys: CrewKeys, incarnation: str, known: Collection[str]
+) -> list[Claimed]:
+    """What it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer may come yet."""
+    with translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for stream in keys.streams:
+                pipe.xpending_range(stream, WORKERS_GROUP, "-", "+", _MOST, incarnation)
+            pending: list[Any] = await pipe.execute(raise_on_error=False)
+        unknown = set()
+        for of_class, found in zip(CLASSES, pending, strict=True):
+            if isinstance(found, Exception):
+                if "NOGROUP" in str(found):  # there is no such stream now
+                    continue
+                raise found
+            unknown |= {(of_class, entry["message_id"]) for entry in found if entry["message_id"] not in known}
+        if not unknown:
+            return []
+        running = await client.hgetall(keys.running)
+    tasks = []
+    for task_id, packed in running.items():
+        holder, fence, priority, entry, attempt, _, _, agent, *_ = str(packed).split(_FS)
+        if holder == incarnation and (int(priority), entry) in unknown:
+            tasks.append(Claimed(str(task_id), fence, int(attempt), agent, entry, int(priority), taken_over=False))
+    return tasks[:BATCH]
