@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -84,14 +83,12 @@ _TRANSIENT_CODES: Final = (
     "BUSY",
     "UNBLOCKED",
 )
-_FATAL: Final = (
-    redis.exceptions.AuthenticationError,
-    redis.exceptions.NoPermissionError,
-    ssl.SSLCertVerificationError,
-)
+_RIGHTS: Final = "Give this user the rights that docs/redis.md lists"
 _REFUSALS: Final[Mapping[str, str]] = {
-    "The user executing the script can't": "Give it the rights that docs/redis.md lists",
+    "ACL failure in script": _RIGHTS,
+    "The user executing the script can't": _RIGHTS,
     "cluster support disabled": "It is no Redis Cluster: use redis://…",
+    "CERTIFICATE_VERIFY_FAILED": "Name who vouches for it with ssl_ca_certs=/path/ca.crt in its URL",
 }
 """Part of an error's text → what to do."""
 
@@ -184,7 +181,7 @@ async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:
     """The error as StoreUnavailable if waiting may help, else None. The only place where this is decided."""
-    if isinstance(error, _FATAL) or isinstance(error.__cause__, _FATAL):  # redis-py wraps it when it connects
+    if refused(error):
         return None
     text = str(error)
     if isinstance(error, _TRANSIENT) or (
@@ -199,12 +196,12 @@ def refused(error: BaseException) -> StoreRefuses | None:
     if isinstance(error, redis.exceptions.AskError):  # MOVED, too
         what = "Its URL says that it is one server, and it is a Redis Cluster: use redis+cluster://…"
     elif isinstance(error, redis.exceptions.NoPermissionError):
-        what = "Give this user the rights that docs/redis.md lists"
-    elif isinstance(error, _FATAL) or isinstance(error.__cause__, _FATAL):
-        what = "Check user, password and certificates in its URL"
+        what = _RIGHTS
+    elif any(isinstance(e, redis.exceptions.AuthenticationError) for e in (error, error.__cause__)):
+        what = "Check user and password in its URL"  # redis-py wraps it when it connects
     else:
         what = next((fix for part, fix in _REFUSALS.items() if part in str(error)), "")
-    return StoreRefuses(f"the store refuses us: {error}. {what}") if what else None
+    return StoreRefuses(f"the store refuses us: {str(error).rstrip('. ')}. {what}") if what else None
 
 
 @contextmanager

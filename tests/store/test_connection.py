@@ -176,9 +176,11 @@ def test_these_errors_will_not_pass(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (redis.AuthenticationError("invalid username-password pair"), "Check user, password"),
+        (redis.AuthenticationError("invalid username-password pair"), "Check user and password"),
         (redis.exceptions.NoPermissionError("this user has no permissions"), "docs/redis.md"),
         (redis.ResponseError("The user executing the script can't run this command script: 1"), "docs/redis.md"),
+        (redis.ResponseError("ACL failure in script: User x has no permissions"), "docs/redis.md"),
+        (redis.ConnectionError("Error 1. [SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), "ssl_ca_certs"),
         (redis.exceptions.MovedError("1 10.0.0.1:6379"), "redis+cluster://"),
         (redis.ResponseError("This instance has cluster support disabled"), "use redis://"),
     ],

@@ -61,14 +61,6 @@ def redis7() -> Path | None:
     return None
 
 
-def has_tls(binary: Path) -> bool:
-    said = subprocess.run(
-        [binary, "--port", "0", "--tls-port", "0", "--tls-cert-file", "/no/such/file", "--save", ""],
-        capture_output=True, text=True, check=False, timeout=10,
-    ).stdout  # fmt: skip
-    return "/no/such/file" in said and "Bad directive" not in said
-
-
 def free_ports(count: int) -> list[int]:
     """Nobody else's now; below those that the kernel gives to clients, so that none takes them meanwhile."""
     found: list[int] = []
@@ -92,6 +84,12 @@ def _die_with_us() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def tls_options(port: int, folder: Path) -> dict[str, str]:
+    files = {"cert": "server.crt", "key": "server.key", "ca-cert": "ca.crt"}
+    options = {f"tls-{name}-file": str(folder / file) for name, file in files.items()}
+    return options | {"port": "0", "tls-port": str(port), "tls-replication": "yes", "tls-auth-clients": "no"}
+
+
 @dataclass
 class Server:
     """One process. Its data stay in its folder, for `start` after `kill`."""
@@ -102,6 +100,8 @@ class Server:
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
     client_options: Mapping[str, Any] = field(default_factory=dict)
+    tls: Path | None = None
+    """A folder with ca.crt, server.crt and server.key: no port is open to others then."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,7 +110,8 @@ class Server:
 
     def client(self) -> redis.Redis:
         """For questions about this very server."""
-        return redis.Redis(host=HOST, port=self.port, decode_responses=True, **self.client_options)
+        tls = {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")} if self.tls else {}
+        return redis.Redis(host=HOST, port=self.port, decode_responses=True, **tls, **self.client_options)
 
     def ask(self, *command: Any) -> Any:
         with self.client() as client:
@@ -119,7 +120,7 @@ class Server:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         options = {"bind": HOST, "dir": str(self.folder), "save": ""} | dict(self.options)
-        options.setdefault("port", str(self.port))
+        options |= {"port": str(self.port)} if self.tls is None else tls_options(self.port, self.tls)
         command = [str(self.binary), *self.arguments]
         if "--sentinel" not in self.arguments:
             command += [part for name, value in options.items() for part in (f"--{name}", value)]
@@ -213,11 +214,15 @@ DATA = {
 
 @contextmanager
 def standalone(
-    binary: Path, folder: Path, options: Mapping[str, str] | None = None, replicas: int = 0
+    binary: Path,
+    folder: Path,
+    options: Mapping[str, str] | None = None,
+    replicas: int = 0,
+    tls: Path | None = None,
 ) -> Iterator[Store]:
     ports = free_ports(1 + replicas)
-    servers = [Server(binary, folder / str(port), port, DATA | dict(options or {})) for port in ports]
-    store = Store("standalone", f"redis://{servers[0].address}/0", servers)
+    servers = [Server(binary, folder / str(port), port, DATA | dict(options or {}), tls=tls) for port in ports]
+    store = Store("standalone", f"{scheme(tls)}://{servers[0].address}/0", servers)
     try:
         for server in servers:
             server.start()
@@ -225,6 +230,10 @@ def standalone(
         yield store
     finally:
         store.close()
+
+
+def scheme(tls: Path | None) -> str:
+    return "rediss" if tls else "redis"
 
 
 def _replicate(servers: Sequence[Server]) -> None:
@@ -236,9 +245,9 @@ def _replicate(servers: Sequence[Server]) -> None:
 
 
 @contextmanager
-def sentinel(binary: Path, folder: Path) -> Iterator[Store]:
+def sentinel(binary: Path, folder: Path, tls: Path | None = None) -> Iterator[Store]:
     """A master with a replica, and three Sentinels that need a second to notice its death."""
-    with standalone(binary, folder, replicas=1) as store:
+    with standalone(binary, folder, replicas=1, tls=tls) as store:
         store.kind = "sentinel"
         quick = {"repl-ping-replica-period": "1", "repl-timeout": "5"}
         for server in store.servers:
@@ -252,13 +261,16 @@ def sentinel(binary: Path, folder: Path) -> Iterator[Store]:
                 f"port {port}\nbind {HOST}\ndir {place}\nsentinel monitor {SERVICE} {HOST} {store.master.port} 2\n"
                 f"sentinel down-after-milliseconds {SERVICE} 1000\nsentinel failover-timeout {SERVICE} 5000\n"
             )
-            store.sentinels.append(Server(binary, place, port, arguments=[str(file), "--sentinel"]))
+            if tls:
+                lines = [f"{name} {value}" for name, value in tls_options(port, tls).items()]
+                file.write_text("\n".join([*lines, *file.read_text().splitlines()[1:], ""]))
+            store.sentinels.append(Server(binary, place, port, arguments=[str(file), "--sentinel"], tls=tls))
         for one in store.sentinels:
             one.start()
         for one in store.sentinels:
             wait_for(lambda s=one: _sees_all(s), 30, "the Sentinels' acquaintance")  # type: ignore[misc]
         places = ",".join(one.address for one in store.sentinels)
-        store.url = f"redis+sentinel://{places}/{SERVICE}/0"
+        store.url = f"{scheme(tls)}+sentinel://{places}/{SERVICE}/0"
         yield store
         for one in store.sentinels:
             one.kill()
@@ -271,16 +283,16 @@ def _sees_all(one: Server) -> bool:
 
 
 @contextmanager
-def cluster(binary: Path, folder: Path) -> Iterator[Store]:
+def cluster(binary: Path, folder: Path, tls: Path | None = None) -> Iterator[Store]:
     """Three masters. The slots of a crew are on any of them."""
     ports = free_ports(6)
     common = DATA | {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-node-timeout": "2000"}
-    common |= {"cluster-require-full-coverage": "no"}
+    common |= {"cluster-require-full-coverage": "no"} | ({"tls-cluster": "yes"} if tls else {})
     servers = [
-        Server(binary, folder / str(port), port, common | {"cluster-port": str(bus)})
+        Server(binary, folder / str(port), port, common | {"cluster-port": str(bus)}, tls=tls)
         for port, bus in zip(ports[:3], ports[3:], strict=True)
     ]
-    store = Store("cluster", "redis+cluster://" + ",".join(server.address for server in servers[:2]), servers)
+    store = Store("cluster", f"{scheme(tls)}+cluster://" + ",".join(server.address for server in servers[:2]), servers)
     try:
         for epoch, server in enumerate(servers, 1):
             server.start()
@@ -303,7 +315,7 @@ def _is_whole(server: Server) -> bool:
     return "cluster_state:ok" in said and "cluster_known_nodes:3" in said and f"cluster_slots_ok:{SLOTS}" in said
 
 
-KINDS: Mapping[Kind, Callable[[Path, Path], Any]] = {
+KINDS: Mapping[Kind, Callable[..., Any]] = {
     "standalone": standalone,
     "sentinel": sentinel,
     "cluster": cluster,

@@ -1,0 +1,121 @@
+"""How safe a submission is when it is acknowledged: asked of real replicas and real disks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import servers
+from workshop import Crew
+
+from watchbill.errors import NotDurable, UserActionRequired
+from watchbill.store import durability as durable
+from watchbill.tasks import AgentTask, Durability
+
+Fresh = Callable[..., servers.Store]
+CrewIn = Callable[..., Any]
+
+
+async def submitted(crew: Crew, how: Durability, name: str) -> None:
+    """A task, many, and a run."""
+    assert await crew.submit(f"{name}-task", "a", durability=how) == f"{name}-task"
+    many = [AgentTask(task_id=f"{name}-{i}", agent_name="a", prompt="x") for i in range(3)]
+    assert await crew.client.submit_many(crew.name, "a", many, durability=how) == [t.task_id for t in many]
+    assert await crew.submit(f"{name}-run", durability=how) == f"{name}-run"
+
+
+async def test_what_a_replica_confirmed_is_there_when_the_master_is_killed(fresh_store: Fresh, crew_in: CrewIn) -> None:
+    store = fresh_store("valkey-standalone", replicas=1)
+    crew = await crew_in(store, {"a": "Brief"})
+    await submitted(crew, Durability.REPLICA, "x")
+    store.servers[0].kill()
+    replica = store.servers[1]
+    await asyncio.to_thread(replica.ask, "REPLICAOF", "NO", "ONE")
+    of_replica = await crew.through(f"redis://{replica.address}/0")
+    ids = {"x-task", "x-0", "x-1", "x-2", "x-run"}
+    assert set(await of_replica.client.unfinished(crew.name)) == ids
+    await of_replica.worker()
+    assert all([(await of_replica.result(task)).success for task in ids])
+
+
+async def test_what_is_on_disk_is_there_when_the_server_is_killed(fresh_store: Fresh, crew_in: CrewIn) -> None:
+    store = fresh_store("valkey-standalone", options={"appendfsync": "everysec"})
+    crew = await crew_in(store, {"a": "Brief"})
+    await submitted(crew, Durability.FSYNC, "x")
+    with store.master.client() as client:
+        assert client.info("persistence")["aof_delayed_fsync"] == 0
+    store.servers[0].kill()
+    await asyncio.to_thread(store.servers[0].start)
+    await crew.worker()
+    assert all(result.success for result in await crew.results(["x-task", "x-0", "x-1", "x-2", "x-run"]))
+
+
+async def test_without_a_replica_nobody_confirms_and_sending_again_is_safe(
+    fresh_store: Fresh, crew_in: CrewIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 0.3)
+    store = fresh_store("valkey-standalone")
+    crew = await crew_in(store, {"a": "Brief"})
+    with pytest.raises(
+        NotDurable, match=r"no replica confirmed .* 't' may be stored; sending it again .* is safe"
+    ) as e:
+        await crew.submit("t", "a", durability=Durability.REPLICA)
+    assert e.value.ids == ("t",)
+    with pytest.raises(NotDurable) as of_run:
+        await crew.client.submit(crew.name, "x", durability=Durability.REPLICA)
+    (run,) = of_run.value.ids  # which nobody gave
+    assert set(await crew.client.unfinished(crew.name)) == {"t", run}
+    replica = servers.Server(
+        store.master.binary, store.master.folder / "replica", servers.free_ports(1)[0], servers.DATA
+    )
+    store.servers.append(replica)
+    await asyncio.to_thread(replica.start)
+    await asyncio.to_thread(replica.ask, "REPLICAOF", servers.HOST, store.servers[0].port)
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 10)
+    assert await crew.submit("t", "a", durability=Durability.REPLICA) == "t"
+    assert await crew.submit(run, None, "x", durability=Durability.REPLICA) == run
+    await crew.worker()
+    assert all(result.success for result in await crew.results(["t", run]))
+    assert crew.executions() == {"t": 1, f"{run}/a": 1}
+
+
+async def test_a_replica_that_has_stopped_reading_confirms_nothing(
+    fresh_store: Fresh, crew_in: CrewIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fresh_store("valkey-standalone", replicas=1)
+    crew = await crew_in(store, {"a": "Brief"})
+    await submitted(crew, Durability.REPLICA, "before")
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 0.3)
+    store.servers[1].pause()
+    with pytest.raises(NotDurable):
+        await crew.submit("t", "a", durability=Durability.REPLICA)
+    store.servers[1].resume()
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 10)
+    assert await crew.submit("t", "a", durability=Durability.REPLICA) == "t"
+
+
+async def test_a_server_that_writes_no_disk_can_not_confirm_that_it_did(fresh_store: Fresh, crew_in: CrewIn) -> None:
+    crew = await crew_in(fresh_store("valkey-standalone", options={"appendonly": "no"}), {"a": "Brief"})
+    with pytest.raises(UserActionRequired, match="appendonly yes: 't' may be stored"):
+        await crew.submit("t", "a", durability=Durability.FSYNC)
+
+
+async def test_redis_7_0_confirms_replicas_but_no_disks(fresh_store: Fresh, crew_in: CrewIn) -> None:
+    crew = await crew_in(fresh_store("redis7-standalone", replicas=1), {"a": "Brief"})
+    await submitted(crew, Durability.REPLICA, "x")
+    with pytest.raises(UserActionRequired, match=r"needs Redis 7\.2 or Valkey: 't' may be stored"):
+        await crew.submit("t", "a", durability=Durability.FSYNC)
+
+
+async def test_scripts_that_the_server_has_forgotten_are_sent_again_with_their_question(
+    fresh_store: Fresh, crew_in: CrewIn
+) -> None:
+    store = fresh_store("valkey-standalone", replicas=1)
+    crew = await crew_in(store, {"a": "Brief"})
+    await submitted(crew, Durability.REPLICA, "x")
+    await crew.redis.script_flush()
+    await submitted(crew, Durability.FSYNC, "y")
+    store.master.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # kept connections are broken
+    await submitted(crew, Durability.REPLICA, "z")
