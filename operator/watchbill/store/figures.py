@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 
-from watchbill.connection import run_script, script, translated
+from watchbill.connection import home, run_script, script, translated
 from watchbill.names import CLASSES, CrewKeys
 from watchbill.tasks import Priority
 
@@ -164,7 +164,7 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Inca
 async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[Held]:
     """What has been running for longest. Reads all that runs, in pages, so that the server is never held for long."""
     with translated():
-        seconds, micros = await client.time()
+        seconds, micros = await (await home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found: dict[str, Held] = {}
         async for task_id, packed in client.hscan_iter(keys.running, count=_PAGE):

@@ -259,7 +259,7 @@ class Worker:
             if me.unwanted:
                 await self._end_unwanted(me)
             if self._bell is None and time.monotonic() >= self._recall_at:
-                await self._give_back_forgotten(me)
+                await self._give_back_unknown(me)
             free = max(self._capacity - len(me.jobs), 0)
             begin = me.held[:free]
             room = 0 if self.stopping or self._draining else free - len(begin)
@@ -536,15 +536,16 @@ class Worker:
         if held:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
 
-    async def _give_back_forgotten(self, me: _Incarnation) -> None:
+    async def _give_back_unknown(self, me: _Incarnation) -> None:
         """What the store says that we hold, and we know nothing of: it lost what we wrote (store/holdings.py)."""
         self._recall_at = time.monotonic() + self._lease_ms / 1000
-        known = [*(job.task for job in me.jobs.values()), *me.held, *(finished.task for finished in me.finished)]
-        entries = {task.entry for task in (*known, *(task for task, _ in me.unloadable))}
-        forgotten = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, entries))
-        if forgotten:
-            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(forgotten))
-            await self._persist(lambda: self._queue.hand_back(me.name, forgotten))
+        known = [*(job.task for job in me.jobs.values()), *me.held, *me.unwanted]
+        known += [*(finished.task for finished in me.finished), *(task for task, _ in me.unloadable)]
+        entries = {task.entry for task in known}
+        unknown = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, entries))
+        if unknown:
+            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(unknown))
+            await self._persist(lambda: self._queue.hand_back(me.name, unknown))
 
     # ------------------------------------------------------------ the bell
 
