@@ -16,7 +16,8 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(
         default=None,
-        description="The store: redis://, rediss:// or unix://. Unset: the private store in ./.watchbill/.",
+        description="The store: redis://, redis+sentinel://, redis+cluster:// (rediss for TLS) or unix://. "
+        "Unset: the private store in ./.watchbill/.",
     )
     namespace: str = Field(default="default", description="The namespace of crews that name none.")
     grace_seconds: float = Field(

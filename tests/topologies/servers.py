@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import random
 import re
 import shutil
 import signal
@@ -64,10 +65,8 @@ def redis7() -> Path | None:
 def free_ports(count: int) -> list[int]:
     """Nobody else's now; below those that the kernel gives to clients, so that none takes them meanwhile."""
     found: list[int] = []
-    start = 10_000 + os.getpid() * 7 % 12_000
-    for port in [*range(start, 22_000), *range(10_000, start)]:
-        if len(found) == count:
-            break
+    while len(found) < count:  # at random: others do the same at the same time
+        port = random.randrange(10_000, 22_000)
         with socket.socket() as one, suppress(OSError):
             one.bind((HOST, port))
             if port not in _given:

@@ -53,14 +53,19 @@ def report(error: Exception) -> int:
         return USAGE
     if isinstance(error, WatchbillError):
         output.say(f"error: {error}")
-        if isinstance(error, NoStore | StoreUnavailable):
+        if isinstance(error, NoStore | StoreUnavailable) or _is_of_redis(error):
             return UNREACHABLE
         return USAGE if isinstance(error, UserActionRequired) else FAILED
-    if type(error).__module__.partition(".")[0] == "redis":
+    if _is_of_redis(error):
         # Refusals that waiting can't mend: a password, a permission, a server that is too old.
         output.say(f"error: the store refuses: {error}. Check the URL's user and password; Redis 7.0 is the oldest.")
         return UNREACHABLE
     return _bug(error)
+
+
+def _is_of_redis(error: Exception) -> bool:
+    """Asked without importing it."""
+    return any(kind.__module__.partition(".")[0] == "redis" for kind in type(error).__mro__)
 
 
 def is_transient(error: BaseException) -> bool:

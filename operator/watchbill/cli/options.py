@@ -25,7 +25,8 @@ RedisUrlOption = Annotated[
     typer.Option(
         "--redis-url",
         metavar="URL",
-        help="The store: redis://, rediss:// or unix://. Default: WATCHBILL_REDIS_URL, else the private store.",
+        help="The store: redis://, redis+sentinel://, redis+cluster:// (rediss for TLS) or unix://. "
+        "Default: WATCHBILL_REDIS_URL, else the private store.",
         show_default=False,
     ),
 ]
