@@ -19,7 +19,6 @@ from typing import Any, Final, TypeVar, cast
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
@@ -53,8 +52,6 @@ logger = logging.getLogger("watchbill.connection")
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-CONNECTIONS_MOST: Final = 1000
-"""Of a client: each call that is under way has one to itself."""
 RESENDS: Final = 3
 """redis-py sends a command again when the reply was lost; every script of ours is made for that."""
 TELL_SECONDS: Final = 30.0
@@ -100,7 +97,7 @@ class StoreRefuses(UserActionRequired, redis.exceptions.RedisError):
     """
 
 
-def connect(url: str, *, max_connections: int = CONNECTIONS_MOST, db: int = 0) -> redis.asyncio.Redis:
+def connect(url: str, *, db: int = 0) -> redis.asyncio.Redis:
     """An async client of the store at this URL, whatever it is: a server, one that Sentinels name, or a Cluster.
 
     Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at
@@ -114,7 +111,6 @@ def connect(url: str, *, max_connections: int = CONNECTIONS_MOST, db: int = 0) -
         "socket_timeout": None,  # see LeanClient
         "retry": AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
         "health_check_interval": 0,
-        "max_connections": max_connections,
     }
     target = redis_url.parse(url)
     options |= target.options
@@ -122,9 +118,7 @@ def connect(url: str, *, max_connections: int = CONNECTIONS_MOST, db: int = 0) -
         return ClusterClient(target, options)
     if target.kind == "sentinel":
         return SentinelClient(target, options)
-    if "path" in options:
-        return LeanClient(ConnectionPool(UnixDomainSocketConnection, **options))
-    return LeanClient(pool(target, options, target.nodes[0]))
+    return LeanClient(pool(target, options, target.nodes[0] if target.nodes else None))
 
 
 def connect_sync(url: str) -> redis.Redis:

@@ -13,7 +13,13 @@ from typing import Any, Final, TypeVar
 
 import redis
 import redis.asyncio
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    BlockingConnectionPool,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, ResponseError
@@ -24,6 +30,9 @@ T = TypeVar("T")
 
 REPLY_TIMEOUT_SECONDS: Final = 10.0
 """A server that says nothing for this long is taken for away. Longer than any block we ask for."""
+CONNECTIONS_MAX: Final = 64
+"""To one server, of one client. Whoever wants one more waits; half of them are for what doesn't take the lean way (see
+LeanClient)."""
 GUIDE_SECONDS: Final = 1.0
 """A Sentinel, or a node that is asked for the cluster's slots, that says nothing for this long is passed over."""
 BROKEN: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -35,10 +44,42 @@ except ImportError:  # it is not there for every platform
     pack_command = None  # type: ignore[assignment]
 
 
-def pool(target: Target, options: Mapping[str, Any], address: Address) -> ConnectionPool:
-    """Of connections to one server. `options`: of each connection, as redis-py names them."""
-    kind = SSLConnection if target.tls else Connection
-    return ConnectionPool(kind, host=address[0], port=address[1], **options)
+class _Honest(AbstractConnection):
+    """Says that a connection is lost as redis-py's callers expect it. uvloop raises a RuntimeError for sending on what
+    the other side has reset while it was idle, which neither redis-py nor anybody else takes for a reason to wait."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if "the handler is closed" not in str(error):
+                raise
+            raise redis.exceptions.ConnectionError("the connection was closed while it was idle") from error
+
+
+class _Tcp(_Honest, Connection):
+    pass
+
+
+class _Tls(_Honest, SSLConnection):
+    pass
+
+
+class _Unix(_Honest, UnixDomainSocketConnection):
+    pass
+
+
+def pool(target: Target, options: Mapping[str, Any], address: Address | None) -> BlockingConnectionPool:
+    """Of connections to one server; without an address, on the socket that the options name. `options`: of each
+    connection, as redis-py names them."""
+    if address is None:
+        return _pool(_Unix, options)
+    return _pool(_Tls if target.tls else _Tcp, {**options, "host": address[0], "port": address[1]})
+
+
+def _pool(kind: type[AbstractConnection], options: Mapping[str, Any]) -> BlockingConnectionPool:
+    limits = {"max_connections": CONNECTIONS_MAX, "timeout": REPLY_TIMEOUT_SECONDS}
+    return BlockingConnectionPool(connection_class=kind, **{**limits, **options})
 
 
 def _packed(connection: Connection, command: Sequence[Any]) -> Sequence[bytes]:
@@ -65,7 +106,7 @@ class LeanClient(redis.asyncio.Redis):
     then goes on, and whoever waits for its end waits for ever.
     """
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
 
@@ -117,27 +158,32 @@ class LeanClient(redis.asyncio.Redis):
         answer: Callable[[Connection], Awaitable[T]],
         sent: Callable[[], None] | None = None,
     ) -> T:
-        idle = self._idle
-        connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        answered = False
-        try:
-            packed = [part for command in commands for part in _packed(connection, command)]
-            await connection.send_packed_command(packed, check_health=False)
-            if sent is not None:
-                sent()
-            result = await answer(connection)
-            answered = True
-            return result
-        except ReadOnlyError:  # no master any more: whoever connects anew may find the one that is
-            await self.connection_pool.disconnect(inuse_connections=False)
-            raise
-        except ResponseError:
-            answered = True
-            raise
-        finally:
-            if not answered:
-                await connection.disconnect(nowait=True)
-            idle.append(connection)
+        async with self._room:
+            idle = self._idle
+            connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            answered = False
+            try:
+                packed = [part for command in commands for part in _packed(connection, command)]
+                await connection.send_packed_command(packed, check_health=False)
+                if sent is not None:
+                    sent()
+                result = await answer(connection)
+                answered = True
+                return result
+            except ReadOnlyError:  # no master any more: whoever connects anew may find the one that is
+                await self.connection_pool.disconnect(inuse_connections=False)
+                raise
+            except ResponseError:
+                answered = True
+                raise
+            finally:
+                if not answered:
+                    await connection.disconnect(nowait=True)
+                idle.append(connection)
+
+    @cached_property
+    def _room(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(CONNECTIONS_MAX // 2)
 
     @cached_property
     def _idle(self) -> list[Connection]:
@@ -157,7 +203,7 @@ class LeanClient(redis.asyncio.Redis):
 Find = Callable[[], Awaitable[Address]]
 
 
-class _FindingConnection(Connection):
+class _FindingTcp(_Tcp):
     """Asks each time that it connects where to. (redis-py's own of Sentinel does so only the first time.)"""
 
     def __init__(self, *, find: Find, **options: Any) -> None:
@@ -169,13 +215,12 @@ class _FindingConnection(Connection):
         await super()._connect()  # type: ignore[no-untyped-call]
 
 
-class _FindingSSLConnection(_FindingConnection, SSLConnection):
+class _FindingTls(_FindingTcp, _Tls):
     pass
 
 
-def finding_pool(target: Target, options: Mapping[str, Any], find: Find) -> ConnectionPool:
-    kind = _FindingSSLConnection if target.tls else _FindingConnection
-    return ConnectionPool(kind, find=find, **options)
+def finding_pool(target: Target, options: Mapping[str, Any], find: Find) -> BlockingConnectionPool:
+    return _pool(_FindingTls if target.tls else _FindingTcp, {**options, "find": find})
 
 
 class SentinelClient(LeanClient):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import redis.asyncio
-from redis.asyncio.connection import Connection, ConnectionPool
+from redis.asyncio.connection import BlockingConnectionPool, Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
@@ -184,7 +184,7 @@ class ClusterClient(LeanClient):
 class _Node(LeanClient):
     """Of one node. `on_broken` is called when it is away."""
 
-    def __init__(self, pool: ConnectionPool, on_broken: Callable[[], None]) -> None:
+    def __init__(self, pool: BlockingConnectionPool, on_broken: Callable[[], None]) -> None:
         super().__init__(pool)
         self._on_broken = on_broken
 

@@ -40,6 +40,7 @@ _FORMS: Final = (
 _ENCODE: Final = (
     "Use redis://HOST:PORT/DB, with %-encoding for special characters in user and password, and options of redis-py."
 )
+_OF_POOL: Final = ("max_connections", "timeout")
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
@@ -152,7 +153,7 @@ def _address(text: str, port: int) -> Address:
 
 def _try(target: Target) -> None:
     """Raises what a connection would that is made so, without connecting."""
-    options = {name: value for name, value in target.options.items() if name != "max_connections"}
+    options = {name: value for name, value in target.options.items() if name not in _OF_POOL}
     if "path" in options:
         redis.asyncio.UnixDomainSocketConnection(**options)
     elif target.tls:

@@ -164,8 +164,8 @@ class Queue:
 
         An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
         against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
-        Conflict when an id belongs to a run (of that batch nothing was stored either), NotDurable; the error's `stored` has the ids
-        of the batches before.
+        Conflict when an id belongs to a run (of that batch nothing was stored either), NotDurable; the error's `stored`
+        has the ids of the batches before.
         """
         ids: list[str] = []
         try:
