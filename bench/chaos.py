@@ -106,7 +106,7 @@ class Giving:
             bulk = [work for work in wave if not (work.alone or work.due_in)]
             many = [[work for work in bulk if work.agent == agent] for agent in chaos_work.AGENTS]
             await asyncio.gather(*alone, *(self._many(client, work, chance) for work in many if work))
-            await asyncio.sleep(max(chance.uniform(0, 2) * pause - (time.monotonic() - began), 0))
+            await asyncio.sleep(max(chance.uniform(0.5, 1.5) * pause - (time.monotonic() - began), 0))
 
     async def _many(self, client: Client, work: Sequence[Work], chance: random.Random) -> None:
         """One agent's."""
@@ -206,7 +206,7 @@ def _proxy(plan: Plan, store: chaos_faults.Store, folder: Path) -> AbstractAsync
 async def _storm(
     plan: Plan, torment: chaos_faults.Torment, giving: Giving, clients: Sequence[Client], work: Sequence[Work]
 ) -> None:
-    """Work comes in, and bad things happen, until all is submitted."""
+    """Work comes in, and bad things happen, until all is submitted and each has happened."""
     waves = list(chaos_work.waves(work, plan.chance("waves")))
     pause = plan.seconds * len(clients) / len(waves)
     bad = asyncio.create_task(torment.run(FAULT_EVERY_SECONDS))
@@ -223,6 +223,8 @@ async def _storm(
         if not given.done():
             raise Broken("the clients can't get rid of their work")
         await given
+        while not bad.done() and not all(torment.did[fault] for fault in chaos_faults.FAULTS):
+            await asyncio.sleep(0.1)
     finally:
         bad.cancel()
         given.cancel()
@@ -322,10 +324,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lease", type=int, default=3, help="In seconds.")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="Any text. Default: a new one.")
     parser.add_argument("--keep", metavar="FOLDER", help="Where logs, ledger and the store's data stay.")
-    parser.add_argument("--short", action="store_true", help="1000 tasks, 15 seconds.")
+    parser.add_argument("--short", action="store_true", help="1000 tasks, 12 seconds.")
     parser.add_argument("--json", metavar="FILE", help="Write seed, figures and what was wrong.")
     arguments = parser.parse_args()
-    for name, (long, short) in {"tasks": (10_000, 1000), "seconds": (120.0, 15.0)}.items():
+    for name, (long, short) in {"tasks": (10_000, 1000), "seconds": (120.0, 12.0)}.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, short if arguments.short else long)
     return arguments

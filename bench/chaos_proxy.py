@@ -44,8 +44,6 @@ class Connection:
         self._proxy = proxy
         self._client = client
         self._server = server
-        self.due: dict[str, str] = {}
-        """Direction (request | reply) → what happens to the next bytes that way."""
         self._clear = asyncio.Event()
         self._clear.set()
 
@@ -66,7 +64,7 @@ class Connection:
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: str) -> None:
         """Passes on what comes one way. What was read before the source ended still arrives, however late."""
         while data := await source.read(CHUNK):
-            what = self.due.pop(way, "")
+            what = self._proxy.due.pop(way, "")
             if what.startswith("cut"):
                 self._proxy.did[what] += 1
                 sink.write(data[: self._proxy.chance.randrange(len(data))])
@@ -89,6 +87,8 @@ class Proxy:
         self._every = every
         self._longest_stall = longest_stall
         self.did: Counter[str] = Counter()
+        self.due: dict[str, str] = {}
+        """Direction (request | reply) → what happens to the next bytes that way, on whichever connection."""
         self.connections: dict[int, Connection] = {}
         self._number = 0
         self._background: set[asyncio.Task[None]] = set()
@@ -126,10 +126,6 @@ class Proxy:
                 kinds = self.chance.sample(KINDS, len(KINDS))
             self._make(kinds.pop(), self.connections[self.chance.choice(sorted(self.connections))])
 
-    def calm(self) -> None:
-        for connection in self.connections.values():
-            connection.due.clear()
-
     def _make(self, kind: str, connection: Connection) -> None:
         if kind == "reset":
             self.did[kind] += 1
@@ -145,9 +141,9 @@ class Proxy:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
         elif kind == "delay":
-            connection.due[self.chance.choice(["request", "reply"])] = kind
+            self.due[self.chance.choice(["request", "reply"])] = kind
         else:
-            connection.due[kind.removeprefix("cut ")] = kind
+            self.due[kind.removeprefix("cut ")] = kind
 
 
 async def main(upstream: str, seed: str, every: float, longest_stall: float) -> None:
@@ -159,7 +155,7 @@ async def main(upstream: str, seed: str, every: float, longest_stall: float) -> 
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while await orders.readline():
         troubling.cancel()
-        proxy.calm()
+        proxy.due.clear()
         print(json.dumps(proxy.did), flush=True)
     server.close()
 
