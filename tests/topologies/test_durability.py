@@ -37,7 +37,10 @@ async def test_what_a_replica_confirmed_is_there_when_the_master_is_killed(fresh
     ids = {"x-task", "x-0", "x-1", "x-2", "x-run"}
     assert set(await of_replica.client.unfinished(crew.name)) == ids
     await of_replica.worker()
-    assert all([(await of_replica.result(task)).success for task in ids])
+    try:
+        assert all([(await of_replica.result(task)).success for task in ids])
+    finally:
+        of_replica.kill()
 
 
 async def test_what_is_on_disk_is_there_when_the_server_is_killed(fresh_store: Fresh, crew_in: CrewIn) -> None:
