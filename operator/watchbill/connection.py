@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, cast
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -137,7 +137,8 @@ def connect_sync(url: str) -> redis.Redis:
     if target.tls:
         options["ssl"] = True
     if target.kind == "sentinel":
-        own = {"socket_timeout": GUIDE_SECONDS, "ssl": target.tls, **target.sentinel_options}
+        own = {"socket_timeout": GUIDE_SECONDS, "retry": Retry(NoBackoff(), 0), "ssl": target.tls}
+        own |= target.sentinel_options
         return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return, no-untyped-call]
     return cast("redis.Redis", _LateCluster(target.nodes, options))
 
