@@ -341,6 +341,21 @@ async def test_a_run_all_of_whose_steps_complete_while_it_is_cancelled_is_comple
     assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
 
 
+async def test_a_run_cancelled_again_goes_on_until_the_last_of_its_steps_has_stopped(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b"), ("c", "d")]))
+    tasks = {task.step: task for task in await crew.take("w")}
+    assert not await _cancel(crew, "r1")
+    assert await crew.finish("w", [tasks["a"]]) == ["applied"], "so b would be ready"
+    assert not await _cancel(crew, "r1"), "c still runs"
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLING
+    assert await crew.finish("w", [tasks["c"]], "cancelled") == ["applied"]
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert [row["id"] for row in await crew.results()].count("r1") == 1
+    assert await crew.client.hget(crew.keys.run("r1"), "active") == "0"
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_a_large_run_is_cancelled_whole(crew: Crew) -> None:
     names = [f"s{i}" for i in range(1200)]
     await crew.run("r1", library(*names, max_parallel_tasks=600))

@@ -25,8 +25,8 @@ local function withdraw(k, id, run_id, name, step, h, state, class, agent, attem
     return true, false
   elseif state == 'interrupted' then
     return redis.call('ZREM', PARKED_INTERRUPT, id) == 1, true
-  elseif step and step.left > 0 then
-    return true, false      -- it waits for other steps
+  elseif step and (step.left > 0 or state == 'waiting' and entry == '') then
+    return true, false      -- it waits for other steps, or became ready after its run was cancelled
   elseif entry and entry ~= '' then
     local found = redis.call('XRANGE', STREAM[class], entry, entry)
     for i = 1, found[1] and #found[1][2] or 0, 2 do
