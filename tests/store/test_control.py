@@ -161,6 +161,17 @@ async def test_cancel_goes_before_interrupt(crew: Crew) -> None:
     assert await crew.state("t1") == "cancelled"
 
 
+async def test_what_is_to_be_cancelled_and_was_handed_back_is_not_interrupted(crew: Crew) -> None:
+    (task,) = await _make(crew, "running")
+    await _cancel(crew, "t1")
+    await crew.queue.hand_back("w", [task])
+    with pytest.raises(Conflict, match="it is cancelling"):
+        await _interrupt(crew, "t1")
+    assert await crew.state("t1") == "cancelling"
+    assert await _cancel(crew, "t1")
+    assert await crew.state("t1") == "cancelled"
+
+
 async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew: Crew) -> None:
     await _make(crew, "running")
     await _cancel(crew, "t1")

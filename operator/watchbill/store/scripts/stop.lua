@@ -65,15 +65,13 @@ for _ = 1, tonumber(ARGV[6]) do
     outcome = what == 'cancel' and state == 'cancelled' and 'repeated' or 'over:' .. (ENDED[state] and state or run_state)
   elseif what == 'interrupt' and state == 'interrupted' then
     outcome = 'repeated'
+  elseif what == 'interrupt' and h and wish_of(id) == 'cancel' then
+    outcome = 'over:cancelling'
   elseif h and h.inc ~= RETURNED then
-    if what == 'interrupt' and wish_of(id) == 'cancel' then
-      outcome = 'over:cancelling'
-    else
-      redis.call('HSET', WISHES, id, what .. ' ' .. why)
-      if what == 'cancel' then set_state(step and 's' or 't', step and k.steps or k.task, name, 'cancelling') end
-      asked[#asked + 1] = id
-      outcome = 'asked'
-    end
+    redis.call('HSET', WISHES, id, what .. ' ' .. why)
+    if what == 'cancel' then set_state(step and 's' or 't', step and k.steps or k.task, name, 'cancelling') end
+    asked[#asked + 1] = id
+    outcome = 'asked'
   elseif what == 'interrupt' and step and run_state == 'cancelling' then
     outcome = 'over:cancelling'
   elseif what == 'interrupt' and step and step.left > 0 and state == 'waiting' then
