@@ -130,9 +130,10 @@ async def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(crew: Crew,
 async def test_a_failed_attempt_of_what_is_to_be_cancelled_is_not_tried_again(crew: Crew) -> None:
     (task,) = await _make(crew, "running")
     await _cancel(crew, "t1")
-    assert await crew.finish("w", [task], "retry", ttl_ms=1) == ["applied"]
+    assert await crew.finish("w", [task], "retry", ttl_ms=0) == ["applied"]
     assert await crew.state("t1") == "cancelled"
     assert await crew.client.zcard(crew.keys.delayed) == 0
+    assert TTL - 30_000 < await crew.client.pttl(crew.keys.task("t1")) <= TTL, "as long as whoever cancelled it said"
 
 
 async def test_an_interrupted_attempt_does_not_count_and_a_failed_one_does(crew: Crew) -> None:

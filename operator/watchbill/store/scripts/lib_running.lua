@@ -22,11 +22,12 @@ local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
 
--- Why somebody wants this task to stop (cancel | interrupt), and what they said of it; nil: nobody does.
+-- Why somebody wants this task to stop (cancel | interrupt), for how long its record is kept then, in ms, and what they
+-- said of it; nil: nobody does.
 local wished = redis.call('EXISTS', WISHES) == 1
 local function wish_of(id)
   local wish = wished and redis.call('HGET', WISHES, id)
-  if wish then return string.match(wish, '^(%a+) (.*)$') end
+  if wish then return string.match(wish, '^(%a+) (%d+) (.*)$') end
 end
 
 local function release(id, h)

@@ -68,7 +68,7 @@ for _ = 1, tonumber(ARGV[6]) do
   elseif what == 'interrupt' and h and wish_of(id) == 'cancel' then
     outcome = 'over:cancelling'
   elseif h and h.inc ~= RETURNED then
-    redis.call('HSET', WISHES, id, what .. ' ' .. why)
+    redis.call('HSET', WISHES, id, what .. ' ' .. ttl .. ' ' .. why)
     if what == 'cancel' then set_state(step and 's' or 't', step and k.steps or k.task, name, 'cancelling') end
     asked[#asked + 1] = id
     outcome = 'asked'
