@@ -188,17 +188,27 @@ async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew:
     await crew.assert_idle()
 
 
+@pytest.mark.parametrize(
+    ("ask", "wish", "state", "end"),
+    [(_cancel, "cancel", "cancelling", "cancelled"), (_interrupt, "interrupt", "waiting", "interrupted")],
+)
 @pytest.mark.parametrize("how", ["hand back", "park"])
-async def test_a_wish_outlives_the_worker_that_gives_the_task_away(crew: Crew, how: str) -> None:
+async def test_a_wish_outlives_the_worker_that_gives_the_task_away(
+    crew: Crew, how: str, ask: Any, wish: str, state: str, end: Any
+) -> None:
     (task,) = await _make(crew, "running")
-    await _cancel(crew, "t1")
+    await ask(crew, "t1")
     if how == "park":
-        await crew.queue.park("w", [task], "no such agent")
+        assert await crew.queue.park("w", [task], "no such agent") == ["applied"]
+        assert await crew.queue.park("w", [task], "no such agent") == ["repeated"]
     else:
-        await crew.queue.hand_back("w", [task])
+        assert await crew.queue.hand_back("w", [task]) == ["applied"]
+    assert await crew.state("t1") == state
     (taken,) = await crew.claim("w2")
-    assert taken.wish == "cancel"
-    await crew.finish("w2", [taken], "cancelled")
+    assert taken.wish == wish
+    assert await crew.finish("w2", [taken], end) == ["applied"]
+    assert await crew.state("t1") == end
+    assert await _cancel(crew, "t1")
     await crew.queue.leave("w2")
     await crew.queue.leave("w")
     await crew.assert_idle()
@@ -281,6 +291,38 @@ async def test_a_step_that_waits_for_others_is_not_interrupted_and_that_is_said(
     await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
     with pytest.raises(Conflict, match="waits for other steps"):
         await _interrupt(crew, "r1/b")
+
+
+@pytest.mark.parametrize("how", ["hand back", "park"])
+@pytest.mark.parametrize("kind", ["task", "step"])
+async def test_the_entry_of_what_was_cancelled_is_not_put_back_by_whoever_gives_it_away(
+    crew: Crew, kind: str, how: str
+) -> None:
+    """Else it would run, and end a second time."""
+    if kind == "task":
+        name = "t1"
+        await crew.submit(name, due_ms=await server_ms(crew.client) + 50)
+    else:
+        name = "r1/a"
+        await crew.run("r1", library("a", "b"))
+        first, second = await crew.take("w0")
+        await crew.finish("w0", [first], "retry", ttl_ms=0)
+        await crew.finish("w0", [second])
+        await crew.queue.leave("w0")
+    while await crew.queued() == 0:
+        await crew.queue.move_due()
+    assert await _cancel(crew, name)
+    tasks = await crew.claim("w")
+    assert [task.id for task in tasks] == [name]
+    for _ in range(2):
+        if how == "park":
+            assert await crew.queue.park("w", tasks, "no such agent") == ["stale"]
+        else:
+            assert await crew.queue.hand_back("w", tasks) == ["stale"]
+    assert (await runs.result(crew.client, crew.keys, name)).success is False  # type: ignore[union-attr]
+    assert [row["state"] for row in await crew.results() if row["id"] == name] == ["cancelled"]
+    await crew.queue.leave("w")
+    await crew.assert_idle()
 
 
 async def test_interrupted_work_counts_against_the_bound(crew: Crew) -> None:

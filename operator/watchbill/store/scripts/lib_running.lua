@@ -36,6 +36,12 @@ local function release(id, h)
   redis.call('HDEL', RUNNING, id)
 end
 
+-- An entry of what has ended, which nobody could find when it did.
+local function drop_stray(id, h)
+  release(id, h)
+  if wish_of(id) then redis.call('HDEL', WISHES, id) end
+end
+
 -- To a consumer that everyone may take from, so that it keeps its place in the stream.
 local function give_back(id, h)
   redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
