@@ -75,7 +75,7 @@ lock:  ## Pin anew after a change of dependencies; newer versions too: make lock
 	rm -rf $(LOCK_VENV)
 
 clean:  ## Remove the virtual environment, builds and caches; the runs in .watchbill/ stay
-	rm -rf $(VENV) $(LOCK_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(LOCK_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find operator tests e2e bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python that was asked for by name must be the one of the environment.

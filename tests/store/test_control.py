@@ -130,9 +130,10 @@ async def test_what_ends_by_itself_before_it_is_stopped_has_ended_so(crew: Crew,
 async def test_a_failed_attempt_of_what_is_to_be_cancelled_is_not_tried_again(crew: Crew) -> None:
     (task,) = await _make(crew, "running")
     await _cancel(crew, "t1")
-    assert await crew.finish("w", [task], "retry", ttl_ms=1) == ["applied"]
+    assert await crew.finish("w", [task], "retry", ttl_ms=0) == ["applied"]
     assert await crew.state("t1") == "cancelled"
     assert await crew.client.zcard(crew.keys.delayed) == 0
+    assert TTL - 30_000 < await crew.client.pttl(crew.keys.task("t1")) <= TTL, "as long as whoever cancelled it said"
 
 
 async def test_an_interrupted_attempt_does_not_count_and_a_failed_one_does(crew: Crew) -> None:
@@ -161,6 +162,17 @@ async def test_cancel_goes_before_interrupt(crew: Crew) -> None:
     assert await crew.state("t1") == "cancelled"
 
 
+async def test_what_is_to_be_cancelled_and_was_handed_back_is_not_interrupted(crew: Crew) -> None:
+    (task,) = await _make(crew, "running")
+    await _cancel(crew, "t1")
+    await crew.queue.hand_back("w", [task])
+    with pytest.raises(Conflict, match="it is cancelling"):
+        await _interrupt(crew, "t1")
+    assert await crew.state("t1") == "cancelling"
+    assert await _cancel(crew, "t1")
+    assert await crew.state("t1") == "cancelled"
+
+
 async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew: Crew) -> None:
     await _make(crew, "running")
     await _cancel(crew, "t1")
@@ -176,17 +188,27 @@ async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew:
     await crew.assert_idle()
 
 
+@pytest.mark.parametrize(
+    ("ask", "wish", "state", "end"),
+    [(_cancel, "cancel", "cancelling", "cancelled"), (_interrupt, "interrupt", "waiting", "interrupted")],
+)
 @pytest.mark.parametrize("how", ["hand back", "park"])
-async def test_a_wish_outlives_the_worker_that_gives_the_task_away(crew: Crew, how: str) -> None:
+async def test_a_wish_outlives_the_worker_that_gives_the_task_away(
+    crew: Crew, how: str, ask: Any, wish: str, state: str, end: Any
+) -> None:
     (task,) = await _make(crew, "running")
-    await _cancel(crew, "t1")
+    await ask(crew, "t1")
     if how == "park":
-        await crew.queue.park("w", [task], "no such agent")
+        assert await crew.queue.park("w", [task], "no such agent") == ["applied"]
+        assert await crew.queue.park("w", [task], "no such agent") == ["repeated"]
     else:
-        await crew.queue.hand_back("w", [task])
+        assert await crew.queue.hand_back("w", [task]) == ["applied"]
+    assert await crew.state("t1") == state
     (taken,) = await crew.claim("w2")
-    assert taken.wish == "cancel"
-    await crew.finish("w2", [taken], "cancelled")
+    assert taken.wish == wish
+    assert await crew.finish("w2", [taken], end) == ["applied"]
+    assert await crew.state("t1") == end
+    assert await _cancel(crew, "t1")
     await crew.queue.leave("w2")
     await crew.queue.leave("w")
     await crew.assert_idle()
@@ -271,6 +293,38 @@ async def test_a_step_that_waits_for_others_is_not_interrupted_and_that_is_said(
         await _interrupt(crew, "r1/b")
 
 
+@pytest.mark.parametrize("how", ["hand back", "park"])
+@pytest.mark.parametrize("kind", ["task", "step"])
+async def test_the_entry_of_what_was_cancelled_is_not_put_back_by_whoever_gives_it_away(
+    crew: Crew, kind: str, how: str
+) -> None:
+    """Else it would run, and end a second time."""
+    if kind == "task":
+        name = "t1"
+        await crew.submit(name, due_ms=await server_ms(crew.client) + 50)
+    else:
+        name = "r1/a"
+        await crew.run("r1", library("a", "b"))
+        first, second = await crew.take("w0")
+        await crew.finish("w0", [first], "retry", ttl_ms=0)
+        await crew.finish("w0", [second])
+        await crew.queue.leave("w0")
+    while await crew.queued() == 0:
+        await crew.queue.move_due()
+    assert await _cancel(crew, name)
+    tasks = await crew.claim("w")
+    assert [task.id for task in tasks] == [name]
+    for _ in range(2):
+        if how == "park":
+            assert await crew.queue.park("w", tasks, "no such agent") == ["stale"]
+        else:
+            assert await crew.queue.hand_back("w", tasks) == ["stale"]
+    assert (await runs.result(crew.client, crew.keys, name)).success is False  # type: ignore[union-attr]
+    assert [row["state"] for row in await crew.results() if row["id"] == name] == ["cancelled"]
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_interrupted_work_counts_against_the_bound(crew: Crew) -> None:
     await _make(crew, "interrupted")
     with pytest.raises(QueueFull):
@@ -339,6 +393,21 @@ async def test_a_run_all_of_whose_steps_complete_while_it_is_cancelled_is_comple
     await _cancel(crew, "r1")
     await crew.finish("w", tasks)
     assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+
+
+async def test_a_run_cancelled_again_goes_on_until_the_last_of_its_steps_has_stopped(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b"), ("c", "d")]))
+    tasks = {task.step: task for task in await crew.take("w")}
+    assert not await _cancel(crew, "r1")
+    assert await crew.finish("w", [tasks["a"]]) == ["applied"], "so b would be ready"
+    assert not await _cancel(crew, "r1"), "c still runs"
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLING
+    assert await crew.finish("w", [tasks["c"]], "cancelled") == ["applied"]
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert [row["id"] for row in await crew.results()].count("r1") == 1
+    assert await crew.client.hget(crew.keys.run("r1"), "active") == "0"
+    await crew.queue.leave("w")
+    await crew.assert_idle()
 
 
 async def test_a_large_run_is_cancelled_whole(crew: Crew) -> None:
@@ -436,6 +505,26 @@ async def test_a_worker_that_is_to_drain_claims_nothing_until_that_is_taken_back
     assert await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=False)
     claim = await crew.queue.claim("host-1.bbbb", 2, 5, lease_ms=60_000, take_over=True)
     assert ([t.id for t in claim.tasks], claim.draining) == (["t1"], False)
+
+
+async def test_a_draining_worker_that_heard_the_bell_leaves_it_to_others(crew: Crew) -> None:
+    await crew.submit("t1")
+    await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
+    assert await crew.queue.bell(1)
+    assert await crew.claim("host-1.aaaa") == ()
+    assert await crew.queue.bell(1)
+
+
+async def test_what_a_draining_worker_makes_ready_is_told_to_others(crew: Crew) -> None:
+    await crew.run("r1", flow_of([("a", "b")]))
+    (first,) = await crew.take("host-1.aaaa")
+    await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
+    assert await crew.queue.bell(1)
+    done = [finished(first, definition=crew.definition.digest())]
+    _, claim = await crew.queue.finish("host-1.aaaa", done, number=2, slots=1, lease_ms=60_000)
+    assert claim is not None
+    assert claim.tasks == ()
+    assert await crew.queue.bell(1)
 
 
 async def test_a_draining_worker_finishes_what_it_has_and_another_takes_the_rest(crew: Crew) -> None:

@@ -111,7 +111,7 @@ for i = 1, n do
     gone[#gone + 1] = id
     acked[h.class] = acked[h.class] or {}
     table.insert(acked[h.class], h.entry)
-    local wish, why = wish_of(id)
+    local wish, keep, why = wish_of(id)
     if wish then granted[#granted + 1] = id end
     if over then      -- a stray entry of what has ended
       if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
@@ -124,7 +124,7 @@ for i = 1, n do
       if outcome == 'interrupted' then made = int(tonumber(made) - 1) end
       -- What ends by itself has ended. What would go on stops, if somebody asked for that.
       if wish and (outcome == 'retry' or outcome == 'interrupted') then
-        outcome = wish == 'cancel' and 'cancelled' or 'interrupted'
+        outcome, ttl = wish == 'cancel' and 'cancelled' or 'interrupted', keep
       end
       if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '') end
       if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end

@@ -15,11 +15,15 @@ for _ = 1, tonumber(ARGV[3]) do
   local h = holder(id)
   if holds(h, inc, fence) then
     if h.known ~= '0' then count(h.agent, -1, agent_events) end
-    give_back(id, h)
-    set_state(kind, record, name, wish_of(id) == 'cancel' and 'cancelling' or 'waiting')
-    outcome[#outcome + 1] = 'applied'
+    if set_state(kind, record, name, wish_of(id) == 'cancel' and 'cancelling' or 'waiting') then
+      give_back(id, h)
+      outcome[#outcome + 1] = 'applied'
+    else
+      drop_stray(id, h)
+      outcome[#outcome + 1] = 'stale'
+    end
   else
-    outcome[#outcome + 1] = h and h.inc == RETURNED and 'applied' or 'stale'
+    outcome[#outcome + 1] = h and h.inc == RETURNED and h.fence == fence and 'applied' or 'stale'
   end
 end
 settle()

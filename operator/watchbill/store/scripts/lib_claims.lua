@@ -250,6 +250,8 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
       if not forget_if_empty(gone) then more = true end
     end
     if more or total > discarded and total - discarded > redis.call('HLEN', RUNNING) then ring() end
+  elseif draining and slots > 0 then
+    ring()      -- it may have heard the bell in the place of somebody who is to claim
   end
   redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
 

@@ -22,17 +22,24 @@ local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
 
--- Why somebody wants this task to stop (cancel | interrupt), and what they said of it; nil: nobody does.
+-- Why somebody wants this task to stop (cancel | interrupt), for how long its record is kept then, in ms, and what they
+-- said of it; nil: nobody does.
 local wished = redis.call('EXISTS', WISHES) == 1
 local function wish_of(id)
   local wish = wished and redis.call('HGET', WISHES, id)
-  if wish then return string.match(wish, '^(%a+) (.*)$') end
+  if wish then return string.match(wish, '^(%a+) (%d+) (.*)$') end
 end
 
 local function release(id, h)
   redis.call('XACK', STREAM[h.class], GROUP, h.entry)
   redis.call('XDEL', STREAM[h.class], h.entry)
   redis.call('HDEL', RUNNING, id)
+end
+
+-- An entry of what has ended, which nobody could find when it did.
+local function drop_stray(id, h)
+  release(id, h)
+  if wish_of(id) then redis.call('HDEL', WISHES, id) end
 end
 
 -- To a consumer that everyone may take from, so that it keeps its place in the stream.

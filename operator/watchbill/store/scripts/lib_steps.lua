@@ -19,16 +19,23 @@ local function write_step(steps_key, name, s)
 end
 
 -- The state that people see, where the record is still there; also, if given, the entry and the last attempt that began.
+-- False: it has ended, and stays so.
 local function set_state(kind, record, name, state, entry, attempt)
   if kind == 's' then
     local step = read_step(record, name)
+    if step and step.finished ~= '0' then return false end
     if step then
       step.state, step.entry, step.attempt = state, entry or step.entry, attempt or step.attempt
       write_step(record, name, step)
     end
-  elseif redis.call('EXISTS', record) == 1 then
-    redis.call('HSET', record, 'state', state)
-    if entry then redis.call('HSET', record, 'entry', entry) end
-    if attempt then redis.call('HSET', record, 'attempt', attempt) end
+  else
+    local known = redis.call('HMGET', record, 'state', 'finished')
+    if known[2] then return false end
+    if known[1] then
+      redis.call('HSET', record, 'state', state)
+      if entry then redis.call('HSET', record, 'entry', entry) end
+      if attempt then redis.call('HSET', record, 'attempt', attempt) end
+    end
   end
+  return true
 end

@@ -14,18 +14,22 @@ for _ = 1, tonumber(ARGV[4]) do
   local h = holder(id)
   if holds(h, ARGV[2], fence) then
     if h.known ~= '0' then count(h.agent, -1, agent_events) end
-    if wish_of(id) then       -- whoever takes it next says how it ended
-      give_back(id, h)
+    local wish, told = wish_of(id), 'applied'
+    if wish and set_state(kind, record, name, wish == 'cancel' and 'cancelling' or 'waiting') then
+      give_back(id, h)       -- whoever takes it next says how it ended
+    elseif wish or not set_state(kind, record, name, 'parked', nil, int(tonumber(h.attempt) - 1)) then
+      drop_stray(id, h)
+      told = 'stale'
     else
       release(id, h)
-      set_state(kind, record, name, 'parked', nil, int(tonumber(h.attempt) - 1))
       redis.call('ZADD', PARKED_AGENT, now_ms, member)
       event('mission_event', about(h.agent, id, string.match(id, '^([^/]+)/'), ARGV[3]), agent_events,
         kind == 's' and KEYS[key - 1] or nil)
     end
-    outcome[#outcome + 1] = 'applied'
+    outcome[#outcome + 1] = told
   else
-    outcome[#outcome + 1] = not h and redis.call('ZSCORE', PARKED_AGENT, member) and 'repeated' or 'stale'
+    local returned = h and h.inc == RETURNED and h.fence == fence
+    outcome[#outcome + 1] = (returned or not h and redis.call('ZSCORE', PARKED_AGENT, member)) and 'repeated' or 'stale'
   end
 end
 settle()

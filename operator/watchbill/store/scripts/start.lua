@@ -52,8 +52,7 @@ for _ = 1, tonumber(ARGV[3]) do
     outcome[#outcome + 1] = { 'missing' }
   else
     if holds(h, inc, fence) then      -- a stray entry of a task that has ended
-      release(id, h)
-      if wish_of(id) then redis.call('HDEL', WISHES, id) end
+      drop_stray(id, h)
       if h.known ~= '0' then count(h.agent, -1, feed) end
     end
     outcome[#outcome + 1] = { 'stale' }

@@ -25,8 +25,8 @@ local function withdraw(k, id, run_id, name, step, h, state, class, agent, attem
     return true, false
   elseif state == 'interrupted' then
     return redis.call('ZREM', PARKED_INTERRUPT, id) == 1, true
-  elseif step and step.left > 0 then
-    return true, false      -- it waits for other steps
+  elseif step and (step.left > 0 or state == 'waiting' and entry == '') then
+    return true, false      -- it waits for other steps, or became ready after its run was cancelled
   elseif entry and entry ~= '' then
     local found = redis.call('XRANGE', STREAM[class], entry, entry)
     for i = 1, found[1] and #found[1][2] or 0, 2 do
@@ -65,15 +65,13 @@ for _ = 1, tonumber(ARGV[6]) do
     outcome = what == 'cancel' and state == 'cancelled' and 'repeated' or 'over:' .. (ENDED[state] and state or run_state)
   elseif what == 'interrupt' and state == 'interrupted' then
     outcome = 'repeated'
+  elseif what == 'interrupt' and h and wish_of(id) == 'cancel' then
+    outcome = 'over:cancelling'
   elseif h and h.inc ~= RETURNED then
-    if what == 'interrupt' and wish_of(id) == 'cancel' then
-      outcome = 'over:cancelling'
-    else
-      redis.call('HSET', WISHES, id, what .. ' ' .. why)
-      if what == 'cancel' then set_state(step and 's' or 't', step and k.steps or k.task, name, 'cancelling') end
-      asked[#asked + 1] = id
-      outcome = 'asked'
-    end
+    redis.call('HSET', WISHES, id, what .. ' ' .. ttl .. ' ' .. why)
+    if what == 'cancel' then set_state(step and 's' or 't', step and k.steps or k.task, name, 'cancelling') end
+    asked[#asked + 1] = id
+    outcome = 'asked'
   elseif what == 'interrupt' and step and run_state == 'cancelling' then
     outcome = 'over:cancelling'
   elseif what == 'interrupt' and step and step.left > 0 and state == 'waiting' then
