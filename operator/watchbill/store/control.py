@@ -57,7 +57,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     names += [keys.definition(digest), keys.run_events(task_id)]
     reply = ["again"]
     while reply[0] == "again":
-        reply = await _call(client, keys, "cancel_run", [*keys.fixed, *names], [uid, task_id, why, ttl_ms])
+        reply = await call(client, keys, "cancel_run", [*keys.fixed, *names], [uid, task_id, why, ttl_ms])
     if reply[0] == "missing":
         raise _not_found(keys, task_id)
     if reply[0] == "over" and reply[1] != "cancelled":
@@ -108,14 +108,14 @@ async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     names.append(keys.agent_events(item.agent))
     if step is not None:
         names.append(keys.run_events(step[0]))
-    outcome = (await _call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
+    outcome = (await call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
     return _told(keys, task_id, outcome, "resumed") == "resumed"
 
 
 async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: str, *, on: bool) -> bool:
     """From now on this worker (an incarnation's name, without what follows the last dot) claims nothing, in all its
     lives, until that is taken back. What it runs goes on. Whether that changed anything."""
-    reply = await _call(client, keys, "drain", keys.fixed, [uid, worker, int(on), keys.control])
+    reply = await call(client, keys, "drain", keys.fixed, [uid, worker, int(on), keys.control])
     return bool(reply[1])
 
 
@@ -146,7 +146,7 @@ async def _stop(
     args: list[Any] = [uid, keys.crew, what, " ".join(why.split())[:1000], keys.control, len(items)]
     for item in items:
         args += (item.id, ttl_ms)
-    return list((await _call(client, keys, "stop", names, args))[1:])
+    return list((await call(client, keys, "stop", names, args))[1:])
 
 
 async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Item:
@@ -187,9 +187,10 @@ def _not_found(keys: CrewKeys, task_id: str) -> NotFound:
     )
 
 
-async def _call(
+async def call(
     client: redis.asyncio.Redis, keys: CrewKeys, name: str, names: Sequence[str], args: Sequence[Any]
 ) -> list[Any]:
+    """Runs one of these scripts."""
     with translated():
         reply = await run_script(client, name, names, args)
     if reply[0] == "gone":

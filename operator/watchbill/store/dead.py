@@ -15,10 +15,10 @@ from typing import Any, Final, Literal
 
 import redis.asyncio
 
-from watchbill.connection import run_script, translated
-from watchbill.errors import CrewGone, NotFound, QueueFull
+from watchbill.connection import translated
+from watchbill.errors import NotFound, QueueFull
 from watchbill.names import CrewKeys, split_step_id
-from watchbill.store.control import Item
+from watchbill.store.control import Item, call
 from watchbill.store.queue import BATCH
 
 Replayed = Literal["replayed", "missing", "taken", "expired"]
@@ -100,7 +100,7 @@ async def replay(
         for letter, digest in zip(part, digests, strict=True):
             names += Item(letter.task_id, letter.agent, digest).keys(keys)
             args += (letter.id, letter.task_id)
-        reply = await _call(client, keys, "replay", names, args)
+        reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
             raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
         outcomes.update(zip((letter.id for letter in part), reply[1:], strict=True))
@@ -112,7 +112,7 @@ async def purge(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, ids: Iter
     wanted = list(ids)
     gone = 0
     for start in range(0, len(wanted), BATCH):
-        gone += int((await _call(client, keys, "purge", keys.fixed, [uid, *wanted[start : start + BATCH]]))[1])
+        gone += int((await call(client, keys, "purge", keys.fixed, [uid, *wanted[start : start + BATCH]]))[1])
     return gone
 
 
@@ -171,13 +171,3 @@ def _shown(value: str) -> str:
     except UnicodeEncodeError:
         return "base64:" + base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
     return value
-
-
-async def _call(
-    client: redis.asyncio.Redis, keys: CrewKeys, name: str, names: Sequence[str], args: Sequence[Any]
-) -> list[Any]:
-    with translated():
-        reply = await run_script(client, name, names, args)
-    if reply[0] == "gone":
-        raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
-    return list(reply)
