@@ -13,18 +13,15 @@ import json
 import logging
 import os
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis.asyncio
-from prometheus_client import Counter
 
-from watchbill import metrics
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
@@ -32,11 +29,11 @@ from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, Store
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish
-from watchbill.tasks import Priority
 from watchbill.worker import execute, incarnations, results
+from watchbill.worker.counts import Counts
 from watchbill.worker.leases import LeaseKeeper
+from watchbill.worker.life import Job, Life
 from watchbill.worker.redact import Redactor
-from watchbill.worker.running import Running
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -45,9 +42,9 @@ T = TypeVar("T")
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
 UNPARK_SECONDS: Final = 30.0
+"""How often a worker looks for parked tasks whose agent it has."""
 UNPARK_AGAIN_SECONDS: Final = 1.0
 """After something was brought back: a worker without the agent, an older one, may have taken and parked it again."""
-"""How often a worker looks for parked tasks whose agent it has."""
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 TELL_SECONDS: Final = 0.003
@@ -58,45 +55,6 @@ STOP_SECONDS: Final = 5.0
 """How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 STORE_SECONDS: Final = 2.0
 """How long after the grace period the store may take to hear of our end."""
-
-
-@dataclass(slots=True)
-class _Job:
-    task: Claimed
-    begun: float = 0.0
-    claimed: float = 0.0
-    reading: asyncio.Task[None] | None = None
-    running: Running | None = None
-    said: int = 0
-    wish: Wish | None = None
-    """What it was asked to stop for."""
-
-    def cancel(self) -> None:
-        if self.reading is not None:
-            self.reading.cancel()
-        if self.running is not None:
-            self.running.cancel()
-
-
-@dataclass(slots=True)
-class _Incarnation:
-    """One life of this worker in the store's eyes. A worker that was taken for dead goes on as another."""
-
-    name: str
-    number: int = 0
-    jobs: dict[str, _Job] = field(default_factory=dict)
-    """What runs."""
-    held: list[Claimed] = field(default_factory=list)
-    """What is claimed, and begins as soon as a slot is free."""
-    held_since: float = 0.0
-    claimed: dict[str, float] = field(default_factory=dict)
-    """When that was, of each of them."""
-    unwanted: list[Claimed] = field(default_factory=list)
-    """What is claimed, and only to be told the end of: somebody cancelled or interrupted it."""
-    untold: dict[str, Claimed] = field(default_factory=dict)
-    """What runs, and the store counts as begun, but the feeds don't tell yet."""
-    finished: list[Finished] = field(default_factory=list)
-    unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
 
 
 class Worker:
@@ -129,12 +87,8 @@ class Worker:
         )
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
-        self._claims: dict[int, Counter] = {
-            p: metrics.TASKS_CLAIMED.labels(keys.crew, p.name.lower()) for p in Priority
-        }
-        self._waited = metrics.TASK_WAIT.labels(keys.crew)
-        self._was_held = metrics.TASK_HELD.labels(keys.crew)
-        self._me = _Incarnation(incarnations.fresh())
+        self._counts = Counts(keys.crew)
+        self._me = Life(incarnations.fresh())
         self._wake = asyncio.Event()
         self._look = True
         """Something may be claimable: the last claim got all that it asked for. Else the bell will tell."""
@@ -147,17 +101,11 @@ class Worker:
         """Seconds that a task takes, on average; the last ones count most."""
         self._fresh = False
         """Tasks were begun, and have not had a turn of the event loop yet."""
-        self._running = metrics.TASKS_RUNNING.labels(keys.crew)
-        self._shown = 0
-        """How many of these are this worker's."""
-        self._outcomes: dict[tuple[str, str], Counter] = {}
-        self._tally: dict[Counter, int] = defaultdict(int)
-        """What is to be counted after this call: a counter's own lock costs more than all else of counting."""
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
         self._deleted = False
-        self._former: _Incarnation | None = None
+        self._former: Life | None = None
         """What still runs of tasks that the store has lost."""
         self._ended = False
         self._lost: Exception | None = None
@@ -169,9 +117,7 @@ class Worker:
     @property
     def drained(self) -> bool:
         """True once it holds nothing, and won't claim again: it has stopped, or was told to drain."""
-        me = self._me
-        idle = not (me.jobs or me.held or me.finished or me.unloadable or me.unwanted or self._heard)
-        return self._ended or (self._draining and idle)
+        return self._ended or (self._draining and self._me.is_idle and self._heard is None)
 
     @property
     def stopping(self) -> bool:
@@ -223,7 +169,7 @@ class Worker:
             for life in (self._me, self._former):
                 if life is not None:
                     self._drop_jobs(life)
-            self._count()
+            self._counts.show(len(self._me.jobs))
             await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
@@ -279,10 +225,10 @@ class Worker:
             self._on_lost(me.name, error)
         if self._lost is not None:
             await self._recover()
-            self._count()
+            self._counts.show(len(self._me.jobs))
 
     async def _exchange(
-        self, me: _Incarnation, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
+        self, me: Life, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
     ) -> None:
         """Results in, new tasks out, in one call. `begin`: of those held; they begin once the call is on its way, so
         that the store counts an attempt that kills this process. `told`: of which it is told that they have begun."""
@@ -341,14 +287,14 @@ class Worker:
         if claim is not None:
             self._look = len(claim.tasks) >= slots
             self._took(me, claim)
-        self._count()
+        self._counts.show(len(self._me.jobs))
 
     def _answered(self) -> None:
         if self._cut_off:
             self._cut_off = False
             self._keeper.wait_before_take_over(self._lease_ms / 3000)
 
-    async def _finish_singly(self, me: _Incarnation, batch: Sequence[Finished]) -> None:
+    async def _finish_singly(self, me: Life, batch: Sequence[Finished]) -> None:
         for finished in batch:
             for attempt in (finished, results.refused(finished)):
                 try:
@@ -360,26 +306,15 @@ class Worker:
                 break
             me.finished.remove(finished)
 
-    def _count(self) -> None:
-        for counter, n in self._tally.items():
-            counter.inc(n)
-        self._tally.clear()
-        if (now := len(self._me.jobs)) != self._shown:
-            self._running.inc(now - self._shown)
-            self._shown = now
-
     def _account(self, finished: Finished, outcome: str) -> None:
         task = finished.task
         if outcome == "stale":
             logger.warning("task %s ended here, but is no longer ours: nothing was stored", task.id)
         else:
             outcome = finished.outcome
-        counter = self._outcomes.get((task.agent, outcome))
-        if counter is None:
-            counter = self._outcomes[task.agent, outcome] = metrics.TASKS.labels(self._keys.crew, task.agent, outcome)
-        self._tally[counter] += 1
+        self._counts.ended(task.agent, outcome)
 
-    def _took(self, me: _Incarnation, claim: Claim) -> None:
+    def _took(self, me: Life, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
         self._ahead = claim.now_ms / 1000 - time.monotonic()
         self._again = max(claim.again_ms, 50) / 1000
@@ -389,7 +324,7 @@ class Worker:
             return
         taken_over = sum(task.taken_over for task in claim.tasks)
         if taken_over:
-            metrics.TAKEOVERS.labels(self._keys.crew).inc(taken_over)
+            self._counts.taken_over.inc(taken_over)
             logger.info("took over %d tasks of %s", taken_over, self._keys.crew)
         now = me.held_since = time.monotonic()
         for task in claim.tasks:
@@ -397,7 +332,7 @@ class Worker:
                 me.unwanted.append(task)
                 continue
             if not task.taken_over:
-                self._waited.observe(max(claim.now_ms - task.queued_ms, 0) / 1000)
+                self._counts.waited.observe(max(claim.now_ms - task.queued_ms, 0) / 1000)
             if not task.begun or not task.payload or self.stopping:
                 me.held.append(task)
                 me.claimed[task.id] = now
@@ -406,7 +341,7 @@ class Worker:
                 self._begin(me, task)
         me.held.sort(key=lambda task: task.priority)
 
-    async def _start(self, me: _Incarnation, tasks: Sequence[Claimed]) -> None:
+    async def _start(self, me: Life, tasks: Sequence[Claimed]) -> None:
         """Begins tasks whose payload is too large to travel along."""
         started = await self._persist(lambda: self._queue.start(me.name, tasks))
         for task, start in zip(tasks, started, strict=True):
@@ -418,7 +353,7 @@ class Worker:
             elif start.state == "missing":
                 me.finished.append(results.missing(task))
 
-    async def _end_unwanted(self, me: _Incarnation) -> None:
+    async def _end_unwanted(self, me: Life) -> None:
         """Tells the end of what is not to run. Where the payload didn't come along, the definition didn't either."""
         unwanted, me.unwanted = me.unwanted, []
         if without := [task for task in unwanted if not task.payload]:
@@ -428,17 +363,17 @@ class Worker:
             unwanted += [replace(task, definition=start.definition) for task, start in told if start.state == "ok"]
         me.finished += [results.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
-    def _begin(self, me: _Incarnation, task: Claimed) -> None:
+    def _begin(self, me: Life, task: Claimed) -> None:
         now = time.monotonic()
-        job = me.jobs[task.id] = _Job(task, now, me.claimed.pop(task.id, now))
-        self._tally[self._claims[task.priority]] += 1
+        job = me.jobs[task.id] = Job(task, now, me.claimed.pop(task.id, now))
+        self._counts.claimed(task)
         self._fresh = True
         if self._executor.must_read(task):
             job.reading = asyncio.create_task(self._read(me, job))
         else:
             self._run(me, job)
 
-    async def _read(self, me: _Incarnation, job: _Job) -> None:
+    async def _read(self, me: Life, job: Job) -> None:
         """What the task needs to know; then begins it."""
         try:
             inputs, outputs = await self._executor.read(job.task)
@@ -455,20 +390,20 @@ class Worker:
         else:
             self._run(me, job, inputs, outputs)
 
-    def _run(self, me: _Incarnation, job: _Job, *read: Mapping[str, Any]) -> None:
+    def _run(self, me: Life, job: Job, *read: Mapping[str, Any]) -> None:
         try:
             job.running = self._executor.begin(
                 job.task, partial(self._say, me, job), partial(self._over, me, job), *read
             )
             if job.reading is not None or job.claimed != job.begun:
-                self._was_held.observe(time.monotonic() - job.claimed)
+                self._counts.held.observe(time.monotonic() - job.claimed)
         except AgentNotLoadable as error:
             self._park_later(me, job, error)
         except Exception as error:  # our own fault, too
             logger.exception("task %s could not be run", job.task.id)
             self._over(me, job, self._executor.broken(job.task, error))
 
-    async def _say(self, me: _Incarnation, job: _Job, message: str) -> None:
+    async def _say(self, me: Life, job: Job, message: str) -> None:
         if me.jobs.get(job.task.id) is not job:
             return  # a thread that outlived its task, or even us: nobody would close what it opened
         if job.task.id in me.untold:  # that it began is told before what it says
@@ -478,32 +413,32 @@ class Worker:
         number, text = job.said, self._redact(message)[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
-    def _over(self, me: _Incarnation, job: _Job, finished: Finished) -> None:
+    def _over(self, me: Life, job: Job, finished: Finished) -> None:
         self._mean += (time.monotonic() - job.begun - self._mean) / 8
         me.finished.append(finished)
         self._gone(me, job)
 
-    def _park_later(self, me: _Incarnation, job: _Job, error: AgentNotLoadable) -> None:
+    def _park_later(self, me: Life, job: Job, error: AgentNotLoadable) -> None:
         me.unloadable.append((job.task, results.unloadable(job.task, error)))
         self._gone(me, job)
 
-    def _gone(self, me: _Incarnation, job: _Job) -> None:
+    def _gone(self, me: Life, job: Job) -> None:
         me.jobs.pop(job.task.id, None)
         me.untold.pop(job.task.id, None)
         self._wake.set()
 
-    def _drop_jobs(self, me: _Incarnation) -> None:
+    def _drop_jobs(self, me: Life) -> None:
         for job in list(me.jobs.values()):
             job.cancel()
             self._gone(me, job)
 
-    async def _park(self, me: _Incarnation) -> None:
+    async def _park(self, me: Life) -> None:
         parked, me.unloadable = me.unloadable, []
         for task, reason in parked:
             logger.warning("%s", reason)
             await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], self._redact(r)))  # type: ignore[misc]
 
-    async def _wait(self, me: _Incarnation) -> None:
+    async def _wait(self, me: Life) -> None:
         """For a task to end or the bell; and no longer than what is due: to tell what began, to give back what is held
         and found no slot, to end."""
         timer: asyncio.TimerHandle | None = None
@@ -530,30 +465,27 @@ class Worker:
             self._mean = 10 * BRIEF_SECONDS
             await self._hand_back_held(me)
 
-    async def _hand_back_held(self, me: _Incarnation) -> None:
+    async def _hand_back_held(self, me: Life) -> None:
         held, me.held = me.held, []
         me.claimed.clear()
         if held:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
 
-    async def _give_back_unknown(self, me: _Incarnation) -> None:
+    async def _give_back_unknown(self, me: Life) -> None:
         """What the store says that we hold, and we know nothing of: it lost what we wrote (store/holdings.py)."""
         self._recall_at = time.monotonic() + self._lease_ms / 1000
-        known = [*(job.task for job in me.jobs.values()), *me.held, *me.unwanted]
-        known += [*(finished.task for finished in me.finished), *(task for task, _ in me.unloadable)]
-        entries = {task.entry for task in known}
-        unknown = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, entries))
+        unknown = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, me.entries))
         if unknown:
             logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(unknown))
             await self._persist(lambda: self._queue.hand_back(me.name, unknown))
 
     # ------------------------------------------------------------ the bell
 
-    def _wait_at_bell(self, me: _Incarnation, room: int) -> None:
+    def _wait_at_bell(self, me: Life, room: int) -> None:
         me.number += 1
         self._bell = asyncio.create_task(self._listen(me, me.number, room), name="bell")
 
-    async def _listen(self, me: _Incarnation, number: int, room: int) -> None:
+    async def _listen(self, me: Life, number: int, room: int) -> None:
         try:
             claim, unheard = await self._persist(
                 lambda: self._queue.claim_at_bell(
@@ -591,7 +523,7 @@ class Worker:
         self._deaf = True
         asyncio.get_running_loop().call_later(self._again, look)
 
-    async def _take_no_more(self, me: _Incarnation) -> None:
+    async def _take_no_more(self, me: Life) -> None:
         """What the bell brings from now on, and what is held, goes back."""
         if self._bell is not None:
             bell, self._bell = self._bell, None
@@ -644,7 +576,7 @@ class Worker:
             self._drain(renewed.draining)
             self._stop_tasks(self._me, renewed.wishes)
 
-    def _stop_tasks(self, me: _Incarnation, wishes: Mapping[str, Wish]) -> None:
+    def _stop_tasks(self, me: Life, wishes: Mapping[str, Wish]) -> None:
         for task_id, wish in wishes.items():
             job = me.jobs.get(task_id)
             if job is None:
@@ -750,10 +682,10 @@ class Worker:
         if isinstance(error, CrewGone | Forgotten):
             await self._outlast(me, error)
             return
-        self._me = _Incarnation(incarnations.fresh())
+        self._me = Life(incarnations.fresh())
         tasks = len(me.jobs) + len(me.held) + len(me.finished) + len(me.unwanted)
         self._drop_jobs(me)
-        metrics.FENCED.labels(self._keys.crew).inc()
+        self._counts.fenced.inc()
         logger.warning(
             "this worker was silent for longer than its lease, so its %d tasks were given to others. "
             "Nothing of them was written here; going on as %s",
@@ -762,7 +694,7 @@ class Worker:
         )
         await self._register()
 
-    async def _outlast(self, me: _Incarnation, error: CrewGone | Forgotten) -> None:
+    async def _outlast(self, me: Life, error: CrewGone | Forgotten) -> None:
         """The store may have lost all it had (QUEUE protocol, §6). What runs goes on, and its results are written once
         the crew, the same one, is back. Raises the error when it doesn't come back, or was deleted."""
         until = time.monotonic() + OUTLAST_SECONDS
@@ -780,7 +712,7 @@ class Worker:
                     await asyncio.sleep(0.05)
             self._wake.clear()
         self._lost = None
-        self._me = _Incarnation(incarnations.fresh())
+        self._me = Life(incarnations.fresh())
         lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
         logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
         self._former = me

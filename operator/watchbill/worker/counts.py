@@ -1,0 +1,46 @@
+"""What a worker counts. A counter's own lock costs more than all else of counting, so that is done once for each call
+to the store, and not for each task."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from prometheus_client import Counter
+
+from watchbill import metrics
+from watchbill.store.queue import Claimed
+from watchbill.tasks import Priority
+
+
+class Counts:
+    """Those of one worker. Nothing is shown before `show`, but times and what is rare."""
+
+    def __init__(self, crew: str) -> None:
+        self._crew = crew
+        self._claimed = {int(p): metrics.TASKS_CLAIMED.labels(crew, p.name.lower()) for p in Priority}
+        self._outcomes: dict[tuple[str, str], Counter] = {}
+        self._running = metrics.TASKS_RUNNING.labels(crew)
+        self._shown = 0
+        self._tally: dict[Counter, int] = defaultdict(int)
+        self.waited = metrics.TASK_WAIT.labels(crew)
+        self.held = metrics.TASK_HELD.labels(crew)
+        self.taken_over = metrics.TAKEOVERS.labels(crew)
+        self.fenced = metrics.FENCED.labels(crew)
+
+    def claimed(self, task: Claimed) -> None:
+        self._tally[self._claimed[task.priority]] += 1
+
+    def ended(self, agent: str, outcome: str) -> None:
+        counter = self._outcomes.get((agent, outcome))
+        if counter is None:
+            counter = self._outcomes[agent, outcome] = metrics.TASKS.labels(self._crew, agent, outcome)
+        self._tally[counter] += 1
+
+    def show(self, running: int) -> None:
+        """Shows what was counted, and how many tasks run."""
+        for counter, n in self._tally.items():
+            counter.inc(n)
+        self._tally.clear()
+        if running != self._shown:
+            self._running.inc(running - self._shown)
+            self._shown = running
