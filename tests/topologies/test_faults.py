@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import redis
 import servers
 import workshop
 from workshop import until
@@ -112,7 +113,7 @@ async def test_a_master_that_hands_over_is_left_for_the_new_one(
         for _ in range(2):
             await load.grows()
             old = store.master
-            await asyncio.to_thread(store.sentinels[0].ask, "SENTINEL FAILOVER", servers.SERVICE)
+            await until(lambda: _hands_over(store), 30, "a replica that Sentinel takes for good")
             await until(lambda o=old: o.ask("ROLE")[0] != "master", 30, "another master")  # type: ignore[misc]
             await load.grows()
             await until(lambda: _has_replica(store), 30, "a replica")
@@ -133,6 +134,17 @@ async def test_a_sentinel_that_is_away_is_passed_over(fresh_store: Fresh, crew_i
     finally:
         store.sentinels[1].resume()
     assert time.monotonic() - began < 20
+
+
+async def _hands_over(store: servers.Store) -> bool:
+    """Whether Sentinel began a failover. It refuses while it hasn't heard of a replica that is connected."""
+    try:
+        await asyncio.to_thread(store.sentinels[0].ask, "SENTINEL FAILOVER", servers.SERVICE)
+    except redis.exceptions.ResponseError as error:
+        assert "NOGOODSLAVE" in str(error), error
+        await asyncio.sleep(0.2)
+        return False
+    return True
 
 
 def _has_master(store: servers.Store) -> bool:
