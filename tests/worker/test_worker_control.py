@@ -98,6 +98,24 @@ async def test_a_worker_that_takes_over_what_was_to_be_cancelled_does_not_run_it
     assert await until(crew.is_idle)
 
 
+async def test_what_was_to_be_cancelled_and_has_lost_its_record_is_held_by_nobody(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=1)
+    first = await crew.worker()
+    await crew.submit("t1", "a", "x" * 10_000)  # too large to travel with its entry: the record alone says what to do
+    await crew.started("t1")
+    first.signal(signal.SIGSTOP)
+    await _cancel(crew, "t1")
+    await crew.redis.delete(crew.keys.task("t1"))
+    await crew.worker()
+    letters = await until(crew.dead, what="a dead letter")
+    assert [letter["id"] for letter in letters] == ["t1"]
+    assert await until(crew.is_idle)
+    assert await crew.redis.exists(crew.keys.wishes) == 0
+    first.signal(signal.SIGCONT)
+    first.kill()
+    assert crew.executions() == {"t1": 1}
+
+
 async def test_an_agent_that_swallows_its_cancellation_is_given_up(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

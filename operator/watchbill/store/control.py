@@ -13,13 +13,12 @@ from typing import Any, Final, Literal
 import redis.asyncio
 
 from watchbill.connection import persist, run_script, translated
-from watchbill.errors import Conflict, CrewGone, NotFound, RetryLater
-from watchbill.names import CrewKeys, split_step_id
+from watchbill.errors import Conflict, RetryLater
+from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import runs
-from watchbill.store.queue import BATCH, Wish
+from watchbill.store.queue import BATCH, Wish, crew_gone
 from watchbill.tasks import TERMINAL, TaskState
 
-_STEP_SEPARATOR: Final = "/"
 _LISTEN_SECONDS: Final = 30.0
 
 
@@ -48,7 +47,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 
     Raises NotFound, and Conflict when it has ended otherwise.
     """
-    if _STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
+    if STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
         outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
         return _told(keys, task_id, outcome, "cancelled") != "asked"
     names = [keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id)]
@@ -59,7 +58,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     while reply[0] == "again":
         reply = await call(client, keys, "cancel_run", [*keys.fixed, *names], [uid, task_id, why, ttl_ms])
     if reply[0] == "missing":
-        raise _not_found(keys, task_id)
+        raise runs.not_found(keys, task_id)
     if reply[0] == "over" and reply[1] != "cancelled":
         raise Conflict(f"run {task_id!r} of crew {keys.crew!r} can't be cancelled: it is {reply[1]}")
     if reply[-1] == "cancelled":
@@ -87,7 +86,7 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
 
     Raises NotFound; Conflict for a run, and when it has ended; RetryLater when it can't be done just now.
     """
-    if _STEP_SEPARATOR not in task_id and not await _is_task(client, keys, task_id):
+    if STEP_SEPARATOR not in task_id and not await _is_task(client, keys, task_id):
         with translated():
             if await client.exists(keys.run(task_id)):
                 raise Conflict(
@@ -159,7 +158,7 @@ async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> It
             agent = await runs.agent_of(client, keys, *step)
             digest = await client.hget(keys.run(step[0]), "def")
     if agent is None:
-        raise _not_found(keys, task_id)
+        raise runs.not_found(keys, task_id)
     return Item(task_id, str(agent), str(digest or ""))
 
 
@@ -170,7 +169,7 @@ async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) ->
 
 def _told(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
     if outcome == "missing":
-        raise _not_found(keys, task_id)
+        raise runs.not_found(keys, task_id)
     if outcome == "busy":
         raise RetryLater(f"task {task_id!r} of crew {keys.crew!r} can't be {wanted} just now; try again in a moment")
     if outcome == "unready":
@@ -181,12 +180,6 @@ def _told(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
     return outcome
 
 
-def _not_found(keys: CrewKeys, task_id: str) -> NotFound:
-    return NotFound(
-        f"crew {keys.crew!r} has no run or task {task_id!r} (a finished one is kept for tasks.resultTTLSeconds)"
-    )
-
-
 async def call(
     client: redis.asyncio.Redis, keys: CrewKeys, name: str, names: Sequence[str], args: Sequence[Any]
 ) -> list[Any]:
@@ -194,5 +187,5 @@ async def call(
     with translated():
         reply = await run_script(client, name, names, args)
     if reply[0] == "gone":
-        raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+        raise crew_gone(keys)
     return list(reply)

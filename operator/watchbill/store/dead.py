@@ -16,10 +16,10 @@ from typing import Any, Final, Literal
 import redis.asyncio
 
 from watchbill.connection import translated
-from watchbill.errors import NotFound, QueueFull
+from watchbill.errors import NotFound
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.store.control import Item, call
-from watchbill.store.queue import BATCH
+from watchbill.store.queue import BATCH, queue_full
 
 Replayed = Literal["replayed", "missing", "taken", "expired"]
 """What became of a letter. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
@@ -102,7 +102,7 @@ async def replay(
             args += (letter.id, letter.task_id)
         reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
-            raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
+            raise queue_full(keys, max_queued)
         outcomes.update(zip((letter.id for letter in part), reply[1:], strict=True))
     return [outcomes.get(letter.id, "expired") for letter in chosen]
 

@@ -21,12 +21,12 @@ from pydantic.alias_generators import to_camel
 
 from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, Problem, QueueFull
+from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
 from watchbill.store import definitions, runs
-from watchbill.store.queue import BATCH
+from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
 
 GUARD: Final = timedelta(hours=1)
@@ -121,7 +121,7 @@ async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat
             [uid, heartbeat.name, digest, content, "" if spec.suspend else _ms(first)],
         )
     if reply[0] == "gone":
-        raise _gone(keys)
+        raise crew_gone(keys)
     fields = {"uid": uid, "generation": digest, "spec": content, "next": reply[1], "last": reply[2], "missed": reply[3]}
     return _state(heartbeat.name, fields)
 
@@ -187,10 +187,10 @@ async def run_now(
             case "fired" | "already":
                 return made, outcome == "fired"
             case "gone":
-                raise _gone(keys)
+                raise crew_gone(keys)
             case "full":
                 most = current.definition.tasks.max_queued
-                raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {most} tasks waiting; try again later")
+                raise queue_full(keys, most)
             case "changed" | "stale":
                 continue  # between our reads and the call: look again
 
@@ -307,7 +307,3 @@ def _ms(moment: datetime) -> str:
 
 def _time(ms: str) -> datetime | None:
     return EPOCH + timedelta(milliseconds=int(ms)) if ms else None
-
-
-def _gone(keys: CrewKeys) -> CrewGone:
-    return CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")

@@ -141,6 +141,16 @@ class Finished:
     """The traceback, for the dead letter."""
 
 
+def crew_gone(keys: CrewKeys) -> CrewGone:
+    """What a script's `gone` means."""
+    return CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+
+
+def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
+    """What a script's `full` means."""
+    return QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
+
+
 class Queue:
     """One crew's queue, for one uid of it."""
 
@@ -209,9 +219,7 @@ class Queue:
             if reply[0] == "changed":
                 raise Changed(f"crew {self.keys.crew!r} has another definition than {digest!r} by now")
             if reply[0] == "full":
-                raise QueueFull(
-                    f"crew {self.keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later"
-                )
+                raise queue_full(self.keys, max_queued)
             if reply[0] == "conflict":
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             for submission, outcome in zip(batch, reply[1:], strict=True):
@@ -457,7 +465,7 @@ class Queue:
 
     def _raise(self, status: str, incarnation: str) -> None:
         if status == "gone":
-            raise CrewGone(f"crew {self.keys.crew!r} was deleted, or replaced by another of that name")
+            raise crew_gone(self.keys)
         if status == "unknown":
             raise Forgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
         if status == "fenced":

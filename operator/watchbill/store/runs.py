@@ -13,12 +13,12 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull
+from watchbill.errors import Conflict, NotFound
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, Changed
+from watchbill.store.queue import BATCH, Changed, crew_gone, queue_full
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -110,11 +110,11 @@ async def submit(
         else:
             reply = await durable.run_script(client, "submit_run", names, args, durability, [run.id])
         if reply[0] == "gone":
-            raise CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
+            raise crew_gone(keys)
         if reply[0] == "changed":
             raise Changed(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
         if reply[0] == "full":
-            raise QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
+            raise queue_full(keys, max_queued)
         if reply[1] == "conflict":
             raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
         if reply[1].startswith("duplicate:"):
@@ -149,14 +149,14 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
         for known in (await status(client, keys, step[0])).steps:
             if known.name == step[1]:
                 return known.state
-        raise _not_found(keys, task_id)
+        raise not_found(keys, task_id)
     with translated():
         async with client.pipeline(transaction=True) as pipe:
             pipe.hget(keys.run(task_id), "state")
             pipe.hget(keys.task(task_id), "state")
             run_state, task_state = await pipe.execute()
     if run_state is None and task_state is None:
-        raise _not_found(keys, task_id)
+        raise not_found(keys, task_id)
     return TaskState(task_state) if run_state is None else RunState(run_state)
 
 
@@ -170,10 +170,10 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         try:
             run = await status(client, keys, step[0])
         except NotFound:
-            raise _not_found(keys, task_id) from None
+            raise not_found(keys, task_id) from None
         now = {s.name: s for s in run.steps}
         if step[1] not in now:
-            raise _not_found(keys, task_id)
+            raise not_found(keys, task_id)
         if now[step[1]].state is not TaskState.SKIPPED:
             return None
         cancelled = run.state in (RunState.CANCELLING, RunState.CANCELLED)
@@ -190,7 +190,7 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         times = _time(submitted), _time(finished)
         return await _run_result(client, keys, task_id, RunState(run_state), *times, why or "")
     if task_state is None:
-        raise _not_found(keys, task_id)
+        raise not_found(keys, task_id)
     return TaskResult.model_validate_json(stored) if task_state in TERMINAL else None
 
 
@@ -313,7 +313,8 @@ def _time(ms: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms and ms != "0" else None
 
 
-def _not_found(keys: CrewKeys, task_id: str) -> NotFound:
+def not_found(keys: CrewKeys, task_id: str) -> NotFound:
+    """There is neither a run nor a task of this id."""
     return NotFound(
         f"crew {keys.crew!r} has no run or task {task_id!r} (a finished one is kept for tasks.resultTTLSeconds)"
     )

@@ -28,7 +28,7 @@ from watchbill.connection import home, persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
-from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish
+from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish, crew_gone
 from watchbill.worker import execute, incarnations, results
 from watchbill.worker.counts import Counts
 from watchbill.worker.leases import LeaseKeeper
@@ -234,7 +234,8 @@ class Worker:
         that the store counts an attempt that kills this process. `told`: of which it is told that they have begun."""
         del me.held[: len(begin)]
         if without := [task for task in begin if not task.payload]:
-            await self._start(me, without)
+            for task in await self._with_payloads(me, without):
+                self._begin(me, task)
             begin = [task for task in begin if task.payload]
         batch = me.finished[:BATCH]
         spare = self._capacity - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
@@ -341,26 +342,24 @@ class Worker:
                 self._begin(me, task)
         me.held.sort(key=lambda task: task.priority)
 
-    async def _start(self, me: Life, tasks: Sequence[Claimed]) -> None:
-        """Begins tasks whose payload is too large to travel along."""
+    async def _with_payloads(self, me: Life, tasks: Sequence[Claimed]) -> list[Claimed]:
+        """Tasks whose payload was too large to travel along, with it, if they may begin. What has no record ends."""
         started = await self._persist(lambda: self._queue.start(me.name, tasks))
+        told = []
         for task, start in zip(tasks, started, strict=True):
-            if start.state != "ok":
-                me.claimed.pop(task.id, None)
             if start.state == "ok":
-                told = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
-                self._begin(me, told)
-            elif start.state == "missing":
+                told.append(replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs))
+                continue
+            me.claimed.pop(task.id, None)
+            if start.state == "missing":
                 me.finished.append(results.missing(task))
+        return told
 
     async def _end_unwanted(self, me: Life) -> None:
         """Tells the end of what is not to run. Where the payload didn't come along, the definition didn't either."""
         unwanted, me.unwanted = me.unwanted, []
         if without := [task for task in unwanted if not task.payload]:
-            started = await self._persist(lambda: self._queue.start(me.name, without))
-            told = zip(without, started, strict=True)
-            unwanted = [task for task in unwanted if task.payload]
-            unwanted += [replace(task, definition=start.definition) for task, start in told if start.state == "ok"]
+            unwanted = [task for task in unwanted if task.payload] + await self._with_payloads(me, without)
         me.finished += [results.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
     def _begin(self, me: Life, task: Claimed) -> None:
@@ -562,7 +561,7 @@ class Worker:
                 elif what == "gone":
                     if ids == [self._queue.uid]:
                         self._deleted = True
-                        self._on_lost(self._me.name, CrewGone(f"crew {self._keys.crew!r} was deleted, or replaced"))
+                        self._on_lost(self._me.name, crew_gone(self._keys))
                 else:
                     self._stop_tasks(self._me, dict.fromkeys(ids, what))
         except redis.exceptions.RedisError as error:  # a right that is missing, say
@@ -723,9 +722,11 @@ class Worker:
         former = self._former
         if former is None:
             return
-        finished, former.finished = [f for f in former.finished if f.result], []
+        ended = list(former.finished)
+        finished = [f for f in ended if f.result]
         for done, outcome in zip(finished, await self._persist(lambda: self._queue.recover(finished)), strict=True):
             self._account(done, outcome)
+        del former.finished[: len(ended)]  # only now: the store may have lost the crew again
         if not former.jobs and not former.finished:
             self._former = None
 

@@ -2,7 +2,8 @@
 -- uses events running answers streams tasks steps runs ends
 -- What was interrupted goes on: back onto its stream, with all that it had. The attempt that was interrupted doesn't count.
 -- KEYS: fixed; of a task: task, agent events; of a step: run, steps, agent events, run events. ARGV: uid, crew, id
--- What was due later still is. -> {'gone'} | {'ok', resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>}
+-- What was due later still is.
+-- -> {'gone'} | {'ok', resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local id, record = ARGV[3], KEYS[FIXED + 1]
 local run_id, name = string.match(id, '^([^/]+)/(.*)$')
