@@ -45,6 +45,7 @@ async def test_a_running_task_is_cancelled_at_once_and_its_slot_is_free(make_cre
     async with crew.in_process(concurrency=1):
         await crew.submit("t1", "a")
         await crew.started("t1")
+        await crew.redis.publish(crew.keys.control, "nonsense\x1ft1")  # nobody stops listening for that
         asked = time.monotonic()
         assert not await _cancel(crew, "t1")
         result: Any = await crew.result("t1")

@@ -562,7 +562,7 @@ class Worker:
                     if ids == [self._queue.uid]:
                         self._deleted = True
                         self._on_lost(self._me.name, crew_gone(self._keys))
-                else:
+                elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
                     self._stop_tasks(self._me, dict.fromkeys(ids, what))
         except redis.exceptions.RedisError as error:  # a right that is missing, say
             logger.error("can't listen, so what is cancelled is heard of every %d ms: %s", self._lease_ms // 3, error)
