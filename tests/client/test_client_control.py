@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -319,11 +320,54 @@ async def test_a_crew_that_goes_among_many_calls_is_told_with_what_was_stored(cr
 # ---------------------------------------------------------------- the rest
 
 
+async def channels(crew: Crew) -> list[str]:
+    return [str(name) for name in await crew.client.pubsub_channels(crew.keys.prefix + "reply:*")]
+
+
 async def test_many_first_calls_at_once_share_one_connection_for_replies(crew: Crew, client: Client) -> None:
-    await asyncio.gather(*(client.submit(crew.keys.crew, "x", agent="a") for _ in range(20)))
-    channel = crew.keys.prefix + "reply:*"
-    (found,) = await crew.client.pubsub_channels(channel)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await asyncio.gather(*(client.run(crew.keys.crew, "x", agent="a") for _ in range(20)))
+    (found,) = await channels(crew)
     assert await crew.client.pubsub_numsub(found) == [(found, 1)]
+
+
+async def test_who_does_not_wait_is_not_told(crew: Crew, client: Client) -> None:
+    await client.submit(crew.keys.crew, "x", agent="a", id="t1")
+    await client.submit_many(crew.keys.crew, "a", [_named("t2")])
+    await client.submit(crew.keys.crew, "x", id="r1")
+    assert await channels(crew) == []
+    for key in (crew.keys.task("t1"), crew.keys.task("t2"), crew.keys.run("r1")):
+        assert not await crew.client.hget(key, "reply")
+
+
+async def test_everyone_who_waits_is_told_at_once_whoever_submitted_it(
+    crew: Crew, client: Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 60.0)  # nobody looks
+    await client.submit(crew.keys.crew, "x", agent="a", id="t1")
+    await client.submit(crew.keys.crew, "x", id="r1")
+    async with Client(redis_url) as other:
+        waiting = [asyncio.create_task(c.wait(crew.keys.crew, i)) for c in (client, other) for i in ("t1", "r1")]
+        for key in (crew.keys.task("t1"), crew.keys.run("r1")):
+            await until(partial(_waiters, crew, key))
+        assert await client.cancel(crew.keys.crew, "r1")
+        await crew.finish("w", await crew.take("w"))
+        async with asyncio.timeout(10):
+            assert [result.success for result in await asyncio.gather(*waiting)] == [True, False] * 2
+
+
+async def _waiters(crew: Crew, key: str) -> bool:
+    return len(str(await crew.client.hget(key, "reply")).split("\x1e")) == 2
+
+
+async def test_what_ends_just_before_somebody_is_to_be_told_of_it_is_found(crew: Crew, client: Client) -> None:
+    await client.submit(crew.keys.crew, "x", agent="a", id="t1")
+    await crew.finish("w", await crew.take("w"))
+    await client.submit(crew.keys.crew, "x", id="r1")
+    await client.cancel(crew.keys.crew, "r1")
+    for id_ in ("t1", "r1", "unknown"):
+        assert not await runs.subscribe(crew.client, crew.keys, id_, "channel")
 
 
 async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(private_redis: Any) -> None:

@@ -122,7 +122,9 @@ class Client(Control):
             session_id=session_id,
             metadata=dict(metadata or {}),
         ).model_dump_json(exclude_none=True)
-        await self._listen(keys)
+        reply_to = ""
+        if (keys.crew, task_id) in self._waiting:
+            reply_to = await self._listen(keys)
 
         async def give(current: definitions.Current) -> str:
             definition = current.definition
@@ -147,12 +149,12 @@ class Client(Control):
                     current.uid,
                     run,
                     max_queued=most,
-                    reply_to=keys.reply(self._id),
+                    reply_to=reply_to,
                     durability=durability,
                 )
             agent_id = definition.agent_ids()[agent]
             task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **dedupe)  # type: ignore[arg-type]
-            return (await self._put(keys, current, [task], durability))[0]
+            return (await self._put(keys, current, [task], durability, reply_to))[0]
 
         return await self._with_current(keys, give)
 
@@ -194,7 +196,6 @@ class Client(Control):
 
         if not work:
             return []
-        await self._listen(keys)
         return await self._with_current(keys, give)
 
     def _check(
@@ -225,9 +226,10 @@ class Client(Control):
         current: definitions.Current,
         tasks: Iterable[Submission],
         durability: Durability | None,
+        reply_to: str = "",
     ) -> list[str]:
         queue = Queue(self._redis, keys, current.uid)
-        most, reply_to = current.definition.tasks.max_queued, keys.reply(self._id)
+        most = current.definition.tasks.max_queued
         return await queue.submit(
             tasks, max_queued=most, reply_to=reply_to, digest=current.digest, durability=durability
         )
@@ -251,7 +253,7 @@ class Client(Control):
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
                 async with asyncio.timeout(timeout):
-                    return await self._result(keys, task_id, waiter, look_first=False)
+                    return await self._result(keys, task_id, waiter, subscribed=True)
         return await self.wait(crew, submitted, timeout=timeout)
 
     # ------------------------------------------------------------ getting results
@@ -263,20 +265,25 @@ class Client(Control):
         """
         keys = self.keys(crew)
         async with asyncio.timeout(timeout):
-            await self._listen(keys)
             with self._told(keys, task_id) as waiter:
-                return await self._result(keys, task_id, waiter, look_first=True)
+                return await self._result(keys, task_id, waiter, subscribed=False)
 
-    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, look_first: bool) -> Result:
-        # Only the submitter is sent a message; others look more often at first.
-        pause = 0.05
-        look = look_first
+    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool) -> Result:
+        # Nobody is told of the end of a step: who waits for one looks, often at first.
+        is_step = names.split_step_id(task_id) is not None
+        pause = 0.05 if is_step else POLL_SECONDS
+        look = not subscribed
         while True:
             if look:
                 waiter.told.clear()
                 result = await persist(lambda: runs.result(self._redis, keys, task_id))
                 if result is not None:
                     return result
+            if not (subscribed or is_step):
+                await self._listen(keys)
+                subscribed = await persist(lambda: runs.subscribe(self._redis, keys, task_id, keys.reply(self._id)))
+                if not subscribed:  # it has ended meanwhile
+                    continue
             timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
             await waiter.told.wait()
             timer.cancel()
@@ -348,8 +355,8 @@ class Client(Control):
 
     # ------------------------------------------------------------ within
 
-    async def _listen(self, keys: names.CrewKeys) -> None:
-        """From now on, messages about what this client submitted to the crew wake its waiters."""
+    async def _listen(self, keys: names.CrewKeys) -> str:
+        """From now on, messages on the channel whose name this returns wake the waiters for work of the crew."""
         channel = keys.reply(self._id)
         if self._replies is None:
             self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
@@ -360,6 +367,7 @@ class Client(Control):
                         await self._replies.subscribe(channel)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
+        return channel
 
     async def _read_replies(self, replies: redis.asyncio.client.PubSub) -> None:
         while True:

@@ -160,6 +160,13 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
     return TaskState(task_state) if run_state is None else RunState(run_state)
 
 
+async def subscribe(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, channel: str) -> bool:
+    """Has whoever ends this run or task say so on `channel`. False: it has ended, or isn't there."""
+    names = [*keys.fixed, keys.task(task_id), keys.run(task_id)]
+    with translated():
+        return bool(await run_script(client, "subscribe", names, [channel]) == "ok")
+
+
 async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
     """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. Raises NotFound."""
     if step := split_step_id(task_id):
