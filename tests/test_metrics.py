@@ -139,3 +139,26 @@ def test_the_page_explains_every_metric_and_no_other() -> None:
     assert set(re.findall(r"`(watchbill_\w+)`", DOCS.read_text())) == exported
     alerts = set(re.findall(r"watchbill_[a-z_]+", DOCS.read_text()))
     assert alerts <= exported | {"watchbill_metrics"}
+
+
+def test_many_times_at_once_are_counted_as_one_by_one() -> None:
+    registry = CollectorRegistry()
+    one, many = (metrics.Times(name, "x", buckets=(0.1, 1), registry=registry) for name in ("one", "many"))
+    seconds = [0.0, 0.1, 0.100001, 0.5, 1.0, 7.0, 0.05]
+    for value in seconds:
+        one.observe(value)
+    many.observe_all(seconds[:3])
+    many.observe_all(seconds[3:])
+    many.observe_all([])
+
+    def samples(name: str) -> dict[tuple[str, str], float]:
+        (family,) = (found for found in registry.collect() if found.name == name)
+        kinds = ("_bucket", "_count", "_sum")
+        return {
+            (s.name.removeprefix(name), s.labels.get("le", "")): s.value
+            for s in family.samples
+            if s.name.endswith(kinds)
+        }
+
+    assert samples("one") == samples("many")
+    assert samples("many")["_count", ""] == len(seconds)

@@ -284,7 +284,7 @@ async def store() -> AsyncIterator[str]:
         await opened.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RecordingContext(Context):
     """A `Context` that keeps what was said."""
 

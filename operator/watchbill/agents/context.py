@@ -23,9 +23,9 @@ EMIT_SECONDS: Final = 30.0
 """How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
 class Context:
-    """What one run of one agent works with."""
+    """What one run of one agent works with. To be read: nobody looks at what an agent writes into it."""
 
     crew: str
     """`namespace/name`."""

@@ -121,7 +121,7 @@ class Client(Control):
             user_id=user_id,
             session_id=session_id,
             metadata=dict(metadata or {}),
-        ).model_dump_json(exclude_none=True)
+        ).model_dump_json(exclude_defaults=True)
         reply_to = ""
         if (keys.crew, task_id) in self._waiting:
             reply_to = await self._listen(keys)
@@ -188,7 +188,7 @@ class Client(Control):
                 keys,
                 current,
                 (
-                    Submission(t.task_id, ids[t.agent_name], t.model_dump_json(exclude_none=True), t.priority)
+                    Submission(t.task_id, ids[t.agent_name], t.model_dump_json(exclude_defaults=True), t.priority)
                     for t in work
                 ),
                 durability,

@@ -32,7 +32,7 @@ from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
-from watchbill.tasks import AgentTask, TaskResult
+from watchbill.tasks import AgentTask
 from watchbill.worker import failures, outputs
 
 HEADER: Final = struct.Struct("!I")
@@ -75,8 +75,8 @@ def main(given: dict[str, Any]) -> None:
                 output = _run(runner, context)
             finally:
                 usage = context.usage
-            result = TaskResult(task_id=context.task.task_id, agent_name=asked["agent"], success=True, output=output)
-            answer = f'"result": {outputs.as_json(result)}'
+            result = outputs.as_json(context.task.task_id, asked["agent"], success=True, output=output)
+            answer = f'"result": {result}'
         except BaseException as failure:  # SystemExit ends the task only
             answer = f'"failed": {json.dumps(_failed(failure))}'
         line.end_task(f'{{"kind": "end", "usage": {usage.model_dump_json() if usage else "null"}, {answer}}}')
@@ -117,7 +117,7 @@ def _failed(failure: BaseException) -> dict[str, Any]:
     return asdict(told)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Context(Context):
     """A context whose worker is another process."""
 

@@ -1,4 +1,4 @@
-"""What a worker counts. A counter's own lock costs more than all else of counting, so that is done once for each call
+"""What a worker counts. A metric's own lock costs more than all else of counting, so that is done once for each call
 to the store, and not for each task."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from watchbill.tasks import Priority
 
 
 class Counts:
-    """Those of one worker. Nothing is shown before `show`, but times and what is rare."""
+    """Those of one worker. Nothing is shown before `show`, but what is rare."""
 
     def __init__(self, crew: str) -> None:
         self._crew = crew
@@ -22,13 +22,27 @@ class Counts:
         self._running = metrics.TASKS_RUNNING.labels(crew)
         self._shown = 0
         self._tally: dict[Counter, int] = defaultdict(int)
-        self.waited = metrics.TASK_WAIT.labels(crew)
-        self.held = metrics.TASK_HELD.labels(crew)
+        self._times: dict[metrics.Times, list[float]] = defaultdict(list)
+        self._waited = self._times[metrics.TASK_WAIT.labels(crew)]
+        self._held = self._times[metrics.TASK_HELD.labels(crew)]
+        self._ran: dict[str, list[float]] = {}
         self.taken_over = metrics.TAKEOVERS.labels(crew)
         self.fenced = metrics.FENCED.labels(crew)
 
     def claimed(self, task: Claimed) -> None:
         self._tally[self._claimed[task.priority]] += 1
+
+    def waited(self, seconds: float) -> None:
+        self._waited.append(seconds)
+
+    def held(self, seconds: float) -> None:
+        self._held.append(seconds)
+
+    def ran(self, agent: str, seconds: float) -> None:
+        times = self._ran.get(agent)
+        if times is None:
+            times = self._ran[agent] = self._times[metrics.TASK_RUN.labels(self._crew, agent)]
+        times.append(seconds)
 
     def ended(self, agent: str, outcome: str) -> None:
         counter = self._outcomes.get((agent, outcome))
@@ -41,6 +55,10 @@ class Counts:
         for counter, n in self._tally.items():
             counter.inc(n)
         self._tally.clear()
+        for histogram, times in self._times.items():
+            if times:
+                histogram.observe_all(times)
+                times.clear()
         if running != self._shown:
             self._running.inc(running - self._shown)
             self._shown = running

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill import metrics
 from watchbill.agents.context import Context, Say
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import persist
@@ -48,10 +48,11 @@ class Executor:
         on_abandoned: Callable[[], None] = lambda: None,
         holds: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),  # noqa: TID251 - shell
+        ran: Callable[[str, float], None] = lambda agent, seconds: None,
     ) -> None:
         """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last.
         `holds` says whether what the worker claimed is surely its own: no agent begins while it isn't. `now` is by the
-        store's clock."""
+        store's clock. `ran` is told how long an agent ran, in seconds."""
         self._client = client
         self._keys = keys
         self._loader = loader
@@ -62,6 +63,7 @@ class Executor:
         self._abandoned = Abandoned(keys.crew, on_abandoned)
         self._processes = Processes(loader.folders)
         self._holds = holds
+        self._ran = ran
 
     @property
     def abandoned(self) -> int:
@@ -154,7 +156,7 @@ class Executor:
             tools=self._loader.tools(crew, agent),
             reads=tuple(flow.reads(crew, agent, flow.steps(crew), cited)),
             timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
-            run_time=metrics.TASK_RUN.labels(self._keys.crew, name),
+            ran=partial(self._ran, name),
         )
         self._roles[digest, name] = role
         return role

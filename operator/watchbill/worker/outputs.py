@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
-from watchbill.tasks import TaskResult
+from watchbill.tasks import Usage
 from watchbill.worker import failures
 
 RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -16,13 +17,37 @@ class Unstorable(Exception):
     """What was returned is no JSON, or too much of it. Says whose, and why."""
 
 
-def as_json(result: TaskResult) -> str:
-    """The result as it is stored. Raises Unstorable."""
+def as_json(
+    task_id: str,
+    agent_name: str,
+    *,
+    success: bool,
+    output: Any = None,
+    error: str | None = None,
+    seconds: float = 0.0,
+    usage: Usage | None = None,
+    attempt: int = 1,
+    completed_at: datetime | None = None,
+) -> str:
+    """A TaskResult as it is stored. Raises Unstorable."""
+    # What TaskResult(...).model_dump_json() makes, at a third of the cost: each task has one.
+    result = {
+        "task_id": task_id,
+        "agent_name": agent_name,
+        "success": success,
+        "output": output,
+        "error": error,
+        "execution_time_ms": round(seconds * 1000, 3),
+        "metadata": {},
+        "usage": usage,
+        "attempt": attempt,
+        "completed_at": completed_at,
+    }
     try:
-        text = result.model_dump_json()
-        if len(text) * 4 > RESULT_MAX_BYTES and (size := len(text.encode())) > RESULT_MAX_BYTES:
-            raise ValueError(f"{size} bytes are more than {RESULT_MAX_BYTES}: return a reference instead")
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        why = failures.describe(error)
-        raise Unstorable(f"what agent {result.agent_name!r} returned can't be stored as JSON: {why}") from error
-    return text
+        text = to_json(result, inf_nan_mode="null")
+        if len(text) > RESULT_MAX_BYTES:
+            raise ValueError(f"{len(text)} bytes are more than {RESULT_MAX_BYTES}: return a reference instead")
+    except (PydanticSerializationError, ValueError, RecursionError) as error_:
+        why = failures.describe(error_)
+        raise Unstorable(f"what agent {agent_name!r} returned can't be stored as JSON: {why}") from error_
+    return text.decode()

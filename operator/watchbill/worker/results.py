@@ -17,7 +17,7 @@ from watchbill.errors import AgentNotLoadable
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
-from watchbill.tasks import TaskResult, Usage
+from watchbill.tasks import Usage
 from watchbill.worker import failures, outputs
 from watchbill.worker.failures import Failed
 from watchbill.worker.redact import Redactor
@@ -101,13 +101,13 @@ class Results:
     ) -> Finished:
         """Raises Unstorable."""
         error = self._first(error) if error else None
-        result = TaskResult(
-            task_id=task.id,
-            agent_name=task.agent,
+        result = outputs.as_json(
+            task.id,
+            task.agent,
             success=outcome == "completed",
             output=output,
             error=error,
-            execution_time_ms=round(seconds * 1000, 3),
+            seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
             attempt=task.attempt,
             completed_at=self._now(),
@@ -115,7 +115,7 @@ class Results:
         return Finished(
             task,
             outcome,
-            outputs.as_json(result),
+            result,
             message=(error or "")[:MESSAGE_MAX],
             tokens=usage.total_tokens if usage else 0,
             ttl_ms=policy.result_ttl_seconds * 1000,
@@ -155,5 +155,5 @@ def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
 
 
 def _without_record(task: Claimed, outcome: Outcome, error: str) -> Finished:
-    result = TaskResult(task_id=task.id, agent_name=task.agent, success=False, error=error, attempt=task.attempt)
-    return Finished(task, outcome, result.model_dump_json(), message=error[:MESSAGE_MAX], definition=task.definition)
+    result = outputs.as_json(task.id, task.agent, success=False, error=error, attempt=task.attempt)
+    return Finished(task, outcome, result, message=error[:MESSAGE_MAX], definition=task.definition)

@@ -11,13 +11,10 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final, Literal
-
-from prometheus_client import Histogram
 
 from watchbill import metrics
 from watchbill.agents.context import Context
@@ -55,7 +52,8 @@ class Role:
     reads: tuple[str, ...]
     """Steps whose outputs it is given."""
     timeout: float
-    run_time: Histogram
+    ran: Callable[[float], None]
+    """Counts how long a run took, in seconds."""
 
 
 class _Unsure(Exception):
@@ -173,33 +171,15 @@ class Running:
     async def _call(self) -> Any:
         """Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
         this is cancelled soon."""
-        while True:
-            with suppress(_Unsure):
-                if self._holds():
-                    return await self._called()
-            await asyncio.sleep(LEASE_LOOK_SECONDS)
-
-    async def _called(self) -> Any:
         runner, context = self.role.runner, self.context
-
-        def run() -> Any:
-            if not self._holds():
-                raise _Unsure
-            return runner.run(context)
-
+        while not self._holds():  # noqa: ASYNC110 - a thread knows, and an event would cost each task
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
         try:
             if runner.in_process:
                 return await self._processes.run(processes.request(self.role.crew, context), context)
             if runner.is_async:
                 return await runner.run(context)
-            output = await run_in_thread(run)
-            if inspect.isawaitable(output):  # a decorator may hide that it is async
-                if self._asked_at is not None:
-                    if inspect.iscoroutine(output):
-                        output.close()
-                    raise asyncio.CancelledError
-                return await output
-            return output
+            return await self._call_in_thread()
         except Exception:
             raise
         except BaseException as failure:
@@ -207,6 +187,28 @@ class Running:
                 raise
             # SystemExit and the like, and a CancelledError of the agent's own, end the task, not the worker.
             raise RuntimeError(failures.describe(failure)) from failure
+
+    async def _call_in_thread(self) -> Any:
+        runner, context = self.role.runner, self.context
+
+        def run() -> Any:
+            if not self._holds():
+                raise _Unsure
+            return runner.run(context)
+
+        while True:
+            try:
+                output = await run_in_thread(run)
+                break
+            except _Unsure:
+                await asyncio.sleep(LEASE_LOOK_SECONDS)
+        if inspect.isawaitable(output):  # a decorator may hide that it is async
+            if self._asked_at is not None:
+                if inspect.iscoroutine(output):
+                    output.close()
+                raise asyncio.CancelledError
+            return await output
+        return output
 
     def _stopped(self, _: asyncio.Task[None]) -> None:
         """The agent has ended, after it was asked to stop."""
@@ -227,7 +229,7 @@ class Running:
         seconds = time.perf_counter() - self._begun
         task, policy, usage = self.task, self.role.crew.tasks, self.context.usage
         try:
-            self.role.run_time.observe(seconds)
+            self.role.ran(seconds)
             if usage is not None and usage.total_tokens:
                 crew, agent = self.context.crew, self.role.agent.agent_id
                 metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)

@@ -82,12 +82,19 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._redact = redact or Redactor(os.environ)
         self._recycle = recycle
+        self._counts = Counts(keys.crew)
         self._executor = execute.Executor(
-            client, keys, loader, self._redact, self._on_abandoned, lambda: self._keeper.holds, self._store_time
+            client,
+            keys,
+            loader,
+            self._redact,
+            self._on_abandoned,
+            lambda: self._keeper.holds,
+            self._store_time,
+            self._counts.ran,
         )
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
-        self._counts = Counts(keys.crew)
         self._me = Life(incarnations.fresh())
         self._wake = asyncio.Event()
         self._look = True
@@ -333,7 +340,7 @@ class Worker:
                 me.unwanted.append(task)
                 continue
             if not task.taken_over:
-                self._counts.waited.observe(max(claim.now_ms - task.queued_ms, 0) / 1000)
+                self._counts.waited(max(claim.now_ms - task.queued_ms, 0) / 1000)
             if not task.begun or not task.payload or self.stopping:
                 me.held.append(task)
                 me.claimed[task.id] = now
@@ -395,7 +402,7 @@ class Worker:
                 job.task, partial(self._say, me, job), partial(self._over, me, job), *read
             )
             if job.reading is not None or job.claimed != job.begun:
-                self._counts.held.observe(time.monotonic() - job.claimed)
+                self._counts.held(time.monotonic() - job.claimed)
         except AgentNotLoadable as error:
             self._park_later(me, job, error)
         except Exception as error:  # our own fault, too
