@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from watchbill.store.queue import Claimed, Finished, Wish
@@ -48,16 +50,34 @@ class Life:
     untold: dict[str, Claimed] = field(default_factory=dict)
     """What runs, and the store counts as begun, but the feeds don't tell yet."""
     finished: list[Finished] = field(default_factory=list)
+    """What has ended, and is to be told."""
+    sent: list[list[Finished]] = field(default_factory=list)
+    """What has ended, by the calls that tell it and aren't answered yet."""
     unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
+
+    @contextmanager
+    def sending(self, most: int) -> Iterator[list[Finished]]:
+        """Results for one call; in hand again if that fails."""
+        batch = self.finished[:most]
+        del self.finished[:most]
+        self.sent.append(batch)
+        try:
+            yield batch
+        except BaseException:
+            self.finished[:0] = batch
+            raise
+        finally:
+            self.sent = [other for other in self.sent if other is not batch]
 
     @property
     def is_idle(self) -> bool:
         """It holds nothing, and has nothing to tell."""
-        return not (self.jobs or self.held or self.finished or self.unloadable or self.unwanted)
+        return not (self.jobs or self.held or self.finished or self.sent or self.unloadable or self.unwanted)
 
     @property
     def entries(self) -> set[str]:
         """Of all that it holds."""
         tasks = [*(job.task for job in self.jobs.values()), *self.held, *self.unwanted]
-        tasks += [*(finished.task for finished in self.finished), *(task for task, _ in self.unloadable)]
+        ended = [*self.finished, *(finished for batch in self.sent for finished in batch)]
+        tasks += [*(finished.task for finished in ended), *(task for task, _ in self.unloadable)]
         return {task.entry for task in tasks}

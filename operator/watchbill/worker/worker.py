@@ -1,7 +1,8 @@
 """The worker of one crew: claims what it has room for, runs it, hands results over, and stops in good order.
 
 One turn of the loop sends the results that are there, tells what begins, and claims, in one call. While tasks are brief
-it holds one batch more than it has slots for, so that agents run while the store answers. Between turns it waits for a
+it holds one batch more than it has slots for, so that agents run while the store answers, and what they come to is sent
+by a second call, so that neither waits for the other. Between turns it waits for a
 task to end, or for the bell; never on the streams. While the store is away nothing is given up: results are kept,
 running tasks go on, and who was taken for dead meanwhile learns it from the first answer.
 """
@@ -47,6 +48,8 @@ UNPARK_AGAIN_SECONDS: Final = 1.0
 """After something was brought back: a worker without the agent, an older one, may have taken and parked it again."""
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
+WORTH_A_CALL: Final = 5
+"""So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
 OUTLAST_SECONDS: Final = 60.0
@@ -106,6 +109,10 @@ class Worker:
         self._deaf = False
         self._mean = 2 * BRIEF_SECONDS
         """Seconds that a task takes, on average; the last ones count most."""
+        self._exchanging = False
+        """A call of a turn is on its way."""
+        self._handing: asyncio.Task[None] | None = None
+        """Sends results beside it."""
         self._fresh = False
         """Tasks were begun, and have not had a turn of the event loop yet."""
         self._stop_by: float | None = None
@@ -170,7 +177,7 @@ class Worker:
         except StoreUnavailable:
             logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
         finally:
-            ending = [working, *background, *([self._bell] if self._bell else [])]
+            ending = [working, *background, *(task for task in (self._bell, self._handing) if task)]
             for task in ending:
                 task.cancel()
             for life in (self._me, self._former):
@@ -244,13 +251,6 @@ class Worker:
             for task in await self._with_payloads(me, without):
                 self._begin(me, task)
             begin = [task for task in begin if task.payload]
-        batch = me.finished[:BATCH]
-        spare = self._capacity - len(me.held) if batch and self._mean < BRIEF_SECONDS else 0
-        slots = -1
-        if self._look and not (self.stopping or self._draining) and self._bell is None and room + spare > 0:
-            slots = min(room + spare, BATCH)
-            me.number += 1
-        number, claimed = me.number, slots >= 0
         waiting = list(begin)
 
         def sent() -> None:
@@ -259,43 +259,67 @@ class Worker:
                 self._begin(me, task)
             waiting.clear()
 
-        if claimed:
-            self._look = False
         try:
-            outcomes, claim = await self._persist(
-                lambda: self._queue.finish(
-                    me.name,
-                    batch,
-                    begun=begin,
-                    told=told,
-                    number=number,
-                    slots=slots,
-                    begin=room,
-                    lease_ms=self._lease_ms,
-                    # asked anew for each try: while the store was away, everyone's lease ran out
-                    take_over=self._keeper.may_take_over and not self._cut_off,
-                    sent=sent,
+            with me.sending(BATCH) as batch:
+                self._exchanging = True
+                slots = self._to_claim(me, room, is_busy=bool(batch or begin))
+                number = me.number
+                outcomes, claim = await self._persist(
+                    lambda: self._queue.finish(
+                        me.name,
+                        batch,
+                        begun=begin,
+                        told=told,
+                        number=number,
+                        slots=slots,
+                        begin=room,
+                        lease_ms=self._lease_ms,
+                        # asked anew for each try: while the store was away, everyone's lease ran out
+                        take_over=self._keeper.may_take_over and not self._cut_off,
+                        sent=sent,
+                    )
                 )
-            )
         except (redis.exceptions.ResponseError, redis.exceptions.DataError):
             if not batch:
                 raise
             logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
             me.held[:0] = waiting
-            if claimed:
-                self._look = True
+            self._look = self._look or slots >= 0
             await self._finish_singly(me, batch)
             return
+        finally:
+            self._exchanging = False
         self._answered()
         for task in told:
             me.untold.pop(task.id, None)
-        del me.finished[: len(batch)]
-        for finished, outcome in zip(batch, outcomes, strict=True):
-            self._account(finished, outcome)
+        self._account(batch, outcomes)
         if claim is not None:
             self._look = len(claim.tasks) >= slots
             self._took(me, claim)
         self._counts.show(len(self._me.jobs))
+
+    def _to_claim(self, me: Life, room: int, *, is_busy: bool) -> int:
+        """How many tasks the next call asks for; -1: it doesn't claim."""
+        spare = self._capacity - len(me.held) if is_busy and self._mean < BRIEF_SECONDS else 0
+        if not self._look or self.stopping or self._draining or self._bell is not None or room + spare <= 0:
+            return -1
+        self._look = False
+        me.number += 1
+        return min(room + spare, BATCH)
+
+    async def _hand_over(self, me: Life) -> None:
+        """Sends results beside a call that is on its way."""
+        try:
+            with me.sending(BATCH) as batch:
+                outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
+            self._account(batch, outcomes)
+        except (Fenced, CrewGone) as error:
+            self._on_lost(me.name, error)
+        except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in hand again, for the next turn
+            logger.debug("results could not be sent beside another call: %s", error)
+        finally:
+            self._handing = None
+            self._wake.set()
 
     def _answered(self) -> None:
         if self._cut_off:
@@ -310,17 +334,15 @@ class Worker:
                 except (redis.exceptions.ResponseError, redis.exceptions.DataError) as error:
                     logger.error("the store refuses the result of task %s: %s", finished.task.id, error)
                     continue
-                self._account(attempt, outcomes[0])
+                self._account([attempt], outcomes)
                 break
             me.finished.remove(finished)
 
-    def _account(self, finished: Finished, outcome: str) -> None:
-        task = finished.task
-        if outcome == "stale":
-            logger.warning("task %s ended here, but is no longer ours: nothing was stored", task.id)
-        else:
-            outcome = finished.outcome
-        self._counts.ended(task.agent, outcome)
+    def _account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
+        for finished, outcome in zip(batch, outcomes, strict=True):
+            if outcome == "stale":
+                logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
+            self._counts.ended(finished.task.agent, outcome if outcome == "stale" else finished.outcome)
 
     def _took(self, me: Life, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
@@ -423,6 +445,8 @@ class Worker:
         self._mean += (time.monotonic() - job.begun - self._mean) / 8
         me.finished.append(finished)
         self._gone(me, job)
+        if self._exchanging and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
+            self._handing = asyncio.create_task(self._hand_over(me), name="results")
 
     def _park_later(self, me: Life, job: Job, error: AgentNotLoadable) -> None:
         me.unloadable.append((job.task, results.unloadable(job.task, error)))
@@ -680,16 +704,17 @@ class Worker:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         error, self._lost = self._lost, None
         me = self._me
-        if self._bell is not None:
-            self._bell.cancel()
-            await asyncio.gather(self._bell, return_exceptions=True)
-            self._bell = None
+        if beside := [task for task in (self._bell, self._handing) if task]:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            self._bell = self._handing = None
         self._heard = None
         if isinstance(error, CrewGone | Forgotten):
             await self._outlast(me, error)
             return
         self._me = Life(incarnations.fresh())
-        tasks = len(me.jobs) + len(me.held) + len(me.finished) + len(me.unwanted)
+        tasks = len(me.entries)
         self._drop_jobs(me)
         self._counts.fenced.inc()
         logger.warning(
@@ -731,8 +756,7 @@ class Worker:
             return
         ended = list(former.finished)
         finished = [f for f in ended if f.result]
-        for done, outcome in zip(finished, await self._persist(lambda: self._queue.recover(finished)), strict=True):
-            self._account(done, outcome)
+        self._account(finished, await self._persist(lambda: self._queue.recover(finished)))
         del former.finished[: len(ended)]  # only now: the store may have lost the crew again
         if not former.jobs and not former.finished:
             self._former = None
@@ -741,7 +765,7 @@ class Worker:
         if self._stop_by is None:
             return False
         me = self._me
-        if not (me.jobs or me.finished or me.unloadable or me.unwanted or self._former):
+        if not (me.jobs or me.finished or me.sent or me.unloadable or me.unwanted or self._former):
             self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by
@@ -752,6 +776,8 @@ class Worker:
             await self._take_no_more(me)
         left = [job.task for job in me.jobs.values()]
         self._drop_jobs(me)
+        if self._handing is not None:
+            await asyncio.gather(self._handing, return_exceptions=True)
         while me.finished:
             with suppress(Fenced, CrewGone):
                 await self._exchange(me)
