@@ -291,7 +291,7 @@ def test_the_shared_part_stands_behind_the_first_line(name: str) -> None:
     assert uses.startswith("-- uses ")
     parts = ["lib", *(f"lib_{part}" for part in uses.split()[2:] if part != "nothing")]
     assert text.startswith(shebang + "\n" + SCRIPTS["lib"])
-    assert text.endswith(body)
+    assert text.endswith(f"{body}\nend)()")
     assert [text.count(SCRIPTS[part]) for part in SCRIPTS if part.startswith("lib")] == [
         int(part in parts) for part in SCRIPTS if part.startswith("lib")
     ]

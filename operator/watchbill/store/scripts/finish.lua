@@ -76,8 +76,11 @@ for i = 1, tells do
         step.state, step.attempt, step.started, step.fence = 'running', h.attempt, h.started, fence
         write_step(record, name, step)
       end
-    elseif BEFORE[redis.call('HGET', record, 'state')] then
-      redis.call('HSET', record, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
+    else
+      local state = redis.call('HGET', record, 'state')
+      if state == 'waiting' or state == 'delayed' then
+        redis.call('HSET', record, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
+      end
     end
   end
 end
@@ -101,16 +104,21 @@ for i = 1, n do
     k = { task = KEYS[key], agent_events = KEYS[key + 1] }
     key = key + 2
   end
-  local task = not run_id and redis.call('HMGET', k.task, 'state', 'fence', 'reply', 'finished')
-  if task then last, over = task[2], task[4] end
+  local task = not run_id and redis.call('HMGET', k.task, 'state', 'finished', 'reply')
+  if task then over = task[2] end
   local h = holder_of(packed[i])
+  if over or not holds(h, inc, fence) or ended[id] then last = task and redis.call('HGET', k.task, 'fence') or last end
   if not holds(h, inc, fence) or ended[id] then
     outcomes[i] = last == fence and 'repeated' or 'stale'
   else
     ended[id] = true
     gone[#gone + 1] = id
-    acked[h.class] = acked[h.class] or {}
-    table.insert(acked[h.class], h.entry)
+    local entries = acked[h.class]
+    if not entries then
+      entries = {}
+      acked[h.class] = entries
+    end
+    entries[#entries + 1] = h.entry
     local wish, keep, why = wish_of(id)
     if wish then granted[#granted + 1] = id end
     if over then      -- a stray entry of what has ended

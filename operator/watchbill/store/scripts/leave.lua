@@ -8,7 +8,7 @@ redis.call('HDEL', CLAIMS, inc)
 redis.call('HDEL', WORKERS, inc)
 redis.call('SADD', FENCED, inc)
 redis.call('EXPIRE', FENCED, DAY)
-if not forget_if_empty(inc) then
+if not others().forget_if_empty(inc) then
   redis.call('ZADD', LEASES, 0, inc)
   ring()
 end

@@ -3,30 +3,47 @@
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence = int(now_us)
 
--- UTF-8 without control characters; as strict as those who decode it: no surrogates, nothing overlong.
-local UTF8 = { '[\194-\223]', '\224[\160-\191]', '[\225-\236\238\239][\128-\191]', '\237[\128-\159]',
-  '\240[\144-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191]', '\244[\128-\143][\128-\191]' }
-local function is_text(s)
-  if string.find(s, '%c') then return false end
-  if not string.find(s, '[\128-\255]') then return true end
-  for _, start in ipairs(UTF8) do s = string.gsub(s, start .. '[\128-\191]', 'x') end
-  return not string.find(s, '[\128-\255]')
-end
+-- Making a function costs each call, whether it uses it or not. What few calls use is made when it is used.
 
 local discarded = 0
 
--- Off the stream, and onto the dead letters with all that it carries.
-local function discard(reason, id, class, entry, fields)
-  local raw = { 'class', class, 'entry', entry }
-  for i = 1, #fields, 2 do
-    raw[#raw + 1] = 'raw:' .. fields[i]
-    raw[#raw + 1] = fields[i + 1]
+local function malformed_part()
+  -- UTF-8 without control characters; as strict as those who decode it: no surrogates, nothing overlong.
+  local UTF8 = { '[\194-\223]', '\224[\160-\191]', '[\225-\236\238\239][\128-\191]', '\237[\128-\159]',
+    '\240[\144-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191]', '\244[\128-\143][\128-\191]' }
+  local function is_utf8(s)
+    if string.find(s, '%c') then return false end
+    if not string.find(s, '[\128-\255]') then return true end
+    for _, start in ipairs(UTF8) do s = string.gsub(s, start .. '[\128-\191]', 'x') end
+    return not string.find(s, '[\128-\255]')
   end
-  bury(reason, id, raw)
-  discarded = discarded + 1
-  redis.call('XACK', STREAM[class], GROUP, entry)
-  redis.call('XDEL', STREAM[class], entry)
-  return false
+
+  -- Off the stream, and onto the dead letters with all that it carries.
+  local function discard(reason, id, class, entry, fields)
+    local raw = { 'class', class, 'entry', entry }
+    for i = 1, #fields, 2 do
+      raw[#raw + 1] = 'raw:' .. fields[i]
+      raw[#raw + 1] = fields[i + 1]
+    end
+    bury(reason, id, raw)
+    discarded = discarded + 1
+    redis.call('XACK', STREAM[class], GROUP, entry)
+    redis.call('XDEL', STREAM[class], entry)
+    return false
+  end
+
+  return { is_utf8 = is_utf8, discard = discard }
+end
+local malformed
+local function discard(...)
+  malformed = malformed or malformed_part()
+  return malformed.discard(...)
+end
+
+local function is_text(s)
+  if not string.find(s, '[%c\128-\255]') then return true end
+  malformed = malformed or malformed_part()
+  return malformed.is_utf8(s)
 end
 
 -- What one claim takes: `begin` is how many of the next may begin at once; they are counted as begun.
@@ -48,10 +65,11 @@ local function take(inc, class, entry, fields, previous)
   end
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
   local at_once = begin > 0 and payload ~= nil and not wish
-  local h = { inc = inc, fence = fresh_fence, class = class, entry = entry, attempt = int(attempt or 1),
-    started = at_once and now or '0', known = at_once and '1' or '0', agent = agent, said = '0' }
-  if redis.call('HSETNX', RUNNING, id, packed_holder(h)) == 0 then
-    local before = holder(id)
+  local fence, made = fresh_fence, attempt and int(attempt) or '1'
+  local packed = inc .. FS .. fence .. FS .. class .. FS .. entry .. FS .. made
+    .. (at_once and FS .. now .. FS .. '1' or FS .. '0' .. FS .. '0') .. FS .. agent .. FS .. '0'
+  if redis.call('HSETNX', RUNNING, id, packed) == 0 then
+    local before, h = holder(id), holder_of(packed)
     if before.entry ~= entry or before.class ~= class then
       return discard('second entry of a task that is held under another', id, class, entry, fields)
     end
@@ -59,6 +77,7 @@ local function take(inc, class, entry, fields, previous)
     h.attempt = int(tonumber(before.attempt) + (before.started ~= '0' and 1 or 0))   -- a start that came to nothing
     if before.known ~= '0' then h.known = '1' end
     hold(id, h)
+    fence, made = h.fence, h.attempt
     if at_once and before.known == '0' then count(agent, 1) end
   elseif at_once then
     count(agent, 1)
@@ -67,62 +86,10 @@ local function take(inc, class, entry, fields, previous)
   local flag = previous and '1' or '0'
   ids[#ids + 1] = flag .. id
   local n = #taken
-  taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, h.fence, h.attempt, agent, entry
+  taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, fence, made, agent, entry
   taken[n + 6], taken[n + 7], taken[n + 8] = class, flag, wish or (at_once and '1' or '0')
   taken[n + 9], taken[n + 10], taken[n + 11] = payload or '', def or '', inputs or ''
   return true
-end
-
--- What was taken, to whoever asks again; without payloads.
-local function taken_before(packed, inc)
-  for _, item in ipairs(split(packed, FS)) do
-    local id = string.sub(item, 2)
-    local h = holder(id)
-    if h and h.inc == inc then
-      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, string.sub(item, 1, 1),
-        wish_of(id) or (h.started ~= '0' and '1' or '0'), '', '', '' }) do taken[#taken + 1] = value end
-    end
-  end
-end
-
--- An entry that somebody deleted while it was held: forgets who held it.
-local function forget_entry(class, entry)
-  redis.call('XACK', STREAM[class], GROUP, entry)
-  local all = redis.call('HGETALL', RUNNING)
-  for i = 1, #all, 2 do
-    local h = holder(all[i])
-    if h.class == class and h.entry == entry then
-      redis.call('HDEL', RUNNING, all[i])
-      redis.call('HDEL', WISHES, all[i])
-      if h.known ~= '0' then count(h.agent, -1) end
-    end
-  end
-end
-
--- What a consumer holds in one class. There may be no such stream or group: nobody has put anything there.
-local function pending_of(class, consumer, most)
-  local pending = redis.pcall('XPENDING', STREAM[class], GROUP, '-', '+', most, consumer)
-  return pending.err and {} or pending
-end
-
--- Takes over what dead incarnations held, in one class. Returns how many were taken.
-local function take_over(inc, class, dead, room)
-  local n = 0
-  for _, gone in ipairs(dead) do
-    while n < room do
-      local pending = pending_of(class, gone, room - n)
-      if #pending == 0 then break end
-      for _, p in ipairs(pending) do
-        local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
-        if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], true) then
-          n = n + 1
-        elseif not claimed[1] then
-          forget_entry(class, p[1])
-        end
-      end
-    end
-  end
-  return n
 end
 
 local function read_new(inc, class, room)
@@ -140,44 +107,106 @@ local function read_new(inc, class, room)
   return n
 end
 
--- The class, below CRITICAL, with the oldest entry that may be taken; and whose it was: nil for one that is new.
-local function oldest(filled, dead)
-  local best, whose, best_ms, best_seq
-  local function consider(class, entry, gone)
-    local ms, seq = string.match(entry, '(%d+)-(%d+)')
-    ms, seq = tonumber(ms), tonumber(seq)
-    if not best or ms < best_ms or (ms == best_ms and seq < best_seq) then
-      best, whose, best_ms, best_seq = class, gone, ms, seq
+-- What dead incarnations held, and whose turn it is where several classes wait.
+local function others_part()
+  -- An entry that somebody deleted while it was held: forgets who held it.
+  local function forget_entry(class, entry)
+    redis.call('XACK', STREAM[class], GROUP, entry)
+    local all = redis.call('HGETALL', RUNNING)
+    for i = 1, #all, 2 do
+      local h = holder(all[i])
+      if h.class == class and h.entry == entry then
+        redis.call('HDEL', RUNNING, all[i])
+        redis.call('HDEL', WISHES, all[i])
+        if h.known ~= '0' then count(h.agent, -1) end
+      end
     end
   end
-  for _, class in ipairs(filled) do
-    if class ~= '1' then
-      for _, gone in ipairs(dead) do
-        local pending = pending_of(class, gone, 1)
-        if pending[1] then consider(class, pending[1][1], gone) end
-      end
-      local last = '0-0'
-      for _, g in ipairs(redis.call('XINFO', 'GROUPS', STREAM[class])) do
-        local name, delivered
-        for i = 1, #g, 2 do
-          if g[i] == 'name' then name = g[i + 1] elseif g[i] == 'last-delivered-id' then delivered = g[i + 1] end
+
+  -- What a consumer holds in one class. There may be no such stream or group: nobody has put anything there.
+  local function pending_of(class, consumer, most)
+    local pending = redis.pcall('XPENDING', STREAM[class], GROUP, '-', '+', most, consumer)
+    return pending.err and {} or pending
+  end
+
+  -- Takes over what dead incarnations held, in one class. Returns how many were taken.
+  local function take_over(inc, class, dead, room)
+    local n = 0
+    for _, gone in ipairs(dead) do
+      while n < room do
+        local pending = pending_of(class, gone, room - n)
+        if #pending == 0 then break end
+        for _, p in ipairs(pending) do
+          local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
+          if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], true) then
+            n = n + 1
+          elseif not claimed[1] then
+            forget_entry(class, p[1])
+          end
         end
-        if name == GROUP then last = delivered end
       end
-      local head = redis.call('XRANGE', STREAM[class], '(' .. last, '+', 'COUNT', 1)
-      if head[1] then consider(class, head[1][1], nil) end
     end
+    return n
   end
-  return best, whose
+
+  -- The class, below CRITICAL, with the oldest entry that may be taken; and whose it was: nil for one that is new.
+  local function oldest(filled, dead)
+    local best, whose, best_ms, best_seq
+    local function consider(class, entry, gone)
+      local ms, seq = string.match(entry, '(%d+)-(%d+)')
+      ms, seq = tonumber(ms), tonumber(seq)
+      if not best or ms < best_ms or (ms == best_ms and seq < best_seq) then
+        best, whose, best_ms, best_seq = class, gone, ms, seq
+      end
+    end
+    for _, class in ipairs(filled) do
+      if class ~= '1' then
+        for _, gone in ipairs(dead) do
+          local pending = pending_of(class, gone, 1)
+          if pending[1] then consider(class, pending[1][1], gone) end
+        end
+        local last = '0-0'
+        for _, g in ipairs(redis.call('XINFO', 'GROUPS', STREAM[class])) do
+          local name, delivered
+          for i = 1, #g, 2 do
+            if g[i] == 'name' then name = g[i + 1] elseif g[i] == 'last-delivered-id' then delivered = g[i + 1] end
+          end
+          if name == GROUP then last = delivered end
+        end
+        local head = redis.call('XRANGE', STREAM[class], '(' .. last, '+', 'COUNT', 1)
+        if head[1] then consider(class, head[1][1], nil) end
+      end
+    end
+    return best, whose
+  end
+
+  local function forget_if_empty(gone)
+    for _, c in ipairs(CLASSES) do
+      if #pending_of(c, gone, 1) > 0 then return false end
+    end
+    for _, c in ipairs(CLASSES) do redis.pcall('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end      -- where there is one
+    redis.call('ZREM', LEASES, gone)
+    return true
+  end
+
+  return { pending_of = pending_of, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
+end
+local others_made
+local function others()
+  others_made = others_made or others_part()
+  return others_made
 end
 
-local function forget_if_empty(gone)
-  for _, c in ipairs(CLASSES) do
-    if #pending_of(c, gone, 1) > 0 then return false end
+-- What was taken, to whoever asks again; without payloads.
+local function taken_before(packed, inc)
+  for _, item in ipairs(split(packed, FS)) do
+    local id = string.sub(item, 2)
+    local h = holder(id)
+    if h and h.inc == inc then
+      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, string.sub(item, 1, 1),
+        wish_of(id) or (h.started ~= '0' and '1' or '0'), '', '', '' }) do taken[#taken + 1] = value end
+    end
   end
-  for _, c in ipairs(CLASSES) do redis.pcall('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end      -- where there is one
-  redis.call('ZREM', LEASES, gone)
-  return true
 end
 
 -- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
@@ -234,20 +263,20 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     -- One pick in 16 goes to the oldest head, so that no class starves.
     local picks = tonumber(known[3] or '0')
     if #filled > 1 and picks + room >= 16 then
-      local class, whose = oldest(filled, dead)
+      local class, whose = others().oldest(filled, dead)
       if class and whose then
-        room = room - take_over(inc, class, { whose }, 1)
+        room = room - others().take_over(inc, class, { whose }, 1)
       elseif class then
         room = room - read_new(inc, class, 1)
       end
     end
     for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
-      if room > 0 and #dead > 0 then room = room - take_over(inc, c, dead, room) end
+      if room > 0 and #dead > 0 then room = room - others().take_over(inc, c, dead, room) end
       if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
     end
     if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
     for _, gone in ipairs(dead) do
-      if not forget_if_empty(gone) then more = true end
+      if not others().forget_if_empty(gone) then more = true end
     end
     if more or total > discarded and total - discarded > redis.call('HLEN', RUNNING) then ring() end
   elseif draining and slots > 0 then

@@ -53,18 +53,23 @@ end
 
 -- agents: how many tasks each runs. Changes are summed up over a call, so that an agent that goes from one task to the
 -- next is not told to be idle between them. meta's `working:` fields: of which agents it is told that they work.
-local moved, movers, feeds = {}, {}, {}
+local movers, moved, feeds = {}, {}, nil
 local function count(agent, n, feed)
-  if not moved[agent] then
+  local so_far = moved[agent]
+  if not so_far then
     movers[#movers + 1] = agent
-    moved[agent] = 0
+    so_far = 0
   end
-  moved[agent] = moved[agent] + n
-  if feed then feeds[agent] = feed end
+  moved[agent] = so_far + n
+  if feed then
+    feeds = feeds or {}
+    feeds[agent] = feed
+  end
 end
 
-local known_to_work = {}
+local known_to_work
 local function working(agent, feed)
+  known_to_work = known_to_work or {}
   if known_to_work[agent] then return end
   known_to_work[agent] = true
   if redis.call('HSETNX', META, 'working:' .. agent, '1') == 1 then
@@ -75,7 +80,7 @@ end
 -- Ends every script that counts.
 local function settle()
   for _, agent in ipairs(movers) do
-    local n, feed = moved[agent], feeds[agent]
+    local n, feed = moved[agent], feeds and feeds[agent]
     local runs = n ~= 0 and redis.call('HINCRBY', AGENTS, agent, n) or tonumber(redis.call('HGET', AGENTS, agent) or '0')
     if runs <= 0 then
       redis.call('HDEL', AGENTS, agent)
@@ -85,10 +90,6 @@ local function settle()
     end
   end
 end
-
--- States of what isn't told yet to run, and of what has ended.
-local BEFORE = { waiting = true, delayed = true }
-local ENDED = { completed = true, failed = true, dead = true, cancelled = true, skipped = true }
 
 -- Tells that a task begins, the first time. Whether this was the first. `brief`: it has ended, too, so it isn't told that
 -- its agent works.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running steps
+-- uses events running steps states
 -- Claimed tasks begin whose payload did not come with the claim: gives it, and tells that they are assigned. (Not part of
 -- claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, agent events, run events

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams tasks steps runs ends
+-- uses events running answers streams tasks steps runs ends states
 -- Tasks and steps are cancelled, or interrupted until somebody resumes them. What a worker holds is asked to stop; what
 -- waits is taken from where it waits. At most 500 a call.
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, results, definition, agent events, run events
