@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from contextlib import suppress
@@ -12,8 +13,10 @@ import pytest
 import redis
 from workshop import Make, until
 
+from watchbill.agents.context import Context
 from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask
+from watchbill.worker.running import Running
 
 
 def tasks_of(agent: str, *names: str) -> list[AgentTask]:
@@ -149,3 +152,17 @@ async def test_results_that_could_not_be_sent_beside_a_call_are_sent_with_the_ne
         await until(crew.is_idle)
     assert refused
     assert await crew.ends() == dict.fromkeys(((name, "completed") for name in names), 1)
+
+
+async def test_what_a_task_needed_is_freed_as_it_ends_and_not_when_python_looks_for_garbage(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief"}, concurrency=10)
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(200))))
+    gc.collect()
+    gc.disable()
+    try:
+        async with crew.in_process(concurrency=10):
+            await until(crew.is_idle)
+            kept = [thing for thing in gc.get_objects() if isinstance(thing, Running | Context)]
+    finally:
+        gc.enable()
+    assert len(kept) < 5

@@ -455,6 +455,7 @@ class Worker:
     def _gone(self, me: Life, job: Job) -> None:
         me.jobs.pop(job.task.id, None)
         me.untold.pop(job.task.id, None)
+        job.running = None  # whose context knows the job: a circle would keep both until Python looks for such
         self._wake.set()
 
     def _drop_jobs(self, me: Life) -> None:
