@@ -45,17 +45,12 @@ end
 
 local packed, changed = held(at, 2, begins), {}
 for i = 1, begins do
-  local h = holder_of(packed[i])
-  if holds(h, inc, ARGV[at + 1]) and h.started == '0' then
-    h.started = now
-    if h.known == '0' then
-      h.known = '1'
-      count(h.agent, 1)
-    end
-    changed[#changed + 1] = ARGV[at]
-    changed[#changed + 1] = packed_holder(h)
-  end
+  local id, begun, agent = ARGV[at], packed_as_begun(packed[i], inc, ARGV[at + 1])
   at = at + 2
+  if begun then
+    changed[#changed + 1], changed[#changed + 2] = id, begun
+    if agent then count(agent, 1) end
+  end
 end
 if #changed > 0 then redis.call('HSET', RUNNING, unpack(changed)) end
 

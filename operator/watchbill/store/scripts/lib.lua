@@ -36,10 +36,12 @@ end
 local function is_gone(uid) return redis.call('HGET', META, 'uid') ~= uid end
 
 -- Why this incarnation may not write, or nil: gone | fenced | unknown (it has claimed before, the caller says, and the store
--- doesn't know: it lost what it had).
+-- doesn't know: it lost what it had). Its last claim is read with that.
+local last_claim
 local function barred(uid, inc, is_new)
   if is_gone(uid) then return 'gone' end
-  if redis.call('HEXISTS', CLAIMS, inc) == 1 then return nil end
+  last_claim = redis.call('HGET', CLAIMS, inc)
+  if last_claim then return nil end
   if redis.call('SISMEMBER', FENCED, inc) == 1 then return 'fenced' end
   if not is_new then return 'unknown' end
 end

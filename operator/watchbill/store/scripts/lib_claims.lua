@@ -59,7 +59,7 @@ local function take(inc, class, entry, fields, previous)
     elseif name == 'attempt' then attempt = #value < 10 and string.find(value, '^%d+$') and tonumber(value) or 0 end
   end
   -- One that begins with a slash would be a step's to some (names.split_step_id) and a task's to others.
-  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id .. agent)
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id) or not is_text(agent)
     or string.sub(id, 1, 1) == '/' then
     return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
   end
@@ -215,7 +215,6 @@ end
 -- payload, definition, inputs, ...}, is it to drain?}. Begun: 0 | 1 | cancel | interrupt (it isn't to run)
 local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   begin = at_once
-  local last = redis.call('HGET', CLAIMS, inc)
   -- Three: it may be among them, and what was handed back.
   local leases, somebody_gone = redis.call('ZRANGE', LEASES, 0, 2, 'WITHSCORES'), false
   for i = 1, #leases, 2 do
@@ -228,10 +227,10 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
   end
   redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
-  if last then
-    local cut = string.find(last, FS, 1, true)
-    local answered = tonumber(string.sub(last, 1, cut - 1))
-    if tonumber(seq) == answered then taken_before(string.sub(last, cut + 1), inc) end
+  if last_claim then
+    local cut = string.find(last_claim, FS, 1, true)
+    local answered = tonumber(string.sub(last_claim, 1, cut - 1))
+    if tonumber(seq) == answered then taken_before(string.sub(last_claim, cut + 1), inc) end
     -- a smaller one is a late copy, which nobody waits for
     if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken, 0 } end
   end

@@ -23,8 +23,8 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
     write_step(k.steps, name, step)
     redis.call('HSET', k.results, name, result)
   elseif is_there then
-    redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', attempt,
-      'tokens', tokens)
+    redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', attempt)
+    if tokens ~= '0' then redis.call('HSET', k.task, 'tokens', tokens) end
     redis.call('PEXPIRE', k.task, ttl)
     local n = #indexed
     indexed[n + 1], indexed[n + 2] = until_ms(ttl), id

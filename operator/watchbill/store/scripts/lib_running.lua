@@ -18,6 +18,16 @@ local function packed_holder(h)
       .. FS .. h.agent .. FS .. h.said
 end
 
+-- A packed value as it is once its task has begun, and the agent, if it must be counted; nil: it isn't held so, or has begun.
+-- Takes apart no more than it needs, because every task that waits its turn comes by here.
+local function packed_as_begun(packed, inc, fence)
+  if not packed or string.find(packed, inc .. FS .. fence .. FS, 1, true) ~= 1 then return nil end
+  local head, known, agent, said = string.match(packed, '^(.*)\0310\031([012])\031([^\031]*)\031(%d+)$')
+  if not head then return nil end
+  local begun = head .. FS .. now .. FS .. (known == '0' and '1' or known) .. FS .. agent .. FS .. said
+  return begun, known == '0' and agent
+end
+
 local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
@@ -81,7 +91,10 @@ end
 local function settle()
   for _, agent in ipairs(movers) do
     local n, feed = moved[agent], feeds and feeds[agent]
-    local runs = n ~= 0 and redis.call('HINCRBY', AGENTS, agent, n) or tonumber(redis.call('HGET', AGENTS, agent) or '0')
+    local runs = 1
+    if n ~= 0 or known_to_work and known_to_work[agent] then
+      runs = n ~= 0 and redis.call('HINCRBY', AGENTS, agent, n) or tonumber(redis.call('HGET', AGENTS, agent) or '0')
+    end
     if runs <= 0 then
       redis.call('HDEL', AGENTS, agent)
       if redis.call('HDEL', META, 'working:' .. agent) == 1 and feed then

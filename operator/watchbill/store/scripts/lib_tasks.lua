@@ -47,7 +47,8 @@ local function add_task(task_key, id, class, agent, payload, reply, inputs, valu
     entry = put(class, 'id', id, 'agent', agent)
   end
   redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload,
-    'submitted', now, 'inputs', inputs, 'reply', reply, 'entry', entry)
+    'submitted', now, 'inputs', inputs, 'entry', entry)
+  if reply ~= '' then redis.call('HSET', task_key, 'reply', reply) end
   for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
   return 'submitted', sooner
 end
