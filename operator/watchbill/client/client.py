@@ -372,7 +372,7 @@ class Client(Control):
     async def _read_replies(self, replies: redis.asyncio.client.PubSub) -> None:
         while True:
             # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by polling
-            message = await persist(lambda: replies.get_message(timeout=POLL_SECONDS))
+            message = await persist(lambda: replies.get_message(timeout=None))
             if message:
                 crew = str(message["channel"]).partition("{")[2].partition("}")[0]
                 for told in message["data"].split("\x1e"):

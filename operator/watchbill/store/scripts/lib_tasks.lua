@@ -41,10 +41,12 @@ local function add_task(task_key, id, class, agent, payload, reply, inputs, valu
   local entry, sooner = '', true
   if due then
     sooner = delay(id, class, agent, '1', due)
-  elseif #payload <= ALONG then
-    entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
-  else
+  elseif #payload > ALONG then
     entry = put(class, 'id', id, 'agent', agent)
+  elseif inputs == '' then
+    entry = put(class, 'id', id, 'agent', agent, 'payload', payload)
+  else
+    entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   end
   redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload,
     'submitted', now, 'inputs', inputs, 'entry', entry)
