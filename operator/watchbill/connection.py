@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from importlib import resources
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import redis
 import redis.asyncio
@@ -31,6 +31,7 @@ from watchbill.redis_cluster import ClusterClient
 from watchbill.redis_url import without_secret
 
 __all__ = [
+    "Persist",
     "StoreRefuses",
     "connect",
     "connect_sync",
@@ -211,6 +212,12 @@ def translated() -> Iterator[None]:
         if known := unavailable(error) or refused(error):
             raise known from error
         raise
+
+
+class Persist(Protocol):
+    """`persist`, with its bounds set."""
+
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T: ...
 
 
 async def persist(

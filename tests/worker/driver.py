@@ -17,12 +17,12 @@ from typing import Any
 import uvloop
 
 from watchbill.service import AgentService
-from watchbill.worker import worker
+from watchbill.worker import parked
 from watchbill.worker.redact import RedactingFormatter, Redactor
 
 
 async def main(options: dict[str, Any]) -> None:
-    worker.UNPARK_SECONDS = options["unpark_seconds"]
+    parked.UNPARK_SECONDS = options["unpark_seconds"]
     service = AgentService(
         options["url"],
         crews=[options["crew"]],

@@ -15,7 +15,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions
-from watchbill.worker import worker as module
+from watchbill.worker import recovery
 from watchbill.worker.worker import Worker
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -54,6 +54,23 @@ async def test_what_ran_when_the_store_was_flushed_is_written_when_the_crew_is_b
         )
     told = [e.message for e in await crew.events() if e.task_id == "early"]
     assert told == ["recovered: the store had lost it"]
+
+
+async def test_what_runs_outlives_a_second_loss_too(make_crew: Make, private_redis: PrivateRedis) -> None:
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
+    async with crew.in_process(concurrency=3) as worker:
+        for task_id in ("first", "second"):
+            await crew.submit(task_id, "a")
+            await crew.started(task_id)
+            await crew.redis.flushall()
+            await _bring_back(crew)
+            await until(lambda: worker.running == 0, what="a new life")
+        assert worker._capacity == 1, "what still runs of both lives holds its slot"
+        crew.open()
+        for task_id in ("first", "second"):
+            await until(lambda t=task_id: _result(crew, t), what=f"the result of {task_id}")  # type: ignore[misc]
+        await until(lambda: worker._capacity == 3)
+    assert await crew.ends() == Counter({("first", "completed"): 1, ("second", "completed"): 1})
 
 
 async def _result(crew: Crew, task_id: str) -> Any:
@@ -106,7 +123,7 @@ async def test_a_crew_that_was_deleted_is_not_waited_for(make_crew: Make) -> Non
 async def test_a_crew_that_does_not_come_back_is_given_up(
     make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "OUTLAST_SECONDS", 0.5)
+    monkeypatch.setattr(recovery, "OUTLAST_SECONDS", 0.5)
     crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
     await _given_up(crew, crew.redis.flushall)
 

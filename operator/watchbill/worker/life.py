@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from watchbill.store.queue import Claimed, Finished, Wish
 from watchbill.worker.running import Running
@@ -54,6 +54,12 @@ class Life:
     sent: list[list[Finished]] = field(default_factory=list)
     """What has ended, by the calls that tell it and aren't answered yet."""
     unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
+
+    def unhold(self, task_id: str, wish: Wish) -> None:
+        """Somebody wants this task to stop: it isn't to run, if it is held."""
+        self.unwanted += [replace(task, wish=wish) for task in self.held if task.id == task_id]
+        self.held = [task for task in self.held if task.id != task_id]
+        self.claimed.pop(task_id, None)
 
     @contextmanager
     def sending(self, most: int) -> Iterator[list[Finished]]:

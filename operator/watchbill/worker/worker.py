@@ -30,10 +30,11 @@ from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, Store
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish, crew_gone
-from watchbill.worker import execute, incarnations, results
+from watchbill.worker import execute, incarnations, parked, results
 from watchbill.worker.counts import Counts
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.life import Job, Life
+from watchbill.worker.recovery import Recovery
 from watchbill.worker.redact import Redactor
 
 logger = logging.getLogger("watchbill.worker")
@@ -42,18 +43,12 @@ T = TypeVar("T")
 
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
-UNPARK_SECONDS: Final = 30.0
-"""How often a worker looks for parked tasks whose agent it has."""
-UNPARK_AGAIN_SECONDS: Final = 1.0
-"""After something was brought back: a worker without the agent, an older one, may have taken and parked it again."""
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 WORTH_A_CALL: Final = 5
 """So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
-OUTLAST_SECONDS: Final = 60.0
-"""How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
 STOP_SECONDS: Final = 5.0
 """How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 STORE_SECONDS: Final = 2.0
@@ -119,8 +114,6 @@ class Worker:
         self._draining = False
         """Claim no more, until that is taken back."""
         self._deleted = False
-        self._former: Life | None = None
-        """What still runs of tasks that the store has lost."""
         self._ended = False
         self._lost: Exception | None = None
         self._cut_off = False
@@ -156,6 +149,7 @@ class Worker:
         self._lease_ms = policy.lease_seconds * 1000
         self._ttl_ms = policy.result_ttl_seconds * 1000
         self._queue = Queue(self._client, self._keys, current.uid)
+        self._recovery = Recovery(self._queue, self._persist, self._account)
         self._keeper = LeaseKeeper(
             self._url,
             self._queue,
@@ -167,7 +161,8 @@ class Worker:
         )
         self._keeper.start()
         self._recall_at = time.monotonic() + self._lease_ms / 1000
-        background = [asyncio.create_task(self._unpark()), asyncio.create_task(self._hear())]
+        unparking = parked.bring_back(self._queue, self._loader, self._persist)
+        background = [asyncio.create_task(unparking), asyncio.create_task(self._hear())]
         working = asyncio.create_task(self._work())
         try:
             while not (await asyncio.wait({working}, timeout=0.2 if self.stopping else 1.0))[0]:
@@ -180,9 +175,8 @@ class Worker:
             ending = [working, *background, *(task for task in (self._bell, self._handing) if task)]
             for task in ending:
                 task.cancel()
-            for life in (self._me, self._former):
-                if life is not None:
-                    self._drop_jobs(life)
+            for life in (self._me, *self._recovery.formers):
+                self._drop_jobs(life)
             self._counts.show(len(self._me.jobs))
             await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
@@ -206,7 +200,7 @@ class Worker:
     async def _turn(self) -> None:
         me = self._me
         try:
-            await self._write_recovered()
+            await self._recovery.write()
             if me.unloadable:
                 await self._park(me)
             if self._heard is not None:
@@ -570,18 +564,6 @@ class Worker:
             me.held += heard.tasks
         await self._hand_back_held(me)
 
-    # ------------------------------------------------------------ beside the turns
-
-    async def _unpark(self) -> None:
-        """Brings back what other workers parked, where this one has the agent."""
-        while True:
-            brought = 0
-            with suppress(CrewGone, redis.exceptions.RedisError):
-                for agent, members in (await self._persist(self._queue.parked_agents)).items():
-                    if await self._has(agent):
-                        brought += await self._persist(lambda m=members: self._queue.unpark(m))  # type: ignore[misc]
-            await asyncio.sleep(UNPARK_AGAIN_SECONDS if brought else UNPARK_SECONDS)
-
     # ------------------------------------------------------------ what people ask for
 
     async def _hear(self) -> None:
@@ -611,10 +593,7 @@ class Worker:
         for task_id, wish in wishes.items():
             job = me.jobs.get(task_id)
             if job is None:
-                unwanted = [replace(task, wish=wish) for task in me.held if task.id == task_id]
-                me.held = [task for task in me.held if task.id != task_id]
-                me.claimed.pop(task_id, None)
-                me.unwanted += unwanted
+                me.unhold(task_id, wish)
             elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
                 job.wish = wish
                 logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
@@ -634,18 +613,6 @@ class Worker:
         logger.info("told to drain: claiming no more" if on else "told to go on: claiming again")
         self._wake.set()
 
-    async def _has(self, agent: str) -> bool:
-        crew = (await self._persist(lambda: definitions.current(self._client, self._keys))).definition
-        definition = crew.agent(agent)
-        if definition is None:
-            return True  # it will fail, and say so
-        try:
-            self._loader.load(crew, definition)
-            self._loader.tools(crew, definition)
-        except AgentNotLoadable:
-            return False
-        return True
-
     def _store_time(self) -> datetime:
         return datetime.fromtimestamp(self._ahead + time.monotonic(), UTC)
 
@@ -662,7 +629,7 @@ class Worker:
     @property
     def _capacity(self) -> int:
         """Slots that no abandoned agent holds, and none whose task the store has lost."""
-        return self._slots - self._executor.abandoned - (len(self._former.jobs) if self._former else 0)
+        return self._slots - self._executor.abandoned - self._recovery.running
 
     def _on_abandoned(self) -> None:
         self._wake.set()  # a slot may be free again
@@ -727,46 +694,24 @@ class Worker:
         await self._register()
 
     async def _outlast(self, me: Life, error: CrewGone | Forgotten) -> None:
-        """The store may have lost all it had (QUEUE protocol, §6). What runs goes on, and its results are written once
-        the crew, the same one, is back. Raises the error when it doesn't come back, or was deleted."""
-        until = time.monotonic() + OUTLAST_SECONDS
+        """The store may have lost all it had. Raises the error when the crew doesn't come back, or was deleted."""
         logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)
-        while True:
-            there = await self._persist(lambda: definitions.identity(self._client, self._keys))
-            if there.uid == self._queue.uid:
-                break
-            if there.uid or there.leaving or self._deleted or self.stopping or time.monotonic() >= until:
-                self._drop_jobs(me)
-                raise error
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
-                    await self._wake.wait()
-                    await asyncio.sleep(0.05)
-            self._wake.clear()
+        if not await self._recovery.crew_is_back(self._wake, lambda: self._deleted or self.stopping):
+            self._drop_jobs(me)
+            raise error
         self._lost = None
         self._me = Life(incarnations.fresh())
         lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
         logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
-        self._former = me
-        await self._write_recovered()
+        self._recovery.formers.append(me)
+        await self._recovery.write()
         await self._register()
-
-    async def _write_recovered(self) -> None:
-        former = self._former
-        if former is None:
-            return
-        ended = list(former.finished)
-        finished = [f for f in ended if f.result]
-        self._account(finished, await self._persist(lambda: self._queue.recover(finished)))
-        del former.finished[: len(ended)]  # only now: the store may have lost the crew again
-        if not former.jobs and not former.finished:
-            self._former = None
 
     async def _stopped(self) -> bool:
         if self._stop_by is None:
             return False
         me = self._me
-        if not (me.jobs or me.finished or me.sent or me.unloadable or me.unwanted or self._former):
+        if not (me.jobs or me.finished or me.sent or me.unloadable or me.unwanted or self._recovery.formers):
             self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by

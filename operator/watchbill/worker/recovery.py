@@ -1,0 +1,61 @@
+"""What outlives a store that has lost all it had (QUEUE protocol, §6): agents go on, and their results are written once
+the crew, the same one, is back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from watchbill.connection import Persist
+from watchbill.store import definitions
+from watchbill.store.queue import Finished, Queue, Transition
+from watchbill.worker.life import Life
+
+OUTLAST_SECONDS: Final = 60.0
+"""How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
+
+
+class Recovery:
+    """The lives of a worker whose tasks the store has lost, until they have ended and their results are written."""
+
+    def __init__(self, queue: Queue, persist: Persist, account: Callable[[Sequence[Finished], Sequence[str]], None]):
+        """`account` is told what became of results."""
+        self._queue = queue
+        self._persist = persist
+        self._account = account
+        self.formers: list[Life] = []
+        """More than one where the store lost all again meanwhile."""
+
+    @property
+    def running(self) -> int:
+        """How many of their tasks still run; each has its slot."""
+        return sum(len(former.jobs) for former in self.formers)
+
+    async def crew_is_back(self, wake: asyncio.Event, given_up: Callable[[], bool]) -> bool:
+        """Waits for the crew; whether it came. `wake` is set when `given_up` may have become true."""
+        until = time.monotonic() + OUTLAST_SECONDS
+        while True:
+            there = await self._persist(lambda: definitions.identity(self._queue.client, self._queue.keys))
+            if there.uid == self._queue.uid:
+                return True
+            if there.uid or there.leaving or given_up() or time.monotonic() >= until:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    await wake.wait()
+                    await asyncio.sleep(0.05)
+            wake.clear()
+
+    async def write(self) -> None:
+        """Writes the results that there are."""
+        for former in list(self.formers):
+            ended = list(former.finished)
+            finished = [f for f in ended if f.result]
+            outcomes: Sequence[Transition] = await self._persist(lambda f=finished: self._queue.recover(f))  # type: ignore[misc]
+            self._account(finished, outcomes)
+            del former.finished[: len(ended)]  # only now: the store may have lost the crew again
+            if not former.jobs and not former.finished:
+                self.formers.remove(former)
