@@ -77,7 +77,9 @@ def test_a_failure_is_stored_as_the_model_of_results_has_it() -> None:
     assert stored == TaskResult(task_id="t1", agent_name="a", success=False, error="it broke?").model_dump_json()
 
 
-@pytest.mark.parametrize("output", [object(), {"deep": lambda: None}, "\ud800", b"\xff"], ids=repr)
+@pytest.mark.parametrize(
+    "output", [object(), {"deep": lambda: None}, "\ud800", b"\xff"], ids=["object", "function", "surrogate", "bytes"]
+)
 def test_what_is_no_json_is_refused_and_says_whose_it_is(output: Any) -> None:
     with pytest.raises(outputs.Unstorable, match="what agent 'a' returned can't be stored as JSON"):
         outputs.as_json("t1", "a", success=True, output=output)

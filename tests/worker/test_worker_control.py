@@ -67,7 +67,7 @@ async def test_a_task_in_a_workers_hands_that_has_not_begun_is_cancelled_without
     async with crew.in_process(concurrency=1) as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
-        worker._mean = 0.0
+        worker._jobs._mean = 0.0
         await crew.submit("t2", "a")
         await crew.submit("t3", "a")
         crew.open("t1")

@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis.asyncio
@@ -26,14 +25,15 @@ import redis.asyncio
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
-from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound, StoreUnavailable, WatchbillError
+from watchbill.errors import CrewGone, Fenced, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish, crew_gone
 from watchbill.worker import execute, incarnations, parked, results
 from watchbill.worker.counts import Counts
+from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
 from watchbill.worker.leases import LeaseKeeper
-from watchbill.worker.life import Job, Life
+from watchbill.worker.life import Life
 from watchbill.worker.recovery import Recovery
 from watchbill.worker.redact import Redactor
 
@@ -43,8 +43,6 @@ T = TypeVar("T")
 
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
-BRIEF_SECONDS: Final = 0.005
-"""While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 WORTH_A_CALL: Final = 5
 """So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
 TELL_SECONDS: Final = 0.003
@@ -102,14 +100,10 @@ class Worker:
         """Waits at the bell, with a claim of its own behind it: nothing else claims meanwhile."""
         self._heard: Claim | None = None
         self._deaf = False
-        self._mean = 2 * BRIEF_SECONDS
-        """Seconds that a task takes, on average; the last ones count most."""
         self._exchanging = False
         """A call of a turn is on its way."""
         self._handing: asyncio.Task[None] | None = None
         """Sends results beside it."""
-        self._fresh = False
-        """Tasks were begun, and have not had a turn of the event loop yet."""
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
@@ -149,6 +143,16 @@ class Worker:
         self._lease_ms = policy.lease_seconds * 1000
         self._ttl_ms = policy.result_ttl_seconds * 1000
         self._queue = Queue(self._client, self._keys, current.uid)
+        self._jobs = Jobs(
+            self._queue,
+            self._executor,
+            self._counts,
+            self._redact,
+            self._persist,
+            on_change=self._wake.set,
+            on_over=self._on_over,
+            on_lost=self._on_lost,
+        )
         self._recovery = Recovery(self._queue, self._persist, self._account)
         self._keeper = LeaseKeeper(
             self._url,
@@ -176,7 +180,7 @@ class Worker:
             for task in ending:
                 task.cancel()
             for life in (self._me, *self._recovery.formers):
-                self._drop_jobs(life)
+                self._jobs.drop(life)
             self._counts.show(len(self._me.jobs))
             await asyncio.gather(*ending, return_exceptions=True)
             await self._executor.close()
@@ -219,8 +223,8 @@ class Worker:
             room = 0 if self.stopping or self._draining else free - len(begin)
             if me.finished or begin or (room and self._look and self._bell is None):
                 await self._exchange(me, begin, room)
-            elif self._fresh:  # a brief task may end before anything else needs to be done
-                self._fresh = False
+            elif self._jobs.fresh:  # a brief task may end before anything else needs to be done
+                self._jobs.fresh = False
                 for _ in range(3):
                     await asyncio.sleep(0)
                     if me.finished:
@@ -243,14 +247,14 @@ class Worker:
         del me.held[: len(begin)]
         if without := [task for task in begin if not task.payload]:
             for task in await self._with_payloads(me, without):
-                self._begin(me, task)
+                self._jobs.begin(me, task)
             begin = [task for task in begin if task.payload]
         waiting = list(begin)
 
         def sent() -> None:
             for task in waiting:
                 me.untold[task.id] = task
-                self._begin(me, task)
+                self._jobs.begin(me, task)
             waiting.clear()
 
         try:
@@ -294,12 +298,16 @@ class Worker:
 
     def _to_claim(self, me: Life, room: int, *, is_busy: bool) -> int:
         """How many tasks the next call asks for; -1: it doesn't claim."""
-        spare = self._capacity - len(me.held) if is_busy and self._mean < BRIEF_SECONDS else 0
+        spare = self._capacity - len(me.held) if is_busy and self._jobs.are_brief else 0
         if not self._look or self.stopping or self._draining or self._bell is not None or room + spare <= 0:
             return -1
         self._look = False
         me.number += 1
         return min(room + spare, BATCH)
+
+    def _on_over(self, me: Life) -> None:
+        if self._exchanging and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
+            self._handing = asyncio.create_task(self._hand_over(me), name="results")
 
     async def _hand_over(self, me: Life) -> None:
         """Sends results beside a call that is on its way."""
@@ -362,7 +370,7 @@ class Worker:
                 me.claimed[task.id] = now
             else:
                 me.untold[task.id] = task
-                self._begin(me, task)
+                self._jobs.begin(me, task)
         me.held.sort(key=lambda task: task.priority)
 
     async def _with_payloads(self, me: Life, tasks: Sequence[Claimed]) -> list[Claimed]:
@@ -384,78 +392,6 @@ class Worker:
         if without := [task for task in unwanted if not task.payload]:
             unwanted = [task for task in unwanted if task.payload] + await self._with_payloads(me, without)
         me.finished += [results.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
-
-    def _begin(self, me: Life, task: Claimed) -> None:
-        now = time.monotonic()
-        job = me.jobs[task.id] = Job(task, now, me.claimed.pop(task.id, now))
-        self._counts.claimed(task)
-        self._fresh = True
-        if self._executor.must_read(task):
-            job.reading = asyncio.create_task(self._read(me, job))
-        else:
-            self._run(me, job)
-
-    async def _read(self, me: Life, job: Job) -> None:
-        """What the task needs to know; then begins it."""
-        try:
-            inputs, outputs = await self._executor.read(job.task)
-        except AgentNotLoadable as error:
-            self._park_later(me, job, error)
-        except NotFound as error:
-            self._over(me, job, self._executor.failed(job.task, error))
-        except (Fenced, CrewGone) as error:
-            self._gone(me, job)
-            self._on_lost(me.name, error)
-        except Exception as error:  # our own fault: still the task's end, and told in full
-            logger.exception("task %s could not be run", job.task.id)
-            self._over(me, job, self._executor.broken(job.task, error))
-        else:
-            self._run(me, job, inputs, outputs)
-
-    def _run(self, me: Life, job: Job, *read: Mapping[str, Any]) -> None:
-        try:
-            job.running = self._executor.begin(
-                job.task, partial(self._say, me, job), partial(self._over, me, job), *read
-            )
-            if job.reading is not None or job.claimed != job.begun:
-                self._counts.held(time.monotonic() - job.claimed)
-        except AgentNotLoadable as error:
-            self._park_later(me, job, error)
-        except Exception as error:  # our own fault, too
-            logger.exception("task %s could not be run", job.task.id)
-            self._over(me, job, self._executor.broken(job.task, error))
-
-    async def _say(self, me: Life, job: Job, message: str) -> None:
-        if me.jobs.get(job.task.id) is not job:
-            return  # a thread that outlived its task, or even us: nobody would close what it opened
-        if job.task.id in me.untold:  # that it began is told before what it says
-            await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
-            me.untold.pop(job.task.id, None)
-        job.said += 1
-        number, text = job.said, self._redact(message)[: results.MESSAGE_MAX]
-        await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
-
-    def _over(self, me: Life, job: Job, finished: Finished) -> None:
-        self._mean += (time.monotonic() - job.begun - self._mean) / 8
-        me.finished.append(finished)
-        self._gone(me, job)
-        if self._exchanging and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
-            self._handing = asyncio.create_task(self._hand_over(me), name="results")
-
-    def _park_later(self, me: Life, job: Job, error: AgentNotLoadable) -> None:
-        me.unloadable.append((job.task, results.unloadable(job.task, error)))
-        self._gone(me, job)
-
-    def _gone(self, me: Life, job: Job) -> None:
-        me.jobs.pop(job.task.id, None)
-        me.untold.pop(job.task.id, None)
-        job.running = None  # whose context knows the job: a circle would keep both until Python looks for such
-        self._wake.set()
-
-    def _drop_jobs(self, me: Life) -> None:
-        for job in list(me.jobs.values()):
-            job.cancel()
-            self._gone(me, job)
 
     async def _park(self, me: Life) -> None:
         parked, me.unloadable = me.unloadable, []
@@ -487,7 +423,7 @@ class Worker:
         if me.untold:
             await self._exchange(me, told=list(me.untold.values())[:BATCH])
         if me.held and time.monotonic() >= me.held_since + BRIEF_SECONDS:
-            self._mean = 10 * BRIEF_SECONDS
+            self._jobs.take_long()
             await self._hand_back_held(me)
 
     async def _hand_back_held(self, me: Life) -> None:
@@ -602,7 +538,7 @@ class Worker:
                 else:
                     job.cancel()
                     me.unwanted.append(replace(job.task, wish=wish))
-                    self._gone(me, job)
+                    self._jobs.gone(me, job)
         self._wake.set()
 
     def _drain(self, on: bool) -> None:
@@ -683,7 +619,7 @@ class Worker:
             return
         self._me = Life(incarnations.fresh())
         tasks = len(me.entries)
-        self._drop_jobs(me)
+        self._jobs.drop(me)
         self._counts.fenced.inc()
         logger.warning(
             "this worker was silent for longer than its lease, so its %d tasks were given to others. "
@@ -697,7 +633,7 @@ class Worker:
         """The store may have lost all it had. Raises the error when the crew doesn't come back, or was deleted."""
         logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)
         if not await self._recovery.crew_is_back(self._wake, lambda: self._deleted or self.stopping):
-            self._drop_jobs(me)
+            self._jobs.drop(me)
             raise error
         self._lost = None
         self._me = Life(incarnations.fresh())
@@ -721,7 +657,7 @@ class Worker:
         with suppress(Fenced, CrewGone):
             await self._take_no_more(me)
         left = [job.task for job in me.jobs.values()]
-        self._drop_jobs(me)
+        self._jobs.drop(me)
         if self._handing is not None:
             await asyncio.gather(self._handing, return_exceptions=True)
         while me.finished:
