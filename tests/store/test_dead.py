@@ -104,6 +104,8 @@ async def test_a_full_queue_takes_no_letter(crew: Crew) -> None:
     before = await crew.dump()
     with pytest.raises(QueueFull):
         await _replay(crew, *await _letters(crew), max_queued=1)
+    assert await crew.client.hget(crew.keys.meta, "refused") == "1"
+    await crew.client.hdel(crew.keys.meta, "refused")
     assert await crew.dump() == before
 
 

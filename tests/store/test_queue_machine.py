@@ -525,6 +525,7 @@ class QueueMachine(RuleBasedStateMachine):
         room = model.present() + len(chosen)
         if what == "no room":
             assert self.ask(lambda: dead.replay(*crew, chosen, max_queued=room - 1)) is QueueFull
+            self.model.refused += 1
             return
         outcomes = [model.replay(letter.task_id) for letter in chosen]
         assert self.do(dead.replay(*crew, chosen, max_queued=room)) == outcomes

@@ -34,7 +34,7 @@ if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'con
 if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
 local steps = is_task and 1 or tonumber(ARGV[18])
 local waiting = queued()
-if present(waiting) + steps > max_queued then return { 'full' } end
+if present(waiting) + steps > max_queued then return { 'full' } end      -- the slot stays, to be fired later
 
 redis.call('SET', guard, id, 'PX', ARGV[4])
 if is_task then

@@ -7,6 +7,12 @@ local function present(on_streams)
     + redis.call('ZCARD', PARKED_INTERRUPT)
 end
 
+-- What a submission that finds no room is answered, and counted as.
+local function refuse()
+  redis.call('HINCRBY', META, 'refused', 1)
+  return { 'full' }
+end
+
 -- Tells whatever scales workers that this crew has work. At most every 200 ms, but where it must look `sooner` than it
 -- knows of: it may never hear of the crew again before that is due.
 local function wake(crew, sooner)

@@ -8,7 +8,7 @@
 --   | taken (the id has been given to other work since) | expired (nothing says any more what it was to do)}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local n, waiting = tonumber(ARGV[4]), queued()
-if present(waiting) + n > tonumber(ARGV[3]) then return { 'full' } end
+if present(waiting) + n > tonumber(ARGV[3]) then return refuse() end
 local runs = runs_part()
 
 local function field(fields, wanted)

@@ -29,8 +29,7 @@ if n > 1 or before + n > most then      -- all or nothing
     end
   end
   if more > 0 and before + more > most then      -- those that are there already need no room
-    redis.call('HINCRBY', META, 'refused', 1)
-    return { 'full' }
+    return refuse()
   end
   at, key = 7, FIXED + 1
 end

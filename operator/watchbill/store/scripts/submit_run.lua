@@ -15,10 +15,7 @@ if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and redis.call('GET', dedupe_key)
   if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
   if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
-  if present(waiting) + tonumber(ARGV[13]) > tonumber(ARGV[3]) then
-    redis.call('HINCRBY', META, 'refused', 1)
-    return { 'full' }
-  end
+  if present(waiting) + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return refuse() end
 end
 local inputs, count, values = ARGV[14], tonumber(ARGV[15]), {}
 local at = 16
