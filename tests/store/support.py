@@ -55,6 +55,10 @@ class Crew:
         submissions = [Submission(i, agent, payload(i), priority, **options) for i in ids]
         return await self.queue.submit(submissions, max_queued=MANY)
 
+    async def bell(self, seconds: float = 1.0) -> bool:
+        """Takes its token, as an idle worker does."""
+        return await self.client.blpop([self.keys.bell], timeout=seconds) is not None
+
     async def claim(
         self, incarnation: str, number: int = 1, slots: int = 10, *, lease_ms: int = LEASE_MS, take_over: bool = True
     ) -> tuple[Claimed, ...]:
@@ -265,7 +269,7 @@ async def work(
         if seen:
             await seen(claim)
         if not claim.tasks:
-            await queue.bell(0.05)
+            await crew.bell(0.05)
             claim = await queue.claim(incarnation, number, slots, lease_ms=lease_ms, take_over=True)
             continue
         started = await queue.start(incarnation, claim.tasks)

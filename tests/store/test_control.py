@@ -510,21 +510,21 @@ async def test_a_worker_that_is_to_drain_claims_nothing_until_that_is_taken_back
 async def test_a_draining_worker_that_heard_the_bell_leaves_it_to_others(crew: Crew) -> None:
     await crew.submit("t1")
     await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
     assert await crew.claim("host-1.aaaa") == ()
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
 
 
 async def test_what_a_draining_worker_makes_ready_is_told_to_others(crew: Crew) -> None:
     await crew.run("r1", flow_of([("a", "b")]))
     (first,) = await crew.take("host-1.aaaa")
     await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
     done = [finished(first, definition=crew.definition.digest())]
     _, claim = await crew.queue.finish("host-1.aaaa", done, number=2, slots=1, lease_ms=60_000)
     assert claim is not None
     assert claim.tasks == ()
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
 
 
 async def test_a_draining_worker_finishes_what_it_has_and_another_takes_the_rest(crew: Crew) -> None:

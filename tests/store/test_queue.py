@@ -209,13 +209,6 @@ async def test_nothing_is_written_for_a_crew_that_has_gone(crew: Crew, how: str)
     assert await crew.dump() == before
 
 
-async def test_ringing_the_bell_of_a_deleted_crew_leaves_no_key_behind(crew: Crew) -> None:
-    await crew.client.delete(*await crew.client.keys(crew.keys.prefix + "*"))
-    with suppress(CrewGone):
-        await crew.queue.ring()
-    assert await crew.dump() == {}
-
-
 async def test_a_definition_for_another_uid_is_refused_and_changes_nothing(crew: Crew) -> None:
     before = await crew.dump()
     with pytest.raises(Conflict, match="another crew of that name"):
@@ -318,19 +311,19 @@ async def test_the_bell_holds_one_token_and_is_rung_again_while_work_is_left(cre
     for i in range(3):
         await crew.submit(f"t{i}")
     assert await crew.client.llen(crew.keys.bell) == 1
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
     assert await crew.client.llen(crew.keys.bell) == 0
     await crew.claim("w", 1, 1)
     assert await crew.client.llen(crew.keys.bell) == 1  # two are left
-    assert await crew.queue.bell(1)
+    assert await crew.bell()
     await crew.claim("w", 2, 2)
     assert await crew.client.llen(crew.keys.bell) == 0  # all are taken
-    assert not await crew.queue.bell(0.05)
+    assert not await crew.bell(0.05)
 
 
 async def test_many_that_ring_at_once_leave_one_token(crew: Crew) -> None:
     await asyncio.gather(*(crew.client.ping() for _ in range(20)))  # a connection for each
-    await asyncio.gather(*(crew.queue.ring() for _ in range(20)))
+    await asyncio.gather(*(crew.submit(f"t{i}") for i in range(20)))
     assert await crew.client.llen(crew.keys.bell) == 1
 
 

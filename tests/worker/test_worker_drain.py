@@ -195,7 +195,7 @@ async def test_a_call_to_the_store_can_be_cancelled_at_any_moment(make_crew: Mak
 
     async def call() -> None:
         while True:
-            await crew.queue.ring()
+            await crew.queue.move_due()
 
     swallowed = 0
     for moment in range(300):

@@ -394,15 +394,6 @@ class Queue:
         with translated():
             return [str(name) for name in await self.client.zrange(self.keys.leases, 0, -1) if name != "returned"]
 
-    async def bell(self, timeout_seconds: float) -> bool:
-        """Blocks until something may be claimable. Whoever takes the bell must claim, or ring it again."""
-        with translated():
-            return await self.client.blpop([self.keys.bell], timeout=timeout_seconds) is not None
-
-    async def ring(self) -> None:
-        """Gives back a token that was taken without room for a task."""
-        await self._call("ring", self.keys.fixed, [self.uid])
-
     async def move_due(self) -> int | None:
         """Puts onto the streams what is due; claims do the same, so this is for crews without workers. Returns when to
         call again, in ms since 1970 by the server's clock; None: when `wb:wake` names the crew, or something else says
