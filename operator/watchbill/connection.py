@@ -231,7 +231,7 @@ async def persist(
     `call` must be safe to send twice. Raises StoreUnavailable once `until` is true; other errors at once.
     """
     delay = 0.05
-    began = time.monotonic()
+    began: float | None = None  # only what fails is waited for: a call may listen for hours before that
     while True:
         try:
             with translated():
@@ -241,6 +241,7 @@ async def persist(
                 raise
             if on_wait is not None:
                 on_wait(delay)
+            began = time.monotonic() if began is None else began
             _tell(error, time.monotonic() - began)
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, 0.7)

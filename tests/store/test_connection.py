@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +207,26 @@ async def test_whoever_waits_long_says_so(caplog: pytest.LogCaptureFixture, monk
     (told,) = caplog.messages
     assert "waiting for the store" in told
     assert "nobody there" in told
+
+
+async def test_time_before_the_store_was_away_is_not_told_as_waiting(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 10_000.0
+    monkeypatch.setattr(connection, "_told_at", -connection.TELL_SECONDS)
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
+    lost = False
+
+    async def listen() -> str:
+        nonlocal now, lost
+        if lost:
+            return "a message"
+        now += 7200  # it listens for so long, and then loses its connection
+        lost = True
+        raise redis.ConnectionError("closed")
+
+    assert await connection.persist(listen) == "a message"
+    assert caplog.messages == []
 
 
 async def test_calls_go_on_until_the_store_answers_and_say_how_long_they_wait() -> None:
