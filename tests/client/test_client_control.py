@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
+from redis.asyncio.client import PubSub
 from support import Crew, flow_of, library, until
 
 from watchbill.client import Client, Replay
@@ -368,6 +370,30 @@ async def test_what_ends_just_before_somebody_is_to_be_told_of_it_is_found(crew:
     await client.cancel(crew.keys.crew, "r1")
     for id_ in ("t1", "r1", "unknown"):
         assert not await runs.subscribe(crew.client, crew.keys, id_, "channel")
+
+
+async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
+    crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.submit(crew.keys.crew, "x", agent="a", id="t1")
+    really, refused = PubSub.subscribe, 0
+
+    async def subscribe(self: PubSub, *channels: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            raise redis.exceptions.ConnectionError("away")
+        return await really(self, *channels)
+
+    monkeypatch.setattr(PubSub, "subscribe", subscribe)
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=10))
+
+    async def has_listened() -> bool:
+        return refused == 2 or waiting.done()
+
+    await until(has_listened)
+    await crew.finish("w", await crew.take("w"))
+    assert (await waiting).success
 
 
 async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(private_redis: Any) -> None:

@@ -280,7 +280,7 @@ class Client(Control):
                 if result is not None:
                     return result
             if not (subscribed or is_step):
-                await self._listen(keys)
+                await persist(lambda: self._listen(keys))
                 subscribed = await persist(lambda: runs.subscribe(self._redis, keys, task_id, keys.reply(self._id)))
                 if not subscribed:  # it has ended meanwhile
                     continue
