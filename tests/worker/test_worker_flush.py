@@ -15,6 +15,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions
+from watchbill.store.queue import Queue
 from watchbill.worker import recovery
 from watchbill.worker.worker import Worker
 
@@ -137,3 +138,36 @@ async def test_another_crew_of_that_name_is_not_written_to(make_crew: Make, priv
 
     await _given_up(crew, replace)
     assert await crew.redis.xlen(crew.keys.results) == 0
+
+
+async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_is_back_is_written_too(
+    make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = await make_crew({"a": "Gate", "b": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
+    names = [f"t{i}" for i in range(10)]
+    really, former = Queue.finish, ""
+
+    async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
+        if former == incarnation:
+            await asyncio.sleep(0.2)
+        elif former and not (crew.folder / "open").exists():  # the new life's call: they end while it is on its way
+            crew.open()
+            await until(lambda: len(crew.notes("end")) == 11)
+            await asyncio.sleep(0.05)
+        return await really(queue, incarnation, finished, **rest)
+
+    monkeypatch.setattr(Queue, "finish", finish)
+    async with crew.in_process(concurrency=20) as worker:
+        for name in names:
+            await crew.submit(name, "a")
+        await crew.started(*names)
+        await until(lambda: not worker._me.untold)
+        before = worker._me
+        await crew.redis.flushall()
+        await _bring_back(crew)
+        await until(lambda: worker._recovery.formers == [before], what="the new life")
+        former = before.name
+        await crew.submit("new", "b", "0")
+        assert (await crew.result("new")).success  # type: ignore[union-attr]
+        await until(lambda: not worker._recovery.formers, what="the end of what ran before")
+        assert await crew.ends() == Counter({(name, "completed"): 1 for name in [*names, "new"]})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 from workshop import Make, until
 
 from watchbill.agents.context import Context
@@ -168,3 +169,65 @@ async def test_what_a_task_needed_is_freed_as_it_ends_and_not_when_python_looks_
     finally:
         gc.enable()
     assert len(kept) < 5
+
+
+async def test_results_sent_one_by_one_are_not_also_sent_beside(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = await make_crew({"brief": "Brief"}, concurrency=10)
+    names = [f"b{i}" for i in range(100)]
+    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
+    really, refused, twice = Queue.finish, False, list[str]()
+    under_way: set[str] = set()
+
+    async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
+        nonlocal refused
+        if rest.get("begun") and finished and not refused:
+            refused = True
+            rest["sent"]()
+            raise redis.exceptions.ResponseError("not this way")
+        ids = {f.task.id for f in finished}
+        twice.extend(under_way & ids)
+        under_way.update(ids)
+        try:
+            await asyncio.sleep(0.02)
+            return await really(queue, incarnation, finished, **rest)
+        finally:
+            under_way.difference_update(ids)
+
+    monkeypatch.setattr(Queue, "finish", finish)
+    async with crew.in_process(concurrency=10):
+        await until(lambda: refused)
+        await until(crew.is_idle)
+    assert not twice
+    assert await crew.ends() == dict.fromkeys(((name, "completed") for name in names), 1)
+
+
+async def test_what_was_handed_over_beside_the_last_call_is_counted_while_the_worker_is_idle(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = await make_crew({"brief": "Brief"}, concurrency=10)
+    really, last = Queue.finish, asyncio.Event()
+
+    async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
+        answer = await really(queue, incarnation, finished, **rest)
+        if rest.get("begun"):  # what it begins has ended before it is answered
+            with suppress(TimeoutError):
+                await asyncio.wait_for(last.wait(), 0.2)
+        elif finished and not rest:
+            last.set()
+            await asyncio.sleep(0.1)
+        return answer
+
+    def shown(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, {"crew": crew.name, **labels}) or 0.0
+
+    monkeypatch.setattr(Queue, "finish", finish)
+    async with crew.in_process(concurrency=10):
+        await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(30))))
+        await until(crew.is_idle)
+        assert last.is_set(), "nothing was sent beside a call"
+        done = {"agent": "brief", "outcome": "completed"}
+        await until(lambda: shown("watchbill_tasks_total", **done) == 30, 2, "that all are counted")
+        await until(lambda: shown("watchbill_task_run_seconds_count", agent="brief") == 30, 2, "that all are timed")
+        assert shown("watchbill_worker_tasks_running") == 0
