@@ -372,6 +372,15 @@ async def test_what_ends_just_before_somebody_is_to_be_told_of_it_is_found(crew:
         assert not await runs.subscribe(crew.client, crew.keys, id_, "channel")
 
 
+async def test_running_again_what_has_ended_gives_its_result_at_once(
+    crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 60.0)
+    await client.submit(crew.keys.crew, "x", agent="a", id="t1")
+    await crew.finish("w", await crew.take("w"))
+    assert (await client.run(crew.keys.crew, "x", agent="a", id="t1", timeout=5)).success
+
+
 async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
     crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,12 +248,13 @@ class Client(Control):
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """`submit`, with its options, and `wait`."""
         keys = self.keys(crew)
-        task_id = options.pop("id", None) or uuid.uuid4().hex
+        given = options.pop("id", None)
+        task_id = given or uuid.uuid4().hex
         with self._told(keys, task_id) as waiter:  # before it can end
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
                 async with asyncio.timeout(timeout):
-                    return await self._result(keys, task_id, waiter, subscribed=True)
+                    return await self._result(keys, task_id, waiter, subscribed=True, may_be_over=bool(given))
         return await self.wait(crew, submitted, timeout=timeout)
 
     # ------------------------------------------------------------ getting results
@@ -268,10 +269,12 @@ class Client(Control):
             with self._told(keys, task_id) as waiter:
                 return await self._result(keys, task_id, waiter, subscribed=False)
 
-    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool) -> Result:
-        # Nobody is told of the end of a step: who waits for one looks, often at first.
+    async def _result(
+        self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool, may_be_over: bool = False
+    ) -> Result:
+        # Nobody is told of the end of a step, nor of what ended before: who waits for such looks, often at first.
         is_step = names.split_step_id(task_id) is not None
-        pause = 0.05 if is_step else POLL_SECONDS
+        pause = 0.05 if is_step or may_be_over else POLL_SECONDS
         look = not subscribed
         while True:
             if look:
