@@ -262,29 +262,30 @@ class Worker:
                 self._exchanging = True
                 slots = self._to_claim(me, room, is_busy=bool(batch or begin))
                 number = me.number
-                outcomes, claim = await self._persist(
-                    lambda: self._queue.finish(
-                        me.name,
-                        batch,
-                        begun=begin,
-                        told=told,
-                        number=number,
-                        slots=slots,
-                        begin=room,
-                        lease_ms=self._lease_ms,
-                        # asked anew for each try: while the store was away, everyone's lease ran out
-                        take_over=self._keeper.may_take_over and not self._cut_off,
-                        sent=sent,
+                try:
+                    outcomes, claim = await self._persist(
+                        lambda: self._queue.finish(
+                            me.name,
+                            batch,
+                            begun=begin,
+                            told=told,
+                            number=number,
+                            slots=slots,
+                            begin=room,
+                            lease_ms=self._lease_ms,
+                            # asked anew for each try: while the store was away, everyone's lease ran out
+                            take_over=self._keeper.may_take_over and not self._cut_off,
+                            sent=sent,
+                        )
                     )
-                )
-        except (redis.exceptions.ResponseError, redis.exceptions.DataError):
-            if not batch:
-                raise
-            logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
-            me.held[:0] = waiting
-            self._look = self._look or slots >= 0
-            await self._finish_singly(me, batch)
-            return
+                except (redis.exceptions.ResponseError, redis.exceptions.DataError):
+                    if not batch:
+                        raise
+                    logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
+                    me.held[:0] = waiting
+                    self._look = self._look or slots >= 0
+                    await self._finish_singly(me, batch)
+                    return
         finally:
             self._exchanging = False
         self._answered()
@@ -306,6 +307,8 @@ class Worker:
         return min(room + spare, BATCH)
 
     def _on_over(self, me: Life) -> None:
+        if me is not self._me:  # what the store has lost is written otherwise
+            return
         if self._exchanging and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
             self._handing = asyncio.create_task(self._hand_over(me), name="results")
 
@@ -315,6 +318,7 @@ class Worker:
             with me.sending(BATCH) as batch:
                 outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
             self._account(batch, outcomes)
+            self._counts.show(len(self._me.jobs))
         except (Fenced, CrewGone) as error:
             self._on_lost(me.name, error)
         except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in hand again, for the next turn
@@ -328,8 +332,10 @@ class Worker:
             self._cut_off = False
             self._keeper.wait_before_take_over(self._lease_ms / 3000)
 
-    async def _finish_singly(self, me: Life, batch: Sequence[Finished]) -> None:
-        for finished in batch:
+    async def _finish_singly(self, me: Life, batch: list[Finished]) -> None:
+        """Those that are dealt with leave `batch`, which is in hand again if this fails."""
+        while batch:
+            finished = batch[0]
             for attempt in (finished, results.refused(finished)):
                 try:
                     outcomes, _ = await self._persist(lambda f=attempt: self._queue.finish(me.name, [f]))  # type: ignore[misc]
@@ -338,7 +344,7 @@ class Worker:
                     continue
                 self._account([attempt], outcomes)
                 break
-            me.finished.remove(finished)
+            del batch[0]
 
     def _account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
         for finished, outcome in zip(batch, outcomes, strict=True):
