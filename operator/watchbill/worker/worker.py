@@ -195,7 +195,7 @@ class Worker:
     async def _work(self) -> None:
         await self._give_others_time()
         await self._register()
-        while not await self._stopped():
+        while not self._stopped():
             await self._turn()
         await self._end()
 
@@ -204,7 +204,8 @@ class Worker:
     async def _turn(self) -> None:
         me = self._me
         try:
-            await self._recovery.write()
+            if self._recovery.formers:
+                await self._recovery.write()
             if me.unloadable:
                 await self._park(me)
             if self._heard is not None:
@@ -649,7 +650,7 @@ class Worker:
         await self._recovery.write()
         await self._register()
 
-    async def _stopped(self) -> bool:
+    def _stopped(self) -> bool:
         if self._stop_by is None:
             return False
         me = self._me
