@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from workshop import Make, until
 
 from watchbill.agents.context import Context
+from watchbill.errors import Fenced
 from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask
 from watchbill.worker.running import Running
@@ -231,3 +232,17 @@ async def test_what_was_handed_over_beside_the_last_call_is_counted_while_the_wo
         await until(lambda: shown("watchbill_tasks_total", **done) == 30, 2, "that all are counted")
         await until(lambda: shown("watchbill_task_run_seconds_count", agent="brief") == 30, 2, "that all are timed")
         assert shown("watchbill_worker_tasks_running") == 0
+
+
+async def test_a_life_that_several_learn_the_end_of_is_followed_by_one(make_crew: Make) -> None:
+    crew = await make_crew({"brief": "Brief"}, lease_seconds=30)
+    async with crew.in_process() as worker:
+        await until(lambda: worker._bell is not None, what="an idle worker")
+        old = worker._me.name
+        while worker._me.name == old:
+            worker._on_lost(old, Fenced("taken for dead"))
+            await asyncio.sleep(0)
+        new = worker._me.name
+        await crew.submit("t1", "brief")
+        assert (await crew.result("t1")).success  # type: ignore[union-attr]
+        assert worker._me.name == new

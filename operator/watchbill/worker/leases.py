@@ -57,6 +57,7 @@ class LeaseKeeper:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._incarnation: str | None = None
+        self._changing = threading.Lock()
         self._stop = threading.Event()
         self._renewed_at = self._turned_at = time.monotonic()
         self._take_over_from = 0.0
@@ -72,9 +73,10 @@ class LeaseKeeper:
 
     def guard(self, incarnation: str) -> None:
         """From now on, keeps this incarnation alive. It must have claimed once."""
-        self._renewed_at = time.monotonic()
-        self._sure_until = self._renewed_at + self._lease_ms / 1000
-        self._incarnation = incarnation
+        with self._changing:
+            self._renewed_at = time.monotonic()
+            self._sure_until = self._renewed_at + self._lease_ms / 1000
+            self._incarnation = incarnation
 
     async def stop(self) -> None:
         self._incarnation = None
@@ -122,8 +124,9 @@ class LeaseKeeper:
             logger.warning("can't renew the lease: %s", error)
             return False
         except (Fenced, CrewGone) as error:
-            if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
-                self._incarnation = None
+            with self._changing:
+                if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
+                    self._incarnation = None
             self._tell(self._on_lost, incarnation, error)
             return True
         except Exception:
@@ -135,8 +138,9 @@ class LeaseKeeper:
         if now - self._renewed_at > interval * 2:
             self.wait_before_take_over(interval)
         self._renewed_at = now
-        if self._incarnation == incarnation:
-            self._sure_until = asked + self._lease_ms / 1000
+        with self._changing:
+            if self._incarnation == incarnation:
+                self._sure_until = asked + self._lease_ms / 1000
         self._tell(self._on_renewed, incarnation, renewed)
         return True
 

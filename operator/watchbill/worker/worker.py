@@ -613,8 +613,8 @@ class Worker:
 
     async def _recover(self) -> None:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
-        error, self._lost = self._lost, None
-        me = self._me
+        # Lost until there is a new life: what else learns of the old one's end meanwhile must not end the new one.
+        error, me = self._lost, self._me
         if beside := [task for task in (self._bell, self._handing) if task]:
             for task in beside:
                 task.cancel()
@@ -624,7 +624,7 @@ class Worker:
         if isinstance(error, CrewGone | Forgotten):
             await self._outlast(me, error)
             return
-        self._me = Life(incarnations.fresh())
+        self._me, self._lost = Life(incarnations.fresh()), None
         tasks = len(me.entries)
         self._jobs.drop(me)
         self._counts.fenced.inc()
