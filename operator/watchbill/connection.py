@@ -266,7 +266,7 @@ def script(name: str) -> tuple[str, str]:
     shebang, uses, body = folder.joinpath(f"{name}.lua").read_text().split("\n", 2)
     names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
     lib, *parts = (folder.joinpath(f"{part}.lua").read_text() for part in ("lib", *names))
-    # In a function of their own: Lua then finds the variables of `lib` that functions use a sixth of a call faster.
+    # In a function of their own: making those of the parts then costs a fifth less, at each call.
     text = "\n".join((shebang, lib, "return (function()", *parts, body, "end)()"))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 

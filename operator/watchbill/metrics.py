@@ -191,7 +191,9 @@ TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks running in
 
 
 class Times(Histogram):
-    """A histogram that takes many values at once: each lock that `observe` takes costs as much as counting."""
+    """A histogram that takes many values at once: each lock that `observe` takes costs as much as counting.
+
+    prometheus_client has no public way to that; a test holds it to what `observe` does."""
 
     def observe_all(self, seconds: Sequence[float]) -> None:
         """As `observe` with each of them."""

@@ -79,12 +79,14 @@ async def test_any_number_of_first_submissions_at_once_on_one_client_are_stored_
     async with Client(crew.url, namespace=crew.keys.crew.partition("/")[0]) as client:
         name = crew.keys.crew
         ids = [f"t{n}" for n in range(300)]
+        submitted = await asyncio.gather(*(client.submit(name, "do it", agent="a", id=id_) for id_ in ids))
+        assert submitted == ids
 
-        async def crew_has_all() -> bool:
-            return await crew.queued() == len(ids)
+        async def all_are_waited_for() -> bool:
+            return all([await crew.client.hexists(crew.keys.task(id_), "reply") for id_ in ids])
 
-        waiting = asyncio.gather(*(client.run(name, "do it", agent="a", id=id_, timeout=20) for id_ in ids))
-        await until(crew_has_all)
+        waiting = asyncio.gather(*(client.wait(name, id_, timeout=20) for id_ in ids))
+        await until(all_are_waited_for)
         for number in range(1, 4):
             taken = await crew.take("w.1", number, 100)
             assert set(await crew.finish("w.1", taken)) == {"applied"}

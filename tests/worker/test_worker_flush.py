@@ -150,10 +150,8 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
     async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
         if former == incarnation:
             await asyncio.sleep(0.2)
-        elif former and [f.task.id for f in finished] == [
-            "new"
-        ]:  # the new life's call: they end while it is on its way
-            crew.open()
+        elif former and {f.task.id for f in finished} == {"new"}:
+            crew.open()  # they end while the new life's call is on its way
             await until(lambda: len(crew.notes("end")) == 11)
             await asyncio.sleep(0.05)
         return await really(queue, incarnation, finished, **rest)

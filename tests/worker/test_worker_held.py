@@ -89,7 +89,7 @@ async def test_a_kill_counts_against_no_task_that_was_only_held(make_crew: Make)
     again = {name for name, times in crew.executions().items() if times > 1}
     counted = {name for name in names if await crew.redis.hget(crew.keys.task(name), "attempt") != "1"}
     assert again <= counted, "what ran twice was begun twice"
-    assert len(counted) <= 2 * 5, "what ran in its slots, and what had ended there and was on its way"
+    assert len(counted) <= 5, "no more than it had slots for"
     assert await crew.ends() == dict.fromkeys(((name, "completed") for name in names), 1)
 
 

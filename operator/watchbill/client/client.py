@@ -123,7 +123,7 @@ class Client(Control):
             metadata=dict(metadata or {}),
         ).model_dump_json(exclude_defaults=True)
         reply_to = ""
-        if (keys.crew, task_id) in self._waiting:
+        if (keys.crew, task_id) in self._waiting:  # `run`; who waits later subscribes
             reply_to = await self._listen(keys)
 
         async def give(current: definitions.Current) -> str:
@@ -248,13 +248,14 @@ class Client(Control):
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """`submit`, with its options, and `wait`."""
         keys = self.keys(crew)
-        given = options.pop("id", None)
+        given = options.pop("id", None) or None
         task_id = given or uuid.uuid4().hex
         with self._told(keys, task_id) as waiter:  # before it can end
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
                 async with asyncio.timeout(timeout):
-                    return await self._result(keys, task_id, waiter, subscribed=True, may_be_over=bool(given))
+                    # what was given an id may have ended long ago: nobody is told of that
+                    return await self._result(keys, task_id, waiter, subscribed=given is None)
         return await self.wait(crew, submitted, timeout=timeout)
 
     # ------------------------------------------------------------ getting results
@@ -269,12 +270,13 @@ class Client(Control):
             with self._told(keys, task_id) as waiter:
                 return await self._result(keys, task_id, waiter, subscribed=False)
 
-    async def _result(
-        self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool, may_be_over: bool = False
-    ) -> Result:
-        # Nobody is told of the end of a step, nor of what ended before: who waits for such looks, often at first.
+    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool) -> Result:
+        async def subscribe() -> bool:
+            return await runs.subscribe(self._redis, keys, task_id, await self._listen(keys))
+
+        # Nobody is told of the end of a step: who waits for one looks, often at first.
         is_step = names.split_step_id(task_id) is not None
-        pause = 0.05 if is_step or may_be_over else POLL_SECONDS
+        pause = 0.05 if is_step else POLL_SECONDS
         look = not subscribed
         while True:
             if look:
@@ -283,8 +285,7 @@ class Client(Control):
                 if result is not None:
                     return result
             if not (subscribed or is_step):
-                await persist(lambda: self._listen(keys))
-                subscribed = await persist(lambda: runs.subscribe(self._redis, keys, task_id, keys.reply(self._id)))
+                subscribed = await persist(subscribe)
                 if not subscribed:  # it has ended meanwhile
                     continue
             timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)

@@ -100,10 +100,8 @@ class Worker:
         """Waits at the bell, with a claim of its own behind it: nothing else claims meanwhile."""
         self._heard: Claim | None = None
         self._deaf = False
-        self._exchanging = False
-        """A call of a turn is on its way."""
         self._handing: asyncio.Task[None] | None = None
-        """Sends results beside it."""
+        """Sends results beside a turn's call."""
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
@@ -258,37 +256,33 @@ class Worker:
                 self._jobs.begin(me, task)
             waiting.clear()
 
-        try:
-            with me.sending(BATCH) as batch:
-                self._exchanging = True
-                slots = self._to_claim(me, room, is_busy=bool(batch or begin))
-                number = me.number
-                try:
-                    outcomes, claim = await self._persist(
-                        lambda: self._queue.finish(
-                            me.name,
-                            batch,
-                            begun=begin,
-                            told=told,
-                            number=number,
-                            slots=slots,
-                            begin=room,
-                            lease_ms=self._lease_ms,
-                            # asked anew for each try: while the store was away, everyone's lease ran out
-                            take_over=self._keeper.may_take_over and not self._cut_off,
-                            sent=sent,
-                        )
+        with me.sending(BATCH) as batch:
+            slots = self._to_claim(me, room, is_busy=bool(batch or begin))
+            number = me.number
+            try:
+                outcomes, claim = await self._persist(
+                    lambda: self._queue.finish(
+                        me.name,
+                        batch,
+                        begun=begin,
+                        told=told,
+                        number=number,
+                        slots=slots,
+                        begin=room,
+                        lease_ms=self._lease_ms,
+                        # asked anew for each try: while the store was away, everyone's lease ran out
+                        take_over=self._keeper.may_take_over and not self._cut_off,
+                        sent=sent,
                     )
-                except (redis.exceptions.ResponseError, redis.exceptions.DataError):
-                    if not batch:
-                        raise
-                    logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
-                    me.held[:0] = waiting
-                    self._look = self._look or slots >= 0
-                    await self._finish_singly(me, batch)
-                    return
-        finally:
-            self._exchanging = False
+                )
+            except (redis.exceptions.ResponseError, redis.exceptions.DataError):
+                if not batch:
+                    raise
+                logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
+                me.held[:0] = waiting
+                self._look = self._look or slots >= 0
+                await self._finish_singly(me, batch)
+                return
         self._answered()
         for task in told:
             me.untold.pop(task.id, None)
@@ -299,7 +293,7 @@ class Worker:
         self._counts.show(len(self._me.jobs))
 
     def _to_claim(self, me: Life, room: int, *, is_busy: bool) -> int:
-        """How many tasks the next call asks for; -1: it doesn't claim."""
+        """How many tasks the call that is about to be made asks for; it is a claim then. -1: it is none."""
         spare = self._capacity - len(me.held) if is_busy and self._jobs.are_brief else 0
         if not self._look or self.stopping or self._draining or self._bell is not None or room + spare <= 0:
             return -1
@@ -308,9 +302,7 @@ class Worker:
         return min(room + spare, BATCH)
 
     def _on_over(self, me: Life) -> None:
-        if me is not self._me:  # what the store has lost is written otherwise
-            return
-        if self._exchanging and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
+        if me.sent and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
             self._handing = asyncio.create_task(self._hand_over(me), name="results")
 
     async def _hand_over(self, me: Life) -> None:
@@ -642,8 +634,7 @@ class Worker:
         if not await self._recovery.crew_is_back(self._wake, lambda: self._deleted or self.stopping):
             self._jobs.drop(me)
             raise error
-        self._lost = None
-        self._me = Life(incarnations.fresh())
+        self._me, self._lost = Life(incarnations.fresh()), None
         lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
         logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
         self._recovery.formers.append(me)

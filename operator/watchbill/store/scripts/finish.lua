@@ -102,18 +102,15 @@ for i = 1, n do
   local task = not run_id and redis.call('HMGET', k.task, 'state', 'finished', 'reply')
   if task then over = task[2] end
   local h = holder_of(packed[i])
-  if over or not holds(h, inc, fence) or ended[id] then last = task and redis.call('HGET', k.task, 'fence') or last end
-  if not holds(h, inc, fence) or ended[id] then
+  local mine = holds(h, inc, fence) and not ended[id]
+  if task and (over or not mine) then last = redis.call('HGET', k.task, 'fence') end
+  if not mine then
     outcomes[i] = last == fence and 'repeated' or 'stale'
   else
     ended[id] = true
     gone[#gone + 1] = id
-    local entries = acked[h.class]
-    if not entries then
-      entries = {}
-      acked[h.class] = entries
-    end
-    entries[#entries + 1] = h.entry
+    local entries = acked[h.class] or {}
+    acked[h.class], entries[#entries + 1] = entries, h.entry
     local wish, keep, why = wish_of(id)
     if wish then granted[#granted + 1] = id end
     if over then      -- a stray entry of what has ended

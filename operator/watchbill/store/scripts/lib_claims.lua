@@ -66,8 +66,7 @@ local function take(inc, class, entry, fields, previous)
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
   local at_once = begin > 0 and payload ~= nil and not wish
   local fence, made = fresh_fence, attempt and int(attempt) or '1'
-  local packed = inc .. FS .. fence .. FS .. class .. FS .. entry .. FS .. made
-    .. (at_once and FS .. now .. FS .. '1' or FS .. '0' .. FS .. '0') .. FS .. agent .. FS .. '0'
+  local packed = packed_holder(inc, fence, class, entry, made, at_once and now or '0', at_once and '1' or '0', agent, '0')
   if redis.call('HSETNX', RUNNING, id, packed) == 0 then
     local before, h = holder(id), holder_of(packed)
     if before.entry ~= entry or before.class ~= class then
@@ -189,7 +188,7 @@ local function others_part()
     return true
   end
 
-  return { pending_of = pending_of, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
+  return { take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
 end
 local others_made
 local function others()

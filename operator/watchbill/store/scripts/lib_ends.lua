@@ -1,12 +1,6 @@
 -- How tasks and steps end, or are set aside until somebody resumes them. Needs events, running, answers, streams, steps, runs.
 
-local runs, indexed, enqueued, concluded = nil, {}, false, 0
-
-local ttl_of_last, ends_of_last
-local function until_ms(ttl)
-  if ttl ~= ttl_of_last then ttl_of_last, ends_of_last = ttl, int(now_ms + tonumber(ttl)) end
-  return ends_of_last
-end
+local runs, indexed, enqueued, concluded = nil, {}, false, false
 
 -- The result of what was cancelled: there is no worker that could say.
 local function cancelled_result(id, agent, attempt, why)
@@ -27,12 +21,12 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
     if tokens ~= '0' then redis.call('HSET', k.task, 'tokens', tokens) end
     redis.call('PEXPIRE', k.task, ttl)
     local n = #indexed
-    indexed[n + 1], indexed[n + 2] = until_ms(ttl), id
+    indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), id
     answer(reply, id, result)
   end
   redis.call('XADD', RESULTS, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
     'result', #result <= ALONG and result or '')
-  concluded = concluded + 1
+  concluded = true
   event(outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled' or 'task_failed',
     about(agent, id, run_id, message), k.agent_events, k.run_events)
   if step then
@@ -57,5 +51,5 @@ end
 -- Ends every script that concludes.
 local function index_ended()
   if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
-  if concluded > 0 then redis.call('XTRIM', RESULTS, 'MAXLEN', '~', 100000) end
+  if concluded then redis.call('XTRIM', RESULTS, 'MAXLEN', '~', 100000) end
 end

@@ -31,7 +31,7 @@ local function quote(text)
   return q
 end
 
--- Trims and prolongs a feed with the first of many events of a call, and every fiftieth: either costs as much as half an event.
+-- Trims and prolongs a feed with the first of a call's events, and with every fiftieth: together they cost most of another event.
 local told = {}
 local function tell(feed, most, kind, data)
   local n = told[feed] or 0
@@ -58,7 +58,8 @@ local function vanished(inc)
   end
 end
 
-local whose, of_whom      -- what was told last: a task's beginning and its end follow each other
+-- What was told last is kept: a task's beginning and its end follow each other. An id has one agent, and one run.
+local whose, of_whom
 local function about(agent, id, run, message)
   if whose ~= id then
     whose = id

@@ -13,9 +13,9 @@ end
 
 local function holder(id) return holder_of(redis.call('HGET', RUNNING, id)) end
 
-local function packed_holder(h)
-  return h.inc .. FS .. h.fence .. FS .. h.class .. FS .. h.entry .. FS .. h.attempt .. FS .. h.started .. FS .. h.known
-      .. FS .. h.agent .. FS .. h.said
+local function packed_holder(inc, fence, class, entry, attempt, started, known, agent, said)
+  return inc .. FS .. fence .. FS .. class .. FS .. entry .. FS .. attempt .. FS .. started .. FS .. known .. FS .. agent
+      .. FS .. said
 end
 
 -- A packed value as it is once its task has begun, and the agent, if it must be counted; nil: it isn't held so, or has begun.
@@ -28,7 +28,10 @@ local function packed_as_begun(packed, inc, fence)
   return begun, known == '0' and agent
 end
 
-local function hold(id, h) redis.call('HSET', RUNNING, id, packed_holder(h)) end
+local function hold(id, h)
+  redis.call('HSET', RUNNING, id,
+    packed_holder(h.inc, h.fence, h.class, h.entry, h.attempt, h.started, h.known, h.agent, h.said))
+end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
 
@@ -63,7 +66,7 @@ end
 
 -- agents: how many tasks each runs. Changes are summed up over a call, so that an agent that goes from one task to the
 -- next is not told to be idle between them. meta's `working:` fields: of which agents it is told that they work.
-local movers, moved, feeds = {}, {}, nil
+local movers, moved, feeds = {}, {}, {}
 local function count(agent, n, feed)
   local so_far = moved[agent]
   if not so_far then
@@ -71,15 +74,11 @@ local function count(agent, n, feed)
     so_far = 0
   end
   moved[agent] = so_far + n
-  if feed then
-    feeds = feeds or {}
-    feeds[agent] = feed
-  end
+  if feed then feeds[agent] = feed end
 end
 
-local known_to_work
+local known_to_work = {}
 local function working(agent, feed)
-  known_to_work = known_to_work or {}
   if known_to_work[agent] then return end
   known_to_work[agent] = true
   if redis.call('HSETNX', META, 'working:' .. agent, '1') == 1 then
@@ -90,12 +89,13 @@ end
 -- Ends every script that counts.
 local function settle()
   for _, agent in ipairs(movers) do
-    local n, feed = moved[agent], feeds and feeds[agent]
-    local runs = 1
-    if n ~= 0 or known_to_work and known_to_work[agent] then
-      runs = n ~= 0 and redis.call('HINCRBY', AGENTS, agent, n) or tonumber(redis.call('HGET', AGENTS, agent) or '0')
+    local n, feed, runs = moved[agent], feeds[agent], nil     -- runs nil: as before
+    if n ~= 0 then
+      runs = redis.call('HINCRBY', AGENTS, agent, n)
+    elseif known_to_work[agent] then
+      runs = tonumber(redis.call('HGET', AGENTS, agent) or '0')
     end
-    if runs <= 0 then
+    if runs and runs <= 0 then
       redis.call('HDEL', AGENTS, agent)
       if redis.call('HDEL', META, 'working:' .. agent) == 1 and feed then
         event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('working', 'idle', ''), feed)
