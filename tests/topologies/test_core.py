@@ -60,8 +60,8 @@ async def test_a_result_comes_by_message(
         return None
 
     monkeypatch.setattr(runs, "result", blind)
-    for i in range(5):
-        result = await crew.client.run(crew.name, "now", agent="a", id=f"t{i}", timeout=10)
+    for _ in range(5):
+        result = await crew.client.run(crew.name, "now", agent="a", timeout=10)
         assert result.success
 
 
