@@ -15,7 +15,7 @@ import pytest
 from test_readme import BLOCK, ROOT
 from watchbill import errors, metrics
 from watchbill.worker import __main__ as pod
-from watchbill.worker import abandoned, leases, worker
+from watchbill.worker import abandoned, jobs, leases
 
 TEXT = (ROOT / "docs" / "agents.md").read_text()
 
@@ -49,8 +49,7 @@ def test_the_page_names_what_there_is() -> None:
     assert f"exits with code {pod.RECYCLED}," in TEXT
     assert f"after {leases.BLOCKED_SECONDS:g} s the worker warns" in TEXT
     assert (
-        f"it has {abandoned.CLEAN_UP_SECONDS:g} s after a timeout, {worker.STOP_SECONDS:g} s after a cancellation"
-        in TEXT
+        f"it has {abandoned.CLEAN_UP_SECONDS:g} s after a timeout, {jobs.STOP_SECONDS:g} s after a cancellation" in TEXT
     )
     for name in re.findall(r"watchbill\.errors\.(\w+)", TEXT):
         assert hasattr(errors, name)

@@ -14,7 +14,7 @@ from workshop import Crew, Make, agent, until
 from watchbill.records import ExecutionMode
 from watchbill.store import control
 from watchbill.tasks import AgentTask
-from watchbill.worker import worker as module
+from watchbill.worker import jobs as module
 
 TTL = 60_000
 

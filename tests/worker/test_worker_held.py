@@ -237,7 +237,7 @@ async def test_what_was_handed_over_beside_the_last_call_is_counted_while_the_wo
 async def test_a_life_that_several_learn_the_end_of_is_followed_by_one(make_crew: Make) -> None:
     crew = await make_crew({"brief": "Brief"}, lease_seconds=30)
     async with crew.in_process() as worker:
-        await until(lambda: worker._bell is not None, what="an idle worker")
+        await until(lambda: worker._bell.is_waiting, what="an idle worker")
         old = worker._me.name
         while worker._me.name == old:
             worker._on_lost(old, Fenced("taken for dead"))

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from watchbill.connection import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound
-from watchbill.store.queue import Claimed, Finished, Queue
+from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker import results
 from watchbill.worker.counts import Counts
 from watchbill.worker.execute import Executor
@@ -22,6 +23,9 @@ logger = logging.getLogger("watchbill.worker")
 
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
+
+STOP_SECONDS: Final = 5.0
+"""How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 
 
 class Jobs:
@@ -123,6 +127,23 @@ class Jobs:
     def _park_later(self, me: Life, job: Job, error: AgentNotLoadable) -> None:
         me.unloadable.append((job.task, results.unloadable(job.task, error)))
         self.gone(me, job)
+
+    def stop(self, me: Life, wishes: Mapping[str, Wish]) -> None:
+        """Somebody wants these tasks to stop; whatever else there is among them is nothing of ours."""
+        for task_id, wish in wishes.items():
+            job = me.jobs.get(task_id)
+            if job is None:
+                me.unhold(task_id, wish)
+            elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
+                job.wish = wish
+                logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
+                if job.running is not None:
+                    job.running.stop(results.STOPPED[wish], STOP_SECONDS)
+                else:
+                    job.cancel()
+                    me.unwanted.append(replace(job.task, wish=wish))
+                    self.gone(me, job)
+        self._on_change()
 
     def gone(self, me: Life, job: Job) -> None:
         """It is over, or no longer ours."""

@@ -28,14 +28,16 @@ from watchbill.connection import home, persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
-from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Forgotten, Queue, Renewed, Wish, crew_gone
+from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
 from watchbill.worker import execute, incarnations, parked, results
+from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.life import Life
 from watchbill.worker.recovery import Recovery
 from watchbill.worker.redact import Redactor
+from watchbill.worker.reports import Reports
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -47,8 +49,6 @@ WORTH_A_CALL: Final = 5
 """So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
-STOP_SECONDS: Final = 5.0
-"""How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 STORE_SECONDS: Final = 2.0
 """How long after the grace period the store may take to hear of our end."""
 
@@ -93,15 +93,7 @@ class Worker:
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
         self._me = Life(incarnations.fresh())
         self._wake = asyncio.Event()
-        self._look = True
-        """Something may be claimable: the last claim got all that it asked for. Else the bell will tell."""
-        self._again = 2.0
-        self._bell: asyncio.Task[None] | None = None
-        """Waits at the bell, with a claim of its own behind it: nothing else claims meanwhile."""
-        self._heard: Claim | None = None
-        self._deaf = False
-        self._handing: asyncio.Task[None] | None = None
-        """Sends results beside a turn's call."""
+        self._bell = Bell(self._claim_at_bell, on_change=self._wake.set, on_lost=self._on_lost)
         self._stop_by: float | None = None
         self._draining = False
         """Claim no more, until that is taken back."""
@@ -116,7 +108,7 @@ class Worker:
     @property
     def drained(self) -> bool:
         """True once it holds nothing, and won't claim again: it has stopped, or was told to drain."""
-        return self._ended or (self._draining and self._me.is_idle and self._heard is None)
+        return self._ended or (self._draining and self._me.is_idle and not self._bell.has_heard)
 
     @property
     def stopping(self) -> bool:
@@ -151,7 +143,10 @@ class Worker:
             on_over=self._on_over,
             on_lost=self._on_lost,
         )
-        self._recovery = Recovery(self._queue, self._persist, self._account)
+        self._reports = Reports(
+            self._queue, self._counts, self._persist, on_change=self._wake.set, on_lost=self._on_lost
+        )
+        self._recovery = Recovery(self._queue, self._persist, self._reports.account)
         self._keeper = LeaseKeeper(
             self._url,
             self._queue,
@@ -174,13 +169,13 @@ class Worker:
         except StoreUnavailable:
             logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
         finally:
-            ending = [working, *background, *(task for task in (self._bell, self._handing) if task)]
+            ending = [working, *background]
             for task in ending:
                 task.cancel()
             for life in (self._me, *self._recovery.formers):
                 self._jobs.drop(life)
             self._counts.show(len(self._me.jobs))
-            await asyncio.gather(*ending, return_exceptions=True)
+            await asyncio.gather(*ending, self._bell.stop(), self._reports.settle(cancel=True), return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
             await aclose_clients()
@@ -206,8 +201,7 @@ class Worker:
                 await self._recovery.write()
             if me.unloadable:
                 await self._park(me)
-            if self._heard is not None:
-                heard, self._heard = self._heard, None
+            if (heard := self._bell.take()) is not None:
                 self._took(me, heard)
             if self.stopping:
                 await self._take_no_more(me)
@@ -215,12 +209,12 @@ class Worker:
                 await self._hand_back_held(me)
             if me.unwanted:
                 await self._end_unwanted(me)
-            if self._bell is None and time.monotonic() >= self._recall_at:
+            if not self._bell.is_waiting and time.monotonic() >= self._recall_at:
                 await self._give_back_unknown(me)
             free = max(self._capacity - len(me.jobs), 0)
             begin = me.held[:free]
             room = 0 if self.stopping or self._draining else free - len(begin)
-            if me.finished or begin or (room and self._look and self._bell is None):
+            if me.finished or begin or (room and self._bell.may_claim):
                 await self._exchange(me, begin, room)
             elif self._jobs.fresh:  # a brief task may end before anything else needs to be done
                 self._jobs.fresh = False
@@ -229,8 +223,8 @@ class Worker:
                     if me.finished:
                         break
             else:
-                if room and self._bell is None and not self._deaf:
-                    self._wait_at_bell(me, room)
+                if room:
+                    self._bell.wait(me, room)
                 await self._wait(me)
         except (Fenced, CrewGone) as error:
             self._on_lost(me.name, error)
@@ -271,7 +265,7 @@ class Worker:
                         begin=room,
                         lease_ms=self._lease_ms,
                         # asked anew for each try: while the store was away, everyone's lease ran out
-                        take_over=self._keeper.may_take_over and not self._cut_off,
+                        take_over=self._may_take_over,
                         sent=sent,
                     )
                 )
@@ -280,75 +274,44 @@ class Worker:
                     raise
                 logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
                 me.held[:0] = waiting
-                self._look = self._look or slots >= 0
-                await self._finish_singly(me, batch)
+                self._bell.look = self._bell.look or slots >= 0
+                await self._reports.send_singly(me, batch)
                 return
         self._answered()
         for task in told:
             me.untold.pop(task.id, None)
-        self._account(batch, outcomes)
+        self._reports.account(batch, outcomes)
         if claim is not None:
-            self._look = len(claim.tasks) >= slots
+            self._bell.look = len(claim.tasks) >= slots
             self._took(me, claim)
         self._counts.show(len(self._me.jobs))
 
     def _to_claim(self, me: Life, room: int, *, is_busy: bool) -> int:
         """How many tasks the call that is about to be made asks for; it is a claim then. -1: it is none."""
         spare = self._capacity - len(me.held) if is_busy and self._jobs.are_brief else 0
-        if not self._look or self.stopping or self._draining or self._bell is not None or room + spare <= 0:
+        if not self._bell.may_claim or self.stopping or self._draining or room + spare <= 0:
             return -1
-        self._look = False
+        self._bell.look = False
         me.number += 1
         return min(room + spare, BATCH)
 
     def _on_over(self, me: Life) -> None:
-        if me.sent and self._handing is None and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
-            self._handing = asyncio.create_task(self._hand_over(me), name="results")
+        if me.sent and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
+            self._reports.send_beside(me)
 
-    async def _hand_over(self, me: Life) -> None:
-        """Sends results beside a call that is on its way."""
-        try:
-            with me.sending(BATCH) as batch:
-                outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
-            self._account(batch, outcomes)
-            self._counts.show(len(self._me.jobs))
-        except (Fenced, CrewGone) as error:
-            self._on_lost(me.name, error)
-        except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in hand again, for the next turn
-            logger.debug("results could not be sent beside another call: %s", error)
-        finally:
-            self._handing = None
-            self._wake.set()
+    @property
+    def _may_take_over(self) -> bool:
+        return self._keeper.may_take_over and not self._cut_off
 
     def _answered(self) -> None:
         if self._cut_off:
             self._cut_off = False
             self._keeper.wait_before_take_over(self._lease_ms / 3000)
 
-    async def _finish_singly(self, me: Life, batch: list[Finished]) -> None:
-        """Those that are dealt with leave `batch`, which is in hand again if this fails."""
-        while batch:
-            finished = batch[0]
-            for attempt in (finished, results.refused(finished)):
-                try:
-                    outcomes, _ = await self._persist(lambda f=attempt: self._queue.finish(me.name, [f]))  # type: ignore[misc]
-                except (redis.exceptions.ResponseError, redis.exceptions.DataError) as error:
-                    logger.error("the store refuses the result of task %s: %s", finished.task.id, error)
-                    continue
-                self._account([attempt], outcomes)
-                break
-            del batch[0]
-
-    def _account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
-        for finished, outcome in zip(batch, outcomes, strict=True):
-            if outcome == "stale":
-                logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
-            self._counts.ended(finished.task.agent, outcome if outcome == "stale" else finished.outcome)
-
     def _took(self, me: Life, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
         self._ahead = claim.now_ms / 1000 - time.monotonic()
-        self._again = max(claim.again_ms, 50) / 1000
+        self._bell.again_seconds = max(claim.again_ms, 50) / 1000
         if claim.draining:
             self._drain(True)
         if not claim.tasks:
@@ -403,7 +366,7 @@ class Worker:
         and found no slot, to end."""
         timer: asyncio.TimerHandle | None = None
         due = [self._stop_by - time.monotonic()] if self._stop_by is not None else []
-        if self._bell is None:
+        if not self._bell.is_waiting:
             due.append(self._recall_at - time.monotonic())
         if me.untold:
             due.append(TELL_SECONDS)
@@ -417,7 +380,7 @@ class Worker:
             if timer is not None:
                 timer.cancel()
         self._wake.clear()
-        if me.finished or me.unwanted or self._heard is not None or self._lost is not None:
+        if me.finished or me.unwanted or self._bell.has_heard or self._lost is not None:
             return
         if me.untold:
             await self._exchange(me, told=list(me.untold.values())[:BATCH])
@@ -439,57 +402,26 @@ class Worker:
             logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(unknown))
             await self._persist(lambda: self._queue.hand_back(me.name, unknown))
 
-    # ------------------------------------------------------------ the bell
-
-    def _wait_at_bell(self, me: Life, room: int) -> None:
-        me.number += 1
-        self._bell = asyncio.create_task(self._listen(me, me.number, room), name="bell")
-
-    async def _listen(self, me: Life, number: int, room: int) -> None:
-        try:
-            claim, unheard = await self._persist(
-                lambda: self._queue.claim_at_bell(
-                    me.name,
-                    number,
-                    min(room, BATCH),
-                    lease_ms=self._lease_ms,
-                    take_over=self._keeper.may_take_over and not self._cut_off,
-                    timeout_seconds=self._again,
-                )
+    async def _claim_at_bell(
+        self, me: Life, number: int, slots: int, timeout_seconds: float
+    ) -> tuple[Claim, Exception | None]:
+        answer = await self._persist(
+            lambda: self._queue.claim_at_bell(
+                me.name,
+                number,
+                slots,
+                lease_ms=self._lease_ms,
+                take_over=self._may_take_over,
+                timeout_seconds=timeout_seconds,
             )
-        except (Fenced, CrewGone) as error:
-            self._on_lost(me.name, error)
-        except redis.exceptions.RedisError:
-            logger.exception("can't claim; trying again in %.0f s", self._again)
-            self._go_deaf()
-        else:
-            self._answered()
-            self._heard = claim
-            self._look = len(claim.tasks) >= room
-            if unheard is not None:  # a right that was taken away, say: it may come back
-                logger.error("can't hear the bell; looking every %.0f s instead: %s", self._again, unheard)
-                self._go_deaf()
-        finally:
-            if self._me is me:
-                self._bell = None
-            self._wake.set()
-
-    def _go_deaf(self) -> None:
-        def look() -> None:
-            self._deaf = False
-            self._look = True
-            self._wake.set()
-
-        self._deaf = True
-        asyncio.get_running_loop().call_later(self._again, look)
+        )
+        self._answered()
+        return answer
 
     async def _take_no_more(self, me: Life) -> None:
         """What the bell brings from now on, and what is held, goes back."""
-        if self._bell is not None:
-            bell, self._bell = self._bell, None
-            bell.cancel()
-            await asyncio.gather(bell, return_exceptions=True)
-            heard, self._heard = self._heard, None
+        if await self._bell.stop():
+            heard = self._bell.take()
             if heard is None:
                 # Its claim may have been made all the same: asked again under its number, it tells; else it never is.
                 number = me.number
@@ -512,7 +444,7 @@ class Worker:
                         self._deleted = True
                         self._on_lost(self._me.name, crew_gone(self._keys))
                 elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
-                    self._stop_tasks(self._me, dict.fromkeys(ids, what))
+                    self._jobs.stop(self._me, dict.fromkeys(ids, what))
         except redis.exceptions.RedisError as error:  # a right that is missing, say
             logger.error("can't listen, so what is cancelled is heard of every %d ms: %s", self._lease_ms // 3, error)
 
@@ -522,29 +454,13 @@ class Worker:
     def _on_renewed(self, incarnation: str, renewed: Renewed) -> None:
         if incarnation == self._me.name:
             self._drain(renewed.draining)
-            self._stop_tasks(self._me, renewed.wishes)
-
-    def _stop_tasks(self, me: Life, wishes: Mapping[str, Wish]) -> None:
-        for task_id, wish in wishes.items():
-            job = me.jobs.get(task_id)
-            if job is None:
-                me.unhold(task_id, wish)
-            elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
-                job.wish = wish
-                logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
-                if job.running is not None:
-                    job.running.stop(results.STOPPED[wish], STOP_SECONDS)
-                else:
-                    job.cancel()
-                    me.unwanted.append(replace(job.task, wish=wish))
-                    self._jobs.gone(me, job)
-        self._wake.set()
+            self._jobs.stop(self._me, renewed.wishes)
 
     def _drain(self, on: bool) -> None:
         if on is self._draining:
             return
         self._draining = on
-        self._look = self._look or not on
+        self._bell.look = self._bell.look or not on
         logger.info("told to drain: claiming no more" if on else "told to go on: claiming again")
         self._wake.set()
 
@@ -596,7 +512,7 @@ class Worker:
         me.number = 1
         await self._persist(lambda: self._queue.claim(me.name, 1, 0, lease_ms=self._lease_ms, take_over=False))
         self._keeper.guard(me.name)
-        self._look = True
+        self._bell.look = True
 
     def _on_lost(self, incarnation: str, error: Exception) -> None:
         if incarnation == self._me.name and self._lost is None:
@@ -607,12 +523,9 @@ class Worker:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         # Lost until there is a new life: what else learns of the old one's end meanwhile must not end the new one.
         error, me = self._lost, self._me
-        if beside := [task for task in (self._bell, self._handing) if task]:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-            self._bell = self._handing = None
-        self._heard = None
+        await self._bell.stop()
+        self._bell.take()
+        await self._reports.settle(cancel=True)
         if isinstance(error, CrewGone | Forgotten):
             await self._outlast(me, error)
             return
@@ -656,8 +569,7 @@ class Worker:
             await self._take_no_more(me)
         left = [job.task for job in me.jobs.values()]
         self._jobs.drop(me)
-        if self._handing is not None:
-            await asyncio.gather(self._handing, return_exceptions=True)
+        await self._reports.settle()
         while me.finished:
             with suppress(Fenced, CrewGone):
                 await self._exchange(me)
