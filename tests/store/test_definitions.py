@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
+from support import run_submission
 
 from watchbill import connection
 from watchbill.errors import Conflict
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store import definitions
+from watchbill.store import definitions, runs
 from watchbill.store.definitions import Identity, Taken
 from watchbill.store.queue import Queue, Submission
 
@@ -107,6 +108,28 @@ async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(client: 
         assert not await definitions._step(client, keys, "u1", step, before, ["t0", "t1", "t2"])  # type: ignore[arg-type]
     assert await left(client, keys) == before
     assert await client.zcard(keys.ids) == 3
+
+
+# Else what is asked of the new crew is answered with the id of work that went with the former one, and never done.
+@pytest.mark.parametrize("what", ["task", "run"])
+async def test_a_dedupe_key_of_a_former_crew_keeps_nothing_from_a_new_one(
+    client: redis.asyncio.Redis, keys: CrewKeys, what: str
+):
+    async def submit(uid: str, task_id: str) -> str:
+        if what == "task":
+            task = Submission(task_id, "a", "{}", dedupe_key="daily", dedupe_ms=60_000)
+            return (await Queue(client, keys, uid).submit([task], max_queued=9))[0]
+        run = run_submission(task_id, definition(), dedupe_key="daily", dedupe_ms=60_000)
+        return await runs.submit(client, keys, uid, run, max_queued=9)
+
+    await definitions.apply(client, keys, definition(), uid="u1")
+    assert await submit("u1", "x1") == "x1"
+    assert await definitions.delete(client, keys, "u1")
+    await definitions.apply(client, keys, definition(), uid="u2")
+
+    assert await submit("u2", "x2") == "x2"
+    assert await submit("u2", "x3") == "x2"
+    assert await client.xlen(keys.streams[2]) == 1
 
 
 async def test_two_may_remove_at_once(client: redis.asyncio.Redis, keys: CrewKeys):

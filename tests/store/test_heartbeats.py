@@ -407,6 +407,16 @@ async def test_run_now_fires_once_for_each_token_and_leaves_the_schedule(crew: C
     assert (await crew.payload(crew.keys.task("hb-hb-now-t1"))).metadata["slot"] == "2026-11-21T12:00:00Z"
 
 
+async def test_a_token_that_a_former_crew_was_given_fires_for_a_new_one(crew: Crew) -> None:
+    await crew.apply(beat())
+    await crew.run_now("t")
+    assert await definitions.delete(crew.client, crew.keys, crew.uid)
+    crew.uid = await definitions.apply(crew.client, crew.keys, crew_of("a"))
+    await crew.apply(beat())
+    assert await crew.run_now("t") == ("hb-hb-now-t", True)
+    assert await crew.queued() == ["hb-hb-now-t"]
+
+
 async def test_run_now_can_run_the_whole_crew(crew: Crew) -> None:
     await crew.apply(beat(agent=None))
     made, _ = await crew.run_now("t")

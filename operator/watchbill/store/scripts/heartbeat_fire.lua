@@ -26,7 +26,7 @@ local function pass()
     redis.call('HSET', key, 'next', next_slot)
   end
 end
-if redis.call('EXISTS', guard) == 1 or redis.call('EXISTS', is_task and task_key or run_key) == 1 then
+if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task_key or run_key) == 1 then
   pass()
   return { 'already', next_slot }
 end
@@ -36,7 +36,7 @@ local steps = is_task and 1 or tonumber(ARGV[18])
 local waiting = queued()
 if present(waiting) + steps > max_queued then return { 'full' } end      -- the slot stays, to be fired later
 
-redis.call('SET', guard, id, 'PX', ARGV[4])
+redis.call('SET', guard, uid, 'PX', ARGV[4])     -- it outlives a crew: another of that name fires anew
 if is_task then
   add_task(task_key, id, class, agent, payload, '', '', {})
 else

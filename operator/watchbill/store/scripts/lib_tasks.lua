@@ -32,6 +32,17 @@ local function subscribe(key, channel)
   end
 end
 
+-- Whose id a dedupe key stands for within its window; nil: nobody's. Keys outlive their crew: what a former crew of that
+-- name was asked for isn't there any more.
+local function first_of(dedupe_key, uid)
+  local whose, id = string.match(redis.call('GET', dedupe_key) or '', '^([^\31]*)\31(.*)$')
+  if whose == uid then return id end
+end
+
+local function keep_first(dedupe_key, uid, id, window)
+  redis.call('SET', dedupe_key, uid .. FS .. id, 'PX', int(math.min(window, FAR)))
+end
+
 -- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...; `due` in ms, or nil.
 -- The second answer is true where somebody must look sooner than they would.
 local function add_task(task_key, id, class, agent, payload, reply, inputs, values, due)

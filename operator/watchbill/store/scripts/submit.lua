@@ -43,7 +43,7 @@ for i = 1, n do
   at = at + 8 + 2 * count
   local task_key, dedupe_key = KEYS[key], window > 0 and KEYS[key + 1]
   key = key + (dedupe_key and 2 or 1)
-  local first = dedupe_key and redis.call('GET', dedupe_key)
+  local first = dedupe_key and first_of(dedupe_key, ARGV[1])
   if first and first ~= id then
     outcome[i + 1] = 'duplicate:' .. first
   else
@@ -51,7 +51,7 @@ for i = 1, n do
     if what == 'submitted' then
       if look then added = added + 1 end
       sooner = sooner or look and due > 0
-      if dedupe_key then redis.call('SET', dedupe_key, id, 'PX', window) end
+      if dedupe_key then keep_first(dedupe_key, ARGV[1], id, window) end
     end
     if what == 'conflict' then return { 'conflict', id } end      -- of one: nothing is stored yet
     outcome[i + 1] = what

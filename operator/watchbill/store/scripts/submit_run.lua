@@ -12,7 +12,7 @@ local run_key, steps_key, task_key, run_events, dedupe_key = KEYS[FIXED + 1], KE
 local id, class, window = ARGV[4], ARGV[5], tonumber(ARGV[11])
 local waiting = queued()
 if redis.call('EXISTS', run_key) == 0 then
-  local first = window > 0 and redis.call('GET', dedupe_key)
+  local first = window > 0 and first_of(dedupe_key, ARGV[1])
   if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
   if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
   if present(waiting) + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return refuse() end
@@ -24,7 +24,7 @@ at = at + 2 * count
 local runs = runs_part()
 local what = runs.add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], inputs, values)
 if what == 'exists' or what == 'conflict' then return { 'ok', what } end
-if what == 'submitted' and window > 0 then redis.call('SET', dedupe_key, id, 'PX', window) end
+if what == 'submitted' and window > 0 then keep_first(dedupe_key, ARGV[1], id, window) end
 local steps = tonumber(ARGV[at])
 at = at + 1
 for _ = 1, steps do
