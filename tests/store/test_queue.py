@@ -142,6 +142,23 @@ async def test_a_dedupe_key_names_one_task_within_its_window(crew: Crew) -> None
     assert await crew.queued() == 3
 
 
+# A window may be longer than a record is kept.
+async def test_a_dedupe_key_keeps_its_task_from_being_done_again_when_the_record_has_expired(crew: Crew) -> None:
+    await crew.submit("t1", dedupe_key="k", dedupe_ms=60_000)
+    await crew.finish("w", await crew.take("w"), ttl_ms=1)
+    await _expired(crew, crew.keys.task("t1"))
+    assert await crew.submit("t1", dedupe_key="k", dedupe_ms=60_000) == ["t1"]
+    assert await crew.submit("t2", dedupe_key="k", dedupe_ms=60_000) == ["t1"]
+    assert await crew.queued() == 0
+    assert not await crew.client.exists(crew.keys.task("t1"), crew.keys.task("t2"))
+
+
+async def test_a_dedupe_window_may_be_longer_than_the_store_counts(crew: Crew) -> None:
+    assert await crew.submit("t1", dedupe_key="k", dedupe_ms=10**25) == ["t1"]
+    assert await crew.submit("t2", dedupe_key="k", dedupe_ms=10**25) == ["t1"]
+    assert await crew.bell()
+
+
 async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew) -> None:
     async with crew.client.pubsub() as listener:
         await listener.subscribe("wb:wake")
@@ -528,13 +545,16 @@ async def test_the_index_forgets_what_has_expired(crew: Crew) -> None:
     await crew.submit("t1", "t2")
     tasks = await crew.take("w")
     await crew.finish("w", tasks[:1], ttl_ms=1)
-
-    async def expired() -> bool:
-        return not await crew.client.exists(crew.keys.task("t1"))
-
-    await until(expired)
+    await _expired(crew, crew.keys.task("t1"))
     await crew.finish("w", tasks[1:])
     assert await crew.client.zrange(crew.keys.ids, 0, -1) == ["t2"]
+
+
+async def _expired(crew: Crew, key: str) -> None:
+    async def expired() -> bool:
+        return not await crew.client.exists(key)
+
+    await until(expired)
 
 
 async def test_a_finish_sent_again_is_known_and_stores_nothing(crew: Crew) -> None:

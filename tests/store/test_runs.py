@@ -486,6 +486,10 @@ async def test_a_dedupe_key_names_one_run_within_its_window(crew: Crew) -> None:
     assert await crew.run("r2", **options) == "r1"
     assert not await crew.client.exists(crew.keys.run("r2"), crew.keys.run_steps("r2"))
     assert await crew.queued() == 2
+    await crew.finish("w", await crew.take("w"), ttl_ms=0)
+    assert not await crew.client.exists(crew.keys.run("r1"))
+    assert await crew.run("r1", **options) == "r1", "its record has expired, its window is not over"
+    assert await crew.queued() == 0
 
 
 async def test_a_run_of_a_replaced_crew_is_refused(crew: Crew) -> None:

@@ -44,7 +44,7 @@ for i = 1, n do
   local task_key, dedupe_key = KEYS[key], window > 0 and KEYS[key + 1]
   key = key + (dedupe_key and 2 or 1)
   local first = dedupe_key and first_of(dedupe_key, ARGV[1])
-  if first and first ~= id then
+  if first and (first ~= id or redis.call('EXISTS', task_key) == 0) then     -- it may have expired within the window
     outcome[i + 1] = 'duplicate:' .. first
   else
     local what, look = add_task(task_key, id, class, agent, payload, reply, inputs, values, due > 0 and due)

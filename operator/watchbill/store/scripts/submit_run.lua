@@ -13,7 +13,7 @@ local id, class, window = ARGV[4], ARGV[5], tonumber(ARGV[11])
 local waiting = queued()
 if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and first_of(dedupe_key, ARGV[1])
-  if first and first ~= id then return { 'ok', 'duplicate:' .. first } end
+  if first then return { 'ok', 'duplicate:' .. first } end
   if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
   if present(waiting) + tonumber(ARGV[13]) > tonumber(ARGV[3]) then return refuse() end
 end
