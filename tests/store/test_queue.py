@@ -33,7 +33,7 @@ from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
 from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
-from watchbill.store import definitions, runs
+from watchbill.store import control, definitions, runs
 from watchbill.store.figures import figures
 from watchbill.store.queue import BATCH, BRIEF_MAX, Changed, Claimed, Forgotten, Queue, Submission
 from watchbill.tasks import Priority
@@ -548,6 +548,21 @@ async def test_the_index_forgets_what_has_expired(crew: Crew) -> None:
     await _expired(crew, crew.keys.task("t1"))
     await crew.finish("w", tasks[1:])
     assert await crew.client.zrange(crew.keys.ids, 0, -1) == ["t2"]
+
+
+# Else it grows for as long as a worker with many slots has enough to do, or work is only ever cancelled.
+@pytest.mark.parametrize("how", ["finished", "cancelled"])
+async def test_the_index_forgets_as_fast_as_work_ends(crew: Crew, how: str) -> None:
+    for number in range(1, 4):
+        ids = [f"t{number}-{i}" for i in range(200)]
+        await crew.submit(*ids)
+        if how == "finished":
+            await crew.finish("w", await crew.take("w", number, 200), ttl_ms=1)
+        else:
+            items = [control.Item(task_id, "a") for task_id in ids]
+            await control._stop(crew.client, crew.keys, crew.uid, "cancel", items, "", 1)
+        await _expired(crew, crew.keys.task(ids[-1]))
+    assert set(await crew.client.zrange(crew.keys.ids, 0, -1)) == set(ids)
 
 
 async def _expired(crew: Crew, key: str) -> None:

@@ -156,10 +156,6 @@ end
 if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
 if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
 index_ended()
-if n > 0 then       -- index entries of records that have expired
-  local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100)
-  if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end
-end
 local slots = tonumber(ARGV[4])
 if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
 local claimed = slots >= 0 and claim(inc, ARGV[3], slots, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1') or {}

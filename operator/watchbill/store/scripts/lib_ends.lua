@@ -1,6 +1,6 @@
 -- How tasks and steps end, or are set aside until somebody resumes them. Needs events, running, answers, streams, steps, runs.
 
-local runs, indexed, enqueued, concluded = nil, {}, false, false
+local runs, indexed, enqueued, concluded = nil, {}, false, 0
 
 -- The result of what was cancelled: there is no worker that could say.
 local function cancelled_result(id, agent, attempt, why)
@@ -26,7 +26,7 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
   end
   redis.call('XADD', RESULTS, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
     'result', #result <= ALONG and result or '')
-  concluded = true
+  concluded = concluded + 1
   event(outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled' or 'task_failed',
     about(agent, id, run_id, message), k.agent_events, k.run_events)
   if step then
@@ -51,5 +51,9 @@ end
 -- Ends every script that concludes.
 local function index_ended()
   if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
-  if concluded then redis.call('XTRIM', RESULTS, 'MAXLEN', '~', 100000) end
+  if concluded == 0 then return end
+  redis.call('XTRIM', RESULTS, 'MAXLEN', '~', 100000)
+  -- What has expired leaves the index: of it more than comes, or it would grow for as long as there is much to do.
+  local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100 + concluded)
+  if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end
 end
