@@ -87,7 +87,7 @@ class Stored:
                 ask(name, pipe.hgetall(getattr(keys, name)))
             for name in ("delayed", "parked_concurrency", "parked_agent", "parked_interrupt", "ids", "leases"):
                 ask(name, pipe.zrange(getattr(keys, name), 0, -1, withscores=True))
-            ask("fenced", pipe.smembers(keys.fenced))
+            ask("fenced", pipe.zrange(keys.fenced, 0, -1))
             ask("bell", pipe.llen(keys.bell))
             ask("time", pipe.time())
             ask("dead", pipe.xrange(keys.dead))

@@ -1075,6 +1075,18 @@ async def test_a_worker_that_leaves_is_forgotten_and_what_it_held_is_free_at_onc
         await crew.claim("w", 1)
 
 
+# Else a crew whose workers come and go remembers each of them for ever.
+async def test_who_left_is_forgotten_after_a_day_though_others_leave_meanwhile(crew: Crew) -> None:
+    for name in ("w1", "w2", "w3"):
+        await crew.client.zadd(crew.keys.fenced, {"w1": 1}, xx=True)
+        await crew.claim(name)
+        await crew.queue.leave(name)
+    assert await crew.client.zrange(crew.keys.fenced, 0, -1) == ["w2", "w3"]
+    assert 0 < await crew.client.ttl(crew.keys.fenced) <= 86_400
+    with pytest.raises(Fenced):
+        await crew.claim("w2", 2)
+
+
 async def test_an_idle_worker_that_leaves_leaves_nothing(crew: Crew) -> None:
     await crew.claim("w")
     await crew.queue.leave("w")

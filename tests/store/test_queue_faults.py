@@ -333,7 +333,7 @@ class _Model:
             await self._submit()
         elif self.rng.random() < 0.06:
             await self.crew.queue.declare_dead([worker.name])
-        elif await self.crew.client.sismember(self.crew.keys.fenced, worker.name):
+        elif await self.crew.client.zscore(self.crew.keys.fenced, worker.name) is not None:
             await self._as_zombie(worker)
         elif worker.number == 0:  # the store doesn't know it yet
             await self._claim(worker)

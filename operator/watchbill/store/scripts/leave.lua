@@ -4,10 +4,8 @@
 -- KEYS: fixed. ARGV: uid, incarnation  -> 'gone' | 'ok'
 if is_gone(ARGV[1]) then return 'gone' end
 local inc = ARGV[2]
-redis.call('HDEL', CLAIMS, inc)
 redis.call('HDEL', WORKERS, inc)
-redis.call('SADD', FENCED, inc)
-redis.call('EXPIRE', FENCED, DAY)
+others().fence(inc)
 if not others().forget_if_empty(inc) then
   redis.call('ZADD', LEASES, 0, inc)
   ring()

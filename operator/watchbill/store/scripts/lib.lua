@@ -42,7 +42,7 @@ local function barred(uid, inc, is_new)
   if is_gone(uid) then return 'gone' end
   last_claim = redis.call('HGET', CLAIMS, inc)
   if last_claim then return nil end
-  if redis.call('SISMEMBER', FENCED, inc) == 1 then return 'fenced' end
+  if redis.call('ZSCORE', FENCED, inc) then return 'fenced' end
   if not is_new then return 'unknown' end
 end
 

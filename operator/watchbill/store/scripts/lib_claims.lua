@@ -108,6 +108,15 @@ end
 
 -- What dead incarnations held, and whose turn it is where several classes wait.
 local function others_part()
+  -- From now on whatever it sends is refused, for a day. Whether that is new.
+  local function fence(inc)
+    if redis.call('ZADD', FENCED, 'NX', now_ms, inc) == 0 then return false end
+    redis.call('ZREMRANGEBYSCORE', FENCED, '-inf', now_ms - DAY * 1000)
+    redis.call('EXPIRE', FENCED, DAY)
+    redis.call('HDEL', CLAIMS, inc)
+    return true
+  end
+
   -- An entry that somebody deleted while it was held: forgets who held it.
   local function forget_entry(class, entry)
     redis.call('XACK', STREAM[class], GROUP, entry)
@@ -188,7 +197,7 @@ local function others_part()
     return true
   end
 
-  return { take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
+  return { fence = fence, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
 end
 local others_made
 local function others()
@@ -248,11 +257,7 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
       more = more or #dead == DEAD_AT_ONCE
     end
     for _, gone in ipairs(dead) do
-      if gone ~= RETURNED and redis.call('SADD', FENCED, gone) == 1 then
-        redis.call('EXPIRE', FENCED, DAY)
-        redis.call('HDEL', CLAIMS, gone)
-        vanished(gone)
-      end
+      if gone ~= RETURNED and others().fence(gone) then vanished(gone) end
     end
     local filled, waiting, total = {}, lengths()
     for _, c in ipairs(CLASSES) do
