@@ -492,6 +492,17 @@ async def test_a_dedupe_key_names_one_run_within_its_window(crew: Crew) -> None:
     assert await crew.queued() == 0
 
 
+# An agent reports what it likes. An error in the middle of the script would leave the run without an end.
+@pytest.mark.parametrize("tokens", [2**63 - 1, 2**63, -(2**70)])
+async def test_a_run_ends_whatever_its_steps_say_they_cost(crew: Crew, tokens: int) -> None:
+    await crew.run("r1", library("a", "b", mode=ExecutionMode.SEQUENTIAL))
+    for number in (1, 2):
+        assert await crew.finish("w", await crew.take("w", number), tokens=tokens) == ["applied"]
+    status = await runs.status(crew.client, crew.keys, "r1")
+    assert (status.state, [s.tokens for s in status.steps]) == (RunState.COMPLETED, [tokens] * 2)
+    await crew.assert_idle()
+
+
 async def test_a_run_of_a_replaced_crew_is_refused(crew: Crew) -> None:
     await crew.client.hset(crew.keys.meta, "uid", "another")
     before = await crew.dump()

@@ -31,7 +31,7 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
     about(agent, id, run_id, message), k.agent_events, k.run_events)
   if step then
     runs = runs or runs_part()
-    runs.advance(k, run_id, name, step, outcome, tokens, tonumber(ttl))
+    runs.advance(k, run_id, name, step, outcome, tonumber(ttl))
     enqueued = true
   end
 end

@@ -108,9 +108,8 @@ local function runs_part()      -- made when needed: most calls have to do with 
   end
 
   -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.
-  local function advance(k, run_id, name, step, outcome, tokens, ttl)
+  local function advance(k, run_id, name, step, outcome, ttl)
     redis.call('HINCRBY', k.run, 'active', -1)
-    redis.call('HINCRBY', k.run, 'tokens', tokens)
     local ready = {}
     if outcome == 'completed' then
       redis.call('HINCRBY', k.run, 'completed', 1)
