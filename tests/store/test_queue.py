@@ -470,6 +470,22 @@ async def test_the_worker_that_holds_a_task_may_finish_it_though_its_entry_was_d
     await crew.assert_idle()
 
 
+# Else it counts as running for ever, and the crew never has nothing to do.
+@pytest.mark.parametrize("wish", [False, True])
+async def test_what_is_handed_back_though_its_entry_was_deleted_leaves_nothing_behind(crew: Crew, wish: bool) -> None:
+    await crew.submit("t1")
+    tasks = await crew.take("w")
+    await crew.client.xdel(crew.keys.streams[2], tasks[0].entry)
+    if wish:
+        await control.cancel(crew.client, crew.keys, crew.uid, "t1", "", 1000)
+    await crew.queue.hand_back("w", tasks)
+    await crew.queue.leave("w")
+    assert await crew.claim("w2") == ()
+    assert await crew.client.hlen(crew.keys.wishes) == 0
+    await crew.assert_idle()
+    assert await control.cancel(crew.client, crew.keys, crew.uid, "t1", "", 1000)
+
+
 # A pending entry that nobody clears makes every claim ring the bell, and idle workers spin.
 @pytest.mark.parametrize("others", [0, 1])
 async def test_an_entry_deleted_under_a_dead_worker_leaves_nothing_behind(crew: Crew, others: int) -> None:

@@ -57,7 +57,9 @@ end
 
 -- To a consumer that everyone may take from, so that it keeps its place in the stream.
 local function give_back(id, h)
-  redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')
+  if not redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')[1] then
+    return drop_stray(id, h)      -- somebody deleted its entry
+  end
   h.inc, h.started, h.known = RETURNED, '0', '0'
   hold(id, h)
   redis.call('ZADD', LEASES, 0, RETURNED)
