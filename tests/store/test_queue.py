@@ -1091,6 +1091,15 @@ async def test_a_worker_that_leaves_is_forgotten_and_what_it_held_is_free_at_onc
         await crew.claim("w", 1)
 
 
+async def test_a_worker_that_leaves_when_it_had_heard_the_bell_rings_it_for_others(crew: Crew) -> None:
+    await crew.claim("w")
+    await crew.submit("t1")
+    assert await crew.bell()
+    await crew.claim("w", 2, slots=0)
+    await crew.queue.leave("w")
+    assert await crew.bell()
+
+
 # Else a crew whose workers come and go remembers each of them for ever.
 async def test_who_left_is_forgotten_after_a_day_though_others_leave_meanwhile(crew: Crew) -> None:
     for name in ("w1", "w2", "w3"):

@@ -9,5 +9,7 @@ others().fence(inc)
 if not others().forget_if_empty(inc) then
   redis.call('ZADD', LEASES, 0, inc)
   ring()
+elseif queued() > 0 then
+  ring()      -- it may have heard the bell in the place of somebody who is to claim
 end
 return 'ok'
