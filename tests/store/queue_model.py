@@ -429,7 +429,7 @@ class Model:
                 return "over"
             if moved:
                 return "busy"
-            work.later = work.place is Place.DELAYED and not work.due and run is None
+            work.later = work.place is Place.DELAYED and not work.due
             work.drop()
             self._set_aside(work)
             return "interrupted"

@@ -287,6 +287,25 @@ async def test_what_is_interrupted_before_it_is_due_is_not_early_when_it_is_resu
     assert await crew.claim("w") == ()
 
 
+async def test_a_step_that_is_interrupted_between_attempts_is_not_early_when_it_is_resumed(crew: Crew) -> None:
+    await crew.run("r1", library("a"))
+    await crew.finish("w", await crew.take("w"), "retry", ttl_ms=60_000)
+    [(member, due)] = await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True)
+    for _ in range(2):
+        assert await _interrupt(crew, "r1/a")
+        assert await crew.step_states("r1") == {"a": "interrupted"}
+        assert await _resume(crew, "r1/a")
+        assert await crew.step_states("r1") == {"a": "delayed"}
+        assert await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True) == [(member, due)]
+    assert await crew.claim("w", 2) == ()
+    await crew.client.zadd(crew.keys.delayed, {member: 1})
+    tasks = await crew.take("w", 3)
+    assert [task.attempt for task in tasks] == [2]
+    await crew.finish("w", tasks)
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    await crew.assert_idle()
+
+
 async def test_a_step_that_waits_for_others_is_not_interrupted_and_that_is_said(crew: Crew) -> None:
     await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
     with pytest.raises(Conflict, match="waits for other steps"):

@@ -138,7 +138,7 @@ for i = 1, n do
         if is_there and delay(id, h.class, h.agent, int(tonumber(h.attempt) + 1), now_ms + tonumber(ttl)) then ring() end
         event('mission_event', about(h.agent, id, run_id, message), k.agent_events, k.run_events)
       elseif outcome == 'interrupted' then
-        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message) end
+        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message, 0) end
       else
         if outcome == 'dead' then bury(message, id, letter(h, detail, task and task[1] and k.task, run_id)) end
         conclude(k, id, run_id, name, step, is_there, task and task[3], h.agent, h.attempt, fence, h.started, outcome, result,

@@ -36,15 +36,15 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
   end
 end
 
--- Beside the streams until somebody resumes it. `attempt`: the last one that counts.
-local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why)
+-- Beside the streams until somebody resumes it. `attempt`: the last one that counts. `due`: not before then; 0: at once.
+local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why, due)
   if step then
     step.state, step.attempt, step.fence, step.entry = 'interrupted', attempt, fence, ''
     write_step(k.steps, name, step)
   else
     redis.call('HSET', k.task, 'state', 'interrupted', 'attempt', attempt, 'fence', fence, 'entry', '')
   end
-  redis.call('ZADD', PARKED_INTERRUPT, now_ms, id)
+  redis.call('ZADD', PARKED_INTERRUPT, due, id)
   event('agent_interrupted', about(agent, id, run_id, why), k.agent_events, k.run_events)
 end
 

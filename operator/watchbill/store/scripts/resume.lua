@@ -13,21 +13,21 @@ if run_id then
   step = read_step(KEYS[FIXED + 2], name)
   if step then state, agent, attempt = step.state, step.agent, step.attempt end
 else
-  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt', 'due')
+  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt')
   state, agent, attempt = known[4], known[5], known[6]
 end
 if not state then return { 'ok', 'missing' } end
 if ENDED[state] then return { 'ok', 'over:' .. state } end
-if state ~= 'interrupted' or redis.call('ZREM', PARKED_INTERRUPT, id) == 0 then return { 'ok', 'waiting' } end
+local due = redis.call('ZSCORE', PARKED_INTERRUPT, id)
+if state ~= 'interrupted' or not due then return { 'ok', 'waiting' } end
+redis.call('ZREM', PARKED_INTERRUPT, id)
 local agent_events, run_events = KEYS[FIXED + 2], nil
 if step then agent_events, run_events = KEYS[FIXED + 3], KEYS[FIXED + 4] end
 local empty, entry = queued() == 0, nil
 attempt = int(tonumber(attempt) + 1)
-local due = not step and tonumber(known[7] or '0') or 0
-if not step then redis.call('HDEL', record, 'due') end
-if due > now_ms then
-  redis.call('HSET', record, 'state', 'delayed')
-  event('agent_resumed', about(agent, id, nil, ''), agent_events)
+if tonumber(due) > now_ms then
+  set_state(step and 's' or 't', step and KEYS[FIXED + 2] or record, name, 'delayed')
+  event('agent_resumed', about(agent, id, run_id, ''), agent_events, run_events)
   if delay(id, known[1], agent, attempt, due) then
     ring()
     wake(ARGV[2], true)

@@ -9,15 +9,16 @@
 if is_gone(ARGV[1]) then return { 'gone' } end
 local what, why, asked, outcomes = ARGV[3], ARGV[4], {}, { 'ok' }
 
--- Takes it off its stream, or from beside them. Whether that was done, and whether it counted among its run's active steps.
+-- Takes it off its stream, or from beside them. Whether that was done, whether it counted among its run's active steps, and
+-- when it was due.
 local function withdraw(k, id, run_id, name, step, h, state, class, agent, attempt, entry)
   local next = int(attempt + 1)
   if h then
     release(id, h)
   elseif state == 'delayed' then
-    local due = redis.call('ZSCORE', DELAYED, delayed_name(id, class, agent, next))
-    if due and k.task then redis.call('HSET', k.task, 'due', due) end      -- resumed, it isn't early either
-    return redis.call('ZREM', DELAYED, delayed_name(id, class, agent, next)) == 1, true
+    local member = delayed_name(id, class, agent, next)
+    local due = redis.call('ZSCORE', DELAYED, member)
+    return redis.call('ZREM', DELAYED, member) == 1, true, due
   elseif state == 'parked' then
     if redis.call('ZREM', PARKED_AGENT, agent .. FS .. class .. FS .. id .. FS .. next) == 1 then return true, true end
     if not step or redis.call('ZREM', PARKED, runs.parked_name(run_id, name, step.index)) == 0 then return false, true end
@@ -78,7 +79,7 @@ for _ = 1, tonumber(ARGV[6]) do
     outcome = 'unready'
   else
     if h then attempt = int(tonumber(h.attempt) - 1) end      -- it was handed back: that attempt didn't count
-    local done, active = withdraw(k, id, run_id, name, step, h, state, class, agent, tonumber(attempt), entry)
+    local done, active, due = withdraw(k, id, run_id, name, step, h, state, class, agent, tonumber(attempt), entry)
     if h and wish_of(id) then redis.call('HDEL', WISHES, id) end
     if what == 'cancel' then
       -- Where it wasn't found it was due, and is on a stream by now: whoever takes it there is told that it has ended.
@@ -88,7 +89,7 @@ for _ = 1, tonumber(ARGV[6]) do
       outcome = 'cancelled'
     elseif done then
       if not active then redis.call('HINCRBY', k.run, 'active', 1) end      -- as if it had been on its stream
-      set_aside(k, id, run_id, name, step, agent, attempt, int(now_us), why)
+      set_aside(k, id, run_id, name, step, agent, attempt, int(now_us), why, due or 0)
       outcome = 'interrupted'
     else
       outcome = 'busy'
