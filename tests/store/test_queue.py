@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from support import (
@@ -639,6 +640,20 @@ async def test_a_task_whose_record_is_missing_ends_dead_and_is_kept_as_a_dead_le
     assert counted(await crew.results()) == {"ghost": 1, "no-run/step": 1}
     assert not await crew.client.exists(crew.keys.task("ghost"), crew.keys.run("no-run"), crew.keys.run_steps("no-run"))
     assert await crew.client.zrange(crew.keys.ids, 0, -1) == []
+
+
+@pytest.mark.parametrize("outcome", ["completed", "retry", "interrupted"])
+async def test_the_id_of_a_task_whose_record_was_lost_is_free_once_it_has_ended(crew: Crew, outcome: Any) -> None:
+    await crew.submit("t1")
+    tasks = await crew.take("w")
+    await crew.client.delete(crew.keys.task("t1"))
+    await crew.finish("w", tasks, outcome)
+    assert await runs.unfinished(crew.client, crew.keys) == []
+    assert [letter["id"] for letter in await crew.dead()] == ["t1"]
+    assert await crew.submit("t1") == ["t1"]
+    await crew.finish("w", await crew.take("w", 2))
+    assert await crew.state("t1") == "completed"
+    await crew.assert_idle()
 
 
 async def test_a_task_given_up_is_dead_and_its_result_says_why(crew: Crew) -> None:

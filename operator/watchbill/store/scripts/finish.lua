@@ -128,6 +128,7 @@ for i = 1, n do
       end
       if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '') end
       if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end
+      if not is_there and not run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
       if outcome == 'retry' then
         if step then
           step.state, step.attempt, step.fence, step.entry = 'delayed', h.attempt, fence, ''
