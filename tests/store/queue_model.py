@@ -252,7 +252,7 @@ class Model:
     ) -> None:
         """Checks what a claim gave. (One that is refused gives nothing: see `barred`.)"""
         over = take_over and worker.lease not in ("over", "gone")
-        worker.lease = "live"
+        self.keep_lease(worker)
         if worker.known and number <= worker.number:
             mine = {work.id for work in self.held(worker.name)}
             again = [task_id for task_id in worker.last if task_id in mine]
@@ -279,6 +279,12 @@ class Model:
             gone.fenced, gone.known, gone.shown = True, False, False
             if not self.held(gone.name):
                 gone.lease = ""
+
+    def keep_lease(self, worker: Worker) -> None:
+        """Where its own ran out, others' may have for the same reason: they get the chance to renew."""
+        for other in self.workers.values() if worker.lease in ("over", "gone") else ():
+            other.lease = "live" if other.lease == "over" else other.lease
+        worker.lease = "live"
 
     def barred(self, worker: Worker, number: int = 0) -> type[Fenced] | None:
         """Why it may not do anything, or claim under this number."""

@@ -1066,6 +1066,44 @@ async def test_a_worker_that_may_not_take_over_leaves_expired_leases_alone(crew:
     assert await crew.finish("slow", [task]) == ["applied"]  # its lease is over, but nobody has fenced it
 
 
+# The store stood still, all were suspended, or its clock went forward: whoever is back first must not end the others.
+@pytest.mark.parametrize("how", ["claim", "finish", "renew"])
+async def test_a_worker_whose_own_lease_ran_out_leaves_others_the_time_to_renew_theirs(crew: Crew, how: str) -> None:
+    await crew.submit("t1", "t2")
+    (mine,), (theirs,) = await crew.take("w1", 1, 1), await crew.take("w2", 1, 1)
+    now = await server_ms(crew.client)
+    await crew.client.zadd(crew.keys.leases, {"w1": now - 50_000, "w2": now - 50_000})
+    if how == "claim":
+        assert await crew.claim("w1", 2) == ()
+    elif how == "finish":
+        options: Any = {"number": 2, "slots": 1, "lease_ms": LEASE_MS, "take_over": True}
+        assert (await crew.queue.finish("w1", [finished(mine)], **options))[1].tasks == ()  # type: ignore[union-attr]
+    else:
+        with connection.connect_sync(crew.url) as sync:
+            crew.queue.renew(sync, "w1", LEASE_MS, "{}")
+    assert await crew.claim("w1", 3) == ()
+    lease = await crew.client.zscore(crew.keys.leases, "w2")
+    assert now < lease <= await server_ms(crew.client) + LEASE_MS / 3
+    assert await crew.finish("w2", [theirs]) == ["applied"]
+
+
+async def test_whoever_does_not_renew_in_that_time_is_replaced(crew: Crew) -> None:
+    await crew.submit("t1")
+    await crew.claim("w1", 1, 0)
+    await crew.take("w2", 1)
+    past = await server_ms(crew.client) - 50_000
+    await crew.client.zadd(crew.keys.leases, {"w1": past, "w2": past})
+    assert await crew.claim("w1", 2, lease_ms=300) == ()
+
+    async def replaced() -> bool:
+        nonlocal number
+        number += 1
+        return [t.id for t in await crew.claim("w1", number, lease_ms=300)] == ["t1"]
+
+    number = 2
+    await until(replaced)
+
+
 async def test_a_worker_declared_dead_is_replaced_at_once_whatever_its_lease(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.take("gone", 1, 1, lease_ms=LEASE_MS)

@@ -586,7 +586,8 @@ class QueueMachine(RuleBasedStateMachine):
         if barred := self.model.barred(worker):
             assert got is barred
             return
-        worker.lease, worker.shown = "live", True
+        self.model.keep_lease(worker)
+        worker.shown = True
         assert got.draining is (worker.host in self.model.draining)
         assert got.wishes == {work.id: work.wish for work in self.model.held(worker.name) if work.wish}
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running streams claims
+-- uses events running streams leases claims
 -- KEYS: fixed. ARGV: uid, incarnation, sequence number, slots, how many of them begin at once, lease ms, may take over?
 -- -> {'gone'} | what `claim` says
 local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams steps runs ends claims
+-- uses events running answers streams steps runs ends leases claims
 -- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
 -- claim, in the same call.
 -- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running streams claims
+-- uses events running streams leases claims
 -- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once.
 -- KEYS: fixed. ARGV: uid, incarnation  -> 'gone' | 'ok'
 if is_gone(ARGV[1]) then return 'gone' end

@@ -1,4 +1,4 @@
--- Claiming. Needs events, running, streams.
+-- Claiming. Needs events, running, streams, leases.
 
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence = int(now_us)
@@ -228,13 +228,9 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   for i = 1, #leases, 2 do
     if leases[i] ~= inc and tonumber(leases[i + 1]) <= now_ms then somebody_gone = true end
   end
-  if somebody_gone then
-    -- Was it cut off itself? Then others may have been, and get the chance to renew first. The caller sees to that, too;
-    -- but what it asked before an outage may be done only after it.
-    local until_ms = redis.call('ZSCORE', LEASES, inc)
-    if until_ms and tonumber(until_ms) - now_ms < lease_ms / 3 then may_take_over = false end
-  end
-  redis.call('ZADD', LEASES, now_ms + lease_ms, inc)
+  -- The caller sees to it, too, that it takes nothing over then; but it knows of no clock but its own, and what it asked
+  -- before an outage may be done only after it.
+  if keep_lease(inc, lease_ms, not somebody_gone) then may_take_over = false end
   if last_claim then
     local cut = string.find(last_claim, FS, 1, true)
     local answered = tonumber(string.sub(last_claim, 1, cut - 1))
