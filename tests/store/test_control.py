@@ -452,6 +452,29 @@ async def test_a_run_with_delayed_and_interrupted_steps_is_cancelled_whole(crew:
     await crew.assert_idle()
 
 
+# Else it would stay as it is until somebody cancels it again.
+async def test_a_run_is_cancelled_whole_though_its_canceller_dies_behind_its_first_write(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control, "_cancel_steps", die)
+    await crew.run("r1", library(*"abcde", max_parallel_tasks=4))
+    tasks = {t.step: t for t in await crew.take("w", slots=3)}
+    await crew.finish("w", [tasks["a"]], "retry", ttl_ms=60_000)
+    await _interrupt(crew, "r1/b")
+    await crew.finish("w", [tasks["b"]], "interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        await _cancel(crew, "r1")
+    assert await crew.finish("w", [tasks["c"]], "retry") == ["applied"]
+    states = {"a": "cancelled", "b": "cancelled", "c": "cancelled", "d": "cancelled", "e": "skipped"}
+    assert await crew.step_states("r1") == states
+    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_a_cancelled_step_ends_what_is_behind_it_and_no_more(crew: Crew) -> None:
     await crew.run("r1", flow_of([("a", "b"), ("b", "c")], ["a", "b", "c", "d"]))
     assert await _cancel(crew, "r1/b", "not this one"), "it isn't even ready"

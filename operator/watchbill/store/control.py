@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import redis.asyncio
 
-from watchbill.connection import persist, run_script, translated
+from watchbill.connection import persist, run_script, script, translated
 from watchbill.errors import Conflict, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import runs
@@ -53,10 +53,13 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     names = [keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id)]
     with translated():
         digest = str(await client.hget(keys.run(task_id), "def") or "")
-    names += [keys.definition(digest), keys.run_events(task_id)]
-    reply = ["again"]
+    if not digest:
+        raise runs.not_found(keys, task_id)
+    names = [*keys.fixed, *names, keys.definition(digest), keys.run_events(task_id)]
+    args = [uid, task_id, why, ttl_ms]
+    reply = await _begin_to_cancel(client, keys, names, args, await _ready(client, keys, task_id, digest))
     while reply[0] == "again":
-        reply = await call(client, keys, "cancel_run", [*keys.fixed, *names], [uid, task_id, why, ttl_ms])
+        reply = await call(client, keys, "cancel_run", names, args)
     if reply[0] == "missing":
         raise runs.not_found(keys, task_id)
     if reply[0] == "over" and reply[1] != "cancelled":
@@ -69,15 +72,36 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 async def _cancel_steps(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
 ) -> bool:
-    """What of a run is on a stream, or runs, or waits to be tried again."""
-    status = await runs.status(client, keys, run_id)
-    ended = {step.name for step in status.steps if step.state is TaskState.COMPLETED}
-    ready = [s for s in status.steps if s.state not in TERMINAL and ended.issuperset(s.after)]
+    ready = await _ready(client, keys, run_id, digest)
     for start in range(0, len(ready), BATCH):
-        items = [Item(f"{run_id}/{step.name}", step.agent, digest) for step in ready[start : start + BATCH]]
-        await _stop(client, keys, uid, "cancel", items, why, ttl_ms)
+        await _stop(client, keys, uid, "cancel", ready[start : start + BATCH], why, ttl_ms)
     with translated():
         return await client.hget(keys.run(run_id), "state") != "cancelling"
+
+
+async def _begin_to_cancel(
+    client: redis.asyncio.Redis, keys: CrewKeys, names: Sequence[str], args: Sequence[Any], ready: Sequence[Item]
+) -> list[Any]:
+    """What cancel_run.lua answers. What is ready is stopped in the same transaction: else a run whose canceller dies
+    behind the first call goes on, or with an interrupted step stays as it is."""
+    uid, _, why, ttl_ms = args
+    calls = [("cancel_run", names, args), ("stop", *_stopping(keys, uid, "cancel", ready[:BATCH], why, ttl_ms))]
+    with translated():
+        async with client.pipeline(transaction=True) as pipe:
+            for name, of_call, given in calls:
+                pipe.eval(script(name)[0], len(of_call), *of_call, *given)
+            reply = (await pipe.execute())[0]
+    if reply[0] == "gone":
+        raise crew_gone(keys)
+    return list(reply)
+
+
+async def _ready(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, digest: str) -> list[Item]:
+    """What of a run is on a stream, or runs, or waits to be tried again or resumed."""
+    steps = (await runs.status(client, keys, run_id)).steps
+    ended = {step.name for step in steps if step.state is TaskState.COMPLETED}
+    ready = [step for step in steps if step.state not in TERMINAL and ended.issuperset(step.after)]
+    return [Item(f"{run_id}/{step.name}", step.agent, digest) for step in ready]
 
 
 async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str) -> bool:
@@ -141,11 +165,18 @@ async def heard(
 async def _stop(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
 ) -> list[str]:
+    return list((await call(client, keys, "stop", *_stopping(keys, uid, what, items, why, ttl_ms)))[1:])
+
+
+def _stopping(
+    keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
+) -> tuple[list[str], list[Any]]:
+    """(KEYS, ARGV) of stop.lua."""
     names = [*keys.fixed, *(name for item in items for name in item.keys(keys))]
     args: list[Any] = [uid, keys.crew, what, " ".join(why.split())[:1000], keys.control, len(items)]
     for item in items:
         args += (item.id, ttl_ms)
-    return list((await call(client, keys, "stop", names, args))[1:])
+    return names, args
 
 
 async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Item:
