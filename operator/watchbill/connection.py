@@ -76,6 +76,7 @@ _TRANSIENT_CODES: Final = (
     "TRYAGAIN",
     "CLUSTERDOWN",
     "MASTERDOWN",
+    "NOREPLICAS",
     "OOM",
     "MISCONF",
     "BUSY",

@@ -139,6 +139,7 @@ def test_a_password_in_the_query_is_not_shown(url: str) -> None:
         redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
         redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
         redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
         redis.ResponseError("BUSY Redis is busy running a script."),
         redis.ResponseError("UNBLOCKED force unblock from blocking operation"),
         redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'. script: x"),

@@ -1,4 +1,4 @@
-"""What servers say while they can't: LOADING, MISCONF, CLUSTERDOWN. Submitters shall try later, and workers wait."""
+"""What servers say while they can't: LOADING, MISCONF, NOREPLICAS, CLUSTERDOWN. Submitters try later, workers wait."""
 
 from __future__ import annotations
 
@@ -88,6 +88,25 @@ async def test_a_server_that_can_not_save(fresh_store: Fresh, crew_in: CrewIn, b
         client.config_set("dir", str(server.folder))
         client.bgsave()
     await ends_well(crew, "t")
+
+
+@pytest.mark.parametrize("binary", ["valkey", "redis7"])
+async def test_a_master_that_lacks_replicas(fresh_store: Fresh, crew_in: CrewIn, binary: str) -> None:
+    """As docs/redis.md has them set up. What was done meanwhile is neither thrown away nor done again."""
+    store = fresh_store(f"{binary}-standalone")
+    server = store.master
+    crew = await crew_in(store, {"a": "Gate"}, lease_seconds=6)
+    worker = await crew.worker()
+    await crew.submit("t", "a")
+    await crew.started("t")
+    with server.client() as client:
+        client.config_set("min-replicas-to-write", 1)
+        assert await refused(crew, "NOREPLICAS")
+        crew.open("t")
+        await until(lambda: "can't renew" in worker.log, what="a renewal that is refused")
+        client.config_set("min-replicas-to-write", 0)
+    await ends_well(crew, "t")
+    assert crew.executions()["t"] == 1
 
 
 @pytest.mark.parametrize("binary", ["valkey", "redis7"])
