@@ -263,8 +263,8 @@ async def test_one_pick_in_sixteen_goes_to_the_oldest_so_that_nothing_starves(cr
     picked: list[str] = []
     for number in range(1, 1 + max(4, 64 // slots)):  # always more urgent work than slots
         urgent = [f"u{number}-{i}" for i in range(slots)]
-        await crew.submit(*urgent, priority=Priority.CRITICAL)
-        await crew.submit(*(f"h{number}-{i}" for i in range(slots)), priority=Priority.HIGH)
+        await crew.submit(*urgent, priority=Priority.HIGH)
+        await crew.submit(*(f"n{number}-{i}" for i in range(slots)))
         tasks = await crew.take("w", number, slots)
         assert len(tasks) == slots
         picked += [t.id for t in tasks]
@@ -284,11 +284,24 @@ async def test_a_less_urgent_task_that_returned_does_not_starve(crew: Crew, how:
         await crew.queue.declare_dead(["first"])
     picked: set[str] = set()
     for number in range(1, 70):
-        await crew.submit(f"u{number}", f"v{number}", priority=Priority.CRITICAL)
+        await crew.submit(f"u{number}", f"v{number}", priority=Priority.HIGH)
         claimed = await crew.claim("w", number, 1)
         picked |= {t.id for t in claimed}
         await crew.finish("w", claimed)
     assert "low" in picked
+
+
+async def test_nothing_is_picked_in_place_of_a_critical_task_and_what_is_owed_comes_right_after(crew: Crew) -> None:
+    await crew.submit("low", priority=Priority.LOW)
+    await next_millisecond(crew)
+    await crew.submit(*(f"h{i}" for i in range(3)), priority=Priority.HIGH)
+    for number in range(1, 40):  # one slot, and always a critical task for it
+        await crew.submit(f"c{number}", priority=Priority.CRITICAL)
+        tasks = await crew.take("w", number, 1)
+        assert [t.id for t in tasks] == [f"c{number}"]
+        await crew.finish("w", tasks)
+    await crew.submit("last", priority=Priority.CRITICAL)
+    assert [t.id for t in await crew.take("w", 40, 3)] == ["last", "low", "h0"]
 
 
 async def test_a_claim_sent_again_gets_the_same_tasks(crew: Crew) -> None:

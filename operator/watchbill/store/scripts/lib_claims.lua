@@ -259,21 +259,27 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     for _, c in ipairs(CLASSES) do
       if waiting[c] > 0 then filled[#filled + 1] = c end
     end
-    -- One pick in 16 goes to the oldest head, so that no class starves.
-    local picks = tonumber(known[3] or '0')
-    if #filled > 1 and picks + room >= 16 then
-      local class, whose = others().oldest(filled, dead)
-      if class and whose then
-        room = room - others().take_over(inc, class, { whose }, 1)
-      elseif class then
-        room = room - read_new(inc, class, 1)
-      end
-    end
+    -- One pick in 16 goes to the oldest head below CRITICAL, so that no other class starves. CRITICAL comes first even then:
+    -- where it leaves no room, the pick stays owed.
+    local picks, tried = tonumber(known[3] or '0'), false
+    local owed = #filled > 1 and picks + room >= 16
     for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
       if room > 0 and #dead > 0 then room = room - others().take_over(inc, c, dead, room) end
       if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
+      if owed and room > 0 and c == '1' then
+        tried = true
+        local class, whose = others().oldest(filled, dead)
+        if class and whose then
+          room = room - others().take_over(inc, class, { whose }, 1)
+        elseif class then
+          room = room - read_new(inc, class, 1)
+        end
+      end
     end
-    if #filled > 1 then redis.call('HSET', META, 'picks', (picks + slots - room) % 16) end
+    if #filled > 1 then
+      local made = picks + slots - room
+      redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
+    end
     for _, gone in ipairs(dead) do
       if not others().forget_if_empty(gone) then more = true end
     end
