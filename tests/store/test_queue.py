@@ -160,6 +160,16 @@ async def test_a_dedupe_window_may_be_longer_than_the_store_counts(crew: Crew) -
     assert await crew.bell()
 
 
+async def test_what_a_dedupe_key_names_already_needs_no_room(crew: Crew) -> None:
+    await crew.submit("t1", dedupe_key="k", dedupe_ms=60_000)
+    again = Submission("t2", "a", payload("t2"), dedupe_key="k", dedupe_ms=60_000)
+    assert await crew.queue.submit([again], max_queued=1) == ["t1"]
+    new = Submission("t3", "a", payload("t3"), dedupe_key="other", dedupe_ms=60_000)
+    with pytest.raises(QueueFull):
+        await crew.queue.submit([again, new], max_queued=1)
+    assert await crew.queue.submit([again, new], max_queued=2) == ["t1", "t3"]
+
+
 async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew) -> None:
     async with crew.client.pubsub() as listener:
         await listener.subscribe("wb:wake")

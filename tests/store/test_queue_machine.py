@@ -148,7 +148,8 @@ class QueueMachine(RuleBasedStateMachine):
         options: dict[str, Any] = {"dedupe_key": key, "dedupe_ms": HOUR_MS, "due_ms": due}
         batch = [Submission(i, agent, payload(LARGE if large else i), priority, {"log": i}, **options) for i in ids]
         for _ in range(1 + twice):
-            new = sum(task_id not in self.model.works for task_id in ids)
+            of_others = self.model.dedupe if key else {}  # what they name is there already
+            new = sum(i not in self.model.works and of_others.get(key, i) == i for i in ids)
             full = new > 0 and self.model.present() + new > room
             got = self.ask(lambda: self.crew.queue.submit(batch, max_queued=room))
             assert got == (QueueFull if full else self.model.submit(batch))

@@ -15,17 +15,19 @@ local n, most, reply = tonumber(ARGV[6]), tonumber(ARGV[4]), ARGV[5]
 local before = present(waiting)
 local at, key = 7, FIXED + 1
 if n > 1 or before + n > most then      -- all or nothing
-  local ids, keys, more = {}, {}, 0
+  local ids, keys, dedupes, more = {}, {}, {}, 0
   for i = 1, n do
-    ids[i], keys[i] = ARGV[at], KEYS[key]
+    ids[i], keys[i], dedupes[i] = ARGV[at], KEYS[key], tonumber(ARGV[at + 5]) > 0 and KEYS[key + 1]
     key = key + (tonumber(ARGV[at + 5]) > 0 and 2 or 1)
     at = at + 8 + 2 * tonumber(ARGV[at + 7])
   end
   for i, score in ipairs(redis.call('ZMSCORE', IDS, unpack(ids))) do
-    if not score or tonumber(score) <= now_ms then
-      more = more + 1
-    elseif redis.call('EXISTS', keys[i]) == 0 then
-      return { 'conflict', ids[i] }
+    if not (dedupes[i] and first_of(dedupes[i], ARGV[1])) then      -- else it was asked for before
+      if not score or tonumber(score) <= now_ms then
+        more = more + 1
+      elseif redis.call('EXISTS', keys[i]) == 0 then
+        return { 'conflict', ids[i] }
+      end
     end
   end
   if more > 0 and before + more > most then      -- those that are there already need no room
