@@ -111,7 +111,9 @@ class Executor:
         crew = self._definitions[task.definition]
         policy = crew.tasks
         if task.attempt > policy.max_attempts:
-            why = f"given up: its worker died {task.attempt - 1} times while it ran (maxAttempts {policy.max_attempts})"
+            why = (
+                f"given up: its worker died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
+            )
             over(self._results.not_begun(task, policy, "dead", why))
             return None
         role = self._role(task, crew)
