@@ -233,6 +233,13 @@ async def test_a_run_in_a_store_of_ones_own_leaves_nothing_behind(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_crew_may_name_its_namespace(place: Place) -> None:
+    file = place.crew(agents=[{"name": "a", "class": "Say"}])
+    file.write_text(file.read_text().replace('"metadata": {', '"metadata": {"namespace": "team", '))
+    run = await watchbill.client.run(file, "x", timeout=20)
+    assert (run.success, run.crew) == (True, "team/crew")
+
+
 async def test_a_run_that_takes_too_long_is_let_go(place: Place) -> None:
     file = place.crew(agents=[{"name": "a", "class": "Wait"}])
     began = time.monotonic()
