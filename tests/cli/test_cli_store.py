@@ -74,6 +74,12 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
     crews = json.loads(shell.run("status", "-o", "json").stdout)
     assert next(c for c in crews if c["crew"] == f"default/{stored}")["waiting"] == 2
 
+    assert shell.run("status", stored, task).stdout.split() == ["TASK", "STATE", task, "waiting"]
+    assert json.loads(shell.run("status", stored, "mine/second", "-o", "json").stdout)["state"] == "waiting"
+    nothing = shell.run("status", stored, "nothing")
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert "has no run or task 'nothing'" in nothing.stderr
+
     one = shell.run("status", stored).stdout
     assert "mine" in one
     assert "0/3" in one

@@ -92,7 +92,7 @@ def resume(
 
 def drain(
     crew: CrewArgument,
-    worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, as events name it.")],
+    worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, or as `watchbill top CREW` names it.")],
     off: Annotated[bool, typer.Option("--off", help="Let it claim again.")] = False,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,

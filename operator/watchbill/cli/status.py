@@ -25,13 +25,16 @@ def status(
     crew: Annotated[
         str | None, typer.Argument(help="NAME or NAMESPACE/NAME; without one: all crews.", show_default=False)
     ] = None,
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run of it.", show_default=False)] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.", show_default=False),
+    ] = None,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = None,
     form: OutputOption = Output.TEXT,
 ) -> int:
-    """Show what waits and what runs: of all crews, of one crew, or the steps of one run."""
+    """Show what waits and what runs: of all crews, of one crew, or the steps of one run; or where one task stands."""
     from watchbill.cli import environment, process, stores
     from watchbill.client import Client
 
@@ -46,7 +49,7 @@ def status(
             elif run is None:
                 await _crew(client, crew, form)
             else:
-                _run(await client.status(crew, run), form)
+                await _work(client, crew, run, form)
         return 0
 
     return process.run_guarded(work())
@@ -127,6 +130,19 @@ def _line(run_id: str, run: RunStatus | TaskState) -> tuple[str, ...]:
     now = ", ".join(step.name for step in run.steps if step.state is TaskState.RUNNING)
     since = output.seconds(max((output.now() - run.submitted_at).total_seconds(), 0))
     return (run_id, run.state.value, since, f"{done}/{len(run.steps)}", now or "-")
+
+
+async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
+    from watchbill.errors import NotFound
+
+    try:
+        _run(await client.status(crew, work_id), form)
+    except NotFound:  # a task of its own, or a step
+        now = await client.state(crew, work_id)
+        if form is not Output.TEXT:
+            output.write({"crew": client.keys(crew).crew, "id": work_id, "state": now.value}, form)
+        else:
+            output.table(("TASK", "STATE"), [(work_id, now.value)])
 
 
 def _run(run: RunStatus, form: Output) -> None:
