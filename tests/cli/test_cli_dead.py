@@ -152,7 +152,7 @@ def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
         ("replay c", "nothing says which dead letters are to be replayed"),
         ("purge c", "nothing says which dead letters are to be purged"),
         ("purge c t1 --all", "--all and ids contradict each other"),
-        ("list c --older-than soon", "--older-than: 'soon' is not an age. Write 90s, 30m, 12h or 7d."),
+        ("list c --older-than soon", "--older-than: 'soon' is not a span of time. Write 90s, 30m, 12h or 7d."),
         ("list c --older-than 7d --newer-than 1h", "nothing is older than 7d and newer than 1h"),
     ],
 )

@@ -47,6 +47,40 @@ def test_a_dedupe_key_gives_the_id_of_the_first(shell, stored) -> None:
     assert other["id"] != first.strip()
 
 
+def test_work_may_be_for_later(shell, stored) -> None:
+    shell.run("submit", stored, "x", "--agent", "first", "--in", "2h", "--id", "later")
+    shell.run("submit", stored, "x", "--agent", "first", "--at", "2099-01-31T18:00+01:00", "--id", "far")
+    shell.run("submit", stored, "x", "--agent", "first", "--at", "2001-01-31T18:00Z", "--id", "past")
+
+    figures = json.loads(shell.run("status", stored, "-o", "json").stdout)
+    assert (figures["delayed"], figures["waiting"]) == (2, 1)
+    assert 7_100_000 < figures["due_in_ms"] <= 7_200_000
+    assert shell.run("result", stored, "far").stderr.endswith("far: delayed\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("--in soon --agent a", "--in: 'soon' is not a span of time. Write 90s, 30m, 12h or 7d."),
+        ("--at 18:00 --agent a", "--at: '18:00' is not a time with its zone. Write date, time and zone"),
+        ("--at 2099-01-31T18:00 --agent a", "is not a time with its zone"),
+        ("--in 1h --at 2099-01-31T18:00Z --agent a", "--in and --at contradict each other"),
+        ("--in 1h", "a run of a whole crew can't be scheduled for a time. Add --agent NAME, or use a Heartbeat."),
+        ("--durability disk", "--durability: 'disk' is no durability. Use one of: replica, fsync."),
+    ],
+)
+def test_what_is_not_clear_about_when_and_how_safe_is_refused(shell, given: str, said: str) -> None:
+    done = shell.run("submit", "c", "x", *given.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_submission_may_ask_to_be_safe(shell, stored) -> None:
+    done = shell.run("submit", stored, "x", "--durability", "Replica", "--id", "safe")
+    assert done.returncode != 0, "there is no replica"
+    assert "no replica confirmed within 5 s: 'safe' may be stored" in done.stderr
+
+
 def test_what_is_not_finished_is_said_so_with_exit_1(shell, stored) -> None:
     run_id = shell.run("submit", stored, "x").stdout.strip()
 

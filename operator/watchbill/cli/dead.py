@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
 
 import typer
 
 from watchbill.cli import output
 from watchbill.cli.control import CrewArgument, with_client
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, age
 from watchbill.errors import InvalidInput, NotFound, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client, DeadLetter
 
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _OUTCOMES: Final = {
     "missing": "there is no such dead letter (it was replayed, purged or trimmed)",
     "taken": "its id has other work by now",
@@ -222,13 +220,11 @@ def _filter(agent: str | None, reason: str | None, older: str | None, newer: str
     problems: list[Problem] = []
 
     def ago(text: str | None, option: str) -> datetime | None:
-        if text is None:
+        try:
+            return None if text is None else output.now() - age(text, option)
+        except InvalidInput as error:
+            problems.extend(error.problems)
             return None
-        if not (parts := re.fullmatch(r"(\d{1,9})([smhd])", text.strip(), re.ASCII)):
-            problems.append(Problem(f"{text!r} is not an age", "Write 90s, 30m, 12h or 7d.", path=option))
-            return None
-        age = timedelta(seconds=int(parts[1]) * _SECONDS[parts[2]])
-        return output.now() - min(age, timedelta(days=36_500))
 
     before, after = ago(older, "--older-than"), ago(newer, "--newer-than")
     if before is not None and after is not None and before <= after:

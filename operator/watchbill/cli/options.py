@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -96,3 +98,13 @@ def refuse_together(pairs: dict[tuple[str, str], tuple[object, object, str]]) ->
 
 def _given(value: object) -> bool:
     return value is not None and value is not False and value != []
+
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def age(text: str, option: str) -> timedelta:
+    """A span of time as people write it: 90s, 30m, 12h, 7d. Of a century at most. Raises InvalidInput."""
+    if not (parts := re.fullmatch(r"(\d{1,9})([smhd])", text.strip(), re.ASCII)):
+        raise InvalidInput(Problem(f"{text!r} is not a span of time", "Write 90s, 30m, 12h or 7d.", path=option))
+    return min(timedelta(seconds=int(parts[1]) * _SECONDS[parts[2]]), timedelta(days=36_500))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,13 +21,14 @@ from watchbill.cli.options import (
     RedisUrlOption,
     StateOption,
     TimeoutOption,
+    age,
     refuse_together,
 )
 from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
-    from watchbill.tasks import Priority
+    from watchbill.tasks import Durability, Priority
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, showing progress on stderr.")]
 
@@ -48,6 +50,29 @@ def submit(
         ),
     ] = None,
     dedupe_seconds: Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")] = 3600.0,
+    delay: Annotated[
+        str | None,
+        typer.Option(
+            "--in", metavar="TIME", help="Begin no sooner than in 90s, 30m, 12h, 7d. With --agent.", show_default=False
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="Begin no sooner than that: 2027-01-31T18:00Z, or +01:00. With --agent.",
+            show_default=False,
+        ),
+    ] = None,
+    durability: Annotated[
+        str | None,
+        typer.Option(
+            "--durability",
+            help="Return once it is on a replica, or on disk: replica, fsync. Else the server has it in memory.",
+            show_default=False,
+        ),
+    ] = None,
     heartbeat: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +103,10 @@ def submit(
             ("--heartbeat", "--input"): (heartbeat, given, "Heartbeats have no inputs."),
             ("--heartbeat", "--agent"): (heartbeat, agent, "The heartbeat says who does it."),
             ("--heartbeat", "--dedupe-key"): (heartbeat, dedupe_key, "Use --id, which fires it once."),
+            ("--heartbeat", "--in"): (heartbeat, delay, "A heartbeat is fired now, or by its schedule."),
+            ("--heartbeat", "--at"): (heartbeat, at, "A heartbeat is fired now, or by its schedule."),
+            ("--heartbeat", "--durability"): (heartbeat, durability, "Submit the prompt by itself."),
+            ("--in", "--at"): (delay, at, "Give one of the two."),
         }
     )
     text, inputs = reading.work(prompt, file, given or [])
@@ -86,9 +115,13 @@ def submit(
         problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
     if timeout is not None and not wait:
         problems.append(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
+    if (given_time := "--in" if delay else "--at" if at else "") and agent is None:
+        reason = f"{given_time} is for a task of one agent; a run of a whole crew can't be scheduled for a time"
+        problems.append(Problem(reason, "Add --agent NAME, or use a Heartbeat."))
     if problems:
         raise InvalidInput(problems)
-    urgency = _priority(priority)
+    urgency, safety, due = _priority(priority), _durability(durability), _due(at)
+    later = None if delay is None else age(delay, "--in")
     settings = environment.read()
     where = stores.place(redis_url, state, settings)
 
@@ -100,6 +133,9 @@ def submit(
             if heartbeat is not None:
                 task_id_given = await client.fire(crew, heartbeat, token=task_id)
             else:
+                if later is not None:  # by the store's clock, as all that waits
+                    now_ms = (await client.figures(crew)).now_ms
+                    begin = datetime.fromtimestamp(now_ms / 1000, UTC) + later
                 task_id_given = await client.submit(
                     crew,
                     text or "",
@@ -109,6 +145,8 @@ def submit(
                     id=task_id,
                     dedupe_key=dedupe_key,
                     dedupe_seconds=dedupe_seconds,
+                    scheduled_at=begin if later is not None else due,
+                    durability=safety,
                 )
             if wait:
                 return await _wait(client, crew, task_id_given, agent, timeout, form)
@@ -200,3 +238,31 @@ def _priority(text: str) -> Priority:
     except (KeyError, ValueError):
         known = ", ".join(f"{p.name} ({p.value})" for p in Priority)
         raise InvalidInput(Problem(f"{text!r} is not a priority", f"Use one of: {known}.", path="--priority")) from None
+
+
+def _durability(text: str | None) -> Durability | None:
+    from watchbill.tasks import Durability
+
+    if text is None:
+        return None
+    try:
+        return Durability(text.lower())
+    except ValueError:
+        known = ", ".join(d.value for d in Durability)
+        raise InvalidInput(
+            Problem(f"{text!r} is no durability", f"Use one of: {known}.", path="--durability")
+        ) from None
+
+
+def _due(at: str | None) -> datetime | None:
+    """When it may begin. Raises InvalidInput."""
+    if at is None:
+        return None
+    try:
+        due = datetime.fromisoformat(at)
+    except ValueError:
+        due = None
+    if due is None or due.tzinfo is None:
+        fix = "Write date, time and zone, as in 2027-01-31T18:00Z or 2027-01-31T18:00+01:00."
+        raise InvalidInput(Problem(f"{at!r} is not a time with its zone", fix, path="--at"))
+    return due
