@@ -185,8 +185,8 @@ REGISTRY.register(QUEUES)
 
 TASKS_CLAIMED: Final = Counter("watchbill_tasks_claimed", "Tasks begun by this process", ["crew", "priority"])
 TASKS: Final = Counter("watchbill_tasks", "Tasks ended by this process", ["crew", "agent", "outcome"])
-"""outcome: completed, failed, dead, retry (an attempt that another follows), stale (ended here, but no longer ours:
-nothing was stored)."""
+"""outcome: completed, failed, dead, retry (an attempt that another follows), cancelled, interrupted, stale (ended here,
+but no longer ours: nothing was stored)."""
 TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks running in this process", ["crew"])
 
 
