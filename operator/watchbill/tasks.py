@@ -13,6 +13,8 @@ PROMPT_MAX_BYTES: Final = 256 * 1024
 INPUT_MAX_BYTES: Final = 16 * 1024 * 1024
 """An input above this is refused; larger data belongs into a store of its own, with a reference here."""
 METADATA_MAX_ENTRIES: Final = 64
+METADATA_MAX_BYTES: Final = 64 * 1024
+"""Of a task's metadata, names and values together: they travel with it everywhere."""
 
 
 class Priority(IntEnum):

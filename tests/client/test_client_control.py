@@ -271,6 +271,33 @@ async def test_many_tasks_may_be_prompts_or_name_their_own_agents(crew: Crew, cl
     assert await client.submit_many(crew.keys.crew, "a", []) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priority": 2}, "priority: 2 can't be used: Input should be 1, 3, 5, 7 or 9"),
+        ({"user_id": 7}, "user_id: 7 can't be used"),
+        ({"metadata": {"n": 7}}, "metadata.n: 7 can't be used"),
+        ({"metadata": {str(n): "" for n in range(65)}}, "metadata: .*at most 64 items"),
+        ({"metadata": {"n": "x" * 70_000}}, r"metadata: the metadata have 70001 bytes; the limit is 65536 \(64 KiB\)"),
+        ({"inputs": {"n": 7}}, "inputs.n: input 'n' is no text: 7. Give it as a str."),
+        ({"dedupe_key": "k", "dedupe_seconds": 0}, "dedupe_seconds: 0 is no window for a dedupe key. Give 0.001 to"),
+        ({"dedupe_key": "k", "dedupe_seconds": float("inf")}, "dedupe_seconds: inf is no window"),
+    ],
+)
+async def test_what_is_wrong_with_a_submission_is_named(
+    crew: Crew, client: Client, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        await client.submit(crew.keys.crew, "do it", agent="a", **options)
+    assert await client.unfinished(crew.keys.crew) == []
+
+
+async def test_a_priority_may_be_given_by_name(crew: Crew, client: Client) -> None:
+    await client.submit(crew.keys.crew, "do it", agent="a", priority="high")  # type: ignore[arg-type]
+    ((_, waiting),) = [(c.name, c.waiting) for c in (await client.figures(crew.keys.crew)).classes if c.name == "high"]
+    assert waiting == 1
+
+
 async def test_one_bad_task_of_many_is_named_and_nothing_is_stored(crew: Crew, client: Client) -> None:
     for agent, tasks, message in (
         (None, ["prompt"], r"tasks\[0\]: a prompt alone names no agent"),
@@ -415,6 +442,17 @@ async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(priva
                     await client.wait("c", "t1", timeout=0.2)
         finally:
             server.resume()
+
+
+async def test_who_waited_too_long_is_told_for_what(crew: Crew, client: Client) -> None:
+    """Of a run that was given no id, it is the only way to it."""
+    name = crew.keys.crew
+    with pytest.raises(TimeoutError, match=r"no result after 0\.1 s") as caught:
+        await client.run(name, "do it", agent="a", timeout=0.1)
+    (task_id,) = await client.unfinished(name)
+    assert str(caught.value) == f"{task_id!r} of crew {name!r}: no result after 0.1 s"
+    with pytest.raises(TimeoutError, match=task_id):
+        await client.wait(name, task_id, timeout=0.1)
 
 
 async def test_crews_are_listed_and_looked_at(crew: Crew, client: Client) -> None:

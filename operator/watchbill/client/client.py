@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import redis.asyncio
+from pydantic import ValidationError
 
 from watchbill import names
 from watchbill.client.control import Control
@@ -33,6 +34,8 @@ logger = logging.getLogger("watchbill.client")
 
 POLL_SECONDS: Final = 2.0
 """How often a waiting client looks for itself, in case the message that it waits for was lost."""
+
+DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
 
 Result = RunResult | TaskResult
 
@@ -112,7 +115,7 @@ class Client(Control):
         inputs = inputs or {}
         due_ms = _due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
-        payload = AgentTask(
+        asked = _asked(
             task_id=task_id,
             agent_name=agent or "",
             prompt=prompt,
@@ -121,7 +124,9 @@ class Client(Control):
             user_id=user_id,
             session_id=session_id,
             metadata=dict(metadata or {}),
-        ).model_dump_json(exclude_defaults=True)
+        )
+        payload, priority = asked.model_dump_json(exclude_defaults=True), asked.priority
+        dedupe_ms = _window(dedupe_seconds) if dedupe_key else 0
         reply_to = ""
         if (keys.crew, task_id) in self._waiting:  # `run`; who waits later subscribes
             reply_to = await self._listen(keys)
@@ -129,7 +134,7 @@ class Client(Control):
         async def give(current: definitions.Current) -> str:
             definition = current.definition
             self._check(current, prompt, agent, inputs, id, metadata or {})
-            dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": int(dedupe_seconds * 1000)}
+            dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
             if agent is None:
                 run = runs.RunSubmission(
                     id=task_id,
@@ -253,7 +258,7 @@ class Client(Control):
         with self._told(keys, task_id) as waiter:  # before it can end
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
-                async with asyncio.timeout(timeout):
+                async with _within(timeout, keys, task_id):
                     # what was given an id may have ended long ago: nobody is told of that
                     return await self._result(keys, task_id, waiter, subscribed=given is None)
         return await self.wait(crew, submitted, timeout=timeout)
@@ -266,7 +271,7 @@ class Client(Control):
         Outlasts outages of the store.
         """
         keys = self.keys(crew)
-        async with asyncio.timeout(timeout):
+        async with _within(timeout, keys, task_id):
             with self._told(keys, task_id) as waiter:
                 return await self._result(keys, task_id, waiter, subscribed=False)
 
@@ -386,6 +391,18 @@ class Client(Control):
                         waiter.told.set()
 
 
+@contextlib.asynccontextmanager
+async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> AsyncIterator[None]:
+    """Raises TimeoutError, which says for what nobody waits any more: it may be all that the caller knows of it."""
+    try:
+        async with asyncio.timeout(seconds) as timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise TimeoutError(f"{task_id!r} of crew {keys.crew!r}: no result after {seconds:g} s") from None
+
+
 def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
     """The task, for the agent that it is for. Raises InvalidInput."""
     if isinstance(task, str):
@@ -394,6 +411,27 @@ def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
             raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
         return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=task)
     return task if agent in (None, task.agent_name) else task.model_copy(update={"agent_name": agent})
+
+
+def _asked(**fields: Any) -> AgentTask:
+    """The task. Raises InvalidInput for what is of the wrong type."""
+    try:
+        return AgentTask(**fields)
+    except ValidationError as error:
+        raise InvalidInput([_wrong(found) for found in error.errors()]) from None
+
+
+def _wrong(found: Mapping[str, Any]) -> Problem:
+    path = ".".join(map(str, found["loc"]))
+    return Problem(f"{repr(found['input'])[:80]} can't be used: {found['msg']}", f"Correct {path}.", path=path)
+
+
+def _window(seconds: float) -> int:
+    """Of a dedupe key, in milliseconds. Raises InvalidInput."""
+    if not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
+        fix = f"Give 0.001 to {DEDUPE_MAX_SECONDS} seconds."
+        raise InvalidInput(Problem(f"{seconds!r} is no window for a dedupe key", fix, path="dedupe_seconds"))
+    return int(seconds * 1000)
 
 
 def _due(at: datetime | None, agent: str | None) -> int:

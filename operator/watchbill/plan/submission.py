@@ -8,7 +8,7 @@ from watchbill import names
 from watchbill.errors import InvalidInput, Problem
 from watchbill.plan import prompts
 from watchbill.records import CrewDefinition
-from watchbill.tasks import INPUT_MAX_BYTES, METADATA_MAX_ENTRIES, PROMPT_MAX_BYTES
+from watchbill.tasks import INPUT_MAX_BYTES, METADATA_MAX_BYTES, METADATA_MAX_ENTRIES, PROMPT_MAX_BYTES
 
 
 def check(
@@ -57,10 +57,18 @@ def _own(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> Itera
         yield Problem(
             f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
         )
+    elif metadata and (size := sum(len(part.encode("utf-8", "replace")) for e in metadata.items() for part in e)) > (
+        METADATA_MAX_BYTES
+    ):
+        reason = f"the metadata have {size} bytes; the limit is {METADATA_MAX_BYTES} (64 KiB)"
+        yield Problem(reason, "Give what is larger as an input, or a reference to it.", path="metadata")
 
 
-def _sizes(inputs: Mapping[str, str]) -> Iterator[Problem]:
+def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
     for name, text in inputs.items():
+        if not isinstance(text, str):
+            yield Problem(f"input {name!r} is no text: {repr(text)[:80]}", "Give it as a str.", path=f"inputs.{name}")
+            continue
         size = len(text.encode("utf-8", "surrogateescape"))
         if size > INPUT_MAX_BYTES:
             yield Problem(
