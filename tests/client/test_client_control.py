@@ -251,7 +251,7 @@ async def test_a_full_queue_takes_no_letter_and_the_same_call_may_be_made_again(
         await client.replay(crew.keys.crew, everything=True)
     await definitions.apply(crew.client, crew.keys, small_queue(2))
     async with Client(crew.url, namespace="test") as other:
-        assert len(await other.replay(crew.keys.crew, everything=True)) == 2
+        assert len(await other.replay(crew.keys.crew, everything=True)) == 1, "one had found room"
 
 
 # ---------------------------------------------------------------- many tasks
@@ -326,6 +326,32 @@ async def test_a_queue_that_fills_up_tells_which_of_many_tasks_are_stored(crew: 
     await definitions.apply(crew.client, crew.keys, small_queue(1600))
     assert await client.submit_many(crew.keys.crew, "a", tasks) == [t.task_id for t in tasks]
     assert await crew.queued() == 1600
+
+
+async def test_more_than_the_queue_could_ever_hold_goes_in_piece_by_piece(crew: Crew, client: Client) -> None:
+    """Else it would be told to try again later, without end."""
+    await definitions.apply(crew.client, crew.keys, small_queue(20))
+    tasks = [_named(f"t{i}") for i in range(30)]
+    with pytest.raises(QueueFull, match=r"has no room for that: tasks\.maxQueued = 20") as caught:
+        await client.submit_many(crew.keys.crew, "a", tasks)
+    assert list(caught.value.stored) == [t.task_id for t in tasks[:20]]
+    await crew.finish("w", await crew.take("w", slots=20), "dead")
+    assert len(await client.submit_many(crew.keys.crew, "a", tasks)) == 30
+    await crew.finish("w", await crew.take("w", 2, slots=20), "dead")
+    with pytest.raises(QueueFull):
+        await client.replay(crew.keys.crew, everything=True)
+    await crew.finish("w", await crew.take("w", 3, slots=20))
+    assert {one.outcome for one in await client.replay(crew.keys.crew, everything=True)} == {"replayed"}
+
+
+async def test_a_run_with_more_steps_than_the_queue_may_hold_is_refused_for_good(crew: Crew, client: Client) -> None:
+    await definitions.apply(crew.client, crew.keys, small_queue(1))
+    with pytest.raises(InvalidInput, match=r"has 2 steps, and tasks\.maxQueued is 1\. Raise tasks\.maxQueued"):
+        await client.submit(crew.keys.crew, "do it")
+    await definitions.apply(crew.client, crew.keys, small_queue(2))
+    await client.submit(crew.keys.crew, "do it", id="r1")
+    with pytest.raises(QueueFull):
+        await client.submit(crew.keys.crew, "do it")
 
 
 async def test_the_id_of_a_run_among_many_tells_which_are_stored(crew: Crew, client: Client) -> None:

@@ -101,9 +101,10 @@ async def test_a_letter_whose_id_has_other_work_by_now_is_not_replayed(crew: Cre
 
 async def test_a_full_queue_takes_no_letter(crew: Crew) -> None:
     await _kill(crew, "t1", "t2")
+    await crew.submit("t3")
     before = await crew.dump()
     with pytest.raises(QueueFull):
-        await _replay(crew, *await _letters(crew), max_queued=1)
+        await _replay(crew, *await _letters(crew), max_queued=2)
     assert await crew.client.hget(crew.keys.meta, "refused") == "1"
     await crew.client.hdel(crew.keys.meta, "refused")
     assert await crew.dump() == before

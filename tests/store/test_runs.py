@@ -467,16 +467,17 @@ async def test_a_run_submitted_again_is_the_same_run(crew: Crew) -> None:
 async def test_a_full_queue_takes_nothing_of_a_run(crew: Crew) -> None:
     definition = library("a", "b", "c")
     await definitions.apply(crew.client, crew.keys, definition)
+    await crew.submit("t1")
     before = await crew.dump()
     submission = run_submission("r1", definition)
     with pytest.raises(QueueFull):
-        await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=2)
+        await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=3)
     assert await crew.client.hget(crew.keys.meta, "refused") == "1"
     await crew.client.hdel(crew.keys.meta, "refused")
     assert await crew.dump() == before, "but for that it is counted"
-    await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=3)
-    await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=3)
-    assert await crew.queued() == 3
+    await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=4)
+    await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=1)  # it is there already
+    assert await crew.queued() == 4
 
 
 async def test_a_dedupe_key_names_one_run_within_its_window(crew: Crew) -> None:

@@ -92,8 +92,9 @@ async def replay(
     """
     outcomes: dict[str, Replayed] = {}
     able = [letter for letter in chosen if letter.replayable]
-    for start in range(0, len(able), BATCH):
-        part = able[start : start + BATCH]
+    size = min(BATCH, max_queued)  # more than the bound would never find room
+    for start in range(0, len(able), size):
+        part = able[start : start + size]
         names = list(keys.fixed)
         args: list[Any] = [uid, keys.crew, max_queued, len(part)]
         digests = await _digests(client, keys, part)

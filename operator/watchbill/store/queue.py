@@ -148,7 +148,7 @@ def crew_gone(keys: CrewKeys) -> CrewGone:
 
 def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
     """What a script's `full` means."""
-    return QueueFull(f"crew {keys.crew!r} has tasks.maxQueued = {max_queued} tasks waiting; try again later")
+    return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
 class Queue:
@@ -194,8 +194,8 @@ class Queue:
         digest: str,
         durability: Durability | None,
     ) -> None:
-        source = iter(submissions)
-        batch = list(itertools.islice(source, BATCH))
+        source, size = iter(submissions), min(BATCH, max_queued)  # more than the bound would never find room
+        batch = list(itertools.islice(source, size))
         while batch:
             keys = list(self.keys.fixed)
             args: list[Any] = [self.uid, self.keys.crew, digest, max_queued, reply_to, len(batch)]
@@ -211,7 +211,7 @@ class Queue:
             # the next batch is made while the server works on this one
             following: list[Submission] = []
             if durability is None:
-                reply = await self._call("submit", keys, args, partial(_fill, following, source))
+                reply = await self._call("submit", keys, args, partial(_fill, following, source, size))
             else:
                 sent = [s.id for s in batch]
                 reply = await durable.run_script(self.client, "submit", keys, args, durability, sent)
@@ -224,7 +224,7 @@ class Queue:
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             for submission, outcome in zip(batch, reply[1:], strict=True):
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
-            batch = following or list(itertools.islice(source, BATCH))
+            batch = following or list(itertools.islice(source, size))
 
     # ------------------------------------------------------------ working
 
@@ -465,8 +465,8 @@ class Queue:
             )
 
 
-def _fill(batch: list[Submission], source: Iterator[Submission]) -> None:
-    batch.extend(itertools.islice(source, BATCH - len(batch)))
+def _fill(batch: list[Submission], source: Iterator[Submission], size: int) -> None:
+    batch.extend(itertools.islice(source, size - len(batch)))
 
 
 def _text(message: str) -> str:

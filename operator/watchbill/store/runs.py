@@ -13,7 +13,7 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, NotFound
+from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
@@ -101,7 +101,8 @@ async def submit(
     """Starts a run; returns its id (another's where the dedupe key was already used).
 
     An id that is already there is the same run: nothing is added; one whose creation was interrupted is completed.
-    Raises QueueFull, Conflict when the id belongs to a task, CrewGone, Changed, NotDurable.
+    Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs to a task, CrewGone,
+    Changed, NotDurable.
     """
     for names, args in script_call(keys, uid, run, max_queued, reply_to):
         if durability is None:
@@ -114,6 +115,9 @@ async def submit(
         if reply[0] == "changed":
             raise Changed(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
         if reply[0] == "full":
+            if len(run.steps) > max_queued:
+                reason = f"a run of crew {keys.crew!r} has {len(run.steps)} steps, and tasks.maxQueued is {max_queued}"
+                raise InvalidInput(Problem(reason, "Raise tasks.maxQueued of the crew.", path="tasks.maxQueued"))
             raise queue_full(keys, max_queued)
         if reply[1] == "conflict":
             raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
