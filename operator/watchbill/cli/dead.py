@@ -81,7 +81,7 @@ def list_(
         elif rows:
             output.table(("TASK", "AGENT", "ATTEMPTS", "DIED", "REASON"), rows)
         else:
-            output.say(_NONE)
+            output.say(_none(chosen))
         return 0
 
     return with_client(redis_url, state, namespace, ask)
@@ -141,7 +141,7 @@ def replay(
         if form is not Output.TEXT:
             output.write([{"id": r.id, "task_id": r.task_id, "outcome": r.outcome} for r in told], form)
         elif not told:
-            output.say(_NONE)
+            output.say(_none(chosen))
         for one in told:
             if one.outcome != "replayed":
                 output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
@@ -198,7 +198,8 @@ def purge(
     return with_client(redis_url, state, namespace, ask)
 
 
-_NONE: Final = "no dead letters"
+def _none(chosen: Filter) -> str:
+    return "no dead letters" if all(value is None for value in chosen.values()) else "no dead letter is like that"
 
 
 def _row(letter: DeadLetter) -> tuple[str, ...]:
