@@ -74,6 +74,21 @@ def test_not_worth_another_try(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "given_up"),
+    [
+        (NotWorthRetrying("it would fail again"), True),
+        (with_(OSError(), retryable=False), True),
+        (with_(NotWorthRetrying("but not yet"), retryable=True), False),
+        (TypeError(), False),
+        (with_(RuntimeError(), status_code=401), False),
+        (ValueError(), False),
+    ],
+)
+def test_only_an_agent_gives_its_work_up_for_good(error: Exception, given_up: bool) -> None:
+    assert judge(error, NOW).given_up is given_up
+
+
+@pytest.mark.parametrize(
     ("error", "seconds"),
     [
         (RetryAfter("busy", 12.5), 12.5),

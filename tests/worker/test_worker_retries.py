@@ -56,16 +56,21 @@ async def test_after_the_last_attempt_a_task_is_a_dead_letter_with_all_that_help
     assert letter["error"].rstrip().endswith("OSError: the network is away")
 
 
-async def test_what_is_not_worth_another_try_fails_at_once_and_is_no_dead_letter(make_crew: Make) -> None:
+async def test_what_is_not_worth_another_try_ends_at_once_and_may_be_tried_again_unless_its_agent_gave_it_up(
+    make_crew: Make,
+) -> None:
     crew = await make_crew({"a": "Shaky"}, tasks=QUICK | {"backoff_seconds": 60})
-    await crew.worker()
+    worker = await crew.worker()
     for kind in ("hopeless", "bug"):
         await crew.submit(kind, "a", kind)
     results = await crew.results(["hopeless", "bug"], timeout=5)
     assert [result.success for result in results] == [False, False]
     assert crew.executions() == {"hopeless": 1, "bug": 1}
-    assert await crew.ends() == {("hopeless", "failed"): 1, ("bug", "failed"): 1}
-    assert await crew.dead() == []
+    assert await crew.ends() == {("hopeless", "failed"): 1, ("bug", "dead"): 1}
+    (letter,) = await crew.dead()
+    assert (letter["id"], letter["error"].rstrip().endswith("TypeError: a fault of the code")) == ("bug", True)
+    assert "WARNING watchbill.agent: task bug of " in worker.log
+    assert "WARNING watchbill.agent: task hopeless of " not in worker.log
 
 
 async def test_an_agent_says_after_how_long_it_is_to_be_tried_again(make_crew: Make) -> None:

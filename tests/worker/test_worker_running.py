@@ -229,7 +229,7 @@ async def test_an_agent_that_cancels_itself_has_failed(enter: Enter) -> None:
     async with enter([agent("a", "cancels_itself", notes=False)], max_attempts=1) as room:
         await room.begin("t", "a")
         end = await room.end()
-        assert (end.outcome, result(end).error) == ("failed", "RuntimeError: CancelledError")
+        assert (end.outcome, result(end).error) == ("dead", "RuntimeError: CancelledError")
         assert room.executor.abandoned == 0
 
 
@@ -243,7 +243,7 @@ async def test_an_agent_whose_time_is_up_is_asked_to_stop(enter: Enter) -> None:
             await room.begin(one.agent_id, one.agent_id, "raise")
         await until(lambda: len(room.ends) == 2, 5)
         assert sorted(room.noted("end")) == ["async", "thread"]
-        assert [(end.outcome, result(end).error) for end in room.ends] == [("failed", "timed out after 1 s")] * 2
+        assert [(end.outcome, result(end).error) for end in room.ends] == [("dead", "timed out after 1 s")] * 2
         assert [note["cancelled"] for note in room.crew.notes("cancelled")] == [True]
         assert room.executor.abandoned == 0
 

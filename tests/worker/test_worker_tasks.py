@@ -88,7 +88,7 @@ async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error_and_the_
     await crew.submit("after", "good")
     assert [result.success for result in await crew.results(["before", "after"])] == [True, True]
     ends = await crew.ends()
-    assert ends == {(i, "failed"): 1 for i in ids.values()} | {(i, "completed"): 1 for i in ("before", "after")}
+    assert ends == {(i, "dead"): 1 for i in ids.values()} | {(i, "completed"): 1 for i in ("before", "after")}
     feed = {event.task_id: event.message for event in await crew.events() if event.event_type == "task_failed"}
     assert set(feed) == set(ids.values())
     assert all(re.search(REASONS[group][what], feed[task_id]) for (_, what), task_id in ids.items())
@@ -154,7 +154,7 @@ async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_c
         assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-3"}
         crew.open()  # for the threads, which nobody can cancel
         await until(lambda: {line["task"] for line in crew.notes("spoke")} == {"thread-1", "thread-3"})
-    assert (await crew.ends()) == {(one.agent_id, "failed"): 1 for one in agents}, "what they return is too late"
+    assert (await crew.ends()) == {(one.agent_id, "dead"): 1 for one in agents}, "what they return is too late"
     said = [event for event in await crew.events() if event.event_type == "mission_event"]
     assert said == [], "and so is what they say"
 

@@ -16,6 +16,8 @@ class Failure:
     """What matters about a failure."""
 
     worth_retrying: bool = True
+    given_up: bool = False
+    """The agent itself says that no attempt will ever help; else one may, once somebody has mended the cause."""
     retry_after_seconds: float | None = None
     """What the failure itself asks for."""
 

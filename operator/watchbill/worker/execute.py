@@ -114,23 +114,23 @@ class Executor:
             why = (
                 f"given up: its worker died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
             )
-            over(self._results.not_begun(task, policy, "dead", why))
+            over(self._results.not_begun(task, policy, why))
             return None
         role = self._role(task, crew)
         if role is None:
             why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
-            over(self._results.not_begun(task, policy, "failed", why))
+            over(self._results.not_begun(task, policy, why))
             return None
         try:
             context = self._context(task, role, say, inputs, outputs)
         except (KeyError, ValueError) as failure:
-            over(self._results.not_begun(task, policy, "failed", f"no prompt for {task.agent!r}: {failure}"))
+            over(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
         return Running(task, role, context, over, self._results, self._abandoned, self._processes, self._holds)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
         """The end of a task that could not begin."""
-        return self._results.not_begun(task, TaskPolicy(), "failed", str(error))
+        return self._results.not_begun(task, TaskPolicy(), str(error))
 
     def broken(self, task: Claimed, failure: Exception) -> Finished:
         """The end of a task that we ourselves couldn't run."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from watchbill.errors import GiveUp, RetryAfter, UserActionRequired
+from watchbill.errors import GiveUp, NotWorthRetrying, RetryAfter, UserActionRequired
 from watchbill.plan.retry import Failure
 
 _HOPELESS: Final = (
@@ -78,7 +78,9 @@ def judge(error: BaseException, now: datetime) -> Failure:
     """What matters about it for trying again. `now` is aware."""
     chain = list(_chain(error))
     after = next((seconds for one in chain if (seconds := _retry_after(one, now)) is not None), None)
-    return Failure(worth_retrying=_is_worth_it(chain), retry_after_seconds=after)
+    told = _told(error)
+    given_up = told is False or (told is None and isinstance(error, NotWorthRetrying))
+    return Failure(worth_retrying=_is_worth_it(chain), given_up=given_up, retry_after_seconds=after)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -91,10 +93,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__
 
 
+def _told(error: BaseException) -> bool | None:
+    """What it says itself of another attempt."""
+    told = _attribute(error, "retryable")
+    return told if isinstance(told, bool) else None
+
+
 def _is_worth_it(chain: list[BaseException]) -> bool:
     first = chain[0]
-    told = _attribute(first, "retryable")
-    if isinstance(told, bool):
+    if (told := _told(first)) is not None:
         return told
     if isinstance(first, RetryAfter):
         return True

@@ -42,18 +42,18 @@ class Results:
     def completed(
         self, task: Claimed, policy: TaskPolicy, output: Any, usage: Usage | None, seconds: float
     ) -> Finished:
-        """Its agent returned `output`; the task has failed all the same if that is no JSON."""
+        """Its agent returned `output`; the task is dead all the same if that is no JSON."""
         try:
             return self._finished(task, "completed", policy, output=output, usage=usage, seconds=seconds)
         except outputs.Unstorable as error:
-            return self._finished(task, "failed", policy, error=str(error), usage=usage, seconds=seconds)
+            logger.warning("task %s of %s is dead: %s", task.id, self._crew, self._first(str(error)))
+            return self._finished(task, "dead", policy, error=str(error), usage=usage, seconds=seconds)
 
     def failed(
         self, task: Claimed, policy: TaskPolicy, failure: Failed, usage: Usage | None, seconds: float
     ) -> Finished:
-        """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left."""
-        if failure.traceback:
-            logger.info("task %s of %s failed\n%s", task.id, self._crew, failure.traceback.rstrip())
+        """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left. Then the
+        task is dead, and can be tried again once the cause is mended; unless the agent has given it up for good."""
         wait = retry.pause(
             failure.judged,
             task.attempt,
@@ -61,12 +61,16 @@ class Results:
             base_seconds=policy.backoff_seconds,
             chance=random.random(),
         )
+        what = self._last((failure.traceback or failure.error).rstrip())
         if wait is not None:
+            logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
             return self._again(task, failure.error, wait)
-        if not failure.judged.worth_retrying or policy.max_attempts <= 1:
+        if failure.judged.given_up:
+            logger.info("task %s of %s failed: its agent gives it up\n%s", task.id, self._crew, what)
             return self._finished(task, "failed", policy, error=failure.error, usage=usage, seconds=seconds)
+        logger.warning("task %s of %s is dead after attempt %d\n%s", task.id, self._crew, task.attempt, what)
         finished = self._finished(task, "dead", policy, error=failure.error, usage=usage, seconds=seconds)
-        return replace(finished, detail=self._last(failure.traceback or failure.error))
+        return replace(finished, detail=what)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str) -> Finished:
         """It was cancelled or interrupted, and so has no result."""
@@ -75,13 +79,14 @@ class Results:
             task, outcome, "", self._first(message)[:MESSAGE_MAX], ttl_ms=ttl_ms, definition=task.definition
         )
 
-    def not_begun(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, error: str) -> Finished:
+    def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """It ended before an agent saw it."""
-        return self._finished(task, outcome, policy, error=error)
+        logger.warning("task %s of %s is dead: %s", task.id, self._crew, self._first(error))
+        return self._finished(task, "dead", policy, error=error)
 
     def broken(self, task: Claimed, failure: Exception) -> Finished:
         """We ourselves couldn't run it."""
-        return _without_record(task, "failed", self._first(failures.describe(failure)))
+        return _without_record(task, self._first(failures.describe(failure)))
 
     def _again(self, task: Claimed, error: str, seconds: float) -> Finished:
         told = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
@@ -134,13 +139,13 @@ class Results:
 
 def missing(task: Claimed) -> Finished:
     """The end of a task whose record isn't there: nothing says what it should do."""
-    return _without_record(task, "dead", "it has no record, so nothing says what to do")
+    return _without_record(task, "it has no record, so nothing says what to do")
 
 
 def refused(finished: Finished) -> Finished:
     """In place of a result that the store refuses."""
     error = "the store refused its result"
-    told = _without_record(finished.task, "dead", error)
+    told = _without_record(finished.task, error)
     return replace(finished, outcome="dead", result=told.result, message=error)
 
 
@@ -154,6 +159,6 @@ def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
     return f"AgentUnavailable: {error}. Task {task.id!r} waits for a worker that has it"
 
 
-def _without_record(task: Claimed, outcome: Outcome, error: str) -> Finished:
+def _without_record(task: Claimed, error: str) -> Finished:
     result = outputs.as_json(task.id, task.agent, success=False, error=error, attempt=task.attempt)
-    return Finished(task, outcome, result, message=error[:MESSAGE_MAX], definition=task.definition)
+    return Finished(task, "dead", result, message=error[:MESSAGE_MAX], definition=task.definition)
