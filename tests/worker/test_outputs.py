@@ -92,6 +92,23 @@ def test_what_holds_itself_is_refused() -> None:
         outputs.as_json("t1", "a", success=True, output=output)
 
 
+@pytest.mark.parametrize("kind", ["lists", "objects"])
+def test_what_is_nested_too_deeply_to_be_read_is_refused_and_all_else_can_be_read(kind: str) -> None:
+    """Writers of JSON go deeper than its readers."""
+    output: Any = "[{" * 200
+    refused = 0
+    for depth in range(300):
+        try:
+            stored = outputs.as_json("t1", "a", success=True, output=output)
+        except outputs.Unstorable:
+            refused += 1
+        else:
+            assert not refused, depth
+            assert TaskResult.model_validate_json(stored).output == output
+        output = [output] if kind == "lists" else {"a": output}
+    assert 90 < refused < 110
+
+
 def test_too_much_is_refused_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = len(outputs.as_json("t1", "a", success=True, output="").encode())
     monkeypatch.setattr(outputs, "RESULT_MAX_BYTES", empty + 4)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from watchbill.tasks import Usage
 from watchbill.worker import failures
 
 RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
+_SURELY_SHALLOW: Final = 150
+"""With so few brackets it can be read: readers give up at 200, one within another."""
 
 
 class Unstorable(Exception):
@@ -47,7 +49,17 @@ def as_json(
         text = to_json(result, inf_nan_mode="null")
         if len(text) > RESULT_MAX_BYTES:
             raise ValueError(f"{len(text)} bytes are more than {RESULT_MAX_BYTES}: return a reference instead")
+        if text.count(b"[") + text.count(b"{") > _SURELY_SHALLOW:
+            _read(text)
     except (PydanticSerializationError, ValueError, RecursionError) as error_:
         why = failures.describe(error_)
         raise Unstorable(f"what agent {agent_name!r} returned can't be stored as JSON: {why}") from error_
     return text.decode()
+
+
+def _read(text: bytes) -> None:
+    """Raises ValueError for what is written, and couldn't be read by those who wait for it."""
+    try:
+        from_json(text)
+    except ValueError as error:
+        raise ValueError(f"it is nested too deeply to be read: {error}") from error
