@@ -97,6 +97,8 @@ def test_only_an_agent_gives_its_work_up_for_good(error: Exception, given_up: bo
         (with_(OSError(), retry_after=-1), 0.0),
         (with_(OSError(), retry_after=float("nan")), None),
         (with_(OSError(), retry_after="soon"), None),
+        (with_(OSError(), retry_after=10**400), None),
+        (with_(OSError(), retry_after=f"Fri, 02 Jan {10**30} 03:04:35 GMT"), None),
         (with_(RuntimeError(), response=SimpleNamespace(status_code=429, headers={"retry-after": "20"})), 20.0),
         (with_(RuntimeError(), status=429, headers={"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT"}), 30.0),
         (

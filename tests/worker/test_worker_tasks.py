@@ -43,11 +43,13 @@ REASONS = {
     "errors that can't be stored as they are": {
         "huge error": "ValueError: xxxxxxxx",
         "surrogate error": "ValueError: lone ",
+        "endless pause": "ValueError: much later",
     },
     "outputs that can't be stored": {
         "object": "can't be stored as JSON",
         "circle": "can't be stored as JSON",
         "deep": "can't be stored as JSON",
+        "too deep to read": "can't be stored as JSON.*nested",
         "20 MB": "are more than",
         "20 MB of euros": "are more than",
         "surrogate": "can't be stored as JSON",
@@ -93,6 +95,16 @@ async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error_and_the_
     assert set(feed) == set(ids.values())
     assert all(re.search(REASONS[group][what], feed[task_id]) for (_, what), task_id in ids.items())
     assert await crew.is_idle()
+
+
+async def test_who_reports_as_usage_what_is_none_has_failed_and_holds_no_slot(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "reports_junk", notes=False), agent("good", "Brief")], concurrency=1)
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        result = await crew.result("t", timeout=5)
+        assert (result.success, "'dict' object has no attribute" in (result.error or "")) == (False, True)
+        await crew.submit("after", "good")
+        assert (await crew.result("after", timeout=5)).success
 
 
 async def test_not_a_number_is_told_as_no_value(make_crew: Make) -> None:

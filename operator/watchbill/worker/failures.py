@@ -141,7 +141,7 @@ def _seconds(value: Any, now: datetime) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except Exception:  # whatever it is, it is no number
         at = _time(value)
         if at is None:
             return None
@@ -153,7 +153,7 @@ def _time(value: Any) -> datetime | None:
     """As HTTP writes it."""
     try:
         at = parsedate_to_datetime(str(value))
-    except (TypeError, ValueError):
+    except Exception:  # it is an agent's, and may be anything
         return None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 

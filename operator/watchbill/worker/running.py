@@ -164,7 +164,7 @@ class Running:
             output = await self._call()
         except Exception as failure:
             if self._why is None:
-                self._tell(failures.failed(failure, datetime.now(UTC)))  # noqa: TID251 - shell
+                self._tell(failure)
         else:
             self._tell(None, output)
 
@@ -221,14 +221,15 @@ class Running:
         else:
             self._tell(None, stopped=f"{self._why}{addition}")
 
-    def _tell(self, failure: Failed | None, output: Any = None, *, stopped: str = "") -> None:
+    def _tell(self, failure: Failed | Exception | None, output: Any = None, *, stopped: str = "") -> None:
         over, self._over = self._over, None
         if over is None:  # told before, or nobody's concern
             return
         self._timer.cancel()
         seconds = time.perf_counter() - self._begun
-        task, policy, usage = self.task, self.role.crew.tasks, self.context.usage
+        task, policy = self.task, self.role.crew.tasks
         try:
+            usage = self.context.usage  # an agent may have reported anything
             self.role.ran(seconds)
             if usage is not None and usage.total_tokens:
                 crew, agent = self.context.crew, self.role.agent.agent_id
@@ -237,10 +238,11 @@ class Running:
             if stopped and self._why is not None and self._why != "timed out":
                 finished = self._results.stopped(task, policy, self._why, stopped)
             elif failure is not None:
-                finished = self._results.failed(task, policy, failure, usage, seconds)
+                told = failure if isinstance(failure, Failed) else failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
+                finished = self._results.failed(task, policy, told, usage, seconds)
             else:
                 finished = self._results.completed(task, policy, output, usage, seconds)
-        except Exception as fault:  # our own: still the task's end, and told in full
+        except Exception as fault:  # our own, or the agent's: still the task's end, and told in full
             logger.exception("the end of task %s could not be told", task.id)
             finished = self._results.broken(task, fault)
         over(finished)

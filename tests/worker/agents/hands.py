@@ -317,6 +317,20 @@ def _deep() -> list[Any]:
     return deep
 
 
+def _too_deep_to_read() -> list[Any]:
+    """It can be written, and readers of JSON give up."""
+    deep: list[Any] = []
+    for _ in range(220):
+        deep = [deep]
+    return deep
+
+
+def _hopes_for_ever() -> Any:
+    error = ValueError("much later")
+    error.retry_after = 10**400  # type: ignore[attr-defined]  # no float is as large
+    raise error
+
+
 def _group() -> Any:
     raise BaseExceptionGroup("several", [Odd("one"), ValueError("two")])
 
@@ -340,14 +354,22 @@ MISCHIEF: dict[str, Callable[[], Any]] = {
     "group": _group,
     "huge error": lambda: _raise(ValueError("x" * 20_000_000)),
     "surrogate error": lambda: _raise(ValueError("lone \ud800 and \udc80")),
+    "endless pause": _hopes_for_ever,
     "object": lambda: object(),
     "circle": _circle,
     "deep": _deep,
+    "too deep to read": _too_deep_to_read,
     "20 MB": lambda: "y" * 20_000_000,
     "20 MB of euros": lambda: "€" * 7_000_000,
     "surrogate": lambda: "lone \ud800",
     "escaped byte": lambda: "lone \udc80",
 }
+
+
+async def reports_junk(context: Any) -> str:
+    """Another library's usage, say."""
+    context.report_usage({"prompt_tokens": 5})
+    return "done"
 
 
 async def not_a_number(_: Any) -> dict[str, float]:
