@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -79,9 +80,12 @@ _TRANSIENT_CODES: Final = (
     "NOREPLICAS",
     "OOM",
     "MISCONF",
+    "NOREPLICAS",
     "BUSY",
     "UNBLOCKED",
 )
+_OF_PIPELINE: Final = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"])?", re.DOTALL)
+"""What redis-py writes before the error of one command of several."""
 _RIGHTS: Final = "Give this user the rights that docs/redis.md lists"
 _REFUSALS: Final[Mapping[str, str]] = {
     "ACL failure in script": _RIGHTS,
@@ -182,7 +186,8 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
         return None
     text = str(error)
     if isinstance(error, _TRANSIENT) or (
-        isinstance(error, redis.exceptions.ResponseError) and text.split(" ", 1)[0] in _TRANSIENT_CODES
+        isinstance(error, redis.exceptions.ResponseError)
+        and _OF_PIPELINE.sub("", text, count=1).split(" ", 1)[0] in _TRANSIENT_CODES
     ):
         return StoreUnavailable(f"the store doesn't answer as it should: {text or type(error).__name__}")
     return None

@@ -19,6 +19,7 @@ from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened,
 
 from watchbill import connection, redis_url
 from watchbill.errors import InvalidInput, StoreUnavailable, UserActionRequired
+from watchbill.store import runs
 from watchbill.store.queue import Submission
 
 SCRIPTS = {
@@ -141,6 +142,8 @@ def test_a_password_in_the_query_is_not_shown(url: str) -> None:
         redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
         redis.ResponseError("NOREPLICAS Not enough good replicas to write."),
         redis.ResponseError("BUSY Redis is busy running a script."),
+        redis.ResponseError("Command # 2 (HGET k (f)) of pipeline caused error: ('BUSY Redis is busy',)"),
+        redis.ResponseError("Command # 1 (GET k) of pipeline caused error: MISCONF Redis is configured to save"),
         redis.ResponseError("UNBLOCKED force unblock from blocking operation"),
         redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'. script: x"),
         ConnectionResetError(104, "reset"),
@@ -163,6 +166,7 @@ def test_these_errors_may_pass(error: BaseException) -> None:
         redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
         redis.ResponseError("ERR unknown command"),
         redis.ResponseError("BUSYGROUP Consumer Group name already exists"),
+        redis.ResponseError("Command # 1 (SET k BUSY) of pipeline caused error: ('WRONGTYPE Operation',)"),
         redis.DataError("Invalid input"),
         ValueError("no"),
     ],
@@ -509,6 +513,28 @@ async def test_a_read_only_server_is_a_reason_to_wait(
         assert await crew.finish("w", tasks) == ["applied"]
 
 
+async def test_a_server_that_misses_its_replicas_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    """docs/redis.md asks for min-replicas-to-write: a result must not be thrown away because a replica is restarted."""
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        tasks = await crew.take("w")
+        sync = connection.connect_sync(server.url)
+        await crew.client.config_set("min-replicas-to-write", 1)
+        for call in (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2)):
+            with pytest.raises(StoreUnavailable):
+                await call
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(crew.queue.renew, sync, "w", 60_000, "{}")
+        sync.close()
+        finishing = asyncio.create_task(connection.persist(lambda: crew.finish("w", tasks)))
+        await asyncio.sleep(0.1)
+        await crew.client.config_set("min-replicas-to-write", 0)
+        assert await finishing == ["applied"]
+
+
 async def test_a_name_that_leads_to_another_server_by_now_is_followed(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str, tmp_path: Path
 ) -> None:
@@ -546,6 +572,8 @@ async def test_a_server_that_is_busy_with_a_script_is_a_reason_to_wait(
             await until(lambda: _is_busy(crew))
             with pytest.raises(StoreUnavailable):
                 await crew.submit("t1")
+            with pytest.raises(StoreUnavailable):  # several commands at once
+                await runs.result(crew.client, crew.keys, "t1")
         finally:
             await crew.client.script_kill()
             with pytest.raises(redis.ResponseError):
