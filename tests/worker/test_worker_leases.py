@@ -100,6 +100,20 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
         await keeper.stop()
 
 
+async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"})
+    free = threading.Event()
+    loop = asyncio.get_running_loop()
+    calls = [loop.run_in_executor(None, free.wait, 60) for _ in range(64)]
+    try:
+        async with asyncio.timeout(5), kept(crew):
+            pass
+        assert not any(thread.name == "watchbill-lease" for thread in threading.enumerate())
+    finally:
+        free.set()
+        await asyncio.gather(*calls)
+
+
 # ---------------------------------------------------------------- who blocks the event loop
 
 
