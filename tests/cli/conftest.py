@@ -29,6 +29,7 @@ AGENTS = '''\
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -61,6 +62,17 @@ class Flaky:
         if not (HERE / "fixed").exists():
             raise OSError("the database is away")
         return "done at last"
+
+
+class Leaves:
+    """Calls what never ends, in a thread of the event loop's; waits for it if it was asked to."""
+
+    async def run(self, context):
+        note("left it")
+        call = asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+        if context.task.prompt == "wait":
+            await call
+        return "left it"
 
 
 class Fail:

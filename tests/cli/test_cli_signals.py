@@ -44,6 +44,22 @@ def test_a_second_signal_hands_the_work_back_at_once(shell, until) -> None:
     assert shell.run("run", "crew.yaml", "--resume").stdout == "third did the work\n"
 
 
+@pytest.mark.parametrize(("prompt", "code", "out"), [("go on", 0, "left it\n"), ("wait", 130, "")])
+def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(shell, until, prompt, code, out) -> None:
+    """A call without a timeout in the event loop's own threads: nobody can end it, and the loop would wait for it."""
+    crew = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(crew.replace("cli_agents:Note", "cli_agents:Leaves", 1))
+    process = shell.start("run", "crew.yaml", prompt, "--agent", "first")
+    until(lambda: "left it" in shell.notes(), explain=lambda: shell.read(process))
+    if prompt == "wait":
+        process.send_signal(signal.SIGINT)
+        until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
+        process.send_signal(signal.SIGINT)
+    assert process.wait(20) == code
+    assert shell.read(process, "out") == out
+    until(lambda: not shell.servers(), 10)
+
+
 def test_a_killed_run_leaves_no_server(shell, until) -> None:
     shell.hold("first")
     process = shell.start("run", "crew.yaml", "the work", "--ephemeral")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
+
+from watchbill.cli import failures
 
 T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+ORDERLY_SECONDS: Final = 5.0
+"""How long the process may take to end once its work has."""
 
 
 class Interrupted(Exception):
@@ -63,8 +71,29 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
 
 def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
     """Runs `work` on a loop of its own, on uvloop where there is one. Returns the exit code."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_heeding(work))
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    code = failures.FAILED
+    failed: Exception | None = None
+    try:
+        code = runner.run(_heeding(work))
+    except Exception as error:
+        failed = error
+        raise
+    finally:
+        # The loop waits for the threads of its pool; what agents left behind there may never end.
+        force = threading.Timer(ORDERLY_SECONDS, lambda: _end_now(failures.report(failed) if failed else code))
+        force.daemon = True
+        force.start()
+        runner.close()
+        force.cancel()
+    return code
+
+
+def _end_now(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 async def _heeding(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
