@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from redis.asyncio.client import PubSub
-from support import Crew, flow_of, library, until
+from support import Crew, flow_of, library, opened, until
 
 from watchbill.client import Client, Replay
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull
@@ -456,6 +457,67 @@ async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
     await until(has_listened)
     await crew.finish("w", await crew.take("w"))
     assert (await waiting).success
+
+
+async def test_who_comes_after_a_time_in_which_nobody_could_listen_is_told_at_once(
+    private_redis: Any, crew_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A password that is changed, say. Whoever waited then looks; nobody after that should have to."""
+    monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 1.0)
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew, Client(server.url) as client:
+        await crew.submit("t1", "t2")
+        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=20))
+        await until(partial(channels, crew))
+        await crew.client.config_set("requirepass", "changed")
+        await crew.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+        async def gives_up() -> bool:
+            return "can't hear what ends" in caplog.text
+
+        await until(gives_up)
+        await crew.client.config_set("requirepass", "")
+        one, two = await crew.take("w")
+        await crew.finish("w", [one])
+        assert (await waiting).success
+        monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 60.0)
+        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t2", timeout=20))
+        await until(partial(channels, crew))
+        await until(lambda: crew.client.hget(crew.keys.task("t2"), "reply"))
+        await crew.finish("w", [two])
+        assert (await waiting).success
+
+
+async def test_connections_that_break_while_others_begin_to_listen_leave_everyone_told(
+    private_redis: Any, crew_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each crew has a channel of its own, all on one connection, which is made anew by whoever finds it broken."""
+    server = await private_redis()
+    waiting: list[asyncio.Task[Any]] = []
+    async with AsyncExitStack() as stack:
+        crews = [await stack.enter_async_context(opened(server.url, f"{crew_name}-{n}")) for n in range(12)]
+        client = await stack.enter_async_context(Client(server.url))
+
+        async def break_connections() -> None:
+            for n in range(300):
+                await crews[0].client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                await asyncio.sleep(n % 11 / 1000)
+
+        breaking = asyncio.create_task(break_connections())
+        for crew in crews:
+            await crew.submit("t1")
+            waiting += [asyncio.create_task(client.wait(crew.keys.crew, "t1")) for _ in range(5)]
+            await asyncio.sleep(0.1)
+        await breaking
+
+        async def all_listen() -> bool:
+            return bool(len(await crews[0].client.pubsub_channels("*:reply:*")) == len(crews))
+
+        await until(all_listen)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    assert "can't hear" not in caplog.text
 
 
 async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(private_redis: Any) -> None:

@@ -77,9 +77,7 @@ class Client(Control):
 
     async def close(self) -> None:
         """Closes the connections. What was submitted goes on."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        await self._stop_reading()
         if self._replies is not None:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):
                 await self._replies.aclose()  # type: ignore[no-untyped-call]
@@ -367,28 +365,49 @@ class Client(Control):
     async def _listen(self, keys: names.CrewKeys) -> str:
         """From now on, messages on the channel whose name this returns wake the waiters for work of the crew."""
         channel = keys.reply(self._id)
-        if self._replies is None:
-            self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
-        if channel not in self._replies.channels:
+        if self._reader is None or self._replies is None or channel not in self._replies.channels:
             async with self._subscribing:  # several at once would each open a connection, and one of them is read
-                if channel not in self._replies.channels:
-                    with translated():
-                        await self._replies.subscribe(channel)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
+                await self._subscribe(channel)
         return channel
 
+    async def _subscribe(self, channel: str) -> None:
+        if self._replies is None:
+            self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            if channel not in self._replies.channels:
+                # A reader that finds the connection lost makes it anew, and so do we: one at a time, or both lose it.
+                await self._stop_reading()
+                with translated():
+                    await self._replies.subscribe(channel)
+        finally:
+            if self._reader is None and self._replies.channels:
+                self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
+
+    async def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
     async def _read_replies(self, replies: redis.asyncio.client.PubSub) -> None:
-        while True:
-            # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by polling
-            message = await persist(lambda: replies.get_message(timeout=None))
-            if message:
-                crew = str(message["channel"]).partition("{")[2].partition("}")[0]
-                for told in message["data"].split("\x1e"):
-                    task_id, _, result = told.partition("\x1f")
-                    for waiter in self._waiting.get((crew, task_id), ()):
-                        waiter.result = result
-                        waiter.told.set()
+        try:
+            while True:
+                # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by
+                # polling
+                message = await persist(lambda: replies.get_message(timeout=None))
+                if message:
+                    self._tell(str(message["channel"]), message["data"])
+        except Exception as error:
+            logger.warning("can't hear what ends, so who waits looks every %.0f s: %s", POLL_SECONDS, error)
+            self._reader = None  # who comes next listens again
+
+    def _tell(self, channel: str, data: str) -> None:
+        crew = channel.partition("{")[2].partition("}")[0]
+        for told in data.split("\x1e"):
+            task_id, _, result = told.partition("\x1f")
+            for waiter in self._waiting.get((crew, task_id), ()):
+                waiter.result = result
+                waiter.told.set()
 
 
 @contextlib.asynccontextmanager
