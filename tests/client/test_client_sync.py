@@ -222,6 +222,29 @@ async def test_a_program_may_end_without_closing_it(crew: Crew) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "waiting\n", "")
 
 
+async def test_who_has_no_descriptors_left_for_a_loop_is_told_and_may_call_again(crew: Crew) -> None:
+    await crew.submit("t1")
+    done = await apart(
+        run,
+        """
+        import resource
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+        try:
+            client.state(crew, "t1")
+        except OSError as error:
+            told = error.strerror
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        print(told)
+        print(client.state(crew, "t1"))
+        client.close()
+        """,
+        crew.url,
+        crew.keys.crew,
+    )
+    assert done.stdout.splitlines() == ["Too many open files", "waiting"]
+
+
 async def test_a_forked_process_is_told_to_make_its_own(crew: Crew) -> None:
     await crew.submit("t1")
     done = await apart(

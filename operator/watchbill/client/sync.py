@@ -150,10 +150,9 @@ class SyncClient:
             return asyncio.run_coroutine_threadsafe(work(self._client), loop)
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        started: Future[asyncio.AbstractEventLoop] = Future()
+        loop = asyncio.new_event_loop()  # here, where somebody is told if there are no descriptors left
 
         async def live() -> None:
-            started.set_result(asyncio.get_running_loop())
             async with self._client:
                 await self._stop.wait()
                 calls = asyncio.all_tasks() - {asyncio.current_task()}
@@ -161,8 +160,15 @@ class SyncClient:
                     call.cancel()
                 await asyncio.gather(*calls, return_exceptions=True)
 
-        self._thread = threading.Thread(target=lambda: asyncio.run(live()), name="watchbill client", daemon=True)
-        self._thread.start()
-        self._loop = started.result()
-        self._process = os.getpid()
-        return self._loop
+        def run() -> None:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(live())
+
+        thread = threading.Thread(target=run, name="watchbill client", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # nor threads
+            loop.close()
+            raise
+        self._thread, self._loop, self._process = thread, loop, os.getpid()
+        return loop
