@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import cache
 from importlib import resources
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -34,6 +34,7 @@ from watchbill.redis_url import without_secret
 __all__ = [
     "Persist",
     "StoreRefuses",
+    "blocking",
     "connect",
     "connect_sync",
     "connected",
@@ -178,6 +179,11 @@ class _LateCluster:
 async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
     """A client of the very server that keeps this key now: for questions about that server, as its time."""
     return await client.home(key) if isinstance(client, LeanClient) else client
+
+
+def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:
+    """Whether a command may block at the server for the length of this; else it is to be asked again and again."""
+    return client.blocking() if isinstance(client, LeanClient) else nullcontext(True)
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:

@@ -7,7 +7,8 @@ is the door.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -33,6 +34,8 @@ REPLY_TIMEOUT_SECONDS: Final = 10.0
 CONNECTIONS_MAX: Final = 64
 """To one server, of one client. Whoever wants one more waits; half of them are for what doesn't take the lean way (see
 LeanClient)."""
+BLOCKING_MAX: Final = CONNECTIONS_MAX // 4
+"""So many of them may wait at the server for something to come."""
 GUIDE_SECONDS: Final = 1.0
 """A Sentinel, or a node that is asked for the cluster's slots, that says nothing for this long is passed over."""
 BROKEN: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -109,6 +112,7 @@ class LeanClient(redis.asyncio.Redis):
     def __init__(self, pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
+        self._blocking = 0
 
     async def execute_command(
         self, *args: Any, sent: Callable[[], None] | None = None, asking: bool = False, **options: Any
@@ -180,6 +184,17 @@ class LeanClient(redis.asyncio.Redis):
                 if not answered:
                     await connection.disconnect(nowait=True)
                 idle.append(connection)
+
+    @contextmanager
+    def blocking(self) -> Iterator[bool]:
+        """Whether a command may block for the length of this. Where many do already it may not, and is to be asked
+        again and again: else those that only wait would leave no connection for others."""
+        free = self._blocking < BLOCKING_MAX
+        self._blocking += free
+        try:
+            yield free
+        finally:
+            self._blocking -= free
 
     @cached_property
     def _room(self) -> asyncio.Semaphore:

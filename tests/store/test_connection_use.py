@@ -92,3 +92,25 @@ async def test_any_number_of_first_submissions_at_once_on_one_client_are_stored_
             assert set(await crew.finish("w.1", taken)) == {"applied"}
         assert [result.success for result in await waiting] == [True] * 300
         assert len(await crew.client.execute_command("PUBSUB", "CHANNELS", crew.keys.prefix + "reply:*")) == 1
+
+
+async def test_any_number_of_followers_on_one_client_hold_up_nobody_and_hear_all(crew: Crew) -> None:
+    async with Client(crew.url, namespace=crew.keys.crew.partition("/")[0]) as client:
+        name = crew.keys.crew
+        heard: list[int] = []
+
+        async def follow(number: int) -> None:
+            async for _, event in client.follow(name, agent="a"):
+                if getattr(event, "task_id", None) == "t1":
+                    heard.append(number)
+                    return
+
+        following = [asyncio.create_task(follow(number)) for number in range(100)]
+        await asyncio.sleep(0.5)  # all of them wait
+        for number in range(1, 6):
+            async with asyncio.timeout(1):  # less than a follower waits at the server
+                await client.submit(name, "do it", agent="a", id=f"t{number}")
+        await crew.finish("w", await crew.take("w"))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*following)
+        assert sorted(heard) == list(range(100))

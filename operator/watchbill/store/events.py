@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill.connection import persist, translated
+from watchbill.connection import blocking, persist, translated
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import RETENTION_SECONDS, CrewEvent, Gap
 from watchbill.names import CrewKeys
@@ -17,6 +18,8 @@ from watchbill.names import CrewKeys
 logger = logging.getLogger("watchbill.client")
 
 BLOCK_MS: Final = 2000
+LOOK_SECONDS: Final = 0.5
+"""How often a follower looks where too many others on its client wait at the server already."""
 BEGINNING: Final = "0-0"
 
 
@@ -80,8 +83,11 @@ _START: Final = (0, 0)
 
 
 async def _next(client: redis.asyncio.Redis, key: str, place: tuple[int, int]) -> Any:
-    entries: Any = await client.xread({key: _id(place)}, count=100, block=BLOCK_MS)
+    with blocking(client) as may_block:
+        entries: Any = await client.xread({key: _id(place)}, count=100, block=BLOCK_MS if may_block else None)
     if not entries:
+        if not may_block:
+            await asyncio.sleep(LOOK_SECONDS)
         return []
     return entries[key][0] if isinstance(entries, dict) else entries[0][1]
 
