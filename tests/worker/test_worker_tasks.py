@@ -7,15 +7,19 @@ import logging
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import hands
 import pytest
-from workshop import Crew, Make, agent, until
+from workshop import AGENTS, Crew, Make, agent, until
 
+from watchbill import connection
+from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
 from watchbill.tasks import RunState, TaskState
+from watchbill.worker import parked
 
 # ---------------------------------------------------------------- failing
 
@@ -337,6 +341,25 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     assert (run.steps["here"].attempt, task.attempt) == (1, 1), "it was nobody's fault"
     assert crew.started_by(rich) == {"r/here", "t"}
     assert await crew.is_idle()
+
+
+async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_moment(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store had lost it, or was behind after a failover: whoever looked just then must look again."""
+    monkeypatch.setattr(parked, "UNPARK_SECONDS", 0.05)
+    crew = await make_crew({"a": "Brief"})
+    await crew.submit("t", "a")
+    claimed = (await crew.queue.claim("w", 1, 1, lease_ms=60_000, take_over=False)).tasks
+    await crew.queue.park("w", claimed, "nobody has it")
+    digest = await crew.redis.hget(crew.keys.meta, "def")
+    await crew.redis.hdel(crew.keys.meta, "def")
+    bringing = asyncio.create_task(parked.bring_back(crew.queue, AgentLoader([AGENTS]), connection.persist))
+    await asyncio.sleep(0.3)
+    assert not bringing.done()
+    await crew.redis.hset(crew.keys.meta, "def", str(digest))
+    await until(partial(crew.waits, 1), 5)
+    bringing.cancel()
 
 
 async def test_an_agent_that_was_taken_out_of_its_crew_fails_its_tasks(make_crew: Make) -> None:

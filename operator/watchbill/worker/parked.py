@@ -10,7 +10,7 @@ import redis
 
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Persist
-from watchbill.errors import AgentNotLoadable, CrewGone
+from watchbill.errors import AgentNotLoadable, WatchbillError
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
 
@@ -24,7 +24,7 @@ async def bring_back(queue: Queue, loader: AgentLoader, persist: Persist) -> Non
     """Puts what others parked back onto the stream, where `loader` has its agent. Until it is cancelled."""
     while True:
         brought = 0
-        with suppress(CrewGone, redis.exceptions.RedisError):
+        with suppress(WatchbillError, redis.exceptions.RedisError):  # NotFound, say: the crew may come back
             for agent, members in (await persist(queue.parked_agents)).items():
                 if await _has(queue, loader, persist, agent):
                     brought += await persist(lambda m=members: queue.unpark(m))  # type: ignore[misc]
