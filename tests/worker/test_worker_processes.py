@@ -221,6 +221,7 @@ async def test_a_failure_keeps_its_traceback_and_what_it_says_of_another_try(mak
         ("end:SIGKILL", "its process died of SIGKILL (out of memory?) before the agent returned"),
         ("end:SIGSEGV", "its process died of SIGSEGV before the agent returned"),
         ("fork_and_die", "its process exited with code 66 before the agent returned"),
+        ("start_by_shell_and_die", "its process exited with code 66 before the agent returned"),
     ],
 )
 async def test_a_process_that_dies_fails_the_attempt_at_once_and_not_the_worker(

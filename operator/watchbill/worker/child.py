@@ -49,6 +49,8 @@ def main(given: dict[str, Any]) -> None:
     """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `folders` of agents' modules."""
     faulthandler.enable()  # where a crash in C happened is seen on stderr
     _die_with(given["life"])
+    for ours in (given["line"], given["life"]):  # what an agent starts must not hold it open when we are gone
+        os.set_inheritable(ours, False)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # what an agent prints is seen while it runs, and survives a kill
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
