@@ -15,7 +15,7 @@ from redis.asyncio.client import PubSub
 from support import Crew, flow_of, library, opened, until
 
 from watchbill.client import Client, Replay
-from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull
+from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, StoreUnavailable
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
 from watchbill.store import definitions, runs
@@ -518,6 +518,21 @@ async def test_connections_that_break_while_others_begin_to_listen_leave_everyon
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
     assert "can't hear" not in caplog.text
+
+
+async def test_running_something_is_refused_in_time_although_the_store_does_not_answer(
+    private_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchbill.client.client.LISTEN_SECONDS", 0.2)
+    server = await private_redis()
+    async with Client(server.url) as client:
+        server.pause()
+        try:
+            async with asyncio.timeout(5):
+                with pytest.raises(StoreUnavailable):
+                    await client.run("c", "x")
+        finally:
+            server.resume()
 
 
 async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(private_redis: Any) -> None:

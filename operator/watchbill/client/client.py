@@ -36,6 +36,8 @@ POLL_SECONDS: Final = 2.0
 """How often a waiting client looks for itself, in case the message that it waits for was lost."""
 
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
+LISTEN_SECONDS: Final = 10.0
+"""How long the store may take to let us listen."""
 
 Result = RunResult | TaskResult
 
@@ -378,7 +380,8 @@ class Client(Control):
                 # A reader that finds the connection lost makes it anew, and so do we: one at a time, or both lose it.
                 await self._stop_reading()
                 with translated():
-                    await self._replies.subscribe(channel)
+                    async with asyncio.timeout(LISTEN_SECONDS):  # redis-py itself waits for ever
+                        await self._replies.subscribe(channel)
         finally:
             if self._reader is None and self._replies.channels:
                 self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
