@@ -11,6 +11,8 @@ import pytest
 import redis.asyncio
 from workshop import Crew, Make, Process, agent, until
 
+from watchbill.worker.redact import Redactor
+
 SECRETS = {
     "OPENAI_API_KEY": "sk-proj-Zx81hKqPplain",
     "GITHUB_TOKEN": "ghp_0123456789abcdefLMNO",
@@ -87,6 +89,16 @@ async def test_no_secret_gets_out(make_crew: Make, private_redis: Callable[[], A
     assert len(re.findall("logs ", worker.log)) >= len(said)
     assert "Traceback" in worker.log
     await assert_nothing_leaked(crew, worker, server.folder)
+
+
+@pytest.mark.pure
+def test_a_password_of_a_url_is_kept_back_as_a_driver_tells_it_too() -> None:
+    """In the URL it is quoted; what connects unquotes it, and so does its error."""
+    redact = Redactor({"DATABASE_URL": "postgresql://app:p%40ss%2Fw0rd@db.invalid/app"})
+    told = "no password 'p@ss/w0rd' for app; url postgresql://app:p%40ss%2Fw0rd@db.invalid/app"
+    assert redact(told) == (
+        "no password '[redacted DATABASE_URL]' for app; url postgresql://app:[redacted DATABASE_URL]@db.invalid/app"
+    )
 
 
 async def test_an_agent_that_cannot_be_imported_tells_no_secret_either(

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|DSN|AUTH", re.IGNORECASE)
 _PASSWORD_IN_URL: Final = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
@@ -29,7 +29,7 @@ class Redactor:
                 # a key file: also each of its lines, for whoever prints it line by line
                 secrets.update((line, name) for line in value.splitlines() if len(line) >= 2 * _SHORTEST)
             for password in _PASSWORD_IN_URL.findall(value):
-                secrets[password] = name
+                secrets[password] = secrets[unquote(password)] = name
         self._names = {form: name for secret, name in secrets.items() for form in _forms(secret)}
         values = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, values))) if values else None
