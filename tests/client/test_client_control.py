@@ -174,6 +174,17 @@ async def test_workers_are_listed_and_told_to_drain(crew: Crew, client: Client) 
         await client.workers("nobody")
 
 
+async def test_a_crew_that_was_deleted_is_not_found_by_who_knew_it(crew: Crew, client: Client) -> None:
+    name = crew.keys.crew
+    await client.submit(name, "x", agent="a")
+    await definitions.delete(crew.client, crew.keys, crew.uid)
+    for ask in (client.workers, client.figures, partial(client.purge, everything=True)):
+        with pytest.raises(NotFound):
+            await ask(name)
+    with pytest.raises(NotFound):
+        await anext(client.dead_letters(name))
+
+
 # ---------------------------------------------------------------- dead letters
 
 

@@ -329,8 +329,7 @@ class Client(Control):
     async def crew(self, crew: str) -> CrewDefinition:
         """The crew as it is now: its agents, how they work together, its bounds. Raises NotFound."""
         keys = self.keys(crew)
-        self._crews[keys.crew] = await definitions.current(self._redis, keys)
-        return self._crews[keys.crew].definition
+        return (await self._current(keys)).definition
 
     async def state(self, crew: str, task_id: str) -> RunState | TaskState:
         """Where a run, a task, or a step (`run/step`) stands. Raises NotFound."""

@@ -35,11 +35,9 @@ class Connected:
         return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
 
     async def _current(self, keys: names.CrewKeys) -> definitions.Current:
-        """The crew as we know it, which may be old."""
-        known = self._crews.get(keys.crew)
-        if known is None:
-            known = self._crews[keys.crew] = await definitions.current(self._redis, keys)
-        return known
+        """The crew as it is now. Raises NotFound, however well we knew it."""
+        found = self._crews[keys.crew] = await definitions.current(self._redis, keys)
+        return found
 
     async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
         """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
@@ -48,7 +46,6 @@ class Connected:
             with contextlib.suppress(CrewGone, Changed, InvalidInput):
                 return await give(self._crews[keys.crew])
         for _ in range(3):
-            self._crews[keys.crew] = await definitions.current(self._redis, keys)
             with contextlib.suppress(Changed):
-                return await give(self._crews[keys.crew])
+                return await give(await self._current(keys))
         raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
