@@ -18,7 +18,7 @@ from watchbill.client import Client, Replay
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, StoreUnavailable
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
-from watchbill.store import definitions, runs
+from watchbill.store import definitions, queue, runs
 from watchbill.store.crews import CrewRedis
 from watchbill.tasks import AgentTask, RunState, TaskState
 
@@ -382,6 +382,28 @@ async def test_a_crew_that_goes_among_many_calls_is_told_with_what_was_stored(cr
         await client.submit_many(crew.keys.crew, "a", ["x"])
     assert caught.value.stored == ()
     assert CrewGone("x").stored == ()
+
+
+async def test_a_definition_that_changes_among_many_calls_hides_nothing_of_what_was_stored(
+    crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent is taken out while its tasks are submitted: the rest is refused, and the others are named."""
+    really = queue.run_script
+    calls = 0
+
+    async def run_script(redis: Any, name: str, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            await definitions.apply(crew.client, crew.keys, library("another"))
+        return await really(redis, name, *arguments)
+
+    monkeypatch.setattr(queue, "run_script", run_script)
+    tasks = [_named(f"t{i}") for i in range(700)]
+    with pytest.raises(InvalidInput, match="has no agent 'a'") as caught:
+        await client.submit_many(crew.keys.crew, "a", tasks)
+    assert list(caught.value.stored) == [t.task_id for t in tasks[:500]]
+    assert await crew.queued() == 500
 
 
 # ---------------------------------------------------------------- the rest

@@ -176,8 +176,9 @@ class Client(Control):
         A task may be only its prompt, where there is an `agent`; it is given an id then. Tasks with inputs, a dedupe
         key or a time are for `submit`. All are checked first, and nothing is stored if one is bad (InvalidInput says
         which). They are stored 500 to a call, each call all or nothing: when one raises (QueueFull, StoreUnavailable,
-        CrewGone), the error's `stored` has the ids of the calls before it, and the same tasks, with ids, may be
-        submitted again. Raises Conflict when an id is that of a run, NotDurable (see `submit`).
+        CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the calls before
+        it, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run,
+        NotDurable (see `submit`).
         """
         keys = self.keys(crew)
         work = [_task(task, agent, i) for i, task in enumerate(tasks)]

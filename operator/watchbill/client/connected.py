@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from watchbill import names
 from watchbill.connection import connect
-from watchbill.errors import CrewGone, InvalidInput, Problem
+from watchbill.errors import CrewGone, InvalidInput, Problem, WatchbillError
 from watchbill.store import definitions
 from watchbill.store.queue import Changed
 
@@ -41,11 +40,22 @@ class Connected:
 
     async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
         """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
-        now, or have been made anew under its name."""
+        now, or have been made anew under its name. What fails at last tells what of many was stored before."""
+        stored: Sequence[str] = ()
         if keys.crew in self._crews:
-            with contextlib.suppress(CrewGone, Changed, InvalidInput):
+            try:
                 return await give(self._crews[keys.crew])
-        for _ in range(3):
-            with contextlib.suppress(Changed):
-                return await give(await self._current(keys))
-        raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
+            except (Changed, InvalidInput) as error:
+                stored = error.stored
+            except CrewGone:
+                pass  # and with it all that was stored
+        try:
+            for _ in range(3):
+                try:
+                    return await give(await self._current(keys))
+                except Changed as error:
+                    stored = error.stored or stored
+            raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
+        except WatchbillError as error:
+            error.stored = error.stored or stored
+            raise
