@@ -325,6 +325,38 @@ def _named(task_id: str, agent: str = "a") -> AgentTask:
     return AgentTask(task_id=task_id, agent_name=agent, prompt="x")
 
 
+WRONG: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": "lone \ud800"},
+    "prompt, escaped": {"prompt": "byte \udc80"},
+    "metadata.n": {"metadata": {"n": 1}},
+    "metadata": {"metadata": {str(n): "" for n in range(65)}},
+    "user_id": {"user_id": 5},
+    "priority": {"priority": 4},
+    "dedupe_seconds": {"dedupe_key": "k", "dedupe_seconds": float("inf")},
+    "dedupe_seconds, too long": {"dedupe_key": "k", "dedupe_seconds": 1e18},
+    "dedupe_seconds, none": {"dedupe_key": "k", "dedupe_seconds": -1},
+}
+
+
+@pytest.mark.parametrize("agent", ["a", None])
+@pytest.mark.parametrize("what", WRONG)
+async def test_a_value_that_is_wrong_is_told_as_such_and_nothing_is_stored(
+    crew: Crew, client: Client, what: str, agent: str | None
+) -> None:
+    options: dict[str, Any] = {"prompt": "x", **WRONG[what]}
+    with pytest.raises(InvalidInput) as caught:
+        await client.submit(crew.keys.crew, options.pop("prompt"), agent=agent, **options)
+    assert caught.value.problems[0].path in ("", what.partition(",")[0])
+    assert await client.unfinished(crew.keys.crew) == []
+
+
+async def test_a_prompt_among_many_that_is_no_text_is_named_before_any_is_stored(crew: Crew, client: Client) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await client.submit_many(crew.keys.crew, "a", [*["x"] * 600, "lone \ud800"])
+    assert caught.value.problems[0].path == "tasks[600].prompt"
+    assert await crew.queued() == 0
+
+
 async def test_a_queue_that_fills_up_tells_which_of_many_tasks_are_stored(crew: Crew, client: Client) -> None:
     await definitions.apply(crew.client, crew.keys, small_queue(1200))
     tasks = [_named(f"t{i}") for i in range(1600)]

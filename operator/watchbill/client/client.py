@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import redis.asyncio
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from watchbill import names
 from watchbill.client.control import Control
@@ -115,7 +116,7 @@ class Client(Control):
         inputs = inputs or {}
         due_ms = _due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
-        asked = _asked(
+        payload, priority = _asked(
             task_id=task_id,
             agent_name=agent or "",
             prompt=prompt,
@@ -125,7 +126,6 @@ class Client(Control):
             session_id=session_id,
             metadata=dict(metadata or {}),
         )
-        payload, priority = asked.model_dump_json(exclude_defaults=True), asked.priority
         dedupe_ms = _window(dedupe_seconds) if dedupe_key else 0
         reply_to = ""
         if (keys.crew, task_id) in self._waiting:  # `run`; who waits later subscribes
@@ -435,12 +435,15 @@ def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
     return task if agent in (None, task.agent_name) else task.model_copy(update={"agent_name": agent})
 
 
-def _asked(**fields: Any) -> AgentTask:
-    """The task. Raises InvalidInput for what is of the wrong type."""
+def _asked(**fields: Any) -> tuple[str, Priority]:
+    """The task as JSON, and its priority. Raises InvalidInput for what is of the wrong type, or no text."""
     try:
-        return AgentTask(**fields)
+        task = AgentTask(**fields)
+        return task.model_dump_json(exclude_defaults=True), task.priority
     except ValidationError as error:
         raise InvalidInput([_wrong(found) for found in error.errors()]) from None
+    except PydanticSerializationError as error:
+        raise InvalidInput(Problem(f"it is no text: {error}", "Give text without lone surrogates.")) from None
 
 
 def _wrong(found: Mapping[str, Any]) -> Problem:

@@ -42,7 +42,12 @@ def check_another(prompt: str, task_id: str | None, metadata: Mapping[str, str])
 
 def _own(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> Iterator[Problem]:
     """What has to do with this one task only."""
-    size = len(prompt) if prompt.isascii() else len(prompt.encode("utf-8", "surrogateescape"))
+    try:
+        size = len(prompt) if prompt.isascii() else len(prompt.encode())
+    except UnicodeEncodeError as error:
+        size = 0
+        fix = "Give it as UTF-8, or as an input, which may be any bytes (surrogateescape)."
+        yield Problem(f"the prompt is no text: a lone surrogate at position {error.start}", fix, path="prompt")
     if size > PROMPT_MAX_BYTES:
         yield Problem(
             f"the prompt has {size} bytes; the limit is {PROMPT_MAX_BYTES} (256 KiB)",
