@@ -19,7 +19,7 @@ from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
 from watchbill.tasks import RunState, TaskState
-from watchbill.worker import parked
+from watchbill.worker import execute, parked
 
 # ---------------------------------------------------------------- failing
 
@@ -360,6 +360,21 @@ async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_m
     await crew.redis.hset(crew.keys.meta, "def", str(digest))
     await until(partial(crew.waits, 1), 5)
     bringing.cancel()
+
+
+async def test_more_definitions_at_once_than_a_worker_keeps_cost_no_task(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is read for a task may be put away for others' sake before the rest that the task needs is there."""
+    monkeypatch.setattr(execute, "_DEFINITIONS_KEPT", 1)
+    crew = await make_crew({"a": "Brief"}, concurrency=8)
+    for number in range(8):
+        changed = crew.definition.model_copy(update={"max_parallel_tasks": number + 1})
+        await definitions.apply(crew.redis, crew.keys, changed)
+        await crew.submit(f"r{number}", inputs={"log": "x" * 2_000_000})
+    async with crew.in_process(concurrency=8):
+        results = await crew.results([f"r{number}" for number in range(8)])
+    assert [result.error for result in results] == [None] * 8
 
 
 async def test_an_agent_that_was_taken_out_of_its_crew_fails_its_tasks(make_crew: Make) -> None:

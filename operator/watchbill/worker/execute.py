@@ -94,6 +94,8 @@ class Executor:
             inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, task.inputs))
         if role is not None and role.reads and (run_id := task.run_id) is not None:
             outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
+        if task.definition not in self._definitions:  # put away meanwhile, for those of others
+            await self._definition(task.definition)
         return inputs, outputs
 
     def begin(
