@@ -81,7 +81,6 @@ _TRANSIENT_CODES: Final = (
     "NOREPLICAS",
     "OOM",
     "MISCONF",
-    "NOREPLICAS",
     "BUSY",
     "UNBLOCKED",
 )

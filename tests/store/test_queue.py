@@ -36,7 +36,7 @@ from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import control, definitions, runs
 from watchbill.store.figures import figures
-from watchbill.store.queue import BATCH, BRIEF_MAX, Changed, Claimed, Forgotten, Queue, Submission
+from watchbill.store.queue import BATCH, BATCH_BYTES, BRIEF_MAX, Changed, Claimed, Forgotten, Queue, Submission
 from watchbill.tasks import Priority
 
 # ---------------------------------------------------------------- submitting
@@ -105,6 +105,14 @@ async def test_running_tasks_and_parked_steps_count_against_the_bound(crew: Crew
     with pytest.raises(QueueFull):
         await runs.submit(crew.client, crew.keys, crew.uid, run_submission("r2", crew.definition), max_queued=5 + 3)
     assert not await crew.client.exists(crew.keys.run("r2"), crew.keys.run_steps("r2"))
+
+
+async def test_large_tasks_are_stored_few_to_a_call(crew: Crew) -> None:
+    large = [Submission(f"t{i}", "a", "x" * (BATCH_BYTES // 8)) for i in range(20)]
+    with pytest.raises(QueueFull) as raised:
+        await crew.queue.submit(iter(large), max_queued=9)
+    assert raised.value.stored == tuple(f"t{i}" for i in range(8))
+    assert await crew.queued() == 8
 
 
 # Else a call sent again after a lost reply is told "nothing was stored" about tasks that are stored and will run.

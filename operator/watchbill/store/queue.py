@@ -7,7 +7,6 @@ StoreUnavailable: nothing is known, send again.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,8 @@ from watchbill.tasks import Durability, Priority
 
 BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""With so much no more goes into a call: it would be on its way for longer than an answer is waited for."""
 BRIEF_MAX: Final = 4096
 """Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib.lua)."""
 
@@ -195,7 +196,8 @@ class Queue:
         durability: Durability | None,
     ) -> None:
         source, size = iter(submissions), min(BATCH, max_queued)  # more than the bound would never find room
-        batch = list(itertools.islice(source, size))
+        batch: list[Submission] = []
+        _fill(batch, source, size)
         while batch:
             keys = list(self.keys.fixed)
             args: list[Any] = [self.uid, self.keys.crew, digest, max_queued, reply_to, len(batch)]
@@ -224,7 +226,8 @@ class Queue:
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             for submission, outcome in zip(batch, reply[1:], strict=True):
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
-            batch = following or list(itertools.islice(source, size))
+            _fill(following, source, size)
+            batch = following
 
     # ------------------------------------------------------------ working
 
@@ -466,7 +469,16 @@ class Queue:
 
 
 def _fill(batch: list[Submission], source: Iterator[Submission], size: int) -> None:
-    batch.extend(itertools.islice(source, size - len(batch)))
+    """Unless it is full, which it may be of little."""
+    room = BATCH_BYTES - sum(map(_length, batch))
+    while room > 0 and len(batch) < size and (submission := next(source, None)) is not None:
+        batch.append(submission)
+        room -= _length(submission)
+
+
+def _length(submission: Submission) -> int:
+    length = len(submission.payload)
+    return length + sum(map(len, submission.inputs.values())) if submission.inputs else length
 
 
 def _text(message: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from watchbill.store.queue import Claimed, Finished, Wish
+from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Finished, Wish
 from watchbill.worker.running import Running
 
 
@@ -62,10 +62,12 @@ class Life:
         self.claimed.pop(task_id, None)
 
     @contextmanager
-    def sending(self, most: int) -> Iterator[list[Finished]]:
+    def sending(self) -> Iterator[list[Finished]]:
         """Results for one call; in hand again if that fails."""
-        batch = self.finished[:most]
-        del self.finished[:most]
+        batch = self.finished[:BATCH]
+        if sum(len(finished.result) for finished in batch) > BATCH_BYTES:
+            batch = _within_bounds(batch)
+        del self.finished[: len(batch)]
         self.sent.append(batch)
         try:
             yield batch
@@ -87,3 +89,13 @@ class Life:
         ended = [*self.finished, *(finished for batch in self.sent for finished in batch)]
         tasks += [*(finished.task for finished in ended), *(task for task, _ in self.unloadable)]
         return {task.entry for task in tasks}
+
+
+def _within_bounds(batch: list[Finished]) -> list[Finished]:
+    """As many of the first as one call takes; one at least."""
+    room = BATCH_BYTES
+    for number, finished in enumerate(batch):
+        room -= len(finished.result)
+        if room < 0:
+            return batch[: max(number, 1)]
+    return batch

@@ -10,7 +10,7 @@ import redis
 
 from watchbill.connection import Persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
-from watchbill.store.queue import BATCH, Finished, Queue
+from watchbill.store.queue import Finished, Queue
 from watchbill.worker import results
 from watchbill.worker.counts import Counts
 from watchbill.worker.life import Life
@@ -53,7 +53,7 @@ class Reports:
 
     async def _send(self, me: Life) -> None:
         try:
-            with me.sending(BATCH) as batch:
+            with me.sending() as batch:
                 outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
             self.account(batch, outcomes)
             self._counts.show(len(me.jobs))

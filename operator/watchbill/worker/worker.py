@@ -250,7 +250,7 @@ class Worker:
                 self._jobs.begin(me, task)
             waiting.clear()
 
-        with me.sending(BATCH) as batch:
+        with me.sending() as batch:
             slots = self._to_claim(me, room, is_busy=bool(batch or begin))
             number = me.number
             try:
