@@ -549,6 +549,19 @@ async def test_a_worker_that_is_to_drain_claims_nothing_until_that_is_taken_back
     assert ([t.id for t in claim.tasks], claim.draining) == (["t1"], False)
 
 
+async def test_who_is_told_to_drain_and_is_gone_for_a_day_is_forgotten(crew: Crew) -> None:
+    await crew.claim("alive-1.aaaa")
+    with contextlib.closing(connect_sync(crew.url)) as client:
+        crew.queue.renew(client, "alive-1.aaaa", 60_000, "{}")
+    for worker in ("alive-1", "gone-1", "late-1"):
+        await control.drain(crew.client, crew.keys, crew.uid, worker, on=True)
+    long_ago = int((await crew.client.time())[0] * 1000 - 25 * 3_600_000)
+    await crew.client.hset(crew.keys.meta, mapping={"drain:alive-1": long_ago, "drain:gone-1": long_ago})
+    await control.drain(crew.client, crew.keys, crew.uid, "new-1", on=True)
+    flags = {field for field in await crew.client.hkeys(crew.keys.meta) if field.startswith("drain:")}
+    assert flags == {"drain:alive-1", "drain:late-1", "drain:new-1"}
+
+
 async def test_a_draining_worker_that_heard_the_bell_leaves_it_to_others(crew: Crew) -> None:
     await crew.submit("t1")
     await control.drain(crew.client, crew.keys, crew.uid, "host-1", on=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of, un
 
 from watchbill.records import ExecutionMode
 from watchbill.tasks import Priority, RunState, TaskState
+from watchbill.worker import incarnations
 
 
 async def taken_over(crew: Crew, survivor: Process, *task_ids: str) -> None:
@@ -185,14 +187,19 @@ async def test_a_task_that_kills_its_worker_each_time_is_given_up_and_harms_no_o
     last = await crew.worker()
     poison = await crew.result("poison")
     assert not poison.success
-    assert "given up: its worker died while attempt 3 of 3 ran" in poison.error
+    why = re.search(r"given up: worker (\S+) died while attempt 3 of 3 ran", poison.error)
+    assert why, poison.error
+    assert incarnations.worker(why[1]).endswith(f"-{victim.process.pid}"), (
+        "the one that it killed, not the one that tells"
+    )
+    assert poison.attempt == 3
     innocents = await crew.results([f"innocent-{number}" for number in range(3)])
     assert all(result.success for result in innocents)
     assert [result.attempt for result in innocents] == [1, 1, 1], "what had not started is not counted"
     assert crew.executions() == {"poison": 3, "innocent-0": 1, "innocent-1": 1, "innocent-2": 1}
     (dead,) = await crew.dead()
     assert (dead["id"], dead["agent"]) == ("poison", "bad")
-    assert "its worker died while attempt 3 of 3 ran" in dead["reason"]
+    assert why[0] in dead["reason"]
     assert (await crew.ends())["poison", "dead"] == 1
     assert await crew.is_idle()
     assert last.lives

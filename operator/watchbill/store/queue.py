@@ -76,6 +76,8 @@ class Claimed:
     inputs: tuple[str, ...] = field(default=(), compare=False)
     wish: Wish | None = None
     """Somebody wants it to stop: it isn't to run, and whoever holds it says how it ended."""
+    former: str = field(default="", compare=False)
+    """The incarnation that was taken for dead while it held it, where that is known."""
 
     @property
     def run_id(self) -> str | None:
@@ -436,12 +438,13 @@ class Queue:
                 agent,
                 entry,
                 int(priority),
-                taken_over == "1",
+                taken_over != "0",
                 begun == "1",
                 payload,
                 definition or current,
                 tuple(inputs.split()) if inputs else (),
                 begun if len(begun) > 1 else None,
+                taken_over if len(taken_over) > 1 else "",
             )
             for task_id, fence, attempt, agent, entry, priority, taken_over, begun, payload, definition, inputs in zip(
                 *[flat] * 11, strict=True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -113,10 +114,9 @@ class Executor:
         crew = self._definitions[task.definition]
         policy = crew.tasks
         if task.attempt > policy.max_attempts:
-            why = (
-                f"given up: its worker died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
-            )
-            over(self._results.not_begun(task, policy, why))
+            who = f"worker {task.former}" if task.former else "its worker"
+            why = f"given up: {who} died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
+            over(self._results.not_begun(replace(task, attempt=task.attempt - 1), policy, why))
             return None
         role = self._role(task, crew)
         if role is None:

@@ -461,7 +461,10 @@ class Worker:
             return
         self._draining = on
         self._bell.look = self._bell.look or not on
-        logger.info("told to drain: claiming no more" if on else "told to go on: claiming again")
+        if on:
+            logger.warning("told to drain: claiming no more, until it is taken back (watchbill drain --off)")
+        else:
+            logger.warning("told to go on: claiming again")
         self._wake.set()
 
     def _store_time(self) -> datetime:

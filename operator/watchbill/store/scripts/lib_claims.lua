@@ -67,6 +67,7 @@ local function take(inc, class, entry, fields, previous)
   local at_once = begin > 0 and payload ~= nil and not wish
   local fence, made = fresh_fence, attempt and int(attempt) or '1'
   local packed = packed_holder(inc, fence, class, entry, made, at_once and now or '0', at_once and '1' or '0', agent, '0')
+  local flag, former = previous and '1' or '0', nil
   if redis.call('HSETNX', RUNNING, id, packed) == 0 then
     local before, h = holder(id), holder_of(packed)
     if before.entry ~= entry or before.class ~= class then
@@ -75,6 +76,7 @@ local function take(inc, class, entry, fields, previous)
     h.fence = int(math.max(tonumber(before.fence) + 1, now_us))
     h.attempt = int(tonumber(before.attempt) + (before.started ~= '0' and 1 or 0))   -- a start that came to nothing
     if before.known ~= '0' then h.known = '1' end
+    if previous and before.inc ~= RETURNED then former = before.inc end
     hold(id, h)
     fence, made = h.fence, h.attempt
     if at_once and before.known == '0' then count(agent, 1) end
@@ -82,11 +84,10 @@ local function take(inc, class, entry, fields, previous)
     count(agent, 1)
   end
   if at_once then begin = begin - 1 end
-  local flag = previous and '1' or '0'
   ids[#ids + 1] = flag .. id
   local n = #taken
   taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, fence, made, agent, entry
-  taken[n + 6], taken[n + 7], taken[n + 8] = class, flag, wish or (at_once and '1' or '0')
+  taken[n + 6], taken[n + 7], taken[n + 8] = class, former or flag, wish or (at_once and '1' or '0')
   taken[n + 9], taken[n + 10], taken[n + 11] = payload or '', def or '', inputs or ''
   return true
 end
@@ -220,7 +221,8 @@ end
 -- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
 -- payload travels with them: the others begin with `start`, which gives it.)
 -- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
--- payload, definition, inputs, ...}, is it to drain?}. Begun: 0 | 1 | cancel | interrupt (it isn't to run)
+-- payload, definition, inputs, ...}, is it to drain?}. Taken over: 0 | 1 | from which dead incarnation. Begun: 0 | 1 | cancel |
+-- interrupt (it isn't to run)
 local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
   begin = at_once
   -- Three: it may be among them, and what was handed back.
