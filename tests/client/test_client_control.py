@@ -588,7 +588,7 @@ async def test_connections_that_break_while_others_begin_to_listen_leave_everyon
 async def test_running_something_is_refused_in_time_although_the_store_does_not_answer(
     private_redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("watchbill.client.client.LISTEN_SECONDS", 0.2)
+    monkeypatch.setattr("watchbill.client.replies.LISTEN_SECONDS", 0.2)
     server = await private_redis()
     async with Client(server.url) as client:
         server.pause()

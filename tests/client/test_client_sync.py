@@ -207,7 +207,7 @@ async def test_ctrl_c_ends_a_wait_and_the_client_works_on(crew: Crew) -> None:
                 pass
         except KeyboardInterrupt:
             print("interrupted")
-        print(client.state(crew, "t1"), len(client._client._waiting))
+        print(client.state(crew, "t1"), len(client._client._replies._waiting))
         client.close()
         """,
         crew.url,

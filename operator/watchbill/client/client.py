@@ -7,19 +7,19 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
-import redis.asyncio
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from watchbill import names
 from watchbill.client.control import Control
-from watchbill.connection import persist, translated
+from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
+from watchbill.connection import persist
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.plan import flow, submission
@@ -33,23 +33,9 @@ from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState
 
 logger = logging.getLogger("watchbill.client")
 
-POLL_SECONDS: Final = 2.0
-"""How often a waiting client looks for itself, in case the message that it waits for was lost."""
-
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
-LISTEN_SECONDS: Final = 10.0
-"""How long the store may take to let us listen."""
 
 Result = RunResult | TaskResult
-
-
-class _Waiter:
-    """Somebody who waits for the end of one task or run."""
-
-    def __init__(self) -> None:
-        self.told = asyncio.Event()
-        self.result = ""
-        """The TaskResult as JSON, where it came with the message."""
 
 
 class Client(Control):
@@ -62,11 +48,7 @@ class Client(Control):
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
         super().__init__(url, namespace=namespace)
-        self._id = uuid.uuid4().hex
-        self._replies: redis.asyncio.client.PubSub | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._subscribing = asyncio.Lock()
-        self._waiting: dict[tuple[str, str], list[_Waiter]] = {}
+        self._replies = Replies(self._redis)
         self._good: set[tuple[str, str]] = set()
         """Definitions and agents for which a task without inputs was found good."""
 
@@ -80,10 +62,7 @@ class Client(Control):
 
     async def close(self) -> None:
         """Closes the connections. What was submitted goes on."""
-        await self._stop_reading()
-        if self._replies is not None:
-            with contextlib.suppress(redis.exceptions.RedisError, OSError):
-                await self._replies.aclose()  # type: ignore[no-untyped-call]
+        await self._replies.close()
         await self._redis.aclose()
 
     # ------------------------------------------------------------ giving work
@@ -128,8 +107,8 @@ class Client(Control):
         )
         dedupe_ms = _window(dedupe_seconds) if dedupe_key else 0
         reply_to = ""
-        if (keys.crew, task_id) in self._waiting:  # `run`; who waits later subscribes
-            reply_to = await self._listen(keys)
+        if self._replies.are_awaited(keys, task_id):  # `run`; who waits later subscribes
+            reply_to = await self._replies.listen(keys)
 
         async def give(current: definitions.Current) -> str:
             definition = current.definition
@@ -256,7 +235,7 @@ class Client(Control):
         keys = self.keys(crew)
         given = options.pop("id", None) or None
         task_id = given or uuid.uuid4().hex
-        with self._told(keys, task_id) as waiter:  # before it can end
+        with self._replies.awaited(keys, task_id) as waiter:  # before it can end
             submitted = await self.submit(crew, prompt, id=task_id, **options)
             if submitted == task_id:
                 async with _within(timeout, keys, task_id):
@@ -273,12 +252,12 @@ class Client(Control):
         """
         keys = self.keys(crew)
         async with _within(timeout, keys, task_id):
-            with self._told(keys, task_id) as waiter:
+            with self._replies.awaited(keys, task_id) as waiter:
                 return await self._result(keys, task_id, waiter, subscribed=False)
 
-    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: _Waiter, *, subscribed: bool) -> Result:
+    async def _result(self, keys: names.CrewKeys, task_id: str, waiter: Waiter, *, subscribed: bool) -> Result:
         async def subscribe() -> bool:
-            return await runs.subscribe(self._redis, keys, task_id, await self._listen(keys))
+            return await runs.subscribe(self._redis, keys, task_id, await self._replies.listen(keys))
 
         # Nobody is told of the end of a step: who waits for one looks, often at first.
         is_step = names.split_step_id(task_id) is not None
@@ -301,19 +280,6 @@ class Client(Control):
                 return TaskResult.model_validate_json(waiter.result)
             look = True
             pause = min(pause * 1.5, POLL_SECONDS)
-
-    @contextlib.contextmanager
-    def _told(self, keys: names.CrewKeys, task_id: str) -> Iterator[_Waiter]:
-        """Hears, for the length of the block, when this task ends."""
-        waiter = _Waiter()
-        waiters = self._waiting.setdefault((keys.crew, task_id), [])
-        waiters.append(waiter)
-        try:
-            yield waiter
-        finally:
-            waiters.remove(waiter)
-            if not waiters:
-                self._waiting.pop((keys.crew, task_id), None)
 
     async def result(self, crew: str, task_id: str) -> Result | None:
         """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
@@ -363,54 +329,6 @@ class Client(Control):
         return events.follow(self._redis, events.stream(self.keys(crew), agent=agent, run=run), after)
 
     # ------------------------------------------------------------ within
-
-    async def _listen(self, keys: names.CrewKeys) -> str:
-        """From now on, messages on the channel whose name this returns wake the waiters for work of the crew."""
-        channel = keys.reply(self._id)
-        if self._reader is None or self._replies is None or channel not in self._replies.channels:
-            async with self._subscribing:  # several at once would each open a connection, and one of them is read
-                await self._subscribe(channel)
-        return channel
-
-    async def _subscribe(self, channel: str) -> None:
-        if self._replies is None:
-            self._replies = self._redis.pubsub(ignore_subscribe_messages=True)
-        try:
-            if channel not in self._replies.channels:
-                # A reader that finds the connection lost makes it anew, and so do we: one at a time, or both lose it.
-                await self._stop_reading()
-                with translated():
-                    async with asyncio.timeout(LISTEN_SECONDS):  # redis-py itself waits for ever
-                        await self._replies.subscribe(channel)
-        finally:
-            if self._reader is None and self._replies.channels:
-                self._reader = asyncio.create_task(self._read_replies(self._replies), name="watchbill replies")
-
-    async def _stop_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-
-    async def _read_replies(self, replies: redis.asyncio.client.PubSub) -> None:
-        try:
-            while True:
-                # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by
-                # polling
-                message = await persist(lambda: replies.get_message(timeout=None))
-                if message:
-                    self._tell(str(message["channel"]), message["data"])
-        except Exception as error:
-            logger.warning("can't hear what ends, so who waits looks every %.0f s: %s", POLL_SECONDS, error)
-            self._reader = None  # who comes next listens again
-
-    def _tell(self, channel: str, data: str) -> None:
-        crew = channel.partition("{")[2].partition("}")[0]
-        for told in data.split("\x1e"):
-            task_id, _, result = told.partition("\x1f")
-            for waiter in self._waiting.get((crew, task_id), ()):
-                waiter.result = result
-                waiter.told.set()
 
 
 @contextlib.asynccontextmanager
