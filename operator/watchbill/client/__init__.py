@@ -17,10 +17,11 @@ from watchbill.client.client import Client, Result
 from watchbill.client.control import Replay
 from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
+from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
 from watchbill.store.figures import Incarnation
 
-__all__ = ["Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
+__all__ = ["CancelledAll", "Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
 
 
 async def run(

@@ -13,6 +13,7 @@ from watchbill.client.connected import Connected
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.store import control, dead, definitions
+from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Replayed
 from watchbill.store.figures import Incarnation, incarnations
 
@@ -47,6 +48,25 @@ class Control(Connected):
             return await control.cancel(self._redis, keys, current.uid, task_id, reason, ttl_ms)
 
         return await self._with_current(keys, ask)
+
+    async def cancel_all(self, crew: str, *, agent: str | None = None, reason: str = "") -> CancelledAll:
+        """Cancels, as `cancel` does, every run and task of the crew that hasn't ended when this is called; with `agent`
+        only tasks of their own of that agent. Says how many have ended, and how many a worker was asked to stop.
+
+        What is submitted meanwhile is left alone. Raises NotFound when there is no such crew, or it has neither such
+        an agent nor tasks of it. After any error some may be cancelled, and the same call may be made again.
+        """
+        keys = self.keys(crew)
+        # Looked up anew, and asked once: a crew that is made anew under this name meanwhile isn't meant.
+        current = self._crews[keys.crew] = await definitions.current(self._redis, keys)
+        ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
+        known = current.definition.agent_ids()
+        agent_id = agent if agent is None else known.get(agent, agent)  # tasks may be left of one that the crew had
+        done = await control.cancel_all(self._redis, keys, current.uid, agent_id, reason, ttl_ms)
+        if agent is not None and agent not in known and done == CancelledAll(0, 0):
+            listed = ", ".join(one.agent_id for one in current.definition.agents)
+            raise NotFound(f"crew {keys.crew!r} has no agent {agent!r}, nor tasks of one; it has: {listed}")
+        return done
 
     async def interrupt(self, crew: str, task_id: str, *, reason: str = "") -> bool:
         """Sets a task, or a step of a run, aside until `resume`. True: it is; False: its worker was asked to stop it.

@@ -95,6 +95,7 @@ class SyncClient:
     wait = _waits(Client.wait)
     result = _waits(Client.result)
     cancel = _waits(Client.cancel)
+    cancel_all = _waits(Client.cancel_all)
     interrupt = _waits(Client.interrupt)
     resume = _waits(Client.resume)
     workers = _waits(Client.workers)

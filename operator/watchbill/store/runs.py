@@ -5,7 +5,7 @@ A run is a graph of steps, one hash field each; the finishing script advances it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -283,6 +283,28 @@ async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 1
             str(i)
             for i in await client.zrange(keys.ids, "+inf", _UNFINISHED, byscore=True, desc=True, offset=0, num=limit)
         ]
+
+
+async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[list[str]]:
+    """Ids of all tasks and runs that haven't ended now, oldest first, in pages; without what comes meanwhile."""
+    with translated():
+        newest: Any = await client.zrange(
+            keys.ids, "+inf", _UNFINISHED, byscore=True, desc=True, offset=0, num=1, withscores=True
+        )
+    after: str | float = _UNFINISHED
+    told: set[str] = set()  # of those with the score `after`, at which the next page begins: many may have the same
+    while newest:
+        with translated():
+            page: Any = await client.zrange(
+                keys.ids, after, newest[0][1], byscore=True, offset=0, num=BATCH + len(told), withscores=True
+            )
+        found = [one for one in page if one[0] not in told][:BATCH]
+        if not found:
+            return
+        last = found[-1][1]
+        told = {task_id for task_id, score in found if score == last} | (told if last == after else set())
+        after = last
+        yield [task_id for task_id, _ in found]
 
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
