@@ -73,21 +73,31 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
         for written in file.crews:
             crew = with_model(written, model) if model else written
             found = [*prompts.check(from_crew(crew)), *loader.check(from_crew(crew))]
-            place = (crew.metadata.namespace or "default", crew.name)
+            place = _place(crew)
             if place in seen:
                 reason = f"crew {crew.name!r} is in {seen[place]} already"
                 found.append(Problem(reason, "Remove one.", path="metadata.name"))
             seen[place] = file.source
             problems += [replace(p, source=file.where(written, _loc(p.path))) for p in found]
             crews.append(crew)
-    known = {(crew.metadata.namespace or "default", crew.name): crew for crew in crews}
+    known = {_place(crew): crew for crew in crews}
     for file in parsed:
         for heartbeat in file.heartbeats:
-            target = known.get((heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name))
+            target = known.get(_target(heartbeat))
             problems += [replace(p, source=file.where(heartbeat, _loc(p.path))) for p in _fits(heartbeat, target)]
     if problems:
         raise InvalidInput(problems)
     return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
+
+
+def _place(crew: Crew) -> tuple[str, str]:
+    """Its namespace and name, as the files say them."""
+    return crew.metadata.namespace or "default", crew.name
+
+
+def _target(heartbeat: Heartbeat) -> tuple[str, str]:
+    """The place of its crew."""
+    return heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name
 
 
 def _fits(heartbeat: Heartbeat, crew: Crew | None) -> list[Problem]:
@@ -200,7 +210,7 @@ class AgentService:
             await self._employ(client, keys, uid, loader)
             if self._scheduler:
                 for heartbeat in self._manifests.heartbeats:
-                    if heartbeat.spec.crew_ref.name == crew.name:
+                    if _target(heartbeat) == _place(crew):
                         await self._scheduler.add(keys, uid, heartbeat)
         for name in self._crews:
             keys = names.CrewKeys(*name.split("/", 1))

@@ -314,6 +314,38 @@ async def test_several_crews_work_in_one_service(place: Place, redis_url: str, c
     assert [run.output for run in outputs] == ["HI-x", "HI-y"]
 
 
+async def test_a_heartbeat_is_of_the_crew_of_its_own_namespace(place: Place, redis_url: str, crew_name: str) -> None:
+    files = []
+    for namespace in ("east", "west", None):
+        file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
+        crew = json.loads(file.read_text())
+        crew["metadata"] |= {"namespace": namespace} if namespace else {}
+        files.append(place.folder / f"{namespace}.yaml")
+        files[-1].write_text(json.dumps(crew))
+    for namespace in ("west", None):
+        spec = {"crewRef": {"name": crew_name}, "schedule": "0 0 1 1 *", "prompt": "happy new year"}
+        beat = {
+            "apiVersion": "watchbill.dev/v1alpha1",
+            "kind": "Heartbeat",
+            "metadata": {"name": "yearly"},
+            "spec": spec,
+        }
+        beat["metadata"] |= {"namespace": namespace} if namespace else {}  # type: ignore[operator]
+        with (place.folder / f"{namespace}.yaml").open("a") as out:
+            out.write(f"\n---\n{json.dumps(beat)}\n")
+    async with (
+        service.AgentService(redis_url, service.load(files), namespace="mine", grace_seconds=0, watch=True),
+        Client(redis_url) as client,
+        redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as raw,
+    ):
+        for namespace, has in (("east", False), ("west", True), ("mine", True)):
+            keys = CrewKeys(namespace, crew_name)
+            assert bool(await raw.exists(keys.heartbeat("yearly"))) is has, namespace
+        with pytest.raises(NotFound, match="yearly"):
+            await client.fire(f"east/{crew_name}", "yearly")
+        await raw.delete(*await raw.keys(f"*{crew_name}*"))
+
+
 async def test_a_service_for_a_crew_that_is_not_there_says_so(redis_url: str, crew_name: str) -> None:
     with pytest.raises(NotFound, match=crew_name):
         async with service.AgentService(redis_url, crews=[f"default/{crew_name}"]):
