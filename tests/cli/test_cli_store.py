@@ -7,7 +7,10 @@ import socket
 import time
 
 import pytest
+import redis
 import yaml
+
+from watchbill.names import CrewKeys
 
 OTHERS = ("submit c x", "result c id", "status", "events c", "worker c")
 
@@ -149,6 +152,28 @@ def test_events_are_shown_counted_filtered_and_continued(shell, stored) -> None:
 
     assert shell.run("events", stored, "--after", "yesterday").returncode == 2
     assert shell.run("events", "nope").returncode == 2
+
+
+def test_events_of_a_run_that_is_not_there_are_not_found(shell, stored) -> None:
+    for more in ((), ("--follow",), ("--count", "0", "--follow"), ("--after", "1-1"), ("--follow", "--after", "1-1")):
+        done = shell.run("events", stored, "--run", "mistyped", *more, timeout=30)
+        assert (done.returncode, done.stdout) == (2, ""), more
+        assert "has no run 'mistyped'" in done.stderr
+
+
+def test_the_feed_of_a_run_may_outlast_its_record_and_the_record_its_feed(shell, stored, redis_url) -> None:
+    keys = CrewKeys("default", stored)
+    last = json.loads(shell.run("events", stored, "--run", "before", "-o", "json", "--count", "1").stdout)["id"]
+    with redis.Redis.from_url(redis_url) as client:
+        record = client.dump(keys.run("before"))
+        client.delete(keys.run("before"))
+        assert "before" in shell.run("events", stored, "--run", "before").stdout
+        later = shell.run("events", stored, "--run", "before", "--after", last)
+        assert (later.returncode, later.stdout, later.stderr) == (0, "", "")
+        client.restore(keys.run("before"), 0, record)
+        client.delete(keys.run_events("before"))
+    empty = shell.run("events", stored, "--run", "before")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "")
 
 
 def test_a_follower_sees_what_comes_and_nothing_from_before(shell, stored, until) -> None:

@@ -51,7 +51,7 @@ def events(
     async def work() -> int:
         async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
             if follow and after is not None:
-                await client.figures(crew)  # raises NotFound
+                await _look_for(client, crew, run)
                 last = after
             else:
                 last = await _past(client, url, crew, agent, run, after, count, form)
@@ -66,7 +66,7 @@ def events(
 async def _past(
     client: Client, url: str, crew: str, agent: str | None, run: str | None, after: str | None, count: int, form: Output
 ) -> str:
-    """Prints what has happened. Returns the id of the last event. Raises NotFound where there is no such crew."""
+    """Prints what has happened. Returns the id of the last event. Raises NotFound."""
     from watchbill.connection import connected
     from watchbill.store import events as feed
 
@@ -77,7 +77,7 @@ async def _past(
     else:
         found = await client.events(crew, agent=agent, run=run, count=count) if count else []
     if not found:
-        await client.figures(crew)
+        await _look_for(client, crew, run)
     for entry_id, event in found:
         output.event(entry_id, event, form)
         last = entry_id
@@ -85,6 +85,13 @@ async def _past(
         newest = await client.events(crew, agent=agent, run=run, count=1)
         last = newest[-1][0] if newest else last
     return last
+
+
+async def _look_for(client: Client, crew: str, run: str | None) -> None:
+    """Raises NotFound where there is no such crew or run. The feed of a run may outlast its record."""
+    await client.figures(crew)
+    if run is not None and not await client.events(crew, run=run, count=1):
+        await client.status(crew, run)
 
 
 def _check_id(after: str | None) -> None:
