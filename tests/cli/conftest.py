@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -141,6 +144,37 @@ class Shell:
         self._started.append(process)
         return process
 
+    def on_terminal(self, *arguments: str, typed: bytes) -> tuple[int, str]:
+        """Runs it with a terminal as its stdin, and types once it asks. Its exit code, and what it said on stderr."""
+        leader, follower = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "watchbill", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdin=follower,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: _controlling(follower),
+        )
+        os.close(follower)
+        assert process.stderr is not None
+        try:
+            said = ""
+            while typed and "[y/N]" not in said:
+                line = process.stderr.readline()
+                assert line, said
+                said += line
+            os.write(leader, typed)
+            said += process.stderr.read()
+            return process.wait(30), said
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+            os.close(leader)
+
     def read(self, process: subprocess.Popen[str], stream: str = "err") -> str:
         """What a started one has written so far."""
         return (self.folder / f"{stream}-{self._started.index(process)}").read_text()
@@ -163,6 +197,10 @@ class Shell:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def _controlling(terminal: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def until(condition: Callable[[], object], seconds: float = 30, explain: Callable[[], object] = str) -> None:

@@ -14,8 +14,8 @@ from watchbill import __version__
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    *("run", "submit", "result", "status", "top", "events", "cancel", "interrupt", "resume", "dead", "worker", "drain"),
-    *("crds", "version"),
+    *("run", "submit", "result", "status", "top", "events", "cancel", "interrupt", "resume", "dead", "worker"),
+    *("workers", "drain", "crds", "version"),
 )
 
 

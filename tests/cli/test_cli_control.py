@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import redis
 import yaml
+
+from watchbill.names import CrewKeys
 
 
 def test_a_waiting_task_is_cancelled_and_its_result_says_so_with_exit_1(shell, stored) -> None:
@@ -38,6 +41,71 @@ def test_a_waiting_run_is_cancelled_as_a_whole(shell, stored) -> None:
     assert "error: first: cancelled" in ended.stderr
     assert "never started, because of that: second, third" in ended.stderr
     assert "skipped: the run was cancelled" in shell.run("result", stored, "r1/second").stderr
+
+
+def test_all_that_is_unfinished_is_cancelled_or_all_tasks_of_an_agent(shell, stored) -> None:
+    for task in ("t1", "t2", "t3"):
+        shell.run("submit", stored, "x", "--agent", "first", "--id", task)
+    shell.run("submit", stored, "x", "--agent", "second", "--id", "other")
+    shell.run("submit", stored, "x", "--id", "r1")
+
+    done = shell.run("cancel", stored, "--all", "--agent", "first", "--reason", "a mistake")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 cancelled\n", "")
+    assert shell.run("result", stored, "t2").stderr == "error: cancelled: a mistake\n"
+    assert shell.run("status", stored, "other").stdout.split()[-1] == "waiting"
+
+    wrong = shell.run("cancel", stored, "--all", "--agent", "frist")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "has no agent 'frist', nor tasks of one; it has: first, second, third" in wrong.stderr
+
+    done = shell.run("cancel", stored, "--all", "-o", "json")
+    assert json.loads(done.stdout) == {"crew": f"default/{stored}", "cancelled": 2, "cancelling": 0}
+    again = shell.run("cancel", stored, "--all", "-o", "yaml")
+    assert yaml.safe_load(again.stdout) == {"crew": f"default/{stored}", "cancelled": 0, "cancelling": 0}
+    assert shell.run("cancel", "no-crew", "--all").returncode == 2
+
+
+def test_of_all_that_is_cancelled_what_runs_is_stopped_by_its_worker(shell, stored, worker, until) -> None:
+    shell.hold("first")
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
+    until(lambda: "first started" in shell.notes())
+    done = shell.run("cancel", stored, "--all")
+    assert (done.returncode, done.stdout) == (0, "0 cancelled\n1 cancelling\n")
+    assert f"watchbill status {stored}" in done.stderr
+    assert "error: cancelled" in shell.run("result", stored, "t1", "--wait").stderr
+
+
+def test_on_a_terminal_it_is_asked_before_all_is_cancelled(shell, stored) -> None:
+    assert shell.on_terminal("cancel", stored, "--all", typed=b"") == (0, ""), "there is nothing to ask about"
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t2", "--in", "1h")
+    for typed, code in ((b"\n", 1), (b"no\n", 1), (b"\x04", 1), (b"\x03", 130)):
+        done, said = shell.on_terminal("cancel", stored, "--all", typed=typed)
+        assert done == code, said
+        assert f"Cancel all runs and tasks of crew '{stored}' (1 waiting, 1 delayed in all)? [y/N]" in said
+        assert shell.run("status", stored, "t1").stdout.split()[-1] == "waiting"
+    done, said = shell.on_terminal("cancel", stored, "--all", "--agent", "first", typed=b"y\n")
+    assert done == 0
+    assert "all tasks of agent 'first'" in said
+    assert shell.run("status", stored, "t1").stdout.split()[-1] == "cancelled"
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t3")
+    assert shell.on_terminal("cancel", stored, "--all", "--yes", typed=b"") == (0, "")
+    assert shell.run("status", stored, "t3").stdout.split()[-1] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("cancel c", "nothing says what is to be cancelled"),
+        ("cancel c t1 --all", "--all and ID contradict each other"),
+        ("cancel c --agent a", "Add --all"),
+        ("cancel c t1 --agent a", "Add --all"),
+    ],
+)
+def test_what_is_to_be_cancelled_must_be_said_once(shell, arguments, message) -> None:
+    done = shell.run(*arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
 
 
 def test_a_running_run_is_stopped_by_its_worker_and_who_waits_is_told(shell, stored, worker, until) -> None:
@@ -130,9 +198,12 @@ def test_a_worker_that_drains_claims_no_more_until_it_may_again(shell, stored, w
     assert wrong.returncode == 2
     name = wrong.stderr.rstrip().rpartition(" ")[2]
     assert name.endswith(f"-{worker.pid}")
+    (known,) = json.loads(shell.run("workers", stored, "-o", "json").stdout)
+    assert known["name"].rpartition(".")[0] == name
 
-    done = shell.run("drain", stored, name)
+    done = shell.run("drain", stored, known["name"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "drains\n", "")
+    assert shell.run("workers", stored).stdout.split()[-1] == "draining"
     assert "it did already" in shell.run("drain", stored, name).stderr
     shell.run("submit", stored, "x", "--id", "r1")
     late = shell.run("result", stored, "r1", "--wait", "--timeout", "1")
@@ -144,7 +215,37 @@ def test_a_worker_that_drains_claims_no_more_until_it_may_again(shell, stored, w
     assert shell.run("result", stored, "r1", "--wait").returncode == 0
 
 
-@pytest.mark.parametrize("command", ["cancel c t", "interrupt c t", "resume c t", "drain c w"])
+def test_workers_are_listed_with_what_they_say_of_themselves(shell, stored, redis_url) -> None:
+    nobody = shell.run("workers", stored)
+    assert (nobody.returncode, nobody.stdout) == (0, "")
+    assert f"watchbill worker {stored}" in nobody.stderr
+    assert shell.run("workers", stored, "-o", "json").stdout == "[]\n"
+    assert shell.run("workers", "no-crew").returncode == 2
+
+    keys = CrewKeys("default", stored)
+    with redis.Redis.from_url(redis_url) as client:
+        until_ms = client.time()[0] * 1000 + 600_000
+        client.zadd(keys.leases, {"host-1.abc": until_ms, "host-2.def": until_ms, "host-3.ghi": 1})
+        client.hset(keys.workers, "host-1.abc", json.dumps({"running": 2, "slots": 10, "abandoned": 3}))
+        client.hset(keys.workers, "host-2.def", json.dumps({"running": 4, "slots": 10, "draining": True}))
+    title, *rows = [line.split() for line in shell.run("workers", stored).stdout.splitlines()]
+    assert title == ["WORKER", "RUNNING", "SLOTS", "ABANDONED", "LEASE", "STATE"]
+    assert [[*row[:4], row[5]] for row in rows] == [
+        ["host-2.def", "4", "10", "0", "draining"],
+        ["host-1.abc", "2", "10", "3", "works"],
+        ["host-3.ghi", "0", "-", "0", "silent"],
+    ]
+    assert rows[0][4].startswith("9m5")
+    told = yaml.safe_load(shell.run("workers", stored, "-o", "yaml").stdout)
+    assert [one["name"] for one in told] == ["host-2.def", "host-1.abc", "host-3.ghi"]
+    fields = {"running": 2, "slots": 10, "draining": False, "abandoned": 3}
+    assert told[1].items() >= fields.items()
+    assert told[1]["lease_ms"] > 500_000
+
+
+@pytest.mark.parametrize(
+    "command", ["cancel c --all", "workers c", "cancel c t", "interrupt c t", "resume c t", "drain c w"]
+)
 def test_without_a_store_it_is_exit_3(shell, command) -> None:
     done = shell.run(*command.split())
     assert (done.returncode, done.stdout) == (3, "")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 
 import pytest
 import redis
@@ -101,48 +97,15 @@ def test_letters_are_purged_and_nothing_is_where_one_is_not_there(shell, died) -
     assert letters(shell, died) == set()
 
 
-def on_terminal(shell, *arguments: str, typed: bytes) -> tuple[int, str]:
-    """Runs it with a terminal as its stdin, and types once it asks."""
-    leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "watchbill", *arguments]
-    process = subprocess.Popen(
-        command, cwd=shell.folder, env=shell.env, stdin=follower, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _controlling(follower),
-    )  # fmt: skip
-    os.close(follower)
-    assert process.stderr is not None
-    try:
-        said = ""
-        while typed and "[y/N]" not in said:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        os.write(leader, typed)
-        said += process.stderr.read()
-        return process.wait(30), said
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-        os.close(leader)
-
-
-def _controlling(terminal: int) -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-
-
 def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
     for typed, code in ((b"\n", 1), (b"no\n", 1), (b"\x04", 1), (b"\x03", 130)):
-        done, said = on_terminal(shell, "dead", "purge", died, "--all", typed=typed)
+        done, said = shell.on_terminal("dead", "purge", died, "--all", typed=typed)
         assert done == code, said
         assert "Remove 3 dead letters" in said
         assert len(letters(shell, died)) == 3
-    assert on_terminal(shell, "dead", "purge", died, "t1", typed=b"y\n")[0] == 0
+    assert shell.on_terminal("dead", "purge", died, "t1", typed=b"y\n")[0] == 0
     assert letters(shell, died) == {"t2", "r1/flaky"}
-    assert on_terminal(shell, "dead", "purge", died, "--all", "--yes", typed=b"") == (0, "")
+    assert shell.on_terminal("dead", "purge", died, "--all", "--yes", typed=b"") == (0, "")
     assert letters(shell, died) == set()
 
 

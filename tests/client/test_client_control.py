@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 from redis.asyncio.client import PubSub
-from support import Crew, flow_of, library, opened, until
+from support import Crew, flow_of, library, opened, server_ms, until
 
-from watchbill.client import Client, Replay
+from watchbill.client import CancelledAll, Client, Replay
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, StoreUnavailable
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
@@ -122,6 +122,100 @@ async def test_a_crew_that_was_made_anew_is_cancelled_by_its_new_uid(crew: Crew,
     async with Client(crew.url) as other:
         assert await other.cancel(crew.keys.crew, task_id)
     assert await client.cancel(crew.keys.crew, task_id)
+
+
+# ---------------------------------------------------------------- cancel_all
+
+
+async def test_all_that_is_unfinished_is_cancelled_wherever_it_is(crew: Crew, client: Client) -> None:
+    """More than a page of tasks; tasks that are handed back, tried again, interrupted, due later, parked; and runs."""
+    await crew.submit("done", "failed", "held", "running")
+    tasks = {task.id: task for task in await crew.take("w", 1, 4)}
+    await crew.finish("w", [tasks["done"]])
+    await crew.finish("w", [tasks["failed"]], "failed")
+    await crew.submit("back", "again", "aside", "parked")
+    tasks |= {task.id: task for task in await crew.take("w", 2, 4)}
+    await crew.queue.hand_back("w", [tasks["back"]])
+    await crew.finish("w", [tasks["again"]], "retry", ttl_ms=60_000)
+    await crew.queue.park("w", [tasks["parked"]], "no such agent")
+    await client.interrupt(crew.keys.crew, "aside")
+    await crew.finish("w", [tasks["aside"]], "interrupted")
+    await crew.submit("later", due_ms=await server_ms(crew.client) + 60_000)
+    await crew.submit(*(f"t{n}" for n in range(600)))
+    for n in range(20):
+        await crew.run(f"r{n}", library(*"abc", max_parallel_tasks=2))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t599", timeout=20))
+
+    done = await client.cancel_all(crew.keys.crew, reason="a mistake")
+    assert done == CancelledAll(cancelled=605 + 20, cancelling=2)
+    assert set(await client.unfinished(crew.keys.crew)) == {"held", "running"}
+    assert (await waiting).error == "cancelled: a mistake"
+    for task_id in ("back", "again", "aside", "parked", "later", "t0", "r0", "r19", "r0/a"):
+        assert await client.state(crew.keys.crew, task_id) == "cancelled", task_id
+    assert await client.state(crew.keys.crew, "r0/c") is TaskState.SKIPPED
+    assert await client.state(crew.keys.crew, "done") is TaskState.COMPLETED
+    assert await client.state(crew.keys.crew, "failed") is TaskState.FAILED
+
+    assert await client.cancel_all(crew.keys.crew) == CancelledAll(0, 2), "they are asked again"
+    await crew.finish("w", [tasks["held"], tasks["running"]], "cancelled")
+    assert await client.cancel_all(crew.keys.crew) == CancelledAll(0, 0)
+    assert await crew.claim("z") == ()
+    for name in ("w", "z"):
+        await crew.queue.leave(name)
+    await crew.assert_idle()
+
+
+async def test_with_an_agent_only_its_own_tasks_are_cancelled(crew: Crew, client: Client) -> None:
+    await crew.submit("t1", "t2")
+    await crew.submit("other", agent="b")
+    await crew.run("r1")
+    name = crew.keys.crew
+    assert await client.cancel_all(name, agent="a") == CancelledAll(2, 0)
+    assert set(await client.unfinished(name)) == {"other", "r1"}
+    assert await client.state(name, "r1/a") is TaskState.WAITING
+    assert await client.cancel_all(name, agent="a") == CancelledAll(0, 0)
+
+
+async def test_an_agent_goes_by_each_of_its_names_and_tasks_may_be_left_of_one_that_is_gone(
+    crew: Crew, client: Client
+) -> None:
+    named = library("a", "b")
+    anna = named.agents[0].model_copy(update={"name": "Anna"})
+    named = named.model_copy(update={"agents": [anna, named.agents[1]]})
+    await definitions.apply(crew.client, crew.keys, named)
+    await crew.submit("t1")
+    assert await client.cancel_all(crew.keys.crew, agent="Anna") == CancelledAll(1, 0)
+    await crew.submit("t2", agent="b")
+    await definitions.apply(crew.client, crew.keys, library("a"))
+    assert await client.cancel_all(crew.keys.crew, agent="b") == CancelledAll(1, 0)
+    for wrong in ("b", "nobody", ""):
+        with pytest.raises(NotFound, match=f"has no agent '{wrong}', nor tasks of one; it has: a$"):
+            await client.cancel_all(crew.keys.crew, agent=wrong)
+    with pytest.raises(NotFound, match="no-crew"):
+        await client.cancel_all("test/no-crew")
+
+
+async def test_what_has_ended_or_lost_its_record_meanwhile_is_passed_over(crew: Crew, client: Client) -> None:
+    """As if it had ended between the index and the record being read."""
+    await crew.run("r1", library("a"))
+    await crew.submit("t1")
+    await crew.finish("w", await crew.take("w"))
+    await crew.finish("w", await crew.take("w", 2))
+    await crew.submit("t2")
+    far = 1e13 + await server_ms(crew.client)
+    await crew.client.zadd(crew.keys.ids, {"r1": far, "t1": far, "lost": far})
+    assert await client.cancel_all(crew.keys.crew) == CancelledAll(1, 0)
+    assert await client.state(crew.keys.crew, "r1") is RunState.COMPLETED
+    assert await client.state(crew.keys.crew, "t1") is TaskState.COMPLETED
+
+
+async def test_of_a_crew_that_was_made_anew_all_is_cancelled_too(crew: Crew, client: Client) -> None:
+    await client.figures(crew.keys.crew)  # from now on it knows the former
+    await definitions.delete(crew.client, crew.keys, crew.uid)
+    await definitions.apply(crew.client, crew.keys, crew.definition)
+    async with Client(crew.url) as other:
+        await other.submit(crew.keys.crew, "x", agent="a")
+    assert await client.cancel_all(crew.keys.crew) == CancelledAll(1, 0)
 
 
 # ---------------------------------------------------------------- interrupt and resume

@@ -56,6 +56,7 @@ def test_every_method_is_told_of() -> None:
         "interrupt",
         "resume",
         "cancel",
+        "cancel_all",
         "dead_letters",
         "replay",
         "follow",

@@ -18,6 +18,7 @@ from support import (
     finished,
     flow_of,
     library,
+    next_millisecond,
     payload,
     random_flow,
     run_submission,
@@ -644,3 +645,36 @@ async def test_whoever_waits_for_a_step_that_was_skipped_is_not_left_waiting(cre
     result = await runs.result(crew.client, crew.keys, "r1/b")
     assert isinstance(result, TaskResult)
     assert not result.success
+
+
+# ---------------------------------------------------------------- all that is unfinished
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("at_once", [1, 7, 3000])
+async def test_every_unfinished_id_is_told_once_however_many_came_at_the_same_time(
+    crew: Crew, at_once: int, ends: bool
+) -> None:
+    """`ends`: what was told has ended when the next page is read."""
+    far = 1.1e13
+    wanted = [f"t{n:04}" for n in range(2600)]
+    await crew.client.zadd(crew.keys.ids, {task_id: far + n // at_once for n, task_id in enumerate(wanted)})
+    await crew.client.zadd(crew.keys.ids, {"ended": 1e12})
+    pages = []
+    async for page in runs.every_unfinished(crew.client, crew.keys):
+        pages.append(page)
+        if ends:
+            await crew.client.zadd(crew.keys.ids, dict.fromkeys(page, 1e12))
+    assert [task_id for page in pages for task_id in page] == wanted
+    assert max(map(len, pages)) == BATCH
+
+
+async def test_what_comes_while_all_that_is_unfinished_is_read_is_not_among_it(crew: Crew) -> None:
+    before = [f"t{n}" for n in range(BATCH + 1)]
+    await crew.submit(*before)
+    await next_millisecond(crew)
+    pages = runs.every_unfinished(crew.client, crew.keys)
+    found = await anext(pages)
+    await crew.submit("a-later", "z-later")
+    found += [task_id async for page in pages for task_id in page]
+    assert sorted(found) == sorted(before)

@@ -30,6 +30,7 @@ for command in (
     control.interrupt,
     control.resume,
     worker.worker,
+    control.workers,
     control.drain,
     operator.operator,
     about.crds,

@@ -1,7 +1,10 @@
-"""`cancel`, `interrupt`, `resume` and `drain`: what is asked of work that is under way, and of those who do it."""
+"""`cancel`, `interrupt`, `resume`, `workers` and `drain`: what is asked of work under way, and of those who do it."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.cli.options import (
+    NamespaceOption,
+    Output,
+    OutputOption,
+    RedisUrlOption,
+    StateOption,
+    contradiction,
+)
+from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -19,24 +30,44 @@ CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/N
 ReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Told by events, and by the result.", show_default=False)
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def cancel(
     crew: CrewArgument,
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.")],
+    task_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every run and task of the crew that hasn't ended.")] = False,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent", help="With --all: only this agent's tasks, and no runs.", show_default=False),
+    ] = None,
     reason: ReasonOption = "",
+    yes: YesOption = False,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = None,
     form: OutputOption = Output.TEXT,
 ) -> int:
-    """Cancel a run, a task, or a step of a run, and print where it stands then.
+    """Cancel a run, a task, or a step of a run, and print where it stands then. With --all: cancel all that is there.
 
-    What waits ends at once. What runs is stopped by its worker: it is "cancelling" until it has. Exit 2: there is no
-    such work, or it has ended otherwise.
+    What waits ends at once. What runs is stopped by its worker: it is "cancelling" until it has. With --all it asks
+    before, on a terminal; work that is submitted meanwhile is left alone. Exit 2: there is no such work, or it has
+    ended otherwise.
     """
+    if every and task_id is not None:
+        raise contradiction("--all", "ID", "Give one of the two.")
+    if agent is not None and not every:
+        reason_ = "--agent says which of all tasks are to be cancelled"
+        raise InvalidInput(Problem(reason_, "Add --all, or leave --agent out.", path="--agent"))
+    if task_id is None and not every:
+        raise InvalidInput(Problem("nothing says what is to be cancelled", "Give an ID, or --all."))
 
     async def ask(client: Client) -> int:
+        if task_id is None:
+            return await _cancel_all(client, crew, agent, reason, form, yes=yes)
         await client.cancel(crew, task_id, reason=reason)
         if await _say_state(client, crew, task_id, form) == "cancelling":
             output.say(f"a worker was asked to stop it. To see how it ends: watchbill result {crew} {task_id} --wait")
@@ -90,9 +121,38 @@ def resume(
     return with_client(redis_url, state, namespace, ask)
 
 
+def workers(
+    crew: CrewArgument,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """List who works for a crew, the busiest first.
+
+    ABANDONED: agents that still run, though they were told to stop; each holds a slot. LEASE: what is left of it.
+    """
+
+    async def ask(client: Client) -> int:
+        found = await client.workers(crew)
+        if form is not Output.TEXT:
+            output.write([dataclasses.asdict(one) for one in found], form)
+        elif found:
+            from watchbill.cli import overview
+
+            cells = zip(found, overview.worker_cells(found), strict=True)
+            rows = [(*shown[:3], str(one.abandoned), *shown[3:]) for one, shown in cells]
+            output.table((*overview.WORKERS.title[:3], "ABANDONED", *overview.WORKERS.title[3:]), rows)
+        else:
+            output.say(f"nobody works for it. To start a worker: watchbill worker {crew}")
+        return 0
+
+    return with_client(redis_url, state, namespace, ask)
+
+
 def drain(
     crew: CrewArgument,
-    worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, or as `watchbill top CREW` names it.")],
+    worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, or as `watchbill workers CREW` names it.")],
     off: Annotated[bool, typer.Option("--off", help="Let it claim again.")] = False,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,
@@ -129,6 +189,44 @@ def with_client(
             return await work(client)
 
     return process.run_guarded(opened())
+
+
+async def confirmed(question: str) -> bool:
+    """Asks on the terminal. Unlike input(), it is ended by Ctrl-C."""
+    output.say(f"{question} [y/N]")
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[bytes] = loop.create_future()
+    stdin = sys.stdin.fileno()
+
+    def read() -> None:
+        if not line.done():
+            line.set_result(os.read(stdin, 1024))
+
+    loop.add_reader(stdin, read)
+    try:
+        return (await line).decode(errors="replace").strip().lower() in ("y", "yes")
+    finally:
+        loop.remove_reader(stdin)
+
+
+async def _cancel_all(client: Client, crew: str, agent: str | None, reason: str, form: Output, *, yes: bool) -> int:
+    if not yes and sys.stdin.isatty() and await client.unfinished(crew):
+        now = await client.figures(crew)
+        counts = {"waiting": now.waiting, "running": now.running, "parked": now.parked, "delayed": now.delayed}
+        there = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        what = "all runs and tasks" if agent is None else f"all tasks of agent {agent!r}"
+        if not await confirmed(f"Cancel {what} of crew {crew!r} ({there} in all)?"):
+            output.say("nothing was cancelled")
+            return 1
+    done = await client.cancel_all(crew, agent=agent, reason=reason)
+    if form is Output.TEXT:
+        sys.stdout.write(f"{done.cancelled:,} cancelled\n")
+        if done.cancelling:
+            sys.stdout.write(f"{done.cancelling:,} cancelling\n")
+            output.say(f"their workers were asked to stop them. To see what is left: watchbill status {crew}")
+    else:
+        output.write({"crew": client.keys(crew).crew, **dataclasses.asdict(done)}, form)
+    return 0
 
 
 async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> str:

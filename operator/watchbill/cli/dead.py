@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.control import CrewArgument, with_client
+from watchbill.cli.control import CrewArgument, YesOption, confirmed, with_client
 from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, age
 from watchbill.errors import InvalidInput, NotFound, Problem
 
@@ -160,7 +158,7 @@ def purge(
     older: OlderOption = None,
     newer: NewerOption = None,
     every: AllOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: YesOption = False,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = None,
@@ -183,11 +181,10 @@ def purge(
                 doomed.append(letter.id)
         if missing:
             raise NotFound(f"crew {crew!r} has no such dead letter: {', '.join(sorted(missing))}. Nothing was removed")
-        if doomed and not yes and sys.stdin.isatty():
-            output.say(f"Remove {output.many(len(doomed), 'dead letter')} of crew {crew!r} for good? [y/N]")
-            if await _answer() not in ("y", "yes"):
-                output.say("nothing was removed")
-                return 1
+        question = f"Remove {output.many(len(doomed), 'dead letter')} of crew {crew!r} for good?"
+        if doomed and not yes and sys.stdin.isatty() and not await confirmed(question):
+            output.say("nothing was removed")
+            return 1
         purged = await client.purge(crew, doomed)
         if form is Output.TEXT:
             sys.stdout.write(f"{output.many(purged, 'dead letter')} removed\n")
@@ -243,20 +240,3 @@ def _check_chosen(ids: list[str] | None, chosen: Filter, every: bool, what: str)
         return
     fix = "Give ids, a filter (--agent, --reason, --older-than, --newer-than), or --all."
     raise InvalidInput(Problem(f"nothing says which dead letters are to be {what}", fix))
-
-
-async def _answer() -> str:
-    """A line of the terminal. Unlike input(), it is ended by Ctrl-C."""
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[bytes] = loop.create_future()
-    stdin = sys.stdin.fileno()
-
-    def read() -> None:
-        if not line.done():
-            line.set_result(os.read(stdin, 1024))
-
-    loop.add_reader(stdin, read)
-    try:
-        return (await line).decode(errors="replace").strip().lower()
-    finally:
-        loop.remove_reader(stdin)

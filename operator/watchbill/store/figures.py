@@ -24,6 +24,8 @@ CREWS_AT_ONCE: Final = 100
 RESULTS_SEEN: Final = 100
 """Of more results than these since the last look, the newest say how many had failed."""
 _PAGE: Final = 1000
+_COUNTS: Final = ("running", "slots", "abandoned")
+"""What a worker says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Incarnation:
     draining: bool
     lease_ms: int
     """What is left of its lease; negative: for how long it has been over, and nobody has taken over yet."""
+    abandoned: int = 0
+    """Agents that still run, though they were told to stop; each holds a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +159,10 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Inca
         told = await client.hmget(keys.meta, fields) if fields else []
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     found = []
-    for (name, until_ms), drain in zip(leases, told, strict=True):
-        said = _says(says.get(name, ""), drain)
-        found.append(Incarnation(name, said["running"], said["slots"], said["draining"], int(until_ms) - now_ms))
+    for (worker, until_ms), drain in zip(leases, told, strict=True):
+        said = _says(says.get(worker, ""), drain)
+        counts = {name: said[name] for name in _COUNTS}
+        found.append(Incarnation(worker, draining=said["draining"], lease_ms=int(until_ms) - now_ms, **counts))
     return sorted(found, key=lambda one: (-one.running, one.name))
 
 
@@ -212,5 +217,5 @@ def _says(text: str, told: object) -> dict[str, Any]:
     except ValueError:
         said = {}
     said = said if isinstance(said, dict) else {}
-    counts = {name: said[name] if isinstance(said.get(name), int) else 0 for name in ("running", "slots")}
+    counts = {name: said[name] if isinstance(said.get(name), int) else 0 for name in _COUNTS}
     return {**counts, "draining": bool(told) or said.get("draining") is True}
