@@ -232,6 +232,7 @@ FULL: dict[str, Any] = {
             "backoffSeconds": 5,
             "maxQueued": 50,
             "resultTTLSeconds": 60,
+            "maxResults": 700,
             "leaseSeconds": 5,
         },
         "workers": {
@@ -338,6 +339,7 @@ def test_what_a_crew_can_not_say_is_named_field_by_field() -> None:
         ({"max_parallel_tasks": 5000}, "spec.maxParallelTasks"),
         ({"tasks": {"lease_seconds": 1}}, "spec.tasks.leaseSeconds"),
         ({"tasks": {"result_ttl_seconds": 0}}, "spec.tasks.resultTTLSeconds"),
+        ({"tasks": {"max_results": 99}}, "spec.tasks.maxResults"),
         ({"concurrency": 5000}, "spec.workers.concurrency"),
         ({"flow_relations": [{"source": "a", "target": "b"}]}, "spec.flowRelations"),
         ({"metadata": {"labels": "x"}}, "metadata.labels"),

@@ -91,6 +91,7 @@ class TaskPolicy(BaseModel):
     """Fractions are for the library; a resource has whole seconds."""
     max_queued: int = 100_000
     result_ttl_seconds: int = 3600
+    max_results: int = 100_000
     lease_seconds: int = 15
 
 

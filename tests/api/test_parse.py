@@ -27,6 +27,7 @@ def test_a_minimal_crew_gets_every_default() -> None:
         "backoffSeconds": 2,
         "maxQueued": 100_000,
         "resultTTLSeconds": 3600,
+        "maxResults": 100_000,
         "leaseSeconds": 15,
     }
     assert crew.spec.workers.model_dump(by_alias=True) == {

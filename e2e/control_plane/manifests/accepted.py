@@ -34,6 +34,7 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
                 "backoffSeconds": 3,
                 "maxQueued": 9,
                 "resultTTLSeconds": 7,
+                "maxResults": 500,
                 "leaseSeconds": 10,
             },
             "workers": {

@@ -14,6 +14,7 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.tasks.backoffSeconds": (0, 3600),
     "spec.tasks.maxQueued": (1, 10_000_000),
     "spec.tasks.resultTTLSeconds": (1, 2_592_000),
+    "spec.tasks.maxResults": (100, 10_000_000),
     "spec.tasks.leaseSeconds": (3, 3600),
     "spec.workers.minReplicas": (0, 1000),
     "spec.workers.maxReplicas": (1, 1000),

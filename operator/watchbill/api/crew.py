@@ -151,6 +151,12 @@ class Tasks(Strict):
         alias="resultTTLSeconds",
         description="Seconds for which a finished task and its result are kept.",
     )
+    max_results: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="Finished tasks and runs above which the oldest are no longer kept, though their time isn't over.",
+    )
     lease_seconds: int = Field(
         default=15,
         ge=3,
