@@ -29,7 +29,7 @@ from watchbill.errors import CrewGone, Fenced, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
-from watchbill.worker import execute, incarnations, parked, results
+from watchbill.worker import execute, incarnations, parked, results, retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
@@ -159,7 +159,8 @@ class Worker:
         self._keeper.start()
         self._recall_at = time.monotonic() + self._lease_ms / 1000
         unparking = parked.bring_back(self._queue, self._loader, self._persist)
-        background = [asyncio.create_task(unparking), asyncio.create_task(self._hear())]
+        keeping = retention.keep(self._queue, current, self._persist)
+        background = [asyncio.create_task(each) for each in (unparking, keeping, self._hear())]
         working = asyncio.create_task(self._work())
         try:
             while not (await asyncio.wait({working}, timeout=0.2 if self.stopping else 1.0))[0]:

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams steps runs
+-- uses events running answers streams steps runs results
 -- From now on no step of this run begins; those that wait for the run's own bound are taken out, at most 500 a call. What
 -- else of it is on a stream, or runs, is cancelled with `stop`; the run ends with the last of it.
 -- KEYS: fixed; run, steps, results, definition, run events. ARGV: uid, id, why, ttl ms
@@ -32,6 +32,7 @@ redis.call('HINCRBY', k.run, 'parked', -#members)
 if #members == 500 then return { 'again' } end
 if active == 0 then
   runs.end_run(k, id, ttl)
+  keep_results(tonumber(ttl))
   send_answers()
   return { 'ok', 'cancelled' }
 end

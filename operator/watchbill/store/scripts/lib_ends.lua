@@ -52,7 +52,6 @@ end
 local function index_ended()
   if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
   if concluded == 0 then return end
-  redis.call('XTRIM', RESULTS, 'MAXLEN', '~', 100000)
   -- What has expired leaves the index: of it more than comes, or it would grow for as long as there is much to do.
   local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100 + concluded)
   if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end

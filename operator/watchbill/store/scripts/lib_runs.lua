@@ -97,7 +97,7 @@ local function runs_part()      -- made when needed: most calls have to do with 
     redis.call('HSET', k.run, 'state', state, 'finished', now)
     for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PEXPIRE', key, ttl) end
     redis.call('ZADD', IDS, now_ms + ttl, run_id)
-    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', 'run', 'id', run_id, 'state', state)
+    redis.call('XADD', RESULTS, '*', 'kind', 'run', 'id', run_id, 'state', state)
     event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change(before, state, ''), nil,
       k.run_events)
     if redis.call('HINCRBY', META, 'ref:' .. run[3], -1) <= 0 then

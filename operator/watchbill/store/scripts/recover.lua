@@ -22,7 +22,7 @@ for _ = 1, tonumber(ARGV[2]) do
       redis.call('PEXPIRE', record, ttl)
       redis.call('ZADD', IDS, now_ms + tonumber(ttl), id)
     end
-    redis.call('XADD', RESULTS, 'MAXLEN', '~', 100000, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', state,
+    redis.call('XADD', RESULTS, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', state,
       'result', #result <= ALONG and result or '', 'recovered', '1')
     event(state == 'completed' and 'task_completed' or 'task_failed',
       about(agent, id, run_id, 'recovered: the store had lost it'), feed)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams tasks steps runs ends states
+-- uses events running answers streams tasks steps runs ends states results
 -- Tasks and steps are cancelled, or interrupted until somebody resumes them. What a worker holds is asked to stop; what
 -- waits is taken from where it waits. At most 500 a call.
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, results, definition, agent events, run events
@@ -40,7 +40,7 @@ local function withdraw(k, id, run_id, name, step, h, state, class, agent, attem
   return true, true
 end
 
-local at, key = 7, FIXED + 1
+local at, key, kept = 7, FIXED + 1, 0
 for _ = 1, tonumber(ARGV[6]) do
   local id, ttl, k, step, state, agent, class, attempt, entry, reply, run_state = ARGV[at], ARGV[at + 1]
   at = at + 2
@@ -98,6 +98,7 @@ for _ = 1, tonumber(ARGV[6]) do
   outcomes[#outcomes + 1] = outcome
 end
 index_ended()
+if concluded > 0 then keep_results(tonumber(ARGV[8])) end      -- one crew's, so one time for all
 settle()
 send_answers()
 if #asked > 0 then redis.call('PUBLISH', ARGV[5], what .. FS .. table.concat(asked, FS)) end

@@ -1,0 +1,64 @@
+"""What has ended is kept within a crew's bounds: `tasks.maxResults` records of it, and results on their stream neither
+more nor longer than that.
+
+Records expire by themselves (`tasks.resultTTLSeconds`). Here goes what is too many, the oldest first, and what expired
+records leave in the index. May not touch what hasn't ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill.connection import run_script, translated
+from watchbill.names import CrewKeys
+from watchbill.store.definitions import Current
+from watchbill.store.queue import Changed, crew_gone
+
+PAGE: Final = 100
+"""Records that go in one call: it holds the server for less than a millisecond."""
+PAUSE_SECONDS: Final = 0.003
+"""Between two calls, so that others' come between: still more records in a second than a worker can finish."""
+_ENDED: Final = "(1e13"
+"""Scores of what has ended lie below this (FAR in store/scripts/lib.lua)."""
+
+
+async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current) -> int:
+    """Brings the crew within the bounds of its definition, in pages; one cheap call where it is. Several may do so at
+    once, and may stop at any time. Returns how many records and results went.
+
+    Raises CrewGone; Changed when `current` is no longer the crew's definition: look again.
+    """
+    gone, left = await _forget(client, keys, uid, current, ())
+    went = 1
+    while left and went:  # else others are at it
+        with translated():
+            oldest = await client.zrange(keys.ids, "-inf", _ENDED, byscore=True, offset=0, num=PAGE, withscores=True)
+        went, left = await _forget(client, keys, uid, current, oldest)
+        gone += went
+        if left:
+            await asyncio.sleep(PAUSE_SECONDS)
+    return gone
+
+
+async def _forget(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current, oldest: Sequence[tuple[str, float]]
+) -> tuple[int, int]:
+    """(how many went, how many should go yet)"""
+    policy = current.definition.tasks
+    names = list(keys.fixed)
+    highest = int(oldest[-1][1]) if oldest else 0
+    args: list[Any] = [uid, current.digest, policy.max_results, policy.result_ttl_seconds * 1000, highest]
+    for task_id, _ in oldest:
+        names += (keys.task(task_id), keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id))
+        args.append(task_id)
+    with translated():
+        reply = await run_script(client, "forget", names, args)
+    if reply[0] == "gone":
+        raise crew_gone(keys)
+    if reply[0] == "changed":
+        raise Changed(f"crew {keys.crew!r} has another definition than {current.digest!r} by now")
+    return int(reply[1]), int(reply[2])

@@ -1,0 +1,290 @@
+"""What has ended is kept within `tasks.maxResults` and `tasks.resultTTLSeconds`, and nothing else goes."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import replace
+
+import pytest
+from support import MANY, Crew, library, run_submission, until
+
+from watchbill import connection
+from watchbill.errors import CrewGone, NotFound
+from watchbill.records import ExecutionMode, TaskPolicy
+from watchbill.store import control, dead, definitions, retention, runs
+from watchbill.store.queue import Changed, Claimed
+
+TTL_SECONDS = 3600
+AGES_MS = 1000
+"""An id of the stream that says 1970."""
+
+
+async def keep(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> int:
+    return await retention.keep(crew.client, crew.keys, crew.uid, await bounds(crew, most, ttl_seconds))
+
+
+async def bounds(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> definitions.Current:
+    """The crew's definition, as if it said so."""
+    current = await definitions.current(crew.client, crew.keys)
+    policy = TaskPolicy(max_results=most, result_ttl_seconds=ttl_seconds)
+    return replace(current, definition=current.definition.model_copy(update={"tasks": policy}))
+
+
+async def ended(crew: Crew, *ids: str, ttl_ms: int = TTL_SECONDS * 1000) -> None:
+    """Tasks of these names that have ended, the first one first."""
+    for number, task_id in enumerate(ids):
+        await crew.submit(task_id)
+        worker = f"worker-{uuid.uuid4()}"
+        await crew.finish(worker, await crew.take(worker), ttl_ms=ttl_ms + number)
+        await crew.queue.leave(worker)
+
+
+async def ended_at_once(crew: Crew, count: int) -> list[str]:
+    ids = [f"t{i:04}" for i in range(count)]
+    await crew.submit(*ids)
+    for number in range(1, count // 500 + 2):
+        await crew.finish("w", await crew.take("w", number, 500), ttl_ms=TTL_SECONDS * 1000)
+    return ids
+
+
+async def records(crew: Crew) -> set[str]:
+    prefix = crew.keys.task("")
+    return {str(key).removeprefix(prefix) for key in await crew.client.keys(prefix + "*")}
+
+
+async def index(crew: Crew) -> list[str]:
+    return [str(i) for i in await crew.client.zrange(crew.keys.ids, 0, -1)]
+
+
+async def test_beyond_the_bound_the_oldest_go_and_what_is_unfinished_stays(crew: Crew) -> None:
+    await crew.submit("runs", "waits")
+    await crew.take("w", slots=1)
+    waits, *tasks = await crew.take("other", slots=1) + await _more(crew, "t1", "t2", "t3", "t4")
+    for number, task in enumerate(tasks):
+        await crew.finish("other", [task], ttl_ms=TTL_SECONDS * 1000 + number)
+    await crew.queue.hand_back("other", [waits])
+
+    await keep(crew, 2)
+
+    assert await records(crew) == {"t3", "t4", "runs", "waits"}
+    assert set(await index(crew)) == {"t3", "t4", "runs", "waits"}
+    assert (await crew.state("runs"), await crew.state("waits")) == ("running", "waiting")
+    with pytest.raises(NotFound, match="'t1'"):
+        await runs.result(crew.client, crew.keys, "t1")
+    assert (await runs.result(crew.client, crew.keys, "t3")) is not None
+
+
+async def _more(crew: Crew, *ids: str) -> tuple[Claimed, ...]:
+    await crew.submit(*ids)
+    return await crew.take("other", 2)
+
+
+async def test_within_the_bound_nothing_goes(crew: Crew) -> None:
+    await ended(crew, "t1", "t2", "t3")
+    assert await keep(crew, 3) == 0
+    assert await records(crew) == {"t1", "t2", "t3"}
+    assert len(await crew.results()) == 3
+
+
+async def test_more_than_a_call_can_take_goes_in_several(crew: Crew) -> None:
+    ids = await ended_at_once(crew, 3 * retention.PAGE + 7)
+    await keep(crew, 5)
+    assert len(await index(crew)) == len(await records(crew)) == 5
+    assert await records(crew) == set(await index(crew)) <= set(ids)
+    assert await crew.client.xlen(crew.keys.results) == 5
+    await crew.assert_idle()
+
+
+async def test_several_at_once_take_no_more_than_one_would(crew: Crew) -> None:
+    await ended_at_once(crew, 5 * retention.PAGE)
+    await asyncio.gather(*(keep(crew, 150) for _ in range(6)))
+    await keep(crew, 150)  # whoever found others at it stopped
+    assert len(await records(crew)) == len(await index(crew)) == 150
+
+
+async def test_who_looked_before_others_did_it_takes_nothing_more(crew: Crew) -> None:
+    await ended(crew, "t1", "t2", "t3", "t4")
+    seen = await crew.client.zrange(crew.keys.ids, 2, 3, withscores=True)  # the oldest, once t1 and t2 are gone
+    await keep(crew, 2)
+    before = await crew.dump()
+    gone, left = await retention._forget(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
+    assert (gone, left) == (0, 0)
+    assert await _but_for_expiry(crew) == {name: data for name, (data, _) in before.items()}
+
+
+async def _but_for_expiry(crew: Crew) -> dict[str, str]:
+    return {name: data for name, (data, _) in (await crew.dump()).items()}
+
+
+@pytest.mark.parametrize("what", ["replayed", "submitted anew", "ended anew"])
+async def test_an_id_that_means_other_work_by_now_is_left_alone(crew: Crew, what: str) -> None:
+    await crew.submit("t1")
+    await crew.finish("w", await crew.take("w"), "dead", ttl_ms=TTL_SECONDS * 1000)
+    seen = await crew.client.zrange(crew.keys.ids, 0, 0, withscores=True)
+    if what == "replayed":
+        letters = [letter async for letter in dead.letters(crew.client, crew.keys)]
+        await dead.replay(crew.client, crew.keys, crew.uid, letters, max_queued=MANY)
+    else:
+        await crew.client.delete(crew.keys.task("t1"))
+        await crew.client.zrem(crew.keys.ids, "t1")
+        await crew.submit("t1")
+    if what == "ended anew":
+        await crew.finish("w", await crew.take("w", 2), ttl_ms=2 * TTL_SECONDS * 1000)
+
+    await retention._forget(crew.client, crew.keys, crew.uid, await bounds(crew, 0), seen)
+
+    assert await crew.state("t1") == ("completed" if what == "ended anew" else "waiting")
+    assert await index(crew) == ["t1"]
+
+
+async def test_an_id_that_went_may_be_used_again(crew: Crew) -> None:
+    await ended(crew, "t1")
+    await keep(crew, 0)
+    assert await index(crew) == []
+    await ended(crew, "t1")
+    assert await crew.state("t1") == "completed"
+    assert await crew.run("t2") == "t2"
+
+
+async def test_of_a_run_that_goes_the_same_is_left_as_of_one_that_expires(crew: Crew) -> None:
+    async def end(ttl_ms: int) -> None:
+        first = library("a", "b", mode=ExecutionMode.SEQUENTIAL)
+        await crew.run("r1", first)
+        await definitions.apply(crew.client, crew.keys, library("a", "b", "c"))
+        await crew.finish("w", await crew.take("w", 1), ttl_ms=ttl_ms, definition=first.digest())
+        await crew.finish("w", await crew.take("w", 2), ttl_ms=ttl_ms, definition=first.digest())
+
+    async def left() -> set[str]:
+        return {str(key) for key in await crew.client.keys(crew.keys.prefix + "*")}
+
+    await end(TTL_SECONDS * 1000)
+    meta = await crew.client.hgetall(crew.keys.meta)
+    assert await keep(crew, 0) > 0
+    forgotten = await left()
+    assert await crew.client.hgetall(crew.keys.meta) == meta
+    await crew.assert_idle()
+    with pytest.raises(NotFound):
+        await runs.status(crew.client, crew.keys, "r1")
+
+    assert await crew.client.delete(*forgotten)
+    crew.uid = await definitions.apply(crew.client, crew.keys, crew.definition)
+    crew.queue.uid = crew.uid
+    await end(1)
+
+    async def expired() -> bool:
+        return not await crew.client.exists(crew.keys.run("r1"), crew.keys.run_results("r1"))
+
+    await until(expired)
+    await keep(crew, 100)  # what is expired leaves the index
+    assert await left() - {crew.keys.results} == forgotten - {crew.keys.results}
+
+
+async def test_tasks_and_runs_go_together_in_the_order_of_their_ends(crew: Crew) -> None:
+    await ended(crew, "t1")
+    await crew.run("r1", library("a"))
+    await crew.finish("w", await crew.take("w"), ttl_ms=TTL_SECONDS * 1000 + 500)
+    await ended(crew, "t2", ttl_ms=TTL_SECONDS * 1000 + 1000)
+    await keep(crew, 2)
+    assert await index(crew) == ["r1", "t2"]
+    await keep(crew, 1)
+    assert await index(crew) == ["t2"]
+    names = (crew.keys.run("r1"), crew.keys.run_steps("r1"), crew.keys.run_results("r1"))
+    assert await crew.client.exists(*names) == 0
+
+
+# Else a crew that has nothing to do keeps the ids of all that it had to do last.
+async def test_what_has_expired_leaves_the_index_though_nothing_ends(crew: Crew) -> None:
+    await crew.submit(*(f"t{i}" for i in range(250)))
+    await crew.finish("w", await crew.take("w", slots=300), ttl_ms=1)
+
+    async def expired() -> bool:
+        return not await records(crew)
+
+    await until(expired)
+    await keep(crew, 1000)
+    assert await index(crew) == []
+
+
+@pytest.mark.parametrize("what", ["changed", "gone"])
+async def test_nothing_is_written_by_bounds_of_another_definition_or_crew(crew: Crew, what: str) -> None:
+    await ended(crew, "t1", "t2")
+    current = await bounds(crew, 1)
+    if what == "changed":
+        await definitions.apply(crew.client, crew.keys, library("a", "b", "c"))
+    before = await crew.dump()
+    with pytest.raises(Changed if what == "changed" else CrewGone):
+        await retention.keep(crew.client, crew.keys, crew.uid if what == "changed" else "another", current)
+    assert await crew.dump() == before
+
+
+# ---------------------------------------------------------------- the stream of results
+
+
+async def old_results(crew: Crew, count: int) -> None:
+    """As if they had been written long ago."""
+    async with crew.client.pipeline(transaction=False) as pipe:
+        for i in range(count):
+            pipe.xadd(crew.keys.results, {"kind": "task", "id": f"old{i}", "state": "completed"}, id=f"{AGES_MS}-{i}")
+        await pipe.execute()
+
+
+async def test_the_results_are_no_more_than_the_records_may_be(crew: Crew) -> None:
+    await crew.run("r1", library("a", "b"))
+    await crew.finish("w", await crew.take("w"), ttl_ms=TTL_SECONDS * 1000)
+    await ended(crew, "t1", "t2")
+    await keep(crew, 2)
+    assert [row["id"] for row in await crew.results()] == ["t1", "t2"]
+
+
+async def test_results_older_than_their_time_go_while_younger_ones_come(crew: Crew) -> None:
+    await old_results(crew, 4000)
+    await ended(crew, "t1")
+    await keep(crew, MANY)
+    left = [row["id"] for row in await crew.results()]
+    assert left[-1] == "t1"
+    assert len(left) <= 101, "but for those that share a node with a younger one"
+
+
+async def test_the_stream_goes_when_its_last_result_is_older_than_its_time(crew: Crew) -> None:
+    await old_results(crew, 5)
+    await keep(crew, MANY)
+    assert not await crew.client.exists(crew.keys.results)
+
+
+async def test_the_stream_goes_by_itself_where_no_worker_is_left_and_not_before_its_results_time_is_over(
+    crew: Crew,
+) -> None:
+    await ended(crew, "t1")
+    await keep(crew, 100, ttl_seconds=500)
+    assert 500_000 < await crew.client.pttl(crew.keys.results) <= 600_000
+    assert len(await crew.results()) == 1
+
+
+# There may be no worker that would look after the stream.
+@pytest.mark.parametrize("what", ["task", "run"])
+async def test_what_is_cancelled_without_workers_keeps_the_results_to_their_time(crew: Crew, what: str) -> None:
+    await old_results(crew, 1000)
+    if what == "task":
+        await crew.submit("x")
+    else:
+        await crew.run("x", library("a", mode=ExecutionMode.SEQUENTIAL))
+    assert await control.cancel(crew.client, crew.keys, crew.uid, "x", "", 500_000)
+    rows = await crew.results()
+    assert rows[-1]["id"] == "x"
+    assert len(rows) <= 102
+    assert 500_000 < await crew.client.pttl(crew.keys.results) <= 600_000
+
+
+async def test_a_run_whose_creator_died_is_cancelled_and_keeps_the_results_to_their_time(crew: Crew) -> None:
+    await old_results(crew, 1000)
+    crew.definition = library(*(f"n{i}" for i in range(501)))
+    await definitions.apply(crew.client, crew.keys, crew.definition)
+    creation = runs.script_call(crew.keys, crew.uid, run_submission("x", crew.definition), MANY, "")
+    assert await connection.run_script(crew.client, "submit_run", *creation[0]) == ["ok", "submitted"]
+    while not await control.cancel(crew.client, crew.keys, crew.uid, "x", "", 500_000):
+        pass
+    rows = await crew.results()
+    assert [(row["kind"], row["id"]) for row in rows][-1] == ("run", "x")
+    assert len(rows) <= 101
+    assert 500_000 < await crew.client.pttl(crew.keys.results) <= 600_000
