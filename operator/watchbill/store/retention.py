@@ -36,8 +36,10 @@ async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
     went = 1
     while left and went:  # else others are at it
         with translated():
-            oldest = await client.zrange(keys.ids, "-inf", _ENDED, byscore=True, offset=0, num=PAGE, withscores=True)
-        went, left = await _forget(client, keys, uid, current, oldest)
+            found: Any = await client.zrange(
+                keys.ids, "-inf", _ENDED, byscore=True, offset=0, num=PAGE, withscores=True
+            )
+        went, left = await _forget(client, keys, uid, current, found)
         gone += went
         if left:
             await asyncio.sleep(PAUSE_SECONDS)
