@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -18,6 +19,26 @@ from watchbill.worker import retention
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "KEEP_SECONDS", 0.05)
     monkeypatch.setattr(retention, "KEEP_AGAIN_SECONDS", 0.05)
+
+
+async def test_a_worker_that_ends_nothing_looks_seldom(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    look = stored.keep
+
+    async def counted(*given: object) -> int:
+        looks.append(1)
+        return await look(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stored, "keep", counted)
+    crew = await make_crew({"a": "Brief"})
+    async with crew.in_process():
+        await until(lambda: looks, what="the first look")
+        await _done(crew, "t1")
+        await until(lambda: len(looks) == 2, what="a look after an end")
+        await asyncio.sleep(0.5)  # ten times as long as from one to the next
+        assert len(looks) == 2
+        monkeypatch.setattr(retention, "KEEP_IDLE_SECONDS", 0.1)
+        await until(lambda: len(looks) > 3, what="looks all the same")
 
 
 async def _done(crew: Crew, *task_ids: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -23,19 +25,32 @@ KEEP_SECONDS: Final = 5.0
 """How often a worker looks, give or take a half, so that those of a crew don't look together."""
 KEEP_AGAIN_SECONDS: Final = 1.0
 """After something went: more may be ending all the time."""
+KEEP_IDLE_SECONDS: Final = 60.0
+"""After that it looks though nothing has ended here: thousands of workers may have nothing to do."""
 
 
-async def keep(queue: Queue, current: Current, persist: Persist) -> None:
-    """Until it is cancelled. `current`: the crew's definition as last seen; a new one counts from the next look on."""
+async def keep(queue: Queue, current: Current, persist: Persist, ended: Callable[[], int]) -> None:
+    """Until it is cancelled. `current`: the crew's definition as last seen; a new one counts from the next look on.
+    `ended` tells how many tasks have ended here."""
+    looked, looked_at, went = -1, 0.0, 0
     while True:
+        now, number = time.monotonic(), ended()
+        if number == looked and not went and now < looked_at + KEEP_IDLE_SECONDS:
+            await asyncio.sleep(_pause(KEEP_SECONDS))
+            continue
         went = 0
         try:
             current, went = await _look(queue, current, persist)
+            looked, looked_at = number, now
         except (CrewGone, NotFound):
             pass  # the worker learns it by itself
         except (redis.exceptions.RedisError, ValidationError) as error:
             logger.warning("can't keep finished tasks within their bounds: %s", error)
-        await asyncio.sleep((KEEP_AGAIN_SECONDS if went else KEEP_SECONDS) * random.uniform(0.5, 1.5))
+        await asyncio.sleep(_pause(KEEP_AGAIN_SECONDS if went else KEEP_SECONDS))
+
+
+def _pause(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.5)
 
 
 async def _look(queue: Queue, current: Current, persist: Persist) -> tuple[Current, int]:

@@ -159,7 +159,7 @@ class Worker:
         self._keeper.start()
         self._recall_at = time.monotonic() + self._lease_ms / 1000
         unparking = parked.bring_back(self._queue, self._loader, self._persist)
-        keeping = retention.keep(self._queue, current, self._persist)
+        keeping = retention.keep(self._queue, current, self._persist, lambda: self._reports.told)
         background = [asyncio.create_task(each) for each in (unparking, keeping, self._hear())]
         working = asyncio.create_task(self._work())
         try:
