@@ -39,6 +39,7 @@ __all__ = [
     "connect_sync",
     "connected",
     "home",
+    "masters",
     "persist",
     "run_script",
     "run_script_and_confirm",
@@ -183,6 +184,11 @@ async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
 def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:
     """Whether a command may block at the server for the length of this; else it is to be asked again and again."""
     return client.blocking() if isinstance(client, LeanClient) else nullcontext(True)
+
+
+async def masters(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Redis]:
+    """A client of each server that takes writes now, by its address; by '' where the URL leads to one only."""
+    return await client.masters() if isinstance(client, LeanClient) else {"": client}
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:

@@ -212,6 +212,10 @@ class LeanClient(redis.asyncio.Redis):
         """A client of the very server that keeps this key now."""
         return self
 
+    async def masters(self) -> dict[str, redis.asyncio.Redis]:
+        """A client of each server that takes writes now, by its address; by '' where there is only ours."""
+        return {"": self}
+
 
 # ---------------------------------------------------------------- addresses that change
 

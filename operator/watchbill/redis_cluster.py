@@ -96,6 +96,12 @@ class ClusterClient(LeanClient):
         except KeyError:
             raise ClusterDownError(f"CLUSTERDOWN no node serves the slot {slot}") from None
 
+    async def masters(self) -> dict[str, redis.asyncio.Redis]:
+        await self._learn()  # what is known may be of before a failover
+        if not self._slots:
+            raise ClusterDownError("CLUSTERDOWN no node serves any slot")
+        return {f"{host}:{port}": self._node((host, port)) for host, port in set(self._slots.values())}
+
     async def at_home(self, key: str, call: Callable[[LeanClient, bool], Awaitable[T]]) -> T:
         """What `call(node, asking)` answers, at the node that has the key, wherever that moves meanwhile."""
         loop = asyncio.get_running_loop()

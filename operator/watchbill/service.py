@@ -28,7 +28,7 @@ from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, from_crew
-from watchbill.store import definitions
+from watchbill.store import definitions, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
 from watchbill.worker.incarnations import ended_here
@@ -197,6 +197,7 @@ class AgentService:
     async def _start(self) -> None:
         client = self._client = connect(self._url)
         self._stack.push_async_callback(client.aclose)
+        self._stack.callback(asyncio.create_task(eviction.warn(client), name="eviction").cancel)
         loader = AgentLoader(self._folders)
         if self._watch:
             from watchbill.scheduler import Scheduler  # and with it APScheduler, for those who watch

@@ -18,6 +18,7 @@ from workshop import Crew, until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.errors import UserActionRequired
+from watchbill.store import eviction
 from watchbill.store.crews import CrewRedis
 
 CrewIn = Callable[..., Any]
@@ -123,6 +124,7 @@ async def everything(crew: Crew) -> None:
     await crew.results(["shaky", "dead"])
     assert not (await crew.result("run")).success  # b fails
     assert (await crew.client.figures(crew.name)).workers == 1
+    assert await eviction.fault(crew.redis) is None
     assert await crew.events()
     await crew.client.submit(crew.name, "x", agent="a", id="c", dedupe_key="k", metadata={"m": "1"})
     await crew.result("c")

@@ -26,6 +26,7 @@ from watchbill.connection import connect
 from watchbill.errors import CrewGone, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.settings import Settings
+from watchbill.store import eviction
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.redact import RedactingFormatter, Redactor
 from watchbill.worker.worker import Worker
@@ -81,6 +82,7 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
     async with AsyncExitStack() as stack:
         client = connect(settings.redis_url)
         stack.push_async_callback(client.aclose)
+        stack.callback(asyncio.create_task(eviction.warn(client), name="eviction").cancel)
         keys = CrewKeys(*settings.crew.split("/"))
         loader = AgentLoader([Path(folder) for folder in settings.folders.split(":") if folder])
         worker = Worker(
