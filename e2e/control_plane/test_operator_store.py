@@ -122,6 +122,44 @@ def test_what_all_crews_share_is_written_late_and_twenty_a_second(
     in_turns(audit_writes(since, user=OPERATOR))
 
 
+def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_writes_no_more_than_that(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+):
+    names = ["echo", "other"]
+    team.store.client.config_set("maxmemory-policy", "allkeys-lru")
+    running = team.operator(resync_seconds="1")
+    team.apply(*(crew(name) for name in names))
+    team.until_ready(*names)
+    for name in names:
+        machine.until(
+            lambda name=name: team.conditions(name)["Ready"][1] == "StoreEvicts", within=SOON, what="it says so"
+        )
+        said = team.conditions(name)["Ready"][2]
+        assert "'allkeys-lru'" in said
+        assert "CONFIG SET maxmemory-policy noeviction" in said
+    assert [line for line in running.said() if "WARNING" in line and "'allkeys-lru'" in line]
+    team.submit()
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="it takes work")
+    with team.worker("echo").start():
+        machine.until(lambda: team.crew()["status"].get("waiting") == 0, within=30, what="the figures settle")
+
+    since = control_plane.audit_position()
+    hold(5, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
+    running.kill()
+    running.start()
+    hold(8, lambda: not audit_writes(since, user=OPERATOR), "a restart writes")
+
+    team.store.kill()
+    team.kubectl("annotate", "crew", "echo", "look=1")  # so that one is looked at while the store is away
+    hold(2, lambda: True, "")
+    team.store.start()  # with the policy of its command line
+    machine.until(
+        lambda: {team.conditions(name)["Ready"][:2] for name in names} == {("True", "Available")},
+        within=30,
+        what="they no longer say it",
+    )
+
+
 # ---------------------------------------------------------------- what others stored, and what was left half-way
 
 

@@ -252,4 +252,7 @@ SCALE_DECISIONS: Final = Counter("watchbill_operator_scale_decisions", "Changes 
 STATUS_WRITES: Final = Counter("watchbill_operator_status_writes", "Statuses written to the API server", ["kind"])
 """kind: crews, heartbeats."""
 STORE_UP: Final = Gauge("watchbill_operator_store_up", "1 while the store answers the operator, 0 while it doesn't")
+STORE_EVICTS: Final = Gauge(
+    "watchbill_operator_store_evicts", "1 while the store may delete work: a maxmemory-policy other than noeviction"
+)
 WATCH_RESTARTS: Final = Counter("watchbill_operator_watch_restarts", "Times the watch of the API server ended")

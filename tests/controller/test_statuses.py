@@ -13,7 +13,12 @@ from watchbill.controller.statuses import Turns, urgency
 
 
 def status(reason: str = "Available", **more: Any) -> dict[str, Any]:
-    ready = {"type": "Ready", "status": "True" if reason == "Available" else "False", "reason": reason, "message": "m"}
+    ready = {
+        "type": "Ready",
+        "status": "True" if reason in ("Available", "StoreEvicts") else "False",
+        "reason": reason,
+        "message": "m",
+    }
     return {"observedGeneration": 1, "conditions": [ready], "replicas": 1, "waiting": 3, "running": 0, **more}
 
 
@@ -28,6 +33,8 @@ def status(reason: str = "Available", **more: Any) -> dict[str, Any]:
         (status("FlowCycle"), "now"),
         (status("StoreUnavailable"), "shared"),
         (status("StoreUnavailable", observedGeneration=2), "now"),
+        (status("StoreEvicts"), "shared"),
+        (status("StoreEvicts", observedGeneration=2), "now"),
         (status(lastFireTime="2026-03-01T12:00:00Z"), "figures"),
         (status(conditions=[{**status()["conditions"][0], "message": "other"}]), "figures"),
     ],
@@ -40,6 +47,14 @@ def test_what_concerns_one_is_written_at_once_and_what_many_share_in_turns(after
 @pytest.mark.pure
 def test_the_way_back_is_shared_too():
     assert urgency(status("StoreUnavailable"), status()) == "shared"
+    assert urgency(status("StoreEvicts"), status()) == "shared"
+
+
+@pytest.mark.pure
+def test_with_a_store_that_evicts_too_what_concerns_one_is_written_at_once():
+    assert urgency(status("StoreEvicts"), status("StoreEvicts", waiting=0)) == "now"
+    assert urgency(status("StoreEvicts"), status("FlowCycle")) == "now"
+    assert urgency(status("Progressing"), status("StoreEvicts")) == "now"
 
 
 async def _write_all(count: int, per_second: float) -> list[tuple[float, str]]:

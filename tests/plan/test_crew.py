@@ -216,6 +216,25 @@ def test_when_the_store_is_back_the_crew_is_ready_again():
     assert conditions(up.status) == {"Ready": ("True", "Available")}
 
 
+def test_with_a_store_that_may_delete_work_a_crew_stays_ready_and_says_so_once():
+    before = settled()
+    told = planned(dataclasses.replace(before, evicts="the policy is 'allkeys-lru'. Set it"), LATER)
+    assert told.status is not None
+    assert conditions(told.status) == {"Ready": ("True", "StoreEvicts")}
+    (ready,) = told.status["conditions"]
+    assert ready["message"] == "the crew takes work, but the policy is 'allkeys-lru'. Set it"
+    assert ready["lastTransitionTime"] == before.status["conditions"][0]["lastTransitionTime"]
+    assert planned(settled(status=told.status, evicts="the policy is 'allkeys-lru'. Set it")).status is None
+    mended = planned(settled(status=told.status))
+    assert conditions(mended.status) == {"Ready": ("True", "Available")}
+
+
+def test_what_stops_a_crew_comes_before_what_its_store_may_do():
+    assert conditions(planned(settled(evicts="x", has_redis_secret=False)).status)["Ready"][1] == "RedisSecretMissing"
+    away = planned(settled(evicts="x", load=None, store_error="away"))
+    assert conditions(away.status)["Ready"][1] == "StoreUnavailable"
+
+
 def refused(of: Crew, **changes: Any) -> plan.Observed:
     """The server has just refused the crew's template."""
     revision = manifests.revision(manifests.pod_template(of, "team", IMAGE))

@@ -33,6 +33,9 @@ class Reason(StrEnum):
 
     AVAILABLE = "Available"
     """Ready: all is in place."""
+    STORE_EVICTS = "StoreEvicts"
+    """Ready: the crew takes work, and may lose it, because the store's maxmemory-policy is another than noeviction: it
+    deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
     PROGRESSING = "Progressing"
     """Reconciling, not Ready: the latest change is being put into effect."""
     FLOW_CYCLE = "FlowCycle"

@@ -16,6 +16,7 @@ from watchbill import metrics, names
 from watchbill.cluster import Cluster, Forbidden, Kind
 from watchbill.connection import connect, persist
 from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.eviction import Eviction
 from watchbill.controller.reconcile import Reconciler, StoreGate
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.stored import Heartbeats, Stored
@@ -111,9 +112,15 @@ class Operator:
     def _make(self, scheduler: Heartbeats, owner: str) -> None:
         self._stored = Stored(self._client, scheduler, owner)
         self._statuses = Statuses(self._cluster, self._cache, self._add)
-        gate = StoreGate(self._look_at_all)
+        self._eviction = Eviction(self._client, self._look_at_all)
         self._reconciler = Reconciler(
-            self._cluster, self._cache, self._stored, self._statuses, gate, worker_image=self._settings.worker_image
+            self._cluster,
+            self._cache,
+            self._stored,
+            self._statuses,
+            StoreGate(self._store_is_back),
+            self._eviction,
+            worker_image=self._settings.worker_image,
         )
         self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.look, metrics.WORKQUEUE_DEPTH.set)
 
@@ -121,6 +128,7 @@ class Operator:
         work = [
             asyncio.create_task(self._resync(), name="resync"),
             asyncio.create_task(self._hear(), name="wake-ups"),
+            asyncio.create_task(self._eviction.run(), name="eviction"),
         ]
         ends = [stopped, self._broken, *work]
         try:
@@ -196,6 +204,7 @@ class Operator:
                 except WatchbillError as error:
                     logger.warning("can't list: %s", error)
                 if listed and looks is None:  # not before all that there is is known
+                    await self._eviction.asked(START_SECONDS)
                     looks = asyncio.create_task(self._queue.run(LOOKS_AT_ONCE), name="reconcile")
                     looks.add_done_callback(self._looks_ended)
                     self.is_ready = True
@@ -233,6 +242,10 @@ class Operator:
     def _look_at_all(self) -> None:
         for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
             self._queue.add(key, later=True)
+
+    def _store_is_back(self) -> None:
+        self._eviction.ask_now()
+        self._look_at_all()
 
     async def _hear(self) -> None:
         """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""

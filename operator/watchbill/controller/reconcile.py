@@ -19,6 +19,7 @@ from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.cluster import Cluster, Forbidden, Kind, Refused
 from watchbill.connection import unavailable
 from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.eviction import Eviction
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.stored import Kept, Stored
 from watchbill.errors import Conflict, InvalidInput, RetryLater, UserActionRequired, WatchbillError
@@ -99,13 +100,22 @@ class Reconciler:
     """Brings one crew to where it should be."""
 
     def __init__(
-        self, cluster: Cluster, cache: Cache, stored: Stored, statuses: Statuses, gate: StoreGate, *, worker_image: str
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        stored: Stored,
+        statuses: Statuses,
+        gate: StoreGate,
+        eviction: Eviction,
+        *,
+        worker_image: str,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._stored = stored
         self._statuses = statuses
         self._gate = gate
+        self._eviction = eviction
         self._worker_image = worker_image
         self._memories: dict[Key, _Memory] = {}
         self._secrets: dict[tuple[str, str], tuple[bool, float]] = {}
@@ -176,6 +186,7 @@ class Reconciler:
             if memory.refusal and memory.refusal[0] == seen["metadata"]["generation"]
             else None,
             denied=memory.denied if time.monotonic() < memory.denied_until else None,
+            evicts=self._eviction.message,
         )
         planned = await self._carry_out(key, observed, memory)
         pauses.append(await self._statuses.write("crews", seen, planned.status, key, self._gate.down_for))

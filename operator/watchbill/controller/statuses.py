@@ -158,8 +158,9 @@ def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now
     if then == now:
         return "figures"
     reasons = {plan.summary(before).get("reason"), plan.summary(after).get("reason")}
+    store = Reason.STORE_UNAVAILABLE in reasons or reasons == {Reason.AVAILABLE, Reason.STORE_EVICTS}
     same_spec = before.get("observedGeneration") == after.get("observedGeneration")
-    return "shared" if Reason.STORE_UNAVAILABLE in reasons and same_spec else "now"
+    return "shared" if store and same_spec else "now"
 
 
 def _substance(status: Mapping[str, Any]) -> Any:

@@ -73,6 +73,8 @@ class Observed:
     """(template revision, message) that the API server has just refused. What it refused before, the status says."""
     denied: str | None = None
     """What the API server has just forbidden."""
+    evicts: str = ""
+    """Why the store may delete work, and what to do; empty where it doesn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +287,8 @@ def _conditions(
             (ConditionType.READY, False, Reason.PROGRESSING, message),
             (ConditionType.RECONCILING, True, Reason.PROGRESSING, message),
         ]
+    elif seen.evicts:
+        said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
     else:
         # At zero replicas there is nothing to wait for: work that comes starts workers.
         said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work")]

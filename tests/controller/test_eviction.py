@@ -1,0 +1,109 @@
+"""What the operator knows of the store's maxmemory-policy, and when it asks again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis.asyncio
+from prometheus_client import REGISTRY
+
+from watchbill.connection import connected
+from watchbill.controller import eviction
+from watchbill.controller.eviction import Eviction
+
+
+@pytest.fixture
+async def server(private_redis: Callable[[], Awaitable[Any]]) -> Any:
+    return await private_redis()
+
+
+@pytest.fixture
+async def client(server: Any) -> AsyncIterator[redis.asyncio.Redis]:
+    async with connected(server.url) as made:
+        yield made
+
+
+async def _until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_change_is_found_by_itself_and_told_once(
+    client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(eviction, "ASK_SECONDS", 0.01)
+    changes: list[str] = []
+    seen = Eviction(client, lambda: changes.append(seen.message))
+    asking = asyncio.create_task(seen.run())
+    try:
+        await seen.asked(15)
+        assert (seen.message, changes) == ("", [])
+        assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 0
+        for policy in ("allkeys-lru", "volatile-lru"):
+            await client.config_set("maxmemory-policy", policy)
+            await _until(lambda policy=policy: policy in seen.message)
+            assert "CONFIG SET maxmemory-policy noeviction" in seen.message
+            assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 1
+        asked = await _asked(client)
+        await _until(lambda: not asking.done())
+        while await _asked(client) < asked + 5:
+            await asyncio.sleep(0.01)
+        assert len(changes) == 2, "it is said again, though nothing has changed"
+        await client.config_set("maxmemory-policy", "noeviction")
+        await _until(lambda: len(changes) == 3)
+        assert changes[2] == ""
+        assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 0
+    finally:
+        asking.cancel()
+    said = [r.levelname for r in caplog.records if "maxmemory-policy" in r.message]
+    assert said == ["WARNING", "WARNING", "INFO"]
+
+
+async def _asked(client: redis.asyncio.Redis) -> int:
+    return int((await client.info("commandstats"))["cmdstat_info"]["calls"])
+
+
+async def test_a_store_that_is_away_at_the_start_is_asked_when_it_is_back_and_holds_nobody_up(
+    server: Any, client: redis.asyncio.Redis
+) -> None:
+    await server.kill()
+    changed = asyncio.Event()
+    seen = Eviction(client, changed.set)
+    asking = asyncio.create_task(seen.run())
+    try:
+        async with asyncio.timeout(5):
+            await seen.asked(0.1)
+        await server.restart()
+        await seen.asked(15)
+        assert seen.message == ""
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        seen.ask_now()  # and not in five minutes
+        async with asyncio.timeout(15):
+            await changed.wait()
+        assert "allkeys-lru" in seen.message
+    finally:
+        asking.cancel()
+
+
+async def test_who_may_not_ask_says_so_and_goes_on(
+    server: Any, client: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.execute_command("ACL", "SETUSER", "poor", "on", ">x", "+@all", "-info")
+    async with connected(server.url.replace("unix://", "unix://poor:x@")) as poor:
+        seen = Eviction(poor, lambda: None)
+        asking = asyncio.create_task(seen.run())
+        try:
+            await seen.asked(15)
+            assert not asking.done()
+            assert seen.message == ""
+        finally:
+            asking.cancel()
+    assert "docs/redis.md" in caplog.text
