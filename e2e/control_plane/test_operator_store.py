@@ -40,6 +40,38 @@ def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team):
     machine.until(lambda: team.replicas() == 1, within=5, what="it takes work")
 
 
+def _losses(team: Team, name: str = "echo") -> int:
+    """How often the crew's feed tells that the store has lost all."""
+    feed = team.store.client.xrange(CrewKeys(team.namespace, name).events)
+    return sum("the store lost all it had of this crew" in entry["data"] for _, entry in feed)
+
+
+def test_a_flush_is_told_once_on_the_feed_of_each_crew_with_or_without_workers_or_an_operator_to_see_it(team: Team):
+    running = team.operator(resync_seconds="1")
+    team.apply(crew("idle"), crew())
+    team.until_ready("idle", "echo")
+    hold(3, lambda: _losses(team) == _losses(team, "idle") == 0, "nothing was lost")
+    names = ("idle", "echo")
+    with team.worker("echo").start() as worker:
+        leases = CrewKeys(team.namespace, "echo").leases
+        machine.until(lambda: team.store.client.zcard(leases), within=SOON, what="a worker")
+        for loss in ("seen", "unseen"):
+            if loss == "unseen":
+                running.kill()
+            for name in names:
+                team.submit(name, agent="a", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+            team.store.client.flushall()
+            if loss == "unseen":
+                running.start()
+            machine.until(lambda: all(_losses(team, name) for name in names), within=SOON, what="it is told")
+            machine.until(lambda: team.store.client.zcard(leases), within=SOON, what="the worker goes on")
+            hold(3, lambda: [_losses(team, name) for name in names] == [1, 1], "it is told once")
+        assert worker.exit_code() is None
+    team.apply(crew("new"))
+    team.until_ready("new")
+    assert _losses(team, "new") == 0
+
+
 def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team):
     team.operator()
     team.apply(crew())

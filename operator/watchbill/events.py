@@ -33,7 +33,8 @@ class EventType(StrEnum):
     AGENT_RESUMED = "agent_resumed"
     MISSION_STATE_CHANGED = "mission_state_changed"
     MISSION_EVENT = "mission_event"
-    """Said by an agent with `context.emit`, by the scheduler of a missed slot, or of a task that is tried again."""
+    """Said by an agent with `context.emit`, by the scheduler of a missed slot, of a task that is tried again, or of a
+    store that has lost all it had."""
     WORKER_LOST = "worker_lost"
     """A worker's lease ran out: what it held is given to others."""
 

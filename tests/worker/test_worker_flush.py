@@ -57,6 +57,51 @@ async def test_what_ran_when_the_store_was_flushed_is_written_when_the_crew_is_b
     assert told == ["recovered: the store had lost it"]
 
 
+async def _losses(crew: Crew) -> int:
+    """How often the feed tells that the store has lost all."""
+    told = [e for e in await crew.events() if e.message.startswith("the store lost all it had of this crew")]
+    assert {e.event_type for e in told} <= {"mission_event"}
+    return len(told)
+
+
+async def test_each_loss_is_told_once_on_the_feed_by_however_many_workers(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    crew = await make_crew({"a": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
+    async with crew.in_process() as one, crew.in_process() as two, crew.in_process() as three:
+        for number in (1, 2):
+            before = {worker._me.name for worker in (one, two, three)}
+            await until(lambda b=before: _know(crew, b), what="three workers")  # type: ignore[misc]
+            await crew.redis.flushall()
+            assert await _losses(crew) == 0
+            await _bring_back(crew)
+            await until(lambda b=before: not b & {w._me.name for w in (one, two, three)}, what="new lives")  # type: ignore[misc]
+            await crew.submit(f"t{number}", "a", "0")
+            assert (await crew.result(f"t{number}")).success  # type: ignore[union-attr]
+            assert await _losses(crew) == 1
+        await definitions.tell_loss(crew.redis, crew.keys, crew.uid, "1")  # one more, late
+        assert await _losses(crew) == 1
+
+
+async def _know(crew: Crew, names: set[str]) -> bool:
+    return names <= await crew.incarnations()
+
+
+async def test_a_worker_whom_alone_the_store_forgot_tells_of_no_loss(make_crew: Make) -> None:
+    """As after a failover that lost what the worker wrote last."""
+    crew = await make_crew({"a": "Brief"}, lease_seconds=1)
+    async with crew.in_process() as worker:
+        before = worker._me.name
+        await until(lambda: _know(crew, {before}), what="its lease")
+        await crew.submit("kept", "a", "0")
+        assert (await crew.result("kept")).success  # type: ignore[union-attr]
+        await crew.redis.hdel(crew.keys.claims, before)
+        await until(lambda: worker._me.name != before, what="a new life")
+        await crew.submit("new", "a", "0")
+        assert (await crew.result("new")).success  # type: ignore[union-attr]
+    assert await _losses(crew) == 0
+
+
 async def test_what_runs_outlives_a_second_loss_too(make_crew: Make, private_redis: PrivateRedis) -> None:
     crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
     async with crew.in_process(concurrency=3) as worker:

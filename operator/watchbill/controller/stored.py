@@ -107,7 +107,9 @@ class Stored:
         if memory.applied != wanted or not is_ours:  # the latter: it was flushed, or deleted by hand
             memory.applied = ""
             if definition is not None:
-                await self._store(keys, definition, uid, held)
+                # What its queue has is known of a crew that was stored, and is in its status from then on.
+                was_there = "waiting" in (seen.get("status") or {})
+                await self._store(keys, definition, uid, held, was_there=was_there)
             elif not is_ours:
                 return None
             await self._store_heartbeats(keys, uid, beats, memory)
@@ -170,7 +172,9 @@ class Stored:
 
     # ------------------------------------------------------------ definition and record
 
-    async def _store(self, keys: names.CrewKeys, definition: CrewDefinition, uid: str, held: Identity) -> None:
+    async def _store(
+        self, keys: names.CrewKeys, definition: CrewDefinition, uid: str, held: Identity, *, was_there: bool
+    ) -> None:
         key = _key(keys)
         if held.uid and held.owner == self._owner and held.uid != uid:
             await definitions.delete(self._client, keys, held.uid)  # the former crew of that name
@@ -184,7 +188,7 @@ class Stored:
         metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_OWNER: self._owner}
         record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})
         await CrewRedis(client=self._client, tenant=key[0], strict=True).save_crew(record)
-        await definitions.apply(self._client, keys, definition, uid=uid, owner=self._owner)
+        await definitions.apply(self._client, keys, definition, uid=uid, owner=self._owner, was_there=was_there)
 
     def _taken(self, keys: names.CrewKeys, owner: str) -> str:
         whose = f"the operator {owner!r} keeps" if owner else "was stored by hand"

@@ -19,6 +19,10 @@ from watchbill.names import CrewKeys
 from watchbill.records import CrewDefinition
 
 _BATCH: Final = 500
+_LOSS: Final = (
+    "the store lost all it had of this crew: what waited is gone, and must be submitted again; what still runs goes "
+    "on, and its result is kept"
+)
 _RECORDS: Final = 100
 """Tasks and runs that are removed at once, of five keys each."""
 
@@ -30,6 +34,8 @@ class Current:
     uid: str
     digest: str
     definition: CrewDefinition
+    born: str
+    """Since when the store knows it: another time, if it has lost it meanwhile."""
 
 
 class Taken(Conflict):
@@ -47,15 +53,24 @@ class Identity:
 
 
 async def apply(
-    client: redis.asyncio.Redis, keys: CrewKeys, definition: CrewDefinition, *, uid: str | None = None, owner: str = ""
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    definition: CrewDefinition,
+    *,
+    uid: str | None = None,
+    owner: str = "",
+    was_there: bool = False,
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
     Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
-    was interrupted is brought to its end first. Raises Taken when the crew of that name has another uid or owner.
+    was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
+    isn't now, the store has lost it, and the feed says so. Raises Taken when the crew of that name has another uid or
+    owner.
     """
     digest = definition.digest()
+    loss = _LOSS if was_there else ""
     fresh = uid or str(uuid.uuid4())
     with translated():
         while True:
@@ -64,7 +79,7 @@ async def apply(
                 client,
                 "apply",
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
-                [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued, owner],
+                [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued, owner, loss],
             )
             match reply[0]:
                 case "ok":
@@ -82,14 +97,22 @@ async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
     """The crew's uid and definition. Raises NotFound when the store has no such crew."""
     with translated():
         while True:
-            uid, digest = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def"]))
+            uid, digest, born = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def", "born"]))
             if not uid or not digest:
                 raise NotFound(
                     f"the store has no crew {keys.crew!r}. Check name and namespace, or start it: watchbill run FILE"
                 )
             content = await client.get(keys.definition(digest))
             if content is not None:  # else it was replaced between the two reads
-                return Current(uid, digest, CrewDefinition.model_validate_json(content))
+                return Current(uid, digest, CrewDefinition.model_validate_json(content), born)
+
+
+async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> str | None:
+    """For whoever knows the crew as the store had it: if the store has lost it since, and has it back, the feed tells
+    of that, once for all who know. Returns since when the store knows it now; None: the crew isn't there."""
+    with translated():
+        reply = await run_script(client, "lost", keys.fixed, [uid, born, _LOSS])
+    return str(reply[1]) if reply[0] == "ok" else None
 
 
 async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> CrewDefinition:

@@ -1,5 +1,5 @@
 """What outlives a store that has lost all it had (QUEUE protocol, §6): agents go on, and their results are written once
-the crew, the same one, is back."""
+the crew, the same one, is back. Whoever is first says on the feed what has happened."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ OUTLAST_SECONDS: Final = 60.0
 class Recovery:
     """The lives of a worker whose tasks the store has lost, until they have ended and their results are written."""
 
-    def __init__(self, queue: Queue, persist: Persist, account: Callable[[Sequence[Finished], Sequence[str]], None]):
-        """`account` is told what became of results."""
+    def __init__(
+        self, queue: Queue, persist: Persist, account: Callable[[Sequence[Finished], Sequence[str]], None], born: str
+    ) -> None:
+        """`account` is told what became of results. `born`: since when the store knows the crew."""
         self._queue = queue
+        self._born = born
         self._persist = persist
         self._account = account
         self.formers: list[Life] = []
@@ -39,7 +42,8 @@ class Recovery:
         until = time.monotonic() + OUTLAST_SECONDS
         while True:
             there = await self._persist(lambda: definitions.identity(self._queue.client, self._queue.keys))
-            if there.uid == self._queue.uid:
+            if there.uid == self._queue.uid and (born := await self._persist(self._tell_loss)) is not None:
+                self._born = born
                 return True
             if there.uid or there.leaving or given_up() or time.monotonic() >= until:
                 return False
@@ -48,6 +52,9 @@ class Recovery:
                     await wake.wait()
                     await asyncio.sleep(0.05)
             wake.clear()
+
+    async def _tell_loss(self) -> str | None:
+        return await definitions.tell_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
 
     async def write(self) -> None:
         """Writes the results that there are."""

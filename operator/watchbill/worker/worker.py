@@ -146,7 +146,7 @@ class Worker:
         self._reports = Reports(
             self._queue, self._counts, self._persist, on_change=self._wake.set, on_lost=self._on_lost
         )
-        self._recovery = Recovery(self._queue, self._persist, self._reports.account)
+        self._recovery = Recovery(self._queue, self._persist, self._reports.account, current.born)
         self._keeper = LeaseKeeper(
             self._url,
             self._queue,
