@@ -107,12 +107,11 @@ async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
                 return Current(uid, digest, CrewDefinition.model_validate_json(content), born)
 
 
-async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> str | None:
-    """For whoever knows the crew as the store had it: if the store has lost it since, and has it back, the feed tells
-    of that, once for all who know. Returns since when the store knows it now; None: the crew isn't there."""
+async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
+    """For whoever knows the crew as the store had it, since `born`: if the store has lost it meanwhile, and has it
+    back, the feed tells of that, once for all who know. False: the crew isn't there."""
     with translated():
-        reply = await run_script(client, "lost", keys.fixed, [uid, born, _LOSS])
-    return str(reply[1]) if reply[0] == "ok" else None
+        return bool(await run_script(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
 
 
 async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> CrewDefinition:

@@ -24,7 +24,7 @@ class Recovery:
     def __init__(
         self, queue: Queue, persist: Persist, account: Callable[[Sequence[Finished], Sequence[str]], None], born: str
     ) -> None:
-        """`account` is told what became of results. `born`: since when the store knows the crew."""
+        """`account` is told what became of results. `born`: since when the store knew the crew at first."""
         self._queue = queue
         self._born = born
         self._persist = persist
@@ -42,8 +42,7 @@ class Recovery:
         until = time.monotonic() + OUTLAST_SECONDS
         while True:
             there = await self._persist(lambda: definitions.identity(self._queue.client, self._queue.keys))
-            if there.uid == self._queue.uid and (born := await self._persist(self._tell_loss)) is not None:
-                self._born = born
+            if there.uid == self._queue.uid and await self._persist(self._tell_loss):
                 return True
             if there.uid or there.leaving or given_up() or time.monotonic() >= until:
                 return False
@@ -53,7 +52,7 @@ class Recovery:
                     await asyncio.sleep(0.05)
             wake.clear()
 
-    async def _tell_loss(self) -> str | None:
+    async def _tell_loss(self) -> bool:
         return await definitions.tell_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
 
     async def write(self) -> None:
