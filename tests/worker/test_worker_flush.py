@@ -119,6 +119,34 @@ async def test_what_runs_outlives_a_second_loss_too(make_crew: Make, private_red
     assert await crew.ends() == Counter({("first", "completed"): 1, ("second", "completed"): 1})
 
 
+async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_back(
+    make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
+    really, former, lost = Queue.claim, "", asyncio.Event()
+
+    async def claim(queue: Queue, incarnation: str, *args: Any, **options: Any) -> Any:
+        if former and incarnation != former and not lost.is_set():
+            await crew.redis.flushall()
+            lost.set()
+        return await really(queue, incarnation, *args, **options)
+
+    monkeypatch.setattr(Queue, "claim", claim)
+    async with crew.in_process() as worker:
+        await crew.submit("t1", "a")
+        await crew.started("t1")
+        former = worker._me.name
+        await crew.redis.flushall()
+        await _bring_back(crew)
+        await asyncio.wait_for(lost.wait(), 15)
+        await _bring_back(crew)
+        crew.open()
+        result = await until(lambda: _result(crew, "t1"), what="the result")
+        assert result.success
+        assert await _losses(crew) == 1
+    assert crew.executions() == Counter({"t1": 1})
+
+
 async def _result(crew: Crew, task_id: str) -> Any:
     if await crew.redis.exists(crew.keys.task(task_id)):
         return await crew.client.result(crew.name, task_id)

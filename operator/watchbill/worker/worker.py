@@ -543,7 +543,7 @@ class Worker:
             tasks,
             self._me.name,
         )
-        await self._register()
+        await self._begin_anew()
 
     async def _outlast(self, me: Life, error: CrewGone | Forgotten) -> None:
         """The store may have lost all it had. Raises the error when the crew doesn't come back, or was deleted."""
@@ -555,8 +555,14 @@ class Worker:
         lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
         logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
         self._recovery.formers.append(me)
-        await self._recovery.write()
-        await self._register()
+        await self._begin_anew()
+
+    async def _begin_anew(self) -> None:
+        try:
+            await self._recovery.write()
+            await self._register()
+        except (Fenced, CrewGone) as error:  # lost once more, in this moment: that is no reason to end what runs
+            self._on_lost(self._me.name, error)
 
     def _stopped(self) -> bool:
         if self._stop_by is None:
