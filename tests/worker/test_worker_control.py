@@ -15,6 +15,7 @@ from watchbill.records import ExecutionMode
 from watchbill.store import control
 from watchbill.tasks import AgentTask
 from watchbill.worker import jobs as module
+from watchbill.worker import worker as turns
 
 TTL = 60_000
 
@@ -62,7 +63,8 @@ async def test_a_running_task_is_cancelled_at_once_and_its_slot_is_free(make_cre
 async def test_a_task_in_a_workers_hands_that_has_not_begun_is_cancelled_without_a_run(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BRIEF_SECONDS", 1e9)  # so that it holds a batch beside what runs, however long that is
+    for place in (module, turns):  # so that it holds a batch beside what runs, however long that is
+        monkeypatch.setattr(place, "BRIEF_SECONDS", 1e9)
     crew = await make_crew({"a": "Gate"})
     async with crew.in_process(concurrency=1) as worker:
         await crew.submit("t1", "a")
