@@ -27,9 +27,11 @@ from watchbill.embedded import EmbeddedStore
 
 # Opens a store, says so, and keeps it open until a signal comes. After Ctrl-C it writes once more, and closes it.
 CHILD = """
-import asyncio, json, os, sys, time
+import asyncio, json, os, signal, sys, time
 from pathlib import Path
 from watchbill.embedded import EmbeddedStore
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and whoever it starts
 
 def say(store, **more):
     pids = [p.pid for p in (store._server, store._watchdog) if p is not None]
