@@ -747,7 +747,7 @@ async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -
             assert await listener.get_message(timeout=5)
             await other.queue.submit([Submission("t1", "a", "{}")], max_queued=MANY, reply_to=keys.reply("one"))
             await other.finish("w", await other.take("w"))
-            message = await listener.get_message(timeout=0.5)
+            message = await listener.get_message(timeout=5)
             assert message is not None
             assert message["data"].split("\x1f")[0] == "t1"
     finally:
