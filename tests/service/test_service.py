@@ -245,7 +245,7 @@ async def test_a_run_that_takes_too_long_is_let_go(place: Place) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await watchbill.client.run(file, "x", timeout=1)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -393,7 +393,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
         async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
             run = await client.wait("crew", "r", timeout=20)
-        assert time.monotonic() - again < 5
+        assert time.monotonic() - again < 9, "the least that was left of its lease is ten"
         assert run.success
         assert place.executions() == {"r/s1": 1, "r/s2": 2, "r/s3": 1}
         assert run.steps["s2"].attempt == 2
