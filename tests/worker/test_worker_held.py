@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from prometheus_client import REGISTRY
-from workshop import Make, until
+from workshop import Crew, Make, until
 
 from watchbill.agents.context import Context
 from watchbill.errors import Fenced
@@ -25,6 +25,15 @@ def tasks_of(agent: str, *names: str) -> list[AgentTask]:
     return [AgentTask(task_id=name, agent_name=agent, prompt="do it") for name in names]
 
 
+async def under_load(crew: Crew, number: signal.Signals) -> list[str]:
+    """Submits thousands of brief tasks, and one among them that sends its worker a signal. Returns their names."""
+    names = [f"t{i}" for i in range(3000)]
+    signals = [AgentTask(task_id="signals", agent_name="signals", prompt=number.name)]
+    tasks = tasks_of("brief", *names)
+    await crew.client.submit_many(crew.name, None, [*tasks[:310], *signals, *tasks[310:]])
+    return [*names, "signals"]
+
+
 async def test_what_is_held_behind_a_task_that_takes_long_is_another_workers_within_milliseconds(
     make_crew: Make,
 ) -> None:
@@ -34,7 +43,7 @@ async def test_what_is_held_behind_a_task_that_takes_long_is_another_workers_wit
     await crew.client.submit_many(crew.name, "gate", tasks_of("gate", *gates))
     one = await crew.worker()
     two = await crew.worker()
-    await crew.started(*gates, seconds=5)
+    await crew.started(*gates)
     assert [len(crew.started_by(worker) & set(gates)) for worker in (one, two)] == [2, 2]
     crew.open()
     assert {result.attempt for result in await crew.results(gates)} == {1}
@@ -53,21 +62,18 @@ async def test_a_worker_that_held_a_batch_runs_it_itself_when_nobody_else_does(m
         figures = await crew.client.figures(crew.name)
         return (figures.waiting, figures.running) == (4, 2)
 
-    await until(all_else_waits, 2, "the return of what was held")
+    await until(all_else_waits, what="the return of what was held")
     crew.open()
     assert {result.attempt for result in await crew.results(gates)} == {1}
     assert set(crew.executions().values()) == {1}
 
 
 async def test_sigterm_under_load_returns_what_is_held_and_everything_is_done_once(make_crew: Make) -> None:
-    crew = await make_crew({"brief": "Brief"}, lease_seconds=60, concurrency=5)
-    names = [f"t{i}" for i in range(3000)]
-    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
-    leaving = await crew.worker()
-    await until(lambda: len(crew.notes("end")) > 300)
-    leaving.signal(signal.SIGTERM)
-    assert await leaving.ended() == 0, leaving.log
-    assert len(crew.notes("end")) < 3000, "it was too fast for this test"
+    crew = await make_crew({"brief": "Brief", "signals": "SignalsOnce"}, lease_seconds=60, concurrency=5)
+    names = await under_load(crew, signal.SIGTERM)
+    leaving = await crew.worker(doomed=True)
+    assert await leaving.ended(30) == 0, leaving.log
+    assert 300 < len(crew.notes("end")) < 3000
     await crew.worker()
     await until(crew.is_idle, 30)  # the lease has 60 s: nothing waited for it
     assert crew.executions() == dict.fromkeys(names, 1)
@@ -75,17 +81,13 @@ async def test_sigterm_under_load_returns_what_is_held_and_everything_is_done_on
 
 
 async def test_a_kill_counts_against_no_task_that_was_only_held(make_crew: Make) -> None:
-    crew = await make_crew({"brief": "Brief"}, lease_seconds=1, concurrency=5)
-    names = [f"t{i}" for i in range(3000)]
-    await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
-    killed = await crew.worker()
-    await until(lambda: len(crew.notes("end")) > 300)
-    killed.kill()
-    assert len(crew.notes("end")) < 3000, "it was too fast for this test"
-    at = time.monotonic()
+    crew = await make_crew({"brief": "Brief", "signals": "SignalsOnce"}, lease_seconds=1, concurrency=5)
+    names = await under_load(crew, signal.SIGKILL)
+    killed = await crew.worker(doomed=True)
+    assert await killed.ended(30) == -signal.SIGKILL, killed.log
+    assert 300 <= len(crew.notes("end")) < 3000
     await crew.worker()
     await until(crew.is_idle, 30)
-    assert time.monotonic() - at < 15
     again = {name for name, times in crew.executions().items() if times > 1}
     counted = {name for name in names if await crew.redis.hget(crew.keys.task(name), "attempt") != "1"}
     assert again <= counted, "what ran twice was begun twice"
@@ -104,7 +106,7 @@ async def test_a_lone_task_waits_for_no_batch_to_fill(make_crew: Make) -> None:
         await crew.client.run(crew.name, "do it", agent="brief", id=f"lone{i}")
         took.append(time.monotonic() - begun)
         await asyncio.sleep(0.01)
-    assert sorted(took)[10] < 0.04, "half of them were told by message: a look comes after 0.05 s"
+    assert sorted(took)[10] < 0.5, "half of them were told by message: a look comes after 2 s"
 
 
 async def test_results_do_not_wait_for_a_call_that_is_on_its_way(

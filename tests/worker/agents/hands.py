@@ -129,6 +129,20 @@ class Poison:
         os._exit(66)
 
 
+class SignalsOnce:
+    """Sends its worker the signal that its prompt names, the first time."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        if context.attempt == 1:
+            os.kill(os.getpid(), signal.Signals[context.prompt])
+        note(self.folder, "end", context)
+        return "sent"
+
+
 class Blocker:
     """Blocks the event loop, as an agent shouldn't."""
 
@@ -455,10 +469,14 @@ async def leak_repr(context: Any) -> None:
 
 
 class Shaky:
-    """Fails as its prompt says (`kind`, or `kind:attempts`), until that attempt is over; then it is done."""
+    """Fails as its prompt says (`kind`, or `kind:attempts`), until that attempt is over; then it is done.
 
-    def __init__(self, folder: str) -> None:
+    Where it is busy, it is to be tried again after so many seconds.
+    """
+
+    def __init__(self, folder: str, again: float = 1.0) -> None:
         self.folder = folder
+        self.again = again
 
     async def run(self, context: Any) -> str:
         note(self.folder, "start", context)
@@ -470,7 +488,7 @@ class Shaky:
             error.retryable = False  # type: ignore[attr-defined]
         elif kind == "busy":
             error = RuntimeError("come back later")
-            error.retry_after = 1.0  # type: ignore[attr-defined]
+            error.retry_after = self.again  # type: ignore[attr-defined]
         elif kind == "bug":
             error = TypeError("a fault of the code")
         else:
