@@ -131,7 +131,7 @@ async def test_a_worker_that_dies_while_the_store_is_away_is_noticed_afterwards(
     server.resume()
     result = await crew.result("t")
     assert result.output == "attempt 2"
-    assert time.monotonic() - back < lease + 2
+    assert time.monotonic() - back < lease + 10
     assert crew.started_by(survivor) == {"t"}
 
 
@@ -146,7 +146,7 @@ async def test_a_worker_asked_to_stop_while_the_store_does_not_answer_stops(
     server.pause()
     worker.process.terminate()
     try:
-        await worker.ended(seconds=1 + 6)
+        await worker.ended()
     finally:
         server.resume()
     crew.open()
@@ -165,7 +165,7 @@ async def test_an_idle_worker_does_not_wait_for_a_store_that_is_away_when_it_is_
     server.pause()
     worker.process.terminate()
     try:
-        await worker.ended(seconds=10)
+        await worker.ended()
     finally:
         server.resume()
 
@@ -186,7 +186,7 @@ async def test_a_worker_that_may_not_listen_for_a_while_does_not_stay_deaf(
     async def is_done_or_has_ended() -> bool:
         return not worker.lives or await crew.client.result(crew.name, "after") is not None
 
-    await until(is_done_or_has_ended, 8, "work, or an end")
+    await until(is_done_or_has_ended, what="work, or an end")
     assert worker.lives or worker.process.returncode != 0
 
 
