@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -229,16 +228,14 @@ async def test_a_process_that_dies_fails_the_attempt_at_once_and_not_the_worker(
 ) -> None:
     crew = await make_crew({"a": "Apart"}, concurrency=1, tasks={"max_attempts": 2, "backoff_seconds": 0.05})
     worker = await crew.worker()
-    began = time.monotonic()
     await crew.submit("t", "a", how)
-    result = await crew.result("t")
-    assert time.monotonic() - began < 10
+    result = await crew.result("t")  # long before its time is up
     assert (result.success, result.error, result.attempt) == (False, error, 2)
     assert len({note["pid"] for note in crew.notes()}) == 2, "each attempt in a process of its own"
     assert await output_of(crew, "next", "a", "pid") != worker.pid
     assert worker.lives
     for group in {note["group"] for note in crew.notes() if note["task"] == "t"}:
-        await until(lambda g=group: subprocess.run(["pgrep", "-g", str(g)]).returncode == 1, 3, "the end of its forks")
+        await until(lambda g=group: subprocess.run(["pgrep", "-g", str(g)]).returncode == 1, what="its forks' end")
 
 
 async def test_a_process_that_dies_between_two_tasks_costs_neither(make_crew: Make) -> None:
@@ -273,7 +270,7 @@ async def test_a_process_is_not_abandoned_when_its_task_is_handed_back(make_crew
     await crew.submit("t", "a", "spin")
     await crew.started("t")
     worker.signal(signal.SIGTERM)
-    assert await worker.ended(5) == 0, worker.log
+    assert await worker.ended() == 0, worker.log
     assert not lives(crew.notes()[0]["pid"])
     assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
     assert "still runs" not in worker.log
@@ -292,7 +289,7 @@ async def test_no_process_outlives_a_worker_that_is_killed(make_crew: Make, what
     pids = [crew.notes()[0]["pid"], *(note["other"] for note in crew.notes("other"))]
     assert all(map(lives, pids))
     worker.kill()
-    await until(lambda: not any(map(lives, pids)), 5, "the end of its processes")
+    await until(lambda: not any(map(lives, pids)), what="the end of its processes")
 
 
 async def test_a_process_ends_with_its_line_where_the_kernel_has_no_signal_for_that() -> None:
