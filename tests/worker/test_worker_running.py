@@ -49,8 +49,8 @@ class Room:
     async def started(self, *task_ids: str) -> None:
         await self.crew.started(*task_ids)
 
-    async def end(self, seconds: float = 5.0) -> Finished:
-        await until(lambda: self.ends, seconds, "its end")
+    async def end(self) -> Finished:
+        await until(lambda: self.ends, what="its end")
         await asyncio.sleep(0.02)
         (end,) = self.ends
         return end
@@ -131,7 +131,7 @@ async def test_an_agent_that_was_stopped_before_it_began_never_begins(enter: Ent
         for name in "ab":
             running = await room.begin(name, name)
             running.stop("cancelled", 5.0)
-            assert (await room.end(1.0)).outcome == "cancelled"
+            assert (await room.end()).outcome == "cancelled"
             room.ends.clear()
         assert room.noted("start") == []
 
@@ -157,7 +157,7 @@ async def test_an_agent_that_does_not_stop_is_abandoned_at_the_deadline_and_coun
         began = time.monotonic()
         running.stop("cancelled", 1.2)
         end = await room.end()
-        assert 1.1 < time.monotonic() - began < 3
+        assert 1.1 < time.monotonic() - began < 10
         assert (end.outcome, end.result) == ("cancelled", "")
         assert end.message == "cancelled; its agent did not stop in time, and was abandoned"
         await until(lambda: room.told == [1], what="the news that it is overdue")
@@ -197,7 +197,7 @@ async def test_a_cancellation_overrules_an_interruption_and_may_hurry_it_but_not
         running.stop("interrupted", 30.0)
         end = await room.end()
         assert end.outcome == "cancelled"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert room.noted("swallowed") == ["t"], "who is cleaning up isn't cancelled again"
 
 
@@ -241,7 +241,7 @@ async def test_an_agent_whose_time_is_up_is_asked_to_stop(enter: Enter) -> None:
     async with enter(agents, max_attempts=1) as room:
         for one in agents:
             await room.begin(one.agent_id, one.agent_id, "raise")
-        await until(lambda: len(room.ends) == 2, 5)
+        await until(lambda: len(room.ends) == 2)
         assert sorted(room.noted("end")) == ["async", "thread"]
         assert [(end.outcome, result(end).error) for end in room.ends] == [("dead", "timed out after 1 s")] * 2
         assert [note["cancelled"] for note in room.crew.notes("cancelled")] == [True]
@@ -278,8 +278,8 @@ async def test_a_wall_clock_that_is_set_anew_changes_no_timeout(enter: Enter, mo
         await asyncio.sleep(1.5)
         assert room.ends == []
         await until(lambda: len(room.ends) == 2)
-        assert 1.9 < time.monotonic() - began < 4
-        assert all(1900 < result(end).execution_time_ms < 4000 for end in room.ends)
+        assert 1.9 < time.monotonic() - began < 15
+        assert all(1900 < result(end).execution_time_ms < 15_000 for end in room.ends)
 
 
 async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
@@ -293,7 +293,7 @@ async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
         del running, one
         began = time.monotonic()
         await room.executor.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert room.executor.abandoned == 0
         await asyncio.sleep(0.05)
         gc.collect()
