@@ -79,7 +79,7 @@ async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error_and_the_
     }
     for (kind, what), task_id in ids.items():
         await crew.submit(task_id, kind, what)
-    results = await asyncio.gather(*(crew.result(i, timeout=5) for i in ids.values()), return_exceptions=True)
+    results = await asyncio.gather(*(crew.result(i) for i in ids.values()), return_exceptions=True)
     wrong = {}
     for (kind, what), result in zip(ids, results, strict=True):
         if isinstance(result, BaseException):
@@ -151,25 +151,25 @@ async def test_a_failed_step_ends_its_run_as_failed_with_its_error(make_crew: Ma
 async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_crew: Make) -> None:
     agents = [
         agent("async-1", "Gate", timeout_seconds=1),
-        agent("async-3", "Gate"),
+        agent("async-5", "Gate"),
         agent("thread-1", "ThreadGate", timeout_seconds=1),
-        agent("thread-3", "ThreadGate"),
+        agent("thread-5", "ThreadGate"),
     ]
-    crew = await make_crew(agents, tasks={"timeout_seconds": 3, "max_attempts": 1})
+    crew = await make_crew(agents, tasks={"timeout_seconds": 5, "max_attempts": 1})
     async with crew.in_process() as worker:
         began = time.monotonic()
         for one in agents:
             await crew.submit(one.agent_id, one.agent_id)
         results = await crew.results([f"{kind}-1" for kind in ("async", "thread")])
-        assert 0.9 < time.monotonic() - began < 2.8
-        results += await crew.results([f"{kind}-3" for kind in ("async", "thread")])
-        assert 2.9 < time.monotonic() - began < 5
-        assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 3 s"] * 2
+        assert 0.9 < time.monotonic() - began < 4.9
+        results += await crew.results([f"{kind}-5" for kind in ("async", "thread")])
+        assert 4.9 < time.monotonic() - began < 20
+        assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 5 s"] * 2
         assert not any(result.success for result in results)
         assert worker.running == 0
-        assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-3"}
+        assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-5"}
         crew.open()  # for the threads, which nobody can cancel
-        await until(lambda: {line["task"] for line in crew.notes("spoke")} == {"thread-1", "thread-3"})
+        await until(lambda: {line["task"] for line in crew.notes("spoke")} == {"thread-1", "thread-5"})
     assert (await crew.ends()) == {(one.agent_id, "dead"): 1 for one in agents}, "what they return is too late"
     said = [event for event in await crew.events() if event.event_type == "mission_event"]
     assert said == [], "and so is what they say"
@@ -192,11 +192,11 @@ async def test_an_agent_that_swallows_its_cancellation_times_out_too(make_crew: 
     crew = await make_crew(agents, concurrency=2, tasks={"max_attempts": 1})
     worker = await crew.worker()
     await crew.submit("t", "a")
-    result = await crew.result("t", timeout=1 + 4)
+    result = await crew.result("t")
     assert result.error == "timed out after 1 s"
     assert len(crew.notes("swallowed")) >= 1
     await crew.submit("next", "b")
-    assert (await crew.result("next", timeout=5)).success, "it holds no more than its own slot"
+    assert (await crew.result("next")).success, "it holds no more than its own slot"
     assert worker.lives
 
 
@@ -410,7 +410,7 @@ async def test_a_worker_whose_crew_is_gone_ends_and_writes_nothing_more(make_cre
     await gone(crew, how)
     crew.open()
     before = await crew.stored("bell")
-    assert await worker.ended(4) != 0
+    assert await worker.ended() != 0
     assert CrewGone.__name__ in worker.log
     assert f"crew {crew.name!r} was deleted, or replaced" in worker.log
     assert await crew.stored("bell") == before
