@@ -42,7 +42,7 @@ OF_INCARNATIONS = ("leases", "claims", "workers")
 """What a new incarnation rightly writes about itself."""
 
 
-async def until(condition: Callable[[], Any], seconds: float = 15.0, what: str = "this") -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "this") -> Any:
     """What `condition` (sync or async) answers once that is true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -94,7 +94,7 @@ class Process:
         self.process.wait()
         return at
 
-    async def ended(self, seconds: float = 15.0) -> int:
+    async def ended(self, seconds: float = 20.0) -> int:
         """The exit code, once it has ended by itself."""
         await until(lambda: not self.lives, seconds, f"the end of process {self.pid}")
         return self.process.returncode
@@ -171,7 +171,7 @@ class Crew:
         """Task or step id → how often it was started."""
         return Counter(line["task"] for line in self.notes())
 
-    async def started(self, *task_ids: str, seconds: float = 15.0) -> None:
+    async def started(self, *task_ids: str, seconds: float = 20.0) -> None:
         await until(lambda: set(task_ids) <= set(self.executions()), seconds, f"the start of {task_ids}")
 
     def started_by(self, process: Process) -> set[str]:
@@ -264,7 +264,7 @@ class Crew:
             assert process.lives, process.log
             return "\n" in process.said and bool(await self.incarnations(process))
 
-        await until(works, what="the worker's lease")
+        await until(works, 60, "the worker's lease")  # Python's start may take its time
         process.hello = json.loads(process.said.splitlines()[0])
         return process
 
