@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import math
+import random
 import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -765,11 +767,17 @@ async def test_a_refusal_that_waiting_cannot_cure_is_not_called_unavailable(
     assert isinstance(caught.value.__cause__, redis.exceptions.NoPermissionError)
 
 
+def free_port() -> int:
+    """Below those that the kernel gives to clients, so that none is given it before the server has it."""
+    while True:
+        port = random.randrange(22_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+
+
 async def test_on_a_cluster_the_keys_of_a_tenant_share_a_slot(tmp_path: Path) -> None:
-    with socket.socket() as free, socket.socket() as bus:
-        free.bind(("127.0.0.1", 0))
-        bus.bind(("127.0.0.1", 0))
-        port, bus_port = free.getsockname()[1], bus.getsockname()[1]
+    port, bus_port = free_port(), free_port()
     command = embedded.server_command(embedded.find_server(), tmp_path, Path("cluster.sock"), persist=False)
     cluster = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus_port)]
     with (tmp_path / "log").open("wb") as log:
