@@ -173,6 +173,10 @@ class Model:
         """Submissions for which there was no room."""
         self.told: list[tuple[str, str, str]] = []
         """What the results stream must hold: kind, id, state."""
+        self.forgotten: list[str] = []
+        """Tasks and runs that ended, and are no longer kept."""
+        self.ended: Counter[str] = Counter()
+        """How often they and their steps did."""
         self.digest = digest
         self.digests = {digest}
         """Definitions that are kept."""
@@ -218,7 +222,7 @@ class Model:
         for s in batch:
             first = self.dedupe.get(s.dedupe_key, s.id) if s.dedupe_key else s.id
             ids.append(first)
-            if first != s.id or s.id in self.works:
+            if first != s.id or s.id in self.works or s.id in self.forgotten:
                 continue
             work = Work(s.id, s.agent, int(s.priority), len(s.payload) <= CARRIED_BYTES)
             if s.due_ms:
@@ -497,6 +501,17 @@ class Model:
         else:
             work.put(along=True)
         return "replayed"
+
+    def forget(self, ended: str) -> set[str]:
+        """It is no longer kept. Returns what of it there was: the task, or the run's steps."""
+        run = self.runs.pop(ended, None)
+        gone = {work.id for work in self.works.values() if (work.run is run if run else work.id == ended)}
+        assert all(self.works[name].over or run for name in gone), f"{ended} has not ended"
+        assert run is None or run.over, f"{ended} has not ended"
+        for name in gone:
+            self.ended[name] += self.works.pop(name).ends
+        self.forgotten.append(ended)
+        return gone
 
     # ------------------------------------------------------------ within
 

@@ -23,14 +23,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from queue_compare import Stored
-from queue_model import Model, Place, Run, Work, Worker
+from queue_model import ON_STREAM, Model, Place, Run, Work, Worker
 from support import MANY, Crew, finished, flow_of, library, made, payload, run_submission, server_ms
 
 from watchbill import connection
 from watchbill.connection import run_script
 from watchbill.errors import Conflict, Fenced, NotFound, QueueFull, RetryLater
 from watchbill.plan import flow
-from watchbill.store import control, dead, definitions, runs
+from watchbill.records import TaskPolicy
+from watchbill.store import control, dead, definitions, retention, runs
 from watchbill.store.queue import Claimed, Finished, Outcome, Submission
 from watchbill.tasks import Priority, RunState, TaskState
 
@@ -143,7 +144,10 @@ class QueueMachine(RuleBasedStateMachine):
         twice: bool,
     ) -> None:
         tasks = [work.id for work in self.model.works.values() if work.run is None]
-        ids = [*(tasks[-1:] if known else []), *(f"t{len(tasks) + i}" for i in range(count))]
+        ids = [
+            *(tasks[-1:] if known else []),
+            *(f"t{len(tasks) + len(self.model.forgotten) + i}" for i in range(count)),
+        ]
         due = self.do(server_ms(self.client)) + HOUR_MS if later else 0
         options: dict[str, Any] = {"dedupe_key": key, "dedupe_ms": HOUR_MS, "due_ms": due}
         batch = [Submission(i, agent, payload(LARGE if large else i), priority, {"log": i}, **options) for i in ids]
@@ -168,7 +172,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._submit_run(which, priority, large, parallel, in_parts)
 
     def _submit_run(self, which: int, priority: Priority, large: bool, parallel: int, in_parts: bool) -> None:
-        definition, run_id = CREWS[which], f"r{len(self.model.runs)}"
+        definition, run_id = CREWS[which], f"r{len(self.model.runs) + len(self.model.forgotten)}"
         self._apply(which)
         submission = run_submission(run_id, definition, parallel=parallel, priority=priority)
         if large:
@@ -509,6 +513,25 @@ class QueueMachine(RuleBasedStateMachine):
                 got = self.do(run_script(self.client, "cancel_run", [*keys.fixed, *names], args))
                 self.model.begin_to_cancel(run)
                 assert got == ["over" if over else "ok", run.state.value]
+
+    # Not while a letter or a stray entry leads to what has ended: without its record that is told of as lost.
+    @precondition(lambda self: not self.model.letters and not any(work.over for work in self.model.at(*ON_STREAM)))
+    @rule(most=st.integers(0, 3), twice=st.booleans())
+    def forget(self, most: int, twice: bool) -> None:
+        """Of what has ended the oldest goes."""
+        ended = [str(i) for i in self.do(self.client.zrange(self.crew.keys.ids, "-inf", "(1e13", byscore=True))]
+        current = self.do(definitions.current(self.client, self.crew.keys))
+        policy = TaskPolicy(max_results=most)
+        bounds = replace(current, definition=current.definition.model_copy(update={"tasks": policy}))
+        for _ in range(1 + twice):
+            self.do(retention.keep(self.client, self.crew.keys, self.crew.uid, bounds))
+        for task_id in ended[: max(len(ended) - most, 0)]:
+            gone = self.model.forget(task_id)
+            self.past = [(worker, end) for worker, end in self.past if end.task.id not in gone]
+            self.creation.pop(task_id, None)
+            self.stored.run_states.pop(task_id, None)
+            for name in gone:
+                self.stored.states.pop(name, None)
 
     @precondition(lambda self: self.model.letters)
     @rule(data=st.data(), what=st.sampled_from(["replay", "replay", "purge", "no room"]))
