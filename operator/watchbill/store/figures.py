@@ -45,7 +45,7 @@ class Ended:
     """What has ended, as the results say."""
 
     results: int
-    """How many there ever were, of tasks, steps and runs."""
+    """How many there were, of tasks, steps and runs, since the stream of results began."""
     last_id: str
     seen: int = 0
     """How many were looked at: those since the last look, the newest 100 of them; and of these:"""

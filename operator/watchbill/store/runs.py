@@ -136,7 +136,7 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
             pipe.hgetall(keys.run_steps(run_id))
             (state, submitted, finished), packed = await pipe.execute()
     if state is None:
-        raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} (a finished one is kept for tasks.resultTTLSeconds)")
+        raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} ({_KEPT})")
     return RunStatus(
         run_id=run_id,
         crew=keys.crew,
@@ -274,6 +274,7 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
 
 # Scores of unfinished ids lie above this (FAR in store/scripts/lib.lua).
 _UNFINISHED: Final = "(1e13"
+_KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.maxResults"
 
 
 async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 100) -> list[str]:
@@ -348,6 +349,4 @@ def _time(ms: str | None) -> datetime | None:
 
 def not_found(keys: CrewKeys, task_id: str) -> NotFound:
     """There is neither a run nor a task of this id."""
-    return NotFound(
-        f"crew {keys.crew!r} has no run or task {task_id!r} (a finished one is kept for tasks.resultTTLSeconds)"
-    )
+    return NotFound(f"crew {keys.crew!r} has no run or task {task_id!r} ({_KEPT})")
