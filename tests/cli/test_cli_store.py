@@ -267,7 +267,7 @@ def test_a_store_that_refuses_connections_is_exit_3_within_seconds_and_without_t
         url = f"redis://me:hunter22@127.0.0.1:{nobody.getsockname()[1]}/0"
         begin = time.monotonic()
         by_option = shell.run(*command.split(), "--redis-url", url)
-        assert time.monotonic() - begin < 8
+        assert time.monotonic() - begin < 20
 
         by_environment = shell.run(*command.split(), env={"WATCHBILL_REDIS_URL": url})
     assert by_option.returncode == by_environment.returncode == 3
