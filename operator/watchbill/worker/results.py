@@ -26,6 +26,7 @@ logger = logging.getLogger("watchbill.agent")
 
 ERROR_MAX: Final = 16_000
 MESSAGE_MAX: Final = 4000
+_LINE_MAX: Final = 300
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
 """What a task is that was stopped because somebody wished so."""
 
@@ -46,7 +47,7 @@ class Results:
         try:
             return self._finished(task, "completed", policy, output=output, usage=usage, seconds=seconds)
         except outputs.Unstorable as error:
-            logger.warning("task %s of %s is dead: %s", task.id, self._crew, self._first(str(error)))
+            self._mourn(task, str(error))
             return self._finished(task, "dead", policy, error=str(error), usage=usage, seconds=seconds)
 
     def failed(
@@ -62,13 +63,12 @@ class Results:
             chance=random.random(),
         )
         what = self._last((failure.traceback or failure.error).rstrip())
+        logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if wait is not None:
-            logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
             return self._again(task, failure.error, wait)
         if failure.judged.given_up:
-            logger.info("task %s of %s failed: its agent gives it up\n%s", task.id, self._crew, what)
             return self._finished(task, "failed", policy, error=failure.error, usage=usage, seconds=seconds)
-        logger.warning("task %s of %s is dead after attempt %d\n%s", task.id, self._crew, task.attempt, what)
+        self._mourn(task, failure.error)
         finished = self._finished(task, "dead", policy, error=failure.error, usage=usage, seconds=seconds)
         return replace(finished, detail=what)
 
@@ -81,8 +81,13 @@ class Results:
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """It ended before an agent saw it."""
-        logger.warning("task %s of %s is dead: %s", task.id, self._crew, self._first(error))
+        self._mourn(task, error)
         return self._finished(task, "dead", policy, error=error)
+
+    def _mourn(self, task: Claimed, error: str) -> None:
+        """In one line; the traceback is in the dead letter, and at level INFO."""
+        why = " ".join(self._first(error).split())[:_LINE_MAX]
+        logger.warning("task %s of %s is dead after attempt %d: %s", task.id, self._crew, task.attempt, why)
 
     def broken(self, task: Claimed, failure: Exception) -> Finished:
         """We ourselves couldn't run it."""
