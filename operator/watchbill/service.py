@@ -296,7 +296,7 @@ async def run_file(
             stack.push_async_callback(store.close)
             redis_url = store.url
         service = await stack.enter_async_context(AgentService(redis_url, manifests, grace_seconds=0))
-        client = await stack.enter_async_context(Client(redis_url, namespace=crew.metadata.namespace or "default"))
+        client = await stack.enter_async_context(Client(redis_url, namespace=_place(crew)[0]))
         waiting = asyncio.ensure_future(client.run(crew.name, prompt, inputs=inputs, timeout=timeout, **options))
         broken = asyncio.ensure_future(service.failed())
         try:

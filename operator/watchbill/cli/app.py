@@ -38,7 +38,7 @@ for command in (
 ):
     app.command()(reported(command))
 
-letters = typer.Typer(name="dead", help="Dead letters: work that is out of attempts, and can be tried again.")
+letters = typer.Typer(name="dead", help="Dead letters: work that failed for good, and can be tried again.")
 letters.command("list")(reported(dead.list_))
 letters.command()(reported(dead.show))
 letters.command()(reported(dead.replay))

@@ -133,6 +133,7 @@ def submit(
             if heartbeat is not None:
                 task_id_given = await client.fire(crew, heartbeat, token=task_id)
             else:
+                begin = due
                 if later is not None:  # by the store's clock, as all that waits
                     now_ms = (await client.figures(crew)).now_ms
                     begin = datetime.fromtimestamp(now_ms / 1000, UTC) + later
@@ -145,7 +146,7 @@ def submit(
                     id=task_id,
                     dedupe_key=dedupe_key,
                     dedupe_seconds=dedupe_seconds,
-                    scheduled_at=begin if later is not None else due,
+                    scheduled_at=begin,
                     durability=safety,
                 )
             if wait:

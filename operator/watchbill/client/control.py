@@ -58,7 +58,7 @@ class Control(Connected):
         """
         keys = self.keys(crew)
         # Looked up anew, and asked once: a crew that is made anew under this name meanwhile isn't meant.
-        current = self._crews[keys.crew] = await definitions.current(self._redis, keys)
+        current = await self._current(keys)
         ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
         known = current.definition.agent_ids()
         agent_id = agent if agent is None else known.get(agent, agent)  # tasks may be left of one that the crew had

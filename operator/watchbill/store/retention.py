@@ -17,13 +17,12 @@ from watchbill.connection import run_script, translated
 from watchbill.names import CrewKeys
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Changed, crew_gone
+from watchbill.store.runs import FAR
 
 PAGE: Final = 100
 """Records that go in one call: it holds the server for less than a millisecond."""
 PAUSE_SECONDS: Final = 0.003
 """Between two calls, so that others' come between: still more records in a second than a worker can finish."""
-_ENDED: Final = "(1e13"
-"""Scores of what has ended lie below this (FAR in store/scripts/lib.lua)."""
 
 
 async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current) -> int:
@@ -36,9 +35,7 @@ async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
     went = 1
     while left and went:  # else others are at it
         with translated():
-            found: Any = await client.zrange(
-                keys.ids, "-inf", _ENDED, byscore=True, offset=0, num=PAGE, withscores=True
-            )
+            found: Any = await client.zrange(keys.ids, "-inf", FAR, byscore=True, offset=0, num=PAGE, withscores=True)
         went, left = await _forget(client, keys, uid, current, found)
         gone += went
         if left:

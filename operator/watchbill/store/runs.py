@@ -272,8 +272,8 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
     return str(packed).split(_FS)[3] if packed else None
 
 
-# Scores of unfinished ids lie above this (FAR in store/scripts/lib.lua).
-_UNFINISHED: Final = "(1e13"
+FAR: Final = "(1e13"
+"""Scores in `ids` lie above this for what is unfinished, and below for what has ended (FAR in scripts/lib.lua)."""
 _KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.maxResults"
 
 
@@ -281,8 +281,7 @@ async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 1
     """Ids of tasks and runs that haven't ended, newest first."""
     with translated():
         return [
-            str(i)
-            for i in await client.zrange(keys.ids, "+inf", _UNFINISHED, byscore=True, desc=True, offset=0, num=limit)
+            str(i) for i in await client.zrange(keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=limit)
         ]
 
 
@@ -290,9 +289,9 @@ async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> Async
     """Ids of all tasks and runs that haven't ended now, oldest first, in pages; without what comes meanwhile."""
     with translated():
         newest: Any = await client.zrange(
-            keys.ids, "+inf", _UNFINISHED, byscore=True, desc=True, offset=0, num=1, withscores=True
+            keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=1, withscores=True
         )
-    after: str | float = _UNFINISHED
+    after: str | float = FAR
     told: set[str] = set()  # of those with the score `after`, at which the next page begins: many may have the same
     while newest:
         with translated():

@@ -64,9 +64,7 @@ class Life:
     @contextmanager
     def sending(self) -> Iterator[list[Finished]]:
         """Results for one call; in hand again if that fails."""
-        batch = self.finished[:BATCH]
-        if sum(len(finished.result) for finished in batch) > BATCH_BYTES:
-            batch = _within_bounds(batch)
+        batch = _within_bounds(self.finished[:BATCH])
         del self.finished[: len(batch)]
         self.sent.append(batch)
         try:

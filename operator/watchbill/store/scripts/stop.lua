@@ -40,7 +40,7 @@ local function withdraw(k, id, run_id, name, step, h, state, class, agent, attem
   return true, true
 end
 
-local at, key, kept = 7, FIXED + 1, 0
+local at, key = 7, FIXED + 1
 for _ = 1, tonumber(ARGV[6]) do
   local id, ttl, k, step, state, agent, class, attempt, entry, reply, run_state = ARGV[at], ARGV[at + 1]
   at = at + 2
