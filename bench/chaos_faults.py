@@ -46,7 +46,7 @@ class Store:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        command = embedded.server_command(embedded.find_server(), self._folder, self.socket, persist=True)
+        command = embedded.server_command(embedded.find_server(), self._folder, self.socket, fsync="everysec")
         command += ["--appendfsync", "always"]
         log = self._folder / "server.log"
         self._process = await self._stack.enter_async_context(processes.process(command, {}, log))

@@ -160,7 +160,7 @@ class PrivateRedis:
     async def restart(self) -> None:
         """(Re)start the server on the data of the one before, which is killed if it still runs."""
         await self.kill()
-        command = embedded.server_command(embedded.find_server(), self.folder, self.socket, persist=True)
+        command = embedded.server_command(embedded.find_server(), self.folder, self.socket, fsync="everysec")
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 20

@@ -101,7 +101,7 @@ class Store:
 
     def start(self) -> None:
         """On the data of the one before. Returns when it answers."""
-        command = embedded.server_command(embedded.find_server(), self._folder, self._socket, persist=True)
+        command = embedded.server_command(embedded.find_server(), self._folder, self._socket, fsync="everysec")
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         machine.until(

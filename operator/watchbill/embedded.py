@@ -6,7 +6,8 @@ file, so it is free only when both are gone, and no two servers can ever write t
 
 The server ends with its owner, however that ends. A shell, the watchdog, waits at a pipe that the owner alone keeps
 open, and stops the server when the pipe closes. `close()` does no more than close that pipe and wait, so that there is
-one way to stop and not two.
+one way to stop and not two. The owner looks after both: a server that was killed is started again on what it had
+written, and a watchdog likewise. Where the kernel can (Linux), it ends the server when owner and watchdog die together.
 
 Linux and macOS only. Opens no TCP port, imports neither settings nor metrics, and knows nothing of what is stored.
 """
@@ -14,8 +15,8 @@ Linux and macOS only. Opens no TCP port, imports neither settings nor metrics, a
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
-import hashlib
 import importlib.util
 import logging
 import os
@@ -23,42 +24,41 @@ import platform
 import re
 import shutil
 import signal
-import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import quote
 
-from watchbill import errors
+from watchbill import errors, state_folder
+from watchbill.state_folder import LOCK, SOCKET
 
 log = logging.getLogger(__name__)
 
-SOCKET: Final = "store.sock"
-LOCK: Final = "lock"
 LOG: Final = "server.log"
-
-SOCKET_PATH_MAX: Final = 103
-"""Bytes. macOS has room for 104 with the final zero, Linux for 108."""
-
 MIN_VERSION: Final = (7, 0)
 ANSWER_SECONDS: Final = 10.0
 """How long a server may be silent at its start. One that says it is loading its data is given as long as it needs."""
 STOP_SECONDS: Final = 5
 """From TERM to KILL."""
 POLL_SECONDS: Final = 0.01
+GUARD_SECONDS: Final = 0.1
+"""How often the owner looks whether server and watchdog live."""
+AGAIN_SECONDS: Final = 1.0
+"""Until a server that did not start is tried again."""
 TAKE_OVER_SECONDS: Final = 0.1
 """How often an attached process tries the lock. A blocking flock would be prompt too, but could not be called off."""
 LOG_TAIL: Final = 2000
 
-# Ignores what ends a shell, so that it outlives its owner. The pid cannot have gone to somebody else: the owner doesn't
-# reap a dead server while the pipe is open, and its number is taken until then.
+# Ignores what ends a shell, so that it outlives its owner. It is told each server's pid, the last one counts, and an
+# empty line once that has ended: its number may go to somebody else.
 _WATCHDOG: Final = f"""
 trap '' HUP INT QUIT TERM
-read -r pid && read -r _
+while read -r line; do pid=$line; done
 if [ -n "$pid" ]; then
     kill -TERM "$pid"
     n={STOP_SECONDS * 20}
@@ -98,12 +98,14 @@ class EmbeddedStore:
         self.owner = False
         self._ephemeral = ephemeral
         self._on_owner = on_owner
-        self._socket = folder / SOCKET if ephemeral else socket_path(folder)
+        self._socket = folder / SOCKET if ephemeral else state_folder.socket_path(folder)
         self.url = f"unix://{quote(str(self._socket))}"
         self._lock = -1
         self._pipe = -1
+        self._life = -1
         self._server: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self._guarding: asyncio.Task[None] | None = None
         self._taking_over: asyncio.Task[None] | None = None
         self._telling: asyncio.Future[None] | None = None
 
@@ -111,14 +113,15 @@ class EmbeddedStore:
     async def open(cls, folder: Path | None, *, on_owner: Callable[[], Awaitable[None]] | None = None) -> Self:
         """Start the store of this folder, or attach to it where it runs already.
 
-        `folder` is made when it is missing, and closed to other users. None is a store of nobody else's that leaves no
-        file. `on_owner` is called on the running loop when this process takes the store over from one that has gone.
+        `folder` is made when it is missing, for this user alone; one that exists must be so. None is a store of nobody
+        else's that leaves no file. `on_owner` is called on the running loop when this process takes the store over
+        from one that has gone.
 
         Raises NoStore where there is no server to start or the folder can't be used, StoreUnavailable where the server
         doesn't come up (with the end of its log) or, owned by another process, doesn't answer.
         """
         try:
-            place = _temporary_folder() if folder is None else _private_folder(folder)
+            place = state_folder.temporary() if folder is None else state_folder.private(folder)
             store = cls(place, ephemeral=folder is None, on_owner=on_owner)
             try:
                 await store._enter()
@@ -126,9 +129,11 @@ class EmbeddedStore:
                 await store.close()
                 raise
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            fix = "Make room on its disk" if full else "Make the folder yours, or name another with --state DIR"
             raise errors.NoStore(
                 f"The private store can't be set up in {str(folder or tempfile.gettempdir())!r}: {error}. "
-                "Make the folder yours, or use a Redis that runs already: --redis-url redis://…"
+                f"{fix}, or use a Redis that runs already: --redis-url redis://…"
             ) from error
         return store
 
@@ -143,6 +148,9 @@ class EmbeddedStore:
         if self._taking_over is not None:
             self._taking_over.cancel()
             await asyncio.wait([self._taking_over])
+        if self._guarding is not None:  # made by the take-over, so after it
+            self._guarding.cancel()
+            await asyncio.wait([self._guarding])
         try:
             await self._stop()
         finally:
@@ -153,9 +161,6 @@ class EmbeddedStore:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _enter(self) -> None:
-        if self._ephemeral:
-            await self._start()
-            return
         self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         _held.add(self._lock)
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -198,29 +203,57 @@ class EmbeddedStore:
             self._telling = asyncio.ensure_future(self._on_owner())
 
     async def _start(self) -> None:
-        """Start the server and wait for its first answer. The lock is ours."""
-        binary = await asyncio.to_thread(find_server)
-        log_file = self.folder / LOG
-        log_start = log_file.stat().st_size if log_file.exists() else 0
+        """Start the server, and be its owner. The lock is ours."""
         try:
-            server = self._spawn(server_command(binary, self.folder, self._socket, persist=not self._ephemeral))
-            deadline = time.monotonic() + ANSWER_SECONDS
-            while (reply := await ping(self._socket)) != b"+PONG":
-                deadline = _patience(reply, deadline)
-                if server.poll() is not None or time.monotonic() > deadline:
-                    what = "does not answer" if server.returncode is None else f"ended with code {server.returncode}"
-                    raise errors.StoreUnavailable(
-                        f"The private store did not start: {str(binary)!r} {what}. "
-                        f"The end of its log, {str(log_file)!r}:\n{_tail(log_file, log_start)}"
-                    )
-                await asyncio.sleep(POLL_SECONDS)
+            if self._pipe == -1:  # the watchdog first: once a server exists, somebody is there to stop it
+                self._start_watchdog()
+            await self._serve()
         except BaseException:
             await self._stop()
             raise
         self.owner = True
+        self._guarding = asyncio.create_task(self._guard(), name="private store")
 
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """The watchdog first: from the moment on which a server exists, somebody is there to stop it."""
+    async def _guard(self) -> None:
+        """Start again what was killed, until this is cancelled: by the kernel for want of memory, say."""
+        while True:
+            await asyncio.sleep(GUARD_SECONDS)
+            if self._watchdog is not None and self._watchdog.poll() is not None:
+                _let_go(self._pipe)
+                self._start_watchdog()
+                self._tell_watchdog(str(self._server.pid) if self._server and self._server.poll() is None else "")
+            if self._server is None or (code := self._server.poll()) is None:
+                continue
+            self._tell_watchdog("")
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            log.warning("The server of the private store in %r %s; it is started again", str(self.folder), how)
+            try:
+                await self._serve()
+            except (errors.WatchbillError, OSError) as error:
+                log.error("The private store is not back, and is tried again: %s", error)
+                if self._server.poll() is None:
+                    self._server.kill()
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _serve(self) -> None:
+        """Start the server and wait for its first answer."""
+        binary = await asyncio.to_thread(find_server)
+        log_file = self.folder / LOG
+        log_start = log_file.stat().st_size if log_file.exists() else 0
+        fsync: Fsync = "no" if self._ephemeral else "everysec"
+        server = self._spawn(server_command(binary, self.folder, self._socket, fsync=fsync))
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (reply := await ping(self._socket)) != b"+PONG":
+            deadline = _patience(reply, deadline)
+            if server.poll() is not None or time.monotonic() > deadline:
+                what = "does not answer" if server.returncode is None else f"ended with code {server.returncode}"
+                raise errors.StoreUnavailable(
+                    f"The private store did not start: {str(binary)!r} {what}. "
+                    f"The end of its log, {str(log_file)!r}:\n{_tail(log_file, log_start)}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _start_watchdog(self) -> None:
         read_end, self._pipe = os.pipe()
         _held.add(self._pipe)
         try:
@@ -234,16 +267,33 @@ class EmbeddedStore:
             )
         finally:
             os.close(read_end)
-        self._server = subprocess.Popen(
-            ["/bin/sh", "-c", _SERVER, str(self.folder / LOG), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=self._pipe,
-            stderr=subprocess.DEVNULL,
-            cwd=self.folder,
-            start_new_session=True,
-            umask=0o077,
-            pass_fds=() if self._ephemeral else (self._lock,),
-        )
+
+    def _tell_watchdog(self, pid: str) -> None:
+        with suppress(BrokenPipeError):  # it has just died: the next one is told
+            os.write(self._pipe, f"{pid}\n".encode())
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        if self._life != -1:
+            _let_go(self._life)
+        life, self._life = os.pipe()
+        _held.add(self._life)
+        try:
+            self._server = subprocess.Popen(
+                ["/bin/sh", "-c", _SERVER, str(self.folder / LOG), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=self._pipe,
+                stderr=subprocess.DEVNULL,
+                cwd=self.folder,
+                start_new_session=True,
+                umask=0o077,
+                pass_fds=(self._lock, life),
+            )
+            if sys.platform == "linux":  # the kernel sends it SIGTERM when the last who can write to `life` is gone
+                fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGTERM)
+                fcntl.fcntl(life, fcntl.F_SETOWN, self._server.pid)
+                fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC)
+        finally:
+            os.close(life)
         return self._server
 
     async def _stop(self) -> None:
@@ -253,6 +303,9 @@ class EmbeddedStore:
         _let_go(self._pipe)
         self._pipe = -1
         self.owner = False
+        if self._life != -1:
+            _let_go(self._life)
+            self._life = -1
         deadline = time.monotonic() + STOP_SECONDS + 1
         while processes := [p for p in (self._server, self._watchdog) if p is not None and p.poll() is None]:
             if time.monotonic() > deadline:
@@ -292,16 +345,23 @@ def find_server() -> Path:
     )
 
 
-def server_command(binary: Path, folder: Path, socket: Path, *, persist: bool) -> list[str]:
-    """The command line of a server on a Unix socket alone, with its data in `folder`, logging to its stdout."""
+Fsync = Literal["everysec", "no"]
+
+
+def server_command(binary: Path, folder: Path, socket: Path, *, fsync: Fsync | None) -> list[str]:
+    """The command line of a server on a Unix socket alone, with its data in `folder`, logging to its stdout.
+
+    `fsync`: how often what it writes is sent to the disk; "no" outlives the server, and not the machine. None: it
+    writes nothing.
+    """
     options = {
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",
         "dir": str(folder),
         "save": "",
-        "appendonly": "yes" if persist else "no",
-        "appendfsync": "everysec",
+        "appendonly": "yes" if fsync else "no",
+        "appendfsync": fsync or "no",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
     }
@@ -322,46 +382,6 @@ async def ping(socket: Path) -> bytes:
                     await writer.wait_closed()
     except OSError:  # a timeout is one, too
         return b""
-
-
-def socket_path(folder: Path) -> Path:
-    """Where the socket of the store in `folder` (absolute, resolved) is; the same for every process of this user.
-
-    In the folder where its path is short enough, else in a private folder in /tmp: not in $TMPDIR, which may differ
-    between two terminals. Raises NoStore where somebody else was there first.
-    """
-    inside = folder / SOCKET
-    if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
-        return inside
-    shelter = _shelter()
-    with suppress(FileExistsError):
-        shelter.mkdir(mode=0o700)
-    found = shelter.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise errors.NoStore(
-            f"{str(shelter)!r} is not a folder of yours alone, so the store's socket can't be there. "
-            "Remove it, or use a state folder with a shorter path"
-        )
-    return shelter / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]}.sock"
-
-
-def _shelter() -> Path:
-    return Path(f"/tmp/watchbill-{os.getuid()}")  # noqa: S108 - used after a check that it is ours alone
-
-
-def _private_folder(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    (folder / ".gitignore").write_text("*\n")  # a state folder in a repository is not meant to be committed
-    return folder.resolve()
-
-
-def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="watchbill-")).resolve()
-    if len(os.fsencode(folder / SOCKET)) > SOCKET_PATH_MAX:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="watchbill-", dir="/tmp"))
-    return folder
 
 
 def _patience(reply: bytes, deadline: float) -> float:

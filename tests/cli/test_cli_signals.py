@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -62,10 +63,26 @@ def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(shel
 
 def test_a_killed_run_leaves_no_server(shell, until) -> None:
     shell.hold("first")
-    process = shell.start("run", "crew.yaml", "the work", "--ephemeral")
+    process = shell.start("run", "crew.yaml", "the work", "--ephemeral", env={"TMPDIR": str(shell.folder)})
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(process))
+    assert len(shell.servers()) == 2, "the server and its watchdog"
     process.kill()
     process.wait()
+    until(lambda: not shell.servers(), 10)
+
+
+@pytest.mark.parametrize("options", [(), ("--ephemeral",)], ids=["kept", "ephemeral"])
+def test_a_run_goes_on_when_its_server_is_killed(shell, until, options) -> None:
+    shell.hold("second")
+    process = shell.start("run", "crew.yaml", "the work", *options, env={"TMPDIR": str(shell.folder)})
+    until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
+    for pid in shell.servers():  # the server, and for a moment nobody who could stop the next one
+        os.kill(pid, signal.SIGKILL)
+    shell.let_go("second")
+    assert process.wait(60) == 0
+    assert shell.read(process, "out") == "third did the work\n"
+    assert shell.notes().count("second started") == 1
+    assert "was killed by signal 9; it is started again" in shell.read(process)
     until(lambda: not shell.servers(), 10)
 
 

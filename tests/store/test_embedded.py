@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 import redis.asyncio
 import uvloop
 
-from watchbill import embedded, errors
+from watchbill import embedded, errors, state_folder
 from watchbill.embedded import EmbeddedStore
 
 # Opens a store, says so, and keeps it open until a signal comes. After Ctrl-C it writes once more, and closes it.
@@ -191,10 +192,51 @@ async def test_a_store_answers_only_on_a_socket_that_no_other_user_can_reach(
     assert not socket.exists()
 
 
-async def test_an_existing_folder_is_closed_to_others(folder: Path) -> None:
-    folder.mkdir(mode=0o755)
+async def test_an_existing_folder_keeps_its_mode_and_its_files(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / ".gitignore").write_text("node_modules/\n.env\n")
     async with await EmbeddedStore.open(folder):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+        assert (folder / ".gitignore").read_text() == "node_modules/\n.env\n"
+
+
+async def test_a_new_or_empty_folder_is_kept_out_of_repositories(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(mode=0o700)
+    for new in (folder, tmp_path / "empty"):
+        async with await EmbeddedStore.open(new):
+            assert (new / ".gitignore").read_text() == "*\n"
+
+
+async def test_a_folder_that_others_may_write_to_is_refused(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o770)
+    with pytest.raises(errors.NoStore, match=r"Other users may write to .*chmod go-w"):
+        await EmbeddedStore.open(folder)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("what", ["folder", "socket"])
+async def test_what_belongs_to_another_user_is_refused(what: str) -> None:
+    short = Path(tempfile.mkdtemp(prefix="wb-", dir="/tmp"))
+    try:
+        (short / embedded.SOCKET).touch()
+        os.chown(short if what == "folder" else short / embedded.SOCKET, 2002, 2002)
+        with pytest.raises(errors.NoStore, match=r"belongs to another user \(uid 2002\)"):
+            await EmbeddedStore.open(short)
+        assert [file.name for file in short.iterdir()] == [embedded.SOCKET]
+    finally:
+        shutil.rmtree(short)
+
+
+async def test_a_full_disk_is_told_as_what_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(state_folder, "private", full)
+    with pytest.raises(errors.NoStore, match=r"No space left on device\. Make room on its disk"):
+        await EmbeddedStore.open(folder)
 
 
 async def test_an_ephemeral_store_keeps_nothing_and_leaves_nothing(
@@ -206,7 +248,7 @@ async def test_an_ephemeral_store_keeps_nothing_and_leaves_nothing(
         async with await EmbeddedStore.open(None) as store:
             client = connect(store.url)
             await client.set("k", "v")
-            assert (await client.config_get("appendonly"))["appendonly"] == "no"
+            assert (await client.config_get("appendfsync"))["appendfsync"] == "no"
             assert store.folder.parent == Path(temp)
             assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
             pids = [server_pid(store), watchdog_pid(store)]
@@ -251,7 +293,7 @@ async def test_a_deep_folder_has_its_socket_elsewhere_and_others_find_it(
     async with await EmbeddedStore.open(link) as store:  # the same folder by another name
         assert (owner.owner, store.owner) == (True, False)
         assert store.url == owner.url
-        assert len(store.url.removeprefix("unix://")) <= embedded.SOCKET_PATH_MAX
+        assert len(store.url.removeprefix("unix://")) <= state_folder.SOCKET_PATH_MAX
         assert await connect(store.url).ping()
     owner.end(signal.SIGTERM)
     await all_gone(owner.pids)
@@ -261,7 +303,7 @@ async def test_a_deep_folder_has_its_socket_elsewhere_and_others_find_it(
 class TestTheShelterOfSocketsWithLongPaths:
     @pytest.fixture(autouse=True)
     def shelter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(embedded, "_shelter", lambda: tmp_path / "shelter")
+        monkeypatch.setattr(state_folder, "_shelter", lambda: tmp_path / "shelter")
         return tmp_path / "shelter"
 
     @pytest.fixture
@@ -269,9 +311,11 @@ class TestTheShelterOfSocketsWithLongPaths:
         return tmp_path / ("d" * 120)
 
     def test_is_made_for_its_user_alone(self, shelter: Path, deep: Path) -> None:
-        assert embedded.socket_path(deep).parent == shelter
+        assert state_folder.socket_path(deep).parent == shelter
         assert stat.S_IMODE(shelter.stat().st_mode) == 0o700
-        assert embedded.socket_path(deep) == embedded.socket_path(deep) != embedded.socket_path(deep / "other")
+        assert (
+            state_folder.socket_path(deep) == state_folder.socket_path(deep) != state_folder.socket_path(deep / "other")
+        )
 
     def test_is_refused_when_it_is_somebody_elses(
         self, shelter: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
@@ -279,19 +323,19 @@ class TestTheShelterOfSocketsWithLongPaths:
         shelter.mkdir(mode=0o700)
         monkeypatch.setattr(os, "getuid", lambda: shelter.stat().st_uid + 1)
         with pytest.raises(errors.NoStore, match="not a folder of yours alone"):
-            embedded.socket_path(deep)
+            state_folder.socket_path(deep)
 
     def test_is_refused_when_others_can_enter_it(self, shelter: Path, deep: Path) -> None:
         shelter.mkdir()
         shelter.chmod(0o711)
         with pytest.raises(errors.NoStore, match="not a folder of yours alone"):
-            embedded.socket_path(deep)
+            state_folder.socket_path(deep)
 
     def test_is_refused_when_it_is_a_link(self, shelter: Path, deep: Path, tmp_path: Path) -> None:
         (tmp_path / "target").mkdir(mode=0o700)
         shelter.symlink_to(tmp_path / "target")
         with pytest.raises(errors.NoStore, match="not a folder of yours alone"):
-            embedded.socket_path(deep)
+            state_folder.socket_path(deep)
 
 
 async def test_data_survives_close_and_reopen(folder: Path, connect: Callable[[str], redis.asyncio.Redis]) -> None:
@@ -335,6 +379,108 @@ async def test_a_killed_watchdog_is_not_missed_by_close() -> None:
     await store.close()
     assert not alive(server_pid(store))
     assert not store.folder.exists()
+
+
+@pytest.mark.parametrize("ephemeral", [True, False], ids=["ephemeral", "folder"])
+async def test_a_killed_server_is_started_again_on_what_it_had_written(
+    folder: Path, ephemeral: bool, connect: Callable[[str], redis.asyncio.Redis], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await EmbeddedStore.open(None if ephemeral else folder) as store:
+        client = connect(store.url)
+        for number in range(2):  # the second server is looked after, too
+            await client.set(f"k{number}", "v")
+            killed = server_pid(store)
+            os.kill(killed, signal.SIGKILL)
+            await eventually(lambda killed=killed: server_pid(store) != killed)
+            await eventually(lambda: answers(store))
+            assert await client.get(f"k{number}") == "v"
+            assert (await client.info("server"))["process_id"] == server_pid(store)
+        assert store.owner
+        pids = [server_pid(store), watchdog_pid(store)]
+    assert caplog.text.count("was killed by signal 9; it is started again") == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+async def answers(store: EmbeddedStore) -> bool:
+    return await embedded.ping(store._socket) == b"+PONG"
+
+
+async def test_whoever_is_attached_goes_on_after_the_server_was_killed(
+    children: Children, folder: Path, connect: Callable[[str], redis.asyncio.Redis]
+) -> None:
+    opened = children.open(folder)
+    async with await EmbeddedStore.open(folder) as store:
+        client = connect(store.url)
+        await client.set("k", "v")
+        os.kill(opened.pids[0], signal.SIGKILL)
+        await eventually(lambda: not alive(opened.pids[0]))
+        await eventually(lambda: answers(store))
+        assert await client.get("k") == "v"
+        assert not store.owner
+        async with await EmbeddedStore.open(folder) as newcomer:
+            assert not newcomer.owner
+    opened.end(signal.SIGKILL)
+    await eventually(lambda: lock_is_free(folder))  # the second server ended, too
+
+
+async def test_a_server_that_can_not_be_started_again_is_tried_until_it_can(
+    folder: Path, connect: Callable[[str], redis.asyncio.Redis], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await EmbeddedStore.open(folder) as store:
+        client = connect(store.url)
+        await client.set("k", "v")
+        (manifest,) = (folder / "appendonlydir").glob("*.manifest")
+        whole = manifest.read_text()
+        manifest.write_text("nonsense\n")
+        os.kill(server_pid(store), signal.SIGKILL)
+        await eventually(lambda: "is not back, and is tried again" in caplog.text)
+        manifest.write_text(whole)
+        await eventually(lambda: answers(store))
+        assert await client.get("k") == "v"
+
+
+@pytest.mark.parametrize("ephemeral", [True, False], ids=["ephemeral", "folder"])
+async def test_a_killed_watchdog_is_replaced(children: Children, folder: Path, ephemeral: bool) -> None:
+    store = await EmbeddedStore.open(None if ephemeral else folder)
+    killed = watchdog_pid(store)
+    os.kill(killed, signal.SIGKILL)
+    await eventually(lambda: watchdog_pid(store) != killed)
+    os.kill(server_pid(store), signal.SIGSTOP)  # the new one knows whom to kill
+    pid = server_pid(store)
+    await store.close()
+    assert not alive(pid)
+    assert not alive(watchdog_pid(store))
+    assert ephemeral is not store.folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does it")
+async def test_a_server_ends_when_its_owner_and_its_watchdog_are_killed_together(
+    children: Children, folder: Path
+) -> None:
+    opened = children.open(folder)
+    server, watchdog = opened.pids
+    os.kill(opened.process.pid, signal.SIGSTOP)  # so that it can't replace the watchdog
+    os.kill(watchdog, signal.SIGKILL)
+    opened.end(signal.SIGKILL)
+    await all_gone([server])
+    assert lock_is_free(folder)
+
+
+async def test_what_a_store_left_whose_processes_were_all_killed_goes_with_the_next(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temp = tempfile.mkdtemp(prefix="wb-", dir="/tmp")
+    monkeypatch.setattr(tempfile, "tempdir", temp)
+    monkeypatch.setattr(state_folder, "_YOUNG_SECONDS", 0.0)
+    left, alien = Path(temp, "watchbill-left"), Path(temp, "watchbill-alien")
+    for folder in (left, alien):
+        folder.mkdir()
+    (left / embedded.LOCK).touch()
+    try:
+        async with await EmbeddedStore.open(None) as first, await EmbeddedStore.open(None) as second:
+            assert sorted(Path(temp).iterdir()) == sorted([first.folder, second.folder, alien])
+    finally:
+        shutil.rmtree(temp)
 
 
 @pytest.mark.parametrize("ephemeral", [True, False], ids=["ephemeral", "folder"])
@@ -518,15 +664,15 @@ async def test_on_owner_may_close_the_store(children: Children, folder: Path) ->
 async def test_the_lock_is_held_as_long_as_the_server_lives(children: Children, folder: Path) -> None:
     opened = children.open(folder)
     server, watchdog = opened.pids
-    os.kill(watchdog, signal.SIGKILL)  # so that nobody stops the server
-    opened.end(signal.SIGKILL)
+    for pid in (watchdog, server):  # so that nobody stops the server, and it hears of nothing
+        os.kill(pid, signal.SIGSTOP)
     try:
+        opened.end(signal.SIGKILL)
         assert alive(server)
         assert not lock_is_free(folder)
-        async with await EmbeddedStore.open(folder) as store:
-            assert not store.owner
     finally:
         os.kill(server, signal.SIGKILL)
+        os.kill(watchdog, signal.SIGKILL)
     await eventually(lambda: lock_is_free(folder))
 
 
