@@ -19,7 +19,7 @@ import yaml
 
 from e2e.cluster import machine, programs, recipe
 from e2e.cluster.control_plane import ControlPlane
-from e2e.cluster.kubectl import Kubectl
+from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.control_plane import operator_process
 from e2e.control_plane.operator_process import Process, Store
 from watchbill import client
@@ -93,6 +93,21 @@ class Team:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self._kubectl.apply(*objects, namespace=self.namespace)
+
+    def forbid(self, resource: str, *creating: str) -> None:
+        """A quota `none` of 0 of this resource, once the API server enforces it: it does some time after it has taken
+        the quota. `creating`: the words of kubectl that create one of them, which are only tried."""
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
+        self.apply({**quota, "spec": {"hard": {resource: "0"}}})
+
+        def refused() -> bool:
+            try:
+                self.kubectl(*creating, "--dry-run=server")
+            except KubectlError as error:
+                return "exceeded quota: none" in error.stderr
+            return False
+
+        machine.until(refused, within=SOON, what=f"the quota on {resource} is enforced")
 
     def crew(self, name: str = "echo") -> dict[str, Any]:
         return self._kubectl.json("get", "crew", name, f"--namespace={self.namespace}")

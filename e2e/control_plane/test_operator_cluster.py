@@ -46,8 +46,7 @@ def test_a_crew_made_after_a_restart_of_the_api_server_is_handled_within_30_seco
 
 def test_a_crew_refused_for_want_of_quota_heals_when_there_is_room(team: Team):
     team.may_be_forbidden = True
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
-    team.apply({**quota, "spec": {"hard": {"count/deployments.apps": "0"}}})
+    team.forbid("count/deployments.apps", "create", "deployment", "probe", "--image=none")
     team.operator(resync_seconds="1")
     team.apply(crew())
     machine.until(lambda: team.conditions().get("Ready", ("",))[0] == "False", within=SOON, what="it isn't ready")
