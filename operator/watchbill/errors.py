@@ -84,7 +84,12 @@ class MissingExtra(UserActionRequired):
 
     def __init__(self, what: str, extra: str) -> None:
         self.extra = extra
-        super().__init__(f"{what} needs an optional part of Watchbill. Install it: pip install 'watchbill[{extra}]'")
+        super().__init__(f"{what} needs an optional part of Watchbill. {install(extra)}")
+
+
+def install(extra: str) -> str:
+    """How to install an optional part: from the source, because no release is on a package index yet."""
+    return f"Install it: in the folder of Watchbill's source, run pip install '.[{extra}]'"
 
 
 class NoStore(UserActionRequired):

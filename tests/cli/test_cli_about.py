@@ -65,7 +65,7 @@ def test_without_the_extra_the_way_to_install_it_is_said(shell, missing) -> None
 
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{missing} not found" in done.stderr
-    assert "pip install 'watchbill[cli]'" in done.stderr
+    assert "pip install '.[cli]'" in done.stderr
 
 
 def test_help_and_version_load_neither_redis_nor_the_service(shell) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +16,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from watchbill.errors import install
+
 _EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm"}
 """Modules that our own optional parts need → the extra that brings them."""
+
+_CAUSES = 5
 
 _beside_yaml: set[Path] = set()
 """Every folder that any finder of this process has put on sys.path, which is the process's own, too."""
@@ -153,14 +158,36 @@ def _import(module: str, what: str, reference: str) -> ModuleType:
         if module.startswith("watchbill.") and (extra := _EXTRAS.get(missing.partition(".")[0])):
             raise Unusable(
                 f"{what} {reference!r} needs {missing!r}, which is not installed",
-                f"Install it: pip install 'watchbill[{extra}]'",
+                install(extra),
             ) from error
         raise _broken(module, what, reference, error, f"Install {missing!r}, or mend the import.") from error
     except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
         raise _broken(module, what, reference, error, "Mend the module.") from error
 
 
+def hiding(error: BaseException, *names: str) -> tuple[str, str] | None:
+    """Reason and fix if an import failed because a file beside a YAML file has the name of a library that it was after:
+    one of `names`, or one that the error or its causes name."""
+    wanted = list(names)
+    for _ in range(_CAUSES):
+        if isinstance(error, ImportError) and error.name:
+            wanted.append(error.name)
+        if (cause := error.__cause__ or error.__context__) is None:
+            break
+        error = cause
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() not in _beside_yaml]
+    for name in dict.fromkeys(name.partition(".")[0] for name in wanted):
+        for folder in _beside_yaml:
+            for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+                if path.is_file() and importlib.machinery.PathFinder.find_spec(name, elsewhere):
+                    reason = f"{path} has the name of the library {name!r}, and is imported in its place"
+                    return reason, "Rename the file."
+    return None
+
+
 def _broken(module: str, what: str, reference: str, error: BaseException, fix: str) -> Unusable:
+    if hidden := hiding(error, module):
+        return Unusable(f"{what} {reference!r}: {hidden[0]}", hidden[1])
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({error.filename}:{error.lineno})"
     else:

@@ -17,7 +17,7 @@ from pydantic_ai.models import Model, infer_model, known_model_names, parse_mode
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
-from watchbill.agents.importing import suggest
+from watchbill.agents.importing import hiding, suggest
 from watchbill.errors import Problem, UserActionRequired
 
 TEST: Final = "test"
@@ -40,6 +40,8 @@ def check(model: str, base_url: str | None) -> list[Problem]:
     try:
         cls = infer_provider_class(provider)
     except ImportError as error:
+        if hidden := hiding(error):
+            return [Problem(f"model {model!r}: {hidden[0]}", hidden[1], "model")]
         package = re.search(r"pip install [\"']?([^\s\"'`]+)", str(error))
         fix = f"Install it: pip install '{package[1]}'" if package else str(error)
         return [Problem(f"model {model!r}: the library of provider {provider!r} is not installed", fix, "model")]
