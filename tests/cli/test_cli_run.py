@@ -200,6 +200,13 @@ def test_without_resume_unfinished_work_is_told_of(shell, until) -> None:
     assert "note: unfinished work of this crew (1 before this) goes on beside it" in done.stderr
 
 
+def test_another_prompt_under_the_id_of_a_run_is_refused(shell) -> None:
+    assert shell.run("run", "crew.yaml", "one", "--id", "mine").stdout == "third did one\n"
+    other = shell.run("run", "crew.yaml", "two", "--id", "mine")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "'mine' is the id of other work" in other.stderr
+
+
 def test_a_timeout_exits_with_1_and_keeps_the_run(shell) -> None:
     shell.hold("second")
     late = shell.run("run", "crew.yaml", "x", "--timeout", "1.5")

@@ -27,6 +27,10 @@ def test_work_is_submitted_in_one_process_and_done_in_another(shell, stored, wor
     assert (again.returncode, again.stdout) == (0, "third did the work\n")
     assert shell.notes().count("first started") == 1
 
+    other = shell.run("submit", stored, "other work", "--id", "mine")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "'mine' is the id of other work" in other.stderr
+
     assert shell.run("result", stored, "mine").stdout == "third did the work\n"
     assert shell.run("result", stored, "mine/first").stdout == "first did the work\n"
     assert yaml.safe_load(shell.run("result", stored, "mine", "-o", "yaml").stdout)["status"] == "completed"

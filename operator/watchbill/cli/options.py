@@ -71,7 +71,9 @@ TimeoutOption = Annotated[
 IdOption = Annotated[
     str | None,
     typer.Option(
-        "--id", help="The id of the run or task. The same id twice is the same work, done once.", show_default=False
+        "--id",
+        help="The id of the run or task. The same id twice is the same work, done once; other work is refused.",
+        show_default=False,
     ),
 ]
 AgentOption = Annotated[

@@ -86,10 +86,11 @@ class Client(Control):
     ) -> str:
         """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
 
-        The same `id` twice is the same work, done once; so is the same `dedupe_key` within `dedupe_seconds`, and then
-        the first one's id is returned. A task of an agent may be `scheduled_at` a time (aware): it doesn't begin
-        before, by the store's clock. With `durability` it returns once the work is on a replica, or on disk.
-        Raises InvalidInput before anything is stored, QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
+        The same `id` twice is the same work, done once; with another agent, prompt or inputs it is a Conflict. The same
+        `dedupe_key` within `dedupe_seconds` is the same work, too: the first one's id is returned. A task of an
+        agent may be `scheduled_at` a time (aware): it doesn't begin before, by the store's clock. With `durability` it
+        returns once the work is on a replica, or on disk. Raises InvalidInput before anything is stored, QueueFull,
+        Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self.keys(crew)
         inputs = inputs or {}
@@ -113,7 +114,9 @@ class Client(Control):
         async def give(current: definitions.Current) -> str:
             definition = current.definition
             self._check(current, prompt, agent, inputs, id, metadata or {})
-            dedupe = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
+            agent_id = definition.agent_ids()[agent] if agent is not None else ""
+            rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
+            rest["work"] = submission.work(agent_id, prompt, inputs)
             if agent is None:
                 run = runs.RunSubmission(
                     id=task_id,
@@ -124,7 +127,7 @@ class Client(Control):
                     parallel=definition.max_parallel_tasks,
                     priority=priority,
                     inputs=inputs,
-                    **dedupe,  # type: ignore[arg-type]
+                    **rest,
                 )
                 most = definition.tasks.max_queued
                 return await runs.submit(
@@ -136,8 +139,7 @@ class Client(Control):
                     reply_to=reply_to,
                     durability=durability,
                 )
-            agent_id = definition.agent_ids()[agent]
-            task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **dedupe)  # type: ignore[arg-type]
+            task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
             return (await self._put(keys, current, [task], durability, reply_to))[0]
 
         return await self._with_current(keys, give)
@@ -156,8 +158,8 @@ class Client(Control):
         key or a time are for `submit`. All are checked first, and nothing is stored if one is bad (InvalidInput says
         which). They are stored 500 to a call, each call all or nothing: when one raises (QueueFull, StoreUnavailable,
         CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the calls before
-        it, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run,
-        NotDurable (see `submit`).
+        it, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
+        other work, NotDurable (see `submit`).
         """
         keys = self.keys(crew)
         work = [_task(task, agent, i) for i, task in enumerate(tasks)]
@@ -173,7 +175,13 @@ class Client(Control):
                 keys,
                 current,
                 (
-                    Submission(t.task_id, ids[t.agent_name], t.model_dump_json(exclude_defaults=True), t.priority)
+                    Submission(
+                        t.task_id,
+                        ids[t.agent_name],
+                        t.model_dump_json(exclude_defaults=True),
+                        t.priority,
+                        work=submission.work(ids[t.agent_name], t.prompt, {}),
+                    )
                     for t in work
                 ),
                 durability,

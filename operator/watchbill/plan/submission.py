@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 from watchbill import names
@@ -38,6 +39,17 @@ def check_another(prompt: str, task_id: str | None, metadata: Mapping[str, str])
     """The same for one more task like one that was checked: same crew, same agent, no inputs. Raises InvalidInput."""
     if errors := list(_own(prompt, task_id, metadata)):
         raise InvalidInput(errors)
+
+
+def work(agent: str, prompt: str, inputs: Mapping[str, str]) -> str:
+    """A digest of what is to be done: one id stands for one such. `agent`: its agent_id; empty: the whole crew.
+
+    Priority, time, user, session and metadata are not part of it: they say how it is done, or for whom.
+    """
+    text = f"{agent}\x1f{len(prompt)}\x1f{prompt}"
+    if inputs:
+        text += "".join(f"\x1f{name}\x1f{len(inputs[name])}\x1f{inputs[name]}" for name in sorted(inputs))
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _own(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.connection import run_script, translated
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
-from watchbill.plan import flow
+from watchbill.plan import flow, submission
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
 from watchbill.store import definitions, runs
 from watchbill.store.queue import BATCH, crew_gone, queue_full
@@ -250,10 +250,11 @@ async def _fire(
         priority=spec.priority,
         metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at)},
     ).model_dump_json()
+    work = submission.work(agent_id, spec.prompt, {})
     most = crew.tasks.max_queued
     args: list[Any] = [state.generation, slot_ms, following_ms, guard // timedelta(milliseconds=1), agent_id]
     if agent_id:
-        args += [state.uid, keys.crew, most, made, int(spec.priority), payload, current.digest]
+        args += [state.uid, keys.crew, most, made, int(spec.priority), payload, current.digest, work]
     else:
         steps = flow.steps(crew)
         if len(steps) > BATCH:
@@ -262,7 +263,7 @@ async def _fire(
             )
             raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
         run = runs.RunSubmission(
-            made, payload, current.digest, crew.execution_mode, steps, crew.max_parallel_tasks, spec.priority
+            made, payload, current.digest, crew.execution_mode, steps, crew.max_parallel_tasks, spec.priority, work=work
         )
         [(_, call)] = runs.script_call(keys, state.uid, run, most, "")
         args += call

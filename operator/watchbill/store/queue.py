@@ -53,6 +53,8 @@ class Submission:
     inputs: Mapping[str, str] = field(default_factory=dict)
     dedupe_key: str = ""
     dedupe_ms: int = 0
+    work: str = ""
+    """A digest of what is to be done: an id that is there stands for the same work only if this agrees."""
     due_ms: int = 0
     """When it may begin, by the server's clock (ms since 1970); 0: at once."""
 
@@ -154,6 +156,14 @@ def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
     return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
+def other_work(keys: CrewKeys, task_id: str) -> Conflict:
+    """What a script's `other` means."""
+    return Conflict(
+        f"{task_id!r} is the id of other work of crew {keys.crew!r}: its prompt, its agent or its inputs differ. "
+        "Choose another id, or leave it out"
+    )
+
+
 class Queue:
     """One crew's queue, for one uid of it."""
 
@@ -175,10 +185,10 @@ class Queue:
     ) -> list[str]:
         """Puts tasks on the queue, in batches. Returns their ids: another's where a dedupe key was already used.
 
-        An id that is already there is the same task: nothing is added. `digest`: the definition they were checked
-        against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has another definition,
-        Conflict when an id belongs to a run (of that batch nothing was stored either), NotDurable; the error's `stored`
-        has the ids of the batches before.
+        An id that is already there, with the same `work`, is the same task: nothing is added. `digest`: the definition
+        they were checked against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has
+        another definition, Conflict when an id belongs to a run or to other work (of that batch nothing was stored
+        either), NotDurable; the error's `stored` has the ids of the batches before.
         """
         ids: list[str] = []
         try:
@@ -209,7 +219,8 @@ class Queue:
                 if s.dedupe_key and s.dedupe_ms > 0:
                     keys.append(self.keys.dedupe(s.dedupe_key))
                     window = s.dedupe_ms
-                args += (s.id, int(s.priority), s.agent, s.payload, s.due_ms, window, " ".join(s.inputs), len(s.inputs))
+                args += (s.id, int(s.priority), s.agent, s.payload, s.work, s.due_ms, window)
+                args += (" ".join(s.inputs), len(s.inputs))
                 if s.inputs:
                     args += (part for item in s.inputs.items() for part in item)
             # the next batch is made while the server works on this one
@@ -226,6 +237,8 @@ class Queue:
                 raise queue_full(self.keys, max_queued)
             if reply[0] == "conflict":
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
+            if reply[0] == "other":
+                raise other_work(self.keys, reply[1])
             for submission, outcome in zip(batch, reply[1:], strict=True):
                 ids.append(outcome.removeprefix("duplicate:") if outcome.startswith("duplicate:") else submission.id)
             _fill(following, source, size)

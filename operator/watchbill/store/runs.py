@@ -18,7 +18,7 @@ from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, Changed, crew_gone, queue_full
+from watchbill.store.queue import BATCH, Changed, crew_gone, other_work, queue_full
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -55,6 +55,8 @@ class RunSubmission:
     inputs: Mapping[str, str] = field(default_factory=dict)
     dedupe_key: str = ""
     dedupe_ms: int = 0
+    work: str = ""
+    """A digest of what is to be done: an id that is there stands for the same work only if this agrees."""
 
 
 def script_call(
@@ -77,6 +79,7 @@ def script_call(
             int(run.priority),
             run.payload,
             run.digest,
+            run.work,
             run.mode.value,
         ]
         args += [run.parallel, reply_to, run.dedupe_ms if run.dedupe_key else 0, int(last), len(run.steps)]
@@ -100,9 +103,9 @@ async def submit(
 ) -> str:
     """Starts a run; returns its id (another's where the dedupe key was already used).
 
-    An id that is already there is the same run: nothing is added; one whose creation was interrupted is completed.
-    Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs to a task, CrewGone,
-    Changed, NotDurable.
+    An id that is already there, with the same `work`, is the same run: nothing is added; one whose creation was
+    interrupted is completed. Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs
+    to a task or to other work, CrewGone, Changed, NotDurable.
     """
     for names, args in script_call(keys, uid, run, max_queued, reply_to):
         if durability is None:
@@ -121,6 +124,8 @@ async def submit(
             raise queue_full(keys, max_queued)
         if reply[1] == "conflict":
             raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
+        if reply[1] == "other":
+            raise other_work(keys, run.id)
         if reply[1].startswith("duplicate:"):
             return str(reply[1].removeprefix("duplicate:"))
         if reply[1] == "exists":

@@ -31,7 +31,7 @@ local function letter(h, detail, task_key, run_id)
     local record, size, carried = redis.call('HGETALL', task_key), 0, {}
     for i = 1, #record, 2 do
       local name = record[i]
-      if name == 'payload' or name == 'inputs' or string.find(name, '^input:') then
+      if name == 'payload' or name == 'inputs' or name == 'work' or string.find(name, '^input:') then
         carried[#carried + 1], carried[#carried + 2] = name, record[i + 1]
         size = size + #record[i + 1]
       end

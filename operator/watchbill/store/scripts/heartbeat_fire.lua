@@ -3,12 +3,12 @@
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
---   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition; of a run the rest of what
+--   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition, digest of the work; of a run the rest of what
 --   submit_run takes, in one call and without inputs
 -- -> {'gone'} | {'stale'} (removed, suspended, or of another generation) | {'changed'} (the crew has another definition
 --   by now) | {'conflict'} (the id is taken) | {'full'} | {fired | already, next slot}
 local slot, agent, uid, crew, max_queued = ARGV[2], ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local id, class, payload, def, is_task = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[5] ~= ''
+local id, class, payload, def, work, is_task = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[5] ~= ''
 local key, guard, run_key, steps_key, task_key, run_events = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
   KEYS[FIXED + 4], KEYS[FIXED + 5], KEYS[FIXED + 6]
 
@@ -32,18 +32,18 @@ if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task_key 
 end
 if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'conflict' } end
 if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
-local steps = is_task and 1 or tonumber(ARGV[18])
+local steps = is_task and 1 or tonumber(ARGV[19])
 local waiting = queued()
 if present(waiting) + steps > max_queued then return { 'full' } end      -- the slot stays, to be fired later
 
 redis.call('SET', guard, uid, 'PX', ARGV[4])     -- it outlives a crew: another of that name fires anew
 if is_task then
-  add_task(task_key, id, class, agent, payload, '', '', {})
+  add_task(task_key, id, class, agent, payload, work, '', '', {})
 else
   local runs = runs_part()
-  runs.add_run(run_key, task_key, id, class, payload, def, ARGV[13], ARGV[14], '', '', {})
+  runs.add_run(run_key, task_key, id, class, payload, def, work, ARGV[14], ARGV[15], '', '', {})
   for i = 1, steps do
-    local at = 17 + 5 * i
+    local at = 18 + 5 * i
     runs.add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
   end
   runs.start_run(run_key, steps_key, run_events, id)

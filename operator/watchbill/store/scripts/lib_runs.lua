@@ -52,14 +52,16 @@ local function runs_part()      -- made when needed: most calls have to do with 
   end
 
   -- submitted | exists | conflict for a run without its steps. State `creating` until start_run.
-  local function add_run(run_key, task_key, id, class, payload, def, mode, parallel, reply, inputs, values)
+  local function add_run(run_key, task_key, id, class, payload, def, work, mode, parallel, reply, inputs, values)
     if redis.call('EXISTS', task_key) == 1 then return 'conflict' end
-    local state = redis.call('HGET', run_key, 'state')
+    local known = redis.call('HMGET', run_key, 'state', 'work')
+    local state = known[1]
     if state then
+      if is_other(known[2], work) then return 'other' end
       if state == 'creating' or state == 'running' then subscribe(run_key, reply) end
       return state == 'creating' and 'creating' or 'exists'
     end
-    redis.call('HSET', run_key, 'state', 'creating', 'class', class, 'payload', payload, 'def', def, 'mode', mode,
+    redis.call('HSET', run_key, 'state', 'creating', 'class', class, 'payload', payload, 'def', def, 'work', work, 'mode', mode,
       'parallel', parallel, 'submitted', now, 'inputs', inputs, 'active', '0', 'parked', '0', 'steps', '0',
       'completed', '0', 'failed', '0', 'ends', '0')
     for i = 1, #values, 2 do redis.call('HSET', run_key, 'input:' .. values[i], values[i + 1]) end

@@ -43,11 +43,15 @@ local function keep_first(dedupe_key, uid, id, window)
   redis.call('SET', dedupe_key, uid .. FS .. id, 'PX', int(math.min(window, FAR)))
 end
 
--- submitted | exists | conflict; writes the whole record. `values`: name, value, name, value, ...; `due` in ms, or nil.
+-- Whether an id that is there stands for other work. Who knows nothing of it (a record that was recovered) takes it for the same.
+local function is_other(known, work) return known and known ~= '' and work ~= '' and known ~= work end
+
+-- submitted | exists | conflict | other; writes the whole record. `values`: name, value, name, value, ...; `due` in ms, or nil.
 -- The second answer is true where somebody must look sooner than they would.
-local function add_task(task_key, id, class, agent, payload, reply, inputs, values, due)
+local function add_task(task_key, id, class, agent, payload, work, reply, inputs, values, due)
   if redis.call('ZADD', IDS, 'NX', now_ms + FAR, id) == 0 then
     if redis.call('EXISTS', task_key) == 1 then
+      if is_other(redis.call('HGET', task_key, 'work'), work) then return 'other' end
       if redis.call('HEXISTS', task_key, 'result') == 0 then subscribe(task_key, reply) end
       return 'exists'
     end
@@ -66,7 +70,7 @@ local function add_task(task_key, id, class, agent, payload, reply, inputs, valu
     entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   end
   redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload,
-    'submitted', now, 'inputs', inputs, 'entry', entry)
+    'submitted', now, 'inputs', inputs, 'entry', entry, 'work', work)
   if reply ~= '' then redis.call('HSET', task_key, 'reply', reply) end
   for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
   return 'submitted', sooner

@@ -28,7 +28,8 @@ local function replay_task(task_key, id, letter)
     if tonumber(redis.call('ZSCORE', IDS, id) or '0') > now_ms then return 'taken' end      -- a run's
     payload, inputs, agent, class = field(letter, 'payload'), field(letter, 'inputs') or '', field(letter, 'agent'), field(letter, 'class')
     if not payload or not agent or not STREAM[class] then return 'expired' end
-    redis.call('HSET', task_key, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs)
+    redis.call('HSET', task_key, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
+      'work', field(letter, 'work') or '')
     for i = 1, #letter, 2 do
       if string.find(letter[i], '^input:') then redis.call('HSET', task_key, letter[i], letter[i + 1]) end
     end
