@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from watchbill import installation
+
 
 class WatchbillError(Exception):
     """The root of all errors that Watchbill raises on purpose."""
@@ -88,8 +90,8 @@ class MissingExtra(UserActionRequired):
 
 
 def install(extra: str) -> str:
-    """How to install an optional part: from the source, because no release is on a package index yet."""
-    return f"Install it: in the folder of Watchbill's source, run pip install '.[{extra}]'"
+    """How to install an optional part: from where this installation came from."""
+    return f"Install it: {installation.command(extra)}"
 
 
 class NoStore(UserActionRequired):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from watchbill.errors import install
+
 
 def in_python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -41,7 +43,7 @@ print(*AgentLoader().check(crew))
 """
     )
     assert "agent class 'LLMAgent' needs 'pydantic_ai', which is not installed" in done.stdout
-    assert "pip install '.[llm]'" in done.stdout
+    assert install("llm") in done.stdout
 
 
 def test_a_file_that_hides_a_library_is_named_as_the_culprit(tmp_path: Path) -> None:

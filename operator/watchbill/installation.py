@@ -1,0 +1,40 @@
+"""Where this installation came from, so that advice to install more of it names something that exists.
+
+Reads the record that installers leave (PEP 610), and only when it is asked. Standard library only: the message that
+something is missing must not need it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shlex
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+NAME = "watchbill"
+
+
+def command(extra: str) -> str:
+    """What adds an optional part to this installation, as a person would type it."""
+    try:
+        text = importlib.metadata.distribution(NAME).read_text("direct_url.json")
+        source = _source(json.loads(text), extra) if text else ""
+    except (importlib.metadata.PackageNotFoundError, KeyError, ValueError, TypeError):
+        source = ""
+    return f"pip install {source}" if source else f"pip install '.[{extra}]' in a checkout of Watchbill"
+
+
+def _source(origin: dict[str, Any], extra: str) -> str:
+    """What pip is to be given; empty where that is no longer there."""
+    url = str(origin["url"])
+    if url.startswith("file:"):
+        path = url2pathname(urlsplit(url).path)
+        if not os.path.exists(path):
+            return ""
+        return ("-e " if origin.get("dir_info", {}).get("editable") else "") + shlex.quote(f"{path}[{extra}]")
+    if vcs := origin.get("vcs_info"):
+        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return shlex.quote(f"{NAME}[{extra}] @ {url}")
