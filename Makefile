@@ -30,6 +30,7 @@ demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no
 check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, CRDs, pure tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet --preview --select PLW1514 operator  # files are UTF-8, whatever the locale
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m watchbill.crd --check

@@ -1,13 +1,18 @@
-"""`watchbill`, and `python -m watchbill`. Holds nothing but the message for an install without the command line."""
+"""`watchbill`, and `python -m watchbill`. Holds nothing but what must work before the command line is loaded: Ctrl-C,
+and the message for an install without it."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
 
 
 def main() -> None:
-    """Runs the command line, and exits with its code: 0 ok, 1 the task failed, 2 usage, 3 no store to be reached."""
+    """Runs the command line, and exits with its code (`watchbill --help` lists them)."""
+    # Nothing has begun: Ctrl-C has nothing to clean up, and no traceback to show. An event loop hears it by itself.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     missing = [name for name in ("typer", "rich", "yaml") if find_spec(name) is None]
     if missing:
         from watchbill.errors import install

@@ -280,9 +280,9 @@ def _tell(error: StoreUnavailable, waited: float) -> None:
 def script(name: str) -> tuple[str, str]:
     """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line."""
     folder = resources.files("watchbill.store").joinpath("scripts")
-    shebang, uses, body = folder.joinpath(f"{name}.lua").read_text().split("\n", 2)
+    shebang, uses, body = folder.joinpath(f"{name}.lua").read_text("utf-8").split("\n", 2)
     names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
-    lib, *parts = (folder.joinpath(f"{part}.lua").read_text() for part in ("lib", *names))
+    lib, *parts = (folder.joinpath(f"{part}.lua").read_text("utf-8") for part in ("lib", *names))
     # In a function of their own: making those of the parts then costs a fifth less, at each call.
     text = "\n".join((shebang, lib, "return (function()", *parts, body, "end)()"))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

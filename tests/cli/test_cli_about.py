@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from watchbill import __version__
+from watchbill.errors import install
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -65,7 +67,7 @@ def test_without_the_extra_the_way_to_install_it_is_said(shell, missing) -> None
 
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{missing} not found" in done.stderr
-    assert "pip install '.[cli]'" in done.stderr
+    assert install("cli") in done.stderr
 
 
 def test_help_and_version_load_neither_redis_nor_the_service(shell) -> None:
@@ -80,3 +82,68 @@ def test_help_and_version_load_neither_redis_nor_the_service(shell) -> None:
     for argument in ("version", "--help"):
         done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_an_option_too_and_help_tells_every_exit_code(shell) -> None:
+    assert shell.run("--version").stdout == shell.run("version").stdout
+    told = " ".join(shell.run("--help").stdout.split("Exit codes:")[1].split())
+    for code in ("0 ok", "1 the task failed", "2 wrong", "3 no store", "70 a bug", "130 after", "143 after", "141 "):
+        assert code in told, code
+
+
+def test_ctrl_c_before_anything_has_begun_shows_no_traceback(shell) -> None:
+    early = shell.folder / "early"
+    early.mkdir()
+    (early / "typer.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"  # while it is imported
+    )
+    done = shell.run("status", env={"PYTHONPATH": str(early)})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_can_not_be_written_is_kept_and_that_is_said(shell, unbuffered) -> None:
+    command = [sys.executable, "-m", "watchbill", "run", "crew.yaml", "x", "--id", "r1"]
+    env = shell.env | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=env, cwd=shell.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "error: stdout can't be written to: No space left on device." in done.stderr
+    (command,) = (line.partition("It is kept: ")[2] for line in done.stderr.splitlines() if "It is kept: " in line)
+    again = subprocess.run(["bash", "-c", command], env=shell.env, cwd=shell.folder, capture_output=True, text=True)
+    assert again.stdout == "third did x\n", again.stderr
+
+
+def test_a_result_that_nobody_reads_is_kept_and_that_is_said(shell) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        command = [sys.executable, "-m", "watchbill", "run", "crew.yaml", "x"]
+        done = subprocess.run(command, env=shell.env, cwd=shell.folder, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 141
+    assert "It is kept: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_in_an_ascii_locale_everything_is_read_as_utf_8(shell) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(f"# für µ\n{text}", encoding="utf-8")
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "LANG": "C"}
+    done = shell.run("run", "crew.yaml", "naïve", "--ephemeral", env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "third did na\\xefve\n", "what the locale can't show is escaped, and nothing is lost"
+
+
+@pytest.mark.parametrize("module", ["kopf", "kubernetes"])
+def test_the_operator_without_its_extra_says_what_to_install(shell, module) -> None:
+    early = shell.folder / "early"
+    early.mkdir()
+    (early / "sitecustomize.py").write_text(
+        "import importlib.util as u\nreal = u.find_spec\n"
+        f"u.find_spec = lambda name, *a: None if name == {module!r} else real(name, *a)\n"
+    )
+    done = shell.run("operator", env={"PYTHONPATH": str(early), "WATCHBILL_REDIS_URL": "redis://127.0.0.1:1"})
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert f"The operator ({module} not found) needs an optional part" in done.stderr
+    assert install("operator") in done.stderr

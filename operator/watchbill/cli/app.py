@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import sys
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
-from watchbill.cli import about, control, dead, events, operator, run, status, submit, top, worker
+from watchbill.cli import about, control, dead, events, failures, operator, run, status, submit, top, worker
 from watchbill.cli.failures import reported
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        reported(about.version)()
+
 
 app = typer.Typer(
     name="watchbill",
     help="Run crews of AI agents, on a laptop or against any Redis or Valkey, and lose no task.",
-    epilog="Exit codes: 0 ok, 1 the task failed or was cancelled, 2 wrong usage or input, 3 no store can be reached.",
+    epilog=failures.EXIT_CODES,
     rich_markup_mode="markdown",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """What is said before a command."""
+
+
 for command in (
     run.run,
     submit.submit,

@@ -1,15 +1,14 @@
-"""What goes wrong → what a person reads on stderr, and the exit code. The only place that decides either.
-
-0 ok; 1 the task failed, or hasn't ended; 2 the usage or the input is wrong; 3 the store can't be reached; 70 a bug of
-ours, with its traceback; 128 + n after signal n.
-"""
+"""What goes wrong → what a person reads on stderr, and the exit code. The only place that decides either."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec
 
 import typer
@@ -22,6 +21,13 @@ FAILED: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 BUG: Final = 70
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+EXIT_CODES: Final = (
+    "Exit codes: 0 ok; 1 the task failed, was cancelled or hasn't ended, or stdout couldn't be written to; 2 wrong "
+    "usage or input; 3 no store can be reached; 70 a bug of Watchbill, told with its traceback; 130 after Ctrl-C and "
+    "143 after SIGTERM (the normal end of `run --watch`; `worker` and `operator` end with 0); 141 nobody reads stdout "
+    "any more."
+)
 
 P = ParamSpec("P")
 
@@ -36,13 +42,39 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
             sys.stdout.flush()
         except KeyboardInterrupt:  # before there was an event loop to hear it
             code = 130
-        except BrokenPipeError:
-            code = _nobody_reads()
         except Exception as error:
-            code = report(error)
+            code = _unwritten(error) if isinstance(error, OSError) and _is_of_stdout(error) else report(error)
         raise typer.Exit(code)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def kept(where: str) -> Iterator[None]:
+    """For writing what came of work: if stdout fails, `where` says on stderr where that is still to be had."""
+    try:
+        yield
+    except OSError:
+        output.say(f"what came of it couldn't be written to stdout. {where}")
+        raise
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:  # what couldn't be written is still in its buffer, and fails again
+        return True
+    unbuffered = getattr(sys.stdout, "write_through", False)  # PYTHONUNBUFFERED
+    return isinstance(error, BrokenPipeError) or (unbuffered and error.errno in _FULL and error.filename is None)
+
+
+def _unwritten(error: OSError) -> int:
+    # Else Python complains once more when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # `watchbill events | head`: not our fault
+        return 128 + signal.SIGPIPE
+    output.say(f"error: stdout can't be written to: {error.strerror or error}.")
+    return FAILED
 
 
 def report(error: Exception) -> int:
@@ -82,9 +114,3 @@ def _bug(error: Exception) -> int:
     sys.stderr.write(Redactor(os.environ)(text))
     output.say("error: this is a bug in Watchbill; please report it with the lines above.")
     return BUG
-
-
-def _nobody_reads() -> int:
-    """`watchbill events | head`: not our fault. Keeps Python from complaining when it closes stdout."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + 13

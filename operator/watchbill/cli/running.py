@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from watchbill.cli import hints, output, progress, stores
+from watchbill.cli import failures, hints, output, progress, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
@@ -84,7 +84,8 @@ async def once(asked: Asked, signals: Signals) -> int:
                     return 1
                 if asked.form is Output.TEXT and out.isatty() and sys.stderr.isatty():
                     output.say("")
-                code = output.result(ended, asked.form, out=out)
+                with failures.kept(_where(asked, task_id)):
+                    code = output.result(ended, asked.form, out=out)
                 if asked.svg is not None:
                     from watchbill.cli import picture
 
@@ -215,6 +216,12 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
         raise InvalidInput(Problem(reason, "Give a prompt to start one.", path="--resume"))
     output.say(f"note: {reason}; starting a new one")
     return None
+
+
+def _where(asked: Asked, task_id: str) -> str:
+    if asked.place.url is None and asked.place.folder is None:
+        return "Nothing is kept, because of --ephemeral."
+    return f"It is kept: {asked.next.result(task_id)}"
 
 
 async def _kept(asked: Asked, client: Client, crew: str, task_id: str) -> str:

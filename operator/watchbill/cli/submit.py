@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from watchbill.cli import output
+from watchbill.cli import failures, output
 from watchbill.cli.options import (
     AgentOption,
     IdOption,
@@ -151,10 +151,12 @@ def submit(
                 )
             if wait:
                 return await _wait(client, crew, task_id_given, agent, timeout, form)
-            if form is Output.TEXT:
-                sys.stdout.write(f"{task_id_given}\n")
-            else:
-                output.write({"crew": client.keys(crew).crew, "id": task_id_given}, form)
+            with failures.kept(f"The work was given: watchbill result {crew} {task_id_given} --wait"):
+                if form is Output.TEXT:
+                    sys.stdout.write(f"{task_id_given}\n")
+                    sys.stdout.flush()
+                else:
+                    output.write({"crew": client.keys(crew).crew, "id": task_id_given}, form)
             return 0
 
     return process.run_guarded(work())
@@ -214,7 +216,8 @@ async def _wait(client: Client, crew: str, task_id: str, agent: str | None, time
     except asyncio.CancelledError:
         output.say(f"{task_id} goes on. Later: watchbill result {crew} {task_id} --wait")
         raise
-    return output.result(ended, form)
+    with failures.kept(f"It is kept: watchbill result {crew} {task_id}"):
+        return output.result(ended, form)
 
 
 async def _standing(client: Client, crew: str, task_id: str) -> str:
