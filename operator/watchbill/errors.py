@@ -13,6 +13,7 @@ WatchbillError
 │   │   └── NotDurable      what was submitted may be stored, and is not as safe as asked
 │   ├── QueueFull           the crew's maxQueued is reached
 │   └── RetryAfter          raised by agents: this attempt failed, and another may succeed after so long
+├── ToolError               a tool that an agent called failed; what caused it says what to do
 └── GiveUp                  the work, or the right to do it, is no longer ours
     ├── CrewGone            the crew was deleted, or replaced by another of its name
     ├── Fenced              this worker was taken for dead, and its work given to others
@@ -127,6 +128,10 @@ class RetryAfter(RetryLater):
     def __init__(self, message: str, seconds: float) -> None:
         self.retry_after = seconds
         super().__init__(message)
+
+
+class ToolError(WatchbillError):
+    """A tool that an agent called failed. Whether another attempt may help, what caused this says."""
 
 
 class GiveUp(WatchbillError):

@@ -68,10 +68,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """The provider answers with this HTTP status instead."""
+    """The provider answers with this HTTP status instead, and with these headers, as `{"Retry-After": "25"}`."""
 
     status: int
     message: str = "scripted error"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Answer = str | ToolCall | Sequence[ToolCall] | ErrorAnswer
@@ -352,7 +353,7 @@ def _calls(answer: Answer) -> Sequence[ToolCall]:
 
 def _error(answer: ErrorAnswer) -> web.Response:
     error = {"message": answer.message, "type": "scripted", "code": None}
-    return web.json_response({"error": error}, status=answer.status)
+    return web.json_response({"error": error}, status=answer.status, headers=answer.headers)
 
 
 def _text(content: Any) -> str:

@@ -6,19 +6,32 @@ import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, ModelHTTPError
 
 from watchbill import testing
-from watchbill.agents import AgentLoader, aclose_clients, providers
+from watchbill.agents import AgentLoader, aclose_clients, model_errors, providers
 from watchbill.agents.calculator import calculator
 from watchbill.agents.model_errors import redacted
-from watchbill.errors import RetryLater, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.errors import (
+    NotWorthRetrying,
+    RetryAfter,
+    RetryLater,
+    TaskFailed,
+    ToolError,
+    UserActionRequired,
+    WatchbillError,
+)
+from watchbill.plan.retry import Failure
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import Usage
 from watchbill.testing import ErrorAnswer, FakeModel, Request, ToolCall
+from watchbill.worker import failures
 
 KEY = "sk-very-secret-0123456789"
 APIS = pytest.mark.parametrize(
@@ -110,18 +123,49 @@ async def test_several_tools_of_one_answer_are_all_called_sync_and_async() -> No
     assert model.requests[1].tool_results == ["2", "HO"]
 
 
-async def test_a_tool_that_fails_ends_the_task_by_its_name_and_what_was_spent_is_known() -> None:
+async def test_a_tool_that_fails_is_told_by_its_name_and_what_was_spent_is_known() -> None:
     def search(query: str) -> str:
         raise KeyError(query)
 
     async with FakeModel([ToolCall("search", {"query": "x"}), "never"]) as model:
         context = testing.context(tools={"search": search})
         error = await failure(context=context, base_url=model.base_url)
-    assert isinstance(error, TaskFailed)
+    assert type(error) is ToolError
     assert str(error) == "tool 'search' failed: KeyError: 'x'"
     assert isinstance(error.__cause__, KeyError)
     assert len(model.requests) == 1
     assert context.usage == Usage(input_tokens=10, output_tokens=5, requests=1)
+
+
+class Busy(ValueError):
+    retry_after = 7
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RetryAfter("the server is busy", 12.5),
+        RetryLater("not now"),
+        ConnectionError("away"),
+        TimeoutError(),
+        KeyError("left out"),
+        Busy("not the model's to mend"),
+        NotWorthRetrying("never"),
+        UserActionRequired("no key"),
+        TypeError("a fault of the code"),
+        ExceptionGroup("several", [ConnectionError(), RetryAfter("busy", 3)]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_tools_exception_is_judged_as_an_agents(raised: Exception) -> None:
+    def search(query: str) -> str:
+        raise raised
+
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    async with FakeModel([ToolCall("search", {"query": "x"})]) as model:
+        error = await failure(context=testing.context(tools={"search": search}), base_url=model.base_url)
+    assert failures.judge(error, now) == failures.judge(raised, now)
+    assert str(error).startswith(f"tool 'search' failed: {type(raised).__name__}")
 
 
 async def test_a_model_that_never_gets_its_arguments_right_fails_the_task() -> None:
@@ -169,6 +213,40 @@ async def test_an_error_of_the_provider_is_told_and_asked_for_once(
     assert says in str(error)
     assert f"model '{prefix}:any' at {model.base_url}" in str(error)
     assert len(model.requests) == 1
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("status", "headers", "least", "most"),
+    [
+        (429, {"Retry-After": "25"}, 25, 25),
+        (429, {"retry-after-ms": "1500", "Retry-After": "2"}, 1.5, 1.5),
+        # by the clock of who says it, which is an hour behind
+        (503, {"Date": "Fri, 02 Jan 2026 03:04:05 GMT", "Retry-After": "Fri, 02 Jan 2026 03:04:45 GMT"}, 40, 40),
+        (529, {"Retry-After": "0"}, 0, 0),
+        (429, {"Retry-After": "soon"}, None, None),
+    ],
+)
+async def test_what_the_provider_asks_to_wait_is_kept_to(
+    prefix: str, status: int, headers: dict[str, str], least: float | None, most: float | None
+) -> None:
+    async with FakeModel([ErrorAnswer(status, "slow down", headers)]) as model:
+        error = await failure(model=f"{prefix}:any", base_url=model.base_url)
+    judged = failures.judge(error, datetime.now(UTC))
+    assert judged.worth_retrying
+    assert judged.retry_after_seconds == least == most
+
+
+@pytest.mark.pure
+def test_what_any_error_of_the_library_says_of_waiting_is_kept_to() -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    refused = ModelAPIError("any", "cut off")
+    refused.__cause__ = OSError()
+    refused.__cause__.response = SimpleNamespace(headers={"Retry-After": "9"})  # type: ignore[attr-defined]
+    group = FallbackExceptionGroup("all", [ModelHTTPError(400, "a"), ModelHTTPError(429, "b", retry_after=4), refused])
+    for error, seconds in ((refused, 9.0), (ModelHTTPError(503, "any", retry_after=8), 8.0), (group, 4.0)):
+        told = model_errors.explain(error, "openai:any", None, 50, now)
+        assert failures.judge(told, now) == Failure(retry_after_seconds=seconds)
 
 
 @BOTH

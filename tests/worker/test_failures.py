@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from watchbill.errors import AgentNotLoadable, NotWorthRetrying, RetryAfter
+from watchbill.errors import AgentNotLoadable, NotWorthRetrying, RetryAfter, RetryLater, ToolError
 from watchbill.plan.retry import Failure
 from watchbill.worker.failures import judge
 
@@ -47,6 +47,8 @@ class Spiteful(Exception):
         KeyError("it left something out"),
         Spiteful(),
         with_(TypeError("but it says so"), retryable=True),
+        caused(RetryLater("so says the agent"), with_(RuntimeError(), status_code=404)),
+        ExceptionGroup("tasks", [OSError(), ExceptionGroup("more", [TimeoutError()])]),
         *[with_(RuntimeError(), status_code=code) for code in (408, 425, 429, 500, 502, 503, 529)],
         with_(RuntimeError(), code="invalid", status=True),
     ],
@@ -67,6 +69,8 @@ def test_worth_another_try(error: Exception) -> None:
         *[with_(RuntimeError(), status_code=code) for code in (400, 401, 403, 404, 422)],
         with_(RuntimeError(), response=SimpleNamespace(status_code=401)),
         caused(RuntimeError("a library's"), with_(RuntimeError("the HTTP client's"), status=403)),
+        ExceptionGroup("tasks", [OSError(), TypeError()]),
+        caused(ToolError("tool 'x' failed"), TypeError()),
     ],
 )
 def test_not_worth_another_try(error: Exception) -> None:
@@ -111,6 +115,10 @@ def test_only_an_agent_gives_its_work_up_for_good(error: Exception, given_up: bo
         (with_(RuntimeError(), headers={"Retry-After": "Fri, 02 Jan 2026 03:04:35 GMT", "Date": "today"}), 30.0),
         (with_(RuntimeError(), response=SimpleNamespace(headers=object())), None),
         (caused(RuntimeError(), with_(OSError(), retry_after=5)), 5.0),
+        (with_(OSError(), headers={"retry-after-ms": "2500", "Retry-After": "3"}), 2.5),
+        (with_(OSError(), headers={"retry-after-ms": "soon", "Retry-After": "3"}), 3.0),
+        (ExceptionGroup("tasks", [RetryAfter("busy", 3), OSError(), RetryAfter("busier", 4)]), 4.0),
+        (caused(ToolError("tool 'x' failed"), RetryAfter("busy", 6)), 6.0),
     ],
 )
 def test_what_it_asks_for(error: Exception, seconds: float | None) -> None:

@@ -7,6 +7,7 @@ a failed task is repeated by the queue, which counts attempts and survives a cra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +23,8 @@ from watchbill.agents import model_errors, providers
 from watchbill.agents.context import Context
 from watchbill.agents.providers import aclose as aclose_clients
 from watchbill.agents.tools import Tool
-from watchbill.errors import Problem, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.errors import Problem, ToolError, UserActionRequired, WatchbillError
+from watchbill.plan import retry_after
 from watchbill.records import AgentDefinition
 from watchbill.tasks import Usage
 
@@ -89,8 +91,8 @@ class LLMAgent:
     async def run(self, context: Context) -> str:
         """The model's answer. Usage is reported also of a run that fails.
 
-        Raises RetryLater when the provider can't answer now, UserActionRequired when it never will, TaskFailed
-        when a tool failed or the answer is of no use.
+        Raises RetryLater when the provider can't answer now (RetryAfter if it says when it can), UserActionRequired
+        when it never will, TaskFailed when the answer is of no use, and ToolError when a tool failed.
         """
         definition = context.agent
         if definition.model is None:
@@ -112,7 +114,8 @@ class LLMAgent:
         except WatchbillError:
             raise
         except Exception as error:
-            raise model_errors.explain(error, definition.model, definition.base_url, limit) from None
+            now = datetime.now(UTC)  # noqa: TID251 - a provider may say until when to wait
+            raise model_errors.explain(error, definition.model, definition.base_url, limit, now) from None
         finally:
             if spent.requests:
                 context.report_usage(
@@ -121,17 +124,19 @@ class LLMAgent:
 
 
 class _Tools(FunctionToolset[None]):
-    """A ValueError is the model's to mend; anything else is a failure of the tool, and ends the task."""
+    """A ValueError is the model's to mend, unless it says of itself whether another attempt helps. Anything else is a
+    failure of the tool, and so of the attempt."""
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[None], tool: ToolsetTool[None]
     ) -> Any:
         try:
             return await super().call_tool(name, tool_args, ctx, tool)
-        except ValueError as error:
-            raise ModelRetry(str(error)) from error
         except Exception as error:
             if type(error).__module__.startswith("pydantic_ai."):
                 raise  # how tools and the library steer a run, as by ModelRetry
+            says = [retry_after.attribute(error, told) for told in ("retryable", "retry_after", "response")]
+            if isinstance(error, ValueError) and says == [None] * 3:
+                raise ModelRetry(str(error)) from error
             text = model_errors.redacted(f"{type(error).__name__}: {error}")
-            raise TaskFailed(f"tool {name!r} failed: {text}") from error
+            raise ToolError(f"tool {name!r} failed: {text}") from error

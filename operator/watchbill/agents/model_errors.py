@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,7 +23,8 @@ from pydantic_ai.exceptions import (
     UsageLimitExceeded,
 )
 
-from watchbill.errors import RetryLater, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.plan import retry_after
 
 _SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _MIN_SECRET: Final = 6
@@ -30,11 +32,15 @@ _MIN_SECRET: Final = 6
 _MAX_QUOTED: Final = 500
 
 
-def explain(error: Exception, model: str, base_url: str | None, request_limit: int) -> WatchbillError:
-    """The error to raise instead: RetryLater for what may pass, UserActionRequired for what won't."""
+def explain(error: Exception, model: str, base_url: str | None, request_limit: int, now: datetime) -> WatchbillError:
+    """The error to raise instead: RetryLater for what may pass, RetryAfter if the provider says when, and
+    UserActionRequired for what won't. `now` is aware."""
+    if isinstance(error, ExceptionGroup):  # of models that stand in for each other: one that recovers is enough
+        told = [explain(one, model, base_url, request_limit, now) for one in error.exceptions]
+        return min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
     asked = f"model {model!r}" + (f" at {_shown(base_url)}" if base_url else "")
     if isinstance(error, ModelHTTPError):
-        return _http(error, asked)
+        return _http(error, asked, now)
     if isinstance(error, UsageLimitExceeded):
         return TaskFailed(
             f"{asked}: no answer after {request_limit} requests in one task. "
@@ -47,7 +53,8 @@ def explain(error: Exception, model: str, base_url: str | None, request_limit: i
         return TaskFailed(f"{asked} gave an answer that can't be used: {_quoted(reason)}")
     if isinstance(error, ModelAPIError):
         reason = _quoted(_innermost(error))
-        return RetryLater(f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?")
+        text = f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?"
+        return _later(error, text, now)
     if isinstance(error, AgentRunError):
         return TaskFailed(f"{asked}: {_quoted(str(error))}")
     return TaskFailed(f"{asked}: the exchange failed with {type(error).__name__}: {_quoted(str(error))}")
@@ -61,7 +68,7 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     return text
 
 
-def _http(error: ModelHTTPError, asked: str) -> WatchbillError:
+def _http(error: ModelHTTPError, asked: str, now: datetime) -> WatchbillError:
     status = error.status_code
     if status in {401, 403}:
         return UserActionRequired(
@@ -74,9 +81,17 @@ def _http(error: ModelHTTPError, asked: str) -> WatchbillError:
     if status == 404:
         return UserActionRequired(f"{asked}: not found (HTTP 404): {said}. Check the model's name, and baseURL")
     if status in {408, 409, 429} or status >= 500:
-        wait = f"; it asks to wait {error.retry_after:g} s" if error.retry_after else ""
-        return RetryLater(f"{asked}: the provider can't answer now (HTTP {status}{wait}): {said}")
+        return _later(error, f"{asked}: the provider can't answer now (HTTP {status}): {said}", now)
     return UserActionRequired(f"{asked}: the provider refused the request (HTTP {status}): {said}")
+
+
+def _later(error: BaseException, text: str, now: datetime) -> RetryLater:
+    """Headers come first: they hold the provider's own clock, which what the library reads from a date doesn't heed."""
+    causes = list(retry_after.chain(error))
+    waits = [retry_after.in_headers(retry_after.attribute(one, "headers"), now) for one in causes]
+    waits += [retry_after.asked(one, now) for one in causes]
+    wait = next((seconds for seconds in waits if seconds is not None), None)
+    return RetryLater(text) if wait is None else RetryAfter(f"{text} (it asks to wait {wait:.3g} s)", wait)
 
 
 def _message(body: Any) -> str:

@@ -115,7 +115,9 @@ def _failed(failure: BaseException) -> dict[str, Any]:
     elif isinstance(failure, Exception):
         told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
     else:
-        told = failures.failed(RuntimeError(failures.describe(failure)), datetime.now(UTC))  # noqa: TID251 - shell
+        error = RuntimeError(failures.describe(failure))
+        error.__cause__ = failure
+        told = failures.failed(error, datetime.now(UTC))  # noqa: TID251 - shell
     return asdict(told)
 
 

@@ -6,17 +6,15 @@ processes: imports no store.
 
 from __future__ import annotations
 
-import math
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
-from watchbill.errors import GiveUp, NotWorthRetrying, RetryAfter, UserActionRequired
+from watchbill.errors import GiveUp, NotWorthRetrying, RetryLater, ToolError, UserActionRequired
+from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
+from watchbill.plan.retry_after import attribute
 
 _HOPELESS: Final = (
     UserActionRequired,
@@ -30,7 +28,6 @@ _HOPELESS: Final = (
     TypeError,
 )
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
-_CAUSES: Final = 5
 _TEXT_MAX: Final = 1_000_000
 """Far more than is kept of it: secrets are taken out before it is cut to size, and none may be cut in two."""
 
@@ -76,91 +73,48 @@ def describe(error: BaseException) -> str:
 
 def judge(error: BaseException, now: datetime) -> Failure:
     """What matters about it for trying again. `now` is aware."""
-    chain = list(_chain(error))
-    after = next((seconds for one in chain if (seconds := _retry_after(one, now)) is not None), None)
+    error = next((one for one in retry_after.chain(error) if not isinstance(one, ToolError)), error)
     told = _told(error)
+    if isinstance(error, BaseExceptionGroup) and told is None:
+        return _together([judge(one, now) for one in error.exceptions])
+    causes = list(retry_after.chain(error))
+    after = next((seconds for one in causes if (seconds := retry_after.asked(one, now)) is not None), None)
     given_up = told is False or (told is None and isinstance(error, NotWorthRetrying))
-    return Failure(worth_retrying=_is_worth_it(chain), given_up=given_up, retry_after_seconds=after)
+    return Failure(worth_retrying=_is_worth_it(causes), given_up=given_up, retry_after_seconds=after)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it: libraries wrap what their HTTP clients raise."""
-    current: BaseException | None = error
-    for _ in range(_CAUSES):
-        if current is None:
-            return
-        yield current
-        current = current.__cause__
+def _together(judged: list[Failure]) -> Failure:
+    """Of failures at once, as of a TaskGroup, each would have to pass."""
+    waits = [one.retry_after_seconds for one in judged if one.retry_after_seconds is not None]
+    return Failure(
+        worth_retrying=all(one.worth_retrying for one in judged),
+        given_up=any(one.given_up for one in judged),
+        retry_after_seconds=max(waits, default=None),
+    )
 
 
 def _told(error: BaseException) -> bool | None:
     """What it says itself of another attempt."""
-    told = _attribute(error, "retryable")
+    told = attribute(error, "retryable")
     return told if isinstance(told, bool) else None
 
 
-def _is_worth_it(chain: list[BaseException]) -> bool:
-    first = chain[0]
+def _is_worth_it(causes: list[BaseException]) -> bool:
+    first = causes[0]
     if (told := _told(first)) is not None:
         return told
-    if isinstance(first, RetryAfter):
+    if isinstance(first, RetryLater):
         return True
     if isinstance(first, _HOPELESS):
         return False
-    status = next((code for one in chain if (code := _status(one)) is not None), None)
+    status = next((code for one in causes if (code := _status(one)) is not None), None)
     return status is None or not 400 <= status < 500 or status in _WORTH_ANOTHER_TRY
 
 
 def _status(error: BaseException) -> int | None:
-    for holder in (error, _attribute(error, "response")):
+    for holder in (error, attribute(error, "response")):
         for name in ("status_code", "status", "code"):
-            value = _attribute(holder, name)
+            value = attribute(holder, name)
             if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600:
                 return value
     return None
-
-
-def _retry_after(error: BaseException, now: datetime) -> float | None:
-    own = _seconds(_attribute(error, "retry_after"), now)
-    if own is not None:
-        return own
-    for holder in (error, _attribute(error, "response")):
-        headers = _attribute(holder, "headers")
-        get = _attribute(headers, "get")
-        if callable(get):
-            with suppress(Exception):  # whatever it is, it has no headers as we know them
-                sent = _time(get("date") or get("Date"))  # who names a time reckons by its own clock
-                found = _seconds(get("retry-after") or get("Retry-After"), sent or now)
-                if found is not None:
-                    return found
-    return None
-
-
-def _seconds(value: Any, now: datetime) -> float | None:
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        seconds = float(value)
-    except Exception:  # whatever it is, it is no number
-        at = _time(value)
-        if at is None:
-            return None
-        seconds = (at - now).total_seconds()
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def _time(value: Any) -> datetime | None:
-    """As HTTP writes it."""
-    try:
-        at = parsedate_to_datetime(str(value))
-    except Exception:  # it is an agent's, and may be anything
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _attribute(holder: Any, name: str) -> Any:
-    """Attributes of others' exceptions may be properties that raise."""
-    try:
-        return getattr(holder, name, None)
-    except Exception:
-        return None
