@@ -6,6 +6,7 @@ WatchbillError
 │   ├── NotFound            no such crew, task, run or heartbeat
 │   ├── Conflict            the id or name is already used for something else
 │   ├── AgentNotLoadable    the class of an agent, or a tool of it, cannot be used
+│   ├── NewerRecord         the store holds what a newer version wrote, or what is damaged
 │   ├── MissingExtra        an optional dependency is not installed
 │   └── NoStore             no store was given and none was found; says what was tried
 ├── RetryLater              nothing was lost or stored; the same call may succeed later
@@ -80,6 +81,10 @@ class Conflict(UserActionRequired):
 
 class AgentNotLoadable(UserActionRequired):
     """The class of an agent, or one of its tools, can't be found, imported or configured."""
+
+
+class NewerRecord(UserActionRequired):
+    """A record in the store is a newer version's, or damaged: this version can't read it. It stays as it is."""
 
 
 class MissingExtra(UserActionRequired):

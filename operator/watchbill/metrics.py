@@ -236,6 +236,10 @@ ABANDONED: Final = Gauge(
     "watchbill_worker_abandoned", "Agents that still run, though they were told to stop; each holds a slot", ["crew"]
 )
 
+BACKGROUND_RESTARTS: Final = Counter(
+    "watchbill_background_restarts", "Times that work in the background of this process failed and began anew", ["task"]
+)
+
 HEARTBEATS_FIRED: Final = Counter("watchbill_heartbeats_fired", "Slots fired by this process", ["crew", "heartbeat"])
 HEARTBEATS_MISSED: Final = Counter(
     "watchbill_heartbeats_missed", "Slots skipped because nobody was there", ["crew", "heartbeat"]

@@ -25,7 +25,7 @@ from apscheduler.triggers.base import BaseTrigger
 from watchbill import metrics
 from watchbill.api import Heartbeat
 from watchbill.connection import persist
-from watchbill.errors import Conflict, InvalidInput, NotFound
+from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound
 from watchbill.names import CrewKeys
 from watchbill.plan import schedule
 from watchbill.store import definitions, heartbeats
@@ -37,6 +37,7 @@ GRACE: Final = timedelta(seconds=30)
 LOOK_AGAIN: Final = timedelta(seconds=30)
 """At most this long without a look at the clock: it may have been set, or the machine have slept."""
 FULL_AGAIN_SECONDS: Final = 0.5
+UNREADABLE_AGAIN_SECONDS: Final = 2.0
 
 _NOBODY: Final = "no scheduler was running"
 _AWAY: Final = "the store was away"
@@ -202,6 +203,13 @@ class Scheduler:
             )
         except NotFound:
             return self._end(timed, "gone")
+        except NewerRecord as error:
+            self._definitions.pop(crew, None)
+            if timed.reason != str(error):
+                logger.error("heartbeat %s: trying until the next slot is due: %s", timed.id, error)
+            timed.reason = str(error)
+            await asyncio.sleep(UNREADABLE_AGAIN_SECONDS)
+            return True
         except (Conflict, InvalidInput) as error:
             timed.reason = str(error)
             return await self._tell(timed, (slot,), False, following)
@@ -249,7 +257,10 @@ class Scheduler:
         if former.next is not None:
             now = self._clock()
             timed = _Timed(keys, former, former.next)
-            following = schedule.next_slot(former.schedule, now)
+            try:
+                following = schedule.next_slot(former.schedule, now)
+            except NewerRecord:
+                return
             while timed.next <= now:
                 missed, more = schedule.due(former.schedule, timed.next - schedule.TICK, now)
                 if not await persist(partial(self._tell, timed, missed, more, following)):

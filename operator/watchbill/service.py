@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
-from watchbill import names
+from watchbill import background, names
 from watchbill.agents.loading import AgentLoader
 from watchbill.api import Crew, Heartbeat, parse
 from watchbill.client import Client, Result
@@ -197,7 +197,7 @@ class AgentService:
     async def _start(self) -> None:
         client = self._client = connect(self._url)
         self._stack.push_async_callback(client.aclose)
-        self._stack.callback(asyncio.create_task(eviction.warn(client), name="eviction").cancel)
+        self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         loader = AgentLoader(self._folders)
         if self._watch:
             from watchbill.scheduler import Scheduler  # and with it APScheduler, for those who watch

@@ -302,3 +302,18 @@ async def test_a_wrong_password_is_exit_3_and_not_shown(shell, private_redis) ->
     assert "refuses" in done.stderr
     assert "wrong-one" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell, stored) -> None:
+    keys = CrewKeys("default", stored)
+    with redis.Redis.from_url(shell.env["WATCHBILL_REDIS_URL"], decode_responses=True) as store:
+        key = keys.definition(str(store.hget(keys.meta, "def")))
+        newer = json.loads(str(store.get(key))) | {"execution_mode": "loop"}
+        store.set(key, json.dumps(newer))
+    refused = shell.run("submit", stored, "x")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"crew 'default/{stored}' was defined by a newer version of Watchbill" in refused.stderr
+    assert "execution_mode" in refused.stderr
+    assert "Upgrade this one" in refused.stderr
+    shown = shell.run("status", stored)
+    assert (shown.returncode, shown.stderr) == (0, "")

@@ -19,7 +19,7 @@ import redis.asyncio
 
 from watchbill import connection, metrics, scheduler
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
-from watchbill.errors import CrewGone, InvalidInput, NotFound
+from watchbill.errors import CrewGone, InvalidInput, NewerRecord, NotFound
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.scheduler import Scheduler
@@ -188,6 +188,36 @@ async def test_of_three_processes_over_one_store_one_fires_each_slot(crew: Crew,
                 process.kill()
             await process.wait()
     await crew.assert_complete()
+
+
+async def test_a_slot_of_a_crew_that_a_newer_version_defined_is_fired_once_it_can_be_read(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler, "UNREADABLE_AGAIN_SECONDS", 0.02)
+    key = crew.keys.definition((await definitions.current(crew.client, crew.keys)).digest)
+    readable = str(await crew.client.get(key))
+    await crew.client.set(key, readable.replace("sequential", "loop"))
+
+    async def told() -> bool:
+        return "execution_mode" in caplog.text
+
+    async with crew.scheduled(beat(intervalSeconds=5)):
+        await until(told)
+        await crew.client.set(key, readable)
+        assert await until(crew.fired)
+    assert caplog.text.count("execution_mode") == 1
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_heartbeat_of_a_newer_version_is_known_by_name_and_replaced(crew: Crew) -> None:
+    newer = {"uid": crew.uid, "generation": "g", "spec": '{"priority": "loop"}', "next": "1000"}
+    await crew.client.hset(crew.keys.heartbeat("hb"), mapping=newer)
+    await crew.client.hset(crew.keys.meta, "heartbeat:hb", "")
+    (state,) = await heartbeats.all_of(crew.client, crew.keys)
+    with pytest.raises(NewerRecord, match=r"heartbeat 'hb' .*priority"):
+        assert state.spec
+    async with crew.scheduled(beat()):
+        assert (await crew.state()).spec.interval_seconds == 1
 
 
 async def test_two_heartbeats_of_one_crew_fire_beside_each_other(crew: Crew) -> None:

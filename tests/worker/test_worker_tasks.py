@@ -354,7 +354,9 @@ async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_m
     await crew.queue.park("w", claimed, "nobody has it")
     digest = await crew.redis.hget(crew.keys.meta, "def")
     await crew.redis.hdel(crew.keys.meta, "def")
-    bringing = asyncio.create_task(parked.bring_back(crew.queue, AgentLoader([AGENTS]), connection.persist))
+    bringing = asyncio.create_task(
+        parked.bring_back(crew.queue, AgentLoader([AGENTS]), connection.persist, asyncio.Event())
+    )
     await asyncio.sleep(0.3)
     assert not bringing.done()
     await crew.redis.hset(crew.keys.meta, "def", str(digest))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill import metrics, names
+from watchbill import background, metrics, names
 from watchbill.cluster import Cluster, Forbidden, Kind
 from watchbill.connection import connect, persist
 from watchbill.controller.cache import Cache, Key, Object
@@ -126,9 +126,9 @@ class Operator:
 
     async def _work(self, stopped: asyncio.Future[Any]) -> None:
         work = [
-            asyncio.create_task(self._resync(), name="resync"),
-            asyncio.create_task(self._hear(), name="wake-ups"),
-            asyncio.create_task(self._eviction.run(), name="eviction"),
+            background.start("resync", self._resync),
+            background.start("wake-ups", self._hear),
+            background.start("eviction", self._eviction.run),
         ]
         ends = [stopped, self._broken, *work]
         try:

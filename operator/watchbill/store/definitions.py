@@ -8,15 +8,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 import redis.asyncio
 from pydantic import ValidationError
 
+from watchbill import __version__
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, NotFound
+from watchbill.errors import Conflict, NewerRecord, NotFound
 from watchbill.names import CrewKeys
 from watchbill.records import CrewDefinition
+from watchbill.store import crew_json
 
 _BATCH: Final = 500
 _LOSS: Final = (
@@ -27,15 +30,22 @@ _RECORDS: Final = 100
 """Tasks and runs that are removed at once, of five keys each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Current:
     """The crew as it is now."""
 
+    crew: str
+    """As `namespace/name`."""
     uid: str
     digest: str
-    definition: CrewDefinition
+    content: str
     born: str
     """Since when the store knows it: another time, if it has lost it meanwhile."""
+
+    @cached_property
+    def definition(self) -> CrewDefinition:
+        """Raises NewerRecord; whoever needs only the uid is not hindered by that."""
+        return _read(self.crew, self.content)
 
 
 class Taken(Conflict):
@@ -94,7 +104,7 @@ async def apply(
 
 
 async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
-    """The crew's uid and definition. Raises NotFound when the store has no such crew."""
+    """The crew's uid and definition, which may be unreadable. Raises NotFound when the store has no such crew."""
     with translated():
         while True:
             uid, digest, born = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def", "born"]))
@@ -104,7 +114,7 @@ async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
                 )
             content = await client.get(keys.definition(digest))
             if content is not None:  # else it was replaced between the two reads
-                return Current(uid, digest, CrewDefinition.model_validate_json(content), born)
+                return Current(keys.crew, uid, digest, str(content), born)
 
 
 async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
@@ -115,12 +125,25 @@ async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born:
 
 
 async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> CrewDefinition:
-    """One definition by its hash. Raises NotFound when it is gone."""
+    """One definition by its hash. Raises NotFound when it is gone, NewerRecord when it can't be read."""
     with translated():
         content = await client.get(keys.definition(digest))
     if content is None:
         raise NotFound(f"definition {digest!r} of crew {keys.crew!r} is no longer in the store")
-    return CrewDefinition.model_validate_json(content)
+    return _read(keys.crew, str(content))
+
+
+def _read(crew: str, content: str) -> CrewDefinition:
+    try:
+        return CrewDefinition.model_validate_json(content)
+    except ValidationError as error:
+        found = list(crew_json.problems(error, ""))
+        reasons = [f"{problem.path}: {problem.reason}" if problem.path else problem.reason for problem in found]
+        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+        raise NewerRecord(
+            f"crew {crew!r} was defined by a newer version of Watchbill than this ({__version__}), or its definition "
+            f"is damaged: {'; '.join(reasons[:3])}{more}. Upgrade this one, or define the crew again"
+        ) from error
 
 
 async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:

@@ -13,19 +13,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, Literal, cast
 
 import redis.asyncio
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
+from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
-from watchbill.store import definitions, runs
+from watchbill.store import crew_json, definitions, runs
 from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
 
@@ -64,7 +66,7 @@ class StoredSpec(BaseModel):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """A heartbeat as the store has it."""
 
@@ -73,13 +75,25 @@ class State:
     """The crew's."""
     generation: str
     """A digest of the spec."""
-    spec: StoredSpec
+    content: str
     next: datetime | None
     """The first slot that nobody has dealt with; None while suspended."""
     last: datetime | None
     """The last slot that was fired; when it was asked for, where a person did."""
     missed: int
     """Slots missed since the heartbeat came into being; beyond 100 in a row they are not counted."""
+
+    @cached_property
+    def spec(self) -> StoredSpec:
+        """Raises NewerRecord."""
+        try:
+            return StoredSpec.model_validate_json(self.content)
+        except ValidationError as error:
+            reasons = "; ".join(f"{problem.path}: {problem.reason}" for problem in crew_json.problems(error, ""))
+            raise NewerRecord(
+                f"heartbeat {self.name!r} was written by a newer version of Watchbill than this ({__version__}), or is "
+                f"damaged: {reasons}. Upgrade this one, or apply the heartbeat again"
+            ) from error
 
     @property
     def schedule(self) -> Schedule:
@@ -163,7 +177,7 @@ async def fire(
     """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
 
     Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents
-    than one script may start, Conflict when the task's id is taken; of either, nothing was written.
+    than one script may start, Conflict when the task's id is taken, NewerRecord; of these, nothing was written.
     """
     return await _fire(client, keys, state, current, _label(slot), slot, _ms(slot), _ms(following), GUARD)
 
@@ -287,7 +301,7 @@ def _state(name: str, fields: Mapping[str, str]) -> State:
         name=name,
         uid=fields["uid"],
         generation=fields["generation"],
-        spec=StoredSpec.model_validate_json(fields["spec"]),
+        content=fields["spec"],
         next=_time(fields["next"]),
         last=_time(fields.get("last", "")),
         missed=int(fields.get("missed", "0")),

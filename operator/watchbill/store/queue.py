@@ -367,6 +367,8 @@ class Queue:
         with translated():
             while page := await self.client.zrange(self.keys.parked_agent, start, start + 10 * BATCH - 1):
                 for member in map(str, page):
+                    if member.count("\x1f") != 3:
+                        continue  # a stranger's
                     of_agent = found.setdefault(member.split("\x1f")[0], [])
                     if len(of_agent) < BATCH:
                         of_agent.append(member)

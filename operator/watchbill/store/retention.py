@@ -29,7 +29,7 @@ async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
     """Brings the crew within the bounds of its definition, in pages; one cheap call where it is. Several may do so at
     once, and may stop at any time. Returns how many records and results went.
 
-    Raises CrewGone; Changed when `current` is no longer the crew's definition: look again.
+    Raises CrewGone, NewerRecord; Changed when `current` is no longer the crew's definition: look again.
     """
     gone, left = await _forget(client, keys, uid, current, ())
     went = 1

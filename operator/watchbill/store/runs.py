@@ -5,7 +5,7 @@ A run is a graph of steps, one hash field each; the finishing script advances it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -275,6 +275,16 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
     with translated():
         packed = await client.hget(keys.run_steps(run_id), step)
     return str(packed).split(_FS)[3] if packed else None
+
+
+async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
+    """Under which definition each of these runs goes on; without those that have no record."""
+    with translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "def")
+            found = await pipe.execute() if run_ids else []
+    return {run_id: str(digest) for run_id, digest in zip(run_ids, found, strict=True) if digest}
 
 
 FAR: Final = "(1e13"

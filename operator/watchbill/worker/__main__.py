@@ -21,6 +21,7 @@ from typing import Final
 import uvloop
 from pydantic import Field, ValidationError
 
+from watchbill import background
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import connect
 from watchbill.errors import CrewGone, WatchbillError
@@ -82,7 +83,7 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
     async with AsyncExitStack() as stack:
         client = connect(settings.redis_url)
         stack.push_async_callback(client.aclose)
-        stack.callback(asyncio.create_task(eviction.warn(client), name="eviction").cancel)
+        stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         keys = CrewKeys(*settings.crew.split("/"))
         loader = AgentLoader([Path(folder) for folder in settings.folders.split(":") if folder])
         worker = Worker(

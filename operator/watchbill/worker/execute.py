@@ -84,7 +84,8 @@ class Executor:
         return role is None or (bool(role.reads) and task.run_id is not None)
 
     async def read(self, task: Claimed) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """Inputs and earlier outputs. Raises NotFound for its definition, AgentNotLoadable."""
+        """Inputs and earlier outputs. Raises NotFound and NewerRecord for its definition,
+        AgentNotLoadable."""
         inputs: Mapping[str, str] = {}
         outputs: Mapping[str, Any] = {}
         crew = await self._definition(task.definition)

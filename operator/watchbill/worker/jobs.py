@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from watchbill.connection import Persist
-from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NotFound
+from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker import results
 from watchbill.worker.counts import Counts
@@ -82,7 +82,7 @@ class Jobs:
         """What the task needs to know; then begins it."""
         try:
             inputs, outputs = await self._executor.read(job.task)
-        except AgentNotLoadable as error:
+        except (AgentNotLoadable, NewerRecord) as error:
             self._park_later(me, job, error)
         except NotFound as error:
             self._over(me, job, self._executor.failed(job.task, error))
@@ -124,7 +124,7 @@ class Jobs:
         self.gone(me, job)
         self._on_over(me)
 
-    def _park_later(self, me: Life, job: Job, error: AgentNotLoadable) -> None:
+    def _park_later(self, me: Life, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
         me.unloadable.append((job.task, results.unloadable(job.task, error)))
         self.gone(me, job)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from watchbill.errors import AgentNotLoadable
+from watchbill.errors import AgentNotLoadable, NewerRecord
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
@@ -159,8 +159,10 @@ def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
     return Finished(task, STOPPED[wish], "", ttl_ms=ttl_ms, definition=task.definition)
 
 
-def unloadable(task: Claimed, error: AgentNotLoadable) -> str:
+def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
     """What the feed says of a parked task."""
+    if isinstance(error, NewerRecord):
+        return f"NewerRecord: {error}. Task {task.id!r} waits for a worker that can read it"
     return f"AgentUnavailable: {error}. Task {task.id!r} waits for a worker that has it"
 
 

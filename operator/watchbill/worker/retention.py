@@ -11,10 +11,9 @@ from functools import partial
 from typing import Final
 
 import redis
-from pydantic import ValidationError
 
 from watchbill.connection import Persist
-from watchbill.errors import CrewGone, NotFound
+from watchbill.errors import CrewGone, NewerRecord, NotFound
 from watchbill.store import definitions, retention
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Changed, Queue
@@ -44,7 +43,9 @@ async def keep(queue: Queue, current: Current, persist: Persist, ended: Callable
             looked, looked_at = number, now
         except (CrewGone, NotFound):
             pass  # the worker learns it by itself
-        except (redis.exceptions.RedisError, ValidationError) as error:
+        except NewerRecord as error:  # workers that can read it keep the bounds
+            logger.debug("can't keep finished tasks within their bounds: %s", error)
+        except redis.exceptions.RedisError as error:
             logger.warning("can't keep finished tasks within their bounds: %s", error)
         await asyncio.sleep(_pause(KEEP_AGAIN_SECONDS if went else KEEP_SECONDS))
 

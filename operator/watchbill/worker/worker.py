@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,10 +23,11 @@ from typing import Any, Final, TypeVar
 
 import redis.asyncio
 
+from watchbill import background
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
-from watchbill.errors import CrewGone, Fenced, StoreUnavailable, WatchbillError
+from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
@@ -49,6 +51,10 @@ WORTH_A_CALL: Final = 5
 """So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
 TELL_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
+HEAR_AGAIN_SECONDS: Final = 60.0
+"""When a worker that may not listen tries again: the right may be given meanwhile."""
+UNREADABLE_AGAIN_SECONDS: Final = 2.0
+"""How often a worker that starts looks whether it can read the crew's definition by now."""
 STORE_SECONDS: Final = 2.0
 """How long after the grace period the store may take to hear of our end."""
 
@@ -93,8 +99,13 @@ class Worker:
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
         self._me = Life(incarnations.fresh())
         self._wake = asyncio.Event()
+        self._parked = asyncio.Event()
+        """Set when tasks were set aside."""
+        self._registered = False
+        """Whether the store has ever heard of us. Until then there is nothing to save."""
         self._bell = Bell(self._claim_at_bell, on_change=self._wake.set, on_lost=self._on_lost)
         self._stop_by: float | None = None
+        self._stopping = asyncio.Event()
         self._draining = False
         """Claim no more, until that is taken back."""
         self._deleted = False
@@ -122,12 +133,16 @@ class Worker:
         """Claim no more, finish within the grace period (`now`: none), hand back the rest. May be called again."""
         by = time.monotonic() + (0.0 if now else self._grace_seconds)
         self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
+        self._stopping.set()
         self._wake.set()
 
     async def run(self) -> None:
         """Until `stop`, or until it recycles. Raises CrewGone when the crew was deleted or replaced, NotFound when it
         isn't there, WatchbillError when abandoned agents hold all slots and it may not recycle."""
-        current = await self._persist(lambda: definitions.current(self._client, self._keys))
+        current = await self._crew()
+        if current is None:
+            self._ended = True
+            return
         policy = current.definition.tasks
         self._slots = self._concurrency or current.definition.concurrency
         self._lease_ms = policy.lease_seconds * 1000
@@ -158,9 +173,15 @@ class Worker:
         )
         self._keeper.start()
         self._recall_at = time.monotonic() + self._lease_ms / 1000
-        unparking = parked.bring_back(self._queue, self._loader, self._persist)
-        keeping = retention.keep(self._queue, current, self._persist, lambda: self._reports.told)
-        background = [asyncio.create_task(each) for each in (unparking, keeping, self._hear())]
+        beside = [
+            background.start(
+                "parked", lambda: parked.bring_back(self._queue, self._loader, self._persist, self._parked)
+            ),
+            background.start(
+                "retention", lambda: retention.keep(self._queue, current, self._persist, lambda: self._reports.told)
+            ),
+            background.start("control", self._hear),
+        ]
         working = asyncio.create_task(self._work())
         try:
             while not (await asyncio.wait({working}, timeout=0.2 if self.stopping else 1.0))[0]:
@@ -168,9 +189,10 @@ class Worker:
                     raise StoreUnavailable("the store doesn't answer, and the grace period is over")
             await working
         except StoreUnavailable:
-            logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
+            if self._registered:
+                logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
         finally:
-            ending = [working, *background]
+            ending = [working, *beside]
             for task in ending:
                 task.cancel()
             for life in (self._me, *self._recovery.formers):
@@ -185,6 +207,31 @@ class Worker:
                 f"the worker of {self._keys.crew} stopped: agents that did not end when they were told to hold all of "
                 f"its slots ({self._slots}). The log names them. What they had to do is kept; mend them and start again"
             )
+
+    async def _crew(self) -> definitions.Current | None:
+        """The crew, once it is readable. None: stopped before."""
+        asking = asyncio.create_task(self._readable())
+        stopped = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            for task in (asking, stopped):
+                task.cancel()
+            await asyncio.gather(asking, stopped, return_exceptions=True)
+
+    async def _readable(self) -> definitions.Current:
+        told = ""
+        while True:
+            current = await self._persist(lambda: definitions.current(self._client, self._keys))
+            try:
+                if current.definition:
+                    return current
+            except NewerRecord as error:
+                if current.digest != told:
+                    told = current.digest
+                    logger.error("waiting until the crew can be read: %s", error)
+            await asyncio.sleep(UNREADABLE_AGAIN_SECONDS * random.uniform(0.5, 1.5))
 
     async def _work(self) -> None:
         await self._give_others_time()
@@ -361,6 +408,7 @@ class Worker:
         for task, reason in parked:
             logger.warning("%s", reason)
             await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], self._redact(r)))  # type: ignore[misc]
+        self._parked.set()
 
     async def _wait(self, me: Life) -> None:
         """For a task to end or the bell; and no longer than what is due: to tell what began, to give back what is held
@@ -436,18 +484,21 @@ class Worker:
 
     async def _hear(self) -> None:
         """What is said to the crew's workers. What isn't heard while the store is away, the next renewal tells."""
-        try:
-            async for what, ids in control.heard(self._client, self._keys):
-                if what == "look":
-                    self._drain(await self._persist(self._is_draining))
-                elif what == "gone":
-                    if ids == [self._queue.uid]:
-                        self._deleted = True
-                        self._on_lost(self._me.name, crew_gone(self._keys))
-                elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
-                    self._jobs.stop(self._me, dict.fromkeys(ids, what))
-        except redis.exceptions.RedisError as error:  # a right that is missing, say
-            logger.error("can't listen, so what is cancelled is heard of every %d ms: %s", self._lease_ms // 3, error)
+        while True:
+            try:
+                async for what, ids in control.heard(self._client, self._keys):
+                    if what == "look":
+                        self._drain(await self._persist(self._is_draining))
+                    elif what == "gone":
+                        if ids == [self._queue.uid]:
+                            self._deleted = True
+                            self._on_lost(self._me.name, crew_gone(self._keys))
+                    elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
+                        self._jobs.stop(self._me, dict.fromkeys(ids, what))
+            except redis.exceptions.RedisError as error:  # a right that is missing, say
+                seconds = self._lease_ms / 3000
+                logger.error("can't listen, so what is cancelled is heard of every %.3g s: %s", seconds, error)
+            await asyncio.sleep(HEAR_AGAIN_SECONDS)
 
     async def _is_draining(self) -> bool:
         return await control.is_draining(self._client, self._keys, incarnations.worker(self._me.name))
@@ -516,6 +567,7 @@ class Worker:
         me.number = 1
         await self._persist(lambda: self._queue.claim(me.name, 1, 0, lease_ms=self._lease_ms, take_over=False))
         self._keeper.guard(me.name)
+        self._registered = True
         self._bell.look = True
 
     def _on_lost(self, incarnation: str, error: Exception) -> None:
@@ -601,4 +653,6 @@ class Worker:
         return await persist(call, until=self._overdue, on_wait=wait)
 
     def _overdue(self) -> bool:
-        return self._stop_by is not None and time.monotonic() > self._stop_by + STORE_SECONDS
+        if self._stop_by is None:
+            return False
+        return not self._registered or time.monotonic() > self._stop_by + STORE_SECONDS

@@ -1,0 +1,44 @@
+"""Work in the background that nobody awaits: what ends it by mistake is told, counted, and mended by beginning anew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from watchbill import metrics
+
+logger = logging.getLogger("watchbill.background")
+
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 60.0
+
+
+def start(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    """`keep_up` as a task. Whoever started it cancels it."""
+    return asyncio.create_task(keep_up(name, work), name=name)
+
+
+async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does `work()` until it returns, or this is cancelled. Whenever it raises, it begins anew after a growing pause.
+    `name` is in the log and in the metric: one of a few."""
+    failures = 0
+    while True:
+        began = time.monotonic()
+        try:
+            await work()
+            return
+        except Exception as error:
+            fault: BaseException = error
+        except asyncio.CancelledError as error:
+            if (ours := asyncio.current_task()) is None or ours.cancelling():
+                raise
+            fault = error  # a library's, that nobody asked for
+        failures = 1 if time.monotonic() - began > LONGEST_PAUSE_SECONDS else failures + 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
+        metrics.BACKGROUND_RESTARTS.labels(name).inc()
+        logger.error("%s failed, and begins anew in %.1f s", name, pause, exc_info=fault)
+        await asyncio.sleep(pause)
