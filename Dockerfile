@@ -12,10 +12,13 @@
 # mounted at /agents.
 #
 #   FROM python:3.12-slim AS libraries
-#   RUN pip install --target /agents -r requirements.txt
+#   RUN pip install --target /libraries -r requirements.txt
 #   FROM watchbill-worker
-#   COPY --from=libraries /agents /agents
+#   COPY --from=libraries /libraries /libraries
+#   ENV PYTHONPATH=/libraries
 #   COPY my_agents.py /agents/
+#
+# Crews may name whatever is in /agents, and of the libraries only what ENV WATCHBILL_ALLOW_MODULES lists.
 
 # Any Linux with Python 3.11 to 3.13 as `python3`, and its venv and pip. The venvs point at that very Python, so all
 # stages have the same base.

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +66,7 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
     if problems:
         raise InvalidInput(problems)
     folders = tuple(dict.fromkeys(path.resolve().parent for path in paths))
-    loader = AgentLoader(folders)
+    loader = AgentLoader(folders, chosen=_chosen(crew for file in parsed for crew in file.crews))
     crews: list[Crew] = []
     seen: dict[tuple[str, str], str] = {}
     for file in parsed:
@@ -88,6 +88,14 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
     if problems:
         raise InvalidInput(problems)
     return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
+
+
+def _chosen(crews: Iterable[Crew]) -> Iterator[str]:
+    """All that the files name: whoever runs them has chosen it, from all that is installed."""
+    for crew in map(from_crew, crews):
+        yield from crew.shared_tools
+        for agent in crew.agents:
+            yield from (agent.agent_class, *agent.tools)
 
 
 def _place(crew: Crew) -> tuple[str, str]:
@@ -157,6 +165,7 @@ class AgentService:
         *,
         crews: Sequence[str] = (),
         folders: Sequence[Path] = (),
+        allow_modules: Sequence[str] = (),
         namespace: str = "default",
         concurrency: int | None = None,
         grace_seconds: float = 30.0,
@@ -164,13 +173,15 @@ class AgentService:
     ) -> None:
         """`manifests`: crews to be stored and worked for; `crews`: those that are in the store, by `namespace/name`.
 
-        `folders`: where modules of agents are, besides those beside the manifests' files. `concurrency` default: each
+        `folders`: where modules of agents are, besides those beside the manifests' files; `allow_modules`: what else
+        crews may name of what is installed, besides what the manifests name. `concurrency` default: each
         crew's own. `watch`: the manifests' heartbeats fire.
         """
         self._url = url
         self._manifests = manifests or Manifests((), (), ())
         self._crews = crews
         self._folders = (*self._manifests.folders, *folders)
+        self._allow_modules = allow_modules
         self._namespace = namespace
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
@@ -198,7 +209,8 @@ class AgentService:
         client = self._client = connect(self._url)
         self._stack.push_async_callback(client.aclose)
         self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
-        loader = AgentLoader(self._folders)
+        chosen = _chosen(self._manifests.crews)
+        loader = AgentLoader(self._folders, modules=self._allow_modules, chosen=chosen)
         if self._watch:
             from watchbill.scheduler import Scheduler  # and with it APScheduler, for those who watch
 

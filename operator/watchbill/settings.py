@@ -41,4 +41,14 @@ class Settings(BaseSettings):
     resync_seconds: float = Field(
         default=300, gt=0, description="How often the operator lists everything anew, and sweeps up what is gone."
     )
+    allow_modules: str = Field(
+        default="",
+        pattern=r"^\s*([^\W\d]\w*(\.[^\W\d]\w*)*\s*(,\s*|$))*$",
+        description="Installed modules and packages, with all in them, that crews may name as agents and tools, "
+        "separated by commas; besides Watchbill's own, entry points and the crew's folders.",
+    )
     log_level: str = Field(default="WARNING", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @property
+    def allowed_modules(self) -> tuple[str, ...]:
+        return tuple(filter(None, (module.strip() for module in self.allow_modules.split(","))))

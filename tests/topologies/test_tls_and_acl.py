@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from workshop import Crew, until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.errors import UserActionRequired
-from watchbill.store import eviction
+from watchbill.store import definitions, eviction
 from watchbill.store.crews import CrewRedis
 
 CrewIn = Callable[..., Any]
@@ -92,7 +93,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_an_error_and_no_reason_t
 def documented_rights() -> dict[str, str]:
     """Role → its rights, as the docs list them."""
     found = dict(re.findall(r"^ACL SETUSER (\S+) on >PASSWORD (.+)$", DOCS.read_text(), re.MULTILINE))
-    assert set(found) == {"watchbill"}
+    assert set(found) == {"watchbill", "blog-team"}
     return found
 
 
@@ -115,6 +116,15 @@ async def test_the_rights_that_the_docs_list_suffice(fresh_store: Fresh, crew_in
 
 async def everything(crew: Crew) -> None:
     """What workers, clients, the command line and the operator ask of a store."""
+    await work(crew)
+    async with CrewRedis(crew.url, tenant="t", db=0, strict=True) as records:
+        await records.save_crew(crew.definition)
+        assert await records.list_crews() == [crew.definition.name]
+        await records.clear_all_crews()
+
+
+async def work(crew: Crew) -> None:
+    """What workers and clients ask."""
     worker = await crew.worker(health=True)
     await crew.submit("shaky", "b", "away:1")
     await crew.submit("dead", "b", "away")
@@ -128,13 +138,64 @@ async def everything(crew: Crew) -> None:
     assert await crew.events()
     await crew.client.submit(crew.name, "x", agent="a", id="c", dedupe_key="k", metadata={"m": "1"})
     await crew.result("c")
-    async with CrewRedis(crew.url, tenant="t", db=0, strict=True) as records:
-        await records.save_crew(crew.definition)
-        assert await records.list_crews() == [crew.definition.name]
-        await records.clear_all_crews()
+    await crew.client.submit(crew.name, "x", agent="a", id="late", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+    assert await crew.client.cancel(crew.name, "late")
+    assert "dead" in {letter.task_id async for letter in crew.client.dead_letters(crew.name)}
+    assert (await crew.client.status(crew.name, "run")).state.value == "failed"
     await worker.drain()
     assert "NOPERM" not in worker.log
     assert "no permissions" not in worker.log
+
+
+@pytest.mark.parametrize("name", ["valkey-standalone", "redis7-standalone", "valkey-cluster"])
+async def test_a_user_of_one_crew_works_for_it_and_reaches_no_other(
+    fresh_store: Fresh, crew_in: CrewIn, name: str
+) -> None:
+    store = fresh_store(name)
+    theirs = await crew_in(store, {"a": "Brief"})
+    await theirs.submit("secret", "a", "of another team")
+    rights = documented_rights()["blog-team"]
+    for server in store.servers:
+        # The crew's name comes with its definition, which the operator stores, and so an administrator here.
+        server.ask("ACL", "SETUSER", "admin", "on", ">x", "allkeys", "allchannels", "allcommands")
+    crew = await crew_in(store, {"a": "SayingGate", "b": "Shaky"}, tasks={"backoff_seconds": 0.1, "max_attempts": 2})
+    for server in store.servers:
+        mine = rights.replace("team-a/blog-team", crew.name).split()
+        server.ask("ACL", "SETUSER", "blog-team", "on", ">hunter2", *mine)
+        server.ask("ACL", "SETUSER", "default", "off")
+        server.client_options = {"username": "admin", "password": "x"}
+    confined = await crew.through(store.url.replace("://", "://blog-team:hunter2@"))
+    try:
+        await work(confined)
+        for attempt in (
+            lambda: confined.client.figures(theirs.name),
+            lambda: confined.client.status(theirs.name, "secret"),
+            lambda: confined.client.events(theirs.name),
+            lambda: confined.client.submit(theirs.name, "x", agent="a"),
+            lambda: confined.client.cancel(theirs.name, "secret"),
+            lambda: definitions.apply(confined.redis, theirs.keys, crew.definition),
+        ):
+            with pytest.raises((UserActionRequired, redis.exceptions.NoPermissionError)):
+                await attempt()
+        home = store.home(crew.keys.meta)
+        server = redis.Redis(host=servers.HOST, port=home.port, username="blog-team", password="hunter2")
+        for command in (
+            ("PUBLISH", theirs.keys.control, "x"),
+            ("PUBLISH", theirs.keys.reply("c"), "x"),
+            ("EVAL", f"return redis.call('HGETALL', '{theirs.keys.meta}')", 1, crew.keys.meta),
+            ("SCAN", "0"),
+            ("KEYS", "*"),
+            ("RANDOMKEY",),
+            ("PUBSUB", "CHANNELS"),
+            ("FUNCTION", "FLUSH"),
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+            ("ACL", "WHOAMI"),
+        ):
+            with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
+                server.execute_command(*command)
+    finally:
+        confined.kill()
 
 
 async def test_a_missing_right_is_said_and_what_to_do(fresh_store: Fresh, crew_in: CrewIn) -> None:

@@ -16,6 +16,7 @@ import pytest
 from test_worker_tasks import REASONS
 from workshop import Make, agent, until
 
+from watchbill.agents.sources import Sources
 from watchbill.tasks import TaskResult
 from watchbill.worker import processes
 
@@ -293,7 +294,7 @@ async def test_no_process_outlives_a_worker_that_is_killed(make_crew: Make, what
 
 
 async def test_a_process_ends_with_its_line_where_the_kernel_has_no_signal_for_that() -> None:
-    process = processes._Process([])
+    process = processes._Process(Sources())
     process._socket.close()
     assert await process.ended() == -signal.SIGKILL
     process.close()

@@ -1,21 +1,25 @@
 """Finds what a crew names: something built in, an entry point, or `package.module:name`, also beside a YAML file.
 
-It imports modules, and calls nothing of what it finds. Python knows a module by its name alone, so two folders that
-both have an `agents.py` can't both be used in one process: that is found out and told, never guessed.
+It imports modules, and only those that its sources allow; it calls nothing of what it finds. Python knows a module by
+its name alone, so two folders that both have an `agents.py` can't both be used in one process: that is found out and
+told, never guessed.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.machinery
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from watchbill.agents import sources
+from watchbill.agents.sources import Sources
 from watchbill.errors import install
 
 _EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm"}
@@ -37,10 +41,11 @@ class Unusable(Exception):
 
 
 class Finder:
-    """Looks names up, each once. `folders` hold modules beside YAML files."""
+    """Looks names up, each once."""
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+    def __init__(self, allowed: Sources) -> None:
+        self._allowed = allowed
+        self._folders = allowed.folders
         self._found: dict[tuple[str, str], Any] = {}
 
     def find(self, reference: str, *, what: str, group: str, built_in: Mapping[str, str]) -> Any:
@@ -59,14 +64,18 @@ class Finder:
             module, _, name = reference.partition(":")
             if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
                 raise Unusable(f"{what} {reference!r} is not of the form package.module:name", "Correct it.")
-            return self._attribute(self._beside(module, what, reference), name, what, reference)
+            if sources.is_ours(module):
+                return _attribute(self._own(module, what, reference, built_in), name, what, reference)
+            own = {target.partition(":")[0] for target in built_in.values()}
+            check = functools.partial(self._check_origin, own, what, reference)
+            return _attribute(self._beside(module, what, reference), name, what, reference, check)
         if target := built_in.get(reference):
             module, _, name = target.partition(":")
             return getattr(_import(module, what, reference), name)
         offered = _entry_points(group)
         if target := offered.get(reference):
             module, _, name = target.partition(":")
-            return self._attribute(_import(module, what, reference), name, what, reference)
+            return _attribute(_import(module, what, reference), name, what, reference)
         known = sorted({*built_in, *offered})
         fix = f"Use one of {', '.join(known)}, or name your own as package.module:name."
         if "." in reference:
@@ -74,31 +83,39 @@ class Finder:
             fix = f"Write {module}:{name}, with a colon before the name."
         raise Unusable(f"there is no {what} {reference!r}{suggest(reference, known)}", fix)
 
+    def _own(self, module: str, what: str, reference: str, built_in: Mapping[str, str]) -> ModuleType:
+        if reference not in built_in.values():
+            reason = f"{what} {reference!r} is a part of Watchbill that no crew may name"
+            raise Unusable(reason, f"Use one of {', '.join(built_in)}, or name your own as package.module:name.")
+        return _import(module, what, reference)
+
     def _beside(self, module: str, what: str, reference: str) -> ModuleType:
         """Import a module, from a folder of ours if one has it, and make sure that it is that one."""
-        parts = Path(*module.split("."))
-        ours = [
-            path
-            for folder in self._folders
-            for path in (folder / parts.with_suffix(".py"), folder / parts / "__init__.py")
-            if path.is_file()
-        ]
+        ours = self._allowed.files(module)
         if len(ours) > 1:
             raise _ambiguous(what, reference, ours[0], ours[1])
+        if not ours and sources.is_standard(module):
+            raise _standard(f"{what} {reference!r} is a part of Python itself")
         self._make_importable()
+        allowed = bool(ours) or self._allowed.allows(module, reference)
+        if not allowed and sources.is_installed(module):
+            raise self._foreign(f"{what} {reference!r}: module {module!r} is in no folder of the crew's", module)
         try:
+            if not allowed:
+                raise _Absent("", "")
             loaded = _import(module, what, reference)
         except _Absent:
             places = ", ".join(str(folder) for folder in self._folders)
             near = suggest(module, [path.stem for folder in self._folders for path in folder.glob("*.py")])
+            file = Path(*module.split(".")).with_suffix(".py")
             raise Unusable(
                 f"{what} {reference!r}: there is no module {module!r}{near}",
-                (f"Put {parts.with_suffix('.py')} into {places}, or" if places else "Correct the name, or")
+                (f"Put {file} into {places}, or" if places else "Correct the name, or")
                 + " install the package that has it.",
             ) from None
-        actual = getattr(loaded, "__file__", None)
-        if ours and actual is not None and not _same(ours[0], Path(actual)):
-            raise _ambiguous(what, reference, ours[0], Path(actual))
+        actual = Path(getattr(loaded, "__file__", None) or f"Python's own {module}")
+        if ours and not sources.same(ours[0], actual):
+            raise _ambiguous(what, reference, ours[0], actual)
         self._check_siblings(what, reference)
         return loaded
 
@@ -116,22 +133,59 @@ class Finder:
                 name = path.parent.name if path.name == "__init__.py" else path.stem
                 actual = Path(getattr(sys.modules.get(name), "__file__", None) or path)
                 root = actual.parent.parent if actual.name == "__init__.py" else actual.parent
-                if actual != path and root in _beside_yaml and not _same(actual, path):
+                if actual != path and root in _beside_yaml and not sources.same(actual, path):
                     raise _ambiguous(what, reference, actual, path)
 
-    @staticmethod
-    def _attribute(module: ModuleType, name: str, what: str, reference: str) -> Any:
-        found: Any = module
-        for part in name.split("."):
-            try:
-                found = getattr(found, part)
-            except AttributeError:
-                public = [known for known in vars(found) if not known.startswith("_")]
-                where = getattr(module, "__file__", None) or module.__name__
-                raise Unusable(
-                    f"{what} {reference!r}: {where} has no {part!r}{suggest(part, public)}", "Correct the name."
-                ) from None
-        return found
+    def _check_origin(self, own: Collection[str], what: str, reference: str, found: Any) -> None:
+        """A module's names include what it has imported, `subprocess` for one: what was defined elsewhere must be
+        allowed as well. Raises Unusable. `own`: our modules whose agents and tools may be named."""
+        module = sources.origin(found)
+        if module is None:
+            raise _standard(f"{what} {reference!r}: nothing tells which module defines it")
+        if module in own or self._allowed.allows(module, reference):
+            return
+        if sources.is_standard(module):
+            raise _standard(f"{what} {reference!r} comes from {module}, a part of Python itself")
+        raise self._foreign(
+            f"{what} {reference!r} comes from the module {module!r}, not from the crew's folders", module
+        )
+
+    def _foreign(self, reason: str, module: str) -> Unusable:
+        places = " or ".join(str(folder) for folder in self._folders) or "a folder of the crew's"
+        setting = f"{sources.SETTING}={','.join((*self._allowed.modules, module))}"
+        return Unusable(
+            f"{reason}, and this worker may load nothing else",
+            f"Define it in a module in {places}, or set {setting} in the worker's environment "
+            "(in its image, or workers.allowModules of the chart).",
+        )
+
+
+def _attribute(
+    module: ModuleType, name: str, what: str, reference: str, check: Callable[[Any], None] | None = None
+) -> Any:
+    """`check` is asked of all that is gone through, before it is looked into, and of what is found if callable."""
+    found: Any = module
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if i and check:
+            if isinstance(found, ModuleType):
+                fix = f"Write {found.__name__}:{'.'.join(parts[i:])}"
+                raise Unusable(f"{what} {reference!r}: {parts[i - 1]!r} is a module", fix)
+            check(found)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            public = [known for known in dir(found) if not known.startswith("_")]
+            where = getattr(module, "__file__", None) or module.__name__
+            raise Unusable(
+                f"{what} {reference!r}: {where} has no {part!r}{suggest(part, public)}", "Correct the name."
+            ) from None
+        except Exception as error:  # a stranger's property
+            reason = f"{what} {reference!r}: looking up {part!r} fails with {type(error).__name__}: {error}"
+            raise Unusable(reason, "Mend it.") from error
+    if check and callable(found):
+        check(found)
+    return found
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
@@ -199,11 +253,9 @@ def _broken(module: str, what: str, reference: str, error: BaseException, fix: s
     )
 
 
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # inside an archive, or gone
-        return False
+def _standard(reason: str) -> Unusable:
+    fix = "Name a function or class of your own that uses it."
+    return Unusable(f"{reason}, and a crew may name no such thing", fix)
 
 
 def _ambiguous(what: str, reference: str, one: Path, other: Path) -> Unusable:

@@ -1,6 +1,7 @@
 """From an agent's definition to something that runs: its class or function, its config, its tools.
 
-An agent is named by a built-in name, by an entry point, or as `package.module:Name`, and is
+An agent is named by a built-in name, by an entry point, or as `package.module:Name` (of which modules, `sources` says),
+and is
 
 - a class with a `run(self, context)` method, made anew for every task as `cls(**config)`, so that concurrent runs
   share nothing; with a pydantic model as its attribute `Config`, that validates and it is `cls(config=Config(...))`;
@@ -17,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 from watchbill.agents import tools
 from watchbill.agents.context import Context
 from watchbill.agents.importing import Finder, Unusable, suggest
+from watchbill.agents.sources import Sources
 from watchbill.agents.tools import Tool
 from watchbill.errors import AgentNotLoadable, Problem
 from watchbill.records import AgentDefinition, CrewDefinition, tool_name
@@ -61,11 +63,16 @@ class Runner:
 
 
 class AgentLoader:
-    """Loads agents and tools. `folders` are those of the YAML files, whose modules agents may name."""
+    """Loads agents and tools."""
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self.folders = tuple(folders)
-        self._finder = Finder(folders)
+    def __init__(
+        self, folders: Iterable[Path] = (), *, modules: Iterable[str] = (), chosen: Iterable[str] = ()
+    ) -> None:
+        """`folders` are those of the YAML files, whose modules agents may name. Of what is installed they may name what
+        is in `modules` (and below), and, wherever it is, what is in `chosen`: references that the person who starts
+        this has written."""
+        self.sources = Sources.of(folders, modules, chosen)
+        self._finder = Finder(self.sources)
 
     def check(self, crew: CrewDefinition) -> list[Problem]:
         """All that is wrong with the crew's agents and tools, by path; empty if every agent can be loaded.

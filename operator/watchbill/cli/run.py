@@ -126,6 +126,7 @@ def run(
         namespace=default,
         concurrency=concurrency,
         grace_seconds=settings.grace_seconds,
+        allow_modules=settings.allowed_modules,
         health_host=settings.health_host,
         health_port=settings.health_port if health_port is None else health_port,
         form=form,

@@ -44,6 +44,7 @@ class Asked:
     namespace: str
     concurrency: int | None
     grace_seconds: float
+    allow_modules: tuple[str, ...]
     health_host: str
     health_port: int | None
     form: Output
@@ -154,6 +155,7 @@ async def _service(
         namespace=asked.namespace,
         concurrency=asked.concurrency,
         grace_seconds=asked.grace_seconds,
+        allow_modules=asked.allow_modules,
         watch=watch,
     )
     await signals.guard(service.__aenter__())

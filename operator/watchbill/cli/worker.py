@@ -95,7 +95,14 @@ def worker(
                 names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
                 for name in names:  # all of them, before anything is started
                     await signals.guard(client.figures(name))
-            service = AgentService(url, crews=names, folders=beside, concurrency=concurrency, grace_seconds=grace)
+            service = AgentService(
+                url,
+                crews=names,
+                folders=beside,
+                allow_modules=settings.allowed_modules,
+                concurrency=concurrency,
+                grace_seconds=grace,
+            )
             await signals.guard(service.__aenter__())
             services.append(service)
             try:

@@ -85,7 +85,8 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
         stack.push_async_callback(client.aclose)
         stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         keys = CrewKeys(*settings.crew.split("/"))
-        loader = AgentLoader([Path(folder) for folder in settings.folders.split(":") if folder])
+        folders = [Path(folder) for folder in settings.folders.split(":") if folder]
+        loader = AgentLoader(folders, modules=settings.allowed_modules)
         worker = Worker(
             settings.redis_url,
             client,

@@ -46,7 +46,7 @@ def pack(message: str) -> bytes:
 
 
 def main(given: dict[str, Any]) -> None:
-    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `folders` of agents' modules."""
+    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `sources`, of code."""
     faulthandler.enable()  # where a crash in C happened is seen on stderr
     _die_with(given["life"])
     for ours in (given["line"], given["life"]):  # what an agent starts must not hold it open when we are gone
@@ -56,7 +56,8 @@ def main(given: dict[str, Any]) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     line = _Line(socket.socket(fileno=given["line"]))
     logging.getLogger().addHandler(_LogHandler(line))
-    loader = AgentLoader([Path(folder) for folder in given["folders"]])
+    sources = given["sources"]
+    loader = AgentLoader(map(Path, sources["folders"]), modules=sources["modules"], chosen=sources["chosen"])
 
     @functools.lru_cache(_ROLES_KEPT)
     def role(definition: str, agent_id: str) -> tuple[Runner, dict[str, Tool]]:

@@ -62,7 +62,7 @@ class Executor:
         self._roles: dict[tuple[str, str], Role] = {}
         self._loading = asyncio.Lock()
         self._abandoned = Abandoned(keys.crew, on_abandoned)
-        self._processes = Processes(loader.folders)
+        self._processes = Processes(loader.sources)
         self._holds = holds
         self._ran = ran
 

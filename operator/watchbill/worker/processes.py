@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 from watchbill.agents.context import Context
+from watchbill.agents.sources import Sources
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
 from watchbill.tasks import Usage
@@ -60,8 +60,8 @@ class _Gone(Exception):
 class Processes:
     """The processes of one worker: as many as run at once, at most."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = folders
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
@@ -94,7 +94,7 @@ class Processes:
     def _taken(self) -> _Process:
         if self._idle:
             return self._idle.pop()
-        process = _Process(self._folders)
+        process = _Process(self._sources)
         self._all.add(process)
         return process
 
@@ -107,7 +107,7 @@ class Processes:
 
 
 class _Process:
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, sources: Sources) -> None:
         self.is_idle = False
         self._is_used = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -115,7 +115,7 @@ class _Process:
         life, self._life = os.pipe()
         given = {
             "path": [str(folder) for folder in sys.path],
-            "folders": [str(folder) for folder in folders],
+            "sources": sources.to_json(),
             "line": line.fileno(),
             "life": life,
         }

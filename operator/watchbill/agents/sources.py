@@ -1,0 +1,109 @@
+"""Where the code that a crew names may come from.
+
+A crew's definition lies in the store, and who can do no more than write there must not choose what a worker runs. So a
+name leads only to what comes with Watchbill, to entry points, to the crew's folders, and to what whoever starts the
+worker has allowed. Imports nothing: it judges names, and where loaded modules lie.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from pathlib import Path
+from typing import Any, Final, Self
+
+SETTING: Final = "WATCHBILL_ALLOW_MODULES"
+_OURS: Final = "watchbill"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What whoever starts a worker trusts, besides Watchbill's own agents and tools, and entry points."""
+
+    folders: tuple[Path, ...] = ()
+    """Of modules beside YAML files: all that is defined in them may be named."""
+    modules: tuple[str, ...] = ()
+    """Modules and packages, with all below them, wherever they are installed."""
+    chosen: frozenset[str] = frozenset()
+    """References that the person who starts this has written: their code may come from any installed package."""
+
+    @classmethod
+    def of(cls, folders: Iterable[Path], modules: Iterable[str] = (), chosen: Iterable[str] = ()) -> Self:
+        return cls(tuple(dict.fromkeys(folder.resolve() for folder in folders)), tuple(modules), frozenset(chosen))
+
+    def to_json(self) -> dict[str, list[str]]:
+        """For a process of the worker's, which must trust no more than it does."""
+        return {"folders": list(map(str, self.folders)), "modules": [*self.modules], "chosen": sorted(self.chosen)}
+
+    def files(self, module: str) -> list[Path]:
+        """The module's file in each folder that has it."""
+        found = (next(_files(folder, module), None) for folder in self.folders)
+        return [path for path in found if path]
+
+    def allows(self, module: str, reference: str) -> bool:
+        """Whether `reference` may lead to what is installed as `module`, or was loaded as that from a folder."""
+        if is_ours(module):
+            return False
+        if any(same(path, _file_of(module)) for path in self.files(module)):
+            return True
+        if is_standard(module):
+            return False
+        return reference in self.chosen or any(module == one or module.startswith(f"{one}.") for one in self.modules)
+
+
+def is_ours(module: str) -> bool:
+    """Whether it is part of Watchbill."""
+    return module.partition(".")[0] == _OURS
+
+
+def is_standard(module: str) -> bool:
+    """Whether it is part of Python itself."""
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def is_installed(module: str) -> bool:
+    """Whether its package can be found. Imports nothing."""
+    top = module.partition(".")[0]
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return top in sys.modules
+
+
+def origin(found: Any) -> str | None:
+    """The module that defines a function or class; of any other object, the one that defines its class."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    if inspect.ismodule(found):
+        return found.__name__
+    try:
+        module = found.__module__
+    except Exception:  # an object without one, or with a __getattr__ of its own that fails
+        return None
+    return module if isinstance(module, str) else None
+
+
+def same(one: Path, other: Path | None) -> bool:
+    """Whether both are the same file."""
+    try:
+        return other is not None and one.samefile(other)
+    except OSError:  # inside an archive, or gone
+        return False
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file else None
+
+
+def _files(folder: Path, module: str) -> Iterator[Path]:
+    path = folder.joinpath(*module.split("."))
+    for base in (path / "__init__", path):  # Python's own order
+        for suffix in (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES):
+            if (file := base.with_name(base.name + suffix)).is_file():
+                yield file
