@@ -73,6 +73,7 @@ def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
     some = shell.run("dead", "replay", died, "t1", "nobody")
     assert (some.returncode, some.stdout) == (1, "t1\n")
     assert "nobody was not replayed: there is no such dead letter" in some.stderr
+    assert "t1 runs with the crew's current definition" in some.stderr
     assert shell.run("result", died, "t1", "--wait").stdout == "done at last\n"
     rest = shell.run("dead", "replay", died, "--all", "-o", "json")
     assert rest.returncode == 0
@@ -146,3 +147,56 @@ def test_what_could_never_be_read_has_a_letter_by_its_own_id(shell, stored, work
     assert refused.returncode == 1
     assert "nothing says any more what it was to do" in refused.stderr
     assert shell.run("dead", "purge", stored, row["id"]).returncode == 0
+
+
+MENDED = """\
+apiVersion: watchbill.dev/v1alpha1
+kind: Crew
+metadata: {{name: notes}}
+spec:
+  tasks: {{maxAttempts: 1}}
+  agents:
+    - {{name: one, class: EchoAgent}}
+    - {{name: two, class: "cli_agents:{two}"}}
+"""
+
+
+def test_a_failed_run_goes_on_with_what_was_mended_in_the_file(shell) -> None:
+    (shell.folder / "crew.yaml").write_text(MENDED.format(two="Fail"))
+    assert shell.run("run", "crew.yaml", "x", "--id", "r1").returncode == 1
+    (shell.folder / "crew.yaml").write_text(MENDED.format(two="Note"))
+
+    told = shell.run("run", "crew.yaml", "--resume")
+    assert told.returncode == 2
+    assert "Run r1 has failed. To go on with it: " in told.stderr
+    apply, replay = told.stderr.partition("go on with it: ")[2].split(", ")[:2]
+    assert apply.endswith("watchbill apply -f crew.yaml")
+    assert replay.endswith("watchbill dead replay notes r1/two")
+    # what `apply` does, by the way that was there before it
+    assert shell.run("run", "crew.yaml", "y").returncode == 0
+    replayed = shell.run("dead", "replay", "notes", "r1/two")
+    assert (replayed.returncode, replayed.stdout) == (0, "r1/two\n")
+    assert "r1/two runs with the crew's current definition" in replayed.stderr
+    assert "note: crew 'notes' has no worker now, so this waits." in replayed.stderr
+    done = shell.run("run", "crew.yaml", "--resume")
+    assert (done.returncode, done.stdout) == (0, "two did x\n")
+    assert "the definition that it began with" not in done.stderr
+
+
+def test_a_resumed_run_says_that_it_keeps_the_definition_that_it_began_with(shell, until) -> None:
+    shell.hold("first")
+    killed = shell.start("run", "crew.yaml", "the work", "--id", "mine")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
+    killed.kill()
+    killed.wait()
+    shell.let_go("first")
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.replace("spec:\n", "spec:\n  description: mended\n"))
+
+    ignored = shell.run("run", "crew.yaml", "--resume", "--model", "test")
+    assert ignored.returncode == 2
+    assert "--model: run mine goes on with the definition that it began with" in ignored.stderr
+    done = shell.run("run", "crew.yaml", "--resume")
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    assert "note: run mine goes on with the definition that it began with" in done.stderr
+    assert "watchbill run crew.yaml PROMPT" in done.stderr

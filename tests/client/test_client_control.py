@@ -308,8 +308,8 @@ async def test_letters_are_replayed_by_task_by_letter_by_filter_or_all(crew: Cre
     await die(crew, "t4", "t5", agent="b")
     letter = await client.dead_letter(crew.keys.crew, "t2")
     assert await client.replay(crew.keys.crew, ["t1", letter.id, "nobody"]) == [
-        Replay("t1", "t1", "replayed"),
-        Replay(letter.id, "t2", "replayed"),
+        Replay("t1", "t1", "replayed", "current"),
+        Replay(letter.id, "t2", "replayed", "current"),
         Replay("nobody", "", "missing"),
     ]
     assert await client.replay(crew.keys.crew, "t1") == [Replay("t1", "", "missing")]
@@ -325,7 +325,7 @@ async def test_of_several_letters_of_one_task_the_newest_is_replayed(crew: Crew,
     await crew.client.zrem(crew.keys.ids, "nightly")
     await die(crew, "nightly")
     older = [letter.id async for letter in client.dead_letters(crew.keys.crew)][1]
-    assert await client.replay(crew.keys.crew, "nightly") == [Replay("nightly", "nightly", "replayed")]
+    assert await client.replay(crew.keys.crew, "nightly") == [Replay("nightly", "nightly", "replayed", "current")]
     assert [letter.id async for letter in client.dead_letters(crew.keys.crew)] == [older]
     assert await client.replay(crew.keys.crew, everything=True) == [Replay(older, "nightly", "taken")]
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support import MANY, Crew, flow_of, payload
+from support import MANY, Crew, flow_of, library, payload
 
 from watchbill.errors import NotFound, QueueFull
-from watchbill.store import dead, runs
-from watchbill.store.dead import DeadLetter
+from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
+from watchbill.store import dead, definitions, runs
+from watchbill.store.dead import DeadLetter, Replayed
 from watchbill.store.queue import Submission
 from watchbill.tasks import RunState
 
@@ -20,7 +21,8 @@ async def _letters(crew: Crew) -> list[DeadLetter]:
 
 
 async def _replay(crew: Crew, *chosen: DeadLetter, max_queued: int = MANY) -> list[str]:
-    return list(await dead.replay(crew.client, crew.keys, crew.uid, chosen, max_queued=max_queued))
+    told = await dead.replay(crew.client, crew.keys, crew.uid, chosen, max_queued=max_queued)
+    return [one.outcome for one in told]
 
 
 async def _kill(crew: Crew, *ids: str, **options: Any) -> None:
@@ -148,9 +150,91 @@ async def test_a_dead_step_is_tried_again_and_its_run_goes_on(crew: Crew) -> Non
 async def test_a_step_whose_run_can_not_go_on_is_not_replayed(crew: Crew, gone: str) -> None:
     await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
     await crew.finish("w", await crew.take("w"), "dead")
-    key = crew.keys.run("r1") if gone == "run" else crew.keys.definition(crew.definition.digest())
-    await crew.client.delete(key)
+    if gone == "run":
+        await crew.client.delete(crew.keys.run("r1"))
+    else:
+        await definitions.apply(crew.client, crew.keys, flow_of([("b", "a")], ["a", "b"]))
     assert await _replay(crew, *await _letters(crew)) == ["expired"]
+
+
+def _chain(*agents: str, **prompts: str) -> CrewDefinition:
+    """These agents, one after another."""
+    listed = [AgentDefinition(agent_id=a, prompt=prompts.get(a)) for a in agents]
+    return CrewDefinition(name="test", execution_mode=ExecutionMode.SEQUENTIAL, agents=listed)
+
+
+async def _dead_step(crew: Crew) -> DeadLetter:
+    """Of the run r1, whose step `b` is dead."""
+    await crew.run("r1", _chain("a", "b"))
+    await crew.finish("w", await crew.take("w"))
+    await crew.finish("w", await crew.take("w", 2), "dead")
+    return (await _letters(crew))[0]
+
+
+async def test_a_step_of_a_run_that_has_ended_is_tried_again_with_what_was_mended(crew: Crew) -> None:
+    letter = await _dead_step(crew)
+    old = crew.definition.digest()
+    crew.definition = mended = _chain("a", "b", b="mended: {input}")
+    await definitions.apply(crew.client, crew.keys, mended)
+    (told,) = await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=MANY)
+    assert told == Replayed("replayed", "current")
+    later = _chain("a", "b", b="mended again: {input}")
+    await definitions.apply(crew.client, crew.keys, later)
+    (task,) = await crew.take("w", 3)
+    assert (task.id, task.definition) == ("r1/b", mended.digest())
+    kept = await definitions.load(crew.client, crew.keys, mended.digest())
+    assert kept.digest() == mended.digest(), "while the run needs it"
+    await crew.finish("w", [task])
+    result: Any = await runs.result(crew.client, crew.keys, "r1")
+    assert (result.status, set(result.steps)) == (RunState.COMPLETED, {"a", "b"})
+    left = {later.digest()}
+    assert {str(key).rpartition(":")[2] for key in await crew.client.keys(crew.keys.definition("*"))} == left
+    assert old not in left
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (_chain("a"), "the current one has no step 'b'"),
+        (_chain("a", "b", "c"), "the current one has steps that the run has not: 'c'"),
+        (_chain("b", "a"), "in the current one these wait for other steps: 'a', 'b'"),
+        (_chain("a", "b", b="{inputs.log}"), "the prompt of agent 'b' cites {inputs.log}, but no such input was given"),
+    ],
+)
+async def test_a_step_keeps_the_definition_of_its_run_where_the_current_one_does_not_fit(
+    crew: Crew, now: CrewDefinition, why: str
+) -> None:
+    await crew.run("other", _chain("a", "b"))  # so that the old definition is still there
+    await crew.take("w")
+    await crew.run("r1", _chain("a", "b"))
+    await crew.finish("w", await crew.take("w", 2))
+    await crew.finish("w", await crew.take("w", 3), "dead")
+    (letter,) = await _letters(crew)
+    await definitions.apply(crew.client, crew.keys, now)
+    (told,) = await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=MANY)
+    assert told == Replayed("replayed", "submitted", why)
+    (task,) = await crew.take("w", 4)
+    assert (task.id, task.definition) == ("r1/b", _chain("a", "b").digest())
+
+
+async def test_a_step_keeps_the_definition_of_its_run_where_that_goes_on_or_it_is_asked_for(crew: Crew) -> None:
+    await crew.run("r1", library("a", "b"))
+    old = crew.definition
+    a, b = await crew.take("w")
+    await crew.finish("w", [a], "dead")
+    await definitions.apply(crew.client, crew.keys, library("a", "b", description="mended"))
+    (letter,) = await _letters(crew)
+    (told,) = await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=MANY)
+    assert told == Replayed("replayed", "submitted", "its run still goes on with it")
+    await crew.finish("w", await crew.take("w", 2), "dead")
+    await crew.run("holds the old definition", old)
+    await crew.finish("w", [b])
+    await definitions.apply(crew.client, crew.keys, library("a", "b", description="mended"))
+    (letter,) = await _letters(crew)
+    (told,) = await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=MANY, as_submitted=True)
+    assert told == Replayed("replayed", "submitted")
 
 
 async def test_what_could_never_be_read_is_shown_and_not_replayed(crew: Crew) -> None:

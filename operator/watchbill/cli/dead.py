@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
@@ -14,7 +15,7 @@ from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUr
 from watchbill.errors import InvalidInput, NotFound, Problem
 
 if TYPE_CHECKING:
-    from watchbill.client import Client, DeadLetter
+    from watchbill.client import Client, DeadLetter, Replay
 
 _OUTCOMES: Final = {
     "missing": "there is no such dead letter (it was replayed, purged or trimmed)",
@@ -122,6 +123,9 @@ def replay(
     older: OlderOption = None,
     newer: NewerOption = None,
     every: AllOption = False,
+    as_submitted: Annotated[
+        bool, typer.Option("--as-submitted", help="Let runs go on with the definition that they were submitted with.")
+    ] = False,
     redis_url: RedisUrlOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = None,
@@ -129,15 +133,17 @@ def replay(
 ) -> int:
     """Try dead tasks again, with all their attempts, and print the ids of those that were replayed.
 
-    A step goes on within its run. Exit 1: not all of them could be replayed; stderr says why.
+    They run with the crew's current definition: with what was mended since. A step goes on within its run; where that
+    has not ended, or has another plan than the crew has now, it keeps the definition of its run, and stderr says so.
+    Exit 1: not all of them could be replayed; stderr says why.
     """
     chosen = _filter(agent, reason, older, newer)
     _check_chosen(ids, chosen, every, "replayed")
 
     async def ask(client: Client) -> int:
-        told = await client.replay(crew, ids or None, everything=every, **chosen)
+        told = await client.replay(crew, ids or None, everything=every, as_submitted=as_submitted, **chosen)
         if form is not Output.TEXT:
-            output.write([{"id": r.id, "task_id": r.task_id, "outcome": r.outcome} for r in told], form)
+            output.write([dataclasses.asdict(one) for one in told], form)
         elif not told:
             output.say(_none(chosen))
         for one in told:
@@ -145,6 +151,13 @@ def replay(
                 output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
             elif form is Output.TEXT:
                 sys.stdout.write(f"{output.printable(one.task_id)}\n")
+        sys.stdout.flush()
+        _say_which([one for one in told if one.outcome == "replayed"])
+        if any(one.outcome == "replayed" for one in told) and not (await client.figures(crew)).workers:
+            output.say(
+                f"note: crew {crew!r} has no worker now, so this waits. An operator starts one by itself; else: "
+                f"watchbill worker {crew}, or watchbill run FILE --resume"
+            )
         return 0 if all(one.outcome == "replayed" for one in told) else 1
 
     return with_client(redis_url, state, namespace, ask)
@@ -195,6 +208,17 @@ def purge(
     return with_client(redis_url, state, namespace, ask)
 
 
+def _say_which(replayed: list[Replay]) -> None:
+    """With which definition they run."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in replayed:
+        groups.setdefault((one.definition, one.why), []).append(one.task_id)
+    for (which, why), ids in groups.items():
+        who = f"{ids[0]} runs" if len(ids) == 1 else f"{len(ids):,} of them run"
+        kept = "the crew's current definition" if which == "current" else "the definition that its run began with"
+        output.say(f"{who} with {kept}" + (f": {why}" if why else ""))
+
+
 def _none(chosen: Filter) -> str:
     return "no dead letters" if all(value is None for value in chosen.values()) else "no dead letter is like that"
 
@@ -207,8 +231,6 @@ def _row(letter: DeadLetter) -> tuple[str, ...]:
 
 
 def _plain(letter: DeadLetter) -> dict[str, Any]:
-    import dataclasses
-
     fields = dataclasses.asdict(letter)
     return {"id": fields.pop("id"), "died_at": letter.at.isoformat(), "replayable": letter.replayable, **fields}
 

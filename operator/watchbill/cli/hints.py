@@ -44,6 +44,24 @@ class Next:
         again = [] if "--id" in sys.argv else ["--id", task_id]
         return shlex.join([*program(), *sys.argv[1:], *again]) if self.repeatable else self._command("run", *self.files)
 
+    def anew(self) -> str:
+        """How to start a run of the files as they are now."""
+        return self._command("run", *self.files, "PROMPT")
+
+    def apply(self) -> str:
+        """How to put the files, as they are now, into the store."""
+        file, *more = self.files
+        pairs = zip(more[::2], more[1::2], strict=True)
+        named = {"--also": "-f", "--namespace": "--namespace"}
+        rest = [part for option, value in pairs if option in named for part in (named[option], value)]
+        return self._command("apply", "-f", file, *rest)
+
+    def replay(self, *letters: str) -> str:
+        return self._command("dead", "replay", self.crew, *letters)
+
+    def dead(self, letter: str) -> str:
+        return self._command("dead", "show", self.crew, letter)
+
     def say(self, task_id: str, ended: Result) -> None:
         """Prints what to try, where the store is kept."""
         lines: list[tuple[str, str]] = []

@@ -121,6 +121,7 @@ def run(
         inputs=inputs,
         agent=agent,
         task_id=task_id,
+        model=model,
         timeout=timeout,
         resume=resume,
         namespace=default,

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,12 @@ from watchbill.cli.serving import drain, health
 from watchbill.client import Client
 from watchbill.connection import connected
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
+from watchbill.names import split_step_id
+from watchbill.records import from_crew
 from watchbill.service import AgentService, Manifests
 from watchbill.store import runs
 from watchbill.store.events import BEGINNING
-from watchbill.tasks import TERMINAL, RunState
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ class Asked:
     inputs: Mapping[str, str]
     agent: str | None
     task_id: str | None
+    model: str | None
     timeout: float | None
     resume: bool
     namespace: str
@@ -201,7 +204,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             except NotFound:  # a task of its own; or there is none of that id
                 continue
             keys = client.keys(crew)
-            if status.state in (RunState.CREATING, RunState.CANCELLING) or (
+            if status.state in (RunState.CREATING, RunState.CANCELLING, *RUN_TERMINAL) or (
                 asked.prompt is not None
                 and (
                     asked.prompt != await runs.prompt_of(redis, keys, run_id)
@@ -209,15 +212,56 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
                 )
             ):
                 continue
+            _say_what_it_keeps(asked, run_id, await runs.definition_of(redis, keys, run_id))
             done = sum(step.state in TERMINAL for step in status.steps)
             output.say(f"going on with run {run_id}: {done} of {output.many(len(status.steps), 'step')} done")
             return run_id
     same = "" if asked.prompt is None else " with this prompt and these inputs"
     reason = f"there is no unfinished run of crew {crew!r}{same} in {asked.place.tried}"
     if asked.prompt is None:
-        raise InvalidInput(Problem(reason, "Give a prompt to start one.", path="--resume"))
+        fix = await _failed_before(asked, client, crew) or "Give a prompt to start one."
+        raise InvalidInput(Problem(reason, fix, path="--resume"))
     output.say(f"note: {reason}; starting a new one")
     return None
+
+
+def _say_what_it_keeps(asked: Asked, run_id: str, digest: str) -> None:
+    """A run keeps the definition that it began with. Raises InvalidInput for --model, which would be ignored."""
+    if digest == _digest(asked):
+        return
+    anew = f"To start anew: {asked.next.anew()}"
+    if asked.model is not None:
+        reason = f"run {run_id} goes on with the definition that it began with, so --model would be ignored"
+        raise InvalidInput(Problem(reason, f"Leave it out. {anew}", path="--model"))
+    output.say(
+        f"note: run {run_id} goes on with the definition that it began with; what was changed in the files since is "
+        f"for new runs, and for dead steps that are replayed. {anew}"
+    )
+
+
+def _digest(asked: Asked) -> str:
+    """Of the crew's definition as the files have it now."""
+    for crew in asked.manifests.crews:
+        if f"{crew.metadata.namespace or asked.namespace}/{crew.name}" == asked.crew:
+            return from_crew(crew).digest()
+    return ""
+
+
+async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
+    """How to go on with the last run that failed; empty where there is none."""
+    with suppress(NotFound):
+        async for letter in client.dead_letters(crew):
+            step = split_step_id(letter.task_id)
+            if step is None or (asked.task_id or step[0]) != step[0]:
+                continue
+            with suppress(NotFound):
+                if (await client.status(crew, step[0])).state not in (RunState.FAILED, RunState.PARTIAL):
+                    continue
+                ways = [asked.next.replay(letter.task_id), "then this command once more"]
+                if (await client.crew(crew)).digest() != _digest(asked):  # the files were mended
+                    ways.insert(0, asked.next.apply())
+                return f"Run {step[0]} has failed. To go on with it: {', '.join(ways)}. Or give a prompt to start anew."
+    return ""
 
 
 def _where(asked: Asked, task_id: str) -> str:

@@ -14,7 +14,7 @@ from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.store import control, dead, definitions
 from watchbill.store.control import CancelledAll
-from watchbill.store.dead import DeadLetter, Replayed
+from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
 from watchbill.store.figures import Incarnation, incarnations
 
 
@@ -26,7 +26,11 @@ class Replay:
     """As it was given; else the letter's own."""
     task_id: str
     """Empty where there is no such letter, or it names no task."""
-    outcome: Replayed
+    outcome: Outcome
+    definition: Kept = ""
+    """With which definition it runs: the crew's `current` one, or the one that its run was `submitted` with."""
+    why: str = ""
+    """Why it isn't the one that was asked for."""
 
 
 class Control(Connected):
@@ -156,13 +160,16 @@ class Control(Connected):
         before: datetime | None = None,
         after: datetime | None = None,
         everything: bool = False,
+        as_submitted: bool = False,
     ) -> list[Replay]:
         """Tries dead tasks again, with all their attempts: those of these ids (of tasks, or letters) that match the
         filter of `dead_letters`; of several letters of one task the newest. Oldest first. `everything`: all.
 
-        A step goes on within its run, and the run with it. Says of each what became of it; an id that has no letter
-        is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter nor `everything` were given, and
-        QueueFull: then some may be replayed, and the same call may be made again.
+        A task of its own runs with the crew's current definition. A step goes on within its run, and the run with it:
+        with the current definition where the run has ended and its plan is the same (steps, and what they wait for),
+        else, or `as_submitted`, with the one that it began with. Says of each what became of it, and with which
+        definition; an id that has no letter is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter
+        nor `everything` were given, and QueueFull: then some may be replayed, and the same call may be made again.
         """
         keys = self.keys(crew)
         chosen, missing = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
@@ -173,12 +180,14 @@ class Control(Connected):
 
         async def give(current: definitions.Current) -> list[Replayed]:
             letters, most = [letter for _, letter in oldest_first], current.definition.tasks.max_queued
-            return await dead.replay(self._redis, keys, current.uid, letters, max_queued=most)
+            return await dead.replay(
+                self._redis, keys, current.uid, letters, max_queued=most, as_submitted=as_submitted
+            )
 
         outcomes = await self._with_current(keys, give)
         told = [
-            Replay(wanted, letter.task_id, outcome)
-            for (wanted, letter), outcome in zip(oldest_first, outcomes, strict=True)
+            Replay(wanted, letter.task_id, one.outcome, one.definition, one.why)
+            for (wanted, letter), one in zip(oldest_first, outcomes, strict=True)
         ]
         return [*told, *(Replay(wanted, "", "missing") for wanted in missing)]
 

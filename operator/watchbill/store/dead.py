@@ -18,13 +18,41 @@ import redis.asyncio
 from watchbill.connection import translated
 from watchbill.errors import NotFound
 from watchbill.names import CrewKeys, split_step_id
+from watchbill.plan import flow, prompts
+from watchbill.records import CrewDefinition
+from watchbill.store import definitions, runs
 from watchbill.store.control import Item, call
-from watchbill.store.queue import BATCH, queue_full
+from watchbill.store.queue import BATCH, crew_gone, queue_full
+from watchbill.tasks import RUN_TERMINAL
 
-Replayed = Literal["replayed", "missing", "taken", "expired"]
+Outcome = Literal["replayed", "missing", "taken", "expired"]
 """What became of a letter. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
 `expired`: nothing says any more what it was to do."""
+Kept = Literal["", "current", "submitted"]
 
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a letter that was to be tried again."""
+
+    outcome: Outcome
+    definition: Kept = ""
+    """With which definition it runs: the crew's current one, or the one that its run was submitted with."""
+    why: str = ""
+    """Why it isn't the one that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a letter is to be tried again."""
+
+    digest: str = ""
+    parallel: int = 0
+    definition: Kept = "current"
+    why: str = ""
+
+
+_OWN: Final = "a task of its own always runs with the crew's current definition"
 _PAGE: Final = 100
 
 
@@ -84,28 +112,42 @@ async def find(client: redis.asyncio.Redis, keys: CrewKeys, wanted: str) -> Dead
 
 
 async def replay(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, chosen: Sequence[DeadLetter], *, max_queued: int
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    chosen: Sequence[DeadLetter],
+    *,
+    max_queued: int,
+    as_submitted: bool = False,
 ) -> list[Replayed]:
-    """Tries these tasks again, with all their attempts. A step goes on within its run, and the run with it.
+    """Tries these tasks again, with all their attempts. A step goes on within its run, and the run with it: once it has
+    ended, with the crew's current definition if that has the same plan, unless `as_submitted`.
 
     Raises QueueFull: of those before some may be replayed; the same call may be made again.
     """
-    outcomes: dict[str, Replayed] = {}
+    told: dict[str, Replayed] = {}
     able = [letter for letter in chosen if letter.replayable]
     size = min(BATCH, max_queued)  # more than the bound would never find room
-    for start in range(0, len(able), size):
-        part = able[start : start + size]
+    while able:
+        part = able[:size]
+        ways = await _ways(client, keys, part, as_submitted=as_submitted)
         names = list(keys.fixed)
         args: list[Any] = [uid, keys.crew, max_queued, len(part)]
-        digests = await _digests(client, keys, part)
-        for letter, digest in zip(part, digests, strict=True):
-            names += Item(letter.task_id, letter.agent, digest).keys(keys)
-            args += (letter.id, letter.task_id)
+        for letter, way in zip(part, ways, strict=True):
+            names += Item(letter.task_id, letter.agent, way.digest).keys(keys)
+            args += (letter.id, letter.task_id, way.digest, way.parallel)
         reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
             raise queue_full(keys, max_queued)
-        outcomes.update(zip((letter.id for letter in part), reply[1:], strict=True))
-    return [outcomes.get(letter.id, "expired") for letter in chosen]
+        again = []  # their runs, or the crew, have changed since we looked
+        for letter, way, outcome in zip(part, ways, reply[1:], strict=True):
+            if outcome == "changed":
+                again.append(letter)
+            else:
+                done = outcome == "replayed"
+                told[letter.id] = Replayed(outcome, way.definition if done else "", way.why if done else "")
+        able = again + able[size:]
+    return [told.get(letter.id, Replayed("expired")) for letter in chosen]
 
 
 async def purge(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, ids: Iterable[str]) -> int:
@@ -137,14 +179,55 @@ def matching(
     return matches
 
 
-async def _digests(client: redis.asyncio.Redis, keys: CrewKeys, part: Sequence[DeadLetter]) -> list[str]:
-    """The definitions of the runs of steps."""
-    with translated():
-        async with client.pipeline(transaction=False) as pipe:
-            for letter in part:
-                step = split_step_id(letter.task_id)
-                pipe.hget(keys.run(step[0] if step else letter.task_id), "def")
-            return [str(digest or "") for digest in await pipe.execute()]
+async def _ways(
+    client: redis.asyncio.Redis, keys: CrewKeys, part: Sequence[DeadLetter], *, as_submitted: bool
+) -> list[_Way]:
+    """With what definition each is to run. Raises CrewGone."""
+    runs_of = {letter.id: step[0] for letter in part if (step := split_step_id(letter.task_id))}
+    known = list(dict.fromkeys(runs_of.values()))
+    found: dict[str, _Way] = {}
+    if known:
+        try:
+            current = await definitions.current(client, keys)
+        except NotFound:
+            raise crew_gone(keys) from None
+        with translated():
+            async with client.pipeline(transaction=False) as pipe:
+                for run_id in known:
+                    pipe.hmget(keys.run(run_id), ["def", "state", "inputs"])
+                records = await pipe.execute()
+        for run_id, (digest, state, inputs) in zip(known, records, strict=True):
+            why = ""
+            if digest and digest != current.digest and not as_submitted:
+                why = "its run still goes on with it"
+                if state in RUN_TERMINAL:
+                    why = await _unfit(client, keys, run_id, current.definition, str(inputs or "").split())
+            if not digest or digest == current.digest or as_submitted or why:
+                which: Kept = "current" if digest == current.digest else "submitted"
+                found[run_id] = _Way(str(digest or ""), definition=which, why=why)
+            else:
+                found[run_id] = _Way(current.digest, current.definition.max_parallel_tasks)
+    own = _Way(why=_OWN if as_submitted else "")
+    return [found[runs_of[letter.id]] if letter.id in runs_of else own for letter in part]
+
+
+async def _unfit(
+    client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, crew: CrewDefinition, inputs: Sequence[str]
+) -> str:
+    """Why this run can't go on with another definition; empty if it can: its plan is the same."""
+    try:
+        began = {s.name: (s.agent, set(s.after)) for s in (await runs.status(client, keys, run_id)).steps}
+    except NotFound:
+        return "its run is gone"
+    planned = {step.name: (step.agent, set(step.after)) for step in flow.steps(crew)}
+    if lost := sorted(began.keys() - planned.keys()):
+        return f"the current one has no step {', '.join(map(repr, lost))}"
+    if new := sorted(planned.keys() - began.keys()):
+        return f"the current one has steps that the run has not: {', '.join(map(repr, new))}"
+    if moved := sorted(name for name in began if began[name] != planned[name]):
+        return f"in the current one these wait for other steps: {', '.join(map(repr, moved))}"
+    missing, _ = prompts.check_inputs(crew, inputs)
+    return "; ".join(problem.reason for problem in missing)
 
 
 def _letter(entry: str, fields: dict[str, str]) -> DeadLetter:

@@ -329,6 +329,12 @@ async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -
     return AgentTask.model_validate_json(payload).prompt if payload else None
 
 
+async def definition_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> str:
+    """The digest of the definition that the run goes by; empty where there is no such run."""
+    with translated():
+        return str(await client.hget(keys.run(run_id), "def") or "")
+
+
 def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
     fields = {name: value.split(_FS) for name, value in packed.items()}
     after: dict[str, list[str]] = {name: [] for name in fields}
