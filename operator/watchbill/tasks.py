@@ -220,7 +220,8 @@ class RunResult(BaseModel):
 
     @property
     def success(self) -> bool:
-        return self.status is RunState.COMPLETED
+        """Every step completed, and what they returned can be read."""
+        return self.status is RunState.COMPLETED and self.error is None
 
     @property
     def cancelled(self) -> bool:

@@ -60,6 +60,31 @@ async def test_a_running_task_is_cancelled_at_once_and_its_slot_is_free(make_cre
     assert Counter((await crew.ends()).values()) == {1: 2}
 
 
+async def test_what_a_stranger_says_on_the_control_channel_stops_nothing(make_crew: Make) -> None:
+    """Whoever may publish may say anything; only the store says what is wanted."""
+    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    async with crew.in_process(concurrency=1) as worker:
+        name = worker._me.name
+        await crew.submit("t1", "a")
+        await crew.started("t1")
+        for forged in (
+            "cancel\x1ft1",
+            "interrupt\x1ft1\x1ft2",
+            f"gone\x1f{crew.uid}",
+            "gone",
+            "look",
+            "",
+            b"\xff\x1f\xfe",
+        ):
+            await crew.redis.publish(crew.keys.control, forged)
+        await control.drain(crew.redis, crew.keys, crew.uid, name.rpartition(".")[0], on=True)
+        await until(lambda: worker._draining, what="the last of them was heard")
+        crew.open("t1")
+        assert (await crew.result("t1")).success
+        assert worker._me.name == name
+    assert crew.notes("cancelled") == []
+
+
 async def test_a_task_in_a_workers_hands_that_has_not_begun_is_cancelled_without_a_run(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

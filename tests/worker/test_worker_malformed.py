@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import redis.asyncio
 from workshop import Make, agent, until
 
+from watchbill.records import ExecutionMode, FlowRelation
 from watchbill.tasks import AgentTask, Priority, TaskResult
 
 Fields = dict[bytes, bytes]
@@ -129,3 +131,19 @@ async def test_a_thousand_malformed_entries_hold_up_none_of_a_thousand_tasks(mak
     await crew.submit("last", "a", "at last")
     assert (await crew.result("last")).output == "at last"
     await worker.drain()
+
+
+async def test_a_step_that_reads_what_nobody_can_read_fails_and_says_so(make_crew: Make) -> None:
+    relations = [FlowRelation(source="a", target="b"), FlowRelation(source="c", target="b")]
+    crew = await make_crew(dict.fromkeys("abc", "Gate"), mode=ExecutionMode.FLOW, flow_relations=relations)
+    async with crew.in_process():
+        await crew.submit("r1")
+        await crew.started("r1/c")
+        crew.open("r1/a", "r1/b")
+        await crew.result("r1/a")
+        await crew.redis.hset(crew.keys.run_results("r1"), "a", '{"task_id":"r1/a","output":' + "7" * 5000 + "}")
+        crew.open("r1/c")
+        run: Any = await crew.result("r1")
+    assert not run.success
+    assert "step 'a' of run 'r1' has no output that can be read" in run.steps["b"].error
+    assert crew.executions()["r1/b"] == 0

@@ -284,8 +284,6 @@ class Client(Control):
             timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
             await waiter.told.wait()
             timer.cancel()
-            if waiter.result:
-                return TaskResult.model_validate_json(waiter.result)
             look = True
             pause = min(pause * 1.5, POLL_SECONDS)
 

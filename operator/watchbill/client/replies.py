@@ -1,4 +1,7 @@
-"""Hears of the ends that somebody waits for, on one channel for each crew."""
+"""Hears of the ends that somebody waits for, on one channel for each crew.
+
+A message is a reason to look, and proves nothing: anybody who may publish may have sent it.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,6 @@ class Waiter:
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
-        self.result = ""
-        """The TaskResult as JSON, where it came with the message."""
 
 
 class Replies:
@@ -108,8 +109,6 @@ class Replies:
 
     def _tell(self, channel: str, data: str) -> None:
         crew = channel.partition("{")[2].partition("}")[0]
-        for told in data.split("\x1e"):
-            task_id, _, result = told.partition("\x1f")
+        for task_id in data.split("\x1e"):
             for waiter in self._waiting.get((crew, task_id), ()):
-                waiter.result = result
                 waiter.told.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 
 import redis.asyncio
 
@@ -222,11 +222,28 @@ async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) 
         return bool(await client.hexists(keys.meta, f"drain:{worker}"))
 
 
+async def wishes(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> dict[str, Wish]:
+    """Those of these tasks that somebody wants to stop."""
+    with translated():
+        found = await client.hmget(keys.wishes, list(ids))
+    wanted = ((task_id, str(wish or "").partition(" ")[0]) for task_id, wish in zip(ids, found, strict=True))
+    return {task_id: cast(Wish, wish) for task_id, wish in wanted if wish in get_args(Wish)}
+
+
+async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
+    """Whether the store has no crew of this uid."""
+    with translated():
+        return bool(await client.hget(keys.meta, "uid") != uid)
+
+
 async def heard(
     client: redis.asyncio.Redis, keys: CrewKeys
 ) -> AsyncIterator[tuple[Literal["look", "gone"] | Wish, list[str]]]:
     """What is said to the crew's workers, without end: to stop these tasks, if they have them; `look`: to look whether
-    they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost."""
+    they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
+
+    It proves nothing, since anybody may have said it: a reason to ask the store (`wishes`, `is_draining`, `is_gone`).
+    """
     async with client.pubsub(ignore_subscribe_messages=True) as listening:
         await persist(lambda: listening.subscribe(keys.control))
         while True:

@@ -232,20 +232,33 @@ async def _unfit(
 
 def _letter(entry: str, fields: dict[str, str]) -> DeadLetter:
     raw = {name.removeprefix("raw:"): _shown(value) for name, value in fields.items() if name.startswith("raw:")}
-    attempts = fields.get("attempt", "")
     return DeadLetter(
         id=str(entry),
         task_id=_shown(fields.get("id", "")),
         reason=_shown(fields.get("reason", "")),
-        agent=fields.get("agent", ""),
-        attempts=int(attempts) if attempts.isdigit() else 0,
-        worker=fields.get("worker", ""),
+        agent=_shown(fields.get("agent", "")),
+        attempts=_number(fields.get("attempt", "")),
+        worker=_shown(fields.get("worker", "")),
         error=_shown(fields.get("error", "")),
-        entry=fields.get("entry", ""),
-        priority=int(fields.get("class", "0")),
-        prompt=json.loads(fields["payload"]).get("prompt") if "payload" in fields else None,
+        entry=_shown(fields.get("entry", "")),
+        priority=_number(fields.get("class", "")),
+        prompt=_prompt(fields.get("payload")),
         raw=raw or None,
     )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 20 else 0
+
+
+def _prompt(payload: str | None) -> str | None:
+    """What it was to do, where that can be read."""
+    try:
+        task = json.loads(payload or "null")
+    except (ValueError, RecursionError):
+        return None
+    prompt = task.get("prompt") if isinstance(task, dict) else None
+    return _shown(prompt) if isinstance(prompt, str) else None
 
 
 def _shown(value: str) -> str:

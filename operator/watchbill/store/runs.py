@@ -5,15 +5,17 @@ A run is a graph of steps, one hash field each; the finishing script advances it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis.asyncio
+from pydantic import ValidationError
 
 from watchbill.connection import run_script, translated
-from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
+from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
@@ -134,7 +136,7 @@ async def submit(
 
 
 async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> RunStatus:
-    """The run and its steps as they are now. Raises NotFound."""
+    """The run and its steps as they are now. Raises NotFound, NewerRecord."""
     with translated():
         async with client.pipeline(transaction=True) as pipe:
             pipe.hmget(keys.run(run_id), ["state", "submitted", "finished"])
@@ -142,18 +144,19 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
             (state, submitted, finished), packed = await pipe.execute()
     if state is None:
         raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} ({_KEPT})")
-    return RunStatus(
-        run_id=run_id,
-        crew=keys.crew,
-        state=RunState(state),
-        submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
-        finished_at=_time(finished),
-        steps=_steps(packed, over=RunState(state) in RUN_TERMINAL),
-    )
+    with _readable(keys, run_id):
+        return RunStatus(
+            run_id=run_id,
+            crew=keys.crew,
+            state=RunState(state),
+            submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
+            finished_at=_time(finished),
+            steps=_steps(packed, over=RunState(state) in RUN_TERMINAL),
+        )
 
 
 async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunState | TaskState:
-    """Where the run, the step (`run/step`) or the task of this id stands. Raises NotFound."""
+    """Where the run, the step (`run/step`) or the task of this id stands. Raises NotFound, NewerRecord."""
     if step := split_step_id(task_id):
         for known in (await status(client, keys, step[0])).steps:
             if known.name == step[1]:
@@ -166,7 +169,8 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
             run_state, task_state = await pipe.execute()
     if run_state is None and task_state is None:
         raise not_found(keys, task_id)
-    return TaskState(task_state) if run_state is None else RunState(run_state)
+    with _readable(keys, task_id):
+        return TaskState(task_state) if run_state is None else RunState(run_state)
 
 
 async def subscribe(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, channel: str) -> bool:
@@ -177,12 +181,13 @@ async def subscribe(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, c
 
 
 async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
-    """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. Raises NotFound."""
+    """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. What can't be read is
+    a result without success that says so. Raises NotFound."""
     if step := split_step_id(task_id):
         with translated():
             stored = await client.hget(keys.run_results(step[0]), step[1])
         if stored:
-            return TaskResult.model_validate_json(stored)
+            return _result(stored, task_id)
         try:
             run = await status(client, keys, step[0])
         except NotFound:
@@ -196,18 +201,23 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with translated():
-        async with client.pipeline(transaction=True) as pipe:
-            pipe.hmget(keys.run(task_id), ["state", "submitted", "finished", "why"])
-            pipe.hmget(keys.task(task_id), ["state", "result"])
-            (run_state, submitted, finished, why), (task_state, stored) = await pipe.execute()
-    if run_state is not None:
-        if run_state not in RUN_TERMINAL:
-            return None
-        times = _time(submitted), _time(finished)
-        return await _run_result(client, keys, task_id, RunState(run_state), *times, why or "")
-    if task_state is None:
+        # a task first, in one command: whoever waits is the quicker for it
+        task_state, stored = await client.hmget(keys.task(task_id), ["state", "result"])
+        if task_state is not None:
+            return _result(stored, task_id) if task_state in TERMINAL else None
+        known: Any = await client.hmget(keys.run(task_id), ["state", "submitted", "finished", "why"])
+    run_state, submitted, finished, why = known
+    if run_state is None:
         raise not_found(keys, task_id)
-    return TaskResult.model_validate_json(stored) if task_state in TERMINAL else None
+    if run_state not in RUN_TERMINAL:
+        return None
+    state = RunState(run_state)
+    try:
+        with _readable(keys, task_id):
+            times = _time(submitted), _time(finished)
+        return await _run_result(client, keys, task_id, state, *times, why or "")
+    except NewerRecord as error:
+        return RunResult(run_id=task_id, crew=keys.crew, status=state, error=str(error))
 
 
 async def _run_result(
@@ -224,8 +234,9 @@ async def _run_result(
             pipe.hgetall(keys.run_steps(run_id))
             pipe.hgetall(keys.run_results(run_id))
             packed, stored = await pipe.execute()
-    steps = _steps(packed, over=True)
-    results = {s.name: TaskResult.model_validate_json(stored[s.name]) for s in steps if s.name in stored}
+    with _readable(keys, run_id):
+        steps = _steps(packed, over=True)
+    results = {s.name: _result(stored[s.name], f"{run_id}/{s.name}", s.agent) for s in steps if s.name in stored}
     outputs = {name: r.output for name, r in results.items() if r.success}
     errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
     if state is RunState.CANCELLED and not errors:
@@ -245,16 +256,22 @@ async def _run_result(
 
 
 async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, steps: Sequence[str]) -> dict[str, Any]:
-    """What these steps of a run returned, in the order asked. Steps without a result are left out."""
+    """What these steps of a run returned, in the order asked. Steps without a result are left out.
+
+    Raises NotFound when one can't be read.
+    """
     if not steps:
         return {}
     with translated():
         stored = await client.hmget(keys.run_results(run_id), list(steps))
-    return {
-        name: TaskResult.model_validate_json(text).output
-        for name, text in zip(steps, stored, strict=True)
-        if text is not None
-    }
+    found = {}
+    for name, text in zip(steps, stored, strict=True):
+        if text is not None:
+            result = _result(text, f"{run_id}/{name}")
+            if _is_unreadable(result):
+                raise NotFound(f"step {name!r} of run {run_id!r} has no output that can be read: {result.error}")
+            found[name] = result.output
+    return found
 
 
 async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, names: Sequence[str]) -> dict[str, str]:
@@ -274,7 +291,10 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
     """Whose a step of a run is; None where there is no such step."""
     with translated():
         packed = await client.hget(keys.run_steps(run_id), step)
-    return str(packed).split(_FS)[3] if packed else None
+    if packed is None:
+        return None
+    with _readable(keys, f"{run_id}/{step}"):
+        return str(packed).split(_FS)[3]
 
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
@@ -323,10 +343,49 @@ async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> Async
 
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
-    """What a run or task was asked; None where there is no such record."""
+    """What a run or task was asked; None where there is no such record, or none that can be read."""
     with translated():
         payload = await client.hget(keys.run(task_id), "payload") or await client.hget(keys.task(task_id), "payload")
-    return AgentTask.model_validate_json(payload).prompt if payload else None
+    try:
+        return AgentTask.model_validate_json(payload).prompt if payload else None
+    except ValueError:
+        return None
+
+
+_UNREADABLE: Final = "unreadable"
+
+
+def _result(stored: str | bytes | None, task_id: str, agent: str = "") -> TaskResult:
+    """A result as it is stored. One that can't be read is one without success that says so."""
+    if stored is None:
+        why = "there is none beside the record"
+    else:
+        try:
+            return TaskResult.model_validate_json(stored)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            why = f"{place}: {first['msg']}" if place else first["msg"]
+        except ValueError as error:  # no text
+            why = str(error)[:200]
+    reason = f"its result in the store can't be read ({why}): another version wrote it, or it is damaged"
+    return TaskResult(task_id=task_id, agent_name=agent, success=False, error=reason, metadata={"outcome": _UNREADABLE})
+
+
+def _is_unreadable(result: TaskResult) -> bool:
+    return not result.success and result.metadata.get("outcome") == _UNREADABLE
+
+
+@contextmanager
+def _readable(keys: CrewKeys, task_id: str) -> Iterator[None]:
+    """Raises NewerRecord for what can't be read within the block."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise NewerRecord(
+            f"the record of {task_id!r} of crew {keys.crew!r} can't be read ({str(error)[:200]}): a newer version of "
+            "Watchbill wrote it, or it is damaged"
+        ) from error
 
 
 async def definition_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> str:

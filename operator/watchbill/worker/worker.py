@@ -490,15 +490,23 @@ class Worker:
                     if what == "look":
                         self._drain(await self._persist(self._is_draining))
                     elif what == "gone":
-                        if ids == [self._queue.uid]:
+                        if ids == [self._queue.uid] and await self._persist(self._is_gone):
                             self._deleted = True
                             self._on_lost(self._me.name, crew_gone(self._keys))
                     elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
-                        self._jobs.stop(self._me, dict.fromkeys(ids, what))
+                        await self._stop_wished(ids)
             except redis.exceptions.RedisError as error:  # a right that is missing, say
                 seconds = self._lease_ms / 3000
                 logger.error("can't listen, so what is cancelled is heard of every %.3g s: %s", seconds, error)
             await asyncio.sleep(HEAR_AGAIN_SECONDS)
+
+    async def _stop_wished(self, ids: Sequence[str]) -> None:
+        if ours := [task_id for task_id in ids if task_id in self._me.jobs or task_id in self._me.claimed]:
+            wishes = await self._persist(lambda: control.wishes(self._client, self._keys, ours))
+            self._jobs.stop(self._me, wishes)
+
+    async def _is_gone(self) -> bool:
+        return await control.is_gone(self._client, self._keys, self._queue.uid)
 
     async def _is_draining(self) -> bool:
         return await control.is_draining(self._client, self._keys, incarnations.worker(self._me.name))

@@ -1,9 +1,8 @@
--- What waiting clients are told: an id for each, with FS and the result behind it where that is small, joined by LS. One
--- message for each channel and call.
+-- What waiting clients are told: the ids of what has ended, joined by LS. How it ended they read from the store, since
+-- anybody may publish. One message for each channel and call.
 local answers, channels = {}, {}
-local function answer(listening, id, result)
+local function answer(listening, id)
   if not listening or listening == '' then return end
-  local text = result and #result <= ALONG and id .. FS .. result or id
   for _, channel in ipairs(split(listening, LS)) do
     local texts = answers[channel]
     if not texts then
@@ -11,7 +10,7 @@ local function answer(listening, id, result)
       answers[channel] = texts
       channels[#channels + 1] = channel
     end
-    texts[#texts + 1] = text
+    texts[#texts + 1] = id
   end
 end
 

@@ -22,7 +22,7 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
     redis.call('PEXPIRE', k.task, ttl)
     local n = #indexed
     indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), id
-    answer(reply, id, result)
+    answer(reply, id)
   end
   redis.call('XADD', RESULTS, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
     'result', #result <= ALONG and result or '')
