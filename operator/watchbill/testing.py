@@ -73,10 +73,19 @@ class ErrorAnswer:
     status: int
     message: str = "scripted error"
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: int | str | None = None
+    """Of the error in the body. Gateways answer with status 200, and have the true one here."""
 
 
-Answer = str | ToolCall | Sequence[ToolCall] | ErrorAnswer
-"""What a model can answer: text, one or more tool calls, or an error."""
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """The model's text ends here, because it has reached its limit of tokens (`max_tokens`)."""
+
+    text: str
+
+
+Answer = str | CutOff | ToolCall | Sequence[ToolCall] | ErrorAnswer
+"""What a model can answer: text, text that is cut off, one or more tool calls, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +203,8 @@ class FakeModel:
             }
             for call in _calls(answer)
         ]
-        message: dict[str, Any] = {"role": "assistant", "content": answer if isinstance(answer, str) else None}
+        text, finish = _said(answer), "length" if isinstance(answer, CutOff) else "tool_calls" if calls else "stop"
+        message: dict[str, Any] = {"role": "assistant", "content": text}
         if calls:
             message["tool_calls"] = calls
         spent, made = self._usage
@@ -204,7 +214,7 @@ class FakeModel:
                 "object": "chat.completion",
                 "created": 0,
                 "model": self.requests[-1].body.get("model"),
-                "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}],
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
                 "usage": {"prompt_tokens": spent, "completion_tokens": made, "total_tokens": spent + made},
             }
         )
@@ -224,10 +234,11 @@ class FakeModel:
             }
             for call in _calls(answer)
         ]
-        if isinstance(answer, str):
-            content = [{"type": "output_text", "text": answer, "annotations": []}]
+        status = "incomplete" if isinstance(answer, CutOff) else "completed"
+        if (text := _said(answer)) is not None:
+            content = [{"type": "output_text", "text": text, "annotations": []}]
             identity = {"type": "message", "id": self._id("msg"), "role": "assistant"}
-            output.append({**identity, "status": "completed", "content": content})
+            output.append({**identity, "status": status, "content": content})
         spent, made = self._usage
         return web.json_response(
             {
@@ -235,7 +246,8 @@ class FakeModel:
                 "object": "response",
                 "created_at": 0,
                 "model": self.requests[-1].body.get("model"),
-                "status": "completed",
+                "status": status,
+                "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
                 "output": output,
                 "parallel_tool_calls": True,
                 "tool_choice": "auto",
@@ -348,11 +360,17 @@ def context(
 def _calls(answer: Answer) -> Sequence[ToolCall]:
     if isinstance(answer, ToolCall):
         return [answer]
-    return [] if isinstance(answer, str | ErrorAnswer) else answer
+    return [] if isinstance(answer, str | CutOff | ErrorAnswer) else answer
+
+
+def _said(answer: Answer) -> str | None:
+    if isinstance(answer, CutOff):
+        return answer.text
+    return answer if isinstance(answer, str) else None
 
 
 def _error(answer: ErrorAnswer) -> web.Response:
-    error = {"message": answer.message, "type": "scripted", "code": None}
+    error = {"message": answer.message, "type": "scripted", "code": answer.code}
     return web.json_response({"error": error}, status=answer.status, headers=answer.headers)
 
 

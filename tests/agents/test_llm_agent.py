@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from watchbill.errors import (
 from watchbill.plan.retry import Failure
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import Usage
-from watchbill.testing import ErrorAnswer, FakeModel, Request, ToolCall
+from watchbill.testing import CutOff, ErrorAnswer, FakeModel, Request, ToolCall
 from watchbill.worker import failures
 
 KEY = "sk-very-secret-0123456789"
@@ -252,9 +253,24 @@ def test_what_any_error_of_the_library_says_of_waiting_is_kept_to() -> None:
 @BOTH
 @pytest.mark.parametrize(
     ("body", "content_type"),
-    [("<html>hello</html>", "text/html"), ("{not json", "application/json"), ('{"hello": 1}', "application/json")],
+    [
+        ("<html>hello</html>", "text/html"),
+        *[
+            (body, "application/json")
+            for body in (
+                "{not json",
+                '{"hello": 1}',
+                "[]",
+                "",
+                '{"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []}',
+                '{"choices": null, "output": null}',
+            )
+        ],
+    ],
 )
-async def test_an_answer_that_is_none_is_told(prefix: str, body: str, content_type: str) -> None:
+async def test_an_answer_that_is_none_is_told_and_asked_for_again_later(
+    prefix: str, body: str, content_type: str
+) -> None:
     requests = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -271,9 +287,98 @@ async def test_an_answer_that_is_none_is_told(prefix: str, body: str, content_ty
         error = await failure(model=f"{prefix}:any", base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
     finally:
         await runner.cleanup()
-    assert isinstance(error, RetryLater | TaskFailed)
+    assert type(error) is RetryLater
     assert len(str(error)) < 800
     assert requests == 1
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("code", "kind", "seconds"),
+    [
+        (429, RetryAfter, 5.0),
+        ("502", RetryAfter, 5.0),
+        ("rate_limit_exceeded", RetryAfter, 5.0),
+        (None, RetryAfter, 5.0),
+        (401, UserActionRequired, None),
+        ("insufficient_quota", UserActionRequired, None),
+    ],
+)
+async def test_an_error_with_status_200_is_what_it_says(
+    prefix: str, code: int | str | None, kind: type[WatchbillError], seconds: float | None
+) -> None:
+    async with FakeModel([ErrorAnswer(200, "the reason", {"Retry-After": "5"}, code)]) as model:
+        error = await failure(model=f"{prefix}:any", base_url=model.base_url)
+    assert type(error) is kind
+    assert getattr(error, "retry_after", None) == seconds
+    assert code == 401 or "the reason" in str(error)
+
+
+@BOTH
+async def test_a_cut_off_answer_is_told(prefix: str) -> None:
+    async with FakeModel([CutOff("half a")]) as model:
+        context = testing.context(prompt="hi")
+        assert await ask(context=context, model=f"{prefix}:any", base_url=model.base_url) == "half a"
+    assert context.metadata == {"finish_reason": "length"}
+    [message] = context.messages
+    assert "is incomplete" in message
+    assert "raise max_tokens" in message
+
+
+@BOTH
+@pytest.mark.parametrize(("text", "config"), [("half a", {"truncated": "fail"}), ("", {})])
+async def test_a_cut_off_answer_fails_if_asked_to_or_if_it_is_nothing(
+    prefix: str, text: str, config: dict[str, Any]
+) -> None:
+    async with FakeModel([CutOff(text)]) as model:
+        error = await failure(model=f"{prefix}:any", base_url=model.base_url, config=config)
+    assert type(error) is UserActionRequired
+    assert "aise max_tokens in the agent's config" in str(error)
+    assert len(model.requests) == 1
+
+
+HALF = "\ud83d"
+"""Of an emoji."""
+
+
+@BOTH
+async def test_half_characters_are_replaced_on_every_border_and_told(prefix: str) -> None:
+    def names(folder: str) -> dict[str, Any]:
+        return {f"{HALF}.txt": ["\udcff", folder], "whole": "\ud83d\ude00"}
+
+    async with FakeModel([ToolCall("names", {"folder": f"x{HALF}"}), f"cut {HALF}"]) as model:
+        context = testing.context(prompt=f"ask {HALF}", tools={"names": names})
+        agent = {"model": f"{prefix}:any", "base_url": model.base_url, "system_prompt": f"be {HALF}"}
+        assert await ask(context=context, **agent) == "cut \ufffd"
+    request = model.requests[1]
+    assert (request.prompt, request.instructions) == ("ask \ufffd", "be \ufffd")
+    assert json.loads(request.tool_results[0]) == {"\ufffd.txt": ["\ufffd", "x\ufffd"], "whole": "\U0001f600"}
+    where = ["the prompt", "the model's answer", "the result of tool 'names'", "the model's answer"]
+    assert [message.partition(" had half characters")[0] for message in context.messages] == where
+
+
+@pytest.mark.parametrize(
+    "returned", [dict, object(), [object()], {"a": {1: object}}], ids=["class", "object", "list", "dict"]
+)
+async def test_a_tool_that_returns_no_json_is_named(returned: Any) -> None:
+    async with FakeModel([ToolCall("search", {})]) as model:
+        context = testing.context(tools={"search": lambda: returned})
+        error = await failure(context=context, base_url=model.base_url)
+    kind = type(returned).__name__
+    assert str(error).startswith(
+        f"tool 'search' failed: TypeError: it returned a value of type {kind}, which is no JSON"
+    )
+    assert not failures.judge(error, datetime.now(UTC)).worth_retrying
+
+
+async def test_what_a_tool_yields_is_made_a_list_of_and_its_exceptions_are_the_tools() -> None:
+    def search(count: int) -> Any:
+        return (6 / (3 - number) for number in range(count))
+
+    async with FakeModel([ToolCall("search", {"count": 3}), ToolCall("search", {"count": 4})]) as model:
+        error = await failure(context=testing.context(tools={"search": search}), base_url=model.base_url)
+    assert model.requests[1].tool_results == ["[2.0,3.0,6.0]"]
+    assert str(error) == "tool 'search' failed: ZeroDivisionError: division by zero"
 
 
 @BOTH
@@ -479,7 +584,7 @@ def test_every_setting_is_one_that_pydantic_ai_knows() -> None:
 
     from watchbill.agents.llm import LLMConfig
 
-    assert set(LLMConfig.model_fields) - {"request_limit"} <= set(ModelSettings.__annotations__)
+    assert set(LLMConfig.model_fields) - {"request_limit", "truncated"} <= set(ModelSettings.__annotations__)
 
 
 @pytest.mark.pure

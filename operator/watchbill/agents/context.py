@@ -1,7 +1,7 @@
 """What an agent is given when it runs: its task, its inputs, and a way to say something.
 
-A value with two ways out, `emit` and `report_usage`, and one way in, `cancelled`. It knows neither the store nor the
-worker.
+A value with three ways out, `emit`, `annotate` and `report_usage`, and one way in, `cancelled`. It knows neither the
+store nor the worker.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Context:
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `emit` belongs to; a worker always gives it."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
+    _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -105,6 +106,15 @@ class Context:
     def report_usage(self, usage: Usage) -> None:
         """Add to what this run has cost. May be called often, and from any thread."""
         self._reported.append(usage)
+
+    def annotate(self, name: str, value: Any) -> None:
+        """Say something about the result, in its `metadata`: a name, and a value that is JSON."""
+        self._notes[name] = value
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """All that was said about the result so far."""
+        return dict(self._notes)
 
     @property
     def usage(self) -> Usage | None:

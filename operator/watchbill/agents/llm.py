@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_ai import Agent, ModelRetry, UsageLimits
 from pydantic_ai import Tool as ModelTool
+from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import FunctionToolset, ToolsetTool
 from pydantic_ai.usage import RunUsage
 
-from watchbill.agents import model_errors, providers
+from watchbill.agents import model_answers, model_errors, providers
 from watchbill.agents.context import Context
 from watchbill.agents.providers import aclose as aclose_clients
+from watchbill.agents.text import sound
 from watchbill.agents.tools import Tool
 from watchbill.errors import Problem, ToolError, UserActionRequired, WatchbillError
 from watchbill.plan import retry_after
@@ -35,7 +37,7 @@ _TOOL_RETRIES: Final = 2
 
 
 class LLMConfig(BaseModel):
-    """What `config` may say: the settings of pydantic-ai that models have in common, and `request_limit`.
+    """What `config` may say: the settings of pydantic-ai that models have in common, and two of our own at the end.
 
     Checked here, because pydantic-ai lets a misspelt setting pass. A setting that a model doesn't know, it ignores.
     """
@@ -54,10 +56,15 @@ class LLMConfig(BaseModel):
     parallel_tool_calls: bool | None = None
     timeout: float | None = Field(default=None, gt=0, description="Seconds, for one request.")
     request_limit: int = Field(default=50, ge=1, description="Requests to the model in one task.")
+    truncated: Literal["accept", "fail"] = Field(
+        default="accept",
+        description="What becomes of an answer that was cut off, by max_tokens or a filter: accept returns it, with "
+        "finish_reason in the result's metadata and an event; fail makes the task a dead letter.",
+    )
 
     def settings(self, model: Model) -> ModelSettings:
         """For pydantic-ai, without what wasn't set."""
-        chosen: dict[str, Any] = self.model_dump(exclude={"request_limit"}, exclude_none=True)
+        chosen: dict[str, Any] = self.model_dump(exclude={"request_limit", "truncated"}, exclude_none=True)
         if "max_retries" not in model.unsupported_settings:
             chosen["max_retries"] = 0
         return cast("ModelSettings", chosen)
@@ -101,15 +108,20 @@ class LLMAgent:
         agent = Agent(
             model,
             name=definition.agent_id,
-            instructions=definition.system_prompt,
+            instructions=sound(definition.system_prompt),
             model_settings=self._config.settings(model),
-            toolsets=[_Tools([ModelTool(t.function, name=t.name) for t in context.tools.values()])],
+            toolsets=[_Tools(context)],
+            capabilities=[model_answers.Answers(context)],
             retries=_TOOL_RETRIES,
         )
+        prompt = sound(context.prompt)
+        if prompt is not context.prompt:
+            await model_answers.tell_replaced(context, "the prompt")
         limit = self._config.request_limit
         spent = RunUsage()
         try:
-            result = await agent.run(context.prompt, usage=spent, usage_limits=UsageLimits(request_limit=limit))
+            result = await agent.run(prompt, usage=spent, usage_limits=UsageLimits(request_limit=limit))
+            await self._look_at_end(context, result.response)
             return result.output
         except WatchbillError:
             raise
@@ -122,16 +134,31 @@ class LLMAgent:
                     Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, requests=spent.requests)
                 )
 
+    async def _look_at_end(self, context: Context, response: ModelResponse) -> None:
+        why = model_answers.why_incomplete(response)
+        if why is None:
+            return
+        text = f"the answer of model {context.agent.model!r} is incomplete: {why}"
+        if self._config.truncated == "fail":
+            raise UserActionRequired(text)
+        context.annotate("finish_reason", response.finish_reason)
+        await context.emit(text)
+
 
 class _Tools(FunctionToolset[None]):
     """A ValueError is the model's to mend, unless it says of itself whether another attempt helps. Anything else is a
     failure of the tool, and so of the attempt."""
 
+    def __init__(self, context: Context) -> None:
+        super().__init__([ModelTool(t.function, name=t.name) for t in context.tools.values()])
+        self._context = context
+
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[None], tool: ToolsetTool[None]
     ) -> Any:
         try:
-            return await super().call_tool(name, tool_args, ctx, tool)
+            result = await super().call_tool(name, tool_args, ctx, tool)
+            return await model_answers.of_tool(self._context, name, result)
         except Exception as error:
             if type(error).__module__.startswith("pydantic_ai."):
                 raise  # how tools and the library steer a run, as by ModelRetry

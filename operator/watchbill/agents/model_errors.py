@@ -14,14 +14,22 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pydantic_ai.exceptions import (
-    AgentRunError,
+    ContentFilterError,
     ModelAPIError,
     ModelHTTPError,
     ModelQuotaExceededError,
+    ModelRateLimitError,
+    ModelRequestRejectedError,
     ModelRetry,
+    ModelServerError,
+    ModelUnavailableError,
+    OutputTokenLimitExceeded,
+    ToolRetryError,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
+    UserError,
 )
+from pydantic_ai.messages import ToolReturnPart
 
 from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError
 from watchbill.plan import retry_after
@@ -31,6 +39,45 @@ _MIN_SECRET: Final = 6
 """Shorter values (`1`, `true`) are no secrets, and would blot out half of a text."""
 _MAX_QUOTED: Final = 500
 
+_STATUS: Final = {
+    "quota": 402,
+    "rate_limit": 429,
+    "api_key": 401,
+    "authentication": 401,
+    "permission": 403,
+    "not_found": 404,
+    "invalid_request": 400,
+    "context_length": 400,
+}
+"""Of what providers write in place of an HTTP status, by a part of it."""
+
+
+class ErrorInside(Exception):
+    """An HTTP answer with status 200 that holds an error in place of what was asked for."""
+
+    def __init__(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        super().__init__("an error with HTTP status 200")
+        self.body = body
+        self.headers = headers
+        self.status = _status_in(body["error"])
+
+
+def error_inside(body: Any) -> bool:
+    """Whether this answer of a model's server is an error, whatever its HTTP status says."""
+    if not isinstance(body, dict) or not body.get("error"):
+        return False
+    return not (body.get("choices") or body.get("output") or body.get("object") == "response")
+
+
+def _status_in(error: Any) -> int:
+    """503 where nothing says which."""
+    words = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else [error]
+    for word in map(str, words):
+        if word.isdecimal() and 400 <= int(word) < 600:
+            return int(word)
+    text = " ".join(map(str, words)).lower()
+    return next((status for part, status in _STATUS.items() if part in text), 503)
+
 
 def explain(error: Exception, model: str, base_url: str | None, request_limit: int, now: datetime) -> WatchbillError:
     """The error to raise instead: RetryLater for what may pass, RetryAfter if the provider says when, and
@@ -39,25 +86,24 @@ def explain(error: Exception, model: str, base_url: str | None, request_limit: i
         told = [explain(one, model, base_url, request_limit, now) for one in error.exceptions]
         return min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
     asked = f"model {model!r}" + (f" at {_shown(base_url)}" if base_url else "")
+    if inside := next((one for one in retry_after.chain(error) if isinstance(one, ErrorInside)), None):
+        return _http(inside, inside.status, inside.body, asked, now)
     if isinstance(error, ModelHTTPError):
-        return _http(error, asked, now)
+        return _http(error, error.status_code, error.body, asked, now)
     if isinstance(error, UsageLimitExceeded):
         return TaskFailed(
             f"{asked}: no answer after {request_limit} requests in one task. "
             "Raise request_limit in the agent's config if that many are meant"
         )
     if isinstance(error, UnexpectedModelBehavior):
-        reason = str(error).partition(". ")[0]  # the rest is advice to who programs with the library
-        if isinstance(error.__cause__, ModelRetry):
-            reason += f": {error.__cause__}"
-        return TaskFailed(f"{asked} gave an answer that can't be used: {_quoted(reason)}")
+        return _useless(error, asked, now)
     if isinstance(error, ModelAPIError):
-        reason = _quoted(_innermost(error))
-        text = f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?"
-        return _later(error, text, now)
-    if isinstance(error, AgentRunError):
-        return TaskFailed(f"{asked}: {_quoted(str(error))}")
-    return TaskFailed(f"{asked}: the exchange failed with {type(error).__name__}: {_quoted(str(error))}")
+        return _without_status(error, asked, now)
+    said = _quoted(str(error))
+    if isinstance(error, UserError):
+        return UserActionRequired(f"{asked}: {said}")
+    # Also what comes of an answer of another form than the library expects: a proxy's, an overloaded server's.
+    return _later(error, f"{asked} gave no answer that can be read: {type(error).__name__}: {said}", now)
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
@@ -68,14 +114,40 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     return text
 
 
-def _http(error: ModelHTTPError, asked: str, now: datetime) -> WatchbillError:
-    status = error.status_code
+def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> WatchbillError:
+    """An answer that is none, or none that is of use."""
+    reason = str(error).partition("\n")[0].partition(". ")[0]  # the rest is for who programs with the library
+    if isinstance(error, OutputTokenLimitExceeded):
+        return UserActionRequired(
+            f"{asked}: its limit of tokens came before its answer. Raise max_tokens in the agent's config"
+        )
+    cause = error.__cause__
+    if isinstance(cause, ModelRetry):
+        reason += f": {cause}"
+    of_tool = isinstance(cause, ToolRetryError) and isinstance(cause.tool_retry, ToolReturnPart)
+    text = f"{asked} gave an answer that can't be used: {_quoted(reason)}"
+    if isinstance(cause, ModelRetry) or isinstance(error, ContentFilterError) or of_tool:
+        return TaskFailed(text)
+    return _later(error, text, now)
+
+
+def _without_status(error: ModelAPIError, asked: str, now: datetime) -> WatchbillError:
+    """An error that isn't HTTP's: of the connection, or told in an answer of its own form."""
+    if isinstance(error, ModelQuotaExceededError | ModelRequestRejectedError):
+        return UserActionRequired(f"{asked}: the provider refused the request: {_quoted(str(error))}")
+    if isinstance(error, ModelRateLimitError | ModelUnavailableError | ModelServerError):
+        return _later(error, f"{asked}: the provider can't answer now: {_quoted(str(error))}", now)
+    reason = _quoted(_innermost(error))
+    return _later(error, f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?", now)
+
+
+def _http(error: Exception, status: int, body: Any, asked: str, now: datetime) -> WatchbillError:
     if status in {401, 403}:
         return UserActionRequired(
             f"{asked}: the provider refused the credentials (HTTP {status}). "
             "Check the API key in the worker's environment, and that it may use this model"
         )
-    said = _quoted(_message(error.body))
+    said = _quoted(_message(body))
     if isinstance(error, ModelQuotaExceededError):
         return UserActionRequired(f"{asked}: the account's quota is used up (HTTP {status}): {said}")
     if status == 404:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
 from watchbill.agents.importing import hiding, suggest
+from watchbill.agents.model_errors import ErrorInside, error_inside
 from watchbill.errors import Problem, UserActionRequired
 
 TEST: Final = "test"
@@ -94,8 +96,29 @@ def _provider(name: str, base_url: str | None) -> Provider[Any]:
         _providers.pop(old, None)
     shared = _providers.setdefault(loop, {})
     if (name, base_url) not in shared:
-        shared[name, base_url] = _connect(name, base_url)
+        shared[name, base_url] = _watched(_connect(name, base_url))
     return shared[name, base_url]
+
+
+def _watched(provider: Provider[Any]) -> Provider[Any]:
+    """Has its answers looked at before the library reads them."""
+    client = getattr(provider, "_own_http_client", None)  # httpx's; not every provider has one
+    if client is not None:
+        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _look_inside]}
+    return provider
+
+
+async def _look_inside(response: Any) -> None:
+    """Raises ErrorInside: gateways answer with status 200 before they know how it ends."""
+    if response.status_code == 200 and "json" in response.headers.get("content-type", ""):
+        content = await response.aread()
+        if b'"error"' in content:
+            try:
+                body = json.loads(content)
+            except ValueError:
+                return
+            if error_inside(body):
+                raise ErrorInside(body, response.headers)
 
 
 def _connect(name: str, base_url: str | None) -> Provider[Any]:
