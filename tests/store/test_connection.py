@@ -27,9 +27,9 @@ SCRIPTS = {
     for path in resources.files("watchbill.store").joinpath("scripts").iterdir()
     if path.name.endswith(".lua")
 }
-ADDS = {"apply", "move_due", "submit", "submit_run"}
+ADDS = {"apply", "submit", "submit_run"}
 """Scripts that ask for memory: they may be refused when there is none."""
-GIVES_BACK = {"claim", "finish", "hand_back", "leave", "park", "renew", "say", "start", "unpark"}
+GIVES_BACK = {"claim", "finish", "hand_back", "leave", "move_due", "park", "renew", "say", "start", "unpark"}
 QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
 
 # ---------------------------------------------------------------- URLs

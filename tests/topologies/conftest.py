@@ -15,7 +15,8 @@ import servers
 
 # The crews, agents and worker processes are those of the worker tests.
 WORKER = Path(__file__).parent.parent / "worker"
-sys.path += [str(WORKER), str(WORKER / "agents")]
+# bench/ is no part of the package, either.
+sys.path += [str(WORKER), str(WORKER / "agents"), str(WORKER.parent.parent)]
 
 import workshop  # noqa: E402
 

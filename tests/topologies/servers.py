@@ -99,6 +99,7 @@ class Server:
     options: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
     client_options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     tls: Path | None = None
     """A folder with ca.crt, server.crt and server.key: no port is open to others then."""
     process: subprocess.Popen[bytes] | None = None
@@ -131,6 +132,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=_die_with_us,
+                env={**os.environ, **self.environment},
             )
         wait_for(self.answers, what=f"an answer of {command}")
 
@@ -218,9 +220,13 @@ def standalone(
     options: Mapping[str, str] | None = None,
     replicas: int = 0,
     tls: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Store]:
     ports = free_ports(1 + replicas)
-    servers = [Server(binary, folder / str(port), port, DATA | dict(options or {}), tls=tls) for port in ports]
+    servers = [
+        Server(binary, folder / str(port), port, DATA | dict(options or {}), tls=tls, environment=environment or {})
+        for port in ports
+    ]
     store = Store("standalone", f"{scheme(tls)}://{servers[0].address}/0", servers)
     try:
         for server in servers:

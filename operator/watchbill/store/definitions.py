@@ -117,6 +117,12 @@ async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
                 return Current(keys.crew, uid, digest, str(content), born)
 
 
+async def born(client: redis.asyncio.Redis, keys: CrewKeys) -> str:
+    """Since when the store knows the crew; empty where there is none."""
+    with translated():
+        return str(await client.hget(keys.meta, "born") or "")
+
+
 async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
     """For whoever knows the crew as the store had it, since `born`: if the store has lost it meanwhile, and has it
     back, the feed tells of that, once for all who know. False: the crew isn't there."""

@@ -171,6 +171,8 @@ class Queue:
         self.client = client
         self.keys = keys
         self.uid = uid
+        self._fence = 0
+        """The highest that we were given: a store that went back in time may not know it any more."""
 
     # ------------------------------------------------------------ submitting
 
@@ -252,7 +254,7 @@ class Queue:
         """Renews the lease and takes at most `slots` tasks, of which the first `begin` are begun with that, where
         their payload comes along. `number` grows by one with each claim of an incarnation; a claim sent again under
         its number gets the same tasks."""
-        args = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over)]
+        args = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over), self._fence]
         return self._claim(await self._call("claim", self.keys.fixed, args))
 
     async def claim_at_bell(
@@ -260,7 +262,7 @@ class Queue:
     ) -> tuple[Claim, redis.exceptions.RedisError | None]:
         """Waits for the bell, or for so long; then claims, and begins what it gets. In one trip: the claim stands
         behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
-        args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over)]
+        args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over), self._fence]
         with translated():
             wait = ("BLPOP", self.keys.bell, timeout_seconds)
             heard, reply = await wait_and_run_script(self.client, wait, "claim", self.keys.fixed, args)
@@ -309,7 +311,7 @@ class Queue:
         """
         of = self.keys
         keys = list(of.fixed)
-        args: list[Any] = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over)]
+        args: list[Any] = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over), self._fence]
         args += (len(begun), len(told), len(finished))
         for task in begun:
             args += (task.id, task.fence)
@@ -332,17 +334,18 @@ class Queue:
         reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
-    async def recover(self, finished: Sequence[Finished]) -> list[Transition]:
-        """Writes results of tasks that the store has lost, once it has the crew back. `stale`: it isn't lost,
-        or has been submitted again since, so the task will be done again."""
+    async def recover(self, finished: Sequence[Finished], born: str) -> list[Transition]:
+        """Writes results of tasks that the store has lost, once it has the crew back. `born`: since when the store knew
+        the crew when they were claimed. `stale`: it isn't lost, or has been submitted again since, so the task will be
+        done again."""
         outcomes: list[Transition] = []
         for start in range(0, len(finished), BATCH):
             batch = finished[start : start + BATCH]
             keys = list(self.keys.fixed)
-            args: list[Any] = [self.uid, len(batch)]
+            args: list[Any] = [self.uid, born, len(batch)]
             for f in batch:
                 keys += (self.keys.task(f.task.id), self.keys.agent_events(f.task.agent))
-                args += (f.task.id, f.task.fence, f.task.agent, f.outcome, f.ttl_ms, f.task.attempt, f.result)
+                args += (f.task.id, f.task.agent, f.outcome, f.ttl_ms, f.task.attempt, f.result)
             outcomes += (await self._call("recover", keys, args))[1:]
         return outcomes
 
@@ -445,6 +448,8 @@ class Queue:
     def _claim(self, reply: Sequence[Any]) -> Claim:
         self._raise(reply[0], "")
         current, flat = reply[3], iter(reply[4])
+        if reply[4]:
+            self._fence = max(self._fence, int(reply[4][1]))  # all of one claim have the same
         tasks = tuple(
             Claimed(
                 task_id,

@@ -38,6 +38,8 @@ class Life:
     name: str
     number: int = 0
     """Of its last claim."""
+    born: str = ""
+    """Since when the store knows the crew, as it was when this life began."""
     jobs: dict[str, Job] = field(default_factory=dict)
     """What runs."""
     held: list[Claimed] = field(default_factory=list)

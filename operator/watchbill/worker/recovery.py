@@ -7,11 +7,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from watchbill.connection import Persist
 from watchbill.store import definitions
-from watchbill.store.queue import Finished, Queue, Transition
+from watchbill.store.queue import Finished, Queue
 from watchbill.worker.life import Life
 
 OUTLAST_SECONDS: Final = 60.0
@@ -60,7 +61,7 @@ class Recovery:
         for former in list(self.formers):
             ended = list(former.finished)
             finished = [f for f in ended if f.result]
-            outcomes: Sequence[Transition] = await self._persist(lambda f=finished: self._queue.recover(f))  # type: ignore[misc]
+            outcomes = await self._persist(partial(self._queue.recover, finished, former.born))
             self._account(finished, outcomes)
             del former.finished[: len(ended)]  # only now: the store may have lost the crew again
             if not former.jobs and not former.finished:

@@ -568,12 +568,15 @@ class Worker:
         uptime = (await self._persist(ask)).get("uptime_in_seconds", 0)
         third = self._lease_ms / 3000
         if uptime < third:
-            self._keeper.wait_before_take_over(third - uptime)
+            # negative where its clock was set back since it started
+            self._keeper.wait_before_take_over(third - max(uptime, 0))
 
     async def _register(self) -> None:
         me = self._me
         me.number = 1
         await self._persist(lambda: self._queue.claim(me.name, 1, 0, lease_ms=self._lease_ms, take_over=False))
+        # Only now: had the store lost the crew before, it would have lost this life, which then claims nothing.
+        me.born = await self._persist(lambda: definitions.born(self._client, self._keys))
         self._keeper.guard(me.name)
         self._registered = True
         self._bell.look = True

@@ -5,14 +5,15 @@
 -- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
 --   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
 -- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
---   over?, how many begin, how many to tell of, how many end; per item that begins, and that is to be told of: id, fence;
+--   over?, highest fence that the worker was given, how many begin, how many to tell of, how many end; per item that begins,
+--   and that is to be told of: id, fence;
 --   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), tokens,
 --   result, message, detail for the dead letter
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
 if bar then return { bar } end
-local inc, begins, tells, n = ARGV[2], tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local at, key = 11, FIXED + 1
+local inc, begins, tells, n = ARGV[2], tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local at, key = 12, FIXED + 1
 
 local function held(from, size, many)
   if many == 0 then return {} end
@@ -159,7 +160,8 @@ if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
 index_ended()
 local slots = tonumber(ARGV[4])
 if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
-local claimed = slots >= 0 and claim(inc, ARGV[3], slots, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1') or {}
+local claimed = slots >= 0 and claim(inc, ARGV[3], slots, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1',
+  tonumber(ARGV[8])) or {}
 settle()
 send_answers()
 return { 'ok', outcomes, claimed }

@@ -1,7 +1,7 @@
 -- Claiming. Needs events, running, streams, leases.
 
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
-local fresh_fence = int(now_us)
+local fresh_fence                -- of all that this claim takes
 
 -- Making a function costs each call, whether it uses it or not. What few calls use is made when it is used.
 
@@ -73,12 +73,11 @@ local function take(inc, class, entry, fields, previous)
     if before.entry ~= entry or before.class ~= class then
       return discard('second entry of a task that is held under another', id, class, entry, fields)
     end
-    h.fence = int(math.max(tonumber(before.fence) + 1, now_us))
     h.attempt = int(tonumber(before.attempt) + (before.started ~= '0' and 1 or 0))   -- a start that came to nothing
     if before.known ~= '0' then h.known = '1' end
     if previous and before.inc ~= RETURNED then former = before.inc end
     hold(id, h)
-    fence, made = h.fence, h.attempt
+    made = h.attempt
     if at_once and before.known == '0' then count(agent, 1) end
   elseif at_once then
     count(agent, 1)
@@ -219,11 +218,11 @@ local function taken_before(packed, inc)
 end
 
 -- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
--- payload travels with them: the others begin with `start`, which gives it.)
+-- payload travels with them: the others begin with `start`, which gives it.) `highest`: of the fences that the worker was given.
 -- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
 -- payload, definition, inputs, ...}, is it to drain?}. Taken over: 0 | 1 | from which dead incarnation. Begun: 0 | 1 | cancel |
 -- interrupt (it isn't to run)
-local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
+local function claim(inc, seq, slots, at_once, lease_ms, may_take_over, highest)
   begin = at_once
   -- Three: it may be among them, and what was handed back.
   local leases, somebody_gone = redis.call('ZRANGE', LEASES, 0, 2, 'WITHSCORES'), false
@@ -241,9 +240,12 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken, 0 } end
   end
 
-  local known = redis.call('HMGET', META, 'def', 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc), 'picks')
+  local known = redis.call('HMGET', META, 'def', 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc), 'picks', 'fence')
   local draining, due = known[2], next_due()
   local room, more = draining and 0 or slots, false
+  -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be forgotten. A
+  -- server that took another's place may have missed the last of them, and hears of those from the workers.
+  fresh_fence = int(math.max(now_us, tonumber(known[4] or '0') + 1, highest + 1))
   if room > 0 then
     if due and due <= now_ms then
       more = move_due(100) == 100
@@ -290,6 +292,7 @@ local function claim(inc, seq, slots, at_once, lease_ms, may_take_over)
     ring()      -- it may have heard the bell in the place of somebody who is to claim
   end
   redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
+  if #ids > 0 then redis.call('HSET', META, 'fence', fresh_fence) end
 
   local again = 2000
   if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy by then

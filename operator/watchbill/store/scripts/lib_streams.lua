@@ -12,6 +12,7 @@ local function put(class, ...)
 end
 
 -- `delayed` is ordered by time; what it holds says all that the stream's entry needs.
+local DELAYED_ATTEMPT = '^[^\31]*\31[^\31]*\31([^\31]*)\31'
 local function delayed_name(id, class, agent, attempt) return agent .. FS .. class .. FS .. attempt .. FS .. id end
 
 local function delay(id, class, agent, attempt, due)

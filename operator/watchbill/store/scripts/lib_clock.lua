@@ -1,0 +1,22 @@
+-- The server's clock, which may go back, as may that of a server that takes another's place. Needs streams.
+
+local AGAIN_MOST = 10000        -- delayed tasks that are looked at when it has
+
+-- What was to last for some time would last for as much longer: leases, and pauses between attempts, come forward by what the
+-- clock went back since this last looked. (Not what is due at a time that somebody named: that is a first attempt.) Renewals
+-- look; before the first of them the last claim counts. Somebody is woken: who waits at the bell waits by this clock, too.
+local function mind_clock()
+  local known = redis.call('HMGET', META, 'clock', 'fence')
+  local back = tonumber(known[1] or (known[2] or 0) / 1000) - now_ms
+  redis.call('HSET', META, 'clock', now)
+  if back <= 0 then return end
+  local leases = redis.call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf', 'WITHSCORES')
+  for i = 1, #leases, 2 do redis.call('ZADD', LEASES, tonumber(leases[i + 1]) - back, leases[i]) end
+  local delayed = redis.call('ZRANGEBYSCORE', DELAYED, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, AGAIN_MOST)
+  for i = 1, #delayed, 2 do
+    if string.match(delayed[i], DELAYED_ATTEMPT) ~= '1' then
+      redis.call('ZADD', DELAYED, tonumber(delayed[i + 1]) - back, delayed[i])
+    end
+  end
+  ring()
+end
