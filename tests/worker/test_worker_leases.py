@@ -18,6 +18,7 @@ from watchbill.errors import Fenced
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker import leases
 from watchbill.worker.leases import LeaseKeeper
+from watchbill.worker.shared_lease import SharedLease
 
 LEASE_MS = 600
 
@@ -56,6 +57,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
     keeper = LeaseKeeper(
         crew.url,
         queue,
+        lease=SharedLease(),
         lease_ms=LEASE_MS,
         stuck_seconds=60,
         describe=lambda: "{}",
@@ -86,6 +88,7 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     keeper = LeaseKeeper(
         crew.url,
         crew.queue,
+        lease=SharedLease(),
         lease_ms=LEASE_MS,
         stuck_seconds=2.0,
         describe=lambda: "{}",
@@ -129,6 +132,7 @@ async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         crew.url,
         crew.queue,
+        lease=SharedLease(),
         lease_ms=60_000,
         stuck_seconds=60.0,
         describe=lambda: "{}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from workshop import Make, agent, until
 from watchbill.agents.sources import Sources
 from watchbill.tasks import TaskResult
 from watchbill.worker import processes
+from watchbill.worker.shared_lease import SharedLease
 
 ONCE = {"max_attempts": 1}
 
@@ -294,7 +296,9 @@ async def test_no_process_outlives_a_worker_that_is_killed(make_crew: Make, what
 
 
 async def test_a_process_ends_with_its_line_where_the_kernel_has_no_signal_for_that() -> None:
-    process = processes._Process(Sources())
+    lease = SharedLease()
+    lease.extend(math.inf)
+    process = processes._Process(Sources(), lease)
     process._socket.close()
     assert await process.ended() == -signal.SIGKILL
     process.close()

@@ -1,14 +1,21 @@
-"""A worker that was stopped for longer than its lease, in the middle of many brief tasks, and wakes."""
+"""A worker that was stopped for longer than its lease, in the middle of what it does, and wakes."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from workshop import Make, until
+import pytest
+from test_worker_processes import lives
+from workshop import Make, agent, until
 
+from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask
 
+PrivateRedis = Callable[[], Awaitable[Any]]
 ROUNDS, TASKS = 4, 600
 
 
@@ -35,3 +42,77 @@ async def test_a_worker_that_wakes_after_its_lease_begins_nothing_that_it_had_cl
         await crew.redis.delete(crew.keys.results)
     assert others == []
     assert await crew.is_idle()
+
+
+@pytest.mark.parametrize(
+    ("where", "kinds"),
+    [
+        ("worker", ["Loop", "Thread", "HiddenInThread"]),
+        ("process", ["Process", "HiddenInProcess", "LoopInProcess"]),
+    ],
+)
+async def test_no_agent_takes_its_first_step_once_its_worker_has_lost_the_lease(
+    make_crew: Make, where: str, kinds: list[str]
+) -> None:
+    """The worker stops when it has handed the tasks over, and before the agents' module is loaded."""
+    agents = [AgentDefinition(agent_id=kind, agent_class=f"late:{kind}", config={"folder": ""}) for kind in kinds]
+    crew = await make_crew(agents)
+    environment = {"LATE": str(crew.folder), "LATE_IN": where}
+    (crew.folder / "whom").write_text("")
+    first = await crew.worker(environment=environment)
+    (crew.folder / "whom").write_text(str(first.pid))
+
+    def importing() -> list[int]:
+        return [int(path.suffix[1:]) for path in crew.folder.glob("importing.*")]
+
+    for kind in kinds:
+        await crew.submit(f"t{kind}", kind)
+    await until(lambda: len(importing()) == (3 if where == "process" else 1))
+    first.signal(signal.SIGSTOP)
+    heir = await crew.worker(environment=environment)
+    assert all(result.success for result in await crew.results(f"t{kind}" for kind in kinds))
+    (crew.folder / "go").touch()
+    if where == "process":
+        await until(lambda: not any(map(lives, importing())), what="the end of its processes, with the lease")
+    first.signal(signal.SIGCONT)
+    await until(lambda: "silent for longer" in first.log)
+    await heir.drain()
+    await crew.submit("next", kinds[0])
+    assert (await crew.result("next")).success, "it works again"
+    assert crew.executions() == {f"t{kind}": 1 for kind in kinds} | {"next": 1}
+
+
+@pytest.mark.parametrize("what", ["spin", "hold_interpreter", "start_another"])
+async def test_a_process_and_what_it_started_end_with_the_lease_of_a_worker_that_was_stopped(
+    make_crew: Make, what: str
+) -> None:
+    crew = await make_crew([agent("a", "Apart")], tasks={"max_attempts": 1})
+    worker = await crew.worker()
+    await crew.submit("t", "a", what)
+    await crew.started("t")
+    if what == "start_another":
+        await until(lambda: crew.notes("other"))
+    pids = [crew.notes()[0]["pid"], *(note["other"] for note in crew.notes("other"))]
+    worker.signal(signal.SIGSTOP)
+    await until(lambda: not any(map(lives, pids)), what="their end")
+    worker.signal(signal.SIGCONT)
+    error = "its process was stopped, because its worker stood still for longer than its lease"
+    assert (await crew.result("t")).error == error
+
+
+async def test_a_process_goes_on_while_the_store_is_away_for_longer_than_the_lease(
+    make_crew: Make, private_redis: PrivateRedis
+) -> None:
+    """Its worker turns, and nobody could take the task over: as agents on the loop and in threads do."""
+    store = await private_redis()
+    crew = await make_crew([agent("a", "Apart")], url=store.url)
+    await crew.worker()
+    await crew.submit("t", "a", "wait")
+    await crew.started("t")
+    store.pause()
+    await asyncio.sleep(3.0)
+    store.resume()
+    crew.open()
+    result = await crew.result("t")
+    assert (result.output, result.attempt) == ("waited", 1)
+    assert crew.executions() == {"t": 1}

@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
 from watchbill.tasks import AgentTask
 from watchbill.worker import failures, outputs
+from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 
 HEADER: Final = struct.Struct("!I")
 _ROLES_KEPT: Final = 64
@@ -46,10 +48,12 @@ def pack(message: str) -> bytes:
 
 
 def main(given: dict[str, Any]) -> None:
-    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `sources`, of code."""
+    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `lease`, its lease; `sources`, of
+    code."""
     faulthandler.enable()  # where a crash in C happened is seen on stderr
     _die_with(given["life"])
-    for ours in (given["line"], given["life"]):  # what an agent starts must not hold it open when we are gone
+    lease = SharedLease(given["lease"])
+    for ours in (given["line"], given["life"], lease.fd):  # what an agent starts must not hold it open when we are gone
         os.set_inheritable(ours, False)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # what an agent prints is seen while it runs, and survives a kill
@@ -74,6 +78,8 @@ def main(given: dict[str, Any]) -> None:
         try:
             runner, tools = role(asked["definition"], asked["agent"])
             context = _context(asked, runner, tools, line)
+            while not lease.holds:  # others may have taken it, and done it: then we are killed
+                time.sleep(LEASE_LOOK_SECONDS)
             try:
                 output = _run(runner, context)
             finally:

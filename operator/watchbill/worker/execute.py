@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from watchbill.worker.processes import Processes
 from watchbill.worker.redact import Redactor
 from watchbill.worker.results import Results
 from watchbill.worker.running import Role, Running
+from watchbill.worker.shared_lease import SharedLease
 
 logger = logging.getLogger("watchbill.agent")
 
@@ -47,12 +49,12 @@ class Executor:
         loader: AgentLoader,
         redact: Redactor,
         on_abandoned: Callable[[], None] = lambda: None,
-        holds: Callable[[], bool] = lambda: True,
+        lease: SharedLease | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),  # noqa: TID251 - shell
         ran: Callable[[str, float], None] = lambda agent, seconds: None,
     ) -> None:
         """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last.
-        `holds` says whether what the worker claimed is surely its own: no agent begins while it isn't. `now` is by the
+        `lease`: no agent begins while it isn't surely the worker's; default: for ever. `now` is by the
         store's clock. `ran` is told how long an agent ran, in seconds."""
         self._client = client
         self._keys = keys
@@ -62,8 +64,10 @@ class Executor:
         self._roles: dict[tuple[str, str], Role] = {}
         self._loading = asyncio.Lock()
         self._abandoned = Abandoned(keys.crew, on_abandoned)
-        self._processes = Processes(loader.sources)
-        self._holds = holds
+        self._lease = lease or SharedLease()
+        if lease is None:
+            self._lease.extend(math.inf)
+        self._processes = Processes(loader.sources, self._lease)
         self._ran = ran
 
     @property
@@ -129,7 +133,7 @@ class Executor:
         except (KeyError, ValueError) as failure:
             over(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
-        return Running(task, role, context, over, self._results, self._abandoned, self._processes, self._holds)
+        return Running(task, role, context, over, self._results, self._abandoned, self._processes, self._lease)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
         """The end of a task that could not begin."""

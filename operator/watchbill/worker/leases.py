@@ -21,6 +21,7 @@ from watchbill.connection import connect_sync
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker import running
+from watchbill.worker.shared_lease import SharedLease
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -42,6 +43,7 @@ class LeaseKeeper:
         url: str,
         queue: Queue,
         *,
+        lease: SharedLease,
         lease_ms: int,
         stuck_seconds: float,
         describe: Callable[[], str],
@@ -50,6 +52,7 @@ class LeaseKeeper:
     ) -> None:
         self._client = connect_sync(url)
         self._queue = queue
+        self._lease = lease
         self._lease_ms = lease_ms
         self._stuck_seconds = stuck_seconds
         self._describe = describe
@@ -62,13 +65,13 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._renewed_at = self._turned_at = time.monotonic()
         self._take_over_from = 0.0
-        self._sure_until = 0.0
         self._looked_at = time.monotonic()
         self._seen_turn = 0.0
         self._blocked = 0.0
         self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
 
     def start(self) -> None:
+        self._lease.begin(self._lease_ms / 1000)
         self._tick()
         self._thread.start()
 
@@ -76,7 +79,7 @@ class LeaseKeeper:
         """From now on, keeps this incarnation alive. It must have claimed once."""
         with self._changing:
             self._renewed_at = time.monotonic()
-            self._sure_until = self._renewed_at + self._lease_ms / 1000
+            self._lease.extend(self._renewed_at + self._lease_ms / 1000)
             self._incarnation = incarnation
 
     async def stop(self) -> None:
@@ -98,13 +101,9 @@ class LeaseKeeper:
         now = time.monotonic()
         return now >= self._take_over_from and now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
 
-    @property
-    def holds(self) -> bool:
-        """Whether the lease is surely ours: else others may have taken what we hold, and have done it."""
-        return time.monotonic() < self._sure_until
-
     def _tick(self) -> None:
         self._turned_at = time.monotonic()
+        self._lease.tick()
         if not self._stop.is_set():
             self._loop.call_later(_TICK_SECONDS, self._tick)
 
@@ -113,13 +112,15 @@ class LeaseKeeper:
         due = time.monotonic() + interval
         while not self._stop.wait(min(_LOOK_SECONDS, interval / 4)):
             self._watch()
+            if not self._is_stuck:
+                self._lease.tick()
             now = time.monotonic()
             if now < due or self._incarnation is None:
                 continue
             due = now + (interval if self._renew(self._incarnation, interval) else min(_LOOK_SECONDS, interval / 4))
 
     def _renew(self, incarnation: str, interval: float) -> bool:
-        if time.monotonic() - self._turned_at > self._stuck_seconds:
+        if self._is_stuck:
             return False
         asked = time.monotonic()
         try:
@@ -144,9 +145,13 @@ class LeaseKeeper:
         self._renewed_at = now
         with self._changing:
             if self._incarnation == incarnation:
-                self._sure_until = asked + self._lease_ms / 1000
+                self._lease.extend(asked + self._lease_ms / 1000)
         self._tell(self._on_renewed, incarnation, renewed)
         return True
+
+    @property
+    def _is_stuck(self) -> bool:
+        return time.monotonic() - self._turned_at > self._stuck_seconds
 
     def _tell(self, what: Callable[[str, T], None], incarnation: str, about: T) -> None:
         try:

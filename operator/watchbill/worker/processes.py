@@ -1,7 +1,8 @@
 """Processes for CPU-heavy agents: each runs one task at a time, is used again, and is killed with a cancelled task.
 
 Plain processes of the same Python, told what to do in JSON over a socket. What they have of the worker is its
-environment, its sys.path and where its output goes. They end with the worker, however it ends.
+environment, its sys.path and where its output goes. They end with the worker, however it ends; and with its lease, if
+it is stopped for longer than that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, TextIO
@@ -25,9 +27,11 @@ from watchbill.records import CrewDefinition
 from watchbill.tasks import Usage
 from watchbill.worker.child import HEADER, pack
 from watchbill.worker.failures import AgentFailed, Failed, describe
+from watchbill.worker.shared_lease import SharedLease
 
 _CODE: Final = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    "from watchbill.worker.shared_lease import start_watch; start_watch(given); "
     "from watchbill.worker.child import main; main(given)"
 )
 _LOOK_SECONDS: Final = 0.005
@@ -60,8 +64,9 @@ class _Gone(Exception):
 class Processes:
     """The processes of one worker: as many as run at once, at most."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, lease: SharedLease) -> None:
         self._sources = sources
+        self._lease = lease
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
@@ -94,7 +99,7 @@ class Processes:
     def _taken(self) -> _Process:
         if self._idle:
             return self._idle.pop()
-        process = _Process(self._sources)
+        process = _Process(self._sources, self._lease)
         self._all.add(process)
         return process
 
@@ -107,7 +112,8 @@ class Processes:
 
 
 class _Process:
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, lease: SharedLease) -> None:
+        self._lease = lease
         self.is_idle = False
         self._is_used = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -118,6 +124,7 @@ class _Process:
             "sources": sources.to_json(),
             "line": line.fileno(),
             "life": life,
+            "lease": lease.fd,
         }
         try:
             self._process = subprocess.Popen(
@@ -125,7 +132,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=_same(sys.stdout),
                 stderr=_same(sys.stderr),
-                pass_fds=(line.fileno(), life),
+                pass_fds=(line.fileno(), life, lease.fd),
                 start_new_session=True,  # Ctrl-C is the worker's to answer; and what the agent starts is killed, too
             )
         except BaseException:
@@ -171,6 +178,7 @@ class _Process:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(sock=self._socket)
         reader, writer = self._streams
+        begun_at = time.monotonic()
         self.is_idle = begun = False
         level = logging.getLogger("watchbill.agent").getEffectiveLevel()
         try:
@@ -185,7 +193,7 @@ class _Process:
         except (ConnectionError, EOFError):
             if self._is_used and not begun:
                 raise _Gone from None
-            raise AgentFailed(await self._died()) from None
+            raise AgentFailed(await self._died(begun_at)) from None
         self.is_idle = self._is_used = True
         if told["usage"] is not None:
             context.report_usage(Usage.model_validate(told["usage"]))
@@ -193,13 +201,15 @@ class _Process:
             raise AgentFailed(Failed(failed["error"], Failure(**failed["judged"]), failed["traceback"]))
         return told["result"]["output"]
 
-    async def _died(self) -> Failed:
+    async def _died(self, begun_at: float) -> Failed:
         """How. It has closed its line, so it has ended, or is about to."""
         code = await self.ended()
         if code is None:
             return Failed("its process closed the line to its worker, and was killed")
         if code >= 0:
             return Failed(f"its process exited with code {code} before the agent returned")
+        if self._lease.ended_at > begun_at:
+            return Failed("its process was stopped, because its worker stood still for longer than its lease")
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         memory = " (out of memory?)" if -code == signal.SIGKILL else ""
         return Failed(f"its process died of {name}{memory} before the agent returned")

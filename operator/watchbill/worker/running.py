@@ -27,12 +27,10 @@ from watchbill.worker.abandoned import CLEAN_UP_SECONDS, Abandoned
 from watchbill.worker.failures import Failed
 from watchbill.worker.processes import Processes
 from watchbill.worker.results import Results
+from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 from watchbill.worker.threads import run_in_thread
 
 logger = logging.getLogger("watchbill.agent")
-
-LEASE_LOOK_SECONDS: Final = 0.02
-"""How often it is looked whether the lease is ours again; whether it is, or is lost, takes a trip to the store."""
 
 _ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
 _ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."
@@ -68,7 +66,7 @@ class Running:
         "_asked_at",
         "_begun",
         "_handle",
-        "_holds",
+        "_lease",
         "_over",
         "_processes",
         "_results",
@@ -89,7 +87,7 @@ class Running:
         results: Results,
         abandoned: Abandoned,
         processes: Processes,
-        holds: Callable[[], bool],
+        lease: SharedLease,
     ) -> None:
         self.task = task
         self.role = role
@@ -98,7 +96,7 @@ class Running:
         self._results = results
         self._abandoned = abandoned
         self._processes = processes
-        self._holds = holds
+        self._lease = lease
         self._why: Literal["timed out", "cancelled", "interrupted"] | None = None
         self._asked_at: float | None = None
         loop = asyncio.get_running_loop()
@@ -172,7 +170,7 @@ class Running:
         """Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
         this is cancelled soon."""
         runner, context = self.role.runner, self.context
-        while not self._holds():  # noqa: ASYNC110 - a thread knows, and an event would cost each task
+        while not self._lease.holds:  # noqa: ASYNC110 - a thread knows, and an event would cost each task
             await asyncio.sleep(LEASE_LOOK_SECONDS)
         try:
             if runner.in_process:
@@ -192,7 +190,7 @@ class Running:
         runner, context = self.role.runner, self.context
 
         def run() -> Any:
-            if not self._holds():
+            if self._asked_at is not None or not self._lease.holds:
                 raise _Unsure
             return runner.run(context)
 
@@ -201,6 +199,8 @@ class Running:
                 output = await run_in_thread(run)
                 break
             except _Unsure:
+                if self._asked_at is not None:  # which the wait for a thread doesn't tell
+                    raise asyncio.CancelledError from None
                 await asyncio.sleep(LEASE_LOOK_SECONDS)
         if inspect.isawaitable(output):  # a decorator may hide that it is async
             if self._asked_at is not None:

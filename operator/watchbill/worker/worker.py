@@ -40,6 +40,7 @@ from watchbill.worker.life import Life
 from watchbill.worker.recovery import Recovery
 from watchbill.worker.redact import Redactor
 from watchbill.worker.reports import Reports
+from watchbill.worker.shared_lease import SharedLease
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -85,13 +86,14 @@ class Worker:
         self._redact = redact or Redactor(os.environ)
         self._recycle = recycle
         self._counts = Counts(keys.crew)
+        self._lease = SharedLease()
         self._executor = execute.Executor(
             client,
             keys,
             loader,
             self._redact,
             self._on_abandoned,
-            lambda: self._keeper.holds,
+            self._lease,
             self._store_time,
             self._counts.ran,
         )
@@ -165,6 +167,7 @@ class Worker:
         self._keeper = LeaseKeeper(
             self._url,
             self._queue,
+            lease=self._lease,
             lease_ms=self._lease_ms,
             stuck_seconds=STUCK_SECONDS,
             describe=self._describe,

@@ -603,6 +603,11 @@ class Apart:
         while True:
             pass
 
+    def wait(self, context: Any, _: str) -> str:
+        while not is_open(self.folder, context):
+            time.sleep(0.01)
+        return "waited"
+
     def hold_interpreter(self, *_: Any) -> None:
         """In C code that never lets another thread run."""
         re.match(r"(a+)+$", "a" * 64 + "b")

@@ -1,0 +1,105 @@
+"""How long a worker's lease is surely its own, in memory that the processes of its agents read, too.
+
+So they needn't ask a worker that was stopped, and can't answer. Standard library only: read before all else in them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final
+
+LEASE_LOOK_SECONDS: Final = 0.02
+"""How often it is looked whether the lease is ours again; whether it is, or is lost, takes a trip to the store."""
+_DOUBLE: Final = struct.Struct("d")
+_SURE_UNTIL, _TICKED, _STILL, _ENDED = range(0, 4 * _DOUBLE.size, _DOUBLE.size)
+_STILL_SECONDS: Final = 1.0
+_LONGEST_SLEEP_SECONDS: Final = 60.0
+
+
+class SharedLease:
+    """All times are of the monotonic clock, which the processes of a machine share."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        """`fd`: another process's, as `fd` of its own names it."""
+        if fd is None:
+            fd = _memory()
+            weakref.finalize(self, os.close, fd)
+        self.fd = fd
+        self._memory = mmap.mmap(fd, mmap.PAGESIZE)
+
+    def begin(self, lease_seconds: float) -> None:
+        """Of a keeper that begins to renew."""
+        self._write(_STILL, max(lease_seconds / 3, _STILL_SECONDS))
+        self.tick()
+
+    def extend(self, until: float) -> None:
+        """The lease is surely ours until then."""
+        self._write(_SURE_UNTIL, until)
+
+    def tick(self) -> None:
+        """The worker isn't frozen."""
+        self._write(_TICKED, time.monotonic())
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lease is surely ours: else others may have taken what we hold, and have done it."""
+        return time.monotonic() < self._read(_SURE_UNTIL)
+
+    @property
+    def ends(self) -> float:
+        """When who works under it must stop, unless this is put off: its end, of a worker that was frozen. One that
+        turns and can't reach the store decides by itself; so this is later, then."""
+        return max(self._read(_SURE_UNTIL), self._read(_TICKED) + self._read(_STILL))
+
+    @property
+    def ended_at(self) -> float:
+        """When processes were last stopped for it; 0: never."""
+        return self._read(_ENDED)
+
+    def watch(self) -> None:
+        """Kills this process's group when the lease ends, and so its own process with it."""
+        while (left := self.ends - time.monotonic()) > 0:
+            time.sleep(min(left, _LONGEST_SLEEP_SECONDS))
+        self._write(_ENDED, time.monotonic())
+        os.killpg(0, signal.SIGKILL)
+
+    def _read(self, place: int) -> float:
+        value: float = _DOUBLE.unpack_from(self._memory, place)[0]
+        return value
+
+    def _write(self, place: int, value: float) -> None:
+        _DOUBLE.pack_into(self._memory, place, value)
+
+
+def start_watch(given: Mapping[str, Any]) -> None:
+    """Has a process of its own watch over this one's group: no thread could, while C code holds the interpreter. It is
+    nobody's child, so that nobody here waits for it."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    try:
+        if os.fork() == 0:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            for ours in (given["line"], given["life"]):  # which tell the worker of our end, and us of its
+                os.close(ours)
+            SharedLease(given["lease"]).watch()
+    finally:
+        os._exit(0)
+
+
+def _memory() -> int:
+    """A file of one page that has no name."""
+    if hasattr(os, "memfd_create"):  # not on macOS
+        fd = os.memfd_create("watchbill-lease")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, mmap.PAGESIZE)
+    return fd
