@@ -4,10 +4,10 @@
     python -m bench.chaos --short      1,000 tasks within a minute
 
 Workers (`python -m watchbill.worker`) and clients reach the store through a TCP proxy that resets connections, cuts
-requests and answers in the middle, delays and stalls; workers are killed (kill -9), stopped for longer than their
-lease, and terminated; the store (AOF, `appendfsync always`) is killed and restarted. Work is single tasks, tasks for
-later and runs of three steps, some of which fail and are tried again, or fail for good. docs/bench.md says what is
-checked.
+requests and answers in the middle, delays, stalls, and swallows everything for a while; workers are killed (kill -9),
+stopped for longer than their lease, and terminated; the store (AOF, `appendfsync always`) is killed and restarted, and
+has no memory left. Work is single tasks, tasks for later and runs of three steps, some of which fail and are tried
+again, or fail for good; agents run on the loop, in threads and in processes. docs/bench.md says what is checked.
 
 The seed is printed: the same one gives the same work and the same faults, though not the same moments. Exits with 1
 when something was lost, doubled, wrong or left over, or when nothing bad ever happened.
@@ -57,8 +57,8 @@ FAULT_EVERY_SECONDS: Final = 1.0
 TROUBLE_EVERY_SECONDS: Final = 0.25
 SHOWN: Final = 20
 BAD: Final = (
-    *("kill", "stop", "terminate", "restart the store"),
-    *("reset", "cut request", "cut reply", "delay", "stall", "blip"),
+    *dict.fromkeys(chaos_faults.FAULTS),
+    *("reset", "cut request", "cut reply", "delay", "stall", "blip", "hole"),
 )
 
 
@@ -264,6 +264,7 @@ async def _evidence(
         left=await chaos_check.left_over(direct, KEYS),
         hits=torment.hits,
         logs={worker.pid: worker.log.read_text(errors="replace") for worker in torment.workers},
+        fenced=await chaos_check.read_fenced(direct, KEYS),
     )
 
 

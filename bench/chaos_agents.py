@@ -19,6 +19,8 @@ from watchbill.agents.context import Context
 
 _ledger = os.open(os.environ["CHAOS_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 _seed = os.environ["CHAOS_SEED"]
+_parent = os.getppid()
+"""Of an agent in a process of its own: its worker. It is what is killed, and stopped."""
 
 
 class Hopeless(Exception):
@@ -49,26 +51,39 @@ def work_in_thread(context: Context) -> dict[str, Any]:
     return _end(context, todo)
 
 
-def _begin(context: Context) -> dict[str, Any]:
-    _note("begun", context)
+def work_in_process(context: Context) -> dict[str, Any]:
+    """The same in a process, which is killed with its worker."""
+    todo = _begin(context, _parent)
+    if todo["says"]:
+        context.emit_sync(f"attempt {context.attempt} of {context.task.task_id}")
+    time.sleep(todo["seconds"])
+    return _end(context, todo, _parent)
+
+
+work_in_process.runs_in = "process"  # type: ignore[attr-defined]
+
+
+def _begin(context: Context, pid: int = 0) -> dict[str, Any]:
+    _note("begun", context, pid)
     return dict(json.loads(context.task.prompt))
 
 
-def _end(context: Context, todo: dict[str, Any]) -> dict[str, Any]:
+def _end(context: Context, todo: dict[str, Any], pid: int = 0) -> dict[str, Any]:
     name = context.agent.agent_id
     if todo["hopeless"] == name:
-        _note("refused", context)
+        _note("refused", context, pid)
         raise Hopeless("it will never work")
     chance = random.Random(f"{_seed}/{context.task.task_id}/{context.attempt}").random()
     if context.attempt <= FAILS_AT_MOST and chance < FAILS:
-        _note("failed", context)
+        _note("failed", context, pid)
         raise OSError("something was away")
-    _note("returned", context)
+    _note("returned", context, pid)
     before = [output["value"] for output in context.outputs.values()]
     value = value_of(name, todo["number"], before)
     return {"value": value, "attempt": context.attempt, "fence": context.fence, "pad": "r" * todo["bytes"]}
 
 
-def _note(what: str, context: Context) -> None:
-    line = (what, context.task.task_id, context.attempt, context.fence, os.getpid(), time.monotonic(), time.time())
+def _note(what: str, context: Context, pid: int = 0) -> None:
+    pid = pid or os.getpid()
+    line = (what, context.task.task_id, context.attempt, context.fence, pid, time.monotonic(), time.time())
     os.write(_ledger, " ".join(map(str, line)).encode() + b"\n")

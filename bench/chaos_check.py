@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import redis.asyncio
 from bench.chaos_work import End, Work, ends, state
 
 from watchbill.names import WORKERS_GROUP, CrewKeys
+from watchbill.worker import incarnations
 
 KEPT: Final = ("meta", "def:", "task:", "run:", "ids", "results", "events", "fenced", "tasks:", "bell")
 """What a crew that has nothing to do, and no workers, may have in the store."""
@@ -75,11 +77,8 @@ class Evidence:
     hits: Mapping[int, Sequence[float]]
     """Process → when something was done to it."""
     logs: Mapping[int, str]
-
-    @property
-    def fenced(self) -> set[int]:
-        """Processes that were taken for dead, and lived to learn it."""
-        return {pid for pid, log in self.logs.items() if "silent for longer than its lease" in log}
+    fenced: Mapping[int, float]
+    """Process → when the store first took it for dead, in s of the wall clock."""
 
 
 def read_ledger(path: Path) -> list[Beginning]:
@@ -127,6 +126,15 @@ async def read_store(
                     packed[0], int(packed[5]), int(packed[6]), int(packed[8]) / 1000, result
                 )
     return stored, states, [fields for _, fields in await client.xrange(keys.results)]
+
+
+async def read_fenced(client: redis.asyncio.Redis, keys: CrewKeys) -> dict[int, float]:
+    """Process → when the store first took it for dead."""
+    fenced: dict[int, float] = {}
+    for incarnation, at_ms in await client.zrange(keys.fenced, 0, -1, withscores=True):
+        pid = int(incarnations.worker(incarnation).rpartition("-")[2])
+        fenced[pid] = min(fenced.get(pid, math.inf), at_ms / 1000)
+    return fenced
 
 
 async def left_over(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
@@ -265,7 +273,7 @@ def _explained(one: Beginning, following: Beginning, evidence: Evidence) -> bool
     if one.ends == ["failed"] and following.attempt > one.attempt:
         return True
     hit = any(at <= following.at for at in evidence.hits.get(one.pid, ()))
-    return hit or one.pid in evidence.fenced
+    return hit or evidence.fenced.get(one.pid, math.inf) <= following.wall + SAME_MOMENT_SECONDS
 
 
 def figures(evidence: Evidence) -> dict[str, int]:

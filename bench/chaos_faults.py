@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import redis.asyncio
 from bench import processes
 from bench.environments import ROOT
 from bench.processes import Broken
 
 from watchbill import embedded
 
-FAULTS: Final = ("kill", "kill", "kill", "stop", "stop", "terminate", "terminate", "restart the store")
+FAULTS: Final = (
+    *("kill", "kill", "kill", "stop", "stop", "terminate", "terminate"),
+    *("restart the store", "fill the store's memory"),
+)
 """Each of these in turn, in an order that the seed shuffles anew each time."""
 GOOD_ENDS: Final = (0, -signal.SIGKILL, -signal.SIGTERM)
 """By SIGTERM itself ends who was still starting, and so had claimed nothing."""
@@ -33,6 +37,8 @@ START_SECONDS: Final = 20.0
 GRACE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = (0.0, 2.5)
 """How long the store stays away."""
+FULL_SECONDS: Final = (0.3, 2.0)
+"""How long it takes no new data."""
 
 
 class Store:
@@ -61,6 +67,11 @@ class Store:
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
+
+    async def limit_memory(self, limit: str) -> None:
+        """Sets maxmemory; "0" is no limit."""
+        async with redis.asyncio.Redis.from_url(self.url) as client:
+            await client.config_set("maxmemory", limit)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -134,6 +145,12 @@ class Torment:
             await self.store.start()
             self.did[fault] += 1
             return
+        if fault == "fill the store's memory":
+            await self.store.limit_memory("1mb")
+            await asyncio.sleep(self.chance.uniform(*FULL_SECONDS))
+            await self.store.limit_memory("0")
+            self.did[fault] += 1
+            return
         victim = self.chance.choice([w for w in self.serving if not (w.stopped and fault == "stop")])
         self.did[fault] += 1
         self.hits[victim.pid].append(time.monotonic())
@@ -161,6 +178,7 @@ class Torment:
             with suppress(ProcessLookupError):
                 await self.store.kill()
             await self.store.start()
+        await self.store.limit_memory("0")
 
     def check(self) -> None:
         """Raises Broken when a worker has ended that nobody killed, or in another way than it should."""

@@ -11,6 +11,8 @@ cut reply       the client gets a part of the answer, or nothing of it, then bot
 delay           what is sent next, in one direction, comes late
 stall           neither side hears the other, for longer; then what was held back arrives, even if the client has gone
 blip            all connections are reset
+hole            for a while, what is sent on any connection goes nowhere, and nobody is told: as behind a dead router.
+                Connections of that time never come to life again
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import random
 import socket
 import struct
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import Final
 
-KINDS: Final = ("reset", "cut request", "cut reply", "delay", "delay", "delay", "stall", "blip")
+_OFTEN: Final = ("reset", "cut request", "cut reply", "delay", "delay", "delay", "stall", "blip")
+KINDS: Final = (*_OFTEN * 3, "hole")
 """Each of these in turn, in an order that the seed shuffles anew each time."""
 DELAY_SECONDS: Final = (0.02, 0.8)
 STALL_FROM_SECONDS: Final = 1.0
@@ -46,6 +50,7 @@ class Connection:
         self._server = server
         self._clear = asyncio.Event()
         self._clear.set()
+        self._lost = False
 
     def reset(self) -> None:
         with suppress(OSError):
@@ -61,6 +66,10 @@ class Connection:
         await asyncio.sleep(seconds)
         self._clear.set()
 
+    def lose(self) -> None:
+        """From now on, what either side sends goes nowhere."""
+        self._lost = True
+
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: str) -> None:
         """Passes on what comes one way. What was read before the source ended still arrives, however late."""
         while data := await source.read(CHUNK):
@@ -74,6 +83,8 @@ class Connection:
                 self._proxy.did[what] += 1
                 await asyncio.sleep(self._proxy.chance.uniform(*DELAY_SECONDS))
             await self._clear.wait()
+            if self._lost:
+                continue
             sink.write(data)
             await sink.drain()
 
@@ -90,6 +101,7 @@ class Proxy:
         self.due: dict[str, str] = {}
         """Direction (request | reply) → what happens to the next bytes that way, on whichever connection."""
         self.connections: dict[int, Connection] = {}
+        self._hole_until = 0.0
         self._number = 0
         self._background: set[asyncio.Task[None]] = set()
 
@@ -99,10 +111,15 @@ class Proxy:
         except OSError:  # no server: as if we weren't there
             client_out.transport.abort()
             return
+        self.did["connections"] += 1
         self._number += 1
         number = self._number
+        if time.monotonic() < self._hole_until:
+            await _swallow(client_in)
+            server_out.transport.abort()
+            client_out.transport.abort()
+            return
         mine = self.connections[number] = Connection(self, client_out, server_out)
-        self.did["connections"] += 1
         requests = asyncio.create_task(mine.pump(client_in, server_out, "request"))
         replies = asyncio.create_task(mine.pump(server_in, client_out, "reply"))
         try:
@@ -115,6 +132,10 @@ class Proxy:
             for pump in (requests, replies):
                 pump.cancel()
             await asyncio.gather(requests, replies, return_exceptions=True)
+
+    def end_hole(self) -> None:
+        """New connections work again."""
+        self._hole_until = 0.0
 
     async def trouble(self) -> None:
         kinds: list[str] = []
@@ -134,6 +155,11 @@ class Proxy:
             self.did[kind] += 1
             for each in list(self.connections.values()):
                 each.reset()
+        elif kind == "hole":
+            self.did[kind] += 1
+            self._hole_until = time.monotonic() + self.chance.uniform(STALL_FROM_SECONDS, self._longest_stall)
+            for each in list(self.connections.values()):
+                each.lose()
         elif kind == "stall":
             self.did[kind] += 1
             seconds = self.chance.uniform(STALL_FROM_SECONDS, self._longest_stall)
@@ -146,6 +172,12 @@ class Proxy:
             self.due[kind.removeprefix("cut ")] = kind
 
 
+async def _swallow(source: asyncio.StreamReader) -> None:
+    with suppress(ConnectionError):
+        while await source.read(CHUNK):
+            pass
+
+
 async def main(upstream: str, seed: str, every: float, longest_stall: float) -> None:
     proxy = Proxy(upstream, seed, every, longest_stall)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
@@ -155,6 +187,7 @@ async def main(upstream: str, seed: str, every: float, longest_stall: float) -> 
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while await orders.readline():
         troubling.cancel()
+        proxy.end_hole()
         proxy.due.clear()
         print(json.dumps(proxy.did), flush=True)
     server.close()

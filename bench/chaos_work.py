@@ -12,8 +12,10 @@ from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, Ta
 from watchbill.tasks import AgentTask, Priority
 
 CREW: Final = "chaos"
-AGENTS: Final = {"one": "work", "two": "work_in_thread", "three": "work"}
+AGENTS: Final = {"one": "work", "two": "work_in_thread", "three": "work_in_process"}
 """Name and function of each; a run is all of them, one after the other."""
+OFTEN: Final = {"one": 55, "two": 40, "three": 5}
+"""How often each is asked alone: starting a process takes long."""
 FAILS: Final = 0.15
 """How likely an attempt fails, up to the FAILS_AT_MOST-th."""
 FAILS_AT_MOST: Final = 5
@@ -96,7 +98,7 @@ def _piece(number: int, lease: float, chance: random.Random) -> Work:
         seconds = chance.uniform(0.2, 0.8)
     else:
         seconds = chance.choice([0.0, chance.uniform(0.001, 0.05), chance.uniform(0.02, 0.3)])
-    agent = "" if is_run else chance.choice(list(AGENTS))
+    agent = "" if is_run else chance.choices(list(OFTEN), list(OFTEN.values()))[0]
     hopeless = chance.choice(list(AGENTS)) if chance.random() < 0.02 else ""
     prompt = {
         "number": number,

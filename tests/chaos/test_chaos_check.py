@@ -63,6 +63,7 @@ def good() -> Evidence:
         left=[],
         hits={PID: [1.5]},
         logs={},
+        fenced={},
     )
 
 
@@ -132,3 +133,11 @@ def test_who_was_stopped_may_wake_on_the_first_step_of_one_task() -> None:
     assert judge(WORK, evidence) == []
     evidence.ledger.insert(0, Beginning(TASK, 1, 8, PID, 5.0, 5.0))
     assert any("process 1 began task, task when" in wrong for wrong in judge(WORK, evidence))
+
+
+def test_who_was_taken_for_dead_may_be_followed_by_another_from_then_on() -> None:
+    evidence = good()
+    evidence.hits, evidence.fenced = {}, {PID: 1.9}
+    assert judge(WORK, evidence) == []
+    evidence.fenced = {PID: 2.1}
+    assert any("nothing had happened to that process" in wrong for wrong in judge(WORK, evidence))
