@@ -50,7 +50,7 @@ class Connection:
         self._server = server
         self._clear = asyncio.Event()
         self._clear.set()
-        self._lost = False
+        self.is_lost = False
 
     def reset(self) -> None:
         with suppress(OSError):
@@ -68,7 +68,7 @@ class Connection:
 
     def lose(self) -> None:
         """From now on, what either side sends goes nowhere."""
-        self._lost = True
+        self.is_lost = True
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: str) -> None:
         """Passes on what comes one way. What was read before the source ended still arrives, however late."""
@@ -83,7 +83,7 @@ class Connection:
                 self._proxy.did[what] += 1
                 await asyncio.sleep(self._proxy.chance.uniform(*DELAY_SECONDS))
             await self._clear.wait()
-            if self._lost:
+            if self.is_lost:
                 continue
             sink.write(data)
             await sink.drain()
@@ -114,12 +114,9 @@ class Proxy:
         self.did["connections"] += 1
         self._number += 1
         number = self._number
-        if time.monotonic() < self._hole_until:
-            await _swallow(client_in)
-            server_out.transport.abort()
-            client_out.transport.abort()
-            return
         mine = self.connections[number] = Connection(self, client_out, server_out)
+        if time.monotonic() < self._hole_until:
+            mine.lose()
         requests = asyncio.create_task(mine.pump(client_in, server_out, "request"))
         replies = asyncio.create_task(mine.pump(server_in, client_out, "reply"))
         try:
@@ -134,8 +131,10 @@ class Proxy:
             await asyncio.gather(requests, replies, return_exceptions=True)
 
     def end_hole(self) -> None:
-        """New connections work again."""
+        """New connections work again, and the router, which is back, knows nothing of the old ones."""
         self._hole_until = 0.0
+        for each in [one for one in self.connections.values() if one.is_lost]:
+            each.reset()
 
     async def trouble(self) -> None:
         kinds: list[str] = []
@@ -170,12 +169,6 @@ class Proxy:
             self.due[self.chance.choice(["request", "reply"])] = kind
         else:
             self.due[kind.removeprefix("cut ")] = kind
-
-
-async def _swallow(source: asyncio.StreamReader) -> None:
-    with suppress(ConnectionError):
-        while await source.read(CHUNK):
-            pass
 
 
 async def main(upstream: str, seed: str, every: float, longest_stall: float) -> None:

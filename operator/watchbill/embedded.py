@@ -145,12 +145,8 @@ class EmbeddedStore:
 
     async def close(self) -> None:
         """Let the store go, and stop its server if it is ours: gracefully, or by force after 5 s."""
-        if self._taking_over is not None:
-            self._taking_over.cancel()
-            await asyncio.wait([self._taking_over])
-        if self._guarding is not None:  # made by the take-over, so after it
-            self._guarding.cancel()
-            await asyncio.wait([self._guarding])
+        await _end(self._taking_over)
+        await _end(self._guarding)  # made by the take-over, so after it
         try:
             await self._stop()
         finally:
@@ -315,6 +311,12 @@ class EmbeddedStore:
                 processes[0].send_signal(signal.SIGTERM)
             await asyncio.sleep(POLL_SECONDS)
         self._socket.unlink(missing_ok=True)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None and not task.done():  # done, too, if it was another event loop's, which has ended
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def find_server() -> Path:

