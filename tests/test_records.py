@@ -349,12 +349,12 @@ def test_what_a_crew_can_not_say_is_named_field_by_field() -> None:
 )
 def test_a_bound_of_the_api_is_named_by_its_field(change: dict[str, Any], path: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        to_crew(definition(**change), "team")
+        to_crew(definition(model="openai:any", **change), "team")
     assert [problem.path for problem in caught.value.problems] == [path]
 
 
 def test_relations_by_effective_name_become_relations_by_name() -> None:
     agents = [{"agent_id": "a", "name": "a"}, {"agent_id": "b"}]
-    crew = to_crew(definition(agents=agents, **relations(("a", ["b"]))), "team")
+    crew = to_crew(definition(model="openai:any", agents=agents, **relations(("a", ["b"]))), "team")
     assert crew.spec.flow_relations == [api.FlowRelation(source=["a"], target=["b"])]
     assert crew.metadata.namespace == "team"

@@ -424,6 +424,15 @@ def test_an_agent_that_nothing_could_run() -> None:
     assert read(text.replace("- name: researcher", "- {name: researcher, model: m}"))
 
 
+@pytest.mark.parametrize("name", ["LLMAgent", "watchbill.agents.llm:LLMAgent"])
+def test_an_llm_agent_without_a_model(name: str) -> None:
+    text = CREW.replace("- name: writer", f"- name: writer\n      class: {name}")
+    assert read(text)
+    problem = only(text.replace("  model: openai:gpt-5-mini\n", "").replace("name: researcher", "{name: r, class: C}"))
+    assert problem.path == "spec.agents[1].model"
+    assert "'writer' is an LLMAgent and has no model" in problem.reason
+
+
 def test_relations_mean_nothing_in_another_mode() -> None:
     relations = "  flowRelations: [{source: [researcher], target: [writer]}]\n"
     problem = only(CREW + relations)
@@ -450,6 +459,14 @@ def test_bounds_of_lists_and_maps() -> None:
 def test_an_address_that_is_none() -> None:
     problem = only(CREW + "      baseURL: localhost:8000\n")
     assert (problem.path, problem.fix) == ("spec.agents[1].baseURL", "Begin it with http:// or https://.")
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
+    problem = only(CREW + "      baseURL: https://me:pass-word@127.0.0.1/v1\n")
+    assert problem.path == "spec.agents[1].baseURL"
+    assert "environment" in problem.fix
+    assert "pass-word" not in str(problem)
+    assert read(CREW + "      baseURL: https://127.0.0.1/@v1\n")
 
 
 def test_an_entry_of_a_map_that_is_not_text() -> None:

@@ -87,6 +87,9 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
     "100 agents": crew({"spec.agents": [{"name": name, "class": "EchoAgent"} for name in TEAM]}),
     "a model for all": crew({"spec.model": "m", "spec.agents[0].class": ABSENT, "spec.agents[1].class": ""}),
     "a model of its own": crew({f"{_AGENT}class": ABSENT, f"{_AGENT}model": "m"}),
+    "an LLMAgent with the crew's model": crew({f"{_AGENT}class": "LLMAgent", "spec.model": "m"}),
+    "an LLMAgent with a model of its own": crew({f"{_AGENT}class": "LLMAgent", f"{_AGENT}model": "m"}),
+    "an address with @ behind the host": crew({f"{_AGENT}baseURL": "http://x/@y?a@b#c@d"}),
     "a class and a model": crew({f"{_AGENT}model": "m", "spec.model": "m2"}),
     "what may be empty is empty": crew(
         {

@@ -228,6 +228,22 @@ TEXTS: Final = [
         server="spec.agents",
         says="neither a class nor a model",
     ),
+    *(
+        Refused(
+            f"an agent of class {name} without a model",
+            crew({f"{_A}class": name}),
+            f"{_A}model",
+            server="spec.agents",
+            says="is an LLMAgent and has no model",
+        )
+        for name in ("LLMAgent", "watchbill.agents.llm:LLMAgent")
+    ),
+    *(
+        Refused(
+            f"a key in the address {_short(url)}", crew({f"{_A}baseURL": url}), f"{_A}baseURL", says="user or password"
+        )
+        for url in ("https://me:secret@127.0.0.1/v1", "http://key@x", "http://@x", "http://a:b@c@d?e")
+    ),
 ]
 
 LISTS: Final = [

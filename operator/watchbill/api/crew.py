@@ -6,6 +6,7 @@ side: for Python (with the place of every finding) and for the API server (CEL).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
@@ -38,8 +39,14 @@ RELATIONS_MAX: Final = 200
 ENDS_MAX: Final = 16
 TOOLS_MAX: Final = 100
 
+LLM_AGENT: Final = ("LLMAgent", "watchbill.agents.llm:LLMAgent")
+"""The names of the class that is nothing without a model."""
+
 NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
 """Until a status is written, tools that wait for a resource must not take it for done."""
+
+
+_WITH_USER: Final = "^[^/]*//[^/?#]*@"
 
 
 class Agent(Strict):
@@ -50,6 +57,13 @@ class Agent(Strict):
             "x-kubernetes-validations": [
                 bytes_rule("systemPrompt", TEMPLATE_MAX_BYTES),
                 bytes_rule("prompt", TEMPLATE_MAX_BYTES),
+                {
+                    # not a pattern: what fails one is quoted
+                    "rule": f"!has(self.baseURL) || !self.baseURL.matches('{_WITH_USER}')",
+                    "message": "baseURL has a user or password in it. Remove it: the key belongs into the workers' "
+                    "environment",
+                    "fieldPath": ".baseURL",
+                },
             ]
         }
     )
@@ -72,7 +86,8 @@ class Agent(Strict):
         alias="baseURL",
         max_length=2048,
         pattern="^(https?://.*)?$",
-        description="A server that speaks the provider's protocol, http(s)://. Default: the provider's own.",
+        description="A server that speaks the provider's protocol, http(s)://, without a user or password. "
+        "Default: the provider's own.",
     )
     system_prompt: Template = Field(default="", description="What the agent is told about itself before every step.")
     prompt: Template = Field(
@@ -95,6 +110,14 @@ class Agent(Strict):
     timeout_seconds: int | None = Field(
         default=None, ge=1, le=604_800, description="Seconds one step of it may take. Default: tasks.timeoutSeconds."
     )
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Agent:
+        if re.match(_WITH_USER, self.base_url):
+            reason = "baseURL has a user or password in it, which whoever may read the crew would see"
+            fix = "Remove it: the key belongs into the workers' environment."
+            raise_findings(type(self), [Finding(("baseURL",), reason, fix)])
+        return self
 
 
 Ends = Annotated[list[AgentName], AGENT_NAME_HINT]
@@ -290,6 +313,13 @@ class CrewSpec(Strict):
                     "fieldPath": ".agents",
                 },
                 {
+                    "rule": "(has(self.model) && self.model != '') || self.agents.all(a, "
+                    f"(has(a.model) && a.model != '') || !has(a.class) || !(a.class in {list(LLM_AGENT)}))",
+                    "message": "an agent is an LLMAgent and has no model. Give it a model (its own, or spec.model for "
+                    "all agents)",
+                    "fieldPath": ".agents",
+                },
+                {
                     "rule": "self.executionMode == 'flow' || !has(self.flowRelations) || size(self.flowRelations) == 0",
                     "message": "flowRelations mean something in executionMode flow only. Set executionMode: flow, "
                     "or remove flowRelations",
@@ -350,7 +380,14 @@ class CrewSpec(Strict):
 
     def _idle_agents(self) -> Iterator[Finding]:
         for i, agent in enumerate(self.agents):
-            if not (agent.agent_class or agent.model or self.model):
+            if agent.model or self.model:
+                continue
+            if agent.agent_class in LLM_AGENT:
+                reason = f"agent {agent.name!r} is an LLMAgent and has no model"
+                yield Finding(
+                    ("agents", i, "model"), reason, "Give it a model (its own, or spec.model for all agents)."
+                )
+            elif not agent.agent_class:
                 reason = f"agent {agent.name!r} has neither a class nor a model, so nothing could run it"
                 fix = "Give it a class, or a model (its own, or spec.model for all agents)."
                 yield Finding(("agents", i, "class"), reason, fix)
