@@ -156,6 +156,7 @@ class TaskResult(BaseModel):
     success: bool
     output: Any = None
     error: str | None = None
+    traceback: str | None = Field(None, description="Of the exception that ended it: its last 16,000 characters.")
     execution_time_ms: float = 0.0
     metadata: dict[str, Any] = Field(default_factory=dict)
     usage: Usage | None = None

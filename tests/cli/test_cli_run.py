@@ -109,8 +109,32 @@ def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret
 
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: second: ValueError: no luck with [redacted SOME_PASSWORD]" in done.stderr
-    assert "third" in done.stderr.splitlines()[-1]
+    assert "third" in done.stderr.splitlines()[-2]
     assert "Traceback" not in done.stderr
+    where = r"\(cli_agents.py:\d+, in run\)"
+    assert re.search(rf"second dead \S+ ValueError: no luck with \[redacted SOME_PASSWORD\] {where}", done.stderr)
+    shown, replay = re.fullmatch(r"all of it: (.*); to try it again: (.*)", done.stderr.splitlines()[-1]).groups()
+    assert replay.endswith(f" dead replay unlucky {shown.split()[-1]}")
+    letter = subprocess.run(["bash", "-c", shown], cwd=shell.folder, env=shell.env, capture_output=True, text=True)
+    assert "Traceback (most recent call last)" in letter.stdout, letter.stderr
+    run_id = shown.split()[-1].partition("/")[0]
+    status = shell.run("status", "unlucky", run_id).stderr
+    assert re.search(rf"^second: ValueError: no luck with .* {where}\nall of it: .* dead show", status)
+    (step,) = (
+        s for s in json.loads(shell.run("status", "unlucky", run_id, "-o", "json").stdout)["steps"] if s["error"]
+    )
+    assert (step["name"], "cli_agents.py" in step["error"]) == ("second", True)
+
+
+def test_without_a_store_that_is_kept_the_traceback_is_printed_and_in_the_result(shell) -> None:
+    (shell.folder / "crew.yaml").write_text(DIES)
+    secret = {"SOME_PASSWORD": "correct-horse"}
+    done = shell.run("run", "crew.yaml", "x", "--ephemeral", env=secret)
+    assert re.search(r'Traceback .*\n(.*\n)*.*cli_agents.py", line \d+, in run', done.stderr)
+    assert "dead show" not in done.stderr
+    data = shell.run("run", "crew.yaml", "x", "--ephemeral", "-o", "json", env=secret)
+    assert "Traceback (most recent call last)" in json.loads(data.stdout)["steps"]["second"]["traceback"]
+    assert "correct-horse" not in done.stderr + data.stdout
     assert "correct-horse" not in done.stderr
 
 

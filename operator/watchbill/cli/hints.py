@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from watchbill.cli import output
+from watchbill.tasks import TaskResult
 
 if TYPE_CHECKING:
     from watchbill.cli.stores import Place
@@ -59,16 +61,27 @@ class Next:
     def replay(self, *letters: str) -> str:
         return self._command("dead", "replay", self.crew, *letters)
 
-    def dead(self, letter: str) -> str:
-        return self._command("dead", "show", self.crew, letter)
+    def say_of_crash(self, ended: Result, letters: Sequence[str]) -> None:
+        """Where no person looks on: one line that names the traceback; or itself, where nothing is kept."""
+        if not letters:
+            return
+        if self.place.url is None and self.place.folder is None:
+            failed = ended if isinstance(ended, TaskResult) else ended.steps.get(letters[0].partition("/")[2])
+            output.say(((failed and failed.traceback) or "").rstrip())
+        else:
+            shown = self._command("dead", "show", self.crew, letters[0])
+            output.say(f"all of it: {shown}; to try it again: {self.replay(letters[0])}")
 
-    def say(self, task_id: str, ended: Result) -> None:
+    def say(self, task_id: str, ended: Result, letters: Sequence[str]) -> None:
         """Prints what to try, where the store is kept."""
         lines: list[tuple[str, str]] = []
         if self.place.url is not None or self.place.folder is not None:
             lines.append((self.result(task_id, "--output", "yaml"), "what each step returned"))
             run = () if self.agent else ("--run", task_id)
             lines.append((self._command("events", self.crew, *run), "what happened"))
+            for letter in letters[:1]:
+                lines.append((self._command("dead", "show", self.crew, letter), "the traceback, and what it was asked"))
+                lines.append((self.replay(letter), "to try it again, once what is wrong is mended"))
         if self.model and self.repeatable and ended.success:
             with_model = shlex.join([*program(), *sys.argv[1:], "--model", MODEL])
             lines.append((with_model, "with a model; it needs OPENAI_API_KEY"))

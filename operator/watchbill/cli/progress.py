@@ -110,6 +110,8 @@ class _Run:
             await self._look_unless(name, TaskState.RUNNING, *TERMINAL)
         elif event.event_type in (EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED):
             self._ended.add(name)
+            if event.event_type is EventType.TASK_FAILED:
+                self._shown.failed(name, event.message)
             await self._look_unless(name, *TERMINAL)
         self._show()
 
@@ -189,6 +191,8 @@ class _Task:
             "tokens": result.usage.total_tokens if result.usage else 0,
         }
         self._step = self._step.model_copy(update=change)
+        if not result.success and not result.cancelled:
+            self._shown.failed(self._step.name, result.error or "")
         self._show(RunState(self._step.state.value))
 
     def _show(self, state: RunState) -> None:

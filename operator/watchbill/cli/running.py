@@ -16,7 +16,7 @@ from watchbill.cli import failures, hints, output, progress, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
-from watchbill.client import Client
+from watchbill.client import Client, Result
 from watchbill.connection import connected
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.names import split_step_id
@@ -24,7 +24,7 @@ from watchbill.records import from_crew
 from watchbill.service import AgentService, Manifests
 from watchbill.store import runs
 from watchbill.store.events import BEGINNING
-from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskResult, TaskState
 
 T = TypeVar("T")
 
@@ -95,8 +95,12 @@ async def once(asked: Asked, signals: Signals) -> int:
 
                     said = await progress.messages(client, crew, task_id)
                     picture.write(asked.svg, await client.status(crew, task_id), said, ended)
-                if asked.form is Output.TEXT and sys.stderr.isatty():
-                    asked.next.say(task_id, ended)
+                if asked.form is Output.TEXT:
+                    letters = [] if ended.success else await _dead(client, crew, ended)
+                    if not (asked.place.url or asked.place.folder) or not sys.stderr.isatty():
+                        asked.next.say_of_crash(ended, letters)
+                    if sys.stderr.isatty():
+                        asked.next.say(task_id, ended, letters)
                 return code
 
 
@@ -262,6 +266,16 @@ async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
                     ways.insert(0, asked.next.apply())
                 return f"Run {step[0]} has failed. To go on with it: {', '.join(ways)}. Or give a prompt to start anew."
     return ""
+
+
+async def _dead(client: Client, crew: str, ended: Result) -> list[str]:
+    """Of what has failed, that of which there are dead letters."""
+    with suppress(WatchbillError):
+        if isinstance(ended, TaskResult):
+            return [ended.task_id] if await client.state(crew, ended.task_id) is TaskState.DEAD else []
+        steps = (await client.status(crew, ended.run_id)).steps
+        return [f"{ended.run_id}/{step.name}" for step in steps if step.state is TaskState.DEAD]
+    return []
 
 
 def _where(asked: Asked, task_id: str) -> str:

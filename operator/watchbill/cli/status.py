@@ -136,7 +136,9 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
     from watchbill.errors import NotFound
 
     try:
-        _run(await client.status(crew, work_id), form)
+        run = await client.status(crew, work_id)
+        errors = await _errors(client, crew, run)
+        _run(run, errors, form)
     except NotFound:  # a task of its own, or a step
         now = await client.state(crew, work_id)
         if form is not Output.TEXT:
@@ -145,11 +147,24 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
             output.table(("TASK", "STATE"), [(work_id, now.value)])
 
 
-def _run(run: RunStatus, form: Output) -> None:
+async def _errors(client: Client, crew: str, run: RunStatus) -> dict[str, str]:
+    """Why steps of it have failed."""
+    from watchbill.tasks import TaskState
+
+    failed = [step.name for step in run.steps if step.state in (TaskState.FAILED, TaskState.DEAD)][:SHOWN]
+    results = [await client.result(crew, f"{run.run_id}/{name}") for name in failed]
+    return {name: ended.error or "" for name, ended in zip(failed, results, strict=True) if ended is not None}
+
+
+def _run(run: RunStatus, errors: dict[str, str], form: Output) -> None:
     from watchbill.cli.steps import elapsed
+    from watchbill.tasks import TaskState
 
     if form is not Output.TEXT:
-        output.write(run.model_dump(mode="json"), form)
+        shown = run.model_dump(mode="json")
+        for step in shown["steps"]:
+            step["error"] = errors.get(step["name"])
+        output.write(shown, form)
         return
     output.table(("RUN", "STATE", "SUBMITTED"), [(run.run_id, run.state.value, f"{run.submitted_at:%F %T} UTC")])
     output.blank()
@@ -158,3 +173,9 @@ def _run(run: RunStatus, form: Output) -> None:
         for s in run.steps
     ]
     output.table(("STEP", "STATE", "TIME", "TOKENS", "ATTEMPT", "AFTER"), rows)
+    for name, error in errors.items():
+        output.say(f"{name}: {(error.splitlines() or [''])[0]}")
+    dead = [s.name for s in run.steps if s.state is TaskState.DEAD]
+    for name in dead[:1]:
+        letter = f"{run.crew} {run.run_id}/{name}"
+        output.say(f"all of it: watchbill dead show {letter}; to try it again: watchbill dead replay {letter}")

@@ -48,6 +48,9 @@ class View(Protocol):
     def said(self, step: str, at: datetime, message: str) -> None:
         """An agent said something while it ran."""
 
+    def failed(self, step: str, error: str) -> None:
+        """Why a step has failed for good."""
+
 
 @dataclass
 class Picture:
@@ -61,6 +64,9 @@ class Picture:
 
     def said(self, step: str, at: datetime, message: str) -> None:
         self.messages[step] = message
+
+    def failed(self, step: str, error: str) -> None:
+        self.messages[step] = error
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.status is None:
@@ -130,6 +136,7 @@ class LiveTree:
         self._picture = Picture()
         self.update = self._picture.update
         self.said = self._picture.said
+        self.failed = self._picture.failed
         self._live = Live(self._picture, console=Console(stderr=True), refresh_per_second=8)
 
     def __enter__(self) -> LiveTree:
@@ -147,6 +154,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._seen: dict[str, TaskState] = {}
+        self._errors: dict[str, str] = {}
         self._announced = False
         self._over = False
 
@@ -179,7 +187,12 @@ class Lines:
             parts.append(elapsed(step))
         if step.tokens:
             parts.append(output.many(step.tokens, "token"))
+        if step.state in (TaskState.FAILED, TaskState.DEAD):
+            parts += self._errors.get(step.name, "").strip().splitlines()[:1]
         output.say(" ".join(part for part in parts if part))
+
+    def failed(self, step: str, error: str) -> None:
+        self._errors[step] = error
 
     def said(self, step: str, at: datetime, message: str) -> None:
         output.say(f"{output.clock(at)} {step}: {message}")

@@ -15,6 +15,7 @@ from watchbill.errors import GiveUp, NotWorthRetrying, RetryLater, ToolError, Us
 from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
 from watchbill.plan.retry_after import attribute
+from watchbill.worker import places
 
 _HOPELESS: Final = (
     UserActionRequired,
@@ -58,7 +59,7 @@ def failed(error: BaseException, now: datetime) -> Failed:
     if isinstance(error, AgentFailed):
         return error.failed
     text = "".join(traceback.format_exception(error))
-    return Failed(describe(error), judge(error, now), text[-_TEXT_MAX:])
+    return Failed(places.marked(describe(error), error), judge(error, now), text[-_TEXT_MAX:])
 
 
 def describe(error: BaseException) -> str:

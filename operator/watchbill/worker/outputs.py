@@ -26,6 +26,7 @@ def as_json(
     success: bool,
     output: Any = None,
     error: str | None = None,
+    traceback: str | None = None,
     seconds: float = 0.0,
     usage: Usage | None = None,
     attempt: int = 1,
@@ -45,6 +46,8 @@ def as_json(
         "attempt": attempt,
         "completed_at": completed_at,
     }
+    if traceback:
+        result["traceback"] = traceback
     try:
         text = to_json(result, inf_nan_mode="null")
         if len(text) > RESULT_MAX_BYTES:

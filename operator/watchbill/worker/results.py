@@ -67,9 +67,19 @@ class Results:
         if wait is not None:
             return self._again(task, failure.error, wait)
         if failure.judged.given_up:
-            return self._finished(task, "failed", policy, error=failure.error, usage=usage, seconds=seconds)
+            return self._finished(
+                task,
+                "failed",
+                policy,
+                error=failure.error,
+                trace=failure.traceback and what,
+                usage=usage,
+                seconds=seconds,
+            )
         self._mourn(task, failure.error)
-        finished = self._finished(task, "dead", policy, error=failure.error, usage=usage, seconds=seconds)
+        finished = self._finished(
+            task, "dead", policy, error=failure.error, trace=failure.traceback and what, usage=usage, seconds=seconds
+        )
         return replace(finished, detail=what)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str) -> Finished:
@@ -106,6 +116,7 @@ class Results:
         *,
         output: Any = None,
         error: str | None = None,
+        trace: str = "",
         usage: Usage | None = None,
         seconds: float = 0.0,
     ) -> Finished:
@@ -117,6 +128,7 @@ class Results:
             success=outcome == "completed",
             output=output,
             error=error,
+            traceback=trace or None,
             seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
             attempt=task.attempt,
