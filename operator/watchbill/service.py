@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -32,7 +31,6 @@ from watchbill.store import definitions, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
 from watchbill.worker.incarnations import ended_here
-from watchbill.worker.redact import Redactor
 from watchbill.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -186,7 +184,6 @@ class AgentService:
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
         self._watch = watch
-        self._redact = Redactor(os.environ)
         self._workers: list[tuple[Worker, asyncio.Task[None]]] = []
         self._scheduler: Scheduler | None = None
         self._queues: dict[str, Queue] = {}
@@ -242,7 +239,6 @@ class AgentService:
             loader,
             concurrency=self._concurrency,
             grace_seconds=self._grace_seconds,
-            redact=self._redact,
         )
         self._workers.append((worker, asyncio.create_task(worker.run(), name=f"worker {keys.crew}")))
 

@@ -5,8 +5,15 @@ Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import TypeVar
+
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from watchbill import logs
+from watchbill.errors import InvalidInput, Problem
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseSettings):
@@ -47,8 +54,42 @@ class Settings(BaseSettings):
         description="Installed modules and packages, with all in them, that crews may name as agents and tools, "
         "separated by commas; besides Watchbill's own, entry points and the crew's folders.",
     )
-    log_level: str = Field(default="WARNING", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = Field(
+        default="WARNING",
+        description="DEBUG, INFO, WARNING or ERROR: which lines are logged on stderr. On the command line -v, -vv and "
+        "-q say more and less than this.",
+    )
+    secret_names: str = Field(
+        default="",
+        description="Names of variables whose values are secrets though no word of theirs says so, separated by "
+        "commas, with * for any letters; -NAME takes one out. The first that fits decides: STAGE_*_PIN,-SORT_KEY.",
+    )
+
+    @field_validator("log_level")
+    @classmethod
+    def _known(cls, level: str) -> str:
+        if level.upper() not in logs.LEVELS:
+            raise ValueError(f"it is none of {', '.join(logs.LEVELS)}")
+        return level.upper()
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:
         return tuple(filter(None, (module.strip() for module in self.allow_modules.split(","))))
+
+
+def read(kind: type[S]) -> S:
+    """The settings of that kind. Raises InvalidInput, which names the variables and shows no password."""
+    try:
+        return kind()
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors(include_url=False):
+            field = str(detail["loc"][0])
+            variable = f"{kind.model_config['env_prefix']}{field}".upper()
+            example = (kind.model_fields[field].examples or [""])[0]
+            if detail["type"] == "missing":
+                problems.append(Problem(f"{variable} is missing", f"Set it to {example}."))
+            else:
+                reason = f"{detail['input']!r} can't be used: {detail['msg'].removeprefix('Value error, ')}"
+                problems.append(Problem(reason, f"Set it to {example}." if example else "Correct it.", path=variable))
+        raise InvalidInput(problems) from None

@@ -18,7 +18,6 @@ from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, ModelH
 from watchbill import testing
 from watchbill.agents import AgentLoader, aclose_clients, model_errors, providers
 from watchbill.agents.calculator import calculator
-from watchbill.agents.model_errors import redacted
 from watchbill.errors import (
     NotWorthRetrying,
     RetryAfter,
@@ -475,13 +474,7 @@ async def test_no_tools_error_contains_a_key(monkeypatch: pytest.MonkeyPatch) ->
 
     async with FakeModel([ToolCall("search", {"query": "x"})]) as model:
         error = await failure(context=testing.context(tools={"search": search}), base_url=model.base_url)
-    assert str(error) == "tool 'search' failed: RuntimeError: refused: ***"
-
-
-@pytest.mark.pure
-def test_only_secrets_are_blotted_out() -> None:
-    environment = {"A_KEY": "abcdef123", "DEBUG_TOKENS": "1", "HOME": "/home/me"}
-    assert redacted("1 abcdef123 in /home/me", environment) == "1 *** in /home/me"
+    assert str(error) == "tool 'search' failed: RuntimeError: refused: [redacted SEARCH_TOKEN]"
 
 
 async def test_a_password_in_the_address_is_not_shown() -> None:

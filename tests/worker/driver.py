@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -16,9 +15,9 @@ from typing import Any
 
 import uvloop
 
+from watchbill import logs
 from watchbill.service import AgentService
 from watchbill.worker import parked
-from watchbill.worker.redact import RedactingFormatter, Redactor
 
 
 async def main(options: dict[str, Any]) -> None:
@@ -53,7 +52,5 @@ async def main(options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter(Redactor(os.environ), "%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logs.set_up("INFO", logs.Handler(formatter=logs.Formatter("%(levelname)s %(who)s: %(message)s")))
     uvloop.run(main(json.loads(sys.argv[1])))

@@ -65,8 +65,8 @@ async def test_an_abandoned_agent_holds_its_slot_until_it_really_ends(make_crew:
         await crew.submit(name, name)
     assert {result.error for result in await crew.results(["deaf", "thread"])} == {"timed out after 1 s"}
     await until(lambda: abandoned(worker, crew, 2), what="the gauge")
-    assert worker.log.count("WARNING watchbill.agent: agent 'deaf' with task deaf still runs") == 1
-    assert worker.log.count("WARNING watchbill.agent: agent 'thread' with task thread still runs") == 1
+    assert worker.log.count("WARNING watchbill.worker: agent 'deaf' with task deaf still runs") == 1
+    assert worker.log.count("WARNING watchbill.worker: agent 'thread' with task thread still runs") == 1
 
     for task in names("t", 3):
         await crew.submit(task, "b")

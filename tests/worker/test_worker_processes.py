@@ -129,8 +129,8 @@ async def test_what_it_logs_is_logged_by_its_worker_without_secrets(make_crew: M
     crew = await make_crew({"a": "Apart"})
     worker = await crew.worker(environment={"A_SECRET_TOKEN": "hunter2-hunter2"})
     assert await output_of(crew, "t", "a", "log") == "logged"
-    assert "WARNING watchbill.agent: logged by a: [redacted A_SECRET_TOKEN]\n" in worker.log
-    assert "ERROR watchbill.agent: with its traceback\nTraceback" in worker.log
+    assert f"WARNING agent {crew.keys.crew}/a task=t: logged by a: [redacted A_SECRET_TOKEN]\n" in worker.log
+    assert f"ERROR agent {crew.keys.crew}/a task=t: with its traceback\n    Traceback" in worker.log
     assert worker.log.count("ValueError: caught\n") == 1
     assert "not worth telling" not in worker.log
     assert "hunter2" not in worker.log

@@ -73,8 +73,8 @@ async def test_what_is_not_worth_another_try_ends_at_once_and_may_be_tried_again
     assert await crew.ends() == {("hopeless", "failed"): 1, ("bug", "dead"): 1}
     (letter,) = await crew.dead()
     assert (letter["id"], letter["error"].rstrip().endswith("TypeError: a fault of the code")) == ("bug", True)
-    assert "WARNING watchbill.agent: task bug of " in worker.log
-    assert "WARNING watchbill.agent: task hopeless of " not in worker.log
+    assert "WARNING watchbill.worker: task bug of " in worker.log
+    assert "WARNING watchbill.worker: task hopeless of " not in worker.log
 
 
 async def test_an_agent_says_after_how_long_it_is_to_be_tried_again(make_crew: Make) -> None:

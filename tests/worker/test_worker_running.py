@@ -17,7 +17,6 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask, TaskResult
 from watchbill.worker.execute import Executor
-from watchbill.worker.redact import Redactor
 from watchbill.worker.running import Running
 
 
@@ -71,9 +70,7 @@ def enter(make_crew: Make) -> Enter:
     @asynccontextmanager
     async def made(agents: Mapping[str, str] | list[Any], **tasks: Any) -> AsyncIterator[Room]:
         crew = await make_crew(agents, tasks=tasks)
-        executor = Executor(
-            crew.redis, crew.keys, AgentLoader([AGENTS]), Redactor({}), lambda: room.told.append(executor.overdue)
-        )
+        executor = Executor(crew.redis, crew.keys, AgentLoader([AGENTS]), lambda: room.told.append(executor.overdue))
         room = Room(crew, executor)
         try:
             yield room

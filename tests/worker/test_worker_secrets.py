@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,29 @@ import pytest
 import redis.asyncio
 from workshop import Crew, Make, Process, agent, until
 
-from watchbill.worker.redact import Redactor
-
 SECRETS = {
     "OPENAI_API_KEY": "sk-proj-Zx81hKqPplain",
     "GITHUB_TOKEN": "ghp_0123456789abcdefLMNO",
     "DB_PASSWORD": "pass word+with/odd$chars",
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCY",
     "GOOGLE_CREDENTIALS": '{"private_key": "-----BEGIN KEY-----\nMIIEvgIBADAN\n-----END KEY-----"}',
+    "SMTP_PASS": "7-cHars",
+    "MYSQL_PWD": "mYsQl-pWd-1",
+    "GITHUB_PAT": "github_pat_11ABCDEFG",
+    "SESSION_COOKIE": "sid=c00k1e-c00k1e",
+    "SLACK_WEBHOOK_URL": "https://hooks.invalid/services/T0/B0/wEbHoOk1",
     "TLS_PRIVATE_KEY": "-----BEGIN PRIVATE KEY-----\nMIIBVgIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n",
 }
 IN_URLS = {
     "WATCHBILL_REDIS_URL": ("redis://worker:rEdIs-PaSs-1@redis.invalid:6379/0", "rEdIs-PaSs-1"),
-    "DATABASE_URL": ("postgresql://app:pG_pAsS_22@db.invalid/app", "pG_pAsS_22"),
+    "DATABASE_URL": ("postgresql://app:pG_p@s/S_22@db.invalid/app", "pG_p@s/S_22"),
+    "CACHE_URL": ("redis://cache.invalid/0?sentinel_password=cAcHe-PaSs", "cAcHe-PaSs"),
+    "STORAGE": ("AccountName=me;AccountKey=AzUrE0123456789==;X=1", "AzUrE0123456789=="),
     "WATCHBILL_WEBHOOK_TOKEN": ("whsec_5551234567890", "whsec_5551234567890"),
 }
 ENVIRONMENT = SECRETS | {name: url for name, (url, _) in IN_URLS.items()}
 FORBIDDEN = [
-    *(SECRETS[name] for name in ("OPENAI_API_KEY", "GITHUB_TOKEN", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY")),
+    *(secret for secret in SECRETS.values() if "\n" not in secret),
     "MIIEvgIBADAN",
     "MIIBVgIBADANBgkq",
     "hkiG9w0BAQEFAASC",
@@ -57,14 +62,14 @@ async def everything_in(client: redis.asyncio.Redis) -> AsyncIterator[str]:
                 raise AssertionError(f"{key} is a {other}")
 
 
-async def assert_nothing_leaked(crew: Crew, worker: Process, data: Path) -> None:
+async def assert_nothing_leaked(crew: Crew, worker: Process, data: Path, secrets: Sequence[str] = FORBIDDEN) -> None:
     texts = {"the store": "\n".join([text async for text in everything_in(crew.redis)])}
     texts["stdout"], texts["stderr"] = worker.said, worker.log
     for file in data.rglob("*"):
         if file.is_file():
             texts[file.name] = file.read_bytes().decode(errors="replace")
     assert any(".aof" in name for name in texts), "what was in the store for a moment only is in its file"
-    found = {(secret, where) for where, text in texts.items() for secret in FORBIDDEN if secret in text}
+    found = {(secret, where) for where, text in texts.items() for secret in secrets if secret in text}
     assert found == set()
 
 
@@ -83,7 +88,8 @@ async def test_no_secret_gets_out(make_crew: Make, private_redis: Callable[[], A
     # The rest must have got through, or this would prove nothing.
     said = [event.message for event in await crew.events() if event.event_type == "mission_event"]
     assert len(said) == len(ENVIRONMENT) * (len(ENVIRONMENT) + 1)
-    assert any("says GITHUB_TOKEN is [redacted GITHUB_TOKEN]" in message for message in said)
+    if kind != "leak_repr":
+        assert {f"says {name} is [redacted {name}]" for name in SECRETS} <= set(said)
     failed = [event.message for event in await crew.events() if event.event_type == "task_failed"]
     assert sum("failed with" in message for message in failed) == len(results)
     assert len(re.findall("logs ", worker.log)) >= len(said)
@@ -91,14 +97,49 @@ async def test_no_secret_gets_out(make_crew: Make, private_redis: Callable[[], A
     await assert_nothing_leaked(crew, worker, server.folder)
 
 
-@pytest.mark.pure
-def test_a_password_of_a_url_is_kept_back_as_a_driver_tells_it_too() -> None:
-    """In the URL it is quoted; what connects unquotes it, and so does its error."""
-    redact = Redactor({"DATABASE_URL": "postgresql://app:p%40ss%2Fw0rd@db.invalid/app"})
-    told = "no password 'p@ss/w0rd' for app; url postgresql://app:p%40ss%2Fw0rd@db.invalid/app"
-    assert redact(told) == (
-        "no password '[redacted DATABASE_URL]' for app; url postgresql://app:[redacted DATABASE_URL]@db.invalid/app"
-    )
+DOTENV = """
+import os
+
+os.environ["ANTHROPIC_API_KEY"] = "sk-ant-FROMDOTENV-0123456789"  # as load_dotenv() does
+
+
+def tell(context):
+    key = os.environ["ANTHROPIC_API_KEY"]
+    context.emit_sync(f"says {key}")
+    context.logger.warning("logs %s", key)
+    context.logger.warning("logs %d, which is none", key)
+    raise RuntimeError(f"401 Incorrect API key provided: {key}")
+
+
+class Apart:
+    runs_in = "process"
+
+    def run(self, context):
+        tell(context)
+
+
+class OnLoop:
+    async def run(self, context):
+        await context.emit("says " + os.environ["ANTHROPIC_API_KEY"])
+        raise RuntimeError("401 Incorrect API key provided: " + os.environ["ANTHROPIC_API_KEY"])
+"""
+
+
+@pytest.mark.parametrize("kind", ["tell", "OnLoop", "Apart"])
+async def test_a_secret_that_an_agents_module_puts_into_the_environment_is_one(
+    make_crew: Make, private_redis: Callable[[], Awaitable[Any]], tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "dotenv_agents.py").write_text(DOTENV)
+    server = await private_redis()
+    leaky = agent("a", "x", notes=False).model_copy(update={"agent_class": f"dotenv_agents:{kind}"})
+    crew = await make_crew([leaky], url=server.url, tasks={"max_attempts": 1})
+    worker = await crew.worker(folders=(tmp_path,))
+    await crew.submit("t", "a")
+    (result,) = await crew.results(["t"])
+    await worker.drain()
+    assert result.error == "RuntimeError: 401 Incorrect API key provided: [redacted ANTHROPIC_API_KEY]"
+    assert "says [redacted ANTHROPIC_API_KEY]" in [event.message for event in await crew.events()]
+    await assert_nothing_leaked(crew, worker, server.folder, ["sk-ant-FROMDOTENV-0123456789"])
 
 
 async def test_an_agent_that_cannot_be_imported_tells_no_secret_either(

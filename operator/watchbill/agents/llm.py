@@ -28,6 +28,7 @@ from watchbill.agents.tools import Tool
 from watchbill.errors import Problem, ToolError, UserActionRequired, WatchbillError
 from watchbill.plan import retry_after
 from watchbill.records import AgentDefinition
+from watchbill.redaction import redact
 from watchbill.tasks import Usage
 
 __all__ = ["LLMAgent", "LLMConfig", "aclose_clients"]
@@ -165,5 +166,5 @@ class _Tools(FunctionToolset[None]):
             says = [retry_after.attribute(error, told) for told in ("retryable", "retry_after", "response")]
             if isinstance(error, ValueError) and says == [None] * 3:
                 raise ModelRetry(str(error)) from error
-            text = model_errors.redacted(f"{type(error).__name__}: {error}")
+            text = redact(f"{type(error).__name__}: {error}")
             raise ToolError(f"tool {name!r} failed: {text}") from error

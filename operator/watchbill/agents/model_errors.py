@@ -1,13 +1,11 @@
 """What went wrong with a model → an error of ours that says what to do, and never contains a key.
 
-Providers quote what they were sent. So nothing they say about credentials is passed on, the values of secret-looking
-environment variables are blotted out, and the library's own errors are not chained.
+Providers quote what they were sent. So nothing they say about credentials is passed on, secrets are taken out
+(`redaction`), and the library's own errors are not chained.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -33,10 +31,8 @@ from pydantic_ai.messages import ToolReturnPart
 
 from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError
 from watchbill.plan import retry_after
+from watchbill.redaction import redact
 
-_SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_MIN_SECRET: Final = 6
-"""Shorter values (`1`, `true`) are no secrets, and would blot out half of a text."""
 _MAX_QUOTED: Final = 500
 
 _STATUS: Final = {
@@ -106,14 +102,6 @@ def explain(error: Exception, model: str, base_url: str | None, request_limit: i
     return _later(error, f"{asked} gave no answer that can be read: {type(error).__name__}: {said}", now)
 
 
-def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text without the values of environment variables whose names look secret."""
-    for name, value in (os.environ if environment is None else environment).items():
-        if len(value) >= _MIN_SECRET and _SECRET.search(name):
-            text = text.replace(value, "***")
-    return text
-
-
 def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> WatchbillError:
     """An answer that is none, or none that is of use."""
     reason = str(error).partition("\n")[0].partition(". ")[0]  # the rest is for who programs with the library
@@ -177,7 +165,7 @@ def _message(body: Any) -> str:
 
 def _quoted(text: str) -> str:
     """One line of bounded length, without secrets."""
-    line = " ".join(redacted(text).split()).rstrip(".")
+    line = " ".join(redact(text).split()).rstrip(".")
     return line if len(line) <= _MAX_QUOTED else line[:_MAX_QUOTED] + "…"
 
 

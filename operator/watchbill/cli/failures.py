@@ -15,6 +15,7 @@ import typer
 
 from watchbill.cli import output
 from watchbill.errors import InvalidInput, NoStore, RetryLater, StoreUnavailable, UserActionRequired, WatchbillError
+from watchbill.redaction import redact
 
 OK: Final = 0
 FAILED: Final = 1
@@ -81,16 +82,17 @@ def report(error: Exception) -> int:
     """Tells of the error, each problem on a line of its own. Returns the exit code."""
     if isinstance(error, InvalidInput):
         for problem in error.problems:
-            output.say(f"error: {problem}")
+            output.say(f"error: {redact(str(problem))}")
         return USAGE
     if isinstance(error, WatchbillError):
-        output.say(f"error: {error}")
+        output.say(f"error: {redact(str(error))}")
         if isinstance(error, NoStore | StoreUnavailable) or _is_of_redis(error):
             return UNREACHABLE
         return USAGE if isinstance(error, UserActionRequired) else FAILED
     if _is_of_redis(error):
         # Refusals that waiting can't mend: a password, a permission, a server that is too old.
-        output.say(f"error: the store refuses: {error}. Check the URL's user and password; Redis 7.0 is the oldest.")
+        fix = "Check the URL's user and password; Redis 7.0 is the oldest."
+        output.say(f"error: the store refuses: {redact(str(error))}. {fix}")
         return UNREACHABLE
     return _bug(error)
 
@@ -108,9 +110,6 @@ def is_transient(error: BaseException) -> bool:
 def _bug(error: Exception) -> int:
     import traceback
 
-    from watchbill.worker.redact import Redactor
-
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(Redactor(os.environ)(text))
+    output.say(redact("".join(traceback.format_exception(error))).rstrip())
     output.say("error: this is a bug in Watchbill; please report it with the lines above.")
     return BUG

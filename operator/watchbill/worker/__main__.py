@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from watchbill import background
+from watchbill import background, logs
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import connect
-from watchbill.errors import CrewGone, WatchbillError
+from watchbill.errors import CrewGone, InvalidInput, WatchbillError
 from watchbill.names import CrewKeys
-from watchbill.settings import Settings
+from watchbill.redaction import redact
+from watchbill.settings import Settings, read
 from watchbill.store import eviction
+from watchbill.terminal import one_line
 from watchbill.worker.health import HealthServer, observe
-from watchbill.worker.redact import RedactingFormatter, Redactor
 from watchbill.worker.worker import Worker
 
 logger = logging.getLogger("watchbill.worker")
@@ -43,29 +44,26 @@ _ORDERLY_SECONDS: Final = 5.0
 class WorkerSettings(Settings):
     """Settings of a worker process."""
 
-    crew: str = Field(pattern="^[^/]+/[^/]+$", description="The crew to work for: namespace/name.")
+    crew: str = Field(pattern="^[^/]+/[^/]+$", examples=["namespace/name"], description="The crew to work for.")
     folders: str = Field(default="", description="Folders of agents' modules, separated by colons.")
-    redis_url: str = Field(description="The store.")
+    redis_url: str = Field(examples=["the URL of the store"], description="The store.")
 
 
 def main() -> int:
-    redact = Redactor(os.environ)
-    handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter(redact, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     try:
-        settings = WorkerSettings()
-    except ValidationError as error:
-        sys.stderr.write(redact(f"{error}\n"))
+        settings = read(WorkerSettings)
+    except InvalidInput as error:
+        sys.stderr.write("".join(f"error: {one_line(redact(str(problem)))}\n" for problem in error.problems))
         return 2
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
-    return uvloop.run(_end(settings, redact))
+    logs.set_up(settings.log_level)
+    return uvloop.run(_end(settings))
 
 
-async def _end(settings: WorkerSettings, redact: Redactor) -> int:
+async def _end(settings: WorkerSettings) -> int:
     """Works, and says the exit code. From then on the process has a few seconds to end in good order."""
     code = 0
     try:
-        if await _work(settings, redact):
+        if await _work(settings):
             code = RECYCLED
     except CrewGone as error:
         logger.warning("%s", error)
@@ -78,7 +76,7 @@ async def _end(settings: WorkerSettings, redact: Redactor) -> int:
     return code
 
 
-async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
+async def _work(settings: WorkerSettings) -> bool:
     """Whether it is to be started anew."""
     async with AsyncExitStack() as stack:
         client = connect(settings.redis_url)
@@ -93,7 +91,6 @@ async def _work(settings: WorkerSettings, redact: Redactor) -> bool:
             keys,
             loader,
             grace_seconds=settings.grace_seconds,
-            redact=redact,
             recycle=True,
         )
         loop = asyncio.get_running_loop()

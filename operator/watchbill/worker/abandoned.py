@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from watchbill import metrics
 
-logger = logging.getLogger("watchbill.agent")
+logger = logging.getLogger("watchbill.worker")
 
 CLEAN_UP_SECONDS: Final = 1.0
 """How long a cancelled agent may take to clean up before it counts as one that won't."""

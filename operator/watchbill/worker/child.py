@@ -23,16 +23,18 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from watchbill import logs
 from watchbill.agents.context import EMIT_SECONDS, Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
+from watchbill.redaction import redact
 from watchbill.tasks import AgentTask
 from watchbill.worker import failures, outputs
 from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
@@ -125,7 +127,8 @@ def _failed(failure: BaseException) -> dict[str, Any]:
         error = RuntimeError(failures.describe(failure))
         error.__cause__ = failure
         told = failures.failed(error, datetime.now(UTC))  # noqa: TID251 - shell
-    return asdict(told)
+    # Here, as the environment may know more secrets than the worker's: an agent's module has loaded them.
+    return asdict(replace(told, error=redact(told.error), traceback=redact(told.traceback)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,7 +149,6 @@ def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line
         await asyncio.wrap_future(line.say(number, message))
 
     given = asked["context"]
-    extra = {"crew": given["crew"], "agent": asked["agent"], "task": given["task"]["task_id"]}
     return _Context(
         crew=given["crew"],
         agent=runner.agent,
@@ -156,7 +158,7 @@ def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line
         inputs=given["inputs"],
         outputs=given["outputs"],
         tools=tools,
-        logger=logging.LoggerAdapter(logging.getLogger("watchbill.agent"), extra),
+        logger=logs.of_agent(given["crew"], asked["agent"], given["run_id"], given["task"]["task_id"]),
         deadline=datetime.fromisoformat(given["deadline"]) if given["deadline"] else None,
         attempt=given["attempt"],
         fence=given["fence"],
@@ -204,7 +206,7 @@ class _Line:
         has ended: what one has left behind must not speak for another."""
         said: Future[None] = Future()
         known = next(self._ids)
-        data = pack(json.dumps({"kind": "emit", "id": known, "message": message}))
+        data = pack(json.dumps({"kind": "emit", "id": known, "message": redact(message)}))
         with self._sending:
             if task != self.task or not self._runs:
                 raise RuntimeError("its task has ended")
@@ -258,9 +260,10 @@ class _LogHandler(logging.Handler):
                 "kind": "log",
                 "name": record.name,
                 "level": record.levelno,
-                "message": record.getMessage(),
-                "trace": trace,
+                "message": redact(record.getMessage()),
+                "trace": redact(trace) if trace else None,
             }
             self._line.send(json.dumps(told))
         except Exception:
-            self.handleError(record)
+            with suppress(Exception):
+                sys.stderr.write(f"{logs.unwritable(record)}\n")

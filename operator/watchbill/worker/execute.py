@@ -7,7 +7,6 @@ Knows nothing of leases and slots: the worker decides what is run, and stops it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
+from watchbill import logs
 from watchbill.agents.context import Context, Say
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import persist
@@ -28,12 +28,9 @@ from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask
 from watchbill.worker.abandoned import Abandoned
 from watchbill.worker.processes import Processes
-from watchbill.worker.redact import Redactor
 from watchbill.worker.results import Results
 from watchbill.worker.running import Role, Running
 from watchbill.worker.shared_lease import SharedLease
-
-logger = logging.getLogger("watchbill.agent")
 
 _DEFINITIONS_KEPT: Final = 16
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -47,7 +44,6 @@ class Executor:
         client: redis.asyncio.Redis,
         keys: CrewKeys,
         loader: AgentLoader,
-        redact: Redactor,
         on_abandoned: Callable[[], None] = lambda: None,
         lease: SharedLease | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),  # noqa: TID251 - shell
@@ -59,7 +55,7 @@ class Executor:
         self._client = client
         self._keys = keys
         self._loader = loader
-        self._results = Results(keys.crew, redact, now)
+        self._results = Results(keys.crew, now)
         self._definitions: dict[str, CrewDefinition] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._loading = asyncio.Lock()
@@ -190,7 +186,7 @@ class Executor:
             inputs=inputs,
             outputs=outputs,
             tools=role.tools,
-            logger=logging.LoggerAdapter(logger, {"crew": self._keys.crew, "agent": task.agent, "task": task.id}),
+            logger=logs.of_agent(self._keys.crew, task.agent, task.run_id, task.id),
             deadline=datetime.now(UTC) + timedelta(seconds=role.timeout),  # noqa: TID251 - shell
             attempt=task.attempt,
             fence=int(task.fence),

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from watchbill.connection import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
+from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker import results
 from watchbill.worker.counts import Counts
 from watchbill.worker.execute import Executor
 from watchbill.worker.life import Job, Life
-from watchbill.worker.redact import Redactor
 
 logger = logging.getLogger("watchbill.worker")
 
@@ -36,7 +36,6 @@ class Jobs:
         queue: Queue,
         executor: Executor,
         counts: Counts,
-        redact: Redactor,
         persist: Persist,
         *,
         on_change: Callable[[], None],
@@ -48,7 +47,6 @@ class Jobs:
         self._queue = queue
         self._executor = executor
         self._counts = counts
-        self._redact = redact
         self._persist = persist
         self._on_change = on_change
         self._on_over = on_over
@@ -115,7 +113,7 @@ class Jobs:
             await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
             me.untold.pop(job.task.id, None)
         job.said += 1
-        number, text = job.said, self._redact(message)[: results.MESSAGE_MAX]
+        number, text = job.said, redact(message)[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
     def _over(self, me: Life, job: Job, finished: Finished) -> None:

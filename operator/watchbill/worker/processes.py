@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, TextIO
 
+from watchbill import logs
 from watchbill.agents.context import Context
 from watchbill.agents.sources import Sources
 from watchbill.plan.retry import Failure
@@ -106,7 +107,7 @@ class Processes:
     async def _end(self, process: _Process) -> None:
         process.kill()
         while await process.ended() is None:
-            logging.getLogger("watchbill.agent").warning("process %d was killed, and lives on", process.pid)
+            logging.getLogger("watchbill.worker").warning("process %d was killed, and lives on", process.pid)
         process.close()
         self._all.discard(process)
 
@@ -180,7 +181,7 @@ class _Process:
         reader, writer = self._streams
         begun_at = time.monotonic()
         self.is_idle = begun = False
-        level = logging.getLogger("watchbill.agent").getEffectiveLevel()
+        level = logging.getLogger(logs.AGENTS).getEffectiveLevel()
         try:
             await _send(writer, {"kind": "run", "level": level, **request})
             while (told := await _receive(reader))["kind"] != "end":
@@ -240,7 +241,7 @@ async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
 def _log(told: Mapping[str, Any], context: Context) -> None:
     logger = logging.getLogger(told["name"])
     if logger.isEnabledFor(told["level"]):
-        extra = {"crew": context.crew, "agent": context.agent.agent_id, "task": context.task.task_id}
+        extra = logs.about(context.crew, context.agent.agent_id, context.run_id, context.task.task_id)
         record = logger.makeRecord(told["name"], told["level"], "", 0, told["message"], (), None, extra=extra)
         record.exc_text = told["trace"]
         logger.handle(record)

@@ -16,13 +16,13 @@ from typing import Any, Final, Literal
 from watchbill.errors import AgentNotLoadable, NewerRecord
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
+from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import Usage
 from watchbill.worker import failures, outputs
 from watchbill.worker.failures import Failed
-from watchbill.worker.redact import Redactor
 
-logger = logging.getLogger("watchbill.agent")
+logger = logging.getLogger("watchbill.worker")
 
 ERROR_MAX: Final = 16_000
 MESSAGE_MAX: Final = 4000
@@ -34,10 +34,9 @@ STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": 
 class Results:
     """The ends of one crew's tasks."""
 
-    def __init__(self, crew: str, redact: Redactor, now: Callable[[], datetime]) -> None:
+    def __init__(self, crew: str, now: Callable[[], datetime]) -> None:
         """`now` is by the store's clock, as all that the store tells of times: this machine's may be wrong."""
         self._crew = crew
-        self._redact = redact
         self._now = now
 
     def completed(
@@ -146,11 +145,11 @@ class Results:
 
     def _first(self, text: str) -> str:
         """Its beginning, without secrets, and as UTF-8 can say it."""
-        return self._redact(text)[:ERROR_MAX].encode("utf-8", "replace").decode()
+        return redact(text)[:ERROR_MAX].encode("utf-8", "replace").decode()
 
     def _last(self, text: str) -> str:
         """Its end likewise: of a traceback, the frames that matter."""
-        text = self._redact(text).encode("utf-8", "replace").decode()
+        text = redact(text).encode("utf-8", "replace").decode()
         return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
 
 

@@ -30,7 +30,7 @@ from watchbill.worker.results import Results
 from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 from watchbill.worker.threads import run_in_thread
 
-logger = logging.getLogger("watchbill.agent")
+logger = logging.getLogger("watchbill.worker")
 
 _ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
 _ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."

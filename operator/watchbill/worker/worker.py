@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
 from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
+from watchbill.redaction import redact
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
 from watchbill.worker import execute, incarnations, parked, results, retention
@@ -38,7 +38,6 @@ from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
 from watchbill.worker.leases import LeaseKeeper
 from watchbill.worker.life import Life
 from watchbill.worker.recovery import Recovery
-from watchbill.worker.redact import Redactor
 from watchbill.worker.reports import Reports
 from watchbill.worker.shared_lease import SharedLease
 
@@ -72,7 +71,6 @@ class Worker:
         *,
         concurrency: int | None = None,
         grace_seconds: float = 30.0,
-        redact: Redactor | None = None,
         recycle: bool = False,
     ) -> None:
         """`client` is shared with nobody that blocks; `concurrency` default: the crew's. `recycle`: this process is
@@ -83,7 +81,6 @@ class Worker:
         self._loader = loader
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
-        self._redact = redact or Redactor(os.environ)
         self._recycle = recycle
         self._counts = Counts(keys.crew)
         self._lease = SharedLease()
@@ -91,7 +88,6 @@ class Worker:
             client,
             keys,
             loader,
-            self._redact,
             self._on_abandoned,
             self._lease,
             self._store_time,
@@ -154,7 +150,6 @@ class Worker:
             self._queue,
             self._executor,
             self._counts,
-            self._redact,
             self._persist,
             on_change=self._wake.set,
             on_over=self._on_over,
@@ -410,7 +405,7 @@ class Worker:
         parked, me.unloadable = me.unloadable, []
         for task, reason in parked:
             logger.warning("%s", reason)
-            await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], self._redact(r)))  # type: ignore[misc]
+            await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], redact(r)))  # type: ignore[misc]
         self._parked.set()
 
     async def _wait(self, me: Life) -> None:
