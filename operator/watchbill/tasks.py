@@ -12,6 +12,12 @@ PROMPT_MAX_BYTES: Final = 256 * 1024
 """A prompt above this is refused; larger text travels as an input."""
 INPUT_MAX_BYTES: Final = 16 * 1024 * 1024
 """An input above this is refused; larger data belongs into a store of its own, with a reference here."""
+INPUTS_MAX: Final = 1000
+"""Inputs of one task or run."""
+INPUTS_MAX_BYTES: Final = 64 * 1024 * 1024
+"""All inputs of one task or run: they travel in one call, which must end within its time."""
+LABEL_MAX_BYTES: Final = 512
+"""A user_id, a session_id, a dedupe_key."""
 METADATA_MAX_ENTRIES: Final = 64
 METADATA_MAX_BYTES: Final = 64 * 1024
 """Of a task's metadata, names and values together: they travel with it everywhere."""

@@ -7,14 +7,13 @@ import contextlib
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
 
 from watchbill import names
 from watchbill.client.control import Control
@@ -22,7 +21,7 @@ from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import persist
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
-from watchbill.plan import flow, submission
+from watchbill.plan import flow, submission, texts
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions, events, runs
 from watchbill.store.crews import CrewRedis
@@ -92,8 +91,10 @@ class Client(Control):
         returns once the work is on a replica, or on disk. Raises InvalidInput before anything is stored, QueueFull,
         Conflict, NotDurable (whose `ids` may be sent again).
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent)
         inputs = inputs or {}
+        labels = {"user_id": user_id, "session_id": session_id, "dedupe_key": dedupe_key}
+        submission.check_own(prompt, id or None, metadata or {}, labels)
         due_ms = _due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
         payload, priority = _asked(
@@ -113,7 +114,7 @@ class Client(Control):
 
         async def give(current: definitions.Current) -> str:
             definition = current.definition
-            self._check(current, prompt, agent, inputs, id, metadata or {})
+            self._fits(current, prompt, agent, inputs)
             agent_id = definition.agent_ids()[agent] if agent is not None else ""
             rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
             rest["work"] = submission.work(agent_id, prompt, inputs)
@@ -161,15 +162,15 @@ class Client(Control):
         it, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
         other work, NotDurable (see `submit`).
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent)
         work = [_task(task, agent, i) for i, task in enumerate(tasks)]
+        _check_each(work)
+        first = {task.agent_name: i for i, task in reversed(list(enumerate(work)))}
 
         async def give(current: definitions.Current) -> list[str]:
-            for i, task in enumerate(work):
-                try:
-                    self._check(current, task.prompt, task.agent_name, {}, task.task_id, task.metadata)
-                except InvalidInput as error:
-                    raise InvalidInput([replace(p, path=f"tasks[{i}].{p.path}") for p in error.problems]) from None
+            for name, i in first.items():
+                with _of_task(i):
+                    self._fits(current, work[i].prompt, name, {})
             ids = current.definition.agent_ids()
             return await self._put(
                 keys,
@@ -191,27 +192,14 @@ class Client(Control):
             return []
         return await self._with_current(keys, give)
 
-    def _check(
-        self,
-        current: definitions.Current,
-        prompt: str,
-        agent: str | None,
-        inputs: Mapping[str, str],
-        task_id: str | None,
-        metadata: Mapping[str, str],
-    ) -> None:
-        """Raises InvalidInput; logs warnings."""
-        definition = current.definition
-        if agent is not None and not inputs:
-            if (current.digest, agent) in self._good:
-                submission.check_another(prompt, task_id, metadata)
-            else:
-                submission.check(definition, prompt, agent=agent, inputs={}, task_id=task_id, metadata=metadata)
-                self._good.add((current.digest, agent))
+    def _fits(self, current: definitions.Current, prompt: str, agent: str | None, inputs: Mapping[str, str]) -> None:
+        """Whether the crew can do that. Raises InvalidInput; logs warnings."""
+        if (current.digest, agent) in self._good and not inputs:
             return
-        warnings = submission.check(definition, prompt, agent=agent, inputs=inputs, task_id=task_id, metadata=metadata)
-        for warning in warnings:
+        for warning in submission.check(current.definition, prompt, agent=agent, inputs=inputs):
             logger.warning("%s", warning)
+        if agent is not None and not inputs:
+            self._good.add((current.digest, agent))
 
     async def _put(
         self,
@@ -234,8 +222,9 @@ class Client(Control):
         """
         from watchbill.store import heartbeats  # with the models of the API, which only this needs
 
+        keys = self._door(crew, heartbeat=heartbeat, token=token)
         now = datetime.now(UTC)  # noqa: TID251 - shell
-        made, _ = await heartbeats.run_now(self._redis, self.keys(crew), heartbeat, token or uuid.uuid4().hex, now=now)
+        made, _ = await heartbeats.run_now(self._redis, keys, heartbeat, token or uuid.uuid4().hex, now=now)
         return made
 
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
@@ -258,7 +247,7 @@ class Client(Control):
 
         Outlasts outages of the store.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, task_id=task_id)
         async with _within(timeout, keys, task_id):
             with self._replies.awaited(keys, task_id) as waiter:
                 return await self._result(keys, task_id, waiter, subscribed=False)
@@ -289,12 +278,13 @@ class Client(Control):
 
     async def result(self, crew: str, task_id: str) -> Result | None:
         """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
-        return await runs.result(self._redis, self.keys(crew), task_id)
+        return await runs.result(self._redis, self._door(crew, task_id=task_id), task_id)
 
     # ------------------------------------------------------------ looking
 
     async def crews(self, *, namespace: str | None = None) -> list[str]:
         """The crews of a namespace (the client's own), sorted, each as `namespace/name`."""
+        texts.check(namespace=namespace)
         chosen = namespace or self._namespace
         records = CrewRedis(client=self._redis, tenant=chosen, strict=True)
         return [f"{chosen}/{name}" for name in await records.list_crews()]
@@ -306,11 +296,11 @@ class Client(Control):
 
     async def state(self, crew: str, task_id: str) -> RunState | TaskState:
         """Where a run, a task, or a step (`run/step`) stands. Raises NotFound."""
-        return await runs.state(self._redis, self.keys(crew), task_id)
+        return await runs.state(self._redis, self._door(crew, task_id=task_id), task_id)
 
     async def status(self, crew: str, run_id: str) -> RunStatus:
         """A run and its steps as they are now."""
-        return await runs.status(self._redis, self.keys(crew), run_id)
+        return await runs.status(self._redis, self._door(crew, run_id=run_id), run_id)
 
     async def figures(self, crew: str) -> Figures:
         """How much waits, runs, and how many workers there are."""
@@ -326,13 +316,15 @@ class Client(Control):
         self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20
     ) -> list[tuple[str, CrewEvent]]:
         """The newest events of the crew, an agent or a run, oldest of them first, with their ids."""
-        return await events.recent(self._redis, events.stream(self.keys(crew), agent=agent, run=run), count)
+        keys = self._door(crew, agent=agent, run=run)
+        return await events.recent(self._redis, events.stream(keys, agent=agent, run=run), count)
 
     def follow(
         self, crew: str, *, agent: str | None = None, run: str | None = None, after: str = BEGINNING
     ) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
         """Events as they come, from the id `after` on (exclusive), without end."""
-        return events.follow(self._redis, events.stream(self.keys(crew), agent=agent, run=run), after)
+        keys = self._door(crew, agent=agent, run=run, after=after)
+        return events.follow(self._redis, events.stream(keys, agent=agent, run=run), after)
 
     # ------------------------------------------------------------ within
 
@@ -349,6 +341,27 @@ async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> 
         raise TimeoutError(f"{task_id!r} of crew {keys.crew!r}: no result after {seconds:g} s") from None
 
 
+def _check_each(tasks: Iterable[AgentTask]) -> None:
+    """What has to do with each task by itself. Raises InvalidInput."""
+    none: dict[str, str | None] = {}
+    for i, task in enumerate(tasks):
+        labels = none
+        if task.user_id or task.session_id or task.crew_name:
+            labels = {"user_id": task.user_id, "session_id": task.session_id, "crew_name": task.crew_name}
+        if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
+            with _of_task(i):
+                submission.check_own(task.prompt, task.task_id, task.metadata, labels)
+
+
+@contextlib.contextmanager
+def _of_task(index: int) -> Iterator[None]:
+    """What is wrong within the block is told of this one of many tasks."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput([replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]) from None
+
+
 def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
     """The task, for the agent that it is for. Raises InvalidInput."""
     if isinstance(task, str):
@@ -360,14 +373,12 @@ def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
 
 
 def _asked(**fields: Any) -> tuple[str, Priority]:
-    """The task as JSON, and its priority. Raises InvalidInput for what is of the wrong type, or no text."""
+    """The task as JSON, and its priority. Raises InvalidInput for what is of the wrong type."""
     try:
         task = AgentTask(**fields)
         return task.model_dump_json(exclude_defaults=True), task.priority
     except ValidationError as error:
         raise InvalidInput([_wrong(found) for found in error.errors()]) from None
-    except PydanticSerializationError as error:
-        raise InvalidInput(Problem(f"it is no text: {error}", "Give text without lone surrogates.")) from None
 
 
 def _wrong(found: Mapping[str, Any]) -> Problem:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from watchbill import names
 from watchbill.connection import connect
 from watchbill.errors import CrewGone, InvalidInput, Problem, WatchbillError
+from watchbill.plan import texts
 from watchbill.store import definitions
 from watchbill.store.queue import Changed
 
@@ -25,13 +26,19 @@ class Connected:
 
     def keys(self, crew: str) -> names.CrewKeys:
         """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
-        if known := self._keys.get(crew):
+        if isinstance(crew, str) and (known := self._keys.get(crew)):
             return known
+        texts.check(crew=crew, namespace=self._namespace)
         namespace, separator, name = crew.rpartition("/")
         namespace = namespace if separator else self._namespace
         if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
             raise InvalidInput(Problem(f"{crew!r} is not a crew", "Write NAME or NAMESPACE/NAME.", path="crew"))
         return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
+
+    def _door(self, crew: str, **given: object) -> names.CrewKeys:
+        """The crew's keys. What comes in with a call passes here: raises InvalidInput that names what is no text."""
+        texts.check(**given)
+        return self.keys(crew)
 
     async def _current(self, keys: names.CrewKeys) -> definitions.Current:
         """The crew as it is now. Raises NotFound, however well we knew it."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from watchbill.client.connected import Connected
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
+from watchbill.plan import texts
 from watchbill.store import control, dead, definitions
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
@@ -45,7 +46,7 @@ class Control(Connected):
         tells. The result's error is `cancelled: reason`, and its property `cancelled` is true. Cancelling twice is
         the same as once. Raises NotFound, and Conflict when it has ended otherwise.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, task_id=task_id, reason=reason)
 
         async def ask(current: definitions.Current) -> bool:
             ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
@@ -60,7 +61,7 @@ class Control(Connected):
         What is submitted meanwhile is left alone. Raises NotFound when there is no such crew, or it has neither such
         an agent nor tasks of it. After any error some may be cancelled, and the same call may be made again.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent, reason=reason)
         # Looked up anew, and asked once: a crew that is made anew under this name meanwhile isn't meant.
         current = await self._current(keys)
         ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
@@ -79,7 +80,7 @@ class Control(Connected):
         NotFound; Conflict for a whole run, for a step that waits for others, and when it has ended; RetryLater when it
         is just between two places (due, and not claimed yet).
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, task_id=task_id, reason=reason)
         return await self._with_current(
             keys, lambda current: control.interrupt(self._redis, keys, current.uid, task_id, reason)
         )
@@ -89,7 +90,7 @@ class Control(Connected):
 
         Raises NotFound, and Conflict when it has ended.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, task_id=task_id)
         return await self._with_current(keys, lambda current: control.resume(self._redis, keys, current.uid, task_id))
 
     # ------------------------------------------------------------ workers
@@ -112,7 +113,7 @@ class Control(Connected):
         return await self._drain(crew, worker, on=False)
 
     async def _drain(self, crew: str, worker: str, *, on: bool) -> bool:
-        keys = self.keys(crew)
+        keys = self._door(crew, worker=worker)
 
         async def ask(current: definitions.Current) -> bool:
             known = {one.name.rpartition(".")[0] or one.name for one in await incarnations(self._redis, keys)}
@@ -138,7 +139,7 @@ class Control(Connected):
         """Dead letters, newest first: of this agent, with this text in reason or error, that died before or after
         this time (aware). Raises NotFound when there is no such crew."""
         matches = _matching(agent, reason, before, after)
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent, reason=reason)
         await self._current(keys)
         async for letter in dead.letters(self._redis, keys):
             if matches(letter):
@@ -146,7 +147,7 @@ class Control(Connected):
 
     async def dead_letter(self, crew: str, letter_or_task: str) -> DeadLetter:
         """The letter of this id, or the newest one of this task. Raises NotFound."""
-        keys = self.keys(crew)
+        keys = self._door(crew, letter_or_task=letter_or_task)
         await self._current(keys)
         return await dead.find(self._redis, keys, letter_or_task)
 
@@ -171,7 +172,7 @@ class Control(Connected):
         definition; an id that has no letter is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter
         nor `everything` were given, and QueueFull: then some may be replayed, and the same call may be made again.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent, reason=reason)
         chosen, missing = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
         newest: dict[str, tuple[str, DeadLetter]] = {}
         for wanted, letter in chosen:
@@ -206,7 +207,7 @@ class Control(Connected):
 
         Raises NotFound when there is no such crew, and InvalidInput as `replay` does.
         """
-        keys = self.keys(crew)
+        keys = self._door(crew, agent=agent, reason=reason)
         chosen, _ = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
         doomed = [letter.id for _, letter in chosen]
         return await self._with_current(keys, lambda current: dead.purge(self._redis, keys, current.uid, doomed))
@@ -223,6 +224,8 @@ class Control(Connected):
             fix = "Give ids, a filter (agent, reason, before, after), or everything=True."
             raise InvalidInput(Problem("nothing says which dead letters are meant", fix, path="ids"))
         wanted = None if ids is None else dict.fromkeys([ids] if isinstance(ids, str) else ids)
+        for one in wanted or ():
+            texts.check(ids=one)
         await self._current(keys)
         chosen: list[tuple[str, DeadLetter]] = []
         found: set[str] = set()

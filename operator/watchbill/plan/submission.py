@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from watchbill import names
 from watchbill.errors import InvalidInput, Problem
-from watchbill.plan import prompts
+from watchbill.plan import prompts, texts
 from watchbill.records import CrewDefinition
-from watchbill.tasks import INPUT_MAX_BYTES, METADATA_MAX_BYTES, METADATA_MAX_ENTRIES, PROMPT_MAX_BYTES
+from watchbill.tasks import (
+    INPUT_MAX_BYTES,
+    INPUTS_MAX,
+    INPUTS_MAX_BYTES,
+    LABEL_MAX_BYTES,
+    METADATA_MAX_BYTES,
+    METADATA_MAX_ENTRIES,
+    PROMPT_MAX_BYTES,
+)
 
 
 def check(
@@ -22,7 +31,7 @@ def check(
     metadata: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
-    errors = [*_own(prompt, task_id, metadata or {}), *_sizes(inputs), *_names(crew, agent, inputs)]
+    errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, inputs)]
     warnings: list[Problem] = []
     if not errors:
         asked = crew if agent is None else _alone(crew, agent)
@@ -35,10 +44,21 @@ def check(
     return warnings
 
 
-def check_another(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> None:
-    """The same for one more task like one that was checked: same crew, same agent, no inputs. Raises InvalidInput."""
-    if errors := list(_own(prompt, task_id, metadata)):
+def check_own(prompt: str, task_id: str | None, metadata: Mapping[str, str], labels: Mapping[str, str | None]) -> None:
+    """The same of what has to do with this one submission only, whatever the crew. `labels`: user_id, session_id,
+    dedupe_key. Raises InvalidInput."""
+    if errors := list(_own(prompt, task_id, metadata, labels)):
         raise InvalidInput(errors)
+
+
+def is_plain(prompt: str, task_id: str, metadata: Mapping[str, str], labels: Mapping[str, str | None]) -> bool:
+    """`check_own` needn't look at it: for whoever has very many."""
+    return (
+        not (metadata or labels)
+        and prompt.isascii()
+        and len(prompt) <= PROMPT_MAX_BYTES
+        and names.TASK_ID.fullmatch(task_id) is not None
+    )
 
 
 def work(agent: str, prompt: str, inputs: Mapping[str, str]) -> str:
@@ -52,47 +72,73 @@ def work(agent: str, prompt: str, inputs: Mapping[str, str]) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-def _own(prompt: str, task_id: str | None, metadata: Mapping[str, str]) -> Iterator[Problem]:
-    """What has to do with this one task only."""
-    try:
-        size = len(prompt) if prompt.isascii() else len(prompt.encode())
-    except UnicodeEncodeError as error:
-        size = 0
-        fix = "Give it as UTF-8, or as an input, which may be any bytes (surrogateescape)."
-        yield Problem(f"the prompt is no text: a lone surrogate at position {error.start}", fix, path="prompt")
-    if size > PROMPT_MAX_BYTES:
+def _own(
+    prompt: str, task_id: str | None, metadata: Mapping[str, str], labels: Mapping[str, str | None]
+) -> Iterator[Problem]:
+    """What has to do with this one submission only."""
+    wrong = list(texts.problems({"prompt": prompt}))
+    yield from wrong
+    if not wrong and (size := len(prompt) if prompt.isascii() else len(prompt.encode())) > PROMPT_MAX_BYTES:
         yield Problem(
             f"the prompt has {size} bytes; the limit is {PROMPT_MAX_BYTES} (256 KiB)",
             "Give larger text as an input (--input NAME=@FILE) and cite it as {inputs.NAME} in an agent's prompt.",
             path="prompt",
         )
-    if task_id is not None and not names.TASK_ID.fullmatch(task_id):
+    if task_id is not None and not (isinstance(task_id, str) and names.TASK_ID.fullmatch(task_id)):
         yield Problem(
-            f"{task_id!r} can't be an id", "Use 1 to 128 letters, digits, dots, dashes and underscores.", path="id"
+            f"{repr(task_id)[:200]} can't be an id",
+            "Use 1 to 128 letters, digits, dots, dashes and underscores.",
+            path="id",
         )
+    yield from texts.problems(labels, LABEL_MAX_BYTES)
+    if metadata:
+        yield from _of_metadata(metadata)
+
+
+def _of_metadata(metadata: Mapping[str, str]) -> Iterator[Problem]:
     if len(metadata) > METADATA_MAX_ENTRIES:
         yield Problem(
             f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
         )
-    elif metadata and (size := sum(len(part.encode("utf-8", "replace")) for e in metadata.items() for part in e)) > (
+        return
+    wrong = [problem for name in metadata for problem in texts.problems({"metadata": name})]
+    wrong = wrong or list(texts.problems({f"metadata.{name}": value for name, value in metadata.items()}))
+    yield from wrong
+    if not wrong and (size := sum(len(part.encode()) for entry in metadata.items() for part in entry)) > (
         METADATA_MAX_BYTES
     ):
         reason = f"the metadata have {size} bytes; the limit is {METADATA_MAX_BYTES} (64 KiB)"
         yield Problem(reason, "Give what is larger as an input, or a reference to it.", path="metadata")
 
 
+_ELSEWHERE: Final = "Put larger data into a store of its own and give a reference to it."
+
+
 def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
+    if len(inputs) > INPUTS_MAX:
+        yield Problem(f"there are {len(inputs)} inputs; the limit is {INPUTS_MAX}", "Join some.", path="inputs")
+        return
+    whole = 0
     for name, text in inputs.items():
         if not isinstance(text, str):
             yield Problem(f"input {name!r} is no text: {repr(text)[:80]}", "Give it as a str.", path=f"inputs.{name}")
             continue
-        size = len(text.encode("utf-8", "surrogateescape"))
+        try:
+            size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            reason = f"input {name!r} is neither text nor bytes: half a character at position {error.start}"
+            yield Problem(reason, "Decode bytes with errors='surrogateescape'.", path=f"inputs.{name}")
+            continue
+        whole += size
         if size > INPUT_MAX_BYTES:
-            yield Problem(
-                f"input {name!r} has {size} bytes; the limit is {INPUT_MAX_BYTES} (16 MiB)",
-                "Put larger data into a store of its own and give a reference to it.",
-                path=f"inputs.{name}",
-            )
+            reason = f"input {name!r} has {size} bytes; the limit is {INPUT_MAX_BYTES} (16 MiB)"
+            yield Problem(reason, _ELSEWHERE, path=f"inputs.{name}")
+    if whole > INPUTS_MAX_BYTES:
+        yield Problem(
+            f"the inputs have {whole} bytes together; the limit is {INPUTS_MAX_BYTES} (64 MiB)",
+            _ELSEWHERE,
+            path="inputs",
+        )
 
 
 def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
@@ -103,9 +149,9 @@ def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -
             path="agent",
         )
     for name in inputs:
-        if not names.INPUT_NAME.fullmatch(name):
+        if not (isinstance(name, str) and names.INPUT_NAME.fullmatch(name)):
             yield Problem(
-                f"{name!r} can't be the name of an input",
+                f"{repr(name)[:80]} can't be the name of an input",
                 "Use a letter, then letters, digits, - and _ (63 at most).",
                 path="inputs",
             )
