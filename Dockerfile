@@ -8,6 +8,8 @@
 # nothing of the secrets that a build may need to reach its package index (both may be missing):
 #   --secret id=pip,src=pip.conf   --secret id=ca,src=certificates.pem
 #
+# Neither needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on.
+#
 # Your own agents, either way: in an image of yours (with what they import beyond Watchbill), or in a ConfigMap that is
 # mounted at /agents.
 #

@@ -3,16 +3,21 @@ and the message for an install without it."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from importlib.util import find_spec
+
+from watchbill import init
+
+_SERVE = ("worker", "operator")
+"""Commands that SIGTERM ends in good order."""
 
 
 def main() -> None:
     """Runs the command line, and exits with its code (`watchbill --help` lists them)."""
     # Nothing has begun: Ctrl-C has nothing to clean up, and no traceback to show. An event loop hears it by itself.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    init.begin({signal.SIGINT: 130, signal.SIGTERM: 0 if command in _SERVE else 143})
     missing = [name for name in ("typer", "rich", "yaml") if find_spec(name) is None]
     if missing:
         from watchbill.errors import install

@@ -8,10 +8,16 @@ won't stop hold half of the slots: whatever runs this process (Kubernetes, syste
 
 from __future__ import annotations
 
+import signal
+
+from watchbill import init
+
+if __name__ == "__main__":
+    init.begin({signal.SIGTERM: 0, signal.SIGINT: 0})  # it holds nothing yet
+
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 from contextlib import AsyncExitStack

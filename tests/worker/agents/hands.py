@@ -193,6 +193,18 @@ class Deaf:
         return "at last"
 
 
+class LeavesProcess:
+    """Ends, and what its child has started lives on, for a moment. Returns what became of another child."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> int:
+        note(self.folder, "start", context)
+        subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+        return subprocess.run(["sh", "-c", "exit 7"], check=False).returncode
+
+
 class LeavesTask:
     """Ends in good order, but leaves behind a task of asyncio that can't be cancelled."""
 

@@ -1,0 +1,63 @@
+"""The first instant of a process that is told to stop by signals: before all that takes long to import.
+
+PID 1 of a container has two duties: what its children left behind becomes its own child, and stays a zombie until it is
+waited for; and a signal that it doesn't handle is lost. So PID 1 goes on as a small init, and its child does the work:
+whoever waited for any child in the worker would take the exit codes that agents wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+_FAULTS: Final = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+}
+
+
+def begin(codes: Mapping[signal.Signals, int]) -> None:
+    """From now on each of these signals ends the process at once with that exit code, until it is handled otherwise:
+    nothing has begun. Of PID 1 only a child returns from this."""
+    for number, code in codes.items():
+        signal.signal(number, lambda *_, code=code: os._exit(code))
+    if os.getpid() == 1:
+        _be_init()
+
+
+def _be_init() -> None:
+    heard = signal.valid_signals() - _FAULTS - {signal.SIGKILL, signal.SIGSTOP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    worker = os.fork()
+    if worker == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    while True:
+        told = signal.sigwaitinfo(heard)
+        if told.si_signo == signal.SIGCHLD:
+            _reap(worker)
+        elif told.si_code <= 0:  # by a process; what the kernel says (Ctrl-C on a terminal) all have heard
+            with suppress(ProcessLookupError):
+                os.kill(worker, told.si_signo)
+
+
+def _reap(worker: int) -> None:
+    """Waits for all that have ended. Ends with the worker, as it did."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if pid == worker:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)

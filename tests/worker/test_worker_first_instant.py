@@ -1,0 +1,119 @@
+"""From its first instant: SIGTERM is heard whatever is being imported, and as PID 1 a worker leaves no zombies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from workshop import AGENTS, Crew, Make, until
+
+NOBODY = "redis://127.0.0.1:1/0"
+COMMANDS = {
+    "pod": ["watchbill.worker"],
+    "worker": ["watchbill", "worker", "some-crew"],
+    "operator": ["watchbill", "operator"],
+}
+UNSHARE = ["unshare", "--pid", "--fork", "--kill-child"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WATCHBILL_")}
+    return (
+        kept | {"WATCHBILL_REDIS_URL": NOBODY, "WATCHBILL_CREW": "default/some-crew", "KUBECONFIG": "/dev/null"} | more
+    )
+
+
+@contextmanager
+def started(*arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(**more)) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("imported", [1, 50, 150, 300, 450])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sigterm_ends_it_with_0_whatever_it_imports(command: str, imported: int) -> None:
+    """`imported`: modules that were imported since it can hear."""
+    with started("-X", "importtime", "-m", *COMMANDS[command]) as process:
+        assert process.stderr is not None
+        heard = -1
+        for line in process.stderr:
+            if heard >= 0 or line.split("|")[-1].strip() == "watchbill.init":
+                heard += 1
+            if heard >= imported:
+                break
+        assert heard == imported, "it ended before"
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert process.wait(20) == 0, said[-2000:]
+
+
+def test_sigterm_ends_it_at_once_with_0_while_it_waits_for_a_store_that_is_away() -> None:
+    with started("-m", "watchbill.worker", WATCHBILL_GRACE_SECONDS="60") as process:
+        assert process.stderr is not None
+        assert any("waiting for the store" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, process.stderr.read()
+
+
+# ---------------------------------------------------------------- as PID 1
+
+
+def may_unshare() -> bool:
+    return shutil.which("unshare") is not None and subprocess.run([*UNSHARE, "true"], check=False).returncode == 0
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def first_of_its_namespace(crew: Crew) -> Iterator[subprocess.Popen[str]]:
+    """A worker's `unshare`; its PID 1 is the only child of that."""
+    given = environment(WATCHBILL_REDIS_URL=crew.url, WATCHBILL_CREW=crew.name, WATCHBILL_FOLDERS=str(AGENTS))
+    process = subprocess.Popen([*UNSHARE, sys.executable, "-P", "-m", "watchbill.worker"], env=given, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs root, or user namespaces")
+async def test_as_pid_1_it_reaps_what_agents_leave_behind_and_ends_with_0(make_crew: Make) -> None:
+    crew = await make_crew({"a": "LeavesProcess"})
+    with first_of_its_namespace(crew) as unshare:
+        tasks = [f"t{number}" for number in range(10)]
+        for task in tasks:
+            await crew.submit(task, "a")
+        assert [result.output for result in await crew.results(tasks, 60)] == [7] * len(tasks), "its own, and not lost"
+        (init,) = children(unshare.pid)
+        (worker,) = await until(lambda: len(found := children(init)) == 1 and found, what="the end of all others")
+        assert children(worker) == []
+        os.kill(init, signal.SIGTERM)
+        await until(lambda: unshare.poll() is not None)
+        assert unshare.returncode == 0
+
+
+@pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs root, or user namespaces")
+async def test_as_pid_1_it_ends_as_its_worker_did(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief"})
+    with first_of_its_namespace(crew) as unshare:
+        (init,) = await until(lambda: children(unshare.pid))
+        (worker,) = await until(lambda: children(init))
+        os.kill(worker, signal.SIGKILL)
+        await until(lambda: unshare.poll() is not None)
+        assert unshare.returncode == 128 + signal.SIGKILL
