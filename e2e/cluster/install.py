@@ -57,12 +57,11 @@ class Images:
     @property
     def values(self) -> dict[str, Any]:
         """The chart's values that take these images."""
-        operator, worker = self.operator.rpartition(":"), self.worker.rpartition(":")
-        return {
-            "image": {"repository": operator[0], "tag": operator[2]},
-            "workers": {"image": {"repository": worker[0], "tag": worker[2]}},
-            "valkey": {"image": self.valkey},
-        }
+        operator, worker, valkey = (
+            {"repository": name, "tag": tag}
+            for name, _, tag in (image.rpartition(":") for image in (self.operator, self.worker, self.valkey))
+        )
+        return {"image": operator, "workers": {"image": worker}, "valkey": {"image": valkey}}
 
 
 def prepared(cluster: Cluster) -> Images:

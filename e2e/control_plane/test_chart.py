@@ -6,16 +6,19 @@ On a control plane of its own: an install owns the CRDs, and other tests have th
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 import watchbill
@@ -23,8 +26,10 @@ from e2e.cluster import control_plane, machine, programs
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
+from watchbill import embedded
 from watchbill.api import Crew
 from watchbill.plan import manifests
+from watchbill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "watchbill"
@@ -33,13 +38,20 @@ CRDS = {"crews.watchbill.dev", "heartbeats.watchbill.dev"}
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
     "url": {"redis": {"url": "rediss://user:word@redis.example:6380/1"}, "logLevel": "DEBUG"},
-    "trial": {"valkey": {"enabled": True}, "networkPolicy": {"enabled": True}},
+    "trial": {"valkey": {"enabled": True}, "networkPolicy": {"enabled": True, "monitoringNamespaces": ["monitoring"]}},
     "trial-in-memory": {"valkey": {"enabled": True, "password": "word", "persistence": {"enabled": False}}},
     "two-namespaces": {
         "watchNamespaces": ["default", "kube-public"],
         "redis": {"existingSecret": "mine", "key": "address"},
         "crds": {"keep": False},
         "rbac": {"aggregate": False},
+        "networkPolicy": {"enabled": True},
+        "workers": {"resources": {"limits": None, "requests": {"cpu": 1}}, "allowModules": ["acme.agents", "lib"]},
+    },
+    "pinned": {
+        "image": {"repository": "a.example/operator", "tag": "1", "digest": f"sha256:{'a' * 64}"},
+        "workers": {"image": {"digest": f"sha256:{'b' * 64}"}, "resources": None},
+        "valkey": {"enabled": True, "image": {"digest": f"sha256:{'c' * 64}"}},
     },
     "all": {
         "valkey": {"enabled": True, "persistence": {"storageClassName": "fast", "size": "2Gi"}},
@@ -190,11 +202,137 @@ def test_monitors_find_what_they_are_for(helm: Helm):
     crew = Crew.model_validate(
         {"metadata": {"name": "some"}, "spec": {"agents": [{"name": "a", "class": "EchoAgent"}]}}
     )
-    pod = manifests.pod_template(crew, "default", "image")
+    pod = manifests.pod_template(crew, "default", manifests.Defaults("image"))
     (selected,) = workers["selector"]["matchExpressions"]
     assert selected["operator"] == "Exists"
     assert selected["key"] in pod["metadata"]["labels"]
     assert workers["podMetricsEndpoints"][0]["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+
+
+def test_images_can_be_pinned_by_digest(helm: Helm):
+    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["pinned"]))
+    assert _container(objects["Deployment", "watchbill"])["image"] == f"a.example/operator@sha256:{'a' * 64}"
+    variables = _variables(objects["Deployment", "watchbill"])
+    assert variables["WATCHBILL_WORKER_IMAGE"] == f"watchbill/worker@sha256:{'b' * 64}"
+    assert _container(objects["StatefulSet", "watchbill-valkey"])["image"] == f"valkey/valkey@sha256:{'c' * 64}"
+
+
+def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatch: pytest.MonkeyPatch):
+    for values, limits, modules in (
+        ({}, {"memory": "1Gi"}, ()),
+        (VALUES["two-namespaces"], None, ("acme.agents", "lib")),
+    ):
+        objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
+        for name, value in _variables(objects["Deployment", "watchbill"]).items():
+            monkeypatch.setenv(name, value)
+        settings = Settings()
+        assert settings.worker_resources.get("limits") == limits
+        assert settings.worker_resources["requests"]
+        assert settings.allowed_modules == modules
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"redis": {"url": "redis://:tell-nobody@redis.example:6379/0"}},
+        {"valkey": {"enabled": True, "password": "tell-nobody"}},
+    ],
+    ids=["url", "password"],
+)
+def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[str, Any]):
+    """Nor its hash, against which guesses could be tried."""
+    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
+    secret = objects.pop(("Secret", "watchbill-redis"))["data"]
+    told = json.dumps([*objects.values()])
+    texts = [base64.b64decode(value) for value in secret.values()]
+    assert any(b"tell-nobody" in text for text in texts)
+    for text in (*texts, b"tell-nobody"):
+        for form in (text, base64.b64encode(text), hashlib.sha256(text).hexdigest().encode()):
+            assert form.decode()[:8] not in told.replace("redis://...", "")
+    if "valkey" in values:
+        container = _container(objects["StatefulSet", "watchbill-valkey"])
+        assert "PASSWORD" not in json.dumps(container)
+        assert container["args"][0] == "/etc/valkey/valkey.conf"
+
+
+def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_path: Path):
+    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["trial-in-memory"]))
+    pod = objects["StatefulSet", "watchbill-valkey"]["spec"]["template"]["spec"]
+    (mounted,) = [mount for mount in _container(pod)["volumeMounts"] if mount["name"] == "config"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "config"]
+    for item in volume["secret"]["items"]:
+        text = base64.b64decode(objects["Secret", volume["secret"]["secretName"]]["data"][item["key"]])
+        (tmp_path / item["path"]).write_bytes(text)
+    (tmp_path / "data").mkdir()
+    words = [word.replace(mounted["mountPath"], str(tmp_path)) for word in _container(pod)["args"]]
+    words = [str(tmp_path / "data") if word == "/data" else word for word in words]
+    with tempfile.TemporaryDirectory(prefix="wb-") as folder:
+        socket = Path(folder) / "s"
+        server = subprocess.Popen(
+            [embedded.find_server(), *words, "--port", "0", "--unixsocket", str(socket)], stdout=subprocess.DEVNULL
+        )
+        try:
+            machine.until(socket.exists, within=20, what="the server's socket")
+            with redis.Redis(unix_socket_path=str(socket), password="word") as client:
+                machine.until(client.ping, within=20, what="its answer", ignoring=(redis.BusyLoadingError,))
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            with redis.Redis(unix_socket_path=str(socket)) as client, pytest.raises(redis.AuthenticationError):
+                client.ping()
+        finally:
+            server.kill()
+            server.wait()
+
+
+NAMESPACES: dict[str, dict[str, str]] = {
+    "watchbill": {},
+    "team-a": {},
+    "team-b": {"watchbill.dev/store": "true"},
+    "stranger": {"watchbill.dev/crew": "some"},
+    "monitoring": {},
+}
+WORKER = {"watchbill.dev/crew": "some", "app.kubernetes.io/component": "worker"}
+
+
+@pytest.mark.parametrize(
+    ("watched", "admitted"),
+    [([], {"watchbill", "team-b"}), (["team-a"], {"team-a"}), (["watchbill", "team-b"], {"watchbill", "team-b"})],
+    ids=["all", "another", "own-and-another"],
+)
+def test_the_bundled_valkey_admits_workers_by_their_namespace(helm: Helm, watched: list[str], admitted: set[str]):
+    values = {"valkey": {"enabled": True}, "networkPolicy": {"enabled": True}, "watchNamespaces": watched}
+    policies = _policies(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
+    valkey = {
+        "app.kubernetes.io/name": "watchbill",
+        "app.kubernetes.io/instance": "watchbill",
+        "app.kubernetes.io/component": "valkey",
+    }
+
+    def reaches(namespace: str, labels: dict[str, str]) -> bool:
+        return _reaches(policies, ("watchbill", valkey, "redis"), (namespace, labels))
+
+    assert {namespace for namespace in NAMESPACES if reaches(namespace, WORKER)} == admitted
+    operator = valkey | {"app.kubernetes.io/component": "operator"}
+    assert {namespace for namespace in NAMESPACES if reaches(namespace, operator)} == {"watchbill"}
+    assert not any(reaches(namespace, {"app": "x"}) for namespace in NAMESPACES)
+
+
+@pytest.mark.parametrize("watched", [[], ["team-a", "team-b"]], ids=["all", "two"])
+def test_metrics_of_workers_and_operator_are_for_their_namespace_and_monitoring(helm: Helm, watched: list[str]):
+    values = {
+        "networkPolicy": {"enabled": True, "monitoringNamespaces": ["monitoring"]},
+        "watchNamespaces": watched,
+    }
+    objects = _objects(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
+    policies = _policies(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
+    crew = Crew.model_validate(CREW)
+    for namespace in watched or ["watchbill"]:
+        pod = manifests.pod_template(crew, namespace, manifests.Defaults("image"))["metadata"]["labels"]
+        seen = {other for other in NAMESPACES if _reaches(policies, (namespace, pod, "health"), (other, {"a": "b"}))}
+        assert seen == {namespace, "monitoring"}
+        assert not _reaches(policies, (namespace, pod, "other"), (namespace, {}))
+    pod = objects["Deployment", "watchbill"]["spec"]["template"]["metadata"]["labels"]
+    seen = {other for other in NAMESPACES if _reaches(policies, ("watchbill", pod, "http"), (other, {"a": "b"}))}
+    assert seen == {"watchbill", "monitoring"}
 
 
 @pytest.mark.parametrize(
@@ -204,10 +342,12 @@ def test_monitors_find_what_they_are_for(helm: Helm):
         ({"watchNamespace": "a"}, "additional properties 'watchNamespace' not allowed"),
         ({"redis": {"url": "http://x"}}, "/redis/url"),
         ({"watchNamespaces": ["A"]}, "/watchNamespaces/0"),
+        ({"image": {"digest": "sha256:1"}}, "/image/digest"),
+        ({"workers": {"allowModules": ["a:b"]}}, "/workers/allowModules/0"),
         ({"redis": {"url": "redis://x"}, "valkey": {"enabled": True}}, "contradict each other"),
         ({"redis": {"existingSecret": ""}}, "No Redis"),
     ],
-    ids=["misspelt", "unknown", "no-redis-url", "no-name", "two-stores", "no-store"],
+    ids=["misspelt", "unknown", "no-redis-url", "no-name", "digest", "module", "two-stores", "no-store"],
 )
 def test_values_that_cannot_be_meant_are_refused(helm: Helm, values: dict[str, Any], says: str):
     with pytest.raises(ClusterError) as refused:
@@ -235,6 +375,37 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
     leftovers = kubectl("get", "deployments,statefulsets,services,secrets,roles,rolebindings,networkpolicies", where)
     assert leftovers == ""
     assert "watchbill" not in kubectl("get", "clusterroles,clusterrolebindings", "--output=name")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        ({"redis": {"url": "redis://a.example/0"}}, {"redis": {"url": "redis://b.example/0"}}, "deployment/watchbill"),
+        (
+            {"valkey": {"enabled": True}},
+            {"valkey": {"enabled": True, "password": "other"}},
+            "statefulset/watchbill-valkey",
+        ),
+    ],
+    ids=["url", "password"],
+)
+def test_another_secret_means_other_pods_and_the_same_one_does_not(
+    helm: Helm, kubectl: Kubectl, namespace: str, before: dict[str, Any], after: dict[str, Any], kind: str
+):
+    where = f"--namespace={namespace}"
+
+    def template() -> Any:
+        return kubectl.json("get", kind, where)["spec"]["template"]
+
+    helm("install", "watchbill", CHART, where, values=before)
+    first = template()
+    helm("upgrade", "watchbill", CHART, where, values=before)
+    assert template() == first
+    helm("upgrade", "watchbill", CHART, where, values=after)
+    second = template()
+    assert second != first
+    helm("upgrade", "watchbill", CHART, where, values=after)
+    assert template() == second
 
 
 def test_the_operator_has_the_rights_it_needs_everywhere_and_no_others(helm: Helm, kubectl: Kubectl, namespace: str):
@@ -348,8 +519,55 @@ def _objects(rendered: str) -> dict[tuple[str, str], Any]:
 
 
 def _suffix(document: dict[str, Any]) -> str:
-    # Roles of one name, in several namespaces.
-    return f"@{document['metadata']['namespace']}" if document["kind"] in ("Role", "RoleBinding") else ""
+    # Roles and policies of one name, in several namespaces.
+    return (
+        f"@{document['metadata']['namespace']}" if document["kind"] in ("Role", "RoleBinding", "NetworkPolicy") else ""
+    )
+
+
+def _container(of: dict[str, Any]) -> dict[str, Any]:
+    pod = of if "containers" in of else of["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return dict(container)
+
+
+def _variables(deployment: dict[str, Any]) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in _container(deployment)["env"] if "value" in entry}
+
+
+def _policies(rendered: str) -> list[Any]:
+    return [d for d in yaml.safe_load_all(rendered) if d and d["kind"] == "NetworkPolicy"]
+
+
+def _reaches(policies: list[Any], to: tuple[str, dict[str, str], str], by: tuple[str, dict[str, str]]) -> bool:
+    """Whether a pod (namespace, labels) reaches another's port, as Kubernetes reads the policies."""
+    namespace, labels, port = to
+    mine = [
+        p for p in policies if p["metadata"]["namespace"] == namespace and _selects(p["spec"]["podSelector"], labels)
+    ]
+    assert mine, f"no policy guards {to}"
+
+    def admits(peer: dict[str, Any], home: str) -> bool:
+        names = {"kubernetes.io/metadata.name": by[0], **NAMESPACES[by[0]]}
+        of_namespace = peer.get("namespaceSelector")
+        if by[0] != home if of_namespace is None else not _selects(of_namespace, names):
+            return False
+        return _selects(peer.get("podSelector", {}), by[1])
+
+    return any(
+        port in {p["port"] for p in rule["ports"]} and any(admits(peer, namespace) for peer in rule["from"])
+        for policy in mine
+        for rule in policy["spec"]["ingress"]
+    )
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    for wanted in selector.get("matchExpressions", []):
+        assert wanted["operator"] in ("In", "Exists")
+        if wanted["key"] not in labels or labels[wanted["key"]] not in wanted.get("values", labels.values()):
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
 
 
 def _components(kubectl: Kubectl, namespace: str) -> set[str]:

@@ -43,6 +43,21 @@ def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team):
     assert {f"crew:{{{team.namespace}}}:echo", f"crew:{{{team.namespace}}}:list"} <= team.stored()
 
 
+def test_workers_get_what_the_operators_settings_say(team: Team):
+    team.operator(worker_resources='{"limits": {"memory": "1024Mi"}}', allow_modules="acme.agents, lib")
+    own = {"name": "worker", "env": [{"name": "WATCHBILL_ALLOW_MODULES", "value": "subprocess"}]}
+    team.apply(crew(), crew("own", template={"spec": {"containers": [{**own, "resources": {"limits": {"cpu": 1}}}]}}))
+    team.until_ready("echo", "own")
+    for name, limits in (("echo", {"memory": "1Gi"}), ("own", {"cpu": "1"})):
+        (deployment,) = team.deployments(name)
+        pod = deployment["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["resources"] == {"limits": limits}
+        variables = [entry for entry in container["env"] if entry["name"] == "WATCHBILL_ALLOW_MODULES"]
+        assert variables == [{"name": "WATCHBILL_ALLOW_MODULES", "value": "acme.agents,lib"}]
+        assert pod["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
+
+
 def test_work_starts_workers_within_two_seconds_and_they_go_once_idle(team: Team):
     team.operator()
     team.apply(crew(idleSeconds=3))

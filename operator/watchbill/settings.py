@@ -5,9 +5,9 @@ Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, Json, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from watchbill import logs
@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     )
     worker_image: str = Field(
         default="watchbill-worker:latest", description="The image of workers whose crew names none."
+    )
+    worker_resources: Json[dict[str, Any]] = Field(
+        default="{}",  # type: ignore[arg-type]  # settings validate their defaults, too
+        description="The resources of workers whose crew's template names none, as Kubernetes has them, in JSON: "
+        '{"limits": {"memory": "1Gi"}}.',
     )
     installation: str = Field(
         default="default/watchbill",

@@ -19,6 +19,7 @@ from watchbill.plan.replicas import Load
 pytestmark = pytest.mark.pure
 
 IMAGE = "watchbill:1"
+DEFAULTS = manifests.Defaults(IMAGE)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
 IDLE = Load(0, 0)
@@ -48,7 +49,7 @@ def seen(of: Crew | None = None, **changes: Any) -> plan.Observed:
 
 
 def planned(observed: plan.Observed, now: datetime = NOW) -> plan.Plan:
-    return plan.plan(observed, now=now, default_image=IMAGE)
+    return plan.plan(observed, now=now, defaults=DEFAULTS)
 
 
 def stored(manifest: dict[str, Any], *, version: str = "7", created: str = "", **status: Any) -> plan.Child:
@@ -62,7 +63,7 @@ def stored(manifest: dict[str, Any], *, version: str = "7", created: str = "", *
 
 def child(of: Crew | None = None, replicas: int = 0, **more: Any) -> plan.Child:
     of = of or crew()
-    template = manifests.pod_template(of, "team", IMAGE)
+    template = manifests.pod_template(of, "team", DEFAULTS)
     return stored(manifests.deployment(of, "team", "u1", template, replicas), **more)
 
 
@@ -152,7 +153,7 @@ def test_hand_edited_replicas_are_put_right(edited):
 
 
 def test_a_hand_edited_template_is_put_right_and_the_write_is_fenced():
-    manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", IMAGE), 0)
+    manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
     manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "hacked"
     made = planned(settled(children=[stored(manifest, version="12")]))
     assert applied(made)["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
@@ -160,7 +161,7 @@ def test_a_hand_edited_template_is_put_right_and_the_write_is_fenced():
 
 
 def test_foreign_labels_and_annotations_are_no_reason_to_write():
-    manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", IMAGE), 0)
+    manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
     manifest["metadata"]["labels"]["theirs"] = "1"
     manifest["metadata"]["annotations"] = {"theirs": "1"}
     assert planned(settled(children=[stored(manifest)])).applies == ()
@@ -237,7 +238,7 @@ def test_what_stops_a_crew_comes_before_what_its_store_may_do():
 
 def refused(of: Crew, **changes: Any) -> plan.Observed:
     """The server has just refused the crew's template."""
-    revision = manifests.revision(manifests.pod_template(of, "team", IMAGE))
+    revision = manifests.revision(manifests.pod_template(of, "team", DEFAULTS))
     return seen(of, refusal=(revision, "spec.x: unknown field"), has_service_account=True, **changes)
 
 
@@ -256,7 +257,7 @@ def test_what_was_refused_is_known_from_the_status_alone_until_spec_or_template_
     assert again.applies == ()
     assert again.status is None
     assert planned(seen(crew(), status=made.status, generation=2)).applies
-    other_image = plan.plan(seen(crew(), status=made.status), now=NOW, default_image="watchbill:2")
+    other_image = plan.plan(seen(crew(), status=made.status), now=NOW, defaults=manifests.Defaults("watchbill:2"))
     assert other_image.applies, "an operator with another image never tried its template"
 
 

@@ -16,6 +16,7 @@ from watchbill.plan import manifests
 pytestmark = pytest.mark.pure
 
 IMAGE = "watchbill:1"
+DEFAULTS = manifests.Defaults(IMAGE)
 UID = "0b6f2f5e-0000-0000-0000-000000000001"
 
 
@@ -28,8 +29,8 @@ def crew(**workers: Any) -> Crew:
     )
 
 
-def template(**workers: Any) -> dict[str, Any]:
-    return manifests.pod_template(crew(**workers), "team", IMAGE)
+def template(defaults: manifests.Defaults = DEFAULTS, **workers: Any) -> dict[str, Any]:
+    return manifests.pod_template(crew(**workers), "team", defaults)
 
 
 def worker(of: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +146,9 @@ def test_our_selectors_find_every_revisions_pods_and_deployments():
 
 def test_the_longest_crew_name_makes_a_valid_deployment_name():
     long = crew().model_copy(update={"metadata": crew().metadata.model_copy(update={"name": "x" * 52})})
-    name = manifests.deployment(long, "team", UID, manifests.pod_template(long, "team", IMAGE), 1)["metadata"]["name"]
+    name = manifests.deployment(long, "team", UID, manifests.pod_template(long, "team", DEFAULTS), 1)["metadata"][
+        "name"
+    ]
     assert len(name) <= 63
 
 
@@ -160,7 +163,7 @@ def test_the_revision_stays_when_only_the_agents_change():
     other = Crew.model_validate(
         {"metadata": {"name": "blog"}, "spec": {"agents": [{"name": "b", "class": "EchoAgent"}]}}
     )
-    assert manifests.revision(manifests.pod_template(other, "team", IMAGE)) == manifests.revision(template())
+    assert manifests.revision(manifests.pod_template(other, "team", DEFAULTS)) == manifests.revision(template())
 
 
 @pytest.mark.parametrize(
@@ -241,6 +244,50 @@ def test_the_template_cannot_change_what_tells_a_worker_who_it_is(name, stolen):
     merged = patched({}, {"env": [{"name": name, **stolen}]})
     assert env(merged)[name] == env(template())[name]
     assert len([e for e in worker(merged)["env"] if e["name"] == name]) == 1
+
+
+@pytest.mark.parametrize(
+    "stolen", [{"value": "subprocess"}, {"valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]
+)
+def test_the_template_cannot_change_which_modules_a_worker_trusts(stolen):
+    own = {"containers": [{"name": "worker", "env": [{"name": "MINE"}, {"name": "WATCHBILL_ALLOW_MODULES", **stolen}]}]}
+    assert "WATCHBILL_ALLOW_MODULES" not in env(template(template={"spec": own}))
+    given = template(manifests.Defaults(IMAGE, allow_modules="acme,lib"), template={"spec": own})
+    assert env(given)["WATCHBILL_ALLOW_MODULES"] == {"name": "WATCHBILL_ALLOW_MODULES", "value": "acme,lib"}
+    assert "MINE" in env(given)
+
+
+def test_a_variable_of_ours_stands_before_those_that_cite_it():
+    """Kubernetes expands $(NAME) only of what comes before."""
+    mine = {"name": "GREETING", "value": "from $(WATCHBILL_CREW)"}
+    defaults = manifests.Defaults(IMAGE, allow_modules="acme")
+    ours = list(env(template(defaults)))
+    merged = template(defaults, template={"spec": {"containers": [{"name": "worker", "env": [mine]}]}})
+    assert list(env(merged)) == [*ours, "GREETING"]
+
+
+BOUNDS = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
+
+
+def test_workers_have_the_operators_resources_unless_their_template_names_some():
+    bounded = manifests.Defaults(IMAGE, BOUNDS)
+
+    def resources(own: dict[str, Any]) -> Any:
+        return worker(template(bounded, template={"spec": {"containers": [{"name": "worker", **own}]}}))["resources"]
+
+    assert worker(template(bounded))["resources"] == BOUNDS
+    assert resources({"image": "mine"}) == BOUNDS
+    for own in ({"limits": {"memory": "64Mi"}}, {}):
+        assert resources({"resources": own}) == own  # a limit beside the default request would be refused
+    assert "resources" not in worker(template())
+    side = template(bounded, template={"spec": {"containers": [{"name": "side", "image": "side:1"}]}})
+    assert [c.get("resources") for c in side["spec"]["containers"]] == [BOUNDS, None]
+
+
+def test_the_temporary_folder_has_a_size():
+    assert template()["spec"]["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
+    larger = patched({"volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "20Gi"}}]})
+    assert larger["spec"]["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "20Gi"}}]
 
 
 def test_the_template_cannot_change_the_labels_by_which_we_find_pods():

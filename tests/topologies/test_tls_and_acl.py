@@ -178,22 +178,22 @@ async def test_a_user_of_one_crew_works_for_it_and_reaches_no_other(
             with pytest.raises((UserActionRequired, redis.exceptions.NoPermissionError)):
                 await attempt()
         home = store.home(crew.keys.meta)
-        server = redis.Redis(host=servers.HOST, port=home.port, username="blog-team", password="hunter2")
-        for command in (
-            ("PUBLISH", theirs.keys.control, "x"),
-            ("PUBLISH", theirs.keys.reply("c"), "x"),
-            ("EVAL", f"return redis.call('HGETALL', '{theirs.keys.meta}')", 1, crew.keys.meta),
-            ("SCAN", "0"),
-            ("KEYS", "*"),
-            ("RANDOMKEY",),
-            ("PUBSUB", "CHANNELS"),
-            ("FUNCTION", "FLUSH"),
-            ("FLUSHALL",),
-            ("CONFIG", "GET", "*"),
-            ("ACL", "WHOAMI"),
-        ):
-            with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
-                server.execute_command(*command)
+        with redis.Redis(host=servers.HOST, port=home.port, username="blog-team", password="hunter2") as server:
+            for command in (
+                ("PUBLISH", theirs.keys.control, "x"),
+                ("PUBLISH", theirs.keys.reply("c"), "x"),
+                ("EVAL", f"return redis.call('HGETALL', '{theirs.keys.meta}')", 1, crew.keys.meta),
+                ("SCAN", "0"),
+                ("KEYS", "*"),
+                ("RANDOMKEY",),
+                ("PUBSUB", "CHANNELS"),
+                ("FUNCTION", "FLUSH"),
+                ("FLUSHALL",),
+                ("CONFIG", "GET", "*"),
+                ("ACL", "WHOAMI"),
+            ):
+                with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
+                    server.execute_command(*command)
     finally:
         confined.kill()
 

@@ -59,6 +59,41 @@ url
 {{- end -}}
 {{- end -}}
 
+{{- /* Which state of the chart's own Secret pods have read: the number of the release in which it last changed. It tells
+nothing of what is in it, and renders the same twice, as a random word would not. Rendered without the cluster: always 1. */ -}}
+{{- define "watchbill.secretRevision" -}}
+{{- $now := lookup "v1" "Secret" .Release.Namespace (include "watchbill.redisSecret" .) -}}
+{{- $key := ternary "url" "password" (ne .Values.redis.url "") -}}
+{{- $wanted := .Values.redis.url | default .Values.valkey.password -}}
+{{- $is := dig "data" $key "" $now | b64dec -}}
+{{- $revision := dig "metadata" "annotations" "watchbill.dev/revision" "" $now -}}
+{{- if and $revision (eq $is ($wanted | default $is)) -}}
+{{- $revision -}}
+{{- else -}}
+{{- .Release.Revision -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* An image by its digest where there is one. Takes [image, default tag]. */ -}}
+{{- define "watchbill.image" -}}
+{{- $image := first . -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository ($image.tag | default (last .)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where metrics may be scraped from: the pod's own namespace, and those of Prometheus. */ -}}
+{{- define "watchbill.monitoring" -}}
+- podSelector: {}
+{{- with .Values.networkPolicy.monitoringNamespaces }}
+- namespaceSelector:
+    matchExpressions:
+      - {key: kubernetes.io/metadata.name, operator: In, values: {{ toJson . }}}
+{{- end }}
+{{- end -}}
+
 {{- /* PSS restricted, of a container. */ -}}
 {{- define "watchbill.containerSecurity" -}}
 allowPrivilegeEscalation: false

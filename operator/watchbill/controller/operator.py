@@ -23,6 +23,7 @@ from watchbill.controller.stored import Heartbeats, Stored
 from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import WorkQueue
 from watchbill.errors import WatchbillError
+from watchbill.plan import manifests
 from watchbill.settings import Settings
 from watchbill.store import figures
 
@@ -120,7 +121,11 @@ class Operator:
             self._statuses,
             StoreGate(self._store_is_back),
             self._eviction,
-            worker_image=self._settings.worker_image,
+            workers=manifests.Defaults(
+                image=self._settings.worker_image,
+                resources=self._settings.worker_resources,
+                allow_modules=",".join(self._settings.allowed_modules),
+            ),
         )
         self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.look, metrics.WORKQUEUE_DEPTH.set)
 

@@ -25,7 +25,7 @@ from watchbill.controller.stored import Kept, Stored
 from watchbill.errors import Conflict, InvalidInput, RetryLater, UserActionRequired, WatchbillError
 from watchbill.plan import crew as plan
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import prompts, replicas
+from watchbill.plan import manifests, prompts, replicas
 from watchbill.records import CrewDefinition, from_crew
 from watchbill.store.definitions import Taken
 
@@ -108,7 +108,7 @@ class Reconciler:
         gate: StoreGate,
         eviction: Eviction,
         *,
-        worker_image: str,
+        workers: manifests.Defaults,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -116,7 +116,7 @@ class Reconciler:
         self._statuses = statuses
         self._gate = gate
         self._eviction = eviction
-        self._worker_image = worker_image
+        self._workers = workers
         self._memories: dict[Key, _Memory] = {}
         self._secrets: dict[tuple[str, str], tuple[bool, float]] = {}
         """(namespace, name) of Secrets with a store's URL → whether it was there, and until when that is believed."""
@@ -300,7 +300,7 @@ class Reconciler:
                 self._cache.take("deployments", "MODIFIED", applied)
 
     def _plan(self, observed: plan.Observed) -> plan.Plan:
-        return plan.plan(observed, now=_now(), default_image=self._worker_image)
+        return plan.plan(observed, now=_now(), defaults=self._workers)
 
     # ------------------------------------------------------------ what is said
 

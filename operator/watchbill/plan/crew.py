@@ -94,10 +94,10 @@ class Plan:
     scaled: replicas.Decision | None = None
 
 
-def plan(seen: Observed, *, now: datetime, default_image: str) -> Plan:
+def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
     """One step towards what is wanted."""
     crew = seen.crew
-    template = manifests.pod_template(crew, seen.namespace, default_image)
+    template = manifests.pod_template(crew, seen.namespace, defaults)
     revision = manifests.revision(template)
     # Those of a former crew of that name go with it; that they go first keeps their workers out of the new one's count.
     former = tuple(c for c in seen.children if c.owner not in ("", seen.uid))

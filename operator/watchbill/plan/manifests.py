@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -20,10 +21,31 @@ GRACE_SECONDS: Final = 60
 START_SECONDS: Final = 300
 """How long a worker may take to become ready: its image may be large, its node may have to be made first."""
 
+TMP_SIZE: Final = "1Gi"
+"""Of /tmp, unless the template says another: more of it would fill the node's disk."""
+
 _BY_NAME: Final = frozenset({"containers", "initContainers", "volumes", "env"})
 _EXCLUDES: Final = frozenset({"value", "valueFrom"})
 """Of one env variable: with either, it stands in place of what was there."""
-_OURS: Final = ("WATCHBILL_REDIS_URL", "WATCHBILL_CREW", "WATCHBILL_HEALTH_HOST", "WATCHBILL_HEALTH_PORT")
+_OURS: Final = (
+    "WATCHBILL_REDIS_URL",
+    "WATCHBILL_CREW",
+    "WATCHBILL_HEALTH_HOST",
+    "WATCHBILL_HEALTH_PORT",
+    "WATCHBILL_ALLOW_MODULES",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the operator's settings say of workers."""
+
+    image: str
+    """Of crews that name none."""
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Of containers whose template names none."""
+    allow_modules: str = ""
+    """WATCHBILL_ALLOW_MODULES. Empty: as the image has it."""
 
 
 def labels(crew: Crew) -> dict[str, str]:
@@ -70,13 +92,13 @@ def service_account(crew: Crew, namespace: str, uid: str) -> Object:
     }
 
 
-def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
+def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
     """The workers' pods, without the label of their revision."""
     workers = crew.spec.workers
     health = {"port": names.WORKER_HEALTH_PORT}
     container: Object = {
         "name": names.WORKER_CONTAINER,
-        "image": workers.image or default_image,
+        "image": workers.image or defaults.image,
         "env": [
             {
                 "name": "WATCHBILL_REDIS_URL",
@@ -97,6 +119,8 @@ def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's own
     }
+    if defaults.allow_modules:
+        container["env"].append({"name": "WATCHBILL_ALLOW_MODULES", "value": defaults.allow_modules})
     if workers.env_from:
         container["envFrom"] = [e.model_dump(by_alias=True, exclude_defaults=True) for e in workers.env_from]
     template: Object = {
@@ -111,22 +135,30 @@ def pod_template(crew: Crew, namespace: str, default_image: str) -> Object:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}}],
         },
     }
     merged: Object = merge(template, workers.template)
-    # What tells a worker who it is, and the selector's labels, are not the template's to change. A template that makes
-    # no sense stays as it is: the API server says best what is wrong with it.
+    # What tells a worker who it is and what it trusts, and the selector's labels, are not the template's to change. A
+    # template that makes no sense stays as it is: the API server says best what is wrong with it.
     if (found := _labels(merged)) is not None:
         found |= labels(crew)
     spec = merged.get("spec")
     containers = spec.get("containers") if isinstance(spec, dict) else None
     for one in containers if isinstance(containers, list) else []:
         if isinstance(one, dict) and one.get("name") == names.WORKER_CONTAINER:
-            one["env"] = merge(
-                {"env": one.get("env", [])}, {"env": [e for e in container["env"] if e["name"] in _OURS]}
-            )["env"]
+            one["env"] = _with_ours(one.get("env", []), container["env"])
+            if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
+                one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
     return merged
+
+
+def _with_ours(env: Any, base: Sequence[Object]) -> Any:
+    ours = {entry["name"]: entry for entry in base if entry["name"] in _OURS}
+    if isinstance(env, list):
+        unset = [name for name in _OURS if name not in ours]
+        env = [entry for entry in env if not (isinstance(entry, dict) and entry.get("name") in unset)]
+    return merge({"env": env}, {"env": list(ours.values())})["env"]
 
 
 def revision(template: Mapping[str, Any]) -> str:

@@ -96,6 +96,7 @@ class Processes:
             process.close()
         self._all.clear()
         self._idle.clear()
+        await asyncio.sleep(0)  # in which the loop closes their sockets: it may be closed next
 
     def _taken(self) -> _Process:
         if self._idle:
