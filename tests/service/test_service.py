@@ -298,11 +298,12 @@ async def test_a_service_keeps_the_crews_record_and_applies_its_file_again(
 async def test_the_same_id_again_is_answered_and_not_run_again(place: Place, redis_url: str, crew_name: str) -> None:
     file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
     one = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=20)
-    two = await watchbill.client.run(file, "y", redis_url=redis_url, id="same", timeout=20)
+    two = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=20)
     assert one == two
     assert place.executions() == {"same/a": 1}
-    with pytest.raises(Conflict):
-        await watchbill.client.run(file, "x", redis_url=redis_url, id="same", agent="a", timeout=20)
+    for other in ({"prompt": "y"}, {"prompt": "x", "agent": "a"}):
+        with pytest.raises(Conflict):
+            await watchbill.client.run(file, **other, redis_url=redis_url, id="same", timeout=20)
 
 
 async def test_several_crews_work_in_one_service(place: Place, redis_url: str, crew_name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from workshop import Crew, Make, Process, until
 
+from watchbill.errors import Conflict
 from watchbill.tasks import RunState
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -267,7 +268,9 @@ async def test_the_same_id_submitted_twice_at_once_is_executed_once_with_one_ans
     one, two = await asyncio.gather(*waiting)
     assert one == two
     assert one.success
-    assert await crew.submit("same", agent, "something else") == "same"  # when it is done
+    assert await crew.submit("same", agent) == "same"  # when it is done
+    with pytest.raises(Conflict):
+        await crew.submit("same", agent, "something else")
     assert await crew.result("same") == one
     assert crew.executions() == {step: 1}
     assert (await crew.ends())["same", "completed"] == 1
