@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from watchbill import metrics
+from watchbill.loggers import Logger
 
-logger = logging.getLogger("watchbill.background")
+logger = Logger("watchbill.background")
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 60.0

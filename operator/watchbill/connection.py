@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import random
 import re
 import time
@@ -27,6 +26,7 @@ from redis.sentinel import Sentinel
 
 from watchbill import redis_url
 from watchbill.errors import StoreUnavailable, UserActionRequired
+from watchbill.loggers import Logger
 from watchbill.redis_client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, SentinelClient, pool
 from watchbill.redis_cluster import ClusterClient
 from watchbill.redis_url import without_secret
@@ -51,7 +51,7 @@ __all__ = [
     "without_secret",
 ]
 
-logger = logging.getLogger("watchbill.connection")
+logger = Logger("watchbill.connection")
 
 T = TypeVar("T")
 

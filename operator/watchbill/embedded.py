@@ -18,7 +18,6 @@ import asyncio
 import errno
 import fcntl
 import importlib.util
-import logging
 import os
 import platform
 import re
@@ -35,9 +34,10 @@ from typing import Final, Literal, Self
 from urllib.parse import quote
 
 from watchbill import errors, state_folder
+from watchbill.loggers import Logger
 from watchbill.state_folder import LOCK, SOCKET
 
-log = logging.getLogger(__name__)
+log = Logger(__name__)
 
 LOG: Final = "server.log"
 MIN_VERSION: Final = (7, 0)

@@ -11,7 +11,6 @@ May not know what is done with the work, nor where heartbeats are written down.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,11 +25,12 @@ from watchbill import metrics
 from watchbill.api import Heartbeat
 from watchbill.connection import persist
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound
+from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import schedule
 from watchbill.store import definitions, heartbeats
 
-logger = logging.getLogger("watchbill.scheduler")
+logger = Logger("watchbill.scheduler")
 
 GRACE: Final = timedelta(seconds=30)
 """A slot that is found this late is still fired: a restart, or another scheduler's clock, may be between."""

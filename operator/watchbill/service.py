@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -25,6 +24,7 @@ from watchbill.client import Client, Result
 from watchbill.connection import connect, persist
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
+from watchbill.loggers import Logger
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, from_crew
 from watchbill.store import definitions, eviction
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from watchbill.scheduler import Scheduler
     from watchbill.worker.health import HealthServer
 
-logger = logging.getLogger("watchbill.service")
+logger = Logger("watchbill.service")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import persist
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
+from watchbill.loggers import Logger
 from watchbill.plan import flow, submission, texts
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions, events, runs
@@ -30,7 +30,7 @@ from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue, Submission
 from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
-logger = logging.getLogger("watchbill.client")
+logger = Logger("watchbill.client")
 
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -16,8 +15,9 @@ import redis.asyncio
 
 from watchbill import names
 from watchbill.connection import persist, translated
+from watchbill.loggers import Logger
 
-logger = logging.getLogger("watchbill.client")
+logger = Logger("watchbill.client")
 
 POLL_SECONDS: Final = 2.0
 """How often who waits looks for himself, in case the message that he waits for was lost."""

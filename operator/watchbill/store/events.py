@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -13,9 +12,10 @@ from pydantic import ValidationError
 from watchbill.connection import blocking, persist, translated
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import RETENTION_SECONDS, CrewEvent, Gap
+from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 
-logger = logging.getLogger("watchbill.client")
+logger = Logger("watchbill.client")
 
 BLOCK_MS: Final = 2000
 LOOK_SECONDS: Final = 0.5

@@ -7,15 +7,15 @@ change anything: whoever runs the store decides.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill.connection import masters, persist, translated
 from watchbill.errors import Problem, WatchbillError
+from watchbill.loggers import Logger
 
-logger = logging.getLogger("watchbill.store")
+logger = Logger("watchbill.store")
 
 SAFE: Final = "noeviction"
 _FIX: Final = (

@@ -16,7 +16,6 @@ if __name__ == "__main__":
     init.begin({signal.SIGTERM: 0, signal.SIGINT: 0})  # it holds nothing yet
 
 import asyncio
-import logging
 import os
 import sys
 import threading
@@ -31,6 +30,7 @@ from watchbill import background, logs
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import connect
 from watchbill.errors import CrewGone, InvalidInput, WatchbillError
+from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.redaction import redact
 from watchbill.settings import Settings, read
@@ -39,7 +39,7 @@ from watchbill.terminal import one_line
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 RECYCLED: Final = 75
 """EX_TEMPFAIL of sysexits.h: start it again."""

@@ -7,15 +7,15 @@ nobody, except at the worker's own end.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill import metrics
+from watchbill.loggers import Logger
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 CLEAN_UP_SECONDS: Final = 1.0
 """How long a cancelled agent may take to clean up before it counts as one that won't."""

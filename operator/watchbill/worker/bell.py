@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import redis
 
 from watchbill.errors import CrewGone, Fenced
+from watchbill.loggers import Logger
 from watchbill.store.queue import BATCH, Claim
 from watchbill.worker.life import Life
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 _AGAIN_SECONDS: Final = 2.0
 """After so long an idle worker looks though no bell rang, until a claim says otherwise."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from watchbill.connection import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
+from watchbill.loggers import Logger
 from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker import results
@@ -19,7 +19,7 @@ from watchbill.worker.counts import Counts
 from watchbill.worker.execute import Executor
 from watchbill.worker.life import Job, Life
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""

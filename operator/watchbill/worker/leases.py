@@ -8,7 +8,6 @@ make the worker look dead: its work would be run twice. A loop that is stuck for
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 import time
@@ -19,11 +18,12 @@ from typing import Final, TypeVar
 from watchbill import metrics
 from watchbill.connection import connect_sync
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker import running
 from watchbill.worker.shared_lease import SharedLease
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 T = TypeVar("T")
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
 import redis
 
 from watchbill.connection import Persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.loggers import Logger
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker import results
 from watchbill.worker.counts import Counts
 from watchbill.worker.life import Life
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 
 class Reports:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -14,11 +13,12 @@ import redis
 
 from watchbill.connection import Persist
 from watchbill.errors import CrewGone, NewerRecord, NotFound
+from watchbill.loggers import Logger
 from watchbill.store import definitions, retention
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Changed, Queue
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 KEEP_SECONDS: Final = 5.0
 """How often a worker looks, give or take a half, so that those of a crew don't look together."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import home, persist
 from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, WatchbillError
+from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.redaction import redact
 from watchbill.store import control, definitions, holdings
@@ -41,7 +41,7 @@ from watchbill.worker.recovery import Recovery
 from watchbill.worker.reports import Reports
 from watchbill.worker.shared_lease import SharedLease
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 T = TypeVar("T")
 
