@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,35 @@ async def test_usage_adds_up_and_is_none_when_nothing_was_reported() -> None:
     context.report_usage(Usage(input_tokens=3, output_tokens=1, requests=1))
     context.report_usage(Usage(input_tokens=4, requests=1))
     assert context.usage == Usage(input_tokens=7, output_tokens=1, requests=2)
+
+
+@pytest.mark.parametrize(
+    ("usage", "error"),
+    [
+        ({"prompt_tokens": 5}, "takes a watchbill.tasks.Usage, and not 'dict'"),
+        (Usage(input_tokens=-1), "input_tokens must be an integer from 0 to"),
+        (Usage(output_tokens=10**5000), "output_tokens must be an integer from 0 to"),
+        (Usage.model_construct(requests="2"), "requests must be an integer from 0 to"),
+    ],
+    ids=["dict", "negative", "huge", "text"],
+)
+def test_what_is_no_usage_is_refused_where_it_is_reported(usage: Any, error: str) -> None:
+    context = testing.context()
+    with pytest.raises((TypeError, ValueError), match=error):
+        context.report_usage(usage)
+    assert context.usage is None
+
+
+def test_what_is_said_about_a_result_is_json_and_a_copy() -> None:
+    context = testing.context()
+    value = {"rows": ["cut \ud83d"]}
+    context.annotate("source", value)
+    value["rows"].clear()
+    assert context.metadata == {"source": {"rows": ["cut \ufffd"]}}
+    for bad in (object(), float("nan"), "x" * 4000, [10**4300]):
+        with pytest.raises((TypeError, ValueError)):
+            context.annotate("bad", bad)
+    assert list(context.metadata) == ["source"]
 
 
 async def test_a_thread_emits_on_the_event_loop() -> None:

@@ -107,6 +107,34 @@ async def test_every_task_gets_an_instance_and_a_config_of_its_own(write: Write)
     assert crew.agents[0].config == {"seen": []}
 
 
+async def test_no_run_sees_what_another_did_to_what_its_context_says_of_it(write: Write) -> None:
+    folder = write(
+        "team",
+        popping="""
+        class Pops:
+            def __init__(self, options): pass
+            def run(self, context):
+                agent = context.agent
+                agent.config["also"], agent.tools[:] = 1, ["mine"]
+                return [agent.config["options"].pop("mode"), len(context.tools), context.tools.clear()]
+        def empties(context):
+            context.agent.config["also"] = context.tools["also"] = 1
+            return [len(context.agent.config), len(context.tools)]
+        """,
+    )
+    crew = crew_of(
+        {"agent_class": "popping:Pops", "config": {"options": {"mode": "fast"}}, "tools": ["calculator"]},
+        {"agent_class": "popping:empties"},
+    )
+    loader = AgentLoader([folder])
+    for agent, output in zip(crew.agents, (["fast", 1, None], [1, 1]), strict=True):
+        runner, tools = loader.load(crew, agent), loader.tools(crew, agent)
+        for _ in range(2):
+            context = testing.context(tools={name: tool.function for name, tool in tools.items()})
+            assert runner.run(context) == output
+    assert crew.agents[0].config == {"options": {"mode": "fast"}}
+
+
 async def test_modules_beside_the_yaml_file_may_import_each_other_and_be_in_packages(write: Write) -> None:
     folder = write("team", top_agents="from lower_words import shout\ndef go(context): return shout(context.prompt)")
     write("team", lower_words="def shout(text): return text.upper() + '!'")

@@ -7,25 +7,33 @@ store nor the worker.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic_core import from_json
+
+from watchbill.agents.text import sound
 from watchbill.agents.tools import Tool
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask, Usage
 
 Say = Callable[[str], Awaitable[None]]
 
+NOTE_MAX: Final = 4000
+USAGE_MAX: Final = 2**53
+"""Of each number of one report; no more would be exact in JSON everywhere."""
 EMIT_SECONDS: Final = 30.0
 """How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
 class Context:
-    """What one run of one agent works with. To be read: nobody looks at what an agent writes into it."""
+    """What one run of one agent works with. To be read: nobody looks at what an agent writes into it, no later run
+    either."""
 
     crew: str
     """`namespace/name`."""
@@ -104,12 +112,27 @@ class Context:
             raise
 
     def report_usage(self, usage: Usage) -> None:
-        """Add to what this run has cost. May be called often, and from any thread."""
-        self._reported.append(usage)
+        """Add to what this run has cost. May be called often, and from any thread.
+
+        Raises TypeError for what is no Usage, ValueError for numbers below 0 or above 2**53.
+        """
+        if not isinstance(usage, Usage):
+            raise TypeError(f"report_usage takes a watchbill.tasks.Usage, and not {type(usage).__name__!r}")
+        counts = {name: getattr(usage, name) for name in ("input_tokens", "output_tokens", "requests")}
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count <= USAGE_MAX:
+                raise ValueError(f"report_usage: {name} must be an integer from 0 to {USAGE_MAX}")
+        self._reported.append(Usage(**counts))
 
     def annotate(self, name: str, value: Any) -> None:
-        """Say something about the result, in its `metadata`: a name, and a value that is JSON."""
-        self._notes[name] = value
+        """Say something about the result, in its `metadata`: a name, and a value that is JSON.
+
+        Raises TypeError or ValueError for what is no JSON, or more than 4,000 characters of it.
+        """
+        text = json.dumps({str(name): sound(value)}, allow_nan=False)
+        if len(text) > NOTE_MAX:
+            raise ValueError(f"annotate: {name!r} is more than {NOTE_MAX} characters of JSON")
+        self._notes.update(from_json(text))
 
     @property
     def metadata(self) -> dict[str, Any]:

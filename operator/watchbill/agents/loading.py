@@ -58,8 +58,14 @@ class Runner:
     """It asks for a process of its own."""
 
     def run(self, context: Context) -> Any | Awaitable[Any]:
-        """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises."""
-        return self._start(context if context.agent is self.agent else dataclasses.replace(context, agent=self.agent))
+        """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises.
+
+        What `context` says of the agent is this run's own from now on: no other run sees what an agent does to it.
+        """
+        agent = self.agent
+        mine = {"config": copy.deepcopy(agent.config) if agent.config else {}, "tools": list(agent.tools)}
+        context.agent, context.tools = agent.model_copy(update=mine), dict(context.tools)
+        return self._start(context)
 
 
 class AgentLoader:

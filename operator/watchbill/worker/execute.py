@@ -183,8 +183,8 @@ class Executor:
             task=payload,
             run_id=task.run_id,
             prompt=prompts.compose(role.agent.prompt, prompt, inputs, named),
-            inputs=inputs,
-            outputs=outputs,
+            inputs=dict(inputs),
+            outputs=dict(outputs),
             tools=role.tools,
             logger=logs.of_agent(self._keys.crew, task.agent, task.run_id, task.id),
             deadline=datetime.now(UTC) + timedelta(seconds=role.timeout),  # noqa: TID251 - shell
