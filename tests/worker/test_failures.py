@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from email.message import Message
 from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
 
+import aiohttp
+import hands
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from watchbill.errors import AgentNotLoadable, NotWorthRetrying, RetryAfter, RetryLater, ToolError
 from watchbill.plan.retry import Failure
-from watchbill.worker.failures import judge
+from watchbill.worker.failures import failed, judge
 
 pytestmark = pytest.mark.pure
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+REQUEST = aiohttp.RequestInfo(URL("http://localhost"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://localhost"))
 
 
 def with_(error: Exception, **attributes: Any) -> Exception:
@@ -51,6 +61,10 @@ class Spiteful(Exception):
         ExceptionGroup("tasks", [OSError(), ExceptionGroup("more", [TimeoutError()])]),
         *[with_(RuntimeError(), status_code=code) for code in (408, 425, 429, 500, 502, 503, 529)],
         with_(RuntimeError(), code="invalid", status=True),
+        with_(RuntimeError("of SMTP"), code=421),
+        with_(RuntimeError("of SMTP"), code=450, headers=None),
+        with_(RuntimeError("of MongoDB"), code=462, status=404),
+        aiohttp.ClientResponseError(REQUEST, (), status=429, headers=CIMultiDict()),
     ],
 )
 def test_worth_another_try(error: Exception) -> None:
@@ -68,9 +82,12 @@ def test_worth_another_try(error: Exception) -> None:
         with_(OSError(), retryable=False),
         *[with_(RuntimeError(), status_code=code) for code in (400, 401, 403, 404, 422)],
         with_(RuntimeError(), response=SimpleNamespace(status_code=401)),
-        caused(RuntimeError("a library's"), with_(RuntimeError("the HTTP client's"), status=403)),
         ExceptionGroup("tasks", [OSError(), TypeError()]),
         caused(ToolError("tool 'x' failed"), TypeError()),
+        with_(RuntimeError(), response=SimpleNamespace(status=403)),
+        aiohttp.ClientResponseError(REQUEST, (), status=404, headers=CIMultiDict()),
+        HTTPError("http://localhost", 404, "Not Found", Message(), None),
+        caused(RuntimeError("a library's"), with_(RuntimeError("the HTTP client's"), status=403, headers={})),
     ],
 )
 def test_not_worth_another_try(error: Exception) -> None:
@@ -123,6 +140,33 @@ def test_only_an_agent_gives_its_work_up_for_good(error: Exception, given_up: bo
 )
 def test_what_it_asks_for(error: Exception, seconds: float | None) -> None:
     assert judge(error, NOW).retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (lambda: hands.Mute("x"), "Mute, which can't say what it is: RuntimeError"),
+        (lambda: hands.Unattributable("the API refused"), "Unattributable: the API refused"),
+        (lambda: hands.Untouchable("of glass"), "Untouchable, which can't say what it is: SystemExit"),
+        (lambda: ValueError(hands.Mute("x")), "ValueError, which can't say what it is: RuntimeError"),
+        (lambda: caused(ValueError("after it"), hands.Untouchable("of glass")), "ValueError: after it"),
+        (lambda: caused(ValueError("after it"), hands.Unattributable("x")), "ValueError: after it"),
+        (lambda: hands.Odd("odd"), "RuntimeError: Odd: odd"),
+        (lambda: SystemExit(3), "RuntimeError: SystemExit: 3"),
+    ],
+)
+def test_whatever_an_agent_raises_can_be_told(error: Callable[[], BaseException], text: str) -> None:
+    def raises() -> None:
+        raise error()
+
+    try:
+        raises()
+    except BaseException as caught:
+        told = failed(caught, NOW)
+    assert told.error.startswith(text)
+    assert told.judged.worth_retrying
+    assert "in raises" in told.traceback or "Untouchable" in text
+    assert text in told.traceback or "can't say" in text
 
 
 def test_a_circle_of_causes_ends() -> None:

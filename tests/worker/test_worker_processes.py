@@ -157,7 +157,10 @@ async def test_what_it_has_used_is_counted(make_crew: Make) -> None:
     crew = await make_crew({"a": "Apart"})
     async with crew.in_process():
         await crew.submit("t", "a", "spend")
-        usage = (await crew.result("t")).usage
+        result = await crew.result("t")
+    usage = result.usage
+    assert isinstance(result, TaskResult)
+    assert result.metadata == {"of": "a process"}
     assert (usage.input_tokens, usage.output_tokens, usage.requests) == (3, 4, 1)
 
 

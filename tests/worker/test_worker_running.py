@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -110,6 +112,20 @@ async def test_what_a_stopped_agent_returns_is_its_result(enter: Enter) -> None:
             running.stop("cancelled", 5.0)
             end = await room.end()
             assert (end.outcome, result(end).output) == ("completed", "what there is")
+            room.ends.clear()
+
+
+async def test_nothing_is_no_result_of_a_stopped_agent(enter: Enter) -> None:
+    """`if context.cancelled: return` is a polite way to stop; what comes after it must not begin on None."""
+    async with enter([agent("a", "Answers", timeout_seconds=1), agent("b", "Looks", timeout_seconds=1)]) as room:
+        for name in "ab":
+            running = await room.begin(name, name, "return nothing")
+            await room.started(name)
+            running.stop("cancelled", 5.0)
+            assert (await room.end()).outcome == "cancelled"
+            room.ends.clear()
+            await room.begin(f"{name} late", name, "return nothing")
+            assert (await room.end()).message.startswith("attempt 1 failed: timed out after 1 s")
             room.ends.clear()
 
 
@@ -226,7 +242,75 @@ async def test_an_agent_that_cancels_itself_has_failed(enter: Enter) -> None:
     async with enter([agent("a", "cancels_itself", notes=False)], max_attempts=1) as room:
         await room.begin("t", "a")
         end = await room.end()
-        assert (end.outcome, result(end).error) == ("dead", "RuntimeError: CancelledError")
+        assert end.outcome == "dead"
+        assert end.message.startswith("RuntimeError: CancelledError (")
+        assert room.executor.abandoned == 0
+
+
+# ---------------------------------------------------------------- what may lose an end
+
+
+@pytest.mark.parametrize("kind", ["Mischief", "ThreadMischief"])
+@pytest.mark.parametrize("fault", ["factory", "filter", "handler"])
+async def test_an_end_that_cannot_be_logged_is_told(
+    enter: Enter, monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
+) -> None:
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise LookupError("a context variable")
+
+    source = logging.getLogger("watchbill.worker")
+    monkeypatch.setattr(source, "level", logging.INFO)
+    if fault == "factory":
+        monkeypatch.setattr(logging, "_logRecordFactory", breaks)
+    elif fault == "filter":
+        monkeypatch.setattr(source, "filters", [breaks])
+    else:
+        handler = logging.Handler()
+        handler.emit = breaks  # type: ignore[method-assign]
+        monkeypatch.setattr(source, "handlers", [handler])
+    async with enter({"a": kind}, max_attempts=1) as room:
+        await room.begin("t", "a", "ValueError")
+        end = await room.end()
+    assert end.outcome == "dead"
+    assert end.message.startswith("ValueError: it broke")
+
+
+async def test_an_exception_that_takes_its_time_to_say_what_it_is_holds_up_nobody_and_times_out(enter: Enter) -> None:
+    async with enter([agent("a", "SilentlyFails", timeout_seconds=1), agent("b", "Brief")], max_attempts=1) as room:
+        await room.begin("t", "a")
+        await until(lambda: room.noted("asked"))
+        await room.begin("other", "b")
+        await until(lambda: room.ends, what="the end of another")
+        assert [end.task.id for end in room.ends] == ["other"]
+        room.ends.clear()
+        end = await room.end()
+        assert (end.outcome, result(end).error) == ("dead", "timed out after 1 s")
+        assert room.executor.abandoned == 1
+        room.crew.open()
+        await until(lambda: room.executor.abandoned == 0)
+        assert len(room.ends) == 1
+
+
+async def test_a_task_for_which_there_is_no_thread_ends(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with enter({"a": "Mischief", "b": "ThreadGate"}) as room:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", exhausted)
+            for name in "ab":
+                await room.begin(name, name, "ValueError")
+                end = await room.end()
+                assert end.outcome == "retry"
+                assert "can't start new thread" in end.message
+                room.ends.clear()
+
+
+async def test_an_iterator_without_end_holds_up_the_loop_no_longer_than_for_an_item_and_times_out(enter: Enter) -> None:
+    async with enter([agent("a", "Counts", timeout_seconds=1)], max_attempts=1) as room:
+        await room.begin("t", "a")
+        end = await room.end()
+        assert (end.outcome, result(end).error) == ("dead", "timed out after 1 s")
         assert room.executor.abandoned == 0
 
 
@@ -282,9 +366,9 @@ async def test_a_wall_clock_that_is_set_anew_changes_no_timeout(enter: Enter, mo
 async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
     enter: Enter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with enter({"a": "Stubborn", "b": "Stuck"}) as room:
-        running = [await room.begin(name, name) for name in "ab"]
-        await room.started(*"ab")
+    async with enter({"a": "Stubborn", "b": "Stuck", "c": "RaisesLate"}) as room:
+        running = [await room.begin(name, name) for name in "abc"]
+        await room.started(*"abc")
         for one in running:
             one.cancel()
         del running, one
@@ -292,6 +376,9 @@ async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
         await room.executor.close()
         assert time.monotonic() - began < 10
         assert room.executor.abandoned == 0
+        room.crew.open("c")
+        (thread,) = [note["thread"] for note in room.crew.notes() if note["task"] == "c"]
+        await until(lambda: thread not in {alive.ident for alive in threading.enumerate()}, what="that it raises")
         await asyncio.sleep(0.05)
         gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -55,7 +55,7 @@ def attribute(holder: Any, name: str) -> Any:
     """None where there is none: attributes of others' exceptions may be properties that raise."""
     try:
         return getattr(holder, name, None)
-    except Exception:
+    except BaseException:
         return None
 
 

@@ -32,7 +32,6 @@ from watchbill import logs
 from watchbill.agents.context import EMIT_SECONDS, Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
-from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask
@@ -76,21 +75,23 @@ def main(given: dict[str, Any]) -> None:
     while True:
         asked = line.next_task()
         logging.getLogger().setLevel(asked["level"])
-        usage = None
+        usage, metadata = None, {}
         try:
             runner, tools = role(asked["definition"], asked["agent"])
             context = _context(asked, runner, tools, line)
             while not lease.holds:  # others may have taken it, and done it: then we are killed
                 time.sleep(LEASE_LOOK_SECONDS)
             try:
-                output = _run(runner, context)
+                came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))
             finally:
-                usage = context.usage
-            result = outputs.as_json(context.task.task_id, asked["agent"], success=True, output=output)
-            answer = f'"result": {result}'
+                usage, metadata = context.usage, context.metadata
         except BaseException as failure:  # SystemExit ends the task only
-            answer = f'"failed": {json.dumps(_failed(failure))}'
-        line.end_task(f'{{"kind": "end", "usage": {usage.model_dump_json() if usage else "null"}, {answer}}}')
+            told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
+            # Here, as the environment may know more secrets than the worker's: an agent's module has loaded them.
+            came = replace(told, error=redact(told.error), traceback=redact(told.traceback))
+        what = "output" if isinstance(came, outputs.Output) else "failed"
+        spent = usage.model_dump() if usage else None
+        line.end_task(json.dumps({"kind": "end", "usage": spent, "metadata": metadata, what: asdict(came)}))
 
 
 def _die_with(life: int) -> None:
@@ -116,19 +117,6 @@ def _run(runner: Runner, context: Context) -> Any:
         return await output
 
     return asyncio.run(hidden()) if inspect.isawaitable(output) else output  # a decorator may hide that it is async
-
-
-def _failed(failure: BaseException) -> dict[str, Any]:
-    if isinstance(failure, outputs.Unstorable):
-        told = failures.Failed(str(failure), Failure(worth_retrying=False))
-    elif isinstance(failure, Exception):
-        told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
-    else:
-        error = RuntimeError(failures.describe(failure))
-        error.__cause__ = failure
-        told = failures.failed(error, datetime.now(UTC))  # noqa: TID251 - shell
-    # Here, as the environment may know more secrets than the worker's: an agent's module has loaded them.
-    return asdict(replace(told, error=redact(told.error), traceback=redact(told.traceback)))
 
 
 @dataclass(slots=True, kw_only=True)

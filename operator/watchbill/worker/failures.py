@@ -7,6 +7,7 @@ processes: imports no store.
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -29,6 +30,7 @@ _HOPELESS: Final = (
     TypeError,
 )
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
+_HTTP: Final = ("status_code", "status", "code")
 _TEXT_MAX: Final = 1_000_000
 """Far more than is kept of it: secrets are taken out before it is cut to size, and none may be cut in two."""
 
@@ -54,22 +56,48 @@ class AgentFailed(Exception):
         self.failed = failed
 
 
+class Unstorable(Exception):
+    """What was returned is no JSON, or too much of it. Says whose, and why."""
+
+
 def failed(error: BaseException, now: datetime) -> Failed:
-    """All that is to be told of an agent's exception. `now` is aware."""
-    if isinstance(error, AgentFailed):
-        return error.failed
-    text = "".join(traceback.format_exception(error))
-    return Failed(places.marked(describe(error), error), judge(error, now), text[-_TEXT_MAX:])
+    """All that is to be told of what an agent raised. `now` is aware.
+
+    Never raises; but it runs the exception's own code, which may take its time: call it where the agent ran.
+    """
+    kind = type(error)  # isinstance would ask the object, which may be any
+    if kind is AgentFailed:
+        return error.failed  # type: ignore[attr-defined, no-any-return]
+    if kind is Unstorable:
+        return Failed(describe(error).removeprefix("Unstorable: "), Failure(worth_retrying=False))
+    if not issubclass(kind, Exception):  # SystemExit, say: it ends the task, not the process
+        another = RuntimeError(describe(error))
+        another.__cause__ = error
+        error = another
+    try:
+        judged = judge(error, now)
+    except BaseException:  # nothing is known
+        judged = _WORTH_IT
+    return Failed(places.marked(describe(error), error), judged, _traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))[-_TEXT_MAX:]
+    except BaseException:  # it, or one that came before it, can't be printed; where it came from, can
+        with suppress(BaseException):
+            return "".join([*traceback.format_tb(error.__traceback__), describe(error)])[-_TEXT_MAX:]
+        return describe(error)
 
 
 def describe(error: BaseException) -> str:
-    """`TypeError: its message`."""
+    """`TypeError: its message`. Never raises."""
     name = type(error).__name__
     try:
-        text = str(error)
-    except Exception as another:
+        text = str(error)[:_TEXT_MAX]
+        return f"{name}: {text}" if text else name
+    except BaseException as another:
         return f"{name}, which can't say what it is: {type(another).__name__}"
-    return f"{name}: {text[:_TEXT_MAX]}" if text else name
 
 
 def judge(error: BaseException, now: datetime) -> Failure:
@@ -113,8 +141,11 @@ def _is_worth_it(causes: list[BaseException]) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    for holder in (error, attribute(error, "response")):
-        for name in ("status_code", "status", "code"):
+    """Of HTTP. `code` and `status` are other protocols' words, too (SMTP, MongoDB): they count beside headers, and in a
+    response."""
+    beside_headers = callable(attribute(attribute(error, "headers"), "get"))
+    for holder, names in ((error, _HTTP if beside_headers else _HTTP[:1]), (attribute(error, "response"), _HTTP)):
+        for name in names:
             value = attribute(holder, name)
             if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600:
                 return value

@@ -23,12 +23,16 @@ from typing import Any, Final, TextIO
 from watchbill import logs
 from watchbill.agents.context import Context
 from watchbill.agents.sources import Sources
+from watchbill.loggers import Logger
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
 from watchbill.tasks import Usage
 from watchbill.worker.child import HEADER, pack
 from watchbill.worker.failures import AgentFailed, Failed, describe
+from watchbill.worker.outputs import Output
 from watchbill.worker.shared_lease import SharedLease
+
+logger = Logger("watchbill.worker")
 
 _CODE: Final = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
@@ -71,7 +75,7 @@ class Processes:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
-    async def run(self, request: Mapping[str, Any], context: Context) -> Any:
+    async def run(self, request: Mapping[str, Any], context: Context) -> Output:
         """What the agent returned. Raises AgentFailed: with what it raised, or how its process died. Cancelling kills
         the process, and returns once it has ended."""
         while True:
@@ -108,7 +112,7 @@ class Processes:
     async def _end(self, process: _Process) -> None:
         process.kill()
         while await process.ended() is None:
-            logging.getLogger("watchbill.worker").warning("process %d was killed, and lives on", process.pid)
+            logger.warning("process %d was killed, and lives on", process.pid)
         process.close()
         self._all.discard(process)
 
@@ -176,7 +180,7 @@ class _Process:
             os.close(self._life)
             self._life = -1
 
-    async def run(self, request: Mapping[str, Any], context: Context) -> Any:
+    async def run(self, request: Mapping[str, Any], context: Context) -> Output:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(sock=self._socket)
         reader, writer = self._streams
@@ -199,9 +203,11 @@ class _Process:
         self.is_idle = self._is_used = True
         if told["usage"] is not None:
             context.report_usage(Usage.model_validate(told["usage"]))
+        for name, value in told["metadata"].items():
+            context.annotate(name, value)
         if failed := told.get("failed"):
             raise AgentFailed(Failed(failed["error"], Failure(**failed["judged"]), failed["traceback"]))
-        return told["result"]["output"]
+        return Output(**told["output"])
 
     async def _died(self, begun_at: float) -> Failed:
         """How. It has closed its line, so it has ended, or is about to."""
@@ -240,12 +246,13 @@ async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
 
 
 def _log(told: Mapping[str, Any], context: Context) -> None:
-    logger = logging.getLogger(told["name"])
-    if logger.isEnabledFor(told["level"]):
+    source = logging.getLogger(told["name"])
+    if source.isEnabledFor(told["level"]):
         extra = logs.about(context.crew, context.agent.agent_id, context.run_id, context.task.task_id)
-        record = logger.makeRecord(told["name"], told["level"], "", 0, told["message"], (), None, extra=extra)
-        record.exc_text = told["trace"]
-        logger.handle(record)
+        with suppress(Exception):  # a factory's or a filter's of the agent's module, which would cost the process
+            record = source.makeRecord(told["name"], told["level"], "", 0, told["message"], (), None, extra=extra)
+            record.exc_text = told["trace"]
+            source.handle(record)
 
 
 def _same(stream: TextIO) -> int | None:

@@ -5,15 +5,15 @@ Does no I/O, and doesn't wait.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from watchbill.errors import AgentNotLoadable, NewerRecord
+from watchbill.loggers import Logger
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
 from watchbill.redaction import redact
@@ -21,14 +21,26 @@ from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import Usage
 from watchbill.worker import failures, outputs
 from watchbill.worker.failures import Failed
+from watchbill.worker.outputs import NOTHING, Output
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 ERROR_MAX: Final = 16_000
 MESSAGE_MAX: Final = 4000
 _LINE_MAX: Final = 300
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
 """What a task is that was stopped because somebody wished so."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What an agent told of a run beside what came of it."""
+
+    usage: Usage | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NOTHING_TOLD: Final = Told()
 
 
 class Results:
@@ -39,19 +51,11 @@ class Results:
         self._crew = crew
         self._now = now
 
-    def completed(
-        self, task: Claimed, policy: TaskPolicy, output: Any, usage: Usage | None, seconds: float
-    ) -> Finished:
-        """Its agent returned `output`; the task is dead all the same if that is no JSON."""
-        try:
-            return self._finished(task, "completed", policy, output=output, usage=usage, seconds=seconds)
-        except outputs.Unstorable as error:
-            self._mourn(task, str(error))
-            return self._finished(task, "dead", policy, error=str(error), usage=usage, seconds=seconds)
+    def completed(self, task: Claimed, policy: TaskPolicy, output: Output, told: Told, seconds: float) -> Finished:
+        """Its agent returned `output`."""
+        return self._finished(task, "completed", policy, output=output, told=told, seconds=seconds)
 
-    def failed(
-        self, task: Claimed, policy: TaskPolicy, failure: Failed, usage: Usage | None, seconds: float
-    ) -> Finished:
+    def failed(self, task: Claimed, policy: TaskPolicy, failure: Failed, told: Told, seconds: float) -> Finished:
         """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left. Then the
         task is dead, and can be tried again once the cause is mended; unless the agent has given it up for good."""
         wait = retry.pause(
@@ -61,25 +65,20 @@ class Results:
             base_seconds=policy.backoff_seconds,
             chance=random.random(),
         )
-        what = self._last((failure.traceback or failure.error).rstrip())
-        logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if wait is not None:
             return self._again(task, failure.error, wait)
-        if failure.judged.given_up:
-            return self._finished(
-                task,
-                "failed",
-                policy,
-                error=failure.error,
-                trace=failure.traceback and what,
-                usage=usage,
-                seconds=seconds,
-            )
-        self._mourn(task, failure.error)
-        finished = self._finished(
-            task, "dead", policy, error=failure.error, trace=failure.traceback and what, usage=usage, seconds=seconds
-        )
-        return replace(finished, detail=what)
+        outcome: Outcome = "failed" if failure.judged.given_up else "dead"
+        what = self._trace(failure)
+        trace = what if failure.traceback else None
+        finished = self._finished(task, outcome, policy, error=failure.error, trace=trace, told=told, seconds=seconds)
+        return replace(finished, detail=what) if outcome == "dead" else finished
+
+    def log(self, finished: Finished, failure: Failed) -> None:
+        """What `failed` made of it, once it is told: strangers' handlers of logging may do anything."""
+        task, what = finished.task, finished.detail or self._trace(failure)
+        logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
+        if finished.outcome == "dead":
+            self._mourn(task, failure.error)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str) -> Finished:
         """It was cancelled or interrupted, and so has no result."""
@@ -102,6 +101,9 @@ class Results:
         """We ourselves couldn't run it."""
         return _without_record(task, self._first(failures.describe(failure)))
 
+    def _trace(self, failure: Failed) -> str:
+        return self._last((failure.traceback or failure.error).rstrip())
+
     def _again(self, task: Claimed, error: str, seconds: float) -> Finished:
         told = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
         ttl_ms = math.ceil(seconds * 1000)
@@ -113,23 +115,24 @@ class Results:
         outcome: Outcome,
         policy: TaskPolicy,
         *,
-        output: Any = None,
+        output: Output = NOTHING,
         error: str | None = None,
-        trace: str = "",
-        usage: Usage | None = None,
+        trace: str | None = None,
+        told: Told = _NOTHING_TOLD,
         seconds: float = 0.0,
     ) -> Finished:
-        """Raises Unstorable."""
         error = self._first(error) if error else None
+        usage = told.usage
         result = outputs.as_json(
             task.id,
             task.agent,
             success=outcome == "completed",
             output=output,
             error=error,
-            traceback=trace or None,
+            traceback=trace,
             seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
+            metadata=told.metadata,
             attempt=task.attempt,
             completed_at=self._now(),
         )

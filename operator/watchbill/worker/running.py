@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
@@ -20,17 +19,19 @@ from watchbill import metrics
 from watchbill.agents.context import Context
 from watchbill.agents.loading import Runner
 from watchbill.agents.tools import Tool
+from watchbill.loggers import Logger
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store.queue import Claimed, Finished
-from watchbill.worker import failures, processes
+from watchbill.store.queue import Claimed, Finished, Outcome
+from watchbill.worker import failures, outputs, processes
 from watchbill.worker.abandoned import CLEAN_UP_SECONDS, Abandoned
 from watchbill.worker.failures import Failed
+from watchbill.worker.outputs import Output
 from watchbill.worker.processes import Processes
-from watchbill.worker.results import Results
+from watchbill.worker.results import Results, Told
 from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 from watchbill.worker.threads import run_in_thread
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 _ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
 _ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."
@@ -146,9 +147,11 @@ class Running:
         return self._asked_at
 
     def _abandon(self) -> None:
-        if not self._handle.done():  # else what it came to is about to be told
-            self._leave(self._ask())
-            self._tell_stop("; its agent did not stop in time, and was abandoned")
+        if self._handle.done():  # what it came to was told, or couldn't be
+            self._tell_stop()
+            return
+        self._leave(self._ask())
+        self._tell_stop("; its agent did not stop in time, and was abandoned")
 
     def _leave(self, asked_at: float) -> None:
         runner = self.role.runner
@@ -159,16 +162,18 @@ class Running:
 
     async def _run(self) -> None:
         try:
-            output = await self._call()
-        except Exception as failure:
-            if self._why is None:
-                self._tell(failure)
-        else:
-            self._tell(None, output)
+            came = await self._call()
+        except Exception as fault:  # there is no thread to be had, say
+            came = failures.failed(fault, _now())
+        if isinstance(came, Output) or (came is not None and self._why is None):
+            self._tell(came)
 
-    async def _call(self) -> Any:
-        """Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
-        this is cancelled soon."""
+    async def _call(self) -> Output | Failed | None:
+        """What came of it; None if that is nothing, since it was asked to stop.
+
+        Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
+        this is cancelled soon. All that is the agent's own runs here, within its time: also what makes JSON of its
+        output, and what its exception says."""
         runner, context = self.role.runner, self.context
         while not self._lease.holds:  # noqa: ASYNC110 - a thread knows, and an event would cost each task
             await asyncio.sleep(LEASE_LOOK_SECONDS)
@@ -176,39 +181,60 @@ class Running:
             if runner.in_process:
                 return await self._processes.run(processes.request(self.role.crew, context), context)
             if runner.is_async:
-                return await runner.run(context)
-            return await self._call_in_thread()
-        except Exception:
-            raise
+                return await self._awaited(runner.run(context))
+            came = await self._call_in_thread()
+            if inspect.isawaitable(came):  # a decorator may hide that it is async
+                came = await self._awaited(came)
+            return came  # type: ignore[no-any-return]
         except BaseException as failure:
-            if isinstance(failure, asyncio.CancelledError) and self._asked_at is not None:
-                raise
-            # SystemExit and the like, and a CancelledError of the agent's own, end the task, not the worker.
-            raise RuntimeError(failures.describe(failure)) from failure
+            kind = type(failure)
+            if self._is_asked():  # no failure, then
+                if issubclass(kind, asyncio.CancelledError | GeneratorExit):
+                    raise
+                return None
+            if kind is failures.AgentFailed or issubclass(kind, GeneratorExit):  # which may await nothing
+                return failures.failed(failure, _now())
+            return await run_in_thread(failures.failed, failure, _now())  # beside the loop: it may block
+
+    async def _awaited(self, awaitable: Awaitable[Any]) -> Output | None:
+        output = await awaitable
+        if output is None and self._is_asked():
+            return None
+        return await outputs.made_on_loop(self.role.agent.agent_id, output)
 
     async def _call_in_thread(self) -> Any:
-        runner, context = self.role.runner, self.context
+        """As `_call`; or an awaitable."""
 
         def run() -> Any:
-            if self._asked_at is not None or not self._lease.holds:
+            if self._is_asked() or not self._lease.holds:
                 raise _Unsure
-            return runner.run(context)
+            try:
+                output = self.role.runner.run(self.context)
+                if inspect.isawaitable(output):
+                    return output
+                if output is None and self._is_asked():
+                    return None
+                return outputs.made(self.role.agent.agent_id, output)
+            except BaseException as failure:
+                return None if self._is_asked() else failures.failed(failure, _now())
 
         while True:
             try:
-                output = await run_in_thread(run)
-                break
+                came = await run_in_thread(run)
             except _Unsure:
-                if self._asked_at is not None:  # which the wait for a thread doesn't tell
-                    raise asyncio.CancelledError from None
+                if self._is_asked():  # which the wait for a thread doesn't tell
+                    return None
                 await asyncio.sleep(LEASE_LOOK_SECONDS)
-        if inspect.isawaitable(output):  # a decorator may hide that it is async
-            if self._asked_at is not None:
-                if inspect.iscoroutine(output):
-                    output.close()
-                raise asyncio.CancelledError
-            return await output
-        return output
+                continue
+            if self._is_asked() and inspect.isawaitable(came):
+                if inspect.iscoroutine(came):
+                    came.close()
+                return None
+            return came
+
+    def _is_asked(self) -> bool:
+        """To stop."""
+        return self._asked_at is not None
 
     def _stopped(self, _: asyncio.Task[None]) -> None:
         """The agent has ended, after it was asked to stop."""
@@ -219,33 +245,40 @@ class Running:
         if self._why == "timed out":
             self._tell(Failed(f"timed out after {self.role.timeout:g} s"))
         else:
-            self._tell(None, stopped=f"{self._why}{addition}")
+            self._tell(None, f"{self._why}{addition}")
 
-    def _tell(self, failure: Failed | Exception | None, output: Any = None, *, stopped: str = "") -> None:
+    def _tell(self, came: Output | Failed | None, stopped: str = "") -> None:
+        """The end, once. Before all else that is to be done about it: nothing may lose it."""
         over, self._over = self._over, None
         if over is None:  # told before, or nobody's concern
             return
         self._timer.cancel()
         seconds = time.perf_counter() - self._begun
-        task, policy = self.task, self.role.crew.tasks
+        task, policy, told = self.task, self.role.crew.tasks, Told()
         try:
-            usage = self.context.usage  # an agent may have reported anything
-            self.role.ran(seconds)
-            if usage is not None and usage.total_tokens:
-                crew, agent = self.context.crew, self.role.agent.agent_id
-                metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
-                metrics.TOKENS.labels(crew, agent, "output").inc(usage.output_tokens)
-            if stopped and self._why is not None and self._why != "timed out":
-                finished = self._results.stopped(task, policy, self._why, stopped)
-            elif failure is not None:
-                told = failure if isinstance(failure, Failed) else failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
-                finished = self._results.failed(task, policy, told, usage, seconds)
+            told = Told(self.context.usage, self.context.metadata)
+            if isinstance(came, Output):
+                finished = self._results.completed(task, policy, came, told, seconds)
+            elif came is not None:
+                finished = self._results.failed(task, policy, came, told, seconds)
             else:
-                finished = self._results.completed(task, policy, output, usage, seconds)
-        except Exception as fault:  # our own, or the agent's: still the task's end, and told in full
-            logger.exception("the end of task %s could not be told", task.id)
+                outcome: Outcome = "interrupted" if self._why == "interrupted" else "cancelled"
+                finished = self._results.stopped(task, policy, outcome, stopped)
+        except Exception as fault:  # our own: still the task's end, and told in full
             finished = self._results.broken(task, fault)
+            logger.exception("the end of task %s could not be told", task.id)
         over(finished)
+        self.role.ran(seconds)
+        if (usage := told.usage) is not None and usage.total_tokens:
+            crew, agent = self.context.crew, self.role.agent.agent_id
+            metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
+            metrics.TOKENS.labels(crew, agent, "output").inc(usage.output_tokens)
+        if isinstance(came, Failed):
+            self._results.log(finished, came)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - shell
 
 
 def on_stack(frame: FrameType | None) -> Running | None:

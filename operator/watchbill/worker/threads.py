@@ -12,40 +12,46 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from watchbill.worker import failures
+
 T = TypeVar("T")
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """What `function` returns. Python can't stop a thread, so cancelling doesn't end the wait: who waits knows when the
-    thread has really ended. Only closing the coroutine does."""
+    """What `function` returns or raises. Python can't stop a thread, so cancelling doesn't end the wait: who waits
+    knows when the thread has really ended. Only closing the coroutine does."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+    # An error travels as a value: asyncio would complain of an exception that nobody waits for any more.
+    future: asyncio.Future[tuple[T | None, Exception | None]] = loop.create_future()
     context = contextvars.copy_context()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # None only where T is None
 
     def target() -> None:
         result: T | None = None
         error: Exception | None = None
         try:
             result = context.run(function, *args)
-        except StopIteration as stop:  # a future refuses it
-            error = RuntimeError(f"StopIteration: {stop}")
-            error.__cause__ = stop
-        except BaseException as failure:  # SystemExit of an agent ends the task, not the worker
-            error = failure if isinstance(failure, Exception) else RuntimeError(f"{type(failure).__name__}: {failure}")
+        except BaseException as failure:
+            kind = type(failure)
+            if issubclass(kind, Exception) and not issubclass(kind, StopIteration):
+                error = failure  # type: ignore[assignment]
+            else:  # SystemExit of an agent ends the task, not the worker; and a coroutine may raise no StopIteration
+                error = RuntimeError(failures.describe(failure))
+                error.__cause__ = failure
         try:
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(future.set_result, (result, error))
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
     threading.Thread(target=target, name="watchbill-agent", daemon=True).start()
     while True:
         try:
-            return await asyncio.shield(future)
+            result, error = await asyncio.shield(future)
+            break
         except asyncio.CancelledError:
             continue
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # its traceback knows this frame: a circle
+    return result  # type: ignore[return-value]  # None only where T is None

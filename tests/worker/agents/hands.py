@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import json
 import os
 import re
@@ -219,12 +220,12 @@ class LeavesTask:
 
 
 class Answers:
-    """Answers a cancellation as its prompt says, after as many seconds: `return`, `raise` or `pass`."""
+    """Answers a cancellation as its prompt says, after as many seconds: `return`, `return nothing`, `raise`, `pass`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    async def run(self, context: Any) -> str:
+    async def run(self, context: Any) -> str | None:
         note(self.folder, "start", context)
         how, _, seconds = context.prompt.partition(":")
         try:
@@ -235,6 +236,8 @@ class Answers:
             note(self.folder, "end", context)
             if how == "return":
                 return "what there is"
+            if how == "return nothing":
+                return None
             if how == "raise":
                 raise ValueError("of the cancellation") from None
             raise
@@ -254,14 +257,50 @@ class Looks:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def run(self, context: Any) -> str:
+    def run(self, context: Any) -> str | None:
         note(self.folder, "start", context, cancelled=context.cancelled)
         while not context.cancelled:
             time.sleep(0.005)
         note(self.folder, "end", context)
         if context.prompt == "return":
             return "what there is"
+        if context.prompt == "return nothing":
+            return None
         raise InterruptedError("asked to stop")
+
+
+class RaisesLate:
+    """In a thread: raises once its gate is open."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def run(self, context: Any) -> None:
+        note(self.folder, "start", context, thread=threading.get_ident())
+        while not is_open(self.folder, context):
+            time.sleep(0.01)
+        raise ValueError("too late")
+
+
+class SilentlyFails:
+    """On the event loop; its exception takes its time to say what it is."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> None:
+        raise Silent(self.folder, context)
+
+
+class Counts:
+    """On the event loop: returns an iterator that has no end."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> Any:
+        note(self.folder, "start", context)
+        return (time.sleep(0.001) for _ in itertools.count())
 
 
 class Stuck:
@@ -322,6 +361,32 @@ class Mute(Exception):
         raise RuntimeError("no words")
 
 
+class Unattributable(Exception):
+    """Has an attribute of any name, or none: Python itself can't format its traceback."""
+
+    def __getattr__(self, name: str) -> Any:
+        return {"code": 17}[name]
+
+
+class Untouchable(Exception):
+    """Raises whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit("hands off")
+
+    __str__ = __repr__ = lambda self: self.anything
+
+
+class Silent(Exception):
+    """Doesn't say what it is before its folder is open."""
+
+    def __str__(self) -> str:
+        note(self.args[0], "asked", self.args[1])
+        while not is_open(self.args[0], self.args[1]):
+            time.sleep(0.01)
+        return "at last"
+
+
 def _raise(error: BaseException) -> Any:
     raise error
 
@@ -357,6 +422,11 @@ def _hopes_for_ever() -> Any:
     raise error
 
 
+def _rows() -> Any:
+    yield 1
+    raise ConnectionError("in a row")
+
+
 def _group() -> Any:
     raise BaseExceptionGroup("several", [Odd("one"), ValueError("two")])
 
@@ -370,6 +440,9 @@ MISCHIEF: dict[str, Callable[[], Any]] = {
     "MemoryError": lambda: _raise(MemoryError("no room")),
     "AssertionError": lambda: _raise(AssertionError()),
     "Mute": lambda: _raise(Mute()),
+    "Unattributable": lambda: _raise(Unattributable("the API refused")),
+    "Untouchable": lambda: _raise(Untouchable("of glass")),
+    "an iterator's": lambda: {"rows": _rows()},
     "ConnectionError": lambda: _raise(ConnectionError("not the store's")),
     "concurrent.CancelledError": lambda: _raise(concurrent.futures.CancelledError("of a pool")),
     "SystemExit": lambda: _raise(SystemExit(3)),
@@ -387,8 +460,11 @@ MISCHIEF: dict[str, Callable[[], Any]] = {
     "too deep to read": _too_deep_to_read,
     "20 MB": lambda: "y" * 20_000_000,
     "20 MB of euros": lambda: "€" * 7_000_000,
-    "surrogate": lambda: "lone \ud800",
-    "escaped byte": lambda: "lone \udc80",
+    "endless": lambda: itertools.repeat("y" * 1_000_000),
+    "long integer": lambda: {"n": [1, 10**4300]},
+    "not a number": lambda: {"rows": [{"mean": 1.5}, {"mean": float("nan")}]},
+    "one key": lambda: {1: "a", "1": "b"},
+    "half an emoji": lambda: ["cut off \ud83c", "whole \ud83c\udf88"],
 }
 
 
@@ -396,10 +472,6 @@ async def reports_junk(context: Any) -> str:
     """Another library's usage, say."""
     context.report_usage({"prompt_tokens": 5})
     return "done"
-
-
-async def not_a_number(_: Any) -> dict[str, float]:
-    return {"mean": float("nan"), "most": float("inf"), "count": 2}
 
 
 async def say_odd_things(context: Any) -> list[str]:
@@ -583,6 +655,7 @@ class Apart:
         from watchbill.tasks import Usage
 
         context.report_usage(Usage(input_tokens=3, output_tokens=4, requests=1))
+        context.annotate("of", "a process")
         return "spent"
 
     def tuple(self, *_: Any) -> Any:
