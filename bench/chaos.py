@@ -1,13 +1,16 @@
 """All at once, while work goes on: workers killed, stopped and terminated, the store killed, the network at its worst.
 
-    python -m bench.chaos [--tasks 10000] [--seconds 120] [--workers 4] [--lease 3] [--seed N] [--json FILE]
-    python -m bench.chaos --short      1,000 tasks within a minute
+    python -m bench.chaos [--storm NAME] [--tasks 10000] [--seconds 120] [--workers 4] [--lease 3] [--seed N]
+    python -m bench.chaos --short      1,000 tasks within a minute, and 300 in each of the other storms
 
 Workers (`python -m watchbill.worker`) and clients reach the store through a TCP proxy that resets connections, cuts
 requests and answers in the middle, delays, stalls, and swallows everything for a while; workers are killed (kill -9),
 stopped for longer than their lease, and terminated; the store (AOF, `appendfsync always`) is killed and restarted, and
 has no memory left. Work is single tasks, tasks for later and runs of three steps, some of which fail and are tried
 again, or fail for good; agents run on the loop, in threads and in processes. docs/bench.md says what is checked.
+
+That is the storm `faults`. In `clock`, the store's clock is set forth and back as well (by libfaketime). In `rollback`,
+the store loses its last writes, as at a failover; all work is submitted once more afterwards, under the same ids.
 
 The seed is printed: the same one gives the same work and the same faults, though not the same moments. Exits with 1
 when something was lost, doubled, wrong or left over, or when nothing bad ever happened.
@@ -37,12 +40,13 @@ from typing import Any, Final, TypeVar
 import redis.asyncio
 from bench import chaos_check, chaos_faults, chaos_work, processes
 from bench.chaos_work import CREW, Work
+from bench.clock import MISSING, Clock, library
 from bench.environments import Environment
 from bench.processes import Broken
 
 from watchbill import connection
 from watchbill.client import Client
-from watchbill.errors import StoreUnavailable, WatchbillError
+from watchbill.errors import NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import definitions, figures
 from watchbill.store.queue import Queue
@@ -56,10 +60,9 @@ CALM_SECONDS: Final = 60.0
 FAULT_EVERY_SECONDS: Final = 1.0
 TROUBLE_EVERY_SECONDS: Final = 0.25
 SHOWN: Final = 20
-BAD: Final = (
-    *dict.fromkeys(chaos_faults.FAULTS),
-    *("reset", "cut request", "cut reply", "delay", "stall", "blip", "hole"),
-)
+OTHERS_PART: Final = 0.3
+"""How much of the work and time of the first storm each of the others has."""
+BAD: Final = (*("reset", "cut request", "cut reply", "delay", "stall", "blip", "hole"),)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Plan:
     workers: int
     lease: int
     seed: str
+    storm: str
 
     def chance(self, of: str) -> random.Random:
         return random.Random(f"{self.seed}/{of}")
@@ -81,6 +85,8 @@ class Plan:
 class Giving:
     """Those who give work, and what they were told."""
 
+    may_lose: bool
+    """What was acknowledged may be lost, and will be submitted again."""
     due: dict[str, float] = field(default_factory=dict)
     waited: dict[str, bool] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -124,7 +130,7 @@ class Giving:
         options: dict[str, Any] = {"agent": work.agent or None, "id": work.id, "priority": work.priority}
         if work.due_in:
             due = datetime.now(UTC) + timedelta(seconds=work.due_in)
-            self.due[work.id] = due.timestamp()
+            self.due.setdefault(work.id, due.timestamp())
             options["scheduled_at"] = due
         await self.acknowledged(lambda: client.submit(CREW, work.prompt, **options))
         if work.waited:
@@ -132,7 +138,12 @@ class Giving:
 
     def _wait(self, client: Client, work: Work) -> None:
         async def wait() -> None:
-            result = await self.acknowledged(lambda: client.wait(CREW, work.id))
+            try:
+                result = await self.acknowledged(lambda: client.wait(CREW, work.id))
+            except NotFound as error:
+                if not self.may_lose:
+                    self.wrong.append(f"who waited for {work.id} was told: {error}")
+                return
             self.waited[work.id] = result.success
 
         task = asyncio.create_task(wait())
@@ -155,25 +166,29 @@ async def run(plan: Plan, folder: Path) -> Outcome:
     work = chaos_work.made(plan.tasks, plan.lease, plan.chance("work"))
     ledger = folder / "ledger"
     ledger.touch()
+    clock = Clock(folder) if plan.storm == "clock" else None
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(chaos_faults.store(folder))
+        store = await stack.enter_async_context(chaos_faults.store(folder, clock))
         proxy = await stack.enter_async_context(_proxy(plan, store, folder))
         url = f"redis://127.0.0.1:{proxy.about['port']}/0"
         variables = {"CHAOS_LEDGER": str(ledger), "CHAOS_SEED": plan.seed}
         variables |= {"WATCHBILL_CREW": f"default/{CREW}", "WATCHBILL_REDIS_URL": url}
-        torment = chaos_faults.Torment(store, folder, variables, plan.lease, plan.chance("faults"))
+        variables |= {"WATCHBILL_ALLOW_MODULES": "bench"}
+        torment = chaos_faults.Torment(store, folder, variables, plan.lease, plan.storm, plan.chance("faults"))
         stack.push_async_callback(torment.close)
         direct = await stack.enter_async_context(connection.connected(store.url))
         queue = Queue(direct, KEYS, await definitions.apply(direct, KEYS, chaos_work.crew(plan.lease)))
         for _ in range(plan.workers):
             await torment.add()
         clients = [await stack.enter_async_context(Client(url)) for _ in range(CLIENTS)]
-        giving = Giving()
+        giving = Giving(may_lose=plan.storm == "rollback")
         began = time.monotonic()
         await _storm(plan, torment, giving, clients, work)
         await torment.calm()
         did = await proxy.ask("calm")
         _say(f"{time.monotonic() - began:.0f} s: calm")
+        if plan.storm == "rollback":  # what was acknowledged may be lost: to submit it again is safe
+            await giving.give(clients[0], list(chaos_work.waves(work, plan.chance("again"))), 0, plan.chance("again"))
         left = await _done(queue, torment, giving)
         seconds = time.monotonic() - began
         await torment.drain()
@@ -181,7 +196,8 @@ async def run(plan: Plan, folder: Path) -> Outcome:
     evidence.left[:0] = left
     wrong = giving.wrong + chaos_check.judge(work, evidence)
     did |= torment.did
-    wrong += [f"nothing was tested: {what!r} never happened" for what in BAD if not did.get(what)]
+    bad = [*chaos_faults.STORMS[plan.storm], *(BAD if plan.storm == "faults" else ())]
+    wrong += [f"nothing was tested: {what!r} never happened" for what in bad if not did.get(what)]
     ran = sum(len(chaos_work.ends(one)) for one in work)
     found = {
         "tasks, steps of runs counted": ran,
@@ -223,7 +239,7 @@ async def _storm(
         if not given.done():
             raise Broken("the clients can't get rid of their work")
         await given
-        while not bad.done() and not all(torment.did[fault] for fault in chaos_faults.FAULTS):
+        while not bad.done() and not all(torment.did[fault] for fault in chaos_faults.STORMS[plan.storm]):
             await asyncio.sleep(0.1)
     finally:
         bad.cancel()
@@ -265,13 +281,15 @@ async def _evidence(
         hits=torment.hits,
         logs={worker.pid: worker.log.read_text(errors="replace") for worker in torment.workers},
         fenced=await chaos_check.read_fenced(direct, KEYS),
+        rolled_back=torment.rolled_back,
+        clock_moved=torment.store.clock is not None,
     )
 
 
 def _report(outcome: Outcome) -> None:
     plan = outcome.plan
     print(
-        f"chaos, seed {plan.seed}: {plan.workers} workers, 10 at once each, lease {plan.lease} s; "
+        f"chaos, storm {plan.storm}, seed {plan.seed}: {plan.workers} workers, 10 at once each, lease {plan.lease} s; "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
     )
     for what, value in (outcome.figures | outcome.did).items():
@@ -288,27 +306,36 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = _arguments()
-    plan = Plan(arguments.tasks, arguments.seconds, arguments.workers, arguments.lease, arguments.seed)
-    _say(f"seed {plan.seed}: {plan.tasks} tasks, about {plan.seconds:.0f} s of chaos")
-    folder = Path(arguments.keep) if arguments.keep else Path(tempfile.mkdtemp(prefix="wb-chaos-", dir="/tmp"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        print(f"error: {str(folder)!r} isn't empty", file=sys.stderr)
-        return 2
-    try:
-        outcome = asyncio.run(run(plan, folder))
-    except (WatchbillError, Broken) as error:
-        print(f"BROKEN, seed {plan.seed}: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        if not arguments.keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    _report(outcome)
+    storms = [arguments.storm] if arguments.storm else list(chaos_faults.STORMS)
+    if "clock" in storms and library() is None:
+        print(f"the storm 'clock' is left out: {MISSING}", file=sys.stderr)
+        storms.remove("clock")
+    outcomes = []
+    for storm in storms:
+        part = 1 if storm == "faults" or arguments.storm else OTHERS_PART
+        tasks, seconds = int(arguments.tasks * part), arguments.seconds * part
+        plan = Plan(tasks, seconds, arguments.workers, arguments.lease, arguments.seed, storm)
+        _say(f"storm {storm}, seed {plan.seed}: {plan.tasks} tasks, about {plan.seconds:.0f} s of chaos")
+        parent = Path(arguments.keep) if arguments.keep else Path(tempfile.mkdtemp(prefix="wb-chaos-", dir="/tmp"))
+        folder = parent / storm
+        try:
+            folder.mkdir(parents=True)
+            outcomes.append(asyncio.run(run(plan, folder)))
+        except FileExistsError:
+            print(f"error: {str(folder)!r} is there already", file=sys.stderr)
+            return 2
+        except (WatchbillError, Broken) as error:
+            print(f"BROKEN, storm {storm}, seed {plan.seed}: {error}")
+            return 1
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            if not arguments.keep:
+                shutil.rmtree(parent, ignore_errors=True)
+        _report(outcomes[-1])
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
-    return 1 if outcome.wrong else 0
+        Path(arguments.json).write_text(json.dumps([dataclasses.asdict(one) for one in outcomes], indent=1) + "\n")
+    return 1 if any(one.wrong for one in outcomes) else 0
 
 
 def _say(text: str) -> None:
@@ -319,6 +346,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--storm", choices=chaos_faults.STORMS, help="Only this one. Default: each in turn.")
     parser.add_argument("--tasks", type=int, help="Steps of runs counted. Default 10000.")
     parser.add_argument("--seconds", type=float, help="For so long work comes in, and bad things happen. Default 120.")
     parser.add_argument("--workers", type=int, default=4, help="Processes at any time.")

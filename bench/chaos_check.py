@@ -79,6 +79,10 @@ class Evidence:
     logs: Mapping[int, str]
     fenced: Mapping[int, float]
     """Process → when the store first took it for dead, in s of the wall clock."""
+    rolled_back: Sequence[float] = ()
+    """When the store had lost its last writes (monotonic)."""
+    clock_moved: bool = False
+    """The store's clock was set: its times can't be compared with others."""
 
 
 def read_ledger(path: Path) -> list[Beginning]:
@@ -179,9 +183,13 @@ def judge(work: Sequence[Work], evidence: Evidence) -> list[str]:
             if not any("returned" in b.ends and b.fence < after[0].fence for b in before):
                 wrong.append(f"{after[0].id} began before the step that it depends on had ended")
         if (
-            early := evidence.due.get(one.id, 0.0)
-            - min((b.wall for b in begun[one.id]), default=evidence.due.get(one.id, 0.0))
-        ) > 0:
+            not evidence.clock_moved
+            and (
+                early := evidence.due.get(one.id, 0.0)
+                - min((b.wall for b in begun[one.id]), default=evidence.due.get(one.id, 0.0))
+            )
+            > 0
+        ):
             wrong.append(f"{one.id} began {early:.3f} s early")
     return wrong + [f"left: {what}" for what in evidence.left]
 
@@ -242,7 +250,7 @@ def _attempts(id_: str, begun: Sequence[Beginning], stored: Stored, evidence: Ev
     for one, following in pairwise(begun):
         if one.fence == following.fence:
             yield f"{id_} was begun twice under the fence {one.fence}"
-        elif following.attempt < one.attempt:
+        elif following.attempt < one.attempt and not _forgotten(following, evidence):
             yield f"{id_}: attempt {following.attempt} came after attempt {one.attempt}"
         elif not _explained(one, following, evidence):
             yield (
@@ -253,6 +261,8 @@ def _attempts(id_: str, begun: Sequence[Beginning], stored: Stored, evidence: Ev
 
 def begun_late(evidence: Evidence) -> list[Beginning]:
     """What was begun once its end was stored."""
+    if evidence.clock_moved:
+        return []
     ended = {id_: stored.finished + SAME_MOMENT_SECONDS for id_, stored in evidence.stored.items()}
     return [one for one in evidence.ledger if one.id in ended and one.wall > ended[one.id]]
 
@@ -273,7 +283,14 @@ def _explained(one: Beginning, following: Beginning, evidence: Evidence) -> bool
     if one.ends == ["failed"] and following.attempt > one.attempt:
         return True
     hit = any(at <= following.at for at in evidence.hits.get(one.pid, ()))
-    return hit or evidence.fenced.get(one.pid, math.inf) <= following.wall + SAME_MOMENT_SECONDS
+    known_dead = evidence.fenced.get(one.pid, math.inf)
+    fenced = known_dead <= (math.inf if evidence.clock_moved else following.wall + SAME_MOMENT_SECONDS)
+    return hit or (one.pid in evidence.fenced and fenced) or _forgotten(following, evidence)
+
+
+def _forgotten(following: Beginning, evidence: Evidence) -> bool:
+    """Before this, the store may have lost what came of the attempt before."""
+    return any(at <= following.at for at in evidence.rolled_back)
 
 
 def figures(evidence: Evidence) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""What bench.chaos torments, and how: a store that is killed and restarted; workers: killed, stopped, terminated.
+"""What bench.chaos torments, and how: a store that is killed and restarted, is full, has its clock set, or loses its
+last writes; workers: killed, stopped, terminated.
 
 Knows processes and signals only. Every process that it starts has ended once `store` and `Torment.close` have.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -21,15 +23,18 @@ from urllib.parse import quote
 
 import redis.asyncio
 from bench import processes
+from bench.clock import Clock
 from bench.environments import ROOT
 from bench.processes import Broken
 
 from watchbill import embedded
 
-FAULTS: Final = (
-    *("kill", "kill", "kill", "stop", "stop", "terminate", "terminate"),
-    *("restart the store", "fill the store's memory"),
-)
+_OFTEN: Final = ("kill", "kill", "kill", "stop", "stop", "terminate", "terminate")
+STORMS: Final = {
+    "faults": (*_OFTEN, "restart the store", "fill the store's memory"),
+    "clock": (*_OFTEN, "move the store's clock", "move the store's clock", "restart the store"),
+    "rollback": (*_OFTEN, "roll the store back"),
+}
 """Each of these in turn, in an order that the seed shuffles anew each time."""
 GOOD_ENDS: Final = (0, -signal.SIGKILL, -signal.SIGTERM)
 """By SIGTERM itself ends who was still starting, and so had claimed nothing."""
@@ -37,6 +42,10 @@ START_SECONDS: Final = 20.0
 GRACE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = (0.0, 2.5)
 """How long the store stays away."""
+MOVE_LEASES: Final = (1.0, 4.0)
+"""How far the store's clock is set forth or back, in leases."""
+LOST_SECONDS: Final = (0.5, 2.5)
+"""What of the last writes is lost when the store is rolled back."""
 FULL_SECONDS: Final = (0.3, 2.0)
 """How long it takes no new data."""
 
@@ -44,8 +53,9 @@ FULL_SECONDS: Final = (0.3, 2.0)
 class Store:
     """A server with AOF, `appendfsync always`: what it has acknowledged is on disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self._folder = folder
+        self.clock = clock
         self.socket = folder / "s"
         self.url = f"unix://{quote(str(self.socket))}"
         self._process: asyncio.subprocess.Process | None = None
@@ -55,7 +65,8 @@ class Store:
         command = embedded.server_command(embedded.find_server(), self._folder, self.socket, fsync="everysec")
         command += ["--appendfsync", "always"]
         log = self._folder / "server.log"
-        self._process = await self._stack.enter_async_context(processes.process(command, {}, log))
+        variables = self.clock.environment if self.clock else {}
+        self._process = await self._stack.enter_async_context(processes.process(command, variables, log))
         deadline = time.monotonic() + START_SECONDS
         while await embedded.ping(self.socket) != b"+PONG":
             if self._process.returncode is not None or time.monotonic() > deadline:
@@ -67,6 +78,16 @@ class Store:
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
+
+    async def roll_back(self, seconds: float) -> None:
+        """Goes on with what it had so many seconds ago, as a replica that takes over and had heard no more."""
+        data, kept = self._folder / "appendonlydir", self._folder / "kept"
+        await asyncio.to_thread(shutil.copytree, data, kept)
+        await asyncio.sleep(seconds)
+        await self.kill()
+        await asyncio.to_thread(shutil.rmtree, data)
+        kept.rename(data)
+        await self.start()
 
     async def limit_memory(self, limit: str) -> None:
         """Sets maxmemory; "0" is no limit."""
@@ -108,10 +129,13 @@ class Torment:
     folder: Path
     variables: Mapping[str, str]
     lease: float
+    storm: str
     chance: random.Random
     workers: list[Worker] = field(default_factory=list)
     did: Counter[str] = field(default_factory=Counter)
     hits: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    rolled_back: list[float] = field(default_factory=list)
+    """When the store had been rolled back (monotonic)."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _waking: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -135,22 +159,29 @@ class Torment:
             await asyncio.sleep(self.chance.uniform(0.5, 1.5) * every)
             self.check()
             if not faults:
-                faults = self.chance.sample(FAULTS, len(FAULTS))
-            await self._do(faults.pop())
+                faults = self.chance.sample(STORMS[self.storm], len(STORMS[self.storm]))
+            fault = faults.pop()
+            await (self._trouble_store(fault) if "store" in fault else self._trouble_worker(fault))
 
-    async def _do(self, fault: str) -> None:
+    async def _trouble_store(self, fault: str) -> None:
         if fault == "restart the store":
             await self.store.kill()
             await asyncio.sleep(self.chance.uniform(*DOWN_SECONDS))
             await self.store.start()
-            self.did[fault] += 1
-            return
-        if fault == "fill the store's memory":
+        elif fault == "fill the store's memory":
             await self.store.limit_memory("1mb")
             await asyncio.sleep(self.chance.uniform(*FULL_SECONDS))
             await self.store.limit_memory("0")
-            self.did[fault] += 1
-            return
+        elif fault == "roll the store back":
+            await self.store.roll_back(self.chance.uniform(*LOST_SECONDS))
+            self.rolled_back.append(time.monotonic())
+        else:
+            assert self.store.clock is not None
+            way = -1 if self.store.clock.ahead > 0 else 1  # in turn, so that it never is far off
+            self.store.clock.move(way * self.lease * self.chance.uniform(*MOVE_LEASES))
+        self.did[fault] += 1
+
+    async def _trouble_worker(self, fault: str) -> None:
         victim = self.chance.choice([w for w in self.serving if not (w.stopped and fault == "stop")])
         self.did[fault] += 1
         self.hits[victim.pid].append(time.monotonic())
@@ -179,6 +210,8 @@ class Torment:
                 await self.store.kill()
             await self.store.start()
         await self.store.limit_memory("0")
+        if self.store.clock is not None:
+            self.store.clock.move(-self.store.clock.ahead)
 
     def check(self) -> None:
         """Raises Broken when a worker has ended that nobody killed, or in another way than it should."""
@@ -209,9 +242,9 @@ class Torment:
 
 
 @asynccontextmanager
-async def store(folder: Path) -> AsyncIterator[Store]:
+async def store(folder: Path, clock: Clock | None = None) -> AsyncIterator[Store]:
     """The store, running."""
-    made = Store(folder)
+    made = Store(folder, clock)
     try:
         await made.start()
         yield made

@@ -141,3 +141,20 @@ def test_who_was_taken_for_dead_may_be_followed_by_another_from_then_on() -> Non
     assert judge(WORK, evidence) == []
     evidence.fenced = {PID: 2.1}
     assert any("nothing had happened to that process" in wrong for wrong in judge(WORK, evidence))
+
+
+def test_what_a_rolled_back_store_forgot_may_be_done_again() -> None:
+    evidence = good()
+    evidence.ledger.insert(0, Beginning(TASK, 4, 9, OTHER, 0.9, 0.9, ["returned"]))
+    assert any("attempt 1 came after attempt 4" in wrong for wrong in judge(WORK, evidence))
+    evidence.rolled_back = [0.95]
+    assert judge(WORK, evidence) == []
+
+
+def test_times_of_a_store_whose_clock_was_set_say_nothing() -> None:
+    evidence = good()
+    early(evidence)
+    keep(evidence, TASK, finished=1.0)
+    assert len(judge(WORK, evidence)) == 2
+    evidence.clock_moved = True
+    assert judge(WORK, evidence) == []
