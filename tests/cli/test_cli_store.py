@@ -222,6 +222,28 @@ def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) 
     assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["state"] == "waiting"
 
 
+def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell, stored) -> None:
+    (shell.folder / "empty").mkdir()
+    done = shell.run("worker", stored, "--folder", "empty")
+    assert done.returncode == 2
+    assert "ready" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.partition(": agent ")[2].partition(":")[0] for line in errors] == ["'first'", "'second'", "'third'"]
+    assert all("--folder DIR" in line for line in errors)
+
+
+def test_a_worker_that_has_some_of_the_agents_says_which_it_has_not(shell, stored, until) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.replace('first, class: "cli_agents:Note"', "first, class: EchoAgent"))
+    assert shell.run("run", "crew.yaml", "x").returncode == 0
+    (shell.folder / "empty").mkdir()
+    worker = shell.start("worker", stored, "--folder", "empty")
+    until(lambda: "ready: works for" in shell.read(worker), explain=lambda: shell.read(worker))
+    warnings = [line for line in shell.read(worker).splitlines() if line.startswith("warning: ")]
+    assert [line.partition(": agent ")[2].partition(":")[0] for line in warnings] == ["'second'", "'third'"]
+    assert all(line.endswith("Its tasks wait for a worker that has it.") for line in warnings)
+
+
 def test_a_worker_checks_all_its_crews_before_it_starts(shell, stored) -> None:
     done = shell.run("worker", stored, "no-such-crew")
 

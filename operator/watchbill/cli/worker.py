@@ -9,9 +9,11 @@ import typer
 
 from watchbill.cli import output
 from watchbill.cli.options import NamespaceOption, RedisUrlOption, StateOption
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import AgentNotLoadable, InvalidInput, Problem
 
 if TYPE_CHECKING:
+    from watchbill.agents.loading import AgentLoader
+    from watchbill.records import CrewDefinition
     from watchbill.service import AgentService
 
 ConcurrencyOption = Annotated[
@@ -59,9 +61,13 @@ def worker(
 ) -> int:
     """Work for crews that are in the store, until SIGTERM or Ctrl-C.
 
-    Then it claims no more, lets what runs finish within the grace period, hands back the rest, and exits 0. A second
-    signal hands back at once.
+    A crew of which none of the agents can be loaded here is refused; if some can't, that is told, and their tasks wait
+    for a worker that has them.
+
+    After the signal it claims no more, lets what runs finish within the grace period, hands back the rest, and exits
+    0. A second signal hands back at once.
     """
+    from watchbill.agents.loading import AgentLoader
     from watchbill.cli import environment, process, serving, stores
     from watchbill.client import Client
     from watchbill.service import AgentService
@@ -93,8 +99,8 @@ def worker(
         try:
             async with Client(url, namespace=namespace or settings.namespace) as client:
                 names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
-                for name in names:  # all of them, before anything is started
-                    await signals.guard(client.figures(name))
+                found = {name: await signals.guard(client.crew(name)) for name in names}
+            _check_agents(found, AgentLoader(beside, modules=settings.allowed_modules))  # before anything is started
             service = AgentService(
                 url,
                 crews=names,
@@ -115,3 +121,24 @@ def worker(
             await store.__aexit__(None, None, None)
 
     return process.run(work)
+
+
+def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None:
+    """Warns of agents that can't be loaded here. Raises InvalidInput for crews of which none can."""
+    refused: list[Problem] = []
+    for name, crew in crews.items():
+        problems = []
+        for agent in crew.agents:
+            try:
+                loader.load(crew, agent)
+                loader.tools(crew, agent)
+            except AgentNotLoadable as error:
+                problems.append(str(error))
+        if problems and len(problems) == len(crew.agents):
+            fix = "Start it where its agents are, or name their folder: --folder DIR."
+            refused += [Problem(text.rstrip("."), fix, path=f"crew {name}") for text in problems]
+        else:
+            for text in problems:
+                output.say(f"warning: crew {name}: {text} Its tasks wait for a worker that has it.")
+    if refused:
+        raise InvalidInput(refused)
