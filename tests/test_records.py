@@ -219,6 +219,7 @@ FULL: dict[str, Any] = {
                 "tools": ["calculator", "t:search"],
                 "config": {"temperature": 0.5, "nested": {"x": [1, None]}},
                 "timeoutSeconds": 12,
+                "inputs": ["log"],
             },
             {"name": "writer", "class": "LLMAgent"},
         ],

@@ -57,6 +57,8 @@ class AgentDefinition(BaseModel):
     base_url: str | None = None
     prompt: str | None = None
     timeout_seconds: int | None = None
+    inputs: list[str] = Field(default_factory=list)
+    """That it reads by itself, beside those that its prompt cites."""
 
     @property
     def effective_name(self) -> str:
@@ -230,6 +232,7 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
                 base_url=agent.base_url or None,
                 prompt=agent.prompt or None,
                 timeout_seconds=agent.timeout_seconds,
+                inputs=list(agent.inputs),
             )
             for agent in spec.agents
         ],
@@ -290,6 +293,7 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
             "tools": agent.tools,
             "config": agent.config,
             "timeoutSeconds": agent.timeout_seconds,
+            "inputs": agent.inputs or None,
         }
         for agent in definition.agents
     ]

@@ -245,7 +245,7 @@ def test_an_unknown_field_gets_the_one_that_was_meant() -> None:
     assert problem.reason == "there is no field 'systemPromt' here"
     assert problem.fix == (
         "Write 'systemPrompt' instead, or remove it. The fields here are: "
-        "baseURL, class, config, model, name, prompt, systemPrompt, timeoutSeconds, tools."
+        "baseURL, class, config, inputs, model, name, prompt, systemPrompt, timeoutSeconds, tools."
     )
 
 

@@ -185,6 +185,49 @@ def test_every_wrong_reference_is_told() -> None:
     assert [p.path for p in found] == ["spec.agents[0].prompt", "spec.agents[0].prompt", "spec.agents[1].prompt"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("{input.log}", "Did you mean {inputs.log}?"),
+        ("{inputs.log.x}", "Did you mean {inputs.log}?"),
+        ("{inputs['log']}", "Did you mean {inputs.log}?"),
+        ("{inputs[log]}", "Did you mean {inputs.log}?"),
+        ("{inputs}", "Cite the prompt as {input}, an input as {inputs.NAME}."),
+        ("{inputs.}", "Cite the prompt as {input}, an input as {inputs.NAME}."),
+        ("{step.a}", "Did you mean {steps.a}?"),
+        ("{steps[a]}", "Did you mean {steps.a}?"),
+        ("{steps}", "Cite one as {steps.AGENT}."),
+        ("{step}", "Cite one as {steps.AGENT}."),
+    ],
+)
+def test_what_is_nearly_a_reference_is_refused_with_what_was_meant(wrong: str, meant: str) -> None:
+    (problem,) = prompts.check(crew("sequential", a=None, b=f"Look: {wrong} and {wrong}."))
+    assert problem.path == "spec.agents[1].prompt"
+    assert problem.reason == f"the prompt of agent 'b' has {wrong}, which is no reference"
+    assert problem.fix == f"{meant} Double the braces for the text itself: {{{wrong}}}."
+    assert prompts.check(crew("sequential", a=None, b=f"Look: {{{wrong}}}.")) == []
+    assert composed(f"Look: {{{wrong}}} {wrong}") == f"Look: {wrong} {wrong}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{"input": "x", "steps": [{"a": 1}], "inputs": {}}',
+        "{foo} {0} {} {{x}} ${HOME} {other.thing}",
+        "import { steps } from 'x'; function f({ input, inputs }) { return {input: 1} }",
+        "f'{name}' {inputting} {my.input} {steps: [1, 2]} {input, steps}",
+        "{steps.a} {input} {{steps.zz}}",
+    ],
+)
+def test_ordinary_braces_are_no_problem(template: str) -> None:
+    assert prompts.check(crew("sequential", a=None, b=template)) == []
+
+
+def test_that_fields_of_an_output_can_not_be_cited_is_told() -> None:
+    (problem,) = prompts.check(crew("sequential", a=None, b="{steps.a.output}"))
+    assert problem.fix == "Fields of an output can't be cited: use {steps.a}, which is all of it."
+
+
 # checking a submission
 
 
@@ -201,7 +244,25 @@ def test_an_input_that_no_template_cites_is_a_warning() -> None:
     errors, warnings = prompts.check_inputs(crew("sequential", a="{inputs.log} {{inputs.b}}", b=None), ["log", "b"])
     assert errors == []
     assert [w.path for w in warnings] == ["inputs.b"]
-    assert warnings[0].reason == "input 'b' is used by no agent's prompt"
+    assert warnings[0].reason == "input 'b' is used by no agent"
+
+
+def _reading(**agents: dict[str, Any]) -> CrewDefinition:
+    listed = [{"agent_id": name, **fields} for name, fields in agents.items()]
+    return CrewDefinition.model_validate({"name": "c", "agents": listed})
+
+
+def test_an_input_that_an_agent_reads_by_itself_is_no_warning() -> None:
+    own = {"agent_class": "mine:Agent"}
+    for quiet in (
+        _reading(a=own),  # who knows what it reads
+        _reading(a={}, b=own),
+        _reading(a={}, b={**own, "inputs": ["folder"]}),
+    ):
+        assert prompts.check_inputs(quiet, ["folder"]) == ([], [])
+    errors, warnings = prompts.check_inputs(_reading(a={}, b={**own, "inputs": ["folder"]}), ["folder", "spare"])
+    assert (errors, [w.path for w in warnings]) == ([], ["inputs.spare"])
+    assert prompts.check_inputs(_reading(b={**own, "inputs": ["folder"]}), []) == ([], []), "it may do without"
 
 
 def test_inputs_that_can_be_read_only_once_are_read_only_once() -> None:

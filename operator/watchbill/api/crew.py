@@ -23,6 +23,7 @@ from watchbill.api.meta import (
     TEMPLATE_MAX_BYTES,
     TEXT_MAX,
     AgentName,
+    InputNames,
     ObjectMeta,
     Strict,
     Template,
@@ -38,6 +39,7 @@ AGENTS_MAX: Final = 100
 RELATIONS_MAX: Final = 200
 ENDS_MAX: Final = 16
 TOOLS_MAX: Final = 100
+INPUTS_MAX: Final = 64
 
 LLM_AGENT: Final = ("LLMAgent", "watchbill.agents.llm:LLMAgent")
 """The names of the class that is nothing without a model."""
@@ -99,6 +101,13 @@ class Agent(Strict):
         default_factory=list,
         max_length=TOOLS_MAX,
         description="Tools the agent may use: a tool that comes with Watchbill, an entry point, or module:function.",
+        json_schema_extra=SET,
+    )
+    inputs: InputNames = Field(
+        default_factory=list,
+        max_length=INPUTS_MAX,
+        description="Inputs that it reads by context.inputs, beside those that its prompt cites; nobody is then warned "
+        "that they are not used.",
         json_schema_extra=SET,
     )
     config: dict[str, Any] = Field(

@@ -85,6 +85,14 @@ def _once(value: list[str]) -> list[str]:
 UniqueNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=NAME_MAX)]], AfterValidator(_once)]
 """A list in which nothing stands twice. Declare with `json_schema_extra=SET`."""
 
+_INPUT: Final = f"^{names.INPUT_NAME.pattern}$"
+InputNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=63, pattern=_INPUT)]],
+    AfterValidator(_once),
+    Hint("Use a letter, then letters, digits, - and _ (63 at most)."),
+]
+"""Names of inputs, each once. Declare with `json_schema_extra=SET`."""
+
 SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
 
 
