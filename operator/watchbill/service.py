@@ -88,6 +88,20 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
     return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
 
 
+def require_ready(manifests: Manifests, crew: Crew | None = None, agent: str | None = None) -> None:
+    """Raises InvalidInput if the environment lacks what agents need, such as a model's key: those of all crews, or of
+    `crew`, or `agent` alone."""
+    loader = AgentLoader(manifests.folders, chosen=_chosen(manifests.crews))
+    agents = None if agent is None else {agent}
+    problems = [
+        replace(problem, source=f"crew {one.name!r}")
+        for one in ([crew] if crew else manifests.crews)
+        for problem in loader.ready(from_crew(one), agents)
+    ]
+    if problems:
+        raise InvalidInput(problems)
+
+
 def _chosen(crews: Iterable[Crew]) -> Iterator[str]:
     """All that the files name: whoever runs them has chosen it, from all that is installed."""
     for crew in map(from_crew, crews):
@@ -298,6 +312,7 @@ async def run_file(
     submission.check(
         from_crew(crew), prompt, agent=options.get("agent"), inputs=inputs or {}, task_id=options.get("id")
     )
+    require_ready(manifests, crew, options.get("agent"))
     async with AsyncExitStack() as stack:
         if redis_url is None:
             store = await EmbeddedStore.open(None)

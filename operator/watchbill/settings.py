@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         description="Installed modules and packages, with all in them, that crews may name as agents and tools, "
         "separated by commas; besides Watchbill's own, entry points and the crew's folders.",
     )
+    model_hosts: str = Field(
+        default="",
+        description="Hosts that may be sent a model's key, separated by commas, as in models.example.com or "
+        "*.example.org; besides the provider's own, this machine, and what OPENAI_BASE_URL and its like name.",
+    )
     log_level: str = Field(
         default="WARNING",
         description="DEBUG, INFO, WARNING or ERROR: which lines are logged on stderr. On the command line -v, -vv and "

@@ -477,12 +477,32 @@ async def test_no_tools_error_contains_a_key(monkeypatch: pytest.MonkeyPatch) ->
     assert str(error) == "tool 'search' failed: RuntimeError: refused: [redacted SEARCH_TOKEN]"
 
 
-async def test_a_password_in_the_address_is_not_shown() -> None:
-    async with FakeModel(lambda _: ErrorAnswer(500)) as model:
-        with_password = model.base_url.replace("http://", "http://me:pass-word@")
-        error = await failure(base_url=with_password)
-    assert "pass-word" not in str(error)
-    assert model.base_url in str(error)
+async def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    async with FakeModel(lambda _: "never") as model:
+        crew = crew_of(base_url=model.base_url.replace("http://", "http://me:pass-word@"))
+        [problem] = AgentLoader().check(crew)
+        with pytest.raises(UserActionRequired) as raised:
+            await AgentLoader().load(crew, crew.agents[0]).run(testing.context())
+    assert (problem.path, "environment" in problem.fix) == ("spec.agents[0].baseURL", True)
+    assert "pass-word" not in f"{problem}{raised.value}"
+    assert model.requests == []
+
+
+@pytest.mark.pure
+def test_a_missing_key_is_told_to_whoever_is_about_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = [
+        AgentDefinition(agent_id="echo", agent_class="EchoAgent"),
+        AgentDefinition(agent_id="guide"),
+        AgentDefinition(agent_id="test", model="test"),
+        AgentDefinition(agent_id="own", model="openai:any", base_url="http://127.0.0.1/v1"),
+    ]
+    crew = CrewDefinition(name="crew", model="openai:gpt-5-mini", agents=agents)
+    [problem] = AgentLoader().ready(crew)
+    assert problem.path == "spec.agents[1].model"
+    assert problem.reason == "model 'openai:gpt-5-mini': the environment variable OPENAI_API_KEY is not set"
+    assert AgentLoader().ready(crew, {"echo", "own"}) == []
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert AgentLoader().ready(crew) == []
 
 
 # Sharing

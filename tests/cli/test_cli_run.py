@@ -103,6 +103,21 @@ def test_the_whole_result_can_be_had_as_data(shell, form, load) -> None:
     assert not (shell.folder / ".watchbill").exists()
 
 
+def test_a_missing_key_is_told_before_the_first_step(shell) -> None:
+    crew = shell.folder / "crew.yaml"
+    crew.write_text(crew.read_text() + "    - {name: guide, model: 'openai:gpt-5-mini'}\n")
+    shell.env = {name: value for name, value in shell.env.items() if not name.startswith("OPENAI_")}
+    done = shell.run("run", "crew.yaml", "the work")
+    assert (done.returncode, done.stdout, shell.notes()) == (2, "", [])
+    assert (
+        "spec.agents[3].model: model 'openai:gpt-5-mini': the environment variable OPENAI_API_KEY is not" in done.stderr
+    )
+    assert not (shell.folder / ".watchbill" / "appendonlydir").exists()
+
+    done = shell.run("run", "crew.yaml", "the work", "--agent", "first")  # needs no key
+    assert (done.returncode, done.stdout) == (0, "first did the work\n")
+
+
 def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret(shell) -> None:
     (shell.folder / "crew.yaml").write_text(DIES)
     done = shell.run("run", "crew.yaml", "x", env={"SOME_PASSWORD": "correct-horse"})

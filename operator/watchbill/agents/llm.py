@@ -96,6 +96,11 @@ class LLMAgent:
                 problems.append(Problem(reason, "Annotate its parameters with types that JSON has.", "tools"))
         return problems
 
+    @classmethod
+    def ready(cls, agent: AgentDefinition) -> list[Problem]:
+        """What the environment lacks to run it: the key of its model's provider. Needs no network."""
+        return providers.ready(agent.model, agent.base_url) if agent.model else []
+
     async def run(self, context: Context) -> str:
         """The model's answer. Usage is reported also of a run that fails.
 
@@ -128,7 +133,9 @@ class LLMAgent:
             raise
         except Exception as error:
             now = datetime.now(UTC)  # noqa: TID251 - a provider may say until when to wait
-            raise model_errors.explain(error, definition.model, definition.base_url, limit, now) from None
+            without_key = providers.without_key(definition.model, definition.base_url)
+            asked = providers.server(definition.model, definition.base_url)
+            raise model_errors.explain(error, definition.model, asked, limit, now, without_key) from None
         finally:
             if spent.requests:
                 context.report_usage(

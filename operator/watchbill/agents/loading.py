@@ -9,8 +9,8 @@ and is
 
 Both may be sync or async, and may ask for a process of their own by an attribute `runs_in = "process"`, for CPU-heavy
 work that would hold up the other agents of its worker. A class may also have a classmethod `check(agent, tools)` that
-returns what else is wrong with its definition, as `Problem`s with paths below the agent. Nothing is instantiated or run
-here before `Runner.run`.
+returns what else is wrong with its definition, as `Problem`s with paths below the agent, and a classmethod
+`ready(agent)` that returns what the environment lacks. Nothing is instantiated or run here before `Runner.run`.
 """
 
 from __future__ import annotations
@@ -97,6 +97,19 @@ class AgentLoader:
                 path = "spec.model" if inherited else f"spec.agents[{i}].{problem.path}"
                 found.append(dataclasses.replace(problem, path=path))
         return list(dict.fromkeys(found))
+
+    def ready(self, crew: CrewDefinition, agents: Iterable[str] | None = None) -> list[Problem]:
+        """What this process's environment lacks to run the crew's agents, or those of `agents`, which `check` has found
+        good: a model's key, say."""
+        found: list[Problem] = []
+        for i, agent in enumerate(crew.agents):
+            if agents is not None and agent.agent_id not in agents:
+                continue
+            lacking = getattr(self._class(agent), "ready", None)
+            if callable(lacking):
+                problems = cast("list[Problem]", lacking(_with_defaults(crew, agent)))
+                found += [dataclasses.replace(each, path=f"spec.agents[{i}].{each.path}") for each in problems]
+        return found
 
     def load(self, crew: CrewDefinition, agent: AgentDefinition) -> Runner:
         """The agent, ready to run. Raises AgentNotLoadable."""

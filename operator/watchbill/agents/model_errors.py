@@ -75,17 +75,24 @@ def _status_in(error: Any) -> int:
     return next((status for part, status in _STATUS.items() if part in text), 503)
 
 
-def explain(error: Exception, model: str, base_url: str | None, request_limit: int, now: datetime) -> WatchbillError:
+def explain(
+    error: Exception,
+    model: str,
+    base_url: str | None,
+    request_limit: int,
+    now: datetime,
+    without_key: str | None = None,
+) -> WatchbillError:
     """The error to raise instead: RetryLater for what may pass, RetryAfter if the provider says when, and
-    UserActionRequired for what won't. `now` is aware."""
+    UserActionRequired for what won't. `now` is aware; `without_key` is a host that was sent no key."""
     if isinstance(error, ExceptionGroup):  # of models that stand in for each other: one that recovers is enough
-        told = [explain(one, model, base_url, request_limit, now) for one in error.exceptions]
+        told = [explain(one, model, base_url, request_limit, now, without_key) for one in error.exceptions]
         return min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
     asked = f"model {model!r}" + (f" at {_shown(base_url)}" if base_url else "")
     if inside := next((one for one in retry_after.chain(error) if isinstance(one, ErrorInside)), None):
-        return _http(inside, inside.status, inside.body, asked, now)
+        return _http(inside, inside.status, inside.body, asked, now, without_key)
     if isinstance(error, ModelHTTPError):
-        return _http(error, error.status_code, error.body, asked, now)
+        return _http(error, error.status_code, error.body, asked, now, without_key)
     if isinstance(error, UsageLimitExceeded):
         return TaskFailed(
             f"{asked}: no answer after {request_limit} requests in one task. "
@@ -125,16 +132,25 @@ def _without_status(error: ModelAPIError, asked: str, now: datetime) -> Watchbil
         return UserActionRequired(f"{asked}: the provider refused the request: {_quoted(str(error))}")
     if isinstance(error, ModelRateLimitError | ModelUnavailableError | ModelServerError):
         return _later(error, f"{asked}: the provider can't answer now: {_quoted(str(error))}", now)
+    statuses = [retry_after.attribute(one, "status_code") for one in retry_after.chain(error)]
+    if redirect := next((status for status in statuses if isinstance(status, int) and 300 <= status < 400), None):
+        fix = "Make baseURL the address that it redirects to: keys and prompts follow no redirect"
+        return UserActionRequired(f"{asked} answers with a redirect (HTTP {redirect}). {fix}")
     reason = _quoted(_innermost(error))
     return _later(error, f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?", now)
 
 
-def _http(error: Exception, status: int, body: Any, asked: str, now: datetime) -> WatchbillError:
+def _http(
+    error: Exception, status: int, body: Any, asked: str, now: datetime, without_key: str | None
+) -> WatchbillError:
     if status in {401, 403}:
-        return UserActionRequired(
-            f"{asked}: the provider refused the credentials (HTTP {status}). "
-            "Check the API key in the worker's environment, and that it may use this model"
-        )
+        fix = "Check the API key in the worker's environment, and that it may use this model"
+        if without_key:
+            fix = (
+                f"No key was sent, because {without_key!r} is not a host that may have one. To allow it, set in the "
+                f"worker's environment WATCHBILL_MODEL_HOSTS={without_key}"
+            )
+        return UserActionRequired(f"{asked}: the provider refused the credentials (HTTP {status}). {fix}")
     said = _quoted(_message(body))
     if isinstance(error, ModelQuotaExceededError):
         return UserActionRequired(f"{asked}: the account's quota is used up (HTTP {status}): {said}")

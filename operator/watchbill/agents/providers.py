@@ -7,9 +7,12 @@ one client per provider, server and loop, until `aclose`. No request is made her
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import json
+import os
 import re
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,6 +21,7 @@ from pydantic_ai.models import Model, infer_model, known_model_names, parse_mode
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
+from watchbill.agents import model_hosts
 from watchbill.agents.importing import hiding, suggest
 from watchbill.agents.model_errors import ErrorInside, error_inside
 from watchbill.errors import Problem, UserActionRequired
@@ -27,6 +31,8 @@ TEST: Final = "test"
 
 _NO_KEY: Final = "not-needed"
 """Sent to a server of the user's own when the environment has no key: libraries insist on one, such servers don't."""
+
+_OPENAI: Final = "api.openai.com"
 
 _providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None], Provider[Any]]] = {}
 
@@ -51,15 +57,46 @@ def check(model: str, base_url: str | None) -> list[Problem]:
         known = sorted({full.partition(":")[0] for full in known_model_names() if ":" in full})
         reason = f"model {model!r}: there is no provider {provider!r}{suggest(provider, known)}"
         return [Problem(reason, "Use a provider of pydantic-ai: https://ai.pydantic.dev/models", "model")]
-    if not base_url:
-        return []
+    return _check_server(cls, provider, base_url) if base_url else []
+
+
+def _check_server(cls: type[Provider[Any]], provider: str, base_url: str) -> list[Problem]:
     url = urlsplit(base_url)
+    if "@" in url.netloc:
+        fix = "Remove it, and put the key into the worker's environment."
+        return [Problem("baseURL has a user or password in it", fix, "baseURL")]
     if url.scheme not in {"http", "https"} or not url.hostname:
         return [Problem(f"{base_url!r} is not an http or https URL", "Write it as in http://127.0.0.1/v1.", "baseURL")]
     if "base_url" not in inspect.signature(cls).parameters:
         reason = f"provider {provider!r} has a server of its own and takes no baseURL"
         return [Problem(reason, "Remove baseURL, or use the provider openai with it.", "baseURL")]
     return []
+
+
+def ready(model: str, base_url: str | None) -> list[Problem]:
+    """Whether the environment has what the model's provider needs, as its key. Makes no request."""
+    if model == TEST or base_url or check(model, base_url):  # what `check` finds, it tells
+        return []
+    try:
+        infer_provider(parse_model_id(model)[0] or "")
+    except UserError as error:
+        return [_lacks(model, error)]
+    return []
+
+
+def server(model: str, base_url: str | None) -> str | None:
+    """The URL by which a model is asked; None for its provider's own."""
+    prefix = "OPENAI" if model.startswith("openai") else model.partition(":")[0].upper()
+    return base_url or os.environ.get(f"{prefix}_BASE_URL") or None
+
+
+def without_key(model: str, base_url: str | None) -> str | None:
+    """The host of the model's server, if it may not have a key of the environment."""
+    host = model_hosts.host_of(base_url) if base_url else None
+    if host is None:
+        return None
+    cls = infer_provider_class(parse_model_id(model)[0] or "")
+    return None if model_hosts.may_have_key(host, lambda: _own_host(cls), os.environ) else host
 
 
 def build(model: str, base_url: str | None) -> Model:
@@ -69,18 +106,21 @@ def build(model: str, base_url: str | None) -> Model:
     if model == TEST:
         # By default it calls every tool with made-up arguments, which most tools rightly refuse.
         return TestModel(call_tools=[])
-    if base_url and model.startswith("openai:"):
+    if model.startswith("openai:") and model_hosts.host_of(server(model, base_url) or "") not in (None, _OPENAI):
         # Servers that speak OpenAI's protocol speak chat completions; few know its newer API.
         model = "openai-chat" + model.removeprefix("openai")
     try:
         return infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
     except UserError as error:
-        if variable := re.search(r"`([A-Z][A-Z0-9_]*_[A-Z0-9_]+)`", str(error)):
-            raise UserActionRequired(
-                f"model {model!r}: the environment variable {variable[1]} is not set. "
-                "Set it where the worker runs, or give the agent a baseURL that needs no key"
-            ) from None
-        raise UserActionRequired(f"model {model!r}: {error}") from None
+        problem = _lacks(model, error)
+        raise UserActionRequired(f"{problem.reason}. {problem.fix}") from None
+
+
+def _lacks(model: str, error: UserError) -> Problem:
+    if variable := re.search(r"`([A-Z][A-Z0-9_]*_[A-Z0-9_]+)`", str(error)):
+        reason = f"model {model!r}: the environment variable {variable[1]} is not set"
+        return Problem(reason, "Set it where the worker runs, or give the agent a baseURL that needs no key.", "model")
+    return Problem(f"model {model!r}: its provider can't be used", str(error), "model")
 
 
 async def aclose() -> None:
@@ -96,15 +136,55 @@ def _provider(name: str, base_url: str | None) -> Provider[Any]:
         _providers.pop(old, None)
     shared = _providers.setdefault(loop, {})
     if (name, base_url) not in shared:
-        shared[name, base_url] = _watched(_connect(name, base_url))
+        shared[name, base_url] = _connect(name, base_url)
     return shared[name, base_url]
 
 
-def _watched(provider: Provider[Any]) -> Provider[Any]:
-    """Has its answers looked at before the library reads them."""
-    client = getattr(provider, "_own_http_client", None)  # httpx's; not every provider has one
+def _connect(name: str, base_url: str | None) -> Provider[Any]:
+    if base_url is None:
+        provider: Provider[Any] = infer_provider(name)
+        own = model_hosts.host_of(provider.base_url)
+        return _watched(provider, lambda: own)
+    cls: Any = infer_provider_class(name)
+    own_host = functools.cache(lambda: _own_host(cls))
+    host = model_hosts.host_of(base_url) or ""
+    if not model_hosts.may_have_key(host, own_host, os.environ):
+        provider = cls(base_url=base_url, api_key=_NO_KEY)
+        if _http_client(provider) is None:
+            raise UserActionRequired(
+                f"baseURL: {host!r} is not a host that may have a key, and the library of provider {name!r} can't be "
+                f"kept from sending one. To allow it, set in the worker's environment {model_hosts.SETTING}={host}"
+            )
+        return _watched(provider, lambda: None)
+    try:
+        provider = cls(base_url=base_url)
+    except UserError:  # no key in the environment
+        provider = cls(base_url=base_url, api_key=_NO_KEY)
+    return _watched(provider, own_host)
+
+
+def _own_host(cls: Any) -> str | None:
+    """Of the server that a provider uses without a baseURL."""
+    try:
+        return model_hosts.host_of(cls(api_key=_NO_KEY).base_url)
+    except Exception:  # whatever its library wants besides
+        return None
+
+
+def _http_client(provider: Provider[Any]) -> Any:
+    """HTTPX's; None where there is none, as for libraries that speak something else."""
+    return getattr(provider, "_own_http_client", None)
+
+
+def _watched(provider: Provider[Any], own: Callable[[], str | None]) -> Provider[Any]:
+    """Its requests go without keys to hosts that may not have them; its answers are looked at before it reads them."""
+    client = _http_client(provider)
     if client is not None:
-        client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks["response"], _look_inside]}
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks["request"], model_hosts.guard(own)],
+            "response": [*hooks["response"], _look_inside],
+        }
     return provider
 
 
@@ -119,14 +199,3 @@ async def _look_inside(response: Any) -> None:
                 return
             if error_inside(body):
                 raise ErrorInside(body, response.headers)
-
-
-def _connect(name: str, base_url: str | None) -> Provider[Any]:
-    if base_url is None:
-        return infer_provider(name)
-    cls: Any = infer_provider_class(name)
-    try:
-        provider: Provider[Any] = cls(base_url=base_url)
-    except UserError:  # no key in the environment
-        provider = cls(base_url=base_url, api_key=_NO_KEY)
-    return provider

@@ -108,6 +108,7 @@ def run(
         for warning in submission.check(from_crew(chosen), text, agent=agent, inputs=inputs, task_id=task_id):
             output.say(f"warning: {warning}")
         running.say_warnings_once()
+    service.require_ready(manifests, None if watch else chosen, None if watch else agent)
     default = namespace or settings.namespace
     full = f"{chosen.metadata.namespace or default}/{chosen.name}" if chosen else None
     files = [str(file), *(part for path in also or [] for part in ("--also", str(path)))]

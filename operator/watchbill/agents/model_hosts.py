@@ -1,0 +1,62 @@
+"""Which servers may be sent a key of the environment: a definition names its server, and not who gets the key.
+
+A server that may not have one is asked without it: many of a user's own need none.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from watchbill.redaction import redact
+
+SETTING: Final = "WATCHBILL_MODEL_HOSTS"
+_SERVERS: Final = ("_BASE_URL", "_API_BASE", "_ENDPOINT")
+"""How names of variables end by which libraries are told their server."""
+
+
+def may_have_key(host: str, own: Callable[[], str | None], environment: Mapping[str, str]) -> bool:
+    """Whether `host` is this machine, allowed by the setting, named by the environment as a server, or the provider's
+    own, which `own` says."""
+    host = host.lower().rstrip(".")
+    if not host:
+        return False
+    if _is_loopback(host):
+        return True
+    for allowed in environment.get(SETTING, "").lower().split(","):
+        pattern = allowed.strip()
+        if host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:])):
+            return True
+    if host in {host_of(value) for name, value in environment.items() if name.endswith(_SERVERS)}:
+        return True
+    return host == own()
+
+
+def host_of(url: str) -> str | None:
+    """In lower case; None for what is no URL with a host."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def guard(own: Callable[[], str | None]) -> Callable[[Any], Any]:
+    """A hook of HTTPX that keeps the environment's secrets from other hosts: also where a server redirects to."""
+
+    async def keep(request: Any) -> None:
+        if not may_have_key(request.url.host, own, os.environ):
+            for name, value in list(request.headers.items()):
+                if redact(value) != value:
+                    del request.headers[name]
+
+    return keep
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
