@@ -285,7 +285,7 @@ class AgentService:
 
     async def serve_health(self, host: str, port: int) -> HealthServer:
         """Starts the HTTP of health and metrics; closed with the service."""
-        from watchbill.worker.health import HealthServer, observe  # with aiohttp, which takes long to import
+        from watchbill.worker.health import HealthServer, observe
 
         def crews() -> list[names.CrewKeys]:
             return [queue.keys for queue in self._queues.values()]

@@ -7,18 +7,21 @@ load, because scale-in reads readiness (OPERATOR protocol, §4).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from http import HTTPStatus
 from typing import Final
 
 import redis.asyncio
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
 from watchbill.errors import WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import figures
+from watchbill.worker.http import Answer, HttpServer
+
+logger = logging.getLogger("watchbill.health")
 
 FIGURES_SECONDS: Final = 1.0
 
@@ -29,41 +32,35 @@ class HealthServer:
     def __init__(self, observe: Callable[[], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
         self._observe = observe
         self._is_ready = is_ready
-        self._runner: web.AppRunner | None = None
-        self.port = 0
+        self._server = HttpServer({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     async def start(self, host: str, port: int) -> None:
         """Listens; port 0 takes any free one, told by `port`. Raises OSError when it is taken."""
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        await self._server.start(host, port)
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self._server.close()
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def _healthz(self) -> Answer:
+        return Answer("ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
+    async def _readyz(self) -> Answer:
+        return Answer("ready\n") if self._is_ready() else Answer("drained\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self) -> Answer:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
-        with suppress(WatchbillError, redis.exceptions.RedisError, TimeoutError):
+        try:
             async with asyncio.timeout(FIGURES_SECONDS):
                 await self._observe()
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        except (WatchbillError, redis.exceptions.RedisError, TimeoutError):
+            pass
+        except Exception:
+            logger.exception("the figures of queues could not be read")
+        return Answer(generate_latest(), kind=CONTENT_TYPE_LATEST)
 
 
 async def observe(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> None:
