@@ -8,6 +8,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import hands
 import pytest
@@ -395,6 +396,37 @@ async def test_an_agent_that_was_taken_out_of_its_crew_fails_its_tasks(make_crew
         task, run = await crew.results(["t", "r"])
     assert task.error == f"agent 'old' is not in crew {crew.name!r}"
     assert run.success, "a run goes on with the definition that it started with"
+
+
+async def test_code_that_breaks_when_it_is_loaded_costs_its_task_and_no_slot(make_crew: Make, tmp_path: Path) -> None:
+    """Also by what no `except Exception` catches, and what can't say what it is."""
+    odd = "class Odd(BaseException):\n    def __str__(self): raise self\n"
+    (tmp_path / "odd_module.py").write_text(f"{odd}raise Odd")
+    (tmp_path / "odd_config.py").write_text(
+        f"from pydantic import BaseModel, field_validator\n{odd}"
+        "class Agent:\n"
+        "    class Config(BaseModel):\n"
+        "        number: int = 1\n"
+        "        @field_validator('number')\n"
+        "        def check(cls, value): raise Odd\n"
+        "    def run(self, context): ...\n"
+    )
+    crew = await make_crew(
+        [
+            AgentDefinition(agent_id="module", agent_class="odd_module:run"),
+            AgentDefinition(agent_id="config", agent_class="odd_config:Agent", config={"number": 2}),
+            agent("good", "Brief"),
+        ],
+        concurrency=1,
+    )
+    await crew.worker(folders=(tmp_path, AGENTS))
+    for name in ("module", "config", "good"):
+        await crew.submit(name, name)
+    assert (await crew.result("good")).success
+    assert (await crew.result("config")).error == "Odd, which can't say what it is: Odd"
+    assert (await crew.client.state(crew.name, "module")) is TaskState.PARKED
+    (reason,) = [event.message for event in await crew.events(agent="module") if event.event_type == "mission_event"]
+    assert "importing 'odd_module' fails with Odd" in reason
 
 
 # ---------------------------------------------------------------- a crew that goes

@@ -14,6 +14,7 @@ import importlib.machinery
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -215,7 +216,9 @@ def _import(module: str, what: str, reference: str) -> ModuleType:
                 install(extra),
             ) from error
         raise _broken(module, what, reference, error, f"Install {missing!r}, or mend the import.") from error
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's module does when it is imported
         raise _broken(module, what, reference, error, "Mend the module.") from error
 
 
@@ -248,9 +251,10 @@ def _broken(module: str, what: str, reference: str, error: BaseException, fix: s
         # The innermost frame that isn't the import system's own: where the module's author has to look.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 2 else ""
-    return Unusable(
-        f"{what} {reference!r}: importing {module!r} fails with {type(error).__name__}: {error}{where}", fix
-    )
+    said = type(error).__name__
+    with suppress(BaseException):  # not all can say what they are
+        said = f"{said}: {error}"
+    return Unusable(f"{what} {reference!r}: importing {module!r} fails with {said}{where}", fix)
 
 
 def _standard(reason: str) -> Unusable:

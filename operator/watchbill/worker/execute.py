@@ -135,7 +135,7 @@ class Executor:
         """The end of a task that could not begin."""
         return self._results.not_begun(task, TaskPolicy(), str(error))
 
-    def broken(self, task: Claimed, failure: Exception) -> Finished:
+    def broken(self, task: Claimed, failure: BaseException) -> Finished:
         """The end of a task that we ourselves couldn't run."""
         return self._results.broken(task, failure)
 

@@ -87,7 +87,9 @@ class Jobs:
         except (Fenced, CrewGone) as error:
             self.gone(me, job)
             self._on_lost(me.name, error)
-        except Exception as error:  # our own fault: still the task's end, and told in full
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # our own fault, or of what was loaded: still the task's end, and told in full
             logger.exception("task %s could not be run", job.task.id)
             self._over(me, job, self._executor.broken(job.task, error))
         else:
@@ -102,7 +104,9 @@ class Jobs:
                 self._counts.held(time.monotonic() - job.claimed)
         except AgentNotLoadable as error:
             self._park_later(me, job, error)
-        except Exception as error:  # our own fault, too
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # likewise
             logger.exception("task %s could not be run", job.task.id)
             self._over(me, job, self._executor.broken(job.task, error))
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from watchbill import metrics
@@ -173,6 +174,10 @@ class LeaseKeeper:
             self._blame()
 
     def _blame(self) -> None:
+        with suppress(Exception):  # the lease is worth more: a stranger's module says what its lines are
+            self._tell_of_block()
+
+    def _tell_of_block(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)
         found = running.on_stack(frame)
         agent = found.role.agent.agent_id if found else ""

@@ -97,7 +97,7 @@ class Results:
         why = " ".join(self._first(error).split())[:_LINE_MAX]
         logger.warning("task %s of %s is dead after attempt %d: %s", task.id, self._crew, task.attempt, why)
 
-    def broken(self, task: Claimed, failure: Exception) -> Finished:
+    def broken(self, task: Claimed, failure: BaseException) -> Finished:
         """We ourselves couldn't run it."""
         return _without_record(task, self._first(failures.describe(failure)))
 
