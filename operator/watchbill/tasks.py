@@ -168,6 +168,7 @@ class TaskResult(BaseModel):
     usage: Usage | None = None
     attempt: int = 1
     completed_at: datetime | None = None
+    """When it ended, however it did."""
 
     @property
     def cancelled(self) -> bool:
@@ -182,7 +183,7 @@ class StepStatus(BaseModel):
 
     name: str
     agent: str
-    state: TaskState
+    status: TaskState
     index: int
     """Position in the plan: a step stands after all that it depends on."""
     after: tuple[str, ...] = ()
@@ -199,7 +200,7 @@ class RunStatus(BaseModel):
 
     run_id: str
     crew: str
-    state: RunState
+    status: RunState
     submitted_at: datetime
     finished_at: datetime | None = None
     steps: tuple[StepStatus, ...] = ()
@@ -223,7 +224,7 @@ class RunResult(BaseModel):
     skipped: tuple[str, ...] = ()
     usage: Usage = Usage()
     execution_time_ms: float = 0.0
-    completed_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @property
     def success(self) -> bool:

@@ -23,7 +23,7 @@ def test_a_waiting_task_is_cancelled_and_its_result_says_so_with_exit_1(shell, s
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: cancelled: no longer needed\n"
     again = shell.run("cancel", stored, "t1", "-o", "json")
-    assert json.loads(again.stdout) == {"crew": f"default/{stored}", "id": "t1", "state": "cancelled"}
+    assert json.loads(again.stdout) == {"crew": f"default/{stored}", "task_id": "t1", "status": "cancelled"}
     assert "task_cancelled first t1 cancelled: no longer needed" in shell.run("events", stored).stdout
 
 

@@ -51,7 +51,7 @@ def test_a_dedupe_key_gives_the_id_of_the_first(shell, stored) -> None:
     assert shell.run("submit", stored, "y", "--dedupe-key", "daily").stdout == first
     other = json.loads(shell.run("submit", stored, "y", "--dedupe-key", "other", "-o", "json").stdout)
     assert other["crew"] == f"default/{stored}"
-    assert other["id"] != first.strip()
+    assert other["run_id"] != first.strip()
 
 
 def test_work_may_be_for_later(shell, stored) -> None:
@@ -115,8 +115,8 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
     crews = json.loads(shell.run("status", "-o", "json").stdout)
     assert next(c for c in crews if c["crew"] == f"default/{stored}")["waiting"] == 2
 
-    assert shell.run("status", stored, task).stdout.split() == ["TASK", "STATE", task, "waiting"]
-    assert json.loads(shell.run("status", stored, "mine/second", "-o", "json").stdout)["state"] == "waiting"
+    assert shell.run("status", stored, task).stdout.split() == ["TASK", "STATUS", task, "waiting"]
+    assert json.loads(shell.run("status", stored, "mine/second", "-o", "json").stdout)["status"] == "waiting"
     nothing = shell.run("status", stored, "nothing")
     assert (nothing.returncode, nothing.stdout) == (2, "")
     assert "has no run or task 'nothing'" in nothing.stderr
@@ -125,7 +125,10 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
     assert "mine" in one
     assert "0/3" in one
     assert task in one
-    assert {u["id"] for u in yaml.safe_load(shell.run("status", stored, "-o", "yaml").stdout)["unfinished"]} == {
+    assert {
+        u.get("run_id") or u["task_id"]
+        for u in yaml.safe_load(shell.run("status", stored, "-o", "yaml").stdout)["unfinished"]
+    } == {
         "mine",
         task,
     }
@@ -208,7 +211,7 @@ def test_a_worker_drains_at_sigterm_and_exits_with_0(shell, stored, worker, unti
 
     assert worker.wait(20) == 0
     assert shell.notes() == ["first started", "first ended"]
-    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["state"] == "completed"
+    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "completed"
 
 
 def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) -> None:
@@ -219,7 +222,7 @@ def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) 
     process.terminate()
 
     assert process.wait(20) == 0
-    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["state"] == "waiting"
+    assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "waiting"
 
 
 def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell, stored) -> None:

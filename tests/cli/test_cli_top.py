@@ -312,7 +312,7 @@ def test_one_crew_is_shown_in_full(shell, crews) -> None:
     found = json.loads(shell.run("top", "busy", "-i", "0.2", "-o", "json").stdout)
     assert found["crew"] == f"{crews.namespace}/busy"
     assert [c["name"] for c in found["classes"] if c["waiting"]] == ["normal"]
-    assert [held["id"] for held in found["running_longest"]] == ["t0", "t1"]
+    assert [held["task_id"] for held in found["running_longest"]] == ["t0", "t1"]
     assert len(found["incarnations"]) == found["workers"] == 1
 
 

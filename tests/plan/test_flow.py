@@ -38,7 +38,7 @@ def reads(definition: CrewDefinition, name: str, *cited: str) -> list[str]:
 
 
 def status(name: str, state: TaskState, *after: str) -> StepStatus:
-    return StepStatus(name=name, agent=name, state=state, index=0, after=after)
+    return StepStatus(name=name, agent=name, status=state, index=0, after=after)
 
 
 # steps

@@ -391,7 +391,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         # the owner's server may still be about to end: who attached to it takes over
         assert await connection.persist(lambda: client.unfinished("crew")) == ["r"]
         run_status = await connection.persist(lambda: client.status("crew", "r"))
-        states = {step.name: step.state for step in run_status.steps}
+        states = {step.name: step.status for step in run_status.steps}
         assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
         async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
             run = await client.wait("crew", "r", timeout=20)

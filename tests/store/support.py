@@ -133,7 +133,7 @@ class Crew:
         return await self.client.hget(self.keys.task(task_id), "state")
 
     async def step_states(self, run_id: str) -> dict[str, str]:
-        return {s.name: s.state.value for s in (await runs.status(self.client, self.keys, run_id)).steps}
+        return {s.name: s.status.value for s in (await runs.status(self.client, self.keys, run_id)).steps}
 
     async def assert_idle(self) -> None:
         """Nothing is left that would make a crew look busy: no entry, nobody pending, no counter, nothing parked."""

@@ -302,7 +302,7 @@ async def test_a_step_that_is_interrupted_between_attempts_is_not_early_when_it_
     tasks = await crew.take("w", 3)
     assert [task.attempt for task in tasks] == [2]
     await crew.finish("w", tasks)
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
     await crew.assert_idle()
 
 
@@ -380,13 +380,13 @@ async def test_a_cancelled_run_begins_nothing_more_and_ends_with_what_runs(crew:
     await crew.run("r1", library(*"abcdef", max_parallel_tasks=2))
     first, second = await crew.take("w", 1, 2)
     assert not await _cancel(crew, "r1", "enough")
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLING
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLING
     assert await crew.claim("w2") == (), "nothing else begins"
     await crew.finish("w", [first])
     await crew.finish("w", [second], "cancelled")
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert status.state is RunState.CANCELLED
-    states = {s.name: s.state.value for s in status.steps}
+    assert status.status is RunState.CANCELLED
+    states = {s.name: s.status.value for s in status.steps}
     assert states == {"a": "completed", "b": "cancelled", **dict.fromkeys("cdef", "skipped")}
     result: Any = await runs.result(crew.client, crew.keys, "r1")
     assert (result.status, result.success) == (RunState.CANCELLED, False)
@@ -399,7 +399,7 @@ async def test_a_cancelled_run_begins_nothing_more_and_ends_with_what_runs(crew:
 async def test_a_run_that_waits_is_cancelled_at_once(crew: Crew) -> None:
     await crew.run("r1", library(*"abcdef", max_parallel_tasks=2))
     assert await _cancel(crew, "r1", "not today")
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
     result: Any = await runs.result(crew.client, crew.keys, "r1")
     assert result.error == "a: cancelled: not today\nb: cancelled: not today"
     assert await crew.queued() == 0
@@ -411,7 +411,7 @@ async def test_a_run_all_of_whose_steps_complete_while_it_is_cancelled_is_comple
     tasks = await crew.take("w")
     await _cancel(crew, "r1")
     await crew.finish("w", tasks)
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
 
 
 async def test_a_run_cancelled_again_goes_on_until_the_last_of_its_steps_has_stopped(crew: Crew) -> None:
@@ -420,9 +420,9 @@ async def test_a_run_cancelled_again_goes_on_until_the_last_of_its_steps_has_sto
     assert not await _cancel(crew, "r1")
     assert await crew.finish("w", [tasks["a"]]) == ["applied"], "so b would be ready"
     assert not await _cancel(crew, "r1"), "c still runs"
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLING
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLING
     assert await crew.finish("w", [tasks["c"]], "cancelled") == ["applied"]
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
     assert [row["id"] for row in await crew.results()].count("r1") == 1
     assert await crew.client.hget(crew.keys.run("r1"), "active") == "0"
     await crew.queue.leave("w")
@@ -470,7 +470,7 @@ async def test_a_run_is_cancelled_whole_though_its_canceller_dies_behind_its_fir
     assert await crew.finish("w", [tasks["c"]], "retry") == ["applied"]
     states = {"a": "cancelled", "b": "cancelled", "c": "cancelled", "d": "cancelled", "e": "skipped"}
     assert await crew.step_states("r1") == states
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
     await crew.queue.leave("w")
     await crew.assert_idle()
 
@@ -481,7 +481,7 @@ async def test_a_cancelled_step_ends_what_is_behind_it_and_no_more(crew: Crew) -
     for number in (1, 2):
         await crew.finish("w", await crew.take("w", number))
     assert await crew.step_states("r1") == {"a": "completed", "b": "cancelled", "c": "skipped", "d": "completed"}
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.PARTIAL
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.PARTIAL
     await crew.queue.leave("w")
     await crew.assert_idle()
 
@@ -505,11 +505,11 @@ async def test_an_interrupted_step_holds_its_run_open_until_it_is_resumed(crew: 
     assert not await _interrupt(crew, "r1/a")
     assert await crew.finish("w", tasks, "interrupted") == ["applied"]
     assert await crew.finish("w", tasks, "interrupted") == ["repeated"]
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.RUNNING
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.RUNNING
     assert await _resume(crew, "r1/a")
     for number in (2, 3):
         await crew.finish("w", await crew.take("w", number))
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
     await crew.queue.leave("w")
     await crew.assert_idle()
 
@@ -525,12 +525,12 @@ async def test_a_run_abandoned_while_it_was_created_can_be_cancelled(crew: Crew)
     await definitions.apply(crew.client, crew.keys, definition)
     calls = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), 10_000, "")
     await run_script(crew.client, "submit_run", *calls[0])
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CREATING
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CREATING
     assert await _cancel(crew, "r1", "never mind")
     result: Any = await runs.result(crew.client, crew.keys, "r1")
     assert result.error == "cancelled: never mind"
     assert (await run_script(crew.client, "submit_run", *calls[1]))[1] == "exists", "whoever creates it goes on in vain"
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CANCELLED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
     await crew.assert_idle()
 
 

@@ -127,11 +127,11 @@ async def test_a_dead_step_is_tried_again_and_its_run_goes_on(crew: Crew) -> Non
     await crew.finish("w", await crew.take("w"))
     for task in await crew.take("w", 2):
         await crew.finish("w", [task], "dead" if task.step == "b" else "completed")
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.PARTIAL
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.PARTIAL
     assert await _replay(crew, *await _letters(crew)) == ["replayed"]
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert (status.state, status.finished_at) == (RunState.RUNNING, None)
-    assert {s.name: s.state.value for s in status.steps} == {
+    assert (status.status, status.finished_at) == (RunState.RUNNING, None)
+    assert {s.name: s.status.value for s in status.steps} == {
         "a": "completed",
         "b": "waiting",
         "c": "waiting",

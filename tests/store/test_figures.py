@@ -163,12 +163,12 @@ async def test_what_has_run_longest_is_told_first_and_what_is_only_held_not_at_a
     await crew.submit("t3")
     await crew.claim("u", slots=1)
     found = await figures.running_longest(crew.client, crew.keys, 10)
-    assert [(f.id, f.agent, f.incarnation, f.priority, f.attempt) for f in found] == [
+    assert [(f.task_id, f.agent, f.incarnation, f.priority, f.attempt) for f in found] == [
         ("t1", "a", "w", 3, 1),
         ("t2", "b", "v", 5, 1),
     ]
     assert found[0].running_ms >= found[1].running_ms + 30
-    assert [f.id for f in await figures.running_longest(crew.client, crew.keys, 1)] == ["t1"]
+    assert [f.task_id for f in await figures.running_longest(crew.client, crew.keys, 1)] == ["t1"]
     assert (await of(crew)).running == 3
 
 
@@ -274,7 +274,7 @@ async def test_reading_needs_no_right_to_write_and_no_key_but_the_crews(
         assert (found.waiting, found.running) == (1, 1)
         assert len([pair async for pair in figures.each(reader, [crew.keys], {})]) == 1
         assert len(await figures.incarnations(reader, crew.keys)) == 1
-        assert [held.id for held in await figures.running_longest(reader, crew.keys, 5)] == ["t2"]
+        assert [held.task_id for held in await figures.running_longest(reader, crew.keys, 5)] == ["t2"]
         await reader.aclose()
 
 

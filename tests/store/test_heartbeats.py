@@ -152,9 +152,9 @@ async def test_without_an_agent_the_whole_crew_runs(
     assert await crew.queued() == [f"{run_id}/{step}" for step in waiting]
     assert await crew.client.xlen(crew.keys.streams[3]) == len(waiting), "LOW, the default"
     status = await runs.status(crew.client, crew.keys, run_id)
-    assert status.state is RunState.RUNNING
+    assert status.status is RunState.RUNNING
     assert [step.name for step in status.steps] == [*waiting, *left]
-    assert {step.state for step in status.steps} == {TaskState.WAITING}
+    assert {step.status for step in status.steps} == {TaskState.WAITING}
     run = await crew.payload(crew.keys.run(run_id))
     assert (run.agent_name, run.prompt, run.metadata["heartbeat"], run.metadata["k"]) == ("", "look", "hb", "v")
 

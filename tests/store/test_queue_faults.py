@@ -97,7 +97,7 @@ async def _everything_ends_once(crew: Crew, through: Sequence[Crew], tasks: int,
     assert feed.terminal() == Counter(ids) + reached
     assert feed.ended_runs() == Counter(states.keys())
     for run_id, state in states.items():
-        assert (await runs.status(crew.client, crew.keys, run_id)).state == state
+        assert (await runs.status(crew.client, crew.keys, run_id)).status == state
     for task_id in ids:
         assert await crew.state(task_id) == _outcome_of(task_id)
     started = Counter(e.task_id for e in feed.events if e.event_type == "task_assigned")
@@ -517,10 +517,10 @@ class _Model:
             failing = {s.name for s in steps if self.ended.get(f"{run_id}/{s.name}", "completed") != "completed"}
             state, expected = expected_run(steps, failing)
             status = await runs.status(crew.client, crew.keys, run_id)
-            assert status.state is state
-            assert {s.name: s.state.value.replace("dead", "failed") for s in status.steps} == expected
+            assert status.status is state
+            assert {s.name: s.status.value.replace("dead", "failed") for s in status.steps} == expected
             for step in status.steps:
-                assert step.state is TaskState.SKIPPED or step.attempt == self.attempts[f"{run_id}/{step.name}"] + 1
+                assert step.status is TaskState.SKIPPED or step.attempt == self.attempts[f"{run_id}/{step.name}"] + 1
         await crew.assert_idle()
         assert await runs.unfinished(crew.client, crew.keys) == []
 

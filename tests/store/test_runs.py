@@ -131,8 +131,8 @@ async def test_steps_behind_a_failed_one_are_skipped_and_others_go_on(crew: Crew
         for task in await crew.take("w", number):
             await crew.finish("w", [task], "failed" if task.step == "b" else "completed")
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert status.state is RunState.FAILED
-    states = {s.name: s.state.value for s in status.steps}
+    assert status.status is RunState.FAILED
+    states = {s.name: s.status.value for s in status.steps}
     assert states == {
         "a": "completed",
         "b": "failed",
@@ -196,9 +196,9 @@ async def test_a_random_run_ends_as_the_plan_says(crew: Crew, seed: int) -> None
         await watch.look(run_ids=["r1"])
     state, expected = expected_run(steps, failing)
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert status.state is state
+    assert status.status is state
     assert flow.outcome(status.steps) is state
-    assert {s.name: s.state.value.replace("dead", "failed") for s in status.steps} == expected
+    assert {s.name: s.status.value.replace("dead", "failed") for s in status.steps} == expected
     assert [s.name for s in status.steps] == [s.name for s in steps]
     assert {s.name: set(s.after) for s in status.steps} == {s.name: set(s.after) for s in steps}
     reached = {name for name, is_now in expected.items() if is_now != "skipped"}
@@ -229,7 +229,7 @@ async def test_a_parallel_run_of_seven_hundred_steps_keeps_to_its_bound(crew: Cr
     assert counted(await crew.results()) == Counter(["r1", *(f"r1/{n}" for n in names)])
     assert feed.terminal() == Counter(f"r1/{n}" for n in names)
     assert feed.ended_runs() == {"r1": 1}
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.COMPLETED
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
     await crew.assert_idle()
 
 
@@ -251,9 +251,9 @@ async def test_a_random_graph_of_fifteen_hundred_steps_comes_in_parts_and_ends_a
             await until(lambda: _ended(crew, "r1"), 30)
     state, expected = expected_run(steps, failing)
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert status.state is state
+    assert status.status is state
     assert flow.outcome(status.steps) is state
-    assert {s.name: s.state.value for s in status.steps} == expected
+    assert {s.name: s.status.value for s in status.steps} == expected
     reached = Counter(f"r1/{name}" for name, is_now in expected.items() if is_now != "skipped")
     assert feed.terminal() == reached
     assert counted(await crew.results()) == reached + Counter(["r1"])
@@ -282,7 +282,7 @@ async def test_a_run_whose_creation_was_interrupted_is_completed_by_submitting_i
     async with workers(2, [crew], slots=25):
         await until(lambda: _ended(crew, "r1"), 30)
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert {s.state for s in status.steps} == {TaskState.COMPLETED}
+    assert {s.status for s in status.steps} == {TaskState.COMPLETED}
     assert len(status.steps) == 3 * BATCH + 1
     assert counted(await crew.results()).most_common(1)[0][1] == 1
     assert not await crew.client.exists(crew.keys.definition(definition.digest()))
@@ -296,7 +296,7 @@ async def test_the_status_of_a_run_that_is_being_created_can_be_read(crew: Crew)
     await definitions.apply(crew.client, crew.keys, definition)
     keys, args = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), MANY, "")[0]
     await connection.run_script(crew.client, "submit_run", keys, args)
-    assert (await runs.status(crew.client, crew.keys, "r1")).state is RunState.CREATING
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CREATING
 
 
 async def test_two_clients_that_create_the_same_large_run_at_once_make_one(crew: Crew) -> None:
@@ -501,7 +501,7 @@ async def test_a_run_ends_whatever_its_steps_say_they_cost(crew: Crew, tokens: i
     for number in (1, 2):
         assert await crew.finish("w", await crew.take("w", number), tokens=tokens) == ["applied"]
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert (status.state, [s.tokens for s in status.steps]) == (RunState.COMPLETED, [tokens] * 2)
+    assert (status.status, [s.tokens for s in status.steps]) == (RunState.COMPLETED, [tokens] * 2)
     await crew.assert_idle()
 
 
@@ -577,9 +577,9 @@ async def _runs_to_the_end(crew: Crew, definition: CrewDefinition) -> None:
             break
         await crew.finish("w", await crew.take("w", number, 100))
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert status.state is RunState.COMPLETED
+    assert status.status is RunState.COMPLETED
     assert {s.name for s in status.steps} == {a.agent_id for a in definition.agents}
-    assert {s.state for s in status.steps} == {TaskState.COMPLETED}
+    assert {s.status for s in status.steps} == {TaskState.COMPLETED}
     result = await runs.result(crew.client, crew.keys, "r1")
     assert isinstance(result, RunResult)
     assert list(result.steps) == [s.name for s in flow.steps(definition)]
@@ -596,10 +596,10 @@ async def test_the_status_of_a_run_tells_of_each_step(crew: Crew) -> None:
     )
     await crew.take("w", 2)
     status = await runs.status(crew.client, crew.keys, "r1")
-    assert (status.run_id, status.crew, status.state) == ("r1", crew.keys.crew, RunState.RUNNING)
+    assert (status.run_id, status.crew, status.status) == ("r1", crew.keys.crew, RunState.RUNNING)
     assert status.finished_at is None
     steps = {s.name: s for s in status.steps}
-    assert [(s.name, s.state.value, s.after, s.attempt, s.tokens) for s in status.steps] == [
+    assert [(s.name, s.status.value, s.after, s.attempt, s.tokens) for s in status.steps] == [
         ("a", "completed", (), 1, 5),
         ("c", "running", ("a",), 1, 0),
         ("b", "waiting", ("a", "c"), 0, 0),
@@ -625,7 +625,7 @@ async def test_results_of_tasks_runs_and_steps_are_none_until_they_are_there(cre
     assert isinstance(run, RunResult)
     assert run.success
     assert run.steps["a"] == step
-    assert run.completed_at is not None
+    assert run.finished_at is not None
     assert run.execution_time_ms >= 0
 
 

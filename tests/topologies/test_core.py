@@ -109,7 +109,7 @@ async def test_a_run_of_several_steps_and_what_is_told_of_it(
     assert run.status is RunState.COMPLETED
     assert [str(run.steps[name].output).split("\n")[0] for name in names] == [f"{name}: do it" for name in names]
     status = await crew.client.status(crew.name, "r")
-    assert [step.state.value for step in status.steps] == ["completed"] * 3
+    assert [step.status.value for step in status.steps] == ["completed"] * 3
     assert crew.executions() == {f"r/{name}": 1 for name in names}
     followed = []
     async with asyncio.timeout(10):

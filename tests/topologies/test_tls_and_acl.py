@@ -141,7 +141,7 @@ async def work(crew: Crew) -> None:
     await crew.client.submit(crew.name, "x", agent="a", id="late", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
     assert await crew.client.cancel(crew.name, "late")
     assert "dead" in {letter.task_id async for letter in crew.client.dead_letters(crew.name)}
-    assert (await crew.client.status(crew.name, "run")).state.value == "failed"
+    assert (await crew.client.status(crew.name, "run")).status.value == "failed"
     await worker.drain()
     assert "NOPERM" not in worker.log
     assert "no permissions" not in worker.log

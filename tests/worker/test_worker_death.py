@@ -215,7 +215,7 @@ async def test_a_step_that_kills_its_worker_each_time_fails_its_run(make_crew: M
     assert run.status is RunState.FAILED
     assert "given up" in run.steps["bad"].error
     assert run.skipped == ("three",)
-    states = {step.name: step.state for step in (await crew.client.status(crew.name, "r")).steps}
+    states = {step.name: step.status for step in (await crew.client.status(crew.name, "r")).steps}
     assert states == {"one": TaskState.COMPLETED, "bad": TaskState.DEAD, "three": TaskState.SKIPPED}
     assert crew.executions() == {"r/one": 1, "r/bad": 1}
 

@@ -325,7 +325,7 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     await crew.submit("t", "here")
 
     async def states() -> dict[str, str]:
-        return {step.name: step.state for step in (await crew.client.status(crew.name, "r")).steps}
+        return {step.name: step.status for step in (await crew.client.status(crew.name, "r")).steps}
 
     async def is_parked() -> bool:
         return (await crew.client.figures(crew.name)).parked == 2

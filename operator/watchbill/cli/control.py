@@ -25,6 +25,7 @@ from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
+    from watchbill.tasks import RunState, TaskState
 
 CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")]
 ReasonOption = Annotated[
@@ -191,6 +192,13 @@ def with_client(
     return process.run_guarded(opened())
 
 
+def named(work_id: str, status: RunState | TaskState) -> dict[str, str]:
+    """The id of a run, or of a task or step, by its name in every output."""
+    from watchbill.tasks import RunState
+
+    return {"run_id" if isinstance(status, RunState) else "task_id": work_id}
+
+
 async def confirmed(question: str) -> bool:
     """Asks on the terminal. Unlike input(), it is ended by Ctrl-C."""
     output.say(f"{question} [y/N]")
@@ -235,5 +243,5 @@ async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> s
         sys.stdout.write(f"{now.value}\n")
         sys.stdout.flush()
     else:
-        output.write({"crew": client.keys(crew).crew, "id": task_id, "state": now.value}, form)
+        output.write({"crew": client.keys(crew).crew, **named(task_id, now), "status": now.value}, form)
     return now.value

@@ -118,7 +118,7 @@ def worker_cells(workers: Sequence[Incarnation]) -> list[Cells]:
 def longest_cells(longest: Sequence[Held]) -> list[Cells]:
     return [
         (
-            output.printable(held.id),
+            output.printable(held.task_id),
             output.seconds(held.running_ms / 1000),
             output.printable(held.agent),
             Priority(held.priority).name.lower(),

@@ -17,7 +17,7 @@ from watchbill.client import Client, Result
 from watchbill.errors import NotFound, WatchbillError
 from watchbill.events import RUN_STREAM_MAX, CrewEvent, EventType, Gap
 from watchbill.names import split_step_id
-from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskState
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskResult, TaskState
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -117,7 +117,7 @@ class _Run:
 
     async def _look_unless(self, name: str, *known: TaskState) -> None:
         """Looks, unless the last look has seen the step as far already."""
-        if self._now is None or not any(s.name == name and s.state in known for s in self._now.steps):
+        if self._now is None or not any(s.name == name and s.status in known for s in self._now.steps):
             await self._look()
 
     async def _look(self) -> None:
@@ -131,17 +131,17 @@ class _Run:
         if self._now is None:
             return
         change: dict[str, Any] = {"steps": tuple(map(self._told, self._now.steps))}
-        if self._now.state in RUN_TERMINAL:  # the end is shown by `ended`
-            change |= {"state": RunState.RUNNING, "finished_at": None}
+        if self._now.status in RUN_TERMINAL:  # the end is shown by `ended`
+            change |= {"status": RunState.RUNNING, "finished_at": None}
         self._shown.update(self._now.model_copy(update=change))
 
     def _told(self, step: StepStatus) -> StepStatus:
-        over = step.state in TERMINAL and step.name not in self._ended
+        over = step.status in TERMINAL and step.name not in self._ended
         begun = step.name in self._assigned
-        if self._missed or not (over or (step.state is TaskState.RUNNING and not begun)):
+        if self._missed or not (over or (step.status is TaskState.RUNNING and not begun)):
             return step
         return step.model_copy(
-            update={"state": TaskState.RUNNING if begun else TaskState.WAITING, "finished_at": None, "tokens": 0}
+            update={"status": TaskState.RUNNING if begun else TaskState.WAITING, "finished_at": None, "tokens": 0}
         )
 
 
@@ -161,7 +161,7 @@ class _Task:
         self._crew = crew
         self._task_id = task_id
         self._shown = shown
-        self._step = StepStatus(name=agent, agent=agent, state=TaskState.WAITING, index=0)
+        self._step = StepStatus(name=agent, agent=agent, status=TaskState.WAITING, index=0)
         self._submitted = output.now()
 
     def beside(self) -> list[Coroutine[Any, Any, None]]:
@@ -174,18 +174,18 @@ class _Task:
                 continue
             if event.event_type in _MOVES:
                 state = _MOVES[event.event_type]
-                change = {"state": state, "started_at": event.timestamp if state is TaskState.RUNNING else None}
+                change = {"status": state, "started_at": event.timestamp if state is TaskState.RUNNING else None}
                 self._step = self._step.model_copy(update=change)
                 self._show(RunState.RUNNING)
             elif event.event_type is EventType.MISSION_EVENT:
                 self._shown.said(self._step.name, event.timestamp, event.message)
 
     async def ended(self, result: Result) -> None:
-        at = result.completed_at or output.now()
+        at = (result.completed_at if isinstance(result, TaskResult) else result.finished_at) or output.now()
         took = timedelta(milliseconds=result.execution_time_ms)
         state = TaskState.COMPLETED if result.success else TaskState.FAILED
         change = {
-            "state": TaskState.CANCELLED if result.cancelled else state,
+            "status": TaskState.CANCELLED if result.cancelled else state,
             "started_at": self._step.started_at if result.cancelled else at - took,
             "finished_at": at,
             "tokens": result.usage.total_tokens if result.usage else 0,
@@ -193,13 +193,13 @@ class _Task:
         self._step = self._step.model_copy(update=change)
         if not result.success and not result.cancelled:
             self._shown.failed(self._step.name, result.error or "")
-        self._show(RunState(self._step.state.value))
+        self._show(RunState(self._step.status.value))
 
     def _show(self, state: RunState) -> None:
         status = RunStatus(
             run_id=self._task_id,
             crew=self._client.keys(self._crew).crew,
-            state=state,
+            status=state,
             submitted_at=min(self._submitted, self._step.started_at or self._submitted),
             finished_at=self._step.finished_at,
             steps=(self._step,),

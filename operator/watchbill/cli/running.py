@@ -208,7 +208,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             except NotFound:  # a task of its own; or there is none of that id
                 continue
             keys = client.keys(crew)
-            if status.state in (RunState.CREATING, RunState.CANCELLING, *RUN_TERMINAL) or (
+            if status.status in (RunState.CREATING, RunState.CANCELLING, *RUN_TERMINAL) or (
                 asked.prompt is not None
                 and (
                     asked.prompt != await runs.prompt_of(redis, keys, run_id)
@@ -217,7 +217,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             ):
                 continue
             _say_what_it_keeps(asked, run_id, await runs.definition_of(redis, keys, run_id))
-            done = sum(step.state in TERMINAL for step in status.steps)
+            done = sum(step.status in TERMINAL for step in status.steps)
             output.say(f"going on with run {run_id}: {done} of {output.many(len(status.steps), 'step')} done")
             return run_id
     same = "" if asked.prompt is None else " with this prompt and these inputs"
@@ -259,7 +259,7 @@ async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
             if step is None or (asked.task_id or step[0]) != step[0]:
                 continue
             with suppress(NotFound):
-                if (await client.status(crew, step[0])).state not in (RunState.FAILED, RunState.PARTIAL):
+                if (await client.status(crew, step[0])).status not in (RunState.FAILED, RunState.PARTIAL):
                     continue
                 ways = [asked.next.replay(letter.task_id), "then this command once more"]
                 if (await client.crew(crew)).digest() != _digest(asked):  # the files were mended
@@ -274,7 +274,7 @@ async def _dead(client: Client, crew: str, ended: Result) -> list[str]:
         if isinstance(ended, TaskResult):
             return [ended.task_id] if await client.state(crew, ended.task_id) is TaskState.DEAD else []
         steps = (await client.status(crew, ended.run_id)).steps
-        return [f"{ended.run_id}/{step.name}" for step in steps if step.state is TaskState.DEAD]
+        return [f"{ended.run_id}/{step.name}" for step in steps if step.status is TaskState.DEAD]
     return []
 
 

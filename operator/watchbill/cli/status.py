@@ -102,12 +102,9 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
                 runs[run_id] = TaskState(await client.state(crew, run_id))
     if form is not Output.TEXT:
         listed = [
-            {"id": run_id}
-            | (
-                {"state": run.value}
-                if isinstance(run, TaskState)
-                else run.model_dump(mode="json", include={"state", "submitted_at"})
-            )
+            {"task_id": run_id, "status": run.value}
+            if isinstance(run, TaskState)
+            else run.model_dump(mode="json", include={"run_id", "status", "submitted_at"})
             for run_id, run in runs.items()
         ]
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
@@ -115,7 +112,7 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
     output.table(_HEADER, [(crew, *_cells(figures))])
     if runs:
         output.blank()
-        output.table(("UNFINISHED", "STATE", "SINCE", "DONE", "NOW"), [_line(i, run) for i, run in runs.items()])
+        output.table(("UNFINISHED", "STATUS", "SINCE", "DONE", "NOW"), [_line(i, run) for i, run in runs.items()])
     if len(unfinished) > SHOWN:
         output.say(f"… {len(unfinished) - SHOWN} more (of 100 at most)")
 
@@ -126,10 +123,10 @@ def _line(run_id: str, run: RunStatus | TaskState) -> tuple[str, ...]:
 
     if isinstance(run, TaskState):
         return (run_id, run.value, "", "", "")
-    done = sum(step.state in TERMINAL for step in run.steps)
-    now = ", ".join(step.name for step in run.steps if step.state is TaskState.RUNNING)
+    done = sum(step.status in TERMINAL for step in run.steps)
+    now = ", ".join(step.name for step in run.steps if step.status is TaskState.RUNNING)
     since = output.seconds(max((output.now() - run.submitted_at).total_seconds(), 0))
-    return (run_id, run.state.value, since, f"{done}/{len(run.steps)}", now or "-")
+    return (run_id, run.status.value, since, f"{done}/{len(run.steps)}", now or "-")
 
 
 async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
@@ -142,16 +139,16 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
     except NotFound:  # a task of its own, or a step
         now = await client.state(crew, work_id)
         if form is not Output.TEXT:
-            output.write({"crew": client.keys(crew).crew, "id": work_id, "state": now.value}, form)
+            output.write({"crew": client.keys(crew).crew, "task_id": work_id, "status": now.value}, form)
         else:
-            output.table(("TASK", "STATE"), [(work_id, now.value)])
+            output.table(("TASK", "STATUS"), [(work_id, now.value)])
 
 
 async def _errors(client: Client, crew: str, run: RunStatus) -> dict[str, str]:
     """Why steps of it have failed."""
     from watchbill.tasks import TaskState
 
-    failed = [step.name for step in run.steps if step.state in (TaskState.FAILED, TaskState.DEAD)][:SHOWN]
+    failed = [step.name for step in run.steps if step.status in (TaskState.FAILED, TaskState.DEAD)][:SHOWN]
     results = [await client.result(crew, f"{run.run_id}/{name}") for name in failed]
     return {name: ended.error or "" for name, ended in zip(failed, results, strict=True) if ended is not None}
 
@@ -166,16 +163,16 @@ def _run(run: RunStatus, errors: dict[str, str], form: Output) -> None:
             step["error"] = errors.get(step["name"])
         output.write(shown, form)
         return
-    output.table(("RUN", "STATE", "SUBMITTED"), [(run.run_id, run.state.value, f"{run.submitted_at:%F %T} UTC")])
+    output.table(("RUN", "STATUS", "SUBMITTED"), [(run.run_id, run.status.value, f"{run.submitted_at:%F %T} UTC")])
     output.blank()
     rows = [
-        (s.name, s.state.value, elapsed(s) or "-", str(s.tokens or "-"), str(s.attempt), ", ".join(s.after) or "-")
+        (s.name, s.status.value, elapsed(s) or "-", str(s.tokens or "-"), str(s.attempt), ", ".join(s.after) or "-")
         for s in run.steps
     ]
-    output.table(("STEP", "STATE", "TIME", "TOKENS", "ATTEMPT", "AFTER"), rows)
+    output.table(("STEP", "STATUS", "TIME", "TOKENS", "ATTEMPT", "AFTER"), rows)
     for name, error in errors.items():
         output.say(f"{name}: {(error.splitlines() or [''])[0]}")
-    dead = [s.name for s in run.steps if s.state is TaskState.DEAD]
+    dead = [s.name for s in run.steps if s.status is TaskState.DEAD]
     for name in dead[:1]:
         letter = f"{run.crew} {run.run_id}/{name}"
         output.say(f"all of it: watchbill dead show {letter}; to try it again: watchbill dead replay {letter}")

@@ -79,16 +79,16 @@ class Picture:
         if len(shown) > room:
             # what runs and what failed matters most; the others are counted
             quiet = {TaskState.WAITING, TaskState.COMPLETED, TaskState.SKIPPED}
-            shown = tuple(sorted(shown, key=lambda s: (s.state in quiet, s.index))[:room])
+            shown = tuple(sorted(shown, key=lambda s: (s.status in quiet, s.index))[:room])
             shown = tuple(sorted(shown, key=lambda s: s.index))
         width = max((len(step.name) for step in shown), default=0)
         for step in shown:
             tree.add(self._row(step, width))
         if rest := [step for step in status.steps if step not in shown]:
             counts = ", ".join(
-                f"{sum(step.state is state for step in rest)} {state.value}"
+                f"{sum(step.status is state for step in rest)} {state.value}"
                 for state in TaskState
-                if any(step.state is state for step in rest)
+                if any(step.status is state for step in rest)
             )
             tree.add(Text(f"… {len(rest)} more: {counts}", style="dim"))
         return tree
@@ -96,7 +96,7 @@ class Picture:
     def _title(self, status: RunStatus) -> Text:
         seconds = ((status.finished_at or output.now()) - status.submitted_at).total_seconds()
         title = Text(status.crew, style="bold", no_wrap=True, overflow="ellipsis")
-        title.append(f"  {status.state.value}", style=_RUN_STYLES.get(status.state, "bold cyan"))
+        title.append(f"  {status.status.value}", style=_RUN_STYLES.get(status.status, "bold cyan"))
         title.append(f"  {output.seconds(max(seconds, 0))}")
         if tokens := sum(step.tokens for step in status.steps):
             title.append(f"  {output.many(tokens, 'token')}", style="magenta")
@@ -104,17 +104,17 @@ class Picture:
         return title
 
     def _row(self, step: StepStatus, width: int) -> RenderableType:
-        icon, style = _ICONS.get(step.state, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
+        icon, style = _ICONS.get(step.status, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
         row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
-        row.append(step.name.ljust(width), style="bold" if step.state is TaskState.RUNNING else "")
-        row.append(f"  {step.state.value:<11}  {elapsed(step):>6}")
+        row.append(step.name.ljust(width), style="bold" if step.status is TaskState.RUNNING else "")
+        row.append(f"  {step.status.value:<11}  {elapsed(step):>6}")
         if step.tokens:
             row.append(f"  {output.many(step.tokens, 'token')}", style="magenta")
         if step.attempt > 1:
             row.append(f"  attempt {step.attempt}", style="yellow")
         if message := self.messages.get(step.name, "").strip():
             row.append(f"  {output.printable(message).splitlines()[0]}", style="dim italic")
-        elif step.state is TaskState.WAITING and step.after:
+        elif step.status is TaskState.WAITING and step.after:
             row.append(f"  after {', '.join(step.after)}", style="dim")
         return row
 
@@ -124,7 +124,7 @@ _NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.IN
 
 def elapsed(step: StepStatus) -> str:
     """How long the step has run, or ran; empty where it never started."""
-    if step.started_at is None or step.state in _NOT_RUN:
+    if step.started_at is None or step.status in _NOT_RUN:
         return ""
     return output.seconds(max(((step.finished_at or output.now()) - step.started_at).total_seconds(), 0))
 
@@ -170,24 +170,24 @@ class Lines:
         if not self._announced:
             self._announced = True
             output.say(f"{output.clock(status.submitted_at)} {status.crew} {status.run_id}")
-        changed = [step for step in status.steps if self._seen.get(step.name, TaskState.WAITING) is not step.state]
+        changed = [step for step in status.steps if self._seen.get(step.name, TaskState.WAITING) is not step.status]
         for step in sorted(changed, key=lambda s: (s.finished_at or s.started_at or output.now(), s.index)):
-            self._seen[step.name] = step.state
+            self._seen[step.name] = step.status
             self._line(step)
-        if status.state in RUN_TERMINAL and not self._over:
+        if status.status in RUN_TERMINAL and not self._over:
             self._over = True
             ended = status.finished_at or output.now()
             took = output.seconds((ended - status.submitted_at).total_seconds())
-            output.say(f"{output.clock(ended)} {status.crew} {status.run_id} {status.state.value} {took}")
+            output.say(f"{output.clock(ended)} {status.crew} {status.run_id} {status.status.value} {took}")
 
     def _line(self, step: StepStatus) -> None:
-        at = (step.finished_at if step.state in TERMINAL else step.started_at) or output.now()
-        parts = [output.clock(at), step.name, step.state.value]
-        if step.state in TERMINAL:
+        at = (step.finished_at if step.status in TERMINAL else step.started_at) or output.now()
+        parts = [output.clock(at), step.name, step.status.value]
+        if step.status in TERMINAL:
             parts.append(elapsed(step))
         if step.tokens:
             parts.append(output.many(step.tokens, "token"))
-        if step.state in (TaskState.FAILED, TaskState.DEAD):
+        if step.status in (TaskState.FAILED, TaskState.DEAD):
             parts += self._errors.get(step.name, "").strip().splitlines()[:1]
         output.say(" ".join(part for part in parts if part))
 

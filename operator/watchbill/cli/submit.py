@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from watchbill.cli import failures, output
+from watchbill.cli.control import named
 from watchbill.cli.options import (
     AgentOption,
     IdOption,
@@ -156,7 +157,10 @@ def submit(
                     sys.stdout.write(f"{task_id_given}\n")
                     sys.stdout.flush()
                 else:
-                    output.write({"crew": client.keys(crew).crew, "id": task_id_given}, form)
+                    ids = {"run_id" if agent is None else "task_id": task_id_given}
+                    if heartbeat is not None:  # which says who does it
+                        ids = named(task_id_given, await client.state(crew, task_id_given))
+                    output.write({"crew": client.keys(crew).crew, **ids}, form)
             return 0
 
     return process.run_guarded(work())
@@ -230,8 +234,8 @@ async def _standing(client: Client, crew: str, task_id: str) -> str:
         status = await client.status(crew, run_id)
     except NotFound:  # a task of its own
         return f"{task_id}: {(await client.state(crew, task_id)).value}"
-    states = [f"{s.name} {s.state.value}" for s in status.steps if step in (None, s.name)]
-    return f"{task_id} {status.state.value if step is None else ''}: {', '.join(states)}".replace(" :", ":")
+    states = [f"{s.name} {s.status.value}" for s in status.steps if step in (None, s.name)]
+    return f"{task_id} {status.status.value if step is None else ''}: {', '.join(states)}".replace(" :", ":")
 
 
 def _priority(text: str) -> Priority:

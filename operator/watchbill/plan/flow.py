@@ -84,12 +84,12 @@ def outcome(steps_now: Iterable[StepStatus], *, cancelling: bool = False) -> Run
     """What a run that has nothing left to do has become; `cancelling`: somebody cancelled it before. The scripts decide
     by the same rule."""
     listed = list(steps_now)
-    if all(s.state is TaskState.COMPLETED for s in listed):
+    if all(s.status is TaskState.COMPLETED for s in listed):
         return RunState.COMPLETED
     if cancelling:
         return RunState.CANCELLED
     depended_on = {name for s in listed for name in s.after}
-    if any(s.state is TaskState.COMPLETED and s.name not in depended_on for s in listed):
+    if any(s.status is TaskState.COMPLETED and s.name not in depended_on for s in listed):
         return RunState.PARTIAL
     return RunState.FAILED
 

@@ -173,8 +173,8 @@ async def _begin_to_cancel(
 async def _ready(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, digest: str) -> list[Item]:
     """What of a run is on a stream, or runs, or waits to be tried again or resumed."""
     steps = (await runs.status(client, keys, run_id)).steps
-    ended = {step.name for step in steps if step.state is TaskState.COMPLETED}
-    ready = [step for step in steps if step.state not in TERMINAL and ended.issuperset(step.after)]
+    ended = {step.name for step in steps if step.status is TaskState.COMPLETED}
+    ready = [step for step in steps if step.status not in TERMINAL and ended.issuperset(step.after)]
     return [Item(f"{run_id}/{step.name}", step.agent, digest) for step in ready]
 
 

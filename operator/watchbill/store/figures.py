@@ -106,7 +106,7 @@ class Incarnation:
 class Held:
     """A task that has begun."""
 
-    id: str
+    task_id: str
     agent: str
     incarnation: str
     priority: int
@@ -177,7 +177,7 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
             if started != "0":
                 running_ms = max(now_ms - int(started), 0)
                 found[task_id] = Held(task_id, agent, incarnation, int(priority), int(attempt), running_ms)
-    return heapq.nsmallest(most, found.values(), key=lambda held: (-held.running_ms, held.id))
+    return heapq.nsmallest(most, found.values(), key=lambda held: (-held.running_ms, held.task_id))
 
 
 def _figures(reply: Sequence[Any]) -> Figures | None:

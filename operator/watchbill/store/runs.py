@@ -148,7 +148,7 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
         return RunStatus(
             run_id=run_id,
             crew=keys.crew,
-            state=RunState(state),
+            status=RunState(state),
             submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
             finished_at=_time(finished),
             steps=_steps(packed, over=RunState(state) in RUN_TERMINAL),
@@ -160,7 +160,7 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
     if step := split_step_id(task_id):
         for known in (await status(client, keys, step[0])).steps:
             if known.name == step[1]:
-                return known.state
+                return known.status
         raise not_found(keys, task_id)
     with translated():
         async with client.pipeline(transaction=True) as pipe:
@@ -195,9 +195,9 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         now = {s.name: s for s in run.steps}
         if step[1] not in now:
             raise not_found(keys, task_id)
-        if now[step[1]].state is not TaskState.SKIPPED:
+        if now[step[1]].status is not TaskState.SKIPPED:
             return None
-        cancelled = run.state in (RunState.CANCELLING, RunState.CANCELLED)
+        cancelled = run.status in (RunState.CANCELLING, RunState.CANCELLED)
         error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with translated():
@@ -248,10 +248,10 @@ async def _run_result(
         output=flow.output(steps, outputs),
         error="\n".join(errors) or None,
         steps=results,
-        skipped=tuple(s.name for s in steps if s.state is TaskState.SKIPPED),
+        skipped=tuple(s.name for s in steps if s.status is TaskState.SKIPPED),
         usage=sum((r.usage for r in results.values() if r.usage), Usage()),
         execution_time_ms=(finished - submitted).total_seconds() * 1000 if submitted and finished else 0.0,
-        completed_at=finished,
+        finished_at=finished,
     )
 
 
@@ -410,7 +410,7 @@ def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
             StepStatus(
                 name=name,
                 agent=agent,
-                state=now,
+                status=now,
                 index=int(index),
                 after=tuple(after[name]),
                 attempt=int(attempt),
