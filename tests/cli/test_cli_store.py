@@ -235,6 +235,16 @@ def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell, stored) -> N
     assert all("--folder DIR" in line for line in errors)
 
 
+def test_a_worker_without_the_key_of_a_model_is_refused(shell, stored) -> None:
+    shell.env = {name: value for name, value in shell.env.items() if not name.startswith("OPENAI_")}
+    crew = shell.folder / "crew.yaml"
+    crew.write_text(crew.read_text() + "    - {name: guide, model: 'openai:gpt-5-mini'}\n")
+    assert shell.run("run", "crew.yaml", "x", "--agent", "first").returncode == 0  # which stores it
+    done = shell.run("worker", stored)
+    assert (done.returncode, "ready" in done.stderr) == (2, False)
+    assert "spec.agents[3].model: model 'openai:gpt-5-mini': the environment variable OPENAI_API_KEY is" in done.stderr
+
+
 def test_a_worker_that_has_some_of_the_agents_says_which_it_has_not(shell, stored, until) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(text.replace('first, class: "cli_agents:Note"', "first, class: EchoAgent"))

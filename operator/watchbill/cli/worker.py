@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ def worker(
     """Work for crews that are in the store, until SIGTERM or Ctrl-C.
 
     A crew of which none of the agents can be loaded here is refused; if some can't, that is told, and their tasks wait
-    for a worker that has them.
+    for a worker that has them. So is one whose model's key is not in the environment.
 
     After the signal it claims no more, lets what runs finish within the grace period, hands back the rest, and exits
     0. A second signal hands back at once.
@@ -124,14 +125,16 @@ def worker(
 
 
 def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None:
-    """Warns of agents that can't be loaded here. Raises InvalidInput for crews of which none can."""
+    """Warns of agents that can't be loaded here. Raises InvalidInput for crews of which none can, and where one would
+    fail for want of something in the environment, as a model's key."""
     refused: list[Problem] = []
     for name, crew in crews.items():
-        problems = []
+        problems, usable = [], set()
         for agent in crew.agents:
             try:
                 loader.load(crew, agent)
                 loader.tools(crew, agent)
+                usable.add(agent.agent_id)
             except AgentNotLoadable as error:
                 problems.append(str(error))
         if problems and len(problems) == len(crew.agents):
@@ -140,5 +143,6 @@ def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None
         else:
             for text in problems:
                 output.say(f"warning: crew {name}: {text} Its tasks wait for a worker that has it.")
+        refused += [replace(problem, source=f"crew {name}") for problem in loader.ready(crew, usable)]
     if refused:
         raise InvalidInput(refused)
