@@ -161,6 +161,10 @@ class Team:
 
         asyncio.run(work())
 
+    def results(self, crew: str = "echo") -> list[str]:
+        """The results on the crew's stream."""
+        return [str(f.get("result")) for _, f in self.store.client.xrange(f"wb:{{{self.namespace}/{crew}}}:results")]  # type: ignore[union-attr]
+
     def stored(self, crew: str = "echo") -> set[str]:
         return self.store.keys_of(self.namespace, crew)
 

@@ -45,10 +45,22 @@ def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team):
     assert "Stalled" not in team.conditions("bad", "heartbeat")
 
 
+def test_a_heartbeat_that_lacks_an_input_of_its_crew_says_so_until_it_gives_it(team: Team):
+    agents = [{"name": "a", "class": "EchoAgent", "prompt": "{inputs.notes}"}]
+    team.operator()
+    team.apply(crew(spec={"agents": agents}), heartbeat("beat", intervalSeconds=1))
+    assert "Give it in spec.inputs.notes" in team.until_stalled("beat", "InvalidSpec", kind="heartbeat")
+    assert not any(":heartbeat:" in key for key in team.stored())
+    team.apply(heartbeat("beat", intervalSeconds=1, inputs={"notes": "of {slot}"}))
+    machine.until(lambda: team.conditions("beat", "heartbeat")["Ready"][0] == "True", within=SOON, what="it is mended")
+    with team.worker("echo").start():
+        machine.until(lambda: any("of 20" in told for told in team.results()), within=SOON, what="its slot is told")
+
+
 def test_a_heartbeat_without_its_crew_says_so(team: Team):
     team.operator()
     team.apply(heartbeat("lost", intervalSeconds=3600))
-    team.until_stalled("lost", "CrewNotFound", kind="heartbeat", within=6)
+    team.until_stalled("lost", "CrewNotFound", kind="heartbeat")
 
 
 def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team):

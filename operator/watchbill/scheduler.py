@@ -199,7 +199,13 @@ class Scheduler:
             if crew not in self._definitions:
                 self._definitions[crew] = await definitions.current(self._client, timed.keys)
             outcome, stored = await heartbeats.fire(
-                self._client, timed.keys, state, self._definitions[crew], slot=slot, following=following
+                self._client,
+                timed.keys,
+                state,
+                self._definitions[crew],
+                slot=slot,
+                following=following,
+                now=self._clock(),
             )
         except NotFound:
             return self._end(timed, "gone")

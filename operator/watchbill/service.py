@@ -25,6 +25,7 @@ from watchbill.connection import connect, persist
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
+from watchbill.plan import heartbeat as beat
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, from_crew
 from watchbill.store import definitions, eviction
@@ -132,9 +133,10 @@ def _fits(heartbeat: Heartbeat, crew: Crew | None) -> list[Problem]:
             )
         ]
     try:
-        submission.check(from_crew(crew), heartbeat.spec.prompt, agent=heartbeat.spec.agent, inputs={})
+        spec = heartbeat.spec
+        submission.check(from_crew(crew), spec.prompt, agent=spec.agent, inputs=spec.inputs)
     except InvalidInput as error:
-        return [replace(p, path="spec.agent" if p.path == "agent" else "spec.prompt") for p in error.problems]
+        return [beat.problem(p) for p in error.problems]
     return []
 
 

@@ -1,4 +1,4 @@
-"""What the status of a Heartbeat says."""
+"""What a Heartbeat asks, and what its status says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.plan import heartbeat
+from watchbill.records import AgentDefinition, CrewDefinition
 
 pytestmark = pytest.mark.pure
 
@@ -54,3 +55,34 @@ def test_one_that_does_not_fire_is_stalled_since_it_stopped():
     assert stalled["conditions"][0]["lastTransitionTime"] == "2026-03-01T13:00:00Z"
     again = heartbeat.status(seen(**stalled), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=NOW)
     assert again == stalled
+
+
+def test_slot_and_now_stand_for_times_in_the_zone_of_the_heartbeat():
+    text = "Since {slot}, at {now}. {{slot}} {slots} {{now}} {input}"
+    asked = heartbeat.asked(text, slot=NOW, now=NOW.replace(second=3, microsecond=9), zone="Europe/Berlin")
+    assert asked == ("Since 2026-03-01T13:00:00+01:00, at 2026-03-01T13:00:03+01:00. {slot} {slots} {now} {input}")
+
+
+def crew(prompt: str | None = "{inputs.log}") -> CrewDefinition:
+    agents = [AgentDefinition(agent_id="a", prompt=prompt), AgentDefinition(agent_id="b")]
+    return CrewDefinition(name="blog", agents=agents)
+
+
+def test_an_input_that_the_crew_cites_and_the_heartbeat_lacks_is_told():
+    (found,) = heartbeat.lacks(resource(), crew())
+    assert (found.path, found.fix) == ("spec.inputs.log", "Give it in spec.inputs.log.")
+    assert [problem.path for problem in heartbeat.lacks(resource(agent="a"), crew())] == ["spec.inputs.log"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "definition"),
+    [
+        ({"inputs": {"log": "text"}}, crew()),
+        ({"agent": "b"}, crew()),
+        ({"agent": "nobody"}, crew()),
+        ({}, crew(None)),
+        ({}, None),
+    ],
+)
+def test_nothing_is_told_where_nothing_is_missing(spec, definition):
+    assert heartbeat.lacks(resource(**spec), definition) == []

@@ -62,7 +62,9 @@ class Crew:
     ) -> str:
         current = current or await definitions.current(self.client, self.keys)
         following = next_slot(state.schedule, slot)
-        outcome, _ = await heartbeats.fire(self.client, self.keys, state, current, slot=slot, following=following)
+        outcome, _ = await heartbeats.fire(
+            self.client, self.keys, state, current, slot=slot, following=following, now=slot + timedelta(seconds=2)
+        )
         return outcome
 
     async def run_now(self, token: str, name: str = "hb") -> tuple[str, bool]:
@@ -466,3 +468,22 @@ async def test_a_slot_that_was_fired_is_not_told_as_missed(crew: Crew) -> None:
     )
     assert reply == ("moved", FOLLOWING)
     assert await crew.told() == []
+
+
+@pytest.mark.parametrize("agent", ["a", None], ids=["task", "run"])
+async def test_inputs_are_given_to_each_task_and_slot_and_now_are_times(crew: Crew, agent: str | None) -> None:
+    given = {"notes": "of {slot}", "empty": "", "log": "x" * 30_000 if agent else "two words\n"}
+    heartbeat = beat(agent=agent, prompt="since {slot}, at {now}", inputs=given, timeZone="Europe/Berlin")
+    state = await crew.apply(heartbeat)
+    assert await crew.fire(state) == "fired"
+    made = heartbeats.task_id("hb", SLOT)
+    key = crew.keys.task(made) if agent else crew.keys.run(made)
+    assert (await crew.payload(key)).prompt == "since 2026-11-21T13:01:00+01:00, at 2026-11-21T13:01:02+01:00"
+    stored = await runs.inputs(crew.client, crew.keys, made, list(given))
+    assert stored == {**given, "notes": "of 2026-11-21T13:01:00+01:00"}
+    assert (await crew.client.hget(key, "inputs")) == "empty log notes"
+    if agent is None:
+        assert await crew.client.hlen(crew.keys.run_steps(made)) == len(
+            (await definitions.current(crew.client, crew.keys)).definition.agents
+        )
+    assert await crew.fire(state) == "already"

@@ -125,5 +125,6 @@ def largest_heartbeat() -> dict[str, Any]:
         "spec.prompt": "é" * (128 * 1024),
         "spec.schedule": ("0,1,2,3,4,5,6,7,8,9,10,11 " + ",".join(str(i) for i in range(24)) + " * * *").ljust(256),
         "spec.metadata": {f"key-{i}": "v" * 4096 for i in range(62)},
+        "spec.inputs": {f"input-{i}": "i" * 32_768 for i in range(16)},
     }
     return changed(scheduled("-", "America/Argentina/Buenos_Aires"), {**changes, "metadata.name": "h" * 52})

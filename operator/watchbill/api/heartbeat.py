@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from watchbill import names
 from watchbill.api.conditions import Condition
 from watchbill.api.crew import NO_STATUS
 from watchbill.api.meta import (
@@ -28,6 +29,9 @@ from watchbill.api.problems import Finding, Hint, raise_findings
 
 METADATA_MAX_ENTRIES: Final = 62
 """tasks.METADATA_MAX_ENTRIES, which this layer can't see, less the two that firing adds; a test holds them together."""
+INPUTS_MAX_ENTRIES: Final = 16
+INPUT_MAX_CHARS: Final = 32_768
+"""All of a heartbeat must fit into an object of the API server, which takes 1.5 MiB."""
 UTC: Final = "UTC"
 
 
@@ -96,7 +100,16 @@ class HeartbeatSpec(Strict):
             ]
         },
     )
-    prompt: Prompt = Field(default="", description="What is asked each time.")
+    prompt: Prompt = Field(
+        default="",
+        description="What is asked each time. {slot} stands for the time at which it was to fire, {now} for the time "
+        "at which it did, both in timeZone.",
+    )
+    inputs: dict[str, Annotated[str, Field(max_length=INPUT_MAX_CHARS)]] = Field(
+        default_factory=dict,
+        max_length=INPUTS_MAX_ENTRIES,
+        description="Texts by name, as a submission gives them. {slot} and {now} as in prompt.",
+    )
     priority: Literal["CRITICAL", "HIGH", "NORMAL", "LOW", "BACKGROUND"] = Field(
         default="LOW", description="How urgent it is; more urgent work starts first."
     )
@@ -121,6 +134,10 @@ class HeartbeatSpec(Strict):
         if self.schedule is None and self.time_zone != UTC:
             reason = "timeZone means nothing without schedule"
             yield Finding(("timeZone",), reason, "Remove it, or use schedule instead of intervalSeconds.")
+        for name in self.inputs:
+            if not names.INPUT_NAME.fullmatch(name):
+                reason = f"{name!r} can't be the name of an input"
+                yield Finding(("inputs",), reason, "Use a letter, then letters, digits, - and _ (63 at most).")
 
 
 class HeartbeatStatus(Strict):

@@ -112,7 +112,7 @@ class Stored:
                 await self._store(keys, definition, uid, held, was_there=was_there)
             elif not is_ours:
                 return None
-            await self._store_heartbeats(keys, uid, beats, memory)
+            await self._store_heartbeats(keys, uid, definition, beats, memory)
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
             memory.applied = wanted
@@ -222,22 +222,32 @@ class Stored:
     # ------------------------------------------------------------ heartbeats, parked work
 
     async def _store_heartbeats(
-        self, keys: names.CrewKeys, uid: str, beats: Sequence[Mapping[str, Any]], memory: _Memory
+        self,
+        keys: names.CrewKeys,
+        uid: str,
+        definition: CrewDefinition | None,
+        beats: Sequence[Mapping[str, Any]],
+        memory: _Memory,
     ) -> None:
         former, memory.verdicts = memory.verdicts, {}
         for seen in beats:
             name = str(seen["metadata"]["name"])
-            memory.verdicts[name] = await self._store_heartbeat(keys, uid, seen)
+            memory.verdicts[name] = await self._store_heartbeat(keys, uid, definition, seen)
         stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
         for name in (stored | set(former)) - set(memory.verdicts):
             await _bounded(self._scheduler.remove(keys, uid, name))
 
-    async def _store_heartbeat(self, keys: names.CrewKeys, uid: str, seen: Mapping[str, Any]) -> beat.Verdict:
+    async def _store_heartbeat(
+        self, keys: names.CrewKeys, uid: str, definition: CrewDefinition | None, seen: Mapping[str, Any]
+    ) -> beat.Verdict:
         try:
             # What a later version added is ignored, so that one can go back to this one.
             heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
             if problems := api.check(heartbeat):
                 raise InvalidInput(problems)
+            if problems := beat.lacks(heartbeat, definition):
+                await _bounded(self._scheduler.remove(keys, uid, heartbeat.name))
+                return Reason.INVALID_SPEC, "\n".join(map(str, problems))
             await _bounded(self._scheduler.add(keys, uid, heartbeat))
         except (ValidationError, InvalidInput) as error:
             await _bounded(self._scheduler.remove(keys, uid, str(seen["metadata"]["name"])))

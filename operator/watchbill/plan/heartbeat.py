@@ -1,19 +1,57 @@
-"""What the status of a Heartbeat says. Pure."""
+"""What a Heartbeat asks when it fires, and what its status says. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import ConditionType, Reason, Said, stamp, stated
+from watchbill.errors import Problem
+from watchbill.plan import prompts, submission
+from watchbill.records import CrewDefinition
 
 Verdict = tuple[Reason, str]
 """Whether it fires, and if not why: Available, or the reason why it is stalled."""
 
 TIMES = ("lastFireTime", "nextFireTime")
 """Fields of the status that change with every firing."""
+
+
+_TIME: Final = re.compile(r"\{(\{)?(slot|now)\}(?(1)\})")
+
+
+def asked(text: str, *, slot: datetime, now: datetime, zone: str) -> str:
+    """The text with `{slot}` and `{now}` replaced by these times in their zone, as in 2026-11-28T09:00:00+01:00.
+    `{{slot}}` is the text `{slot}`."""
+    times = {"slot": slot, "now": now}
+
+    def value(match: re.Match[str]) -> str:
+        escaped, name = match.groups()
+        return f"{{{name}}}" if escaped else times[name].astimezone(ZoneInfo(zone)).isoformat(timespec="seconds")
+
+    return _TIME.sub(value, text)
+
+
+def problem(found: Problem) -> Problem:
+    """A problem of a submission, as one of the heartbeat that would make it."""
+    if found.path.startswith("inputs."):
+        return replace(found, path=f"spec.{found.path}", fix=f"Give it in spec.{found.path}.")
+    return replace(found, path=f"spec.{found.path}")
+
+
+def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
+    """Inputs that the crew's prompts cite, and the heartbeat doesn't give. (An agent that the crew doesn't have is no
+    problem here: each task says so, and it may come.)"""
+    spec = heartbeat.spec
+    if crew is None or (spec.agent and crew.agent(spec.agent) is None):
+        return []
+    asked = crew if not spec.agent else submission.alone(crew, spec.agent)
+    return [problem(found) for found in prompts.check_inputs(asked, spec.inputs)[0]]
 
 
 def fires(heartbeat: Heartbeat) -> Verdict:

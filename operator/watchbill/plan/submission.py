@@ -34,7 +34,7 @@ def check(
     errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, inputs)]
     warnings: list[Problem] = []
     if not errors:
-        asked = crew if agent is None else _alone(crew, agent)
+        asked = crew if agent is None else alone(crew, agent)
         missing, warnings = prompts.check_inputs(asked, inputs)
         errors += missing
         if agent is not None:
@@ -157,7 +157,7 @@ def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -
             )
 
 
-def _alone(crew: CrewDefinition, agent: str) -> CrewDefinition:
+def alone(crew: CrewDefinition, agent: str) -> CrewDefinition:
     """The crew as one agent sees it that is asked alone."""
     return crew.model_copy(update={"agents": [a for a in crew.agents if agent in (a.agent_id, a.effective_name)]})
 

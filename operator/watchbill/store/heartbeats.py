@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Literal, cast
 
 import redis.asyncio
@@ -26,6 +26,7 @@ from watchbill.connection import run_script, translated
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
+from watchbill.plan import heartbeat as beat
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
 from watchbill.store import crew_json, definitions, runs
 from watchbill.store.queue import BATCH, crew_gone, queue_full
@@ -61,6 +62,7 @@ class StoredSpec(BaseModel):
     time_zone: str = "UTC"
     agent: str | None = None
     prompt: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
     priority: PriorityField = Priority.LOW
     suspend: bool = False
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -173,13 +175,15 @@ async def fire(
     *,
     slot: datetime,
     following: datetime,
+    now: datetime,
 ) -> tuple[Outcome, datetime | None]:
     """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
 
     Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents
     than one script may start, Conflict when the task's id is taken, NewerRecord; of these, nothing was written.
     """
-    return await _fire(client, keys, state, current, _label(slot), slot, _ms(slot), _ms(following), GUARD)
+    at = _At(_label(slot), slot, now, _ms(slot), _ms(following), GUARD)
+    return await _fire(client, keys, state, current, at)
 
 
 async def run_now(
@@ -196,7 +200,7 @@ async def run_now(
         current = await definitions.current(client, keys)
         if state is None or state.uid != current.uid:
             raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}")
-        outcome, _ = await _fire(client, keys, state, current, f"now-{token}", now, "", "", RUN_NOW_GUARD)
+        outcome, _ = await _fire(client, keys, state, current, _At(f"now-{token}", now, now, "", "", RUN_NOW_GUARD))
         match outcome:
             case "fired" | "already":
                 return made, outcome == "fired"
@@ -241,34 +245,44 @@ def iso(moment: datetime) -> str:
 # -------------------------------------------------------------------- within
 
 
+@dataclass(frozen=True, slots=True)
+class _At:
+    """When it fires."""
+
+    label: str
+    slot: datetime
+    now: datetime
+    slot_ms: str
+    """Empty: it was asked for by a person, beside the schedule."""
+    following_ms: str
+    guard: timedelta
+    """How long it is remembered by itself that it has."""
+
+
 async def _fire(
-    client: redis.asyncio.Redis,
-    keys: CrewKeys,
-    state: State,
-    current: definitions.Current,
-    label: str,
-    at: datetime,
-    slot_ms: str,
-    following_ms: str,
-    guard: timedelta,
+    client: redis.asyncio.Redis, keys: CrewKeys, state: State, current: definitions.Current, at: _At
 ) -> tuple[Outcome, datetime | None]:
-    made, spec, crew = _id(state.name, label), state.spec, current.definition
+    made, spec, crew = _id(state.name, at.label), state.spec, current.definition
+    asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
+    prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
     agent = crew.agent(spec.agent) if spec.agent else None
     # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
     agent_id = agent.agent_id if agent else spec.agent or ""
     payload = AgentTask(
         task_id=made,
         agent_name=agent_id,
-        prompt=spec.prompt,
+        prompt=prompt,
         crew_name=crew.name,
         priority=spec.priority,
-        metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at)},
+        metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)},
     ).model_dump_json()
-    work = submission.work(agent_id, spec.prompt, {})
+    work = submission.work(agent_id, prompt, inputs)
     most = crew.tasks.max_queued
-    args: list[Any] = [state.generation, slot_ms, following_ms, guard // timedelta(milliseconds=1), agent_id]
+    guard_ms = at.guard // timedelta(milliseconds=1)
+    args: list[Any] = [state.generation, at.slot_ms, at.following_ms, guard_ms, agent_id]
     if agent_id:
         args += [state.uid, keys.crew, most, made, int(spec.priority), payload, current.digest, work]
+        args += [" ".join(inputs), *(part for item in inputs.items() for part in item)]
     else:
         steps = flow.steps(crew)
         if len(steps) > BATCH:
@@ -277,11 +291,19 @@ async def _fire(
             )
             raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
         run = runs.RunSubmission(
-            made, payload, current.digest, crew.execution_mode, steps, crew.max_parallel_tasks, spec.priority, work=work
+            made,
+            payload,
+            current.digest,
+            crew.execution_mode,
+            steps,
+            crew.max_parallel_tasks,
+            spec.priority,
+            inputs,
+            work=work,
         )
         [(_, call)] = runs.script_call(keys, state.uid, run, most, "")
         args += call
-    names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, label), keys.run(made)]
+    names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, at.label), keys.run(made)]
     names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
     with translated():
         reply = await run_script(client, "heartbeat_fire", names, args)

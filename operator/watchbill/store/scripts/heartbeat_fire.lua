@@ -3,8 +3,8 @@
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
---   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition, digest of the work; of a run the rest of what
---   submit_run takes, in one call and without inputs
+--   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition, digest of the work; of a task its
+--   inputs joined, then name and value of each; of a run the rest of what submit_run takes, in one call
 -- -> {'gone'} | {'stale'} (removed, suspended, or of another generation) | {'changed'} (the crew has another definition
 --   by now) | {'conflict'} (the id is taken) | {'full'} | {fired | already, next slot}
 local slot, agent, uid, crew, max_queued = ARGV[2], ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -38,13 +38,16 @@ if present(waiting) + steps > max_queued then return { 'full' } end      -- the 
 
 redis.call('SET', guard, uid, 'PX', ARGV[4])     -- it outlives a crew: another of that name fires anew
 if is_task then
-  add_task(task_key, id, class, agent, payload, work, '', '', {})
+  local values = {}
+  for i = 15, #ARGV do values[#values + 1] = ARGV[i] end
+  add_task(task_key, id, class, agent, payload, work, '', ARGV[14], values)
 else
-  local runs = runs_part()
-  runs.add_run(run_key, task_key, id, class, payload, def, work, ARGV[14], ARGV[15], '', '', {})
-  for i = 1, steps do
-    local at = 18 + 5 * i
-    runs.add_step(run_key, steps_key, id, ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4])
+  local runs, values, at = runs_part(), {}, 22 + 2 * tonumber(ARGV[21])
+  for i = 22, at - 1 do values[#values + 1] = ARGV[i] end
+  runs.add_run(run_key, task_key, id, class, payload, def, work, ARGV[14], ARGV[15], '', ARGV[20], values)
+  for _ = 1, steps do
+    runs.add_step(run_key, steps_key, id, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), ARGV[at + 5])
+    at = at + 5
   end
   runs.start_run(run_key, steps_key, run_events, id)
 end
