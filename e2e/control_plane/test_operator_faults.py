@@ -135,6 +135,17 @@ def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_th
     assert "Stalled" not in team.conditions()
 
 
+def test_a_crew_is_ready_and_says_so_until_a_worker_has_loaded_its_agents(team: Team):
+    team.operator()
+    team.apply(crew())
+    team.until_ready()
+    assert team.conditions()["Ready"][1] == "AgentsUnchecked"
+    with team.worker("echo").start():
+        machine.until(lambda: team.conditions()["Ready"][1] == "Available", within=SOON, what="its agents are checked")
+    team.apply(crew(agents=("a", "b")))
+    machine.until(lambda: team.conditions()["Ready"][1] == "AgentsUnchecked", within=SOON, what="the new ones are not")
+
+
 def test_agents_that_no_worker_has_are_named(team: Team):
     team.operator()
     strange = [{"name": "a", "class": "EchoAgent"}, {"name": "lost", "class": "nowhere.at_all:Agent"}]

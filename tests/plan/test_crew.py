@@ -230,6 +230,13 @@ def test_with_a_store_that_may_delete_work_a_crew_stays_ready_and_says_so_once()
     assert conditions(mended.status) == {"Ready": ("True", "Available")}
 
 
+def test_agents_that_no_worker_has_loaded_are_said_to_be_unchecked():
+    unchecked = planned(settled(agents_loaded=False))
+    assert unchecked.status is not None
+    assert conditions(unchecked.status) == {"Ready": ("True", "AgentsUnchecked")}
+    assert conditions(planned(settled(status=unchecked.status)).status) == {"Ready": ("True", "Available")}
+
+
 def test_what_stops_a_crew_comes_before_what_its_store_may_do():
     assert conditions(planned(settled(evicts="x", has_redis_secret=False)).status)["Ready"][1] == "RedisSecretMissing"
     away = planned(settled(evicts="x", load=None, store_error="away"))

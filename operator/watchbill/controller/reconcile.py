@@ -181,6 +181,7 @@ class Reconciler:
             store_error=store_error,
             idle_for=_idle_for(memory, load),
             unavailable=kept.unavailable if kept else (),
+            agents_loaded=kept is None or kept.agents_loaded,
             fault=fault,
             refusal=memory.refusal[1:]
             if memory.refusal and memory.refusal[0] == seen["metadata"]["generation"]

@@ -58,6 +58,8 @@ class Kept:
     load: replicas.Load
     unavailable: Sequence[str]
     """Agents whose tasks wait for a worker that has them."""
+    agents_loaded: bool
+    """A worker has loaded all agents under the current definition."""
     verdicts: Mapping[str, beat.Verdict]
     """Heartbeat → whether it fires."""
     times: Mapping[str, heartbeats.State]
@@ -104,12 +106,14 @@ class Stored:
         held = await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
         queue = Queue(self._client, keys, uid)
+        current = held.definition
         if memory.applied != wanted or not is_ours:  # the latter: it was flushed, or deleted by hand
             memory.applied = ""
             if definition is not None:
                 # What its queue has is known of a crew that was stored, and is in its status from then on.
                 was_there = "waiting" in (seen.get("status") or {})
                 await self._store(keys, definition, uid, held, was_there=was_there)
+                current = definition.digest()
             elif not is_ours:
                 return None
             await self._store_heartbeats(keys, uid, definition, beats, memory)
@@ -126,6 +130,7 @@ class Stored:
         return Kept(
             load=replicas.Load(now.waiting, now.running, due_in),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
+            agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
             times={state.name: state for state in states},
         )

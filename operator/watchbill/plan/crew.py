@@ -73,6 +73,8 @@ class Observed:
     """(template revision, message) that the API server has just refused. What it refused before, the status says."""
     denied: str | None = None
     """What the API server has just forbidden."""
+    agents_loaded: bool = True
+    """A worker has loaded all agents under the current definition."""
     evicts: str = ""
     """Why the store may delete work, and what to do; empty where it doesn't."""
 
@@ -289,6 +291,11 @@ def _conditions(
         ]
     elif seen.evicts:
         said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
+    elif not seen.agents_loaded:
+        message = (
+            "the crew takes work; no worker has loaded its agents yet, as none has started since they were changed"
+        )
+        said = [(ConditionType.READY, True, Reason.AGENTS_UNCHECKED, message)]
     else:
         # At zero replicas there is nothing to wait for: work that comes starts workers.
         said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
@@ -60,6 +60,10 @@ class Identity:
     owner: str = ""
     leaving: str = ""
     """The uid of a crew whose removal has begun and not ended."""
+    definition: str = field(default="", compare=False)
+    """The digest of the current one."""
+    loaded: str = field(default="", compare=False)
+    """Under which definition a worker has last loaded all agents."""
 
 
 async def apply(
@@ -130,6 +134,12 @@ async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born:
         return bool(await run_script(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
 
 
+async def tell_loaded(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, digest: str) -> None:
+    """A worker has loaded all agents of the crew under this definition. Nothing is written where the crew is gone."""
+    with translated():
+        await run_script(client, "loaded", keys.fixed, [uid, keys.crew, digest])
+
+
 async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> CrewDefinition:
     """One definition by its hash. Raises NotFound when it is gone, NewerRecord when it can't be read."""
     with translated():
@@ -165,7 +175,7 @@ async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> 
         for start in range(0, len(crews), _BATCH):
             async with client.pipeline(transaction=False) as pipe:
                 for keys in crews[start : start + _BATCH]:
-                    pipe.hmget(keys.meta, ["uid", "owner", "leaving"])
+                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded"])
                 found += [Identity(*(str(value or "") for value in reply)) for reply in await pipe.execute()]
     return found
 

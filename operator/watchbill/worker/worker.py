@@ -31,7 +31,7 @@ from watchbill.names import CrewKeys
 from watchbill.redaction import redact
 from watchbill.store import control, definitions, holdings
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
-from watchbill.worker import execute, incarnations, parked, results, retention
+from watchbill.worker import execute, incarnations, parked, preload, results, retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
@@ -179,6 +179,9 @@ class Worker:
                 "retention", lambda: retention.keep(self._queue, current, self._persist, lambda: self._reports.told)
             ),
             background.start("control", self._hear),
+            background.start(
+                "agents", lambda: preload.preload(self._queue, self._loader, self._persist, lambda: self._me.is_idle)
+            ),
         ]
         working = asyncio.create_task(self._work())
         try:
