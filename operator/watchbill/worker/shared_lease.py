@@ -96,9 +96,9 @@ def start_watch(given: Mapping[str, Any]) -> None:
 
 def _memory() -> int:
     """A file of one page that has no name."""
-    if hasattr(os, "memfd_create"):  # not on macOS
+    try:
         fd = os.memfd_create("watchbill-lease")
-    else:
+    except (AttributeError, OSError):  # macOS has none, and a sandbox may forbid it
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, mmap.PAGESIZE)
