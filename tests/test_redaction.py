@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
+import logging
 import re
 from urllib.parse import quote
 
 import pytest
 
+from watchbill import logs
 from watchbill.redaction import Redactor, is_secret
 
 pytestmark = pytest.mark.pure
@@ -141,3 +144,27 @@ def test_the_environment_is_read_at_the_time_and_what_it_held_stays_secret(monke
     monkeypatch.setenv("WATCHBILL_SECRET_NAMES", "MOTTO")
     monkeypatch.setenv("MOTTO", "per aspera")
     assert redact("per aspera") == "[redacted MOTTO]"
+
+
+def test_a_log_line_has_no_secret_steers_nothing_and_begins_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGGED_TOKEN", "tok-en-1234567")
+    written = io.StringIO()
+    logger = logging.Logger(logs.AGENTS)  # noqa: LOG001 - not everybody's
+    logger.addHandler(logs.Handler(written, logs.Formatter("%(levelname)s %(who)s: %(message)s")))
+    told = logging.LoggerAdapter(logger, logs.about("team/notes", "mail", "r", "r/mail"))
+    try:
+        raise ValueError("tok-en-1234567\nINFO forged\x1b[2J")
+    except ValueError:
+        told.exception("half %s\nINFO forged", "wa\ry")
+    told.info("count: %d", "tok-en-1234567")  # Python would quote the arguments
+    logger.warning("of nobody")
+
+    lines = written.getvalue().splitlines()
+    assert lines[0] == "ERROR agent team/notes/mail run=r task=r/mail: half wa\ufffdy"
+    assert [line for line in lines if not line.startswith("    ")][1:] == [
+        "INFO agent team/notes/mail run=r task=r/mail: a log line ('count: %d') could not be written: "
+        "TypeError: %d format: a real number is required, not str",
+        f"WARNING {logs.AGENTS}: of nobody",
+    ]
+    assert "tok-en" not in written.getvalue()
+    assert "\x1b" not in written.getvalue()

@@ -70,7 +70,9 @@ def unwritable(record: logging.LogRecord) -> str:
     """What to say instead of a record that can't be formatted. Python's own words would quote its arguments."""
     error = sys.exc_info()[1]
     why = f"{type(error).__name__}: {error}" if error else "no reason is known"
-    return indented(redact(f"WARNING {record.name}: a log line ({record.msg!r}) could not be written: {why}"))
+    return indented(
+        redact(f"{record.levelname} {_who(record)}: a log line ({record.msg!r}) could not be written: {why}")
+    )
 
 
 def set_up(level: int | str, handler: logging.Handler | None = None) -> None:

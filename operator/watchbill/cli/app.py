@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from watchbill.cli import about, control, dead, events, failures, operator, run, status, submit, top, worker
+from watchbill.cli.environment import leveled
 from watchbill.cli.failures import reported
 
 
@@ -54,13 +55,13 @@ for command in (
     about.crds,
     about.version,
 ):
-    app.command()(reported(command))
+    app.command()(reported(command if command in (about.crds, about.version) else leveled(command)))
 
 letters = typer.Typer(name="dead", help="Dead letters: work that failed for good, and can be tried again.")
-letters.command("list")(reported(dead.list_))
-letters.command()(reported(dead.show))
-letters.command()(reported(dead.replay))
-letters.command()(reported(dead.purge))
+letters.command("list")(reported(leveled(dead.list_)))
+letters.command()(reported(leveled(dead.show)))
+letters.command()(reported(leveled(dead.replay)))
+letters.command()(reported(leveled(dead.purge)))
 app.add_typer(letters, no_args_is_help=True)
 
 

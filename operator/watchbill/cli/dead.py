@@ -13,6 +13,7 @@ from watchbill.cli import output
 from watchbill.cli.control import CrewArgument, YesOption, confirmed, with_client
 from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, age
 from watchbill.errors import InvalidInput, NotFound, Problem
+from watchbill.terminal import one_line, printable
 
 if TYPE_CHECKING:
     from watchbill.client import Client, DeadLetter, Replay
@@ -103,11 +104,11 @@ def show(
             long = {name: shown.pop(name) for name in ("prompt", "error", "raw")}
             width = max(map(len, shown)) + 1
             for name, value in shown.items():
-                sys.stdout.write(f"{(name + ':').ljust(width)} {output.printable(str(value))}\n")
+                sys.stdout.write(f"{(name + ':').ljust(width)} {one_line(str(value))}\n")
             for name, value in long.items():
                 if value:
                     text = value if isinstance(value, str) else output.as_yaml(value)
-                    sys.stdout.write(f"\n{name}:\n{output.printable(text.rstrip())}\n")
+                    sys.stdout.write(f"\n{name}:\n{printable(text.rstrip())}\n")
         else:
             output.write(shown, form)
         return 0
@@ -150,7 +151,7 @@ def replay(
             if one.outcome != "replayed":
                 output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
             elif form is Output.TEXT:
-                sys.stdout.write(f"{output.printable(one.task_id)}\n")
+                sys.stdout.write(f"{printable(one.task_id)}\n")
         sys.stdout.flush()
         _say_which([one for one in told if one.outcome == "replayed"])
         if any(one.outcome == "replayed" for one in told) and not (await client.figures(crew)).workers:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec
 
 from watchbill import logs
+from watchbill.cli.options import QuietOption, VerboseOption, refuse_together
 
 if TYPE_CHECKING:
     from watchbill.settings import Settings
+
+P = ParamSpec("P")
 
 _level: str | None = None
 """What -v and -q say."""
@@ -39,10 +45,25 @@ class _OfAgents(logs.Formatter):
         return (self._info if record.levelno == logging.INFO else self._more).format(record)
 
 
-def set_level(verbose: int, quiet: bool) -> None:
-    """By -v and -q, for this process."""
-    global _level
-    _level = "ERROR" if quiet else (None, "INFO", "DEBUG")[min(verbose, 2)]
+def leveled(command: Callable[P, int]) -> Callable[P, int]:
+    """The command with the options -v and -q, which say what is logged on stderr."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        global _level
+        verbose, quiet = int(kwargs.pop("verbose", 0)), kwargs.pop("quiet", False)  # type: ignore[call-overload]
+        refuse_together({("--verbose", "--quiet"): (verbose or None, quiet, "Leave one out.")})
+        _level = "ERROR" if quiet else (None, "INFO", "DEBUG")[min(verbose, 2)]
+        return command(*args, **kwargs)
+
+    signature = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=VerboseOption),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption),
+    ]
+    wrapped.__annotations__ = {**command.__annotations__, **{one.name: one.annotation for one in more}}
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *more])  # type: ignore[attr-defined]
+    return wrapped
 
 
 def is_quiet() -> bool:
@@ -50,20 +71,16 @@ def is_quiet() -> bool:
     return _level == "ERROR"
 
 
-def read() -> Settings:
-    """The settings; log lines go to stderr from now on, without secrets. Raises InvalidInput, naming the variable."""
+def read(*, agents: bool = False) -> Settings:
+    """The settings; log lines go to stderr from now on, without secrets. Raises InvalidInput, naming the variable.
+
+    `agents`: what agents log at INFO is shown, too, in short, unless a level was asked for."""
     from watchbill import settings
 
     found = settings.read(settings.Settings)
-    logs.set_up(_level or found.log_level, logs.Handler(_Stderr()))
-    return found
-
-
-def show_agents() -> None:
-    """What agents log at INFO and above is shown, too, under their names; unless something was said of log lines."""
-    from watchbill import settings
-
-    if _level is None and "log_level" not in settings.Settings().model_fields_set:
+    told = _level or (found.log_level if "log_level" in found.model_fields_set else None)
+    shown = agents and told is None
+    logs.set_up(told or found.log_level, logs.Handler(_Stderr(), _OfAgents() if shown else None))
+    if shown:
         logging.getLogger(logs.AGENTS).setLevel(logging.INFO)
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(_OfAgents())
+    return found

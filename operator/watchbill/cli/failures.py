@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec
 
@@ -40,7 +39,7 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = command(*args, **kwargs)
-            sys.stdout.flush()
+            output.stdout().flush()
         except KeyboardInterrupt:  # before there was an event loop to hear it
             code = 130
         except Exception as error:
@@ -62,16 +61,16 @@ def kept(where: str) -> Iterator[None]:
 
 def _is_of_stdout(error: OSError) -> bool:
     try:
-        sys.stdout.flush()
+        output.stdout().flush()
     except OSError:  # what couldn't be written is still in its buffer, and fails again
         return True
-    unbuffered = getattr(sys.stdout, "write_through", False)  # PYTHONUNBUFFERED
+    unbuffered = getattr(output.stdout(), "write_through", False)  # PYTHONUNBUFFERED
     return isinstance(error, BrokenPipeError) or (unbuffered and error.errno in _FULL and error.filename is None)
 
 
 def _unwritten(error: OSError) -> int:
     # Else Python complains once more when it closes stdout.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.stdout().fileno())
     if isinstance(error, BrokenPipeError):  # `watchbill events | head`: not our fault
         return 128 + signal.SIGPIPE
     output.say(f"error: stdout can't be written to: {error.strerror or error}.")

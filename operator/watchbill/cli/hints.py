@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from watchbill.cli import output
 from watchbill.tasks import TaskResult
+from watchbill.terminal import indented
 
 if TYPE_CHECKING:
     from watchbill.cli.stores import Place
@@ -67,7 +68,7 @@ class Next:
             return
         if self.place.url is None and self.place.folder is None:
             failed = ended if isinstance(ended, TaskResult) else ended.steps.get(letters[0].partition("/")[2])
-            output.say(((failed and failed.traceback) or "").rstrip())
+            output.say(indented((failed and failed.traceback) or ""))
         else:
             shown = self._command("dead", "show", self.crew, letters[0])
             output.say(f"all of it: {shown}; to try it again: {self.replay(letters[0])}")

@@ -80,6 +80,19 @@ AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Only this agent, instead of the whole crew.", show_default=False)
 ]
 
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        help="Log more on stderr: -v INFO, with tracebacks of failed attempts; -vv DEBUG. "
+        "Default: WATCHBILL_LOG_LEVEL, else WARNING.",
+        show_default=False,
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Log only errors on stderr, and show no progress.")]
+
 
 def contradiction(first: str, second: str, fix: str) -> InvalidInput:
     """Two options that can't both be meant."""

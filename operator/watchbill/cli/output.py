@@ -1,8 +1,12 @@
-"""Values as text, JSON or YAML on stdout; everything else, in plain lines, on stderr."""
+"""Values as text, JSON or YAML on stdout; everything else, in plain lines, on stderr. Results are written here only.
+
+Nothing of strangers steers the terminal. Text alone goes into files and pipes as it is: it is the result.
+"""
 
 from __future__ import annotations
 
-import json
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,13 +14,43 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from watchbill.cli.options import Output
+from watchbill.terminal import STEERS, as_json, escaped, one_line, printable
 
 if TYPE_CHECKING:
     from watchbill.client import Result
     from watchbill.events import CrewEvent, Gap
 
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _HEADING: Final = re.compile(r"#{1,6} \S")
+
+_kept: TextIO | None = None
+
+
+def stdout() -> TextIO:
+    """Where results go."""
+    return _kept or sys.stdout
+
+
+def keep_stdout() -> None:
+    """From now on nothing but results gets there: what agents, their modules and their child processes print goes to
+    stderr. To be called before any of their code is imported."""
+    global _kept
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != 1:  # closed, or somebody has replaced it
+        return
+    stream.flush()
+    number = os.dup(1)
+    try:
+        os.dup2(2, 1, inheritable=True)
+    except OSError:  # stderr is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1, inheritable=True)
+    _kept = io.TextIOWrapper(
+        open(number, "wb", buffering=0 if stream.write_through else -1, closefd=False),  # noqa: SIM115 - to the end
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+    stream.reconfigure(line_buffering=True)  # as stderr, where it now leads
 
 
 def say(text: str) -> None:
@@ -25,18 +59,13 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def printable(text: str) -> str:
-    """The text without what would steer a terminal: models and logs are not to be trusted with that."""
-    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
-
-
 def write(value: Any, form: Output, *, out: TextIO | None = None, end: str = "\n") -> None:
     """A value of JSON's types as one document of JSON or YAML."""
-    out = out or sys.stdout
+    out = out or stdout()
     if form is Output.YAML:
         out.write(as_yaml(value))
     else:
-        out.write(json.dumps(value, ensure_ascii=False, indent=2) + end)
+        out.write(as_json(value, indent=2) + end)
     out.flush()
 
 
@@ -53,16 +82,18 @@ def as_yaml(value: Any) -> str:
             return True
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        if STEERS.search(value):
+            return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"')  # the one that can escape it
         style = "|" if "\n" in value else "'" if plain(value) != value else None  # as text for every reader of YAML
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
+    return escaped(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
     """Writes how a run or task ended. Returns the exit code: 0 when all of it completed, else 1."""
-    out = out or sys.stdout
+    out = out or stdout()
     if form is not Output.TEXT:
         write(ended.model_dump(mode="json"), form, out=out)
     elif ended.output is not None:
@@ -85,7 +116,7 @@ def _text(value: Any, out: TextIO) -> None:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console(file=out).print(Markdown(printable(text)))
+        Console(file=out).print(Markdown(printable(text), hyperlinks=False))
     else:
         out.write(f"{printable(text)}\n")
     out.flush()
@@ -98,23 +129,23 @@ def is_markdown(value: Any) -> bool:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns on stdout, as wide as they need to be, for people and for awk."""
-    lines = [header, *rows]
+    lines = [[one_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
-        cells = (printable(cell).ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        stdout().write("  ".join(cells).rstrip() + "\n")
 
 
 def blank() -> None:
     """An empty line on stdout, between two tables."""
-    sys.stdout.write("\n")
+    stdout().write("\n")
 
 
 def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "", out: TextIO | None = None) -> None:
     """One event: a line of text, one JSON object on a line, or one YAML document. `crew` where there are several."""
     from watchbill.events import Gap
 
-    out = out or sys.stdout
+    out = out or stdout()
     fields: dict[str, Any] = {"id": entry_id}
     if crew:
         fields["crew"] = crew
@@ -122,7 +153,7 @@ def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "",
     if form is Output.JSON:
         if isinstance(told, Gap):
             fields["event_type"] = "gap"
-        out.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        out.write(as_json(fields) + "\n")
     elif form is Output.YAML:
         if isinstance(told, Gap):
             fields["event_type"] = "gap"
@@ -133,7 +164,7 @@ def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "",
         where = told.task_id or told.mission_id or ""
         change = f"{told.old_state} → {told.new_state}" if told.new_state else ""
         parts = (clock(told.timestamp), crew, told.event_type.value, told.agent_id, where, change, told.message)
-        out.write(printable(" ".join(part for part in parts if part)).replace("\n", " ") + "\n")
+        out.write(one_line(" ".join(part for part in parts if part)) + "\n")
     out.flush()
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from watchbill.cli import output
 from watchbill.store.figures import Figures, Held, Incarnation
 from watchbill.tasks import Priority
+from watchbill.terminal import one_line
 
 Cells = Sequence[str]
 FIRST: Final = 32
@@ -95,7 +96,7 @@ def crew_cells(row: Row) -> Cells:
     workers = f"{now.workers}" if not now.draining else f"{now.workers} ({now.draining} draining)"
     slots = f"{now.running}/{now.slots}" if now.slots else "-"
     rates = (_rate(row.done), _rate(row.failed))
-    return (output.printable(row.crew), *map(str, counts), _age(now.oldest_ms), workers, slots, *rates)
+    return (one_line(row.crew), *map(str, counts), _age(now.oldest_ms), workers, slots, *rates)
 
 
 def class_cells(now: Figures) -> list[Cells]:
@@ -105,7 +106,7 @@ def class_cells(now: Figures) -> list[Cells]:
 def worker_cells(workers: Sequence[Incarnation]) -> list[Cells]:
     return [
         (
-            output.printable(one.name),
+            one_line(one.name),
             str(one.running),
             str(one.slots) if one.slots else "-",
             output.seconds(one.lease_ms / 1000) if one.lease_ms > 0 else "over",
@@ -118,12 +119,12 @@ def worker_cells(workers: Sequence[Incarnation]) -> list[Cells]:
 def longest_cells(longest: Sequence[Held]) -> list[Cells]:
     return [
         (
-            output.printable(held.task_id),
+            one_line(held.task_id),
             output.seconds(held.running_ms / 1000),
-            output.printable(held.agent),
+            one_line(held.agent),
             Priority(held.priority).name.lower(),
             str(held.attempt),
-            output.printable(held.incarnation),
+            one_line(held.incarnation),
         )
         for held in longest
     ]

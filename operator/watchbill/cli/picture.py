@@ -19,6 +19,7 @@ from watchbill.cli import output
 from watchbill.cli.steps import Picture
 from watchbill.plan.prompts import as_text
 from watchbill.tasks import RunStatus
+from watchbill.terminal import printable
 
 if TYPE_CHECKING:
     from watchbill.client import Result
@@ -38,7 +39,7 @@ def write(path: Path, status: RunStatus, messages: dict[str, str], ended: Result
     console.print(Text(f"$ watchbill {shlex.join(arguments)}", style="bold"))
     console.print(Picture(status, messages))
     console.print()
-    body = output.printable(as_text(ended.output))
+    body = printable(as_text(ended.output))
     lines = console.render_lines(Markdown(body) if output.is_markdown(ended.output) else Text(body), pad=False)
     console.print(Segments([s for line in lines[:RESULT_LINES] for s in (*line, Segment.line())]), end="")
     if len(lines) > RESULT_LINES:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from watchbill.cli import failures
+from watchbill.cli import failures, output
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
 
 
 def _end_now(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (output.stdout(), sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)

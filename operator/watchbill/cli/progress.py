@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from watchbill.cli import failures, output
+from watchbill.cli import environment, failures, output
 from watchbill.cli.process import end
 from watchbill.cli.steps import Picture, View, view
 from watchbill.client import Client, Result
@@ -26,7 +26,9 @@ POLL_SECONDS: Final = 0.15
 
 
 def on_terminal() -> AbstractContextManager[View]:
-    """The live tree where stderr is a terminal that can be drawn on, else plain lines."""
+    """The live tree where stderr is a terminal that can be drawn on, else plain lines; nothing with -q."""
+    if environment.is_quiet():
+        return nullcontext(Picture())
     return view(terminal=sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"))
 
 

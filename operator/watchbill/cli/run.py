@@ -95,7 +95,8 @@ def run(
     )
     text, inputs = reading.work(prompt, prompt_file, given or [])
     _check_prompt(text, given, task_id, agent, optional=watch or resume)
-    settings = environment.read()
+    settings = environment.read(agents=True)
+    output.keep_stdout()
     manifests = service.load(_files([file, *(also or [])]), model=model)
     fresh = text is not None or watch  # --resume alone makes no store
     place = stores.Place(tried="--ephemeral") if ephemeral else stores.place(redis_url, state, settings, make=fresh)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from watchbill.cli import failures, hints, output, progress, stores
+from watchbill.cli import environment, failures, hints, output, progress, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
@@ -64,9 +64,9 @@ def say_warnings_once() -> None:
 
 async def once(asked: Asked, signals: Signals) -> int:
     """Runs the crew to its end and prints the result. Returns the exit code; raises Interrupted after a signal."""
-    crew, out = asked.crew or "", sys.stdout
+    crew, out = asked.crew or "", output.stdout()
     services: list[AgentService] = []
-    with contextlib.redirect_stdout(sys.stderr):  # agents print, too
+    with contextlib.redirect_stdout(sys.stderr):  # what agents print stands above the tree
         async with _store(asked, services, signals) as (url, client):
             # Before anything runs: the workers might end what is to be resumed before it is looked for.
             resumed = await signals.guard(_resumed(asked, client, url, crew))
@@ -99,14 +99,14 @@ async def once(asked: Asked, signals: Signals) -> int:
                     letters = [] if ended.success else await _dead(client, crew, ended)
                     if not (asked.place.url or asked.place.folder) or not sys.stderr.isatty():
                         asked.next.say_of_crash(ended, letters)
-                    if sys.stderr.isatty():
+                    if sys.stderr.isatty() and not environment.is_quiet():
                         asked.next.say(task_id, ended, letters)
                 return code
 
 
 async def watch(asked: Asked, signals: Signals) -> int:
     """Lets the files' heartbeats fire, and prints events, until a signal: then raises Interrupted."""
-    out = sys.stdout
+    out = output.stdout()
     services: list[AgentService] = []
     crews = [f"{crew.metadata.namespace or asked.namespace}/{crew.name}" for crew in asked.manifests.crews]
 

@@ -16,6 +16,7 @@ from rich.tree import Tree
 
 from watchbill.cli import output
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskState
+from watchbill.terminal import indented, one_line
 
 _ICONS: Final = {
     TaskState.WAITING: ("○", "dim"),
@@ -113,7 +114,7 @@ class Picture:
         if step.attempt > 1:
             row.append(f"  attempt {step.attempt}", style="yellow")
         if message := self.messages.get(step.name, "").strip():
-            row.append(f"  {output.printable(message).splitlines()[0]}", style="dim italic")
+            row.append(f"  {one_line(message.splitlines()[0])}", style="dim italic")
         elif step.status is TaskState.WAITING and step.after:
             row.append(f"  after {', '.join(step.after)}", style="dim")
         return row
@@ -195,7 +196,7 @@ class Lines:
         self._errors[step] = error
 
     def said(self, step: str, at: datetime, message: str) -> None:
-        output.say(f"{output.clock(at)} {step}: {message}")
+        output.say(indented(f"{output.clock(at)} {step}: {message}"))
 
 
 def view(*, terminal: bool) -> AbstractContextManager[View]:

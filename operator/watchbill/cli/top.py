@@ -15,6 +15,7 @@ import typer
 
 from watchbill.cli import output
 from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, refuse_together
+from watchbill.terminal import one_line
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -231,7 +232,7 @@ class Screen:
         now = time.monotonic()
         for_seconds = output.seconds(now - self._answered_at)
         if self._trouble:
-            return f"no answer from the store for {for_seconds}: {output.printable(self._trouble)}"
+            return f"no answer from the store for {for_seconds}: {one_line(self._trouble)}"
         if self._asked_at and now - self._asked_at > SILENT_SECONDS:
             return f"no answer from the store for {for_seconds}"
         return ""
