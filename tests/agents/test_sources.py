@@ -30,6 +30,7 @@ import elsewhere
 from elsewhere import Borrowed, borrowed, client
 from watchbill.agents.calculator import calculator
 from watchbill.agents.echo import EchoAgent
+from watchbill.connection import connect
 
 class Toolbox:
     def __init__(self, word): self.word = word
@@ -144,6 +145,7 @@ def test_no_way_leads_through_a_module(folder: Path, reference: str, kind: str) 
         "watchbill.agents.calculator:ast",
         "watchbill.agents.loading:copy.deepcopy",
         "watchbill:agents",
+        "own:connect",
     ],
 )
 def test_of_watchbill_only_agents_and_tools_can_be_named(folder: Path, reference: str, kind: str) -> None:

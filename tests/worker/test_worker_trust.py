@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
 from watchbill.worker.failures import AgentFailed
 from watchbill.worker.processes import Processes, request
+from watchbill.worker.shared_lease import SharedLease
 
 TEAM = """
 from subprocess import getoutput
@@ -126,7 +128,9 @@ async def test_the_process_of_an_agent_trusts_no_more_than_its_worker(team: Path
     """Though the worker has looked already."""
     crew = CrewDefinition(name="crew", agents=[asking("Apart", tool)])
     context = testing.context(f"touch {tmp_path / 'proof'}", agent=crew.agents[0])
-    started = Processes(AgentLoader([team]).sources)
+    lease = SharedLease()
+    lease.extend(math.inf)
+    started = Processes(AgentLoader([team]).sources, lease)
     try:
         with pytest.raises(AgentFailed) as raised:
             await started.run(request(crew, context), context)

@@ -13,7 +13,7 @@ import importlib
 import importlib.machinery
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -67,8 +67,7 @@ class Finder:
                 raise Unusable(f"{what} {reference!r} is not of the form package.module:name", "Correct it.")
             if sources.is_ours(module):
                 return _attribute(self._own(module, what, reference, built_in), name, what, reference)
-            own = {target.partition(":")[0] for target in built_in.values()}
-            check = functools.partial(self._check_origin, own, what, reference)
+            check = functools.partial(self._check_origin, built_in, what, reference)
             return _attribute(self._beside(module, what, reference), name, what, reference, check)
         if target := built_in.get(reference):
             module, _, name = target.partition(":")
@@ -86,8 +85,7 @@ class Finder:
 
     def _own(self, module: str, what: str, reference: str, built_in: Mapping[str, str]) -> ModuleType:
         if reference not in built_in.values():
-            reason = f"{what} {reference!r} is a part of Watchbill that no crew may name"
-            raise Unusable(reason, f"Use one of {', '.join(built_in)}, or name your own as package.module:name.")
+            raise _internal(f"{what} {reference!r} is", built_in)
         return _import(module, what, reference)
 
     def _beside(self, module: str, what: str, reference: str) -> ModuleType:
@@ -137,14 +135,18 @@ class Finder:
                 if actual != path and root in _beside_yaml and not sources.same(actual, path):
                     raise _ambiguous(what, reference, actual, path)
 
-    def _check_origin(self, own: Collection[str], what: str, reference: str, found: Any) -> None:
+    def _check_origin(self, built_in: Mapping[str, str], what: str, reference: str, found: Any) -> None:
         """A module's names include what it has imported, `subprocess` for one: what was defined elsewhere must be
-        allowed as well. Raises Unusable. `own`: our modules whose agents and tools may be named."""
+        allowed as well. Raises Unusable."""
         module = sources.origin(found)
         if module is None:
             raise _standard(f"{what} {reference!r}: nothing tells which module defines it")
-        if module in own or self._allowed.allows(module, reference):
+        if self._allowed.allows(module, reference):
             return
+        if sources.is_ours(module):
+            if module in {target.partition(":")[0] for target in built_in.values()}:
+                return
+            raise _internal(f"{what} {reference!r} comes from {module},", built_in)
         if sources.is_standard(module):
             raise _standard(f"{what} {reference!r} comes from {module}, a part of Python itself")
         raise self._foreign(
@@ -182,7 +184,7 @@ def _attribute(
                 f"{what} {reference!r}: {where} has no {part!r}{suggest(part, public)}", "Correct the name."
             ) from None
         except Exception as error:  # a stranger's property
-            reason = f"{what} {reference!r}: looking up {part!r} fails with {type(error).__name__}: {error}"
+            reason = f"{what} {reference!r}: looking up {part!r} fails with {_said(error)}"
             raise Unusable(reason, "Mend it.") from error
     if check and callable(found):
         check(found)
@@ -251,10 +253,18 @@ def _broken(module: str, what: str, reference: str, error: BaseException, fix: s
         # The innermost frame that isn't the import system's own: where the module's author has to look.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
         where = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 2 else ""
-    said = type(error).__name__
+    return Unusable(f"{what} {reference!r}: importing {module!r} fails with {_said(error)}{where}", fix)
+
+
+def _said(error: BaseException) -> str:
     with suppress(BaseException):  # not all can say what they are
-        said = f"{said}: {error}"
-    return Unusable(f"{what} {reference!r}: importing {module!r} fails with {said}{where}", fix)
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+def _internal(reason: str, built_in: Iterable[str]) -> Unusable:
+    fix = f"Use one of {', '.join(built_in)}, or name your own as package.module:name."
+    return Unusable(f"{reason} a part of Watchbill that no crew may name", fix)
 
 
 def _standard(reason: str) -> Unusable:
