@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,8 @@ from watchbill.errors import (
 )
 from watchbill.plan.retry import Failure
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.tasks import Usage
+from watchbill.service import run_file
+from watchbill.tasks import TaskResult, Usage
 from watchbill.testing import CutOff, ErrorAnswer, FakeModel, Request, ToolCall
 from watchbill.worker import failures
 
@@ -336,6 +338,17 @@ async def test_a_cut_off_answer_fails_if_asked_to_or_if_it_is_nothing(
     assert len(model.requests) == 1
 
 
+async def test_that_an_answer_was_cut_off_is_in_the_result(tmp_path: Path) -> None:
+    async with FakeModel([CutOff("half a")]) as model:
+        (tmp_path / "crew.yaml").write_text(
+            "apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nmetadata: {name: c}\nspec: {agents: [{name: guide, "
+            f"model: 'openai:any', baseURL: '{model.base_url}'}}]}}\n"
+        )
+        result = await run_file(tmp_path / "crew.yaml", "hi", agent="guide")
+    assert isinstance(result, TaskResult)
+    assert (result.output, result.metadata) == ("half a", {"finish_reason": "length"})
+
+
 HALF = "\ud83d"
 """Of an emoji."""
 
@@ -501,6 +514,8 @@ def test_a_missing_key_is_told_to_whoever_is_about_to_run_it(monkeypatch: pytest
     assert problem.path == "spec.agents[1].model"
     assert problem.reason == "model 'openai:gpt-5-mini': the environment variable OPENAI_API_KEY is not set"
     assert AgentLoader().ready(crew, {"echo", "own"}) == []
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    assert AgentLoader().ready(crew) == [problem]
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert AgentLoader().ready(crew) == []
 

@@ -77,17 +77,27 @@ def ready(model: str, base_url: str | None) -> list[Problem]:
     """Whether the environment has what the model's provider needs, as its key. Makes no request."""
     if model == TEST or base_url or check(model, base_url):  # what `check` finds, it tells
         return []
+    key = f"{_prefix(model)}_API_KEY"
+    if not server(model, None) and not os.environ.get(key, "set").strip():
+        return [_unset(model, key)]
     try:
         infer_provider(parse_model_id(model)[0] or "")
     except UserError as error:
         return [_lacks(model, error)]
+    except Exception as error:  # whatever its library finds missing
+        reason = f"model {model!r}: its provider can't be used: {type(error).__name__}: {error}"
+        return [Problem(reason, "Give the worker's environment what it needs.", "model")]
     return []
 
 
 def server(model: str, base_url: str | None) -> str | None:
     """The URL by which a model is asked; None for its provider's own."""
-    prefix = "OPENAI" if model.startswith("openai") else model.partition(":")[0].upper()
-    return base_url or os.environ.get(f"{prefix}_BASE_URL") or None
+    return base_url or os.environ.get(f"{_prefix(model)}_BASE_URL") or None
+
+
+def _prefix(model: str) -> str:
+    """Of the variables of its provider."""
+    return "OPENAI" if model.startswith("openai") else model.partition(":")[0].upper().replace("-", "_")
 
 
 def without_key(model: str, base_url: str | None) -> str | None:
@@ -118,9 +128,13 @@ def build(model: str, base_url: str | None) -> Model:
 
 def _lacks(model: str, error: UserError) -> Problem:
     if variable := re.search(r"`([A-Z][A-Z0-9_]*_[A-Z0-9_]+)`", str(error)):
-        reason = f"model {model!r}: the environment variable {variable[1]} is not set"
-        return Problem(reason, "Set it where the worker runs, or give the agent a baseURL that needs no key.", "model")
+        return _unset(model, variable[1])
     return Problem(f"model {model!r}: its provider can't be used", str(error), "model")
+
+
+def _unset(model: str, variable: str) -> Problem:
+    reason = f"model {model!r}: the environment variable {variable} is not set"
+    return Problem(reason, "Set it where the worker runs, or give the agent a baseURL that needs no key.", "model")
 
 
 async def aclose() -> None:
