@@ -33,7 +33,6 @@ _PAUSE_SECONDS: Final = 0.005
 
 _ATOMS: Final = frozenset({str, int, float, bool, type(None)})
 _PLAIN: Final = _ATOMS | {list, tuple, dict}
-_TEXT: Final = frozenset({str})
 _TOO_MUCH: Final = f"more than {RESULT_MAX_BYTES} bytes: return a reference instead"
 
 
@@ -120,8 +119,8 @@ def as_json(
 
 
 def _depth(agent: str, value: Any) -> int | None:
-    """How deeply a plain value is nested, up to a bound; None for one that isn't plain. Looks at types only, and at all
-    of a list at a time: each output pays for this."""
+    """How deeply a plain value is nested, up to a bound; None for one that isn't plain. Looks at types only: each
+    output pays for this."""
     if type(value) in _ATOMS:
         return 0
     if type(value) not in _PLAIN:
@@ -133,14 +132,16 @@ def _depth(agent: str, value: Any) -> int | None:
         for container in level:
             values = container
             if type(container) is dict:
-                if not _TEXT.issuperset(map(type, container)):
-                    return None
+                for key in container:
+                    if type(key) is not str:
+                        return None
                 values = container.values()
-            if _ATOMS.issuperset(map(type, values)):
-                continue
-            if not _PLAIN.issuperset(map(type, values)):
-                return None
-            deeper += [each for each in values if type(each) not in _ATOMS]
+            for each in values:
+                kind = type(each)
+                if kind not in _ATOMS:
+                    if kind not in _PLAIN:
+                        return None
+                    deeper.append(each)
         containers += len(deeper)
         if 2 * containers > RESULT_MAX_BYTES:
             raise _refused(agent, _TOO_MUCH)
@@ -164,7 +165,7 @@ def _written(agent: str, value: Any, depth: int, replaced: int = 0) -> Output:
     if len(text) > RESULT_MAX_BYTES:
         raise _refused(agent, _TOO_MUCH)
     if type(value) is not str:
-        if depth > _SURELY_SHALLOW or _may_have_a_long_number(text):
+        if depth > _SURELY_SHALLOW or (len(text) > _DIGITS_MAX and _may_have_a_long_number(text)):
             _read(agent, text, value)
         if (b"NaN" in text or b"Infinity" in text) and (found := _find(from_json(text), _is_no_number)):
             place, number = found
