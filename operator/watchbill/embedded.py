@@ -133,7 +133,7 @@ class EmbeddedStore:
             fix = "Make room on its disk" if full else "Make the folder yours, or name another with --state DIR"
             raise errors.NoStore(
                 f"The private store can't be set up in {str(folder or tempfile.gettempdir())!r}: {error}. "
-                f"{fix}, or use a Redis that runs already: --redis-url redis://…"
+                f"{fix}, keep nothing (--ephemeral), or use a Redis that runs already: --redis-url redis://…"
             ) from error
         return store
 

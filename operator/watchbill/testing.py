@@ -48,7 +48,7 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
-from watchbill.agents.context import Context
+from watchbill.agents.context import Context, spoken
 from watchbill.agents.tools import Tool
 from watchbill.embedded import EmbeddedStore
 from watchbill.records import AgentDefinition
@@ -307,7 +307,7 @@ class RecordingContext(Context):
     def emit_sync(self, message: str) -> None:
         """As ever; without an event loop, as in a test that isn't async, the message is just kept."""
         if self.loop is None:
-            self.messages.append(message)
+            self.messages.append(spoken(message))
         else:
             Context.emit_sync(self, message)
 
@@ -336,7 +336,7 @@ def context(
         loop = None
 
     async def emit(message: str) -> None:
-        messages.append(message)
+        messages.append(spoken(message))
 
     return RecordingContext(
         crew="test/crew",

@@ -50,6 +50,11 @@ def test_what_is_said_about_a_result_is_json_and_a_copy() -> None:
     assert list(context.metadata) == ["source"]
 
 
+async def test_what_is_no_text_can_not_be_emitted_and_that_is_said() -> None:
+    with pytest.raises(TypeError, match=r"emit takes a text, not dict: \{'a': 1\}"):
+        await testing.context().emit({"a": 1})
+
+
 async def test_a_thread_emits_on_the_event_loop() -> None:
     emitted_on: list[threading.Thread] = []
     context = testing.context()

@@ -408,6 +408,14 @@ class Anything:
 class Nothing:
     def run(self, context): pass
 
+class Typed:
+    def __init__(self, seconds: int, *, names: "list[str] | None" = None, other: "Unknown" = None): pass
+    def run(self, context): pass
+
+class Annotated:
+    def __init__(self, seconds: float = 1, strange: open = None): pass
+    def run(self, context): pass
+
 def function(context): pass
 """
 
@@ -419,6 +427,9 @@ def function(context): pass
         ("Signed", {"words": 1, "stile": "x"}, ["config.stile: there is no setting 'stile' (did you mean 'style'?)"]),
         ("Signed", {}, ["config.words: config.words is missing: Signed needs it"]),
         ("Anything", {"whatever": 1}, []),
+        ("Typed", {"seconds": "bad"}, []),  # one of its annotations can't be read
+        ("Annotated", {"seconds": "bad"}, ["config.seconds: 'bad': Input should be a valid number"]),
+        ("Annotated", {"seconds": "2.5", "strange": 1}, []),
         ("Nothing", {"x": 1}, ["config.x: there is no setting 'x'. Remove it: this class takes no config."]),
         ("function", {"x": 1}, ["config: 'function' is a function and takes no config, but 'x' was given"]),
     ],

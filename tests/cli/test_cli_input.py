@@ -172,3 +172,11 @@ def test_what_would_steer_a_terminal_is_not_printed_on_stderr(shell) -> None:
 
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
+
+
+def test_a_typo_in_the_file_is_told_beside_a_missing_prompt(shell) -> None:
+    (shell.folder / "crew.yaml").write_text(f"{HEAD}  agents: [{{name: a, clas: EchoAgent}}]\n")
+    done = shell.run("run", "crew.yaml")
+    assert done.returncode == 2
+    assert "clas" in done.stderr
+    assert "there is no prompt" in done.stderr

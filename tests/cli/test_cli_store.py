@@ -352,3 +352,18 @@ def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell, stored) -> N
     assert "Upgrade this one" in refused.stderr
     shown = shell.run("status", stored)
     assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_a_url_s_mistake_is_told_as_what_it_is(shell, redis_url) -> None:
+    base = redis_url.split("?")[0]
+    far = shell.run("status", "--redis-url", f"{base}?db=99999")
+    assert far.returncode == 2
+    assert "has no such database. Use a lower number" in far.stderr
+
+
+def test_a_time_to_wait_may_have_a_unit(shell, stored) -> None:
+    assert shell.run("submit", stored, "x", "--id", "slow").returncode == 0
+    late = shell.run("result", stored, "slow", "--wait", "--timeout", "1s")
+    assert (late.returncode, "not finished after 1 s" in late.stderr) == (1, True), late.stderr
+    wrong = shell.run("result", stored, "slow", "--wait", "--timeout", "soon")
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)

@@ -160,6 +160,8 @@ def test_a_time_that_never_comes_is_refused(cron: str, zone: str) -> None:
         ({"cron": "0 0 * * 8"}, "spec.schedule"),
         ({"cron": "* * * * *", "zone": "Europe/Nowhere"}, "spec.timeZone"),
         ({"cron": "* * * * *", "zone": "../etc/passwd"}, "spec.timeZone"),
+        *(({"cron": "* * * * *", "zone": zone}, "spec.timeZone") for zone in ("localtime", "posixrules", "Factory")),
+        *(({"cron": "* * * * *", "zone": zone}, "spec.timeZone") for zone in ("posix/Europe/Berlin", "right/UTC")),
         ({"interval_seconds": 0}, "spec.intervalSeconds"),
         ({"cron": "* * * * *", "interval_seconds": 5}, "spec.schedule"),
         ({}, "spec.schedule"),

@@ -30,6 +30,13 @@ EMIT_SECONDS: Final = 30.0
 """How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
 
 
+def spoken(message: object) -> str:
+    """What `emit` was given, which must be text. Raises TypeError."""
+    if not isinstance(message, str):
+        raise TypeError(f"emit takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
+    return message
+
+
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
 class Context:
     """What one run of one agent works with. To be read: nobody looks at what an agent writes into it, no later run

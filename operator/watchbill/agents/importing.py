@@ -64,7 +64,15 @@ class Finder:
         if ":" in reference:
             module, _, name = reference.partition(":")
             if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-                raise Unusable(f"{what} {reference!r} is not of the form package.module:name", "Correct it.")
+                fix = "Correct it."
+                if "-" in module:
+                    fix = (
+                        f"A module's name can't have a dash: rename the file, as in {module.replace('-', '_')}:{name}."
+                    )
+                raise Unusable(f"{what} {reference!r} is not of the form package.module:name", fix)
+            if module.endswith(".py"):
+                fix = f"Write {module.removesuffix('.py')}:{name}."
+                raise Unusable(f"{what} {reference!r} names a file, where a module is wanted", fix)
             if sources.is_ours(module):
                 return _attribute(self._own(module, what, reference, built_in), name, what, reference)
             check = functools.partial(self._check_origin, built_in, what, reference)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from watchbill.agents import tools
 from watchbill.agents.context import Context
@@ -263,6 +263,25 @@ def _check_by_signature(found: type, config: Mapping[str, Any]) -> list[Problem]
         for p in named
         if p.default is p.empty and p.name not in config
     ]
+    return [*problems, *_check_types(found, [p.name for p in named if p.name in config], config)]
+
+
+def _check_types(found: type, given: Sequence[str], config: Mapping[str, Any]) -> list[Problem]:
+    """By the annotations, as far as they can be read and checked; what pydantic would convert passes."""
+    problems = []
+    try:
+        hints = inspect.get_annotations(found.__init__, eval_str=True)  # type: ignore[misc]
+    except Exception:  # names that exist for type checkers only
+        return []
+    for name in given:
+        try:
+            TypeAdapter(hints.get(name, Any)).validate_python(config[name])
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            reason = f"{detail['input']!r}: {detail['msg']}"
+            problems.append(Problem(reason, "Correct the value.", f"config.{name}"))
+        except Exception:  # noqa: S112 - an annotation that pydantic has no notion of
+            continue
     return problems
 
 

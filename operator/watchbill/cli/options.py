@@ -62,10 +62,27 @@ InputOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _timeout(text: str) -> float:
+    """Seconds, or a span of time with its unit."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = age(text, "--timeout").total_seconds()
+    if not 0 <= seconds < float("inf"):
+        raise InvalidInput(Problem(f"{text!r} is not a span of time", "Write 90, 90s, 30m or 12h.", path="--timeout"))
+    return seconds
+
+
 TimeoutOption = Annotated[
     float | None,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0, help="How long to wait for the end; then exit 1.", show_default=False
+        "--timeout",
+        metavar="TIME",
+        parser=_timeout,
+        help="How long to wait for the end, as in 90 (seconds), 90s, 30m or 12h; then exit 1.",
+        show_default=False,
     ),
 ]
 IdOption = Annotated[

@@ -94,10 +94,15 @@ def run(
         }
     )
     text, inputs = reading.work(prompt, prompt_file, given or [])
-    _check_prompt(text, given, task_id, agent, optional=watch or resume)
     settings = environment.read(agents=True)
     output.keep_stdout()
-    manifests = service.load(_files([file, *(also or [])]), model=model)
+    problems = _of_prompt(text, given, agent, optional=watch or resume)
+    try:
+        manifests = service.load(_files([file, *(also or [])]), model=model)
+    except InvalidInput as error:
+        problems = [*error.problems, *problems]
+    if problems:  # all of them: who mends one should not find the next
+        raise InvalidInput(problems)
     fresh = text is not None or watch  # --resume alone makes no store
     place = stores.Place(tried="--ephemeral") if ephemeral else stores.place(redis_url, state, settings, make=fresh)
     chosen = None
@@ -146,17 +151,17 @@ def run(
     return process.run(lambda signals: (running.watch if watch else running.once)(asked, signals))
 
 
-def _check_prompt(
-    text: str | None, given: list[str] | None, task_id: str | None, agent: str | None, *, optional: bool
-) -> None:
+def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, optional: bool) -> list[Problem]:
     if text is not None:
-        return
+        return []
     if not optional:
         fix = "Give PROMPT, --file PATH, or - for stdin. (--resume and --watch need none.)"
-        raise InvalidInput(Problem("there is no prompt", fix, path="prompt"))
-    for option, value in (("--input", given), ("--agent", agent)):
-        if value:
-            raise InvalidInput(Problem(f"{option} has no use without a prompt", f"Add a prompt, or remove {option}."))
+        return [Problem("there is no prompt", fix, path="prompt")]
+    return [
+        Problem(f"{option} has no use without a prompt", f"Add a prompt, or remove {option}.")
+        for option, value in (("--input", given), ("--agent", agent))
+        if value
+    ]
 
 
 def _files(paths: list[Path]) -> list[Path]:

@@ -72,9 +72,10 @@ class Picture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.status is None:
             return
-        yield self._tree(self.status, max(console.height - 6, 5) if console.is_terminal else 1000)
+        room = max(console.height - 6, 5) if console.is_terminal else 1000
+        yield self._tree(self.status, room, options.max_width)
 
-    def _tree(self, status: RunStatus, room: int) -> Tree:
+    def _tree(self, status: RunStatus, room: int, columns: int) -> Tree:
         tree = Tree(self._title(status), guide_style="dim")
         shown = status.steps
         if len(shown) > room:
@@ -82,7 +83,8 @@ class Picture:
             quiet = {TaskState.WAITING, TaskState.COMPLETED, TaskState.SKIPPED}
             shown = tuple(sorted(shown, key=lambda s: (s.status in quiet, s.index))[:room])
             shown = tuple(sorted(shown, key=lambda s: s.index))
-        width = max((len(step.name) for step in shown), default=0)
+        # long names must leave room for what is said
+        width = min(max((len(step.name) for step in shown), default=0), max(columns // 3, 8))
         for step in shown:
             tree.add(self._row(step, width))
         if rest := [step for step in status.steps if step not in shown]:
@@ -107,7 +109,8 @@ class Picture:
     def _row(self, step: StepStatus, width: int) -> RenderableType:
         icon, style = _ICONS.get(step.status, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
         row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
-        row.append(step.name.ljust(width), style="bold" if step.status is TaskState.RUNNING else "")
+        name = step.name if len(step.name) <= width else f"{step.name[: width - 1]}…"
+        row.append(name.ljust(width), style="bold" if step.status is TaskState.RUNNING else "")
         row.append(f"  {step.status.value:<11}  {elapsed(step):>6}")
         if step.tokens:
             row.append(f"  {output.many(step.tokens, 'token')}", style="magenta")

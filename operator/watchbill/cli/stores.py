@@ -90,14 +90,25 @@ async def _reach(url: str, tried: str) -> None:
         raise InvalidInput(Problem(reason, fix, path="--redis-url")) from None
     except TimeoutError:
         reason = f"no answer within {PATIENCE_SECONDS:.0f} s"
+        if url.startswith("rediss"):
+            reason += ". rediss:// speaks TLS: if that port doesn't, write redis://"
         raise StoreUnavailable(f"can't reach the store at {shown!r}, from {tried}: {reason}") from None
     except StoreUnavailable as error:
         cause = error.__cause__ or error
+        _check_database(shown, tried, cause)
         if isinstance(cause.__cause__, redis.exceptions.AuthenticationError):  # redis-py wraps it when it connects
             raise _refused(shown, tried, cause) from error
         raise StoreUnavailable(f"can't reach the store at {shown!r}, from {tried}: {cause}") from error
     except redis.exceptions.RedisError as error:
+        _check_database(shown, tried, error)
         raise _refused(shown, tried, error) from error
+
+
+def _check_database(shown: str, tried: str, error: BaseException) -> None:
+    """Raises InvalidInput where the store has no database of the URL's number."""
+    if "DB index" in str(error):
+        fix = "Use a lower number behind the slash, or none."
+        raise InvalidInput(Problem(f"the store at {shown!r} has no such database", fix, path=tried)) from error
 
 
 def _refused(shown: str, tried: str, error: BaseException) -> NoStore:

@@ -129,13 +129,19 @@ def _parse(expression: str, start: datetime) -> CronSim:
         raise _invalid("schedule", f"{expression!r} is not a cron expression: {str(error).lower()}", fix) from error
 
 
+_OF_THE_MACHINE: Final = frozenset({"localtime", "posixrules", "Factory"})
+"""Files that systems have beside their zones."""
+
+
 def _zone(name: str) -> tzinfo:
+    fix = "Use a name such as Europe/Berlin, or UTC."
     if name == "UTC":
         return UTC
+    if name in _OF_THE_MACHINE or name.startswith(("posix/", "right/")):
+        raise _invalid("timeZone", f"{name!r} is another time zone on every machine, or none", fix)
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        fix = "Use a name such as Europe/Berlin, or UTC."
         raise _invalid("timeZone", f"{name!r} is not a known time zone", fix) from error
 
 

@@ -199,7 +199,8 @@ async def run_now(
         state = await get(client, keys, name)
         current = await definitions.current(client, keys)
         if state is None or state.uid != current.uid:
-            raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}")
+            listed = ", ".join(sorted(one.name for one in await all_of(client, keys))) or "none"
+            raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {listed}")
         outcome, _ = await _fire(client, keys, state, current, _At(f"now-{token}", now, now, "", "", RUN_NOW_GUARD))
         match outcome:
             case "fired" | "already":

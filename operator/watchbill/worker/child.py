@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from watchbill import logs
-from watchbill.agents.context import EMIT_SECONDS, Context
+from watchbill.agents.context import EMIT_SECONDS, Context, spoken
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.records import CrewDefinition
@@ -194,7 +194,7 @@ class _Line:
         has ended: what one has left behind must not speak for another."""
         said: Future[None] = Future()
         known = next(self._ids)
-        data = pack(json.dumps({"kind": "emit", "id": known, "message": redact(message)}))
+        data = pack(json.dumps({"kind": "emit", "id": known, "message": redact(spoken(message))}))
         with self._sending:
             if task != self.task or not self._runs:
                 raise RuntimeError("its task has ended")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from watchbill.agents.context import spoken
 from watchbill.connection import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
 from watchbill.loggers import Logger
@@ -117,7 +118,7 @@ class Jobs:
             await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
             me.untold.pop(job.task.id, None)
         job.said += 1
-        number, text = job.said, redact(message)[: results.MESSAGE_MAX]
+        number, text = job.said, redact(spoken(message))[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
     def _over(self, me: Life, job: Job, finished: Finished) -> None:

@@ -176,8 +176,8 @@ def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
 def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
     """What the feed says of a parked task."""
     if isinstance(error, NewerRecord):
-        return f"NewerRecord: {error}. Task {task.id!r} waits for a worker that can read it"
-    return f"AgentUnavailable: {error}. Task {task.id!r} waits for a worker that has it"
+        return f"NewerRecord: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that can read it"
+    return f"AgentUnavailable: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that has it"
 
 
 def _without_record(task: Claimed, error: str) -> Finished:
