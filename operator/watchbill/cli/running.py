@@ -201,6 +201,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
                 "--resume goes on with the newest run of it instead"
             )
         return None
+    ending = ""
     async with connected(url) as redis:
         for run_id in [asked.task_id] if asked.task_id else unfinished:
             try:
@@ -208,6 +209,8 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             except NotFound:  # a task of its own; or there is none of that id
                 continue
             keys = client.keys(crew)
+            if status.status is RunState.CANCELLING:
+                ending = f" (run {run_id} is being cancelled)"
             if status.status in (RunState.CREATING, RunState.CANCELLING, *RUN_TERMINAL) or (
                 asked.prompt is not None
                 and (
@@ -221,7 +224,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             output.say(f"going on with run {run_id}: {done} of {output.many(len(status.steps), 'step')} done")
             return run_id
     same = "" if asked.prompt is None else " with this prompt and these inputs"
-    reason = f"there is no unfinished run of crew {crew!r}{same} in {asked.place.tried}"
+    reason = f"there is no unfinished run of crew {crew!r}{same} in {asked.place.tried}{ending}"
     if asked.prompt is None:
         fix = await _failed_before(asked, client, crew) or "Give a prompt to start one."
         raise InvalidInput(Problem(reason, fix, path="--resume"))

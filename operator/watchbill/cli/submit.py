@@ -25,7 +25,7 @@ from watchbill.cli.options import (
     age,
     refuse_together,
 )
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import InvalidInput, NotFound, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -191,7 +191,11 @@ def result(
 
     async def work() -> int:
         async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
-            ended = await client.result(crew, task_id)
+            try:
+                ended = await client.result(crew, task_id)
+            except NotFound:
+                await client.figures(crew)  # which says so where there is no such crew
+                raise
             if ended is not None:
                 return output.result(ended, form)
             if wait:
@@ -226,7 +230,6 @@ async def _wait(client: Client, crew: str, task_id: str, agent: str | None, time
 
 async def _standing(client: Client, crew: str, task_id: str) -> str:
     """Where unfinished work stands, in a few words."""
-    from watchbill.errors import NotFound
     from watchbill.names import split_step_id
 
     run_id, step = split_step_id(task_id) or (task_id, None)
