@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
 from typing import Final
 
 import redis.asyncio
+from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
 from watchbill.errors import WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import figures
-from watchbill.worker.http import Answer, HttpServer
+from watchbill.worker.http import HttpServer
 
 logger = logging.getLogger("watchbill.health")
 
@@ -45,13 +45,13 @@ class HealthServer:
     async def close(self) -> None:
         await self._server.close()
 
-    async def _healthz(self) -> Answer:
-        return Answer("ok\n")
+    async def _healthz(self) -> web.Response:
+        return web.Response(text="ok\n")
 
-    async def _readyz(self) -> Answer:
-        return Answer("ready\n") if self._is_ready() else Answer("drained\n", HTTPStatus.SERVICE_UNAVAILABLE)
+    async def _readyz(self) -> web.Response:
+        return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
 
-    async def _metrics(self) -> Answer:
+    async def _metrics(self) -> web.Response:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
         try:
             async with asyncio.timeout(FIGURES_SECONDS):
@@ -60,7 +60,7 @@ class HealthServer:
             pass
         except Exception:
             logger.exception("the figures of queues could not be read")
-        return Answer(generate_latest(), kind=CONTENT_TYPE_LATEST)
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def observe(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> None:

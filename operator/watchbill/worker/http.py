@@ -1,171 +1,93 @@
-"""An HTTP server for probes and scrapes, that whoever reaches its port can't hold up.
+"""The HTTP server of probes and scrapes, whom nobody who reaches its port can hold up.
 
-One GET to a connection, which is closed then, within seconds, however little is sent. Connections are few: one more
-closes the oldest of those whose request isn't complete, so that a probe gets in while somebody opens thousands.
+aiohttp's, with the bounds that it leaves to others: one request to a connection, which ends in time, however little is
+sent or read; and few connections: one more ends the oldest of those whose request isn't complete, so that a probe gets
+in while somebody opens thousands.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
 from typing import Final
 
-from watchbill import background
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 logger = logging.getLogger("watchbill.health")
+_strangers = logging.getLogger("watchbill.health.garbage")
+"""What aiohttp says of requests that are none, with a traceback: whoever reaches the port could fill the log."""
+_strangers.setLevel(logging.CRITICAL)
 
 CONNECTIONS: Final = 64
 HEAD_SECONDS: Final = 5.0
 """How long a request may take to come."""
-ANSWER_SECONDS: Final = 10.0
-"""How long its answer may take to be made, to be sent, and to be heard."""
-HEAD_BYTES: Final = 16_384
-_BACKLOG: Final = 1024
-"""Connections that the kernel keeps meanwhile: those beyond it try again only after a second, which a probe hasn't."""
-_ACCEPT_AGAIN_SECONDS: Final = 0.1
-_READ_BYTES: Final = 65_536
-_REQUEST: Final = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01](?:\r\n|$)")
+CONNECTION_SECONDS: Final = 15.0
+"""How long a connection may last: that, and for the answer to be made, sent and read."""
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a page says."""
-
-    body: str | bytes
-    status: HTTPStatus = HTTPStatus.OK
-    kind: str = "text/plain; charset=utf-8"
+Page = Callable[[], Awaitable[web.Response]]
 
 
 class HttpServer:
     """Serves pages: path → what makes its answer."""
 
-    def __init__(self, pages: Mapping[str, Callable[[], Awaitable[Answer]]]) -> None:
+    def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
-        self._listening: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
-        self._asking: dict[socket.socket, asyncio.Task[None]] = {}
-        """Whose request isn't complete, the oldest first."""
-        self._hearing: dict[socket.socket, asyncio.Task[None]] = {}
+        self._runner: web.ServerRunner | None = None
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
         """Listens; port 0 takes any free one, told by `port`. Raises OSError when it is taken."""
-        loop = asyncio.get_running_loop()
-        flags = socket.AI_PASSIVE
-        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
-        self.port = port
-        try:
-            for family, _, _, _, address in found:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-                self._listening.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((address[0], self.port, *address[2:]))
-                sock.listen(_BACKLOG)
-                sock.setblocking(False)
-                self.port = sock.getsockname()[1]
-        except OSError:
-            await self.close()
-            raise
-        self._accepting = [background.start("http", partial(self._accept, sock)) for sock in self._listening]
+        self._runner = web.ServerRunner(_Server(self._pages), shutdown_timeout=0)
+        await self._runner.setup()
+        # As many as the loop accepts at once, before it looks at one of them: each is a descriptor.
+        await web.TCPSite(self._runner, host, port, backlog=CONNECTIONS).start()
+        self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
         """Serves no more, and leaves unanswered what was asked."""
-        ending = [*self._accepting, *self._asking.values(), *self._hearing.values()]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
-        for sock in self._listening:
-            sock.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listening)
-            except OSError as error:  # no descriptor is left, say
-                logger.debug("can't accept a connection: %s", error)
-                self._close_oldest()
-                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
-                continue
-            if len(self._asking) + len(self._hearing) >= CONNECTIONS:
-                self._close_oldest()
-            self._asking[sock] = loop.create_task(self._serve(sock))
-            self._asking[sock].add_done_callback(partial(self._end, sock))
-            await asyncio.sleep(0)  # others' turn: there may be thousands
 
-    def _close_oldest(self) -> None:
-        held = self._asking or self._hearing
-        if held:
-            held.pop(next(iter(held))).cancel()
-
-    async def _serve(self, sock: socket.socket) -> None:
-        with suppress(OSError, TimeoutError):  # also what a connection that was lost raises
-            async with asyncio.timeout(HEAD_SECONDS):
-                head = await _head(sock)
-            if head is not None:
-                self._hearing[sock] = self._asking.pop(sock)
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await self._answer(sock, head)
-
-    def _end(self, sock: socket.socket, _: asyncio.Task[None]) -> None:
-        self._asking.pop(sock, None)
-        self._hearing.pop(sock, None)
-        sock.close()
-
-    async def _answer(self, sock: socket.socket, head: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        request = _REQUEST.match(head)
-        method = request[1] if request else b""
-        answer = await self._page(head, request)
-        body = answer.body.encode() if isinstance(answer.body, str) else answer.body
-        lines = (
-            f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-            f"Content-Type: {answer.kind}",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            "\r\n",
+class _Server(web.Server):
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        super().__init__(
+            self._answer, keepalive_timeout=HEAD_SECONDS, lingering_time=0, access_log=None, logger=_strangers
         )
-        await loop.sock_sendall(sock, "\r\n".join(lines).encode() + (b"" if method == b"HEAD" else body))
-        sock.shutdown(socket.SHUT_WR)
-        while await loop.sock_recv(sock, _READ_BYTES):  # what it still sends would cost it the answer
-            pass
+        self._pages = pages
+        self._asking: dict[RequestHandler, asyncio.Transport] = {}
+        """Whose request isn't complete, the oldest first."""
+        self._ends: dict[RequestHandler, asyncio.TimerHandle] = {}
 
-    async def _page(self, head: bytes, request: re.Match[bytes] | None) -> Answer:
-        if len(head) > HEAD_BYTES:
-            return _told(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if request is None:
-            return _told(HTTPStatus.BAD_REQUEST)
-        page = self._pages.get(request[2].partition(b"?")[0].decode("ascii", "replace"))
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._ends[handler] = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, transport.abort)
+        if len(self._ends) > CONNECTIONS and self._asking:
+            self._asking.pop(next(iter(self._asking))).abort()
+        self._asking[handler] = transport
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._asking.pop(handler, None)
+        if end := self._ends.pop(handler, None):
+            end.cancel()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        self._asking.pop(request.protocol, None)
+        answer = await self._page(request)
+        answer.force_close()
+        return answer
+
+    async def _page(self, request: web.BaseRequest) -> web.Response:
+        page = self._pages.get(request.path)
         if page is None:
-            return _told(HTTPStatus.NOT_FOUND)
-        if request[1] not in (b"GET", b"HEAD"):
-            return _told(HTTPStatus.METHOD_NOT_ALLOWED)
+            return web.Response(status=404, text="Not Found\n")
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, text="Method Not Allowed\n", headers={"Allow": "GET, HEAD"})
         try:
             return await page()
         except Exception:
-            logger.exception("%s could not be answered", request[2].decode("ascii"))
-            return _told(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def _told(status: HTTPStatus) -> Answer:
-    return Answer(f"{status.phrase}\n", status)
-
-
-async def _head(sock: socket.socket) -> bytes | None:
-    """All up to the empty line, or more than it may be; None: it has hung up."""
-    got = b""
-    while b"\r\n\r\n" not in got and len(got) <= HEAD_BYTES:
-        more = await asyncio.get_running_loop().sock_recv(sock, _READ_BYTES)
-        if not more:
-            return None
-        got += more
-    return got.partition(b"\r\n\r\n")[0]
+            logger.exception("%s could not be answered", request.path)
+            return web.Response(status=500, text="Internal Server Error\n")
