@@ -27,7 +27,7 @@ from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import prompts, submission
-from watchbill.records import DEFAULT_CLASS, from_crew
+from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew
 from watchbill.store import definitions, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
@@ -50,10 +50,11 @@ class Manifests:
     folders: tuple[Path, ...]
 
 
-def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
+def load(paths: Sequence[Path], *, model: str | None = None, to_store: bool = False) -> Manifests:
     """Reads and checks files. Raises InvalidInput with all problems of all files, each with its place.
 
     `model`: the crews' default model; agents that carry a systemPrompt then run as LLMAgent, whatever their class.
+    `to_store`: nothing of it is to run here, so agents needn't be loadable, and a heartbeat's crew may be elsewhere.
     """
     problems: list[Problem] = []
     parsed: list[parse.Parsed] = []
@@ -71,7 +72,7 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
     for file in parsed:
         for written in file.crews:
             crew = with_model(written, model) if model else written
-            found = [*prompts.check(from_crew(crew)), *loader.check(from_crew(crew))]
+            found = [*prompts.check(from_crew(crew)), *(() if to_store else loader.check(from_crew(crew)))]
             place = _place(crew)
             if place in seen:
                 reason = f"crew {crew.name!r} is in {seen[place]} already"
@@ -83,7 +84,10 @@ def load(paths: Sequence[Path], *, model: str | None = None) -> Manifests:
     for file in parsed:
         for heartbeat in file.heartbeats:
             target = known.get(_target(heartbeat))
-            problems += [replace(p, source=file.where(heartbeat, _loc(p.path))) for p in _fits(heartbeat, target)]
+            if target is None and to_store:
+                continue
+            found = fits(heartbeat, from_crew(target) if target else None)
+            problems += [replace(p, source=file.where(heartbeat, _loc(p.path))) for p in found]
     if problems:
         raise InvalidInput(problems)
     return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
@@ -101,6 +105,34 @@ def require_ready(manifests: Manifests, crew: Crew | None = None, agent: str | N
     ]
     if problems:
         raise InvalidInput(problems)
+
+
+def unloadable(manifests: Manifests) -> list[Problem]:
+    """What of the crews' agents and tools can't be loaded here. Imports their modules."""
+    loader = AgentLoader(manifests.folders, chosen=_chosen(manifests.crews))
+    return [
+        replace(problem, source=f"crew {crew.name!r}")
+        for crew in manifests.crews
+        for problem in loader.check(from_crew(crew))
+    ]
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """The paths with folders replaced by the YAML files in them, each once."""
+    found: dict[Path, Path] = {}
+    problems = []
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix in (".yaml", ".yml") and f.is_file())
+            if not files:
+                reason, fix = "this folder has no *.yaml or *.yml", "Name a file, or another folder."
+                problems.append(Problem(reason, fix, source=str(path)))
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if problems:
+        raise InvalidInput(problems)
+    return list(found.values())
 
 
 def _chosen(crews: Iterable[Crew]) -> Iterator[str]:
@@ -121,7 +153,7 @@ def _target(heartbeat: Heartbeat) -> tuple[str, str]:
     return heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name
 
 
-def _fits(heartbeat: Heartbeat, crew: Crew | None) -> list[Problem]:
+def fits(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
     """Whether the heartbeat's crew is there, and can do what it asks."""
     if crew is None:
         name = heartbeat.spec.crew_ref.name
@@ -134,7 +166,7 @@ def _fits(heartbeat: Heartbeat, crew: Crew | None) -> list[Problem]:
         ]
     try:
         spec = heartbeat.spec
-        submission.check(from_crew(crew), spec.prompt, agent=spec.agent, inputs=spec.inputs)
+        submission.check(crew, spec.prompt, agent=spec.agent, inputs=spec.inputs)
     except InvalidInput as error:
         return [beat.problem(p) for p in error.problems]
     return []

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from watchbill.cli import about, control, dead, events, failures, operator, run, status, submit, top, worker
+from watchbill.cli import about, control, crews, dead, events, failures, operator, run, status, submit, top, worker
 from watchbill.cli.environment import leveled
 from watchbill.cli.failures import reported
 
@@ -40,6 +40,9 @@ def options(
 
 for command in (
     run.run,
+    crews.apply,
+    crews.get,
+    crews.delete,
     submit.submit,
     submit.result,
     status.status,

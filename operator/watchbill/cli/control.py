@@ -176,14 +176,20 @@ def drain(
 
 
 def with_client(
-    redis_url: str | None, state: Path | None, namespace: str | None, work: Callable[[Client], Awaitable[int]]
+    redis_url: str | None,
+    state: Path | None,
+    namespace: str | None,
+    work: Callable[[Client], Awaitable[int]],
+    *,
+    make: bool = False,
 ) -> int:
-    """Finds and opens the store, and does this with a client of it. Returns the exit code."""
+    """Finds and opens the store, and does this with a client of it. `make`: a private one may be made. Returns the exit
+    code."""
     from watchbill.cli import environment, process, stores
     from watchbill.client import Client
 
     settings = environment.read()
-    where = stores.place(redis_url, state, settings)
+    where = stores.place(redis_url, state, settings, make=make)
 
     async def opened() -> int:
         async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:

@@ -98,7 +98,7 @@ def run(
     output.keep_stdout()
     problems = _of_prompt(text, given, agent, optional=watch or resume)
     try:
-        manifests = service.load(_files([file, *(also or [])]), model=model)
+        manifests = service.load(service.files([file, *(also or [])]), model=model)
     except InvalidInput as error:
         problems = [*error.problems, *problems]
     if problems:  # all of them: who mends one should not find the next
@@ -162,21 +162,3 @@ def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, 
         for option, value in (("--input", given), ("--agent", agent))
         if value
     ]
-
-
-def _files(paths: list[Path]) -> list[Path]:
-    """The paths with folders replaced by the YAML files in them, each once."""
-    found: dict[Path, Path] = {}
-    problems = []
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix in (".yaml", ".yml") and f.is_file())
-            if not files:
-                reason, fix = "this folder has no *.yaml or *.yml", "Name a file, or another folder."
-                problems.append(Problem(reason, fix, source=str(path)))
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    if problems:
-        raise InvalidInput(problems)
-    return list(found.values())

@@ -15,13 +15,14 @@ from typing import Any
 
 from watchbill.client.client import Client, Result
 from watchbill.client.control import Replay
+from watchbill.client.crews import Applied
 from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
 from watchbill.store.figures import Incarnation
 
-__all__ = ["CancelledAll", "Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
+__all__ = ["Applied", "CancelledAll", "Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
 
 
 async def run(

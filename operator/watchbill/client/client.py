@@ -16,15 +16,14 @@ from pydantic import ValidationError
 
 from watchbill import names
 from watchbill.client.control import Control
+from watchbill.client.crews import Crews
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import persist
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.loggers import Logger
-from watchbill.plan import flow, submission, texts
-from watchbill.records import CrewDefinition
+from watchbill.plan import flow, submission
 from watchbill.store import definitions, events, runs
-from watchbill.store.crews import CrewRedis
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue, Submission
@@ -37,7 +36,7 @@ DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
 Result = RunResult | TaskResult
 
 
-class Client(Control):
+class Client(Control, Crews):
     """One store's crews, for those who give them work. An async context manager; safe for concurrent use.
 
     Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
@@ -250,7 +249,7 @@ class Client(Control):
         keys = self._door(crew, task_id=task_id)
         async with _within(timeout, keys, task_id):
             with self._replies.awaited(keys, task_id) as waiter:
-                return await self._result(keys, task_id, waiter, subscribed=False)
+                return await self._of_crew(keys, self._result(keys, task_id, waiter, subscribed=False))
 
     async def _result(self, keys: names.CrewKeys, task_id: str, waiter: Waiter, *, subscribed: bool) -> Result:
         async def subscribe() -> bool:
@@ -278,29 +277,20 @@ class Client(Control):
 
     async def result(self, crew: str, task_id: str) -> Result | None:
         """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
-        return await runs.result(self._redis, self._door(crew, task_id=task_id), task_id)
+        keys = self._door(crew, task_id=task_id)
+        return await self._of_crew(keys, runs.result(self._redis, keys, task_id))
 
     # ------------------------------------------------------------ looking
 
-    async def crews(self, *, namespace: str | None = None) -> list[str]:
-        """The crews of a namespace (the client's own), sorted, each as `namespace/name`."""
-        texts.check(namespace=namespace)
-        chosen = namespace or self._namespace
-        records = CrewRedis(client=self._redis, tenant=chosen, strict=True)
-        return [f"{chosen}/{name}" for name in await records.list_crews()]
-
-    async def crew(self, crew: str) -> CrewDefinition:
-        """The crew as it is now: its agents, how they work together, its bounds. Raises NotFound."""
-        keys = self.keys(crew)
-        return (await self._current(keys)).definition
-
     async def state(self, crew: str, task_id: str) -> RunState | TaskState:
         """Where a run, a task, or a step (`run/step`) stands. Raises NotFound."""
-        return await runs.state(self._redis, self._door(crew, task_id=task_id), task_id)
+        keys = self._door(crew, task_id=task_id)
+        return await self._of_crew(keys, runs.state(self._redis, keys, task_id))
 
     async def status(self, crew: str, run_id: str) -> RunStatus:
         """A run and its steps as they are now."""
-        return await runs.status(self._redis, self._door(crew, run_id=run_id), run_id)
+        keys = self._door(crew, run_id=run_id)
+        return await self._of_crew(keys, runs.status(self._redis, keys, run_id))
 
     async def figures(self, crew: str) -> Figures:
         """How much waits, runs, and how many workers there are."""

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from watchbill import names
-from watchbill.connection import connect
-from watchbill.errors import CrewGone, InvalidInput, Problem, WatchbillError
+from watchbill.connection import connect, persist
+from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.plan import texts
 from watchbill.store import definitions
 from watchbill.store.queue import Changed
@@ -44,6 +44,14 @@ class Connected:
         """The crew as it is now. Raises NotFound, however well we knew it."""
         found = self._crews[keys.crew] = await definitions.current(self._redis, keys)
         return found
+
+    async def _of_crew(self, keys: names.CrewKeys, work: Awaitable[T]) -> T:
+        """What reading something of a crew gives. Raises NotFound of the crew, if it is that which isn't there."""
+        try:
+            return await work
+        except NotFound:
+            await persist(lambda: definitions.current(self._redis, keys))
+            raise
 
     async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
         """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by

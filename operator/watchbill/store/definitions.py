@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from watchbill import __version__
 from watchbill.connection import run_script, translated
 from watchbill.errors import Conflict, NewerRecord, NotFound
-from watchbill.names import CrewKeys
+from watchbill.names import CrewKeys, crew_index
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
 
@@ -26,6 +27,8 @@ _LOSS: Final = (
     "the store lost all it had of this crew: what waited is gone, and must be submitted again; what still runs goes "
     "on, and its result is kept"
 )
+_NAMED: Final = 10
+"""Crews that an error names."""
 _RECORDS: Final = 100
 """Tasks and runs that are removed at once, of five keys each."""
 
@@ -113,12 +116,21 @@ async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
         while True:
             uid, digest, born = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def", "born"]))
             if not uid or not digest:
-                raise NotFound(
-                    f"the store has no crew {keys.crew!r}. Check name and namespace, or start it: watchbill run FILE"
-                )
+                raise await _no_crew(client, keys)
             content = await client.get(keys.definition(digest))
             if content is not None:  # else it was replaced between the two reads
                 return Current(keys.crew, uid, digest, str(content), born)
+
+
+async def _no_crew(client: redis.asyncio.Redis, keys: CrewKeys) -> NotFound:
+    namespace = keys.crew.partition("/")[0]
+    there = ""
+    with suppress(redis.exceptions.RedisError):  # it isn't everybody's right to know of others
+        known = sorted(map(str, await client.srandmember(crew_index(namespace), _NAMED) or ()))
+        more = int(await client.scard(crew_index(namespace))) - len(known)
+        listed = (", ".join(known) or "none") + (f" and {more} more" if more > 0 else "")
+        there = f" Namespace {namespace!r} has: {listed}."
+    return NotFound(f"the store has no crew {keys.crew!r}.{there} To put it there: watchbill apply -f FILE")
 
 
 async def born(client: redis.asyncio.Redis, keys: CrewKeys) -> str:

@@ -1,0 +1,217 @@
+"""`apply`, `get` and `delete`: crews and heartbeats in a store, as kubectl has them in a cluster."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.control import confirmed, with_client
+from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.errors import InvalidInput, Problem
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+    from watchbill.store.heartbeats import State
+
+FileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--filename", "-f", metavar="FILE", help="A YAML file, or a folder of them. Repeatable.", show_default=False
+    ),
+]
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
+
+
+class Kind(StrEnum):
+    """What there is in a store, by the names that kubectl takes."""
+
+    CREW = "crew"
+    CREWS = "crews"
+    HEARTBEAT = "heartbeat"
+    HEARTBEATS = "heartbeats"
+
+
+_CREWS: Final = (Kind.CREW, Kind.CREWS)
+
+
+def apply(
+    files: FileOption = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Put the crews and heartbeats of YAML files into a store, or change those that are there.
+
+    Nothing runs here: `watchbill worker CREW` does a crew's work, where its agents are. Heartbeats fire where an
+    operator or `watchbill run FILE --watch` is on duty. A crew that an operator keeps is refused.
+    """
+    from watchbill import service
+
+    if not files:
+        raise InvalidInput(Problem("there is no file", "Give one: watchbill apply -f FILE.", path="-f"))
+    read = service.load(service.files(files), to_store=True)
+    output.keep_stdout()  # agents' modules print, too
+    unloadable = service.unloadable(read)
+
+    async def work(client: Client) -> int:
+        done = await client.apply([*read.crews, *read.heartbeats])
+        if form is Output.TEXT:
+            for one in done:
+                output.stdout().write(f"{one.kind}/{one.name.partition('/')[2]} {one.change}\n")
+            output.stdout().flush()
+        else:
+            output.write([{"kind": one.kind, "name": one.name, "change": one.change} for one in done], form)
+        for problem in unloadable:
+            output.say(f"note: {problem.source}: {problem.path}: {problem.reason}. It is needed where workers are")
+        return 0
+
+    return with_client(redis_url, state, namespace, work, make=True)
+
+
+def get(
+    kind: Annotated[Kind, typer.Argument(help="crews or heartbeats.", show_default=False)],
+    chosen: NamesArgument = None,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+    form: OutputOption = Output.TEXT,
+) -> int:
+    """Show the crews of a store, or their heartbeats: all, or those of these names.
+
+    Heartbeats are named by their crews. With -o yaml a crew is printed so that it can be applied again.
+    """
+
+    async def work(client: Client) -> int:
+        crews = [client.keys(name).crew for name in chosen] if chosen else await client.crews()
+        if kind in _CREWS:
+            await _show_crews(client, crews, form, one=len(chosen or ()) == 1)
+        else:
+            await _show_heartbeats(client, crews, form)
+        return 0
+
+    return with_client(redis_url, state, namespace, work)
+
+
+def delete(
+    kind: Annotated[Kind | None, typer.Argument(help="crew or heartbeat; or give -f.", show_default=False)] = None,
+    chosen: NamesArgument = None,
+    files: FileOption = None,
+    of: Annotated[str | None, typer.Option("--crew", help="Of heartbeats: whose they are.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, even if there is unfinished work.")] = False,
+    redis_url: RedisUrlOption = None,
+    state: StateOption = None,
+    namespace: NamespaceOption = None,
+) -> int:
+    """Remove crews, with all their work and results, or heartbeats from a store: by name, or those of YAML files.
+
+    On a terminal it asks first, if a crew has unfinished work. A crew that an operator keeps is refused.
+    """
+    crews, beats = _doomed(kind, chosen or [], files or [], of)
+
+    async def work(client: Client) -> int:
+        for crew in crews:
+            await client.crew(crew)  # all are there, before one goes
+        if not yes and sys.stdin.isatty() and crews:
+            busy = [crew for crew in crews if await client.unfinished(crew)]
+            if busy and not await confirmed(f"Delete {', '.join(busy)}, and the work that waits or runs there?"):
+                output.say("nothing was deleted")
+                return 1
+        for crew, beat in beats:
+            await client.delete(crew, heartbeat=beat)
+            sys.stdout.write(f"heartbeat/{beat} deleted\n")
+        for crew in crews:
+            await client.delete(crew)
+            sys.stdout.write(f"crew/{client.keys(crew).crew.partition('/')[2]} deleted\n")
+        return 0
+
+    return with_client(redis_url, state, namespace, work)
+
+
+def _doomed(
+    kind: Kind | None, chosen: list[str], files: list[Path], of: str | None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Crews, and heartbeats as (crew, name). Raises InvalidInput."""
+    if bool(files) == (kind is not None):
+        fix = "Write: watchbill delete crew NAME, or watchbill delete -f FILE."
+        raise InvalidInput(Problem("it must be said what to delete, by name or by file", fix))
+    if files:
+        from watchbill import service
+
+        read = service.load(service.files(files), to_store=True)
+
+        def full(namespace: str | None, name: str) -> str:
+            return f"{namespace}/{name}" if namespace else name
+
+        crews = [full(crew.metadata.namespace, crew.name) for crew in read.crews]
+        beats = [(full(beat.metadata.namespace, beat.spec.crew_ref.name), beat.name) for beat in read.heartbeats]
+        return crews, [beat for beat in beats if beat[0] not in crews]  # the others go with their crew
+    if not chosen:
+        raise InvalidInput(Problem("no name is given", f"Write: watchbill delete {kind} NAME.", path="NAME"))
+    if kind in _CREWS:
+        return list(dict.fromkeys(chosen)), []
+    if of is None:
+        raise InvalidInput(Problem("it must be said whose heartbeat it is", "Add --crew NAME.", path="--crew"))
+    return [], [(of, name) for name in chosen]
+
+
+async def _show_crews(client: Client, crews: list[str], form: Output, *, one: bool) -> None:
+    """One that somebody asked for must be there; of all, one that can't be read is left out, and told of."""
+    from watchbill.errors import UserActionRequired
+
+    found: list[Any] = []
+    for crew in crews:
+        try:
+            found.append(await client.manifest(crew) if form is not Output.TEXT else await _row(client, crew))
+        except UserActionRequired as error:
+            if one:
+                raise
+            output.say(f"note: crew {crew!r} is left out: {error}")
+    if form is not Output.TEXT:
+        output.write(found[0] if one else {"apiVersion": "v1", "kind": "List", "items": found}, form)
+    elif found:
+        output.table(("NAME", "MODE", "AGENTS", "HEARTBEATS"), found)
+    else:
+        output.say("no crews here. To put one: watchbill apply -f FILE")
+
+
+async def _row(client: Client, crew: str) -> tuple[str, ...]:
+    definition = await client.crew(crew)
+    agents = ", ".join(agent.agent_id for agent in definition.agents)
+    return crew.partition("/")[2], definition.execution_mode.value, agents, str(len(await client.heartbeats(crew)))
+
+
+async def _show_heartbeats(client: Client, crews: list[str], form: Output) -> None:
+    found = [(crew, beat) for crew in crews for beat in await client.heartbeats(crew)]
+    if form is not Output.TEXT:
+        output.write([_beat(crew, beat) for crew, beat in found], form)
+    elif found:
+        rows = []
+        for crew, beat in found:
+            shown = _beat(crew, beat)
+            when = [shown["schedule"], shown["next"] or "suspended", shown["last"] or "-"]
+            rows.append((beat.name, crew.partition("/")[2], *when))
+        output.table(("NAME", "CREW", "SCHEDULE", "NEXT", "LAST"), rows)
+    else:
+        output.say("no heartbeats here. To put one: watchbill apply -f FILE")
+
+
+def _beat(crew: str, beat: State) -> dict[str, Any]:
+    from watchbill.store.heartbeats import iso
+
+    spec = beat.spec
+    return {
+        "name": beat.name,
+        "crew": crew,
+        "agent": spec.agent,
+        "prompt": spec.prompt,
+        "schedule": f"{spec.schedule} {spec.time_zone}" if spec.schedule else f"every {spec.interval_seconds} s",
+        "next": iso(beat.next) if beat.next else None,
+        "last": iso(beat.last) if beat.last else None,
+        "missed": beat.missed,
+    }

@@ -1,0 +1,215 @@
+"""Crews and heartbeats in a store: putting them there, looking at them, removing them.
+
+What an operator keeps is the operator's: it is looked at, and changed with kubectl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from watchbill import names
+from watchbill.client.connected import Connected
+from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
+from watchbill.plan import texts
+from watchbill.records import CrewDefinition, from_crew, to_crew
+from watchbill.store import definitions
+from watchbill.store.crews import CrewRedis
+
+if TYPE_CHECKING:
+    from watchbill.api import Crew, Heartbeat
+    from watchbill.store.heartbeats import State
+
+Change = Literal["created", "configured", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `apply` did with one resource."""
+
+    kind: Literal["crew", "heartbeat"]
+    name: str
+    """As `namespace/name`."""
+    change: Change
+
+
+class Crews(Connected):
+    """The client's methods for crews themselves."""
+
+    async def apply(
+        self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
+    ) -> list[Applied]:
+        """Puts crews and their heartbeats into the store, or changes those that are there, and says which of the two.
+
+        `sources`: YAML files, folders of them, or the resources themselves. Agents needn't be loadable here. What waits
+        is done by the new definition; a run that has begun keeps its own. A heartbeat fires where an operator or
+        `watchbill run FILE --watch` is on duty. Raises InvalidInput with every problem before anything is stored, and
+        Conflict where an operator keeps the crew.
+        """
+        crews, beats = self._declared(sources)
+        for keys, _ in crews:
+            await self._refuse_kept(keys, "apply", "-f FILE")
+        known = {keys.crew: definition for keys, definition in crews}
+        for keys, beat in beats:
+            await self._refuse_misfit(keys, beat, known)
+        done: list[Applied] = []
+        for keys, definition in crews:
+            done.append(Applied("crew", keys.crew, await self._put_crew(keys, definition)))
+        for keys, beat in beats:
+            name = f"{_split(keys)[0]}/{beat.name}"
+            done.append(Applied("heartbeat", name, await self._put_heartbeat(keys, beat)))
+        return done
+
+    async def crews(self, *, namespace: str | None = None) -> list[str]:
+        """The crews of a namespace (the client's own), sorted, each as `namespace/name`."""
+        texts.check(namespace=namespace)
+        chosen = namespace or self._namespace
+        return [f"{chosen}/{name}" for name in await self._records(chosen).list_crews()]
+
+    async def crew(self, crew: str) -> CrewDefinition:
+        """The crew as it is now: its agents, how they work together, its bounds. Raises NotFound, NewerRecord."""
+        return (await self._current(self.keys(crew))).definition
+
+    async def manifest(self, crew: str) -> dict[str, Any]:
+        """The crew as YAML says it, without what is left to defaults: it can be applied again. Raises NotFound;
+        InvalidInput for what another program has put there and no Crew can say."""
+        keys = self.keys(crew)
+        definition = await self._record(keys) or (await self._current(keys)).definition
+        made = to_crew(definition, _split(keys)[0])
+        return {"apiVersion": made.api_version, "kind": made.kind} | made.model_dump(
+            mode="json", by_alias=True, exclude_defaults=True
+        )
+
+    async def heartbeats(self, crew: str) -> list[State]:
+        """The crew's heartbeats: what they ask, when they fire next and have fired last. Raises NotFound."""
+        from watchbill.store import heartbeats  # with the models of the API
+
+        keys = self.keys(crew)
+        await self._current(keys)
+        return await heartbeats.all_of(self._redis, keys)
+
+    async def delete(self, crew: str, *, heartbeat: str | None = None) -> None:
+        """Removes the crew with all its work, results, events and heartbeats; its workers end. With `heartbeat` only
+        that: what it has fired stays.
+
+        After any error the same call may be made again. Raises NotFound, and Conflict where an operator keeps the crew.
+        """
+        keys = self._door(crew, heartbeat=heartbeat)
+        if heartbeat is not None:
+            await self._delete_heartbeat(keys, heartbeat)
+            return
+        held = await self._refuse_kept(keys, "delete crew", _split(keys)[1])
+        if not (held.uid or held.leaving) and await self._record(keys) is None:
+            await self._current(keys)  # raises NotFound
+        if held.uid or held.leaving:
+            await definitions.delete(self._redis, keys, held.uid or held.leaving)
+        self._crews.pop(keys.crew, None)
+        namespace, name = _split(keys)
+        with contextlib.suppress(NotFound):
+            await self._records(namespace).delete_crew(name)
+
+    # ------------------------------------------------------------ within
+
+    def _declared(
+        self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
+    ) -> tuple[list[tuple[names.CrewKeys, CrewDefinition]], list[tuple[names.CrewKeys, Heartbeat]]]:
+        """The crews and heartbeats with the crews that they are, or are of. Raises InvalidInput."""
+        from watchbill import service  # which reads files; what it brings along, only who applies pays for
+        from watchbill.api import Crew, Heartbeat
+
+        given = [sources] if isinstance(sources, str | Path | Crew | Heartbeat) else list(sources)
+        for one in given:
+            texts.check(sources=one if isinstance(one, str) else None)
+        crews = [one for one in given if isinstance(one, Crew)]
+        beats = [one for one in given if isinstance(one, Heartbeat)]
+        if paths := [Path(one) for one in given if isinstance(one, str | Path)]:
+            read = service.load(service.files(paths), to_store=True)
+            crews, beats = [*crews, *read.crews], [*beats, *read.heartbeats]
+        if not (crews or beats):
+            raise InvalidInput(Problem("there is neither a crew nor a heartbeat", "Name one.", path="sources"))
+
+        def keys(resource: Crew | Heartbeat, name: str) -> names.CrewKeys:
+            return self.keys(f"{resource.metadata.namespace or self._namespace}/{name}")
+
+        return (
+            [(keys(crew, crew.name), from_crew(crew)) for crew in crews],
+            [(keys(beat, beat.spec.crew_ref.name), beat) for beat in beats],
+        )
+
+    async def _refuse_misfit(self, keys: names.CrewKeys, beat: Heartbeat, known: dict[str, CrewDefinition]) -> None:
+        """Raises InvalidInput for a heartbeat whose crew is nowhere, or can't do what it asks."""
+        from watchbill import service
+
+        definition = known.get(keys.crew)
+        if definition is None:
+            await self._refuse_kept(keys, "apply", "-f FILE")
+            with contextlib.suppress(NotFound):
+                definition = (await self._current(keys)).definition
+        if problems := service.fits(beat, definition):
+            raise InvalidInput([replace(p, source=f"heartbeat {beat.name!r}") for p in problems])
+
+    async def _refuse_kept(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:
+        """Raises Conflict where an operator keeps the crew; else tells whose it is."""
+        held = await definitions.identity(self._redis, keys)
+        owner = held.owner
+        if not owner and (record := await self._record(keys)) is not None:
+            annotations = record.metadata.get("annotations")
+            owner = str(annotations.get(names.ANNOTATION_OWNER, "")) if isinstance(annotations, dict) else ""
+        if owner:
+            raise Conflict(
+                f"the operator {owner!r} keeps crew {keys.crew!r}, as its Crew in Kubernetes says. "
+                f"Use: kubectl {verb} -n {_split(keys)[0]} {what}"
+            )
+        return held
+
+    async def _put_crew(self, keys: names.CrewKeys, definition: CrewDefinition) -> Change:
+        before, held = await self._record(keys), await definitions.identity(self._redis, keys)
+        same = before is not None and (before.content(), before.metadata) == (definition.content(), definition.metadata)
+        if same and held.uid and (await self._current(keys)).digest == definition.digest():
+            return "unchanged"
+        uid = await definitions.apply(self._redis, keys, definition)
+        await self._records(_split(keys)[0]).save_crew(definition.model_copy(update={"crew_id": uid}))
+        self._crews.pop(keys.crew, None)
+        return "configured" if held.uid else "created"
+
+    async def _put_heartbeat(self, keys: names.CrewKeys, beat: Heartbeat) -> Change:
+        from watchbill.store import heartbeats
+
+        uid = (await self._current(keys)).uid
+        before = await heartbeats.get(self._redis, keys, beat.name)
+        now = datetime.now(UTC)  # noqa: TID251 - shell
+        after = await heartbeats.apply(self._redis, keys, uid, beat, now=now)
+        if before is None or before.uid != uid:
+            return "created"
+        return "unchanged" if before.generation == after.generation else "configured"
+
+    async def _delete_heartbeat(self, keys: names.CrewKeys, name: str) -> None:
+        from watchbill.store import heartbeats
+
+        await self._refuse_kept(keys, "delete heartbeat", name)
+        current = await self._current(keys)
+        known = [state.name for state in await heartbeats.all_of(self._redis, keys)]
+        if name not in known:
+            raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {', '.join(known) or 'none'}")
+        await heartbeats.remove(self._redis, keys, current.uid, name)
+
+    def _records(self, namespace: str) -> CrewRedis:
+        return CrewRedis(client=self._redis, tenant=namespace, strict=True)
+
+    async def _record(self, keys: names.CrewKeys) -> CrewDefinition | None:
+        """The crew as people wrote it; None where there is no such record, or none that can be read."""
+        namespace, name = _split(keys)
+        records = self._records(namespace)
+        try:
+            return await records.load_crew(name) if await records.crew_exists(name) else None
+        except (NotFound, InvalidInput):
+            return None
+
+
+def _split(keys: names.CrewKeys) -> Sequence[str]:
+    """Namespace and name."""
+    return keys.crew.split("/", 1)

@@ -1,0 +1,146 @@
+"""Crews and heartbeats that clients put into a store, look at and remove."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Crew
+
+from watchbill.api import Crew as Manifest
+from watchbill.api import Heartbeat
+from watchbill.client import Applied, Client, SyncClient
+from watchbill.errors import Conflict, InvalidInput, NotFound
+from watchbill.names import ANNOTATION_OWNER, CrewKeys
+from watchbill.records import from_crew
+from watchbill.store import definitions
+from watchbill.store.crews import CrewRedis
+
+
+def manifest(name: str, *agents: str, **metadata: Any) -> Manifest:
+    spec = {"agents": [{"name": agent, "class": "elsewhere:Agent"} for agent in agents or ("a",)]}
+    return Manifest.model_validate({"metadata": {"name": name, **metadata}, "spec": spec})
+
+
+def beat(name: str, crew: str, **spec: Any) -> Heartbeat:
+    fields = {"crewRef": {"name": crew}, "intervalSeconds": 3600, "prompt": "Wake up.", **spec}
+    return Heartbeat.model_validate({"metadata": {"name": name}, "spec": fields})
+
+
+@pytest.fixture
+async def name(crew_name: str, client: Client) -> AsyncIterator[str]:
+    """Of a crew that isn't there yet, and is gone at the end."""
+    yield crew_name
+    with contextlib.suppress(NotFound):
+        await client.delete(crew_name)
+
+
+async def test_a_crew_is_created_changed_and_left_as_it_is(name: str, client: Client) -> None:
+    crew, hourly = manifest(name, labels={"team": "x"}), beat("hourly", name)
+    both = [f"test/{name}", "test/hourly"]
+    for change in ("created", "unchanged"):
+        assert await client.apply([crew, hourly]) == [
+            Applied("crew", both[0], change),  # type: ignore[arg-type]
+            Applied("heartbeat", both[1], change),  # type: ignore[arg-type]
+        ]
+    assert await client.apply(manifest(name, "a", "b", labels={"team": "x"})) == [
+        Applied("crew", both[0], "configured")
+    ]
+    assert await client.apply(manifest(name, "a", "b", labels={"team": "y"})) == [
+        Applied("crew", both[0], "configured")
+    ]
+    assert (await client.manifest(name))["metadata"]["labels"] == {"team": "y"}
+    assert await client.apply(beat("hourly", name, agent="b")) == [Applied("heartbeat", both[1], "configured")]
+    assert [(b.name, b.spec.agent) for b in await client.heartbeats(name)] == [("hourly", "b")]
+    assert await client.submit(name, "x", agent="b", id="t1") == "t1"
+    assert f"test/{name}" in await client.crews()
+
+
+async def test_nothing_is_stored_if_something_is_wrong(name: str, client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no agent 'nobody'"):
+        await client.apply([manifest(name), beat("hourly", name, agent="nobody")])
+    with pytest.raises(InvalidInput, match=r"heartbeat 'hourly': spec.crewRef.name: crew 'nowhere'"):
+        await client.apply([manifest(name), beat("hourly", "nowhere")])
+    (tmp_path / "crew.yaml").write_text("kind: Crew")
+    for source in (tmp_path / "crew.yaml", tmp_path, tmp_path / "no.yaml", []):
+        with pytest.raises(InvalidInput):
+            await client.apply(source)  # type: ignore[arg-type]
+    with pytest.raises(NotFound):
+        await client.crew(name)
+
+
+async def test_what_has_begun_keeps_its_definition_and_what_waits_stays(name: str, client: Client) -> None:
+    await client.apply(manifest(name))
+    run = await client.submit(name, "x", id="r1")
+    await client.apply(manifest(name, "a", "b"))
+    assert [step.name for step in (await client.status(name, run)).steps] == ["a"]
+    assert [step.name for step in (await client.status(name, await client.submit(name, "x"))).steps] == ["a", "b"]
+
+
+async def test_a_deleted_crew_leaves_nothing_behind(name: str, client: Client, crew: Crew) -> None:
+    await client.apply([manifest(name), beat("hourly", name)])
+    await client.submit(name, "x", id="r1")
+    await client.delete(name)
+    assert await crew.client.keys(f"*{name}*") == []
+    with pytest.raises(NotFound, match=f"no crew 'test/{name}'"):
+        await client.delete(name)
+    await CrewRedis(client=crew.client, tenant="test").save_crew(from_crew(manifest(name)))  # and nothing but a record
+    await client.delete(name)
+    assert await crew.client.keys(f"*{name}*") == []
+
+
+async def test_what_an_operator_keeps_is_refused_with_the_line_for_kubectl(
+    name: str, client: Client, crew: Crew
+) -> None:
+    keys = CrewKeys("test", name)
+    uid = await definitions.apply(crew.client, keys, from_crew(manifest(name)), owner="watchbill@uid")
+    for work in (client.apply(manifest(name)), client.apply(beat("b", name))):
+        with pytest.raises(Conflict, match="Use: kubectl apply -n test -f FILE"):
+            await work
+    with pytest.raises(Conflict, match=f"Use: kubectl delete crew -n test {name}"):
+        await client.delete(name)
+    await definitions.delete(crew.client, keys, uid)
+    kept = manifest(name, annotations={ANNOTATION_OWNER: "watchbill@uid"})  # the store lost all but the record
+    await CrewRedis(client=crew.client, tenant="test").save_crew(from_crew(kept))
+    with pytest.raises(Conflict, match="the operator 'watchbill@uid' keeps crew"):
+        await client.delete(name)
+    await CrewRedis(client=crew.client, tenant="test").delete_crew(name)
+
+
+async def test_who_asks_of_a_crew_that_is_not_there_is_told_which_are(crew: Crew, client: Client) -> None:
+    """Also who asks for a run of it, which isn't there either."""
+    await client.apply(manifest("known-crew", namespace="elsewhere"))
+    try:
+        for ask in (client.result, client.state, client.status, client.wait, client.cancel, client.interrupt):
+            with pytest.raises(NotFound) as caught:
+                await ask("elsewhere/nobody", "r1")
+            assert str(caught.value) == (
+                "the store has no crew 'elsewhere/nobody'. Namespace 'elsewhere' has: known-crew. "
+                "To put it there: watchbill apply -f FILE"
+            )
+        with pytest.raises(NotFound, match="no run or task 'r1'"):
+            await client.result(crew.keys.crew, "r1")
+    finally:
+        await client.delete("elsewhere/known-crew")
+
+
+def test_the_same_without_a_loop(redis_url: str, crew_name: str) -> None:
+    with SyncClient(redis_url, namespace="test") as client:
+        assert [one.change for one in client.apply(manifest(crew_name))] == ["created"]
+        assert client.manifest(crew_name)["kind"] == "Crew"
+        client.delete(crew_name)
+        assert f"test/{crew_name}" not in client.crews()
+
+
+async def test_applied_at_once_by_many_it_is_one_crew(name: str, redis_url: str) -> None:
+    async def apply() -> list[Applied]:
+        async with Client(redis_url, namespace="test") as own:
+            return await own.apply([manifest(name), beat("hourly", name)])
+
+    await asyncio.gather(*(apply() for _ in range(8)))
+    async with Client(redis_url, namespace="test") as client:
+        assert [one.change for one in await client.apply([manifest(name), beat("hourly", name)])] == ["unchanged"] * 2
