@@ -22,7 +22,7 @@ import redis.asyncio
 from bench.chaos_work import End, Work, ends, state
 
 from watchbill.names import WORKERS_GROUP, CrewKeys
-from watchbill.worker import incarnations
+from watchbill.store import incarnations
 
 KEPT: Final = ("meta", "def:", "task:", "run:", "ids", "results", "events", "fenced", "tasks:", "bell")
 """What a crew that has nothing to do, and no workers, may have in the store."""

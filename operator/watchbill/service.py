@@ -28,10 +28,9 @@ from watchbill.loggers import Logger
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew
-from watchbill.store import definitions, eviction
+from watchbill.store import control, definitions, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
-from watchbill.worker.incarnations import ended_here
 from watchbill.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -293,8 +292,7 @@ class AgentService:
     async def bury_dead(self) -> None:
         """Lets the work of this host's ended processes be taken at once, instead of when their leases end."""
         for queue in self._queues.values():
-            dead = [name for name in await persist(queue.incarnations) if ended_here(name)]
-            await persist(functools.partial(queue.declare_dead, dead))
+            await persist(functools.partial(control.bury_ended, queue.client, queue.keys, queue.uid))
 
     async def stop(self, *, now: bool = False) -> None:
         """Heartbeats first, then workers within the grace period, then connections. May be called again to hurry."""

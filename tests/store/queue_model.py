@@ -428,7 +428,7 @@ class Model:
             return "repeated"
         if what == "interrupt" and work.wish == "cancel":
             return "over"
-        if work.place is Place.HELD:
+        if work.place is Place.HELD and self.workers[work.holder].lease == "live":
             work.wish = what
             if what == "cancel":
                 work.state = TaskState.CANCELLING
@@ -440,12 +440,14 @@ class Model:
             if moved:
                 return "busy"
             work.later = work.place is Place.DELAYED and not work.due
+            work.next += work.begun  # its worker died, and that start came to nothing
             work.drop()
             self._set_aside(work)
             return "interrupted"
+        attempt = work.next if work.begun else work.next - 1
         if not moved:
             work.drop()
-        self._conclude(work, TaskState.CANCELLED, work.next - 1)
+        self._conclude(work, TaskState.CANCELLED, attempt)
         return "cancelled"
 
     def begin_to_cancel(self, run: Run) -> str:

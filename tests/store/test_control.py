@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from typing import Any
 
 import pytest
-from support import Crew, finished, flow_of, library, payload, run_submission, server_ms
+from support import LEASE_MS, Crew, counted, finished, flow_of, library, payload, run_submission, server_ms
 
 from watchbill.connection import connect_sync, run_script
 from watchbill.errors import Conflict, NotFound, QueueFull, RetryLater
-from watchbill.store import control, definitions, runs
+from watchbill.store import control, definitions, incarnations, runs
 from watchbill.store.queue import Claimed, Submission
 from watchbill.tasks import TERMINAL, TRANSITIONS, RunState, TaskState
 
@@ -459,12 +460,12 @@ async def test_a_run_is_cancelled_whole_though_its_canceller_dies_behind_its_fir
     async def die(*_: Any) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(control, "_cancel_steps", die)
     await crew.run("r1", library(*"abcde", max_parallel_tasks=4))
     tasks = {t.step: t for t in await crew.take("w", slots=3)}
     await crew.finish("w", [tasks["a"]], "retry", ttl_ms=60_000)
     await _interrupt(crew, "r1/b")
     await crew.finish("w", [tasks["b"]], "interrupted")
+    monkeypatch.setattr(control, "_stop", die)
     with pytest.raises(KeyboardInterrupt):
         await _cancel(crew, "r1")
     assert await crew.finish("w", [tasks["c"]], "retry") == ["applied"]
@@ -603,3 +604,58 @@ async def test_a_worker_that_vanished_is_forgotten_and_that_is_told(crew: Crew) 
     assert await crew.client.hkeys(crew.keys.workers) == []
     (told,) = [e for e in await crew.events() if e["event_type"] == "worker_lost"]
     assert "worker w has vanished" in told["message"]
+
+
+# ---------------------------------------------------------------- what dead workers held
+
+
+async def _silent(crew: Crew, worker: str) -> None:
+    """Its lease is over."""
+    await crew.client.zadd(crew.keys.leases, {worker: await server_ms(crew.client) - 1}, xx=True)
+
+
+async def test_what_a_dead_worker_held_is_cancelled_at_once_by_whoever_cancels(crew: Crew) -> None:
+    await crew.submit("begun", "held", "waits")
+    await crew.run("r1", library("a", "b", max_parallel_tasks=2))
+    claimed = await crew.claim("w", slots=5)
+    await crew.queue.start("w", [task for task in claimed if task.id in ("begun", "r1/a")])
+    assert not await _cancel(crew, "begun"), "its worker is asked: it may live"
+    await _silent(crew, "w")
+    assert await control.cancelling(crew.client, crew.keys, crew.uid) == 0
+    assert [await crew.state(i) for i in ("begun", "held")] == ["cancelled", "waiting"]
+    assert await _cancel(crew, "r1")
+    assert await _cancel(crew, "held", "no more")
+    assert (await crew.task("held"))["attempt"] == "0", "it hadn't begun"
+    assert await control.cancel_all(crew.client, crew.keys, crew.uid, None, "", TTL) == control.CancelledAll(1, 0)
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
+    assert counted(await crew.results()) == dict.fromkeys(("begun", "held", "waits", "r1/a", "r1/b", "r1"), 1)
+    assert await crew.finish("w", claimed) == ["stale"] * 5, "it comes back"
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_what_a_dead_worker_held_is_set_aside_and_the_attempt_that_died_counts(crew: Crew) -> None:
+    await crew.submit("begun", "held")
+    claimed = await crew.claim("w")
+    await crew.queue.start("w", claimed[:1])
+    await _silent(crew, "w")
+    for task in ("begun", "held"):
+        assert await control.interrupt(crew.client, crew.keys, crew.uid, task, "")
+        assert await control.resume(crew.client, crew.keys, crew.uid, task)
+    assert {t.id: t.attempt for t in await crew.claim("w2")} == {"begun": 2, "held": 1}
+
+
+async def test_whoever_cancels_knows_of_processes_of_this_host_that_have_ended(crew: Crew) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    host, _, rest = incarnations.fresh().rpartition("-")
+    worker = f"{host}-{gone.pid}.{rest.partition('.')[2]}"
+    for task in ("t1", "t2"):
+        await crew.submit(task)
+        await crew.take(worker, lease_ms=LEASE_MS)
+        worker += "a"
+    await crew.run("r1", library("a"))
+    await crew.take(worker, lease_ms=LEASE_MS)
+    assert await _cancel(crew, "t1")
+    assert await control.interrupt(crew.client, crew.keys, crew.uid, "t2", "")
+    assert await _cancel(crew, "r1")

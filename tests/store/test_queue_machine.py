@@ -509,7 +509,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert got == (Conflict if said == "over" else said == "cancelled"), said
             else:
                 over = run.over
-                args = [uid, run.id, "enough", HOUR_MS]
+                args = [uid, keys.crew, run.id, "enough", HOUR_MS, keys.control]
                 got = self.do(run_script(self.client, "cancel_run", [*keys.fixed, *names], args))
                 self.model.begin_to_cancel(run)
                 assert got == ["over" if over else "ok", run.state.value]

@@ -12,8 +12,8 @@ import pytest
 from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of, until
 
 from watchbill.records import ExecutionMode
+from watchbill.store import incarnations
 from watchbill.tasks import Priority, RunState, TaskState
-from watchbill.worker import incarnations
 
 
 async def taken_over(crew: Crew, survivor: Process, *task_ids: str) -> None:

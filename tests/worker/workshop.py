@@ -38,8 +38,8 @@ AGENTS = HERE / "agents"
 Make = Callable[..., Awaitable["Crew"]]
 """The fixture `make_crew`."""
 
-OF_INCARNATIONS = ("leases", "claims", "workers")
-"""What a new incarnation rightly writes about itself."""
+OF_INCARNATIONS = ("leases", "claims", "workers", "meta")
+"""What a new incarnation rightly writes about itself, and what others do: meta says when somebody renewed last."""
 
 
 async def until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "this") -> Any:

@@ -6,9 +6,10 @@ import asyncio
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -31,6 +32,9 @@ CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/N
 ReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Told by events, and by the result.", show_default=False)
 ]
+STOP_SECONDS: Final = 6.0
+"""A worker gives an agent 5 s to clean up."""
+
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
@@ -54,7 +58,8 @@ def cancel(
 ) -> int:
     """Cancel a run, a task, or a step of a run, and print where it stands then. With --all: cancel all that is there.
 
-    What waits ends at once. What runs is stopped by its worker: it is "cancelling" until it has. With --all it asks
+    What waits ends at once, and so does what a dead worker left. What runs is stopped by its worker: it is "cancelling"
+    until it has, which this waits for, no longer than a lease and a few seconds. With --all it asks
     before, on a terminal; work that is submitted meanwhile is left alone. Exit 2: there is no such work, or it has
     ended otherwise.
     """
@@ -69,7 +74,8 @@ def cancel(
     async def ask(client: Client) -> int:
         if task_id is None:
             return await _cancel_all(client, crew, agent, reason, form, yes=yes)
-        await client.cancel(crew, task_id, reason=reason)
+        if not await client.cancel(crew, task_id, reason=reason):
+            await _see_the_end(client, crew)
         if await _say_state(client, crew, task_id, form) == "cancelling":
             output.say(f"a worker was asked to stop it. To see how it ends: watchbill result {crew} {task_id} --wait")
         return 0
@@ -237,10 +243,26 @@ async def _cancel_all(client: Client, crew: str, agent: str | None, reason: str,
         sys.stdout.write(f"{done.cancelled:,} cancelled\n")
         if done.cancelling:
             sys.stdout.write(f"{done.cancelling:,} cancelling\n")
-            output.say(f"their workers were asked to stop them. To see what is left: watchbill status {crew}")
     else:
         output.write({"crew": client.keys(crew).crew, **dataclasses.asdict(done)}, form)
+    if done.cancelling:
+        output.say("their workers were asked to stop them")
+        left = await _see_the_end(client, crew)
+        output.say(f"{left:,} have not ended yet: watchbill status {crew}" if left else "all of them have ended")
     return 0
+
+
+async def _see_the_end(client: Client, crew: str) -> int:
+    """Waits until workers have stopped what was cancelled. One that has died never will: what it held is ended when its
+    lease is over. Returns how much is left."""
+    began, told = time.monotonic(), False
+    most = (await client.crew(crew)).tasks.lease_seconds + STOP_SECONDS
+    while (left := await client.cancelling(crew)) and (waited := time.monotonic() - began) < most:
+        if waited > 1 and not told:
+            told = True
+            output.say(f"waiting until its worker has stopped, or is taken for dead: {most:.0f} s at most")
+        await asyncio.sleep(0.05)
+    return left
 
 
 async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> str:

@@ -42,9 +42,10 @@ class Control(Connected):
     async def cancel(self, crew: str, task_id: str, *, reason: str = "") -> bool:
         """Cancels a run, a task, or a step (`run/step`). True: it has ended; False: a worker was asked to stop it.
 
-        What waits ends at once. What runs is stopped by its worker, and has ended as it did if it was faster; `wait`
-        tells. The result's error is `cancelled: reason`, and its property `cancelled` is true. Cancelling twice is
-        the same as once. Raises NotFound, and Conflict when it has ended otherwise.
+        What waits ends at once, and so does what a dead worker left. What runs is stopped by its worker, and has ended
+        as it did if it was faster; `wait` tells. Where that worker dies, `cancelling` ends it. The result's error is
+        `cancelled: reason`, and its property `cancelled` is true. Cancelling twice is the same as once. Raises
+        NotFound, and Conflict when it has ended otherwise.
         """
         keys = self._door(crew, task_id=task_id, reason=reason)
 
@@ -72,6 +73,15 @@ class Control(Connected):
             listed = ", ".join(one.agent_id for one in current.definition.agents)
             raise NotFound(f"crew {keys.crew!r} has no agent {agent!r}, nor tasks of one; it has: {listed}")
         return done
+
+    async def cancelling(self, crew: str) -> int:
+        """How many of the crew's tasks and steps were cancelled and are yet to be stopped by their workers.
+
+        Ends those whose worker has died since: its lease is over. Raises NotFound when there is no such crew.
+        """
+        keys = self.keys(crew)
+        current = await self._current(keys)
+        return await control.cancelling(self._redis, keys, current.uid)
 
     async def interrupt(self, crew: str, task_id: str, *, reason: str = "") -> bool:
         """Sets a task, or a step of a run, aside until `resume`. True: it is; False: its worker was asked to stop it.

@@ -96,6 +96,7 @@ class SyncClient:
     result = _waits(Client.result)
     cancel = _waits(Client.cancel)
     cancel_all = _waits(Client.cancel_all)
+    cancelling = _waits(Client.cancelling)
     interrupt = _waits(Client.interrupt)
     resume = _waits(Client.resume)
     workers = _waits(Client.workers)

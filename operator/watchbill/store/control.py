@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
 import redis.asyncio
 
-from watchbill.connection import persist, run_script, script, translated
+from watchbill.connection import home, persist, run_script, translated
 from watchbill.errors import Conflict, NotFound, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
-from watchbill.store import runs
-from watchbill.store.queue import BATCH, Wish, crew_gone
+from watchbill.store import incarnations, runs
+from watchbill.store.queue import BATCH, Queue, Wish, crew_gone
 from watchbill.tasks import TERMINAL, TaskState
 
+_FS: Final = "\x1f"
 _LISTEN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 100
 """Tasks that one call cancels, where there may be very many: it takes the server 40 µs for each."""
@@ -62,6 +64,13 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 
     Raises NotFound, and Conflict when it has ended otherwise.
     """
+    ended = await _cancel(client, keys, uid, task_id, why, ttl_ms)
+    if not ended and await bury_ended(client, keys, uid):
+        ended = await _cancel(client, keys, uid, task_id, why, ttl_ms)
+    return ended
+
+
+async def _cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str, ttl_ms: int) -> bool:
     if STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
         outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
         return _told(keys, task_id, outcome, "cancelled") != "asked"
@@ -80,6 +89,7 @@ async def cancel_all(
     What comes meanwhile is left alone. What ends by itself meanwhile isn't counted.
     """
     cancelled = cancelling = 0
+    await bury_ended(client, keys, uid)
     async for ids in runs.every_unfinished(client, keys):
         tasks, digests = await _kinds(client, keys, ids)
         if agent is not None:
@@ -92,6 +102,38 @@ async def cancel_all(
         cancelled += of_runs.count(True)
         cancelling += of_runs.count(False)
     return CancelledAll(cancelled, cancelling)
+
+
+async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> int:
+    """How many tasks a worker is yet to stop because somebody cancelled them. Those whose worker has died since, by
+    its lease, are cancelled first: there may be nobody else who ever looks."""
+    with translated():
+        found: Any = await client.hgetall(keys.wishes)
+        wishes = {task_id: wish.split(" ", 2) for task_id, wish in found.items() if wish.startswith("cancel ")}
+        if not wishes:
+            return 0
+        held = await client.hmget(keys.running, list(wishes))
+        seconds, micros = await (await home(client, keys.meta)).time()
+        alive = set(await client.zrangebyscore(keys.leases, int(seconds) * 1000 + int(micros) // 1000, "+inf"))
+    left = [
+        task_id
+        for task_id, packed in zip(wishes, held, strict=True)
+        if str(packed or "").partition(_FS)[0] not in alive
+    ]
+    for task_id in left:
+        _, ttl_ms, why = wishes[task_id]
+        with suppress(NotFound):
+            await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, int(ttl_ms))
+    return len(wishes) - len(left)
+
+
+async def bury_ended(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
+    """Lets go of what processes of this host hold that have ended, instead of when their leases end. Whether there
+    were any."""
+    queue = Queue(client, keys, uid)
+    dead = [name for name in await queue.incarnations() if incarnations.ended_here(name)]
+    await queue.declare_dead(dead)
+    return bool(dead)
 
 
 async def _kinds(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
@@ -128,46 +170,30 @@ async def _cancel_runs(
 async def _cancel_run(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
 ) -> bool:
-    names = [keys.run(run_id), keys.run_steps(run_id), keys.run_results(run_id)]
-    names = [*keys.fixed, *names, keys.definition(digest), keys.run_events(run_id)]
-    args = [uid, run_id, why, ttl_ms]
-    reply = await _begin_to_cancel(client, keys, names, args, await _ready(client, keys, run_id, digest))
-    while reply[0] == "again":
+    """What is ready is stopped in the same script: else a run whose canceller dies behind the first call goes on, or
+    with an interrupted step stays as it is. What came to be ready meanwhile is stopped then."""
+    of_run = [keys.run(run_id), keys.run_steps(run_id), keys.run_results(run_id)]
+    of_run += [keys.definition(digest), keys.run_events(run_id)]
+    ready = await _ready(client, keys, run_id, digest)
+    while True:
+        part = ready[:BATCH]
+        names = [*keys.fixed, *of_run, *(keys.agent_events(item.agent) for item in part)]
+        steps = [item.id.partition(STEP_SEPARATOR)[2] for item in part]
+        args = [uid, keys.crew, run_id, _one_line(why), ttl_ms, keys.control, *steps]
         reply = await call(client, keys, "cancel_run", names, args)
+        if reply[0] != "again":
+            break
     if reply[0] == "missing":
         raise runs.not_found(keys, run_id)
     if reply[0] == "over" and reply[1] != "cancelled":
         raise Conflict(f"run {run_id!r} of crew {keys.crew!r} can't be cancelled: it is {reply[1]}")
-    if reply[-1] == "cancelled":
+    if reply[1] != "cancelling":
         return True
-    return await _cancel_steps(client, keys, uid, run_id, digest, why, ttl_ms)
-
-
-async def _cancel_steps(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
-) -> bool:
     ready = await _ready(client, keys, run_id, digest)
     for start in range(0, len(ready), BATCH):
         await _stop(client, keys, uid, "cancel", ready[start : start + BATCH], why, ttl_ms)
     with translated():
         return await client.hget(keys.run(run_id), "state") != "cancelling"
-
-
-async def _begin_to_cancel(
-    client: redis.asyncio.Redis, keys: CrewKeys, names: Sequence[str], args: Sequence[Any], ready: Sequence[Item]
-) -> list[Any]:
-    """What cancel_run.lua answers. What is ready is stopped in the same transaction: else a run whose canceller dies
-    behind the first call goes on, or with an interrupted step stays as it is."""
-    uid, _, why, ttl_ms = args
-    calls = [("cancel_run", names, args), ("stop", *_stopping(keys, uid, "cancel", ready[:BATCH], why, ttl_ms))]
-    with translated():
-        async with client.pipeline(transaction=True) as pipe:
-            for name, of_call, given in calls:
-                pipe.eval(script(name)[0], len(of_call), *of_call, *given)
-            reply = (await pipe.execute())[0]
-    if reply[0] == "gone":
-        raise crew_gone(keys)
-    return list(reply)
 
 
 async def _ready(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, digest: str) -> list[Item]:
@@ -190,7 +216,10 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
                 raise Conflict(
                     f"{task_id!r} is a whole run: interrupt one of its steps, {task_id}/STEP, or cancel the run"
                 )
-    outcome = (await _stop(client, keys, uid, "interrupt", [await _item(client, keys, task_id)], why, 0))[0]
+    item = await _item(client, keys, task_id)
+    outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
+    if outcome == "asked" and await bury_ended(client, keys, uid):
+        outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
     return _told(keys, task_id, outcome, "interrupted") != "asked"
 
 
@@ -256,18 +285,15 @@ async def heard(
 async def _stop(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
 ) -> list[str]:
-    return list((await call(client, keys, "stop", *_stopping(keys, uid, what, items, why, ttl_ms)))[1:])
-
-
-def _stopping(
-    keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
-) -> tuple[list[str], list[Any]]:
-    """(KEYS, ARGV) of stop.lua."""
     names = [*keys.fixed, *(name for item in items for name in item.keys(keys))]
-    args: list[Any] = [uid, keys.crew, what, " ".join(why.split())[:1000], keys.control, len(items)]
+    args: list[Any] = [uid, keys.crew, what, _one_line(why), keys.control, len(items)]
     for item in items:
         args += (item.id, ttl_ms)
-    return names, args
+    return list((await call(client, keys, "stop", names, args))[1:])
+
+
+def _one_line(why: str) -> str:
+    return " ".join(why.split())[:1000]
 
 
 async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Item:

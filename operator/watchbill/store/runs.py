@@ -138,10 +138,8 @@ async def submit(
 async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> RunStatus:
     """The run and its steps as they are now. Raises NotFound, NewerRecord."""
     with translated():
-        async with client.pipeline(transaction=True) as pipe:
-            pipe.hmget(keys.run(run_id), ["state", "submitted", "finished"])
-            pipe.hgetall(keys.run_steps(run_id))
-            (state, submitted, finished), packed = await pipe.execute()
+        names = [*keys.fixed, keys.run(run_id), keys.run_steps(run_id)]
+        state, submitted, finished, flat = await run_script(client, "run", names, [])
     if state is None:
         raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} ({_KEPT})")
     with _readable(keys, run_id):
@@ -151,7 +149,7 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
             status=RunState(state),
             submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
             finished_at=_time(finished),
-            steps=_steps(packed, over=RunState(state) in RUN_TERMINAL),
+            steps=_steps(dict(zip(flat[::2], flat[1::2], strict=True)), over=RunState(state) in RUN_TERMINAL),
         )
 
 
@@ -163,7 +161,7 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
                 return known.status
         raise not_found(keys, task_id)
     with translated():
-        async with client.pipeline(transaction=True) as pipe:
+        async with client.pipeline(transaction=False) as pipe:
             pipe.hget(keys.run(task_id), "state")
             pipe.hget(keys.task(task_id), "state")
             run_state, task_state = await pipe.execute()
@@ -230,7 +228,7 @@ async def _run_result(
     why: str,
 ) -> RunResult:
     with translated():
-        async with client.pipeline(transaction=True) as pipe:
+        async with client.pipeline(transaction=False) as pipe:  # it has ended, and a replay alone changes that
             pipe.hgetall(keys.run_steps(run_id))
             pipe.hgetall(keys.run_results(run_id))
             packed, stored = await pipe.execute()
@@ -250,7 +248,8 @@ async def _run_result(
         steps=results,
         skipped=tuple(s.name for s in steps if s.status is TaskState.SKIPPED),
         usage=sum((r.usage for r in results.values() if r.usage), Usage()),
-        execution_time_ms=(finished - submitted).total_seconds() * 1000 if submitted and finished else 0.0,
+        # the store's clock may have gone back meanwhile
+        execution_time_ms=max((finished - submitted).total_seconds(), 0) * 1000 if submitted and finished else 0.0,
         finished_at=finished,
     )
 

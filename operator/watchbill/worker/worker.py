@@ -29,9 +29,9 @@ from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, Wa
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.redaction import redact
-from watchbill.store import control, definitions, holdings
+from watchbill.store import control, definitions, holdings, incarnations
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
-from watchbill.worker import execute, incarnations, parked, preload, results, retention
+from watchbill.worker import execute, parked, preload, results, retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs

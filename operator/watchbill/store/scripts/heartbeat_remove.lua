@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- uses nothing
 -- A heartbeat goes. What it fired stays, and so do the guards of its slots.
 -- KEYS: fixed; heartbeat

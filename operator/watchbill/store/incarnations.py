@@ -1,4 +1,7 @@
-"""Names of incarnations: one for each life of a worker in the store's eyes, `<host>-<pid>.<nonce>`."""
+"""Names of incarnations: one for each life of a worker in the store's eyes, `<host>-<pid>.<nonce>`. Asks the kernel.
+
+The nonce begins with what tells namespaces of process numbers apart: containers may share the host's name.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import socket
 
 def fresh() -> str:
     """A name that no other life has."""
-    return f"{_host()}-{os.getpid()}.{secrets.token_hex(4)}"
+    return f"{_host()}-{os.getpid()}.{_space()}{secrets.token_hex(4)}"
 
 
 def worker(incarnation: str) -> str:
@@ -20,9 +23,9 @@ def worker(incarnation: str) -> str:
 
 def ended_here(incarnation: str) -> bool:
     """Whether this incarnation was a process of this host that has ended."""
-    process, _, _ = incarnation.rpartition(".")
+    process, _, nonce = incarnation.rpartition(".")
     host, _, pid = process.rpartition("-")
-    if host != _host() or not pid.isdigit():
+    if host != _host() or not pid.isdigit() or not nonce.startswith(_space()):
         return False
     try:
         os.kill(int(pid), 0)
@@ -31,6 +34,13 @@ def ended_here(incarnation: str) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def _space() -> str:
+    try:
+        return f"{os.stat('/proc/self/ns/pid').st_ino & 0xFFFF:04x}"
+    except OSError:  # no Linux
+        return "0000"
 
 
 def _host() -> str:
