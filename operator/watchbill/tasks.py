@@ -166,6 +166,7 @@ class TaskResult(BaseModel):
     execution_time_ms: float = 0.0
     metadata: dict[str, Any] = Field(default_factory=dict)
     usage: Usage | None = None
+    """By all attempts, as far as they could tell."""
     attempt: int = 1
     completed_at: datetime | None = None
     """When it ended, however it did."""

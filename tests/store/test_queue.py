@@ -37,7 +37,7 @@ from watchbill.records import ExecutionMode
 from watchbill.store import control, definitions, runs
 from watchbill.store.figures import figures
 from watchbill.store.queue import BATCH, BATCH_BYTES, BRIEF_MAX, Changed, Claimed, Forgotten, Queue, Submission
-from watchbill.tasks import Priority
+from watchbill.tasks import Priority, Usage
 
 # ---------------------------------------------------------------- submitting
 
@@ -565,10 +565,12 @@ async def test_a_finished_task_keeps_its_result_for_its_time_and_leaves_the_queu
     await crew.submit("t1")
     (task,) = await crew.take("w")
     before = await server_ms(crew.client)
-    done = finished(task, output={"n": [1, "zwei"]}, ttl_ms=60_000, tokens=7, message="fine")
+    done = finished(
+        task, output={"n": [1, "zwei"]}, ttl_ms=60_000, usage=Usage(input_tokens=4, output_tokens=3), message="fine"
+    )
     assert (await crew.queue.finish("w", [done]))[0] == ["applied"]
     record = await crew.task("t1")
-    assert (record["state"], record["result"], record["tokens"]) == ("completed", done.result, "7")
+    assert (record["state"], record["result"], record["spent"]) == ("completed", done.result, "4 3 0")
     assert 55_000 < await crew.client.pttl(crew.keys.task("t1")) <= 60_000
     assert before + 60_000 <= await crew.client.zscore(crew.keys.ids, "t1") < before + 120_000
     assert await runs.unfinished(crew.client, crew.keys) == []

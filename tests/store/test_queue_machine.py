@@ -522,7 +522,7 @@ class QueueMachine(RuleBasedStateMachine):
         ended = [str(i) for i in self.do(self.client.zrange(self.crew.keys.ids, "-inf", "(1e13", byscore=True))]
         current = self.do(definitions.current(self.client, self.crew.keys))
         policy = TaskPolicy(max_results=most)
-        bounds = replace(current, definition=current.definition.model_copy(update={"tasks": policy}))
+        bounds = replace(current, content=current.definition.model_copy(update={"tasks": policy}).content())
         for _ in range(1 + twice):
             self.do(retention.keep(self.client, self.crew.keys, self.crew.uid, bounds))
         for task_id in ended[: max(len(ended) - most, 0)]:

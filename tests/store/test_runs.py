@@ -32,7 +32,7 @@ from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
 from watchbill.store import definitions, runs
 from watchbill.store.queue import BATCH, Outcome
-from watchbill.tasks import RunResult, RunState, TaskResult, TaskState
+from watchbill.tasks import RunResult, RunState, TaskResult, TaskState, Usage
 
 
 async def _ended(crew: Crew, run_id: str) -> bool:
@@ -499,7 +499,7 @@ async def test_a_dedupe_key_names_one_run_within_its_window(crew: Crew) -> None:
 async def test_a_run_ends_whatever_its_steps_say_they_cost(crew: Crew, tokens: int) -> None:
     await crew.run("r1", library("a", "b", mode=ExecutionMode.SEQUENTIAL))
     for number in (1, 2):
-        assert await crew.finish("w", await crew.take("w", number), tokens=tokens) == ["applied"]
+        assert await crew.finish("w", await crew.take("w", number), usage=Usage(input_tokens=tokens)) == ["applied"]
     status = await runs.status(crew.client, crew.keys, "r1")
     assert (status.status, [s.tokens for s in status.steps]) == (RunState.COMPLETED, [tokens] * 2)
     await crew.assert_idle()
@@ -592,7 +592,11 @@ async def _runs_to_the_end(crew: Crew, definition: CrewDefinition) -> None:
 async def test_the_status_of_a_run_tells_of_each_step(crew: Crew) -> None:
     await crew.run("r1", flow_of([("a", "b"), ("a", "c"), ("c", "b")]))
     await crew.queue.finish(
-        "w", [finished(t, tokens=5, definition=crew.definition.digest()) for t in await crew.take("w", 1)]
+        "w",
+        [
+            finished(t, usage=Usage(input_tokens=5), definition=crew.definition.digest())
+            for t in await crew.take("w", 1)
+        ],
     )
     await crew.take("w", 2)
     status = await runs.status(crew.client, crew.keys, "r1")

@@ -15,7 +15,7 @@ from bench.clock import MISSING, Clock, library
 from workshop import until
 
 from watchbill.connection import connect_sync
-from watchbill.store import control, dead, definitions
+from watchbill.store import control, definitions
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.tasks import TaskResult
 
@@ -148,8 +148,8 @@ async def test_fences_grow_with_every_claim_of_a_task_whatever_the_clock_does(
     await claimed(one)
     await one.queue.declare_dead([one.name])
     await other.end(await claimed(other), "dead")
-    letter = await dead.find(crew.redis, crew.keys, name)
-    assert await dead.replay(crew.redis, crew.keys, crew.uid, [letter], max_queued=10) == ["replayed"]
+    (replayed,) = await crew.client.replay(crew.name, name)
+    assert replayed.outcome == "replayed"
     await claimed(other)
     assert len(fences) == 7
 

@@ -22,8 +22,8 @@ from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions, runs
 from watchbill.store.control import Item, call
-from watchbill.store.queue import BATCH, crew_gone, queue_full
-from watchbill.tasks import RUN_TERMINAL
+from watchbill.store.queue import BATCH, crew_gone, queue_full, unpacked
+from watchbill.tasks import RUN_TERMINAL, Usage
 
 Outcome = Literal["replayed", "missing", "taken", "expired"]
 """What became of a letter. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
@@ -73,6 +73,8 @@ class DeadLetter:
     """The last failure with its traceback."""
     entry: str = ""
     """Of the stream's entry."""
+    usage: Usage | None = None
+    """What all attempts spent; None: nothing that is known."""
     priority: int = 0
     prompt: str | None = None
     """What a task was to do, where the letter carries it."""
@@ -241,6 +243,7 @@ def _letter(entry: str, fields: dict[str, str]) -> DeadLetter:
         worker=_shown(fields.get("worker", "")),
         error=_shown(fields.get("error", "")),
         entry=_shown(fields.get("entry", "")),
+        usage=unpacked(fields.get("spent", "")),
         priority=_number(fields.get("class", "")),
         prompt=_prompt(fields.get("payload")),
         raw=raw or None,

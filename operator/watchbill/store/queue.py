@@ -19,7 +19,7 @@ from watchbill.connection import run_script, run_script_sync, translated, wait_a
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater, WatchbillError
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import durability as durable
-from watchbill.tasks import Durability, Priority
+from watchbill.tasks import Durability, Priority, Usage
 
 BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
@@ -78,6 +78,8 @@ class Claimed:
     inputs: tuple[str, ...] = field(default=(), compare=False)
     wish: Wish | None = None
     """Somebody wants it to stop: it isn't to run, and whoever holds it says how it ended."""
+    usage: Usage | None = field(default=None, compare=False)
+    """What the attempts before this one spent, as far as they could tell; None: nothing. Known once `start` gave it."""
     former: str = field(default="", compare=False)
     """The incarnation that was taken for dead while it held it, where that is known."""
 
@@ -118,6 +120,7 @@ class Started:
     payload: str = ""
     definition: str = ""
     inputs: tuple[str, ...] = ()
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +141,28 @@ class Finished:
     result: str
     """The TaskResult as JSON; nothing where another attempt follows, or somebody else made it stop."""
     message: str = ""
-    tokens: int = 0
+    usage: Usage | None = None
+    """What all its attempts spent."""
     ttl_ms: int = 3_600_000
     """How long its record is kept; with outcome `retry`, after how long it is tried again."""
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter."""
+
+
+def packed(usage: Usage) -> str:
+    """As the store keeps it: empty where nothing was spent."""
+    if not (usage.requests or usage.total_tokens):
+        return ""
+    return f"{usage.input_tokens} {usage.output_tokens} {usage.requests}"
+
+
+def unpacked(spent: str) -> Usage | None:
+    """What `packed` made."""
+    if not spent:
+        return None
+    input_tokens, output_tokens, requests = map(int, spent.split(" "))
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, requests=requests)
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
@@ -284,7 +303,9 @@ class Queue:
             args += (task.id, task.fence)
         reply = await self._call("start", keys, args)
         return [
-            Started(item[0], item[1], item[2], tuple(item[3].split())) if item[0] == "ok" else Started(item[0])
+            Started(item[0], item[1], item[2], tuple(item[3].split()), unpacked(item[4]))
+            if item[0] == "ok"
+            else Started(item[0])
             for item in reply[1:]
         ]
 
@@ -330,7 +351,8 @@ class Queue:
                 keys += (of.agent_events(task.agent), of.run_events(run))
             else:
                 keys += (of.task(run), of.agent_events(task.agent))
-            args += (task.id, task.fence, f.outcome, f.ttl_ms, f.tokens, f.result, _text(f.message), _text(f.detail))
+            spent = "" if f.usage is None else packed(f.usage)
+            args += (task.id, task.fence, f.outcome, f.ttl_ms, spent, f.result, _text(f.message), _text(f.detail))
         reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
@@ -464,6 +486,7 @@ class Queue:
                 definition or current,
                 tuple(inputs.split()) if inputs else (),
                 begun if len(begun) > 1 else None,
+                None,
                 taken_over if len(taken_over) > 1 else "",
             )
             for task_id, fence, attempt, agent, entry, priority, taken_over, begun, payload, definition, inputs in zip(

@@ -20,7 +20,7 @@ from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, Changed, crew_gone, other_work, queue_full
+from watchbill.store.queue import BATCH, Changed, crew_gone, other_work, queue_full, unpacked
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -401,7 +401,7 @@ def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
             if successor in after:  # else the run is being created, and its part isn't here yet
                 after[successor].append(name)
     steps = []
-    for name, (state, _, index, agent, _, attempt, _, started, finished, tokens, _) in fields.items():
+    for name, (state, _, index, agent, _, attempt, _, started, finished, spent, _) in fields.items():
         now = TaskState(state)
         if over and now not in TERMINAL:
             now = TaskState.SKIPPED  # behind a failed step: never reached, so never visited
@@ -415,7 +415,7 @@ def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
                 attempt=int(attempt),
                 started_at=_time(started),
                 finished_at=_time(finished),
-                tokens=int(tokens),
+                tokens=usage.total_tokens if (usage := unpacked(spent)) else 0,
             )
         )
     return tuple(sorted(steps, key=lambda s: s.index))

@@ -66,7 +66,7 @@ class Results:
             chance=random.random(),
         )
         if wait is not None:
-            return self._again(task, failure.error, wait)
+            return self._again(task, failure.error, wait, told)
         outcome: Outcome = "failed" if failure.judged.given_up else "dead"
         what = self._trace(failure)
         trace = what if failure.traceback else None
@@ -80,12 +80,12 @@ class Results:
         if finished.outcome == "dead":
             self._mourn(task, failure.error)
 
-    def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str) -> Finished:
+    def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, told: Told) -> Finished:
         """It was cancelled or interrupted, and so has no result."""
         ttl_ms = policy.result_ttl_seconds * 1000
-        return Finished(
-            task, outcome, "", self._first(message)[:MESSAGE_MAX], ttl_ms=ttl_ms, definition=task.definition
-        )
+        message = self._first(message)[:MESSAGE_MAX]
+        usage = _spent(task, told)
+        return Finished(task, outcome, "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """It ended before an agent saw it."""
@@ -104,10 +104,12 @@ class Results:
     def _trace(self, failure: Failed) -> str:
         return self._last((failure.traceback or failure.error).rstrip())
 
-    def _again(self, task: Claimed, error: str, seconds: float) -> Finished:
-        told = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
+    def _again(self, task: Claimed, error: str, seconds: float, told: Told) -> Finished:
+        message = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
         ttl_ms = math.ceil(seconds * 1000)
-        return Finished(task, "retry", "", told[:MESSAGE_MAX], ttl_ms=ttl_ms, definition=task.definition)
+        usage = _spent(task, told)
+        message = message[:MESSAGE_MAX]
+        return Finished(task, "retry", "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
 
     def _finished(
         self,
@@ -122,7 +124,7 @@ class Results:
         seconds: float = 0.0,
     ) -> Finished:
         error = self._first(error) if error else None
-        usage = told.usage
+        usage = _spent(task, told)
         result = outputs.as_json(
             task.id,
             task.agent,
@@ -141,7 +143,7 @@ class Results:
             outcome,
             result,
             message=(error or "")[:MESSAGE_MAX],
-            tokens=usage.total_tokens if usage else 0,
+            usage=usage,
             ttl_ms=policy.result_ttl_seconds * 1000,
             definition=task.definition,
         )
@@ -164,13 +166,13 @@ def missing(task: Claimed) -> Finished:
 def refused(finished: Finished) -> Finished:
     """In place of a result that the store refuses."""
     error = "the store refused its result"
-    told = _without_record(finished.task, error)
+    told = _without_record(finished.task, error, finished.usage)
     return replace(finished, outcome="dead", result=told.result, message=error)
 
 
 def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
     """The end of a task that somebody wanted to stop before it began."""
-    return Finished(task, STOPPED[wish], "", ttl_ms=ttl_ms, definition=task.definition)
+    return Finished(task, STOPPED[wish], "", usage=task.usage, ttl_ms=ttl_ms, definition=task.definition)
 
 
 def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
@@ -180,6 +182,14 @@ def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
     return f"AgentUnavailable: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that has it"
 
 
-def _without_record(task: Claimed, error: str) -> Finished:
-    result = outputs.as_json(task.id, task.agent, success=False, error=error, attempt=task.attempt)
-    return Finished(task, "dead", result, message=error[:MESSAGE_MAX], definition=task.definition)
+def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Finished:
+    usage = usage or task.usage
+    result = outputs.as_json(task.id, task.agent, success=False, error=error, usage=usage, attempt=task.attempt)
+    return Finished(task, "dead", result, message=error[:MESSAGE_MAX], usage=usage, definition=task.definition)
+
+
+def _spent(task: Claimed, told: Told) -> Usage | None:
+    """By all attempts so far."""
+    if task.usage is None or told.usage is None:
+        return task.usage or told.usage
+    return task.usage + told.usage

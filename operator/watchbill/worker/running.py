@@ -263,7 +263,7 @@ class Running:
                 finished = self._results.failed(task, policy, came, told, seconds)
             else:
                 outcome: Outcome = "interrupted" if self._why == "interrupted" else "cancelled"
-                finished = self._results.stopped(task, policy, outcome, stopped)
+                finished = self._results.stopped(task, policy, outcome, stopped, told)
         except Exception as fault:  # our own: still the task's end, and told in full
             finished = self._results.broken(task, fault)
             logger.exception("the end of task %s could not be told", task.id)

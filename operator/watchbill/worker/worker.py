@@ -390,7 +390,8 @@ class Worker:
         told = []
         for task, start in zip(tasks, started, strict=True):
             if start.state == "ok":
-                told.append(replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs))
+                known = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
+                told.append(replace(known, usage=start.usage) if start.usage else known)
                 continue
             me.claimed.pop(task.id, None)
             if start.state == "missing":

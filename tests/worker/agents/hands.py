@@ -730,3 +730,23 @@ class ShakyApart(Shaky):
     """Shaky, in a process."""
 
     runs_in = "process"
+
+
+class Spender(Gate):
+    """Spends 1,000 input tokens, 100 output tokens and a request in each attempt, and fails in the first two.
+
+    `hopeless` fails always; `wait` waits at the gate first, `slow` for longer than any timeout in the first two.
+    """
+
+    async def run(self, context: Any) -> str:
+        from watchbill.tasks import Usage
+
+        context.report_usage(Usage(input_tokens=1000, output_tokens=100, requests=1))
+        note(self.folder, "spent", context)
+        if context.prompt == "wait":
+            await super().run(context)
+        if context.prompt == "slow" and context.attempt < 3:
+            await asyncio.sleep(60)
+        if context.prompt == "hopeless" or context.attempt < 3:
+            raise ConnectionError("the page did not load")
+        return "done"

@@ -7,7 +7,8 @@
 -- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
 --   over?, highest fence that the worker was given, how many begin, how many to tell of, how many end; per item that begins,
 --   and that is to be told of: id, fence;
---   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), tokens,
+--   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), what all
+--   attempts spent ('': nothing),
 --   result, message, detail for the dead letter
 -- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
 local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
@@ -24,8 +25,9 @@ end
 
 -- What a dead letter says beside its reason: of a task also what it was to do, so that it can be replayed when its record
 -- is gone. (A step is replayed within its run, or not at all.)
-local function letter(h, detail, task_key, run_id)
+local function letter(h, detail, task_key, run_id, spent)
   local says = { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry, 'error', detail or '' }
+  if spent and spent ~= '' then says[#says + 1], says[#says + 2] = 'spent', spent end
   if run_id then
     says[#says + 1], says[#says + 2] = 'run', run_id
   elseif task_key then
@@ -84,7 +86,7 @@ end
 packed = held(at, 8, n)
 local outcomes, acked, gone, ended, granted = {}, {}, {}, {}, {}
 for i = 1, n do
-  local id, fence, outcome, ttl, tokens, result, message, detail = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
+  local id, fence, outcome, ttl, spent, result, message, detail = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
     ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
   at = at + 8
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
@@ -127,24 +129,24 @@ for i = 1, n do
       if wish and (outcome == 'retry' or outcome == 'interrupted') then
         outcome, ttl = wish == 'cancel' and 'cancelled' or 'interrupted', keep
       end
-      if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '') end
+      if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '', spent) end
       if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end
       if not is_there and not run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
       if outcome == 'retry' then
         if step then
-          step.state, step.attempt, step.fence, step.entry = 'delayed', h.attempt, fence, ''
+          step.state, step.attempt, step.fence, step.entry, step.spent = 'delayed', h.attempt, fence, '', spent
           write_step(k.steps, name, step)
         elseif is_there then
-          redis.call('HSET', k.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt)
+          redis.call('HSET', k.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt, 'spent', spent)
         end
         if is_there and delay(id, h.class, h.agent, int(tonumber(h.attempt) + 1), now_ms + tonumber(ttl)) then ring() end
         event('mission_event', about(h.agent, id, run_id, message), k.agent_events, k.run_events)
       elseif outcome == 'interrupted' then
-        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message, 0) end
+        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message, 0, spent) end
       else
-        if outcome == 'dead' then bury(message, id, letter(h, detail, task and task[1] and k.task, run_id)) end
+        if outcome == 'dead' then bury(message, id, letter(h, detail, task and task[1] and k.task, run_id, spent)) end
         conclude(k, id, run_id, name, step, is_there, task and task[3], h.agent, h.attempt, fence, h.started, outcome, result,
-          ttl, tokens, message)
+          ttl, spent, message)
       end
       outcomes[i] = 'applied'
     end

@@ -2,23 +2,26 @@
 
 local runs, indexed, enqueued, concluded = nil, {}, false, 0
 
--- The result of what was cancelled: there is no worker that could say.
-local function cancelled_result(id, agent, attempt, why)
+-- The result of what was cancelled: there is no worker that could say. `spent`: by all attempts, as workers write it: input
+-- tokens, output tokens and requests, by spaces; '': nothing.
+local function cancelled_result(id, agent, attempt, why, spent)
+  local input, output, requests = string.match(spent, '^(-?%d+) (-?%d+) (-?%d+)$')
+  local usage = input and ',"usage":{"input_tokens":' .. input .. ',"output_tokens":' .. output .. ',"requests":' .. requests .. '}' or ''
   local error = why == '' and 'cancelled' or 'cancelled: ' .. why
   return '{"task_id":' .. quote(id) .. ',"agent_name":' .. quote(agent) .. ',"success":false,"error":' .. quote(error)
-    .. ',"metadata":{"outcome":"cancelled"},"attempt":' .. attempt .. ',"completed_at":"' .. stamp() .. '"}', error
+    .. ',"metadata":{"outcome":"cancelled"}' .. usage .. ',"attempt":' .. attempt .. ',"completed_at":"' .. stamp() .. '"}', error
 end
 
 -- A step, or a task (`reply`: who waits for it), has ended, under this fence. Its record may be gone.
-local function conclude(k, id, run_id, name, step, is_there, reply, agent, attempt, fence, started, outcome, result, ttl, tokens, message)
+local function conclude(k, id, run_id, name, step, is_there, reply, agent, attempt, fence, started, outcome, result, ttl, spent, message)
   if step then
-    step.state, step.attempt, step.fence, step.started, step.finished, step.tokens, step.entry = outcome, attempt, fence,
-      started, now, tokens, ''
+    step.state, step.attempt, step.fence, step.started, step.finished, step.spent, step.entry = outcome, attempt, fence,
+      started, now, spent, ''
     write_step(k.steps, name, step)
     redis.call('HSET', k.results, name, result)
   elseif is_there then
     redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', attempt)
-    if tokens ~= '0' then redis.call('HSET', k.task, 'tokens', tokens) end
+    if spent ~= '' then redis.call('HSET', k.task, 'spent', spent) end
     redis.call('PEXPIRE', k.task, ttl)
     local n = #indexed
     indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), id
@@ -36,13 +39,13 @@ local function conclude(k, id, run_id, name, step, is_there, reply, agent, attem
   end
 end
 
--- Beside the streams until somebody resumes it. `attempt`: the last one that counts. `due`: not before then; 0: at once.
-local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why, due)
+-- Beside the streams until somebody resumes it. `attempt`: the last one that counts; `spent`: by all. `due`: not before then; 0: at once.
+local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why, due, spent)
   if step then
-    step.state, step.attempt, step.fence, step.entry = 'interrupted', attempt, fence, ''
+    step.state, step.attempt, step.fence, step.entry, step.spent = 'interrupted', attempt, fence, '', spent
     write_step(k.steps, name, step)
   else
-    redis.call('HSET', k.task, 'state', 'interrupted', 'attempt', attempt, 'fence', fence, 'entry', '')
+    redis.call('HSET', k.task, 'state', 'interrupted', 'attempt', attempt, 'fence', fence, 'entry', '', 'spent', spent)
   end
   redis.call('ZADD', PARKED_INTERRUPT, due, id)
   event('agent_interrupted', about(agent, id, run_id, why), k.agent_events, k.run_events)

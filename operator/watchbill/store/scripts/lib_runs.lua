@@ -13,7 +13,7 @@ local function runs_part()      -- made when needed: most calls have to do with 
     local function enqueue(name, step)
       local id = run_id .. '/' .. name
       step.state = 'waiting'
-      if #payload <= ALONG then
+      if #payload <= ALONG and step.spent == '' then      -- else `start` tells what was spent
         step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', def, 'inputs', inputs)
       else
         step.entry = put(class, 'id', id, 'agent', step.agent)
@@ -80,7 +80,7 @@ local function runs_part()      -- made when needed: most calls have to do with 
     end
     write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
       successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
-      tokens = '0', entry = '' })
+      spent = '', entry = '' })
   end
 
   -- creating -> running, once all steps are written.

@@ -43,16 +43,16 @@ end
 
 -- `k`: its keys; `ttl`: ms that its record is kept once it has ended. Returns what stop.lua says of an item.
 local function stop(what, why, id, ttl, k)
-  local step, state, agent, class, attempt, entry, reply, run_state
+  local step, state, agent, class, attempt, entry, reply, run_state, spent
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
   if run_id then
     local run = redis.call('HMGET', k.run, 'class', 'state')
     step, class, run_state = run[1] and read_step(k.steps, name), run[1], run[2]
-    if step then state, agent, attempt, entry = step.state, step.agent, step.attempt, step.entry end
+    if step then state, agent, attempt, entry, spent = step.state, step.agent, step.attempt, step.entry, step.spent end
     runs = runs or runs_part()
   else
-    local task = redis.call('HMGET', k.task, 'state', 'agent', 'class', 'attempt', 'entry', 'reply')
-    state, agent, class, attempt, entry, reply = task[1], task[2], task[3], task[4] or '0', task[5], task[6]
+    local task = redis.call('HMGET', k.task, 'state', 'agent', 'class', 'attempt', 'entry', 'reply', 'spent')
+    state, agent, class, attempt, entry, reply, spent = task[1], task[2], task[3], task[4] or '0', task[5], task[6], task[7] or ''
   end
   if not state then return 'missing' end
   local h = holder(id)
@@ -82,12 +82,12 @@ local function stop(what, why, id, ttl, k)
   if what == 'cancel' then
     -- Where it wasn't found it was due, and is on a stream by now: whoever takes it there is told that it has ended.
     if not active then redis.call('HINCRBY', k.run, 'active', 1) end      -- `conclude` counts it off
-    local result, message = cancelled_result(id, agent, attempt, why)
-    conclude(k, id, run_id, name, step, true, reply, agent, attempt, int(now_us), started, 'cancelled', result, ttl, '0', message)
+    local result, message = cancelled_result(id, agent, attempt, why, spent)
+    conclude(k, id, run_id, name, step, true, reply, agent, attempt, int(now_us), started, 'cancelled', result, ttl, spent, message)
     return 'cancelled'
   elseif done then
     if not active then redis.call('HINCRBY', k.run, 'active', 1) end      -- as if it had been on its stream
-    set_aside(k, id, run_id, name, step, agent, attempt, int(now_us), why, due or 0)
+    set_aside(k, id, run_id, name, step, agent, attempt, int(now_us), why, due or 0, spent)
     return 'interrupted'
   end
   return 'busy'

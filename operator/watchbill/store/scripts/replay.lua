@@ -20,11 +20,11 @@ local function field(fields, wanted)
 end
 
 local function replay_task(task_key, id, letter)
-  local known = redis.call('HMGET', task_key, 'state', 'payload', 'inputs', 'agent', 'class')
-  local payload, inputs, agent, class = known[2], known[3], known[4], known[5]
+  local known = redis.call('HMGET', task_key, 'state', 'payload', 'inputs', 'agent', 'class', 'spent')
+  local payload, inputs, agent, class, spent = known[2], known[3], known[4], known[5], known[6] or ''
   if known[1] and known[1] ~= 'dead' then return 'taken' end
   if known[1] then
-    redis.call('HDEL', task_key, 'result', 'finished', 'attempt', 'started', 'tokens')
+    redis.call('HDEL', task_key, 'result', 'finished', 'attempt', 'started')
     redis.call('PERSIST', task_key)
   else
     if tonumber(redis.call('ZSCORE', IDS, id) or '0') > now_ms then return 'taken' end      -- a run's
@@ -32,12 +32,14 @@ local function replay_task(task_key, id, letter)
     if not payload or not agent or not STREAM[class] then return 'expired' end
     redis.call('HSET', task_key, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
       'work', field(letter, 'work') or '')
+    spent = field(letter, 'spent') or ''
+    if spent ~= '' then redis.call('HSET', task_key, 'spent', spent) end
     for i = 1, #letter, 2 do
       if string.find(letter[i], '^input:') then redis.call('HSET', task_key, letter[i], letter[i + 1]) end
     end
   end
   local entry
-  if #payload <= ALONG then
+  if #payload <= ALONG and spent == '' then      -- else `start` tells what was spent
     entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   else
     entry = put(class, 'id', id, 'agent', agent)
@@ -66,7 +68,7 @@ local function replay_step(k, run_id, name, def, parallel)
   end
   redis.call('HINCRBY', k.run, 'failed', -1)
   redis.call('HDEL', k.results, name)
-  step.state, step.attempt, step.started, step.finished, step.tokens = 'waiting', '0', '0', '0', '0'
+  step.state, step.attempt, step.started, step.finished = 'waiting', '0', '0', '0'
   runs.pump(k.run, k.steps, run_id, { { name, step } })
   return 'replayed', step.agent
 end

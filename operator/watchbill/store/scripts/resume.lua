@@ -7,14 +7,14 @@
 if is_gone(ARGV[1]) then return { 'gone' } end
 local id, record = ARGV[3], KEYS[FIXED + 1]
 local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-local step, state, agent, attempt, known
+local step, state, agent, attempt, known, spent
 if run_id then
   known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'def')
   step = read_step(KEYS[FIXED + 2], name)
-  if step then state, agent, attempt = step.state, step.agent, step.attempt end
+  if step then state, agent, attempt, spent = step.state, step.agent, step.attempt, step.spent end
 else
-  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt')
-  state, agent, attempt = known[4], known[5], known[6]
+  known = redis.call('HMGET', record, 'class', 'payload', 'inputs', 'state', 'agent', 'attempt', 'spent')
+  state, agent, attempt, spent = known[4], known[5], known[6], known[7] or ''
 end
 if not state then return { 'ok', 'missing' } end
 if ENDED[state] then return { 'ok', 'over:' .. state } end
@@ -34,7 +34,7 @@ if tonumber(due) > now_ms then
   end
   return { 'ok', 'resumed' }
 end
-if #known[2] > ALONG then
+if #known[2] > ALONG or spent ~= '' then      -- `start` tells what was spent
   entry = put(known[1], 'id', id, 'agent', agent, 'attempt', attempt)
 elseif step then
   entry = put(known[1], 'id', id, 'agent', agent, 'attempt', attempt, 'payload', known[2], 'inputs', known[3], 'def', known[4])

@@ -4,7 +4,7 @@
 -- claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
 -- KEYS: fixed; then per task: task, agent events; per step: run, steps, agent events, run events
 -- ARGV: uid, incarnation, n; per item: id, fence
--- -> {'gone'} | {'fenced'} | {'ok', per item {'stale'} | {'missing'} | {'ok', payload, definition, inputs}}
+-- -> {'gone'} | {'fenced'} | {'ok', per item {'stale'} | {'missing'} | {'ok', payload, definition, inputs, what was spent}}
 local bar = barred(ARGV[1], ARGV[2])
 if bar then return { bar } end
 local inc = ARGV[2]
@@ -28,19 +28,19 @@ for _ = 1, tonumber(ARGV[3]) do
         if step.state ~= 'cancelling' then step.state = 'running' end
         step.attempt, step.started, step.fence, step.entry = h.attempt, now, fence, ''
         write_step(KEYS[key + 1], name, step)
-        reply = { 'ok', run[1], run[2], run[3] }
+        reply = { 'ok', run[1], run[2], run[3], step.spent }
       end
     end
     key = key + 4
   else
     feed = KEYS[key + 1]
     if mine then
-      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'state')
+      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'state', 'spent')
       if task[3] and (ENDED[task[3]] or task[3] == 'interrupted') then
         mine = false
       elseif task[1] then
         redis.call('HSET', KEYS[key], 'state', task[3] == 'cancelling' and task[3] or 'running', 'attempt', h.attempt, 'started', now)
-        reply = { 'ok', task[1], current, task[2] }
+        reply = { 'ok', task[1], current, task[2], task[4] or '' }
       end
     end
     key = key + 2
