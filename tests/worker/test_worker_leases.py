@@ -213,20 +213,3 @@ async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(m
     assert "has been blocked" not in worker.log
     found = await metrics_of(worker.metrics_url, crew.name)
     assert [name for name in found if name[0] == "watchbill_worker_loop_blocked_total"] == []
-
-
-async def test_a_fault_in_telling_who_blocks_the_loop_costs_no_lease(
-    make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def raises(_: object) -> None:
-        raise RuntimeError("a frame that can't be looked into")
-
-    monkeypatch.setattr(leases, "BLOCKED_SECONDS", 0.3)
-    monkeypatch.setattr(leases.running, "on_stack", raises)
-    crew = await make_crew({"a": "Brief"})
-    async with kept(crew) as keeper:
-        deadline = time.monotonic() + 15
-        while "can't tell who blocks" not in caplog.text and time.monotonic() < deadline:
-            threading.Event().wait(0.05)
-        assert "can't tell who blocks" in caplog.text
-        assert keeper._thread.is_alive()
