@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from pydantic import ValidationError
 from reading import CREW, HEARTBEAT, only, places, problems, read
 
 from watchbill import api
-from watchbill.errors import Problem
+from watchbill.api import parse
+from watchbill.errors import InvalidInput, Problem
 
 pytestmark = pytest.mark.pure
 
@@ -547,3 +550,26 @@ def test_a_crew_on_a_cluster_that_has_a_cycle_can_still_be_read() -> None:
     (problem,) = api.check(crew)
     assert problem.path == "spec.flowRelations"
     assert "a -> a" in problem.reason
+
+
+HEAD = "apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nmetadata: {name: c}\nspec:\n"
+FLOWS = HEAD + "  agents: [{name: a}]\n  flowRelations:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + "  agents:\n" + "  - {name: a, class: EchoAgent}\n" * 20_000, "more than 5000 entries"),
+        (FLOWS + "  - {}\n" * 100_000, "more than 5000 entries"),
+        (HEAD + "  agents:\n" + "  - {nam: 1}\n" * 1000, "there are 1000 entries, and at most 100 are possible"),
+        (FLOWS + "  - {}\n" * 2000, "there are 2000 entries, and at most 200 are possible"),
+    ],
+    ids=["agents", "flows", "agents that can be counted", "flows that can be counted"],
+)
+def test_what_is_far_too_much_is_refused_without_a_look_at_each(text: str, said: str) -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidInput) as caught:
+        parse.parse(text, "crew.yaml")
+    assert len(caught.value.problems) == 1, "else each of them was looked at"
+    assert said in str(caught.value)
+    assert time.process_time() - began < 10, "of this process; a tenth of that is usual"

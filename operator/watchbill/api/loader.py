@@ -15,6 +15,8 @@ _TAG: Final = "tag:yaml.org,2002:"
 STRING: Final = f"{_TAG}str"
 FLOAT: Final = f"{_TAG}float"
 MERGE: Final = f"{_TAG}merge"
+ITEMS_MAX: Final = 5000
+"""Of one list: far more than any field takes. What has more is not read to its end, which would take long."""
 _TAGS: Final = frozenset(f"{_TAG}{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 
@@ -68,6 +70,9 @@ def loader() -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(index, int) and index >= ITEMS_MAX:
+                reason = f"this list has more than {ITEMS_MAX} entries"
+                raise NotYaml(event.start_mark.line + 1, reason, "Write fewer; keep large data in a file of its own.")
             if isinstance(event, yaml.AliasEvent):
                 return super().compose_node(parent, index)
             if event.tag is not None and event.tag not in _TAGS:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from watchbill.api import checks
-from watchbill.api.crew import Crew
+from watchbill.api.crew import AGENTS_MAX, RELATIONS_MAX, Crew
 from watchbill.api.documents import Document, documents
 from watchbill.api.heartbeat import Heartbeat
 from watchbill.api.loader import NotYaml
@@ -111,6 +111,8 @@ def _read(document: Document) -> tuple[Crew | Heartbeat | None, list[Finding]]:
     if found := list(_wrong_type_of_resource(content)):
         return None, found
     model = _KINDS[content["kind"]]
+    if found := list(_far_too_many(content)):
+        return None, found
     resource, found = _validate(model, {key: value for key, value in content.items() if key != "status"})
     if resource is not None:
         found += checks.findings(resource)
@@ -123,6 +125,16 @@ def _wrong_type_of_resource(content: dict[str, Any]) -> Iterator[Finding]:
             yield Finding((name,), f"{name!r} is missing", f"Add {name}: {' or '.join(known)}.")
         elif content[name] not in known:
             yield Finding((name,), f"{quote(content[name])} is not known as {name}", suggest(content[name], known))
+
+
+def _far_too_many(content: dict[str, Any]) -> Iterator[Finding]:
+    """Lists that are not worth looking at one by one, which would take long and say the same thousands of times."""
+    spec = content.get("spec")
+    for name, limit in (("agents", AGENTS_MAX), ("flowRelations", RELATIONS_MAX)):
+        entries = spec.get(name) if isinstance(spec, dict) else None
+        if isinstance(entries, list) and len(entries) > 5 * limit:
+            reason = f"there are {len(entries)} entries, and at most {limit} are possible"
+            yield Finding(("spec", name), reason, f"Leave {limit} or fewer.")
 
 
 def _validate(
