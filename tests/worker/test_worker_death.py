@@ -124,6 +124,7 @@ async def test_a_worker_stopped_past_its_lease_writes_and_renews_nothing_says_so
     crew.open()  # also for the zombie, which will want to finish all three, and say so on the feed, when it wakes
     results = await crew.results(["t-a", "t-b", "t-c"])
     assert [result.attempt for result in results] == [2, 2, 2]
+    await until(crew.is_checked, what="its agents are loaded, which an idle worker does and tells")
     await healthy.drain()
     before = await crew.stored(*OF_INCARNATIONS)
     assert old not in await crew.incarnations()

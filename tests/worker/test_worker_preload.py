@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from workshop import Crew, Make, agent, until
+from workshop import Make, agent, until
 
 from watchbill.store import definitions
 from watchbill.worker import preload
@@ -15,19 +15,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preload, "LOOK_SECONDS", 0.01)
 
 
-async def is_checked(crew: Crew) -> bool:
-    there = await definitions.identity(crew.redis, crew.keys)
-    return there.loaded == there.definition
-
-
 async def test_the_agents_of_each_definition_are_loaded_and_told_without_any_task(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"})
-    assert not await is_checked(crew)
+    assert not await crew.is_checked()
     async with crew.in_process():
-        await until(lambda: is_checked(crew))
+        await until(crew.is_checked)
         more = crew.definition.model_copy(update={"agents": [*crew.definition.agents, agent("b", "Brief")]})
         await definitions.apply(crew.redis, crew.keys, more)
-        await until(lambda: is_checked(crew))
+        await until(crew.is_checked)
 
 
 async def test_an_agent_that_can_not_be_loaded_is_told_and_the_crew_stays_unchecked(
@@ -37,7 +32,7 @@ async def test_an_agent_that_can_not_be_loaded_is_told_and_the_crew_stays_unchec
     async with crew.in_process():
         await until(lambda: "agent 'lost': agent class 'hands:NoSuchAgent'" in caplog.text)
         assert (await crew.client.run(crew.name, "x", agent="a", timeout=20)).success
-        assert not await is_checked(crew)
+        assert not await crew.is_checked()
 
 
 async def test_a_crew_that_was_deleted_is_not_revived(make_crew: Make) -> None:

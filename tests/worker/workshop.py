@@ -218,6 +218,11 @@ class Crew:
         """By its own metrics."""
         return (await metrics_of(process.metrics_url, self.name))["watchbill_worker_tasks_running",] == 0
 
+    async def is_checked(self) -> bool:
+        """A worker has loaded all agents of the current definition."""
+        there = await definitions.identity(self.redis, self.keys)
+        return there.loaded == there.definition
+
     async def is_idle(self) -> bool:
         return not await self.redis.hgetall(self.keys.running) and not any(
             [await self.redis.xlen(stream) for stream in self.keys.streams]
