@@ -137,7 +137,9 @@ async def test_a_secret_that_an_agents_module_puts_into_the_environment_is_one(
     await crew.submit("t", "a")
     (result,) = await crew.results(["t"])
     await worker.drain()
-    assert result.error == "RuntimeError: 401 Incorrect API key provided: [redacted ANTHROPIC_API_KEY]"
+    said, _, place = str(result.error).partition(" (")
+    assert said == "RuntimeError: 401 Incorrect API key provided: [redacted ANTHROPIC_API_KEY]"
+    assert "dotenv_agents.py:" in place
     assert "says [redacted ANTHROPIC_API_KEY]" in [event.message for event in await crew.events()]
     await assert_nothing_leaked(crew, worker, server.folder, ["sk-ant-FROMDOTENV-0123456789"])
 

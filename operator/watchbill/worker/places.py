@@ -16,6 +16,7 @@ from typing import Final
 
 import watchbill
 from watchbill.errors import ToolError, WatchbillError
+from watchbill.redaction import redact
 
 _OURS: Final = os.path.dirname(os.path.abspath(watchbill.__file__)) + os.sep
 _STANDARD: Final = tuple(os.path.abspath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib"))
@@ -37,8 +38,11 @@ _HERE: Final = _here()
 def marked(text: str, error: BaseException) -> str:
     """What is said of the error, with `(file:line, in function)` behind its first line. Never raises.
 
+    Free of secrets: one of several lines would not be known any more once they are taken apart.
+
     Without it for what is raised on purpose (RetryAfter, …), and where no frame is the agent's own.
     """
+    text = redact(text)
     with suppress(BaseException):  # a stranger's object may do anything when it is looked at
         error, text = _first(error, text)
         if not isinstance(error, WatchbillError) or isinstance(error, ToolError):
@@ -52,7 +56,7 @@ def _first(error: BaseException, text: str) -> tuple[BaseException, str]:
     """Of several at once, as of a TaskGroup, the first, and what it says."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-        told = "".join(traceback.format_exception_only(error)).strip().partition("\n")[0]
+        told = redact("".join(traceback.format_exception_only(error))).strip().partition("\n")[0]
         text = f"{text}; the first: {told}"
     return error, text
 
