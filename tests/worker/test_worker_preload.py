@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from workshop import Make, agent, until
 
+from watchbill.records import AgentDefinition
 from watchbill.store import definitions
 from watchbill.worker import preload
 
@@ -32,6 +33,16 @@ async def test_an_agent_that_can_not_be_loaded_is_told_and_the_crew_stays_unchec
     async with crew.in_process():
         await until(lambda: "agent 'lost': agent class 'hands:NoSuchAgent'" in caplog.text)
         assert (await crew.client.run(crew.name, "x", agent="a", timeout=20)).success
+        assert not await crew.is_checked()
+
+
+async def test_the_key_of_a_model_that_is_missing_is_told(
+    make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    crew = await make_crew([AgentDefinition(agent_id="llm", agent_class="LLMAgent", model="openai:gpt-5-mini")])
+    async with crew.in_process():
+        await until(lambda: "OPENAI_API_KEY" in caplog.text)
         assert not await crew.is_checked()
 
 

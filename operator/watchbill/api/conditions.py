@@ -34,8 +34,9 @@ class Reason(StrEnum):
     AVAILABLE = "Available"
     """Ready: all is in place."""
     AGENTS_UNCHECKED = "AgentsUnchecked"
-    """Ready: the crew takes work, and no worker has loaded all of its agents yet, as there was none since the crew was
-    made or changed. Clears by itself when one has; a class that can't be loaded becomes AgentUnavailable."""
+    """Ready: the crew takes work, and no worker has loaded all of its agents yet: there was none since the crew was
+    made or changed, or it could not, and its log says why. Clears by itself when one has. Once a task waits for an
+    agent that can't be loaded, the reason is AgentUnavailable."""
     STORE_EVICTS = "StoreEvicts"
     """Ready: the crew takes work, and may lose it, because the store's maxmemory-policy is another than noeviction: it
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""

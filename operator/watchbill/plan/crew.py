@@ -293,7 +293,7 @@ def _conditions(
         said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
     elif not seen.agents_loaded:
         message = (
-            "the crew takes work; no worker has loaded its agents yet, as none has started since they were changed"
+            "the crew takes work; no worker has loaded all of its agents yet. One that tried in vain has logged why"
         )
         said = [(ConditionType.READY, True, Reason.AGENTS_UNCHECKED, message)]
     else:

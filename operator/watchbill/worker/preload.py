@@ -1,6 +1,6 @@
 """A worker that is idle loads all agents of its crew, and tells the store once all could be loaded.
 
-So it is known before its first task that a class isn't there, or can't be imported.
+So it is known before its first task that a class isn't there, can't be imported, or lacks the key of its model.
 """
 
 from __future__ import annotations
@@ -57,5 +57,9 @@ async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> boo
             loader.tools(crew, agent)
         except AgentNotLoadable as error:
             logger.warning("crew %s: %s", name, error)
+            all_loaded = False
+    if all_loaded:
+        for problem in loader.ready(crew):  # a key that is missing, say
+            logger.warning("crew %s: %s", name, problem)
             all_loaded = False
     return all_loaded
