@@ -27,7 +27,7 @@ from bench.clock import Clock
 from bench.environments import ROOT
 from bench.processes import Broken
 
-from watchbill import embedded
+from watchbill import local_server
 
 _OFTEN: Final = ("kill", "kill", "kill", "stop", "stop", "terminate", "terminate")
 STORMS: Final = {
@@ -62,13 +62,13 @@ class Store:
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        command = embedded.server_command(embedded.find_server(), self._folder, self.socket, fsync="everysec")
+        command = local_server.server_command(local_server.find_server(), self._folder, self.socket, fsync="everysec")
         command += ["--appendfsync", "always"]
         log = self._folder / "server.log"
         variables = self.clock.environment if self.clock else {}
         self._process = await self._stack.enter_async_context(processes.process(command, variables, log))
         deadline = time.monotonic() + START_SECONDS
-        while await embedded.ping(self.socket) != b"+PONG":
+        while await local_server.ping(self.socket) != b"+PONG":
             if self._process.returncode is not None or time.monotonic() > deadline:
                 raise Broken(f"the server doesn't start. The end of its log:\n{processes.tail(log)}")
             await asyncio.sleep(0.01)
@@ -205,7 +205,7 @@ class Torment:
         """The store runs, and nobody is stopped."""
         if self._waking:
             await asyncio.wait(self._waking)
-        if await embedded.ping(self.store.socket) != b"+PONG":
+        if await local_server.ping(self.store.socket) != b"+PONG":
             with suppress(ProcessLookupError):
                 await self.store.kill()
             await self.store.start()

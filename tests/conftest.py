@@ -31,7 +31,7 @@ import redis.asyncio
 import uvloop
 from redis.asyncio.connection import parse_url
 
-from watchbill import embedded
+from watchbill import embedded, local_server
 
 # A shell that starts us in the background has SIGINT ignored, and every process that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -160,11 +160,11 @@ class PrivateRedis:
     async def restart(self) -> None:
         """(Re)start the server on the data of the one before, which is killed if it still runs."""
         await self.kill()
-        command = embedded.server_command(embedded.find_server(), self.folder, self.socket, fsync="everysec")
+        command = local_server.server_command(local_server.find_server(), self.folder, self.socket, fsync="everysec")
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 20
-        while await embedded.ping(self.socket) != b"+PONG":
+        while await local_server.ping(self.socket) != b"+PONG":
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.folder / "server.log").read_text())
             await asyncio.sleep(0.01)

@@ -15,7 +15,7 @@ import uvloop
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from watchbill import embedded, names
+from watchbill import local_server, names
 
 ELSEWHERE = "192.0.2.1"  # TEST-NET-1: belongs to nobody
 LOOPS = pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -197,16 +197,16 @@ class TestAPrivateRedis:
         async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as client:
             await client.set("k", "v")
             await server.kill()
-            assert await embedded.ping(server.socket) == b""
+            assert await local_server.ping(server.socket) == b""
             await server.restart()
             assert await client.get("k") == "v"
 
     async def test_is_silent_while_it_is_paused(self, private_redis: Any) -> None:
         server = await private_redis()
         server.pause()
-        assert await embedded.ping(server.socket) == b""
+        assert await local_server.ping(server.socket) == b""
         server.resume()
-        assert await embedded.ping(server.socket) == b"+PONG"
+        assert await local_server.ping(server.socket) == b"+PONG"
 
     async def test_is_one_of_as_many_as_a_test_needs(self, private_redis: Any) -> None:
         one, other = await private_redis(), await private_redis()

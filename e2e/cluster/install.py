@@ -19,7 +19,7 @@ import watchbill
 from e2e.cluster import docker, images, machine, programs, recipe
 from e2e.cluster.kind import Cluster
 from e2e.cluster.machine import ClusterError, say
-from watchbill import embedded
+from watchbill import local_server
 
 ROOT = recipe.HERE.parent.parent
 CHART = ROOT / "charts" / "watchbill"
@@ -82,7 +82,7 @@ def prepared(cluster: Cluster) -> Images:
         }
         with tempfile.TemporaryDirectory() as folder:
             context = Path(folder)
-            shutil.copy(embedded.find_server(), context / "valkey-server")
+            shutil.copy(local_server.find_server(), context / "valkey-server")
             (context / "Dockerfile").write_text(_VALKEY)
             valkey = _built("valkey", dockerfile=context / "Dockerfile", context=context, arguments={"BASE": base})
         made = Images(targets["operator"], targets["worker"], valkey)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import redis
 
 from e2e.cluster import machine
-from watchbill import embedded
+from watchbill import local_server
 
 STOP_SECONDS = 20.0
 
@@ -101,7 +101,7 @@ class Store:
 
     def start(self) -> None:
         """On the data of the one before. Returns when it answers."""
-        command = embedded.server_command(embedded.find_server(), self._folder, self._socket, fsync="everysec")
+        command = local_server.server_command(local_server.find_server(), self._folder, self._socket, fsync="everysec")
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         machine.until(

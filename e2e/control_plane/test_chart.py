@@ -26,7 +26,7 @@ from e2e.cluster import control_plane, machine, programs
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
-from watchbill import embedded
+from watchbill import local_server
 from watchbill.api import Crew
 from watchbill.plan import manifests
 from watchbill.settings import Settings
@@ -269,7 +269,7 @@ def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_pat
     with tempfile.TemporaryDirectory(prefix="wb-") as folder:
         socket = Path(folder) / "s"
         server = subprocess.Popen(
-            [embedded.find_server(), *words, "--port", "0", "--unixsocket", str(socket)], stdout=subprocess.DEVNULL
+            [local_server.find_server(), *words, "--port", "0", "--unixsocket", str(socket)], stdout=subprocess.DEVNULL
         )
         try:
             machine.until(socket.exists, within=20, what="the server's socket")

