@@ -258,16 +258,19 @@ async def test_a_process_that_dies_between_two_tasks_costs_neither(make_crew: Ma
 
 @pytest.mark.parametrize("what", ["spin", "hold_interpreter", "start_another"])
 async def test_a_process_whose_time_is_up_is_killed_and_all_that_it_started(make_crew: Make, what: str) -> None:
-    crew = await make_crew([agent("a", "Apart", timeout_seconds=2)], concurrency=1, tasks=ONCE)
+    """The process is there before, so that its start takes none of the time."""
+    agents = [agent("a", "Apart", timeout_seconds=2), agent("patient", "Apart")]
+    crew = await make_crew(agents, concurrency=1, tasks=ONCE)
     async with crew.in_process() as worker:
+        pid = await output_of(crew, "before", "patient", "pid")
         await crew.submit("t", "a", what)
         assert (await crew.result("t")).error == "timed out after 2 s"
-        (note,) = crew.notes()
-        assert not lives(note["pid"]), "its slot was free only when it had ended"
+        assert crew.executions() == {"before": 1, "t": 1}
+        assert not lives(pid), "its slot was free only when it had ended"
         for other in crew.notes("other"):
             await until(lambda pid=other["other"]: not lives(pid))
         assert worker.running == 0
-        assert await output_of(crew, "next", "a", "pid") != note["pid"]
+        assert await output_of(crew, "next", "patient", "pid") != pid
 
 
 async def test_a_process_is_not_abandoned_when_its_task_is_handed_back(make_crew: Make) -> None:
