@@ -561,10 +561,14 @@ FLOWS = HEAD + "  agents: [{name: a}]\n  flowRelations:\n"
     [
         (HEAD + "  agents:\n" + "  - {name: a, class: EchoAgent}\n" * 20_000, "more than 5000 entries"),
         (FLOWS + "  - {}\n" * 100_000, "more than 5000 entries"),
+        (
+            HEAD + "  agents:\n  - name: a\n    config:\n" + "".join(f"      k{n}: 1\n" for n in range(50_000)),
+            "this map has more than 5000 entries",
+        ),
         (HEAD + "  agents:\n" + "  - {nam: 1}\n" * 1000, "there are 1000 entries, and at most 100 are possible"),
         (FLOWS + "  - {}\n" * 2000, "there are 2000 entries, and at most 200 are possible"),
     ],
-    ids=["agents", "flows", "agents that can be counted", "flows that can be counted"],
+    ids=["agents", "flows", "config", "agents that can be counted", "flows that can be counted"],
 )
 def test_what_is_far_too_much_is_refused_without_a_look_at_each(text: str, said: str) -> None:
     began = time.process_time()

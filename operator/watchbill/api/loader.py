@@ -16,7 +16,7 @@ STRING: Final = f"{_TAG}str"
 FLOAT: Final = f"{_TAG}float"
 MERGE: Final = f"{_TAG}merge"
 ITEMS_MAX: Final = 5000
-"""Of one list: far more than any field takes. What has more is not read to its end, which would take long."""
+"""Of one list or map: far more than any field takes. What has more is not read to its end, which would take long."""
 _TAGS: Final = frozenset(f"{_TAG}{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 
@@ -70,8 +70,9 @@ def loader() -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            if isinstance(index, int) and index >= ITEMS_MAX:
-                reason = f"this list has more than {ITEMS_MAX} entries"
+            if parent is not None and len(parent.value) >= ITEMS_MAX:
+                kind = "list" if isinstance(index, int) else "map"
+                reason = f"this {kind} has more than {ITEMS_MAX} entries"
                 raise NotYaml(event.start_mark.line + 1, reason, "Write fewer; keep large data in a file of its own.")
             if isinstance(event, yaml.AliasEvent):
                 return super().compose_node(parent, index)
