@@ -213,3 +213,17 @@ async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(m
     assert "has been blocked" not in worker.log
     found = await metrics_of(worker.metrics_url, crew.name)
     assert [name for name in found if name[0] == "watchbill_worker_loop_blocked_total"] == []
+
+
+async def test_a_worker_tells_what_it_does_long_before_its_first_third_of_a_lease(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=600)
+    await crew.submit("t", "a")
+    async with crew.in_process():
+        await crew.started("t")
+
+        async def told() -> bool:
+            (worker,) = await crew.client.workers(crew.name)
+            return (worker.running, worker.slots > 0) == (1, True)
+
+        await until(told)
+        crew.open()

@@ -73,7 +73,7 @@ class Figures:
     draining: int = 0
     """Workers that claim no more."""
     slots: int = 0
-    """How many tasks the workers can run at once, as far as they have said it: within a third of a lease."""
+    """How many tasks the workers can run at once, as far as they have said it: within a second of their start."""
     parked_by: Mapping[str, int] = field(default_factory=dict)
     """By reason: concurrency (the run's own bound), agent (no worker has it), interrupt (until it is resumed)."""
     classes: tuple[OfClass, ...] = tuple(OfClass(Priority(c).name.lower(), 0, 0, None) for c in CLASSES)
@@ -148,7 +148,8 @@ async def each(
 
 
 async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Incarnation]:
-    """Who works for a crew, the busiest first. What they say of themselves is up to a third of a lease old."""
+    """Who works for a crew, the busiest first. What they say of themselves is up to a third of a
+    lease old."""
     with translated():
         async with client.pipeline(transaction=False) as pipe:
             pipe.time()

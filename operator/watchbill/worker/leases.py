@@ -66,6 +66,7 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._renewed_at = self._turned_at = time.monotonic()
         self._take_over_from = 0.0
+        self._due = 0.0
         self._looked_at = time.monotonic()
         self._seen_turn = 0.0
         self._blocked = 0.0
@@ -82,6 +83,7 @@ class LeaseKeeper:
             self._renewed_at = time.monotonic()
             self._lease.extend(self._renewed_at + self._lease_ms / 1000)
             self._incarnation = incarnation
+            self._due = 0.0  # soon: a renewal also tells what `watchbill workers` shows
 
     async def stop(self) -> None:
         self._incarnation = None
@@ -110,15 +112,16 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         interval = self._lease_ms / 3000
-        due = time.monotonic() + interval
         while not self._stop.wait(min(_LOOK_SECONDS, interval / 4)):
             self._watch()
             if not self._is_stuck:
                 self._lease.tick()
             now = time.monotonic()
-            if now < due or self._incarnation is None:
+            if now < self._due or self._incarnation is None:
                 continue
-            due = now + (interval if self._renew(self._incarnation, interval) else min(_LOOK_SECONDS, interval / 4))
+            self._due = now + interval
+            if not self._renew(self._incarnation, interval):
+                self._due = now + min(_LOOK_SECONDS, interval / 4)
 
     def _renew(self, incarnation: str, interval: float) -> bool:
         if self._is_stuck:
