@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from test_readme import BLOCK, ROOT
-from watchbill import errors, metrics
+from watchbill import errors, metrics, service
 from watchbill.agents.context import Context
+from watchbill.plan import flow
+from watchbill.records import from_crew
+from watchbill.tasks import RunState
 from watchbill.worker import __main__ as pod
 from watchbill.worker import abandoned, jobs, leases
 
@@ -44,6 +47,16 @@ def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
         booked = db.execute("SELECT task, count(*) FROM bookings GROUP BY task").fetchall()
     db.close()
     assert ("order-17/book", 1) in booked
+
+
+def test_the_flow_of_the_page_has_the_order_that_it_tells(tmp_path: Path) -> None:
+    (text,) = (text for _, text in BLOCK.findall(TEXT) if text.startswith("# brief.yaml"))
+    (tmp_path / "brief.yaml").write_text(text)
+    (crew,) = service.load([tmp_path / "brief.yaml"]).crews
+    planned = {step.name: step.after for step in flow.steps(from_crew(crew))}
+    assert planned == {"facts": (), "prices": (), "letter": ("facts", "prices"), "archive": ("facts",)}
+    states = {state.value for state in RunState} & set(re.findall(r"^\| `(\w+)`", TEXT, re.MULTILINE))
+    assert states == {"completed", "partial", "failed", "cancelled"}
 
 
 def test_the_page_names_what_there_is() -> None:
