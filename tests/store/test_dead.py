@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -110,6 +111,13 @@ async def test_a_full_queue_takes_no_letter(crew: Crew) -> None:
     assert await crew.client.hget(crew.keys.meta, "refused") == "1"
     await crew.client.hdel(crew.keys.meta, "refused")
     assert await crew.dump() == before
+
+
+async def test_a_queue_without_any_room_takes_no_letter_either(crew: Crew) -> None:
+    await _kill(crew, "t1")
+    with pytest.raises(QueueFull):
+        async with asyncio.timeout(10):
+            await dead.replay(crew.client, crew.keys, crew.uid, await _letters(crew), max_queued=0)
 
 
 async def test_more_letters_than_fit_one_call_are_all_replayed(crew: Crew) -> None:

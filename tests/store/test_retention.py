@@ -28,7 +28,7 @@ async def bounds(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> defin
     """The crew's definition, as if it said so."""
     current = await definitions.current(crew.client, crew.keys)
     policy = TaskPolicy(max_results=most, result_ttl_seconds=ttl_seconds)
-    return replace(current, definition=current.definition.model_copy(update={"tasks": policy}))
+    return replace(current, content=current.definition.model_copy(update={"tasks": policy}).content())
 
 
 async def ended(crew: Crew, *ids: str, ttl_ms: int = TTL_SECONDS * 1000) -> None:

@@ -129,7 +129,7 @@ async def replay(
     """
     told: dict[str, Replayed] = {}
     able = [letter for letter in chosen if letter.replayable]
-    size = min(BATCH, max_queued)  # more than the bound would never find room
+    size = max(min(BATCH, max_queued), 1)  # more than the bound would never find room
     while able:
         part = able[:size]
         ways = await _ways(client, keys, part, as_submitted=as_submitted)
