@@ -15,6 +15,9 @@ from watchbill.records import ExecutionMode
 from watchbill.store import incarnations
 from watchbill.tasks import Priority, RunState, TaskState
 
+SLACK = 5
+"""Seconds that a busy machine may take on top."""
+
 
 async def taken_over(crew: Crew, survivor: Process, *task_ids: str) -> None:
     await until(lambda: set(task_ids) <= crew.started_by(survivor), what=f"a take-over of {task_ids}")
@@ -43,7 +46,7 @@ async def test_what_a_killed_worker_ran_is_finished_by_another_within_its_lease_
 
     killed = first.kill()
     result = await crew.result("t")
-    assert time.monotonic() - killed < lease + 2 + 1.5, "of which a busy machine may take the last"
+    assert time.monotonic() - killed < lease + 2 + SLACK
     assert result.success
     assert result.output == "attempt 2"
     assert result.attempt == 2

@@ -168,16 +168,18 @@ async def test_a_task_may_take_as_long_as_its_agent_or_else_the_crew_says(make_c
         for one in agents:
             await crew.submit(one.agent_id, one.agent_id)
         results = await crew.results([f"{kind}-1" for kind in ("async", "thread")])
-        assert 0.9 < time.monotonic() - began < 4.9
+        assert time.monotonic() - began > 0.9
         results += await crew.results([f"{kind}-5" for kind in ("async", "thread")])
-        assert 4.9 < time.monotonic() - began < 20
+        assert time.monotonic() - began > 4.9
         assert [result.error for result in results] == ["timed out after 1 s"] * 2 + ["timed out after 5 s"] * 2
         assert not any(result.success for result in results)
         assert worker.running == 0
         assert {line["task"] for line in crew.notes("cancelled")} == {"async-1", "async-5"}
         crew.open()  # for the threads, which nobody can cancel
         await until(lambda: {line["task"] for line in crew.notes("spoke")} == {"thread-1", "thread-5"})
-    assert (await crew.ends()) == {(one.agent_id, "dead"): 1 for one in agents}, "what they return is too late"
+    ends = await crew.ends()
+    assert ends == {(one.agent_id, "dead"): 1 for one in agents}, "what they return is too late"
+    assert {task for task, _ in list(ends)[:2]} == {"async-1", "thread-1"}
     said = [event for event in await crew.events() if event.event_type == "mission_event"]
     assert said == [], "and so is what they say"
 
