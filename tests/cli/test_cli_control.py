@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import pytest
 import redis
@@ -151,6 +152,24 @@ def test_a_run_of_this_process_that_is_cancelled_from_elsewhere_ends_with_exit_1
     assert "second: cancelled" in shell.read(running)
     resumed = shell.run("run", "crew.yaml", "--resume")
     assert resumed.returncode == 2, "what was cancelled is not to be resumed"
+
+
+def test_a_run_that_is_being_cancelled_is_not_resumed_and_that_is_said(shell, stored, until) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.replace("spec:\n", "spec:\n  tasks: {leaseSeconds: 600}\n"))
+    assert shell.run("apply", "-f", "crew.yaml").returncode == 0
+    shell.hold("first")
+    worker = shell.start("worker", stored, "--health-port", "0")
+    shell.run("submit", stored, "x", "--id", "r1")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(worker))
+    worker.send_signal(signal.SIGSTOP)
+    cancelling = shell.start("cancel", stored, "r1")
+    until(lambda: " cancelling " in shell.run("status", stored, "r1").stdout, explain=lambda: shell.read(cancelling))
+    told = shell.run("run", "crew.yaml", "--resume")
+    assert told.returncode == 2
+    assert "(run r1 is being cancelled)" in told.stderr
+    worker.send_signal(signal.SIGCONT)
+    assert cancelling.wait(30) == 0
 
 
 def test_a_running_task_is_set_aside_and_goes_on_when_it_is_resumed(shell, stored, worker, until) -> None:
