@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import re
+import time
 from urllib.parse import quote
 
 import pytest
@@ -96,6 +97,17 @@ def test_a_secret_is_found_in_every_form_that_libraries_quote_it_in(form: str) -
 )
 def test_a_credential_inside_of_a_value_is_a_secret_whatever_its_name(value: str, secret: str) -> None:
     assert Redactor({"SETTING": value})(f"no luck with {secret}.") == "no luck with [redacted SETTING]."
+
+
+@pytest.mark.parametrize("part", ["a", "://a", "amqp://u:pw@h:1/,"])
+def test_large_values_take_their_time_in_proportion_to_their_size(part: str) -> None:
+    def seconds(size: int) -> float:
+        begun = time.process_time()
+        Redactor({"SETTING": (part * size)[:size]})("text")
+        return time.process_time() - begun
+
+    seconds(1000)
+    assert seconds(32_000) < 16 * max(seconds(8_000), 0.001), "4 times as much; 16 times, if it were squares"
 
 
 @pytest.mark.parametrize(
