@@ -7,8 +7,10 @@ whoever waited for any child in the worker would take the exit codes that agents
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -24,9 +26,27 @@ _FAULTS: Final = {
 }
 
 
+def _open_descriptors() -> None:
+    """Opens those of stdin, stdout and stderr that are closed, so that no file or socket takes their numbers. What is
+    written to stderr is lost then, and writing to stdout fails, as it should: it is for what was asked for."""
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest that is free: this one
+        if getattr(sys, name) is None:
+            stream = io.TextIOWrapper(
+                open(number, "rb" if number == 0 else "wb", closefd=False),  # noqa: SIM115 - to the end
+                errors="backslashreplace",
+                line_buffering=number == 2,
+            )
+            setattr(sys, name, stream)
+
+
 def begin(codes: Mapping[signal.Signals, int]) -> None:
     """From now on each of these signals ends the process at once with that exit code, until it is handled otherwise:
     nothing has begun. Of PID 1 only a child returns from this."""
+    _open_descriptors()
     for number, code in codes.items():
         signal.signal(number, lambda *_, code=code: os._exit(code))
     if os.getpid() == 1:

@@ -147,3 +147,28 @@ def test_the_operator_without_its_extra_says_what_to_install(shell, module) -> N
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert f"The operator ({module} not found) needs an optional part" in done.stderr
     assert install("operator") in done.stderr
+
+
+def test_closed_descriptors_are_taken_by_nothing_and_cost_no_work(shell) -> None:
+    """As `>&-` of a shell leaves them. An event loop that got the number of one would end the process."""
+    command = f"exec {sys.executable} -m watchbill"
+    run = "run crew.yaml x --agent first"
+    for what, code, said in (
+        ("version >&-", 1, "error: stdout can't be written to"),
+        (f"{run} >&-", 1, "error: stdout can't be written to"),
+        (f"{run} <&- 2>&-", 0, ""),
+    ):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{command} {what}"], env=shell.env, cwd=shell.folder, capture_output=True, text=True
+        )
+        assert (done.returncode, said in done.stderr) == (code, True), (what, done)
+    assert done.stdout == "first did x\n"
+
+
+def test_no_result_is_lost_for_want_of_a_reader_of_stderr(shell) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        command = [sys.executable, "-m", "watchbill", "run", "crew.yaml", "x"]
+        done = subprocess.run(command, env=shell.env, cwd=shell.folder, stdout=subprocess.PIPE, stderr=pipe, text=True)
+    assert (done.returncode, done.stdout) == (0, "third did x\n")

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from watchbill.cli import about, control, crews, dead, events, failures, operator, run, status, submit, top, worker
+from watchbill.cli import (
+    about,
+    control,
+    crews,
+    dead,
+    events,
+    failures,
+    operator,
+    output,
+    run,
+    status,
+    submit,
+    top,
+    worker,
+)
 from watchbill.cli.environment import leveled
 from watchbill.cli.failures import reported
 
@@ -73,4 +87,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that can't show a character must not cost the result
             stream.reconfigure(errors="backslashreplace")
+    output.spare_stderr()
     app()

@@ -5,11 +5,13 @@ Nothing of strangers steers the terminal. Text alone goes into files and pipes a
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -51,6 +53,41 @@ def keep_stdout() -> None:
         write_through=stream.write_through,
     )
     stream.reconfigure(line_buffering=True)  # as stderr, where it now leads
+
+
+class _Spared(io.TextIOWrapper):
+    """Drops what can't be written: nobody reads it, or its disk is full."""
+
+    def write(self, text: str) -> int:
+        with self._sparing():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._sparing():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _sparing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # there may be room again
+                number = self.fileno()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def spare_stderr() -> None:
+    """From now on no work and no result fails for what couldn't be told on stderr."""
+    stream = sys.stderr
+    if type(stream) is io.TextIOWrapper:
+        sys.stderr = _Spared(
+            open(stream.fileno(), "wb", buffering=0, closefd=False),  # noqa: SIM115 - to the end
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=True,
+            write_through=True,
+        )
 
 
 def say(text: str) -> None:
