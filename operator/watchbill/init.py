@@ -37,6 +37,7 @@ def _open_descriptors() -> None:
         if getattr(sys, name) is None:
             stream = io.TextIOWrapper(
                 open(number, "rb" if number == 0 else "wb", closefd=False),  # noqa: SIM115 - to the end
+                encoding="utf-8",
                 errors="backslashreplace",
                 line_buffering=number == 2,
             )

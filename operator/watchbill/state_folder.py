@@ -7,6 +7,7 @@ no server and opens no connection.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -40,6 +41,8 @@ def private(folder: Path) -> Path:
         folder.chmod(0o700)
     found = folder.resolve()
     status = found.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     advice = f"Use one that is yours alone, which may be inside it: --state {folder / 'mine'}"
     if status.st_uid != os.getuid():
         raise errors.NoStore(f"The folder {str(folder)!r} belongs to another user (uid {status.st_uid}). {advice}")

@@ -216,6 +216,12 @@ async def test_a_folder_that_others_may_write_to_is_refused(folder: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
+async def test_what_is_no_folder_is_refused_as_that() -> None:
+    """And nobody is told to change the mode of a device."""
+    with pytest.raises(NotADirectoryError, match="/dev/null"):
+        state_folder.private(Path("/dev/null"))
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("what", ["folder", "socket"])
 async def test_what_belongs_to_another_user_is_refused(what: str) -> None:
