@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 from workshop import Make, agent, until
 
+from watchbill import metrics
 from watchbill.records import AgentDefinition
 from watchbill.store import definitions
 from watchbill.worker import preload
@@ -44,6 +48,28 @@ async def test_the_key_of_a_model_that_is_missing_is_told(
     async with crew.in_process():
         await until(lambda: "OPENAI_API_KEY" in caplog.text)
         assert not await crew.is_checked()
+
+
+async def test_an_agents_module_that_breaks_logging_does_not_end_the_look(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As one that puts a record factory of its own into `logging` does."""
+    restarts = metrics.BACKGROUND_RESTARTS.labels("agents")._value.get()
+    usual = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        if "NoSuchAgent" in str(args[5]):
+            raise LookupError("no context")
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(logging, "_logRecordFactory", factory)
+    crew = await make_crew({"lost": "NoSuchAgent", "a": "Brief"})
+    async with crew.in_process():
+        await until(lambda: "a line could not be logged: LookupError" in "".join(capfd.readouterr()))
+        only = crew.definition.model_copy(update={"agents": crew.definition.agents[1:]})
+        await definitions.apply(crew.redis, crew.keys, only)
+        await until(crew.is_checked)
+    assert metrics.BACKGROUND_RESTARTS.labels("agents")._value.get() == restarts
 
 
 async def test_a_crew_that_was_deleted_is_not_revived(make_crew: Make) -> None:

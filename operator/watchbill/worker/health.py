@@ -7,7 +7,6 @@ load, because scale-in reads readiness (OPERATOR protocol, §4).
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -17,11 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
 from watchbill.errors import WatchbillError
+from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.store import figures
 from watchbill.worker.http import HttpServer
 
-logger = logging.getLogger("watchbill.health")
+logger = Logger("watchbill.health")
 
 FIGURES_SECONDS: Final = 1.0
 

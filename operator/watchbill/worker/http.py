@@ -15,7 +15,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-logger = logging.getLogger("watchbill.health")
+from watchbill.loggers import Logger
+
+logger = Logger("watchbill.health")
 _strangers = logging.getLogger("watchbill.health.garbage")
 """What aiohttp says of requests that are none, with a traceback: whoever reaches the port could fill the log."""
 _strangers.setLevel(logging.CRITICAL)

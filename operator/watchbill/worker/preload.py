@@ -6,18 +6,18 @@ So it is known before its first task that a class isn't there, can't be imported
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound
+from watchbill.loggers import Logger
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
 
-logger = logging.getLogger("watchbill.worker")
+logger = Logger("watchbill.worker")
 
 FIRST_SECONDS: Final = 1.0
 """After the start: work that waits comes first, and loads what it needs."""
