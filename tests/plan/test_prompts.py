@@ -198,6 +198,8 @@ def test_every_wrong_reference_is_told() -> None:
         ("{steps[a]}", "Did you mean {steps.a}?"),
         ("{steps}", "Cite one as {steps.AGENT}."),
         ("{step}", "Cite one as {steps.AGENT}."),
+        ("{input!r}", "Cite the prompt as {input}, an input as {inputs.NAME}."),
+        ("{inputs.log!s}", "Did you mean {inputs.log}?"),
     ],
 )
 def test_what_is_nearly_a_reference_is_refused_with_what_was_meant(wrong: str, meant: str) -> None:

@@ -17,8 +17,10 @@ from watchbill.plan import flow
 from watchbill.records import DEFAULT_CLASS, CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
-_NEAR_MISS: Final = re.compile(r"\{(\{)?((?:inputs?|steps?)(?:\.[A-Za-z0-9_.-]*|\[[^\[\]{}\n]*\])*)\}(?(1)\})")
-"""What somebody wrote who meant a reference: `{input.log}`, `{steps}`. References are among them."""
+_NEAR_MISS: Final = re.compile(
+    r"\{(\{)?((?:inputs?|steps?)(?:\.[A-Za-z0-9_.-]*|\[[^\[\]{}\n]*\])*(?:![rsa])?)\}(?(1)\})"
+)
+"""What somebody wrote who meant a reference: `{input.log}`, `{steps}`, `{input!r}`. References are among them."""
 _READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
 
 EARLIER: Final = "\n\nWhat came before:"
@@ -109,7 +111,7 @@ def _near_misses(template: str) -> list[str]:
 
 def _meant(wrong: str) -> str:
     kind = "inputs" if wrong.startswith("input") else "steps"
-    _, *names = [part.strip(" '\"") for part in re.split(r"[.\[\]]", wrong)]
+    _, *names = [part.strip(" '\"") for part in re.split(r"[.\[\]]", wrong.partition("!")[0])]
     if names and names[0]:
         return f"Did you mean {{{kind}.{names[0]}}}?"
     return (
