@@ -76,8 +76,9 @@ def test_what_is_raised_on_purpose_has_no_place_but_a_tool_s_failure_has_its_cau
     made = code(file, AGENT)
     busy = RetryAfter("busy", seconds=1)
     assert places.marked("RetryAfter: busy", raised(lambda: made["within"](busy))) == "RetryAfter: busy"
-    error = raised(lambda: made["tool"](ToolError("tool 'x' failed")))
-    assert places.marked("it", error) == f"it ({file}:14, in tool)"
+    library = code(tmp_path / "lib" / "site-packages" / "models" / "it.py", "def calls(call):\n    call()\n")
+    error = raised(lambda: library["calls"](lambda: made["tool"](ToolError("tool 'x' failed"))))
+    assert places.marked("it", error) == f"it ({file}:5, in helper)"
     cause = ToolError("tool 'x' failed")
     cause.__cause__ = raised(lambda: made["run"]("{}"))
     assert places.marked("it", cause) == f"it ({file}:5, in helper)"

@@ -46,7 +46,9 @@ def marked(text: str, error: BaseException) -> str:
     with suppress(BaseException):  # a stranger's object may do anything when it is looked at
         error, text = _first(error, text)
         if not isinstance(error, WatchbillError) or isinstance(error, ToolError):
-            place = next((found for one in _chain(error) if (found := _last(one))), "")
+            # What called the tool (a library of models) is in the ToolError's own traceback, the tool in its cause's.
+            failed = error.__cause__ if isinstance(error, ToolError) and error.__cause__ else error
+            place = next((found for one in _chain(failed) if (found := _last(one))), "")
             first, end, rest = text.partition("\n")
             return f"{first} ({place}){end}{rest}" if place else text
     return text
