@@ -124,12 +124,16 @@ def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret
 
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: second: ValueError: no luck with [redacted SOME_PASSWORD]" in done.stderr
-    assert "third" in done.stderr.splitlines()[-2]
+    skipped, tries, mended = done.stderr.splitlines()[-3:]
+    assert "third" in skipped
     assert "Traceback" not in done.stderr
     where = r"\(cli_agents.py:\d+, in run\)"
     assert re.search(rf"second dead \S+ ValueError: no luck with \[redacted SOME_PASSWORD\] {where}", done.stderr)
-    shown, replay = re.fullmatch(r"all of it: (.*); to try it again: (.*)", done.stderr.splitlines()[-1]).groups()
+    shown, replay = re.fullmatch(r"all of it: (.*); to try it again: (.*)", tries).groups()
     assert replay.endswith(f" dead replay unlucky {shown.split()[-1]}")
+    apply = mended.partition(" before that: ")[2]
+    again = subprocess.run(["bash", "-c", apply], cwd=shell.folder, env=shell.env, capture_output=True, text=True)
+    assert again.stdout == "crew/unlucky unchanged\n", again.stderr
     letter = subprocess.run(["bash", "-c", shown], cwd=shell.folder, env=shell.env, capture_output=True, text=True)
     assert "Traceback (most recent call last)" in letter.stdout, letter.stderr
     run_id = shown.split()[-1].partition("/")[0]

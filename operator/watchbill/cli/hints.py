@@ -72,6 +72,8 @@ class Next:
         else:
             shown = self._command("dead", "show", self.crew, letters[0])
             output.say(f"all of it: {shown}; to try it again: {self.replay(letters[0])}")
+            if _as_written():
+                output.say(f"if you change the YAML, put it into the store before that: {self.apply()}")
 
     def say(self, task_id: str, ended: Result, letters: Sequence[str]) -> None:
         """Prints what to try, where the store is kept."""
@@ -83,6 +85,8 @@ class Next:
             for letter in letters[:1]:
                 lines.append((self._command("dead", "show", self.crew, letter), "the traceback, and what it was asked"))
                 lines.append((self.replay(letter), "to try it again, once what is wrong is mended"))
+                if _as_written():
+                    lines.append((self.apply(), "before that, if you have changed the YAML"))
         if self.model and self.repeatable and ended.success:
             with_model = shlex.join([*program(), *sys.argv[1:], "--model", MODEL])
             lines.append((with_model, "with a model; it needs OPENAI_API_KEY"))
@@ -95,6 +99,11 @@ class Next:
         text = shlex.join([*program(), *parts, *self.place.options])
         secret = self.place.url is not None and self.place.tried == "--redis-url" and not self.place.options
         return f"{text}  (with the same --redis-url)" if secret else text
+
+
+def _as_written() -> bool:
+    """The crew in the store is what its file says, without a --model beside it that `apply` would take away."""
+    return not any(argument.partition("=")[0] == "--model" for argument in sys.argv)
 
 
 def program() -> list[str]:

@@ -63,7 +63,7 @@ def worker(
     """Work for crews that are in the store, until SIGTERM or Ctrl-C.
 
     A crew of which none of the agents can be loaded here is refused; if some can't, that is told, and their tasks wait
-    for a worker that has them. So is one whose model's key is not in the environment.
+    for a worker that has them. A model's key that is not in the environment is told, too.
 
     After the signal it claims no more, lets what runs finish within the grace period, hands back the rest, and exits
     0. A second signal hands back at once.
