@@ -168,10 +168,11 @@ async def test_what_a_task_needed_is_freed_as_it_ends_and_not_when_python_looks_
     try:
         async with crew.in_process(concurrency=10):
             await until(crew.is_idle)
-            kept = [thing for thing in gc.get_objects() if isinstance(thing, Running | Context)]
+            found = [thing for thing in gc.get_objects() if isinstance(thing, Running | Context)]
     finally:
         gc.enable()
-    assert len(kept) < 5
+    contexts = [thing.context if isinstance(thing, Running) else thing for thing in found]
+    assert sum(context.crew == crew.name for context in contexts) < 5  # threads of other tests may hold theirs
 
 
 async def test_results_sent_one_by_one_are_not_also_sent_beside(
