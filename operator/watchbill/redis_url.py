@@ -163,4 +163,4 @@ def _try(target: Target) -> None:
 
 
 def _refusal(reason: str, fix: str) -> InvalidInput:
-    return InvalidInput(Problem(reason, fix, path="--redis-url"))
+    return InvalidInput(Problem(reason, fix))

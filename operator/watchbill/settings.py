@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     )
     allow_modules: str = Field(
         default="",
+        examples=["names of modules, separated by commas, as in acme.agents,acme.tools"],
         pattern=r"^\s*([^\W\d]\w*(\.[^\W\d]\w*)*\s*(,\s*|$))*$",
         description="Installed modules and packages, with all in them, that crews may name as agents and tools, "
         "separated by commas; besides Watchbill's own, entry points and the crew's folders.",
@@ -99,6 +100,8 @@ def read(kind: type[S]) -> S:
             example = (kind.model_fields[field].examples or [""])[0]
             if detail["type"] == "missing":
                 problems.append(Problem(f"{variable} is missing", f"Set it to {example}."))
+            elif detail["type"] == "string_pattern_mismatch" and example:  # which says more than the pattern
+                problems.append(Problem(f"{detail['input']!r} can't be used", f"Set it to {example}.", path=variable))
             else:
                 reason = f"{detail['input']!r} can't be used: {detail['msg'].removeprefix('Value error, ')}"
                 problems.append(Problem(reason, f"Set it to {example}." if example else "Correct it.", path=variable))

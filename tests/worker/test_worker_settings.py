@@ -13,7 +13,7 @@ import pytest
     ("given", "said"),
     [
         ({}, "WATCHBILL_CREW is missing. Set it to namespace/name."),
-        ({"CREW": "notes"}, "WATCHBILL_CREW: 'notes' can't be used: "),
+        ({"CREW": "notes"}, "WATCHBILL_CREW: 'notes' can't be used. Set it to namespace/name."),
         ({"CREW": "a/b", "REDIS_URL": ""}, "WATCHBILL_REDIS_URL is missing. Set it to the URL of the store."),
         ({"CREW": "a/b", "LOG_LEVEL": "loud"}, "WATCHBILL_LOG_LEVEL: 'loud' can't be used: "),
     ],
