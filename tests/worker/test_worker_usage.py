@@ -30,6 +30,15 @@ async def test_attempts_that_failed_or_took_too_long_are_added_up(make_crew: Mak
     assert await usage(crew, "free") is None
 
 
+async def test_what_a_process_spent_before_it_died_or_was_killed_counts(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "SpenderApart", timeout_seconds=3)], tasks=QUICK)
+    await crew.worker()
+    await crew.submit("t", "a")
+    result = await crew.result("t", 60)
+    assert (result.success, result.attempt) == (True, 3)
+    assert result.usage == spent(3)
+
+
 async def test_the_steps_of_a_run_are_added_up_while_it_runs_and_at_its_end(make_crew: Make) -> None:
     crew = await make_crew({"a": "Spender", "b": "Spender"}, tasks=QUICK)
     await crew.worker()

@@ -34,7 +34,7 @@ from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
-from watchbill.tasks import AgentTask
+from watchbill.tasks import AgentTask, Usage
 from watchbill.worker import failures, outputs
 from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 
@@ -75,7 +75,7 @@ def main(given: dict[str, Any]) -> None:
     while True:
         asked = line.next_task()
         logging.getLogger().setLevel(asked["level"])
-        usage, metadata = None, {}
+        metadata: dict[str, Any] = {}
         try:
             runner, tools = role(asked["definition"], asked["agent"])
             context = _context(asked, runner, tools, line)
@@ -84,14 +84,13 @@ def main(given: dict[str, Any]) -> None:
             try:
                 came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))
             finally:
-                usage, metadata = context.usage, context.metadata
+                metadata = context.metadata
         except BaseException as failure:  # SystemExit ends the task only
             told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
             # Here, as the environment may know more secrets than the worker's: an agent's module has loaded them.
             came = replace(told, error=redact(told.error), traceback=redact(told.traceback))
         what = "output" if isinstance(came, outputs.Output) else "failed"
-        spent = usage.model_dump() if usage else None
-        line.end_task(json.dumps({"kind": "end", "usage": spent, "metadata": metadata, what: asdict(came)}))
+        line.end_task(json.dumps({"kind": "end", "metadata": metadata, what: asdict(came)}))
 
 
 def _die_with(life: int) -> None:
@@ -128,6 +127,10 @@ class _Context(Context):
 
     def emit_sync(self, message: str) -> None:
         self.line.say(self.number, message).result(EMIT_SECONDS)
+
+    def report_usage(self, usage: Usage) -> None:
+        Context.report_usage(self, usage)
+        self.line.spent(self.number, usage)  # at once: it may be killed in the next moment, and was spent all the same
 
 
 def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: _Line) -> Context:
@@ -188,6 +191,13 @@ class _Line:
     def send(self, message: str) -> None:
         with self._sending:
             self._socket.sendall(pack(message))
+
+    def spent(self, task: int, usage: Usage) -> None:
+        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "requests": usage.requests}
+        data = pack(json.dumps({"kind": "usage", "usage": counts}))
+        with self._sending:
+            if task == self.task and self._runs:
+                self._socket.sendall(data)
 
     def say(self, task: int, message: str) -> Future[None]:
         """Done once the worker has it on the feed; holds what that raised there. Raises RuntimeError for a task that

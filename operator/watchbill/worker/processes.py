@@ -194,6 +194,8 @@ class _Process:
                     await _send(writer, await _say(told, context))
                 elif told["kind"] == "log":
                     _log(told, context)
+                elif told["kind"] == "usage":
+                    context.report_usage(Usage(**told["usage"]))
                 else:
                     begun = True
         except (ConnectionError, EOFError):
@@ -201,8 +203,6 @@ class _Process:
                 raise _Gone from None
             raise AgentFailed(await self._died(begun_at)) from None
         self.is_idle = self._is_used = True
-        if told["usage"] is not None:
-            context.report_usage(Usage.model_validate(told["usage"]))
         for name, value in told["metadata"].items():
             context.annotate(name, value)
         if failed := told.get("failed"):

@@ -732,6 +732,20 @@ class ShakyApart(Shaky):
     runs_in = "process"
 
 
+class SpenderApart(Apart):
+    """Spends likewise, in a process that then dies, or is killed."""
+
+    def run(self, context: Any) -> str:
+        from watchbill.tasks import Usage
+
+        context.report_usage(Usage(input_tokens=1000, output_tokens=100, requests=1))
+        if context.attempt == 1:
+            os._exit(3)
+        if context.attempt == 2:
+            time.sleep(60)
+        return "done"
+
+
 class Spender(Gate):
     """Spends 1,000 input tokens, 100 output tokens and a request in each attempt, and fails in the first two.
 
