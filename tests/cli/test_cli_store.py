@@ -367,3 +367,11 @@ def test_a_time_to_wait_may_have_a_unit(shell, stored) -> None:
     assert (late.returncode, "not finished after 1 s" in late.stderr) == (1, True), late.stderr
     wrong = shell.run("result", stored, "slow", "--wait", "--timeout", "soon")
     assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
+
+
+def test_an_empty_state_folder_is_refused_and_is_not_the_current_one(shell) -> None:
+    before = sorted(shell.folder.iterdir())
+    done = shell.run("run", "crew.yaml", "x", "--state", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--state: it is empty. Name a folder; the current one is '.'." in done.stderr
+    assert sorted(shell.folder.iterdir()) == before

@@ -487,3 +487,11 @@ async def test_inputs_are_given_to_each_task_and_slot_and_now_are_times(crew: Cr
             (await definitions.current(crew.client, crew.keys)).definition.agents
         )
     assert await crew.fire(state) == "already"
+
+
+async def test_a_prompt_that_its_times_make_too_long_is_refused_and_nothing_is_written(crew: Crew) -> None:
+    state = await crew.apply(beat(prompt="{now}" * 20_000))
+    before = await crew.dump()
+    with pytest.raises(InvalidInput, match="the prompt has 500000 bytes"):
+        await crew.fire(state)
+    assert await crew.dump() == before

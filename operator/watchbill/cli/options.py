@@ -32,10 +32,23 @@ RedisUrlOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _folder(text: str) -> Path:
+    """Not the current folder for an empty text, as Path has it: it comes of a shell variable that isn't set."""
+    if not text:
+        raise InvalidInput(Problem("it is empty", "Name a folder; the current one is '.'.", path="--state"))
+    return Path(text)
+
+
 StateOption = Annotated[
     Path | None,
     typer.Option(
-        "--state", metavar="DIR", help="The folder of the private store. Default: ./.watchbill", show_default=False
+        "--state",
+        metavar="DIR",
+        parser=_folder,
+        help="The folder of the private store. Default: ./.watchbill",
+        show_default=False,
     ),
 ]
 NamespaceOption = Annotated[

@@ -266,6 +266,7 @@ async def _fire(
     made, spec, crew = _id(state.name, at.label), state.spec, current.definition
     asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
     prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
+    submission.check_own(prompt, made, {}, {})  # its times may have made it too long
     agent = crew.agent(spec.agent) if spec.agent else None
     # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
     agent_id = agent.agent_id if agent else spec.agent or ""
