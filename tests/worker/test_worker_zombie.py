@@ -30,9 +30,15 @@ async def test_a_worker_that_wakes_after_its_lease_begins_nothing_that_it_had_cl
             crew.name, "a", [AgentTask(task_id=name, agent_name="a", prompt="do it") for name in names]
         )
         await until(lambda n=number: len(crew.started_by(sleeper)) > n * 100 + 30)
+        (asleep,) = await crew.incarnations(sleeper)
         sleeper.signal(signal.SIGSTOP)
         heir = await crew.worker()
-        await crew.results(names)
+        await crew.results(names)  # which the sleeper may have done all by itself
+
+        async def is_given_up(name: str = asleep) -> bool:
+            return name not in await crew.incarnations()
+
+        await until(is_given_up)
         woken = time.monotonic()
         sleeper.signal(signal.SIGCONT)
         await until(lambda n=number: sleeper.log.count("silent for longer") > n)
