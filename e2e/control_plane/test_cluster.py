@@ -115,8 +115,9 @@ def test_the_api_server_comes_back_in_place_with_all_its_objects(
 
 # A process that runs a control plane of its own, says which processes that is, and waits.
 OWNER = """
-    import json, pathlib, sys, time
+    import json, pathlib, signal, sys, time
     from e2e.cluster import control_plane
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     names = "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
     with control_plane.running(pathlib.Path(sys.argv[1])) as plane:
         print(json.dumps([plane.pid(name) for name in names]), flush=True)
