@@ -87,6 +87,8 @@ async def private(aof: Path | None = None) -> AsyncIterator[Server]:
         client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(store.url, decode_responses=True)
         try:
             await client.config_set("bind", "127.0.0.1")
+            if aof is None:
+                await client.config_set("appendonly", "no")  # which a store of nobody else's has, to survive its server
             yield Server(client, f"redis://127.0.0.1:{await _listen(client)}/0")
         finally:
             await client.aclose()

@@ -17,11 +17,13 @@ LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 FORMAT: Final = "%(asctime)s %(levelname)s %(who)s: %(message)s"
 AGENTS: Final = "watchbill.agent"
 """The logger of what agents say; what a worker says of them is `watchbill.worker`'s."""
+_agents: Final = logging.getLogger(AGENTS)
+"""Looked up once: that takes a lock, and each run has a logger."""
 
 
 def of_agent(crew: str, agent: str, run_id: str | None, task_id: str) -> logging.LoggerAdapter[logging.Logger]:
     """The logger of one agent's run. `crew`: namespace/name."""
-    return logging.LoggerAdapter(logging.getLogger(AGENTS), about(crew, agent, run_id, task_id))
+    return logging.LoggerAdapter(_agents, about(crew, agent, run_id, task_id))
 
 
 def about(crew: str, agent: str, run_id: str | None, task_id: str) -> dict[str, Any]:
