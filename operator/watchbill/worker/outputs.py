@@ -51,11 +51,8 @@ NOTHING: Final = Output("null")
 def made(agent: str, value: Any) -> Output:
     """What agent `agent` returned, as JSON. Raises Unstorable, and whatever code of the agent's raises that this runs:
     an iterator's, say."""
-    if value is None:
-        return NOTHING
-    depth = _depth(agent, value)
-    if depth is not None:
-        return _written(agent, value, depth)
+    if plain := _plain(agent, value):
+        return plain
     steps = _Making(agent).all_of(value)
     while True:
         try:
@@ -66,11 +63,8 @@ def made(agent: str, value: Any) -> Output:
 
 async def made_on_loop(agent: str, value: Any) -> Output:
     """The same, letting the event loop turn between an iterator's items."""
-    if value is None:
-        return NOTHING
-    depth = _depth(agent, value)
-    if depth is not None:
-        return _written(agent, value, depth)
+    if plain := _plain(agent, value):
+        return plain
     steps = _Making(agent).all_of(value)
     since = time.monotonic()
     while True:
@@ -116,6 +110,14 @@ def as_json(
 
 
 # ---------------------------------------------------------------- what is plain
+
+
+def _plain(agent: str, value: Any) -> Output | None:
+    """What a plain value is as JSON; None for one that isn't plain."""
+    if value is None:
+        return NOTHING
+    depth = _depth(agent, value)
+    return None if depth is None else _written(agent, value, depth)
 
 
 def _depth(agent: str, value: Any) -> int | None:
