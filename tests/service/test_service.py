@@ -381,6 +381,10 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
     try:
         await until(lambda: place.executions()["r/s2"] or owner.poll() is not None)
         assert owner.poll() is None, log.read_text()
+        # an agent begins while its worker tells the store of it
+        async with asyncio.timeout(15), await EmbeddedStore.open(folder) as store, Client(store.url) as client:
+            while (await client.status("crew", "r")).steps[1].status is not TaskState.RUNNING:
+                await asyncio.sleep(0.01)
     finally:
         owner.kill()
         owner.wait()
