@@ -267,23 +267,50 @@ class FakeModel:
 
 
 class FakeClock:
-    """A clock that stands still until it is moved. Aware, UTC. `clock()` is `clock.now()`."""
+    """A clock that stands still until it is moved: a `watchbill.clock.Clock` for tests. `clock()` is `clock.now()`."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         if start.tzinfo is None:
             raise ValueError(f"{start.isoformat()} has no time zone")
         self._now = start.astimezone(UTC)
+        self._passed = 0.0
+        self._sleepers: dict[asyncio.Future[None], float] = {}
 
     def now(self) -> datetime:
         return self._now
 
     __call__ = now
 
+    def monotonic(self) -> float:
+        """Seconds by which it was moved."""
+        return self._passed
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns once the clock was moved by so much."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        self._sleepers[woken] = self._passed + seconds
+        try:
+            await woken
+        finally:
+            self._sleepers.pop(woken, None)
+
+    @property
+    def sleepers(self) -> list[float]:
+        """In how many seconds each who sleeps is woken, the next one first."""
+        return sorted(due - self._passed for due in self._sleepers.values())
+
     def advance(self, seconds: float) -> datetime:
-        """Move on, and return the new time."""
+        """Move on, wake whose time has come, and return the new time."""
         if seconds < 0:
             raise ValueError(f"time goes forward, not by {seconds} seconds")
         self._now += timedelta(seconds=seconds)
+        self._passed += seconds
+        for woken, due in sorted(self._sleepers.items(), key=lambda sleeper: sleeper[1]):
+            if due <= self._passed + 1e-9 and not woken.done():  # sums of fractions
+                woken.set_result(None)
         return self._now
 
 

@@ -1,0 +1,50 @@
+"""Time as a parameter: what measures or waits takes a Clock, so that a test turns the clock instead of waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+
+class Clock(Protocol):
+    """What the time is, and waiting for it. `SYSTEM` is the machine's; `testing.FakeClock` moves when it is told to."""
+
+    def now(self) -> datetime:
+        """The time of day: aware, UTC. Somebody may set it, forward or back."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since a moment that means nothing: only differences do. Never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after so many seconds of `monotonic`; at once, having let others run, if that is none."""
+        ...
+
+
+class _SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)  # noqa: TID251 - here is where the time is read
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+SYSTEM: Final[Clock] = _SystemClock()
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float, clock: Clock) -> bool:
+    """Waits until the event is set, for at most so many seconds. Whether it is set."""
+    waiting = asyncio.ensure_future(event.wait())
+    sleeping = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        sleeping.cancel()
+    return event.is_set()

@@ -1,0 +1,73 @@
+"""Clocks: the machine's, and one that a test moves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from watchbill import clock
+from watchbill.testing import FakeClock
+
+pytestmark = pytest.mark.pure
+
+
+async def turns(number: int = 5) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_the_machines_clock_is_aware_and_goes_forward() -> None:
+    before = clock.SYSTEM.monotonic()
+    assert clock.SYSTEM.now().utcoffset() is not None
+    await clock.SYSTEM.sleep(0.001)
+    assert clock.SYSTEM.monotonic() - before >= 0.001
+
+
+async def test_who_sleeps_by_a_fake_clock_is_woken_when_it_was_moved_far_enough() -> None:
+    fake, woken = FakeClock(), []
+
+    async def sleep(seconds: float) -> None:
+        await fake.sleep(seconds)
+        woken.append(seconds)
+
+    async with asyncio.TaskGroup() as group:
+        for seconds in (0.3, 2.0, 0.0):
+            group.create_task(sleep(seconds))
+        await turns()
+        assert (woken, fake.sleepers) == ([0.0], [0.3, 2.0])
+        fake.advance(0.1)
+        fake.advance(0.1)
+        await turns()
+        assert woken == [0.0]
+        fake.advance(0.1)
+        await turns()
+        assert woken == [0.0, 0.3]
+        fake.advance(60)
+    assert (woken, fake.sleepers) == ([0.0, 0.3, 2.0], [])
+    assert fake.monotonic() == pytest.approx(60.3)
+
+
+async def test_who_gave_up_sleeping_is_forgotten() -> None:
+    fake = FakeClock()
+    task = asyncio.create_task(fake.sleep(1))
+    await turns()
+    task.cancel()
+    await asyncio.wait([task])
+    assert fake.sleepers == []
+    fake.advance(1)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+async def test_an_event_is_waited_for_until_it_is_set_or_the_time_is_over(is_set: bool) -> None:
+    fake, event = FakeClock(), asyncio.Event()
+    waiting = asyncio.create_task(clock.wait_for_event(event, 10, fake))
+    await turns()
+    assert not waiting.done()
+    if is_set:
+        event.set()
+    else:
+        fake.advance(10)
+    assert await waiting is is_set
+    await turns()
+    assert fake.sleepers == []
