@@ -14,7 +14,7 @@ from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
-from watchbill.connection import connected
+from watchbill import connection
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
@@ -199,7 +199,7 @@ async def _foreign(team: Team, owner: str, *, stay: bool) -> None:
     """The store has a crew `echo` that somebody else keeps, or no longer."""
     keys = CrewKeys(team.namespace, "echo")
     definition = CrewDefinition(name="echo", agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
-    async with connected(team.store.url) as redis:
+    async with connection.connected(team.store.url) as redis:
         if stay:
             await definitions.apply(redis, keys, definition, uid="theirs", owner=owner)
         else:
@@ -233,7 +233,7 @@ async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when
 
 
 async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team: Team):
-    async with connected(team.store.url) as redis:
+    async with connection.connected(team.store.url) as redis:
         mine = CrewRedis(client=redis, tenant=team.namespace)
         await mine.save_crew(CrewDefinition(name="echo", agents=[AgentDefinition(agent_id="mine")]))
         await mine.save_crew(CrewDefinition(name="alone", agents=[AgentDefinition(agent_id="mine")]))
@@ -278,7 +278,7 @@ def test_a_removal_that_was_interrupted_is_finished(team: Team):
     keys, uid = CrewKeys(team.namespace, "echo"), team.meta()["uid"]
 
     async def half() -> None:
-        async with connected(team.store.url) as redis:
+        async with connection.connected(team.store.url) as redis:
             assert await definitions._step(redis, keys, uid, "begin")
             assert await definitions.delete_records(redis, keys, uid)
             assert await redis.zcard(keys.ids) == 50

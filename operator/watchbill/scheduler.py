@@ -23,7 +23,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from watchbill import metrics
 from watchbill.api import Heartbeat
-from watchbill.connection import persist
+from watchbill.connection import outages
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -115,7 +115,7 @@ class Scheduler:
         Waits for the store while it is away. Raises InvalidInput when it could never fire, CrewGone.
         """
         await self._tell_of_former(keys, uid, heartbeat)
-        state = await persist(lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock()))
+        state = await outages.persist(lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock()))
         timed = _Timed(keys, state, state.next or schedule.EPOCH)
         known = self._timed.get(timed.id)
         if known and known.state.uid == state.uid and known.state.generation == state.generation:
@@ -128,7 +128,7 @@ class Scheduler:
     async def remove(self, keys: CrewKeys, uid: str, name: str) -> None:
         """The heartbeat fires no more, here or anywhere."""
         await self._drop(f"{keys.crew}/{name}")
-        await persist(lambda: heartbeats.remove(self._client, keys, uid, name))
+        await outages.persist(lambda: heartbeats.remove(self._client, keys, uid, name))
 
     async def run_now(self, keys: CrewKeys, name: str, token: str) -> str:
         """Fires beside the schedule, once for each token. Returns the id of the task or run.
@@ -178,7 +178,7 @@ class Scheduler:
             timed.reason = _AWAY
 
         try:
-            while await persist(lambda: self._step(timed), on_wait=away):
+            while await outages.persist(lambda: self._step(timed), on_wait=away):
                 pass
         except Exception:
             logger.exception("heartbeat %s: failed, tried again within %d s", timed.id, LOOK_AGAIN.total_seconds())
@@ -257,7 +257,7 @@ class Scheduler:
 
     async def _tell_of_former(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
         """What was missed under a spec that is about to be replaced; nobody can tell it later."""
-        former = await persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
+        former = await outages.persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
         if former is None or former.uid != uid or former.generation == heartbeats.generation(heartbeat.spec):
             return
         if former.next is not None:
@@ -269,7 +269,7 @@ class Scheduler:
                 return
             while timed.next <= now:
                 missed, more = schedule.due(former.schedule, timed.next - schedule.TICK, now)
-                if not await persist(partial(self._tell, timed, missed, more, following)):
+                if not await outages.persist(partial(self._tell, timed, missed, more, following)):
                     return
 
     def _end(self, timed: _Timed, outcome: str) -> bool:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 
-from watchbill import background, names
+from watchbill import background, connection, names
 from watchbill.agents.loading import AgentLoader
 from watchbill.api import Crew, Heartbeat, parse
 from watchbill.client import Client, Result
-from watchbill.connection import connect, persist
+from watchbill.connection import outages
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
@@ -250,7 +250,7 @@ class AgentService:
         await self.stop()
 
     async def _start(self) -> None:
-        client = self._client = connect(self._url)
+        client = self._client = connection.connect(self._url)
         self._stack.push_async_callback(client.aclose)
         self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         chosen = _chosen(self._manifests.crews)
@@ -292,7 +292,7 @@ class AgentService:
     async def bury_dead(self) -> None:
         """Lets the work of this host's ended processes be taken at once, instead of when their leases end."""
         for queue in self._queues.values():
-            await persist(functools.partial(control.bury_ended, queue.client, queue.keys, queue.uid))
+            await outages.persist(functools.partial(control.bury_ended, queue.client, queue.keys, queue.uid))
 
     async def stop(self, *, now: bool = False) -> None:
         """Heartbeats first, then workers within the grace period, then connections. May be called again to hurry."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from watchbill.connection import connected
+from watchbill import connection
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
@@ -118,7 +118,7 @@ def test_what_can_not_be_loaded_here_is_a_note_and_what_is_wrong_an_error(shell,
 
 def test_a_crew_of_an_operator_is_left_to_it(shell, named, redis_url) -> None:
     async def keep() -> None:
-        async with connected(redis_url) as client:
+        async with connection.connected(redis_url) as client:
             crew = CrewDefinition(name=named, agents=[AgentDefinition(agent_id="a")])
             await definitions.apply(client, CrewKeys("default", named), crew, uid="uid-1", owner="watchbill@1")
 

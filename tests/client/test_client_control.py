@@ -15,10 +15,11 @@ from redis.asyncio.client import PubSub
 from support import Crew, flow_of, library, opened, server_ms, until
 
 from watchbill.client import CancelledAll, Client, Replay
+from watchbill.connection import scripts
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, StoreUnavailable
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
-from watchbill.store import definitions, queue, runs
+from watchbill.store import definitions, runs
 from watchbill.store.crews import CrewRedis
 from watchbill.tasks import AgentTask, RunState, TaskState
 
@@ -514,17 +515,17 @@ async def test_a_definition_that_changes_among_many_calls_hides_nothing_of_what_
     crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent is taken out while its tasks are submitted: the rest is refused, and the others are named."""
-    really = queue.run_script
+    really = scripts.run
     calls = 0
 
-    async def run_script(redis: Any, name: str, *arguments: Any) -> Any:
+    async def run(redis: Any, name: str, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 2:
             await definitions.apply(crew.client, crew.keys, library("another"))
         return await really(redis, name, *arguments)
 
-    monkeypatch.setattr(queue, "run_script", run_script)
+    monkeypatch.setattr(scripts, "run", run)
     tasks = [_named(f"t{i}") for i in range(700)]
     with pytest.raises(InvalidInput, match="has no agent 'a'") as caught:
         await client.submit_many(crew.keys.crew, "a", tasks)

@@ -12,7 +12,7 @@ import pytest
 import redis.asyncio
 from prometheus_client import REGISTRY
 
-from watchbill.connection import connected
+from watchbill import connection
 from watchbill.controller import eviction
 from watchbill.controller.eviction import Eviction
 
@@ -24,7 +24,7 @@ async def server(private_redis: Callable[[], Awaitable[Any]]) -> Any:
 
 @pytest.fixture
 async def client(server: Any) -> AsyncIterator[redis.asyncio.Redis]:
-    async with connected(server.url) as made:
+    async with connection.connected(server.url) as made:
         yield made
 
 
@@ -97,7 +97,7 @@ async def test_who_may_not_ask_says_so_and_goes_on(
     server: Any, client: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     await client.execute_command("ACL", "SETUSER", "poor", "on", ">x", "+@all", "-info")
-    async with connected(server.url.replace("unix://", "unix://poor:x@")) as poor:
+    async with connection.connected(server.url.replace("unix://", "unix://poor:x@")) as poor:
         seen = Eviction(poor, lambda: None)
         asking = asyncio.create_task(seen.run())
         try:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +16,13 @@ import redis
 import redis.asyncio
 from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, server_ms, until
 
-from watchbill import connection, redis_url
+from watchbill import connection
+from watchbill.connection import outages, scripts
+from watchbill.connection.url import parse, without_secret
 from watchbill.errors import InvalidInput, StoreUnavailable, UserActionRequired
 from watchbill.store import runs
 from watchbill.store.queue import Submission
+from watchbill.testing import FakeClock
 
 SCRIPTS = {
     path.name.removesuffix(".lua"): path.read_text()
@@ -85,7 +87,7 @@ def test_a_url_that_is_none_of_a_store_is_refused_without_its_password(
     ],
 )
 def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert connection.without_secret(url) == shown
+    assert without_secret(url) == shown
 
 
 @pytest.mark.pure
@@ -101,7 +103,7 @@ def test_a_url_is_shown_without_user_and_password(url: str, shown: str) -> None:
     ],
 )
 def test_a_url_says_which_servers(url: str, nodes: object, service: str, db: int | None) -> None:
-    target = redis_url.parse(url)
+    target = parse(url)
     assert (target.nodes, target.service, target.options.get("db")) == (nodes, service, db)
     assert target.tls == url.startswith("rediss")
 
@@ -109,10 +111,10 @@ def test_a_url_says_which_servers(url: str, nodes: object, service: str, db: int
 @pytest.mark.pure
 def test_servers_and_sentinels_may_have_passwords_of_their_own() -> None:
     url = "redis+sentinel://u:%40p@h/m?sentinel_username=su&sentinel_password=hunter2&socket_connect_timeout=1"
-    target = redis_url.parse(url)
+    target = parse(url)
     assert target.options == {"username": "u", "password": "@p", "socket_connect_timeout": 1.0}
     assert target.sentinel_options == {"username": "su", "password": "hunter2"}
-    assert connection.without_secret(url) == "redis+sentinel://h/m?socket_connect_timeout=1"
+    assert without_secret(url) == "redis+sentinel://h/m?socket_connect_timeout=1"
 
 
 @pytest.mark.pure
@@ -120,7 +122,7 @@ def test_servers_and_sentinels_may_have_passwords_of_their_own() -> None:
 def test_a_password_in_the_query_is_not_shown(url: str) -> None:
     options = redis.asyncio.Redis.from_url(url).connection_pool.connection_kwargs
     assert options["password"] == "hunter2"
-    assert "hunter2" not in connection.without_secret(url)
+    assert "hunter2" not in without_secret(url)
 
 
 # ---------------------------------------------------------------- what is a reason to wait
@@ -153,8 +155,8 @@ def test_a_password_in_the_query_is_not_shown(url: str) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_these_errors_may_pass(error: BaseException) -> None:
-    assert isinstance(connection.unavailable(error), StoreUnavailable)
-    with pytest.raises(StoreUnavailable) as caught, connection.translated():
+    assert isinstance(outages.unavailable(error), StoreUnavailable)
+    with pytest.raises(StoreUnavailable) as caught, outages.translated():
         raise error
     assert caught.value.__cause__ is error
 
@@ -173,8 +175,8 @@ def test_these_errors_may_pass(error: BaseException) -> None:
     ids=lambda error: str(error).split(" ", 1)[0],
 )
 def test_these_errors_will_not_pass(error: Exception) -> None:
-    assert connection.unavailable(error) is None
-    with pytest.raises(type(error)), connection.translated():
+    assert outages.unavailable(error) is None
+    with pytest.raises(type(error)), outages.translated():
         raise error
 
 
@@ -193,44 +195,54 @@ def test_these_errors_will_not_pass(error: Exception) -> None:
     ids=lambda case: str(case).split(" ", 1)[0],
 )
 def test_what_somebody_must_change_is_said_so(error: Exception, advice: str) -> None:
-    assert connection.unavailable(error) is None
-    with pytest.raises(UserActionRequired, match=re.escape(advice)) as caught, connection.translated():
+    assert outages.unavailable(error) is None
+    with pytest.raises(UserActionRequired, match=re.escape(advice)) as caught, outages.translated():
         raise error
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, redis.RedisError), "who goes on whatever the store says goes on"
 
 
-async def test_whoever_waits_long_says_so(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_told_at", -connection.TELL_SECONDS)
-    began = time.monotonic()
+class _Turning(FakeClock):
+    """Time that passes for whoever sleeps."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.pure
+async def test_of_all_who_wait_long_one_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    clock, notices = _Turning(), outages.Notices()
 
     async def away() -> None:
         raise redis.ConnectionError("nobody there")
 
-    with pytest.raises(StoreUnavailable):
-        await connection.persist(away, until=lambda: time.monotonic() > began + 2.5)
-    (told,) = caplog.messages
-    assert "waiting for the store" in told
-    assert "nobody there" in told
+    async def wait() -> None:
+        with pytest.raises(StoreUnavailable):
+            await outages.persist(away, until=lambda: clock.monotonic() > 45, notices=notices, clock=clock)
+
+    await asyncio.gather(wait(), wait(), wait())
+    assert [message.split(": ")[0] for message in caplog.messages] == [
+        "waiting for the store, for 1 s now",
+        "waiting for the store, for 31 s now",
+    ]
+    assert "nobody there" in caplog.messages[0]
 
 
-async def test_time_before_the_store_was_away_is_not_told_as_waiting(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 10_000.0
-    monkeypatch.setattr(connection, "_told_at", -connection.TELL_SECONDS)
-    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
+@pytest.mark.pure
+async def test_time_before_the_store_was_away_is_not_told_as_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    clock = _Turning()
     lost = False
 
     async def listen() -> str:
-        nonlocal now, lost
+        nonlocal lost
         if lost:
             return "a message"
-        now += 7200  # it listens for so long, and then loses its connection
+        clock.advance(7200)  # it listens for so long, and then loses its connection
         lost = True
         raise redis.ConnectionError("closed")
 
-    assert await connection.persist(listen) == "a message"
+    assert await outages.persist(listen, notices=outages.Notices(), clock=clock) == "a message"
     assert caplog.messages == []
 
 
@@ -245,7 +257,7 @@ async def test_calls_go_on_until_the_store_answers_and_say_how_long_they_wait() 
             raise redis.ConnectionError("not yet")
         return "done"
 
-    assert await connection.persist(call, on_wait=waits.append) == "done"
+    assert await outages.persist(call, on_wait=waits.append) == "done"
     assert waits == sorted(waits)
     assert len(waits) == 3
 
@@ -258,9 +270,9 @@ async def test_calls_end_when_it_is_time_and_at_once_for_other_errors() -> None:
         raise redis.ResponseError("WRONGTYPE")
 
     with pytest.raises(StoreUnavailable):
-        await connection.persist(away, until=lambda: True)
+        await outages.persist(away, until=lambda: True)
     with pytest.raises(redis.ResponseError):
-        await connection.persist(wrong, until=lambda: False)
+        await outages.persist(wrong, until=lambda: False)
 
 
 # redis-py sends within asyncio.wait_for where there is a socket_timeout, and that of Python 3.11 drops a cancellation
@@ -312,7 +324,7 @@ def test_every_queue_script_says_what_it_may_do_when_memory_is_short() -> None:
 @pytest.mark.pure
 @pytest.mark.parametrize("name", QUEUE_SCRIPTS)
 def test_the_shared_part_stands_behind_the_first_line(name: str) -> None:
-    text, digest = connection.script(name)
+    text, digest = scripts.source(name)
     shebang, uses, body = SCRIPTS[name].split("\n", 2)
     assert uses.startswith("-- uses ")
     parts = ["lib", *(f"lib_{part}" for part in uses.split()[2:] if part != "nothing")]
@@ -347,7 +359,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
     url: str = server.url
     async with opened(url, crew_name) as crew:
         probe = connection.connect(url.replace("unix://", "unix://probe:x@"))
-        plain = connection.run_script
+        plain = scripts.run
         ran: set[str] = set()
 
         async def guarded(
@@ -361,8 +373,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
             return await plain(probe, name, keys, args, *sent)
 
         with monkeypatch.context() as patch:
-            for module in ("queue", "runs", "definitions"):
-                patch.setattr(f"watchbill.store.{module}.run_script", guarded)
+            patch.setattr(scripts, "run", guarded)
             await guarded(crew.client, "leave", crew.keys.fixed, [crew.uid, "nobody"])
             with pytest.raises(redis.ResponseError, match=r"No permissions|can't access"):  # the guard works
                 await probe.eval("return redis.call('HGET', KEYS[1] .. 'x', 'uid')", 1, crew.keys.meta)
@@ -420,9 +431,7 @@ async def test_a_killed_server_comes_back_with_all_that_was_acknowledged(
         with pytest.raises(StoreUnavailable):
             await crew.submit("t3")
         done = finished(tasks[0])
-        finishing = asyncio.create_task(
-            connection.persist(lambda: crew.queue.finish("w", [done]), on_wait=waited.append)
-        )
+        finishing = asyncio.create_task(outages.persist(lambda: crew.queue.finish("w", [done]), on_wait=waited.append))
         await until(lambda: _true(waited))
         await server.restart()
         outcomes, _ = await asyncio.wait_for(finishing, 15)
@@ -445,7 +454,7 @@ async def test_a_follower_of_events_outlives_its_server(
             await until(lambda: _true(feed.terminal()))
             await server.kill()
             await server.restart()
-            await connection.persist(lambda: crew.client.ping())
+            await outages.persist(lambda: crew.client.ping())
             await crew.finish("w", await crew.take("w", 2, 1))
             await until(lambda: _true(feed.terminal()["t2"]))
         assert feed.terminal() == {"t1": 1, "t2": 1}
@@ -529,7 +538,7 @@ async def test_a_server_that_misses_its_replicas_is_a_reason_to_wait(
         with pytest.raises(StoreUnavailable):
             await asyncio.to_thread(crew.queue.renew, sync, "w", 60_000, "{}")
         sync.close()
-        finishing = asyncio.create_task(connection.persist(lambda: crew.finish("w", tasks)))
+        finishing = asyncio.create_task(outages.persist(lambda: crew.finish("w", tasks)))
         await asyncio.sleep(0.1)
         await crew.client.config_set("min-replicas-to-write", 0)
         assert await finishing == ["applied"]
@@ -552,7 +561,7 @@ async def test_a_name_that_leads_to_another_server_by_now_is_followed(
         await by_name.client.execute_command("REPLICAOF", "127.0.0.1", "1")
         name.unlink()
         name.symlink_to(new.socket)
-        assert await connection.persist(lambda: by_name.submit("t1")) == ["t1"]
+        assert await outages.persist(lambda: by_name.submit("t1")) == ["t1"]
         assert await crew.state("t1") == "waiting"
         with pytest.raises(StoreUnavailable):
             await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")

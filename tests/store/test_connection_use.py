@@ -15,6 +15,7 @@ from support import Crew, until
 
 from watchbill import connection
 from watchbill.client import Client
+from watchbill.connection import outages
 
 CALLS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "a command": lambda client: client.ping(),
@@ -50,7 +51,7 @@ async def _is_reset_and_asks(url: str, call: Callable[[Any], Awaitable[Any]]) ->
         async with asyncio.timeout(5):
             while not used[0]._writer.transport.is_closing():
                 await asyncio.sleep(0.001)
-        return await connection.persist(lambda: call(client), until=lambda: False)
+        return await outages.persist(lambda: call(client), until=lambda: False)
     finally:
         await client.aclose()
         server.close()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from support import LEASE_MS, Crew, counted, finished, flow_of, library, payload, run_submission, server_ms
 
-from watchbill.connection import connect_sync, run_script
+from watchbill import connection
+from watchbill.connection import scripts
 from watchbill.errors import Conflict, NotFound, QueueFull, RetryLater
 from watchbill.store import control, definitions, incarnations, runs
 from watchbill.store.queue import Claimed, Submission
@@ -220,7 +221,7 @@ async def test_a_renewal_tells_what_a_lost_message_did_not(crew: Crew) -> None:
     await crew.take("w")
     await crew.submit("t3")
     await crew.take("other")
-    client = connect_sync(crew.url)
+    client = connection.connect_sync(crew.url)
     try:
         assert crew.queue.renew(client, "w", 60_000, "{}").wishes == {}
         await _cancel(crew, "t1", "why not")
@@ -525,12 +526,14 @@ async def test_a_run_abandoned_while_it_was_created_can_be_cancelled(crew: Crew)
     definition = library(*[f"s{i}" for i in range(700)], max_parallel_tasks=10)
     await definitions.apply(crew.client, crew.keys, definition)
     calls = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), 10_000, "")
-    await run_script(crew.client, "submit_run", *calls[0])
+    await scripts.run(crew.client, "submit_run", *calls[0])
     assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CREATING
     assert await _cancel(crew, "r1", "never mind")
     result: Any = await runs.result(crew.client, crew.keys, "r1")
     assert result.error == "cancelled: never mind"
-    assert (await run_script(crew.client, "submit_run", *calls[1]))[1] == "exists", "whoever creates it goes on in vain"
+    assert (await scripts.run(crew.client, "submit_run", *calls[1]))[1] == "exists", (
+        "whoever creates it goes on in vain"
+    )
     assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
     await crew.assert_idle()
 
@@ -552,7 +555,7 @@ async def test_a_worker_that_is_to_drain_claims_nothing_until_that_is_taken_back
 
 async def test_who_is_told_to_drain_and_is_gone_for_a_day_is_forgotten(crew: Crew) -> None:
     await crew.claim("alive-1.aaaa")
-    with contextlib.closing(connect_sync(crew.url)) as client:
+    with contextlib.closing(connection.connect_sync(crew.url)) as client:
         crew.queue.renew(client, "alive-1.aaaa", 60_000, "{}")
     for worker in ("alive-1", "gone-1", "late-1"):
         await control.drain(crew.client, crew.keys, crew.uid, worker, on=True)

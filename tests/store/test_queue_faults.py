@@ -36,6 +36,7 @@ from support import (
 )
 
 from watchbill import connection
+from watchbill.connection import outages
 from watchbill.errors import Fenced
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
@@ -85,11 +86,11 @@ async def _everything_ends_once(crew: Crew, through: Sequence[Crew], tasks: int,
             batch = [
                 Submission(t, "ab"[j % 2], payload(t), list(Priority)[j % 5]) for j, t in enumerate(ids[i : i + 10])
             ]
-            await connection.persist(lambda b=batch: first.queue.submit(b, max_queued=MANY))  # type: ignore[misc]
+            await outages.persist(lambda b=batch: first.queue.submit(b, max_queued=MANY))  # type: ignore[misc]
         for run_id, definition in definitions_.items():
-            await connection.persist(lambda d=definition: definitions.apply(first.client, first.keys, d))  # type: ignore[misc]
+            await outages.persist(lambda d=definition: definitions.apply(first.client, first.keys, d))  # type: ignore[misc]
             submission = run_submission(run_id, definition, parallel=7)
-            await connection.persist(
+            await outages.persist(
                 lambda s=submission: runs.submit(first.client, first.keys, first.uid, s, max_queued=MANY)  # type: ignore[misc]
             )
         await until(all_there)
@@ -263,12 +264,12 @@ async def test_a_server_that_stands_still_gets_calls_again_and_again_and_nothing
             number = 0
             while not stop.is_set():
                 number += 1
-                tasks = await connection.persist(lambda n=number: one.claim(name, n, 3))  # type: ignore[misc]
+                tasks = await outages.persist(lambda n=number: one.claim(name, n, 3))  # type: ignore[misc]
                 if not tasks:
                     await asyncio.sleep(0.01)
                     continue
-                await connection.persist(lambda t=tasks: one.queue.start(name, t))  # type: ignore[misc]
-                await connection.persist(lambda t=tasks: one.finish(name, t))  # type: ignore[misc]
+                await outages.persist(lambda t=tasks: one.queue.start(name, t))  # type: ignore[misc]
+                await outages.persist(lambda t=tasks: one.finish(name, t))  # type: ignore[misc]
 
         async with asyncio.TaskGroup() as group:
             for i, one in enumerate(through):
@@ -280,7 +281,7 @@ async def test_a_server_that_stands_still_gets_calls_again_and_again_and_nothing
                 server.resume()
 
             async def all_done() -> bool:
-                return len(await connection.persist(crew.results)) >= len(ids)
+                return len(await outages.persist(crew.results)) >= len(ids)
 
             await until(all_done, 15)
             stop.set()

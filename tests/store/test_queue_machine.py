@@ -27,7 +27,7 @@ from queue_model import ON_STREAM, Model, Place, Run, Work, Worker
 from support import MANY, Crew, finished, flow_of, library, made, payload, run_submission, server_ms
 
 from watchbill import connection
-from watchbill.connection import run_script
+from watchbill.connection import scripts
 from watchbill.errors import Conflict, Fenced, NotFound, QueueFull, RetryLater
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
@@ -190,7 +190,7 @@ class QueueMachine(RuleBasedStateMachine):
         for number in range(start, min(start + parts, len(calls))):
             names, args = calls[number]
             over = run.state is not RunState.CREATING
-            assert self.do(run_script(self.client, "submit_run", names, args)) == [
+            assert self.do(scripts.run(self.client, "submit_run", names, args)) == [
                 "ok",
                 "exists" if over else "submitted",
             ]
@@ -510,7 +510,7 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 over = run.over
                 args = [uid, keys.crew, run.id, "enough", HOUR_MS, keys.control]
-                got = self.do(run_script(self.client, "cancel_run", [*keys.fixed, *names], args))
+                got = self.do(scripts.run(self.client, "cancel_run", [*keys.fixed, *names], args))
                 self.model.begin_to_cancel(run)
                 assert got == ["over" if over else "ok", run.state.value]
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from support import MANY, Crew, library, run_submission, until
 
-from watchbill import connection
+from watchbill.connection import scripts
 from watchbill.errors import CrewGone, NotFound
 from watchbill.records import ExecutionMode, TaskPolicy
 from watchbill.store import control, dead, definitions, retention, runs
@@ -281,7 +281,7 @@ async def test_a_run_whose_creator_died_is_cancelled_and_keeps_the_results_to_th
     crew.definition = library(*(f"n{i}" for i in range(501)))
     await definitions.apply(crew.client, crew.keys, crew.definition)
     creation = runs.script_call(crew.keys, crew.uid, run_submission("x", crew.definition), MANY, "")
-    assert await connection.run_script(crew.client, "submit_run", *creation[0]) == ["ok", "submitted"]
+    assert await scripts.run(crew.client, "submit_run", *creation[0]) == ["ok", "submitted"]
     while not await control.cancel(crew.client, crew.keys, crew.uid, "x", "", 500_000):
         pass
     rows = await crew.results()

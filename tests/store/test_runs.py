@@ -26,7 +26,7 @@ from support import (
     workers,
 )
 
-from watchbill import connection
+from watchbill.connection import scripts
 from watchbill.errors import CrewGone, NotFound, QueueFull, WatchbillError
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
@@ -269,7 +269,7 @@ async def test_a_run_whose_creation_was_interrupted_is_completed_by_submitting_i
     calls = runs.script_call(crew.keys, crew.uid, submission, MANY, "")
     assert len(calls) == 4
     for keys, args in (calls[0], calls[0], calls[1]):
-        await connection.run_script(crew.client, "submit_run", keys, args)
+        await scripts.run(crew.client, "submit_run", keys, args)
     assert await crew.client.hget(crew.keys.run("r1"), "state") == "creating"
     assert await crew.queued() == 0
     assert await runs.result(crew.client, crew.keys, "r1") is None
@@ -295,7 +295,7 @@ async def test_the_status_of_a_run_that_is_being_created_can_be_read(crew: Crew)
     definition = library(*names, mode=ExecutionMode.SEQUENTIAL)
     await definitions.apply(crew.client, crew.keys, definition)
     keys, args = runs.script_call(crew.keys, crew.uid, run_submission("r1", definition), MANY, "")[0]
-    await connection.run_script(crew.client, "submit_run", keys, args)
+    await scripts.run(crew.client, "submit_run", keys, args)
     assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CREATING
 
 

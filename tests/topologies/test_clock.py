@@ -14,7 +14,7 @@ import workshop
 from bench.clock import MISSING, Clock, library
 from workshop import until
 
-from watchbill.connection import connect_sync
+from watchbill import connection
 from watchbill.store import control, definitions
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.tasks import TaskResult
@@ -87,7 +87,7 @@ async def test_what_is_due_at_a_time_stays_due_then_and_leases_of_others_are_no_
     queue = crew.queue
     await queue.claim("long.1", 1, 0, lease_ms=600_000, take_over=True)
     await queue.claim("short.1", 1, 0, lease_ms=5_000, take_over=True)
-    with connect_sync(crew.url) as client:
+    with connection.connect_sync(crew.url) as client:
         queue.renew(client, "short.1", 5_000, "{}")
         await moved(crew, clock, -HOUR)
         queue.renew(client, "short.1", 5_000, "{}")

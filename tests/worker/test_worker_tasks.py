@@ -14,8 +14,8 @@ import hands
 import pytest
 from workshop import AGENTS, Crew, Make, agent, until
 
-from watchbill import connection
 from watchbill.agents.loading import AgentLoader
+from watchbill.connection import outages
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
@@ -364,7 +364,7 @@ async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_m
     digest = await crew.redis.hget(crew.keys.meta, "def")
     await crew.redis.hdel(crew.keys.meta, "def")
     bringing = asyncio.create_task(
-        parked.bring_back(crew.queue, AgentLoader([AGENTS]), connection.persist, asyncio.Event())
+        parked.bring_back(crew.queue, AgentLoader([AGENTS]), outages.persist, asyncio.Event())
     )
     await asyncio.sleep(0.3)
     assert not bringing.done()

@@ -67,12 +67,12 @@ async def _past(
     client: Client, url: str, crew: str, agent: str | None, run: str | None, after: str | None, count: int, form: Output
 ) -> str:
     """Prints what has happened. Returns the id of the last event. Raises NotFound."""
-    from watchbill.connection import connected
+    from watchbill import connection
     from watchbill.store import events as feed
 
     last = after or feed.BEGINNING
     if after is not None:
-        async with connected(url) as redis:
+        async with connection.connected(url) as redis:
             found = await feed.read(redis, feed.stream(client.keys(crew), agent=agent, run=run), after, count)
     else:
         found = await client.events(crew, agent=agent, run=run, count=count) if count else []

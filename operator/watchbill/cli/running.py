@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from watchbill import connection
 from watchbill.cli import environment, failures, hints, output, progress, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
 from watchbill.client import Client, Result
-from watchbill.connection import connected
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.names import split_step_id
 from watchbill.records import from_crew
@@ -202,7 +202,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             )
         return None
     ending = ""
-    async with connected(url) as redis:
+    async with connection.connected(url) as redis:
         for run_id in [asked.task_id] if asked.task_id else unfinished:
             try:
                 status = await client.status(crew, run_id)

@@ -56,11 +56,11 @@ def status(
 
 
 async def _crews(client: Client, url: str, namespace: str, form: Output) -> None:
-    from watchbill.connection import connected
+    from watchbill import connection
     from watchbill.store import figures
     from watchbill.store.crews import CrewRedis
 
-    async with connected(url) as redis:
+    async with connection.connected(url) as redis:
         names = await CrewRedis(client=redis, tenant=namespace, strict=True).list_crews()
         crews = [client.keys(f"{namespace}/{name}") for name in names]
         # None: a record that somebody saved, and nobody has worked for yet

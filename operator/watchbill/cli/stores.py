@@ -37,7 +37,7 @@ def place(redis_url: str | None, state: Path | None, settings: Settings, *, make
     if redis_url is not None and state is not None:
         raise contradiction("--redis-url", "--state", "A store has a URL, or is a private one in a folder.")
     if redis_url is not None:
-        from watchbill.connection import without_secret
+        from watchbill.connection.url import without_secret
 
         shown = ("--redis-url", redis_url) if without_secret(redis_url) == redis_url else ()
         return Place(url=redis_url, tried="--redis-url", options=shown)
@@ -76,12 +76,14 @@ async def opened(where: Place, on_owner: Callable[[], Awaitable[None]] | None = 
 async def _reach(url: str, tried: str) -> None:
     import redis
 
-    from watchbill.connection import connected, translated, without_secret
+    from watchbill import connection
+    from watchbill.connection import outages
+    from watchbill.connection.url import without_secret
 
     shown = without_secret(url)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), connected(url) as client:
-            with translated():
+        async with asyncio.timeout(PATIENCE_SECONDS), connection.connected(url) as client:
+            with outages.translated():
                 await client.ping()
     except InvalidInput:
         raise

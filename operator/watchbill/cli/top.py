@@ -137,11 +137,15 @@ def rates(before: Figures | None, now: Figures) -> tuple[float | None, float | N
 @asynccontextmanager
 async def _sampler(where: Place, named: Sequence[str], namespace: str | None, default: str) -> AsyncIterator[Sampler]:
     """Over the store, once it has answered. Raises NotFound for a crew that isn't there."""
+    from watchbill import connection
     from watchbill.cli import stores
     from watchbill.client import Client
-    from watchbill.connection import connected
 
-    async with stores.opened(where) as url, connected(url) as redis, Client(url, namespace=default) as client:
+    async with (
+        stores.opened(where) as url,
+        connection.connected(url) as redis,
+        Client(url, namespace=default) as client,
+    ):
         for name in named:
             await client.figures(name)
         fixed = [client.keys(name) for name in dict.fromkeys(named)]
@@ -154,7 +158,7 @@ async def _sampler(where: Place, named: Sequence[str], namespace: str | None, de
 
 async def _listed(redis: redis.asyncio.Redis, namespace: str | None) -> list[CrewKeys]:
     """The crews that have a record, of one namespace or of all."""
-    from watchbill.connection import translated
+    from watchbill.connection import outages
     from watchbill.errors import InvalidInput
     from watchbill.names import CrewKeys, crew_tenants
     from watchbill.store.crews import CrewRedis
@@ -162,7 +166,7 @@ async def _listed(redis: redis.asyncio.Redis, namespace: str | None) -> list[Cre
     if namespace is not None:
         tenants = [namespace]
     else:
-        with translated():
+        with outages.translated():
             tenants = sorted(map(str, await redis.smembers(crew_tenants())))
     found = []
     for tenant in tenants:
@@ -243,7 +247,7 @@ async def _live(sampler: Sampler, interval: float, where: Place) -> None:
     from rich.control import Control
 
     from watchbill.cli import process
-    from watchbill.connection import without_secret
+    from watchbill.connection.url import without_secret
 
     shown = Screen(sampler, interval, without_secret(where.url) if where.url else str(where.folder))
     over = asyncio.Event()

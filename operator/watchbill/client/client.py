@@ -18,7 +18,7 @@ from watchbill import names
 from watchbill.client.control import Control
 from watchbill.client.crews import Crews
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
-from watchbill.connection import persist
+from watchbill.connection import outages
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.loggers import Logger
@@ -262,11 +262,11 @@ class Client(Control, Crews):
         while True:
             if look:
                 waiter.told.clear()
-                result = await persist(lambda: runs.result(self._redis, keys, task_id))
+                result = await outages.persist(lambda: runs.result(self._redis, keys, task_id))
                 if result is not None:
                     return result
             if not (subscribed or is_step):
-                subscribed = await persist(subscribe)
+                subscribed = await outages.persist(subscribe)
                 if not subscribed:  # it has ended meanwhile
                     continue
             timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from watchbill import names
-from watchbill.connection import connect, persist
+from watchbill import connection, names
+from watchbill.connection import outages
 from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.plan import texts
 from watchbill.store import definitions
@@ -19,7 +19,7 @@ class Connected:
     """A store, and what was last seen of its crews."""
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
-        self._redis = connect(url)
+        self._redis = connection.connect(url)
         self._namespace = namespace
         self._crews: dict[str, definitions.Current] = {}
         self._keys: dict[str, names.CrewKeys] = {}
@@ -50,7 +50,7 @@ class Connected:
         try:
             return await work
         except NotFound:
-            await persist(lambda: definitions.current(self._redis, keys))
+            await outages.persist(lambda: definitions.current(self._redis, keys))
             raise
 
     async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:

@@ -14,7 +14,7 @@ from typing import Final
 import redis.asyncio
 
 from watchbill import names
-from watchbill.connection import persist, translated
+from watchbill.connection import outages
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.client")
@@ -82,7 +82,7 @@ class Replies:
             if channel not in self._channels.channels:
                 # A reader that finds the connection lost makes it anew, and so do we: one at a time, or both lose it.
                 await self._stop_reading()
-                with translated():
+                with outages.translated():
                     async with asyncio.timeout(LISTEN_SECONDS):  # redis-py itself waits for ever
                         await self._channels.subscribe(channel)
         finally:
@@ -100,7 +100,7 @@ class Replies:
             while True:
                 # redis-py subscribes again by itself when it connects again; a message lost meanwhile is made up by
                 # polling
-                message = await persist(lambda: channels.get_message(timeout=None))
+                message = await outages.persist(lambda: channels.get_message(timeout=None))
                 if message:
                     self._tell(str(message["channel"]), message["data"])
         except Exception as error:

@@ -15,7 +15,7 @@ from typing import Final
 import redis.asyncio
 
 from watchbill import metrics
-from watchbill.connection import persist
+from watchbill.connection import outages
 from watchbill.errors import Problem, WatchbillError
 from watchbill.store import eviction
 
@@ -53,7 +53,7 @@ class Eviction:
         while True:
             self._ask_now.clear()
             try:
-                self._take(await persist(lambda: eviction.fault(self._client)))
+                self._take(await outages.persist(lambda: eviction.fault(self._client)))
             except (WatchbillError, redis.exceptions.RedisError, OSError) as error:  # a right that is missing, say
                 logger.warning("the store's maxmemory-policy can't be read: %s", error)
             self._asked.set()

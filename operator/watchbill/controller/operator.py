@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill import background, metrics, names
+from watchbill import background, connection, metrics, names
 from watchbill.cluster import Cluster, Forbidden, Kind
-from watchbill.connection import connect, persist
+from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.reconcile import Reconciler, StoreGate
@@ -89,7 +89,7 @@ class Operator:
 
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
-            self._client = connect(self._url)
+            self._client = connection.connect(self._url)
             stack.push_async_callback(self._client.aclose)
             self._cluster = await stack.enter_async_context(await Cluster.connect())
             scheduler = self._schedule(self._client)
@@ -264,12 +264,12 @@ class Operator:
 
     async def _listen(self, ears: _Ears) -> None:
         """Returns when nothing comes from the other end: a connection may be dead without saying so."""
-        await persist(lambda: ears.subscribe(names.WAKE_CHANNEL))
+        await outages.persist(lambda: ears.subscribe(names.WAKE_CHANNEL))
         ears.heard_at = time.monotonic()
         while (silent_for := time.monotonic() - ears.heard_at) < 2 * SILENCE_SECONDS:
             if silent_for >= SILENCE_SECONDS:
-                await persist(ears.ping)
-            message = await persist(lambda: ears.get_message(timeout=SILENCE_SECONDS))
+                await outages.persist(ears.ping)
+            message = await outages.persist(lambda: ears.get_message(timeout=SILENCE_SECONDS))
             if message is not None and message["type"] == "message":
                 namespace, _, name = str(message["data"]).partition("/")
                 if (namespace, name) in self._cache.crews:

@@ -17,7 +17,7 @@ from watchbill import api, metrics, names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.cluster import Cluster, Forbidden, Kind, Refused
-from watchbill.connection import unavailable
+from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.statuses import Statuses
@@ -229,7 +229,7 @@ class Reconciler:
             logger.warning("%s/%s: %s", *key, error)
             return None, str(error), fault
         except (RetryLater, redis.exceptions.RedisError, OSError) as error:
-            known = error if isinstance(error, RetryLater) else unavailable(error)
+            known = error if isinstance(error, RetryLater) else outages.unavailable(error)
             if known is None:  # it refuses this crew, and may well answer others
                 logger.warning("%s/%s: the store refuses: %s", *key, error)
                 return None, str(error), fault

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, cast, get_args
 
 import redis.asyncio
 
-from watchbill.connection import home, persist, run_script, translated
+from watchbill import connection
+from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, NotFound, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import incarnations, runs
@@ -74,7 +75,7 @@ async def _cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id
     if STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
         outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
         return _told(keys, task_id, outcome, "cancelled") != "asked"
-    with translated():
+    with outages.translated():
         digest = str(await client.hget(keys.run(task_id), "def") or "")
     if not digest:
         raise runs.not_found(keys, task_id)
@@ -107,13 +108,13 @@ async def cancel_all(
 async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> int:
     """How many tasks a worker is yet to stop because somebody cancelled them. Those whose worker has died since, by
     its lease, are cancelled first: there may be nobody else who ever looks."""
-    with translated():
+    with outages.translated():
         found: Any = await client.hgetall(keys.wishes)
         wishes = {task_id: wish.split(" ", 2) for task_id, wish in found.items() if wish.startswith("cancel ")}
         if not wishes:
             return 0
         held = await client.hmget(keys.running, list(wishes))
-        seconds, micros = await (await home(client, keys.meta)).time()
+        seconds, micros = await (await connection.home(client, keys.meta)).time()
         alive = set(await client.zrangebyscore(keys.leases, int(seconds) * 1000 + int(micros) // 1000, "+inf"))
     left = [
         task_id
@@ -138,7 +139,7 @@ async def bury_ended(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> b
 
 async def _kinds(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
     """What of these are tasks; and what are runs, with their definitions. The record of some may have gone."""
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             for task_id in ids:
                 pipe.hget(keys.task(task_id), "agent")
@@ -192,7 +193,7 @@ async def _cancel_run(
     ready = await _ready(client, keys, run_id, digest)
     for start in range(0, len(ready), BATCH):
         await _stop(client, keys, uid, "cancel", ready[start : start + BATCH], why, ttl_ms)
-    with translated():
+    with outages.translated():
         return await client.hget(keys.run(run_id), "state") != "cancelling"
 
 
@@ -211,7 +212,7 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
     Raises NotFound; Conflict for a run, and when it has ended; RetryLater when it can't be done just now.
     """
     if STEP_SEPARATOR not in task_id and not await _is_task(client, keys, task_id):
-        with translated():
+        with outages.translated():
             if await client.exists(keys.run(task_id)):
                 raise Conflict(
                     f"{task_id!r} is a whole run: interrupt one of its steps, {task_id}/STEP, or cancel the run"
@@ -247,13 +248,13 @@ async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: s
 
 async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) -> bool:
     """Whether this worker is to claim no more."""
-    with translated():
+    with outages.translated():
         return bool(await client.hexists(keys.meta, f"drain:{worker}"))
 
 
 async def wishes(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> dict[str, Wish]:
     """Those of these tasks that somebody wants to stop."""
-    with translated():
+    with outages.translated():
         found = await client.hmget(keys.wishes, list(ids))
     wanted = ((task_id, str(wish or "").partition(" ")[0]) for task_id, wish in zip(ids, found, strict=True))
     return {task_id: cast(Wish, wish) for task_id, wish in wanted if wish in get_args(Wish)}
@@ -261,7 +262,7 @@ async def wishes(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]
 
 async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
     """Whether the store has no crew of this uid."""
-    with translated():
+    with outages.translated():
         return bool(await client.hget(keys.meta, "uid") != uid)
 
 
@@ -274,10 +275,10 @@ async def heard(
     It proves nothing, since anybody may have said it: a reason to ask the store (`wishes`, `is_draining`, `is_gone`).
     """
     async with client.pubsub(ignore_subscribe_messages=True) as listening:
-        await persist(lambda: listening.subscribe(keys.control))
+        await outages.persist(lambda: listening.subscribe(keys.control))
         while True:
             # redis-py subscribes again by itself when it connects again
-            if message := await persist(lambda: listening.get_message(timeout=_LISTEN_SECONDS)):
+            if message := await outages.persist(lambda: listening.get_message(timeout=_LISTEN_SECONDS)):
                 what, *ids = message["data"].split("\x1f")
                 yield what, ids
 
@@ -298,7 +299,7 @@ def _one_line(why: str) -> str:
 
 async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Item:
     step = split_step_id(task_id)
-    with translated():
+    with outages.translated():
         if step is None:
             agent = await client.hget(keys.task(task_id), "agent")
             digest: Any = ""
@@ -311,7 +312,7 @@ async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> It
 
 
 async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> bool:
-    with translated():
+    with outages.translated():
         return bool(await client.exists(keys.task(task_id)))
 
 
@@ -332,8 +333,8 @@ async def call(
     client: redis.asyncio.Redis, keys: CrewKeys, name: str, names: Sequence[str], args: Sequence[Any]
 ) -> list[Any]:
     """Runs one of these scripts."""
-    with translated():
-        reply = await run_script(client, name, names, args)
+    with outages.translated():
+        reply = await scripts.run(client, name, names, args)
     if reply[0] == "gone":
         raise crew_gone(keys)
     return list(reply)

@@ -24,6 +24,7 @@ import redis.asyncio
 from redis.exceptions import ClusterCrossSlotError, NoScriptError, RedisClusterException, RedisError
 
 from watchbill import connection, errors, names
+from watchbill.connection import outages
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
 
@@ -167,7 +168,7 @@ class CrewRedis:
             return errors.InvalidInput(errors.Problem(reason, "Use a hash tag, as in key_prefix='{crew}'."))
         if isinstance(error, RedisClusterException):
             return errors.StoreUnavailable(f"the Redis Cluster doesn't answer as it should: {text}")
-        return connection.unavailable(error) or errors.UserActionRequired(f"the store refuses this: {text}")
+        return outages.unavailable(error) or errors.UserActionRequired(f"the store refuses this: {text}")
 
     def _record(self, name: str) -> str:
         return names.crew_record(self.tenant, name, self.key_prefix)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import redis.asyncio
 
-from watchbill.connection import translated
+from watchbill.connection import outages
 from watchbill.errors import NotFound
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow, prompts
@@ -96,7 +96,7 @@ async def letters(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[
     """All of them, newest first."""
     before = "+"
     while True:
-        with translated():
+        with outages.translated():
             page: list[Any] = await client.xrevrange(keys.dead, before, "-", count=_PAGE) or []
         for entry, fields in page:
             yield _letter(entry, fields)
@@ -193,7 +193,7 @@ async def _ways(
             current = await definitions.current(client, keys)
         except NotFound:
             raise crew_gone(keys) from None
-        with translated():
+        with outages.translated():
             async with client.pipeline(transaction=False) as pipe:
                 for run_id in known:
                     pipe.hmget(keys.run(run_id), ["def", "state", "inputs"])

@@ -16,7 +16,7 @@ import redis.asyncio
 from pydantic import ValidationError
 
 from watchbill import __version__
-from watchbill.connection import run_script, translated
+from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, NewerRecord, NotFound
 from watchbill.names import CrewKeys, crew_index
 from watchbill.records import CrewDefinition
@@ -89,10 +89,10 @@ async def apply(
     digest = definition.digest()
     loss = _LOSS if was_there else ""
     fresh = uid or str(uuid.uuid4())
-    with translated():
+    with outages.translated():
         while True:
             old = str(await client.hget(keys.meta, "def") or "")
-            reply = await run_script(
+            reply = await scripts.run(
                 client,
                 "apply",
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
@@ -112,7 +112,7 @@ async def apply(
 
 async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
     """The crew's uid and definition, which may be unreadable. Raises NotFound when the store has no such crew."""
-    with translated():
+    with outages.translated():
         while True:
             uid, digest, born = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def", "born"]))
             if not uid or not digest:
@@ -135,26 +135,26 @@ async def _no_crew(client: redis.asyncio.Redis, keys: CrewKeys) -> NotFound:
 
 async def born(client: redis.asyncio.Redis, keys: CrewKeys) -> str:
     """Since when the store knows the crew; empty where there is none."""
-    with translated():
+    with outages.translated():
         return str(await client.hget(keys.meta, "born") or "")
 
 
 async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
     """For whoever knows the crew as the store had it, since `born`: if the store has lost it meanwhile, and has it
     back, the feed tells of that, once for all who know. False: the crew isn't there."""
-    with translated():
-        return bool(await run_script(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
+    with outages.translated():
+        return bool(await scripts.run(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
 
 
 async def tell_loaded(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, digest: str) -> None:
     """A worker has loaded all agents of the crew under this definition. Nothing is written where the crew is gone."""
-    with translated():
-        await run_script(client, "loaded", keys.fixed, [uid, keys.crew, digest])
+    with outages.translated():
+        await scripts.run(client, "loaded", keys.fixed, [uid, keys.crew, digest])
 
 
 async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> CrewDefinition:
     """One definition by its hash. Raises NotFound when it is gone, NewerRecord when it can't be read."""
-    with translated():
+    with outages.translated():
         content = await client.get(keys.definition(digest))
     if content is None:
         raise NotFound(f"definition {digest!r} of crew {keys.crew!r} is no longer in the store")
@@ -183,7 +183,7 @@ async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:
 async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> list[Identity]:
     """The same for many."""
     found: list[Identity] = []
-    with translated():
+    with outages.translated():
         for start in range(0, len(crews), _BATCH):
             async with client.pipeline(transaction=False) as pipe:
                 for keys in crews[start : start + _BATCH]:
@@ -197,7 +197,7 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
 
     May be called again after an interruption, which `Identity.leaving` tells: it goes on where it was.
     """
-    with translated():
+    with outages.translated():
         if not await _step(client, keys, uid, "begin"):
             return False
         meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
@@ -226,7 +226,7 @@ async def _step(
     doomed: Sequence[str] = (),
     ids: Sequence[str] = (),
 ) -> bool:
-    return bool(await run_script(client, "delete", [*keys.fixed, *doomed], [uid, step, *ids]) == "ok")
+    return bool(await scripts.run(client, "delete", [*keys.fixed, *doomed], [uid, step, *ids]) == "ok")
 
 
 async def _agents(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 
-from watchbill.connection import run_script_and_confirm, translated
+from watchbill.connection import outages, scripts
 from watchbill.errors import NotDurable, StoreUnavailable, UserActionRequired
 from watchbill.tasks import Durability
 
@@ -35,8 +35,8 @@ async def run_script(
     shown = ", ".join(map(repr, ids[:_IDS_SHOWN])) + (", …" if len(ids) > _IDS_SHOWN else "")
     again = f"{shown} may be stored; sending it again under the same id is safe"
     try:
-        with translated():
-            reply, confirmed = await run_script_and_confirm(client, name, keys, args, confirm)
+        with outages.translated():
+            reply, confirmed = await scripts.run_and_confirm(client, name, keys, args, confirm)
     except StoreUnavailable as error:
         raise NotDurable(f"{error}: {again}", ids) from error
     if isinstance(confirmed, redis.exceptions.ResponseError):

@@ -9,7 +9,8 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill.connection import blocking, persist, translated
+from watchbill import connection
+from watchbill.connection import outages
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import RETENTION_SECONDS, CrewEvent, Gap
 from watchbill.loggers import Logger
@@ -34,19 +35,19 @@ async def read(
     client: redis.asyncio.Redis, key: str, after: str = BEGINNING, count: int = 100
 ) -> list[tuple[str, CrewEvent]]:
     """Events later than the id `after` (exclusive), oldest first."""
-    with translated():
+    with outages.translated():
         return _parse(await client.xrange(key, f"({after}", "+", count=count))
 
 
 async def recent(client: redis.asyncio.Redis, key: str, count: int = 20) -> list[tuple[str, CrewEvent]]:
     """The newest `count` events, oldest of them first."""
-    with translated():
+    with outages.translated():
         return _parse(await client.xrevrange(key, count=count))[::-1]
 
 
 async def last_id(client: redis.asyncio.Redis, key: str) -> str:
     """The id of the newest event; BEGINNING where there is none."""
-    with translated():
+    with outages.translated():
         newest = await client.xrevrange(key, count=1)
     return str(newest[0][0]) if newest else BEGINNING
 
@@ -62,17 +63,17 @@ async def follow(
     place = _place(after)
     seen_all = False  # when we last looked there was nothing behind `place`
     while True:
-        batch = await persist(lambda: _next(client, key, place))  # noqa: B023 - awaited here
+        batch = await outages.persist(lambda: _next(client, key, place))  # noqa: B023 - awaited here
         if batch:
-            if place != _START and not await persist(lambda: client.xrange(key, _id(place), _id(place))):  # noqa: B023
+            if place != _START and not await outages.persist(lambda: client.xrange(key, _id(place), _id(place))):  # noqa: B023
                 yield _id(place), Gap(after_id=_id(place))
             for told in _parse(batch):
                 yield told
             place, seen_all = _place(str(batch[-1][0])), False
             continue
-        last = _place(await persist(lambda: last_id(client, key)))
+        last = _place(await outages.persist(lambda: last_id(client, key)))
         if last < place:
-            expired = seen_all and last == _START and await persist(lambda: _has_expired(client, place))  # noqa: B023
+            expired = seen_all and last == _START and await outages.persist(lambda: _has_expired(client, place))  # noqa: B023
             if not expired:
                 yield _id(place), Gap(after_id=_id(place))
             place = last
@@ -83,7 +84,7 @@ _START: Final = (0, 0)
 
 
 async def _next(client: redis.asyncio.Redis, key: str, place: tuple[int, int]) -> Any:
-    with blocking(client) as may_block:
+    with connection.blocking(client) as may_block:
         entries: Any = await client.xread({key: _id(place)}, count=100, block=BLOCK_MS if may_block else None)
     if not entries:
         if not may_block:

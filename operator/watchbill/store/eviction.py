@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill.connection import masters, persist, translated
+from watchbill import connection
+from watchbill.connection import outages
 from watchbill.errors import Problem, WatchbillError
 from watchbill.loggers import Logger
 
@@ -32,8 +33,8 @@ async def fault(client: redis.asyncio.Redis) -> Problem | None:
     Of a Cluster every master counts, and `source` says which of them it is. One that doesn't answer is left out;
     raises StoreUnavailable where none does, StoreRefuses where INFO is forbidden.
     """
-    with translated():
-        servers = await masters(client)
+    with outages.translated():
+        servers = await connection.masters(client)
         replies = await asyncio.gather(*(server.info("memory") for server in servers.values()), return_exceptions=True)
         if all(isinstance(reply, BaseException) for reply in replies):
             raise next(reply for reply in replies if isinstance(reply, BaseException))
@@ -51,7 +52,7 @@ async def fault(client: redis.asyncio.Redis) -> Problem | None:
 async def warn(client: redis.asyncio.Redis) -> None:
     """Says in the log what is wrong with the store's policy. Waits for a store that is away; raises nothing."""
     try:
-        found = await persist(lambda: fault(client))
+        found = await outages.persist(lambda: fault(client))
     except (WatchbillError, redis.exceptions.RedisError, OSError) as error:  # who works with it says what is wrong
         logger.debug("the store's maxmemory-policy can't be read: %s", error)
         return

@@ -15,7 +15,8 @@ from typing import Any, Final
 import redis
 import redis.asyncio
 
-from watchbill.connection import home, run_script, script, translated
+from watchbill import connection
+from watchbill.connection import outages, scripts
 from watchbill.names import CLASSES, CrewKeys
 from watchbill.tasks import Priority
 
@@ -116,8 +117,8 @@ class Held:
 
 async def figures(client: redis.asyncio.Redis, keys: CrewKeys) -> Figures:
     """All of it as of one moment; zeros where there is no such crew."""
-    with translated():
-        reply = await run_script(client, "figures", keys.fixed, [0, ""])
+    with outages.translated():
+        reply = await scripts.run(client, "figures", keys.fixed, [0, ""])
     return _figures(reply) or Figures()
 
 
@@ -128,19 +129,19 @@ async def each(
 
     `since`: also what has ended, and for the crews in it what has ended behind that id of their results.
     """
-    _, digest = script("figures")
+    _, digest = scripts.source("figures")
     most = 0 if since is None else RESULTS_SEEN
     source = iter(crews)
     while batch := list(itertools.islice(source, CREWS_AT_ONCE)):
         arguments = [[*keys.fixed, most, (since or {}).get(keys.crew, "")] for keys in batch]
-        with translated():
+        with outages.translated():
             async with client.pipeline(transaction=False) as pipe:
                 for keys, given in zip(batch, arguments, strict=True):
                     pipe.execute_command("EVALSHA", digest, len(keys.fixed), *given)
                 replies = await pipe.execute(raise_on_error=False)
             for i, (keys, given) in enumerate(zip(batch, arguments, strict=True)):
                 if isinstance(replies[i], redis.exceptions.NoScriptError):
-                    replies[i] = await run_script(client, "figures", keys.fixed, given[len(keys.fixed) :])
+                    replies[i] = await scripts.run(client, "figures", keys.fixed, given[len(keys.fixed) :])
                 if isinstance(replies[i], Exception):
                     raise replies[i]
         for keys, reply in zip(batch, replies, strict=True):
@@ -150,7 +151,7 @@ async def each(
 async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Incarnation]:
     """Who works for a crew, the busiest first. What they say of themselves is up to a third of a
     lease old."""
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.zrangebyscore(keys.leases, "(0", "+inf", withscores=True)
@@ -169,8 +170,8 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Inca
 
 async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[Held]:
     """What has been running for longest. Reads all that runs, in pages, so that the server is never held for long."""
-    with translated():
-        seconds, micros = await (await home(client, keys.meta)).time()
+    with outages.translated():
+        seconds, micros = await (await connection.home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found: dict[str, Held] = {}
         async for task_id, packed in client.hscan_iter(keys.running, count=_PAGE):

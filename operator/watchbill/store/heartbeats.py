@@ -22,7 +22,7 @@ from pydantic.alias_generators import to_camel
 
 from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
-from watchbill.connection import run_script, translated
+from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
@@ -129,8 +129,8 @@ async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat
     spec = heartbeat.spec
     first = next_slot(Schedule.of(spec), now)
     content, digest = _content(spec), generation(spec)
-    with translated():
-        reply = await run_script(
+    with outages.translated():
+        reply = await scripts.run(
             client,
             "heartbeat_apply",
             [*keys.fixed, keys.heartbeat(heartbeat.name)],
@@ -144,19 +144,19 @@ async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat
 
 async def remove(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, name: str) -> None:
     """The heartbeat fires no more. What it has fired stays. Removing what isn't there is fine, crew included."""
-    with translated():
-        await run_script(client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name)], [uid, name])
+    with outages.translated():
+        await scripts.run(client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name)], [uid, name])
 
 
 async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> State | None:
-    with translated():
+    with outages.translated():
         fields: Any = await client.hgetall(keys.heartbeat(name))
     return _state(name, fields) if fields else None
 
 
 async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[State]:
     """The crew's heartbeats, by name."""
-    with translated():
+    with outages.translated():
         uid = await client.hget(keys.meta, "uid")
         index = [str(field) for field in await client.hkeys(keys.meta)]
         known = sorted(field.removeprefix(_INDEX) for field in index if field.startswith(_INDEX))
@@ -228,8 +228,8 @@ async def miss(
 
     Returns the stored next slot with it, where the heartbeat is still the same.
     """
-    with translated():
-        reply = await run_script(
+    with outages.translated():
+        reply = await scripts.run(
             client,
             "heartbeat_miss",
             [*keys.fixed, keys.heartbeat(state.name)],
@@ -307,8 +307,8 @@ async def _fire(
         args += call
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, at.label), keys.run(made)]
     names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
-    with translated():
-        reply = await run_script(client, "heartbeat_fire", names, args)
+    with outages.translated():
+        reply = await scripts.run(client, "heartbeat_fire", names, args)
     if reply[0] == "conflict":
         raise Conflict(f"{made!r} is the id of another task or run of crew {keys.crew!r}")
     return cast(Outcome, reply[0]), _time(reply[1]) if len(reply) > 1 else None

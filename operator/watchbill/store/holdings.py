@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill.connection import translated
+from watchbill.connection import outages
 from watchbill.names import CLASSES, WORKERS_GROUP, CrewKeys
 from watchbill.store.queue import BATCH, Claimed
 
@@ -23,7 +23,7 @@ async def beyond(
     client: redis.asyncio.Redis, keys: CrewKeys, incarnation: str, known: Collection[str]
 ) -> list[Claimed]:
     """What it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer may come yet."""
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             for stream in keys.streams:
                 pipe.xpending_range(stream, WORKERS_GROUP, "-", "+", _MOST, incarnation)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import redis
 import redis.asyncio
 
-from watchbill.connection import run_script, run_script_sync, translated, wait_and_run_script
+from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater, WatchbillError
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import durability as durable
@@ -282,9 +282,9 @@ class Queue:
         """Waits for the bell, or for so long; then claims, and begins what it gets. In one trip: the claim stands
         behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
         args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over), self._fence]
-        with translated():
+        with outages.translated():
             wait = ("BLPOP", self.keys.bell, timeout_seconds)
-            heard, reply = await wait_and_run_script(self.client, wait, "claim", self.keys.fixed, args)
+            heard, reply = await scripts.wait_and_run(self.client, wait, "claim", self.keys.fixed, args)
             if isinstance(reply, Exception):
                 raise reply
         return self._claim(reply), heard if isinstance(heard, redis.exceptions.RedisError) else None
@@ -389,7 +389,7 @@ class Queue:
         """Agent → what its parked tasks are parked as, oldest first; at most 500 of each."""
         found: dict[str, list[str]] = {}
         start = 0
-        with translated():
+        with outages.translated():
             while page := await self.client.zrange(self.keys.parked_agent, start, start + 10 * BATCH - 1):
                 for member in map(str, page):
                     if member.count("\x1f") != 3:
@@ -413,8 +413,8 @@ class Queue:
 
     def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> Renewed:
         """Keeps the incarnation alive for another `lease_ms`. Blocking: it runs in the lease keeper's thread."""
-        with translated():
-            reply = run_script_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
+        with outages.translated():
+            reply = scripts.run_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
         self._raise(reply[0], incarnation)
         return Renewed(reply[1] == 1, dict(zip(reply[2::2], reply[3::2], strict=True)))
 
@@ -436,7 +436,7 @@ class Queue:
 
     async def incarnations(self) -> list[str]:
         """Those that have a lease, expired or not."""
-        with translated():
+        with outages.translated():
             return [str(name) for name in await self.client.zrange(self.keys.leases, 0, -1) if name != "returned"]
 
     async def move_due(self) -> int | None:
@@ -498,8 +498,8 @@ class Queue:
     async def _call(
         self, name: str, keys: Sequence[str], args: Sequence[Any], sent: Callable[[], None] | None = None
     ) -> Any:
-        with translated():
-            reply = await run_script(self.client, name, keys, args, sent)
+        with outages.translated():
+            reply = await scripts.run(self.client, name, keys, args, sent)
         self._raise(reply if isinstance(reply, str) else reply[0], "")
         return reply
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill.connection import run_script, translated
+from watchbill.connection import outages, scripts
 from watchbill.names import CrewKeys
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Changed, crew_gone
@@ -34,7 +34,7 @@ async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
     gone, left = await _forget(client, keys, uid, current, ())
     went = 1
     while left and went:  # else others are at it
-        with translated():
+        with outages.translated():
             found: Any = await client.zrange(keys.ids, "-inf", FAR, byscore=True, offset=0, num=PAGE, withscores=True)
         went, left = await _forget(client, keys, uid, current, found)
         gone += went
@@ -54,8 +54,8 @@ async def _forget(
     for task_id, _ in oldest:
         names += (keys.task(task_id), keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id))
         args.append(task_id)
-    with translated():
-        reply = await run_script(client, "forget", names, args)
+    with outages.translated():
+        reply = await scripts.run(client, "forget", names, args)
     if reply[0] == "gone":
         raise crew_gone(keys)
     if reply[0] == "changed":

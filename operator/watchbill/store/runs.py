@@ -14,7 +14,7 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill.connection import run_script, translated
+from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
@@ -111,8 +111,8 @@ async def submit(
     """
     for names, args in script_call(keys, uid, run, max_queued, reply_to):
         if durability is None:
-            with translated():
-                reply = await run_script(client, "submit_run", names, args)
+            with outages.translated():
+                reply = await scripts.run(client, "submit_run", names, args)
         else:
             reply = await durable.run_script(client, "submit_run", names, args, durability, [run.id])
         if reply[0] == "gone":
@@ -137,9 +137,9 @@ async def submit(
 
 async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> RunStatus:
     """The run and its steps as they are now. Raises NotFound, NewerRecord."""
-    with translated():
+    with outages.translated():
         names = [*keys.fixed, keys.run(run_id), keys.run_steps(run_id)]
-        state, submitted, finished, flat = await run_script(client, "run", names, [])
+        state, submitted, finished, flat = await scripts.run(client, "run", names, [])
     if state is None:
         raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} ({_KEPT})")
     with _readable(keys, run_id):
@@ -160,7 +160,7 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
             if known.name == step[1]:
                 return known.status
         raise not_found(keys, task_id)
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             pipe.hget(keys.run(task_id), "state")
             pipe.hget(keys.task(task_id), "state")
@@ -174,15 +174,15 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
 async def subscribe(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, channel: str) -> bool:
     """Has whoever ends this run or task say so on `channel`. False: it has ended, or isn't there."""
     names = [*keys.fixed, keys.task(task_id), keys.run(task_id)]
-    with translated():
-        return bool(await run_script(client, "subscribe", names, [channel]) == "ok")
+    with outages.translated():
+        return bool(await scripts.run(client, "subscribe", names, [channel]) == "ok")
 
 
 async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
     """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. What can't be read is
     a result without success that says so. Raises NotFound."""
     if step := split_step_id(task_id):
-        with translated():
+        with outages.translated():
             stored = await client.hget(keys.run_results(step[0]), step[1])
         if stored:
             return _result(stored, task_id)
@@ -198,7 +198,7 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         cancelled = run.status in (RunState.CANCELLING, RunState.CANCELLED)
         error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
-    with translated():
+    with outages.translated():
         # a task first, in one command: whoever waits is the quicker for it
         task_state, stored = await client.hmget(keys.task(task_id), ["state", "result"])
         if task_state is not None:
@@ -227,7 +227,7 @@ async def _run_result(
     finished: datetime | None,
     why: str,
 ) -> RunResult:
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:  # it has ended, and a replay alone changes that
             pipe.hgetall(keys.run_steps(run_id))
             pipe.hgetall(keys.run_results(run_id))
@@ -261,7 +261,7 @@ async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step
     """
     if not steps:
         return {}
-    with translated():
+    with outages.translated():
         stored = await client.hmget(keys.run_results(run_id), list(steps))
     found = {}
     for name, text in zip(steps, stored, strict=True):
@@ -279,7 +279,7 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
         return {}
     step = split_step_id(task_id)
     fields = [f"input:{name}" for name in names]
-    with translated():
+    with outages.translated():
         values = await client.hmget(keys.run(step[0] if step else task_id), fields)
         if step is None and not any(values):
             values = await client.hmget(keys.task(task_id), fields)
@@ -288,7 +288,7 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
 
 async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> str | None:
     """Whose a step of a run is; None where there is no such step."""
-    with translated():
+    with outages.translated():
         packed = await client.hget(keys.run_steps(run_id), step)
     if packed is None:
         return None
@@ -298,7 +298,7 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
     """Under which definition each of these runs goes on; without those that have no record."""
-    with translated():
+    with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             for run_id in run_ids:
                 pipe.hget(keys.run(run_id), "def")
@@ -313,7 +313,7 @@ _KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.
 
 async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 100) -> list[str]:
     """Ids of tasks and runs that haven't ended, newest first."""
-    with translated():
+    with outages.translated():
         return [
             str(i) for i in await client.zrange(keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=limit)
         ]
@@ -321,14 +321,14 @@ async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 1
 
 async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[list[str]]:
     """Ids of all tasks and runs that haven't ended now, oldest first, in pages; without what comes meanwhile."""
-    with translated():
+    with outages.translated():
         newest: Any = await client.zrange(
             keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=1, withscores=True
         )
     after: str | float = FAR
     told: set[str] = set()  # of those with the score `after`, at which the next page begins: many may have the same
     while newest:
-        with translated():
+        with outages.translated():
             page: Any = await client.zrange(
                 keys.ids, after, newest[0][1], byscore=True, offset=0, num=BATCH + len(told), withscores=True
             )
@@ -343,7 +343,7 @@ async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> Async
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
     """What a run or task was asked; None where there is no such record, or none that can be read."""
-    with translated():
+    with outages.translated():
         payload = await client.hget(keys.run(task_id), "payload") or await client.hget(keys.task(task_id), "payload")
     try:
         return AgentTask.model_validate_json(payload).prompt if payload else None
@@ -389,7 +389,7 @@ def _readable(keys: CrewKeys, task_id: str) -> Iterator[None]:
 
 async def definition_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> str:
     """The digest of the definition that the run goes by; empty where there is no such run."""
-    with translated():
+    with outages.translated():
         return str(await client.hget(keys.run(run_id), "def") or "")
 
 

@@ -26,9 +26,8 @@ from typing import Final
 import uvloop
 from pydantic import Field
 
-from watchbill import background, logs
+from watchbill import background, connection, logs
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import connect
 from watchbill.errors import CrewGone, InvalidInput, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -85,7 +84,7 @@ async def _end(settings: WorkerSettings) -> int:
 async def _work(settings: WorkerSettings) -> bool:
     """Whether it is to be started anew."""
     async with AsyncExitStack() as stack:
-        client = connect(settings.redis_url)
+        client = connection.connect(settings.redis_url)
         stack.push_async_callback(client.aclose)
         stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         keys = CrewKeys(*settings.crew.split("/"))

@@ -19,7 +19,7 @@ import redis.asyncio
 from watchbill import logs
 from watchbill.agents.context import Context, Say
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import persist
+from watchbill.connection import outages
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition, TaskPolicy
@@ -93,9 +93,9 @@ class Executor:
             return inputs, outputs
         role = self._role(task, crew)
         if task.inputs:
-            inputs = await persist(lambda: runs.inputs(self._client, self._keys, task.id, task.inputs))
+            inputs = await outages.persist(lambda: runs.inputs(self._client, self._keys, task.id, task.inputs))
         if role is not None and role.reads and (run_id := task.run_id) is not None:
-            outputs = await persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
+            outputs = await outages.persist(lambda: runs.outputs(self._client, self._keys, run_id, role.reads))
         if task.definition not in self._definitions:  # put away meanwhile, for those of others
             await self._definition(task.definition)
         return inputs, outputs
@@ -199,7 +199,7 @@ class Executor:
             return self._definitions[digest]
         async with self._loading:  # a hundred tasks of one claim ask at once
             if digest not in self._definitions:
-                loaded = await persist(lambda: definitions.load(self._client, self._keys, digest))
+                loaded = await outages.persist(lambda: definitions.load(self._client, self._keys, digest))
                 self._definitions[digest] = loaded
                 if len(self._definitions) > _DEFINITIONS_KEPT:
                     oldest = next(iter(self._definitions))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from watchbill.agents.context import spoken
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.redaction import redact

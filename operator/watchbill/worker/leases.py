@@ -16,8 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from watchbill import metrics
-from watchbill.connection import connect_sync
+from watchbill import connection, metrics
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
@@ -51,7 +50,7 @@ class LeaseKeeper:
         on_renewed: Callable[[str, Renewed], None],
         on_lost: Callable[[str, Exception], None],
     ) -> None:
-        self._client = connect_sync(url)
+        self._client = connection.connect_sync(url)
         self._queue = queue
         self._lease = lease
         self._lease_ms = lease_ms

@@ -10,7 +10,7 @@ from typing import Final
 import redis
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.names import split_step_id
 from watchbill.store import definitions, runs

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.records import CrewDefinition

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.store import definitions
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker.life import Life

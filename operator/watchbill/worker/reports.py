@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Finished, Queue

@@ -11,7 +11,7 @@ from typing import Final
 
 import redis
 
-from watchbill.connection import Persist
+from watchbill.connection.outages import Persist
 from watchbill.errors import CrewGone, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.store import definitions, retention

@@ -21,10 +21,10 @@ from typing import Any, Final, TypeVar
 
 import redis.asyncio
 
-from watchbill import background
+from watchbill import background, connection
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import home, persist
+from watchbill.connection import outages
 from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -565,7 +565,7 @@ class Worker:
         """After a restart of the store its workers must have the chance to renew before they are taken for dead."""
 
         async def ask() -> Mapping[str, Any]:
-            return await (await home(self._client, self._keys.meta)).info("server")
+            return await (await connection.home(self._client, self._keys.meta)).info("server")
 
         uptime = (await self._persist(ask)).get("uptime_in_seconds", 0)
         third = self._lease_ms / 3000
@@ -663,7 +663,7 @@ class Worker:
         def wait(_: float) -> None:
             self._cut_off = True
 
-        return await persist(call, until=self._overdue, on_wait=wait)
+        return await outages.persist(call, until=self._overdue, on_wait=wait)
 
     def _overdue(self) -> bool:
         if self._stop_by is None:

@@ -4,7 +4,7 @@ redis://HOST:PORT/DB   rediss:// (TLS)   unix:///PATH?db=DB
 redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB       rediss+sentinel://…
 redis+cluster://HOST:PORT,HOST:PORT                   rediss+cluster://…
 
-Each with user:password@ before the hosts, and redis-py's options in the query. For callers, `connection` is the door.
+Each with user:password@ before the hosts, and redis-py's options in the query.
 """
 
 from __future__ import annotations

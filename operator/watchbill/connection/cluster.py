@@ -1,6 +1,6 @@
 """The async client of a Redis Cluster: it knows which node has a key, and follows where slots move.
 
-Callers see a `redis.asyncio.Redis`. Knows nothing of what is stored. For callers, `connection` is the door.
+Callers see a `redis.asyncio.Redis`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from redis.asyncio.connection import BlockingConnectionPool, Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
-from watchbill.redis_client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
-from watchbill.redis_url import Address, Target
+from watchbill.connection.client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
+from watchbill.connection.url import Address, Target
 
 T = TypeVar("T")
 

@@ -1,0 +1,125 @@
+"""The way to the store: a client for its URL, whatever the store is.
+
+The modules, by their purpose: `url` says what a URL means, `client`, `sentinel` and `cluster` find and ask the servers,
+`scripts` loads and calls Lua, `outages` says what an error means and waits. May not know what is stored: keys and
+protocols are the store's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Any, Final, cast
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, pool
+from watchbill.connection.cluster import ClusterClient
+from watchbill.connection.sentinel import SentinelClient
+from watchbill.connection.url import parse
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+RESENDS: Final = 3
+"""redis-py sends a command again when the reply was lost; every script of ours is made for that."""
+
+
+def connect(url: str, *, db: int = 0) -> redis.asyncio.Redis:
+    """An async client of the store at this URL, whatever it is: a server, one that Sentinels name, or a Cluster.
+
+    Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at
+    the first command. Raises InvalidInput when the URL is none of a store.
+    """
+    options: dict[str, Any] = {
+        "db": db,
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": None,  # see LeanClient
+        "retry": AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+        "health_check_interval": 0,
+    }
+    target = parse(url)
+    options |= target.options
+    if target.kind == "cluster":
+        return ClusterClient(target, options)
+    if target.kind == "sentinel":
+        return SentinelClient(target, options)
+    return LeanClient(pool(target, options, target.nodes[0] if target.nodes else None))
+
+
+def connect_sync(url: str) -> redis.Redis:
+    """The same for a thread (the lease keeper's)."""
+    target = parse(url)
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": REPLY_TIMEOUT_SECONDS,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+    }
+    if target.kind == "server":
+        return redis.Redis.from_url(url, **options)
+    options |= target.options
+    if target.tls:
+        options["ssl"] = True
+    if target.kind == "sentinel":
+        own = {"socket_timeout": GUIDE_SECONDS, "retry": Retry(NoBackoff(), 0), "ssl": target.tls}
+        own |= target.sentinel_options
+        return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return, no-untyped-call]
+    return cast("redis.Redis", _LateCluster(target.nodes, options))
+
+
+class _LateCluster:
+    """What a thread needs of redis-py's RedisCluster, which connects when it is made."""
+
+    def __init__(self, nodes: Sequence[tuple[str, int]], options: Mapping[str, Any]) -> None:
+        self._nodes = nodes
+        self._options = options
+        self._made: redis.RedisCluster | None = None
+
+    @property
+    def _client(self) -> redis.RedisCluster:
+        if self._made is None:
+            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]  # type: ignore[no-untyped-call]
+            self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
+        return self._made
+
+    def evalsha(self, *args: Any) -> Any:
+        return self._client.evalsha(*args)
+
+    def eval(self, *args: Any) -> Any:
+        return self._client.eval(*args)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
+    """A client of the very server that keeps this key now: for questions about that server, as its time."""
+    return await client.home(key) if isinstance(client, LeanClient) else client
+
+
+def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:
+    """Whether a command may block at the server for the length of this; else it is to be asked again and again."""
+    return client.blocking() if isinstance(client, LeanClient) else nullcontext(True)
+
+
+async def masters(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Redis]:
+    """A client of each server that takes writes now, by its address; by '' where the URL leads to one only."""
+    return await client.masters() if isinstance(client, LeanClient) else {"": client}
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client for the length of a block."""
+    client = connect(url)
+    try:
+        yield client
+    finally:
+        await client.aclose()
