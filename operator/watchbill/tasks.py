@@ -44,7 +44,7 @@ PriorityField = Annotated[Priority, BeforeValidator(_priority)]
 
 
 class Durability(StrEnum):
-    """How safe a submission must be before it is acknowledged. Without: the server has it in memory."""
+    """How safe a submission must be before it is acknowledged. Without: in the server's memory, and it may be lost."""
 
     REPLICA = "replica"
     """A replica has it, too: it outlives the server."""

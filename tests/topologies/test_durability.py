@@ -10,6 +10,7 @@ import pytest
 import servers
 from workshop import Crew
 
+from watchbill.client import Client
 from watchbill.errors import NotDurable, UserActionRequired
 from watchbill.store import durability as durable
 from watchbill.tasks import AgentTask, Durability
@@ -97,6 +98,41 @@ async def test_a_replica_that_has_stopped_reading_confirms_nothing(
     store.servers[1].resume()
     monkeypatch.setattr(durable, "CONFIRM_SECONDS", 10)
     assert await crew.submit("t", "a", durability=Durability.REPLICA) == "t"
+
+
+async def confirmed(crew: Crew, how: Durability) -> set[str]:
+    """Which of a task, many, a run, and one that has a dedupe key were confirmed, sent by a client of its own."""
+    async with Client(crew.url) as client:
+        many = [AgentTask(task_id=f"x-{i}", agent_name="a", prompt="x") for i in range(3)]
+        sent = {
+            "task": client.submit(crew.name, "x", agent="a", id="x-task", durability=how),
+            "many": client.submit_many(crew.name, "a", many, durability=how),
+            "run": client.submit(crew.name, "x", id="x-run", durability=how),
+            "dedupe": client.submit(crew.name, "x", agent="a", dedupe_key="task", durability=how),
+            "dedupe-run": client.submit(crew.name, "x", dedupe_key="run", durability=how),
+        }
+        answers = await asyncio.gather(*sent.values(), return_exceptions=True)
+    assert all(isinstance(answer, NotDurable) for answer in answers if isinstance(answer, Exception)), answers
+    return {name for name, answer in zip(sent, answers, strict=True) if not isinstance(answer, NotDurable)}
+
+
+async def test_what_is_there_already_is_confirmed_no_sooner_when_another_client_sends_it(
+    fresh_store: Fresh, crew_in: CrewIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has written nothing itself: the server would tell it that nothing of its own is missing anywhere."""
+    store = fresh_store("valkey-standalone", options={"appendfsync": "no"}, replicas=1)
+    crew = await crew_in(store, {"a": "Brief"})
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 0.2)
+    store.servers[1].pause()
+    for how in (Durability.REPLICA, Durability.FSYNC):
+        assert await confirmed(crew, how) == set()
+        assert await confirmed(crew, how) == set()
+    monkeypatch.setattr(durable, "CONFIRM_SECONDS", 10)
+    store.servers[1].resume()
+    await asyncio.to_thread(store.servers[0].ask, "CONFIG", "SET", "appendfsync", "always")
+    for how in (Durability.REPLICA, Durability.FSYNC):
+        assert len(await confirmed(crew, how)) == 5
+    assert len(await crew.client.unfinished(crew.name)) == 7  # each of them once
 
 
 async def test_a_server_that_writes_no_disk_can_not_confirm_that_it_did(fresh_store: Fresh, crew_in: CrewIn) -> None:

@@ -43,6 +43,10 @@ local function keep_first(dedupe_key, uid, id, window)
   redis.call('SET', dedupe_key, uid .. FS .. id, 'PX', int(math.min(window, FAR)))
 end
 
+-- What was there already is acknowledged once more, and must be as safe as asked then, too. WAIT and WAITAOF answer only for
+-- what their own connection has written, so it writes: nothing new, behind all that is there.
+local function write_again(uid) redis.call('HSET', META, 'uid', uid) end
+
 -- Whether an id that is there stands for other work. Who knows nothing of it (a record that was recovered) takes it for the same.
 local function is_other(known, work) return known and known ~= '' and work ~= '' and known ~= work end
 

@@ -43,6 +43,7 @@ if n > 1 or before + n > most then      -- all or nothing
 end
 local outcome, added = { 'ok' }, 0
 local sooner = false     -- delayed work is due before all that was there
+local known = false
 for i = 1, n do
   local id, class, agent, payload, work, due, window, inputs, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
     ARGV[at + 4], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), ARGV[at + 7], tonumber(ARGV[at + 8])
@@ -54,6 +55,7 @@ for i = 1, n do
   local first = dedupe_key and first_of(dedupe_key, ARGV[1])
   if first and (first ~= id or redis.call('EXISTS', task_key) == 0) then     -- it may have expired within the window
     outcome[i + 1] = 'duplicate:' .. first
+    known = true
   else
     local what, look = add_task(task_key, id, class, agent, payload, work, reply, inputs, values, due > 0 and due)
     if what == 'submitted' then
@@ -63,10 +65,12 @@ for i = 1, n do
     end
     if what == 'conflict' or what == 'other' then return { what, id } end      -- of one: nothing is stored yet
     outcome[i + 1] = what
+    known = known or what == 'exists'
   end
 end
 if added > 0 then
   ring()
   if waiting == 0 or sooner then wake(ARGV[2], sooner) end
 end
+if known then write_again(ARGV[1]) end
 return outcome

@@ -14,7 +14,10 @@ local id, class, window = ARGV[4], ARGV[5], tonumber(ARGV[12])
 local waiting = queued()
 if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and first_of(dedupe_key, ARGV[1])
-  if first then return { 'ok', 'duplicate:' .. first } end
+  if first then
+    write_again(ARGV[1])
+    return { 'ok', 'duplicate:' .. first }
+  end
   if redis.call('HGET', META, 'def') ~= ARGV[7] then return { 'changed' } end
   if present(waiting) + tonumber(ARGV[14]) > tonumber(ARGV[3]) then return refuse() end
 end
@@ -25,6 +28,7 @@ at = at + 2 * count
 local runs = runs_part()
 local what = runs.add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
   inputs, values)
+if what == 'exists' or what == 'creating' then write_again(ARGV[1]) end
 if what ~= 'submitted' and what ~= 'creating' then return { 'ok', what } end
 if what == 'submitted' and window > 0 then keep_first(dedupe_key, ARGV[1], id, window) end
 local steps = tonumber(ARGV[at])
