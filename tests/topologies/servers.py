@@ -200,6 +200,11 @@ class Store:
                 return [(int(part[0]), int(part[-1])) for part in parts]
         return []
 
+    @property
+    def failovers(self) -> int:
+        """How often a Sentinel has named another master."""
+        return max(one.log.count("+switch-master") for one in self.sentinels)
+
     def close(self) -> None:
         for server in [*self.sentinels, *self.servers]:
             server.kill()

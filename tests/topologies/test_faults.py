@@ -30,7 +30,7 @@ class Load:
         self.durability = self._promised = durability
         self.acknowledged: list[str] = []
         self.promised: list[str] = []
-        """Those that were acknowledged as safe as was asked at first: whoever asks for less meanwhile may lose some."""
+        """Those that were acknowledged as safe as was asked at first: one failover more may lose the others."""
         self.refusals = 0
 
     async def _submit(self) -> None:
@@ -99,6 +99,8 @@ async def test_a_master_that_is_killed_takes_no_acknowledged_task_with_it(
         await asyncio.to_thread(old.start)  # it comes back, and is made a replica
         load.durability = Durability.REPLICA
         await load.grows()
+    if store.failovers == 1:  # else a busy machine had it back for master before it was made a replica
+        load.promised = load.acknowledged
     await load.check(twice=True)
     assert load.refusals > 0
     assert all(worker.lives for worker in workers)
@@ -197,10 +199,12 @@ async def test_a_slot_that_moves_under_load_loses_and_doubles_nothing(
 async def test_a_node_that_dies_and_comes_back_is_waited_for(fresh_store: Fresh, crew_in: CrewIn, binary: str) -> None:
     store = fresh_store(f"{binary}-cluster")
     crew = await crew_in(store, {"a": "Brief"}, lease_seconds=3)
+    home = store.home(crew.keys.meta)
+    if binary == "redis7":  # it can't be asked whether its disk has something: so it answers once that has
+        home.ask("CONFIG", "SET", "appendfsync", "always")
     workers = [await crew.worker(concurrency=4) for _ in range(2)]
     async with Load(crew, Durability.FSYNC if binary == "valkey" else None).on() as load:
         await load.grows()
-        home = store.home(crew.keys.meta)
         home.kill()
         dead_until = time.monotonic() + 5  # longer than the lease, and than the cluster needs to notice
         await until(lambda: time.monotonic() > dead_until)
