@@ -289,6 +289,34 @@ async def test_a_run_whose_creation_was_interrupted_is_completed_by_submitting_i
     await crew.assert_idle()
 
 
+async def test_a_run_that_a_failover_tears_while_it_is_submitted_is_made_whole(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = library(*(f"s{i}" for i in range(2 * BATCH + 1)))
+    await definitions.apply(crew.client, crew.keys, definition)
+    submission = run_submission("r1", definition, inputs={"x": "1"})
+    before_each: list[dict[str, str]] = []
+    run = scripts.run
+
+    async def all_there() -> dict[str, str]:
+        return {name: await crew.client.dump(name) for name in await crew.client.keys(crew.keys.prefix + "*")}
+
+    async def submit(client: Any, name: str, keys: Any, args: Any) -> Any:
+        before_each.append(await all_there())
+        if len(before_each) in (2, 5):  # the call before this one is lost: the first, and one in the middle
+            await client.delete(*before_each[-1])
+            for key, value in before_each[-2].items():
+                await client.restore(key, 0, value)
+        return await run(client, name, keys, args)
+
+    monkeypatch.setattr(scripts, "run", submit)
+    assert await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY) == "r1"
+    assert len(before_each) == 2 + 3 + 3
+    monkeypatch.undo()
+    assert len((await runs.status(crew.client, crew.keys, "r1")).steps) == 2 * BATCH + 1
+    assert await crew.client.hget(crew.keys.run("r1"), "input:x") == "1"
+
+
 # A step's successors may be in a part that is not there yet.
 async def test_the_status_of_a_run_that_is_being_created_can_be_read(crew: Crew) -> None:
     names = [f"s{i}" for i in range(BATCH + 5)]

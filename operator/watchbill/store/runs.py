@@ -109,7 +109,10 @@ async def submit(
     interrupted is completed. Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs
     to a task or to other work, CrewGone, Changed, NotDurable.
     """
-    for names, args in script_call(keys, uid, run, max_queued, reply_to):
+    calls = script_call(keys, uid, run, max_queued, reply_to)
+    done = 0
+    while done < len(calls):
+        names, args = calls[done]
         if durability is None:
             with outages.translated():
                 reply = await scripts.run(client, "submit_run", names, args)
@@ -132,6 +135,7 @@ async def submit(
             return str(reply[1].removeprefix("duplicate:"))
         if reply[1] == "exists":
             break
+        done = 0 if reply[1] == "torn" else done + 1  # torn: a failover lost some of what was stored before
     return run.id
 
 

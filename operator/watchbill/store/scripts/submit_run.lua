@@ -6,12 +6,14 @@
 --   window ms, last call?, steps of the whole run, inputs joined, number of inputs, name and value of each, number of
 --   steps here, then per step: name, agent, index, number of dependencies, successors joined by LS
 -- -> {'gone'} | {'full'} | {'changed'} (the crew has another definition) | {'ok', submitted | exists | conflict | other
---   | duplicate:<id>}
+--   | torn (the store went back in time, and has lost steps of a call before: begin anew) | duplicate:<id>}
 if is_gone(ARGV[1]) then return { 'gone' } end
 local run_key, steps_key, task_key, run_events, dedupe_key = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
   KEYS[FIXED + 4], KEYS[FIXED + 5]
 local id, class, window = ARGV[4], ARGV[5], tonumber(ARGV[12])
 local waiting = queued()
+local before = tonumber(ARGV[20 + 2 * tonumber(ARGV[16])] or 0)      -- steps of the calls before: the first one's index
+if redis.call('HLEN', steps_key) < before then return { 'ok', 'torn' } end
 if redis.call('EXISTS', run_key) == 0 then
   local first = window > 0 and first_of(dedupe_key, ARGV[1])
   if first then
