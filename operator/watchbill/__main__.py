@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from importlib.util import find_spec
 
 from watchbill import init
 
@@ -18,17 +17,13 @@ def main() -> None:
     # Nothing has begun: Ctrl-C has nothing to clean up, and no traceback to show. An event loop hears it by itself.
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     init.begin({signal.SIGINT: 130, signal.SIGTERM: 0 if command in _SERVE else 143})
-    missing = [name for name in ("typer", "rich", "yaml") if find_spec(name) is None]
-    if missing:
-        from watchbill.errors import install
+    from watchbill.errors import MissingExtra
 
-        sys.stderr.write(
-            f"error: the command line needs an optional part of Watchbill ({', '.join(missing)} not found). "
-            f"{install('cli')}\n"
-        )
+    try:
+        from watchbill.cli import app
+    except MissingExtra as error:
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    from watchbill.cli import app
-
     app.main()
 
 

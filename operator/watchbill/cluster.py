@@ -16,11 +16,13 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.client.exceptions import ApiException
 
 from watchbill import names
-from watchbill.errors import Conflict, NotFound, RetryLater, UserActionRequired
+from watchbill.errors import Conflict, NotFound, RetryLater, UserActionRequired, needed
+
+with needed("The operator", "operator"):
+    from kubernetes.aio import client, config
+    from kubernetes.aio.client.exceptions import ApiException
 
 REQUEST_TIMEOUT_SECONDS: Final = 10.0
 PAGE: Final = 500

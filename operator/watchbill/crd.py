@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from watchbill import names
 from watchbill.api.crew import Crew
 from watchbill.api.heartbeat import Heartbeat
-from watchbill.errors import MissingExtra
+from watchbill.errors import MissingExtra, needed
 
 HEADER: Final = "# Generated from operator/watchbill/api by `make crds`. Do not edit.\n"
 
@@ -159,10 +159,8 @@ def _defaulted(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_yaml(definition: Mapping[str, Any]) -> str:
-    try:
+    with needed("Writing YAML files", "cli"):
         import yaml
-    except ImportError as error:
-        raise MissingExtra("Writing YAML files", "cli") from error
 
     class Plain(yaml.SafeDumper):
         """Writes equal parts out instead of pointing at the first by an alias."""
@@ -174,13 +172,17 @@ def _to_yaml(definition: Mapping[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the files, or with --check compares them. Returns 1 when they differ from the models."""
+    """Writes the files, or with --check compares them. Returns 1 when they differ from the models, 2 without PyYAML."""
     parser = argparse.ArgumentParser(prog="python -m watchbill.crd", description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
     parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("crds"))
     options = parser.parse_args(arguments)
     folder: Path = options.folder
-    rendered = render()
+    try:
+        rendered = render()
+    except MissingExtra as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     if not options.check:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in rendered.items():

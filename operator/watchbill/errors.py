@@ -24,7 +24,8 @@ WatchbillError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,12 +88,22 @@ class NewerRecord(UserActionRequired):
     """A record in the store is a newer version's, or damaged: this version can't read it. It stays as it is."""
 
 
-class MissingExtra(UserActionRequired):
+class MissingExtra(UserActionRequired, ModuleNotFoundError):
     """An optional dependency is not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, what: str, extra: str, module: str | None = None) -> None:
         self.extra = extra
-        super().__init__(f"{what} needs an optional part of Watchbill. {install(extra)}")
+        missing = f" ({module} not found)" if module else ""
+        super().__init__(f"{what}{missing} needs an optional part of Watchbill. {install(extra)}", name=module)
+
+
+@contextlib.contextmanager
+def needed(what: str, extra: str) -> Iterator[None]:
+    """For imports of what only an optional part brings. Raises MissingExtra where that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(what, extra, (error.name or "").partition(".")[0]) from None
 
 
 def install(extra: str) -> str:

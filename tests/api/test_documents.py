@@ -273,7 +273,7 @@ def test_without_pyyaml_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     def without_yaml(name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "yaml":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_yaml)

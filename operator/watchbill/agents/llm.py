@@ -11,25 +11,27 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_ai import Agent, ModelRetry, UsageLimits
-from pydantic_ai import Tool as ModelTool
-from pydantic_ai.messages import ModelResponse
-from pydantic_ai.models import Model
-from pydantic_ai.settings import ModelSettings
-from pydantic_ai.tools import RunContext
-from pydantic_ai.toolsets import FunctionToolset, ToolsetTool
-from pydantic_ai.usage import RunUsage
 
 from watchbill.agents import model_answers, model_errors, providers
 from watchbill.agents.context import Context
 from watchbill.agents.providers import aclose as aclose_clients
 from watchbill.agents.text import sound
 from watchbill.agents.tools import Tool
-from watchbill.errors import Problem, ToolError, UserActionRequired, WatchbillError
+from watchbill.errors import Problem, ToolError, UserActionRequired, WatchbillError, needed
 from watchbill.plan import retry_after
 from watchbill.records import AgentDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import Usage
+
+with needed("LLMAgent", "llm"):
+    from pydantic_ai import Agent, ModelRetry, UsageLimits
+    from pydantic_ai import Tool as ModelTool
+    from pydantic_ai.messages import ModelResponse
+    from pydantic_ai.models import Model
+    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.tools import RunContext
+    from pydantic_ai.toolsets import FunctionToolset, ToolsetTool
+    from pydantic_ai.usage import RunUsage
 
 __all__ = ["LLMAgent", "LLMConfig", "aclose_clients"]
 

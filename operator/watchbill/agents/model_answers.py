@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart, ToolReturn, tool_return_ta
-from pydantic_ai.models import ModelRequestContext
-from pydantic_ai.tools import RunContext
-
 from watchbill.agents.context import Context
 from watchbill.agents.text import sound
+from watchbill.errors import needed
+
+with needed("LLMAgent", "llm"):
+    from pydantic_ai.capabilities import AbstractCapability
+    from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart, ToolReturn, tool_return_ta
+    from pydantic_ai.models import ModelRequestContext
+    from pydantic_ai.tools import RunContext
 
 _HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 

@@ -11,27 +11,28 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pydantic_ai.exceptions import (
-    ContentFilterError,
-    ModelAPIError,
-    ModelHTTPError,
-    ModelQuotaExceededError,
-    ModelRateLimitError,
-    ModelRequestRejectedError,
-    ModelRetry,
-    ModelServerError,
-    ModelUnavailableError,
-    OutputTokenLimitExceeded,
-    ToolRetryError,
-    UnexpectedModelBehavior,
-    UsageLimitExceeded,
-    UserError,
-)
-from pydantic_ai.messages import ToolReturnPart
-
-from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError
+from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError, needed
 from watchbill.plan import retry_after
 from watchbill.redaction import redact
+
+with needed("LLMAgent", "llm"):
+    from pydantic_ai.exceptions import (
+        ContentFilterError,
+        ModelAPIError,
+        ModelHTTPError,
+        ModelQuotaExceededError,
+        ModelRateLimitError,
+        ModelRequestRejectedError,
+        ModelRetry,
+        ModelServerError,
+        ModelUnavailableError,
+        OutputTokenLimitExceeded,
+        ToolRetryError,
+        UnexpectedModelBehavior,
+        UsageLimitExceeded,
+        UserError,
+    )
+    from pydantic_ai.messages import ToolReturnPart
 
 _MAX_QUOTED: Final = 500
 

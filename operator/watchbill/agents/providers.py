@@ -16,15 +16,16 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pydantic_ai.exceptions import UserError
-from pydantic_ai.models import Model, infer_model, known_model_names, parse_model_id
-from pydantic_ai.models.test import TestModel
-from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
-
 from watchbill.agents import model_hosts
 from watchbill.agents.importing import hiding, suggest
 from watchbill.agents.model_errors import ErrorInside, error_inside
-from watchbill.errors import Problem, UserActionRequired
+from watchbill.errors import Problem, UserActionRequired, needed
+
+with needed("LLMAgent", "llm"):
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.models import Model, infer_model, known_model_names, parse_model_id
+    from pydantic_ai.models.test import TestModel
+    from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
 TEST: Final = "test"
 """The model that needs no key and no network, and answers always the same."""

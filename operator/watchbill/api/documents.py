@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from watchbill.api import scalars
 from watchbill.api.loader import FLOAT, MERGE, STRING, NotYaml, loader
 from watchbill.api.problems import Finding, Loc, quote
-from watchbill.errors import MissingExtra
+from watchbill.errors import needed
 
 if TYPE_CHECKING:
     import yaml
@@ -124,12 +124,10 @@ def _as_yaml(found: re.Match[str]) -> str:
 
 
 def _read(text: str, first: int) -> Iterator[Document]:
-    try:
+    with needed("Reading YAML files", "cli"):
         import yaml
 
         opened = loader()
-    except ImportError as error:
-        raise MissingExtra("Reading YAML files", "cli") from error
     reading = None
     try:
         reading = opened(text)

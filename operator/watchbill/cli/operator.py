@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 
-from watchbill.errors import InvalidInput, MissingExtra, Problem
+from watchbill.errors import InvalidInput, Problem
 
 
 def operator() -> int:
@@ -16,10 +15,6 @@ def operator() -> int:
     import asyncio
 
     from watchbill.cli import environment, process
-
-    for module in ("kopf", "kubernetes"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra(f"The operator ({module} not found)", "operator")
     from watchbill.controller.operator import Operator
     from watchbill.scheduler import Scheduler
     from watchbill.worker.health import HealthServer

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import kopf
-
 from watchbill import cluster, metrics, names
+from watchbill.errors import needed
+
+with needed("The operator", "operator"):
+    import kopf
 
 logger = logging.getLogger("watchbill.operator")
 
