@@ -245,6 +245,13 @@ async def test_a_step_keeps_the_definition_of_its_run_where_that_goes_on_or_it_i
     assert told == Replayed("replayed", "submitted")
 
 
+@pytest.mark.parametrize("as_submitted", [False, True])
+async def test_where_nothing_was_changed_a_replay_says_so(crew: Crew, as_submitted: bool) -> None:
+    letter = await _dead_step(crew)
+    (told,) = await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=MANY, as_submitted=as_submitted)
+    assert told == Replayed("replayed", "unchanged")
+
+
 async def test_what_could_never_be_read_is_shown_and_not_replayed(crew: Crew) -> None:
     await crew.submit("t0")
     await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff\xfe"})  # type: ignore[dict-item]

@@ -24,6 +24,12 @@ _OUTCOMES: Final = {
     "expired": "nothing says any more what it was to do",
 }
 
+_KEPT: Final = {
+    "current": "the crew's current definition",
+    "submitted": "the definition that its run began with",
+    "unchanged": "the definition that its run began with: the store has the same one now",
+}
+
 IdsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="ID", help="Tasks, steps (RUN/STEP), or ids of letters.", show_default=False),
@@ -216,8 +222,7 @@ def _say_which(replayed: list[Replay]) -> None:
         groups.setdefault((one.definition, one.why), []).append(one.task_id)
     for (which, why), ids in groups.items():
         who = f"{ids[0]} runs" if len(ids) == 1 else f"{len(ids):,} of them run"
-        kept = "the crew's current definition" if which == "current" else "the definition that its run began with"
-        output.say(f"{who} with {kept}" + (f": {why}" if why else ""))
+        output.say(f"{who} with {_KEPT[which]}" + (f": {why}" if why else ""))
 
 
 def _none(chosen: Filter) -> str:

@@ -29,7 +29,8 @@ class Replay:
     """Empty where there is no such letter, or it names no task."""
     outcome: Outcome
     definition: Kept = ""
-    """With which definition it runs: the crew's `current` one, or the one that its run was `submitted` with."""
+    """With which definition it runs: the crew's `current` one, or the one that its run was `submitted` with; where
+    these are the same: `unchanged`."""
     why: str = ""
     """Why it isn't the one that was asked for."""
 

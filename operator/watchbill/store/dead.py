@@ -28,7 +28,8 @@ from watchbill.tasks import RUN_TERMINAL, Usage
 Outcome = Literal["replayed", "missing", "taken", "expired"]
 """What became of a letter. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
 `expired`: nothing says any more what it was to do."""
-Kept = Literal["", "current", "submitted"]
+Kept = Literal["", "current", "submitted", "unchanged"]
+"""`unchanged`: the crew's current definition is the one that the run was submitted with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Replayed:
 
     outcome: Outcome
     definition: Kept = ""
-    """With which definition it runs: the crew's current one, or the one that its run was submitted with."""
+    """With which definition it runs: the crew's current one, the one that its run was submitted with, or both."""
     why: str = ""
     """Why it isn't the one that was asked for."""
 
@@ -205,7 +206,7 @@ async def _ways(
                 if state in RUN_TERMINAL:
                     why = await _unfit(client, keys, run_id, current.definition, str(inputs or "").split())
             if not digest or digest == current.digest or as_submitted or why:
-                which: Kept = "current" if digest == current.digest else "submitted"
+                which: Kept = "unchanged" if digest == current.digest else "submitted"
                 found[run_id] = _Way(str(digest or ""), definition=which, why=why)
             else:
                 found[run_id] = _Way(current.digest, current.definition.max_parallel_tasks)
