@@ -36,7 +36,8 @@ def test_a_dead_step_shows_why_and_not_that_another_attempt_follows() -> None:
 
 
 def test_long_names_leave_room_for_what_is_said_on_a_narrow_terminal() -> None:
-    step = StepStatus(name="a-very-long-name-of-an-agent-" * 2, agent="a", status=TaskState.DEAD, index=0)
+    name = "a-very-long-name-of-an-agent-" * 2
+    step = StepStatus(name=name, agent="a", status=TaskState.DEAD, index=0, attempt=3, tokens=12_345)
     (_, line) = drawn(60, step, errors={step.name: "KeyError: 1"})
     assert "a-very-long-name-of…" in line
     assert "KeyError" in line

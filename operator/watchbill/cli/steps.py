@@ -30,6 +30,8 @@ _ICONS: Final = {
     TaskState.DEAD: ("✘", "red"),
     TaskState.SKIPPED: ("–", "dim"),
 }
+_NARROW: Final = 80
+"""Columns below which what is said goes before what is counted."""
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _RUN_STYLES: Final = {
     RunState.COMPLETED: "bold green",
@@ -86,7 +88,7 @@ class Picture:
         # long names must leave room for what is said
         width = min(max((len(step.name) for step in shown), default=0), max(columns // 3, 8))
         for step in shown:
-            tree.add(self._row(step, width))
+            tree.add(self._row(step, width, narrow=columns < _NARROW))
         if rest := [step for step in status.steps if step not in shown]:
             counts = ", ".join(
                 f"{sum(step.status is state for step in rest)} {state.value}"
@@ -106,17 +108,19 @@ class Picture:
         title.append(f"  {status.run_id}", style="dim")
         return title
 
-    def _row(self, step: StepStatus, width: int) -> RenderableType:
+    def _row(self, step: StepStatus, width: int, *, narrow: bool) -> RenderableType:
         icon, style = _ICONS.get(step.status, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
         row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
         name = step.name if len(step.name) <= width else f"{step.name[: width - 1]}…"
         row.append(name.ljust(width), style="bold" if step.status is TaskState.RUNNING else "")
         row.append(f"  {step.status.value:<11}  {elapsed(step):>6}")
-        if step.tokens:
+        message = self.messages.get(step.name, "").strip()
+        counted = not (narrow and message)
+        if step.tokens and counted:
             row.append(f"  {output.many(step.tokens, 'token')}", style="magenta")
-        if step.attempt > 1:
+        if step.attempt > 1 and counted:
             row.append(f"  attempt {step.attempt}", style="yellow")
-        if message := self.messages.get(step.name, "").strip():
+        if message:
             row.append(f"  {one_line(message.splitlines()[0])}", style="dim italic")
         elif step.status is TaskState.WAITING and step.after:
             row.append(f"  after {', '.join(step.after)}", style="dim")
