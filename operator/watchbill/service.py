@@ -72,17 +72,17 @@ def load(paths: Sequence[Path], *, model: str | None = None, to_store: bool = Fa
         for written in file.crews:
             crew = with_model(written, model) if model else written
             found = [*prompts.check(from_crew(crew)), *(() if to_store else loader.check(from_crew(crew)))]
-            place = _place(crew)
+            place = place_of(crew)
             if place in seen:
                 reason = f"crew {crew.name!r} is in {seen[place]} already"
                 found.append(Problem(reason, "Remove one.", path="metadata.name"))
             seen[place] = file.source
             problems += [replace(p, source=file.where(written, _loc(p.path))) for p in found]
             crews.append(crew)
-    known = {_place(crew): crew for crew in crews}
+    known = {place_of(crew): crew for crew in crews}
     for file in parsed:
         for heartbeat in file.heartbeats:
-            target = known.get(_target(heartbeat))
+            target = known.get(target_of(heartbeat))
             if target is None and to_store:
                 continue
             found = fits(heartbeat, from_crew(target) if target else None)
@@ -142,12 +142,12 @@ def _chosen(crews: Iterable[Crew]) -> Iterator[str]:
             yield from (agent.agent_class, *agent.tools)
 
 
-def _place(crew: Crew) -> tuple[str, str]:
+def place_of(crew: Crew) -> tuple[str, str]:
     """Its namespace and name, as the files say them."""
     return crew.metadata.namespace or "default", crew.name
 
 
-def _target(heartbeat: Heartbeat) -> tuple[str, str]:
+def target_of(heartbeat: Heartbeat) -> tuple[str, str]:
     """The place of its crew."""
     return heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name
 
@@ -267,7 +267,7 @@ class AgentService:
             await self._employ(client, keys, uid, loader)
             if self._scheduler:
                 for heartbeat in self._manifests.heartbeats:
-                    if _target(heartbeat) == _place(crew):
+                    if target_of(heartbeat) == place_of(crew):
                         await self._scheduler.add(keys, uid, heartbeat)
         for name in self._crews:
             keys = names.CrewKeys(*name.split("/", 1))
@@ -351,7 +351,7 @@ async def run_file(
             stack.push_async_callback(store.close)
             redis_url = store.url
         service = await stack.enter_async_context(AgentService(redis_url, manifests, grace_seconds=0))
-        client = await stack.enter_async_context(Client(redis_url, namespace=_place(crew)[0]))
+        client = await stack.enter_async_context(Client(redis_url, namespace=place_of(crew)[0]))
         waiting = asyncio.ensure_future(client.run(crew.name, prompt, inputs=inputs, timeout=timeout, **options))
         broken = asyncio.ensure_future(service.failed())
         try:

@@ -78,6 +78,10 @@ class Leaves:
         return "left it"
 
 
+async def forgot(context):
+    context.task.prompt.upper()
+
+
 class Fail:
     """Fails, and quotes the password that it was given."""
 

@@ -77,6 +77,7 @@ def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
     assert shell.run("result", died, "t1", "--wait").stdout == "done at last\n"
     rest = shell.run("dead", "replay", died, "--all", "-o", "json")
     assert rest.returncode == 0
+    assert "r1/flaky runs with the definition that its run began with: the store has the same one now" in rest.stderr
     assert {(row["task_id"], row["outcome"]) for row in json.loads(rest.stdout)} == {
         ("t2", "replayed"),
         ("r1/flaky", "replayed"),
@@ -181,6 +182,39 @@ def test_a_failed_run_goes_on_with_what_was_mended_in_the_file(shell) -> None:
     done = shell.run("run", "crew.yaml", "--resume")
     assert (done.returncode, done.stdout) == (0, "two did x\n")
     assert "the definition that it began with" not in done.stderr
+
+
+def test_how_to_go_on_takes_away_no_model_that_was_chosen_for_the_run(shell) -> None:
+    (shell.folder / "crew.yaml").write_text(MENDED.format(two="Fail"))
+    assert shell.run("run", "crew.yaml", "x", "--id", "r1", "--model", "test").returncode == 1
+    start, end = "To go on with it: ", ". Or give a prompt"
+
+    def ways(*arguments: str) -> list[str]:
+        told = shell.run("run", "crew.yaml", "--resume", *arguments).stderr
+        replay, *more = told.partition(start)[2].partition(end)[0].split(", ")
+        assert replay.endswith("watchbill dead replay notes r1/two"), told
+        return more
+
+    assert ways() == ["then this command once more"]
+    assert ways("--model", "openai:x") == ["then this command once more without --model"]
+    (shell.folder / "crew.yaml").write_text(MENDED.format(two="Note"))  # `apply` has no --model
+    assert ways("--model", "test") == ["then this command once more"]
+
+
+def test_a_resumed_run_keeps_its_model_and_is_not_said_to_have_other_files(shell, until) -> None:
+    shell.hold("first")
+    killed = shell.start("run", "crew.yaml", "the work", "--id", "mine", "--model", "test")
+    until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
+    killed.kill()
+    killed.wait()
+    shell.let_go("first")
+
+    ignored = shell.run("run", "crew.yaml", "--resume", "--model", "openai:x")
+    assert ignored.returncode == 2
+    assert "watchbill run crew.yaml --model openai:x PROMPT" in ignored.stderr
+    done = shell.run("run", "crew.yaml", "--resume")
+    assert (done.returncode, done.stdout) == (0, "third did the work\n")
+    assert "note: run mine goes on with model 'test', which it began with" in done.stderr
 
 
 def test_a_resumed_run_says_that_it_keeps_the_definition_that_it_began_with(shell, until) -> None:

@@ -92,6 +92,19 @@ def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell) 
         assert "second" in again.stdout
 
 
+def test_an_agent_that_returned_nothing_is_named(shell) -> None:
+    crew = shell.folder / "crew.yaml"
+    crew.write_text(crew.read_text() + "    - {name: last, class: 'cli_agents:forgot'}\n")
+    done = shell.run("run", "crew.yaml", "x", "--id", "r")
+    assert (done.returncode, done.stdout) == (0, "")
+    note = "note: it completed, and there is no output: agent 'last' returned None"
+    assert done.stderr.splitlines()[-1] == note
+    step = shell.run("result", "notes", "r/last")
+    assert (step.returncode, step.stdout, step.stderr) == (0, "", f"{note}\n")
+    data = shell.run("result", "notes", "r", "-o", "json")
+    assert (json.loads(data.stdout)["output"], data.stderr) == (None, "")
+
+
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
 def test_the_whole_result_can_be_had_as_data(shell, form, load) -> None:
     done = shell.run("run", "crew.yaml", "the work", "--id", "mine", "--output", form, "--ephemeral")
@@ -284,6 +297,37 @@ def test_watch_fires_heartbeats_and_prints_events_until_it_is_told_to_stop(shell
     assert "watching default/notes with 1 heartbeat" in shell.read(process)
     assert "submitted" in shell.read(process)
     assert len(set(completed())) == len(completed())
+
+
+def test_watch_prints_what_came_of_each_heartbeat_and_when_it_fires_next(shell, until) -> None:
+    heartbeat = (
+        "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {{name: {name}}}\n"
+        "spec: {{crewRef: {{name: notes}}, schedule: '0 0 1 1 *', prompt: 'the news', {more}}}\n"
+    )
+    fails = "    - {name: fails, class: 'cli_agents:Fail'}\n"
+    with (shell.folder / "crew.yaml").open("a") as file:
+        file.write(heartbeat.format(name="one", more="agent: first"))
+        file.write(heartbeat.format(name="two", more="agent: fails") + heartbeat.format(name="all", more=""))
+    crew = (shell.folder / "crew.yaml").read_text().replace("spec:\n", "spec:\n  tasks: {maxAttempts: 1}\n", 1)
+    (shell.folder / "crew.yaml").write_text(crew.replace("---\n", f"{fails}---\n", 1))
+    process = shell.start("run", "crew.yaml", "--watch")
+    at = r"\d{4}-(01-01|12-31) \d\d:\d\d:00"  # in the zone of whoever runs this
+    until(lambda: re.search(rf"heartbeat all: fires next at ({at})\n", shell.read(process)))
+    assert shell.run("submit", "notes", "--heartbeat", "one", "--id", "now-1").returncode == 0
+    assert shell.run("submit", "notes", "--heartbeat", "two").returncode == 0
+    assert shell.run("submit", "notes", "--heartbeat", "all").returncode == 0
+    wanted = [
+        rf"\d\d:\d\d:\d\d default/notes heartbeat {line} \(fires next at ({at})\)\n"
+        for line in (
+            "one completed: first did the news",
+            "two failed: ValueError: no luck.*",
+            "all failed: .*no luck.*",
+        )
+    ]
+    until(lambda: all(re.search(line, shell.read(process, "out")) for line in wanted), 60, lambda: shell.read(process))
+    process.terminate()
+    assert process.wait(20) == 143
+    assert shell.read(process, "out").count("fires next at") == 3, "one line each, and none for steps"
 
 
 def test_health_is_served_where_asked_and_a_taken_port_is_named(shell, until) -> None:

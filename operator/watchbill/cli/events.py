@@ -38,7 +38,8 @@ def events(
 ) -> int:
     """Print the newest events of a crew, an agent or a run. With --output json: one object a line, with its id.
 
-    A follower that was too slow for the feed is told so by a line of its own: "events were missed".
+    In events a run is called a mission. A follower that was too slow for the feed is told so by a line of its own:
+    "events were missed".
     """
     from watchbill.cli import environment, process, stores
     from watchbill.client import Client

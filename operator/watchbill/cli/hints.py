@@ -35,6 +35,8 @@ class Next:
     model: bool
     """Whether agents wait for a model."""
     agent: str | None = None
+    chosen_model: str | None = None
+    """By --model, beside the files."""
 
     def result(self, task_id: str, *more: str) -> str:
         return self._command("result", self.crew, task_id, *more)
@@ -42,14 +44,14 @@ class Next:
     def resume(self, task_id: str) -> str:
         """How to go on with unfinished work."""
         if self.agent is None:
-            return self._command("run", *self.files, "--resume")
+            return self._command("run", *self.files, *self._model(), "--resume")
         # the same id is the same task, done once
         again = [] if "--id" in sys.argv else ["--id", task_id]
         return shlex.join([*program(), *sys.argv[1:], *again]) if self.repeatable else self._command("run", *self.files)
 
     def anew(self) -> str:
         """How to start a run of the files as they are now."""
-        return self._command("run", *self.files, "PROMPT")
+        return self._command("run", *self.files, *self._model(), "PROMPT")
 
     def apply(self) -> str:
         """How to put the files, as they are now, into the store."""
@@ -72,7 +74,7 @@ class Next:
         else:
             shown = self._command("dead", "show", self.crew, letters[0])
             output.say(f"all of it: {shown}; to try it again: {self.replay(letters[0])}")
-            if _as_written():
+            if self.chosen_model is None:  # which `apply` would take away
                 output.say(f"if you change the YAML, put it into the store before that: {self.apply()}")
 
     def say(self, task_id: str, ended: Result, letters: Sequence[str]) -> None:
@@ -85,7 +87,7 @@ class Next:
             for letter in letters[:1]:
                 lines.append((self._command("dead", "show", self.crew, letter), "the traceback, and what it was asked"))
                 lines.append((self.replay(letter), "to try it again, once what is wrong is mended"))
-                if _as_written():
+                if self.chosen_model is None:  # which `apply` would take away
                     lines.append((self.apply(), "before that, if you have changed the YAML"))
         if self.model and self.repeatable and ended.success:
             with_model = shlex.join([*program(), *sys.argv[1:], "--model", MODEL])
@@ -95,15 +97,13 @@ class Next:
         for command, what in lines:
             output.say(f"  {command}\n      {what}")
 
+    def _model(self) -> tuple[str, ...]:
+        return () if self.chosen_model is None else ("--model", self.chosen_model)
+
     def _command(self, *parts: str) -> str:
         text = shlex.join([*program(), *parts, *self.place.options])
         secret = self.place.url is not None and self.place.tried == "--redis-url" and not self.place.options
         return f"{text}  (with the same --redis-url)" if secret else text
-
-
-def _as_written() -> bool:
-    """The crew in the store is what its file says, without a --model beside it that `apply` would take away."""
-    return not any(argument.partition("=")[0] == "--model" for argument in sys.argv)
 
 
 def program() -> list[str]:

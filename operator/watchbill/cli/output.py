@@ -140,7 +140,26 @@ def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
             say(f"error: {line}")
         if skipped := getattr(ended, "skipped", ()):
             say(f"never started, because of that: {', '.join(skipped)}")
+    if ended.success and form is Output.TEXT and not first_line(ended.output):
+        what = "None" if ended.output is None else "an empty text"
+        say(f"note: it completed, and there is no output: agent {_last_agent(ended)!r} returned {what}")
     return 0 if ended.success else 1
+
+
+def first_line(value: Any) -> str:
+    """Of an output, for one line of many; empty for None, and where there is nothing to see."""
+    from watchbill.plan.prompts import as_text
+
+    lines = [] if value is None else as_text(value).strip().splitlines()
+    return one_line(lines[0]) if lines else ""
+
+
+def _last_agent(ended: Result) -> str:
+    """Whose output it is, where only one step is last: it stands after all others."""
+    from watchbill.tasks import TaskResult
+
+    last = ended if isinstance(ended, TaskResult) else list(ended.steps.values())[-1]
+    return last.agent_name
 
 
 def _text(value: Any, out: TextIO) -> None:

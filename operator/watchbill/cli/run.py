@@ -58,7 +58,11 @@ def run(
         ),
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until Ctrl-C: the files' heartbeats fire, events are printed.")
+        bool,
+        typer.Option(
+            "--watch",
+            help="Stay until Ctrl-C: the files' heartbeats fire; events, and what came of each heartbeat, are printed.",
+        ),
     ] = False,
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="A private store that leaves nothing behind: no --resume afterwards.")
@@ -146,6 +150,7 @@ def run(
             repeatable=not reading.uses_stdin(prompt, prompt_file, given or []),
             model=model is None and any(a.system_prompt for c in manifests.crews for a in c.spec.agents),
             agent=agent,
+            chosen_model=model,
         ),
     )
     return process.run(lambda signals: (running.watch if watch else running.once)(asked, signals))

@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from redis.asyncio import Redis
+
 from watchbill import connection
-from watchbill.cli import environment, failures, hints, output, progress, stores
+from watchbill.api import Crew
+from watchbill.cli import beats, environment, failures, hints, output, progress, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
 from watchbill.client import Client, Result
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
-from watchbill.names import split_step_id
-from watchbill.records import from_crew
-from watchbill.service import AgentService, Manifests
-from watchbill.store import runs
+from watchbill.events import CrewEvent
+from watchbill.names import CrewKeys, split_step_id
+from watchbill.records import CrewDefinition, from_crew, to_crew
+from watchbill.service import AgentService, Manifests, place_of, target_of, with_model
+from watchbill.store import definitions, runs
 from watchbill.store.events import BEGINNING
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskResult, TaskState
 
@@ -109,10 +113,20 @@ async def watch(asked: Asked, signals: Signals) -> int:
     out = output.stdout()
     services: list[AgentService] = []
     crews = [f"{crew.metadata.namespace or asked.namespace}/{crew.name}" for crew in asked.manifests.crews]
+    fired = {
+        full: [beat for beat in asked.manifests.heartbeats if target_of(beat) == place_of(crew)]
+        for full, crew in zip(crews, asked.manifests.crews, strict=True)
+    }
 
     async def follow(crew: str, after: str) -> None:
         async for entry_id, event in client.follow(crew, after=after):
             output.event(entry_id, event, asked.form, crew=crew if len(crews) > 1 else "", out=out)
+            if isinstance(event, CrewEvent) and (told := await beats.result(client, crew, fired[crew], event)):
+                if asked.form is Output.TEXT:
+                    out.write(f"{told}\n")
+                    out.flush()
+                else:  # there, events alone are on stdout
+                    output.say(told)
 
     async def all_of(since: Mapping[str, str]) -> None:
         await asyncio.gather(*(follow(crew, after) for crew, after in since.items()))
@@ -124,8 +138,10 @@ async def watch(asked: Asked, signals: Signals) -> int:
                 if asked.prompt is not None:
                     task_id = await signals.guard(_submit(asked, client, asked.crew or ""))
                     output.say(f"submitted {task_id}. Its result: {asked.next.result(task_id)}")
-                beats = output.many(len(asked.manifests.heartbeats), "heartbeat")
-                output.say(f"watching {', '.join(crews)} with {beats}; Ctrl-C ends it")
+                listed = output.many(len(asked.manifests.heartbeats), "heartbeat")
+                output.say(f"watching {', '.join(crews)} with {listed}; Ctrl-C ends it")
+                for heartbeat in asked.manifests.heartbeats:
+                    output.say(f"heartbeat {heartbeat.name}: {beats.following(heartbeat)}")
                 try:
                     await signals.guard(_unless_broken(all_of(since), service))
                 except Interrupted:
@@ -219,7 +235,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
                 )
             ):
                 continue
-            _say_what_it_keeps(asked, run_id, await runs.definition_of(redis, keys, run_id))
+            await _say_what_it_keeps(asked, redis, keys, run_id)
             done = sum(step.status in TERMINAL for step in status.steps)
             output.say(f"going on with run {run_id}: {done} of {output.many(len(status.steps), 'step')} done")
             return run_id
@@ -232,26 +248,37 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
     return None
 
 
-def _say_what_it_keeps(asked: Asked, run_id: str, digest: str) -> None:
-    """A run keeps the definition that it began with. Raises InvalidInput for --model, which would be ignored."""
-    if digest == _digest(asked):
+async def _say_what_it_keeps(asked: Asked, redis: Redis, keys: CrewKeys, run_id: str) -> None:
+    """A run keeps the definition that it began with. Raises InvalidInput for a --model that would be ignored."""
+    digest, crew = await runs.definition_of(redis, keys, run_id), _crew(asked)
+    if digest == from_crew(crew).digest():
         return
     anew = f"To start anew: {asked.next.anew()}"
-    if asked.model is not None:
+    began = await definitions.load(redis, keys, digest)
+    if asked.model is not None and not _has_model(began, asked.model):
         reason = f"run {run_id} goes on with the definition that it began with, so --model would be ignored"
         raise InvalidInput(Problem(reason, f"Leave it out. {anew}", path="--model"))
+    if began.model and from_crew(with_model(crew, began.model)).digest() == digest:
+        output.say(f"note: run {run_id} goes on with model {began.model!r}, which it began with. {anew}")
+        return
     output.say(
         f"note: run {run_id} goes on with the definition that it began with; what was changed in the files since is "
         f"for new runs, and for dead steps that are replayed. {anew}"
     )
 
 
-def _digest(asked: Asked) -> str:
-    """Of the crew's definition as the files have it now."""
-    for crew in asked.manifests.crews:
-        if f"{crew.metadata.namespace or asked.namespace}/{crew.name}" == asked.crew:
-            return from_crew(crew).digest()
-    return ""
+def _crew(asked: Asked) -> Crew:
+    """The crew that the prompt is for, as the files have it now, with --model."""
+    return next(c for c in asked.manifests.crews if f"{c.metadata.namespace or asked.namespace}/{c.name}" == asked.crew)
+
+
+def _has_model(definition: CrewDefinition, model: str) -> bool:
+    """Whether --model would change nothing of it."""
+    try:
+        crew = to_crew(definition, "default")
+    except InvalidInput:  # another program wrote it
+        return False
+    return from_crew(with_model(crew, model)).digest() == definition.digest()
 
 
 async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
@@ -265,8 +292,13 @@ async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
                 if (await client.status(crew, step[0])).status not in (RunState.FAILED, RunState.PARTIAL):
                     continue
                 ways = [asked.next.replay(letter.task_id), "then this command once more"]
-                if (await client.crew(crew)).digest() != _digest(asked):  # the files were mended
-                    ways.insert(0, asked.next.apply())
+                stored, now = await client.crew(crew), from_crew(_crew(asked))
+                if asked.model is None:
+                    # mended in the files; but what they say of no model may have been said by --model
+                    if stored.digest() != now.digest() and (now.model or not stored.model):
+                        ways.insert(0, asked.next.apply())
+                elif not _has_model(stored, asked.model):
+                    ways[1] += " without --model"
                 return f"Run {step[0]} has failed. To go on with it: {', '.join(ways)}. Or give a prompt to start anew."
     return ""
 

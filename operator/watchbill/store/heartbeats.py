@@ -113,6 +113,11 @@ def task_id(name: str, slot: datetime) -> str:
     return _id(name, _label(slot))
 
 
+def is_of(name: str, work_id: str) -> bool:
+    """Whether this id of a task, or run, is one that the heartbeat gives."""
+    return re.fullmatch(rf"{re.escape(_id(name, ''))}(\d+|now-{TOKEN.pattern})", work_id) is not None
+
+
 def run_now_id(name: str, token: str) -> str:
     """The id of the task, or run, that `run_now` makes. Raises InvalidInput when the token can't be part of an id."""
     if not TOKEN.fullmatch(token):

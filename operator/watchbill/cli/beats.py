@@ -1,0 +1,50 @@
+"""Heartbeats that fire in this process: what came of each, in one line, and when the next is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from watchbill.api import Heartbeat
+from watchbill.cli import output
+from watchbill.client import Client
+from watchbill.errors import WatchbillError
+from watchbill.events import CrewEvent, EventType
+from watchbill.plan import schedule
+from watchbill.store import heartbeats
+from watchbill.tasks import RUN_TERMINAL
+from watchbill.terminal import one_line
+
+_TASK_ENDS: Final = (EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED)
+_MOST: Final = 200
+"""Letters of an output or error."""
+
+
+async def result(client: Client, crew: str, fired: Sequence[Heartbeat], event: CrewEvent) -> str:
+    """What came of a heartbeat, where the event says that its task or run has ended; else empty."""
+    if event.event_type is EventType.MISSION_STATE_CHANGED and event.new_state in RUN_TERMINAL:
+        work_id, status = event.mission_id or "", event.new_state or ""
+    elif event.event_type in _TASK_ENDS:
+        work_id, status = event.task_id or "", event.event_type.value.removeprefix("task_")
+    else:
+        return ""
+    heartbeat = next((beat for beat in fired if heartbeats.is_of(beat.name, work_id)), None)
+    if heartbeat is None:
+        return ""
+    said = event.message
+    with suppress(WatchbillError):  # the event tells enough
+        if ended := await client.result(crew, work_id):
+            said = (output.first_line(ended.output) or "no output") if ended.success else ended.error or said
+    said = output.first_line(said)
+    short = said if len(said) <= _MOST else f"{said[: _MOST - 1]}…"
+    head = f"{output.clock(event.timestamp)} {crew} heartbeat {heartbeat.name} {status}: {short}"
+    return one_line(f"{head} ({following(heartbeat)})")
+
+
+def following(heartbeat: Heartbeat) -> str:
+    """When it fires next, by the clock of where the person is."""
+    if heartbeat.spec.suspend:
+        return "suspended"
+    slot = schedule.next_slot(schedule.Schedule.of(heartbeat.spec), output.now())
+    return f"fires next at {slot.astimezone():%F %T}"
