@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check pure test bench chaos crds format lock clean
+.PHONY: help demo check pure test bench chaos crds reference format lock clean
 
 help:
 	@echo "Watchbill. Targets:"
@@ -27,7 +27,7 @@ demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no
 	$(BIN)/watchbill run examples/log-triage/crew.yaml "What broke, and what should we look at first?" \
 		--input log=@examples/log-triage/app.log
 
-check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, CRDs, pure tests
+check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, rendered files, pure tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --quiet --preview --select PLW1514 operator  # files are UTF-8, whatever the locale
@@ -35,6 +35,7 @@ check: $(DEV)  ## What must hold before every commit: format, lint, types, layer
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m watchbill.crd --check
 	$(BIN)/python -m watchbill.crd --check charts/watchbill/files/crds
+	$(BIN)/python docs/reference/render.py --check
 	$(BIN)/pytest -q -m pure
 
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
@@ -54,6 +55,9 @@ chaos: $(DEV)  ## 10,000 tasks while workers, store and network fail (docs/bench
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd
 	$(BIN)/python -m watchbill.crd charts/watchbill/files/crds
+
+reference: $(DEV)  ## Write docs/reference/*.md from settings, models, commands and metrics
+	$(BIN)/python docs/reference/render.py
 
 format: $(DEV)  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
