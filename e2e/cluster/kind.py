@@ -194,7 +194,7 @@ def _create(name: str, image: str, workers: int) -> Cluster:
     dns = "deployment/coredns"
     cluster.kubectl("rollout", "status", dns, "--namespace=kube-system", f"--timeout={READY_SECONDS:.0f}s", timeout=180)
     account = ("get", "serviceaccount", "default", "--namespace=default")
-    machine.until(lambda: cluster.kubectl(*account), within=30, what="default account", ignoring=(KubectlError,))
+    machine.until(lambda: cluster.kubectl(*account), within=60, what="default account", ignoring=(KubectlError,))
     return cluster
 
 

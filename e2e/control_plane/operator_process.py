@@ -105,7 +105,7 @@ class Store:
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         machine.until(
-            lambda: self.client.ping(), within=20, what="the store answers", ignoring=(redis.RedisError,), every=0.02
+            lambda: self.client.ping(), within=60, what="the store answers", ignoring=(redis.RedisError,), every=0.02
         )
 
     def kill(self) -> None:

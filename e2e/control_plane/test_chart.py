@@ -272,9 +272,9 @@ def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_pat
             [local_server.find_server(), *words, "--port", "0", "--unixsocket", str(socket)], stdout=subprocess.DEVNULL
         )
         try:
-            machine.until(socket.exists, within=20, what="the server's socket")
+            machine.until(socket.exists, within=60, what="the server's socket")
             with redis.Redis(unix_socket_path=str(socket), password="word") as client:
-                machine.until(client.ping, within=20, what="its answer", ignoring=(redis.BusyLoadingError,))
+                machine.until(client.ping, within=60, what="its answer", ignoring=(redis.BusyLoadingError,))
                 assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             with redis.Redis(unix_socket_path=str(socket)) as client, pytest.raises(redis.AuthenticationError):
                 client.ping()
@@ -360,7 +360,7 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
     helm("install", "watchbill", CHART, where, values=VALUES["trial"])
     # Controllers make the pods: none would be there if the namespace did not admit it.
     expected = {"operator", "valkey"}
-    machine.until(lambda: _components(kubectl, namespace) == expected, within=30, what="operator and Valkey")
+    machine.until(lambda: _components(kubectl, namespace) == expected, within=60, what="operator and Valkey")
     before = _secret(kubectl, namespace)
     password = before["password"]
     assert len(password) >= 32
@@ -371,7 +371,7 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
     assert _secret(kubectl, namespace) == before
 
     helm("uninstall", "watchbill", where)
-    machine.until(lambda: not _components(kubectl, namespace), within=30, what="no pods")
+    machine.until(lambda: not _components(kubectl, namespace), within=60, what="no pods")
     leftovers = kubectl("get", "deployments,statefulsets,services,secrets,roles,rolebindings,networkpolicies", where)
     assert leftovers == ""
     assert "watchbill" not in kubectl("get", "clusterroles,clusterrolebindings", "--output=name")
@@ -439,11 +439,11 @@ def test_who_may_use_a_namespace_may_use_its_crews(helm: Helm, kubectl: Kubectl,
             return False
         return True
 
-    machine.until(lambda: may("get", "crews.watchbill.dev"), within=20, what=f"{role} has got its rules")
+    machine.until(lambda: may("get", "crews.watchbill.dev"), within=60, what=f"{role} has got its rules")
     assert may("list", "heartbeats.watchbill.dev")
     writes = role != "view"
     if writes:
-        machine.until(lambda: may("create", "crews.watchbill.dev"), within=20, what=f"{role} has got all its rules")
+        machine.until(lambda: may("create", "crews.watchbill.dev"), within=60, what=f"{role} has got all its rules")
     assert may("create", "crews.watchbill.dev") is writes
     assert may("delete", "heartbeats.watchbill.dev") is writes
     assert may("patch", "crews.watchbill.dev", "scale") is writes
@@ -475,7 +475,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     assert kubectl("get", "crew", "kept", where, "--output=name") == "crew.watchbill.dev/kept\n"
     helm("upgrade", "other", CHART, where, values={"crds": {"keep": False}})
     helm("uninstall", "other", where)
-    machine.until(lambda: not _crds(kubectl), within=30, what="no CRDs")
+    machine.until(lambda: not _crds(kubectl), within=60, what="no CRDs")
 
 
 def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str):

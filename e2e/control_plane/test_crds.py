@@ -113,7 +113,7 @@ def server(control_plane: ControlPlane, crds: None) -> Iterator[Server]:
             return all(server.try_out(manifest).code == 201 for manifest in (crew(), heartbeat()))
 
         # Established comes before every part of the API server has heard of it
-        machine.until(served, within=30, what="both kinds are served")
+        machine.until(served, within=60, what="both kinds are served")
         yield server
 
 
@@ -182,7 +182,7 @@ def test_applying_them_again_writes_nothing(kubectl: Kubectl, control_plane: Con
     assert kubectl("apply", "--filename", CRDS).count(" unchanged") == 2
     # so that the record is known to be complete
     kubectl("annotate", "crd", NAMES[0], "e2e=x", "--dry-run=server")
-    machine.until(lambda: control_plane.writes(since, user=ADMIN), within=5, what="the last write is on record")
+    machine.until(lambda: control_plane.writes(since, user=ADMIN), within=60, what="the last write is on record")
     assert [write.uri.partition("?")[2] for write in control_plane.writes(since, user=ADMIN)] == [
         "dryRun=All&fieldManager=kubectl-annotate"
     ]

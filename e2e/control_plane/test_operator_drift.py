@@ -55,7 +55,7 @@ def test_a_deleted_service_account_is_made_anew_by_resync(team: Team):
     team.kubectl("delete", "serviceaccount", "echo-worker")
     machine.until(
         lambda: team.kubectl("get", "serviceaccount", "echo-worker"),
-        within=6,
+        within=SOON,
         what="a new one",
         ignoring=(KubectlError,),
     )

@@ -39,12 +39,12 @@ def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team):
         assert team.conditions(name)["Ready"][0] == "False"
 
     team.submit("good")
-    machine.until(lambda: team.replicas("good") == 1, within=5, what="the good crew works")
+    machine.until(lambda: team.replicas("good") == 1, within=SOON, what="the good crew works")
 
     # each heals when it is mended, and by itself where what it lacks is not in its spec
     team.kubectl("create", "secret", "generic", "later", f"--from-literal=url={team.store.url}")
     team.apply(crew("typo"), crew("refused"), crew("cycle", agents=("a", "b", "c")))
-    team.until_ready("secretless", "typo", "refused", "cycle", within=30)
+    team.until_ready("secretless", "typo", "refused", "cycle")
     for name in ("secretless", "typo", "refused", "cycle"):
         assert "Stalled" not in team.conditions(name)
 
@@ -62,7 +62,7 @@ def test_a_refused_template_is_not_tried_again_until_the_spec_changes(
 def test_a_template_of_the_wrong_shape_has_a_condition(team: Team):
     team.operator()
     team.apply(crew("odd", template={"spec": {"containers": "text"}}))
-    team.until_stalled("odd", "TemplateInvalid", within=8)
+    team.until_stalled("odd", "TemplateInvalid")
 
 
 def test_quantities_as_people_write_them_cause_no_writes_at_rest(
@@ -89,7 +89,7 @@ def test_a_restart_does_not_try_a_refused_template_again(
     team.operator(resync_seconds="1")
     hold(6, lambda: not audit_writes(since, user=OPERATOR), "the restarted operator writes")
     team.submit()
-    machine.until(lambda: team.replicas() == 1, within=5, what="it works")
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="it works")
     # a new spec is tried
     team.apply(crew("typo"))
     team.until_ready("typo")
@@ -104,9 +104,9 @@ def test_while_a_new_template_is_refused_the_old_workers_are_scaled_up_and_down(
     team.until_stalled("echo", "TemplateInvalid")
 
     team.submit(count=15)
-    machine.until(lambda: team.replicas() == 2, within=5, what="two workers of the old revision")
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="two workers of the old revision")
     with team.worker("echo").start():
-        machine.until(lambda: team.replicas() == 0, within=30, what="none, once idle")
+        machine.until(lambda: team.replicas() == 0, within=SOON, what="none, once idle")
     (same,) = team.deployments()
     assert same["metadata"]["uid"] == old["metadata"]["uid"]
     assert same["spec"]["template"] == old["spec"]["template"]
@@ -131,7 +131,7 @@ def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_th
     assert team.conditions()["Ready"][:2] == ("False", "WorkersUnavailable")
     team.kubectl("delete", "resourcequota", "none")
     team.kubectl("delete", "replicasets", "--all")  # its controller would wait for minutes before it tries again
-    team.until_ready(within=30)
+    team.until_ready()
     assert "Stalled" not in team.conditions()
 
 
@@ -153,7 +153,7 @@ def test_agents_that_no_worker_has_are_named(team: Team):
     team.until_ready()
     with team.worker("echo").start():
         team.submit(agent="lost")
-        said = team.until_stalled("echo", "AgentUnavailable", within=30)
+        said = team.until_stalled("echo", "AgentUnavailable")
     assert "'lost'" in said
     assert "'a'" not in said
 
@@ -164,7 +164,7 @@ def test_work_of_a_crew_at_zero_whose_agent_was_missing_is_taken_up_once_the_cre
     team.until_ready()
     with team.worker("echo").start():
         team.submit()
-        team.until_stalled("echo", "AgentUnavailable", within=30)
+        team.until_stalled("echo", "AgentUnavailable")
     machine.until(lambda: team.replicas() == 0, within=SOON, what="parked work holds no workers")
     hold(3, lambda: team.replicas() == 0, "parked work started a worker")
 
@@ -189,5 +189,5 @@ def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team):
     team.apply(crew(spec={"agents": agents}))
     team.until_stalled("echo", "InvalidPrompt")
     team.submit(count=11)
-    machine.until(lambda: team.replicas() == 2, within=5, what="workers for the definition before")
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="workers for the definition before")
     assert team.conditions("beat", "heartbeat")["Ready"][0] == "True"

@@ -27,7 +27,7 @@ def test_a_heartbeat_fires_and_stops_when_deleted(team: Team):
 
     machine.until(lambda: fired() >= 3, within=SOON, what="it fires")
     assert team.conditions("beat", "heartbeat")["Ready"][0] == "True"
-    machine.until(lambda: team.replicas() == 1, within=5, what="a worker for its work")
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker for its work")
     team.kubectl("delete", "heartbeat", "beat")
     machine.until(lambda: not any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the store forgot it")
     after = fired()
@@ -70,7 +70,7 @@ def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team):
     first = team.heartbeat()["status"]
     assert "lastFireTime" not in first
     said = machine.until(
-        lambda: (s := team.heartbeat()["status"]).get("lastFireTime") and s, within=40, what="it says that it fired"
+        lambda: (s := team.heartbeat()["status"]).get("lastFireTime") and s, within=SOON, what="it says that it fired"
     )
     assert said["lastFireTime"] == first["nextFireTime"]
     moved = datetime.fromisoformat(said["nextFireTime"]) - datetime.fromisoformat(said["lastFireTime"])

@@ -37,7 +37,7 @@ def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team):
     machine.until(lambda: team.stored() >= before, within=SOON, what="all keys are back")
     assert team.meta()["uid"] == uid
     team.submit()
-    machine.until(lambda: team.replicas() == 1, within=5, what="it takes work")
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="it takes work")
 
 
 def _losses(team: Team, name: str = "echo") -> int:
@@ -92,13 +92,15 @@ def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_o
 
     team.store.kill()
     went = time.monotonic()
-    machine.until(lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=25, what="it says so")
+    machine.until(
+        lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=SOON, what="it says so"
+    )
     assert "held as they are" in team.conditions()["Ready"][2]
     hold(30 - (time.monotonic() - went), lambda: team.replicas() == 2, "workers went while the store was down")
     assert running.exit_code() is None
 
     team.store.start()
-    team.until_ready("echo", "external", within=10)
+    team.until_ready("echo", "external")
     assert team.replicas() == team.replicas("external") == 2
     team.submit(count=10)
     machine.until(lambda: team.replicas() == 3, within=SOON, what="three workers for 25 tasks")
@@ -118,7 +120,7 @@ def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwar
         assert team.replicas() == 2
     finally:
         team.store.resume()
-    team.until_ready("echo", "other", within=30)
+    team.until_ready("echo", "other")
     team.submit("other")
     machine.until(lambda: team.replicas("other") == 1, within=SOON, what="work that comes now is heard")
 
@@ -145,12 +147,12 @@ def test_what_all_crews_share_is_written_late_and_twenty_a_second(
     team.store.kill()
     team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is looked at, while the store is away
     hold(7, lambda: not audit_writes(since, user=OPERATOR), "what may pass in a moment is written at once")
-    machine.until(lambda: reasons() == {"StoreUnavailable"}, within=30, what="all crews say so")
+    machine.until(lambda: reasons() == {"StoreUnavailable"}, within=SOON, what="all crews say so")
     in_turns(audit_writes(since, user=OPERATOR))
 
     since = control_plane.audit_position()
     team.store.start()
-    machine.until(lambda: reasons() == {"AgentsUnchecked"}, within=20, what="all crews are ready again")
+    machine.until(lambda: reasons() == {"AgentsUnchecked"}, within=SOON, what="all crews are ready again")
     in_turns(audit_writes(since, user=OPERATOR))
 
 
@@ -173,7 +175,7 @@ def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_w
     team.submit()
     machine.until(lambda: team.replicas() == 1, within=SOON, what="it takes work")
     with team.worker("echo").start():
-        machine.until(lambda: team.crew()["status"].get("waiting") == 0, within=30, what="the figures settle")
+        machine.until(lambda: team.crew()["status"].get("waiting") == 0, within=SOON, what="the figures settle")
 
     since = control_plane.audit_position()
     hold(5, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
@@ -187,7 +189,7 @@ def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_w
     team.store.start()  # with the policy of its command line
     machine.until(
         lambda: {team.conditions(name)["Ready"][1] for name in names} <= {"Available", "AgentsUnchecked"},
-        within=30,
+        within=SOON,
         what="they no longer say it",
     )
 
@@ -296,6 +298,6 @@ def test_delayed_work_of_a_crew_at_zero_starts_a_worker_when_it_is_due_and_not_b
     team.submit(agent="a", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
     team.submit(agent="a", scheduled_at=datetime.now(UTC) + timedelta(seconds=4))
 
-    machine.until(lambda: team.replicas() == 1, within=10, what="a worker for what is due", every=0.05)
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker for what is due", every=0.05)
 
     assert 4 <= time.monotonic() - began < 4 + 2  # on its stream within a second, and the worker's Deployment after it

@@ -136,7 +136,7 @@ def test_a_service_leads_to_both_of_its_pods_also_from_this_machine(
         seen.add(_get(f"http://{ours.node_address()}:{port}"))
         return seen == names
 
-    machine.until(both, within=20, what=f"both of {names}", ignoring=(OSError,))
+    machine.until(both, within=60, what=f"both of {names}", ignoring=(OSError,))
     ended, _ = probe(CONNECT, f"names.{namespace}.svc", 80)
     assert ended == "connected"
 

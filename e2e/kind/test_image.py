@@ -169,7 +169,7 @@ async def _crew(folder: Path) -> AsyncIterator[tuple[Client, Path]]:
     server = subprocess.Popen([*command, "--unixsocketperm", "777"], stdout=subprocess.DEVNULL)
     url = f"unix://{socket}"
     try:
-        machine.until(socket.exists, within=10, what="the store answers")
+        machine.until(socket.exists, within=60, what="the store answers")
         agent = {"name": "greeter", "class": "greeting:Greeter"}
         crew = Crew.model_validate({"metadata": {"name": "greeters"}, "spec": {"agents": [agent]}})
         async with connection.connected(url) as redis:

@@ -190,8 +190,8 @@ def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: 
         assert "Most likely cause: out of memory" in said
         assert len(team.pods("log-triage")) == 1
         assert team.keys("log-triage")
-        machine.until(lambda: team.pods("log-triage") == [], within=30 + SOON, what="no pods once idle", every=1)
-        machine.until(lambda: team.workers("log-triage") == 0, within=10, what="the status says so")
+        machine.until(lambda: team.pods("log-triage") == [], within=2 * SOON, what="no pods once idle", every=1)
+        machine.until(lambda: team.workers("log-triage") == 0, within=SOON, what="the status says so")
         listed = team.kubectl("get", "crews", "log-triage")
         assert listed.split()[:7] == ["NAME", "READY", "MODE", "WORKERS", "WAITING", "RUNNING", "AGE"]
         assert listed.splitlines()[1].split()[:6] == ["log-triage", "True", "sequential", "0", "0", "0"]
@@ -221,7 +221,7 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str):
     # Not exact: while figures merely change, they are written every 10 s.
     machine.until(lambda: shown()[0] == 2 and shown()[2], within=SOON, what="2 workers, and that something runs")
     team.with_client(lambda client: asyncio.gather(*(client.wait(name, i, timeout=SOON) for i in ids)))
-    machine.until(lambda: shown()[1:] == (0, 0), within=30, what="nothing waits or runs")
+    machine.until(lambda: shown()[1:] == (0, 0), within=SOON, what="nothing waits or runs")
 
 
 # ---------------------------------------------------------------- agents of one's own
@@ -312,7 +312,7 @@ def test_a_pod_that_is_deleted_finishes_what_it_runs(team: Team, name: str):
 
     ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
     assert ended.output == {"pod": victim, "attempt": 1}
-    machine.until(lambda: victim not in {p["metadata"]["name"] for p in team.pods(name)}, within=20, what="it goes")
+    machine.until(lambda: victim not in {p["metadata"]["name"] for p in team.pods(name)}, within=SOON, what="it goes")
 
 
 def test_the_operators_restart_leaves_workers_alone(team: Team, name: str):
