@@ -16,13 +16,19 @@ from watchbill.connection.client import LeanClient
 
 @cache
 def source(name: str) -> tuple[str, str]:
-    """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line."""
+    """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line.
+
+    A script without a first line `#!lua` is sent as it is: those of crew records, which run on fakeredis too, and that
+    knows no such line.
+    """
     folder = resources.files("watchbill.store").joinpath("scripts")
-    shebang, uses, body = folder.joinpath(f"{name}.lua").read_text("utf-8").split("\n", 2)
-    names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
-    lib, *parts = (folder.joinpath(f"{part}.lua").read_text("utf-8") for part in ("lib", *names))
-    # In a function of their own: making those of the parts then costs a fifth less, at each call.
-    text = "\n".join((shebang, lib, "return (function()", *parts, body, "end)()"))
+    text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+    if text.startswith("#!"):
+        shebang, uses, body = text.split("\n", 2)
+        names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
+        lib, *parts = (folder.joinpath(f"{part}.lua").read_text("utf-8") for part in ("lib", *names))
+        # In a function of their own: making those of the parts then costs a fifth less, at each call.
+        text = "\n".join((shebang, lib, "return (function()", *parts, body, "end)()"))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -33,7 +39,7 @@ async def run(
     args: Sequence[Any],
     sent: Callable[[], None] | None = None,
 ) -> Any:
-    """Runs a queue script by its hash; sends its text when the server (new, restarted, failed over) doesn't know it.
+    """Runs a script by its hash; sends its text when the server (new, restarted, failed over) doesn't know it.
 
     `sent` is called once the call is on its way, before its answer is waited for; and again if it is sent again.
     """

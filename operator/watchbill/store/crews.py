@@ -8,23 +8,20 @@ decode no JSON: the record as read is the version they compare. May not: run cre
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import redis.asyncio
-from redis.exceptions import ClusterCrossSlotError, NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import ClusterCrossSlotError, RedisClusterException, RedisError
 
 from watchbill import connection, errors, names
-from watchbill.connection import outages
+from watchbill.connection import outages, scripts
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
 
@@ -248,19 +245,12 @@ class CrewRedis:
 
     async def _look(self, name: str, crew_id: str | None = None) -> _Seen:
         keys = [self._record(name)] if crew_id is None else [self._record(name), self._by_id(crew_id)]
-        record, holder, seconds, micros = await self._call("crews_read", keys, [])
+        record, holder, seconds, micros = await scripts.run(self._redis, "crews_read", keys, [])
         now = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))
         return _Seen(record or b"", _text(holder or b""), now)
 
     async def _run(self, script: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> str:
-        return _text(await self._call(script, keys, args))
-
-    async def _call(self, script: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
-        text, digest = _source(script)
-        try:
-            return await self._redis.evalsha(digest, len(keys), *keys, *args)
-        except NoScriptError:  # sent as a whole, and not loaded: of a cluster's nodes only one needs it
-            return await self._redis.eval(text, len(keys), *keys, *args)
+        return _text(await scripts.run(self._redis, script, keys, args))
 
     async def _load(self, name: str) -> CrewDefinition:
         crew_json.check(crew_json.name_problem(name), "name")
@@ -362,13 +352,6 @@ class _Seen:
     """The name under the id's entry; empty if there is none."""
     now: datetime
     """By the server's clock."""
-
-
-@cache
-def _source(script: str) -> tuple[str, str]:
-    """(text, SHA-1)"""
-    text = (Path(__file__).parent / "scripts" / f"{script}.lua").read_text(encoding="utf-8")
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _chunks(values: list[str]) -> Iterator[list[str]]:
