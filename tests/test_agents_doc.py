@@ -19,7 +19,8 @@ from watchbill.plan import flow
 from watchbill.records import from_crew
 from watchbill.tasks import RunState
 from watchbill.worker import __main__ as pod
-from watchbill.worker import abandoned, jobs, leases
+from watchbill.worker import jobs, lease_keeper
+from watchbill.worker.execution import abandoned
 
 TEXT = (ROOT / "docs" / "agents.md").read_text()
 
@@ -61,7 +62,7 @@ def test_the_flow_of_the_page_has_the_order_that_it_tells(tmp_path: Path) -> Non
 
 def test_the_page_names_what_there_is() -> None:
     assert f"exits with code {pod.RECYCLED}," in TEXT
-    assert f"after {leases.BLOCKED_SECONDS:g} s the worker warns" in TEXT
+    assert f"after {lease_keeper.BLOCKED_SECONDS:g} s the worker warns" in TEXT
     assert (
         f"it has {abandoned.CLEAN_UP_SECONDS:g} s after a timeout, {jobs.STOP_SECONDS:g} s after a cancellation" in TEXT
     )

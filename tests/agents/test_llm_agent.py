@@ -33,7 +33,7 @@ from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.service import run_file
 from watchbill.tasks import TaskResult, Usage
 from watchbill.testing import CutOff, ErrorAnswer, FakeModel, Request, ToolCall
-from watchbill.worker import failures
+from watchbill.worker.execution import failures
 
 KEY = "sk-very-secret-0123456789"
 APIS = pytest.mark.parametrize(

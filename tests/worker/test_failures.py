@@ -17,7 +17,7 @@ from yarl import URL
 
 from watchbill.errors import AgentNotLoadable, NotWorthRetrying, RetryAfter, RetryLater, ToolError
 from watchbill.plan.retry import Failure
-from watchbill.worker.failures import failed, judge
+from watchbill.worker.execution.failures import failed, judge
 
 pytestmark = pytest.mark.pure
 

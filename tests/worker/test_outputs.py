@@ -21,7 +21,7 @@ from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
 
 from watchbill.tasks import TaskResult, Usage
-from watchbill.worker import outputs
+from watchbill.worker.execution import outputs
 
 pytestmark = pytest.mark.pure
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from watchbill.errors import RetryAfter, ToolError
-from watchbill.worker import places
+from watchbill.worker.execution import places
 
 
 def raised(call: Callable[[], object]) -> BaseException:
@@ -102,7 +102,7 @@ def test_without_own_frames_and_for_objects_that_can_not_be_asked_the_text_stays
 def test_a_place_below_where_the_process_began_is_relative(tmp_path: Path) -> None:
     (tmp_path / "agents.py").write_text("def run():\n    return {}['user']\n")
     program = (
-        "import os, sys; sys.path.insert(0, ''); import agents\nfrom watchbill.worker import places\n"
+        "import os, sys; sys.path.insert(0, ''); import agents\nfrom watchbill.worker.execution import places\n"
         "os.chdir('/')\n"
         "try: agents.run()\nexcept KeyError as error: print(places.marked('it', error))\n"
     )

@@ -16,7 +16,7 @@ from watchbill.errors import CrewGone
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
-from watchbill.worker import recovery
+from watchbill.worker import store_loss
 from watchbill.worker.worker import Worker
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -197,7 +197,7 @@ async def test_a_crew_that_was_deleted_is_not_waited_for(make_crew: Make) -> Non
 async def test_a_crew_that_does_not_come_back_is_given_up(
     make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "OUTLAST_SECONDS", 0.5)
+    monkeypatch.setattr(store_loss, "OUTLAST_SECONDS", 0.5)
     crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
     await _given_up(crew, crew.redis.flushall)
 
@@ -238,9 +238,9 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
         before = worker._me
         await crew.redis.flushall()
         await _bring_back(crew)
-        await until(lambda: worker._recovery.formers == [before], what="the new life")
+        await until(lambda: worker._store_loss.formers == [before], what="the new life")
         former = before.name
         await crew.submit("new", "b", "0")
         assert (await crew.result("new")).success  # type: ignore[union-attr]
-        await until(lambda: not worker._recovery.formers, what="the end of what ran before")
+        await until(lambda: not worker._store_loss.formers, what="the end of what ran before")
         assert await crew.ends() == Counter({(name, "completed"): 1 for name in [*names, "new"]})

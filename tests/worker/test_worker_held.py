@@ -18,7 +18,7 @@ from watchbill.agents.context import Context
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask
-from watchbill.worker.running import Running
+from watchbill.worker.execution.attempt import Attempt
 
 
 def tasks_of(agent: str, *names: str) -> list[AgentTask]:
@@ -168,10 +168,10 @@ async def test_what_a_task_needed_is_freed_as_it_ends_and_not_when_python_looks_
     try:
         async with crew.in_process(concurrency=10):
             await until(crew.is_idle)
-            found = [thing for thing in gc.get_objects() if isinstance(thing, Running | Context)]
+            found = [thing for thing in gc.get_objects() if isinstance(thing, Attempt | Context)]
     finally:
         gc.enable()
-    contexts = [thing.context if isinstance(thing, Running) else thing for thing in found]
+    contexts = [thing.context if isinstance(thing, Attempt) else thing for thing in found]
     assert sum(context.crew == crew.name for context in contexts) < 5  # threads of other tests may hold theirs
 
 

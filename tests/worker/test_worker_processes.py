@@ -19,8 +19,8 @@ from workshop import Make, agent, until
 
 from watchbill.agents.sources import Sources
 from watchbill.tasks import TaskResult
-from watchbill.worker import processes
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.execution import processes
+from watchbill.worker.execution.shared_lease import SharedLease
 
 ONCE = {"max_attempts": 1}
 

@@ -18,8 +18,8 @@ from workshop import AGENTS, Crew, Make, agent, until
 from watchbill.agents.loading import AgentLoader
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask, TaskResult
-from watchbill.worker.execute import Executor
-from watchbill.worker.running import Running
+from watchbill.worker.execution.attempt import Attempt
+from watchbill.worker.execution.executor import Executor
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Room:
     told: list[int] = field(default_factory=list)
     """How many were overdue whenever the number changed."""
 
-    async def begin(self, task_id: str, agent_id: str, prompt: str = "do it", attempt: int = 1) -> Running:
+    async def begin(self, task_id: str, agent_id: str, prompt: str = "do it", attempt: int = 1) -> Attempt:
         payload = AgentTask(task_id=task_id, agent_name=agent_id, prompt=prompt).model_dump_json()
         entry = f"{int(time.time() * 1000)}-0"
         digest = self.crew.definition.digest()

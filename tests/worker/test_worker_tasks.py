@@ -20,7 +20,8 @@ from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
 from watchbill.tasks import RunState, TaskResult, TaskState
-from watchbill.worker import execute, parked
+from watchbill.worker import parked
+from watchbill.worker.execution import executor
 
 # ---------------------------------------------------------------- failing
 
@@ -377,7 +378,7 @@ async def test_more_definitions_at_once_than_a_worker_keeps_cost_no_task(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is read for a task may be put away for others' sake before the rest that the task needs is there."""
-    monkeypatch.setattr(execute, "_DEFINITIONS_KEPT", 1)
+    monkeypatch.setattr(executor, "_DEFINITIONS_KEPT", 1)
     crew = await make_crew({"a": "Brief"}, concurrency=8)
     for number in range(8):
         changed = crew.definition.model_copy(update={"max_parallel_tasks": number + 1})

@@ -18,9 +18,9 @@ from watchbill import service, testing
 from watchbill.agents import AgentLoader
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
-from watchbill.worker.failures import AgentFailed
-from watchbill.worker.processes import Processes, request
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.execution.failures import AgentFailed
+from watchbill.worker.execution.processes import Processes, request
+from watchbill.worker.execution.shared_lease import SharedLease
 
 TEAM = """
 from subprocess import getoutput

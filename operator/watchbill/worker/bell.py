@@ -11,7 +11,7 @@ import redis
 from watchbill.errors import CrewGone, Fenced
 from watchbill.loggers import Logger
 from watchbill.store.queue import BATCH, Claim
-from watchbill.worker.life import Life
+from watchbill.worker.incarnation import Incarnation
 
 logger = Logger("watchbill.worker")
 
@@ -24,7 +24,7 @@ class Bell:
 
     def __init__(
         self,
-        claim: Callable[[Life, int, int, float], Awaitable[tuple[Claim, Exception | None]]],
+        claim: Callable[[Incarnation, int, int, float], Awaitable[tuple[Claim, Exception | None]]],
         *,
         on_change: Callable[[], None],
         on_lost: Callable[[str, Exception], None],
@@ -60,7 +60,7 @@ class Bell:
         heard, self._heard = self._heard, None
         return heard
 
-    def wait(self, me: Life, room: int) -> None:
+    def wait(self, me: Incarnation, room: int) -> None:
         """Begins to, with so much room, unless it waits, or can't hear."""
         if self._waiting is None and not self._deaf:
             me.number += 1
@@ -76,7 +76,7 @@ class Bell:
         self._waiting = None
         return True
 
-    async def _listen(self, me: Life, number: int, room: int) -> None:
+    async def _listen(self, me: Incarnation, number: int, room: int) -> None:
         try:
             claim, unheard = await self._claim(me, number, room, self.again_seconds)
         except (Fenced, CrewGone) as error:

@@ -15,10 +15,10 @@ from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, No
 from watchbill.loggers import Logger
 from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
-from watchbill.worker import results
 from watchbill.worker.counts import Counts
-from watchbill.worker.execute import Executor
-from watchbill.worker.life import Job, Life
+from watchbill.worker.execution import results
+from watchbill.worker.execution.executor import Executor
+from watchbill.worker.incarnation import Incarnation, Job
 
 logger = Logger("watchbill.worker")
 
@@ -40,7 +40,7 @@ class Jobs:
         persist: Persist,
         *,
         on_change: Callable[[], None],
-        on_over: Callable[[Life], None],
+        on_over: Callable[[Incarnation], None],
         on_lost: Callable[[str, Exception], None],
     ) -> None:
         """`on_change` is called when one runs no more, `on_over` when one has come to a result, `on_lost` with the
@@ -66,7 +66,7 @@ class Jobs:
         """They do, whatever those before took."""
         self._mean = 10 * BRIEF_SECONDS
 
-    def begin(self, me: Life, task: Claimed) -> None:
+    def begin(self, me: Incarnation, task: Claimed) -> None:
         """Sets its agent to work, once what that needs to know is read."""
         now = time.monotonic()
         job = me.jobs[task.id] = Job(task, now, me.claimed.pop(task.id, now))
@@ -77,7 +77,7 @@ class Jobs:
         else:
             self._run(me, job)
 
-    async def _read(self, me: Life, job: Job) -> None:
+    async def _read(self, me: Incarnation, job: Job) -> None:
         """What the task needs to know; then begins it."""
         try:
             inputs, outputs = await self._executor.read(job.task)
@@ -96,7 +96,7 @@ class Jobs:
         else:
             self._run(me, job, inputs, outputs)
 
-    def _run(self, me: Life, job: Job, *read: Mapping[str, Any]) -> None:
+    def _run(self, me: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
         try:
             job.running = self._executor.begin(
                 job.task, partial(self._say, me, job), partial(self._over, me, job), *read
@@ -111,7 +111,7 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._over(me, job, self._executor.broken(job.task, error))
 
-    async def _say(self, me: Life, job: Job, message: str) -> None:
+    async def _say(self, me: Incarnation, job: Job, message: str) -> None:
         if me.jobs.get(job.task.id) is not job:
             return  # a thread that outlived its task, or even us: nobody would close what it opened
         if job.task.id in me.untold:  # that it began is told before what it says
@@ -121,17 +121,17 @@ class Jobs:
         number, text = job.said, redact(spoken(message))[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
-    def _over(self, me: Life, job: Job, finished: Finished) -> None:
+    def _over(self, me: Incarnation, job: Job, finished: Finished) -> None:
         self._mean += (time.monotonic() - job.begun - self._mean) / 8
         me.finished.append(finished)
         self.gone(me, job)
         self._on_over(me)
 
-    def _park_later(self, me: Life, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
+    def _park_later(self, me: Incarnation, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
         me.unloadable.append((job.task, results.unloadable(job.task, error)))
         self.gone(me, job)
 
-    def stop(self, me: Life, wishes: Mapping[str, Wish]) -> None:
+    def stop(self, me: Incarnation, wishes: Mapping[str, Wish]) -> None:
         """Somebody wants these tasks to stop; whatever else there is among them is nothing of ours."""
         for task_id, wish in wishes.items():
             job = me.jobs.get(task_id)
@@ -148,14 +148,14 @@ class Jobs:
                     self.gone(me, job)
         self._on_change()
 
-    def gone(self, me: Life, job: Job) -> None:
+    def gone(self, me: Incarnation, job: Job) -> None:
         """It is over, or no longer ours."""
         me.jobs.pop(job.task.id, None)
         me.untold.pop(job.task.id, None)
         job.running = None  # whose context knows the job: a circle would keep both until Python looks for such
         self._on_change()
 
-    def drop(self, me: Life) -> None:
+    def drop(self, me: Incarnation) -> None:
         """Stops all that runs; its ends are nobody's concern any more."""
         for job in list(me.jobs.values()):
             job.cancel()

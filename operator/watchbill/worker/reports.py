@@ -11,9 +11,9 @@ from watchbill.connection.outages import Persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Finished, Queue
-from watchbill.worker import results
 from watchbill.worker.counts import Counts
-from watchbill.worker.life import Life
+from watchbill.worker.execution import results
+from watchbill.worker.incarnation import Incarnation
 
 logger = Logger("watchbill.worker")
 
@@ -40,7 +40,7 @@ class Reports:
         self.told = 0
         """How many ends the store has been told of."""
 
-    def send_beside(self, me: Life) -> None:
+    def send_beside(self, me: Incarnation) -> None:
         """Results get a call of their own, unless one is on its way."""
         if self._beside is None:
             self._beside = asyncio.create_task(self._send(me), name="results")
@@ -53,7 +53,7 @@ class Reports:
             await asyncio.gather(self._beside, return_exceptions=True)
             self._beside = None
 
-    async def _send(self, me: Life) -> None:
+    async def _send(self, me: Incarnation) -> None:
         try:
             with me.sending() as batch:
                 outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
@@ -67,7 +67,7 @@ class Reports:
             self._beside = None
             self._on_change()
 
-    async def send_singly(self, me: Life, batch: list[Finished]) -> None:
+    async def send_singly(self, me: Incarnation, batch: list[Finished]) -> None:
         """Those that are dealt with leave `batch`, which is in hand again if this fails."""
         while batch:
             finished = batch[0]

@@ -31,15 +31,16 @@ from watchbill.names import CrewKeys
 from watchbill.redaction import redact
 from watchbill.store import control, definitions, holdings, incarnations
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
-from watchbill.worker import execute, parked, preload, results, retention
+from watchbill.worker import parked, preload, retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
+from watchbill.worker.execution import executor, results
+from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
-from watchbill.worker.leases import LeaseKeeper
-from watchbill.worker.life import Life
-from watchbill.worker.recovery import Recovery
+from watchbill.worker.lease_keeper import LeaseKeeper
 from watchbill.worker.reports import Reports
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.store_loss import StoreLoss
 
 logger = Logger("watchbill.worker")
 
@@ -84,7 +85,7 @@ class Worker:
         self._recycle = recycle
         self._counts = Counts(keys.crew)
         self._lease = SharedLease()
-        self._executor = execute.Executor(
+        self._executor = executor.Executor(
             client,
             keys,
             loader,
@@ -95,7 +96,7 @@ class Worker:
         )
         self._ahead = 0.0
         """Seconds by which the store's clock is ahead of our monotonic one, as the last claim told."""
-        self._me = Life(incarnations.fresh())
+        self._me = Incarnation(incarnations.fresh())
         self._wake = asyncio.Event()
         self._parked = asyncio.Event()
         """Set when tasks were set aside."""
@@ -158,7 +159,7 @@ class Worker:
         self._reports = Reports(
             self._queue, self._counts, self._persist, on_change=self._wake.set, on_lost=self._on_lost
         )
-        self._recovery = Recovery(self._queue, self._persist, self._reports.account, current.born)
+        self._store_loss = StoreLoss(self._queue, self._persist, self._reports.account, current.born)
         self._keeper = LeaseKeeper(
             self._url,
             self._queue,
@@ -196,7 +197,7 @@ class Worker:
             ending = [working, *beside]
             for task in ending:
                 task.cancel()
-            for life in (self._me, *self._recovery.formers):
+            for life in (self._me, *self._store_loss.formers):
                 self._jobs.drop(life)
             self._counts.show(len(self._me.jobs))
             await asyncio.gather(*ending, self._bell.stop(), self._reports.settle(cancel=True), return_exceptions=True)
@@ -246,8 +247,8 @@ class Worker:
     async def _turn(self) -> None:
         me = self._me
         try:
-            if self._recovery.formers:
-                await self._recovery.write()
+            if self._store_loss.formers:
+                await self._store_loss.write()
             if me.unloadable:
                 await self._park(me)
             if (heard := self._bell.take()) is not None:
@@ -282,7 +283,7 @@ class Worker:
             self._counts.show(len(self._me.jobs))
 
     async def _exchange(
-        self, me: Life, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
+        self, me: Incarnation, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
     ) -> None:
         """Results in, new tasks out, in one call. `begin`: of those held; they begin once the call is on its way, so
         that the store counts an attempt that kills this process. `told`: of which it is told that they have begun."""
@@ -335,7 +336,7 @@ class Worker:
             self._took(me, claim)
         self._counts.show(len(self._me.jobs))
 
-    def _to_claim(self, me: Life, room: int, *, is_busy: bool) -> int:
+    def _to_claim(self, me: Incarnation, room: int, *, is_busy: bool) -> int:
         """How many tasks the call that is about to be made asks for; it is a claim then. -1: it is none."""
         spare = self._capacity - len(me.held) if is_busy and self._jobs.are_brief else 0
         if not self._bell.may_claim or self.stopping or self._draining or room + spare <= 0:
@@ -344,7 +345,7 @@ class Worker:
         me.number += 1
         return min(room + spare, BATCH)
 
-    def _on_over(self, me: Life) -> None:
+    def _on_over(self, me: Incarnation) -> None:
         if me.sent and len(me.finished) >= max(WORTH_A_CALL, self._capacity / 2):
             self._reports.send_beside(me)
 
@@ -357,7 +358,7 @@ class Worker:
             self._cut_off = False
             self._keeper.wait_before_take_over(self._lease_ms / 3000)
 
-    def _took(self, me: Life, claim: Claim) -> None:
+    def _took(self, me: Incarnation, claim: Claim) -> None:
         """What a claim gave begins, or is held."""
         self._ahead = claim.now_ms / 1000 - time.monotonic()
         self._bell.again_seconds = max(claim.again_ms, 50) / 1000
@@ -384,7 +385,7 @@ class Worker:
                 self._jobs.begin(me, task)
         me.held.sort(key=lambda task: task.priority)
 
-    async def _with_payloads(self, me: Life, tasks: Sequence[Claimed]) -> list[Claimed]:
+    async def _with_payloads(self, me: Incarnation, tasks: Sequence[Claimed]) -> list[Claimed]:
         """Tasks whose payload was too large to travel along, with it, if they may begin. What has no record ends."""
         started = await self._persist(lambda: self._queue.start(me.name, tasks))
         told = []
@@ -398,21 +399,21 @@ class Worker:
                 me.finished.append(results.missing(task))
         return told
 
-    async def _end_unwanted(self, me: Life) -> None:
+    async def _end_unwanted(self, me: Incarnation) -> None:
         """Tells the end of what is not to run. Where the payload didn't come along, the definition didn't either."""
         unwanted, me.unwanted = me.unwanted, []
         if without := [task for task in unwanted if not task.payload]:
             unwanted = [task for task in unwanted if task.payload] + await self._with_payloads(me, without)
         me.finished += [results.stopped(task, task.wish or "cancel", self._ttl_ms) for task in unwanted]
 
-    async def _park(self, me: Life) -> None:
+    async def _park(self, me: Incarnation) -> None:
         parked, me.unloadable = me.unloadable, []
         for task, reason in parked:
             logger.warning("%s", reason)
             await self._persist(lambda t=task, r=reason: self._queue.park(me.name, [t], redact(r)))  # type: ignore[misc]
         self._parked.set()
 
-    async def _wait(self, me: Life) -> None:
+    async def _wait(self, me: Incarnation) -> None:
         """For a task to end or the bell; and no longer than what is due: to tell what began, to give back what is held
         and found no slot, to end."""
         timer: asyncio.TimerHandle | None = None
@@ -439,13 +440,13 @@ class Worker:
             self._jobs.take_long()
             await self._hand_back_held(me)
 
-    async def _hand_back_held(self, me: Life) -> None:
+    async def _hand_back_held(self, me: Incarnation) -> None:
         held, me.held = me.held, []
         me.claimed.clear()
         if held:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
 
-    async def _give_back_unknown(self, me: Life) -> None:
+    async def _give_back_unknown(self, me: Incarnation) -> None:
         """What the store says that we hold, and we know nothing of: it lost what we wrote (store/holdings.py)."""
         self._recall_at = time.monotonic() + self._lease_ms / 1000
         unknown = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, me.entries))
@@ -454,7 +455,7 @@ class Worker:
             await self._persist(lambda: self._queue.hand_back(me.name, unknown))
 
     async def _claim_at_bell(
-        self, me: Life, number: int, slots: int, timeout_seconds: float
+        self, me: Incarnation, number: int, slots: int, timeout_seconds: float
     ) -> tuple[Claim, Exception | None]:
         answer = await self._persist(
             lambda: self._queue.claim_at_bell(
@@ -469,7 +470,7 @@ class Worker:
         self._answered()
         return answer
 
-    async def _take_no_more(self, me: Life) -> None:
+    async def _take_no_more(self, me: Incarnation) -> None:
         """What the bell brings from now on, and what is held, goes back."""
         if await self._bell.stop():
             heard = self._bell.take()
@@ -545,7 +546,7 @@ class Worker:
     @property
     def _capacity(self) -> int:
         """Slots that no abandoned agent holds, and none whose task the store has lost."""
-        return self._slots - self._executor.abandoned - self._recovery.running
+        return self._slots - self._executor.abandoned - self._store_loss.running
 
     def _on_abandoned(self) -> None:
         self._wake.set()  # a slot may be free again
@@ -598,7 +599,7 @@ class Worker:
         if isinstance(error, CrewGone | Forgotten):
             await self._outlast(me, error)
             return
-        self._me, self._lost = Life(incarnations.fresh()), None
+        self._me, self._lost = Incarnation(incarnations.fresh()), None
         tasks = len(me.entries)
         self._jobs.drop(me)
         self._counts.fenced.inc()
@@ -610,21 +611,21 @@ class Worker:
         )
         await self._begin_anew()
 
-    async def _outlast(self, me: Life, error: CrewGone | Forgotten) -> None:
+    async def _outlast(self, me: Incarnation, error: CrewGone | Forgotten) -> None:
         """The store may have lost all it had. Raises the error when the crew doesn't come back, or was deleted."""
         logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)
-        if not await self._recovery.crew_is_back(self._wake, lambda: self._deleted or self.stopping):
+        if not await self._store_loss.crew_is_back(self._wake, lambda: self._deleted or self.stopping):
             self._jobs.drop(me)
             raise error
-        self._me, self._lost = Life(incarnations.fresh()), None
+        self._me, self._lost = Incarnation(incarnations.fresh()), None
         lost = len(me.held) + len(me.unwanted) + len(me.unloadable)
         logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
-        self._recovery.formers.append(me)
+        self._store_loss.formers.append(me)
         await self._begin_anew()
 
     async def _begin_anew(self) -> None:
         try:
-            await self._recovery.write()
+            await self._store_loss.write()
             await self._register()
         except (Fenced, CrewGone) as error:  # lost once more, in this moment: that is no reason to end what runs
             self._on_lost(self._me.name, error)
@@ -633,7 +634,7 @@ class Worker:
         if self._stop_by is None:
             return False
         me = self._me
-        if not (me.jobs or me.finished or me.sent or me.unloadable or me.unwanted or self._recovery.formers):
+        if not (me.jobs or me.finished or me.sent or me.unloadable or me.unwanted or self._store_loss.formers):
             self._stop_by = min(self._stop_by, time.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return time.monotonic() >= self._stop_by

@@ -20,8 +20,8 @@ from watchbill import connection, metrics
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
-from watchbill.worker import running
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.execution import attempt
+from watchbill.worker.execution.shared_lease import SharedLease
 
 logger = Logger("watchbill.worker")
 
@@ -181,7 +181,7 @@ class LeaseKeeper:
 
     def _tell_of_block(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)
-        found = running.on_stack(frame)
+        found = attempt.on_stack(frame)
         agent = found.role.agent.agent_id if found else ""
         metrics.LOOP_BLOCKED.labels(self._queue.keys.crew, agent).inc()
         logger.warning(

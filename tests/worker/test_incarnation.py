@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Finished
-from watchbill.worker.life import Life
+from watchbill.worker.incarnation import Incarnation
 
 pytestmark = pytest.mark.pure
 
@@ -26,7 +26,7 @@ def _finished(number: int, length: int) -> Finished:
     ],
 )
 def test_one_call_takes_results_by_number_and_by_bytes_and_always_one(lengths: list[int], taken: int) -> None:
-    me = Life("w")
+    me = Incarnation("w")
     everything = [_finished(number, length) for number, length in enumerate(lengths)]
     me.finished = list(everything)
     with me.sending() as batch:

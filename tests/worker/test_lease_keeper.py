@@ -16,9 +16,9 @@ from workshop import Crew, Make, metrics_of, until
 
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue, Renewed
-from watchbill.worker import leases
-from watchbill.worker.leases import LeaseKeeper
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker import lease_keeper
+from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.lease_keeper import LeaseKeeper
 
 LEASE_MS = 600
 
@@ -159,7 +159,7 @@ def stand_still(caplog: pytest.LogCaptureFixture, *, until_blamed: int) -> None:
 async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
     make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "BLOCKED_SECONDS", 1.0)
+    monkeypatch.setattr(lease_keeper, "BLOCKED_SECONDS", 1.0)
     crew = await make_crew({"a": "Brief"})
     async with kept(crew):
         await asyncio.sleep(0.7)
@@ -188,7 +188,7 @@ async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(
         def monotonic(self) -> float:
             return time.monotonic() + later
 
-    monkeypatch.setattr(leases, "time", Clock())
+    monkeypatch.setattr(lease_keeper, "time", Clock())
     async with kept(crew):
         await asyncio.sleep(0.6)
         for _ in range(5):
@@ -205,7 +205,7 @@ async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(m
     await crew.started("t")
     for _ in range(2):
         os.kill(worker.pid, signal.SIGSTOP)
-        await asyncio.sleep(leases.BLOCKED_SECONDS + 0.5)
+        await asyncio.sleep(lease_keeper.BLOCKED_SECONDS + 0.5)
         os.kill(worker.pid, signal.SIGCONT)
         await asyncio.sleep(0.7)
     crew.open()

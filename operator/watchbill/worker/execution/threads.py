@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from watchbill.worker import failures
+from watchbill.worker.execution import failures
 
 T = TypeVar("T")
 

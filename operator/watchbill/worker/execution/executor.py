@@ -26,11 +26,11 @@ from watchbill.records import CrewDefinition, TaskPolicy
 from watchbill.store import definitions, runs
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask
-from watchbill.worker.abandoned import Abandoned
-from watchbill.worker.processes import Processes
-from watchbill.worker.results import Results
-from watchbill.worker.running import Role, Running
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.execution.abandoned import Abandoned
+from watchbill.worker.execution.attempt import Attempt, Role
+from watchbill.worker.execution.processes import Processes
+from watchbill.worker.execution.results import Results
+from watchbill.worker.execution.shared_lease import SharedLease
 
 _DEFINITIONS_KEPT: Final = 16
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -107,7 +107,7 @@ class Executor:
         over: Callable[[Finished], None],
         inputs: Mapping[str, str] = _NOTHING,
         outputs: Mapping[str, Any] = _NOTHING,
-    ) -> Running | None:
+    ) -> Attempt | None:
         """Begins a task for which all is read. `over` is told its end, once, whatever happens to the agent.
 
         Raises AgentNotLoadable when this worker doesn't have the agent. None: it is over already.
@@ -129,7 +129,7 @@ class Executor:
         except (KeyError, ValueError) as failure:
             over(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
-        return Running(task, role, context, over, self._results, self._abandoned, self._processes, self._lease)
+        return Attempt(task, role, context, over, self._results, self._abandoned, self._processes, self._lease)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
         """The end of a task that could not begin."""

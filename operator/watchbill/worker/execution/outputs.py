@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json, to_jso
 
 from watchbill.agents.text import sound
 from watchbill.tasks import Usage
-from watchbill.worker.failures import Unstorable, describe
+from watchbill.worker.execution.failures import Unstorable, describe
 
 RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
 _SURELY_SHALLOW: Final = 150

@@ -35,8 +35,8 @@ from watchbill.agents.tools import Tool
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
-from watchbill.worker import failures, outputs
-from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
+from watchbill.worker.execution import failures, outputs
+from watchbill.worker.execution.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 
 HEADER: Final = struct.Struct("!I")
 _ROLES_KEPT: Final = 64

@@ -13,13 +13,13 @@ from typing import Final
 from watchbill.connection.outages import Persist
 from watchbill.store import definitions
 from watchbill.store.queue import Finished, Queue
-from watchbill.worker.life import Life
+from watchbill.worker.incarnation import Incarnation
 
 OUTLAST_SECONDS: Final = 60.0
 """How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
 
 
-class Recovery:
+class StoreLoss:
     """The lives of a worker whose tasks the store has lost, until they have ended and their results are written."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Recovery:
         self._born = born
         self._persist = persist
         self._account = account
-        self.formers: list[Life] = []
+        self.formers: list[Incarnation] = []
         """More than one where the store lost all again meanwhile."""
 
     @property

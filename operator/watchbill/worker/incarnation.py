@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Finished, Wish
-from watchbill.worker.running import Running
+from watchbill.worker.execution.attempt import Attempt
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Job:
     begun: float = 0.0
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
-    running: Running | None = None
+    running: Attempt | None = None
     said: int = 0
     wish: Wish | None = None
     """What it was asked to stop for."""
@@ -32,7 +32,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Life:
+class Incarnation:
     """One incarnation of a worker. One that was taken for dead goes on as another."""
 
     name: str

@@ -16,7 +16,7 @@ from watchbill.errors import GiveUp, NotWorthRetrying, RetryLater, ToolError, Us
 from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
 from watchbill.plan.retry_after import attribute
-from watchbill.worker import places
+from watchbill.worker.execution import places
 
 _HOPELESS: Final = (
     UserActionRequired,

@@ -22,14 +22,14 @@ from watchbill.agents.tools import Tool
 from watchbill.loggers import Logger
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store.queue import Claimed, Finished, Outcome
-from watchbill.worker import failures, outputs, processes
-from watchbill.worker.abandoned import CLEAN_UP_SECONDS, Abandoned
-from watchbill.worker.failures import Failed
-from watchbill.worker.outputs import Output
-from watchbill.worker.processes import Processes
-from watchbill.worker.results import Results, Told
-from watchbill.worker.shared_lease import LEASE_LOOK_SECONDS, SharedLease
-from watchbill.worker.threads import run_in_thread
+from watchbill.worker.execution import failures, outputs, processes
+from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, Abandoned
+from watchbill.worker.execution.failures import Failed
+from watchbill.worker.execution.outputs import Output
+from watchbill.worker.execution.processes import Processes
+from watchbill.worker.execution.results import Results, Told
+from watchbill.worker.execution.shared_lease import LEASE_LOOK_SECONDS, SharedLease
+from watchbill.worker.execution.threads import run_in_thread
 
 logger = Logger("watchbill.worker")
 
@@ -59,7 +59,7 @@ class _Unsure(Exception):
     """The lease may have run out between the look at it and the thread's first step."""
 
 
-class Running:
+class Attempt:
     """One run of one agent, in an asyncio task of its own, which ends when the agent really ends."""
 
     __slots__ = (
@@ -281,14 +281,14 @@ def _now() -> datetime:
     return datetime.now(UTC)  # noqa: TID251 - shell
 
 
-def on_stack(frame: FrameType | None) -> Running | None:
+def on_stack(frame: FrameType | None) -> Attempt | None:
     """Whose agent this frame was called by, as seen from another thread."""
     while frame is not None:
         if frame.f_code is _RUN:
             found = frame.f_locals.get("self")
-            return found if isinstance(found, Running) else None
+            return found if isinstance(found, Attempt) else None
         frame = frame.f_back
     return None
 
 
-_RUN: Final = Running._run.__code__
+_RUN: Final = Attempt._run.__code__

@@ -19,9 +19,9 @@ from watchbill.records import TaskPolicy
 from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import Usage
-from watchbill.worker import failures, outputs
-from watchbill.worker.failures import Failed
-from watchbill.worker.outputs import NOTHING, Output
+from watchbill.worker.execution import failures, outputs
+from watchbill.worker.execution.failures import Failed
+from watchbill.worker.execution.outputs import NOTHING, Output
 
 logger = Logger("watchbill.worker")
 

@@ -27,17 +27,17 @@ from watchbill.loggers import Logger
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
 from watchbill.tasks import Usage
-from watchbill.worker.child import HEADER, pack
-from watchbill.worker.failures import AgentFailed, Failed, describe
-from watchbill.worker.outputs import Output
-from watchbill.worker.shared_lease import SharedLease
+from watchbill.worker.execution.child import HEADER, pack
+from watchbill.worker.execution.failures import AgentFailed, Failed, describe
+from watchbill.worker.execution.outputs import Output
+from watchbill.worker.execution.shared_lease import SharedLease
 
 logger = Logger("watchbill.worker")
 
 _CODE: Final = (
     "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
-    "from watchbill.worker.shared_lease import start_watch; start_watch(given); "
-    "from watchbill.worker.child import main; main(given)"
+    "from watchbill.worker.execution.shared_lease import start_watch; start_watch(given); "
+    "from watchbill.worker.execution.child import main; main(given)"
 )
 _LOOK_SECONDS: Final = 0.005
 _END_SECONDS: Final = 2.0
