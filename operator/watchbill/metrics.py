@@ -212,8 +212,8 @@ TASK_WAIT: Final = Times(
     ["crew"],
     buckets=_SECONDS,
 )
-TASK_HELD: Final = Times(
-    "watchbill_task_held_seconds",
+TASK_BEGIN_DELAY: Final = Times(
+    "watchbill_task_begin_delay_seconds",
     "From its claim until its agent began, of tasks that could not begin with their claim",
     ["crew"],
     buckets=_BRIEF_SECONDS,

@@ -31,7 +31,7 @@ from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
-from watchbill.store.figures import Ended, Figures, Held, Incarnation
+from watchbill.store.figures import Ended, Figures, RunningTask, WorkerInfo
 from watchbill.store.queue import Finished, Queue, Submission
 
 # ---------------------------------------------------------------- how it looks
@@ -50,8 +50,8 @@ def lines(shot: Shot | None, width: int, height: int, trouble: str = "") -> list
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (80, 24), (40, 10), (20, 5), (10, 3), (3, 1)])
 @pytest.mark.parametrize("single", [False, True])
 def test_it_fits_every_terminal(width: int, height: int, single: bool) -> None:
-    workers = tuple(Incarnation(f"host-{i}.abc", 1, 10, False, 5000) for i in range(40))
-    longest = tuple(Held(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(40))
+    workers = tuple(WorkerInfo(f"host-{i}.abc", 1, 10, False, 5000) for i in range(40))
+    longest = tuple(RunningTask(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(40))
     seen = shot(1, workers=workers, longest=longest) if single else shot(100)
     found = lines(seen, width, height)
     assert len(found) <= height
@@ -73,8 +73,8 @@ def test_where_there_is_no_room_the_less_important_columns_go_and_rows_are_count
 
 @pytest.mark.pure
 def test_one_crew_shows_its_classes_workers_and_what_runs_longest_in_whatever_room_there_is() -> None:
-    workers = tuple(Incarnation(f"host-{i}.abc", 1, 10, i == 0, 5000 if i else -1) for i in range(20))
-    longest = tuple(Held(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(20))
+    workers = tuple(WorkerInfo(f"host-{i}.abc", 1, 10, i == 0, 5000 if i else -1) for i in range(20))
+    longest = tuple(RunningTask(f"task-{i}", "agent", "host-1.abc", 5, 1, 1000 * i) for i in range(20))
     found = lines(shot(1, workers=workers, longest=longest), 120, 40)
     text = "\n".join(found)
     assert re.search(r"critical +0 +0 +-", text)
@@ -98,7 +98,7 @@ def test_trouble_is_said_above_what_was_seen_last() -> None:
 def test_nothing_that_a_worker_says_steers_the_terminal() -> None:
     bad = "\x1b[2Jbad\x07"
     row = Row(bad, Figures(), None, None)
-    seen = Shot((row,), (Incarnation(bad, 0, 0, False, 1),), (Held(bad, bad, bad, 5, 1, 1),))
+    seen = Shot((row,), (WorkerInfo(bad, 0, 0, False, 1),), (RunningTask(bad, bad, bad, 5, 1, 1),))
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", "\n".join(lines(seen, 200, 50)))
 
 

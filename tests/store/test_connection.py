@@ -398,7 +398,7 @@ async def _everything_once(crew: Crew) -> None:
             break
         if i % 2:
             tasks = (await crew.queue.claim(f"w{i}", 1, 3, begin=2, lease_ms=LEASE_MS, take_over=True)).tasks
-            await crew.queue.finish(f"w{i}", [], begun=tasks, told=tasks)
+            await crew.queue.finish(f"w{i}", [], begun=tasks, announced=tasks)
         else:
             tasks = await crew.take(f"w{i}", 1, 3)
         for task in tasks:

@@ -165,23 +165,23 @@ async def test_who_brings_a_crew_back_that_the_store_has_lost_says_so_once(clien
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     born = (await definitions.current(client, keys)).born
     await definitions.apply(client, keys, definition("b"), uid="u1", owner="one", was_there=True)
-    assert await definitions.tell_loss(client, keys, "u1", born)
+    assert await definitions.record_loss(client, keys, "u1", born)
     assert await _told(client, keys) == [], "nothing was lost"
 
     await client.delete(*await left(client, keys))
-    assert not await definitions.tell_loss(client, keys, "u1", born)
+    assert not await definitions.record_loss(client, keys, "u1", born)
     assert await left(client, keys) == []
     for _ in range(2):  # as when the answer is lost
         await definitions.apply(client, keys, definition("b"), uid="u1", owner="one", was_there=True)
     (message,) = await _told(client, keys)
     assert "what waited is gone" in message
-    assert await definitions.tell_loss(client, keys, "u1", born)
-    assert not await definitions.tell_loss(client, keys, "u2", born)
+    assert await definitions.record_loss(client, keys, "u1", born)
+    assert not await definitions.record_loss(client, keys, "u2", born)
     assert await _told(client, keys) == [message], "it was told already"
 
 
 async def test_a_crew_that_is_new_in_the_store_has_lost_nothing(client: redis.asyncio.Redis, keys: CrewKeys):
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     assert await _told(client, keys) == []
-    assert await definitions.tell_loss(client, keys, "u1", ""), "who doesn't know since when has no say"
+    assert await definitions.record_loss(client, keys, "u1", ""), "who doesn't know since when has no say"
     assert await _told(client, keys) == []

@@ -868,7 +868,7 @@ async def test_a_task_that_still_runs_is_told_of_once_and_its_state_is_seen(crew
     claim = await crew.queue.claim("w", 1, 2, begin=2, lease_ms=LEASE_MS, take_over=True)
     assert [t.begun for t in claim.tasks] == [True, True]
     for _ in range(2):
-        await crew.queue.finish("w", [], told=claim.tasks)
+        await crew.queue.finish("w", [], announced=claim.tasks)
     assert await crew.state("t1") == "running"
     assert await crew.step_states("r1") == {"b": "running"}
     told = [(e["event_type"], e.get("agent_id")) for e in await crew.events()]

@@ -323,7 +323,7 @@ class QueueMachine(RuleBasedStateMachine):
         model, number = self.model, worker.number + 1
         self.past += [(worker, end) for end in ends]
         items = [*ends, *ends[:1]] if doubled else ends
-        options: dict[str, Any] = {"begun": begun, "told": told, "lease_ms": HOUR_MS, "take_over": take_over}
+        options: dict[str, Any] = {"begun": begun, "announced": told, "lease_ms": HOUR_MS, "take_over": take_over}
         if slots >= 0:
             options |= {"number": number, "slots": slots, "begin": begin}
         answers, claim = self.do(self.crew.queue.finish(worker.name, items, **options))
@@ -431,7 +431,7 @@ class QueueMachine(RuleBasedStateMachine):
             worker = self.anybody(who)
         if self.model.holds(worker, end.task):
             return
-        got = self.ask(lambda: self.crew.queue.finish(worker.name, [end], begun=[end.task], told=[end.task]))
+        got = self.ask(lambda: self.crew.queue.finish(worker.name, [end], begun=[end.task], announced=[end.task]))
         barred = self.model.barred(worker)
         assert got is barred if barred else got[0][0] in ("repeated", "stale")
 
@@ -447,7 +447,7 @@ class QueueMachine(RuleBasedStateMachine):
         end = finished(task, definition=self.digest(task))
         refused: list[tuple[Callable[[], Awaitable[Any]], Callable[[Any], bool]]] = [
             (lambda: queue.start(name, [task]), lambda got: got[0].state == "stale"),
-            (lambda: queue.finish(name, [end], begun=[task], told=[task]), lambda got: got[0][0] != "applied"),
+            (lambda: queue.finish(name, [end], begun=[task], announced=[task]), lambda got: got[0][0] != "applied"),
             (lambda: queue.hand_back(name, [task]), lambda got: got == ["stale"]),
             (lambda: queue.park(name, [task], "no such agent"), lambda got: got == ["stale"]),
             (lambda: queue.say(name, task, "boo", 99), lambda got: got is False),
@@ -524,7 +524,7 @@ class QueueMachine(RuleBasedStateMachine):
         policy = TaskPolicy(max_results=most)
         bounds = replace(current, content=current.definition.model_copy(update={"tasks": policy}).content())
         for _ in range(1 + twice):
-            self.do(retention.keep(self.client, self.crew.keys, self.crew.uid, bounds))
+            self.do(retention.trim(self.client, self.crew.keys, self.crew.uid, bounds))
         for task_id in ended[: max(len(ended) - most, 0)]:
             gone = self.model.forget(task_id)
             self.past = [(worker, end) for worker, end in self.past if end.task.id not in gone]

@@ -21,7 +21,7 @@ AGES_MS = 1000
 
 
 async def keep(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> int:
-    return await retention.keep(crew.client, crew.keys, crew.uid, await bounds(crew, most, ttl_seconds))
+    return await retention.trim(crew.client, crew.keys, crew.uid, await bounds(crew, most, ttl_seconds))
 
 
 async def bounds(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> definitions.Current:
@@ -214,7 +214,7 @@ async def test_nothing_is_written_by_bounds_of_another_definition_or_crew(crew: 
         await definitions.apply(crew.client, crew.keys, library("a", "b", "c"))
     before = await crew.dump()
     with pytest.raises(Changed if what == "changed" else CrewGone):
-        await retention.keep(crew.client, crew.keys, crew.uid if what == "changed" else "another", current)
+        await retention.trim(crew.client, crew.keys, crew.uid if what == "changed" else "another", current)
     assert await crew.dump() == before
 
 

@@ -79,7 +79,7 @@ async def test_each_loss_is_told_once_on_the_feed_by_however_many_workers(
             await crew.submit(f"t{number}", "a", "0")
             assert (await crew.result(f"t{number}")).success  # type: ignore[union-attr]
             assert await _losses(crew) == 1
-        await definitions.tell_loss(crew.redis, crew.keys, crew.uid, "1")  # one more, late
+        await definitions.record_loss(crew.redis, crew.keys, crew.uid, "1")  # one more, late
         assert await _losses(crew) == 1
 
 
@@ -234,7 +234,7 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
         for name in names:
             await crew.submit(name, "a")
         await crew.started(*names)
-        await until(lambda: not worker._me.untold)
+        await until(lambda: not worker._me.unannounced)
         before = worker._me
         await crew.redis.flushall()
         await _bring_back(crew)

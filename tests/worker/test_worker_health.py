@@ -156,7 +156,7 @@ async def test_what_could_not_begin_with_its_claim_is_timed_until_it_did(make_cr
     worker = await crew.worker(health=True)
     await crew.submit("first", "a")  # its definition must be read
     await crew.result("first")
-    held = ("watchbill_task_held_seconds_count",)
+    held = ("watchbill_task_begin_delay_seconds_count",)
     assert (await metrics_of(worker.metrics_url, crew.name))[held] == 1
     for number in range(3):
         await crew.submit(f"t{number}", "a")
@@ -166,7 +166,7 @@ async def test_what_could_not_begin_with_its_claim_is_timed_until_it_did(make_cr
     await crew.result("large")
     now = await metrics_of(worker.metrics_url, crew.name)
     assert now[held] == 2, "its payload didn't come along"
-    assert 0 < now["watchbill_task_held_seconds_sum",] < 20
+    assert 0 < now["watchbill_task_begin_delay_seconds_sum",] < 20
     assert now["watchbill_tasks_claimed_total", "normal"] == 5
 
 

@@ -75,5 +75,5 @@ async def test_an_agents_module_that_breaks_logging_does_not_end_the_look(
 async def test_a_crew_that_was_deleted_is_not_revived(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"})
     await definitions.delete(crew.redis, crew.keys, crew.uid)
-    await definitions.tell_loaded(crew.redis, crew.keys, crew.uid, "digest")
+    await definitions.record_loaded(crew.redis, crew.keys, crew.uid, "digest")
     assert await crew.redis.keys(crew.keys.prefix.replace("{", "\\{") + "*") == []

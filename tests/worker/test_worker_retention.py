@@ -17,19 +17,19 @@ from watchbill.worker import retention
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "KEEP_SECONDS", 0.05)
-    monkeypatch.setattr(retention, "KEEP_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(retention, "TRIM_SECONDS", 0.05)
+    monkeypatch.setattr(retention, "TRIM_AGAIN_SECONDS", 0.05)
 
 
 async def test_a_worker_that_ends_nothing_looks_seldom(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    look = stored.keep
+    look = stored.trim
 
     async def counted(*given: object) -> int:
         looks.append(1)
         return await look(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stored, "keep", counted)
+    monkeypatch.setattr(stored, "trim", counted)
     crew = await make_crew({"a": "Brief"})
     async with crew.in_process():
         await until(lambda: looks, what="the first look")
@@ -37,7 +37,7 @@ async def test_a_worker_that_ends_nothing_looks_seldom(make_crew: Make, monkeypa
         await until(lambda: len(looks) == 2, what="a look after an end")
         await asyncio.sleep(0.5)  # ten times as long as from one to the next
         assert len(looks) == 2
-        monkeypatch.setattr(retention, "KEEP_IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(retention, "TRIM_IDLE_SECONDS", 0.1)
         await until(lambda: len(looks) > 3, what="looks all the same")
 
 
@@ -61,7 +61,7 @@ async def _keeps(crew: Crew, number: int) -> None:
 
     await until(kept, what=f"a store with {number} records")
     current = await definitions.current(crew.redis, crew.keys)
-    assert await stored.keep(crew.redis, crew.keys, crew.uid, current) == 0, "another look would take more"
+    assert await stored.trim(crew.redis, crew.keys, crew.uid, current) == 0, "another look would take more"
     assert await left() == {number}
 
 
@@ -82,18 +82,18 @@ async def test_a_worker_that_can_not_do_it_says_so_works_on_and_does_it_once_it_
     make_crew: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     crew = await make_crew({"a": "Brief"}, tasks={"max_results": 2})
-    keep = stored.keep
+    keep = stored.trim
 
     async def fails(*_: object) -> int:
         raise redis.exceptions.ResponseError("no")
 
-    monkeypatch.setattr(stored, "keep", fails)
+    monkeypatch.setattr(stored, "trim", fails)
     with caplog.at_level(logging.WARNING, "watchbill.worker"):
         async with crew.in_process():
             await _done(crew, "t1", "t2", "t3", "t4")
-            await until(lambda: "can't keep finished tasks within their bounds: no" in caplog.text)
+            await until(lambda: "can't trim finished tasks to their bounds: no" in caplog.text)
             assert await crew.redis.zcard(crew.keys.ids) == 4
-            monkeypatch.setattr(stored, "keep", keep)
+            monkeypatch.setattr(stored, "trim", keep)
             await _keeps(crew, 2)
 
 

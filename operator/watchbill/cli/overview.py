@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from watchbill.cli import output
-from watchbill.store.figures import Figures, Held, Incarnation
+from watchbill.store.figures import Figures, RunningTask, WorkerInfo
 from watchbill.tasks import Priority
 from watchbill.terminal import one_line
 
@@ -39,9 +39,9 @@ class Shot:
     """What one look has seen, the busiest crew first."""
 
     rows: tuple[Row, ...]
-    workers: tuple[Incarnation, ...] | None = None
+    workers: tuple[WorkerInfo, ...] | None = None
     """Where there is one row, shown in full: who works for it, and what runs longest."""
-    longest: tuple[Held, ...] = ()
+    longest: tuple[RunningTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def class_cells(now: Figures) -> list[Cells]:
     return [(c.name, str(c.waiting), str(c.running), _age(c.oldest_ms)) for c in now.classes]
 
 
-def worker_cells(workers: Sequence[Incarnation]) -> list[Cells]:
+def worker_cells(workers: Sequence[WorkerInfo]) -> list[Cells]:
     return [
         (
             one_line(one.name),
@@ -116,7 +116,7 @@ def worker_cells(workers: Sequence[Incarnation]) -> list[Cells]:
     ]
 
 
-def longest_cells(longest: Sequence[Held]) -> list[Cells]:
+def longest_cells(longest: Sequence[RunningTask]) -> list[Cells]:
     return [
         (
             one_line(held.task_id),

@@ -20,9 +20,9 @@ from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
-from watchbill.store.figures import Incarnation
+from watchbill.store.figures import WorkerInfo
 
-__all__ = ["Applied", "CancelledAll", "Client", "DeadLetter", "Incarnation", "Replay", "Result", "SyncClient", "run"]
+__all__ = ["Applied", "CancelledAll", "Client", "DeadLetter", "Replay", "Result", "SyncClient", "WorkerInfo", "run"]
 
 
 async def run(

@@ -16,7 +16,7 @@ from watchbill.plan import texts
 from watchbill.store import control, dead, definitions
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
-from watchbill.store.figures import Incarnation, incarnations
+from watchbill.store.figures import WorkerInfo, incarnations
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Control(Connected):
 
     # ------------------------------------------------------------ workers
 
-    async def workers(self, crew: str) -> list[Incarnation]:
+    async def workers(self, crew: str) -> list[WorkerInfo]:
         """Who works for the crew now, the busiest first. Raises NotFound when there is no such crew."""
         keys = self.keys(crew)
         await self._current(keys)

@@ -139,14 +139,14 @@ async def born(client: redis.asyncio.Redis, keys: CrewKeys) -> str:
         return str(await client.hget(keys.meta, "born") or "")
 
 
-async def tell_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
+async def record_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, born: str) -> bool:
     """For whoever knows the crew as the store had it, since `born`: if the store has lost it meanwhile, and has it
     back, the feed tells of that, once for all who know. False: the crew isn't there."""
     with outages.translated():
         return bool(await scripts.run(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
 
 
-async def tell_loaded(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, digest: str) -> None:
+async def record_loaded(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, digest: str) -> None:
     """A worker has loaded all agents of the crew under this definition. Nothing is written where the crew is gone."""
     with outages.translated():
         await scripts.run(client, "loaded", keys.fixed, [uid, keys.crew, digest])

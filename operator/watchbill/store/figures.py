@@ -90,7 +90,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Incarnation:
+class WorkerInfo:
     """One worker that has a lease."""
 
     name: str
@@ -104,7 +104,7 @@ class Incarnation:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RunningTask:
     """A task that has begun."""
 
     task_id: str
@@ -148,7 +148,7 @@ async def each(
             yield keys.crew, _figures(reply)
 
 
-async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Incarnation]:
+async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[WorkerInfo]:
     """Who works for a crew, the busiest first. What they say of themselves is up to a third of a
     lease old."""
     with outages.translated():
@@ -164,22 +164,22 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Inca
     for (worker, until_ms), drain in zip(leases, told, strict=True):
         said = _says(says.get(worker, ""), drain)
         counts = {name: said[name] for name in _COUNTS}
-        found.append(Incarnation(worker, draining=said["draining"], lease_ms=int(until_ms) - now_ms, **counts))
+        found.append(WorkerInfo(worker, draining=said["draining"], lease_ms=int(until_ms) - now_ms, **counts))
     return sorted(found, key=lambda one: (-one.running, one.name))
 
 
-async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[Held]:
+async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[RunningTask]:
     """What has been running for longest. Reads all that runs, in pages, so that the server is never held for long."""
     with outages.translated():
         seconds, micros = await (await connection.home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        found: dict[str, Held] = {}
+        found: dict[str, RunningTask] = {}
         async for task_id, packed in client.hscan_iter(keys.running, count=_PAGE):
             incarnation, _, priority, _, attempt, started, _, agent, *_ = packed.split("\x1f")
             if started != "0":
                 running_ms = max(now_ms - int(started), 0)
-                found[task_id] = Held(task_id, agent, incarnation, int(priority), int(attempt), running_ms)
-    return heapq.nsmallest(most, found.values(), key=lambda held: (-held.running_ms, held.task_id))
+                found[task_id] = RunningTask(task_id, agent, incarnation, int(priority), int(attempt), running_ms)
+    return heapq.nsmallest(most, found.values(), key=lambda task: (-task.running_ms, task.task_id))
 
 
 def _figures(reply: Sequence[Any]) -> Figures | None:

@@ -315,7 +315,7 @@ class Queue:
         finished: Sequence[Finished],
         *,
         begun: Sequence[Claimed] = (),
-        told: Sequence[Claimed] = (),
+        announced: Sequence[Claimed] = (),
         number: int = 0,
         slots: int = -1,
         begin: int = 0,
@@ -323,9 +323,10 @@ class Queue:
         take_over: bool = False,
         sent: Callable[[], None] | None = None,
     ) -> tuple[list[Transition], Claim | None]:
-        """Begins `begun`, tells that `told` have begun, stores results, advances runs, and (with slots ≥ 0) claims.
+        """Begins `begun`, tells the feeds that `announced` have begun, stores results, advances runs,
+        and (with slots ≥ 0) claims.
 
-        All in one call. Of what ends without having been told, both is told now.
+        All in one call. A task that ends unannounced has its beginning and its end announced now.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
         `sent` is called when the call is on its way: what is to begin may begin.
@@ -333,10 +334,10 @@ class Queue:
         of = self.keys
         keys = list(of.fixed)
         args: list[Any] = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over), self._fence]
-        args += (len(begun), len(told), len(finished))
+        args += (len(begun), len(announced), len(finished))
         for task in begun:
             args += (task.id, task.fence)
-        for task in told:
+        for task in announced:
             run, separator, _ = task.id.partition(STEP_SEPARATOR)
             if separator:
                 keys += (of.run_steps(run), of.agent_events(task.agent), of.run_events(run))

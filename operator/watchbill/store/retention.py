@@ -25,7 +25,7 @@ PAUSE_SECONDS: Final = 0.003
 """Between two calls, so that others' come between: still more records in a second than a worker can finish."""
 
 
-async def keep(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current) -> int:
+async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current) -> int:
     """Brings the crew within the bounds of its definition, in pages; one cheap call where it is. Several may do so at
     once, and may stop at any time. Returns how many records and results went.
 

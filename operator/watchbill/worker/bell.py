@@ -38,7 +38,7 @@ class Bell:
         self._heard: Claim | None = None
         self._deaf = False
         self.again_seconds = _AGAIN_SECONDS
-        self.look = True
+        self.has_work = True
         """Something may be claimable: the last claim got all that it asked for. Else the bell will tell."""
 
     @property
@@ -53,7 +53,7 @@ class Bell:
     @property
     def may_claim(self) -> bool:
         """Whether it is worth a claim, and nothing else claims."""
-        return self.look and self._waiting is None
+        return self.has_work and self._waiting is None
 
     def take(self) -> Claim | None:
         """What was claimed, once."""
@@ -86,7 +86,7 @@ class Bell:
             self._go_deaf()
         else:
             self._heard = claim
-            self.look = len(claim.tasks) >= room
+            self.has_work = len(claim.tasks) >= room
             if unheard is not None:  # a right that was taken away, say: it may come back
                 logger.error("can't hear the bell; looking every %.0f s instead: %s", self.again_seconds, unheard)
                 self._go_deaf()
@@ -97,7 +97,7 @@ class Bell:
     def _go_deaf(self) -> None:
         def look() -> None:
             self._deaf = False
-            self.look = True
+            self.has_work = True
             self._on_change()
 
         self._deaf = True

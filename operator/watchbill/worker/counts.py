@@ -13,7 +13,7 @@ from watchbill.tasks import Priority
 
 
 class Counts:
-    """Those of one worker. Nothing is shown before `show`, but what is rare."""
+    """The counts of one worker. Nothing is shown before `show`, except takeovers and fencings."""
 
     def __init__(self, crew: str) -> None:
         self._crew = crew
@@ -24,7 +24,7 @@ class Counts:
         self._tally: dict[Counter, int] = defaultdict(int)
         self._times: dict[metrics.Times, list[float]] = defaultdict(list)
         self._waited = self._times[metrics.TASK_WAIT.labels(crew)]
-        self._held = self._times[metrics.TASK_HELD.labels(crew)]
+        self._begin_delays = self._times[metrics.TASK_BEGIN_DELAY.labels(crew)]
         self._ran: dict[str, list[float]] = {}
         self.taken_over = metrics.TAKEOVERS.labels(crew)
         self.fenced = metrics.FENCED.labels(crew)
@@ -35,8 +35,8 @@ class Counts:
     def waited(self, seconds: float) -> None:
         self._waited.append(seconds)
 
-    def held(self, seconds: float) -> None:
-        self._held.append(seconds)
+    def begin_delay(self, seconds: float) -> None:
+        self._begin_delays.append(seconds)
 
     def ran(self, agent: str, seconds: float) -> None:
         times = self._ran.get(agent)

@@ -19,16 +19,16 @@ class Job:
     begun: float = 0.0
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
-    running: Attempt | None = None
-    said: int = 0
+    attempt: Attempt | None = None
+    emitted: int = 0
     wish: Wish | None = None
     """What it was asked to stop for."""
 
     def cancel(self) -> None:
         if self.reading is not None:
             self.reading.cancel()
-        if self.running is not None:
-            self.running.cancel()
+        if self.attempt is not None:
+            self.attempt.cancel()
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Incarnation:
     """When that was, of each of them."""
     unwanted: list[Claimed] = field(default_factory=list)
     """What is claimed, and only to be told the end of: somebody cancelled or interrupted it."""
-    untold: dict[str, Claimed] = field(default_factory=dict)
+    unannounced: dict[str, Claimed] = field(default_factory=dict)
     """What runs, and the store counts as begun, but the feeds don't tell yet."""
     finished: list[Finished] = field(default_factory=list)
     """What has ended, and is to be told."""

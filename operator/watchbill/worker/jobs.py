@@ -98,11 +98,11 @@ class Jobs:
 
     def _run(self, me: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
         try:
-            job.running = self._executor.begin(
-                job.task, partial(self._say, me, job), partial(self._over, me, job), *read
+            job.attempt = self._executor.begin(
+                job.task, partial(self._emit, me, job), partial(self._over, me, job), *read
             )
             if job.reading is not None or job.claimed != job.begun:
-                self._counts.held(time.monotonic() - job.claimed)
+                self._counts.begin_delay(time.monotonic() - job.claimed)
         except AgentNotLoadable as error:
             self._park_later(me, job, error)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
@@ -111,14 +111,14 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._over(me, job, self._executor.broken(job.task, error))
 
-    async def _say(self, me: Incarnation, job: Job, message: str) -> None:
+    async def _emit(self, me: Incarnation, job: Job, message: str) -> None:
         if me.jobs.get(job.task.id) is not job:
             return  # a thread that outlived its task, or even us: nobody would close what it opened
-        if job.task.id in me.untold:  # that it began is told before what it says
-            await self._persist(lambda: self._queue.finish(me.name, [], told=[job.task]))
-            me.untold.pop(job.task.id, None)
-        job.said += 1
-        number, text = job.said, redact(spoken(message))[: results.MESSAGE_MAX]
+        if job.task.id in me.unannounced:  # that it began is told before what it says
+            await self._persist(lambda: self._queue.finish(me.name, [], announced=[job.task]))
+            me.unannounced.pop(job.task.id, None)
+        job.emitted += 1
+        number, text = job.emitted, redact(spoken(message))[: results.MESSAGE_MAX]
         await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
 
     def _over(self, me: Incarnation, job: Job, finished: Finished) -> None:
@@ -140,8 +140,8 @@ class Jobs:
             elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
                 job.wish = wish
                 logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
-                if job.running is not None:
-                    job.running.stop(results.STOPPED[wish], STOP_SECONDS)
+                if job.attempt is not None:
+                    job.attempt.stop(results.STOPPED[wish], STOP_SECONDS)
                 else:
                     job.cancel()
                     me.unwanted.append(replace(job.task, wish=wish))
@@ -151,8 +151,8 @@ class Jobs:
     def gone(self, me: Incarnation, job: Job) -> None:
         """It is over, or no longer ours."""
         me.jobs.pop(job.task.id, None)
-        me.untold.pop(job.task.id, None)
-        job.running = None  # whose context knows the job: a circle would keep both until Python looks for such
+        me.unannounced.pop(job.task.id, None)
+        job.attempt = None  # whose context knows the job: a circle would keep both until Python looks for such
         self._on_change()
 
     def drop(self, me: Incarnation) -> None:

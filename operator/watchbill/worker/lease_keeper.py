@@ -135,7 +135,7 @@ class LeaseKeeper:
             with self._changing:
                 if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
                     self._incarnation = None
-            self._tell(self._on_lost, incarnation, error)
+            self._notify(self._on_lost, incarnation, error)
             return True
         except Exception:
             logger.exception("can't renew the lease")
@@ -149,14 +149,14 @@ class LeaseKeeper:
         with self._changing:
             if self._incarnation == incarnation:
                 self._lease.extend(asked + self._lease_ms / 1000)
-        self._tell(self._on_renewed, incarnation, renewed)
+        self._notify(self._on_renewed, incarnation, renewed)
         return True
 
     @property
     def _is_stuck(self) -> bool:
         return time.monotonic() - self._turned_at > self._stuck_seconds
 
-    def _tell(self, what: Callable[[str, T], None], incarnation: str, about: T) -> None:
+    def _notify(self, what: Callable[[str, T], None], incarnation: str, about: T) -> None:
         try:
             self._loop.call_soon_threadsafe(what, incarnation, about)
         except RuntimeError:  # the loop is closed: the worker has ended
@@ -177,9 +177,9 @@ class LeaseKeeper:
 
     def _blame(self) -> None:
         with suppress(Exception):  # the lease is worth more: a stranger's module says what its lines are
-            self._tell_of_block()
+            self._log_block()
 
-    def _tell_of_block(self) -> None:
+    def _log_block(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)
         found = attempt.on_stack(frame)
         agent = found.role.agent.agent_id if found else ""

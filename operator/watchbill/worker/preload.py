@@ -45,7 +45,7 @@ async def preload(queue: Queue, loader: AgentLoader, persist: Persist, is_idle: 
         except (NotFound, NewerRecord):  # replaced meanwhile, or told elsewhere
             continue
         if await _load_all(crew, loader, queue.keys.crew):
-            await persist(lambda d=digest: definitions.tell_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
+            await persist(lambda d=digest: definitions.record_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
 
 
 async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> bool:

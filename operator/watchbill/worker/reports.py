@@ -37,7 +37,7 @@ class Reports:
         self._on_change = on_change
         self._on_lost = on_lost
         self._beside: asyncio.Task[None] | None = None
-        self.told = 0
+        self.reported = 0
         """How many ends the store has been told of."""
 
     def send_beside(self, me: Incarnation) -> None:
@@ -83,7 +83,7 @@ class Reports:
 
     def account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
         """Counts what became of results."""
-        self.told += len(batch)
+        self.reported += len(batch)
         for finished, outcome in zip(batch, outcomes, strict=True):
             if outcome == "stale":
                 logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)

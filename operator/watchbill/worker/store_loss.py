@@ -43,7 +43,7 @@ class StoreLoss:
         until = time.monotonic() + OUTLAST_SECONDS
         while True:
             there = await self._persist(lambda: definitions.identity(self._queue.client, self._queue.keys))
-            if there.uid == self._queue.uid and await self._persist(self._tell_loss):
+            if there.uid == self._queue.uid and await self._persist(self._record_loss):
                 return True
             if there.uid or there.leaving or given_up() or time.monotonic() >= until:
                 return False
@@ -53,8 +53,8 @@ class StoreLoss:
                     await asyncio.sleep(0.05)
             wake.clear()
 
-    async def _tell_loss(self) -> bool:
-        return await definitions.tell_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
+    async def _record_loss(self) -> bool:
+        return await definitions.record_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
 
     async def write(self) -> None:
         """Writes the results that there are."""

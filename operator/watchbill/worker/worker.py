@@ -29,7 +29,7 @@ from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable, Wa
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.redaction import redact
-from watchbill.store import control, definitions, holdings, incarnations
+from watchbill.store import control, definitions, incarnations, pending
 from watchbill.store.queue import BATCH, Claim, Claimed, Forgotten, Queue, Renewed, crew_gone
 from watchbill.worker import parked, preload, retention
 from watchbill.worker.bell import Bell
@@ -50,7 +50,7 @@ STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease runs out, and others take its tasks."""
 WORTH_A_CALL: Final = 5
 """So many results, and half of the slots' at least, don't wait for a call that is on its way: they get their own."""
-TELL_SECONDS: Final = 0.003
+ANNOUNCE_SECONDS: Final = 0.003
 """A task that still runs after this is told to have begun; of a briefer one, beginning and end are told in one call."""
 HEAR_AGAIN_SECONDS: Final = 60.0
 """When a worker that may not listen tries again: the right may be given meanwhile."""
@@ -177,7 +177,7 @@ class Worker:
                 "parked", lambda: parked.bring_back(self._queue, self._loader, self._persist, self._parked)
             ),
             background.start(
-                "retention", lambda: retention.keep(self._queue, current, self._persist, lambda: self._reports.told)
+                "retention", lambda: retention.trim(self._queue, current, self._persist, lambda: self._reports.reported)
             ),
             background.start("control", self._hear),
             background.start(
@@ -279,14 +279,14 @@ class Worker:
         except (Fenced, CrewGone) as error:
             self._on_lost(me.name, error)
         if self._lost is not None:
-            await self._recover()
+            await self._reincarnate()
             self._counts.show(len(self._me.jobs))
 
     async def _exchange(
-        self, me: Incarnation, begin: Sequence[Claimed] = (), room: int = 0, told: Sequence[Claimed] = ()
+        self, me: Incarnation, begin: Sequence[Claimed] = (), room: int = 0, announced: Sequence[Claimed] = ()
     ) -> None:
         """Results in, new tasks out, in one call. `begin`: of those held; they begin once the call is on its way, so
-        that the store counts an attempt that kills this process. `told`: of which it is told that they have begun."""
+        that the store counts an attempt that kills this process. `announced`: running tasks to announce."""
         del me.held[: len(begin)]
         if without := [task for task in begin if not task.payload]:
             for task in await self._with_payloads(me, without):
@@ -296,7 +296,7 @@ class Worker:
 
         def sent() -> None:
             for task in waiting:
-                me.untold[task.id] = task
+                me.unannounced[task.id] = task
                 self._jobs.begin(me, task)
             waiting.clear()
 
@@ -309,7 +309,7 @@ class Worker:
                         me.name,
                         batch,
                         begun=begin,
-                        told=told,
+                        announced=announced,
                         number=number,
                         slots=slots,
                         begin=room,
@@ -324,15 +324,15 @@ class Worker:
                     raise
                 logger.exception("a batch of %d results was refused; sending them one by one", len(batch))
                 me.held[:0] = waiting
-                self._bell.look = self._bell.look or slots >= 0
+                self._bell.has_work = self._bell.has_work or slots >= 0
                 await self._reports.send_singly(me, batch)
                 return
         self._answered()
-        for task in told:
-            me.untold.pop(task.id, None)
+        for task in announced:
+            me.unannounced.pop(task.id, None)
         self._reports.account(batch, outcomes)
         if claim is not None:
-            self._bell.look = len(claim.tasks) >= slots
+            self._bell.has_work = len(claim.tasks) >= slots
             self._took(me, claim)
         self._counts.show(len(self._me.jobs))
 
@@ -341,7 +341,7 @@ class Worker:
         spare = self._capacity - len(me.held) if is_busy and self._jobs.are_brief else 0
         if not self._bell.may_claim or self.stopping or self._draining or room + spare <= 0:
             return -1
-        self._bell.look = False
+        self._bell.has_work = False
         me.number += 1
         return min(room + spare, BATCH)
 
@@ -381,7 +381,7 @@ class Worker:
                 me.held.append(task)
                 me.claimed[task.id] = now
             else:
-                me.untold[task.id] = task
+                me.unannounced[task.id] = task
                 self._jobs.begin(me, task)
         me.held.sort(key=lambda task: task.priority)
 
@@ -420,8 +420,8 @@ class Worker:
         due = [self._stop_by - time.monotonic()] if self._stop_by is not None else []
         if not self._bell.is_waiting:
             due.append(self._recall_at - time.monotonic())
-        if me.untold:
-            due.append(TELL_SECONDS)
+        if me.unannounced:
+            due.append(ANNOUNCE_SECONDS)
         if me.held:
             due.append(me.held_since + BRIEF_SECONDS - time.monotonic())
         if due:
@@ -434,8 +434,8 @@ class Worker:
         self._wake.clear()
         if me.finished or me.unwanted or self._bell.has_heard or self._lost is not None:
             return
-        if me.untold:
-            await self._exchange(me, told=list(me.untold.values())[:BATCH])
+        if me.unannounced:
+            await self._exchange(me, announced=list(me.unannounced.values())[:BATCH])
         if me.held and time.monotonic() >= me.held_since + BRIEF_SECONDS:
             self._jobs.take_long()
             await self._hand_back_held(me)
@@ -447,9 +447,9 @@ class Worker:
             await self._persist(lambda: self._queue.hand_back(me.name, held))
 
     async def _give_back_unknown(self, me: Incarnation) -> None:
-        """What the store says that we hold, and we know nothing of: it lost what we wrote (store/holdings.py)."""
+        """What the store says that we hold, and we know nothing of: it lost what we wrote (store/pending.py)."""
         self._recall_at = time.monotonic() + self._lease_ms / 1000
-        unknown = await self._persist(lambda: holdings.beyond(self._client, self._keys, me.name, me.entries))
+        unknown = await self._persist(lambda: pending.forgotten(self._client, self._keys, me.name, me.entries))
         if unknown:
             logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(unknown))
             await self._persist(lambda: self._queue.hand_back(me.name, unknown))
@@ -523,7 +523,7 @@ class Worker:
         if on is self._draining:
             return
         self._draining = on
-        self._bell.look = self._bell.look or not on
+        self._bell.has_work = self._bell.has_work or not on
         if on:
             logger.warning("told to drain: claiming no more, until it is taken back (watchbill drain --off)")
         else:
@@ -582,14 +582,14 @@ class Worker:
         me.born = await self._persist(lambda: definitions.born(self._client, self._keys))
         self._keeper.guard(me.name)
         self._registered = True
-        self._bell.look = True
+        self._bell.has_work = True
 
     def _on_lost(self, incarnation: str, error: Exception) -> None:
         if incarnation == self._me.name and self._lost is None:
             self._lost = error
             self._wake.set()
 
-    async def _recover(self) -> None:
+    async def _reincarnate(self) -> None:
         """Drops everything that is no longer ours, and goes on as a new incarnation."""
         # Lost until there is a new life: what else learns of the old one's end meanwhile must not end the new one.
         error, me = self._lost, self._me

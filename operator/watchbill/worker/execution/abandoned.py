@@ -32,7 +32,7 @@ class _Left:
 
 
 class Abandoned:
-    """Those of one worker. `changed` is called when one counts as overdue, and when one ends."""
+    """The abandoned agents of one worker. `changed` is called when one counts as overdue, and when one ends."""
 
     def __init__(self, crew: str, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -53,9 +53,9 @@ class Abandoned:
         self._gauge.inc()
         call.add_done_callback(self._ended)
         loop = asyncio.get_running_loop()
-        loop.call_at(max(since + CLEAN_UP_SECONDS, loop.time()), self._tell, call)
+        loop.call_at(max(since + CLEAN_UP_SECONDS, loop.time()), self._mark_overdue, call)
 
-    def _tell(self, call: asyncio.Task[None]) -> None:
+    def _mark_overdue(self, call: asyncio.Task[None]) -> None:
         left = self._left.get(call)
         if left is None or left.overdue:
             return
@@ -88,7 +88,7 @@ class Abandoned:
         if moment > 0:
             await asyncio.wait(list(self._left), timeout=moment)
         for call in list(self._left):
-            self._tell(call)
+            self._mark_overdue(call)
             with suppress(RuntimeError, ValueError):  # it swallows even this, or is just running
                 coroutine: Any = call.get_coro()
                 coroutine.close()

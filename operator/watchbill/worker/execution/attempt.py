@@ -27,7 +27,7 @@ from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, Abandoned
 from watchbill.worker.execution.failures import Failed
 from watchbill.worker.execution.outputs import Output
 from watchbill.worker.execution.processes import Processes
-from watchbill.worker.execution.results import Results, Told
+from watchbill.worker.execution.results import Extras, Results
 from watchbill.worker.execution.shared_lease import LEASE_LOOK_SECONDS, SharedLease
 from watchbill.worker.execution.threads import run_in_thread
 
@@ -148,10 +148,10 @@ class Attempt:
 
     def _abandon(self) -> None:
         if self._handle.done():  # what it came to was told, or couldn't be
-            self._tell_stop()
+            self._report_stop()
             return
         self._leave(self._ask())
-        self._tell_stop("; its agent did not stop in time, and was abandoned")
+        self._report_stop("; its agent did not stop in time, and was abandoned")
 
     def _leave(self, asked_at: float) -> None:
         runner = self.role.runner
@@ -166,7 +166,7 @@ class Attempt:
         except Exception as fault:  # there is no thread to be had, say
             came = failures.failed(fault, _now())
         if isinstance(came, Output) or (came is not None and self._why is None):
-            self._tell(came)
+            self._report(came)
 
     async def _call(self) -> Output | Failed | None:
         """What came of it; None if that is nothing, since it was asked to stop.
@@ -175,7 +175,7 @@ class Attempt:
         this is cancelled soon. All that is the agent's own runs here, within its time: also what makes JSON of its
         output, and what its exception says."""
         runner, context = self.role.runner, self.context
-        while not self._lease.holds:  # noqa: ASYNC110 - a thread knows, and an event would cost each task
+        while not self._lease.is_valid:  # noqa: ASYNC110 - a thread knows, and an event would cost each task
             await asyncio.sleep(LEASE_LOOK_SECONDS)
         try:
             if runner.in_process:
@@ -206,7 +206,7 @@ class Attempt:
         """As `_call`; or an awaitable."""
 
         def run() -> Any:
-            if self._is_asked() or not self._lease.holds:
+            if self._is_asked() or not self._lease.is_valid:
                 raise _Unsure
             try:
                 output = self.role.runner.run(self.context)
@@ -239,37 +239,37 @@ class Attempt:
     def _stopped(self, _: asyncio.Task[None]) -> None:
         """The agent has ended, after it was asked to stop."""
         if self._why is not None:
-            self._tell_stop()
+            self._report_stop()
 
-    def _tell_stop(self, addition: str = "") -> None:
+    def _report_stop(self, addition: str = "") -> None:
         if self._why == "timed out":
-            self._tell(Failed(f"timed out after {self.role.timeout:g} s"))
+            self._report(Failed(f"timed out after {self.role.timeout:g} s"))
         else:
-            self._tell(None, f"{self._why}{addition}")
+            self._report(None, f"{self._why}{addition}")
 
-    def _tell(self, came: Output | Failed | None, stopped: str = "") -> None:
+    def _report(self, came: Output | Failed | None, stopped: str = "") -> None:
         """The end, once. Before all else that is to be done about it: nothing may lose it."""
         over, self._over = self._over, None
         if over is None:  # told before, or nobody's concern
             return
         self._timer.cancel()
         seconds = time.perf_counter() - self._begun
-        task, policy, told = self.task, self.role.crew.tasks, Told()
+        task, policy, extras = self.task, self.role.crew.tasks, Extras()
         try:
-            told = Told(self.context.usage, self.context.metadata)
+            extras = Extras(self.context.usage, self.context.metadata)
             if isinstance(came, Output):
-                finished = self._results.completed(task, policy, came, told, seconds)
+                finished = self._results.completed(task, policy, came, extras, seconds)
             elif came is not None:
-                finished = self._results.failed(task, policy, came, told, seconds)
+                finished = self._results.failed(task, policy, came, extras, seconds)
             else:
                 outcome: Outcome = "interrupted" if self._why == "interrupted" else "cancelled"
-                finished = self._results.stopped(task, policy, outcome, stopped, told)
+                finished = self._results.stopped(task, policy, outcome, stopped, extras)
         except Exception as fault:  # our own: still the task's end, and told in full
             finished = self._results.broken(task, fault)
             logger.exception("the end of task %s could not be told", task.id)
         over(finished)
         self.role.ran(seconds)
-        if (usage := told.usage) is not None and usage.total_tokens:
+        if (usage := extras.usage) is not None and usage.total_tokens:
             crew, agent = self.context.crew, self.role.agent.agent_id
             metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
             metrics.TOKENS.labels(crew, agent, "output").inc(usage.output_tokens)

@@ -79,7 +79,7 @@ def main(given: dict[str, Any]) -> None:
         try:
             runner, tools = role(asked["definition"], asked["agent"])
             context = _context(asked, runner, tools, line)
-            while not lease.holds:  # others may have taken it, and done it: then we are killed
+            while not lease.is_valid:  # others may have taken it, and done it: then we are killed
                 time.sleep(LEASE_LOOK_SECONDS)
             try:
                 came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))

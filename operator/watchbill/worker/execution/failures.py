@@ -103,7 +103,7 @@ def describe(error: BaseException) -> str:
 def judge(error: BaseException, now: datetime) -> Failure:
     """What matters about it for trying again. `now` is aware."""
     error = next((one for one in retry_after.chain(error) if not isinstance(one, ToolError)), error)
-    told = _told(error)
+    told = _declared(error)
     if isinstance(error, BaseExceptionGroup) and told is None:
         return _together([judge(one, now) for one in error.exceptions])
     causes = list(retry_after.chain(error))
@@ -122,7 +122,7 @@ def _together(judged: list[Failure]) -> Failure:
     )
 
 
-def _told(error: BaseException) -> bool | None:
+def _declared(error: BaseException) -> bool | None:
     """What it says itself of another attempt."""
     told = attribute(error, "retryable")
     return told if isinstance(told, bool) else None
@@ -130,7 +130,7 @@ def _told(error: BaseException) -> bool | None:
 
 def _is_worth_it(causes: list[BaseException]) -> bool:
     first = causes[0]
-    if (told := _told(first)) is not None:
+    if (told := _declared(first)) is not None:
         return told
     if isinstance(first, RetryLater):
         return True

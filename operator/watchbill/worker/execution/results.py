@@ -33,14 +33,14 @@ STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": 
 
 
 @dataclass(slots=True)
-class Told:
+class Extras:
     """What an agent told of a run beside what came of it."""
 
     usage: Usage | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NOTHING_TOLD: Final = Told()
+_NO_EXTRAS: Final = Extras()
 
 
 class Results:
@@ -51,11 +51,11 @@ class Results:
         self._crew = crew
         self._now = now
 
-    def completed(self, task: Claimed, policy: TaskPolicy, output: Output, told: Told, seconds: float) -> Finished:
+    def completed(self, task: Claimed, policy: TaskPolicy, output: Output, extras: Extras, seconds: float) -> Finished:
         """Its agent returned `output`."""
-        return self._finished(task, "completed", policy, output=output, told=told, seconds=seconds)
+        return self._finished(task, "completed", policy, output=output, extras=extras, seconds=seconds)
 
-    def failed(self, task: Claimed, policy: TaskPolicy, failure: Failed, told: Told, seconds: float) -> Finished:
+    def failed(self, task: Claimed, policy: TaskPolicy, failure: Failed, extras: Extras, seconds: float) -> Finished:
         """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left. Then the
         task is dead, and can be tried again once the cause is mended; unless the agent has given it up for good."""
         wait = retry.pause(
@@ -66,11 +66,13 @@ class Results:
             chance=random.random(),
         )
         if wait is not None:
-            return self._again(task, failure.error, wait, told)
+            return self._again(task, failure.error, wait, extras)
         outcome: Outcome = "failed" if failure.judged.given_up else "dead"
         what = self._trace(failure)
         trace = what if failure.traceback else None
-        finished = self._finished(task, outcome, policy, error=failure.error, trace=trace, told=told, seconds=seconds)
+        finished = self._finished(
+            task, outcome, policy, error=failure.error, trace=trace, extras=extras, seconds=seconds
+        )
         return replace(finished, detail=what) if outcome == "dead" else finished
 
     def log(self, finished: Finished, failure: Failed) -> None:
@@ -78,21 +80,21 @@ class Results:
         task, what = finished.task, finished.detail or self._trace(failure)
         logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if finished.outcome == "dead":
-            self._mourn(task, failure.error)
+            self._log_dead(task, failure.error)
 
-    def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, told: Told) -> Finished:
+    def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, extras: Extras) -> Finished:
         """It was cancelled or interrupted, and so has no result."""
         ttl_ms = policy.result_ttl_seconds * 1000
         message = self._first(message)[:MESSAGE_MAX]
-        usage = _spent(task, told)
+        usage = _spent(task, extras)
         return Finished(task, outcome, "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """It ended before an agent saw it."""
-        self._mourn(task, error)
+        self._log_dead(task, error)
         return self._finished(task, "dead", policy, error=error)
 
-    def _mourn(self, task: Claimed, error: str) -> None:
+    def _log_dead(self, task: Claimed, error: str) -> None:
         """In one line; the traceback is in the dead letter, and at level INFO."""
         why = " ".join(self._first(error).split())[:_LINE_MAX]
         logger.warning("task %s of %s is dead after attempt %d: %s", task.id, self._crew, task.attempt, why)
@@ -104,10 +106,10 @@ class Results:
     def _trace(self, failure: Failed) -> str:
         return self._last((failure.traceback or failure.error).rstrip())
 
-    def _again(self, task: Claimed, error: str, seconds: float, told: Told) -> Finished:
+    def _again(self, task: Claimed, error: str, seconds: float, extras: Extras) -> Finished:
         message = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
         ttl_ms = math.ceil(seconds * 1000)
-        usage = _spent(task, told)
+        usage = _spent(task, extras)
         message = message[:MESSAGE_MAX]
         return Finished(task, "retry", "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
 
@@ -120,11 +122,11 @@ class Results:
         output: Output = NOTHING,
         error: str | None = None,
         trace: str | None = None,
-        told: Told = _NOTHING_TOLD,
+        extras: Extras = _NO_EXTRAS,
         seconds: float = 0.0,
     ) -> Finished:
         error = self._first(error) if error else None
-        usage = _spent(task, told)
+        usage = _spent(task, extras)
         result = outputs.as_json(
             task.id,
             task.agent,
@@ -134,7 +136,7 @@ class Results:
             traceback=trace,
             seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
-            metadata=told.metadata,
+            metadata=extras.metadata,
             attempt=task.attempt,
             completed_at=self._now(),
         )
@@ -188,8 +190,8 @@ def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Fi
     return Finished(task, "dead", result, message=error[:MESSAGE_MAX], usage=usage, definition=task.definition)
 
 
-def _spent(task: Claimed, told: Told) -> Usage | None:
+def _spent(task: Claimed, extras: Extras) -> Usage | None:
     """By all attempts so far."""
-    if task.usage is None or told.usage is None:
-        return task.usage or told.usage
-    return task.usage + told.usage
+    if task.usage is None or extras.usage is None:
+        return task.usage or extras.usage
+    return task.usage + extras.usage

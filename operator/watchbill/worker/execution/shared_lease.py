@@ -48,7 +48,7 @@ class SharedLease:
         self._write(_TICKED, time.monotonic())
 
     @property
-    def holds(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the lease is surely ours: else others may have taken what we hold, and have done it."""
         return time.monotonic() < self._read(_SURE_UNTIL)
 

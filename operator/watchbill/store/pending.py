@@ -19,7 +19,7 @@ _MOST: Final = 10_000
 _FS: Final = "\x1f"
 
 
-async def beyond(
+async def forgotten(
     client: redis.asyncio.Redis, keys: CrewKeys, incarnation: str, known: Collection[str]
 ) -> list[Claimed]:
     """What it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer may come yet."""
