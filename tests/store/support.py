@@ -142,6 +142,7 @@ class Crew:
         assert await self.pending() == 0
         assert await self.client.hgetall(keys.running) == {}
         assert await self.client.hgetall(keys.agents) == {}
+        assert await self.client.hgetall(keys.wishes) == {}
         assert await self.client.zrange(keys.parked_concurrency, 0, -1) == []
         assert await self.client.zrange(keys.parked_agent, 0, -1) == []
         assert await self.client.zrange(keys.delayed, 0, -1) == []

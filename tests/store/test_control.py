@@ -33,8 +33,11 @@ async def _resume(crew: Crew, task_id: str) -> bool:
 
 async def _make(crew: Crew, state: str) -> tuple[Claimed, ...]:
     """t1 in this state, and whoever holds it."""
-    if state == "delayed":
+    if state in ("delayed", "on a stream by now"):
         await crew.submit("t1", due_ms=await server_ms(crew.client) + 60_000)
+        if state != "delayed":
+            await _make_due(crew)
+            await crew.queue.move_due()
         return ()
     await crew.submit("t1")
     if state == "waiting":
@@ -57,6 +60,12 @@ async def _make(crew: Crew, state: str) -> tuple[Claimed, ...]:
     if state in TERMINAL:
         await crew.finish("w", tasks, state)  # type: ignore[arg-type]
     return tasks
+
+
+async def _make_due(crew: Crew) -> None:
+    """What is due later is due now."""
+    for member in await crew.client.zrange(crew.keys.delayed, 0, -1):
+        await crew.client.zadd(crew.keys.delayed, {member: 1})
 
 
 AWAY = ["waiting", "delayed", "parked", "retrying", "handed back", "interrupted"]
@@ -90,10 +99,7 @@ async def test_what_nobody_runs_is_interrupted_at_once_and_resumed_with_all_that
     assert await _interrupt(crew, "t1"), "asked again, it is so already"
     assert await _resume(crew, "t1")
     assert not await _resume(crew, "t1"), "asked again, it waits already"
-    await crew.client.zadd(
-        crew.keys.delayed, dict.fromkeys(await crew.client.zrange(crew.keys.delayed, 0, -1), 1) or {"x": 1}
-    )
-    await crew.client.zrem(crew.keys.delayed, "x")  # what is due later is due now
+    await _make_due(crew)
     (task,) = await crew.take("z", 2)
     assert (task.id, task.attempt, task.agent) == ("t1", attempts, "a")
     assert (await crew.queue.start("z", [task]))[0].payload == payload("t1")
@@ -267,14 +273,28 @@ async def test_what_is_not_there_is_not_found(crew: Crew, task_id: str) -> None:
 
 
 async def test_delayed_work_that_is_on_a_stream_by_now_is_cancelled_and_its_entry_runs_nothing(crew: Crew) -> None:
-    await crew.submit("t1", due_ms=await server_ms(crew.client) + 50)
-    while await crew.queued() == 0:
-        await crew.queue.move_due()
+    await _make(crew, "on a stream by now")
     with pytest.raises(RetryLater):
         await _interrupt(crew, "t1")
     assert await _cancel(crew, "t1")
     tasks = await crew.claim("w")
     assert [s.state for s in await crew.queue.start("w", tasks)] == ["stale"]
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+# Else its agent counts as one that works for ever.
+@pytest.mark.parametrize("when", ["before its end", "with its end"])
+async def test_a_stray_entry_that_began_is_no_longer_counted_once_it_ends(crew: Crew, when: str) -> None:
+    await _make(crew, "on a stream by now")
+    assert await _cancel(crew, "t1")
+    tasks = await crew.claim("w")
+    if when == "before its end":
+        await crew.queue.finish("w", [], begun=tasks)
+        assert await crew.client.hgetall(crew.keys.agents) == {"a": "1"}
+    begun = tasks if when == "with its end" else ()
+    assert await crew.queue.finish("w", [finished(tasks[0])], begun=begun) == (["stale"], None)
+    assert await crew.state("t1") == "cancelled"
     await crew.queue.leave("w")
     await crew.assert_idle()
 
@@ -322,7 +342,7 @@ async def test_the_entry_of_what_was_cancelled_is_not_put_back_by_whoever_gives_
     """Else it would run, and end a second time."""
     if kind == "task":
         name = "t1"
-        await crew.submit(name, due_ms=await server_ms(crew.client) + 50)
+        await _make(crew, "on a stream by now")
     else:
         name = "r1/a"
         await crew.run("r1", library("a", "b"))

@@ -1120,6 +1120,25 @@ async def test_a_worker_whose_own_lease_ran_out_leaves_others_the_time_to_renew_
     assert await crew.finish("w2", [theirs]) == ["applied"]
 
 
+@pytest.mark.parametrize("how", ["claim", "renew"])
+@pytest.mark.parametrize("left", ["less than a third", "more than a third"])
+async def test_a_worker_with_less_than_a_third_of_its_lease_left_gives_others_time(
+    crew: Crew, left: str, how: str
+) -> None:
+    for name in ("w1", "w2"):
+        await crew.claim(name, 1, 0)
+    now, third = await server_ms(crew.client), LEASE_MS // 3
+    rest = third // 2 if left == "less than a third" else 2 * third
+    await crew.client.zadd(crew.keys.leases, {"w1": now + rest, "w2": now - 1})
+    if how == "claim":
+        await crew.claim("w1", 2, 0)
+    else:
+        with connection.connect_sync(crew.url) as sync:
+            crew.queue.renew(sync, "w1", LEASE_MS, "{}")
+    lease = await crew.client.zscore(crew.keys.leases, "w2")
+    assert lease >= now + third if left == "less than a third" else lease < now
+
+
 async def test_whoever_does_not_renew_in_that_time_is_replaced(crew: Crew) -> None:
     await crew.submit("t1")
     await crew.claim("w1", 1, 0)
