@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,12 @@ from watchbill.store import runs
 from watchbill.store.queue import Submission
 from watchbill.testing import FakeClock
 
-SCRIPTS = {
-    path.name.removesuffix(".lua"): path.read_text()
-    for path in resources.files("watchbill.store").joinpath("scripts").iterdir()
-    if path.name.endswith(".lua")
+SCRIPTS = {"apply", "claim", "finish", "hand_back", "leave", "move_due", "park", "say", "start"} | {
+    "submit",
+    "submit_run",
+    "unpark",
 }
-ADDS = {"apply", "submit", "submit_run"}
-"""Scripts that ask for memory: they may be refused when there is none."""
-GIVES_BACK = {"claim", "finish", "hand_back", "leave", "move_due", "park", "renew", "say", "start", "unpark"}
-QUEUE_SCRIPTS = sorted(ADDS | GIVES_BACK)
+"""Those that `_everything_once` runs."""
 
 # ---------------------------------------------------------------- URLs
 
@@ -314,28 +309,6 @@ async def test_a_call_over_a_broken_connection_is_told_to_be_on_its_way_all_the_
 # ---------------------------------------------------------------- scripts
 
 
-@pytest.mark.pure
-def test_every_queue_script_says_what_it_may_do_when_memory_is_short() -> None:
-    first = {name: SCRIPTS[name].splitlines()[0] for name in QUEUE_SCRIPTS}
-    assert {name for name, line in first.items() if line == "#!lua"} == ADDS
-    assert {name for name, line in first.items() if line == "#!lua flags=allow-oom"} == GIVES_BACK
-
-
-@pytest.mark.pure
-@pytest.mark.parametrize("name", QUEUE_SCRIPTS)
-def test_the_shared_part_stands_behind_the_first_line(name: str) -> None:
-    text, digest = scripts.source(name)
-    shebang, uses, body = SCRIPTS[name].split("\n", 2)
-    assert uses.startswith("-- uses ")
-    parts = ["lib", *(f"lib_{part}" for part in uses.split()[2:] if part != "nothing")]
-    assert text.startswith(shebang + "\n" + SCRIPTS["lib"])
-    assert text.endswith(f"{body}\nend)()")
-    assert [text.count(SCRIPTS[part]) for part in SCRIPTS if part.startswith("lib")] == [
-        int(part in parts) for part in SCRIPTS if part.startswith("lib")
-    ]
-    assert digest == hashlib.sha1(text.encode()).hexdigest()
-
-
 async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str
 ) -> None:
@@ -380,7 +353,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
             await _everything_once(crew)
         await probe.aclose()
         await crew.assert_idle()
-    assert ran >= set(QUEUE_SCRIPTS) - {"renew"}  # which has the fixed keys only
+    assert ran >= SCRIPTS
 
 
 async def _everything_once(crew: Crew) -> None:

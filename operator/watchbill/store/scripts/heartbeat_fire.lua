@@ -1,5 +1,5 @@
 #!lua
--- uses events answers streams tasks steps runs
+-- uses events answers streams tasks steps runs new_runs
 -- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
 -- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
 -- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
@@ -42,7 +42,7 @@ if is_task then
   for i = 15, #ARGV do values[#values + 1] = ARGV[i] end
   add_task(task_key, id, class, agent, payload, work, '', ARGV[14], values)
 else
-  local runs, values, at = runs_part(), {}, 22 + 2 * tonumber(ARGV[21])
+  local runs, values, at = new_runs_part(), {}, 22 + 2 * tonumber(ARGV[21])
   for i = 22, at - 1 do values[#values + 1] = ARGV[i] end
   runs.add_run(run_key, task_key, id, class, payload, def, work, ARGV[14], ARGV[15], '', ARGV[20], values)
   for _ = 1, steps do

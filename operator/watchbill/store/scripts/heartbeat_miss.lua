@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- uses events
 -- Tells that slots of a heartbeat went by, and goes on behind them.
 -- KEYS: fixed; heartbeat

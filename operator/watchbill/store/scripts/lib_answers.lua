@@ -1,5 +1,6 @@
 -- What waiting clients are told: the ids of what has ended, joined by LS. How it ended they read from the store, since
 -- anybody may publish. One message for each channel and call.
+-- uses nothing
 local answers, channels = {}, {}
 local function answer(listening, id)
   if not listening or listening == '' then return end

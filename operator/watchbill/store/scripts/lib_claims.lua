@@ -1,4 +1,5 @@
--- Claiming. Needs events, running, streams, leases.
+-- Claiming.
+-- uses events running streams leases
 
 local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
 local fresh_fence                -- of all that this claim takes

@@ -1,4 +1,5 @@
--- The server's clock, which may go back, as may that of a server that takes another's place. Needs streams.
+-- The server's clock, which may go back, as may that of a server that takes another's place.
+-- uses streams
 
 local AGAIN_MOST = 10000        -- delayed tasks that are looked at when it has
 

@@ -1,4 +1,5 @@
--- How tasks and steps end, or are set aside until somebody resumes them. Needs events, running, answers, streams, steps, runs.
+-- How tasks and steps end, or are set aside until somebody resumes them.
+-- uses events answers steps runs
 
 local runs, indexed, enqueued, concluded = nil, {}, false, 0
 

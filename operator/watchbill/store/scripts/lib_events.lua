@@ -1,4 +1,5 @@
 -- What is told on the feeds: of the crew, of an agent, of a run. JSON is written here, never read.
+-- uses nothing
 
 local stamped
 local function stamp()          -- now as ISO 8601; Redis has no os.date

@@ -1,4 +1,5 @@
 -- Leases of incarnations.
+-- uses nothing
 
 -- Prolongs it. Whether it had nearly run out, or had: then its worker was cut off, and others may have been (the store
 -- stood still, all were suspended, the server's clock went forward), so those that ran out get the chance to renew first.

@@ -1,4 +1,5 @@
 -- The stream of results and its time.
+-- uses nothing
 
 local AT_ONCE = 1000            -- results that go in one call
 local SPARE = 300000            -- ms; much longer than from one `forget` of a worker to its next, which is a minute if it is idle

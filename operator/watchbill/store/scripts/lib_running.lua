@@ -1,4 +1,5 @@
--- Who runs what, and which agents work. Needs events.
+-- Who runs what, and which agents work.
+-- uses events
 
 -- running: id -> incarnation, fence, class, entry, attempt, when it was started (ms; 0: claimed, not started), what is
 -- known of that (0: nothing, 1: counted in `agents`, 2: and told), agent, number of the last thing it said

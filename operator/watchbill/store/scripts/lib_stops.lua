@@ -1,5 +1,5 @@
--- How somebody stops tasks and steps: cancels them, or interrupts them until they are resumed. Needs events, running, streams,
--- steps, runs, ends, states, results, tasks.
+-- How somebody stops tasks and steps: cancels them, or interrupts them until they are resumed.
+-- uses running answers streams tasks steps runs ends states results
 
 local asked = {}                -- whose workers are to hear of it
 

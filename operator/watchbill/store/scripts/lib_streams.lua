@@ -1,4 +1,5 @@
 -- What goes onto the streams, now or later.
+-- uses nothing
 
 -- Onto the stream of its class, which is made when it is first needed: an idle crew has none. Returns the entry's id.
 local there = {}

@@ -1,4 +1,5 @@
--- Work that comes in. Needs streams.
+-- Work that comes in.
+-- uses streams
 
 -- What counts against maxQueued: all that hasn't ended, but steps that aren't ready.
 local function present(on_streams)

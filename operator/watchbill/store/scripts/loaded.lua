@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- uses streams tasks
 -- A worker has loaded all agents of the crew under this definition.
 -- KEYS: fixed. ARGV: uid, crew, definition

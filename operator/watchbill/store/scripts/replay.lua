@@ -1,5 +1,5 @@
 #!lua
--- uses events running answers streams tasks steps runs
+-- uses events answers streams tasks steps runs
 -- Dead letters are tried again, with all their attempts: a task by itself, from its record or from what the letter carries;
 -- a step within its run, which goes on from there: with the definition that it has, or, once it has ended, with the crew's
 -- current one. The letter goes. At most 500 a call.

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams tasks steps runs ends states
+-- uses events streams tasks steps states
 -- What was interrupted goes on: back onto its stream, with all that it had. The attempt that was interrupted doesn't count.
 -- KEYS: fixed; of a task: task, agent events; of a step: run, steps, agent events, run events. ARGV: uid, crew, id
 -- What was due later still is.

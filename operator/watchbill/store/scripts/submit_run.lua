@@ -1,5 +1,5 @@
 #!lua
--- uses events answers streams tasks steps runs
+-- uses events answers streams tasks steps runs new_runs
 -- A run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
 -- KEYS: fixed; run, steps, task (a task of that id is a conflict), run events, dedupe (or task again: none), definition
 -- ARGV: uid, crew, maxQueued, id, class, payload, definition, digest of the work, mode, parallel, reply channel, dedupe
@@ -27,7 +27,7 @@ local inputs, count, values = ARGV[15], tonumber(ARGV[16]), {}
 local at = 17
 for j = 1, 2 * count do values[j] = ARGV[at + j - 1] end
 at = at + 2 * count
-local runs = runs_part()
+local runs = new_runs_part()
 local what = runs.add_run(run_key, task_key, id, class, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
   inputs, values)
 if what == 'exists' or what == 'creating' then write_again(ARGV[1]) end

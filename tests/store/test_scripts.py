@@ -1,0 +1,150 @@
+"""The text of the queue's scripts: their flags, and the parts that they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from importlib import resources
+from typing import Final, Literal
+
+import pytest
+
+from watchbill.connection import scripts
+
+pytestmark = pytest.mark.pure
+
+TEXTS: Final = {
+    path.name.removesuffix(".lua"): path.read_text()
+    for path in resources.files("watchbill.store").joinpath("scripts").iterdir()
+    if path.name.endswith(".lua")
+}
+PARTS: Final = sorted(name for name in TEXTS if name.startswith("lib"))
+SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith(("lib", "crews_")))
+"""Those that the queue's stubs call."""
+
+MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
+    "apply": "adds",
+    "cancel_run": "ends",
+    "claim": "ends",
+    "declare_dead": "ends",
+    "delete": "ends",
+    "drain": "ends",
+    "figures": "reads",
+    "finish": "ends",
+    "forget": "ends",
+    "hand_back": "ends",
+    "heartbeat_apply": "adds",
+    "heartbeat_fire": "adds",
+    "heartbeat_miss": "ends",
+    "heartbeat_remove": "ends",
+    "leave": "ends",
+    "loaded": "ends",
+    "lost": "ends",
+    "move_due": "ends",
+    "park": "ends",
+    "purge": "ends",
+    "recover": "ends",
+    "renew": "ends",
+    "replay": "adds",
+    "resume": "ends",
+    "run": "reads",
+    "say": "ends",
+    "start": "ends",
+    "stop": "ends",
+    "submit": "adds",
+    "submit_run": "adds",
+    "subscribe": "ends",
+    "unpark": "ends",
+}
+"""`adds`: it brings work, and is refused when the server's memory is short; `ends`: it ends work or lets it go on, and
+is not refused; `reads`: it writes nothing."""
+FLAGS: Final = {"adds": "#!lua", "ends": "#!lua flags=allow-oom", "reads": "#!lua flags=no-writes"}
+
+
+def test_every_script_declares_what_it_may_do_when_memory_is_short() -> None:
+    assert {name: TEXTS[name].partition("\n")[0] for name in SCRIPTS} == {
+        name: FLAGS[kind] for name, kind in MEMORY.items()
+    }
+
+
+# ---------------------------------------------------------------- parts
+# Making a part's functions costs time at each call, so a script names those that it needs and no other.
+
+_NAME: Final = r"[A-Za-z_]\w*"
+_TOP: Final = re.compile(rf"^local (?:function )?({_NAME}(?:, {_NAME})*)", re.MULTILINE)
+_LOCAL: Final = re.compile(rf"\b(?:local|for)\s+(?!function\b)({_NAME}(?:\s*,\s*{_NAME})*)")
+_FUNCTION: Final = re.compile(rf"\bfunction\s*({_NAME})?\s*\(([^)]*)\)")
+_USED: Final = re.compile(rf"(?<![.\w])({_NAME})\b(?!\s*=[^=])")
+
+
+def code(name: str) -> str:
+    """The text without comments and strings."""
+    text = re.sub(r"'(?:[^'\\\n]|\\.)*'", "''", TEXTS[name])
+    return re.sub(r"--.*", "", text)
+
+
+def names(found: Iterable[str]) -> set[str]:
+    return {name for many in found for name in re.split(r"\s*,\s*", many.strip()) if name}
+
+
+def defined(part: str) -> set[str]:
+    """What it gives to those behind it."""
+    return names(_TOP.findall(code(part)))
+
+
+def used(name: str) -> set[str]:
+    """What a script or part takes from others: names that it uses and doesn't declare itself."""
+    text = code(name)
+    own = names(_LOCAL.findall(text))
+    for function, parameters in _FUNCTION.findall(text):
+        own |= names([function, parameters])
+    return set(_USED.findall(text)) - own
+
+
+OWNERS: Final = {name: part for part in PARTS if part != "lib" for name in defined(part)}
+
+
+def parts(name: str) -> set[str]:
+    """The parts whose names it uses itself."""
+    return {OWNERS[one] for one in used(name) if one in OWNERS} - {name}
+
+
+def declared(name: str) -> list[str]:
+    (line,) = re.findall(r"^-- uses (.*)$", TEXTS[name], re.MULTILINE)
+    return [] if line == "nothing" else [f"lib_{part}" for part in line.split()]
+
+
+def test_no_two_parts_define_the_same_name() -> None:
+    given = [name for part in PARTS for name in defined(part)]
+    assert sorted(given) == sorted(set(given))
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *PARTS} - {"lib"}))
+def test_a_script_and_a_part_name_the_parts_that_they_need_and_no_other(name: str) -> None:
+    """A part names those that it uses itself; a script those that these need, too, each behind what it needs."""
+    needed, found = set[str](), parts(name)
+    while name in SCRIPTS and found - needed:
+        needed |= found
+        found = {part for one in needed for part in parts(one)}
+    given = declared(name)
+    assert set(given) == (needed or found)
+    for place, part in enumerate(given):
+        assert parts(part) & set(given[place:]) == set(), f"{part} stands before what it needs"
+
+
+def test_nothing_is_defined_that_nobody_uses() -> None:
+    everything = " ".join(code(name) for name in TEXTS)
+    once = [name for part in PARTS for name in defined(part) if len(re.findall(rf"\b{name}\b", everything)) < 2]
+    assert once == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_parts_stand_behind_the_first_line(name: str) -> None:
+    text, digest = scripts.source(name)
+    shebang, uses, body = TEXTS[name].split("\n", 2)
+    assert uses.startswith("-- uses ")
+    assert text.startswith(shebang + "\n" + TEXTS["lib"])
+    assert text.endswith(f"{body}\nend)()")
+    assert {part for part in PARTS if TEXTS[part] in text} == {"lib", *declared(name)}
+    assert digest == hashlib.sha1(text.encode()).hexdigest()
