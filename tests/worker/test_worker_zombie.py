@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from test_worker_processes import lives
-from workshop import Make, agent, until
+from workshop import AGENTS, Make, agent, until
 
-from watchbill.records import AgentDefinition
+from watchbill.agents.sources import Sources
+from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import AgentTask
+from watchbill.testing import context
+from watchbill.worker.execution import processes
+from watchbill.worker.execution.shared_lease import SharedLease
 
 PrivateRedis = Callable[[], Awaitable[Any]]
 ROUNDS, TASKS = 4, 600
@@ -104,6 +111,35 @@ async def test_a_process_and_what_it_started_end_with_the_lease_of_a_worker_that
     worker.signal(signal.SIGCONT)
     error = "its process was stopped, because its worker stood still for longer than its lease"
     assert (await crew.result("t")).error == error
+
+
+async def test_a_process_begins_only_while_the_lease_is_surely_its_workers() -> None:
+    """Its worker has looked, and the lease ran out on the way to it; the store is away, so that nothing stops it."""
+    lease = SharedLease()
+    lease.begin(3600)
+    lease.extend(math.inf)
+    process = processes._Process(Sources.of([AGENTS]), lease)
+    definition = CrewDefinition(name="c", agents=[agent("a", "apart", notes=False)])
+    given = context("x", agent=definition.agents[0])
+    request = processes.request(definition, given)
+    try:
+        assert (await process.run(request, given)).text == str(process.pid)
+        lease.extend(0)
+        slept = naps(process.pid)
+        run = asyncio.create_task(process.run(request, given))
+        await until(lambda: run.done() or naps(process.pid) > slept + 10, what="the agent, or looks at the lease")
+        assert not run.done(), "it waits"
+        lease.extend(math.inf)
+        assert (await run).text == str(process.pid)
+    finally:
+        process.kill()
+        await process.ended()
+        process.close()
+
+
+def naps(pid: int) -> int:
+    """How often the process's main thread has gone to sleep."""
+    return int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
 
 
 async def test_a_process_goes_on_while_the_store_is_away_for_longer_than_the_lease(
