@@ -12,6 +12,8 @@ from watchbill.records import CrewDefinition
 
 pytestmark = pytest.mark.pure
 
+OF_A_HEARTBEAT = "Only a Heartbeat knows it: write {NAME} in the Heartbeat's prompt, and cite that as {input}."
+
 
 def crew(mode: str, relations: list[tuple[Any, Any]] | None = None, **templates: str | None) -> CrewDefinition:
     return CrewDefinition.model_validate(
@@ -200,6 +202,9 @@ def test_every_wrong_reference_is_told() -> None:
         ("{step}", "Cite one as {steps.AGENT}."),
         ("{input!r}", "Cite the prompt as {input}, an input as {inputs.NAME}."),
         ("{inputs.log!s}", "Did you mean {inputs.log}?"),
+        ("{now}", OF_A_HEARTBEAT.replace("NAME", "now")),
+        ("{slot}", OF_A_HEARTBEAT.replace("NAME", "slot")),
+        ("{now!s}", OF_A_HEARTBEAT.replace("NAME", "now")),
     ],
 )
 def test_what_is_nearly_a_reference_is_refused_with_what_was_meant(wrong: str, meant: str) -> None:
@@ -218,6 +223,7 @@ def test_what_is_nearly_a_reference_is_refused_with_what_was_meant(wrong: str, m
         "{foo} {0} {} {{x}} ${HOME} {other.thing}",
         "import { steps } from 'x'; function f({ input, inputs }) { return {input: 1} }",
         "f'{name}' {inputting} {my.input} {steps: [1, 2]} {input, steps}",
+        "{now: 1} {slots} {nowhere} { now } {now.hour} <td>{row.slot}</td>",
         "{steps.a} {input} {{steps.zz}}",
     ],
 )

@@ -1,8 +1,8 @@
 """What a step is asked: templates over the submitted prompt, the inputs and earlier outputs. Pure.
 
 A template knows `{input}`, `{inputs.NAME}` and `{steps.AGENT}`, and nothing else: all other braces are text, so
-JSON and code need no escaping. `{{input}}` is the text `{input}`. What is nearly a reference, as `{input.log}`, is
-refused when the crew is checked.
+JSON and code need no escaping. `{{input}}` is the text `{input}`. What is nearly a reference, as `{input.log}`, or is
+one elsewhere, as a Heartbeat's `{now}`, is refused when the crew is checked.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from watchbill.records import DEFAULT_CLASS, CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
 _NEAR_MISS: Final = re.compile(
-    r"\{(\{)?((?:inputs?|steps?)(?:\.[A-Za-z0-9_.-]*|\[[^\[\]{}\n]*\])*(?:![rsa])?)\}(?(1)\})"
+    r"\{(\{)?((?:(?:inputs?|steps?)(?:\.[A-Za-z0-9_.-]*|\[[^\[\]{}\n]*\])*|slot|now)(?:![rsa])?)\}(?(1)\})"
 )
-"""What somebody wrote who meant a reference: `{input.log}`, `{steps}`, `{input!r}`. References are among them."""
+"""What somebody wrote who meant a reference: `{input.log}`, `{steps}`, `{input!r}`, `{now}`. References are among
+them."""
 _READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
 
 EARLIER: Final = "\n\nWhat came before:"
@@ -110,6 +111,9 @@ def _near_misses(template: str) -> list[str]:
 
 
 def _meant(wrong: str) -> str:
+    if wrong.startswith(("slot", "now")):
+        time = wrong.partition("!")[0]
+        return f"Only a Heartbeat knows it: write {{{time}}} in the Heartbeat's prompt, and cite that as {{input}}."
     kind = "inputs" if wrong.startswith("input") else "steps"
     _, *names = [part.strip(" '\"") for part in re.split(r"[.\[\]]", wrong.partition("!")[0])]
     if names and names[0]:
