@@ -15,6 +15,8 @@ from bench.clock import MISSING, Clock, library
 from workshop import until
 
 from watchbill import connection
+from watchbill.controller.stored import Stored
+from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.tasks import TaskResult
@@ -61,6 +63,43 @@ async def test_a_dead_workers_task_is_taken_over_in_time_though_the_clock_goes_b
     if before == "one dies":
         assert (await crew.result("again", SLACK)).success
     await heir.drain()
+
+
+class NoHeartbeats:
+    """A scheduler for crews without heartbeats."""
+
+    async def add(self, *_: Any) -> None: ...
+    async def remove(self, *_: Any) -> None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def test_an_attempt_waits_no_longer_without_workers_where_the_operator_looks(
+    fresh_store: Fresh, crew_in: CrewIn, clock: Clock
+) -> None:
+    store = fresh_store("valkey-standalone", environment=clock.environment)
+    crew = await crew_in(store, {"a": "Gate"})
+    stored = Stored(crew.redis, NoHeartbeats(), "me")
+
+    async def due_in() -> float:
+        seen = {"metadata": {"uid": crew.uid, "generation": 1}, "status": {"waiting": 0}}
+        kept = await stored.keep(_key(crew.keys), seen, crew.definition, [])
+        assert kept is not None
+        assert kept.load.due_in is not None
+        return kept.load.due_in
+
+    await crew.submit("t", "a")
+    holder = Holder(crew, "one.1")
+    await holder.end(await holder.take(), "retry", ttl_ms=600_000)
+    await holder.queue.leave(holder.name)
+    assert 600 - SLACK < await due_in() <= 600
+    await moved(crew, clock, -HOUR)
+    assert 600 - SLACK < await due_in() <= 601, "it came forward by the hour"
+
+
+def _key(keys: CrewKeys) -> tuple[str, str]:
+    namespace, _, name = keys.crew.partition("/")
+    return namespace, name
 
 
 async def _is_delayed(crew: workshop.Crew, task: str) -> bool:

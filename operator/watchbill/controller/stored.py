@@ -121,7 +121,7 @@ class Stored:
                 await self._try_parked(queue)
             memory.applied = wanted
         now = await figures(self._client, keys)
-        if now.due_in_ms is not None and now.due_in_ms <= 0:  # there may be no worker, whose claims move it
+        if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
             await queue.move_due()
             now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
