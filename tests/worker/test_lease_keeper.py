@@ -10,11 +10,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import hands
 import pytest
 import redis
-from workshop import Crew, Make, metrics_of, until
+from workshop import Crew, Make, agent, metrics_of, until
 
 from watchbill.errors import Fenced
+from watchbill.redaction import Redactor
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker import lease_keeper
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -172,6 +174,31 @@ async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
         await asyncio.sleep(0.7)
         stand_still(caplog, until_blamed=2)
         assert len(blamed(caplog)) == 2, "it turned in between"
+
+
+@pytest.mark.parametrize("kind", ["LongOnLoop", "long_in_thread", "LongApart"])
+async def test_long_texts_are_searched_for_secrets_beside_the_loop(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Which takes as long as there are secrets, and would hold up all others. Only its beginning is kept."""
+    here = threading.get_ident()
+    searched: list[tuple[bool, int]] = []
+    search = Redactor.__call__
+
+    def counted(self: Redactor, text: str) -> str:
+        searched.append((threading.get_ident() == here, len(text)))
+        return search(self, text)
+
+    monkeypatch.setattr(Redactor, "__call__", counted)
+    crew = await make_crew([agent("a", kind, notes=False)], tasks={"max_attempts": 1})
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        error = (await crew.result("t")).error
+    assert error is not None
+    assert (error[:20], len(error)) == ("ValueError: eeeeeeee", 16_000)
+    assert max(size for on_loop, size in searched if on_loop) <= 100_000
+    if kind != "LongApart":
+        assert any(size > hands.LONG for on_loop, size in searched if not on_loop), "no secret is cut in two"
 
 
 async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(

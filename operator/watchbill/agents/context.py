@@ -26,15 +26,18 @@ Say = Callable[[str], Awaitable[None]]
 NOTE_MAX: Final = 4000
 USAGE_MAX: Final = 2**53
 """Of each number of one report; no more would be exact in JSON everywhere."""
+_SPOKEN_MAX: Final = 100_000
+"""Of one message: far more than is kept, as no secret may be cut in two before it is taken out. That happens on the
+worker's event loop."""
 EMIT_SECONDS: Final = 30.0
 """How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
 
 
 def spoken(message: object) -> str:
-    """What `emit` was given, which must be text. Raises TypeError."""
+    """What `emit` was given, which must be text; no more of it than is looked at. Raises TypeError."""
     if not isinstance(message, str):
         raise TypeError(f"emit takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
-    return message
+    return message[:_SPOKEN_MAX]
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one

@@ -292,6 +292,29 @@ class SilentlyFails:
         raise Silent(self.folder, context)
 
 
+LONG = 900_000
+
+
+class LongOnLoop:
+    """Says much, and fails with as much."""
+
+    async def run(self, context: Any) -> None:
+        await context.emit("s" * LONG)
+        raise ValueError("e" * LONG)
+
+
+def long_in_thread(context: Any) -> None:
+    context.emit_sync("s" * LONG)
+    raise ValueError("e" * LONG)
+
+
+class LongApart:
+    runs_in = "process"
+
+    def run(self, context: Any) -> None:
+        long_in_thread(context)
+
+
 class Counts:
     """On the event loop: returns an iterator that has no end."""
 

@@ -23,7 +23,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -86,9 +86,7 @@ def main(given: dict[str, Any]) -> None:
             finally:
                 metadata = context.metadata
         except BaseException as failure:  # SystemExit ends the task only
-            told = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
-            # Here, as the environment may know more secrets than the worker's: an agent's module has loaded them.
-            came = replace(told, error=redact(told.error), traceback=redact(told.traceback))
+            came = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
         what = "output" if isinstance(came, outputs.Output) else "failed"
         line.end_task(json.dumps({"kind": "end", "metadata": metadata, what: asdict(came)}))
 

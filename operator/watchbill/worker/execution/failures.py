@@ -16,6 +16,7 @@ from watchbill.errors import GiveUp, NotWorthRetrying, RetryLater, ToolError, Us
 from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
 from watchbill.plan.retry_after import attribute
+from watchbill.redaction import redact
 from watchbill.worker.execution import places
 
 _HOPELESS: Final = (
@@ -33,6 +34,7 @@ _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
 _HTTP: Final = ("status_code", "status", "code")
 _TEXT_MAX: Final = 1_000_000
 """Far more than is kept of it: secrets are taken out before it is cut to size, and none may be cut in two."""
+ERROR_MAX: Final = 16_000
 
 
 _WORTH_IT: Final = Failure()
@@ -40,7 +42,8 @@ _WORTH_IT: Final = Failure()
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An attempt that failed, told in values, so that it can come from another process."""
+    """An attempt that failed, told in values, so that it can come from another process. What `failed` makes is free of
+    secrets, and short."""
 
     error: str
     """The exception's type and message."""
@@ -63,13 +66,14 @@ class Unstorable(Exception):
 def failed(error: BaseException, now: datetime) -> Failed:
     """All that is to be told of what an agent raised. `now` is aware.
 
-    Never raises; but it runs the exception's own code, which may take its time: call it where the agent ran.
+    Never raises; but it runs the exception's own code, and looks for secrets in a long text, which may take its time:
+    call it where the agent ran. There the environment may also know more secrets than here.
     """
     kind = type(error)  # isinstance would ask the object, which may be any
     if kind is AgentFailed:
         return error.failed  # type: ignore[attr-defined, no-any-return]
     if kind is Unstorable:
-        return Failed(describe(error).removeprefix("Unstorable: "), Failure(worth_retrying=False))
+        return Failed(beginning(describe(error).removeprefix("Unstorable: ")), Failure(worth_retrying=False))
     if not issubclass(kind, Exception):  # SystemExit, say: it ends the task, not the process
         another = RuntimeError(describe(error))
         another.__cause__ = error
@@ -78,7 +82,18 @@ def failed(error: BaseException, now: datetime) -> Failed:
         judged = judge(error, now)
     except BaseException:  # nothing is known
         judged = _WORTH_IT
-    return Failed(places.marked(describe(error), error), judged, _traceback(error))
+    return Failed(places.marked(describe(error), error)[:ERROR_MAX], judged, ending(_traceback(error).rstrip()))
+
+
+def beginning(text: str) -> str:
+    """As much of a text as is kept, without secrets."""
+    return redact(text)[:ERROR_MAX]
+
+
+def ending(text: str) -> str:
+    """Its end likewise: of a traceback, the frames that matter."""
+    text = redact(text)
+    return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
 
 
 def _traceback(error: BaseException) -> str:

@@ -16,7 +16,6 @@ from watchbill.errors import AgentNotLoadable, NewerRecord
 from watchbill.loggers import Logger
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
-from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import Usage
 from watchbill.worker.execution import failures, outputs
@@ -25,7 +24,6 @@ from watchbill.worker.execution.outputs import NOTHING, Output
 
 logger = Logger("watchbill.worker")
 
-ERROR_MAX: Final = 16_000
 MESSAGE_MAX: Final = 4000
 _LINE_MAX: Final = 300
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
@@ -104,7 +102,7 @@ class Results:
         return _without_record(task, self._first(failures.describe(failure)))
 
     def _trace(self, failure: Failed) -> str:
-        return self._last((failure.traceback or failure.error).rstrip())
+        return _utf8(failures.ending((failure.traceback or failure.error).rstrip()))
 
     def _again(self, task: Claimed, error: str, seconds: float, extras: Extras) -> Finished:
         message = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
@@ -151,13 +149,12 @@ class Results:
         )
 
     def _first(self, text: str) -> str:
-        """Its beginning, without secrets, and as UTF-8 can say it."""
-        return redact(text)[:ERROR_MAX].encode("utf-8", "replace").decode()
+        return _utf8(failures.beginning(text))
 
-    def _last(self, text: str) -> str:
-        """Its end likewise: of a traceback, the frames that matter."""
-        text = redact(text).encode("utf-8", "replace").decode()
-        return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
+
+def _utf8(text: str) -> str:
+    """As UTF-8 can say it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def missing(task: Claimed) -> Finished:
