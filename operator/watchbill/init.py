@@ -7,6 +7,7 @@ whoever waited for any child in the worker would take the exit codes that agents
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import os
 import signal
@@ -48,6 +49,7 @@ def begin(codes: Mapping[signal.Signals, int]) -> None:
     """From now on each of these signals ends the process at once with that exit code, until it is handled otherwise:
     nothing has begun. Of PID 1 only a child returns from this."""
     _open_descriptors()
+    faulthandler.enable()  # what ran when C code gave up is seen on stderr: that of the event loop, say
     for number, code in codes.items():
         signal.signal(number, lambda *_, code=code: os._exit(code))
     if os.getpid() == 1:

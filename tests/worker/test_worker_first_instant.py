@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workshop import AGENTS, Crew, Make, until
+from workshop import AGENTS, Crew, Make, agent, until
 
 NOBODY = "redis://127.0.0.1:1/0"
 COMMANDS = {
@@ -64,6 +65,20 @@ def test_sigterm_ends_it_at_once_with_0_while_it_waits_for_a_store_that_is_away(
         assert any("waiting for the store" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, process.stderr.read()
+
+
+async def test_a_worker_whose_event_loop_an_agent_broke_ends_and_says_what_ran(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "closes_all", notes=False)])
+    await crew.submit("t", "a")
+    given = {"WATCHBILL_REDIS_URL": crew.url, "WATCHBILL_CREW": crew.name, "WATCHBILL_FOLDERS": str(AGENTS)}
+    with started("-m", "watchbill.worker", **given) as process:
+        await until(lambda: process.poll() is not None, what="its end")
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGABRT
+    assert re.search(
+        r"^Fatal Python error: Aborted\n(.*\n)+Current thread .*\n(  File .*, line \d+ in .*\n)+", said, re.M
+    ), said
 
 
 # ---------------------------------------------------------------- as PID 1
