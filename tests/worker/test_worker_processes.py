@@ -306,7 +306,7 @@ async def test_a_process_ends_with_its_line_where_the_kernel_has_no_signal_for_t
     lease.extend(math.inf)
     process = processes._Process(Sources(), lease)
     process._socket.close()
-    assert await process.ended() == -signal.SIGKILL
+    assert await until(process.ended) == -signal.SIGKILL
     process.close()
 
 
