@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 
 def edges(relations: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[tuple[str, str]]:
@@ -12,35 +12,17 @@ def edges(relations: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[tupl
 
 
 def find_cycle(nodes: Iterable[str], joined: Iterable[tuple[str, str]]) -> list[str] | None:
-    """One cycle as a list that ends where it began, or None. Iterative, so that long chains don't overflow.
+    """One cycle as a list that ends where it began, or None. It is the same one whenever the order is the same.
 
     >>> find_cycle("abc", [("a", "b"), ("b", "c"), ("c", "a")])
     ['a', 'b', 'c', 'a']
     """
-    successors: Mapping[str, list[str]] = defaultdict(list)
+    sorter = TopologicalSorter(dict.fromkeys(nodes, ()))
     for source, target in joined:
-        successors[source].append(target)
-    done: set[str] = set()
-    for start in nodes:
-        if start in done:
-            continue
-        path: list[str] = []
-        on_path: set[str] = set()
-        stack: list[tuple[str, int]] = [(start, 0)]
-        while stack:
-            node, position = stack.pop()
-            if position == 0:
-                path.append(node)
-                on_path.add(node)
-            if position < len(successors[node]):
-                stack.append((node, position + 1))
-                following = successors[node][position]
-                if following in on_path:
-                    return [*path[path.index(following) :], following]
-                if following not in done:
-                    stack.append((following, 0))
-            else:
-                path.pop()
-                on_path.discard(node)
-                done.add(node)
+        sorter.add(target, source)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
     return None
