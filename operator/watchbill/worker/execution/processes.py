@@ -3,6 +3,10 @@
 Plain processes of the same Python, told what to do in JSON over a socket. What they have of the worker is its
 environment, its sys.path and where its output goes. They end with the worker, however it ends; and with its lease, if
 it is stopped for longer than that.
+
+Not concurrent.futures.ProcessPoolExecutor or loky, because: a call that runs can't be cancelled, and one process that
+dies breaks the pool and with it everybody's calls. Not pebble, which kills one, because: a task that runs can't say
+anything before it returns, and its processes go on with theirs when the worker is killed or has lost its lease.
 """
 
 from __future__ import annotations
