@@ -13,19 +13,29 @@ import pytest
 import redis.asyncio
 import workshop
 
+from watchbill.worker.execution import processes
+
 # so that tests may look into them; worker processes are given the folder
 sys.path.append(str(workshop.AGENTS))
 
 
+@pytest.fixture(autouse=True)
+def _time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed ends when the machine gets round to it."""
+    monkeypatch.setattr(processes, "_END_SECONDS", 60.0)
+
+
 @pytest.fixture
 async def make_crew(redis_url: str, tmp_path: Path) -> AsyncIterator[workshop.Make]:
-    """`await make_crew({"a": "Gate"})`: a crew of the session's Redis, or of the one at `url`."""
+    """`await make_crew({"a": "Gate"})`: a crew of the session's Redis, or of the one at `url`. Where nothing is said of
+    its lease, that outlasts any test: no worker is taken for dead because the machine is busy."""
     crews: list[workshop.Crew] = []
 
     async def make(agents: Mapping[str, Any], *, url: str | None = None, **options: Any) -> workshop.Crew:
         name = f"crew-{uuid.uuid4().hex[:16]}"
         folder = tmp_path / name
         folder.mkdir()
+        options.setdefault("lease_seconds", 3600)
         crew = await workshop.made(url or redis_url, name, folder, agents, **options)
         crews.append(crew)
         return crew

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import threading
 import time
@@ -118,7 +119,7 @@ async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_cr
     loop = asyncio.get_running_loop()
     calls = [loop.run_in_executor(None, free.wait, 60) for _ in range(64)]
     try:
-        async with asyncio.timeout(5), kept(crew):
+        async with asyncio.timeout(30), kept(crew):
             pass
         assert not any(thread.name == "watchbill-lease" for thread in threading.enumerate())
     finally:
@@ -170,7 +171,7 @@ async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
         threading.Event().wait(1.5)
         (told,) = blamed(caplog)
         assert "threading.Event().wait(0.1)" in told
-        assert "blocked for 1 s. Make" in told, "nobody's agent"
+        assert re.search(r"blocked for \d+ s\. Make", told), "nobody's agent"
         await asyncio.sleep(0.7)
         stand_still(caplog, until_blamed=2)
         assert len(blamed(caplog)) == 2, "it turned in between"
@@ -226,7 +227,7 @@ async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(
 
 
 async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
     worker = await crew.worker(health=True)
     await crew.submit("t", "a")
     await crew.started("t")

@@ -25,8 +25,9 @@ async def test_a_worker_takes_few_connections_however_busy_it_is(
     ours = await connections()
     await crew.worker()
     await crew.started("gate")
-    most = 0
-    while not await crew.client.result(crew.name, tasks[-1]):
-        most = max(most, len(await connections() - ours))
+    most, are_done = 0, False
+    while not are_done:
+        are_done = bool(await crew.client.result(crew.name, tasks[-1]))
+        most = max(most, len(await connections() - ours))  # once at least, though all may be done by now
     assert 4 <= most <= 8, "of 20 agents at once, each with a call of its own to begin and to end"
     crew.open()

@@ -20,11 +20,13 @@ from watchbill.worker import worker as turns
 TTL = 60_000
 
 
-async def _cancel(crew: Crew, task_id: str, why: str = "enough") -> bool:
+async def _cancel(crew: Crew, task_id: str, why: str = "enough", *, is_heard: bool = True) -> bool:
+    await until(lambda: not is_heard or crew.is_heard(), what="a worker that listens")
     return await control.cancel(crew.redis, crew.keys, crew.uid, task_id, why, TTL)
 
 
 async def _interrupt(crew: Crew, task_id: str) -> bool:
+    await until(crew.is_heard, what="a worker that listens")
     return await control.interrupt(crew.redis, crew.keys, crew.uid, task_id, "later")
 
 
@@ -42,15 +44,14 @@ async def _drain(crew: Crew, process: Any, *, on: bool = True) -> None:
 
 
 async def test_a_running_task_is_cancelled_at_once_and_its_slot_is_free(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate", "b": "Brief"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate", "b": "Brief"}, lease_seconds=3600)  # no renewal tells it in time
     async with crew.in_process(concurrency=1):
+        await until(crew.is_heard, what="a worker that listens")
         await crew.submit("t1", "a")
         await crew.started("t1")
         await crew.redis.publish(crew.keys.control, "nonsense\x1ft1")  # nobody stops listening for that
-        asked = time.monotonic()
         assert not await _cancel(crew, "t1")
         result: Any = await crew.result("t1")
-        assert time.monotonic() - asked < 10, "long before a renewal tells it"
         assert (result.success, result.error, result.attempt) == (False, "cancelled: enough", 1)
         assert [line["task"] for line in crew.notes("cancelled")] == ["t1"]
         await crew.submit("t2", "b", "0")
@@ -62,9 +63,10 @@ async def test_a_running_task_is_cancelled_at_once_and_its_slot_is_free(make_cre
 
 async def test_what_a_stranger_says_on_the_control_channel_stops_nothing(make_crew: Make) -> None:
     """Whoever may publish may say anything; only the store says what is wanted."""
-    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
     async with crew.in_process(concurrency=1) as worker:
         name = worker._me.name
+        await until(crew.is_heard, what="a worker that listens")
         await crew.submit("t1", "a")
         await crew.started("t1")
         for forged in (
@@ -148,7 +150,7 @@ async def test_an_agent_that_swallows_its_cancellation_is_given_up(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS", 0.3)
-    crew = await make_crew({"a": "Stubborn"}, lease_seconds=60)
+    crew = await make_crew({"a": "Stubborn"}, lease_seconds=3600)
     async with crew.in_process():
         await crew.submit("t1", "a")
         await crew.started("t1")
@@ -160,7 +162,7 @@ async def test_an_agent_that_swallows_its_cancellation_is_given_up(
 
 
 async def test_what_an_agent_returns_when_it_is_cancelled_counts(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Stubborn"}, lease_seconds=60)
+    crew = await make_crew({"a": "Stubborn"}, lease_seconds=3600)
     async with crew.in_process():
         await crew.submit("t1", "a")
         await crew.started("t1")
@@ -171,7 +173,7 @@ async def test_what_an_agent_returns_when_it_is_cancelled_counts(make_crew: Make
 
 
 async def test_a_running_task_is_interrupted_and_resumed_with_its_inputs(make_crew: Make) -> None:
-    crew = await make_crew([agent("a", "Gate", prompt="read {inputs.log}")], lease_seconds=60)
+    crew = await make_crew([agent("a", "Gate", prompt="read {inputs.log}")], lease_seconds=3600)
     async with crew.in_process(concurrency=1):
         await crew.submit("t1", "a", "it", inputs={"log": "the log"})
         await crew.started("t1")
@@ -192,7 +194,7 @@ async def _is(crew: Crew, task_id: str, state: str) -> bool:
 
 async def test_a_run_is_cancelled_while_its_steps_run(make_crew: Make) -> None:
     crew = await make_crew(
-        {"a": "Gate", "b": "Gate", "c": "Gate"}, mode=ExecutionMode.PARALLEL, max_parallel_tasks=2, lease_seconds=60
+        {"a": "Gate", "b": "Gate", "c": "Gate"}, mode=ExecutionMode.PARALLEL, max_parallel_tasks=2, lease_seconds=3600
     )
     async with crew.in_process():
         await crew.submit("r1")
@@ -206,7 +208,7 @@ async def test_a_run_is_cancelled_while_its_steps_run(make_crew: Make) -> None:
 
 
 async def test_a_message_that_is_lost_delays_a_cancellation_by_a_third_of_the_lease_at_most(make_crew: Make) -> None:
-    lease = 6
+    lease = 15
     crew = await make_crew({"a": "Gate"}, lease_seconds=lease)
     process = await crew.worker()
     await crew.submit("t1", "a")
@@ -216,7 +218,7 @@ async def test_a_message_that_is_lost_delays_a_cancellation_by_a_third_of_the_le
     for client in await crew.redis.client_list(_type="pubsub"):
         muted += await crew.redis.client_kill_filter(_id=client["id"])
     assert muted
-    await _cancel(crew, "t1")
+    await _cancel(crew, "t1", is_heard=False)
     process.signal(signal.SIGCONT)
     asked = time.monotonic()
     result: Any = await crew.result("t1")
@@ -226,11 +228,12 @@ async def test_a_message_that_is_lost_delays_a_cancellation_by_a_third_of_the_le
 
 
 async def test_a_drained_worker_finishes_claims_nothing_and_says_so_until_it_may_go_on(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
     async with crew.in_process(concurrency=2) as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
         name = worker._me.name.rpartition(".")[0]
+        await until(crew.is_heard, what="a worker that listens")
         await control.drain(crew.redis, crew.keys, crew.uid, name, on=True)
         await until(lambda: worker._draining, what="the drain")
         await crew.submit("t2", "a")
@@ -246,7 +249,7 @@ async def test_a_drained_worker_finishes_claims_nothing_and_says_so_until_it_may
 
 
 async def test_a_worker_with_nothing_to_do_hears_of_a_drain_before_it_claims(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Brief"}, lease_seconds=60)
+    crew = await make_crew({"a": "Brief"}, lease_seconds=3600)
     process = await crew.worker()
     await _drain(crew, process)
     await crew.submit("t1", "a", "0")
@@ -260,19 +263,17 @@ async def test_a_worker_with_nothing_to_do_hears_of_a_drain_before_it_claims(mak
 async def test_a_rolling_restart_under_load_loses_nothing_repeats_nothing_and_waits_for_no_lease(
     make_crew: Make,
 ) -> None:
-    crew = await make_crew({"a": "Brief"}, lease_seconds=60)
+    crew = await make_crew({"a": "Brief"}, lease_seconds=3600)
     workers = [await crew.worker(concurrency=5) for _ in range(3)]
     ids = [f"t{i}" for i in range(600)]
     tasks = [AgentTask(task_id=i, agent_name="a", prompt="0.02") for i in ids]
     await crew.client.submit_many(crew.name, "a", tasks)
     await crew.started(*ids[:20])
-    began = time.monotonic()
     for old in workers:
         await crew.worker(concurrency=5)
         old.signal(signal.SIGTERM)
         assert await old.ended() == 0, old.log
     results = await crew.results(ids, timeout=60)
-    assert time.monotonic() - began < 50, "no task waited for a lease"
     assert all(result.success for result in results)
     assert set(crew.executions().values()) == {1}, "nothing that had begun was begun again"
     assert await crew.ends() == Counter({(i, "completed"): 1 for i in ids})
@@ -280,19 +281,13 @@ async def test_a_rolling_restart_under_load_loses_nothing_repeats_nothing_and_wa
 
 
 async def test_a_store_that_comes_back_is_listened_to_again(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)  # no renewal tells it in time
     async with crew.in_process():
         await crew.submit("t1", "a")
         await crew.started("t1")
+        await until(crew.is_heard, what="a worker that listens")
         for client in await crew.redis.client_list(_type="pubsub"):
             await crew.redis.client_kill_filter(_id=client["id"])
-
-        async def heard() -> bool:
-            counts = await crew.redis.pubsub_numsub(crew.keys.control)
-            return counts[0][1] == 1
-
-        await until(heard, what="the subscription")
-        asked = time.monotonic()
+        await until(crew.is_heard, what="the subscription")
         await _cancel(crew, "t1")
         await crew.result("t1")
-        assert time.monotonic() - asked < 10, "long before a renewal tells it"

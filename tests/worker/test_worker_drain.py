@@ -50,26 +50,21 @@ async def test_a_worker_runs_as_many_tasks_at_once_as_it_should_and_never_more(m
 async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> None:
     """Not at the next look, which may be two seconds away."""
     crew = await make_crew({"a": "Brief"})
-    await crew.worker(concurrency=2)
+    await crew.worker(concurrency=2, only_rung=True)
     tasks = [f"t{number}" for number in range(40)]
     for task in tasks:
         await crew.submit(task, "a", "0.01")
-    await crew.results(tasks)
-    begun = sorted(line["at"] for line in crew.notes())
-    assert begun[-1] - begun[0] < 15, "40 tasks of 10 ms over 2 slots; with a look for each it were 40 s"
+    await crew.results(tasks, timeout=60)
     assert most_at_once(crew) == 2
 
 
 async def test_an_idle_worker_starts_what_comes_at_once(make_crew: Make) -> None:
+    """It is rung for: a look would come after 2 s."""
     crew = await make_crew({"a": "Brief"})
-    await crew.worker()
-    waits: list[float] = []
+    await crew.worker(only_rung=True)
     for number in range(8):
-        submitted = time.monotonic()
         await crew.submit(f"t{number}", "a")
-        await crew.result(f"t{number}")
-        waits.append(start_of(crew, f"t{number}")["at"] - submitted)
-    assert sorted(waits)[4] < 0.8, "most of them at once; a look comes after 2 s"
+        assert (await crew.result(f"t{number}")).success
 
 
 async def test_two_workers_share_what_there_is(make_crew: Make) -> None:
@@ -92,8 +87,8 @@ async def test_two_workers_share_what_there_is(make_crew: Make) -> None:
 async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_goes_on_elsewhere_at_once(
     make_crew: Make,
 ) -> None:
-    crew = await make_crew({"a": "Gate", "b": "ThreadGate"}, lease_seconds=30, concurrency=3)
-    leaving = await crew.worker(grace_seconds=1.5)
+    crew = await make_crew({"a": "Gate", "b": "ThreadGate"}, lease_seconds=3600, concurrency=3)
+    leaving = await crew.worker(grace_seconds=4)
     for task, kind in (("ends", "a"), ("async", "a"), ("thread", "b"), ("waiting", "a")):
         await crew.submit(task, kind)
     await crew.started("ends", "async", "thread")
@@ -104,7 +99,7 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
     assert "waiting" not in crew.executions(), "it claims nothing new"
 
     assert await leaving.ended() == 0, leaving.log
-    assert time.monotonic() - asked > 1.4
+    assert time.monotonic() - asked > 3.9
     assert "handing back 2 tasks" in leaving.log
     assert await crew.incarnations() == set()
     figures = await crew.client.figures(crew.name)
@@ -112,7 +107,7 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
     assert [await crew.redis.hget(crew.keys.task(t), "state") for t in ("async", "thread")] == ["waiting"] * 2
 
     there = await crew.worker()
-    await until(lambda: len(crew.started_by(there)) == 3, what="the start of all three (the lease has 30 s)")
+    await until(lambda: len(crew.started_by(there)) == 3, what="the start of all three (its lease has an hour)")
     crew.open()
     results = await crew.results(["async", "thread", "waiting"])
     assert [result.attempt for result in results] == [1, 1, 1], "it was nobody's fault"
@@ -123,46 +118,38 @@ async def test_sigterm_finishes_what_ends_in_time_and_hands_back_the_rest_which_
 
 async def test_what_is_handed_back_is_started_by_a_waiting_worker_at_once(make_crew: Make) -> None:
     """It waits for the bell; the one that rings it must not take it with itself into the grave."""
-    crew = await make_crew({"a": "Gate"}, lease_seconds=30)
-    waits: list[float] = []
-    there = await crew.worker(grace_seconds=0.1)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
+    there = await crew.worker(grace_seconds=0.1, only_rung=True)
     for number in range(4):
         leaving = there
         await crew.submit(f"t{number}", "a")
         await crew.started(f"t{number}")
-        there = await crew.worker(grace_seconds=0.1)
+        there = await crew.worker(grace_seconds=0.1, only_rung=True)
         leaving.signal(signal.SIGTERM)
         await until(lambda t=there, n=number: f"t{n}" in crew.started_by(t))
         assert await leaving.ended() == 0, leaving.log
-        left = next(line["at"] for line in crew.notes("cancelled") if line["task"] == f"t{number}")
-        waits.append(start_of(crew, f"t{number}", 1)["at"] - left)
         crew.open(f"t{number}")
         await crew.result(f"t{number}")
-    assert sorted(waits)[2] < 1, f"most of them at once; a look comes after 2 s: {waits}"
 
 
 async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
     crew = await make_crew({"a": "Gate"})
-    worker = await crew.worker(grace_seconds=60)
+    worker = await crew.worker(grace_seconds=3600)
     worker.signal(signal.SIGTERM)
-    asked = time.monotonic()
-    assert await worker.ended() == 0
-    assert time.monotonic() - asked < 8
+    assert await worker.ended() == 0, "long before the grace period was over"
     assert await crew.incarnations() == set()
     assert worker.log == ""
 
 
 async def test_a_second_signal_hurries(make_crew: Make) -> None:
     crew = await make_crew({"a": "Gate"})
-    worker = await crew.worker(grace_seconds=60)
+    worker = await crew.worker(grace_seconds=3600)
     await crew.submit("t", "a")
     await crew.started("t")
     await worker.stopping()
     assert worker.lives
     worker.signal(signal.SIGTERM)
-    hurried = time.monotonic()
     assert await worker.ended() == 0, worker.log
-    assert time.monotonic() - hurried < 8
     assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
 
 
@@ -172,9 +159,7 @@ async def test_a_thread_that_never_ends_does_not_hold_up_the_exit(make_crew: Mak
     await crew.submit("t", "a")
     await crew.started("t")
     worker.signal(signal.SIGTERM)
-    asked = time.monotonic()
     assert await worker.ended() == 0, worker.log
-    assert time.monotonic() - asked < 8
     assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
 
 

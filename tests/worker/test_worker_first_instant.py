@@ -34,7 +34,10 @@ def environment(**more: str) -> dict[str, str]:
 @contextmanager
 def started(*arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(**more)) as process:
+    small = 4096  # so that who writes can't be far ahead of who reads
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, pipesize=small, text=True, env=environment(**more)
+    ) as process:
         try:
             yield process
         finally:

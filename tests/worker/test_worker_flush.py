@@ -138,7 +138,7 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
         former = worker._me.name
         await crew.redis.flushall()
         await _bring_back(crew)
-        await asyncio.wait_for(lost.wait(), 15)
+        await asyncio.wait_for(lost.wait(), 60)
         await _bring_back(crew)
         crew.open()
         result = await until(lambda: _result(crew, "t1"), what="the result")
@@ -184,12 +184,12 @@ async def _given_up(crew: Crew, disturb: Callable[[], Awaitable[Any]]) -> None:
         await crew.started("t1")
         await disturb()
         with pytest.raises(CrewGone):
-            await asyncio.wait_for(working, 10)
+            await asyncio.wait_for(working, 60)
         assert crew.notes("cancelled")
 
 
 async def test_a_crew_that_was_deleted_is_not_waited_for(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=60)
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
     await _given_up(crew, lambda: definitions.delete(crew.redis, crew.keys, crew.uid))
     assert await crew.redis.keys(crew.keys.prefix + "*") == []
 

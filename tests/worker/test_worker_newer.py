@@ -22,7 +22,7 @@ async def made_newer(crew: Crew, digest: str) -> str:
 
 
 async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Brief"})
+    crew = await make_crew({"a": "Brief"}, lease_seconds=3)
     worker = await crew.worker(unpark_seconds=0.1)
     (name,) = await crew.incarnations(worker)
     await crew.client.drain(crew.name, name)
@@ -60,7 +60,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
     assert (run.success, run.steps["a"].attempt) == (True, 1)
     told = [event for event in await crew.events(run="r") if event.message.startswith("NewerRecord: ")]
     assert len(told) == 1, "nobody brought it back in vain"
-    await until(lambda: crew.incarnations(late), 10, "the late worker's lease")
+    await until(lambda: crew.incarnations(late), what="the late worker's lease")
     for process in (worker, late):
         await process.drain()
 

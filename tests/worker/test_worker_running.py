@@ -117,14 +117,15 @@ async def test_what_a_stopped_agent_returns_is_its_result(enter: Enter) -> None:
 
 async def test_nothing_is_no_result_of_a_stopped_agent(enter: Enter) -> None:
     """`if context.cancelled: return` is a polite way to stop; what comes after it must not begin on None."""
-    async with enter([agent("a", "Answers", timeout_seconds=1), agent("b", "Looks", timeout_seconds=1)]) as room:
+    late = [agent("a late", "Answers", timeout_seconds=1), agent("b late", "Looks", timeout_seconds=1)]
+    async with enter([agent("a", "Answers"), agent("b", "Looks"), *late]) as room:
         for name in "ab":
             running = await room.begin(name, name, "return nothing")
             await room.started(name)
             running.stop("cancelled", 5.0)
             assert (await room.end()).outcome == "cancelled"
             room.ends.clear()
-            await room.begin(f"{name} late", name, "return nothing")
+            await room.begin(f"{name} late", f"{name} late", "return nothing")
             assert (await room.end()).message.startswith("attempt 1 failed: timed out after 1 s")
             room.ends.clear()
 
@@ -356,11 +357,10 @@ async def test_a_wall_clock_that_is_set_anew_changes_no_timeout(enter: Enter, mo
         monkeypatch.setattr(time, "time", lambda: wall() + 3600)
         await room.begin("late", "a")
         monkeypatch.setattr(time, "time", lambda: wall() - 3600)
-        await asyncio.sleep(1.5)
-        assert room.ends == []
+        await until(lambda: room.ends)
+        assert time.monotonic() - began > 1.9
         await until(lambda: len(room.ends) == 2)
-        assert 1.9 < time.monotonic() - began < 15
-        assert all(1900 < result(end).execution_time_ms < 15_000 for end in room.ends)
+        assert all(1900 < result(end).execution_time_ms < 30_000 for end in room.ends)
 
 
 async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(

@@ -112,10 +112,10 @@ async def test_who_reports_as_usage_what_is_none_has_failed_and_holds_no_slot(ma
     crew = await make_crew([agent("a", "reports_junk", notes=False), agent("good", "Brief")], concurrency=1)
     async with crew.in_process():
         await crew.submit("t", "a")
-        result = await crew.result("t", timeout=5)
+        result = await crew.result("t")
         assert str(result.error).startswith("TypeError: report_usage takes a watchbill.tasks.Usage, and not 'dict'")
         await crew.submit("after", "good")
-        assert (await crew.result("after", timeout=5)).success
+        assert (await crew.result("after")).success
 
 
 @pytest.mark.parametrize("kind", ["Mischief", "ThreadMischief", "Apart"])
@@ -445,7 +445,7 @@ async def gone(crew: Crew, how: str) -> None:
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 @pytest.mark.parametrize("when", ["idle", "running"])
 async def test_a_worker_whose_crew_is_gone_ends_and_writes_nothing_more(make_crew: Make, how: str, when: str) -> None:
-    crew = await make_crew({"a": "SayingGate"})
+    crew = await make_crew({"a": "SayingGate"}, lease_seconds=1)
     worker = await crew.worker()
     if when == "running":
         await crew.submit("t", "a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workshop import Crew, Make, agent, until
 
 from watchbill.tasks import RunResult, Usage
+from watchbill.worker.execution.attempt import Attempt
 
 QUICK = {"backoff_seconds": 0, "max_attempts": 3}
 
@@ -31,10 +32,18 @@ async def test_attempts_that_failed_or_took_too_long_are_added_up(make_crew: Mak
 
 
 async def test_what_a_process_spent_before_it_died_or_was_killed_counts(make_crew: Make) -> None:
-    crew = await make_crew([agent("a", "SpenderApart", timeout_seconds=3)], tasks=QUICK)
-    await crew.worker()
-    await crew.submit("t", "a")
-    result = await crew.result("t", 60)
+    """In the first attempt it dies; in the second its time is up, once the worker knows what it spent."""
+    crew = await make_crew({"a": "SpenderApart"}, tasks=QUICK)
+    async with crew.in_process() as worker:
+        await crew.submit("t", "a")
+
+        def second() -> Attempt | None:
+            job = worker._me.jobs.get("t")
+            return job.attempt if job and job.task.attempt == 2 else None
+
+        attempt = await until(lambda: (found := second()) and found.context.usage and found)
+        attempt._time_out()
+        result = await crew.result("t")
     assert (result.success, result.attempt) == (True, 3)
     assert result.usage == spent(3)
 
@@ -50,7 +59,7 @@ async def test_the_steps_of_a_run_are_added_up_while_it_runs_and_at_its_end(make
 
 
 async def test_what_was_interrupted_resumed_and_then_cancelled_says_what_it_cost(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Spender"}, tasks=QUICK)
+    crew = await make_crew({"a": "Spender"}, tasks=QUICK, lease_seconds=3)
     await crew.worker()
     await crew.submit("t", "a", "wait")
     await crew.submit("r", prompt="wait")

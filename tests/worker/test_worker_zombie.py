@@ -28,7 +28,7 @@ ROUNDS, TASKS = 4, 600
 
 async def test_a_worker_that_wakes_after_its_lease_begins_nothing_that_it_had_claimed(make_crew: Make) -> None:
     """What it claimed before, begun or held, may have been done by others: it asks first."""
-    crew = await make_crew({"a": "Brief"})
+    crew = await make_crew({"a": "Brief"}, lease_seconds=1)
     sleeper = await crew.worker()
     others: list[str] = []
     for number in range(ROUNDS):
@@ -69,7 +69,7 @@ async def test_no_agent_takes_its_first_step_once_its_worker_has_lost_the_lease(
 ) -> None:
     """The worker stops when it has handed the tasks over, and before the agents' module is loaded."""
     agents = [AgentDefinition(agent_id=kind, agent_class=f"late:{kind}", config={"folder": ""}) for kind in kinds]
-    crew = await make_crew(agents)
+    crew = await make_crew(agents, lease_seconds=1)
     environment = {"LATE": str(crew.folder), "LATE_IN": where}
     (crew.folder / "whom").write_text("")
     first = await crew.worker(environment=environment)
@@ -99,7 +99,7 @@ async def test_no_agent_takes_its_first_step_once_its_worker_has_lost_the_lease(
 async def test_a_process_and_what_it_started_end_with_the_lease_of_a_worker_that_was_stopped(
     make_crew: Make, what: str
 ) -> None:
-    crew = await make_crew([agent("a", "Apart")], tasks={"max_attempts": 1})
+    crew = await make_crew([agent("a", "Apart")], tasks={"max_attempts": 1}, lease_seconds=1)
     worker = await crew.worker()
     await crew.submit("t", "a", what)
     await crew.started("t")
@@ -147,7 +147,7 @@ async def test_a_process_goes_on_while_the_store_is_away_for_longer_than_the_lea
 ) -> None:
     """Its worker turns, and nobody could take the task over: as agents on the loop and in threads do."""
     store = await private_redis()
-    crew = await make_crew([agent("a", "Apart")], url=store.url)
+    crew = await make_crew([agent("a", "Apart")], url=store.url, lease_seconds=1)
     await crew.worker()
     await crew.submit("t", "a", "wait")
     await crew.started("t")

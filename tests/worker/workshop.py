@@ -42,7 +42,7 @@ OF_INCARNATIONS = ("leases", "claims", "workers", "meta")
 """What a new incarnation rightly writes about itself, and what others do: meta says when somebody renewed last."""
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "this") -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
     """What `condition` (sync or async) answers once that is true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -94,7 +94,7 @@ class Process:
         self.process.wait()
         return at
 
-    async def ended(self, seconds: float = 20.0) -> int:
+    async def ended(self, seconds: float = 60.0) -> int:
         """The exit code, once it has ended by itself."""
         await until(lambda: not self.lives, seconds, f"the end of process {self.pid}")
         return self.process.returncode
@@ -134,10 +134,10 @@ class Crew:
     async def submit(self, task_id: str, agent: str | None = None, prompt: str = "do it", **options: Any) -> str:
         return await self.client.submit(self.name, prompt, agent=agent, id=task_id, **options)
 
-    async def result(self, task_id: str, timeout: float = 20.0) -> Result:
+    async def result(self, task_id: str, timeout: float = 60.0) -> Result:
         return await self.client.wait(self.name, task_id, timeout=timeout)
 
-    async def results(self, task_ids: Iterable[str], timeout: float = 20.0) -> list[Result]:
+    async def results(self, task_ids: Iterable[str], timeout: float = 60.0) -> list[Result]:
         return await asyncio.gather(*(self.result(task_id, timeout) for task_id in task_ids))
 
     async def result_of_run(self, run_id: str) -> Result | None:
@@ -171,7 +171,7 @@ class Crew:
         """Task or step id → how often it was started."""
         return Counter(line["task"] for line in self.notes())
 
-    async def started(self, *task_ids: str, seconds: float = 20.0) -> None:
+    async def started(self, *task_ids: str, seconds: float = 60.0) -> None:
         await until(lambda: set(task_ids) <= set(self.executions()), seconds, f"the start of {task_ids}")
 
     def started_by(self, process: Process) -> set[str]:
@@ -214,9 +214,18 @@ class Crew:
         """Exactly so many tasks wait for a worker."""
         return (await self.client.figures(self.name)).waiting == number
 
-    async def runs_nothing(self, process: Process) -> bool:
-        """By its own metrics."""
-        return (await metrics_of(process.metrics_url, self.name))["watchbill_worker_tasks_running",] == 0
+    async def runs(self, process: Process, number: int) -> bool:
+        """Exactly so many tasks, by its own metrics."""
+        return (await metrics_of(process.metrics_url, self.name))["watchbill_worker_tasks_running",] == number
+
+    async def has_counted(self, process: Process, number: int) -> bool:
+        """So many ends, in its own metrics: it counts what the store has answered, so a result may be there before."""
+        found = await metrics_of(process.metrics_url, self.name)
+        return sum(value for name, value in found.items() if name[0] == "watchbill_tasks_total") == number
+
+    async def is_heard(self) -> bool:
+        """What is said to its workers: one of them listens."""
+        return bool((await self.redis.pubsub_numsub(self.keys.control))[0][1])
 
     async def is_checked(self) -> bool:
         """A worker has loaded all agents of the current definition."""
@@ -239,10 +248,12 @@ class Crew:
         folders: Iterable[Path] = (AGENTS,),
         unpark_seconds: float = 30.0,
         health: bool = False,
+        only_rung: bool = False,
         environment: Mapping[str, str] | None = None,
         doomed: bool = False,
     ) -> Process:
-        """Starts a worker process; returns once it has its lease (`doomed`: at once)."""
+        """Starts a worker process; returns once it has its lease (`doomed`: at once). `only_rung`: it never looks for
+        work by itself while it is idle."""
         options = {
             "url": url or self.url,
             "crew": self.name,
@@ -251,6 +262,7 @@ class Crew:
             "grace_seconds": grace_seconds,
             "unpark_seconds": unpark_seconds,
             "health": health,
+            "only_rung": only_rung,
         }
         # -P: what is beside the driver is not importable just because it is beside it
         command = [sys.executable, "-P", str(HERE / "driver.py"), json.dumps(options)]
@@ -284,7 +296,7 @@ class Crew:
                 yield worker
             finally:
                 worker.stop()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await running
 
     def kill(self) -> None:
