@@ -163,7 +163,7 @@ class PrivateRedis:
         command = local_server.server_command(local_server.find_server(), self.folder, self.socket, fsync="everysec")
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while await local_server.ping(self.socket) != b"+PONG":
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.folder / "server.log").read_text())

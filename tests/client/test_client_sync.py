@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,7 +76,7 @@ async def test_work_goes_from_its_submission_to_its_end(crew: Crew, sync: SyncCl
     ids = await apart(sync.submit_many, name, "a", ["one", "two"])
     assert (await apart(sync.figures, name)).waiting == 2
     assert await apart(sync.cancel, name, ids[1], reason="no")
-    waiting = asyncio.create_task(apart(sync.wait, name, ids[0], timeout=20))
+    waiting = asyncio.create_task(apart(sync.wait, name, ids[0], timeout=60))
     await crew.finish("w", await crew.take("w"))
     assert (await waiting).success
     assert (await apart(sync.result, name, ids[1])).cancelled
@@ -94,10 +93,8 @@ async def test_errors_are_raised_where_they_are_asked_for(crew: Crew, sync: Sync
     with pytest.raises(NotFound):
         await apart(list, sync.dead_letters("nobody"))
     task_id = await apart(sync.submit, crew.keys.crew, "x", agent="a")
-    before = time.monotonic()
     with pytest.raises(TimeoutError):
-        await apart(sync.wait, crew.keys.crew, task_id, timeout=0.1)
-    assert time.monotonic() - before < 5
+        await asyncio.wait_for(apart(sync.wait, crew.keys.crew, task_id, timeout=0.1), 60)
     with SyncClient("unix:///nowhere/at/all") as lost, pytest.raises(StoreUnavailable):
         await apart(lost.crews)
 
@@ -184,7 +181,7 @@ PROGRAM = """
 """
 
 
-def run(program: str, *arguments: str, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+def run(program: str, *arguments: str, seconds: float = 90) -> subprocess.CompletedProcess[str]:
     code = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
     command = [sys.executable, "-X", "dev", "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds)

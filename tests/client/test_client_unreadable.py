@@ -34,7 +34,7 @@ async def test_a_result_that_cannot_be_read_is_a_result_that_says_so(crew: Crew,
     await crew.submit("t1")
     await crew.finish("w", await crew.take("w"))
     await _put(crew, crew.keys.task("t1"), "result", DAMAGED[what])
-    for result in (await client.result(crew.keys.crew, "t1"), await client.wait(crew.keys.crew, "t1", timeout=20)):
+    for result in (await client.result(crew.keys.crew, "t1"), await client.wait(crew.keys.crew, "t1", timeout=60)):
         assert result is not None
         assert not result.success
         assert not result.cancelled
@@ -49,7 +49,7 @@ async def test_a_run_with_a_step_that_cannot_be_read_has_no_success(crew: Crew, 
     for number in (1, 2):
         await crew.finish("w", await crew.take("w", number), output="fine")
     await _put(crew, crew.keys.run_results("r1"), "b", DAMAGED[what])
-    run: Any = await client.wait(crew.keys.crew, "r1", timeout=20)
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=60)
     assert (run.success, run.output, run.steps["a"].output) == (False, None, "fine")
     assert "b: its result in the store can't be read" in run.error
     step: Any = await client.result(crew.keys.crew, "r1/b")

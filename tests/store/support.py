@@ -207,7 +207,7 @@ def finished(
     return Finished(task, outcome, result.model_dump_json(), definition=definition, **options)
 
 
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
     """What `condition` answers once that is true."""
     deadline = time.monotonic() + seconds
     while not (answer := await condition()):

@@ -580,7 +580,7 @@ async def test_a_server_that_is_not_there_is_said_to_be_so_quickly(tmp_path: Pat
             await made(client, "nobody")
     finally:
         await client.aclose()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 async def test_bytes_that_are_no_text_survive_the_way_through_a_client(crew: Crew) -> None:

@@ -16,6 +16,7 @@ from support import Crew, until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.connection import outages
+from watchbill.store import events
 
 CALLS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "a command": lambda client: client.ping(),
@@ -86,7 +87,7 @@ async def test_any_number_of_first_submissions_at_once_on_one_client_are_stored_
         async def all_are_waited_for() -> bool:
             return all([await crew.client.hexists(crew.keys.task(id_), "reply") for id_ in ids])
 
-        waiting = asyncio.gather(*(client.wait(name, id_, timeout=20) for id_ in ids))
+        waiting = asyncio.gather(*(client.wait(name, id_, timeout=60) for id_ in ids))
         await until(all_are_waited_for)
         for number in range(1, 4):
             taken = await crew.take("w.1", number, 100)
@@ -95,7 +96,10 @@ async def test_any_number_of_first_submissions_at_once_on_one_client_are_stored_
         assert len(await crew.client.execute_command("PUBSUB", "CHANNELS", crew.keys.prefix + "reply:*")) == 1
 
 
-async def test_any_number_of_followers_on_one_client_hold_up_nobody_and_hear_all(crew: Crew) -> None:
+async def test_any_number_of_followers_on_one_client_hold_up_nobody_and_hear_all(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BLOCK_MS", 8000)
     async with Client(crew.url, namespace=crew.keys.crew.partition("/")[0]) as client:
         name = crew.keys.crew
         heard: list[int] = []
@@ -109,9 +113,9 @@ async def test_any_number_of_followers_on_one_client_hold_up_nobody_and_hear_all
         following = [asyncio.create_task(follow(number)) for number in range(100)]
         await asyncio.sleep(0.5)  # all of them wait
         for number in range(1, 6):
-            async with asyncio.timeout(1):  # less than a follower waits at the server
+            async with asyncio.timeout(7):  # less than a follower waits at the server
                 await client.submit(name, "do it", agent="a", id=f"t{number}")
         await crew.finish("w", await crew.take("w"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asyncio.gather(*following)
         assert sorted(heard) == list(range(100))

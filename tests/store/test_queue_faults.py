@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from support import (
 )
 
 from watchbill import connection
+from watchbill.connection import client as connections
 from watchbill.connection import outages
 from watchbill.errors import Fenced
 from watchbill.plan import flow
@@ -254,7 +256,13 @@ async def test_a_server_that_stands_still_gets_calls_again_and_again_and_nothing
 ) -> None:
     """Clients give up waiting and send again, so that the server finds every call several times when it goes on."""
     server = await private_redis()
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT_SECONDS", 0.1)
+    gave_up = 0
+
+    def on_wait(_: float) -> None:
+        nonlocal gave_up
+        gave_up += 1
+
+    persist = partial(outages.persist, on_wait=on_wait)
     async with opened(server.url, crew_name) as crew, _clients(crew, 3) as through:
         ids = [f"t{i}" for i in range(60)]
         await crew.submit(*ids)
@@ -264,27 +272,30 @@ async def test_a_server_that_stands_still_gets_calls_again_and_again_and_nothing
             number = 0
             while not stop.is_set():
                 number += 1
-                tasks = await outages.persist(lambda n=number: one.claim(name, n, 3))  # type: ignore[misc]
+                tasks = await persist(lambda n=number: one.claim(name, n, 3))
                 if not tasks:
                     await asyncio.sleep(0.01)
                     continue
-                await outages.persist(lambda t=tasks: one.queue.start(name, t))  # type: ignore[misc]
-                await outages.persist(lambda t=tasks: one.finish(name, t))  # type: ignore[misc]
+                await persist(lambda t=tasks: one.queue.start(name, t))
+                await persist(lambda t=tasks: one.finish(name, t))
 
+        monkeypatch.setattr(connections, "REPLY_TIMEOUT_SECONDS", 0.2)
         async with asyncio.TaskGroup() as group:
             for i, one in enumerate(through):
                 group.create_task(patient(one, f"w{i}"))
             for _ in range(3):
                 await asyncio.sleep(0.01)
                 server.pause()
-                await asyncio.sleep(0.35)
+                await asyncio.sleep(0.6)
                 server.resume()
 
             async def all_done() -> bool:
-                return len(await outages.persist(crew.results)) >= len(ids)
+                return len(await persist(crew.results)) >= len(ids)
 
-            await until(all_done, 15)
+            await until(all_done, 60)
             stop.set()
+        monkeypatch.undo()
+        assert gave_up
         assert counted(await crew.results()) == Counter(ids)
         await crew.assert_idle()
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import uvloop
 
-from watchbill import logs, redis_client
+from watchbill import logs
+from watchbill.connection import client as connections
 from watchbill.service import AgentService
 from watchbill.store.queue import Queue
 from watchbill.worker import parked
@@ -30,7 +31,7 @@ def only_rung(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
         return await really(*given, timeout_seconds=timeout_seconds if timeout_seconds < 2 else 3600, **rest)
 
     set_attribute(Queue, "claim_at_bell", claim_at_bell)
-    set_attribute(redis_client, "REPLY_TIMEOUT_SECONDS", 7200)
+    set_attribute(connections, "REPLY_TIMEOUT_SECONDS", 7200)
 
 
 async def main(options: dict[str, Any]) -> None:
