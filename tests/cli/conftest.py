@@ -207,7 +207,7 @@ def _controlling(terminal: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
-def until(condition: Callable[[], object], seconds: float = 30, explain: Callable[[], object] = str) -> None:
+def until(condition: Callable[[], object], seconds: float = 60, explain: Callable[[], object] = str) -> None:
     """Waits until it holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -231,7 +231,7 @@ def shell() -> Iterator[Shell]:
             left = made.servers
             made.end()
             if Path("/proc").exists():
-                until(lambda: not left(), 10, lambda: f"left running: {left()}")
+                until(lambda: not left(), explain=lambda: f"left running: {left()}")
         finally:
             made.end()
             for pid in made.servers():

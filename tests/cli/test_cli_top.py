@@ -222,7 +222,7 @@ class Terminal:
         drawn = self.read().split("\x1b[H")[1:]
         return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", one).replace("\r", "") for one in drawn]
 
-    def shows(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+    def shows(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Waits for a picture like that, the last one that was waited for or a later one; it is then `picture`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -238,7 +238,7 @@ class Terminal:
 
     def ended(self) -> int:
         """The exit code; what it wrote meanwhile is read, or it could not end."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while self.process.poll() is None:
             self.read()
             assert time.monotonic() < deadline, "it never ended"

@@ -58,27 +58,28 @@ def test_with_a_store_that_evicts_too_what_concerns_one_is_written_at_once():
 
 
 async def _write_all(count: int, per_second: float) -> list[tuple[float, str]]:
-    """Each asks at once, and again when it is woken. Returns when each wrote."""
+    """Each asks at once, and again when it is woken. Returns after how many seconds each wrote."""
     wrote: list[tuple[float, str]] = []
     done = asyncio.Event()
 
     def ask(key: Key) -> None:
         if turns.take(("crews", *key), key, first=key[0] == "first"):
-            wrote.append((time.monotonic(), key[0]))
+            wrote.append((time.monotonic() - began, key[0]))
             if len(wrote) == count:
                 done.set()
 
     turns = Turns(ask, per_second)
+    began = time.monotonic()
     for i in range(count):
         ask(("later" if i < count // 2 else "first", f"c{i}"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await done.wait()
     return wrote
 
 
 async def test_turns_come_no_faster_than_they_should_and_transitions_come_first():
     wrote = await _write_all(21, per_second=50)
-    assert wrote[-1][0] - wrote[0][0] >= 20 / 50 * 0.95
+    assert wrote[-1][0] >= 20 / 50 * 0.95
     # the very first to ask had nobody before it
     assert [what for _, what in wrote[1:12]] == ["first"] * 11
     assert {what for _, what in wrote[12:]} == {"later"}
