@@ -1,7 +1,7 @@
 """Lifecycle events (seed 004): what happened, and which streams tell of it. Pure.
 
 The events are written by the same script that makes the change, so that feed and state cannot disagree
-(store/scripts/lib.lua builds them); this module holds their shape, their routing and the bounds of the streams.
+(store/scripts/lib_events.lua builds them); this module holds their shape and the bounds of the streams.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from enum import StrEnum
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
-
-from watchbill.names import CrewKeys
 
 CREW_STREAM_MAX: Final = 1000
 AGENT_STREAM_MAX: Final = 100
@@ -63,18 +61,3 @@ class Gap(BaseModel):
 
     after_id: str
     """The last event the follower has seen."""
-
-
-def routes(
-    keys: CrewKeys, *, agent: str | None = None, parent: str | None = None, child: str | None = None, run: str | None
-) -> tuple[tuple[str, int], ...]:
-    """The streams that an event goes to, each once, with its length bound.
-
-    The crew's always; the agent's; the parent's and the child's if they are others; the run's (seed 004).
-    """
-    agents = dict.fromkeys(name for name in (agent, parent, child) if name)
-    streams = [(keys.events, CREW_STREAM_MAX)]
-    streams += [(keys.agent_events(name), AGENT_STREAM_MAX) for name in agents]
-    if run:
-        streams.append((keys.run_events(run), RUN_STREAM_MAX))
-    return tuple(streams)

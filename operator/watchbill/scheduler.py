@@ -130,16 +130,6 @@ class Scheduler:
         await self._drop(f"{keys.crew}/{name}")
         await outages.persist(lambda: heartbeats.remove(self._client, keys, uid, name))
 
-    async def run_now(self, keys: CrewKeys, name: str, token: str) -> str:
-        """Fires beside the schedule, once for each token. Returns the id of the task or run.
-
-        Raises NotFound, QueueFull, CrewGone, InvalidInput; StoreUnavailable: call again with the same token.
-        """
-        made, new = await heartbeats.run_now(self._client, keys, name, token, now=self._clock())
-        if new:
-            metrics.HEARTBEATS_FIRED.labels(keys.crew, name).inc()
-        return made
-
     # ------------------------------------------------------------ within
 
     def _arm(self, timed: _Timed) -> None:

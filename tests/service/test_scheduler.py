@@ -19,7 +19,7 @@ import redis.asyncio
 
 from watchbill import connection, metrics, scheduler
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
-from watchbill.errors import CrewGone, InvalidInput, NewerRecord, NotFound
+from watchbill.errors import CrewGone, InvalidInput, NewerRecord
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.scheduler import Scheduler
@@ -475,16 +475,6 @@ async def test_a_heartbeat_that_can_never_fire_is_refused(crew: Crew) -> None:
     with pytest.raises(InvalidInput, match=r"spec\.schedule"):
         await Scheduler(crew.client).add(crew.keys, crew.uid, beat(schedule="0 0 31 2 *"))
     assert await heartbeats.all_of(crew.client, crew.keys) == []
-
-
-async def test_run_now_fires_at_once_and_counts(crew: Crew, clock: FakeClock) -> None:
-    async with crew.scheduled(beat(schedule="0 0 1 1 *"), clock=clock) as running:
-        assert await running.run_now(crew.keys, "hb", "t") == "hb-hb-now-t"
-        assert await running.run_now(crew.keys, "hb", "t") == "hb-hb-now-t"
-        with pytest.raises(NotFound):
-            await running.run_now(crew.keys, "other", "t")
-    assert await crew.fired() == ["now-t"]
-    assert crew.counted(metrics.HEARTBEATS_FIRED) == 1
 
 
 # ------------------------------------------------------------------ within

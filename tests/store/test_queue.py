@@ -36,7 +36,7 @@ from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import control, definitions, runs
 from watchbill.store.figures import figures
-from watchbill.store.queue import BATCH, BATCH_BYTES, BRIEF_MAX, Changed, Claimed, Forgotten, Queue, Submission
+from watchbill.store.queue import BATCH, BATCH_BYTES, Changed, Claimed, Forgotten, Queue, Submission
 from watchbill.tasks import Priority, Usage
 
 # ---------------------------------------------------------------- submitting
@@ -710,7 +710,7 @@ async def test_a_large_result_is_on_the_stream_by_reference_only(crew: Crew, let
     await crew.submit("small", "large")
     small, large = await crew.take("w")
     empty = len(finished(small, output="").result.encode())
-    fits = letter * ((BRIEF_MAX - empty) // len(letter.encode()))
+    fits = letter * ((4096 - empty) // len(letter.encode()))
     await crew.queue.finish("w", [finished(small, output=fits), finished(large, output=fits + letter * 3)])
     rows = {row["id"]: row["result"] for row in await crew.results()}
     assert json.loads(rows["small"])["output"] == fits

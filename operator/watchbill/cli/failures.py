@@ -16,7 +16,6 @@ from watchbill.cli import output
 from watchbill.errors import InvalidInput, NoStore, RetryLater, StoreUnavailable, UserActionRequired, WatchbillError
 from watchbill.redaction import redact
 
-OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3

@@ -47,13 +47,6 @@ async def attend(
     return result
 
 
-async def messages(client: Client, crew: str, run_id: str) -> dict[str, str]:
-    """What each step of a run said last."""
-    picture = Picture()
-    await _Run(client, crew, run_id, picture).hear_all()
-    return picture.messages
-
-
 async def _lenient(work: Coroutine[Any, Any, None]) -> None:
     """A view that fails must not cost the result."""
     with suppress(NotFound):

@@ -73,7 +73,6 @@ def run(
     state: StateOption = None,
     namespace: NamespaceOption = None,
     form: OutputOption = Output.TEXT,
-    svg: Annotated[Path | None, typer.Option("--svg", hidden=True)] = None,
 ) -> int:
     """Run a crew of YAML files in this process, and print its result.
 
@@ -92,8 +91,6 @@ def run(
             ("--ephemeral", "--state"): (ephemeral, state, "Choose one store."),
             ("--watch", "--resume"): (watch, resume, "--watch goes on with every unfinished run by itself."),
             ("--watch", "--timeout"): (watch, timeout, "--watch ends at Ctrl-C."),
-            ("--watch", "--svg"): (watch, svg, "--watch has no end to be drawn."),
-            ("--agent", "--svg"): (agent, svg, "Only runs are drawn."),
             ("--resume", "--agent"): (resume, agent, "Unfinished tasks go on by themselves; only runs are resumed."),
         }
     )
@@ -142,7 +139,6 @@ def run(
         health_host=settings.health_host,
         health_port=settings.health_port if health_port is None else health_port,
         form=form,
-        svg=svg,
         next=hints.Next(
             crew=chosen.name if chosen and full == f"{settings.namespace}/{chosen.name}" else full or "",
             files=tuple(files),

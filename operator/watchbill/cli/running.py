@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -55,7 +54,6 @@ class Asked:
     health_host: str
     health_port: int | None
     form: Output
-    svg: Path | None
     next: hints.Next
 
 
@@ -94,11 +92,6 @@ async def once(asked: Asked, signals: Signals) -> int:
                     output.say("")
                 with failures.kept(_where(asked, task_id)):
                     code = output.result(ended, asked.form, out=out)
-                if asked.svg is not None:
-                    from watchbill.cli import picture
-
-                    said = await progress.messages(client, crew, task_id)
-                    picture.write(asked.svg, await client.status(crew, task_id), said, ended)
                 if asked.form is Output.TEXT:
                     letters = [] if ended.success else await _dead(client, crew, ended)
                     if not (asked.place.url or asked.place.folder) or not sys.stderr.isatty():

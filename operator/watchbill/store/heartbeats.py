@@ -38,8 +38,6 @@ a heartbeat is changed or removed."""
 RUN_NOW_GUARD: Final = timedelta(days=1)
 """How long the token of a run-now is remembered."""
 TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-OWN_METADATA: Final = ("heartbeat", "slot")
-"""What each task is told beside the heartbeat's own metadata."""
 
 _INDEX: Final = "heartbeat:"
 """Fields of the crew's meta hash that begin so are its heartbeats' names."""

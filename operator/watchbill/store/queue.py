@@ -25,8 +25,6 @@ BATCH: Final = 500
 """Items of one call: a script blocks the server while it runs."""
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """With so much no more goes into a call: it would be on its way for longer than an answer is waited for."""
-BRIEF_MAX: Final = 4096
-"""Bytes of a result that the results stream carries; a larger one is read from its record (ALONG in lib.lua)."""
 
 Outcome = Literal["completed", "failed", "dead", "retry", "cancelled", "interrupted"]
 Wish = Literal["cancel", "interrupt"]
