@@ -1,4 +1,4 @@
-"""`run`: a crew of YAML files at work in this process. Here its options are read and checked; running.py runs it."""
+"""`run`: a crew of YAML files at work in this process. Here its options are read and checked; in_process.py runs it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(
     ./.watchbill/, which ends with this process and keeps its data. Ctrl-C stops in good order and keeps the run.
     """
     from watchbill import service
-    from watchbill.cli import environment, hints, process, reading, running, stores
+    from watchbill.cli import environment, hints, in_process, process, reading, stores
     from watchbill.plan import submission
     from watchbill.records import from_crew
 
@@ -114,14 +114,14 @@ def run(
     if chosen is not None and text is not None:
         for warning in submission.check(from_crew(chosen), text, agent=agent, inputs=inputs, task_id=task_id):
             output.say(f"warning: {warning}")
-        running.say_warnings_once()
+        in_process.say_warnings_once()
     service.require_ready(manifests, None if watch else chosen, None if watch else agent)
     default = namespace or settings.namespace
     full = f"{chosen.metadata.namespace or default}/{chosen.name}" if chosen else None
     files = [str(file), *(part for path in also or [] for part in ("--also", str(path)))]
     files += ["--crew", crew] if crew else []
     files += ["--namespace", namespace] if namespace else []
-    asked = running.Asked(
+    asked = in_process.Asked(
         manifests=manifests,
         place=place,
         crew=full,
@@ -149,7 +149,7 @@ def run(
             chosen_model=model,
         ),
     )
-    return process.run(lambda signals: (running.watch if watch else running.once)(asked, signals))
+    return process.run(lambda signals: (in_process.watch if watch else in_process.once)(asked, signals))
 
 
 def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, optional: bool) -> list[Problem]:
