@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watchbill.api.checks import check
-    from watchbill.api.crew import Agent, Crew, CrewSpec, FlowRelation, Tasks, Workers
+    from watchbill.api.crew import Agent, Crew, CrewSpec, FlowRelation, Tasks
     from watchbill.api.heartbeat import CrewRef, Heartbeat, HeartbeatSpec
     from watchbill.api.meta import ObjectMeta
+    from watchbill.api.workers import Workers
 
 __all__ = [
     "Agent",

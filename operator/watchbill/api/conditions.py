@@ -16,6 +16,9 @@ from watchbill.api.meta import Strict
 
 MESSAGE_MAX: Final = 32768
 
+NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
+"""A resource's status until the operator writes one, so that tools that wait do not take the resource for done."""
+
 
 class ConditionType(StrEnum):
     """What is said about a resource."""

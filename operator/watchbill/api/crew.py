@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
-from watchbill.api.conditions import Condition
+from watchbill.api.conditions import NO_STATUS, Condition
 from watchbill.api.meta import (
     AGENT_NAME_HINT,
     API_VERSION,
@@ -34,6 +34,7 @@ from watchbill.api.meta import (
     refuse_reserved,
 )
 from watchbill.api.problems import Finding, Hint, raise_findings
+from watchbill.api.workers import Workers
 
 AGENTS_MAX: Final = 100
 RELATIONS_MAX: Final = 200
@@ -43,9 +44,6 @@ INPUTS_MAX: Final = 64
 
 LLM_AGENT: Final = ("LLMAgent", "watchbill.agents.llm:LLMAgent")
 """The names of the class that is nothing without a model."""
-
-NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
-"""Until a status is written, tools that wait for a resource must not take it for done."""
 
 
 _WITH_USER: Final = "^[^/]*//[^/?#]*@"
@@ -195,117 +193,6 @@ class Tasks(Strict):
         le=3600,
         description="Seconds of silence after which a worker is taken for dead, and its tasks go to others.",
     )
-
-
-class LocalReference(Strict):
-    """An object of the same namespace."""
-
-    name: str = Field(min_length=1, max_length=NAME_MAX, description="Its name.")
-
-
-class EnvFrom(Strict):
-    """One Secret or ConfigMap."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "has(self.secretRef) != has(self.configMapRef)",
-                    "message": "give exactly one of secretRef and configMapRef. Remove one, or add one",
-                }
-            ]
-        }
-    )
-
-    prefix: str = Field(default="", max_length=NAME_MAX, description="Stands before each name.")
-    secret_ref: LocalReference | None = Field(default=None, description="A Secret.")
-    config_map_ref: LocalReference | None = Field(default=None, description="A ConfigMap.")
-
-    @model_validator(mode="after")
-    def _one(self) -> EnvFrom:
-        if (self.secret_ref is None) == (self.config_map_ref is None):
-            reason = "give exactly one of secretRef and configMapRef"
-            raise_findings(type(self), [Finding(("secretRef",), reason, "Remove one, or add one.")])
-        return self
-
-
-class Scaling(Strict):
-    """Who decides how many workers there are."""
-
-    mode: Literal["Auto", "External"] = Field(
-        default="Auto",
-        description="Auto: the operator, by what is queued. External: workers.replicas, which kubectl scale, an HPA or "
-        "KEDA write; within minReplicas and maxReplicas.",
-    )
-
-
-class Workers(Strict):
-    """How many workers the crew may have, and how much each does at once."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "self.minReplicas <= self.maxReplicas",
-                    "message": "minReplicas is above maxReplicas. Lower minReplicas or raise maxReplicas",
-                    "fieldPath": ".minReplicas",
-                },
-                {
-                    "rule": "self.scaling.mode == 'External' || oldSelf.scaling.mode == 'External' "
-                    "|| self.replicas == oldSelf.replicas",
-                    "message": "replicas is the operator's to decide while scaling.mode is Auto. "
-                    "Set scaling.mode: External, or change minReplicas and maxReplicas",
-                    "fieldPath": ".replicas",
-                },
-            ]
-        }
-    )
-
-    image: str = Field(
-        default="", max_length=512, description="The workers' image. Default: the one that the operator was given."
-    )
-    min_replicas: int = Field(default=0, ge=0, le=1000, description="Workers that are kept even without work.")
-    max_replicas: int = Field(default=20, ge=1, le=1000, description="Workers that are never exceeded.")
-    concurrency: int = Field(default=10, ge=1, le=1000, description="Tasks that one worker runs at once.")
-    idle_seconds: int = Field(
-        default=300,
-        ge=1,
-        le=86_400,
-        description="Seconds without anything waiting or running after which there are minReplicas workers again.",
-    )
-    env_from: list[EnvFrom] = Field(
-        default_factory=list,
-        max_length=32,
-        description="Secrets and ConfigMaps of the namespace whose entries the agents see in their environment.",
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
-    )
-    redis_secret_ref: LocalReference = Field(
-        default_factory=lambda: LocalReference(name=names.REDIS_SECRET),
-        description=f"The Secret of the namespace whose key {names.REDIS_SECRET_KEY} is the URL of the store.",
-        json_schema_extra={"default": {"name": names.REDIS_SECRET}},
-    )
-    template: dict[str, Any] = Field(
-        default_factory=dict,
-        max_length=16,
-        description="A partial PodTemplateSpec, merged into the workers': maps deeply, containers, volumes and env by "
-        "name, volumeMounts by mountPath, other lists as a whole. The workers' own container is called worker.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-    scaling: Scaling = Field(default_factory=lambda: Scaling(), description="Who decides how many workers there are.")
-    replicas: int = Field(
-        default=1,
-        ge=0,
-        le=1000,
-        description="Written by the scale subresource (kubectl scale, an HPA). Counts with scaling.mode External.",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Workers:
-        if self.min_replicas > self.max_replicas:
-            reason = f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})"
-            fix = "Lower minReplicas or raise maxReplicas."
-            raise_findings(type(self), [Finding(("minReplicas",), reason, fix)])
-        return self
 
 
 class CrewSpec(Strict):

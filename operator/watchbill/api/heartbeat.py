@@ -9,8 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
-from watchbill.api.conditions import Condition
-from watchbill.api.crew import NO_STATUS
+from watchbill.api.conditions import NO_STATUS, Condition
 from watchbill.api.meta import (
     AGENT_NAME_HINT,
     API_VERSION,

@@ -1,0 +1,122 @@
+"""The workers of a crew: how many there are, how they are scaled, and what their pods look like. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from watchbill import names
+from watchbill.api.meta import NAME_MAX, Strict
+from watchbill.api.problems import Finding, raise_findings
+
+
+class LocalReference(Strict):
+    """An object of the same namespace."""
+
+    name: str = Field(min_length=1, max_length=NAME_MAX, description="Its name.")
+
+
+class EnvFrom(Strict):
+    """One Secret or ConfigMap."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.secretRef) != has(self.configMapRef)",
+                    "message": "give exactly one of secretRef and configMapRef. Remove one, or add one",
+                }
+            ]
+        }
+    )
+
+    prefix: str = Field(default="", max_length=NAME_MAX, description="Stands before each name.")
+    secret_ref: LocalReference | None = Field(default=None, description="A Secret.")
+    config_map_ref: LocalReference | None = Field(default=None, description="A ConfigMap.")
+
+    @model_validator(mode="after")
+    def _one(self) -> EnvFrom:
+        if (self.secret_ref is None) == (self.config_map_ref is None):
+            reason = "give exactly one of secretRef and configMapRef"
+            raise_findings(type(self), [Finding(("secretRef",), reason, "Remove one, or add one.")])
+        return self
+
+
+class Scaling(Strict):
+    """Who decides how many workers there are."""
+
+    mode: Literal["Auto", "External"] = Field(
+        default="Auto",
+        description="Auto: the operator, by what is queued. External: workers.replicas, which kubectl scale, an HPA or "
+        "KEDA write; within minReplicas and maxReplicas.",
+    )
+
+
+class Workers(Strict):
+    """How many workers the crew may have, and how much each does at once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "self.minReplicas <= self.maxReplicas",
+                    "message": "minReplicas is above maxReplicas. Lower minReplicas or raise maxReplicas",
+                    "fieldPath": ".minReplicas",
+                },
+                {
+                    "rule": "self.scaling.mode == 'External' || oldSelf.scaling.mode == 'External' "
+                    "|| self.replicas == oldSelf.replicas",
+                    "message": "replicas is the operator's to decide while scaling.mode is Auto. "
+                    "Set scaling.mode: External, or change minReplicas and maxReplicas",
+                    "fieldPath": ".replicas",
+                },
+            ]
+        }
+    )
+
+    image: str = Field(
+        default="", max_length=512, description="The workers' image. Default: the one that the operator was given."
+    )
+    min_replicas: int = Field(default=0, ge=0, le=1000, description="Workers that are kept even without work.")
+    max_replicas: int = Field(default=20, ge=1, le=1000, description="Workers that are never exceeded.")
+    concurrency: int = Field(default=10, ge=1, le=1000, description="Tasks that one worker runs at once.")
+    idle_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="Seconds without anything waiting or running after which there are minReplicas workers again.",
+    )
+    env_from: list[EnvFrom] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Secrets and ConfigMaps of the namespace whose entries the agents see in their environment.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    redis_secret_ref: LocalReference = Field(
+        default_factory=lambda: LocalReference(name=names.REDIS_SECRET),
+        description=f"The Secret of the namespace whose key {names.REDIS_SECRET_KEY} is the URL of the store.",
+        json_schema_extra={"default": {"name": names.REDIS_SECRET}},
+    )
+    template: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="A partial PodTemplateSpec, merged into the workers': maps deeply, containers, volumes and env by "
+        "name, volumeMounts by mountPath, other lists as a whole. The workers' own container is called worker.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    scaling: Scaling = Field(default_factory=lambda: Scaling(), description="Who decides how many workers there are.")
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Written by the scale subresource (kubectl scale, an HPA). Counts with scaling.mode External.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min_replicas > self.max_replicas:
+            reason = f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})"
+            fix = "Lower minReplicas or raise maxReplicas."
+            raise_findings(type(self), [Finding(("minReplicas",), reason, fix)])
+        return self
