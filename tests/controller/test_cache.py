@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from watchbill.cluster import Listing
 from watchbill.controller.cache import Cache
+from watchbill.kubernetes_api import Listing
 
 pytestmark = pytest.mark.pure
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from watchbill import names
-from watchbill.cluster import Listing
+from watchbill.kubernetes_api import Listing
 from watchbill.plan import crew as plan
 
 Key = tuple[str, str]

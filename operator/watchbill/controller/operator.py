@@ -13,7 +13,6 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill import background, connection, metrics, names
-from watchbill.cluster import Cluster, Forbidden, Kind
 from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
@@ -23,6 +22,7 @@ from watchbill.controller.stored import Heartbeats, Stored
 from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import WorkQueue
 from watchbill.errors import WatchbillError
+from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi
 from watchbill.plan import manifests
 from watchbill.settings import Settings
 from watchbill.store import figures
@@ -91,7 +91,7 @@ class Operator:
         async with AsyncExitStack() as stack:
             self._client = connection.connect(self._url)
             stack.push_async_callback(self._client.aclose)
-            self._cluster = await stack.enter_async_context(await Cluster.connect())
+            self._kubernetes = await stack.enter_async_context(await KubernetesApi.connect())
             scheduler = self._schedule(self._client)
             stopped = asyncio.create_task(self._stopping.wait())
             starting = asyncio.create_task(self._until_served())
@@ -112,10 +112,10 @@ class Operator:
 
     def _make(self, scheduler: Heartbeats, owner: str) -> None:
         self._stored = Stored(self._client, scheduler, owner)
-        self._statuses = Statuses(self._cluster, self._cache, self._add)
+        self._statuses = Statuses(self._kubernetes, self._cache, self._add)
         self._eviction = Eviction(self._client, self._look_at_all)
         self._reconciler = Reconciler(
-            self._cluster,
+            self._kubernetes,
             self._cache,
             self._stored,
             self._statuses,
@@ -151,9 +151,9 @@ class Operator:
         """Waits until the API server serves our kinds. Returns which cluster it is."""
         while True:
             try:
-                served = [await self._cluster.is_established(plural) for plural in ("crews", "heartbeats")]
+                served = [await self._kubernetes.is_established(plural) for plural in ("crews", "heartbeats")]
                 if all(served):
-                    return await self._cluster.uid()
+                    return await self._kubernetes.uid()
                 logger.warning("the API server doesn't serve crews and heartbeats (yet)")
             except WatchbillError as error:
                 logger.warning("can't start yet: %s", error)
@@ -168,7 +168,7 @@ class Operator:
             for namespace in namespaces:
                 try:
                     listings = [
-                        (kind, await self._cluster.list(kind, namespace, selector=selector))
+                        (kind, await self._kubernetes.list(kind, namespace, selector=selector))
                         for kind, selector in _SELECTORS.items()
                     ]
                 except Forbidden as error:

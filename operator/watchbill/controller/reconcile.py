@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from watchbill import api, metrics, names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
-from watchbill.cluster import Cluster, Forbidden, Kind, Refused
 from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.stored import Kept, Stored
 from watchbill.errors import Conflict, InvalidInput, RetryLater, UserActionRequired, WatchbillError
+from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi, Refused
 from watchbill.plan import crew as plan
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import manifests, prompts, replicas
@@ -101,7 +101,7 @@ class Reconciler:
 
     def __init__(
         self,
-        cluster: Cluster,
+        kubernetes: KubernetesApi,
         cache: Cache,
         stored: Stored,
         statuses: Statuses,
@@ -110,7 +110,7 @@ class Reconciler:
         *,
         workers: manifests.Defaults,
     ) -> None:
-        self._cluster = cluster
+        self._kubernetes = kubernetes
         self._cache = cache
         self._stored = stored
         self._statuses = statuses
@@ -146,7 +146,7 @@ class Reconciler:
 
     async def _look(self, key: Key) -> float | None:
         seen = self._cache.crews.get(key)
-        if seen is None and (found := await self._cluster.get("crews", *key)) is not None:
+        if seen is None and (found := await self._kubernetes.get("crews", *key)) is not None:
             # what is removed can't be brought back, so the API server is asked before
             self._cache.take("crews", "ADDED", found)
             seen = self._cache.crews.get(key)
@@ -241,10 +241,10 @@ class Reconciler:
         self._gate.answered()
         return None, None, fault
 
-    # ------------------------------------------------------------ the cluster
+    # ------------------------------------------------------------ Kubernetes
 
     async def _has_service_account(self, key: Key, memory: _Memory) -> bool:
-        found = await self._cluster.get("serviceaccounts", key[0], names.worker_service_account(key[1]))
+        found = await self._kubernetes.get("serviceaccounts", key[0], names.worker_service_account(key[1]))
         memory.has_service_account = found is not None
         return memory.has_service_account
 
@@ -252,7 +252,7 @@ class Reconciler:
         """Asked once for all crews of the namespace."""
         found, until = self._secrets.get((namespace, name), (False, 0.0))
         if time.monotonic() >= until:
-            found = await self._cluster.secret_exists(namespace, name)
+            found = await self._kubernetes.secret_exists(namespace, name)
             until = time.monotonic() + (SECRET_SECONDS if found else AGAIN_SECONDS / 2)
             self._secrets[namespace, name] = found, until
         return found
@@ -277,7 +277,7 @@ class Reconciler:
         if planned.resize is not None:
             child, size = planned.resize
             try:
-                scaled = await self._cluster.scale(key[0], child.name, size, resource_version=child.resource_version)
+                scaled = await self._kubernetes.scale(key[0], child.name, size, resource_version=child.resource_version)
             except Conflict as error:
                 raise Stale(str(error)) from error
             except Refused as error:
@@ -285,7 +285,7 @@ class Reconciler:
             else:
                 self._cache.take("deployments", "MODIFIED", scaled)
         for child in planned.deletes:
-            await self._cluster.delete("deployments", key[0], child.name, uid=child.uid)
+            await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid)
         if planned.scaled is not None:
             metrics.SCALE_DECISIONS.labels(planned.scaled.why).inc()
             logger.info("%s/%s: %d workers (%s)", *key, planned.scaled.replicas, planned.scaled.why)
@@ -294,7 +294,7 @@ class Reconciler:
     async def _apply(self, planned: plan.Plan) -> None:
         for kind, manifest in planned.applies:
             try:
-                applied = await self._cluster.apply(_kind(kind), manifest)
+                applied = await self._kubernetes.apply(_kind(kind), manifest)
             except Conflict as error:
                 raise Stale(str(error)) from error
             if kind == "deployments":

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 from watchbill import metrics, names
 from watchbill.api.conditions import Reason
-from watchbill.cluster import Cluster
 from watchbill.controller.cache import Cache, Key
 from watchbill.errors import NotFound
+from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import heartbeat
 
@@ -88,8 +88,8 @@ class Turns:
 class Statuses:
     """One writer of statuses. `wake(crew)`: has the crew looked at."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, wake: Callable[[Key], None]) -> None:
-        self._cluster = cluster
+    def __init__(self, kubernetes: KubernetesApi, cache: Cache, wake: Callable[[Key], None]) -> None:
+        self._kubernetes = kubernetes
         self._cache = cache
         self.turns = Turns(wake)
         self._written: dict[Who, float] = {}
@@ -146,7 +146,7 @@ class Statuses:
         }
         metrics.STATUS_WRITES.labels(kind).inc()
         try:
-            written = await self._cluster.apply_status(kind, manifest)
+            written = await self._kubernetes.apply_status(kind, manifest)
         except NotFound:
             return  # it was deleted meanwhile
         self._cache.take(kind, "MODIFIED", written)

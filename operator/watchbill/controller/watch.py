@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from watchbill import cluster, metrics, names
+from watchbill import kubernetes_api, metrics, names
 from watchbill.errors import needed
 
 with needed("The operator", "operator"):
@@ -109,7 +109,7 @@ def settings() -> kopf.OperatorSettings:
     made.scanning.disabled = True
     made.peering.standalone = True
     made.watching.connect_timeout = 10.0
-    made.watching.chunk_size = cluster.PAGE
+    made.watching.chunk_size = kubernetes_api.PAGE
     made.networking.request_timeout = 30.0
     made.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
     made.process.ultimate_exiting_timeout = 5.0
@@ -127,7 +127,7 @@ def _handler(plural: str, hand_over: Sink) -> Callable[..., None]:
 
 async def _login(**_: Any) -> kopf.ConnectionInfo:
     """Called again when the API server no longer accepts the credentials: tokens of pods are short-lived."""
-    found = await cluster.credentials()
+    found = await kubernetes_api.credentials()
     return kopf.ConnectionInfo(
         server=found.server,
         ca_path=found.ca_path,

@@ -62,7 +62,7 @@ class Credentials:
     proxy: str | None
 
 
-class ClusterUnavailable(RetryLater):
+class KubernetesUnavailable(RetryLater):
     """The API server can't be reached, or asks to be left alone for a while."""
 
 
@@ -78,7 +78,7 @@ class Forbidden(Refused):
     """We may not do that: a right is missing."""
 
 
-class Cluster:
+class KubernetesApi:
     """A connection to one API server; an async context manager."""
 
     def __init__(self, api: client.ApiClient) -> None:
@@ -88,7 +88,7 @@ class Cluster:
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def connect(cls) -> Cluster:
+    async def connect(cls) -> KubernetesApi:
         """As a pod where we are one, else as the kubeconfig says. Raises UserActionRequired when neither says how."""
         try:
             return cls(client.ApiClient(configuration=await _configuration()))
@@ -98,7 +98,7 @@ class Cluster:
                 "Set KUBECONFIG"
             ) from error
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> KubernetesApi:
         return self
 
     async def __aexit__(
@@ -207,7 +207,7 @@ class Cluster:
                 status, data = error.status or 0, error.body or error.reason or ""
             except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
                 text = str(error) or type(error).__name__
-                raise ClusterUnavailable(f"the API server doesn't answer: {text}") from error
+                raise KubernetesUnavailable(f"the API server doesn't answer: {text}") from error
             if status == 401 and not last:
                 await self._renew(api)
             elif 200 <= status < 300:
@@ -247,14 +247,14 @@ class Cluster:
             try:
                 fresh = await _configuration()
             except (OSError, config.ConfigException) as error:
-                raise ClusterUnavailable(f"the credentials can't be read: {error}") from error
+                raise KubernetesUnavailable(f"the credentials can't be read: {error}") from error
             if self._former is not None:  # of at least one lifetime of a token ago
                 await self._former.close()  # type: ignore[no-untyped-call]
             self._former, self._api = refused, client.ApiClient(configuration=fresh)
 
 
 async def credentials() -> Credentials:
-    """As `Cluster.connect` takes them, read at this moment. Raises OSError or ValueError when there are none."""
+    """As `KubernetesApi.connect` takes them, read at this moment. Raises OSError or ValueError when there are none."""
     try:
         found = await _configuration()
     except config.ConfigException as error:
@@ -295,7 +295,7 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
         case 409:
             return Conflict(f"{path}: {message}")
         case 401:
-            return ClusterUnavailable(f"the API server doesn't accept our credentials: {message}")
+            return KubernetesUnavailable(f"the API server doesn't accept our credentials: {message}")
         case 403:
             return Forbidden(f"{path}: {message}", status)
         case 400 | 405 | 413 | 415 | 422:
@@ -303,4 +303,4 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
         case 500 if "failed to create typed patch object" in message or "strict decoding error" in message:
             return Refused(message, status)  # a template typo, told as the server's own fault
         case _:
-            return ClusterUnavailable(f"{path}: {status} {message}")
+            return KubernetesUnavailable(f"{path}: {status} {message}")
