@@ -62,8 +62,8 @@ def test_every_module_can_be_imported_or_says_what_to_install(base) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     needs = " needs an optional part of Watchbill. "
-    assert said["watchbill.cluster"] == f"The operator (kubernetes not found){needs}{install('operator')}"
-    assert said["watchbill.controller.watch"] == said["watchbill.cluster"]
+    assert said["watchbill.kubernetes_api"] == f"The operator (kubernetes not found){needs}{install('operator')}"
+    assert said["watchbill.controller.watch"] == said["watchbill.kubernetes_api"]
     assert said["watchbill.agents.llm"] == f"LLMAgent (pydantic_ai not found){needs}{install('llm')}"
     assert said["watchbill.cli"] == f"The command line (typer, rich, yaml not found){needs}{install('cli')}"
     for light in ("client", "worker", "service", "testing", "scheduler"):

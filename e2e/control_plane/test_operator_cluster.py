@@ -161,25 +161,25 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", account)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     loop, cache = asyncio.get_running_loop(), Cache()
-    looked: list[Key] = []
+    reconciled: list[Key] = []
 
-    async def look(key: Key) -> None:
-        looked.append(key)
+    async def reconcile(key: Key) -> None:
+        reconciled.append(key)
 
-    queue: WorkQueue[Key] = WorkQueue(look)
+    queue: WorkQueue[Key] = WorkQueue(reconcile)
 
     def take(plural: str, kind: str, obj: Any) -> None:
         for key in cache.take(plural, kind, obj):
             queue.add(key)
 
     async def until(what: str, *keys: str) -> None:
-        """Exactly these were looked at since the last time, however often."""
+        """Exactly these were reconciled since the last time, however often."""
         wanted = {(namespace, key) for key in keys}
         async with asyncio.timeout(SOON):
-            while not wanted <= set(looked):
+            while not wanted <= set(reconciled):
                 await asyncio.sleep(0.05)
-        assert set(looked) == wanted, what
-        looked.clear()
+        assert set(reconciled) == wanted, what
+        reconciled.clear()
 
     async def to(function: Any, *args: Any, **more: Any) -> None:
         await asyncio.to_thread(function, *args, **more)

@@ -145,7 +145,7 @@ def test_what_all_crews_share_is_written_late_and_twenty_a_second(
 
     since = control_plane.audit_position()
     team.store.kill()
-    team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is looked at, while the store is away
+    team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is reconciled while the store is away
     hold(7, lambda: not audit_writes(since, user=OPERATOR), "what may pass in a moment is written at once")
     machine.until(lambda: reasons() == {"StoreUnavailable"}, within=SOON, what="all crews say so")
     in_turns(audit_writes(since, user=OPERATOR))
@@ -184,7 +184,7 @@ def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_w
     hold(8, lambda: not audit_writes(since, user=OPERATOR), "a restart writes")
 
     team.store.kill()
-    team.kubectl("annotate", "crew", "echo", "look=1")  # so that one is looked at while the store is away
+    team.kubectl("annotate", "crew", "echo", "look=1")  # so that one is reconciled while the store is away
     hold(2, lambda: True, "")
     team.store.start()  # with the policy of its command line
     machine.until(

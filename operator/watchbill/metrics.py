@@ -247,10 +247,12 @@ HEARTBEATS_MISSED: Final = Counter(
 
 # ---------------------------------------------------------------- the operator: of the whole process, none by crew
 
-RECONCILES: Final = Counter("watchbill_operator_reconciles", "Looks at a crew", ["result"])
+RECONCILES: Final = Counter("watchbill_operator_reconciles", "Reconciliations of a crew", ["result"])
 """result: ok, again (something is expected to change by itself), failed (tried again with growing pauses)."""
-RECONCILE_SECONDS: Final = Histogram("watchbill_operator_reconcile_seconds", "Time of one look", buckets=_SECONDS)
-WORKQUEUE_DEPTH: Final = Gauge("watchbill_operator_workqueue_depth", "Crews that wait for a look")
+RECONCILE_SECONDS: Final = Histogram(
+    "watchbill_operator_reconcile_seconds", "Duration of a reconciliation", buckets=_SECONDS
+)
+WORKQUEUE_DEPTH: Final = Gauge("watchbill_operator_workqueue_depth", "Crews that wait to be reconciled")
 SCALE_DECISIONS: Final = Counter("watchbill_operator_scale_decisions", "Changes of a crew's worker count", ["reason"])
 """reason: as in plan/replicas.py: scale-up, idle, bounds, external."""
 STATUS_WRITES: Final = Counter("watchbill_operator_status_writes", "Statuses written to the API server", ["kind"])

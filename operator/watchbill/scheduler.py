@@ -114,7 +114,7 @@ class Scheduler:
 
         Waits for the store while it is away. Raises InvalidInput when it could never fire, CrewGone.
         """
-        await self._tell_of_former(keys, uid, heartbeat)
+        await self._report_former_missed(keys, uid, heartbeat)
         state = await outages.persist(lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock()))
         timed = _Timed(keys, state, state.next or schedule.EPOCH)
         known = self._timed.get(timed.id)
@@ -179,7 +179,7 @@ class Scheduler:
         if agenda.ready is not None:
             timed.trying = agenda.ready
         if agenda.missed:
-            return await self._tell(timed, agenda.missed, agenda.more, agenda.following)
+            return await self._report_missed(timed, agenda.missed, agenda.more, agenda.following)
         return agenda.ready is not None and await self._fire(timed, agenda.ready)
 
     async def _fire(self, timed: _Timed, slot: datetime) -> bool:
@@ -208,7 +208,7 @@ class Scheduler:
             return True
         except (Conflict, InvalidInput) as error:
             timed.reason = str(error)
-            return await self._tell(timed, (slot,), False, following)
+            return await self._report_missed(timed, (slot,), False, following)
         match outcome:
             case "fired" | "already":
                 if outcome == "fired":
@@ -226,7 +226,9 @@ class Scheduler:
                 return self._end(timed, outcome)
         return True
 
-    async def _tell(self, timed: _Timed, missed: tuple[datetime, ...], more: bool, following: datetime) -> bool:
+    async def _report_missed(
+        self, timed: _Timed, missed: tuple[datetime, ...], more: bool, following: datetime
+    ) -> bool:
         message = _missed_message(timed.state.name, missed, more, timed.reason)
         outcome, stored = await heartbeats.miss(
             self._client,
@@ -245,7 +247,7 @@ class Scheduler:
         timed.go_on(stored)
         return True
 
-    async def _tell_of_former(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
+    async def _report_former_missed(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
         """What was missed under a spec that is about to be replaced; nobody can tell it later."""
         former = await outages.persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
         if former is None or former.uid != uid or former.generation == heartbeats.generation(heartbeat.spec):
@@ -259,7 +261,7 @@ class Scheduler:
                 return
             while timed.next <= now:
                 missed, more = schedule.due(former.schedule, timed.next - schedule.TICK, now)
-                if not await outages.persist(partial(self._tell, timed, missed, more, following)):
+                if not await outages.persist(partial(self._report_missed, timed, missed, more, following)):
                     return
 
     def _end(self, timed: _Timed, outcome: str) -> bool:

@@ -89,7 +89,7 @@ def test_a_late_deletion_of_a_former_object_does_not_remove_the_new_one():
     assert ECHO in cache.crews
 
 
-def test_a_deleted_crew_is_looked_at_even_if_it_was_not_known():
+def test_a_deleted_crew_is_reconciled_even_if_it_was_not_known():
     assert Cache().take("crews", "DELETED", crew(6)) == {ECHO}
 
 

@@ -1,4 +1,4 @@
-"""What the operator's metrics say of queues: what its looks read anyway, and the rest at a scrape, when it is old."""
+"""What the operator's metrics say of queues: what reconciling reads anyway, and old figures read anew at a scrape."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ async def store(private_redis: PrivateRedis) -> AsyncIterator[tuple[redis.asynci
         yield client, stored, running
 
 
-async def kept(stored: Stored, name: str) -> CrewKeys:
-    """A look at the crew, as the reconciler does it."""
+async def synced(stored: Stored, name: str) -> CrewKeys:
+    """The crew, once it is stored as the reconciler stores it."""
     seen = {"metadata": {"uid": f"uid-of-{name}", "generation": 1}}
     definition = CrewDefinition(name=name, agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
-    assert await stored.keep(("team", name), seen, definition, [])
+    assert await stored.sync(("team", name), seen, definition, [])
     return CrewKeys("team", name)
 
 
@@ -68,12 +68,14 @@ async def evalshas(client: redis.asyncio.Redis) -> int:
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-async def test_a_look_shows_what_it_read_and_a_removed_crew_is_shown_no_more(private_redis: PrivateRedis) -> None:
+async def test_reconciling_shows_what_it_read_and_a_removed_crew_is_shown_no_more(
+    private_redis: PrivateRedis,
+) -> None:
     async with store(private_redis) as (client, stored, _):
-        keys = await kept(stored, "busy")
+        keys = await synced(stored, "busy")
         assert shown("team/busy") is None, "it never had anything to do"
         await give(client, keys, "t1", "t2")
-        await kept(stored, "busy")
+        await synced(stored, "busy")
         assert shown("team/busy") == 2
         await stored.remove(("team", "busy"), "uid-of-busy")
         assert shown("team/busy") is None
@@ -83,10 +85,10 @@ async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_th
     private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with store(private_redis) as (client, stored, running):
-        crews = [await kept(stored, f"c{i}") for i in range(30)]
+        crews = [await synced(stored, f"c{i}") for i in range(30)]
         for keys in crews[:3]:
             await give(client, keys, "t1")
-            await kept(stored, keys.crew.partition("/")[2])
+            await synced(stored, keys.crew.partition("/")[2])
         await give(client, crews[0], "t2")
         await client.config_resetstat()
         await running.observe()

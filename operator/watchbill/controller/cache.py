@@ -111,7 +111,7 @@ class Cache:
         }
 
     def take(self, plural: str, kind: str, obj: Object) -> set[Key]:
-        """One event of the watch, or an answer to a write. Returns the crews that are to be looked at."""
+        """One event of the watch, or an answer to a write. Returns the crews that are to be reconciled."""
         index = self._kinds[plural]
         key = _key(obj)
         if kind == "DELETED":

@@ -29,10 +29,10 @@ from watchbill.store import figures
 
 logger = logging.getLogger("watchbill.operator")
 
-LOOKS_AT_ONCE: Final = 16
+RECONCILES_AT_ONCE: Final = 16
 FIGURES_SECONDS: Final = 10.0
-"""How old the figures of a crew with work may be that a scrape shows. Those of active crews are newer: every look
-reads them. An idle crew costs a scrape nothing; work that comes has it looked at."""
+"""How old the figures of a crew with work may be that a scrape shows. Every reconciliation reads them anew. An idle
+crew costs a scrape nothing; work that comes has it reconciled."""
 START_SECONDS: Final = 2.0
 LEFT_OUT_SECONDS: Final = 60.0
 """When a namespace that could not be listed is tried again."""
@@ -42,7 +42,7 @@ SILENCE_SECONDS: Final = 5.0
 _SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": names.WORKER_SELECTOR}
 
 
-class _Ears(redis.asyncio.client.PubSub):
+class _Subscription(redis.asyncio.client.PubSub):
     """A subscription that tells when it begins anew: whatever was said while it was broken was said to nobody."""
 
     connected: Callable[[], None]
@@ -81,7 +81,7 @@ class Operator:
         self._stopping.set()
 
     async def observe(self) -> None:
-        """For the metrics: the figures of crews that have something to show and weren't looked at lately."""
+        """For the metrics: reads the figures of crews that have something to show and were not reconciled lately."""
         if self.is_ready:
             crews = [names.CrewKeys(*crew.split("/", 1)) for crew in metrics.QUEUES.due(FIGURES_SECONDS)]
             async for crew, found in figures.each(self._client, crews):
@@ -101,7 +101,7 @@ class Operator:
                     return
                 self._make(scheduler, owner=f"{self._settings.installation}@{starting.result()}")
                 stack.callback(self._statuses.turns.close)
-                watch = Watch(self._namespaces, self._take, self._list_now.set, self._break)
+                watch = Watch(self._namespaces, self._on_event, self._list_now.set, self._break)
                 watch.start()
                 stack.push_async_callback(watch.stop)
                 await scheduler.start()
@@ -113,13 +113,13 @@ class Operator:
     def _make(self, scheduler: Heartbeats, owner: str) -> None:
         self._stored = Stored(self._client, scheduler, owner)
         self._statuses = Statuses(self._kubernetes, self._cache, self._add)
-        self._eviction = Eviction(self._client, self._look_at_all)
+        self._eviction = Eviction(self._client, self._enqueue_all)
         self._reconciler = Reconciler(
             self._kubernetes,
             self._cache,
             self._stored,
             self._statuses,
-            StoreGate(self._store_is_back),
+            StoreGate(self._on_store_back),
             self._eviction,
             workers=manifests.Defaults(
                 image=self._settings.worker_image,
@@ -127,12 +127,12 @@ class Operator:
                 allow_modules=",".join(self._settings.allowed_modules),
             ),
         )
-        self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.look, metrics.WORKQUEUE_DEPTH.set)
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.reconcile, metrics.WORKQUEUE_DEPTH.set)
 
     async def _work(self, stopped: asyncio.Future[Any]) -> None:
         work = [
             background.start("resync", self._resync),
-            background.start("wake-ups", self._hear),
+            background.start("wake-ups", self._listen),
             background.start("eviction", self._eviction.run),
         ]
         ends = [stopped, self._broken, *work]
@@ -183,9 +183,9 @@ class Operator:
         finally:
             self._cache.listed()
         self._unlisted = unlisted
-        self._look_at_all()
+        self._enqueue_all()
 
-    def _take(self, plural: str, kind: str, obj: Object) -> None:
+    def _on_event(self, plural: str, kind: str, obj: Object) -> None:
         """One event of the watch. A hint: what is lost, the next listing finds."""
         for key in self._cache.take(plural, kind, obj):
             self._queue.add(key)
@@ -197,8 +197,8 @@ class Operator:
     # ------------------------------------------------------------ beside it
 
     async def _resync(self) -> None:
-        """Lists anew, looks at everything, and sweeps up crews that went while nobody watched."""
-        looks: asyncio.Task[None] | None = None
+        """Lists anew, has every crew reconciled, and sweeps up crews that went while nobody watched."""
+        reconciling: asyncio.Task[None] | None = None
         try:
             while True:
                 listed = False
@@ -208,10 +208,10 @@ class Operator:
                     listed = True
                 except WatchbillError as error:
                     logger.warning("can't list: %s", error)
-                if listed and looks is None:  # not before all that there is is known
+                if listed and reconciling is None:  # not before all that there is is known
                     await self._eviction.asked(START_SECONDS)
-                    looks = asyncio.create_task(self._queue.run(LOOKS_AT_ONCE), name="reconcile")
-                    looks.add_done_callback(self._looks_ended)
+                    reconciling = asyncio.create_task(self._queue.run(RECONCILES_AT_ONCE), name="reconcile")
+                    reconciling.add_done_callback(self._on_reconcile_ended)
                     self.is_ready = True
                 if listed:  # never a sweep after a listing that failed
                     await self._sweep()
@@ -220,17 +220,17 @@ class Operator:
                     async with asyncio.timeout(min(pause, self._settings.resync_seconds)):
                         await self._list_now.wait()
                 except TimeoutError:
-                    self._reconciler.doubt()
+                    self._reconciler.invalidate()
         finally:
-            if looks is not None:
-                await _end(looks)
+            if reconciling is not None:
+                await _end(reconciling)
 
-    def _looks_ended(self, looks: asyncio.Task[None]) -> None:
-        if not looks.cancelled():
-            self._break(f"the work queue ended: {looks.exception()!r}")
+    def _on_reconcile_ended(self, reconciling: asyncio.Task[None]) -> None:
+        if not reconciling.cancelled():
+            self._break(f"the work queue ended: {reconciling.exception()!r}")
 
     async def _sweep(self) -> None:
-        """Has a look at what this operator stored for crews that are no more: that removes it."""
+        """Has every crew reconciled that this operator stored and that is no more: that removes it."""
         living = {key: str(crew["metadata"]["uid"]) for key, crew in self._cache.crews.items()}
         try:
             strays = await self._stored.strays(self._namespaces, living)
@@ -244,36 +244,36 @@ class Operator:
     def _add(self, key: Key) -> None:
         self._queue.add(key)
 
-    def _look_at_all(self) -> None:
+    def _enqueue_all(self) -> None:
         for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
             self._queue.add(key, later=True)
 
-    def _store_is_back(self) -> None:
+    def _on_store_back(self) -> None:
         self._eviction.ask_now()
-        self._look_at_all()
+        self._enqueue_all()
 
-    async def _hear(self) -> None:
+    async def _listen(self) -> None:
         """Work that arrives wakes its crew at once. A message that is lost: the resync finds the work."""
         while True:
-            ears = _Ears(self._client.connection_pool, ignore_subscribe_messages=True)
-            ears.connected = self._look_at_all
+            subscription = _Subscription(self._client.connection_pool, ignore_subscribe_messages=True)
+            subscription.connected = self._enqueue_all
             try:
-                await self._listen(ears)
+                await self._listen_once(subscription)
             finally:
-                await ears.aclose()  # type: ignore[no-untyped-call]
+                await subscription.aclose()  # type: ignore[no-untyped-call]
 
-    async def _listen(self, ears: _Ears) -> None:
+    async def _listen_once(self, subscription: _Subscription) -> None:
         """Returns when nothing comes from the other end: a connection may be dead without saying so."""
-        await outages.persist(lambda: ears.subscribe(names.WAKE_CHANNEL))
-        ears.heard_at = time.monotonic()
-        while (silent_for := time.monotonic() - ears.heard_at) < 2 * SILENCE_SECONDS:
+        await outages.persist(lambda: subscription.subscribe(names.WAKE_CHANNEL))
+        subscription.heard_at = time.monotonic()
+        while (silent_for := time.monotonic() - subscription.heard_at) < 2 * SILENCE_SECONDS:
             if silent_for >= SILENCE_SECONDS:
-                await outages.persist(ears.ping)
-            message = await outages.persist(lambda: ears.get_message(timeout=SILENCE_SECONDS))
+                await outages.persist(subscription.ping)
+            message = await outages.persist(lambda: subscription.get_message(timeout=SILENCE_SECONDS))
             if message is not None and message["type"] == "message":
                 namespace, _, name = str(message["data"]).partition("/")
                 if (namespace, name) in self._cache.crews:
-                    self._reconciler.woken((namespace, name))
+                    self._reconciler.reset_idle((namespace, name))
                     self._queue.add((namespace, name))
 
 

@@ -1,4 +1,4 @@
-"""One look at one crew: observe, plan, carry out."""
+"""Reconciles one crew: observe, plan, act, report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.statuses import Statuses
-from watchbill.controller.stored import Kept, Stored
+from watchbill.controller.stored import Stored, StoreState
 from watchbill.errors import Conflict, InvalidInput, RetryLater, UserActionRequired, WatchbillError
 from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi, Refused
 from watchbill.plan import crew as plan
@@ -32,19 +32,19 @@ from watchbill.store.definitions import Taken
 logger = logging.getLogger("watchbill.operator")
 
 AGAIN_SECONDS: Final = 5.0
-"""When something that others have to mend is looked at again."""
+"""After so long a crew is reconciled again whose trouble somebody else must mend."""
 ACTIVE_AGAIN_SECONDS: Final = 2.0
 DENIED_SECONDS: Final = 60.0
 """At most this long before something that was forbidden is tried again."""
 SECRET_SECONDS: Final = 60.0
 """How long a Secret that was there is taken to be there."""
 PROBE_SECONDS: Final = 1.0
-"""How often a store that is away is asked whether it is back: by one look, for all crews."""
+"""How often a store that is away is asked whether it is back: by one reconciliation, for all crews."""
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What is remembered of a crew between looks; all of it may be lost."""
+    """What is remembered of a crew between reconciliations; all of it may be lost."""
 
     idle_since: float | None = None
     refusal: tuple[int, str, str] | None = None
@@ -59,7 +59,7 @@ class _Memory:
 
 
 class StoreGate:
-    """Whether the store answers. While it doesn't, one look a second asks it, for all."""
+    """Knows whether the store answers. While it does not, one reconciliation a second asks it, for all crews."""
 
     def __init__(self, on_back: Callable[[], None]) -> None:
         self._on_back = on_back
@@ -121,30 +121,30 @@ class Reconciler:
         self._secrets: dict[tuple[str, str], tuple[bool, float]] = {}
         """(namespace, name) of Secrets with a store's URL → whether it was there, and until when that is believed."""
 
-    def doubt(self) -> None:
-        """What was stored or seen long ago may be gone: the next look makes sure."""
-        self._stored.doubt()
+    def invalidate(self) -> None:
+        """What was stored or seen long ago may be gone: the next reconciliation makes sure."""
+        self._stored.invalidate()
         self._secrets.clear()
         for memory in self._memories.values():
             memory.has_service_account = False
 
-    def woken(self, key: Key) -> None:
-        """Work has come to the crew, which may be done before anybody looks."""
+    def reset_idle(self, key: Key) -> None:
+        """Work has come to the crew, and may be done before the crew is reconciled."""
         if memory := self._memories.get(key):
             memory.idle_since = None
 
-    async def look(self, key: Key) -> float | None:
-        """Returns in how many seconds to look again. Raises RetryLater and the like: look again soon."""
+    async def reconcile(self, key: Key) -> float | None:
+        """Returns in how many seconds to reconcile again, or None. An error: reconcile again soon."""
         with metrics.RECONCILE_SECONDS.time():
             try:
-                again = await self._look(key)
+                again = await self._reconcile(key)
             except Exception:
                 metrics.RECONCILES.labels("failed").inc()
                 raise
         metrics.RECONCILES.labels("ok" if again is None else "again").inc()
         return again
 
-    async def _look(self, key: Key) -> float | None:
+    async def _reconcile(self, key: Key) -> float | None:
         seen = self._cache.crews.get(key)
         if seen is None and (found := await self._kubernetes.get("crews", *key)) is not None:
             # what is removed can't be brought back, so the API server is asked before
@@ -154,20 +154,20 @@ class Reconciler:
             return await self._remove(key, seen)
         memory = self._memories.setdefault(key, _Memory())
         crew, definition, fault = read(seen)
-        kept, store_error, fault = await self._keep(key, seen, definition, fault)
+        stored, store_error, fault = await self._sync_store(key, seen, definition, fault)
         if fault is not None and fault[0] is Reason.OWNER_CONFLICT:
             if memory.protested == seen["metadata"]["generation"]:
                 return AGAIN_SECONDS
             logger.warning("%s/%s: %s", *key, fault[1])
             memory.protested = seen["metadata"]["generation"]
-        elif kept is not None:
+        elif stored is not None:
             memory.protested = None
-        verdict = fault if kept is None and store_error is None else None
-        pauses = [await self._tell_heartbeats(key, kept, verdict)]
+        verdict = fault if stored is None and store_error is None else None
+        pauses = [await self._write_heartbeat_statuses(key, stored, verdict)]
         if crew is None:
-            pauses.append(await self._tell_unreadable(key, seen, fault))
+            pauses.append(await self._write_unreadable_status(key, seen, fault))
             return min((p for p in pauses if p is not None), default=None)
-        load = kept.load if kept else None
+        load = stored.load if stored else None
         observed = plan.Observed(
             crew=crew,
             namespace=key[0],
@@ -180,8 +180,8 @@ class Reconciler:
             load=load,
             store_error=store_error,
             idle_for=_idle_for(memory, load),
-            unavailable=kept.unavailable if kept else (),
-            agents_loaded=kept is None or kept.agents_loaded,
+            unavailable=stored.unavailable if stored else (),
+            agents_loaded=stored is None or stored.agents_loaded,
             fault=fault,
             refusal=memory.refusal[1:]
             if memory.refusal and memory.refusal[0] == seen["metadata"]["generation"]
@@ -207,20 +207,20 @@ class Reconciler:
         self._memories.pop(key, None)
         self._statuses.forget("crews", key)
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
-        again = await self._tell_heartbeats(key, None, (Reason.CREW_NOT_FOUND, message))
+        again = await self._write_heartbeat_statuses(key, None, (Reason.CREW_NOT_FOUND, message))
         await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None)
         return again
 
     # ------------------------------------------------------------ the store
 
-    async def _keep(
+    async def _sync_store(
         self, key: Key, seen: Object, definition: CrewDefinition | None, fault: plan.Fault | None
-    ) -> tuple[Kept | None, str | None, plan.Fault | None]:
+    ) -> tuple[StoreState | None, str | None, plan.Fault | None]:
         """(how the crew stands, why the store can't say, what is wrong with the crew)."""
         if not self._gate.may_ask():
             return None, self._gate.error, fault
         try:
-            kept = await self._stored.keep(key, seen, definition, self._cache.heartbeats.of(key))
+            stored = await self._stored.sync(key, seen, definition, self._cache.heartbeats.of(key))
         except Taken as error:
             fault = fault or (Reason.OWNER_CONFLICT, str(error))
         except InvalidInput as error:
@@ -237,7 +237,7 @@ class Reconciler:
             return None, self._gate.error, fault
         else:
             self._gate.answered()
-            return kept, None, fault
+            return stored, None, fault
         self._gate.answered()
         return None, None, fault
 
@@ -305,14 +305,16 @@ class Reconciler:
 
     # ------------------------------------------------------------ what is said
 
-    async def _tell_heartbeats(self, key: Key, kept: Kept | None, fault: plan.Fault | None) -> float | None:
+    async def _write_heartbeat_statuses(
+        self, key: Key, stored: StoreState | None, fault: plan.Fault | None
+    ) -> float | None:
         """`fault`: why nothing of the crew is stored. Without either nothing is known, and nothing said."""
         pauses = []
         for seen in self._cache.heartbeats.of(key):
             name = seen["metadata"]["name"]
-            state = kept.times.get(name) if kept else None
-            if kept is not None and name in kept.verdicts:
-                verdict = kept.verdicts[name]
+            state = stored.times.get(name) if stored else None
+            if stored is not None and name in stored.verdicts:
+                verdict = stored.verdicts[name]
             elif fault is not None:
                 verdict = _not_stored(key, fault)
             else:
@@ -323,7 +325,7 @@ class Reconciler:
             pauses.append(await self._statuses.write("heartbeats", seen, status, key, self._gate.down_for))
         return min((p for p in pauses if p is not None), default=None)
 
-    async def _tell_unreadable(self, key: Key, seen: Object, fault: plan.Fault | None) -> float | None:
+    async def _write_unreadable_status(self, key: Key, seen: Object, fault: plan.Fault | None) -> float | None:
         reason, message = fault or (Reason.INVALID_SPEC, "the spec can't be read")
         before, generation = seen.get("status") or {}, int(seen["metadata"]["generation"])
         conditions = stated(
@@ -332,13 +334,13 @@ class Reconciler:
             generation=generation,
             now=_now(),
         )
-        kept = {k: v for k, v in before.items() if k in ("replicas", "selector", *plan.FIGURES)}
-        status = {**kept, "observedGeneration": generation, "conditions": conditions}
+        unchanged = {k: v for k, v in before.items() if k in ("replicas", "selector", *plan.FIGURES)}
+        status = {**unchanged, "observedGeneration": generation, "conditions": conditions}
         return await self._statuses.write("crews", seen, status, key, self._gate.down_for)
 
 
 class Stale(RetryLater):
-    """The object has changed since it was seen: look again."""
+    """The object has changed since it was seen: reconcile again."""
 
 
 def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, plan.Fault | None]:

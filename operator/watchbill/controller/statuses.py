@@ -86,7 +86,7 @@ class Turns:
 
 
 class Statuses:
-    """One writer of statuses. `wake(crew)`: has the crew looked at."""
+    """One writer of statuses. `wake(crew)` has the crew reconciled."""
 
     def __init__(self, kubernetes: KubernetesApi, cache: Cache, wake: Callable[[Key], None]) -> None:
         self._kubernetes = kubernetes

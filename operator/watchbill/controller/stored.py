@@ -37,7 +37,7 @@ logger = logging.getLogger("watchbill.operator")
 T = TypeVar("T")
 
 SCHEDULER_SECONDS: Final = 10.0
-"""The scheduler waits for the store; we don't, because other crews are to be told that it is away."""
+"""The scheduler waits for the store; we don't, because the statuses of other crews must say that it is away."""
 PARKED_SECONDS: Final = 10.0
 """How often it is read which agents' tasks are parked."""
 
@@ -52,7 +52,7 @@ class Heartbeats(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoreState:
     """A crew as the store has it."""
 
     load: replicas.Load
@@ -68,7 +68,7 @@ class Kept:
 
 @dataclass(slots=True)
 class _Memory:
-    """What is remembered of a crew between looks; all of it may be lost."""
+    """What is remembered of a crew between reconciliations; all of it may be lost."""
 
     applied: str = ""
     """What was last stored: uid, generation and heartbeats."""
@@ -86,14 +86,14 @@ class Stored:
         self._owner = owner
         self._memories: dict[Key, _Memory] = {}
 
-    def doubt(self) -> None:
-        """What was stored long ago may be gone: the next look makes sure."""
+    def invalidate(self) -> None:
+        """What was stored long ago may be gone: the next reconciliation makes sure."""
         for memory in self._memories.values():
             memory.applied = ""
 
-    async def keep(
+    async def sync(
         self, key: Key, seen: Mapping[str, Any], definition: CrewDefinition | None, beats: Sequence[Mapping[str, Any]]
-    ) -> Kept | None:
+    ) -> StoreState | None:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
         Without a definition (there is none that could run) what was stored before goes on. Raises StoreUnavailable,
@@ -127,7 +127,7 @@ class Stored:
         metrics.QUEUES.show(keys.crew, now)
         due_in = None if now.due_in_ms is None else now.due_in_ms / 1000
         states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
-        return Kept(
+        return StoreState(
             load=replicas.Load(now.waiting, now.running, due_in),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
@@ -155,7 +155,7 @@ class Stored:
     async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
         """What we stored for crews that are no more, or did not remove to the end.
 
-        `namespaces`: those to look at, none: all. `living`: crew → uid.
+        `namespaces`: the ones to search; none: all. `living`: crew → uid.
         """
         found: list[Key] = []
         for tenant in sorted(map(str, await self._client.smembers(names.crew_tenants()))):

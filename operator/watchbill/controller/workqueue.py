@@ -1,11 +1,10 @@
-"""Keys that need a look: each once however often it was added, one look at a key at a time, many keys at once.
+"""A queue of keys to reconcile: a key waits once however often it was added, and is never reconciled twice at a time.
 
-What is asked for goes before what is looked at only to make sure, or a crew with new work would wait for all others.
+What is asked for goes before what is reconciled only to make sure, or a crew with new work would wait for all others.
+A reconciliation that fails is repeated with growing, jittered pauses; one that returns seconds, after them.
 
-Not asyncio's queues, because: they hold a key as often as it was added, and give it out while somebody looks at it. Not
-kopf's, because: they hold events of one object, and most looks here are asked for by the store, or by time.
-
-A look that fails is repeated with growing, jittered pauses; one that returns seconds is repeated after them.
+Not asyncio's queues, because: they hold a key as often as it was added, and give it out while it is reconciled. Not
+kopf's, because: they hold events of one object, and most reconciliations are asked for by the store, or by time.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ K = TypeVar("K", bound=Hashable)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 _SAID = 3
-"""From so many failures in a row on, people are told."""
+"""From so many failures in a row on, the log message is a warning."""
 
 
 class WorkQueue(Generic[K]):
-    """`look(key)` returns in how many seconds to look again, or None."""
+    """`reconcile(key)` returns in how many seconds to reconcile the key again, or None."""
 
     def __init__(
-        self, look: Callable[[K], Awaitable[float | None]], on_depth: Callable[[int], object] = lambda _: None
+        self, reconcile: Callable[[K], Awaitable[float | None]], on_depth: Callable[[int], object] = lambda _: None
     ) -> None:
         """`on_depth` is told how many keys wait."""
-        self._look = look
+        self._reconcile = reconcile
         self._on_depth = on_depth
         self._soon: dict[K, None] = {}
         self._later: dict[K, None] = {}
@@ -42,12 +41,12 @@ class WorkQueue(Generic[K]):
         """As many as wait."""
         self._busy: set[K] = set()
         self._again: dict[K, bool] = {}
-        """Added while they were looked at → whether for later."""
+        """Keys that were added while they were reconciled → whether for later."""
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
 
     def add(self, key: K, *, later: bool = False) -> None:
-        """Looks at the key as soon as possible, or (`later`) when nothing else is to be done."""
+        """Reconciles the key as soon as possible, or (`later`) when nothing else is to be done."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
@@ -58,10 +57,10 @@ class WorkQueue(Generic[K]):
         elif key not in self._soon and key not in self._later:
             (self._later if later else self._soon)[key] = None
             self._waiting.release()
-            self._tell()
+            self._report_depth()
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Looks at the key then, or sooner if something else asks for it."""
+        """Reconciles the key then, or sooner if something else asks for it."""
         if key in self._soon or key in self._later or key in self._again:
             return
         if timer := self._timers.pop(key, None):
@@ -84,11 +83,11 @@ class WorkQueue(Generic[K]):
             lane = self._soon or self._later
             key = next(iter(lane))
             del lane[key]
-            self._tell()
+            self._report_depth()
             self._busy.add(key)
             after: float | None
             try:
-                after = await self._look(key)
+                after = await self._reconcile(key)
                 self._failures.pop(key, None)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
@@ -103,5 +102,5 @@ class WorkQueue(Generic[K]):
             elif after is not None:
                 self.add_after(key, after)
 
-    def _tell(self) -> None:
+    def _report_depth(self) -> None:
         self._on_depth(len(self._soon) + len(self._later))

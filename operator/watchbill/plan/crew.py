@@ -81,7 +81,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, in this order, and when to look again."""
+    """What is to be done, in this order, and when to reconcile again."""
 
     revision: str
     """Of the template that is wanted."""
@@ -150,7 +150,8 @@ def project(deployment: Mapping[str, Any]) -> Child:
         created=metadata.get("creationTimestamp") or "",
         replicas=spec.get("replicas", 1),
         ready=status.get("readyReplicas") or 0,
-        trouble=_told(conditions.get("ReplicaFailure"), "True") or _told(conditions.get("Progressing"), "False"),
+        trouble=_message_if(conditions.get("ReplicaFailure"), "True")
+        or _message_if(conditions.get("Progressing"), "False"),
         unavailable_since=_since(conditions.get("Available")),
         content=json.dumps(_compared(deployment)),
     )
@@ -246,7 +247,7 @@ def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
     return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
 
 
-def _told(condition: Mapping[str, Any] | None, status: str) -> str:
+def _message_if(condition: Mapping[str, Any] | None, status: str) -> str:
     if condition is None or condition["status"] != status:
         return ""
     # Each attempt is a pod of another name, and would be another message.
