@@ -1,4 +1,4 @@
-"""README's blocks work: its files are written, its shell blocks run in order, as a newcomer would.
+"""The blocks of README and docs/usage.md work: files are written, shell blocks run in order, as a newcomer would.
 
 Blocks of make are run by .ci/run, and need a clone: here it is checked that they are the same commands.
 """
@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(sh|yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks() -> list[tuple[str, str]]:
-    return BLOCK.findall((ROOT / "README.md").read_text())
+def blocks(page: str = "README.md") -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / page).read_text())
 
 
 def test_every_make_command_of_the_readme_is_a_target_and_is_run_by_ci() -> None:
@@ -42,7 +42,7 @@ def test_the_quickstart_works_as_it_is_written(tmp_path: Path) -> None:
     environment["PATH"] = f"{activated}:{environment['PATH']}"
     assert shutil.which("watchbill", path=environment["PATH"])
     outputs = []
-    for kind, text in blocks():
+    for kind, text in [*blocks(), *blocks("docs/usage.md")]:
         named = re.match(r"# (\S+\.(?:yaml|py))\n", text)
         if named:
             (tmp_path / named[1]).write_text(text)
@@ -64,10 +64,3 @@ def test_the_quickstart_works_as_it_is_written(tmp_path: Path) -> None:
     assert "task_completed" in looked
     assert "completed" in from_python
     assert "rest" in from_python
-
-
-def test_every_file_that_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
-
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -18,8 +18,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "client.md"
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
 SLOW = re.compile(r"^Executing .* took \d+\.\d+ seconds\n", re.MULTILINE)
 """What asyncio's debug mode says of a step that took 0.1 s, which is the machine's doing."""
-README = DOCS.parents[1] / "README.md"
-[REMINDER] = re.findall(r"^```yaml\n# reminder.yaml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+USAGE = DOCS.parent / "usage.md"
+[REMINDER] = re.findall(r"^```yaml\n# reminder.yaml\n(.*?)^```$", USAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
