@@ -1,4 +1,4 @@
-"""What metrics show of queues, and that the page that explains them leaves none out."""
+"""What metrics show of queues, and that the pages that list and explain them leave none out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from watchbill.store.figures import Figures, OfClass
 
 pytestmark = pytest.mark.pure
 
-DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[1] / "docs"
 IDLE = Figures()
 BUSY = Figures(
     waiting=3,
@@ -127,18 +127,29 @@ def test_those_that_were_read_first_are_due_first_and_what_is_gone_is_not_shown(
     assert {labels[1] for labels in page(queues)} == {"a"}
 
 
-def test_the_page_explains_every_metric_and_no_other() -> None:
+def exported() -> set[str]:
     metrics.QUEUES.show("test/docs", BUSY)
     try:
         families = {family.name: family.type for family in REGISTRY.collect() if family.name.startswith("watchbill_")}
     finally:
         metrics.QUEUES.forget("test/docs")
     suffix = {"counter": "_total", "info": "_info"}
-    exported = {name + suffix.get(kind, "") for name, kind in families.items()}
-    assert len(exported) > 25
-    assert set(re.findall(r"`(watchbill_\w+)`", DOCS.read_text())) == exported
-    alerts = set(re.findall(r"watchbill_[a-z_]+", DOCS.read_text()))
-    assert alerts <= exported | {"watchbill_metrics"}
+    return {name + suffix.get(kind, "") for name, kind in families.items()}
+
+
+def test_the_reference_lists_every_metric_and_no_other() -> None:
+    assert len(exported()) > 25
+    assert set(re.findall(r"^\| `(\w+)`", (DOCS / "reference" / "metrics.md").read_text(), re.MULTILINE)) == exported()
+
+
+def test_the_page_says_how_to_read_every_metric_and_names_no_other() -> None:
+    text = (DOCS / "metrics.md").read_text()
+    groups = text.split("## How to read them\n")[1].split("\nLabels are")[0]
+    beginnings = tuple(re.findall(r"`(watchbill_\w+)…?`", groups))
+
+    assert {name for name in exported() if not name.startswith(beginnings)} == set()
+    assert {b for b in beginnings if not any(name.startswith(b) for name in exported())} == set()
+    assert set(re.findall(r"watchbill_[a-z_]+(?!…|[a-z_])", text)) <= exported()
 
 
 def test_many_times_at_once_are_counted_as_one_by_one() -> None:
