@@ -1,17 +1,16 @@
-"""Fires heartbeats. APScheduler keeps the time; which slots there are is plan/schedule's, firing once is the store's.
+"""Fires heartbeats. APScheduler runs the timers, plan/schedule computes the slots, the store fires each slot once.
 
 Any number of schedulers may run over one store, without a leader, if their clocks agree to within GRACE. A slot is
-fired when it is due or, where the store is away or the queue full, as soon as they allow, until the next slot is due:
-then it is missed. So is one that nobody was there to find within GRACE. What is missed is not made up, but told: on the
-crew's feed, in a metric, in the log. A suspended heartbeat misses nothing.
+fired when it is due. While the store is away or the queue is full, it is tried again until the next slot is due; then
+it is missed. A slot that no scheduler found within GRACE is missed too. A missed slot is never fired later, but it is
+reported: on the crew's feed, in a metric, in the log. A suspended heartbeat misses nothing.
 
-May not know what is done with the work, nor where heartbeats are written down.
+This module may not know what is done with the work, nor how the store keeps heartbeats.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +22,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from watchbill import metrics
 from watchbill.api import Heartbeat
+from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound
 from watchbill.loggers import Logger
@@ -33,19 +33,15 @@ from watchbill.store import definitions, heartbeats
 logger = Logger("watchbill.scheduler")
 
 GRACE: Final = timedelta(seconds=30)
-"""A slot that is found this late is still fired: a restart, or another scheduler's clock, may be between."""
-LOOK_AGAIN: Final = timedelta(seconds=30)
-"""At most this long without a look at the clock: it may have been set, or the machine have slept."""
+"""A slot that is found this late is still fired: after a restart, or by a scheduler whose clock is behind."""
+CHECK_CLOCK: Final = timedelta(seconds=30)
+"""How often the clock is read at least: it may have been set, or the machine may have slept."""
 FULL_AGAIN_SECONDS: Final = 0.5
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
 
 _NOBODY: Final = "no scheduler was running"
 _AWAY: Final = "the store was away"
 _FULL: Final = "the crew's queue was full"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the shell's clock, unless it is given another
 
 
 @dataclass(slots=True, eq=False)
@@ -55,11 +51,11 @@ class _Timed:
     keys: CrewKeys
     state: heartbeats.State
     next: datetime
-    """The first slot that is not dealt with, as far as we know."""
+    """The first slot that was neither fired nor missed, as far as this process knows."""
     trying: datetime | None = None
-    """The slot that was found in time, and that we try to fire until the next one is due."""
+    """The slot that was found in time, and is tried until the next one is due."""
     reason: str = _NOBODY
-    """Why a slot that is missed now was missed."""
+    """The reason that is given for a slot that is missed now."""
     work: asyncio.Task[None] | None = None
 
     @property
@@ -71,21 +67,21 @@ class _Timed:
 
 
 class _SlotTrigger(BaseTrigger):  # type: ignore[misc]
-    """Wakes at the next slot by our clock. Never too early for long: whoever is woken looks what is due."""
+    """Wakes at the next slot by our clock, or a little early: the job that is woken computes what is due."""
 
-    def __init__(self, timed: _Timed, clock: Callable[[], datetime]) -> None:
+    def __init__(self, timed: _Timed, clock: Clock) -> None:
         self._schedule = timed.state.schedule
         self._clock = clock
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        at = self._clock()
-        return now + min(schedule.next_slot(self._schedule, at) - at, LOOK_AGAIN)
+        at = self._clock.now()
+        return now + min(schedule.next_slot(self._schedule, at) - at, CHECK_CLOCK)
 
 
 class Scheduler:
-    """The heartbeats of any number of crews in one store. `clock` gives the time, aware."""
+    """The heartbeats of any number of crews in one store."""
 
-    def __init__(self, client: redis.asyncio.Redis, *, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(self, client: redis.asyncio.Redis, clock: Clock = SYSTEM) -> None:
         self._client = client
         self._clock = clock
         self._timed: dict[str, _Timed] = {}
@@ -93,7 +89,7 @@ class Scheduler:
         self._timers: AsyncIOScheduler | None = None
 
     async def start(self) -> None:
-        """Begins to fire, with what is due already."""
+        """Begins to fire, first the slots that are due already."""
         if self._timers is None:
             self._timers = AsyncIOScheduler(timezone=UTC)
             self._timers.start()
@@ -101,36 +97,39 @@ class Scheduler:
                 self._arm(timed)
 
     async def stop(self) -> None:
-        """Ends firing. A slot that is being fired is fired or not, and whoever comes next knows which."""
+        """Ends firing. A slot that was being fired may have been fired or not; the store knows which."""
         if self._timers is not None:
             self._timers.shutdown(wait=False)
             self._timers = None
-            await asyncio.sleep(0)  # it shuts down in a callback of the loop
+            await asyncio.sleep(0)  # APScheduler shuts down in a callback of the loop
         for timed in self._timed.values():
             await _cancel(timed)
 
     async def add(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
-        """Stores the heartbeat and fires it from now on. One that is known takes up its new spec; adding twice is fine.
+        """Stores the heartbeat and fires it from now on; a heartbeat that is known gets its new spec.
 
-        Waits for the store while it is away. Raises InvalidInput when it could never fire, CrewGone.
+        It may be called again with the same heartbeat, and waits while the store is away. Raises InvalidInput when the
+        heartbeat could never fire, CrewGone.
         """
         await self._report_former_missed(keys, uid, heartbeat)
-        state = await outages.persist(lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock()))
+        state = await outages.persist(
+            lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock.now())
+        )
         timed = _Timed(keys, state, state.next or schedule.EPOCH)
         known = self._timed.get(timed.id)
         if known and known.state.uid == state.uid and known.state.generation == state.generation:
             return
         await self._drop(timed.id)
-        if state.next is not None:  # else it is suspended
+        if state.next is not None:  # it is not suspended
             self._timed[timed.id] = timed
             self._arm(timed)
 
     async def remove(self, keys: CrewKeys, uid: str, name: str) -> None:
-        """The heartbeat fires no more, here or anywhere."""
+        """Removes the heartbeat from the store: no scheduler fires it any more."""
         await self._drop(f"{keys.crew}/{name}")
         await outages.persist(lambda: heartbeats.remove(self._client, keys, uid, name))
 
-    # ------------------------------------------------------------ within
+    # ------------------------------------------------------------ timers
 
     def _arm(self, timed: _Timed) -> None:
         if self._timers is None:
@@ -142,7 +141,7 @@ class Scheduler:
             id=timed.id,
             replace_existing=True,
             coalesce=True,
-            misfire_grace_time=None,  # how late is too late is plan/schedule's to say
+            misfire_grace_time=None,  # plan/schedule decides what is too late
         )
         self._begin(timed)
 
@@ -150,7 +149,7 @@ class Scheduler:
         self._begin(timed)
 
     def _begin(self, timed: _Timed) -> None:
-        # In a task of our own, because APScheduler logs a job that is cancelled as one that failed.
+        # A task of our own, because APScheduler logs a job that is cancelled as one that failed.
         if timed.work is None or timed.work.done():
             timed.work = asyncio.create_task(self._work(timed), name=f"heartbeat {timed.id}")
 
@@ -164,18 +163,23 @@ class Scheduler:
             self._timers.remove_job(timed.id)
 
     async def _work(self, timed: _Timed) -> None:
-        def away(_: float) -> None:
+        def on_wait(_: float) -> None:
             timed.reason = _AWAY
 
         try:
-            while await outages.persist(lambda: self._step(timed), on_wait=away):
+            while await outages.persist(lambda: self._step(timed), on_wait=on_wait):
                 pass
         except Exception:
-            logger.exception("heartbeat %s: failed, tried again within %d s", timed.id, LOOK_AGAIN.total_seconds())
+            logger.exception(
+                "heartbeat %s: firing failed, and is tried again within %d s", timed.id, CHECK_CLOCK.total_seconds()
+            )
+
+    # ------------------------------------------------------------ slots
 
     async def _step(self, timed: _Timed) -> bool:
-        """Deals with the oldest of what is due. False when nothing is left."""
-        agenda = schedule.agenda(timed.state.schedule, timed.next, self._clock(), grace=GRACE, trying=timed.trying)
+        """Fires or reports the oldest slots that are due. False: no slot is due any more."""
+        now = self._clock.now()
+        agenda = schedule.agenda(timed.state.schedule, timed.next, now, grace=GRACE, trying=timed.trying)
         if agenda.ready is not None:
             timed.trying = agenda.ready
         if agenda.missed:
@@ -195,16 +199,16 @@ class Scheduler:
                 self._definitions[crew],
                 slot=slot,
                 following=following,
-                now=self._clock(),
+                now=self._clock.now(),
             )
         except NotFound:
             return self._end(timed, "gone")
         except NewerRecord as error:
             self._definitions.pop(crew, None)
             if timed.reason != str(error):
-                logger.error("heartbeat %s: trying until the next slot is due: %s", timed.id, error)
+                logger.error("heartbeat %s: the slot is tried until the next one is due: %s", timed.id, error)
             timed.reason = str(error)
-            await asyncio.sleep(UNREADABLE_AGAIN_SECONDS)
+            await self._clock.sleep(UNREADABLE_AGAIN_SECONDS)
             return True
         except (Conflict, InvalidInput) as error:
             timed.reason = str(error)
@@ -219,9 +223,11 @@ class Scheduler:
                 del self._definitions[crew]
             case "full":
                 if timed.reason != _FULL:
-                    logger.warning("heartbeat %s: the queue is full, trying until the next slot is due", timed.id)
+                    logger.warning(
+                        "heartbeat %s: the queue is full; the slot is tried until the next one is due", timed.id
+                    )
                 timed.reason = _FULL
-                await asyncio.sleep(FULL_AGAIN_SECONDS)
+                await self._clock.sleep(FULL_AGAIN_SECONDS)
             case "stale" | "gone":
                 return self._end(timed, outcome)
         return True
@@ -248,12 +254,12 @@ class Scheduler:
         return True
 
     async def _report_former_missed(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
-        """What was missed under a spec that is about to be replaced; nobody can tell it later."""
+        """Reports what was missed under a spec that is about to be replaced, because it can't be computed later."""
         former = await outages.persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
         if former is None or former.uid != uid or former.generation == heartbeats.generation(heartbeat.spec):
             return
         if former.next is not None:
-            now = self._clock()
+            now = self._clock.now()
             timed = _Timed(keys, former, former.next)
             try:
                 following = schedule.next_slot(former.schedule, now)
@@ -269,10 +275,8 @@ class Scheduler:
             del self._timed[timed.id]
             self._disarm(timed)
             self._definitions.pop(timed.keys.crew, None)
-            why = (
-                "the crew was deleted or replaced" if outcome == "gone" else "it was changed or removed by someone else"
-            )
-            logger.warning("heartbeat %s: no longer fired here, %s", timed.id, why)
+            why = "the crew was deleted or replaced" if outcome == "gone" else "another process changed or removed it"
+            logger.warning("heartbeat %s: this process no longer fires it, because %s", timed.id, why)
         return False
 
 

@@ -267,7 +267,7 @@ class FakeModel:
 
 
 class FakeClock:
-    """A clock that stands still until it is moved: a `watchbill.clock.Clock` for tests. `clock()` is `clock.now()`."""
+    """A clock that stands still until it is moved: a `watchbill.clock.Clock` for tests."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         if start.tzinfo is None:
@@ -278,8 +278,6 @@ class FakeClock:
 
     def now(self) -> datetime:
         return self._now
-
-    __call__ = now
 
     def monotonic(self) -> float:
         """Seconds by which it was moved."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,6 +18,7 @@ import redis.asyncio
 
 from watchbill import connection, metrics, scheduler
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
+from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import CrewGone, InvalidInput, NewerRecord
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
@@ -76,6 +76,20 @@ class Crew:
     def counted(self, counter: Any, name: str = "hb") -> float:
         return float(counter.labels(self.keys.crew, name)._value.get())
 
+    async def tick(self, clock: FakeClock, name: str = "hb") -> None:
+        """Moves the clock by a second, to a slot, and returns when that is fired."""
+        slot = str(int(clock.advance(1).timestamp()))
+
+        async def is_fired() -> bool:
+            return slot in await self.fired(name)
+
+        await until(is_fired)
+
+    async def settled(self) -> None:
+        """Returns when this process has nothing left to fire or to report."""
+        prefix = f"heartbeat {self.keys.crew}/"
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith(prefix)))
+
     async def assert_complete(self) -> None:
         """Every slot since the first that was fired was fired once, or is counted as missed."""
         async with self.client.pipeline(transaction=True) as pipe:
@@ -88,9 +102,9 @@ class Crew:
 
     @asynccontextmanager
     async def scheduled(
-        self, *beats: Heartbeat, clock: Callable[[], datetime] | None = None, client: redis.asyncio.Redis | None = None
+        self, *beats: Heartbeat, clock: Clock = SYSTEM, client: redis.asyncio.Redis | None = None
     ) -> AsyncIterator[Scheduler]:
-        running = Scheduler(client or self.client, **({"clock": clock} if clock else {}))
+        running = Scheduler(client or self.client, clock)
         for heartbeat in beats:
             await running.add(self.keys, self.uid, heartbeat)
         await running.start()
@@ -118,8 +132,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks at the clock all the time, so that a fake one can be moved."""
-    monkeypatch.setattr(scheduler, "LOOK_AGAIN", timedelta(milliseconds=20))
+    """Reads the clock all the time, so that a fake one can be moved."""
+    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
 
 
 # ------------------------------------------------------------------ firing
@@ -192,21 +206,22 @@ async def test_of_three_processes_over_one_store_one_fires_each_slot(crew: Crew,
     await crew.assert_complete()
 
 
+@pytest.mark.usefixtures("restless")
 async def test_a_slot_of_a_crew_that_a_newer_version_defined_is_fired_once_it_can_be_read(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    crew: Crew, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduler, "UNREADABLE_AGAIN_SECONDS", 0.02)
     key = crew.keys.definition((await definitions.current(crew.client, crew.keys)).digest)
     readable = str(await crew.client.get(key))
     await crew.client.set(key, readable.replace("sequential", "loop"))
-
-    async def told() -> bool:
-        return "execution_mode" in caplog.text
-
-    async with crew.scheduled(beat(intervalSeconds=5)):
-        await until(told)
+    async with crew.scheduled(beat(schedule="0 * * * *"), clock=clock):
+        clock.advance(3600)
+        for _ in range(2):
+            await until(lambda: _is(clock.sleepers == [scheduler.UNREADABLE_AGAIN_SECONDS]))
+            clock.advance(scheduler.UNREADABLE_AGAIN_SECONDS)
+        await until(lambda: _is(clock.sleepers == [scheduler.UNREADABLE_AGAIN_SECONDS]))
         await crew.client.set(key, readable)
-        assert await until(crew.fired)
+        clock.advance(scheduler.UNREADABLE_AGAIN_SECONDS)
+        assert await until(crew.fired) == ["1795266000"]
     assert caplog.text.count("execution_mode") == 1
     assert "Traceback" not in caplog.text
 
@@ -222,17 +237,21 @@ async def test_a_heartbeat_of_a_newer_version_is_known_by_name_and_replaced(crew
         assert (await crew.state()).spec.interval_seconds == 1
 
 
-async def test_two_heartbeats_of_one_crew_fire_beside_each_other(crew: Crew) -> None:
-    async with crew.scheduled(beat(), beat("all", agent=None)):
-        await until(lambda: _at_least(crew, 2))
+@pytest.mark.usefixtures("restless")
+async def test_two_heartbeats_of_one_crew_fire_beside_each_other(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(beat(), beat("all", agent=None), clock=clock):
+        await crew.tick(clock)
         assert await until(lambda: crew.fired("all"))
+        await crew.tick(clock)
 
 
-async def test_one_that_is_added_while_running_fires(crew: Crew) -> None:
-    async with crew.scheduled() as running:
+@pytest.mark.usefixtures("restless")
+async def test_one_that_is_added_while_running_fires(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(clock=clock) as running:
         await running.add(crew.keys, crew.uid, beat())
         await running.add(crew.keys, crew.uid, beat())
-        await until(lambda: _at_least(crew, 2))
+        await crew.tick(clock)
+        await crew.tick(clock)
     await crew.assert_complete()
 
 
@@ -247,17 +266,21 @@ async def test_a_clock_that_is_set_forward_is_noticed(crew: Crew, clock: FakeClo
     assert await crew.told() == []
 
 
-async def test_after_stop_nothing_fires_and_nothing_is_left_running(crew: Crew) -> None:
-    async with crew.scheduled(beat()) as running:
-        await until(lambda: _at_least(crew, 1))
+@pytest.mark.usefixtures("restless")
+async def test_after_stop_nothing_fires_and_nothing_is_left_running(
+    crew: Crew, crew_name: str, clock: FakeClock
+) -> None:
+    other = await make_crew(crew.client, f"{crew_name}-other")
+    async with crew.scheduled(beat(), clock=clock) as running, other.scheduled(beat(), clock=clock):
+        await crew.tick(clock)
         await running.stop()
-        assert [task for task in asyncio.all_tasks() if "heartbeat" in task.get_name()] == []
+        assert [task for task in asyncio.all_tasks() if f"heartbeat {crew.keys.crew}/" in task.get_name()] == []
         before = await crew.fired()
-        second = int(time.time())
-        await until(lambda: _is(int(time.time()) > second + 1))
+        await other.tick(clock)  # so ours would have been fired, too
+        await other.tick(clock)
         assert await crew.fired() == before
         await running.start()
-        await until(lambda: _at_least(crew, len(before) + 1))
+        await crew.tick(clock)
     await crew.assert_complete()
 
 
@@ -271,10 +294,12 @@ async def test_slots_that_passed_while_nobody_was_there_are_told_and_not_fired(
         pass
     clock.advance(3600 + 45)
     caplog.set_level(logging.WARNING, "watchbill.scheduler")
-    message = "heartbeat 'hb' missed 6 slots, 2026-11-21T12:10:00Z to 2026-11-21T13:00:00Z: no scheduler was running"
     async with crew.scheduled(beat(schedule="*/10 * * * *"), clock=clock):
-        await until(lambda: _is(message in caplog.text))  # it is logged once the store has it
-    assert await crew.told() == [message]
+        told = await until(crew.told)
+        await crew.settled()
+    message = "heartbeat 'hb' missed 6 slots, 2026-11-21T12:10:00Z to 2026-11-21T13:00:00Z: no scheduler was running"
+    assert told == [message]
+    assert message in caplog.text
     assert await crew.fired() == []
     assert (await crew.state()).next == NOON + timedelta(hours=1, minutes=10)
     assert (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) == 6
@@ -286,10 +311,11 @@ async def test_a_long_absence_is_told_in_one_event(crew: Crew, clock: FakeClock)
     clock.advance(86_400 * 30)
     async with crew.scheduled(beat(), clock=clock):
         await until(crew.fired)
+        await crew.settled()
     assert await crew.told() == [
         "heartbeat 'hb' missed more than 100 slots, from 2026-11-21T12:00:01Z on: no scheduler was running"
     ]
-    assert await crew.fired() == [str(int(clock().timestamp()))], "the newest slot is not too late"
+    assert await crew.fired() == [str(int(clock.now().timestamp()))], "the newest slot is not too late"
 
 
 async def test_a_restart_over_a_slot_loses_nothing(crew: Crew, clock: FakeClock) -> None:
@@ -298,6 +324,7 @@ async def test_a_restart_over_a_slot_loses_nothing(crew: Crew, clock: FakeClock)
     clock.advance(30)  # twenty seconds past one
     async with crew.scheduled(beat(schedule="0 * * * *"), clock=clock):
         assert await until(crew.fired) == ["1795266000"]
+        await crew.settled()
     assert await crew.told() == []
 
 
@@ -307,31 +334,34 @@ async def test_schedulers_that_start_together_tell_of_missed_slots_once(
     async with crew.scheduled(beat(schedule="* * * * *"), clock=clock):
         pass
     clock.advance(600)
-    schedulers = [Scheduler(connection.connect(redis_url), clock=clock) for _ in range(5)]
+    schedulers = [Scheduler(connection.connect(redis_url), clock) for _ in range(5)]
     await asyncio.gather(*(s.add(crew.keys, crew.uid, beat(schedule="* * * * *")) for s in schedulers))
     await asyncio.gather(*(s.start() for s in schedulers))
     try:
         await until(crew.fired)
-        work = [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat")]
-        await asyncio.gather(*work)
+        await crew.settled()
     finally:
         for s in schedulers:
             await s.stop()
             await s._client.aclose()
     assert len(await crew.told()) == 1
-    assert await crew.fired() == [str(int(clock().timestamp()))]
+    assert await crew.fired() == [str(int(clock.now().timestamp()))]
     assert (await crew.state()).missed == 9
 
 
+@pytest.mark.usefixtures("restless")
 async def test_a_suspended_heartbeat_neither_fires_nor_misses(crew: Crew, clock: FakeClock) -> None:
-    async with crew.scheduled(beat(suspend=True), clock=clock):
+    awake = beat("awake", schedule="0 * * * *")
+    async with crew.scheduled(beat(suspend=True), awake, clock=clock):
         clock.advance(3600)
+        await until(lambda: crew.fired("awake"))
     async with crew.scheduled(beat(suspend=True), clock=clock):
-        pass
-    async with crew.scheduled(beat(), clock=clock) as running:
-        assert (await crew.state()).next == clock() + timedelta(seconds=1)
+        await crew.settled()
+    async with crew.scheduled(beat(), awake, clock=clock) as running:
+        assert (await crew.state()).next == clock.now() + timedelta(seconds=1)
         await running.add(crew.keys, crew.uid, beat(suspend=True))
         clock.advance(3600)
+        await until(lambda: _at_least(crew, 2, "awake"))
     assert await crew.fired() == []
     assert await crew.told() == []
 
@@ -362,20 +392,20 @@ async def test_a_slot_whose_id_is_taken_is_told(crew: Crew, clock: FakeClock) ->
     assert repr(taken) in told
 
 
-async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: Crew) -> None:
+@pytest.mark.usefixtures("restless")
+async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: Crew, clock: FakeClock) -> None:
     await definitions.apply(crew.client, crew.keys, definition(max_queued=1))
     await Queue(crew.client, crew.keys, crew.uid).submit([Submission("x", "a", "{}")], max_queued=1)
-
-    async def are_counted() -> bool:
-        return (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) > 0
-
-    async with crew.scheduled(beat()):
-        told = await until(crew.told)
-        assert re.fullmatch(r"heartbeat 'hb' missed the slot \S+Z: the crew's queue was full", told[0])
+    async with crew.scheduled(beat(), clock=clock):
+        for _ in range(2):
+            clock.advance(1)
+            await until(lambda: _is(clock.sleepers == [scheduler.FULL_AGAIN_SECONDS]))
+        assert await crew.told() == ["heartbeat 'hb' missed the slot 2026-11-21T12:00:01Z: the crew's queue was full"]
         assert await crew.fired() == []
         await definitions.apply(crew.client, crew.keys, definition(max_queued=1000))
-        await until(lambda: _at_least(crew, 2))
-        await until(are_counted)
+        clock.advance(scheduler.FULL_AGAIN_SECONDS)
+        assert await until(crew.fired) == [str(int(NOON.timestamp()) + 2)], "the slot is not too late yet"
+    assert (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) == 1
 
 
 async def test_each_slot_of_a_store_outage_is_fired_late_or_told(
@@ -400,7 +430,7 @@ async def test_each_slot_of_a_store_outage_is_fired_late_or_told(
 async def test_a_slot_is_fired_late_when_the_store_returns_before_the_next_one(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(scheduler, "LOOK_AGAIN", timedelta(milliseconds=20))
+    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
     server = await private_redis()
     async with connection.connected(server.url) as client:
         crew = await make_crew(client, crew_name)
@@ -418,40 +448,47 @@ async def test_a_slot_is_fired_late_when_the_store_returns_before_the_next_one(
 # ------------------------------------------------------------------ changes
 
 
-async def test_a_changed_spec_takes_the_place_of_the_former(crew: Crew) -> None:
-    async with crew.scheduled(beat(prompt="old")) as running:
-        await until(lambda: _at_least(crew, 1))
+@pytest.mark.usefixtures("restless")
+async def test_a_changed_spec_takes_the_place_of_the_former(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(beat(prompt="old"), clock=clock) as running:
+        await crew.tick(clock)
         await running.add(crew.keys, crew.uid, beat(prompt="new"))
-        count = len(await crew.fired())
-        fired = await until(lambda: _at_least(crew, count + 1))
+        await crew.tick(clock)
+        fired = await crew.fired()
     payload = await crew.client.hget(crew.keys.task(f"hb-hb-{fired[-1]}"), "payload")
     assert '"prompt":"new"' in str(payload)
     await crew.assert_complete()
 
 
+@pytest.mark.usefixtures("restless")
 async def test_a_removed_heartbeat_fires_no_more_in_any_scheduler(
-    crew: Crew, redis_url: str, caplog: pytest.LogCaptureFixture
+    crew: Crew, redis_url: str, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "watchbill.scheduler")
     async with (
         connection.connected(redis_url) as other,
-        crew.scheduled(beat()) as here,
-        crew.scheduled(beat(), client=other) as there,
+        crew.scheduled(beat(), clock=clock) as here,
+        crew.scheduled(beat(), clock=clock, client=other) as there,
     ):
-        await until(lambda: _at_least(crew, 1))
+        await crew.tick(clock)
         await here.remove(crew.keys, crew.uid, "hb")
         await here.remove(crew.keys, crew.uid, "hb")
         before = await crew.fired()
-        await until(lambda: _is("no longer fired here" in caplog.text))
+        clock.advance(1)
+        await until(lambda: _is("no longer fires it" in caplog.text))
         assert there._timed == {}
         assert await crew.fired() == before
 
 
-async def test_a_scheduler_leaves_a_crew_that_was_replaced(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("restless")
+async def test_a_scheduler_leaves_a_crew_that_was_replaced(
+    crew: Crew, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING, "watchbill.scheduler")
-    async with crew.scheduled(beat()) as running:
-        await until(lambda: _at_least(crew, 1))
+    async with crew.scheduled(beat(), clock=clock) as running:
+        await crew.tick(clock)
         await crew.client.hset(crew.keys.meta, "uid", "another")
+        clock.advance(1)
         await until(lambda: _is("the crew was deleted or replaced" in caplog.text))
         with pytest.raises(CrewGone):
             await running.add(crew.keys, crew.uid, beat())
@@ -480,8 +517,8 @@ async def test_a_heartbeat_that_can_never_fire_is_refused(crew: Crew) -> None:
 # ------------------------------------------------------------------ within
 
 
-async def _at_least(crew: Crew, count: int) -> list[str]:
-    fired = await crew.fired()
+async def _at_least(crew: Crew, count: int, name: str = "hb") -> list[str]:
+    fired = await crew.fired(name)
     return fired if len(fired) >= count else []
 
 
