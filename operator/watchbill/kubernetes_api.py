@@ -1,4 +1,7 @@
-"""The only module that talks to the Kubernetes API. Objects go in and come out as plain dicts.
+"""Talks to the Kubernetes API: no other module does. Objects go in and come out as plain dicts.
+
+Not the models of the kubernetes package, because: plain dicts keep fields that a model doesn't know, and a server-side
+apply sends exactly what is meant.
 
 Writes are server-side applies under one field manager, each the full intent: a field left out is a field removed. A
 `resourceVersion` in the body fences the write (409 when the object has changed since it was seen).
@@ -41,16 +44,16 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every object of a kind, as of one moment."""
+    """All objects of a kind, as of one moment."""
 
     objects: list[Object]
     version: int
-    """The resourceVersion of that moment: of one kind, versions can be compared."""
+    """The resourceVersion of that moment. Versions of one kind can be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where the API server is, and who we are, for another client than ours."""
+    """The address of the API server and the operator's credentials, for another client than this module's."""
 
     server: str
     ca_path: str | None
@@ -63,7 +66,7 @@ class Credentials:
 
 
 class KubernetesUnavailable(RetryLater):
-    """The API server can't be reached, or asks to be left alone for a while."""
+    """The API server can't be reached, or asks for a pause."""
 
 
 class Refused(UserActionRequired):
@@ -75,7 +78,7 @@ class Refused(UserActionRequired):
 
 
 class Forbidden(Refused):
-    """We may not do that: a right is missing."""
+    """The API server forbids the request: a right is missing, or a quota is used up."""
 
 
 class KubernetesApi:
@@ -84,12 +87,13 @@ class KubernetesApi:
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
         self._former: client.ApiClient | None = None
-        """With the credentials of before; requests may still be under way."""
+        """The client with the former credentials. Its requests may still be under way."""
         self._renewing = asyncio.Lock()
 
     @classmethod
     async def connect(cls) -> KubernetesApi:
-        """As a pod where we are one, else as the kubeconfig says. Raises UserActionRequired when neither says how."""
+        """Connects with the pod's ServiceAccount, or else as the kubeconfig says. Raises UserActionRequired without
+        either."""
         try:
             return cls(client.ApiClient(configuration=await _configuration()))
         except (OSError, config.ConfigException) as error:
@@ -111,7 +115,7 @@ class KubernetesApi:
     # ------------------------------------------------------------ reading
 
     async def list(self, kind: Kind, namespace: str | None, *, selector: str = "") -> Listing:
-        """Every object of the kind, as of one moment (pages of one consistent read)."""
+        """Lists all objects of the kind, page by page, as of one moment."""
         found: list[Object] = []
         token = ""
         while True:
@@ -123,14 +127,14 @@ class KubernetesApi:
                 return Listing(found, int(page["metadata"]["resourceVersion"]))
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """The object; None where there is none."""
+        """Returns the object; None where there is none."""
         try:
             return await self._request("GET", self._path(kind, namespace, name))
         except NotFound:
             return None
 
     async def secret_exists(self, namespace: str, name: str) -> bool:
-        """Whether there is such a Secret. Asks for its metadata only: what it holds is none of our business."""
+        """Whether there is such a Secret. Only its metadata are read, never what it holds."""
         accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
         try:
             await self._request("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}", accept=accept)
@@ -139,12 +143,12 @@ class KubernetesApi:
         return True
 
     async def uid(self) -> str:
-        """Tells this cluster from all others: the uid of its namespace kube-system."""
+        """Returns what tells this cluster from all others: the uid of its namespace kube-system."""
         found = await self._request("GET", "/api/v1/namespaces/kube-system")
         return str(found["metadata"]["uid"])
 
     async def is_established(self, plural: str) -> bool:
-        """Whether the API server serves this kind of ours."""
+        """Whether the API server serves this kind of Watchbill's."""
         try:
             found = await self._request("GET", _BASE["crews"])  # discovery, which everyone may read
         except NotFound:
@@ -154,21 +158,22 @@ class KubernetesApi:
     # ------------------------------------------------------------ writing
 
     async def apply(self, kind: Kind, manifest: Object) -> Object:
-        """Server-side apply. Raises Refused, and Conflict when the manifest's resourceVersion is an old one."""
+        """Applies the manifest on the server. Raises Refused; Conflict when its resourceVersion is an old one."""
         metadata = manifest["metadata"]
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         path = self._path(kind, metadata["namespace"], metadata["name"])
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
     async def apply_status(self, kind: Kind, manifest: Object) -> Object:
-        """The same for the status of a resource of ours: the full status."""
+        """Applies the full status of a Crew or Heartbeat. Raises Refused, NotFound."""
         metadata = manifest["metadata"]
         query = {"fieldManager": f"{names.FIELD_MANAGER}-status", "force": "true"}
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
     async def scale(self, namespace: str, name: str, replicas: int, *, resource_version: str) -> Object:
-        """Only the size of a Deployment whose manifest is no longer known. Fenced like an apply."""
+        """Sets only the size of a Deployment whose manifest is no longer known. Raises Refused; Conflict when the
+        version is an old one."""
         body = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
         query = {"fieldManager": f"{names.FIELD_MANAGER}-scale"}
         path = self._path("deployments", namespace, name)
@@ -240,7 +245,7 @@ class KubernetesApi:
         return response.status, await response.read()
 
     async def _renew(self, refused: client.ApiClient) -> None:
-        """Reads the credentials anew, once for all requests that were refused with the former ones."""
+        """Reads the credentials anew, once for all requests that were refused with the former credentials."""
         async with self._renewing:
             if self._api is not refused:
                 return
@@ -248,13 +253,13 @@ class KubernetesApi:
                 fresh = await _configuration()
             except (OSError, config.ConfigException) as error:
                 raise KubernetesUnavailable(f"the credentials can't be read: {error}") from error
-            if self._former is not None:  # of at least one lifetime of a token ago
+            if self._former is not None:  # a token's lifetime has passed since its last request
                 await self._former.close()  # type: ignore[no-untyped-call]
             self._former, self._api = refused, client.ApiClient(configuration=fresh)
 
 
 async def credentials() -> Credentials:
-    """As `KubernetesApi.connect` takes them, read at this moment. Raises OSError or ValueError when there are none."""
+    """Reads the credentials that `KubernetesApi.connect` takes, anew. Raises OSError or ValueError without any."""
     try:
         found = await _configuration()
     except config.ConfigException as error:
@@ -283,7 +288,7 @@ async def _configuration() -> client.Configuration:
 
 
 def _meaning(status: int, body: Any, path: str) -> Exception:
-    """What an answer of the API server means to us. The only place where this is decided."""
+    """Turns an answer of the API server into an error. Nothing else decides what an answer means."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
     try:
         message = json.loads(text).get("message") or text
@@ -301,6 +306,6 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
         case 400 | 405 | 413 | 415 | 422:
             return Refused(message, status)
         case 500 if "failed to create typed patch object" in message or "strict decoding error" in message:
-            return Refused(message, status)  # a template typo, told as the server's own fault
+            return Refused(message, status)  # the server takes a typo in a template for its own fault
         case _:
             return KubernetesUnavailable(f"{path}: {status} {message}")
