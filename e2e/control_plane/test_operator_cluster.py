@@ -166,7 +166,7 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
     async def reconcile(key: Key) -> None:
         reconciled.append(key)
 
-    queue: WorkQueue[Key] = WorkQueue(reconcile)
+    queue: WorkQueue[Key] = WorkQueue()
 
     def take(plural: str, kind: str, obj: Any) -> None:
         for key in cache.take(plural, kind, obj):
@@ -191,7 +191,7 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
         settings=watch.settings(),
         timeout=20,
     )
-    working = asyncio.create_task(queue.run(2))
+    working = asyncio.create_task(queue.run(reconcile, 2))
     with runner:
         await until("what was there before is listed", "before")
         await to(team.apply, crew())

@@ -22,6 +22,13 @@ def start(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.T
     return asyncio.create_task(keep_up(name, work), name=name)
 
 
+async def end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels the tasks, and returns when all have ended. What they raised is dropped."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Does `work()` until it returns, or this is cancelled. Whenever it raises, it begins anew after a growing pause.
     `name` is in the log and in the metric: one of a few."""

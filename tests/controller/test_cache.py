@@ -131,3 +131,91 @@ def test_what_is_large_and_of_no_use_is_not_kept():
     assert seen is not None
     assert "managedFields" not in seen["metadata"]
     assert seen["metadata"]["annotations"] == {"mine": "y"}
+
+
+def test_an_object_that_is_seen_again_is_taken_again() -> None:
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(9))
+    assert cache.take("crews", "MODIFIED", crew(9, labels={"a": "b"})) == {ECHO}
+    seen = cache.crews.get(ECHO)
+    assert seen is not None
+    assert seen["metadata"]["labels"] == {"a": "b"}
+
+
+def test_a_deletion_counts_as_newer_than_the_object_of_its_version() -> None:
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(6))
+    cache.expect_listing()
+    cache.take("crews", "DELETED", crew(6))
+    assert ECHO not in cache.crews
+    assert cache.replace("crews", None, Listing([crew(6)], 6)) == set()
+    assert ECHO not in cache.crews
+    assert cache.replace("crews", None, Listing([crew(7)], 7)) == {ECHO}, "it was made anew"
+
+
+def test_an_object_of_the_version_of_a_listing_that_lacks_it_is_gone() -> None:
+    cache = Cache()
+    cache.take("crews", "ADDED", crew(5))
+    cache.take("crews", "ADDED", crew(6, "new"))
+    assert cache.replace("crews", None, Listing([], 5)) == {ECHO}
+    assert ("team", "new") in cache.crews
+
+
+def test_a_deletion_before_a_listing_says_nothing_of_it() -> None:
+    cache = Cache()
+    cache.expect_listing()
+    cache.take("crews", "DELETED", crew(9))
+    cache.listed()
+    cache.take("crews", "DELETED", crew(9))
+    cache.expect_listing()
+    assert cache.replace("crews", None, Listing([crew(8)], 10)) == {ECHO}
+
+
+def test_each_kind_minds_its_own_deletions() -> None:
+    cache = Cache()
+    cache.expect_listing()
+    cache.take("heartbeats", "DELETED", heartbeat(6, "echo", "echo"))
+    assert cache.replace("crews", None, Listing([crew(4)], 7)) == {ECHO}
+    assert cache.replace("heartbeats", None, Listing([heartbeat(4, "echo", "echo")], 7)) == set()
+
+
+def test_a_listing_concerns_the_crews_whose_objects_it_brings() -> None:
+    cache = Cache()
+    cache.take("heartbeats", "ADDED", heartbeat(1, "former"))
+    listing = Listing([heartbeat(2, "echo"), heartbeat(3, "other", "another")], 3)
+    assert cache.replace("heartbeats", "team", listing) == {ECHO, ("team", "former"), ("team", "other")}
+
+
+def test_the_objects_of_a_crew_come_by_name_and_go_one_by_one() -> None:
+    cache = Cache()
+    for version, name in enumerate(["c", "a", "b"], start=1):
+        cache.take("heartbeats", "ADDED", heartbeat(version, "echo", name))
+    assert [beat["metadata"]["name"] for beat in cache.heartbeats.of(ECHO)] == ["a", "b", "c"]
+    assert cache.heartbeats.crews() == [ECHO]
+    assert [key for key, _ in cache.heartbeats.items()] == [("team", "c"), ("team", "a"), ("team", "b")]
+    assert cache.take("heartbeats", "DELETED", heartbeat(9, "echo", "a")) == {ECHO}
+    assert [beat["metadata"]["name"] for beat in cache.heartbeats.of(ECHO)] == ["b", "c"]
+
+
+def test_a_deletion_of_what_is_not_known_concerns_nobody_unless_it_is_a_crew() -> None:
+    cache = Cache()
+    assert cache.take("heartbeats", "DELETED", heartbeat(6, "echo")) == set()
+    assert cache.take("deployments", "DELETED", deployment(6)) == set()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {},
+        {"watchbill.dev/crew": "echo"},
+        {"watchbill.dev/crew": "echo", "app.kubernetes.io/component": "operator"},
+        {"watchbill.dev/crew": "", "app.kubernetes.io/component": "worker"},
+    ],
+)
+def test_a_deployment_that_is_no_workers_is_none_of_ours(labels: dict[str, str] | None) -> None:
+    cache, other = Cache(), deployment(2)
+    other["metadata"]["labels"] = labels
+    assert cache.take("deployments", "ADDED", other) == set()
+    assert cache.replace("deployments", None, Listing([other], 3)) == set()
+    assert cache.deployments.items() == []

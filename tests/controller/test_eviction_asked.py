@@ -13,8 +13,8 @@ import redis.asyncio
 from prometheus_client import REGISTRY
 
 from watchbill import connection
-from watchbill.controller import eviction
 from watchbill.controller.eviction import Eviction
+from watchbill.testing import FakeClock
 
 
 @pytest.fixture
@@ -36,28 +36,35 @@ async def _until(condition: Callable[[], Any]) -> None:
 
 
 async def test_a_change_is_found_by_itself_and_told_once(
-    client: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(eviction, "ASK_SECONDS", 0.01)
     changes: list[str] = []
-    seen = Eviction(client, lambda: changes.append(seen.message))
+    clock = FakeClock()
+    seen = Eviction(client, lambda: changes.append(seen.message), clock)
     asking = asyncio.create_task(seen.run())
+
+    async def ask_again() -> None:
+        """Returns when the store has been asked once more, and the answer is known."""
+        await _until(lambda: clock.sleepers == [300])
+        clock.advance(300)
+        await _until(lambda: clock.sleepers == [300])
+
     try:
         await seen.asked(15)
         assert (seen.message, changes) == ("", [])
         assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 0
         for policy in ("allkeys-lru", "volatile-lru"):
             await client.config_set("maxmemory-policy", policy)
-            await _until(lambda policy=policy: policy in seen.message)
+            await ask_again()
+            assert policy in seen.message
             assert "CONFIG SET maxmemory-policy noeviction" in seen.message
             assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 1
-        asked = await _asked(client)
-        await _until(lambda: not asking.done())
-        while await _asked(client) < asked + 5:
-            await asyncio.sleep(0.01)
-        assert len(changes) == 2, "it is said again, though nothing has changed"
+        await ask_again()
+        assert len(changes) == 2, "nothing has changed"
         await client.config_set("maxmemory-policy", "noeviction")
+        clock.advance(299)
+        seen.ask_now()
         await _until(lambda: len(changes) == 3)
         assert changes[2] == ""
         assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 0
@@ -65,10 +72,6 @@ async def test_a_change_is_found_by_itself_and_told_once(
         asking.cancel()
     said = [r.levelname for r in caplog.records if "maxmemory-policy" in r.message]
     assert said == ["WARNING", "WARNING", "INFO"]
-
-
-async def _asked(client: redis.asyncio.Redis) -> int:
-    return int((await client.info("commandstats"))["cmdstat_info"]["calls"])
 
 
 async def test_a_store_that_is_away_at_the_start_is_asked_when_it_is_back_and_holds_nobody_up(

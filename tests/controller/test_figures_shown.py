@@ -11,12 +11,11 @@ import redis.asyncio
 from prometheus_client import REGISTRY
 
 from watchbill import connection, metrics
-from watchbill.controller import operator
-from watchbill.controller.operator import Operator
+from watchbill.controller import controller
+from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.settings import Settings
 from watchbill.store.queue import Queue, Submission
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -37,20 +36,17 @@ def _own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def store(private_redis: PrivateRedis) -> AsyncIterator[tuple[redis.asyncio.Redis, Stored, Operator]]:
+async def store(private_redis: PrivateRedis) -> AsyncIterator[tuple[redis.asyncio.Redis, Stored]]:
     server = await private_redis()
     async with connection.connected(server.url) as client:
-        stored = Stored(client, NoHeartbeats(), "me")
-        running = Operator(Settings(), server.url, lambda _: NoHeartbeats())
-        running._client, running.is_ready = client, True
-        yield client, stored, running
+        yield client, Stored(client, NoHeartbeats(), "me")
 
 
 async def synced(stored: Stored, name: str) -> CrewKeys:
     """The crew, once it is stored as the reconciler stores it."""
     seen = {"metadata": {"uid": f"uid-of-{name}", "generation": 1}}
     definition = CrewDefinition(name=name, agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
-    assert await stored.sync(("team", name), seen, definition, [])
+    assert await stored.sync(("team", name), seen, definition, [], CrewMemory())
     return CrewKeys("team", name)
 
 
@@ -71,32 +67,32 @@ async def evalshas(client: redis.asyncio.Redis) -> int:
 async def test_reconciling_shows_what_it_read_and_a_removed_crew_is_shown_no_more(
     private_redis: PrivateRedis,
 ) -> None:
-    async with store(private_redis) as (client, stored, _):
+    async with store(private_redis) as (client, stored):
         keys = await synced(stored, "busy")
         assert shown("team/busy") is None, "it never had anything to do"
         await give(client, keys, "t1", "t2")
         await synced(stored, "busy")
         assert shown("team/busy") == 2
-        await stored.remove(("team", "busy"), "uid-of-busy")
+        await stored.remove(("team", "busy"), "uid-of-busy", CrewMemory())
         assert shown("team/busy") is None
 
 
 async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_that_is_old(
     private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with store(private_redis) as (client, stored, running):
+    async with store(private_redis) as (client, stored):
         crews = [await synced(stored, f"c{i}") for i in range(30)]
         for keys in crews[:3]:
             await give(client, keys, "t1")
             await synced(stored, keys.crew.partition("/")[2])
         await give(client, crews[0], "t2")
         await client.config_resetstat()
-        await running.observe()
+        await controller.show_figures(client)
         assert await evalshas(client) == 0, "all of that was read just now"
         assert shown("team/c0") == 1
 
-        monkeypatch.setattr(operator, "FIGURES_SECONDS", 0.0)
-        await running.observe()
+        monkeypatch.setattr(controller, "FIGURES_SECONDS", 0.0)
+        await controller.show_figures(client)
         assert await evalshas(client) == 3, "27 idle crews cost nothing"
         assert shown("team/c0") == 2
         assert shown("team/c9") is None

@@ -1,17 +1,23 @@
-"""The operator's work queue: what is asked for goes before what is reconciled only to make sure."""
+"""The operator's work queue: which key is reconciled when."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
+from barriers import settle
 
 from watchbill.controller.workqueue import WorkQueue
+from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
 
 
-async def reconciled(fill, count: int, *, workers: int = 1) -> list[str]:  # type: ignore[no-untyped-def]
+async def reconciled(fill: Callable[[WorkQueue[str]], None], count: int, *, workers: int = 1) -> list[str]:
     """The keys in the order in which they are reconciled, after `fill(queue)`."""
     seen: list[str] = []
     done = asyncio.Event()
@@ -22,9 +28,9 @@ async def reconciled(fill, count: int, *, workers: int = 1) -> list[str]:  # typ
         if len(seen) >= count:
             done.set()
 
-    queue: WorkQueue[str] = WorkQueue(reconcile)
+    queue: WorkQueue[str] = WorkQueue()
     fill(queue)
-    running = asyncio.create_task(queue.run(workers))
+    running = asyncio.create_task(queue.run(reconcile, workers))
     try:
         async with asyncio.timeout(5):
             await done.wait()
@@ -69,9 +75,9 @@ async def test_a_key_that_is_asked_for_while_it_is_reconciled_is_reconciled_agai
         if len(seen) == 3:
             done.set()
 
-    queue: WorkQueue[str] = WorkQueue(reconcile)
+    queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
-    running = asyncio.create_task(queue.run(1))
+    running = asyncio.create_task(queue.run(reconcile, 1))
     async with asyncio.timeout(5):
         await done.wait()
     running.cancel()
@@ -84,14 +90,122 @@ async def test_the_depth_is_reported_and_ends_at_zero() -> None:
 
     async def reconcile(key: str) -> None: ...
 
-    queue: WorkQueue[str] = WorkQueue(reconcile, depths.append)
+    queue: WorkQueue[str] = WorkQueue(depths.append)
     queue.add("a", later=True)
     queue.add("b")
     queue.add("a")
     assert depths[-1] == 2
-    running = asyncio.create_task(queue.run(2))
+    running = asyncio.create_task(queue.run(reconcile, 2))
     async with asyncio.timeout(5):
         while depths[-1]:
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+# ------------------------------------------------------------------ later
+
+
+class Recurring:
+    """Keys that are reconciled again after the pauses that are set, by a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.queue: WorkQueue[str] = WorkQueue(clock=self.clock)
+        self.again: float | None = None
+        self.error: Exception | None = None
+        self.seen: list[str] = []
+
+    async def reconcile(self, key: str) -> float | None:
+        self.seen.append(key)
+        if self.error is not None:
+            raise self.error
+        return self.again
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.queue.run(self.reconcile, 2))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def after(self, seconds: float) -> list[str]:
+        """What was reconciled within these seconds."""
+        before = len(self.seen)
+        self.clock.advance(seconds)
+        await settle()
+        return self.seen[before:]
+
+
+async def test_a_key_is_reconciled_again_after_its_pause_and_without_one_never() -> None:
+    recurring = Recurring()
+    async with recurring.running():
+        recurring.again = 5
+        recurring.queue.add("a")
+        assert await recurring.after(0) == ["a"]
+        assert await recurring.after(4.75) == []
+        recurring.again = None
+        assert await recurring.after(0.25) == ["a"]
+        assert await recurring.after(3600) == []
+        assert recurring.clock.sleepers == []
+
+
+async def test_a_key_that_something_asks_for_does_not_come_back_for_its_former_pause() -> None:
+    recurring = Recurring()
+    async with recurring.running():
+        recurring.queue.add_after("a", 5)
+        await settle()
+        recurring.queue.add("a")
+        assert await recurring.after(0) == ["a"]
+        assert await recurring.after(5) == []
+        recurring.queue.add_after("a", 5)
+        recurring.queue.add_after("a", 2)
+        await settle()
+        assert await recurring.after(2) == ["a"]
+        assert await recurring.after(3) == []
+
+
+async def test_a_key_that_waits_already_needs_no_later_turn() -> None:
+    recurring = Recurring()
+    recurring.queue.add("a")
+    recurring.queue.add("b", later=True)
+    recurring.queue.add_after("a", 1)
+    recurring.queue.add_after("b", 1)
+    async with recurring.running():
+        assert await recurring.after(0) == ["a", "b"]
+        assert await recurring.after(1) == []
+
+
+async def test_a_key_that_fails_comes_back_with_growing_pauses_and_the_third_time_it_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    caplog.set_level(logging.INFO, "watchbill.operator")
+    recurring = Recurring()
+    recurring.error = ValueError("stale")
+    async with recurring.running():
+        recurring.queue.add("a")
+        assert await recurring.after(0) == ["a"]
+        for pause in (0.5, 1, 2, 4, 8, 16, 32, 60):
+            assert await recurring.after(pause - 0.25) == [], pause
+            assert await recurring.after(0.25) == ["a"], pause
+        recurring.error = None
+        assert await recurring.after(60) == ["a"]
+        recurring.error = ValueError("stale again")
+        recurring.queue.add("a")
+        assert await recurring.after(0) == ["a"]
+        assert await recurring.after(0.5) == ["a"], "a success was between"
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "INFO", *["WARNING"] * 7, "INFO", "INFO"]
+    assert "a: ValueError: stale; again in 0.5 s" in caplog.text
+
+
+async def test_nothing_of_a_queue_that_has_ended_comes_later() -> None:
+    recurring = Recurring()
+    async with recurring.running():
+        recurring.queue.add_after("a", 1)
+        await settle()
+    await settle()
+    assert recurring.clock.sleepers == []

@@ -382,6 +382,28 @@ def test_workers_that_never_become_ready_are_said_once_they_had_time_to():
     assert conditions(planned(settled(children=[some], load=Load(5, 0)), LATER).status)["Ready"][0] == "True"
 
 
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, None),
+        ({"load": Load(1, 0)}, 2),
+        ({"children": [child(replicas=1)], "idle_for": 0.0}, 2),
+        ({"load": Load(0, 0, 600.0)}, 600),
+        ({"load": Load(0, 0, -3.0)}, 0),
+        ({"load": None, "store_error": "away"}, 5),
+        ({"load": None}, None),
+        ({"has_redis_secret": False}, 5),
+        ({"fault": (Reason.OWNER_CONFLICT, "another's")}, 5),
+        ({"fault": (Reason.FLOW_CYCLE, "a, b, a")}, None),
+    ],
+    ids=str,
+)
+def test_a_crew_is_reconciled_again_when_no_event_would_tell_of_a_change(
+    changes: dict[str, Any], seconds: float | None
+) -> None:
+    assert planned(settled(**changes)).again_seconds == seconds
+
+
 # ---------------------------------------------------------------- revisions
 
 NEW = crew(image="mine:2")
@@ -399,8 +421,8 @@ def test_an_old_revision_goes_only_when_nothing_runs_and_that_is_known(load, goe
     both = [child(crew(), 1), dataclasses.replace(child(NEW, 1), ready=1)]
     made = planned(settled(NEW, children=both, load=load, store_error=None if load else "away", idle_for=0.0))
     assert made.deletes == ((both[0],) if goes else ())
-    if not goes and load:
-        assert made.again_seconds is not None, "nobody would come back for it"
+    if not goes:
+        assert made.again_seconds == plan.OLD_AGAIN_SECONDS, "nobody would come back for it"
 
 
 def test_an_old_revision_stays_until_the_new_one_is_there():
@@ -411,7 +433,7 @@ def test_an_old_revision_stays_until_the_new_one_is_there():
 def test_an_old_revision_stays_until_a_pod_of_the_new_one_is_ready():
     made = planned(settled(NEW, children=[child(crew(), 1), child(NEW, 1)], load=IDLE, idle_for=0.0))
     assert made.deletes == ()
-    assert made.again_seconds is not None, "nobody would come back for it"
+    assert made.again_seconds == plan.OLD_AGAIN_SECONDS, "nobody would come back for it"
 
 
 def test_replicas_in_the_status_are_those_of_all_revisions():
@@ -426,7 +448,7 @@ def test_deployments_of_a_former_crew_of_that_name_go_before_the_new_one_gets_it
     made = planned(seen(children=[old], load=Load(5, 0)))
     assert made.deletes == (old,)
     assert made.applies == ()
-    assert made.again_seconds is not None
+    assert planned(seen(children=[dataclasses.replace(old, replicas=0)])).again_seconds == plan.OLD_AGAIN_SECONDS
     assert applied(planned(seen(children=[])))["spec"]["replicas"] == 0
 
 

@@ -1,4 +1,4 @@
-"""The operator: watches Crews and Heartbeats, and brings Redis and the workers to where they should be.
+"""The operator: watches Crews and Heartbeats, and brings Redis and the workers' Deployments to where they should be.
 
-kopf is its watch transport and no more (handlers put keys on our own work queue); decisions are plan/crew's.
+kopf is only its watch transport: handlers put keys on our own work queue. What is to be done is decided in plan/crew.
 """

@@ -1,6 +1,7 @@
-"""What the API server last said, kept small. Of each object the newest that was seen, in whatever order it came.
+"""Keeps the newest state of each object that the API server has sent, in whatever order events and listings come.
 
-Versions are compared as numbers, which Kubernetes allows within one kind.
+Objects are kept without what the operator never reads. Versions are compared as numbers, which Kubernetes allows within
+one kind.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ T = TypeVar("T")
 
 
 class Index(Generic[T]):
-    """Objects of one kind by name, and by the crew that each belongs to."""
+    """The objects of one kind, by name and by the crew that each belongs to."""
 
     def __init__(self) -> None:
         self._known: dict[Key, tuple[Key, int, T]] = {}
         self._of: dict[Key, set[Key]] = {}
         self._gone: dict[Key, int] | None = None
-        """What went while a listing is under way, so that it doesn't come back with it."""
+        """Objects that were deleted during a listing → version: the listing must not bring them back. None: no listing
+        is under way."""
 
     def __contains__(self, key: Key) -> bool:
         return key in self._known
@@ -36,7 +38,7 @@ class Index(Generic[T]):
         return found[2] if found else None
 
     def of(self, crew: Key) -> list[T]:
-        """Sorted by name."""
+        """Returns the crew's objects, sorted by name."""
         return [self._known[key][2] for key in sorted(self._of.get(crew, ()))]
 
     def crews(self) -> list[Key]:
@@ -46,7 +48,7 @@ class Index(Generic[T]):
         return [(key, obj) for key, (_, _, obj) in self._known.items()]
 
     def put(self, key: Key, crew: Key, version: int, obj: T) -> set[Key]:
-        """Returns the crews that this concerns; none if a newer object is known."""
+        """Stores the object. Returns the crews that this concerns; none if a newer object is known."""
         known = self._known.get(key)
         if known is not None and known[1] > version:
             return set()
@@ -56,20 +58,20 @@ class Index(Generic[T]):
         return concerned
 
     def drop(self, key: Key, version: int) -> set[Key]:
-        """The object is gone, as of that version."""
+        """Removes the object, which was gone as of that version. Returns the crews that this concerns."""
         if self._gone is not None:
             self._gone[key] = version
         known = self._known.get(key)
         return self._forget(key) if known is not None and known[1] <= version else set()
 
     def expect_listing(self) -> None:
-        """From now on what goes is noted, until `replace`."""
+        """A listing begins: deletions are noted until `listed`."""
         self._gone = {}
 
     def replace(self, namespace: str | None, version: int, listed: Iterable[tuple[Key, Key, int, T]]) -> set[Key]:
-        """A listing of the namespace (None: all), as of that version: what isn't in it is gone.
+        """Takes over a listing of the namespace (None: of all), as of that version. Objects that aren't in it are gone.
 
-        `listed`: as for `put`. Returns the crews that this concerns.
+        `listed`: the arguments of `put` for each object. Returns the crews that this concerns.
         """
         concerned: set[Key] = set()
         found = set()
@@ -83,7 +85,7 @@ class Index(Generic[T]):
         return concerned
 
     def listed(self) -> None:
-        """The listing has ended, well or not."""
+        """The listing has ended, with or without success."""
         self._gone = None
 
     def _forget(self, key: Key) -> set[Key]:
@@ -98,7 +100,7 @@ class Index(Generic[T]):
 
 
 class Cache:
-    """Crews, their Heartbeats and their workers' Deployments."""
+    """The Crews, their Heartbeats and their workers' Deployments."""
 
     def __init__(self) -> None:
         self.crews: Index[Object] = Index()
@@ -111,7 +113,7 @@ class Cache:
         }
 
     def take(self, plural: str, kind: str, obj: Object) -> set[Key]:
-        """One event of the watch, or an answer to a write. Returns the crews that are to be reconciled."""
+        """Takes over an event of the watch, or an answer to a write. Returns the crews to reconcile."""
         index = self._kinds[plural]
         key = _key(obj)
         if kind == "DELETED":
@@ -130,7 +132,7 @@ class Cache:
             index.listed()
 
     def replace(self, plural: str, namespace: str | None, listing: Listing) -> set[Key]:
-        """A listing of that kind in that namespace (None: in all)."""
+        """Takes over a listing of that kind in that namespace (None: in all). Returns the crews to reconcile."""
         found = [
             (_key(o), crew, _version(o), _small(plural, o)) for o in listing.objects if (crew := _crew_of(plural, o))
         ]
@@ -159,7 +161,7 @@ def _crew_of(plural: str, obj: Object) -> Key | None:
 
 
 def _small(plural: str, obj: Object) -> Any:
-    """Without managedFields and kubectl's copy, which are larger than the rest."""
+    """Leaves out managedFields and kubectl's copy of the object, which are larger than the rest."""
     if plural == "deployments":
         return plan.project(obj)
     metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}

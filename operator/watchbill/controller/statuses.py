@@ -1,20 +1,23 @@
 """Writes statuses, and no more of them than the API server should bear.
 
-At once what concerns one resource. In turns, twenty a second, what many share (the store went or came back; figures
-that merely change), transitions first; of figures each resource at most every ten seconds.
+A change that concerns one resource is written at once. Changes that many resources share (the store went away or came
+back), and figures, are written in turns, twenty a second, shared changes first. The figures of one resource are written
+at most every ten seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from watchbill import metrics, names
 from watchbill.api.conditions import Reason
+from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Cache, Key
+from watchbill.controller.memory import CrewMemory, Resource
+from watchbill.controller.store_gate import StoreGate
 from watchbill.errors import NotFound
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
@@ -22,120 +25,115 @@ from watchbill.plan import heartbeat
 
 PER_SECOND: Final = 20
 SHARED_SECONDS: Final = 10.0
-"""How long a cause that many share must last before it is written."""
+"""How long a cause that many resources share must last before it is written."""
 FIGURES_SECONDS: Final = 10.0
-"""How often figures of one resource are written, other than when they begin or cease to be zero."""
+"""How often figures of one resource are written, unless they become zero or cease to be zero."""
 
 Kind = Literal["crews", "heartbeats"]
-Who = tuple[Kind, str, str]
 
 _KINDS: Final[dict[Kind, str]] = {"crews": "Crew", "heartbeats": "Heartbeat"}
 
 
 class Turns:
-    """Whose turn it is. Who doesn't get it is woken when it is theirs."""
+    """Bounds how many statuses are written a second. A crew whose resource had to wait is woken at its turn."""
 
-    def __init__(self, wake: Callable[[Key], None], per_second: float = PER_SECOND) -> None:
+    def __init__(self, wake: Callable[[Key], None], clock: Clock = SYSTEM) -> None:
         self._wake = wake
-        self._pause = 1 / per_second
-        self._next = 0.0
-        self._waiting: tuple[dict[Who, Key], dict[Who, Key]] = ({}, {})
-        """Transitions; others. Each in the order in which they asked."""
-        self._granted: set[Who] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self._next_at = -math.inf
+        """Before this time no turn is given."""
+        self._waiting: tuple[dict[Resource, Key], dict[Resource, Key]] = ({}, {})
+        """Shared changes; figures. Each in the order in which they asked, with the crew to wake."""
+        self._granted: set[Resource] = set()
+        self._asked = asyncio.Event()
 
-    def take(self, who: Who, crew: Key, *, first: bool) -> bool:
-        """Whether it may write now. If not, it is woken, and must ask again. `first`: before those that are not."""
-        now = time.monotonic()
-        if who in self._granted:
-            self._granted.discard(who)
+    def take(self, resource: Resource, crew: Key, *, first: bool) -> bool:
+        """Whether the resource may be written now. If not, the crew is woken at its turn, and asks again.
+
+        `first`: goes before the resources that are not.
+        """
+        if resource in self._granted:
+            self._granted.discard(resource)
             return True
-        if self._timer is None and now >= self._next:
-            self._next = now + self._pause
+        now = self._clock.monotonic()
+        if not any(self._waiting) and now >= self._next_at:
+            self._next_at = now + 1 / PER_SECOND
             return True
-        self.drop(who)
-        self._waiting[not first][who] = crew
-        self._arm()
+        self.drop(resource)
+        self._waiting[not first][resource] = crew
+        self._asked.set()
         return False
 
-    def drop(self, who: Who) -> None:
-        """It has nothing to write any more."""
-        self._granted.discard(who)
+    def drop(self, resource: Resource) -> None:
+        """The resource has nothing to write any more."""
+        self._granted.discard(resource)
         for waiting in self._waiting:
-            waiting.pop(who, None)
+            waiting.pop(resource, None)
 
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(max(self._next - time.monotonic(), 0), self._turn)
-
-    def _turn(self) -> None:
-        self._timer = None
-        queue = next((q for q in self._waiting if q), None)
-        if queue is None:
-            return
-        who, crew = next(iter(queue.items()))
-        del queue[who]
-        self._granted.add(who)
-        self._wake(crew)
-        self._next = time.monotonic() + self._pause
-        self._arm()
+    async def run(self) -> None:
+        """Gives the turns, until cancelled."""
+        while True:
+            if not any(self._waiting):
+                self._asked.clear()
+                await self._asked.wait()
+            await self._clock.sleep(max(self._next_at - self._clock.monotonic(), 0))
+            if queue := next((waiting for waiting in self._waiting if waiting), None):
+                resource = next(iter(queue))
+                self._granted.add(resource)
+                self._next_at = self._clock.monotonic() + 1 / PER_SECOND
+                self._wake(queue.pop(resource))
 
 
 class Statuses:
-    """One writer of statuses. `wake(crew)` has the crew reconciled."""
+    """Writes the statuses of crews and heartbeats. `wake(crew)` has the crew reconciled."""
 
-    def __init__(self, kubernetes: KubernetesApi, cache: Cache, wake: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        kubernetes: KubernetesApi,
+        cache: Cache,
+        gate: StoreGate,
+        wake: Callable[[Key], None],
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._kubernetes = kubernetes
         self._cache = cache
-        self.turns = Turns(wake)
-        self._written: dict[Who, float] = {}
-        self._prune_at = 1000
+        self._gate = gate
+        self._clock = clock
+        self.turns = Turns(wake, clock)
 
     async def write(
-        self, kind: Kind, seen: Mapping[str, Any], status: Mapping[str, Any] | None, crew: Key, down_for: float | None
+        self, kind: Kind, seen: Mapping[str, Any], status: Mapping[str, Any] | None, crew: Key, memory: CrewMemory
     ) -> float | None:
-        """Writes the status if it differs and may be written now. Returns in how many seconds to come again.
+        """Writes the status if it differs from the one that was seen, and may be written now.
 
-        `down_for`: seconds that the store has been away; None: it is there.
+        `crew`, `memory`: the crew of the resource, and what is remembered of it. Returns in how many seconds to call
+        again; None: not before something changes, or the crew is woken.
         """
         metadata = seen["metadata"]
-        who: Who = (kind, metadata["namespace"], metadata["name"])
+        resource: Resource = (kind, metadata["namespace"], metadata["name"])
         before = seen.get("status") or {}
         if status is None or plan.says(before, status):
-            self.turns.drop(who)
+            self.turns.drop(resource)
             return None
         match urgency(before, status):
             case "shared":
+                down_for = self._gate.down_for
                 if down_for is not None and down_for < SHARED_SECONDS:
-                    self.turns.drop(who)
+                    self.turns.drop(resource)
                     return SHARED_SECONDS - down_for
-                if not self.turns.take(who, crew, first=True):
+                if not self.turns.take(resource, crew, first=True):
                     return None
             case "figures":
-                wait = self._written.get(who, -math.inf) + FIGURES_SECONDS - time.monotonic()
+                wait = memory.written.get(resource, -math.inf) + FIGURES_SECONDS - self._clock.monotonic()
                 if wait > 0:
                     return wait
-                if not self.turns.take(who, crew, first=False):
+                if not self.turns.take(resource, crew, first=False):
                     return None
-        self._remember(who)
+        now = self._clock.monotonic()
+        recent = {other: at for other, at in memory.written.items() if now - at < FIGURES_SECONDS}
+        memory.written = {**recent, resource: now}
         await self._apply(kind, metadata, status)
         return None
-
-    def forget(self, kind: Kind, key: Key) -> None:
-        who: Who = (kind, *key)
-        self._written.pop(who, None)
-        self.turns.drop(who)
-
-    def _remember(self, who: Who) -> None:
-        now = time.monotonic()
-        if len(self._written) >= self._prune_at:  # of what is long past, or gone, nothing need be known
-            self._written = {w: at for w, at in self._written.items() if now - at < FIGURES_SECONDS}
-            self._prune_at = 2 * len(self._written) + 1000
-        self._written[who] = now
 
     async def _apply(self, kind: Kind, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         manifest = {
@@ -153,7 +151,7 @@ class Statuses:
 
 
 def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now", "shared", "figures"]:
-    """How soon a status is to be written that differs from the one that is there."""
+    """How soon a status must be written that differs from the one that is there."""
     then, now = _substance(before), _substance(after)
     if then == now:
         return "figures"
@@ -164,7 +162,7 @@ def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now
 
 
 def _substance(status: Mapping[str, Any]) -> Any:
-    """A status without what may wait: how many wait and run (other than whether any do), times, words."""
+    """The status without what may wait: figures (other than whether they are zero), times, messages."""
     figures = {field: bool(status.get(field)) for field in plan.FIGURES}
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])]
     left_out = {"conditions", *plan.FIGURES, *heartbeat.TIMES}

@@ -1,8 +1,8 @@
-"""What of a crew is kept in the store: definition, record and heartbeats; and what its queue says.
+"""Stores a crew's definition, record and heartbeats, and reads how its queue stands.
 
 All of it can be made anew from the resources. The record is written before the crew's place in the queue and removed
-after it, and both say whose they are, so that a sweep finds whatever an interruption left. What is another's, or
-nobody's, is never touched. Knows nothing of Kubernetes beyond the resources it is given.
+after it, and both name their owner, so that a sweep finds whatever an interruption left. What another operator, or
+nobody, owns is never touched. This module knows nothing of Kubernetes beyond the resources that it is given.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 import redis.asyncio
@@ -21,7 +20,9 @@ from pydantic import ValidationError
 from watchbill import api, metrics, names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
+from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Key
+from watchbill.controller.memory import CrewMemory
 from watchbill.errors import InvalidInput, NotFound
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
@@ -39,7 +40,7 @@ T = TypeVar("T")
 SCHEDULER_SECONDS: Final = 10.0
 """The scheduler waits for the store; we don't, because the statuses of other crews must say that it is away."""
 PARKED_SECONDS: Final = 10.0
-"""How often it is read which agents' tasks are parked."""
+"""How often the agents are read whose tasks are parked."""
 
 
 class Heartbeats(Protocol):
@@ -53,64 +54,53 @@ class Heartbeats(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """A crew as the store has it."""
+    """How a crew stands in the store."""
 
     load: replicas.Load
     unavailable: Sequence[str]
-    """Agents whose tasks wait for a worker that has them."""
+    """Agents whose tasks wait for a worker that can load them."""
     agents_loaded: bool
     """A worker has loaded all agents under the current definition."""
     verdicts: Mapping[str, beat.Verdict]
     """Heartbeat → whether it fires."""
     times: Mapping[str, heartbeats.State]
-    """Heartbeat → when it fires, where it does."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered of a crew between reconciliations; all of it may be lost."""
-
-    applied: str = ""
-    """What was last stored: uid, generation and heartbeats."""
-    verdicts: dict[str, beat.Verdict] = field(default_factory=dict)
-    parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
-    """How many tasks, when that was read, of which agents."""
+    """Heartbeat → when it fired last and fires next."""
 
 
 class Stored:
-    """The crews that one operator keeps in one store. `owner` tells it from all others that may use the same store."""
+    """The crews of one operator in one store. `owner` tells the operator from all others that may use the store."""
 
-    def __init__(self, client: redis.asyncio.Redis, scheduler: Heartbeats, owner: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, scheduler: Heartbeats, owner: str, clock: Clock = SYSTEM) -> None:
         self._client = client
         self._scheduler = scheduler
         self._owner = owner
-        self._memories: dict[Key, _Memory] = {}
-
-    def invalidate(self) -> None:
-        """What was stored long ago may be gone: the next reconciliation makes sure."""
-        for memory in self._memories.values():
-            memory.applied = ""
+        self._clock = clock
 
     async def sync(
-        self, key: Key, seen: Mapping[str, Any], definition: CrewDefinition | None, beats: Sequence[Mapping[str, Any]]
+        self,
+        key: Key,
+        seen: Mapping[str, Any],
+        definition: CrewDefinition | None,
+        beats: Sequence[Mapping[str, Any]],
+        memory: CrewMemory,
     ) -> StoreState | None:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
-        Without a definition (there is none that could run) what was stored before goes on. Raises StoreUnavailable,
-        Taken when the crew of that name is another's, InvalidInput for what can't be stored.
+        `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
+        can't run; then what was stored before stays. Raises StoreUnavailable; Taken when another owns the crew of that
+        name; InvalidInput for what can't be stored.
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
-        memory = self._memories.setdefault(key, _Memory())
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
         wanted = json.dumps([uid, definition is not None and generation, generations])
         held = await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
         queue = Queue(self._client, keys, uid)
         current = held.definition
-        if memory.applied != wanted or not is_ours:  # the latter: it was flushed, or deleted by hand
-            memory.applied = ""
+        if memory.synced != wanted or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
+            memory.synced = ""
             if definition is not None:
-                # What its queue has is known of a crew that was stored, and is in its status from then on.
+                # The figures of a crew that was stored are in its status from then on.
                 was_there = "waiting" in (seen.get("status") or {})
                 await self._store(keys, definition, uid, held, was_there=was_there)
                 current = definition.digest()
@@ -119,7 +109,7 @@ class Stored:
             await self._store_heartbeats(keys, uid, definition, beats, memory)
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
-            memory.applied = wanted
+            memory.synced = wanted
         now = await figures(self._client, keys)
         if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
             await queue.move_due()
@@ -135,9 +125,11 @@ class Stored:
             times={state.name: state for state in states},
         )
 
-    async def remove(self, key: Key, uid: str | None) -> None:
-        """Nothing of ours stays of the crew, or of any crew of that name where no uid is given."""
-        memory = self._memories.pop(key, _Memory())
+    async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
+        """Removes all that this operator stored of the crew; without a uid, of any crew of that name.
+
+        `memory`: what was remembered of the crew.
+        """
         keys = names.CrewKeys(*key)
         metrics.QUEUES.forget(keys.crew)
         held = await definitions.identity(self._client, keys)
@@ -153,7 +145,7 @@ class Stored:
             logger.info("%s/%s: removed", *key)
 
     async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
-        """What we stored for crews that are no more, or did not remove to the end.
+        """The crews that this operator stored and that are no more, or that it did not remove to the end.
 
         `namespaces`: the ones to search; none: all. `living`: crew → uid.
         """
@@ -232,7 +224,7 @@ class Stored:
         uid: str,
         definition: CrewDefinition | None,
         beats: Sequence[Mapping[str, Any]],
-        memory: _Memory,
+        memory: CrewMemory,
     ) -> None:
         former, memory.verdicts = memory.verdicts, {}
         for seen in beats:
@@ -246,7 +238,7 @@ class Stored:
         self, keys: names.CrewKeys, uid: str, definition: CrewDefinition | None, seen: Mapping[str, Any]
     ) -> beat.Verdict:
         try:
-            # What a later version added is ignored, so that one can go back to this one.
+            # Fields that a later version added are ignored, so that one can go back to this one.
             heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
             if problems := api.check(heartbeat):
                 raise InvalidInput(problems)
@@ -260,14 +252,16 @@ class Stored:
         return beat.fires(heartbeat)
 
     async def _try_parked(self, queue: Queue) -> None:
-        """The crew has changed, and may now have the agents that were missing. A worker that has them can't look for
-        itself where there is none, and parked work starts none."""
+        """Moves parked tasks back onto the queue: the crew has changed, and may now have the agents that were missing.
+
+        Workers do the same, but there may be none, and parked tasks start none.
+        """
         for members in (await queue.parked_agents()).values():
             await queue.unpark(members)
 
-    async def _parked(self, queue: Queue, memory: _Memory, count: int) -> Sequence[str]:
+    async def _parked(self, queue: Queue, memory: CrewMemory, count: int) -> Sequence[str]:
         known, at, _ = memory.parked
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if count == 0:
             memory.parked = (0, 0.0, ())
         elif known == 0 or (count != known and now - at >= PARKED_SECONDS):

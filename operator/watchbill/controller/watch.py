@@ -1,7 +1,8 @@
-"""kopf as a watch transport: a thread and loop of its own, because it takes over signals and cancels others' tasks.
+"""Runs kopf as a watch transport.
 
-Its handlers do nothing but hand events over to our loop. It writes nothing: no finalizers, no annotations, no events.
-If it ends, it is started again with pauses; what was missed meanwhile the operator's own listing finds.
+kopf runs in a thread and loop of its own, because it takes over signals and cancels the tasks of others. Its handlers
+only hand events over to our loop, and it writes nothing: no finalizers, no annotations, no events. If kopf ends, it is
+started again after a pause; the operator's own listing finds what was missed meanwhile.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from watchbill import kubernetes_api, metrics, names
+from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import needed
 
 with needed("The operator", "operator"):
@@ -24,13 +25,18 @@ logger = logging.getLogger("watchbill.operator")
 Sink = Callable[[str, str, Mapping[str, Any]], None]
 """(plural, ADDED | MODIFIED | DELETED | '', object)"""
 
-LOGIN_AGAIN_SECONDS = 2.0
-FAILURES_MAX = 3
-FAILURES_SECONDS = 600.0
+LOGIN_AGAIN_SECONDS: Final = 2.0
+ENDS_MAX: Final = 3
+ENDS_SECONDS: Final = 600.0
+"""A watch that ended ENDS_MAX times within so many seconds is not started again."""
 
 
 class Watch:
-    """Watches Crews, Heartbeats and the workers' Deployments. All callables are called on the loop that makes it."""
+    """Watches Crews, Heartbeats and the workers' Deployments.
+
+    Calls `sink` with each event, `on_restart` when events may have been missed, and `on_broken` with the reason when
+    the watch can't be kept up: all of them on the loop in which the Watch was made.
+    """
 
     def __init__(
         self,
@@ -38,11 +44,13 @@ class Watch:
         sink: Sink,
         on_restart: Callable[[], object],
         on_broken: Callable[[str], object],
+        clock: Clock = SYSTEM,
     ) -> None:
         self._namespaces = namespaces
         self._sink = sink
         self._on_restart = on_restart
         self._on_broken = on_broken
+        self._restarts = Restarts(clock)
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchbill-watch", daemon=True)
@@ -55,7 +63,6 @@ class Watch:
         await asyncio.to_thread(self._thread.join, 5.0)
 
     def _run(self) -> None:
-        failures: list[float] = []
         while not self._stop.is_set():
             try:
                 asyncio.run(self._operate())
@@ -64,12 +71,11 @@ class Watch:
             if self._stop.is_set():
                 return
             metrics.WATCH_RESTARTS.inc()
-            now = time.monotonic()
-            failures = [at for at in failures if now - at < FAILURES_SECONDS] + [now]
-            if len(failures) >= FAILURES_MAX:
-                self._call(self._on_broken, "the watch of the API server ended three times")
+            pause = self._restarts.pause()
+            if pause is None:
+                self._call(self._on_broken, f"the watch of the API server ended {ENDS_MAX} times")
                 return
-            self._stop.wait(min(2.0 ** len(failures), 30.0))
+            self._stop.wait(pause)
             self._call(self._on_restart)
 
     async def _operate(self) -> None:
@@ -85,12 +91,27 @@ class Watch:
         self._call(self._sink, plural, kind, obj)
 
     def _call(self, what: Callable[..., object], *args: Any) -> None:
-        if not self._loop.is_closed():  # it may be, while we end
+        if not self._loop.is_closed():  # as it may be at the operator's end
             self._loop.call_soon_threadsafe(what, *args)
 
 
+class Restarts:
+    """Decides whether, and when, a watch that has ended is started again."""
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._ended_at: list[float] = []
+
+    def pause(self) -> float | None:
+        """The watch has ended. Returns after how many seconds to start it again; None: it ends too often."""
+        now = self._clock.monotonic()
+        self._ended_at = [at for at in self._ended_at if now - at < ENDS_SECONDS] + [now]
+        return None if len(self._ended_at) >= ENDS_MAX else 2.0 ** len(self._ended_at)
+
+
 def registry(hand_over: Sink) -> kopf.OperatorRegistry:
-    """The handlers, for `kopf.operator` and for kopf's own runner in tests. `hand_over` is called on kopf's loop."""
+    """Returns the handlers, for `kopf.operator` and for kopf's own runner in tests. They call `hand_over` on kopf's
+    loop."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers, backoff=LOGIN_AGAIN_SECONDS)(_login)
     for group, version, plural, labels in (
@@ -103,7 +124,7 @@ def registry(hand_over: Sink) -> kopf.OperatorRegistry:
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf's, for watching and no more."""
+    """Returns kopf's settings for a watch that writes nothing."""
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True
@@ -118,7 +139,7 @@ def settings() -> kopf.OperatorSettings:
 
 def _handler(plural: str, hand_over: Sink) -> Callable[..., None]:
     def handler(event: Mapping[str, Any], **_: Any) -> None:
-        # a plain copy: kopf's own views belong to its loop
+        # A plain copy, because kopf's own views belong to its loop.
         hand_over(plural, str(event.get("type") or ""), dict(event["object"]))
 
     handler.__name__ = f"hand_over_{plural}"
@@ -126,7 +147,8 @@ def _handler(plural: str, hand_over: Sink) -> Callable[..., None]:
 
 
 async def _login(**_: Any) -> kopf.ConnectionInfo:
-    """Called again when the API server no longer accepts the credentials: tokens of pods are short-lived."""
+    """Reads the credentials. kopf calls it again when the API server no longer accepts them: tokens of pods are
+    short-lived."""
     found = await kubernetes_api.credentials()
     return kopf.ConnectionInfo(
         server=found.server,

@@ -1,7 +1,7 @@
-"""A queue of keys to reconcile: a key waits once however often it was added, and is never reconciled twice at a time.
+"""A queue of keys to reconcile. A key waits once however often it was added, and is never reconciled twice at a time.
 
-What is asked for goes before what is reconciled only to make sure, or a crew with new work would wait for all others.
-A reconciliation that fails is repeated with growing, jittered pauses; one that returns seconds, after them.
+A key that was asked for goes before keys that are reconciled only to make sure, or a crew with new work would wait for
+all others. A reconciliation that fails is repeated with growing, jittered pauses; one that returns seconds, after them.
 
 Not asyncio's queues, because: they hold a key as often as it was added, and give it out while it is reconciled. Not
 kopf's, because: they hold events of one object, and most reconciliations are asked for by the store, or by time.
@@ -15,40 +15,41 @@ import random
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from watchbill.clock import SYSTEM, Clock
+
 logger = logging.getLogger("watchbill.operator")
 
 K = TypeVar("K", bound=Hashable)
+Reconcile = Callable[[K], Awaitable[float | None]]
+"""Returns in how many seconds to reconcile the key again, or None."""
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
-_SAID = 3
+_WARN_FROM = 3
 """From so many failures in a row on, the log message is a warning."""
 
 
 class WorkQueue(Generic[K]):
-    """`reconcile(key)` returns in how many seconds to reconcile the key again, or None."""
+    """The keys that wait for a reconciliation, now or later."""
 
-    def __init__(
-        self, reconcile: Callable[[K], Awaitable[float | None]], on_depth: Callable[[int], object] = lambda _: None
-    ) -> None:
-        """`on_depth` is told how many keys wait."""
-        self._reconcile = reconcile
+    def __init__(self, on_depth: Callable[[int], object] = lambda _: None, clock: Clock = SYSTEM) -> None:
+        """`on_depth` is called with the number of keys that wait whenever it changes."""
         self._on_depth = on_depth
+        self._clock = clock
         self._soon: dict[K, None] = {}
         self._later: dict[K, None] = {}
-        """In the order in which they came, like those before; only when none of those waits."""
+        """Keys that are reconciled when none waits in `_soon`. Both are in the order in which the keys came."""
         self._waiting = asyncio.Semaphore(0)
-        """As many as wait."""
+        """Counts the keys of `_soon` and `_later`."""
         self._busy: set[K] = set()
         self._again: dict[K, bool] = {}
         """Keys that were added while they were reconciled → whether for later."""
-        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._timers: dict[K, asyncio.Task[None]] = {}
         self._failures: dict[K, int] = {}
 
     def add(self, key: K, *, later: bool = False) -> None:
         """Reconciles the key as soon as possible, or (`later`) when nothing else is to be done."""
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
+        self._stop_timer(key)
         if key in self._busy:
             self._again[key] = later and self._again.get(key, True)
         elif key in self._later and not later:
@@ -63,21 +64,20 @@ class WorkQueue(Generic[K]):
         """Reconciles the key then, or sooner if something else asks for it."""
         if key in self._soon or key in self._later or key in self._again:
             return
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+        self._stop_timer(key)
+        self._timers[key] = asyncio.create_task(self._add_after(key, seconds))
 
-    async def run(self, workers: int) -> None:
-        """Works until cancelled."""
+    async def run(self, reconcile: Reconcile[K], workers: int) -> None:
+        """Reconciles up to `workers` keys at a time, until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
-                    group.create_task(self._work())
+                    group.create_task(self._work(reconcile))
         finally:
-            for timer in self._timers.values():
-                timer.cancel()
+            for key in list(self._timers):
+                self._stop_timer(key)
 
-    async def _work(self) -> None:
+    async def _work(self, reconcile: Reconcile[K]) -> None:
         while True:
             await self._waiting.acquire()
             lane = self._soon or self._later
@@ -87,12 +87,12 @@ class WorkQueue(Generic[K]):
             self._busy.add(key)
             after: float | None
             try:
-                after = await self._reconcile(key)
+                after = await reconcile(key)
                 self._failures.pop(key, None)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 after = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * (0.5 + random.random())
-                level = logging.INFO if failures < _SAID else logging.WARNING  # an old resourceVersion is no news
+                level = logging.INFO if failures < _WARN_FROM else logging.WARNING  # a stale resourceVersion is no news
                 logger.log(level, "%s: %s: %s; again in %.1f s", key, type(error).__name__, error, after)
                 logger.debug("%s", key, exc_info=True)
             finally:
@@ -101,6 +101,15 @@ class WorkQueue(Generic[K]):
                 self.add(key, later=self._again.pop(key))
             elif after is not None:
                 self.add_after(key, after)
+
+    async def _add_after(self, key: K, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        del self._timers[key]  # before `add`, which would cancel this task
+        self.add(key)
+
+    def _stop_timer(self, key: K) -> None:
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
 
     def _report_depth(self) -> None:
         self._on_depth(len(self._soon) + len(self._later))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -23,7 +23,12 @@ Fault = tuple[Reason, str]
 
 FIGURES: Final = ("waiting", "running")
 """Fields of the status that change all the time."""
+AGAIN_SECONDS: Final = 5.0
+"""After so long a crew is reconciled again whose trouble somebody else must mend."""
+ACTIVE_AGAIN_SECONDS: Final = 2.0
+"""After so long a crew is reconciled again that has work or workers."""
 OLD_AGAIN_SECONDS: Final = 2.0
+"""After so long a crew is reconciled again that has workers of an old revision."""
 _POD_NAME: Final = re.compile(r'^pods "[^"]*"')
 
 
@@ -125,16 +130,21 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
     trouble, trouble_in = _trouble(serving, now)
     there = sum(c.replicas for c in children) if serving is not None else decision.replicas
     status = _status(seen, there, _conditions(seen, serving, blocked, trouble, now))
-    pauses = [decision.again_seconds, trouble_in, OLD_AGAIN_SECONDS if former or (old and not gone) else None]
+    old_again = OLD_AGAIN_SECONDS if former or (old and not gone) else None
     return Plan(
         revision=revision,
         applies=applies,
         resize=(serving, decision.replicas) if blocked is not None and changes and serving is not None else None,
         deletes=former + gone,
         status=None if says(seen.status, status) else status,
-        again_seconds=min((p for p in pauses if p is not None), default=None),
+        again_seconds=shortest([decision.again_seconds, trouble_in, old_again, *_pauses(seen)]),
         scaled=decision if changes else None,
     )
+
+
+def shortest(pauses: Iterable[float | None]) -> float | None:
+    """The shortest of the pauses that there are; None: there is none."""
+    return min((pause for pause in pauses if pause is not None), default=None)
 
 
 def project(deployment: Mapping[str, Any]) -> Child:
@@ -230,6 +240,17 @@ def _scale(seen: Observed, serving: Child | None, children: Sequence[Child]) -> 
     if not seen.has_redis_secret and serving is None:
         return replicas.Decision(0, "hold")  # its pods could not even start
     return replicas.decide(bounds, seen.load, have, seen.idle_for)
+
+
+def _pauses(seen: Observed) -> list[float | None]:
+    """After how many seconds what was seen may have changed, with no event to tell of it."""
+    active = due = None
+    if seen.load is not None:
+        active = ACTIVE_AGAIN_SECONDS if not seen.load.none or any(c.replicas for c in seen.children) else None
+        due = None if seen.load.due_in is None else max(seen.load.due_in, 0.0)
+    is_taken = seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT
+    is_stuck = seen.store_error is not None or not seen.has_redis_secret or is_taken
+    return [active, due, AGAIN_SECONDS if is_stuck else None]
 
 
 def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:

@@ -1,0 +1,225 @@
+"""The controller: lists, watches, reconciles each crew that changes, and removes crews that are gone from the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill import background, metrics, names
+from watchbill.clock import SYSTEM, Clock, wait_for_event
+from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.eviction import Eviction
+from watchbill.controller.memory import Memory
+from watchbill.controller.reconcile import Reconciler
+from watchbill.controller.statuses import Statuses
+from watchbill.controller.store_gate import StoreGate
+from watchbill.controller.stored import Heartbeats, Stored
+from watchbill.controller.wakeups import WakeUps
+from watchbill.controller.watch import Watch
+from watchbill.controller.workqueue import WorkQueue
+from watchbill.errors import WatchbillError
+from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi
+from watchbill.plan import manifests
+from watchbill.settings import Settings
+from watchbill.store import figures
+
+logger = logging.getLogger("watchbill.operator")
+
+RECONCILES_AT_ONCE: Final = 16
+FIGURES_SECONDS: Final = 10.0
+"""How old the figures of a crew with work may be that a scrape shows. Every reconciliation reads them anew. An idle
+crew costs a scrape nothing; work that comes has it reconciled."""
+LIST_AGAIN_SECONDS: Final = 2.0
+"""The pause after a listing that failed."""
+UNLISTED_AGAIN_SECONDS: Final = 60.0
+"""When a namespace that could not be listed is tried again."""
+EVICTION_SECONDS: Final = 2.0
+"""How long the first reconciliation waits for the store's maxmemory-policy, so that a restart writes no status."""
+
+_SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": names.WORKER_SELECTOR}
+
+
+class Controller:
+    """All parts of the operator, for one store and one API server."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.asyncio.Redis,
+        kubernetes: KubernetesApi,
+        scheduler: Heartbeats,
+        owner: str,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """`owner` marks what this operator stores (docs/design/operator.md, "Whose a crew is")."""
+        self._namespaces = list(dict.fromkeys(n for n in map(str.strip, settings.watch_namespaces.split(",")) if n))
+        self._resync_seconds = settings.resync_seconds
+        self._client = client
+        self._kubernetes = kubernetes
+        self._scheduler = scheduler
+        self._clock = clock
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._list_now = asyncio.Event()
+        self._unlisted: set[str] = set()
+        """Namespaces that could not be listed the last time: nothing of them may be swept."""
+        self.is_ready = False
+        self._cache = Cache()
+        self._memory = Memory()
+        self._queue: WorkQueue[Key] = WorkQueue(metrics.WORKQUEUE_DEPTH.set, clock)
+        self._stored = Stored(client, scheduler, owner, clock)
+        self._eviction = Eviction(client, self._enqueue_all, clock)
+        gate = StoreGate(self._on_store_back, clock)
+        self._statuses = Statuses(kubernetes, self._cache, gate, self._queue.add, clock)
+        self._reconciler = Reconciler(
+            kubernetes,
+            self._cache,
+            self._stored,
+            self._statuses,
+            gate,
+            self._eviction,
+            self._memory,
+            workers=manifests.Defaults(
+                image=settings.worker_image,
+                resources=settings.worker_resources,
+                allow_modules=",".join(settings.allowed_modules),
+            ),
+            clock=clock,
+        )
+        self._wakeups = WakeUps(client, self._on_work, self._enqueue_all, clock)
+        self._watch = Watch(self._namespaces, self._on_event, self._list_now.set, self._break, clock)
+
+    async def run(self, stopped: asyncio.Future[Any]) -> None:
+        """Works until `stopped` is done. Raises RuntimeError when the watch can't be kept up."""
+        async with AsyncExitStack() as stack:
+            self._watch.start()
+            stack.push_async_callback(self._watch.stop)
+            await self._scheduler.start()
+            stack.push_async_callback(self._scheduler.stop)
+            work = [
+                background.start("resync", self._resync),
+                background.start("wake-ups", self._wakeups.run),
+                background.start("eviction", self._eviction.run),
+                background.start("status turns", self._statuses.turns.run),
+            ]
+            stack.push_async_callback(background.end, *work)
+            ends = [stopped, self._broken, *work]
+            try:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self.is_ready = False
+            for end in ends:
+                if end.done():
+                    end.result()
+
+    async def observe(self) -> None:
+        """Reads, for the metrics, the figures of crews that no reconciliation has read lately."""
+        if self.is_ready:
+            await show_figures(self._client)
+
+    # ------------------------------------------------------------ listing
+
+    async def _resync(self) -> None:
+        """Lists anew, has every crew reconciled, and sweeps up crews that went while nobody watched."""
+        reconciling: asyncio.Task[None] | None = None
+        try:
+            while True:
+                listed = False
+                self._list_now.clear()
+                try:
+                    await self._list()
+                    listed = True
+                except WatchbillError as error:
+                    logger.warning("can't list: %s", error)
+                if listed and reconciling is None:  # not before every crew is known
+                    await self._eviction.asked(EVICTION_SECONDS)
+                    work = self._queue.run(self._reconciler.reconcile, RECONCILES_AT_ONCE)
+                    reconciling = asyncio.create_task(work, name="reconcile")
+                    reconciling.add_done_callback(self._on_reconciling_ended)
+                    self.is_ready = True
+                if listed:  # never sweep after a listing that failed
+                    await self._sweep()
+                pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
+                if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
+                    self._memory.invalidate()
+        finally:
+            if reconciling is not None:
+                await background.end(reconciling)
+
+    def _on_reconciling_ended(self, reconciling: asyncio.Task[None]) -> None:
+        if not reconciling.cancelled():
+            self._break(f"the work queue ended: {reconciling.exception()!r}")
+
+    async def _list(self) -> None:
+        """Lists all resources. What is not listed is gone; a namespace that may not be listed stays as it was."""
+        self._cache.expect_listing()
+        unlisted: set[str] = set()
+        try:
+            namespaces: Sequence[str | None] = self._namespaces or [None]
+            for namespace in namespaces:
+                try:
+                    listings = [
+                        (kind, await self._kubernetes.list(kind, namespace, selector=selector))
+                        for kind, selector in _SELECTORS.items()
+                    ]
+                except Forbidden as error:
+                    if namespace is None or len(namespaces) == 1:
+                        raise
+                    logger.warning("namespace %r is left out: %s", namespace, error)
+                    unlisted.add(namespace)
+                    continue
+                for kind, listing in listings:
+                    for key in self._cache.replace(kind, namespace, listing):
+                        self._queue.add(key, later=True)
+        finally:
+            self._cache.listed()
+        self._unlisted = unlisted
+        self._enqueue_all()
+
+    async def _sweep(self) -> None:
+        """Has every crew reconciled that this operator stored and that is no more: that removes it."""
+        living = {key: str(crew["metadata"]["uid"]) for key, crew in self._cache.crews.items()}
+        try:
+            strays = await self._stored.strays(self._namespaces, living)
+        except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
+            logger.warning("the sweep is put off: %s", error)
+            return
+        for key in strays:
+            if key[0] not in self._unlisted:
+                self._queue.add(key)
+
+    # ------------------------------------------------------------ what others call
+
+    def _enqueue_all(self) -> None:
+        for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
+            self._queue.add(key, later=True)
+
+    def _on_store_back(self) -> None:
+        self._eviction.ask_now()
+        self._enqueue_all()
+
+    def _on_event(self, plural: str, kind: str, obj: Object) -> None:
+        """An event of the watch. An event that is lost is found by the next listing."""
+        for key in self._cache.take(plural, kind, obj):
+            self._queue.add(key)
+
+    def _on_work(self, key: Key) -> None:
+        if key in self._cache.crews:
+            self._memory.reset_idle(key)
+            self._queue.add(key)
+
+    def _break(self, why: str) -> None:
+        if not self._broken.done():
+            self._broken.set_exception(RuntimeError(why))
+
+
+async def show_figures(client: redis.asyncio.Redis) -> None:
+    """Has the metrics show anew the figures that are older than FIGURES_SECONDS and may have changed."""
+    crews = [names.CrewKeys(*crew.split("/", 1)) for crew in metrics.QUEUES.due(FIGURES_SECONDS)]
+    async for crew, found in figures.each(client, crews):
+        metrics.QUEUES.show(crew, found)

@@ -1,0 +1,72 @@
+"""Keeps what the operator remembers of crews between reconciliations.
+
+All of it may be lost: a restart makes it anew from the resources and the store. Times are by the clock's `monotonic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from watchbill.controller.cache import Key
+from watchbill.plan.heartbeat import Verdict
+
+Resource = tuple[Literal["crews", "heartbeats"], str, str]
+"""(plural, namespace, name) of a resource whose status the operator writes."""
+
+
+@dataclass(slots=True)
+class CrewMemory:
+    """The memory of one crew, and of its heartbeats."""
+
+    idle_since: float | None = None
+    """Since when the crew has had no work; None: it has work, or that is not known."""
+    has_service_account: bool = False
+    refusal: tuple[int, str, str] | None = None
+    """(generation, template revision, message) of the last refusal; after a restart the status says it."""
+    denied: str | None = None
+    """The API server's message when it last forbade something. It is tried again: a right or a quota may come."""
+    denials: int = 0
+    """How often in a row it was forbidden."""
+    denied_until: float = 0.0
+    conflict: int | None = None
+    """The generation whose status says that the crew is another's. It is said once for each generation, or two
+    operators would overwrite each other's statuses for ever."""
+    synced: str = ""
+    """Uid, generation and heartbeats that were stored last; empty: they must be stored again."""
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """Heartbeat → whether it fires."""
+    parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
+    """How many tasks were parked, when that was read, and the agents that they wait for."""
+    written: dict[Resource, float] = field(default_factory=dict)
+    """When the status of each resource was written last."""
+
+
+class Memory:
+    """The memories of all crews, and what crews of one namespace share."""
+
+    def __init__(self) -> None:
+        self._crews: dict[Key, CrewMemory] = {}
+        self.secrets: dict[tuple[str, str], tuple[bool, float]] = {}
+        """(namespace, name) of a Secret with a store's URL → whether it was there, and until when that is believed."""
+
+    def of(self, key: Key) -> CrewMemory:
+        """Returns the crew's memory, which the caller may change."""
+        return self._crews.setdefault(key, CrewMemory())
+
+    def forget(self, key: Key) -> CrewMemory:
+        """Forgets the crew. Returns what was remembered."""
+        return self._crews.pop(key, CrewMemory())
+
+    def reset_idle(self, key: Key) -> None:
+        """Work has come to the crew, and may be done before the crew is reconciled."""
+        if memory := self._crews.get(key):
+            memory.idle_since = None
+
+    def invalidate(self) -> None:
+        """Has the next reconciliation of each crew make sure of everything that was stored or seen before."""
+        self.secrets.clear()
+        for memory in self._crews.values():
+            memory.synced = ""
+            memory.has_service_account = False

@@ -1,0 +1,276 @@
+"""What the reconciler remembers, and when it comes again. An API server and a store in memory; time is turned."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from watchbill.controller.cache import Cache, Key
+from watchbill.controller.eviction import Eviction
+from watchbill.controller.memory import CrewMemory, Memory
+from watchbill.controller.reconcile import Reconciler
+from watchbill.controller.statuses import Statuses
+from watchbill.controller.store_gate import StoreGate
+from watchbill.controller.stored import Stored, StoreState
+from watchbill.errors import StoreUnavailable
+from watchbill.kubernetes_api import Forbidden, KubernetesApi
+from watchbill.plan.manifests import Defaults
+from watchbill.plan.replicas import Load
+from watchbill.store.definitions import Taken
+from watchbill.testing import FakeClock
+
+pytestmark = pytest.mark.pure
+
+ECHO = ("team", "echo")
+IDLE = Load(0, 0, None)
+
+
+class ApiServer:
+    """Objects in memory, with versions; and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.version = 0
+        self.has_secret = True
+        self.forbids = False
+        self.asked: list[str] = []
+
+    def store(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        obj = copy.deepcopy(manifest)
+        obj["metadata"] |= {"resourceVersion": str(self.version), "uid": obj["metadata"].get("uid", "u")}
+        self.objects[kind, obj["metadata"]["name"]] = obj
+        return obj
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get((kind, name))
+
+    async def secret_exists(self, namespace: str, name: str) -> bool:
+        self.asked.append("secret")
+        return self.has_secret
+
+    async def apply(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(f"apply {kind}")
+        if self.forbids:
+            raise Forbidden("no right", 403)
+        return self.store(kind, manifest)
+
+    async def apply_status(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(f"status of {kind}")
+        name = manifest["metadata"]["name"]
+        return self.store(kind, {**self.objects[kind, name], "status": manifest["status"]})
+
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        del self.objects[kind, name]
+
+
+class Store:
+    """A store that holds one crew."""
+
+    def __init__(self) -> None:
+        self.load = IDLE
+        self.error: Exception | None = None
+        self.asked = 0
+        self.removed: list[Key] = []
+
+    async def sync(self, *_: Any) -> StoreState:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return StoreState(self.load, (), True, {}, {})
+
+    async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
+        self.removed.append(key)
+
+
+class Room:
+    """A reconciler and all around it."""
+
+    def __init__(self) -> None:
+        self.clock, self.cache, self.memory = FakeClock(), Cache(), Memory()
+        self.server, self.store = ApiServer(), Store()
+        kubernetes = cast(KubernetesApi, self.server)
+        gate = StoreGate(lambda: None, self.clock)
+        self.reconciler = Reconciler(
+            kubernetes,
+            self.cache,
+            cast(Stored, self.store),
+            Statuses(kubernetes, self.cache, gate, lambda _: None, self.clock),
+            gate,
+            cast(Eviction, SimpleNamespace(message="")),
+            self.memory,
+            workers=Defaults(image="worker"),
+            clock=self.clock,
+        )
+        self.change("crews", generation=1)
+
+    def change(self, plural: str, name: str = "echo", *, generation: int, **status: Any) -> None:
+        spec = {"agents": [{"name": "a", "class": "EchoAgent"}], "workers": {"idleSeconds": 300}}
+        if plural == "heartbeats":
+            spec = {"crewRef": {"name": "echo"}, "intervalSeconds": 60, "agent": "a", "prompt": "look"}
+        obj = {
+            "apiVersion": "watchbill.dev/v1alpha1",
+            "kind": "Crew" if plural == "crews" else "Heartbeat",
+            "metadata": {"name": name, "namespace": "team", "generation": generation},
+            "spec": spec,
+            **({"status": status} if status else {}),
+        }
+        self.cache.take(plural, "MODIFIED", self.server.store(plural, obj))
+
+    def condition(self, kind: str = "Ready", plural: str = "crews", name: str = "echo") -> tuple[str, str]:
+        for found in self.server.objects[plural, name]["status"]["conditions"]:
+            if found["type"] == kind:
+                return found["status"], found["reason"]
+        return "", ""
+
+    async def reconcile(self) -> float | None:
+        return await self.reconciler.reconcile(ECHO)
+
+    async def asks(self) -> list[str]:
+        """What is asked of the API server by one reconciliation."""
+        self.server.asked.clear()
+        await self.reconcile()
+        return self.server.asked
+
+    def workers(self) -> int:
+        (child,) = self.cache.deployments.of(ECHO)
+        return child.replicas
+
+
+async def test_workers_go_after_the_idle_seconds_and_what_came_meanwhile_counts() -> None:
+    room = Room()
+    room.store.load = Load(1, 0, None)
+    assert await room.reconcile() == 2, "a crew with work is watched"
+    assert room.workers() == 1
+    room.store.load = IDLE
+    await room.reconcile()
+    room.clock.advance(200)
+    await room.reconcile()
+    room.memory.reset_idle(ECHO)  # work that was done before anybody saw it
+    await room.reconcile()
+    room.clock.advance(299)
+    await room.reconcile()
+    assert room.workers() == 1
+    room.clock.advance(1)
+    await room.reconcile()
+    assert room.workers() == 0
+    assert await room.reconcile() is None, "nothing is to be expected of an idle crew without workers"
+
+
+async def test_seconds_in_which_the_store_was_away_are_not_idle() -> None:
+    room = Room()
+    room.store.load = Load(1, 0, None)
+    await room.reconcile()
+    room.store.load = IDLE
+    await room.reconcile()
+    room.clock.advance(299)
+    room.store.error = StoreUnavailable("away")
+    assert await room.reconcile() == 5
+    room.clock.advance(10)
+    room.store.error = None
+    await room.reconcile()
+    assert room.workers() == 1
+
+
+async def test_a_secret_is_asked_for_once_a_minute_and_one_that_is_missing_sooner() -> None:
+    room = Room()
+    room.server.has_secret = False
+    assert "secret" in await room.asks()
+    assert room.condition("Stalled") == ("True", "RedisSecretMissing")
+    room.clock.advance(2)
+    assert "secret" not in await room.asks()
+    room.server.has_secret = True
+    room.clock.advance(0.5)
+    assert "secret" in await room.asks()
+    room.clock.advance(59)
+    assert "secret" not in await room.asks()
+    room.clock.advance(1)
+    assert "secret" in await room.asks()
+    room.memory.invalidate()
+    assert "secret" in await room.asks()
+
+
+async def test_a_service_account_is_made_once_and_again_when_it_is_gone_at_a_resync() -> None:
+    room = Room()
+    assert "apply serviceaccounts" in await room.asks()
+    await room.reconcile()
+    [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
+    del room.server.objects[account]
+    assert "apply serviceaccounts" not in await room.asks(), "it was there"
+    room.memory.invalidate()
+    assert "apply serviceaccounts" in await room.asks()
+
+
+async def test_what_is_forbidden_is_tried_again_after_growing_pauses() -> None:
+    room = Room()
+    room.server.forbids = True
+    for pause in (5, 10, 20, 40, 60, 60):
+        assert "apply serviceaccounts" in await room.asks()
+        assert room.condition() == ("False", "Forbidden")
+        room.clock.advance(pause - 1)
+        assert await room.reconcile() == 1, "then it is tried again"
+        assert "apply serviceaccounts" not in await room.asks()
+        room.clock.advance(1)
+    room.server.forbids = False
+    assert "apply deployments" in await room.asks()
+    assert room.condition("Stalled") == ("", "")
+    room.server.forbids = True
+    [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
+    del room.server.objects[account]
+    room.memory.invalidate()
+    assert await room.reconcile() == 5, "a success was between"
+
+
+async def test_a_crew_of_another_operator_says_so_once_for_each_generation() -> None:
+    room = Room()
+    room.store.error = Taken("another's")
+    assert await room.reconcile() == 5
+    assert room.condition("Stalled") == ("True", "OwnerConflict")
+    room.change("crews", generation=1, conditions=[], observedGeneration=1)  # as the other operator sees it
+    assert await room.asks() == []
+    assert await room.reconcile() == 5
+    room.change("crews", generation=2)
+    assert "status of crews" in await room.asks()
+    room.store.error = None
+    await room.reconcile()
+    assert room.condition("Stalled") == ("", "")
+    room.store.error = Taken("another's again")
+    assert "status of crews" in await room.asks()
+
+
+async def test_while_the_store_is_away_one_reconciliation_a_second_asks_it() -> None:
+    room = Room()
+    room.store.error = StoreUnavailable("away")
+    assert await room.reconcile() == 5
+    await room.reconcile()
+    assert room.store.asked == 1
+    room.clock.advance(1)
+    await room.reconcile()
+    await room.reconcile()
+    assert room.store.asked == 2
+    room.clock.advance(9)
+    await room.reconcile()
+    assert room.condition() == ("False", "StoreUnavailable")
+
+
+async def test_a_crew_that_is_only_missing_from_the_cache_is_not_removed() -> None:
+    room = Room()
+    room.cache.take("crews", "DELETED", room.server.objects["crews", "echo"])
+    await room.reconcile()
+    assert room.store.removed == []
+    assert ECHO in room.cache.crews
+
+
+async def test_a_crew_that_is_gone_is_removed_and_forgotten_and_its_heartbeats_say_so() -> None:
+    room = Room()
+    room.change("heartbeats", "beat", generation=1)
+    await room.reconcile()
+    room.cache.take("crews", "DELETED", room.server.objects.pop(("crews", "echo")))
+    room.memory.of(ECHO).idle_since = 0
+    assert await room.reconcile() is None
+    assert room.store.removed == [ECHO]
+    assert room.condition("Stalled", "heartbeats", "beat") == ("True", "CrewNotFound")
+    assert room.memory.of(ECHO) == CrewMemory()
