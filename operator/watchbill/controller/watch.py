@@ -11,6 +11,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from watchbill import kubernetes_api, metrics, names
@@ -53,6 +55,8 @@ class Watch:
         self._restarts = Restarts(clock)
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
+        self._cancel: Callable[[], object] | None = None
+        """Cancels kopf from any thread; None while it does not run."""
         self._thread = threading.Thread(target=self._run, name="watchbill-watch", daemon=True)
 
     def start(self) -> None:
@@ -60,6 +64,9 @@ class Watch:
 
     async def stop(self) -> None:
         self._stop.set()
+        if (cancel := self._cancel) is not None:
+            with suppress(RuntimeError):  # its loop has just been closed
+                cancel()
         await asyncio.to_thread(self._thread.join, 5.0)
 
     def _run(self) -> None:
@@ -79,13 +86,22 @@ class Watch:
             self._call(self._on_restart)
 
     async def _operate(self) -> None:
-        await kopf.operator(
-            registry=registry(self._hand_over),
-            settings=settings(),
-            stop_flag=self._stop,
-            clusterwide=not self._namespaces,
-            namespaces=list(self._namespaces),
+        # Cancelled rather than stopped by a stop_flag: a kopf that fails would hang, waiting for the flag.
+        operating = asyncio.create_task(
+            kopf.operator(
+                registry=registry(self._hand_over),
+                settings=settings(),
+                clusterwide=not self._namespaces,
+                namespaces=list(self._namespaces),
+            )
         )
+        self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, operating.cancel)
+        if self._stop.is_set():  # before there was anything to cancel
+            operating.cancel()
+        await asyncio.wait([operating])
+        self._cancel = None
+        if not operating.cancelled():
+            operating.result()
 
     def _hand_over(self, plural: str, kind: str, obj: Mapping[str, Any]) -> None:
         self._call(self._sink, plural, kind, obj)
@@ -133,7 +149,7 @@ def settings() -> kopf.OperatorSettings:
     made.watching.chunk_size = kubernetes_api.PAGE
     made.networking.request_timeout = 30.0
     made.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
-    made.process.ultimate_exiting_timeout = 5.0
+    made.process.ultimate_exiting_timeout = None  # else a kopf that fails kills this process
     return made
 
 

@@ -1,0 +1,212 @@
+"""The whole operator over HTTP: an API server that keeps what it is sent, and a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.config import kube_config
+from prometheus_client import REGISTRY
+
+from watchbill import connection
+from watchbill.controller import watch
+from watchbill.controller.operator import Operator
+from watchbill.names import CrewKeys
+from watchbill.scheduler import Scheduler
+from watchbill.settings import Settings
+from watchbill.store import definitions
+from watchbill.store.queue import Queue, Submission
+
+CREW = {
+    "apiVersion": "watchbill.dev/v1alpha1",
+    "kind": "Crew",
+    "metadata": {"name": "echo", "namespace": "team", "uid": "u", "generation": 1, "resourceVersion": "1"},
+    "spec": {"agents": [{"name": "a", "class": "EchoAgent"}]},
+}
+
+GROUPS = [
+    {"name": name, "versions": [{"version": version}], "preferredVersion": {"version": version}}
+    for name, version in (("watchbill.dev", "v1alpha1"), ("apps", "v1"))
+]
+
+
+class ApiServer:
+    """As much of the Kubernetes API as the operator uses, for one namespace."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {"/apis/watchbill.dev/v1alpha1/namespaces/team/crews/echo": CREW}
+        self.serves_crews = False
+        self.version = 1
+        self.watches: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self.failures = 0
+        """How often it fails yet when kopf asks for what it serves."""
+
+    async def start(self, folder: Path) -> Callable[[], Awaitable[None]]:
+        """Writes a kubeconfig into the folder. Returns what ends it."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        cluster = {"name": "c", "cluster": {"server": f"http://{host}:{port}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        config = {"clusters": [cluster], "users": [{"name": "u", "user": {"token": "t"}}], "contexts": [context]}
+        (folder / "config").write_text(json.dumps({**config, "current-context": "c"}))
+
+        async def end() -> None:
+            for events in self.watches.values():
+                events.put_nowait({})
+            await runner.cleanup()
+
+        return end
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path.removesuffix("/status")
+        if request.query.get("watch"):
+            return await self._watch(path, request)
+        if request.method == "PATCH":
+            self.version += 1
+            sent = json.loads(await request.text())
+            before = self.objects.get(path, {})
+            metadata = {"uid": "made", **before.get("metadata", {}), **sent["metadata"]}
+            metadata["resourceVersion"] = str(self.version)
+            self.objects[path] = {**before, **sent, "metadata": metadata}
+            if events := self.watches.get(path.rpartition("/")[0]):
+                events.put_nowait({"type": "MODIFIED", "object": self.objects[path]})
+            return web.json_response(self.objects[path])
+        return self._read(path)
+
+    async def _watch(self, path: str, request: web.Request) -> web.StreamResponse:
+        events = self.watches[path] = asyncio.Queue()
+        for obj in self._items(path):
+            if int(obj["metadata"]["resourceVersion"]) > int(request.query["resourceVersion"]):
+                events.put_nowait({"type": "MODIFIED", "object": obj})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while event := await events.get():
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    def _read(self, path: str) -> web.Response:
+        kinds = {"crews": "Crew", "heartbeats": "Heartbeat"}
+        if path == "/apis/watchbill.dev/v1alpha1":
+            served = kinds if self.serves_crews else {}
+            return web.json_response({"resources": [resource(*kind) for kind in served.items()]})
+        if path == "/api/v1":
+            return web.json_response({"resources": [resource("namespaces", "Namespace")]})
+        if path == "/apis/apps/v1":
+            return web.json_response({"resources": [resource("deployments", "Deployment")]})
+        if path == "/apis" and self.failures:
+            self.failures -= 1
+            return web.json_response({"message": "not served yet"}, status=404)
+        if path in ("/api", "/apis"):
+            return web.json_response({"versions": [], "groups": GROUPS} if path == "/apis" else {"versions": ["v1"]})
+        if path == "/api/v1/namespaces/kube-system":
+            return web.json_response({"metadata": {"uid": "cluster"}})
+        if path == "/api/v1/namespaces/team/secrets/watchbill-redis":
+            return web.json_response({"metadata": {}})
+        if path in self.objects:
+            return web.json_response(self.objects[path])
+        if path.rpartition("/")[2] in ("crews", "heartbeats", "deployments"):
+            version = {"resourceVersion": str(self.version)}
+            return web.json_response({"metadata": version, "items": self._items(path)})
+        return web.json_response({"message": f"there is no {path}"}, status=404)
+
+    def _items(self, path: str) -> list[dict[str, Any]]:
+        return [obj for name, obj in self.objects.items() if name.rpartition("/")[0] == path]
+
+    def replicas(self) -> int | None:
+        for path, obj in self.objects.items():
+            if "/deployments/" in path:
+                return int(obj["spec"]["replicas"])
+        return None
+
+    def ready(self) -> str:
+        (crew,) = (obj for path, obj in self.objects.items() if path.endswith("/crews/echo"))
+        conditions = crew.get("status", {}).get("conditions", [])
+        return next((c["reason"] for c in conditions if c["type"] == "Ready"), "")
+
+
+def resource(plural: str, kind: str) -> dict[str, Any]:
+    verbs = ["list", "watch", "patch"]
+    return {"name": plural, "kind": kind, "singularName": kind.lower(), "namespaced": True, "verbs": verbs}
+
+
+@pytest.fixture
+async def api_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
+    server = ApiServer()
+    end = await server.start(tmp_path)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    yield server
+    await end()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_is_told(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchbill.controller.operator.START_SECONDS", 0.01)
+    store = await private_redis()
+    operator = Operator(Settings(watch_namespaces="team"), store.url, Scheduler)
+    running = asyncio.create_task(operator.run())
+    await asyncio.sleep(0)
+    assert not operator.is_ready, "the API server serves no crews yet"
+    await operator.observe()
+    api_server.serves_crews = True
+    await until(lambda: api_server.ready() == "AgentsUnchecked")
+    assert operator.is_ready
+    assert api_server.replicas() == 0
+    await until(lambda: len(api_server.watches) == 3)
+
+    async with connection.connected(store.url) as client:
+        keys = CrewKeys("team", "echo")
+        identity = await definitions.identity(client, keys)
+        assert identity.owner.endswith("@cluster")
+        await Queue(client, keys, identity.uid).submit([Submission("t", "a", "{}")], max_queued=9)
+    await until(lambda: api_server.replicas() == 1)
+    await operator.observe()
+    assert REGISTRY.get_sample_value("watchbill_queue_depth", {"crew": "team/echo", "state": "waiting"}) == 1
+
+    operator.stop()
+    async with asyncio.timeout(60):
+        await running
+    assert not operator.is_ready
+
+
+async def test_an_operator_that_waits_for_the_api_server_can_be_stopped(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]]
+) -> None:
+    operator = Operator(Settings(), (await private_redis()).url, Scheduler)
+    running = asyncio.create_task(operator.run())
+    operator.stop()
+    async with asyncio.timeout(60):
+        await running
+
+
+async def test_a_watch_that_ends_is_started_again_and_what_it_missed_is_found(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch.Restarts, "pause", lambda _: 0.01)
+    api_server.serves_crews, api_server.failures = True, 1
+    operator = Operator(Settings(watch_namespaces="team"), (await private_redis()).url, Scheduler)
+    before = REGISTRY.get_sample_value("watchbill_operator_watch_restarts_total") or 0
+    running = asyncio.create_task(operator.run())
+    await until(lambda: len(api_server.watches) == 3)
+    assert REGISTRY.get_sample_value("watchbill_operator_watch_restarts_total") == before + 1
+    await until(lambda: api_server.ready() == "AgentsUnchecked")
+    operator.stop()
+    async with asyncio.timeout(60):
+        await running
