@@ -71,3 +71,22 @@ async def test_an_event_is_waited_for_until_it_is_set_or_the_time_is_over(is_set
     assert await waiting is is_set
     await turns()
     assert fake.sleepers == []
+
+
+def test_timers_are_called_in_their_order_when_their_time_has_come() -> None:
+    clock = FakeClock()
+    called: list[str] = []
+    clock.call_later(3, called.append, "third")
+    clock.call_later(1, called.append, "first")
+    cancelled = clock.call_later(2, called.append, "cancelled")
+    clock.call_later(2, lambda: clock.call_later(0, called.append, "second's own"))
+    assert clock.sleepers == [1, 2, 2, 3]
+    clock.advance(0.9)
+    assert called == []
+    cancelled.cancel()
+    clock.advance(1.1)
+    assert called == ["first", "second's own"]
+    cancelled.cancel()
+    clock.advance(10)
+    assert called == ["first", "second's own", "third"]
+    assert clock.sleepers == []

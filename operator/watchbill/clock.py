@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+
+class Timer(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None: ...
 
 
 class Clock(Protocol):
@@ -23,16 +30,22 @@ class Clock(Protocol):
         """Returns after so many seconds of `monotonic`; at once, having let others run, if that is none."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Calls back on the running event loop after so many seconds of `monotonic`, unless the timer is cancelled."""
+        ...
+
 
 class _SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)  # noqa: TID251 - here is where the time is read
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback, *args)
 
 
 SYSTEM: Final[Clock] = _SystemClock()

@@ -43,6 +43,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -50,6 +51,7 @@ from aiohttp import web
 
 from watchbill.agents.context import Context, spoken
 from watchbill.agents.tools import Tool
+from watchbill.clock import Timer
 from watchbill.embedded import EmbeddedStore
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask
@@ -275,6 +277,7 @@ class FakeClock:
         self._now = start.astimezone(UTC)
         self._passed = 0.0
         self._sleepers: dict[asyncio.Future[None], float] = {}
+        self._timers: list[_Timer] = []
 
     def now(self) -> datetime:
         return self._now
@@ -295,13 +298,19 @@ class FakeClock:
         finally:
             self._sleepers.pop(woken, None)
 
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """`advance` calls it, once the clock was moved by so much."""
+        timer = _Timer(self._passed + max(seconds, 0.0), partial(callback, *args), self._timers)
+        self._timers.append(timer)
+        return timer
+
     @property
     def sleepers(self) -> list[float]:
-        """In how many seconds each who sleeps is woken, the next one first."""
-        return sorted(due - self._passed for due in self._sleepers.values())
+        """In how many seconds each who sleeps is woken, and each timer calls back, the next one first."""
+        return sorted(due - self._passed for due in (*self._sleepers.values(), *(timer.due for timer in self._timers)))
 
     def advance(self, seconds: float) -> datetime:
-        """Move on, wake whose time has come, and return the new time."""
+        """Move on, wake whose time has come, call what is due, and return the new time."""
         if seconds < 0:
             raise ValueError(f"time goes forward, not by {seconds} seconds")
         self._now += timedelta(seconds=seconds)
@@ -309,7 +318,22 @@ class FakeClock:
         for woken, due in sorted(self._sleepers.items(), key=lambda sleeper: sleeper[1]):
             if due <= self._passed + 1e-9 and not woken.done():  # sums of fractions
                 woken.set_result(None)
+        while timers := [timer for timer in self._timers if timer.due <= self._passed + 1e-9]:
+            timer = min(timers, key=lambda one: one.due)
+            timer.cancel()
+            timer.call()  # which may cancel others, and set new ones
         return self._now
+
+
+@dataclass(slots=True, eq=False)
+class _Timer:
+    due: float
+    call: Callable[[], object]
+    timers: list[_Timer]
+
+    def cancel(self) -> None:
+        if self in self.timers:
+            self.timers.remove(self)
 
 
 @asynccontextmanager
