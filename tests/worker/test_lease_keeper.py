@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import hands
 import pytest
 import redis
-from workshop import Crew, Make, agent, metrics_of, until
+from workshop import Crew, Make, agent, until
 
+from watchbill import connection
+from watchbill.clock import SYSTEM
 from watchbill.errors import Fenced
+from watchbill.names import CrewKeys
 from watchbill.redaction import Redactor
 from watchbill.store.queue import Queue, Renewed
+from watchbill.testing import FakeClock
 from watchbill.worker import lease_keeper
 from watchbill.worker.execution.shared_lease import SharedLease
-from watchbill.worker.lease_keeper import LeaseKeeper
+from watchbill.worker.lease_keeper import _LOOK_SECONDS as LOOK_SECONDS
+from watchbill.worker.lease_keeper import BLOCKED_SECONDS, LeaseKeeper
+from watchbill.worker.state import State
 
 LEASE_MS = 600
 
@@ -56,16 +60,16 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
     """The loop may learn of it first (from a claim), and go on as another, while the keeper's answer is on its way."""
     crew = await make_crew({"a": "Brief"})
     queue = LateBadNews(crew)
-    lost: list[str] = []
+    state = State(0.0, SYSTEM)
+    state.incarnation.name = "old"
     keeper = LeaseKeeper(
         crew.url,
         queue,
+        state,
         lease=SharedLease(),
         lease_ms=LEASE_MS,
-        stuck_seconds=60,
         describe=lambda: "{}",
         on_renewed=lambda *_: None,
-        on_lost=lambda incarnation, _: lost.append(incarnation),
     )
     await queue.claim("old", 1, 0, lease_ms=LEASE_MS, take_over=False)
     keeper.guard("old")
@@ -76,7 +80,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
         await queue.claim("new", 1, 0, lease_ms=LEASE_MS, take_over=False)
         keeper.guard("new")
         queue.arrives.set()
-        await until(lambda: lost == ["old"])
+        await until(lambda: state.lost is not None)
         for _ in range(5):
             expires = await crew.redis.zscore(crew.keys.leases, "new")
             await until(lambda e=expires: _lives_longer(crew, "new", e), what="a renewal")  # type: ignore[misc]
@@ -91,12 +95,12 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     keeper = LeaseKeeper(
         crew.url,
         crew.queue,
+        State(0.0, SYSTEM),
         lease=SharedLease(),
         lease_ms=LEASE_MS,
         stuck_seconds=2.0,
         describe=lambda: "{}",
         on_renewed=lambda *_: None,
-        on_lost=lambda *_: None,
     )
     await crew.queue.claim("w", 1, 0, lease_ms=LEASE_MS, take_over=False)
     keeper.guard("w")
@@ -135,12 +139,12 @@ async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         crew.url,
         crew.queue,
+        State(0.0, SYSTEM),
         lease=SharedLease(),
         lease_ms=60_000,
         stuck_seconds=60.0,
         describe=lambda: "{}",
         on_renewed=lambda *_: None,
-        on_lost=lambda *_: None,
     )
     keeper.start()
     try:
@@ -165,16 +169,10 @@ async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
     monkeypatch.setattr(lease_keeper, "BLOCKED_SECONDS", 1.0)
     crew = await make_crew({"a": "Brief"})
     async with kept(crew):
-        await asyncio.sleep(0.7)
-        assert blamed(caplog) == []
         stand_still(caplog, until_blamed=1)
-        threading.Event().wait(1.5)
         (told,) = blamed(caplog)
         assert "threading.Event().wait(0.1)" in told
         assert re.search(r"blocked for \d+ s\. Make", told), "nobody's agent"
-        await asyncio.sleep(0.7)
-        stand_still(caplog, until_blamed=2)
-        assert len(blamed(caplog)) == 2, "it turned in between"
 
 
 @pytest.mark.parametrize("kind", ["LongOnLoop", "long_in_thread", "LongApart"])
@@ -202,45 +200,72 @@ async def test_long_texts_are_searched_for_secrets_beside_the_loop(
         assert any(size > hands.LONG for on_loop, size in searched if not on_loop), "no secret is cut in two"
 
 
-async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(
-    make_crew: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def unstarted(clock: FakeClock) -> LeaseKeeper:
+    """A keeper whose looks the test makes itself, in place of its thread."""
+    keys = CrewKeys("test", "crew")
+    return LeaseKeeper(
+        "redis://127.0.0.1:1",
+        Queue(connection.connect("redis://127.0.0.1:1"), keys, "uid"),
+        State(0.0, clock),
+        lease=SharedLease(monotonic=clock.monotonic),
+        lease_ms=60_000,
+        describe=lambda: "{}",
+        on_renewed=lambda *_: None,
+    )
+
+
+def look(keeper: LeaseKeeper, clock: FakeClock, seconds: float) -> None:
+    """Makes looks for that long, in which the loop doesn't turn."""
+    for _ in range(round(seconds / LOOK_SECONDS)):
+        clock.advance(LOOK_SECONDS)
+        keeper._watch()
+
+
+@pytest.mark.pure
+async def test_a_loop_is_blamed_once_until_it_turns_again(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    keeper = unstarted(clock)
+    look(keeper, clock, BLOCKED_SECONDS - LOOK_SECONDS)
+    assert blamed(caplog) == []
+    look(keeper, clock, LOOK_SECONDS)
+    assert len(blamed(caplog)) == 1
+    look(keeper, clock, 3 * BLOCKED_SECONDS)
+    assert len(blamed(caplog)) == 1
+    keeper._turned_at = clock.monotonic()
+    look(keeper, clock, BLOCKED_SECONDS)
+    assert len(blamed(caplog)) == 1, "the look that saw it turn counts nothing"
+    look(keeper, clock, LOOK_SECONDS)
+    assert len(blamed(caplog)) == 2
+
+
+@pytest.mark.pure
+async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(caplog: pytest.LogCaptureFixture) -> None:
     """As after SIGSTOP: the keeper may look before the loop has had a chance to turn."""
-    crew = await make_crew({"a": "Brief"})
-    later = 0.0
-
-    class Clock:
-        def __getattr__(self, name: str) -> Callable[..., float]:
-            return getattr(time, name)
-
-        def monotonic(self) -> float:
-            return time.monotonic() + later
-
-    monkeypatch.setattr(lease_keeper, "time", Clock())
-    async with kept(crew):
-        await asyncio.sleep(0.6)
-        for _ in range(5):
-            later += 100.0
-            threading.Event().wait(0.7)  # the keeper looks, and the loop can't turn
-            await asyncio.sleep(0.6)
-        assert blamed(caplog) == []
+    clock = FakeClock()
+    keeper = unstarted(clock)
+    for _ in range(5):
+        clock.advance(100.0)
+        keeper._watch()
+    assert blamed(caplog) == []
 
 
-async def test_a_worker_that_was_stopped_and_goes_on_blames_none_of_its_agents(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
-    worker = await crew.worker(health=True)
-    await crew.submit("t", "a")
-    await crew.started("t")
-    for _ in range(2):
-        os.kill(worker.pid, signal.SIGSTOP)
-        await asyncio.sleep(lease_keeper.BLOCKED_SECONDS + 0.5)
-        os.kill(worker.pid, signal.SIGCONT)
-        await asyncio.sleep(0.7)
-    crew.open()
-    assert (await crew.result("t")).success
-    assert "has been blocked" not in worker.log
-    found = await metrics_of(worker.metrics_url, crew.name)
-    assert [name for name in found if name[0] == "watchbill_worker_loop_blocked_total"] == []
+@pytest.mark.pure
+async def test_after_an_outage_nothing_is_taken_over_until_others_could_renew() -> None:
+    clock = FakeClock()
+    keeper = unstarted(clock)
+    state, third = keeper._state, 20.0
+    assert keeper.may_take_over
+    keeper.store_answered()
+    assert keeper.may_take_over, "there was no outage"
+    state.cut_off = True
+    assert not keeper.may_take_over
+    keeper.store_answered()
+    clock.advance(third - 0.1)
+    assert not keeper.may_take_over
+    clock.advance(0.1)
+    assert keeper.may_take_over
+    clock.advance(third)
+    assert not keeper.may_take_over, "its own lease may be over"
 
 
 async def test_a_worker_tells_what_it_does_long_before_its_first_third_of_a_lease(make_crew: Make) -> None:

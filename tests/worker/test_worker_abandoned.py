@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -72,8 +71,9 @@ async def test_an_abandoned_agent_holds_its_slot_until_it_really_ends(make_crew:
     for task in names("t", 3):
         await crew.submit(task, "b")
     await crew.started("t0")
-    await asyncio.sleep(0.5)
+    await crew.invite(worker)
     assert set(crew.executions()) == {"deaf", "thread", "t0"}, "one slot is left"
+    assert await crew.waits(2)
 
     async def is_told() -> bool:
         (told,) = await described(crew)
@@ -121,8 +121,9 @@ async def test_agents_of_a_fenced_incarnation_hold_their_slots_too(make_crew: Ma
     for task in names("t", 2):
         await crew.submit(task, "b")
     await crew.started("t0")
-    await asyncio.sleep(0.5)
+    await crew.invite(zombie)
     assert "t1" not in crew.executions(), "the other slot is taken"
+    assert await crew.waits(1)
     crew.open()
     assert all(result.success for result in await crew.results(["t", *names("t", 2)]))
     assert crew.started_by(zombie) >= {"t", "t0"}
@@ -146,7 +147,7 @@ async def test_a_pod_with_half_of_its_slots_lost_finishes_what_runs_and_ends_to_
     await crew.started("runs")
     await crew.submit("deaf0", "deaf")
     await crew.result("deaf0")
-    await asyncio.sleep(0.5)
+    await until(lambda: "agent 'deaf' with task deaf0 still runs" in worker.log)
     await crew.submit("more", "b")
     await crew.started("more")
     crew.open("more")
@@ -156,7 +157,7 @@ async def test_a_pod_with_half_of_its_slots_lost_finishes_what_runs_and_ends_to_
     await crew.result("deaf1")
     await until(lambda: "takes no more" in worker.log)
     await crew.submit("waits", "b")
-    await asyncio.sleep(0.5)
+    await crew.invite(worker)
     assert worker.lives, "something still runs"
     assert "waits" not in crew.executions()
     crew.open("runs")

@@ -9,13 +9,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from workshop import Crew, Make, agent, until
+from workshop import Crew, Make, agent, shift_of, until
 
 from watchbill.records import ExecutionMode
 from watchbill.store import control
 from watchbill.tasks import AgentTask
 from watchbill.worker import jobs as module
-from watchbill.worker import worker as turns
+from watchbill.worker import shift as turns
 
 TTL = 60_000
 
@@ -65,7 +65,7 @@ async def test_what_a_stranger_says_on_the_control_channel_stops_nothing(make_cr
     """Whoever may publish may say anything; only the store says what is wanted."""
     crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
     async with crew.in_process(concurrency=1) as worker:
-        name = worker._me.name
+        name = worker._state.incarnation.name
         await until(crew.is_heard, what="a worker that listens")
         await crew.submit("t1", "a")
         await crew.started("t1")
@@ -80,10 +80,10 @@ async def test_what_a_stranger_says_on_the_control_channel_stops_nothing(make_cr
         ):
             await crew.redis.publish(crew.keys.control, forged)
         await control.drain(crew.redis, crew.keys, crew.uid, name.rpartition(".")[0], on=True)
-        await until(lambda: worker._draining, what="the last of them was heard")
+        await until(lambda: worker._state.draining, what="the last of them was heard")
         crew.open("t1")
         assert (await crew.result("t1")).success
-        assert worker._me.name == name
+        assert worker._state.incarnation.name == name
     assert crew.notes("cancelled") == []
 
 
@@ -96,12 +96,12 @@ async def test_a_task_in_a_workers_hands_that_has_not_begun_is_cancelled_without
     async with crew.in_process(concurrency=1) as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
-        worker._jobs._mean = 0.0
+        shift_of(worker)._jobs._mean = 0.0
         await crew.submit("t2", "a")
         await crew.submit("t3", "a")
         crew.open("t1")
         await crew.started("t2")
-        await until(lambda: [task.id for task in worker._me.held] == ["t3"], what="t3 in hand")
+        await until(lambda: [task.id for task in worker._state.incarnation.held] == ["t3"], what="t3 in hand")
         assert not await _cancel(crew, "t3")
         result: Any = await crew.result("t3")
         assert result.error == "cancelled: enough"
@@ -232,17 +232,17 @@ async def test_a_drained_worker_finishes_claims_nothing_and_says_so_until_it_may
     async with crew.in_process(concurrency=2) as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
-        name = worker._me.name.rpartition(".")[0]
+        name = worker._state.incarnation.name.rpartition(".")[0]
         await until(crew.is_heard, what="a worker that listens")
         await control.drain(crew.redis, crew.keys, crew.uid, name, on=True)
-        await until(lambda: worker._draining, what="the drain")
+        await until(lambda: worker._state.draining, what="the drain")
         await crew.submit("t2", "a")
         crew.open()
         await crew.result("t1")
         await until(lambda: worker.drained, what="drained")
         assert await crew.waits(1)
         assert set(crew.executions()) == {"t1"}
-        assert json.loads(worker._describe())["draining"]
+        assert json.loads(shift_of(worker)._slots.describe())["draining"]
         await control.drain(crew.redis, crew.keys, crew.uid, name, on=False)
         await crew.result("t2")
         assert not worker.drained

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from workshop import AGENTS, Crew, Make, until
+from workshop import AGENTS, Crew, Make, shift_of, until
 
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
@@ -37,17 +37,17 @@ async def test_what_ran_when_the_store_was_flushed_is_written_when_the_crew_is_b
         await crew.redis.flushall()
         crew.open("early")
         await until(lambda: {line["task"] for line in crew.notes("end")} == {"early"})
-        await until(lambda: worker._me.finished, what="a result in hand")
+        await until(lambda: worker._state.incarnation.finished, what="a result in hand")
         await _bring_back(crew)
         result: Any = await until(lambda: _result(crew, "early"), what="the result")
         assert (result.success, result.output) == (True, "a: do it")
         assert await crew.redis.hget(crew.keys.task("early"), "recovered") == "1"
         await crew.submit("new", "b", "0")
         assert (await crew.result("new")).success  # type: ignore[union-attr]
-        assert worker._capacity == 1, "what still runs holds its slot"
+        assert shift_of(worker)._slots.capacity == 1, "what still runs holds its slot"
         crew.open("late")
         await until(lambda: _result(crew, "late"), what="the late result")
-        await until(lambda: worker._capacity == 2)
+        await until(lambda: shift_of(worker)._slots.capacity == 2)
         assert not crew.notes("cancelled")
         assert set(crew.executions()) == {"early", "late", "new"}
         assert await crew.ends() == Counter(
@@ -70,12 +70,14 @@ async def test_each_loss_is_told_once_on_the_feed_by_however_many_workers(
     crew = await make_crew({"a": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
     async with crew.in_process() as one, crew.in_process() as two, crew.in_process() as three:
         for number in (1, 2):
-            before = {worker._me.name for worker in (one, two, three)}
+            before = {worker._state.incarnation.name for worker in (one, two, three)}
             await until(lambda b=before: _know(crew, b), what="three workers")  # type: ignore[misc]
             await crew.redis.flushall()
             assert await _losses(crew) == 0
             await _bring_back(crew)
-            await until(lambda b=before: not b & {w._me.name for w in (one, two, three)}, what="new lives")  # type: ignore[misc]
+            await until(
+                lambda b=before: not b & {w._state.incarnation.name for w in (one, two, three)}, what="new lives"
+            )  # type: ignore[misc]
             await crew.submit(f"t{number}", "a", "0")
             assert (await crew.result(f"t{number}")).success  # type: ignore[union-attr]
             assert await _losses(crew) == 1
@@ -91,12 +93,12 @@ async def test_a_worker_whom_alone_the_store_forgot_tells_of_no_loss(make_crew: 
     """As after a failover that lost what the worker wrote last."""
     crew = await make_crew({"a": "Brief"}, lease_seconds=1)
     async with crew.in_process() as worker:
-        before = worker._me.name
+        before = worker._state.incarnation.name
         await until(lambda: _know(crew, {before}), what="its lease")
         await crew.submit("kept", "a", "0")
         assert (await crew.result("kept")).success  # type: ignore[union-attr]
         await crew.redis.hdel(crew.keys.claims, before)
-        await until(lambda: worker._me.name != before, what="a new life")
+        await until(lambda: worker._state.incarnation.name != before, what="a new life")
         await crew.submit("new", "a", "0")
         assert (await crew.result("new")).success  # type: ignore[union-attr]
     assert await _losses(crew) == 0
@@ -111,11 +113,11 @@ async def test_what_runs_outlives_a_second_loss_too(make_crew: Make, private_red
             await crew.redis.flushall()
             await _bring_back(crew)
             await until(lambda: worker.running == 0, what="a new life")
-        assert worker._capacity == 1, "what still runs of both lives holds its slot"
+        assert shift_of(worker)._slots.capacity == 1, "what still runs of both lives holds its slot"
         crew.open()
         for task_id in ("first", "second"):
             await until(lambda t=task_id: _result(crew, t), what=f"the result of {task_id}")  # type: ignore[misc]
-        await until(lambda: worker._capacity == 3)
+        await until(lambda: shift_of(worker)._slots.capacity == 3)
     assert await crew.ends() == Counter({("first", "completed"): 1, ("second", "completed"): 1})
 
 
@@ -135,7 +137,7 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
     async with crew.in_process() as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
-        former = worker._me.name
+        former = worker._state.incarnation.name
         await crew.redis.flushall()
         await _bring_back(crew)
         await asyncio.wait_for(lost.wait(), 60)
@@ -234,13 +236,13 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
         for name in names:
             await crew.submit(name, "a")
         await crew.started(*names)
-        await until(lambda: not worker._me.unannounced)
-        before = worker._me
+        await until(lambda: not worker._state.incarnation.unannounced)
+        before = worker._state.incarnation
         await crew.redis.flushall()
         await _bring_back(crew)
-        await until(lambda: worker._store_loss.formers == [before], what="the new life")
+        await until(lambda: worker._state.formers == [before], what="the new life")
         former = before.name
         await crew.submit("new", "b", "0")
         assert (await crew.result("new")).success  # type: ignore[union-attr]
-        await until(lambda: not worker._store_loss.formers, what="the end of what ran before")
+        await until(lambda: not worker._state.formers, what="the end of what ran before")
         assert await crew.ends() == Counter({(name, "completed"): 1 for name in [*names, "new"]})

@@ -49,7 +49,6 @@ async def test_a_worker_is_ready_from_the_start_until_it_has_drained_and_no_long
         await crew.submit("t", "a")
         await crew.started("t")
         worker.stop()
-        await asyncio.sleep(0.1)
         assert (await get(port, "/readyz"))[0] == 200, "it still has work: nobody may shut it down for idle"
         crew.open()
         await until(lambda: worker.drained)
@@ -57,6 +56,21 @@ async def test_a_worker_is_ready_from_the_start_until_it_has_drained_and_no_long
         assert (await get(port, "/healthz"))[0] == 200
         assert (await get(port, "/nothing"))[0] == 404
     assert (await crew.result("t")).success
+
+
+async def test_a_draining_worker_that_is_not_idle_stays_ready(make_crew: Make) -> None:
+    """Scale-in takes away what isn't ready."""
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
+    async with crew.in_process() as worker, served(crew, worker) as port:
+        await crew.submit("t", "a")
+        await crew.started("t")
+        await crew.client.drain(crew.name, worker._state.incarnation.name)
+        await until(lambda: worker._state.draining, what="the drain")
+        assert (await get(port, "/readyz"))[0] == 200
+        crew.open()
+        assert (await crew.result("t")).success
+        await until(lambda: worker.drained)
+        assert (await get(port, "/readyz"))[0] == 503
 
 
 async def test_a_service_is_ready_while_it_serves_and_its_port_is_free_afterwards(make_crew: Make) -> None:

@@ -18,6 +18,7 @@ from watchbill.agents.context import Context
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue
 from watchbill.tasks import AgentTask
+from watchbill.worker import jobs
 from watchbill.worker.execution.attempt import Attempt
 
 
@@ -176,6 +177,7 @@ async def test_what_a_task_needed_is_freed_as_it_ends_and_not_when_python_looks_
 async def test_results_sent_one_by_one_are_not_also_sent_beside(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobs, "BRIEF_SECONDS", 60.0)  # so that batches are held, however slow the machine is
     crew = await make_crew({"brief": "Brief"}, concurrency=10)
     names = [f"b{i}" for i in range(100)]
     await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *names))
@@ -239,12 +241,12 @@ async def test_what_was_handed_over_beside_the_last_call_is_counted_while_the_wo
 async def test_a_life_that_several_learn_the_end_of_is_followed_by_one(make_crew: Make) -> None:
     crew = await make_crew({"brief": "Brief"}, lease_seconds=3600)
     async with crew.in_process() as worker:
-        await until(lambda: worker._bell.is_waiting, what="an idle worker")
-        old = worker._me.name
-        while worker._me.name == old:
-            worker._on_lost(old, Fenced("taken for dead"))
+        await until(lambda: worker._shift is not None and worker._shift._bell.is_waiting, what="an idle worker")
+        old = worker._state.incarnation.name
+        while worker._state.incarnation.name == old:
+            worker._state.lose(old, Fenced("taken for dead"))
             await asyncio.sleep(0)
-        new = worker._me.name
+        new = worker._state.incarnation.name
         await crew.submit("t1", "brief")
         assert (await crew.result("t1")).success  # type: ignore[union-attr]
-        assert worker._me.name == new
+        assert worker._state.incarnation.name == new

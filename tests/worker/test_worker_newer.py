@@ -73,13 +73,13 @@ async def test_what_brings_parked_work_back_begins_anew_when_it_fails(
     claimed = (await crew.queue.claim("w", 1, 1, lease_ms=60_000, take_over=False)).tasks
     await crew.queue.park("w", claimed, "nobody has it")
     await crew.redis.zadd(crew.keys.parked_agent, {"a stranger's": 0})
-    look = parked._Look.bring_back
+    look = parked._Search.bring_back
 
-    async def fails_once(self: parked._Look) -> None:
-        monkeypatch.setattr(parked._Look, "bring_back", look)
+    async def fails_once(self: parked._Search) -> None:
+        monkeypatch.setattr(parked._Search, "bring_back", look)
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(parked._Look, "bring_back", fails_once)
+    monkeypatch.setattr(parked._Search, "bring_back", fails_once)
     restarts = BACKGROUND_RESTARTS.labels("parked")._value.get()
     async with crew.in_process():
         assert (await crew.result("t")).success

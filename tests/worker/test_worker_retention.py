@@ -12,6 +12,7 @@ from workshop import Crew, Make, until
 from watchbill.records import TaskPolicy
 from watchbill.store import definitions
 from watchbill.store import retention as stored
+from watchbill.testing import FakeClock
 from watchbill.worker import retention
 
 
@@ -21,24 +22,32 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "TRIM_AGAIN_SECONDS", 0.05)
 
 
-async def test_a_worker_that_ends_nothing_looks_seldom(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[float] = []
-    look = stored.trim
+async def test_a_worker_that_ends_nothing_trims_seldom(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[float] = []
+    trim = stored.trim
 
     async def counted(*given: object) -> int:
-        looks.append(1)
-        return await look(*given)  # type: ignore[arg-type]
+        trims.append(clock.monotonic())
+        return await trim(*given)  # type: ignore[arg-type]
+
+    async def passes(seconds: float) -> None:
+        clock.advance(seconds)
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     monkeypatch.setattr(stored, "trim", counted)
-    crew = await make_crew({"a": "Brief"})
-    async with crew.in_process():
-        await until(lambda: looks, what="the first look")
+    crew = await make_crew({"a": "Brief"}, lease_seconds=3600)
+    clock = FakeClock()
+    async with crew.in_process(clock=clock):
+        await until(lambda: trims, what="the first trim")
         await _done(crew, "t1")
-        await until(lambda: len(looks) == 2, what="a look after an end")
-        await asyncio.sleep(0.5)  # ten times as long as from one to the next
-        assert len(looks) == 2
-        monkeypatch.setattr(retention, "TRIM_IDLE_SECONDS", 0.1)
-        await until(lambda: len(looks) > 3, what="looks all the same")
+        await until(lambda: clock.advance(1) and len(trims) == 2, what="a trim after an end")
+        last = trims[-1]
+        while clock.monotonic() < last + retention.TRIM_IDLE_SECONDS - 3:
+            await passes(2)
+        assert len(trims) == 2
+        await until(lambda: clock.advance(1) and len(trims) > 2, what="a trim all the same")
+        assert trims[2] >= last + retention.TRIM_IDLE_SECONDS
 
 
 async def _done(crew: Crew, *task_ids: str) -> None:

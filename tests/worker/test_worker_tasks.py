@@ -15,13 +15,14 @@ import pytest
 from workshop import AGENTS, Crew, Make, agent, until
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection import outages
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
 from watchbill.tasks import RunState, TaskResult, TaskState
+from watchbill.testing import FakeClock
 from watchbill.worker import parked
 from watchbill.worker.execution import executor
+from watchbill.worker.state import State
 
 # ---------------------------------------------------------------- failing
 
@@ -353,23 +354,20 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     assert await crew.is_idle()
 
 
-async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_moment(
-    make_crew: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_moment(make_crew: Make) -> None:
     """The store had lost it, or was behind after a failover: whoever looked just then must look again."""
-    monkeypatch.setattr(parked, "UNPARK_SECONDS", 0.05)
     crew = await make_crew({"a": "Brief"})
     await crew.submit("t", "a")
     claimed = (await crew.queue.claim("w", 1, 1, lease_ms=60_000, take_over=False)).tasks
     await crew.queue.park("w", claimed, "nobody has it")
     digest = await crew.redis.hget(crew.keys.meta, "def")
     await crew.redis.hdel(crew.keys.meta, "def")
-    bringing = asyncio.create_task(
-        parked.bring_back(crew.queue, AgentLoader([AGENTS]), outages.persist, asyncio.Event())
-    )
-    await asyncio.sleep(0.3)
-    assert not bringing.done()
+    clock = FakeClock()
+    state = State(0.0, clock)
+    bringing = asyncio.create_task(parked.bring_back(state, crew.queue, AgentLoader([AGENTS]), asyncio.Event()))
+    await until(lambda: clock.sleepers, what="a pause after a search that found no crew")
     await crew.redis.hset(crew.keys.meta, "def", str(digest))
+    clock.advance(parked.UNPARK_SECONDS)
     await until(partial(crew.waits, 1), 5)
     bringing.cancel()
 

@@ -38,7 +38,7 @@ async def test_what_a_process_spent_before_it_died_or_was_killed_counts(make_cre
         await crew.submit("t", "a")
 
         def second() -> Attempt | None:
-            job = worker._me.jobs.get("t")
+            job = worker._state.incarnation.jobs.get("t")
             return job.attempt if job and job.task.attempt == 2 else None
 
         attempt = await until(lambda: (found := second()) and found.context.usage and found)

@@ -28,8 +28,9 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.client import Client, Result
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
-from watchbill.store import definitions, events
+from watchbill.store import control, definitions, events
 from watchbill.store.queue import Queue
+from watchbill.worker.shift import Shift
 from watchbill.worker.worker import Worker
 
 HERE = Path(__file__).parent
@@ -239,6 +240,15 @@ class Crew:
 
     # ---------------------------------------------------------------- workers
 
+    async def invite(self, process: Process) -> None:
+        """Has a worker claim what it has room for, as it does after each drain, and waits until it has. What it hasn't
+        begun then waits for a slot."""
+        name = max(await self.incarnations(process)).rpartition(".")[0]
+        for on, line in ((True, "told to drain"), (False, "told to go on")) * 2:  # the second is heard after that claim
+            before = process.log.count(line)
+            await control.drain(self.redis, self.keys, self.uid, name, on=on)
+            await until(lambda b=before, said=line: process.log.count(said) > b, what=line)  # type: ignore[misc]
+
     async def worker(
         self,
         *,
@@ -310,6 +320,12 @@ class Crew:
             await other.close()
         await self.client.close()
         await self.redis.aclose()
+
+
+def shift_of(worker: Worker) -> Shift:
+    """The parts of a worker that has read its crew."""
+    assert worker._shift is not None, "it has not begun"
+    return worker._shift
 
 
 def agent(name: str, kind: str, *, notes: bool = True, **fields: Any) -> AgentDefinition:

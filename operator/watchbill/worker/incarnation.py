@@ -1,4 +1,4 @@
-"""What a worker holds in one of its lives: claimed, running, ended and not yet told."""
+"""What one incarnation of a worker holds: tasks that are claimed, run, or have ended and are not yet reported."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Finished, Wish
+from watchbill.store.queue import BATCH, BATCH_BYTES, Claim, Claimed, Finished, Wish
 from watchbill.worker.execution.attempt import Attempt
 
 
 @dataclass(slots=True)
 class Job:
-    """A task that has begun."""
+    """A task that has begun. Times are of the worker's monotonic clock."""
 
     task: Claimed
     begun: float = 0.0
@@ -21,8 +21,9 @@ class Job:
     reading: asyncio.Task[None] | None = None
     attempt: Attempt | None = None
     emitted: int = 0
+    """How many messages the agent has emitted."""
     wish: Wish | None = None
-    """What it was asked to stop for."""
+    """Why somebody asked it to stop."""
 
     def cancel(self) -> None:
         if self.reading is not None:
@@ -33,39 +34,42 @@ class Job:
 
 @dataclass(slots=True)
 class Incarnation:
-    """One incarnation of a worker. One that was taken for dead goes on as another."""
+    """One life of a worker in the store's eyes. A worker that was taken for dead goes on as another incarnation."""
 
     name: str
     number: int = 0
-    """Of its last claim."""
+    """The number of its last claim."""
     born: str = ""
-    """Since when the store knows the crew, as it was when this life began."""
-    jobs: dict[str, Job] = field(default_factory=dict)
-    """What runs."""
+    """Since when the store knew the crew, as of the beginning of this incarnation."""
+    heard: Claim | None = None
+    """A claim that the bell brought, and that the loop has not taken yet."""
     held: list[Claimed] = field(default_factory=list)
-    """What is claimed, and begins as soon as a slot is free."""
+    """Claimed tasks that begin as soon as a slot is free."""
     held_since: float = 0.0
     claimed: dict[str, float] = field(default_factory=dict)
-    """When that was, of each of them."""
-    unwanted: list[Claimed] = field(default_factory=list)
-    """What is claimed, and only to be told the end of: somebody cancelled or interrupted it."""
+    """When each held task was claimed."""
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """Tasks that run."""
     unannounced: dict[str, Claimed] = field(default_factory=dict)
-    """What runs, and the store counts as begun, but the feeds don't tell yet."""
-    finished: list[Finished] = field(default_factory=list)
-    """What has ended, and is to be told."""
-    sent: list[list[Finished]] = field(default_factory=list)
-    """What has ended, by the calls that tell it and aren't answered yet."""
+    """Tasks that run and that the store counts as begun, though no feed tells of it yet."""
+    unwanted: list[Claimed] = field(default_factory=list)
+    """Claimed tasks that somebody cancelled or interrupted: only their end is reported."""
     unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
+    """Claimed tasks that this worker can't run, each with the reason. They are to be parked."""
+    finished: list[Finished] = field(default_factory=list)
+    """Results that are to be reported."""
+    sent: list[list[Finished]] = field(default_factory=list)
+    """Results that are being reported, by the calls that carry them."""
 
     def unhold(self, task_id: str, wish: Wish) -> None:
-        """Somebody wants this task to stop: it isn't to run, if it is held."""
+        """Makes a held task an unwanted one, because somebody wants it to stop."""
         self.unwanted += [replace(task, wish=wish) for task in self.held if task.id == task_id]
         self.held = [task for task in self.held if task.id != task_id]
         self.claimed.pop(task_id, None)
 
     @contextmanager
     def sending(self) -> Iterator[list[Finished]]:
-        """Results for one call; in hand again if that fails."""
+        """Gives the results for one call. If the call fails, they are in `finished` again."""
         batch = _within_bounds(self.finished[:BATCH])
         del self.finished[: len(batch)]
         self.sent.append(batch)
@@ -78,21 +82,27 @@ class Incarnation:
             self.sent = [other for other in self.sent if other is not batch]
 
     @property
+    def is_working(self) -> bool:
+        """It runs tasks, or has ends to report. Tasks that are only held need nothing saved."""
+        return bool(self.jobs or self.finished or self.sent or self.unloadable or self.unwanted)
+
+    @property
     def is_idle(self) -> bool:
-        """It holds nothing, and has nothing to tell."""
-        return not (self.jobs or self.held or self.finished or self.sent or self.unloadable or self.unwanted)
+        """It holds nothing, and has nothing to report."""
+        return not (self.is_working or self.held or self.heard)
 
     @property
     def entries(self) -> set[str]:
-        """Of all that it holds."""
+        """The entries of all tasks that it holds."""
         tasks = [*(job.task for job in self.jobs.values()), *self.held, *self.unwanted]
         ended = [*self.finished, *(finished for batch in self.sent for finished in batch)]
         tasks += [*(finished.task for finished in ended), *(task for task, _ in self.unloadable)]
+        tasks += self.heard.tasks if self.heard else ()
         return {task.entry for task in tasks}
 
 
 def _within_bounds(batch: list[Finished]) -> list[Finished]:
-    """As many of the first as one call takes; one at least."""
+    """The first results of the batch, as many as one call takes; at least one."""
     room = BATCH_BYTES
     for number, finished in enumerate(batch):
         room -= len(finished.result)

@@ -1,16 +1,14 @@
-"""Sets claimed tasks to work, and hears of their ends. Knows nothing of slots, leases and claims."""
+"""Sets claimed tasks to work, and takes their ends. Knows nothing of leases and claims."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from watchbill.agents.context import spoken
-from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.redaction import redact
@@ -19,6 +17,9 @@ from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.incarnation import Incarnation, Job
+from watchbill.worker.reports import Reports
+from watchbill.worker.slots import Slots
+from watchbill.worker.state import State
 
 logger = Logger("watchbill.worker")
 
@@ -28,30 +29,23 @@ BRIEF_SECONDS: Final = 0.005
 STOP_SECONDS: Final = 5.0
 """How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 
+WORTH_A_CALL: Final = 5
+"""This many results, if they are at least half of the slots', get a call of their own while another is on its way."""
+
 
 class Jobs:
-    """What runs of a worker's lives."""
+    """The tasks that run, of all incarnations of one worker."""
 
     def __init__(
-        self,
-        queue: Queue,
-        executor: Executor,
-        counts: Counts,
-        persist: Persist,
-        *,
-        on_change: Callable[[], None],
-        on_over: Callable[[Incarnation], None],
-        on_lost: Callable[[str, Exception], None],
+        self, state: State, queue: Queue, executor: Executor, slots: Slots, counts: Counts, reports: Reports
     ) -> None:
-        """`on_change` is called when one runs no more, `on_over` when one has come to a result, `on_lost` with the
-        incarnation that is no more."""
+        self._state = state
+        self._now = state.clock.monotonic
         self._queue = queue
         self._executor = executor
+        self._slots = slots
         self._counts = counts
-        self._persist = persist
-        self._on_change = on_change
-        self._on_over = on_over
-        self._on_lost = on_lost
+        self._reports = reports
         self._mean = 2 * BRIEF_SECONDS
         """Seconds that a task takes, on average; the last ones count most."""
         self.fresh = False
@@ -62,81 +56,83 @@ class Jobs:
         """Whether tasks take so little time that more should be at hand."""
         return self._mean < BRIEF_SECONDS
 
-    def take_long(self) -> None:
-        """They do, whatever those before took."""
+    def assume_long(self) -> None:
+        """Takes tasks for long ones, however brief the last ones were."""
         self._mean = 10 * BRIEF_SECONDS
 
-    def begin(self, me: Incarnation, task: Claimed) -> None:
-        """Sets its agent to work, once what that needs to know is read."""
-        now = time.monotonic()
-        job = me.jobs[task.id] = Job(task, now, me.claimed.pop(task.id, now))
+    def begin(self, incarnation: Incarnation, task: Claimed) -> None:
+        """Sets the task's agent to work, once what it needs is read from the store."""
+        now = self._now()
+        job = incarnation.jobs[task.id] = Job(task, now, incarnation.claimed.pop(task.id, now))
         self._counts.claimed(task)
         self.fresh = True
         if self._executor.must_read(task):
-            job.reading = asyncio.create_task(self._read(me, job))
+            job.reading = asyncio.create_task(self._read(incarnation, job))
         else:
-            self._run(me, job)
+            self._run(incarnation, job)
 
-    async def _read(self, me: Incarnation, job: Job) -> None:
-        """What the task needs to know; then begins it."""
+    async def _read(self, incarnation: Incarnation, job: Job) -> None:
+        """Reads what the task needs, then runs it."""
         try:
             inputs, outputs = await self._executor.read(job.task)
         except (AgentNotLoadable, NewerRecord) as error:
-            self._park_later(me, job, error)
+            self._set_aside(incarnation, job, error)
         except NotFound as error:
-            self._over(me, job, self._executor.failed(job.task, error))
+            self._end(incarnation, job, self._executor.failed(job.task, error))
         except (Fenced, CrewGone) as error:
-            self.gone(me, job)
-            self._on_lost(me.name, error)
+            self._remove(incarnation, job)
+            self._state.lose(incarnation.name, error)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
-        except BaseException as error:  # our own fault, or of what was loaded: still the task's end, and told in full
+        except BaseException as error:  # our own fault, or of what was loaded: still the task's end
             logger.exception("task %s could not be run", job.task.id)
-            self._over(me, job, self._executor.broken(job.task, error))
+            self._end(incarnation, job, self._executor.broken(job.task, error))
         else:
-            self._run(me, job, inputs, outputs)
+            self._run(incarnation, job, inputs, outputs)
 
-    def _run(self, me: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
+    def _run(self, incarnation: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
         try:
-            job.attempt = self._executor.begin(
-                job.task, partial(self._emit, me, job), partial(self._over, me, job), *read
-            )
+            emit, end = partial(self._emit, incarnation, job), partial(self._end, incarnation, job)
+            job.attempt = self._executor.begin(job.task, emit, end, *read)
             if job.reading is not None or job.claimed != job.begun:
-                self._counts.begin_delay(time.monotonic() - job.claimed)
+                self._counts.begin_delay(self._now() - job.claimed)
         except AgentNotLoadable as error:
-            self._park_later(me, job, error)
+            self._set_aside(incarnation, job, error)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # likewise
             logger.exception("task %s could not be run", job.task.id)
-            self._over(me, job, self._executor.broken(job.task, error))
+            self._end(incarnation, job, self._executor.broken(job.task, error))
 
-    async def _emit(self, me: Incarnation, job: Job, message: str) -> None:
-        if me.jobs.get(job.task.id) is not job:
-            return  # a thread that outlived its task, or even us: nobody would close what it opened
-        if job.task.id in me.unannounced:  # that it began is told before what it says
-            await self._persist(lambda: self._queue.finish(me.name, [], announced=[job.task]))
-            me.unannounced.pop(job.task.id, None)
+    async def _emit(self, incarnation: Incarnation, job: Job, message: str) -> None:
+        if incarnation.jobs.get(job.task.id) is not job:
+            return  # a thread that outlived its task, or even its incarnation: nobody would close what it opened
+        if job.task.id in incarnation.unannounced:  # the feed has the beginning before any message
+            await self._state.persist(lambda: self._queue.finish(incarnation.name, [], announced=[job.task]))
+            incarnation.unannounced.pop(job.task.id, None)
         job.emitted += 1
         number, text = job.emitted, redact(spoken(message))[: results.MESSAGE_MAX]
-        await self._persist(lambda: self._queue.say(me.name, job.task, text, number))
+        await self._state.persist(lambda: self._queue.say(incarnation.name, job.task, text, number))
 
-    def _over(self, me: Incarnation, job: Job, finished: Finished) -> None:
-        self._mean += (time.monotonic() - job.begun - self._mean) / 8
-        me.finished.append(finished)
-        self.gone(me, job)
-        self._on_over(me)
+    def _end(self, incarnation: Incarnation, job: Job, finished: Finished, ran_seconds: float | None = None) -> None:
+        self._mean += (self._now() - job.begun - self._mean) / 8
+        if ran_seconds is not None:
+            self._counts.ran(finished.task.agent, ran_seconds)
+        incarnation.finished.append(finished)
+        self._remove(incarnation, job)
+        if incarnation.sent and len(incarnation.finished) >= max(WORTH_A_CALL, self._slots.capacity / 2):
+            self._reports.send_beside(incarnation)
 
-    def _park_later(self, me: Incarnation, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
-        me.unloadable.append((job.task, results.unloadable(job.task, error)))
-        self.gone(me, job)
+    def _set_aside(self, incarnation: Incarnation, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
+        incarnation.unloadable.append((job.task, results.unloadable(job.task, error)))
+        self._remove(incarnation, job)
 
-    def stop(self, me: Incarnation, wishes: Mapping[str, Wish]) -> None:
-        """Somebody wants these tasks to stop; whatever else there is among them is nothing of ours."""
+    def stop(self, incarnation: Incarnation, wishes: Mapping[str, Wish]) -> None:
+        """Stops the tasks that somebody wants to stop. Ignores ids that are not this incarnation's."""
         for task_id, wish in wishes.items():
-            job = me.jobs.get(task_id)
+            job = incarnation.jobs.get(task_id)
             if job is None:
-                me.unhold(task_id, wish)
+                incarnation.unhold(task_id, wish)
             elif job.wish is None or (wish == "cancel" and job.wish == "interrupt"):
                 job.wish = wish
                 logger.info("task %s is to be stopped: somebody wants to %s it", task_id, wish)
@@ -144,19 +140,18 @@ class Jobs:
                     job.attempt.stop(results.STOPPED[wish], STOP_SECONDS)
                 else:
                     job.cancel()
-                    me.unwanted.append(replace(job.task, wish=wish))
-                    self.gone(me, job)
-        self._on_change()
+                    incarnation.unwanted.append(replace(job.task, wish=wish))
+                    self._remove(incarnation, job)
+        self._state.wake.set()
 
-    def gone(self, me: Incarnation, job: Job) -> None:
-        """It is over, or no longer ours."""
-        me.jobs.pop(job.task.id, None)
-        me.unannounced.pop(job.task.id, None)
-        job.attempt = None  # whose context knows the job: a circle would keep both until Python looks for such
-        self._on_change()
-
-    def drop(self, me: Incarnation) -> None:
-        """Stops all that runs; its ends are nobody's concern any more."""
-        for job in list(me.jobs.values()):
+    def drop(self, incarnation: Incarnation) -> None:
+        """Stops all tasks of an incarnation, and forgets them: their ends are not reported."""
+        for job in list(incarnation.jobs.values()):
             job.cancel()
-            self.gone(me, job)
+            self._remove(incarnation, job)
+
+    def _remove(self, incarnation: Incarnation, job: Job) -> None:
+        incarnation.jobs.pop(job.task.id, None)
+        incarnation.unannounced.pop(job.task.id, None)
+        job.attempt = None  # whose context knows the job: a circle would keep both until Python looks for such
+        self._state.wake.set()

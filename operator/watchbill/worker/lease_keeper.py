@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker.execution import attempt
 from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.state import State
 
 logger = Logger("watchbill.worker")
 
@@ -29,44 +29,48 @@ T = TypeVar("T")
 
 BLOCKED_SECONDS: Final = 5.0
 """An event loop that hasn't turned for this long is reported, with where it stands and whose agent that is."""
+STUCK_SECONDS: Final = 600.0
+"""An event loop that stood still for this long is given up: its lease ends, and others take its tasks over."""
 _TICK_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.25
 _END_SECONDS: Final = 2.0
 
 
 class LeaseKeeper:
-    """Renews every third of a lease. On the loop, `on_renewed` is told what the store answered, and `on_lost` when the
-    incarnation is no more."""
+    """Renews the lease every third of it, in a thread of its own. What comes of it happens on the event loop: the
+    answer goes to `on_renewed`, and the end of the incarnation to the worker's state."""
 
     def __init__(
         self,
         url: str,
         queue: Queue,
+        state: State,
         *,
         lease: SharedLease,
         lease_ms: int,
-        stuck_seconds: float,
         describe: Callable[[], str],
         on_renewed: Callable[[str, Renewed], None],
-        on_lost: Callable[[str, Exception], None],
+        stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
+        """`describe` returns what the store shows of this worker; the thread calls it."""
         self._client = connection.connect_sync(url)
         self._queue = queue
+        self._state = state
+        self._now = state.clock.monotonic
         self._lease = lease
         self._lease_ms = lease_ms
         self._stuck_seconds = stuck_seconds
         self._describe = describe
         self._on_renewed = on_renewed
-        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._incarnation: str | None = None
         self._changing = threading.Lock()
         self._stop = threading.Event()
-        self._renewed_at = self._turned_at = time.monotonic()
+        self._renewed_at = self._turned_at = self._now()
         self._take_over_from = 0.0
         self._due = 0.0
-        self._looked_at = time.monotonic()
+        self._looked_at = self._now()
         self._seen_turn = 0.0
         self._blocked = 0.0
         self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
@@ -79,7 +83,7 @@ class LeaseKeeper:
     def guard(self, incarnation: str) -> None:
         """From now on, keeps this incarnation alive. It must have claimed once."""
         with self._changing:
-            self._renewed_at = time.monotonic()
+            self._renewed_at = self._now()
             self._lease.extend(self._renewed_at + self._lease_ms / 1000)
             self._incarnation = incarnation
             self._due = 0.0  # soon: a renewal also tells what `watchbill workers` shows
@@ -87,27 +91,35 @@ class LeaseKeeper:
     async def stop(self) -> None:
         self._incarnation = None
         self._stop.set()
-        deadline = time.monotonic() + _END_SECONDS
-        # Looked for, not waited for in the loop's thread pool: agents may have filled that with calls that never end.
-        while self._thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _END_SECONDS
+        # Polled, not awaited in the loop's thread pool: agents may have filled that with calls that never end.
+        while self._thread.is_alive() and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         self._client.close()
 
     def wait_before_take_over(self, seconds: float) -> None:
-        """Others may need that long to come back from an outage that we all had."""
-        self._take_over_from = max(self._take_over_from, time.monotonic() + seconds)
+        """Takes nothing over for that long: after an outage, other workers need time to renew."""
+        self._take_over_from = max(self._take_over_from, self._now() + seconds)
+
+    def store_answered(self) -> None:
+        """Notes, on the event loop, that a claim was answered: an outage is over."""
+        if self._state.cut_off:
+            self._state.cut_off = False
+            self.wait_before_take_over(self._lease_ms / 3000)
 
     @property
     def may_take_over(self) -> bool:
-        """False after an outage, until those who had it too have had time to renew."""
-        now = time.monotonic()
-        return now >= self._take_over_from and now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
+        """False during an outage of the store, and until other workers have had time to renew after it."""
+        now = self._now()
+        is_fresh = now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
+        return is_fresh and now >= self._take_over_from and not self._state.cut_off
 
     def _tick(self) -> None:
-        self._turned_at = time.monotonic()
+        self._turned_at = self._now()
         self._lease.tick()
         if not self._stop.is_set():
-            self._loop.call_later(_TICK_SECONDS, self._tick)
+            self._state.clock.call_later(_TICK_SECONDS, self._tick)
 
     def _keep(self) -> None:
         interval = self._lease_ms / 3000
@@ -115,7 +127,7 @@ class LeaseKeeper:
             self._watch()
             if not self._is_stuck:
                 self._lease.tick()
-            now = time.monotonic()
+            now = self._now()
             if now < self._due or self._incarnation is None:
                 continue
             self._due = now + interval
@@ -125,7 +137,7 @@ class LeaseKeeper:
     def _renew(self, incarnation: str, interval: float) -> bool:
         if self._is_stuck:
             return False
-        asked = time.monotonic()
+        asked = self._now()
         try:
             renewed = self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
         except StoreUnavailable as error:
@@ -135,12 +147,12 @@ class LeaseKeeper:
             with self._changing:
                 if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
                     self._incarnation = None
-            self._notify(self._on_lost, incarnation, error)
+            self._notify(self._state.lose, incarnation, error)
             return True
         except Exception:
             logger.exception("can't renew the lease")
             return False
-        now = time.monotonic()
+        now = self._now()
         if now - self._renewed_at > interval * 1.5:
             metrics.RENEWALS_LATE.labels(self._queue.keys.crew).inc()
         if now - self._renewed_at > interval * 2:
@@ -154,7 +166,7 @@ class LeaseKeeper:
 
     @property
     def _is_stuck(self) -> bool:
-        return time.monotonic() - self._turned_at > self._stuck_seconds
+        return self._now() - self._turned_at > self._stuck_seconds
 
     def _notify(self, what: Callable[[str, T], None], incarnation: str, about: T) -> None:
         try:
@@ -165,7 +177,7 @@ class LeaseKeeper:
     def _watch(self) -> None:
         """Counts only time that this thread has seen pass, look by look: after a stop of the whole process (SIGSTOP, a
         frozen machine), and after a renewal that took long, nobody can say what the loop has done meanwhile."""
-        now = time.monotonic()
+        now = self._now()
         passed, self._looked_at = now - self._looked_at, now
         if self._turned_at != self._seen_turn:
             self._seen_turn, self._blocked = self._turned_at, 0.0

@@ -1,5 +1,4 @@
-"""Tasks that the worker that claimed them can't run, for want of their agent or of a version that can read their crew:
-they are set aside, for one that can."""
+"""Brings parked tasks back: a worker that claimed them lacked their agent or could not read their definition."""
 
 from __future__ import annotations
 
@@ -10,39 +9,39 @@ from typing import Final
 import redis
 
 from watchbill.agents.loading import AgentLoader
+from watchbill.clock import wait_for_event
 from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.names import split_step_id
 from watchbill.store import definitions, runs
 from watchbill.store.queue import Queue
+from watchbill.worker.state import State
 
 UNPARK_SECONDS: Final = 30.0
-"""How often a worker looks for parked tasks that it can run."""
+"""How often a worker searches for parked tasks that it can run."""
 UNPARK_AGAIN_SECONDS: Final = 1.0
-"""After something was brought back: a worker without the agent, an older one, may have taken and parked it again."""
+"""The same, after tasks were brought back: a worker without the agent, an older one, may have parked them again."""
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
-"""While a definition can't be read: it needs no other worker to become readable, as an agent does."""
+"""The same, while a definition can't be read: it may become readable without another worker."""
 
 
-async def bring_back(queue: Queue, loader: AgentLoader, persist: Persist, parked: asyncio.Event) -> None:
-    """Puts what was parked back onto the stream, where `loader` has its agent. Until it is cancelled. Looks soon after
-    `parked` is set."""
+async def bring_back(state: State, queue: Queue, loader: AgentLoader, parked: asyncio.Event) -> None:
+    """Puts parked tasks back onto their streams where `loader` has their agent, until it is cancelled. Does so soon
+    after `parked` is set."""
     while True:
         parked.clear()
-        look = _Look(queue, loader, persist)
+        search = _Search(queue, loader, state.persist)
         with suppress(WatchbillError, redis.exceptions.RedisError):  # NotFound, say: the crew may come back
-            await look.bring_back()
-        pause = UNPARK_AGAIN_SECONDS if look.brought else UNPARK_SECONDS
-        if look.met_unreadable:
+            await search.bring_back()
+        pause = UNPARK_AGAIN_SECONDS if search.brought else UNPARK_SECONDS
+        if search.met_unreadable:
             pause = min(pause, UNREADABLE_AGAIN_SECONDS)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await parked.wait()
-                await asyncio.sleep(UNPARK_AGAIN_SECONDS)  # more is being parked, most likely
+        if await wait_for_event(parked, pause, state.clock):
+            await state.clock.sleep(UNPARK_AGAIN_SECONDS)  # more is being parked, most likely
 
 
-class _Look:
-    """One look at all that is parked."""
+class _Search:
+    """One search through all parked tasks."""
 
     def __init__(self, queue: Queue, loader: AgentLoader, persist: Persist) -> None:
         self._queue = queue
@@ -60,7 +59,7 @@ class _Look:
                 self.brought += await self._persist(lambda m=mine: self._queue.unpark(m))  # type: ignore[misc]
 
     async def _digests(self, members: list[str]) -> list[str]:
-        """Under which definition each will run: a step under its run's, a task under the current one."""
+        """Returns the definition under which each will run: a step under its run's, a task under the current one."""
         current = (await definitions.current(self._queue.client, self._queue.keys)).digest
         steps = [split_step_id(member.split("\x1f")[2]) for member in members]
         pinned = await runs.digests(self._queue.client, self._queue.keys, {step[0] for step in steps if step})
@@ -69,10 +68,10 @@ class _Look:
     async def _runs(self, agent: str, digest: str) -> bool:
         """Whether this worker can run that agent under that definition, as far as can be known."""
         if (agent, digest) not in self._can_run:
-            self._can_run[agent, digest] = await self._looked(agent, digest)
+            self._can_run[agent, digest] = await self._can_load(agent, digest)
         return self._can_run[agent, digest]
 
-    async def _looked(self, agent: str, digest: str) -> bool:
+    async def _can_load(self, agent: str, digest: str) -> bool:
         try:
             crew = await self._persist(lambda: definitions.load(self._queue.client, self._queue.keys, digest))
             definition = crew.agent(agent)

@@ -1,51 +1,50 @@
-"""A worker that is idle loads all agents of its crew, and tells the store once all could be loaded.
+"""Loads all agents of the crew while the worker is idle, and records in the store once all could be loaded.
 
-So it is known before its first task that a class isn't there, can't be imported, or lacks the key of its model.
+So it is known before the first task that a class isn't there, can't be imported, or lacks the key of its model.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
+from watchbill.worker.state import State
 
 logger = Logger("watchbill.worker")
 
 FIRST_SECONDS: Final = 1.0
 """After the start: work that waits comes first, and loads what it needs."""
 LOOK_SECONDS: Final = 10.0
-"""How often it is looked whether the crew has changed."""
+"""How often a worker checks whether the crew has changed."""
 
 
-async def preload(queue: Queue, loader: AgentLoader, persist: Persist, is_idle: Callable[[], bool]) -> None:
-    """Until it is cancelled. An import holds up the event loop, so none begins unless `is_idle`."""
+async def preload(state: State, queue: Queue, loader: AgentLoader) -> None:
+    """Runs until it is cancelled. An import holds up the event loop, so none begins while the worker has work."""
     tried = ""
     pause = FIRST_SECONDS
     while True:
-        await asyncio.sleep(pause)
+        await state.clock.sleep(pause)
         pause = LOOK_SECONDS
-        there = await persist(lambda: definitions.identity(queue.client, queue.keys))
+        there = await state.persist(lambda: definitions.identity(queue.client, queue.keys))
         digest = there.definition
         if there.uid != queue.uid or digest in ("", tried, there.loaded):
             continue
-        if not is_idle():
+        if not state.incarnation.is_idle:
             pause = FIRST_SECONDS
             continue
         tried = digest
         try:
-            crew = await persist(lambda d=digest: definitions.load(queue.client, queue.keys, d))  # type: ignore[misc]
+            crew = await state.persist(lambda d=digest: definitions.load(queue.client, queue.keys, d))  # type: ignore[misc]
         except (NotFound, NewerRecord):  # replaced meanwhile, or told elsewhere
             continue
         if await _load_all(crew, loader, queue.keys.crew):
-            await persist(lambda d=digest: definitions.record_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
+            await state.persist(lambda d=digest: definitions.record_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
 
 
 async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> bool:

@@ -1,79 +1,84 @@
-"""Tells the store how tasks ended, beside the turns of the worker's loop, and where one of the results is refused."""
+"""Reports to the store how tasks ended, in calls of its own: beside the loop's calls, at the end, and one result at a
+time where the store refuses a batch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import redis
 
-from watchbill.connection.outages import Persist
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
 from watchbill.worker.incarnation import Incarnation
+from watchbill.worker.state import State
 
 logger = Logger("watchbill.worker")
 
 
 class Reports:
-    """Those of one worker. One call at a time is made beside a turn's."""
+    """The reports of one worker. At most one call is made beside the loop's."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        counts: Counts,
-        persist: Persist,
-        *,
-        on_change: Callable[[], None],
-        on_lost: Callable[[str, Exception], None],
-    ) -> None:
-        """`on_lost` is told of an incarnation that is no more."""
+    def __init__(self, state: State, queue: Queue, counts: Counts) -> None:
+        self._state = state
         self._queue = queue
         self._counts = counts
-        self._persist = persist
-        self._on_change = on_change
-        self._on_lost = on_lost
         self._beside: asyncio.Task[None] | None = None
         self.reported = 0
         """How many ends the store has been told of."""
 
-    def send_beside(self, me: Incarnation) -> None:
-        """Results get a call of their own, unless one is on its way."""
+    def send_beside(self, incarnation: Incarnation) -> None:
+        """Sends results in a call of their own, unless one is on its way."""
         if self._beside is None:
-            self._beside = asyncio.create_task(self._send(me), name="results")
+            self._beside = asyncio.create_task(self._send(incarnation), name="results")
 
     async def settle(self, *, cancel: bool = False) -> None:
-        """What was sent beside is answered then, or in hand again."""
+        """Waits for the call beside the loop's. Its results are then reported, or in `finished` again."""
         if self._beside is not None:
             if cancel:
                 self._beside.cancel()
             await asyncio.gather(self._beside, return_exceptions=True)
             self._beside = None
 
-    async def _send(self, me: Incarnation) -> None:
+    async def _send(self, incarnation: Incarnation) -> None:
         try:
-            with me.sending() as batch:
-                outcomes, _ = await self._persist(lambda: self._queue.finish(me.name, batch))
+            with incarnation.sending() as batch:
+                outcomes, _ = await self._state.persist(lambda: self._queue.finish(incarnation.name, batch))
             self.account(batch, outcomes)
-            self._counts.show(len(me.jobs))
+            self._counts.show(len(incarnation.jobs))
         except (Fenced, CrewGone) as error:
-            self._on_lost(me.name, error)
-        except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in hand again, for the next turn
+            self._state.lose(incarnation.name, error)
+        except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in `finished` again, for the next turn
             logger.debug("results could not be sent beside another call: %s", error)
         finally:
             self._beside = None
-            self._on_change()
+            self._state.wake.set()
 
-    async def send_singly(self, me: Incarnation, batch: list[Finished]) -> None:
-        """Those that are dealt with leave `batch`, which is in hand again if this fails."""
+    async def send_all(self, incarnation: Incarnation) -> None:
+        """Sends all results, in as many calls as they take. Raises Fenced and CrewGone."""
+        while incarnation.finished:
+            with incarnation.sending() as batch:
+                try:
+                    outcomes, _ = await self._state.persist(lambda: self._queue.finish(incarnation.name, batch))
+                except (redis.exceptions.ResponseError, redis.exceptions.DataError) as refusal:
+                    await self.send_singly(incarnation, batch, refusal)
+                    continue
+            self.account(batch, outcomes)
+
+    async def send_singly(self, incarnation: Incarnation, batch: list[Finished], refusal: Exception) -> None:
+        """Sends the results of a batch that the store has refused, each by itself; an error takes the place of one that
+        it refuses again. Results that are dealt with leave `batch`."""
+        logger.error("a batch of %d results was refused; sending them one by one", len(batch), exc_info=refusal)
         while batch:
             finished = batch[0]
             for attempt in (finished, results.refused(finished)):
                 try:
-                    outcomes, _ = await self._persist(lambda f=attempt: self._queue.finish(me.name, [f]))  # type: ignore[misc]
+                    outcomes, _ = await self._state.persist(
+                        lambda f=attempt: self._queue.finish(incarnation.name, [f])  # type: ignore[misc]
+                    )
                 except (redis.exceptions.ResponseError, redis.exceptions.DataError) as error:
                     logger.error("the store refuses the result of task %s: %s", finished.task.id, error)
                     continue

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -17,6 +14,8 @@ from watchbill.loggers import Logger
 from watchbill.store import definitions, retention
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Changed, Queue
+from watchbill.worker.reports import Reports
+from watchbill.worker.state import State
 
 logger = Logger("watchbill.worker")
 
@@ -28,18 +27,17 @@ TRIM_IDLE_SECONDS: Final = 60.0
 """How often a worker trims where nothing has ended since: thousands of workers may have nothing to do."""
 
 
-async def trim(queue: Queue, current: Current, persist: Persist, ended: Callable[[], int]) -> None:
-    """Runs until it is cancelled. `current`: the crew's definition as last read; the next trim uses a new
-    one. `ended` returns how many tasks have ended here."""
+async def trim(state: State, queue: Queue, reports: Reports, current: Current) -> None:
+    """Runs until it is cancelled. `current`: the crew's definition as last read; the next trim uses a new one."""
     looked, looked_at, went = -1, 0.0, 0
     while True:
-        now, number = time.monotonic(), ended()
+        now, number = state.clock.monotonic(), reports.reported
         if number == looked and not went and now < looked_at + TRIM_IDLE_SECONDS:
-            await asyncio.sleep(_pause(TRIM_SECONDS))
+            await state.clock.sleep(_pause(TRIM_SECONDS))
             continue
         went = 0
         try:
-            current, went = await _trim_once(queue, current, persist)
+            current, went = await _trim_once(queue, current, state.persist)
             looked, looked_at = number, now
         except (CrewGone, NotFound):
             pass  # the worker learns it by itself
@@ -47,7 +45,7 @@ async def trim(queue: Queue, current: Current, persist: Persist, ended: Callable
             logger.debug("can't trim finished tasks to their bounds: %s", error)
         except redis.exceptions.RedisError as error:
             logger.warning("can't trim finished tasks to their bounds: %s", error)
-        await asyncio.sleep(_pause(TRIM_AGAIN_SECONDS if went else TRIM_SECONDS))
+        await state.clock.sleep(_pause(TRIM_AGAIN_SECONDS if went else TRIM_SECONDS))
 
 
 def _pause(seconds: float) -> float:

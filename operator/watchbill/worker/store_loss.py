@@ -1,68 +1,58 @@
-"""What outlives a store that has lost all it had (QUEUE protocol, §6): agents go on, and their results are written once
-the crew, the same one, is back. Whoever is first says on the feed what has happened."""
+"""Brings results through a store that has lost all it had (docs/design/queue.md): agents go on, and what they return is
+written once the store has the same crew back. The first worker to see that says so on the crew's feed."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from watchbill.connection.outages import Persist
+from watchbill.clock import wait_for_event
 from watchbill.store import definitions
-from watchbill.store.queue import Finished, Queue
-from watchbill.worker.incarnation import Incarnation
+from watchbill.store.queue import Queue
+from watchbill.worker.reports import Reports
+from watchbill.worker.state import State
 
 OUTLAST_SECONDS: Final = 60.0
 """How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
+_LOOK_SECONDS: Final = 0.25
 
 
 class StoreLoss:
-    """The lives of a worker whose tasks the store has lost, until they have ended and their results are written."""
+    """What one worker does about incarnations whose tasks the store has lost (`State.formers`)."""
 
-    def __init__(
-        self, queue: Queue, persist: Persist, account: Callable[[Sequence[Finished], Sequence[str]], None], born: str
-    ) -> None:
-        """`account` is told what became of results. `born`: since when the store knew the crew at first."""
+    def __init__(self, state: State, queue: Queue, reports: Reports, born: str) -> None:
+        """`born`: since when the store knew the crew when the worker started."""
+        self._state = state
         self._queue = queue
+        self._reports = reports
         self._born = born
-        self._persist = persist
-        self._account = account
-        self.formers: list[Incarnation] = []
-        """More than one where the store lost all again meanwhile."""
 
-    @property
-    def running(self) -> int:
-        """How many of their tasks still run; each has its slot."""
-        return sum(len(former.jobs) for former in self.formers)
-
-    async def crew_is_back(self, wake: asyncio.Event, given_up: Callable[[], bool]) -> bool:
-        """Waits for the crew; whether it came. `wake` is set when `given_up` may have become true."""
-        until = time.monotonic() + OUTLAST_SECONDS
+    async def crew_is_back(self) -> bool:
+        """Waits until the store has the crew again. False: it was deleted or replaced, it takes too long, or the worker
+        is to stop."""
+        state, queue = self._state, self._queue
+        until = state.clock.monotonic() + OUTLAST_SECONDS
         while True:
-            there = await self._persist(lambda: definitions.identity(self._queue.client, self._queue.keys))
-            if there.uid == self._queue.uid and await self._persist(self._record_loss):
+            there = await state.persist(lambda: definitions.identity(queue.client, queue.keys))
+            if there.uid == queue.uid and await state.persist(self._record):
                 return True
-            if there.uid or there.leaving or given_up() or time.monotonic() >= until:
+            is_late = state.clock.monotonic() >= until
+            if there.uid or there.leaving or state.deleted or state.stopping or is_late:
                 return False
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
-                    await wake.wait()
-                    await asyncio.sleep(0.05)
-            wake.clear()
+            if await wait_for_event(state.wake, _LOOK_SECONDS, state.clock):
+                await state.clock.sleep(0.05)
+            state.wake.clear()
 
-    async def _record_loss(self) -> bool:
+    async def _record(self) -> bool:
         return await definitions.record_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
 
     async def write(self) -> None:
-        """Writes the results that there are."""
-        for former in list(self.formers):
+        """Writes the results that former incarnations have."""
+        for former in list(self._state.formers):
             ended = list(former.finished)
             finished = [f for f in ended if f.result]
-            outcomes = await self._persist(partial(self._queue.recover, finished, former.born))
-            self._account(finished, outcomes)
+            outcomes = await self._state.persist(partial(self._queue.recover, finished, former.born))
+            self._reports.account(finished, outcomes)
             del former.finished[: len(ended)]  # only now: the store may have lost the crew again
             if not former.jobs and not former.finished:
-                self.formers.remove(former)
+                self._state.formers.remove(former)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill import metrics
+from watchbill.clock import Clock
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.worker")
@@ -27,33 +28,32 @@ class _Left:
     task: str
     advice: str
     since: float
-    """When it was asked to stop, by the loop's clock."""
+    """When it was asked to stop, by the clock's `monotonic`."""
     overdue: bool = False
 
 
 class Abandoned:
-    """The abandoned agents of one worker. `changed` is called when one counts as overdue, and when one ends."""
+    """The abandoned agents of one worker."""
 
-    def __init__(self, crew: str, changed: Callable[[], None]) -> None:
-        self._changed = changed
+    def __init__(self, crew: str, on_change: Callable[[int, int], None], clock: Clock) -> None:
+        """`on_change` gets how many there are, and how many are overdue: they had their time to clean up, so something
+        is wrong with them."""
+        self._on_change = on_change
+        self._clock = clock
         self._left: dict[asyncio.Task[None], _Left] = {}
         self._gauge = metrics.ABANDONED.labels(crew)
 
-    def __len__(self) -> int:
-        return len(self._left)
-
-    @property
-    def overdue(self) -> int:
-        """Those that had their time to clean up: something is wrong with them."""
-        return sum(left.overdue for left in self._left.values())
-
     def add(self, call: asyncio.Task[None], agent: str, task: str, advice: str, since: float) -> None:
-        """`call` ends when the agent does, which was asked to at `since`; `advice`: what its author should do."""
+        """Counts an agent as abandoned until `call` ends. `since`: when it was asked to stop, by the clock's
+        `monotonic`. `advice` says what its author should do."""
         self._left[call] = _Left(agent, task, advice, since)
         self._gauge.inc()
         call.add_done_callback(self._ended)
-        loop = asyncio.get_running_loop()
-        loop.call_at(max(since + CLEAN_UP_SECONDS, loop.time()), self._mark_overdue, call)
+        self._clock.call_later(since + CLEAN_UP_SECONDS - self._clock.monotonic(), self._mark_overdue, call)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._on_change(len(self._left), sum(left.overdue for left in self._left.values()))
 
     def _mark_overdue(self, call: asyncio.Task[None]) -> None:
         left = self._left.get(call)
@@ -80,11 +80,11 @@ class Abandoned:
         self._changed()
 
     async def close(self) -> None:
-        """Gives those that have only just been asked their moment; then those that are left are ended where they stand
+        """Lets agents that have only just been asked to stop clean up, then ends those that are left where they stand
         (threads go on until the process ends)."""
         if not self._left:
             return
-        moment = max(left.since for left in self._left.values()) + CLEAN_UP_SECONDS - asyncio.get_running_loop().time()
+        moment = max(left.since for left in self._left.values()) + CLEAN_UP_SECONDS - self._clock.monotonic()
         if moment > 0:
             await asyncio.wait(list(self._left), timeout=moment)
         for call in list(self._left):
@@ -95,3 +95,4 @@ class Abandoned:
             call.cancel()
             self._gauge.dec()
         self._left.clear()
+        self._changed()

@@ -1,24 +1,23 @@
-"""A task whose agent runs, on the event loop, in a thread or in a process: until it ends, it is stopped, or time is up.
+"""One attempt of a task: its agent runs on the event loop, in a thread or in a process, until it ends, somebody stops
+it, or its time is up.
 
-Its end is told once: who was first, the agent or whoever stops it, has ended it. Time is the event loop's, which
-doesn't jump. Knows nothing of leases and slots.
+The end is reported once: by the agent's return or by the stop, whichever comes first. Enforces the timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from watchbill import metrics
 from watchbill.agents.context import Context
 from watchbill.agents.loading import Runner
 from watchbill.agents.tools import Tool
+from watchbill.clock import SYSTEM, Clock
 from watchbill.loggers import Logger
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store.queue import Claimed, Finished, Outcome
@@ -42,21 +41,26 @@ _ADVICE_IN_THREAD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What is the same for every task of one agent under one definition."""
+    """An agent under one definition: what is the same for every task of it."""
 
     crew: CrewDefinition
     agent: AgentDefinition
     runner: Runner
     tools: Mapping[str, Tool]
     reads: tuple[str, ...]
-    """Steps whose outputs it is given."""
+    """Steps whose outputs the agent is given."""
     timeout: float
-    ran: Callable[[float], None]
-    """Counts how long a run took, in seconds."""
+    """Seconds."""
+
+
+class End(Protocol):
+    """Takes the end of a task, and for how many seconds its agent ran; None if it did not begin."""
+
+    def __call__(self, finished: Finished, ran_seconds: float | None = None, /) -> None: ...
 
 
 class _Unsure(Exception):
-    """The lease may have run out between the look at it and the thread's first step."""
+    """The lease may have ended before the thread's first step."""
 
 
 class Attempt:
@@ -66,9 +70,10 @@ class Attempt:
         "_abandoned",
         "_asked_at",
         "_begun",
+        "_clock",
+        "_end",
         "_handle",
         "_lease",
-        "_over",
         "_processes",
         "_results",
         "_timer",
@@ -84,63 +89,63 @@ class Attempt:
         task: Claimed,
         role: Role,
         context: Context,
-        over: Callable[[Finished], None],
+        end: End,
         results: Results,
         abandoned: Abandoned,
         processes: Processes,
         lease: SharedLease,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.task = task
         self.role = role
         self.context = context
-        self._over: Callable[[Finished], None] | None = over
+        self._end: End | None = end
         self._results = results
         self._abandoned = abandoned
         self._processes = processes
         self._lease = lease
         self._why: Literal["timed out", "cancelled", "interrupted"] | None = None
         self._asked_at: float | None = None
-        loop = asyncio.get_running_loop()
-        self._begun = time.perf_counter()
+        self._clock = clock
+        self._begun = clock.monotonic()
         self._timer_at = 0.0
-        self._timer = loop.call_later(role.timeout, self._time_out)
-        self._handle = loop.create_task(self._run(), name=f"task {task.id}")
+        self._timer = clock.call_later(role.timeout, self._time_out)
+        self._handle = asyncio.create_task(self._run(), name=f"task {task.id}")
 
     def cancel(self) -> None:
-        """Its end is nobody's concern any more. The agent may take its time, and counts as abandoned until it ends."""
-        self._over = None
+        """Asks the agent to stop, and reports no end. The agent counts as abandoned until it ends."""
+        self._end = None
         self._timer.cancel()
         if not self._handle.done():
             self._leave(self._ask())
 
     def stop(self, outcome: Literal["cancelled", "interrupted"], seconds: float) -> None:
-        """Asks the agent to stop. Its end is told as `outcome` once it has ended, or after `seconds`: then it is
-        abandoned. An agent that returns before has completed; one that raises was stopped. May be called again: to
-        hurry, or to cancel what is being interrupted."""
-        if self._over is None:
+        """Asks the agent to stop. Reports `outcome` once the agent has ended, or after `seconds`: then it is abandoned.
+        An agent that returns before that has completed; one that raises was stopped. May be called again: to hurry, or
+        to cancel a task that is being interrupted."""
+        if self._end is None:
             return
         if self._why != "cancelled":
             self._why = outcome
-        self._give(seconds)
+        self._end_within(seconds)
 
     def _time_out(self) -> None:
         self._why = "timed out"
-        self._give(CLEAN_UP_SECONDS)
+        self._end_within(CLEAN_UP_SECONDS)
 
-    def _give(self, seconds: float) -> None:
-        """So long, to end by itself."""
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(seconds, 0.0)
+    def _end_within(self, seconds: float) -> None:
+        """Asks the agent to stop, and abandons it after `seconds`."""
+        at = self._clock.monotonic() + seconds
         if self._asked_at is None or at < self._timer_at:
             self._timer.cancel()
             self._timer_at = at
-            self._timer = loop.call_at(at, self._abandon)
+            self._timer = self._clock.call_later(seconds, self._abandon)
         self._ask()
 
     def _ask(self) -> float:
         """Asks the agent to stop, once: another cancellation would cut off its cleaning up. Returns when that was."""
         if self._asked_at is None:
-            self._asked_at = asyncio.get_running_loop().time()
+            self._asked_at = self._clock.monotonic()
             self.context.cancel()
             self._handle.cancel()
             self._handle.add_done_callback(self._stopped)
@@ -164,19 +169,19 @@ class Attempt:
         try:
             came = await self._call()
         except Exception as fault:  # there is no thread to be had, say
-            came = failures.failed(fault, _now())
+            came = failures.failed(fault, self._clock.now())
         if isinstance(came, Output) or (came is not None and self._why is None):
             self._report(came)
 
     async def _call(self) -> Output | Failed | None:
-        """What came of it; None if that is nothing, since it was asked to stop.
+        """Returns the agent's output or failure; None if there is none, since it was asked to stop.
 
-        Begins only what is surely ours. Else its worker was stopped or cut off, and others may have done it: if so,
-        this is cancelled soon. All that is the agent's own runs here, within its time: also what makes JSON of its
-        output, and what its exception says."""
+        Begins only under a valid lease. Otherwise the worker stood still or was cut off, and another may have done the
+        task: if so, this is cancelled soon. All of the agent's own code runs here, within its time: also that which
+        makes JSON of its output, and that of its exception."""
         runner, context = self.role.runner, self.context
-        while not self._lease.is_valid:  # noqa: ASYNC110 - a thread knows, and an event would cost each task
-            await asyncio.sleep(LEASE_LOOK_SECONDS)
+        while not self._lease.is_valid:
+            await self._clock.sleep(LEASE_LOOK_SECONDS)
         try:
             if runner.in_process:
                 return await self._processes.run(processes.request(self.role.crew, context), context)
@@ -193,8 +198,8 @@ class Attempt:
                     raise
                 return None
             if kind is failures.AgentFailed or issubclass(kind, GeneratorExit):  # which may await nothing
-                return failures.failed(failure, _now())
-            return await run_in_thread(failures.failed, failure, _now())  # beside the loop: it may block
+                return failures.failed(failure, self._clock.now())
+            return await run_in_thread(failures.failed, failure, self._clock.now())  # beside the loop: it may block
 
     async def _awaited(self, awaitable: Awaitable[Any]) -> Output | None:
         output = await awaitable
@@ -203,7 +208,7 @@ class Attempt:
         return await outputs.made_on_loop(self.role.agent.agent_id, output)
 
     async def _call_in_thread(self) -> Any:
-        """As `_call`; or an awaitable."""
+        """Returns what `_call` returns, or an awaitable."""
 
         def run() -> Any:
             if self._is_asked() or not self._lease.is_valid:
@@ -216,7 +221,7 @@ class Attempt:
                     return None
                 return outputs.made(self.role.agent.agent_id, output)
             except BaseException as failure:
-                return None if self._is_asked() else failures.failed(failure, _now())
+                return None if self._is_asked() else failures.failed(failure, self._clock.now())
 
         while True:
             try:
@@ -224,7 +229,7 @@ class Attempt:
             except _Unsure:
                 if self._is_asked():  # which the wait for a thread doesn't tell
                     return None
-                await asyncio.sleep(LEASE_LOOK_SECONDS)
+                await self._clock.sleep(LEASE_LOOK_SECONDS)
                 continue
             if self._is_asked() and inspect.isawaitable(came):
                 if inspect.iscoroutine(came):
@@ -233,11 +238,11 @@ class Attempt:
             return came
 
     def _is_asked(self) -> bool:
-        """To stop."""
+        """Whether it was asked to stop."""
         return self._asked_at is not None
 
     def _stopped(self, _: asyncio.Task[None]) -> None:
-        """The agent has ended, after it was asked to stop."""
+        """Called when the agent has ended after it was asked to stop."""
         if self._why is not None:
             self._report_stop()
 
@@ -248,12 +253,12 @@ class Attempt:
             self._report(None, f"{self._why}{addition}")
 
     def _report(self, came: Output | Failed | None, stopped: str = "") -> None:
-        """The end, once. Before all else that is to be done about it: nothing may lose it."""
-        over, self._over = self._over, None
-        if over is None:  # told before, or nobody's concern
+        """Reports the end, once, and before all else that is to be done about it: nothing may lose it."""
+        end, self._end = self._end, None
+        if end is None:  # reported before, or cancelled
             return
         self._timer.cancel()
-        seconds = time.perf_counter() - self._begun
+        seconds = self._clock.monotonic() - self._begun
         task, policy, extras = self.task, self.role.crew.tasks, Extras()
         try:
             extras = Extras(self.context.usage, self.context.metadata)
@@ -264,11 +269,10 @@ class Attempt:
             else:
                 outcome: Outcome = "interrupted" if self._why == "interrupted" else "cancelled"
                 finished = self._results.stopped(task, policy, outcome, stopped, extras)
-        except Exception as fault:  # our own: still the task's end, and told in full
+        except Exception as fault:  # our own: still the task's end, and reported in full
             finished = self._results.broken(task, fault)
             logger.exception("the end of task %s could not be told", task.id)
-        over(finished)
-        self.role.ran(seconds)
+        end(finished, seconds)
         if (usage := extras.usage) is not None and usage.total_tokens:
             crew, agent = self.context.crew, self.role.agent.agent_id
             metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
@@ -277,12 +281,8 @@ class Attempt:
             self._results.log(finished, came)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - shell
-
-
 def on_stack(frame: FrameType | None) -> Attempt | None:
-    """Whose agent this frame was called by, as seen from another thread."""
+    """Returns the attempt whose agent has called this frame. For another thread than the event loop's."""
     while frame is not None:
         if frame.f_code is _RUN:
             found = frame.f_locals.get("self")

@@ -1,17 +1,15 @@
-"""What a worker does with a claimed task: reads what it needs, and sets its agent to work.
+"""Reads what a claimed task needs, and begins an attempt of it.
 
-Knows nothing of leases and slots: the worker decides what is run, and stops it. `running` is the agent at work,
-`results` what is made of its end.
+Knows no slots and no claims: the worker decides what is run, and when it stops. `attempt` is the agent at work,
+`results` makes its result.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import redis.asyncio
@@ -19,6 +17,7 @@ import redis.asyncio
 from watchbill import logs
 from watchbill.agents.context import Context, Say
 from watchbill.agents.loading import AgentLoader
+from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts
@@ -27,7 +26,7 @@ from watchbill.store import definitions, runs
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask
 from watchbill.worker.execution.abandoned import Abandoned
-from watchbill.worker.execution.attempt import Attempt, Role
+from watchbill.worker.execution.attempt import Attempt, End, Role
 from watchbill.worker.execution.processes import Processes
 from watchbill.worker.execution.results import Results
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -44,37 +43,25 @@ class Executor:
         client: redis.asyncio.Redis,
         keys: CrewKeys,
         loader: AgentLoader,
-        on_abandoned: Callable[[], None] = lambda: None,
-        lease: SharedLease | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),  # noqa: TID251 - shell
-        ran: Callable[[str, float], None] = lambda agent, seconds: None,
+        lease: SharedLease,
+        *,
+        on_abandoned: Callable[[int, int], None],
+        store_time: Callable[[], datetime],
+        clock: Clock = SYSTEM,
     ) -> None:
-        """`on_abandoned` is called when an agent didn't stop in time, and when one that didn't has ended at last.
-        `lease`: no agent begins while it isn't surely the worker's; default: for ever. `now` is by the
-        store's clock. `ran` is told how long an agent ran, in seconds."""
+        """No agent begins while the lease isn't valid. `on_abandoned` gets the number of abandoned agents and how many
+        of them are overdue, whenever one of the two has changed. `store_time` is the time by the store's clock."""
         self._client = client
         self._keys = keys
         self._loader = loader
-        self._results = Results(keys.crew, now)
+        self._results = Results(keys.crew, store_time)
         self._definitions: dict[str, CrewDefinition] = {}
         self._roles: dict[tuple[str, str], Role] = {}
         self._loading = asyncio.Lock()
-        self._abandoned = Abandoned(keys.crew, on_abandoned)
-        self._lease = lease or SharedLease()
-        if lease is None:
-            self._lease.extend(math.inf)
-        self._processes = Processes(loader.sources, self._lease)
-        self._ran = ran
-
-    @property
-    def abandoned(self) -> int:
-        """Agents that still run though their tasks have ended here: each holds a slot."""
-        return len(self._abandoned)
-
-    @property
-    def overdue(self) -> int:
-        """Those of them that were asked to stop long enough ago."""
-        return self._abandoned.overdue
+        self._abandoned = Abandoned(keys.crew, on_abandoned, clock)
+        self._lease = lease
+        self._clock = clock
+        self._processes = Processes(loader.sources, lease)
 
     def must_read(self, task: Claimed) -> bool:
         """Whether something must be read before the task can begin."""
@@ -84,8 +71,8 @@ class Executor:
         return role is None or (bool(role.reads) and task.run_id is not None)
 
     async def read(self, task: Claimed) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-        """Inputs and earlier outputs. Raises NotFound and NewerRecord for its definition,
-        AgentNotLoadable."""
+        """Returns the task's inputs, and the outputs of earlier steps. Raises NotFound and NewerRecord for its
+        definition, AgentNotLoadable."""
         inputs: Mapping[str, str] = {}
         outputs: Mapping[str, Any] = {}
         crew = await self._definition(task.definition)
@@ -103,40 +90,40 @@ class Executor:
     def begin(
         self,
         task: Claimed,
-        say: Say,
-        over: Callable[[Finished], None],
+        emit: Say,
+        end: End,
         inputs: Mapping[str, str] = _NOTHING,
         outputs: Mapping[str, Any] = _NOTHING,
     ) -> Attempt | None:
-        """Begins a task for which all is read. `over` is told its end, once, whatever happens to the agent.
-
-        Raises AgentNotLoadable when this worker doesn't have the agent. None: it is over already.
-        """
+        """Begins a task for which all is read. Calls `end` once, whatever happens to the agent. Returns None where the
+        task has ended already. Raises AgentNotLoadable when this worker doesn't have the agent."""
         crew = self._definitions[task.definition]
         policy = crew.tasks
         if task.attempt > policy.max_attempts:
             who = f"worker {task.former}" if task.former else "its worker"
             why = f"given up: {who} died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
-            over(self._results.not_begun(replace(task, attempt=task.attempt - 1), policy, why))
+            end(self._results.not_begun(replace(task, attempt=task.attempt - 1), policy, why))
             return None
         role = self._role(task, crew)
         if role is None:
             why = f"agent {task.agent!r} is not in crew {self._keys.crew!r}"
-            over(self._results.not_begun(task, policy, why))
+            end(self._results.not_begun(task, policy, why))
             return None
         try:
-            context = self._context(task, role, say, inputs, outputs)
+            context = self._context(task, role, emit, inputs, outputs)
         except (KeyError, ValueError) as failure:
-            over(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
+            end(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
-        return Attempt(task, role, context, over, self._results, self._abandoned, self._processes, self._lease)
+        return Attempt(
+            task, role, context, end, self._results, self._abandoned, self._processes, self._lease, self._clock
+        )
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
-        """The end of a task that could not begin."""
+        """Returns the end of a task that could not begin."""
         return self._results.not_begun(task, TaskPolicy(), str(error))
 
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
-        """The end of a task that we ourselves couldn't run."""
+        """Returns the end of a task that couldn't be run by a fault of Watchbill's own."""
         return self._results.broken(task, failure)
 
     async def close(self) -> None:
@@ -161,13 +148,12 @@ class Executor:
             tools=self._loader.tools(crew, agent),
             reads=tuple(flow.reads(crew, agent, flow.steps(crew), cited)),
             timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
-            ran=partial(self._ran, name),
         )
         self._roles[digest, name] = role
         return role
 
     def _context(
-        self, task: Claimed, role: Role, say: Say, inputs: Mapping[str, str], outputs: Mapping[str, Any]
+        self, task: Claimed, role: Role, emit: Say, inputs: Mapping[str, str], outputs: Mapping[str, Any]
     ) -> Context:
         payload = AgentTask.model_validate_json(task.payload)
         prompt = payload.prompt
@@ -187,10 +173,10 @@ class Executor:
             outputs=dict(outputs),
             tools=role.tools,
             logger=logs.of_agent(self._keys.crew, task.agent, task.run_id, task.id),
-            deadline=datetime.now(UTC) + timedelta(seconds=role.timeout),  # noqa: TID251 - shell
+            deadline=self._clock.now() + timedelta(seconds=role.timeout),
             attempt=task.attempt,
             fence=int(task.fence),
-            emit=say,
+            emit=emit,
             loop=asyncio.get_running_loop(),
         )
 

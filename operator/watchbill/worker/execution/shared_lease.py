@@ -12,7 +12,7 @@ import struct
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 LEASE_LOOK_SECONDS: Final = 0.02
@@ -26,8 +26,9 @@ _LONGEST_SLEEP_SECONDS: Final = 60.0
 class SharedLease:
     """All times are of the monotonic clock, which the processes of a machine share."""
 
-    def __init__(self, fd: int | None = None) -> None:
-        """`fd`: another process's, as `fd` of its own names it."""
+    def __init__(self, fd: int | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`fd`: the `fd` of another process's lease, which this one then shares."""
+        self._now = monotonic
         if fd is None:
             fd = _memory()
             weakref.finalize(self, os.close, fd)
@@ -35,39 +36,39 @@ class SharedLease:
         self._memory = mmap.mmap(fd, mmap.PAGESIZE)
 
     def begin(self, lease_seconds: float) -> None:
-        """Of a keeper that begins to renew."""
+        """Sets how long the worker may stand still. A keeper calls it before it renews."""
         self._write(_STILL, max(lease_seconds / 3, _STILL_SECONDS))
         self.tick()
 
     def extend(self, until: float) -> None:
-        """The lease is surely ours until then."""
+        """Makes the lease valid until then."""
         self._write(_SURE_UNTIL, until)
 
     def tick(self) -> None:
-        """The worker isn't frozen."""
-        self._write(_TICKED, time.monotonic())
+        """Notes that the worker isn't frozen."""
+        self._write(_TICKED, self._now())
 
     @property
     def is_valid(self) -> bool:
-        """Whether the lease is surely ours: else others may have taken what we hold, and have done it."""
-        return time.monotonic() < self._read(_SURE_UNTIL)
+        """Whether the lease is surely ours. Otherwise others may have taken what we hold, and have done it."""
+        return self._now() < self._read(_SURE_UNTIL)
 
     @property
     def ends(self) -> float:
-        """When who works under it must stop, unless this is put off: its end, of a worker that was frozen. One that
-        turns and can't reach the store decides by itself; so this is later, then."""
+        """When processes that work under the lease must end, unless it is extended: at its own end, if the worker is
+        frozen. A worker that can't reach the store decides by itself, so for that one this is later."""
         return max(self._read(_SURE_UNTIL), self._read(_TICKED) + self._read(_STILL))
 
     @property
     def ended_at(self) -> float:
-        """When processes were last stopped for it; 0: never."""
+        """When processes were last killed because of its end; 0: never."""
         return self._read(_ENDED)
 
     def watch(self) -> None:
         """Kills this process's group when the lease ends, and so its own process with it."""
-        while (left := self.ends - time.monotonic()) > 0:
+        while (left := self.ends - self._now()) > 0:
             time.sleep(min(left, _LONGEST_SLEEP_SECONDS))
-        self._write(_ENDED, time.monotonic())
+        self._write(_ENDED, self._now())
         os.killpg(0, signal.SIGKILL)
 
     def _read(self, place: int) -> float:

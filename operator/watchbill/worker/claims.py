@@ -1,0 +1,124 @@
+"""What a worker claims: how many tasks it asks for, what becomes of those it gets, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from watchbill.loggers import Logger
+from watchbill.store import pending
+from watchbill.store.queue import BATCH, Claim, Claimed, Queue
+from watchbill.worker.bell import Bell
+from watchbill.worker.counts import Counts
+from watchbill.worker.execution import results
+from watchbill.worker.incarnation import Incarnation
+from watchbill.worker.jobs import Jobs
+from watchbill.worker.orders import Orders
+from watchbill.worker.slots import Slots
+from watchbill.worker.state import State
+
+logger = Logger("watchbill.worker")
+
+
+class Claims:
+    """The claims of one worker."""
+
+    def __init__(
+        self, state: State, queue: Queue, bell: Bell, orders: Orders, slots: Slots, jobs: Jobs, counts: Counts
+    ) -> None:
+        self._state = state
+        self._now = state.clock.monotonic
+        self._queue = queue
+        self._bell = bell
+        self._orders = orders
+        self._slots = slots
+        self._jobs = jobs
+        self._counts = counts
+
+    @property
+    def may_claim(self) -> bool:
+        """A claim is worth its while, and nothing else claims."""
+        return self._state.has_work and not self._bell.is_waiting
+
+    def ask(self, incarnation: Incarnation, room: int, *, is_busy: bool) -> int:
+        """Returns how many tasks the call that is about to be made asks for, and makes that call a claim. -1: the call
+        is none. A busy worker holds one batch more than it has slots for, while tasks are brief."""
+        state = self._state
+        spare = self._slots.capacity - len(incarnation.held) if is_busy and self._jobs.are_brief else 0
+        if not self.may_claim or state.stopping or state.draining or room + spare <= 0:
+            return -1
+        state.has_work = False
+        incarnation.number += 1
+        return min(room + spare, BATCH)
+
+    def take(self, incarnation: Incarnation, claim: Claim) -> None:
+        """Begins the tasks that a claim has begun, and holds the rest."""
+        self._state.set_store_time(claim.now_ms)
+        self._bell.again_seconds = max(claim.again_ms, 50) / 1000
+        if claim.draining:
+            self._orders.drain(True)
+        if not claim.tasks:
+            return
+        taken_over = sum(task.taken_over for task in claim.tasks)
+        if taken_over:
+            self._counts.taken_over.inc(taken_over)
+            logger.info("took over %d tasks of %s", taken_over, self._queue.keys.crew)
+        now = incarnation.held_since = self._now()
+        for task in claim.tasks:
+            if task.wish is not None:
+                incarnation.unwanted.append(task)
+                continue
+            if not task.taken_over:
+                self._counts.waited(max(claim.now_ms - task.queued_ms, 0) / 1000)
+            if not task.begun or not task.payload or self._state.stopping:
+                incarnation.held.append(task)
+                incarnation.claimed[task.id] = now
+            else:
+                incarnation.unannounced[task.id] = task
+                self._jobs.begin(incarnation, task)
+        incarnation.held.sort(key=lambda task: task.priority)
+
+    async def with_payloads(self, incarnation: Incarnation, tasks: Sequence[Claimed]) -> list[Claimed]:
+        """Reads payloads that were too large to come with the claim. Returns the tasks that may begin; a task that has
+        no record ends."""
+        started = await self._state.persist(lambda: self._queue.start(incarnation.name, tasks))
+        complete = []
+        for task, start in zip(tasks, started, strict=True):
+            if start.state == "ok":
+                known = replace(task, payload=start.payload, definition=start.definition, inputs=start.inputs)
+                complete.append(replace(known, usage=start.usage) if start.usage else known)
+                continue
+            incarnation.claimed.pop(task.id, None)
+            if start.state == "missing":
+                incarnation.finished.append(results.missing(task))
+        return complete
+
+    async def end_unwanted(self, incarnation: Incarnation, ttl_ms: int) -> None:
+        """Makes the results of tasks that somebody stopped before they ran. Where the payload didn't come with the
+        claim, the definition didn't either."""
+        unwanted, incarnation.unwanted = incarnation.unwanted, []
+        if without := [task for task in unwanted if not task.payload]:
+            unwanted = [task for task in unwanted if task.payload] + await self.with_payloads(incarnation, without)
+        incarnation.finished += [results.stopped(task, task.wish or "cancel", ttl_ms) for task in unwanted]
+
+    async def claim_no_more(self, incarnation: Incarnation) -> None:
+        """Silences the bell, and hands back what is held."""
+        await self._bell.silence(incarnation)
+        await self.hand_back_held(incarnation)
+
+    async def hand_back_held(self, incarnation: Incarnation) -> None:
+        held, incarnation.held = incarnation.held, []
+        incarnation.claimed.clear()
+        if held:
+            await self._state.persist(lambda: self._queue.hand_back(incarnation.name, held))
+
+    async def hand_back_forgotten(self, incarnation: Incarnation) -> None:
+        """Hands back tasks that the store counts as ours and we know nothing of, since it lost what we wrote
+        (store/pending.py). Call it while no claim is under way."""
+        queue, known = self._queue, incarnation.entries
+        forgotten = await self._state.persist(
+            lambda: pending.forgotten(queue.client, queue.keys, incarnation.name, known)
+        )
+        if forgotten:
+            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(forgotten))
+            await self._state.persist(lambda: queue.hand_back(incarnation.name, forgotten))

@@ -1,0 +1,295 @@
+"""One run of a worker: its parts, all made at once, and the loop that they serve.
+
+One turn of the loop sends results, announces what has begun, and claims, in one call. While tasks are brief, the worker
+holds one batch more than it has slots for, so that agents run while the store answers; what ends meanwhile is sent by a
+second call. Between turns the loop waits for the end of a task or for the bell; never on the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import redis.asyncio
+
+from watchbill import background
+from watchbill.agents import aclose_clients
+from watchbill.agents.loading import AgentLoader
+from watchbill.clock import Timer
+from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.loggers import Logger
+from watchbill.names import CrewKeys
+from watchbill.redaction import redact
+from watchbill.store import definitions
+from watchbill.store.queue import BATCH, Claimed, Queue
+from watchbill.worker import parked, preload, retention
+from watchbill.worker.bell import Bell
+from watchbill.worker.claims import Claims
+from watchbill.worker.counts import Counts
+from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.incarnation import Incarnation
+from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
+from watchbill.worker.lease_keeper import LeaseKeeper
+from watchbill.worker.lifecycle import Lifecycle
+from watchbill.worker.orders import Orders
+from watchbill.worker.reports import Reports
+from watchbill.worker.slots import Slots
+from watchbill.worker.state import State
+from watchbill.worker.store_loss import StoreLoss
+
+logger = Logger("watchbill.worker")
+
+ANNOUNCE_SECONDS: Final = 0.003
+"""A task that still runs after this is announced; of a briefer one, beginning and end are told in one call."""
+
+
+class Shift:
+    """The parts of one worker under one definition's slots and lease, and its loop."""
+
+    def __init__(
+        self,
+        state: State,
+        url: str,
+        client: redis.asyncio.Redis,
+        keys: CrewKeys,
+        loader: AgentLoader,
+        current: definitions.Current,
+        *,
+        slots: int,
+        recycle: bool,
+    ) -> None:
+        policy = current.definition.tasks
+        clock = state.clock
+        self._state = state
+        self._now = clock.monotonic
+        self._loader = loader
+        self._current = current
+        self._lease_ms = policy.lease_seconds * 1000
+        self._ttl_ms = policy.result_ttl_seconds * 1000
+        self._recall_at = self._now() + policy.lease_seconds
+        """When to compare what the store counts as ours with what we know of."""
+        self._parked = asyncio.Event()
+        """Set when tasks were parked."""
+        self._queue = queue = Queue(client, keys, current.uid)
+        self._counts = Counts(keys.crew)
+        self._slots = Slots(state, slots, recycle=recycle)
+        lease = SharedLease(monotonic=clock.monotonic)
+        self._executor = Executor(
+            client,
+            keys,
+            loader,
+            lease,
+            on_abandoned=self._slots.set_abandoned,
+            store_time=state.store_time,
+            clock=clock,
+        )
+        self._reports = Reports(state, queue, self._counts)
+        self._jobs = Jobs(state, queue, self._executor, self._slots, self._counts, self._reports)
+        self._orders = Orders(state, queue, self._jobs, self._lease_ms)
+        self._keeper = LeaseKeeper(
+            url,
+            queue,
+            state,
+            lease=lease,
+            lease_ms=self._lease_ms,
+            describe=self._slots.describe,
+            on_renewed=self._orders.renewed,
+        )
+        self._bell = Bell(state, queue, self._keeper, self._lease_ms)
+        self._claims = Claims(state, queue, self._bell, self._orders, self._slots, self._jobs, self._counts)
+        self._store_loss = StoreLoss(state, queue, self._reports, current.born)
+        self._lifecycle = Lifecycle(
+            state,
+            queue,
+            self._keeper,
+            self._bell,
+            self._claims,
+            self._jobs,
+            self._reports,
+            self._store_loss,
+            self._counts,
+            self._lease_ms,
+        )
+
+    async def run(self) -> None:
+        """Works until the worker has stopped. Raises CrewGone when the crew was deleted or replaced."""
+        state = self._state
+        self._keeper.start()
+        beside = self._start_beside()
+        working = asyncio.create_task(self._work())
+        try:
+            while not (await asyncio.wait({working}, timeout=0.2 if state.stopping else 1.0))[0]:
+                if state.is_overdue:
+                    raise StoreUnavailable("the store doesn't answer, and the grace period is over")
+            await working
+        except StoreUnavailable:
+            if state.registered:
+                logger.warning("stopped without the store: what it had claimed will be taken over when the lease ends")
+        finally:
+            ending = [working, *beside]
+            for task in ending:
+                task.cancel()
+            for incarnation in (state.incarnation, *state.formers):
+                self._jobs.drop(incarnation)
+            self._counts.show(len(state.incarnation.jobs))
+            await asyncio.gather(*ending, self._bell.stop(), self._reports.settle(cancel=True), return_exceptions=True)
+            await self._executor.close()
+            await self._keeper.stop()
+            await aclose_clients()
+
+    def _start_beside(self) -> list[asyncio.Task[None]]:
+        """Starts what goes on beside the loop."""
+        state, queue, loader = self._state, self._queue, self._loader
+        return [
+            background.start("parked", lambda: parked.bring_back(state, queue, loader, self._parked)),
+            background.start("retention", lambda: retention.trim(state, queue, self._reports, self._current)),
+            background.start("control", self._orders.listen),
+            background.start("agents", lambda: preload.preload(state, queue, loader)),
+        ]
+
+    async def _work(self) -> None:
+        await self._lifecycle.begin()
+        while not self._state.is_done:
+            await self._turn()
+        await self._lifecycle.end()
+
+    async def _turn(self) -> None:
+        state, claims = self._state, self._claims
+        own = state.incarnation
+        try:
+            if state.formers:
+                await self._store_loss.write()
+            if own.unloadable:
+                await self._park(own)
+            if (heard := own.heard) is not None:
+                own.heard = None
+                claims.take(own, heard)
+            if state.stopping:
+                await claims.claim_no_more(own)
+            if state.draining:
+                await claims.hand_back_held(own)
+            if own.unwanted:
+                await claims.end_unwanted(own, self._ttl_ms)
+            if not self._bell.is_waiting and self._now() >= self._recall_at:
+                self._recall_at = self._now() + self._lease_ms / 1000
+                await claims.hand_back_forgotten(own)
+            free = max(self._slots.capacity - len(own.jobs), 0)
+            begin = own.held[:free]
+            room = 0 if state.stopping or state.draining else free - len(begin)
+            if own.finished or begin or (room and claims.may_claim):
+                await self._exchange(own, begin, room)
+            elif self._jobs.fresh:  # a brief task may end before anything else needs to be done
+                await self._let_run(own)
+            else:
+                if room:
+                    self._bell.wait(own, room)
+                await self._wait(own)
+        except (Fenced, CrewGone) as error:
+            state.lose(own.name, error)
+        if state.lost is not None:
+            await self._lifecycle.replace()
+            self._counts.show(len(state.incarnation.jobs))
+
+    async def _let_run(self, incarnation: Incarnation) -> None:
+        self._jobs.fresh = False
+        for _ in range(3):
+            await asyncio.sleep(0)
+            if incarnation.finished:
+                return
+
+    async def _exchange(
+        self,
+        incarnation: Incarnation,
+        begin: Sequence[Claimed] = (),
+        room: int = 0,
+        announced: Sequence[Claimed] = (),
+    ) -> None:
+        """Exchanges results for new tasks, in one call. `begin`: held tasks, which begin once the call is on its way,
+        so that the store counts an attempt that kills this process. `announced`: running tasks to announce."""
+        del incarnation.held[: len(begin)]
+        if without := [task for task in begin if not task.payload]:
+            for task in await self._claims.with_payloads(incarnation, without):
+                self._jobs.begin(incarnation, task)
+            begin = [task for task in begin if task.payload]
+        waiting = list(begin)
+
+        def sent() -> None:
+            for task in waiting:
+                incarnation.unannounced[task.id] = task
+                self._jobs.begin(incarnation, task)
+            waiting.clear()
+
+        state = self._state
+        with incarnation.sending() as batch:
+            asked = self._claims.ask(incarnation, room, is_busy=bool(batch or begin))
+            number = incarnation.number
+            try:
+                outcomes, claim = await state.persist(
+                    lambda: self._queue.finish(
+                        incarnation.name,
+                        batch,
+                        begun=begin,
+                        announced=announced,
+                        number=number,
+                        slots=asked,
+                        begin=room,
+                        lease_ms=self._lease_ms,
+                        # asked anew for each try: while the store was away, everyone's lease ran out
+                        take_over=self._keeper.may_take_over,
+                        sent=sent,
+                    )
+                )
+            except (redis.exceptions.ResponseError, redis.exceptions.DataError) as refusal:
+                if not batch:
+                    raise
+                incarnation.held[:0] = waiting
+                state.has_work = state.has_work or asked >= 0
+                await self._reports.send_singly(incarnation, batch, refusal)
+                return
+        self._keeper.store_answered()
+        for task in announced:
+            incarnation.unannounced.pop(task.id, None)
+        self._reports.account(batch, outcomes)
+        if claim is not None:
+            state.has_work = len(claim.tasks) >= asked
+            self._claims.take(incarnation, claim)
+        self._counts.show(len(state.incarnation.jobs))
+
+    async def _park(self, incarnation: Incarnation) -> None:
+        unloadable, incarnation.unloadable = incarnation.unloadable, []
+        for task, reason in unloadable:
+            logger.warning("%s", reason)
+            await self._state.persist(
+                lambda t=task, r=reason: self._queue.park(incarnation.name, [t], redact(r))  # type: ignore[misc]
+            )
+        self._parked.set()
+
+    async def _wait(self, incarnation: Incarnation) -> None:
+        """Waits for the end of a task or for the bell; and no longer than until something is due: an announcement, the
+        return of held tasks that found no slot, the end."""
+        state, now = self._state, self._now()
+        timer: Timer | None = None
+        due = [state.stop_by - now] if state.stop_by is not None else []
+        if not self._bell.is_waiting:
+            due.append(self._recall_at - now)
+        if incarnation.unannounced:
+            due.append(ANNOUNCE_SECONDS)
+        if incarnation.held:
+            due.append(incarnation.held_since + BRIEF_SECONDS - now)
+        if due:
+            timer = state.clock.call_later(max(min(due), 0), state.wake.set)
+        try:
+            await state.wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        state.wake.clear()
+        if incarnation.finished or incarnation.unwanted or incarnation.heard or state.lost is not None:
+            return
+        if incarnation.unannounced:
+            await self._exchange(incarnation, announced=list(incarnation.unannounced.values())[:BATCH])
+        if incarnation.held and self._now() >= incarnation.held_since + BRIEF_SECONDS:
+            self._jobs.assume_long()
+            await self._claims.hand_back_held(incarnation)

@@ -1,0 +1,52 @@
+"""How many tasks a worker may run at once, and when abandoned agents hold so many slots that it stops."""
+
+from __future__ import annotations
+
+import json
+
+from watchbill.loggers import Logger
+from watchbill.worker.state import State
+
+logger = Logger("watchbill.worker")
+
+
+class Slots:
+    """The slots of one worker. Each running task holds one, and so does each abandoned agent."""
+
+    def __init__(self, state: State, total: int, *, recycle: bool) -> None:
+        """`recycle`: something starts this process again when it ends."""
+        self._state = state
+        self._recycle = recycle
+        self._abandoned = 0
+        self.total = total
+
+    @property
+    def capacity(self) -> int:
+        """The slots that neither abandoned agents hold nor tasks that the store has lost."""
+        return self.total - self._abandoned - sum(len(former.jobs) for former in self._state.formers)
+
+    def set_abandoned(self, abandoned: int, overdue: int) -> None:
+        """Notes how many agents are abandoned, and how many of them had their time to clean up. Stops the worker when
+        the overdue ones hold all slots; where it is started again, half of them are enough."""
+        self._abandoned = abandoned
+        self._state.wake.set()  # a slot may be free again
+        if not self._state.stopping and overdue and overdue * (2 if self._recycle else 1) >= self.total:
+            logger.error(
+                "%d of %d slots are held by agents that did not stop when they were told to: this worker takes no more",
+                overdue,
+                self.total,
+            )
+            self._state.recycled = True
+            self._state.stop()
+
+    def describe(self) -> str:
+        """What `watchbill workers` shows of this worker, as JSON. Any thread may call it."""
+        state = self._state
+        return json.dumps(
+            {
+                "running": len(state.incarnation.jobs),
+                "slots": self.total,
+                "abandoned": self._abandoned,
+                "draining": state.stopping or state.draining,
+            }
+        )

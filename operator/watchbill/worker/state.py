@@ -1,0 +1,115 @@
+"""What the parts of one worker share: its incarnation, whether it stops or drains, and the event that wakes its loop.
+
+Makes no call of its own to the store. docs/design/worker.md says which part writes what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from watchbill.clock import Clock
+from watchbill.connection import outages
+from watchbill.store import incarnations
+from watchbill.worker.incarnation import Incarnation
+
+T = TypeVar("T")
+
+STORE_SECONDS: Final = 2.0
+"""How long after the grace period the worker still waits for the store, to hand its tasks back."""
+
+
+class State:
+    """The state of one worker, from before it reads its crew until after its end."""
+
+    def __init__(self, grace_seconds: float, clock: Clock) -> None:
+        self.clock = clock
+        self._grace_seconds = grace_seconds
+        self.incarnation = Incarnation(incarnations.fresh())
+        self.formers: list[Incarnation] = []
+        """Earlier incarnations whose tasks the store has lost, until their results are written."""
+        self.wake = asyncio.Event()
+        """Set when something has changed that the loop must see."""
+        self.stop_by: float | None = None
+        """The end of the grace period, by the clock's `monotonic`; None until somebody stops the worker."""
+        self.draining = False
+        """The worker claims no more until the drain is taken back."""
+        self.has_work = True
+        """The crew may have claimable tasks: the last claim got all that it asked for. Otherwise the bell will ring."""
+        self.registered = False
+        """The store knows this worker. Until then there is nothing to save."""
+        self.cut_off = False
+        """The store failed to answer, and the worker has not claimed since."""
+        self.lost: Exception | None = None
+        """Why the incarnation has ended in the store; None while it lives."""
+        self.deleted = False
+        """Somebody deleted the crew, so it won't come back."""
+        self.recycled = False
+        """The worker stops by itself, because abandoned agents hold too many slots."""
+        self.ended = False
+        self._store_ahead = 0.0
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop_by is not None
+
+    @property
+    def drained(self) -> bool:
+        """The worker holds nothing and won't claim again: it has stopped, or it drains."""
+        return self.ended or (self.draining and self.incarnation.is_idle)
+
+    @property
+    def is_done(self) -> bool:
+        """The worker is to stop, and has nothing left to do or no time left for it."""
+        if self.stop_by is None:
+            return False
+        if not (self.incarnation.is_working or self.formers):
+            self.stop_by = min(self.stop_by, self.clock.monotonic())  # nothing to save: not worth waiting for a store
+            return True
+        return self.clock.monotonic() >= self.stop_by
+
+    @property
+    def is_overdue(self) -> bool:
+        """The grace period is over, and so is the time that the store has beyond it."""
+        if self.stop_by is None:
+            return False
+        if not self.registered:  # nothing to save: not worth waiting for a store
+            self.stop_by = min(self.stop_by, self.clock.monotonic())
+        # The store may know us as soon as it was asked to, though its answer was lost; then we take our leave.
+        was_asked = self.incarnation.number > 0
+        return not was_asked or self.clock.monotonic() > self.stop_by + STORE_SECONDS
+
+    def stop(self, *, now: bool = False) -> None:
+        """Sets the end of the grace period (`now`: at once). May be called again, to hurry."""
+        by = self.clock.monotonic() + (0.0 if now else self._grace_seconds)
+        self.stop_by = by if self.stop_by is None else min(by, self.stop_by)
+        self.wake.set()
+
+    def lose(self, incarnation: str, error: Exception) -> None:
+        """Records that the store has ended this incarnation. The loop then reincarnates, or ends."""
+        if incarnation == self.incarnation.name and self.lost is None:
+            self.lost = error
+            self.wake.set()
+
+    def reincarnate(self) -> Incarnation:
+        """Begins a new incarnation, of which the store doesn't know yet."""
+        self.incarnation, self.lost = Incarnation(incarnations.fresh()), None
+        return self.incarnation
+
+    def set_store_time(self, now_ms: int) -> None:
+        """Notes the store's time, as a claim told it this moment."""
+        self._store_ahead = now_ms / 1000 - self.clock.monotonic()
+
+    def store_time(self) -> datetime:
+        """The time by the store's clock: this machine's may be wrong."""
+        return datetime.fromtimestamp(self._store_ahead + self.clock.monotonic(), UTC)
+
+    async def persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Calls the store until it answers; once the worker stops, until `is_overdue`. Raises StoreUnavailable then."""
+
+        def wait(_: float) -> None:
+            self.cut_off = True
+
+        return await outages.persist(call, until=lambda: self.is_overdue, on_wait=wait)
