@@ -223,6 +223,7 @@ class AgentService:
         crew's own. `watch`: the manifests' heartbeats fire.
         """
         self._url = url
+        self._client = connection.connect(url)
         self._manifests = manifests or Manifests((), (), ())
         self._crews = crews
         self._folders = (*self._manifests.folders, *folders)
@@ -250,7 +251,7 @@ class AgentService:
         await self.stop()
 
     async def _start(self) -> None:
-        client = self._client = connection.connect(self._url)
+        client = self._client
         self._stack.push_async_callback(client.aclose)
         self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         chosen = _chosen(self._manifests.crews)
