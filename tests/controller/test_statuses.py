@@ -113,10 +113,10 @@ async def test_turns_come_twenty_a_second_and_shared_changes_come_first() -> Non
         for key in [("later", "a"), ("later", "b"), ("later", "c"), ("first", "d"), ("first", "e")]:
             asking.ask(key)
         assert asking.wrote == ["later/a"], "the first to ask has nobody before it"
-        assert await asking.advance(0.9 * TURN) == []
-        assert await asking.advance(0.1 * TURN) == ["first/d"]
-        assert await asking.advance(0.9 * TURN) == []
-        assert await asking.advance(0.1 * TURN) == ["first/e"]
+        assert await asking.advance(0.99 * TURN) == []
+        assert await asking.advance(0.01 * TURN) == ["first/d"]
+        assert await asking.advance(0.99 * TURN) == []
+        assert await asking.advance(0.01 * TURN) == ["first/e"]
         assert await asking.advance(TURN) == ["later/b"]
         assert await asking.advance(TURN) == ["later/c"]
 
