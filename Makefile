@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check pure test bench chaos crds reference format lock clean
+.PHONY: help demo check pure test mutants bench chaos crds reference format lock clean
 
 help:
 	@echo "Watchbill. Targets:"
@@ -51,6 +51,9 @@ bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md);
 
 chaos: $(DEV)  ## 10,000 tasks while workers, store and network fail (docs/bench.md); half a minute with ARGS=--short
 	$(BIN)/python -m bench.chaos $(ARGS)
+
+mutants: $(DEV)  ## Break the code in small ways and see that tests fail: half an hour; SAMPLE=100 runs fewer
+	$(BIN)/python tests/mutants/generated.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from watchbill import names
 from watchbill.api import Crew
 from watchbill.api.conditions import Reason
 from watchbill.plan import crew as plan
@@ -165,6 +166,23 @@ def test_foreign_labels_and_annotations_are_no_reason_to_write():
     manifest["metadata"]["labels"]["theirs"] = "1"
     manifest["metadata"]["annotations"] = {"theirs": "1"}
     assert planned(settled(children=[stored(manifest)])).applies == ()
+
+
+def test_a_label_and_an_owner_that_were_edited_are_put_right():
+    manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
+    for edited in ({"labels": manifest["metadata"]["labels"] | {names.LABEL_CREW: "other"}}, {"ownerReferences": []}):
+        made = planned(settled(children=[stored(manifest | {"metadata": manifest["metadata"] | edited})]))
+        assert applied(made)["metadata"].items() >= {k: manifest["metadata"][k] for k in edited}.items()
+
+
+def test_a_deployment_is_projected_to_what_plans_depend_on():
+    owners = [{"uid": "of-somebody"}, {"uid": "u1", "controller": True}]
+    metadata = {"name": "n", "uid": "u", "resourceVersion": "7"}
+    more = {"labels": {names.LABEL_REVISION: "r"}, "ownerReferences": owners, "creationTimestamp": "t"}
+    project = plan.project({"metadata": metadata | more, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}})
+    assert dataclasses.replace(project, content="") == plan.Child("n", "u", "7", "r", "u1", "t", 3, 2, "", None, "")
+    bare = plan.project({"metadata": metadata})
+    assert dataclasses.replace(bare, content="") == plan.Child("n", "u", "7", "", "", "", 1, 0, "", None, "")
 
 
 def test_a_missing_service_account_alone_is_made_anew():
