@@ -20,14 +20,14 @@ from watchbill import __version__
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _BRIEF_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
-BUILD: Final = Info("watchbill_build", "Version of this process")
+BUILD: Final = Info("watchbill_build", "Version of Watchbill that this process runs")
 BUILD.info({"version": __version__})
 
 # ---------------------------------------------------------------- queues, as the store has them
 
 
 class OfClass(Protocol):
-    """What waits in one priority class."""
+    """The tasks that wait in one priority class."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +38,7 @@ class OfClass(Protocol):
 
 
 class Figures(Protocol):
-    """How much a crew has to do: store.figures.Figures, which this layer may not import."""
+    """The figures of a crew's queue: store.figures.Figures, which this layer may not import."""
 
     @property
     def waiting(self) -> int: ...
@@ -74,54 +74,59 @@ _Row = tuple[tuple[str, ...], float]
 _OF_QUEUES: Final[tuple[tuple[str, str, tuple[str, ...], Callable[[Figures], Iterable[_Row]]], ...]] = (
     (
         "watchbill_queue_depth",
-        "Tasks by where they stand",
+        "Tasks and dead letters of a crew, by state",
         ("state",),
         lambda f: [((s,), getattr(f, s)) for s in ("waiting", "running", "parked", "delayed", "dead")],
     ),
     (
         "watchbill_queue_oldest_seconds",
-        "Age of the entry that has waited longest; 0 when none waits",
+        "Age of the task that has waited longest; 0 when none waits",
         (),
         lambda f: [((), (f.oldest_ms or 0) / 1000)],
     ),
     (
         "watchbill_queue_class_waiting",
-        "Tasks that wait, by priority",
+        "Tasks that wait for a worker, by priority",
         ("priority",),
         lambda f: [((c.name,), c.waiting) for c in f.classes],
     ),
     (
         "watchbill_queue_class_oldest_seconds",
-        "Age of the entry that has waited longest, by priority; 0 when none waits",
+        "Age of the task that has waited longest, by priority; 0 when none waits",
         ("priority",),
         lambda f: [((c.name,), (c.oldest_ms or 0) / 1000) for c in f.classes],
     ),
     (
         "watchbill_queue_parked",
-        "Tasks that wait for something other than a slot, by what that is",
+        "Tasks set aside from the queue, by reason",
         ("reason",),
         lambda f: [((reason,), count) for reason, count in f.parked_by.items()],
     ),
-    ("watchbill_workers", "Worker incarnations with a live lease", (), lambda f: [((), f.workers)]),
-    ("watchbill_workers_draining", "Those of them that claim no more", (), lambda f: [((), f.draining)]),
-    ("watchbill_worker_slots", "Tasks that they can run at once", (), lambda f: [((), f.slots)]),
+    ("watchbill_workers", "Workers with a live lease", (), lambda f: [((), f.workers)]),
+    (
+        "watchbill_workers_draining",
+        "Workers with a live lease that claim no more tasks",
+        (),
+        lambda f: [((), f.draining)],
+    ),
+    ("watchbill_worker_slots", "Tasks that the crew's workers can run at once", (), lambda f: [((), f.slots)]),
     (
         "watchbill_submissions_refused_total",
-        "Submissions refused because the queue was full, since the crew was made",
+        "Submissions refused since the crew was made because the queue was full",
         (),
         lambda f: [((), f.refused)],
     ),
     (
         "watchbill_dead_letters_trimmed_total",
-        "Dead letters that fell off their end, since the crew was made",
+        "Dead letters removed since the crew was made because there were too many",
         (),
         lambda f: [((), f.trimmed)],
     ),
 )
 
 SHOWN_IDLE_SECONDS: Final = 900.0
-"""How long a crew is shown that has neither work nor workers: so that zeros are seen, and thousands of idle crews
-cost nothing."""
+"""Seconds for which a crew without work and workers is still exported. Scrapes then see its zeros, and thousands of
+idle crews cost nothing."""
 
 
 @dataclass(slots=True)
@@ -132,13 +137,13 @@ class _Shown:
 
 
 class Queues(Collector):
-    """Crews' queues as they were last read. A scrape reads nothing: it must not fail when the store does."""
+    """Exports the figures of queues as last read. A scrape does not read the store, so it outlasts an outage."""
 
     def __init__(self) -> None:
         self._crews: dict[str, _Shown] = {}
 
     def show(self, crew: str, figures: Figures | None) -> None:
-        """From now on these; None: there is no such crew any more."""
+        """Exports these figures from now on. None: the crew is gone, and is no longer exported."""
         now = time.monotonic()
         before = self._crews.pop(crew, None)  # the one read last is the last in order
         if figures is None:
@@ -152,8 +157,10 @@ class Queues(Collector):
         self._crews.pop(crew, None)
 
     def due(self, seconds: float) -> list[str]:
-        """The crews whose figures may have changed and were read longer ago than that, those first that were read
-        first. What becomes of an idle crew is told by whoever looks after it."""
+        """The busy crews whose figures were last read more than `seconds` ago, the oldest figures first.
+
+        An idle crew is not among them: its worker or the operator calls `show` when it changes.
+        """
         now = time.monotonic()
         for crew in [c for c, shown in self._crews.items() if now - shown.busy_at >= SHOWN_IDLE_SECONDS]:
             if not _is_busy(self._crews[crew].figures):
@@ -183,20 +190,21 @@ REGISTRY.register(QUEUES)
 
 # ---------------------------------------------------------------- what a worker process does
 
-TASKS_CLAIMED: Final = Counter("watchbill_tasks_claimed", "Tasks begun by this process", ["crew", "priority"])
-TASKS: Final = Counter("watchbill_tasks", "Tasks ended by this process", ["crew", "agent", "outcome"])
-"""outcome: completed, failed, dead, retry (an attempt that another follows), cancelled, interrupted, stale (ended here,
-but no longer ours: nothing was stored)."""
-TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks running in this process", ["crew"])
+TASKS_CLAIMED: Final = Counter("watchbill_tasks_claimed", "Attempts begun by this process", ["crew", "priority"])
+TASKS: Final = Counter("watchbill_tasks", "Attempts ended by this process", ["crew", "agent", "outcome"])
+"""outcome: completed, failed, dead, retry (another attempt follows), cancelled, interrupted, stale (another worker had
+taken the task over: nothing was stored)."""
+TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks that run in this process", ["crew"])
 
 
 class Times(Histogram):
-    """A histogram that takes many values at once: each lock that `observe` takes costs as much as counting.
+    """A histogram that counts many values at once: each lock that `observe` takes costs as much as the counting.
 
-    prometheus_client has no public way to that; a test holds it to what `observe` does."""
+    prometheus_client has no public method for it. A test compares the result with that of `observe`.
+    """
 
     def observe_all(self, seconds: Sequence[float]) -> None:
-        """As `observe` with each of them."""
+        """Counts each value, as `observe` does."""
         counts = [0] * len(self._upper_bounds)
         for value in seconds:
             counts[bisect_left(self._upper_bounds, value)] += 1
@@ -208,41 +216,49 @@ class Times(Histogram):
 
 TASK_WAIT: Final = Times(
     "watchbill_task_wait_seconds",
-    "From the stream to a worker, by the store's clock; of tasks that no worker had before",
+    "Time that a task waits for its first worker, by the store's clock",
     ["crew"],
     buckets=_SECONDS,
 )
 TASK_BEGIN_DELAY: Final = Times(
     "watchbill_task_begin_delay_seconds",
-    "From its claim until its agent began, of tasks that could not begin with their claim",
+    "Time from claim to begin of a task that could not begin with its claim",
     ["crew"],
     buckets=_BRIEF_SECONDS,
 )
-TASK_RUN: Final = Times("watchbill_task_run_seconds", "Run time of an agent", ["crew", "agent"], buckets=_SECONDS)
-TOKENS: Final = Counter("watchbill_tokens", "Tokens charged by models", ["crew", "agent", "kind"])
+TASK_RUN: Final = Times(
+    "watchbill_task_run_seconds", "Time that an agent runs for one attempt", ["crew", "agent"], buckets=_SECONDS
+)
+TOKENS: Final = Counter("watchbill_tokens", "Tokens that models charged", ["crew", "agent", "kind"])
 """kind: input, output."""
 TAKEOVERS: Final = Counter(
-    "watchbill_takeovers", "Tasks taken over from workers that were dead, or that handed them back", ["crew"]
+    "watchbill_takeovers", "Tasks taken over from workers that died or handed them back", ["crew"]
 )
-FENCED: Final = Counter("watchbill_worker_fenced", "Times this process was taken for dead", ["crew"])
+FENCED: Final = Counter(
+    "watchbill_worker_fenced", "Times that this process was fenced because its lease had ended", ["crew"]
+)
 RENEWALS_LATE: Final = Counter(
-    "watchbill_lease_renewals_late", "Renewals that came later than half a lease after the one before", ["crew"]
+    "watchbill_lease_renewals_late", "Lease renewals that came more than half a lease after the one before", ["crew"]
 )
 LOOP_BLOCKED: Final = Counter(
-    "watchbill_worker_loop_blocked", "Times an agent blocked the event loop for seconds", ["crew", "agent"]
+    "watchbill_worker_loop_blocked", "Times that an agent blocked the event loop for seconds", ["crew", "agent"]
 )
-"""agent: empty when it can't be told, as when a task of asyncio's own that it started blocks the loop."""
+"""agent: empty when it is unknown, for example when an asyncio task that the agent started blocks the loop."""
 ABANDONED: Final = Gauge(
-    "watchbill_worker_abandoned", "Agents that still run, though they were told to stop; each holds a slot", ["crew"]
+    "watchbill_worker_abandoned", "Agents that still run although they were asked to stop; each holds a slot", ["crew"]
 )
 
 BACKGROUND_RESTARTS: Final = Counter(
-    "watchbill_background_restarts", "Times that work in the background of this process failed and began anew", ["task"]
+    "watchbill_background_restarts", "Times that a background task of this process failed and was restarted", ["task"]
 )
 
-HEARTBEATS_FIRED: Final = Counter("watchbill_heartbeats_fired", "Slots fired by this process", ["crew", "heartbeat"])
+HEARTBEATS_FIRED: Final = Counter(
+    "watchbill_heartbeats_fired", "Heartbeat slots that this process fired", ["crew", "heartbeat"]
+)
 HEARTBEATS_MISSED: Final = Counter(
-    "watchbill_heartbeats_missed", "Slots skipped because nobody was there", ["crew", "heartbeat"]
+    "watchbill_heartbeats_missed",
+    "Heartbeat slots skipped because no scheduler ran or the queue was full",
+    ["crew", "heartbeat"],
 )
 
 # ---------------------------------------------------------------- the operator: of the whole process, none by crew
@@ -257,8 +273,8 @@ SCALE_DECISIONS: Final = Counter("watchbill_operator_scale_decisions", "Changes 
 """reason: as in plan/replicas.py: scale-up, idle, bounds, external."""
 STATUS_WRITES: Final = Counter("watchbill_operator_status_writes", "Statuses written to the API server", ["kind"])
 """kind: crews, heartbeats."""
-STORE_UP: Final = Gauge("watchbill_operator_store_up", "1 while the store answers the operator, 0 while it doesn't")
+STORE_UP: Final = Gauge("watchbill_operator_store_up", "1 while the store answers the operator, else 0")
 STORE_EVICTS: Final = Gauge(
-    "watchbill_operator_store_evicts", "1 while the store may delete work: a maxmemory-policy other than noeviction"
+    "watchbill_operator_store_evicts", "1 while the store's maxmemory-policy allows it to delete work, else 0"
 )
-WATCH_RESTARTS: Final = Counter("watchbill_operator_watch_restarts", "Times the watch of the API server ended")
+WATCH_RESTARTS: Final = Counter("watchbill_operator_watch_restarts", "Times that a watch of the API server ended")

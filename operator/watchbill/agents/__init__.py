@@ -1,4 +1,4 @@
-"""What runs a step: the context an agent is given, the loader of agents and tools, and the agents that come with us.
+"""Agents and tools: the context of a run, the loader of agents and tools, and the agents that come with Watchbill.
 
 Light to import: `LLMAgent` and the library behind it are loaded only when a crew uses it.
 """

@@ -1,4 +1,4 @@
-"""What an agent is given when it runs: its task, its inputs, and a way to say something.
+"""The context of one run of an agent: its task, its inputs, and a way to send messages.
 
 A value with three ways out, `emit`, `annotate` and `report_usage`, and one way in, `cancelled`. It knows neither the
 store nor the worker.
@@ -25,16 +25,16 @@ Say = Callable[[str], Awaitable[None]]
 
 NOTE_MAX: Final = 4000
 USAGE_MAX: Final = 2**53
-"""Of each number of one report; no more would be exact in JSON everywhere."""
+"""Maximum of each number in one report. A larger one would not be exact in every reader of JSON."""
 _SPOKEN_MAX: Final = 100_000
-"""Of one message: far more than is kept, as no secret may be cut in two before it is taken out. That happens on the
-worker's event loop."""
+"""Maximum length of one message. Far less is kept, but a secret must not be cut in two before it is redacted, which
+happens on the worker's event loop."""
 EMIT_SECONDS: Final = 30.0
-"""How long a thread waits for its message to be taken; past that the event loop is gone or stuck."""
+"""Seconds that a thread waits until its message is taken. After that the event loop has ended or hangs."""
 
 
 def spoken(message: object) -> str:
-    """What `emit` was given, which must be text; no more of it than is looked at. Raises TypeError."""
+    """The message, cut to the length that is processed. Raises TypeError if it is not text."""
     if not isinstance(message, str):
         raise TypeError(f"emit takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
     return message[:_SPOKEN_MAX]
@@ -42,8 +42,7 @@ def spoken(message: object) -> str:
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
 class Context:
-    """What one run of one agent works with. To be read: nobody looks at what an agent writes into it, no later run
-    either."""
+    """The task, inputs and tools of one run of one agent. It is read-only: changes to it have no effect."""
 
     crew: str
     """`namespace/name`."""
@@ -53,23 +52,24 @@ class Context:
     run_id: str | None
     """The crew run that this step belongs to; None for a task of its own."""
     prompt: str
-    """What is asked, composed from the agent's template."""
+    """The prompt, composed from the agent's template."""
     inputs: Mapping[str, str]
     """The run's named inputs, in full."""
     outputs: Mapping[str, Any]
-    """What the steps before returned, by agent id."""
+    """Outputs of the steps before, by agent id."""
     tools: Mapping[str, Tool]
-    """The agent's own and shared tools by name, to be called: `context.tools["calculator"]("6 * 7")`."""
+    """The agent's own and shared tools by name; call one as `context.tools["calculator"]("6 * 7")`."""
     logger: logging.LoggerAdapter[logging.Logger]
     deadline: datetime | None
-    """When the worker will cancel this run (aware, UTC). For the agent's information: the worker itself measures on a
-    clock that doesn't jump."""
+    """Time at which the worker cancels this run (aware, UTC). It is approximate: the worker itself measures on a
+    monotonic clock."""
     attempt: int
-    """1 for the first time this task runs."""
+    """Number of this attempt; the first is 1."""
     fence: int
-    """Grows with every start of this task. Pass it to systems that should refuse a worker taken for dead."""
+    """A number that grows with every start of this task. Pass it to systems that should refuse a worker whose lease
+    has ended."""
     emit: Say
-    """Says something on the crew's event feed: `await context.emit("half way")`."""
+    """Sends a message to the crew's event feed: `await context.emit("half way")`."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `emit` belongs to; a worker always gives it."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
@@ -80,13 +80,13 @@ class Context:
     def cancelled(self) -> bool:
         """True once this run should stop: its time is over, or somebody cancelled it, or its worker ends.
 
-        For agents that run in a thread, which nobody can stop: look between two pieces of work, and return or raise.
+        An agent that runs in a thread can't be stopped: it should look between two pieces of work, and return or raise.
         An `async def run` gets asyncio.CancelledError as well; an agent in a process of its own is killed instead.
         """
         return bool(self._asked)
 
     def cancel(self) -> None:
-        """From now on `cancelled` is true. The worker's part; a test may play it."""
+        """Sets `cancelled`. The worker calls it; a test may call it, too."""
         self._asked.append(True)
 
     def emit_sync(self, message: str) -> None:
@@ -122,9 +122,9 @@ class Context:
             raise
 
     def report_usage(self, usage: Usage) -> None:
-        """Add to what this run has cost. May be called often, and from any thread.
+        """Add to the usage of this run. It may be called often, and from any thread.
 
-        Raises TypeError for what is no Usage, ValueError for numbers below 0 or above 2**53.
+        Raises TypeError if it is no Usage, ValueError for numbers below 0 or above 2**53.
         """
         if not isinstance(usage, Usage):
             raise TypeError(f"report_usage takes a watchbill.tasks.Usage, and not {type(usage).__name__!r}")
@@ -135,9 +135,9 @@ class Context:
         self._reported.append(Usage(**counts))
 
     def annotate(self, name: str, value: Any) -> None:
-        """Say something about the result, in its `metadata`: a name, and a value that is JSON.
+        """Add a name and a JSON value to the `metadata` of the result.
 
-        Raises TypeError or ValueError for what is no JSON, or more than 4,000 characters of it.
+        Raises TypeError or ValueError if the value is not JSON, or has more than 4,000 characters.
         """
         text = json.dumps({str(name): sound(value)}, allow_nan=False)
         if len(text) > NOTE_MAX:
@@ -146,11 +146,11 @@ class Context:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """All that was said about the result so far."""
+        """Metadata of the result so far."""
         return dict(self._notes)
 
     @property
     def usage(self) -> Usage | None:
-        """All that was reported so far; None when nothing was."""
+        """Sum of the reported usage so far; None when none was reported."""
         reported = list(self._reported)
         return sum(reported, Usage()) if reported else None

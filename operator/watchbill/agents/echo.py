@@ -1,4 +1,4 @@
-"""`EchoAgent`: answers with its prompt. To try crews, queues and scaling without a model."""
+"""`EchoAgent` returns its prompt. It serves to try crews, queues and scaling without a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from watchbill.agents.context import Context
 
 
 class EchoConfig(BaseModel):
-    """What `config` may say."""
+    """Fields of the agent's `config`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,8 +1,7 @@
-"""Finds what a crew names: something built in, an entry point, or `package.module:name`, also beside a YAML file.
+"""Finds the objects that a crew names: built-in ones, entry points, and `package.module:name`, also beside a YAML file.
 
-It imports modules, and only those that its sources allow; it calls nothing of what it finds. Python knows a module by
-its name alone, so two folders that both have an `agents.py` can't both be used in one process: that is found out and
-told, never guessed.
+It imports only modules that its sources allow, and calls nothing that it finds. Python identifies a module by its name
+alone, so two folders that both have an `agents.py` can't both be used in one process: such a conflict is an error.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from watchbill.agents.sources import Sources
 from watchbill.errors import install
 
 _EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm"}
-"""Modules that our own optional parts need → the extra that brings them."""
+"""Modules that Watchbill's optional parts need → the extra that installs them."""
 
 _CAUSES = 5
 
 _beside_yaml: set[Path] = set()
-"""Every folder that any finder of this process has put on sys.path, which is the process's own, too."""
+"""Every folder that a finder of this process has put on sys.path, which all finders share."""
 
 
 class Unusable(Exception):
-    """What was named can't be used: why, and what to do about it. Becomes a Problem, or AgentNotLoadable."""
+    """A named object can't be used. The error has the reason and the fix, and becomes a Problem or AgentNotLoadable."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -42,7 +41,7 @@ class Unusable(Exception):
 
 
 class Finder:
-    """Looks names up, each once."""
+    """Finds objects by name, and remembers them."""
 
     def __init__(self, allowed: Sources) -> None:
         self._allowed = allowed
@@ -52,7 +51,7 @@ class Finder:
     def find(self, reference: str, *, what: str, group: str, built_in: Mapping[str, str]) -> Any:
         """The object that `reference` names.
 
-        `what` is what messages call it; `group` the entry point group; `built_in` maps names to `module:name`.
+        `what`: the kind of object, for messages; `group`: the entry point group; `built_in`: names → `module:name`.
         Raises Unusable.
         """
         key = (group, reference)
@@ -97,7 +96,7 @@ class Finder:
         return _import(module, what, reference)
 
     def _beside(self, module: str, what: str, reference: str) -> ModuleType:
-        """Import a module, from a folder of ours if one has it, and make sure that it is that one."""
+        """Import a module, from one of `folders` if it has it, and make sure that Python took it from there."""
         ours = self._allowed.files(module)
         if len(ours) > 1:
             raise _ambiguous(what, reference, ours[0], ours[1])
@@ -134,7 +133,7 @@ class Finder:
         importlib.invalidate_caches()
 
     def _check_siblings(self, what: str, reference: str) -> None:
-        """What agents import (`import helpers`) must not have come from the folder of another crew either."""
+        """Refuse a module that imported another one (`import helpers`) from the folder of another crew."""
         for folder in self._folders:
             for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
                 name = path.parent.name if path.name == "__init__.py" else path.stem
@@ -144,8 +143,10 @@ class Finder:
                     raise _ambiguous(what, reference, actual, path)
 
     def _check_origin(self, built_in: Mapping[str, str], what: str, reference: str, found: Any) -> None:
-        """A module's names include what it has imported, `subprocess` for one: what was defined elsewhere must be
-        allowed as well. Raises Unusable."""
+        """Refuse an object that was defined in a module that is not allowed. Raises Unusable.
+
+        A module's names include those that it has imported, for example `subprocess`.
+        """
         module = sources.origin(found)
         if module is None:
             raise _standard(f"{what} {reference!r}: nothing tells which module defines it")
@@ -174,7 +175,7 @@ class Finder:
 def _attribute(
     module: ModuleType, name: str, what: str, reference: str, check: Callable[[Any], None] | None = None
 ) -> Any:
-    """`check` is asked of all that is gone through, before it is looked into, and of what is found if callable."""
+    """The attribute of that dotted name. `check` is called with each object on the way, and with a callable result."""
     found: Any = module
     parts = name.split(".")
     for i, part in enumerate(parts):
@@ -200,7 +201,7 @@ def _attribute(
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` where something known is close to it, else nothing."""
+    """A suggestion, ` (did you mean 'x'?)`, if a known name is similar; else empty."""
     listed = list(known)
     folded = {name.casefold(): name for name in reversed(listed)}
     close = difflib.get_close_matches(wrong.casefold(), folded, n=1)
@@ -208,7 +209,7 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
 
 
 class _Absent(Unusable):
-    """The module itself isn't there, as opposed to something that it imports."""
+    """Whether the module itself is missing, and not another one that it imports."""
 
 
 def _import(module: str, what: str, reference: str) -> ModuleType:
@@ -233,8 +234,10 @@ def _import(module: str, what: str, reference: str) -> ModuleType:
 
 
 def hiding(error: BaseException, *names: str) -> tuple[str, str] | None:
-    """Reason and fix if an import failed because a file beside a YAML file has the name of a library that it was after:
-    one of `names`, or one that the error or its causes name."""
+    """Reason and fix if an import failed because a file beside a YAML file hides a library of the same name.
+
+    The library is one of `names`, or one that the error or its causes name.
+    """
     wanted = list(names)
     for _ in range(_CAUSES):
         if isinstance(error, ImportError) and error.name:

@@ -1,6 +1,6 @@
-"""`LLMAgent`: asks a model, and gives it tools, by pydantic-ai.
+"""`LLMAgent` sends its prompt to a model, and offers it tools, through pydantic-ai.
 
-Imported only when a crew uses it, because pydantic-ai takes more than a second to import. Never repeats a request:
+It is imported only when a crew uses it, because pydantic-ai takes more than a second to import. It repeats no request:
 a failed task is repeated by the queue, which counts attempts and survives a crash.
 """
 
@@ -36,13 +36,13 @@ with needed("LLMAgent", "llm"):
 __all__ = ["LLMAgent", "LLMConfig", "aclose_clients"]
 
 _TOOL_RETRIES: Final = 2
-"""How often a model may correct its arguments to one tool, before the task fails."""
+"""Number of times that a model may correct its arguments to one tool before the task fails."""
 
 
 class LLMConfig(BaseModel):
-    """What `config` may say: the settings of pydantic-ai that models have in common, and two of our own at the end.
+    """Fields of the agent's `config`: the common settings of pydantic-ai, and two of Watchbill at the end.
 
-    Checked here, because pydantic-ai lets a misspelt setting pass. A setting that a model doesn't know, it ignores.
+    They are checked here, because pydantic-ai accepts a misspelt one. A model ignores settings that it doesn't know.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -66,7 +66,7 @@ class LLMConfig(BaseModel):
     )
 
     def settings(self, model: Model) -> ModelSettings:
-        """For pydantic-ai, without what wasn't set."""
+        """The settings for pydantic-ai, without those that weren't given."""
         chosen: dict[str, Any] = self.model_dump(exclude={"request_limit", "truncated"}, exclude_none=True)
         if "max_retries" not in model.unsupported_settings:
             chosen["max_retries"] = 0
@@ -74,7 +74,7 @@ class LLMConfig(BaseModel):
 
 
 class LLMAgent:
-    """Answers the prompt with a model. `systemPrompt` becomes its instructions, tools are offered to it."""
+    """Returns a model's answer to the prompt. The model is given `systemPrompt` as instructions, and the tools."""
 
     Config = LLMConfig
 
@@ -83,7 +83,7 @@ class LLMAgent:
 
     @classmethod
     def check(cls, agent: AgentDefinition, tools: Mapping[str, Tool]) -> list[Problem]:
-        """What is wrong with the model's name, its server, or a tool's signature. Needs no key and no network."""
+        """Problems with the model's name, its server, or a tool's signature. Needs no key and no network."""
         problems = []
         if agent.model is None:
             reason = f"agent {agent.agent_id!r} is an LLMAgent and has no model"
@@ -100,14 +100,14 @@ class LLMAgent:
 
     @classmethod
     def ready(cls, agent: AgentDefinition) -> list[Problem]:
-        """What the environment lacks to run it: the key of its model's provider. Needs no network."""
+        """Problems with the environment: the key of the model's provider is missing. Needs no network."""
         return providers.ready(agent.model, agent.base_url) if agent.model else []
 
     async def run(self, context: Context) -> str:
-        """The model's answer. Usage is reported also of a run that fails.
+        """The model's answer. Usage is reported even if the run fails.
 
         Raises RetryLater when the provider can't answer now (RetryAfter if it says when it can), UserActionRequired
-        when it never will, TaskFailed when the answer is of no use, and ToolError when a tool failed.
+        when it never will, TaskFailed when the answer can't be used, and ToolError when a tool failed.
         """
         definition = context.agent
         if definition.model is None:
@@ -156,8 +156,10 @@ class LLMAgent:
 
 
 class _Tools(FunctionToolset[None]):
-    """A ValueError is the model's to mend, unless it says of itself whether another attempt helps. Anything else is a
-    failure of the tool, and so of the attempt."""
+    """Passes a tool's ValueError to the model, which may correct its arguments; any other error fails the attempt.
+
+    A ValueError that has `retryable`, `retry_after` or `response` fails the attempt, too.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__([ModelTool(t.function, name=t.name) for t in context.tools.values()])

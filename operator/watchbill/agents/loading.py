@@ -1,16 +1,15 @@
-"""From an agent's definition to something that runs: its class or function, its config, its tools.
+"""Loads agents from their definitions: the class or function, its config, its tools.
 
-An agent is named by a built-in name, by an entry point, or as `package.module:Name` (of which modules, `sources` says),
-and is
+A definition names a built-in agent, an entry point, or `package.module:Name` (see `sources`). An agent is
 
 - a class with a `run(self, context)` method, made anew for every task as `cls(**config)`, so that concurrent runs
   share nothing; with a pydantic model as its attribute `Config`, that validates and it is `cls(config=Config(...))`;
 - or a function of the context, which takes no config.
 
-Both may be sync or async, and may ask for a process of their own by an attribute `runs_in = "process"`, for CPU-heavy
+Both may be sync or async. With an attribute `runs_in = "process"` an agent runs in a process of its own, for CPU-heavy
 work that would hold up the other agents of its worker. A class may also have a classmethod `check(agent, tools)` that
-returns what else is wrong with its definition, as `Problem`s with paths below the agent, and a classmethod
-`ready(agent)` that returns what the environment lacks. Nothing is instantiated or run here before `Runner.run`.
+returns problems with its definition, as `Problem`s with paths below the agent, and a classmethod `ready(agent)` that
+returns problems with the environment. Nothing is instantiated or run here before `Runner.run`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from watchbill.errors import AgentNotLoadable, Problem
 from watchbill.records import AgentDefinition, CrewDefinition, tool_name
 
 ENTRY_POINTS: Final = "watchbill.agents"
-"""The entry point group by which an installed package offers agents."""
+"""The entry point group in which an installed package offers agents."""
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "EchoAgent": "watchbill.agents.echo:EchoAgent",
@@ -48,19 +47,19 @@ _PROCESS: Final = "process"
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """One agent, ready to run any number of tasks, also at the same time."""
+    """A loaded agent, which can run any number of tasks, also at the same time."""
 
     is_async: bool
-    """False: `run` may block, and belongs into a thread."""
+    """False: `run` may block, and must be called in a thread."""
     agent: AgentDefinition
     _start: Callable[[Context], Any]
     in_process: bool = False
-    """It asks for a process of its own."""
+    """True: the agent must run in a process of its own."""
 
     def run(self, context: Context) -> Any | Awaitable[Any]:
-        """What the agent makes of it; an awaitable of that where `is_async`. Raises whatever the agent raises.
+        """The agent's output; an awaitable of it if `is_async`. Raises the errors of the agent.
 
-        What `context` says of the agent is this run's own from now on: no other run sees what an agent does to it.
+        The agent's definition in `context` is copied, so that an agent can't change it for other runs.
         """
         agent = self.agent
         mine = {"config": copy.deepcopy(agent.config) if agent.config else {}, "tools": list(agent.tools)}
@@ -74,16 +73,15 @@ class AgentLoader:
     def __init__(
         self, folders: Iterable[Path] = (), *, modules: Iterable[str] = (), chosen: Iterable[str] = ()
     ) -> None:
-        """`folders` are those of the YAML files, whose modules agents may name. Of what is installed they may name what
-        is in `modules` (and below), and, wherever it is, what is in `chosen`: references that the person who starts
-        this has written."""
+        """`folders`: those of the YAML files, whose modules agents may name. `modules`: installed modules that they may
+        name, with all below them. `chosen`: further references, written by the person who starts this."""
         self.sources = Sources.of(folders, modules, chosen)
         self._finder = Finder(self.sources)
 
     def check(self, crew: CrewDefinition) -> list[Problem]:
-        """All that is wrong with the crew's agents and tools, by path; empty if every agent can be loaded.
+        """The problems of the crew's agents and tools, by path; empty if every agent can be loaded.
 
-        Imports modules; runs nothing.
+        Modules are imported; no agent is run.
         """
         found: list[Problem] = []
         for j, reference in enumerate(crew.shared_tools):
@@ -99,8 +97,9 @@ class AgentLoader:
         return list(dict.fromkeys(found))
 
     def ready(self, crew: CrewDefinition, agents: Iterable[str] | None = None) -> list[Problem]:
-        """What this process's environment lacks to run the crew's agents, or those of `agents`, which `check` has found
-        good: a model's key, say."""
+        """Problems with this process's environment, for example a missing key of a model.
+
+        `agents`: the agents to check; default: all of the crew. `check` must have found no problem with them."""
         found: list[Problem] = []
         for i, agent in enumerate(crew.agents):
             if agents is not None and agent.agent_id not in agents:
@@ -112,7 +111,7 @@ class AgentLoader:
         return found
 
     def load(self, crew: CrewDefinition, agent: AgentDefinition) -> Runner:
-        """The agent, ready to run. Raises AgentNotLoadable."""
+        """Loads the agent. Raises AgentNotLoadable."""
         try:
             found = self._class(agent)
         except Unusable as error:
@@ -123,7 +122,7 @@ class AgentLoader:
         return Runner(is_async, _with_defaults(crew, agent), start, getattr(found, _RUNS_IN, None) == _PROCESS)
 
     def tools(self, crew: CrewDefinition, agent: AgentDefinition) -> dict[str, Tool]:
-        """The agent's tools by name: its own, then the shared ones it has none of. Raises AgentNotLoadable."""
+        """The agent's tools by name: its own, and the shared ones of other names. Raises AgentNotLoadable."""
         try:
             return {tool_name(reference): self._tool(reference) for reference in crew.tools_of(agent)}
         except Unusable as error:
@@ -139,7 +138,7 @@ class AgentLoader:
             yield Problem(error.reason, error.fix, path)
 
     def _check_agent(self, crew: CrewDefinition, agent: AgentDefinition) -> Iterator[Problem]:
-        """With paths below the agent."""
+        """Problems of one agent, with paths below it."""
         try:
             found = self._class(agent)
         except Unusable as error:
@@ -183,7 +182,7 @@ def _with_defaults(crew: CrewDefinition, agent: AgentDefinition) -> AgentDefinit
 
 
 def _not_an_agent(found: Any) -> str | None:
-    """Why this can't be an agent; None if it can."""
+    """The reason why the object can't be an agent; None if it can."""
     if inspect.isclass(found):
         run = getattr(found, "run", None)
         if not callable(run):
@@ -212,7 +211,7 @@ def _kind(found: Any) -> str:
 
 
 def _check_config(found: Any, config: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with `config`, with paths below the agent."""
+    """Problems with `config`, with paths below the agent."""
     if not inspect.isclass(found):
         if not config:
             return []
@@ -267,7 +266,7 @@ def _check_by_signature(found: type, config: Mapping[str, Any]) -> list[Problem]
 
 
 def _check_types(found: type, given: Sequence[str], config: Mapping[str, Any]) -> list[Problem]:
-    """By the annotations, as far as they can be read and checked; what pydantic would convert passes."""
+    """Problems with the types of `config` by the annotations, if they can be read. Convertible values are good."""
     problems = []
     try:
         hints = inspect.get_annotations(found.__init__, eval_str=True)  # type: ignore[misc]
@@ -291,7 +290,7 @@ def _unknown(name: str, accepted: Sequence[str]) -> Problem:
 
 
 def _is_immutable(arguments: Mapping[str, Any]) -> bool:
-    """Whether runs may share these: nothing an agent does can change them."""
+    """Whether runs may share the values, because an agent can't change them."""
     atoms = (str, bytes, int, float, bool, type(None))
     for value in arguments.values():
         if isinstance(value, BaseModel):
@@ -303,7 +302,7 @@ def _is_immutable(arguments: Mapping[str, Any]) -> bool:
 
 
 def _runnable(found: Any, config: Mapping[str, Any]) -> tuple[Callable[[Context], Any], bool]:
-    """What to call with the context, and whether it gives an awaitable."""
+    """The function that takes the context, and whether it returns an awaitable."""
     if not inspect.isclass(found):
         return found, inspect.iscoroutinefunction(found)
     cls: Any = found

@@ -1,6 +1,6 @@
-"""Looks at each answer of a model before anybody uses it: was it cut off, and can UTF-8 say it?
+"""Checks each answer of a model before it is used: it may be cut off, or hold text that UTF-8 can't encode.
 
-What tools answer to a model is looked at likewise. What was changed or is amiss, the event feed is told.
+The answers of tools to a model are checked likewise. Changes and problems are reported on the event feed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WHY: Final = {
 
 
 class Answers(AbstractCapability[None]):
-    """Those of one run. A model's half characters become U+FFFD before they are sent anywhere else."""
+    """The answers of a model in one run. Lone surrogates in them become U+FFFD before they are sent anywhere."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -48,13 +48,14 @@ class Answers(AbstractCapability[None]):
 
 
 def why_incomplete(response: ModelResponse) -> str | None:
-    """Why this is not all that the model had to say; None if it is, as far as its provider says."""
+    """The reason why an answer is incomplete; None if it is complete, as far as its provider says."""
     return _WHY.get(response.finish_reason or "")
 
 
 async def of_tool(context: Context, name: str, result: Any) -> Any:
-    """What a tool returned, as a model can be told it. Raises TypeError for what JSON can't say, and whatever an
-    iterator of the tool's raises."""
+    """The value that a tool returned, in a form that can be sent to a model.
+
+    Raises TypeError if JSON can't hold the value, and the errors of an iterator of the tool."""
     if isinstance(result, Iterator):
         result = await asyncio.to_thread(list, result)
     if isinstance(result, ToolReturn):  # and so pydantic-ai's own

@@ -1,7 +1,7 @@
-"""What went wrong with a model → an error of ours that says what to do, and never contains a key.
+"""Errors of models → Watchbill's errors, which say what to do, and never contain a key.
 
-Providers quote what they were sent. So nothing they say about credentials is passed on, secrets are taken out
-(`redaction`), and the library's own errors are not chained.
+Providers quote requests. So their messages about credentials are dropped, secrets are redacted (`redaction`), and the
+library's own errors are not chained.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _STATUS: Final = {
     "invalid_request": 400,
     "context_length": 400,
 }
-"""Of what providers write in place of an HTTP status, by a part of it."""
+"""Words that providers write in place of an HTTP status → the status."""
 
 
 class ErrorInside(Exception):
-    """An HTTP answer with status 200 that holds an error in place of what was asked for."""
+    """An HTTP answer with status 200 holds an error."""
 
     def __init__(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__("an error with HTTP status 200")
@@ -60,14 +60,14 @@ class ErrorInside(Exception):
 
 
 def error_inside(body: Any) -> bool:
-    """Whether this answer of a model's server is an error, whatever its HTTP status says."""
+    """Whether an answer of a model's server holds an error in place of a result, whatever its HTTP status is."""
     if not isinstance(body, dict) or not body.get("error"):
         return False
     return not (body.get("choices") or body.get("output") or body.get("object") == "response")
 
 
 def _status_in(error: Any) -> int:
-    """503 where nothing says which."""
+    """The status that the error names; 503 if it names none."""
     words = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, dict) else [error]
     for word in map(str, words):
         if word.isdecimal() and 400 <= int(word) < 600:
@@ -84,8 +84,8 @@ def explain(
     now: datetime,
     without_key: str | None = None,
 ) -> WatchbillError:
-    """The error to raise instead: RetryLater for what may pass, RetryAfter if the provider says when, and
-    UserActionRequired for what won't. `now` is aware; `without_key` is a host that was sent no key."""
+    """The error to raise instead: RetryLater if another attempt may succeed, RetryAfter if the provider says when, else
+    UserActionRequired. `now` is aware; `without_key` is a host that was sent no key."""
     if isinstance(error, ExceptionGroup):  # of models that stand in for each other: one that recovers is enough
         told = [explain(one, model, base_url, request_limit, now, without_key) for one in error.exceptions]
         return min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
@@ -111,7 +111,7 @@ def explain(
 
 
 def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> WatchbillError:
-    """An answer that is none, or none that is of use."""
+    """The error for an answer that is missing or can't be used."""
     reason = str(error).partition("\n")[0].partition(". ")[0]  # the rest is for who programs with the library
     if isinstance(error, OutputTokenLimitExceeded):
         return UserActionRequired(
@@ -128,7 +128,7 @@ def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> Watch
 
 
 def _without_status(error: ModelAPIError, asked: str, now: datetime) -> WatchbillError:
-    """An error that isn't HTTP's: of the connection, or told in an answer of its own form."""
+    """The error for a failure without an HTTP status: of the connection, or in an answer of another form."""
     if isinstance(error, ModelQuotaExceededError | ModelRequestRejectedError):
         return UserActionRequired(f"{asked}: the provider refused the request: {_quoted(str(error))}")
     if isinstance(error, ModelRateLimitError | ModelUnavailableError | ModelServerError):
@@ -163,7 +163,7 @@ def _http(
 
 
 def _later(error: BaseException, text: str, now: datetime) -> RetryLater:
-    """Headers come first: they hold the provider's own clock, which what the library reads from a date doesn't heed."""
+    """The time of the next attempt. Headers win over the library's value, which ignores the provider's clock."""
     causes = list(retry_after.chain(error))
     waits = [retry_after.in_headers(retry_after.attribute(one, "headers"), now) for one in causes]
     waits += [retry_after.asked(one, now) for one in causes]
@@ -172,7 +172,7 @@ def _later(error: BaseException, text: str, now: datetime) -> RetryLater:
 
 
 def _message(body: Any) -> str:
-    """What a provider's error says: usually `{"error": {"message": …}}`, with or without the outer part."""
+    """The message in a provider's error: usually `{"error": {"message": …}}`, with or without the outer part."""
     if isinstance(body, dict):
         inner = body.get("error", body)
         message = inner.get("message") if isinstance(inner, dict) else inner
@@ -181,13 +181,13 @@ def _message(body: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """One line of bounded length, without secrets."""
+    """The text as one line of bounded length, without secrets."""
     line = " ".join(redact(text).split()).rstrip(".")
     return line if len(line) <= _MAX_QUOTED else line[:_MAX_QUOTED] + "…"
 
 
 def _innermost(error: BaseException) -> str:
-    """`All connection attempts failed`, where the outer error only says `Connection error.`"""
+    """The innermost cause: `All connection attempts failed`, where the outer error only says `Connection error.`"""
     texts = [str(error)]
     while (cause := error.__cause__) is not None:
         error = cause
@@ -196,6 +196,6 @@ def _innermost(error: BaseException) -> str:
 
 
 def _shown(url: str) -> str:
-    """Without a user and password."""
+    """The URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

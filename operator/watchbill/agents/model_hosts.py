@@ -1,6 +1,6 @@
-"""Which servers may be sent a key of the environment: a definition names its server, and not who gets the key.
+"""Decides which servers may be sent a key of the environment: a definition names its server, but not who gets the key.
 
-A server that may not have one is asked without it: many of a user's own need none.
+Other servers are asked without a key: many servers of users need none.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from watchbill.redaction import redact
 
 SETTING: Final = "WATCHBILL_MODEL_HOSTS"
 _SERVERS: Final = ("_BASE_URL", "_API_BASE", "_ENDPOINT")
-"""How names of variables end by which libraries are told their server."""
+"""The ends of names of variables that tell a library its server."""
 
 
 def may_have_key(host: str, own: Callable[[], str | None], environment: Mapping[str, str]) -> bool:
-    """Whether `host` is this machine, allowed by the setting, named by the environment as a server, or the provider's
-    own, which `own` says."""
+    """Whether `host` may be sent a key: it is this machine, allowed by the setting, a server of the environment, or the
+    provider's own (`own`)."""
     host = host.lower().rstrip(".")
     if not host:
         return False
@@ -36,7 +36,7 @@ def may_have_key(host: str, own: Callable[[], str | None], environment: Mapping[
 
 
 def host_of(url: str) -> str | None:
-    """In lower case; None for what is no URL with a host."""
+    """The host of a URL in lower case; None if it has none."""
     try:
         return urlsplit(url).hostname
     except ValueError:
@@ -44,7 +44,7 @@ def host_of(url: str) -> str | None:
 
 
 def guard(own: Callable[[], str | None]) -> Callable[[Any], Any]:
-    """A hook of HTTPX that keeps the environment's secrets from other hosts: also where a server redirects to."""
+    """A hook of HTTPX that keeps the environment's secrets from other hosts, also after a redirect."""
 
     async def keep(request: Any) -> None:
         if not may_have_key(request.url.host, own, os.environ):

@@ -1,7 +1,7 @@
-"""Model names to models of pydantic-ai, over HTTP clients that the tasks of one event loop share.
+"""Model names → models of pydantic-ai, over HTTP clients that the tasks of one event loop share.
 
-A connection belongs to the event loop that opened it, and a new client per task would open one per task: so there is
-one client per provider, server and loop, until `aclose`. No request is made here.
+A connection belongs to the event loop that opened it, and a client per task would open a connection per task. So there
+is one client per provider, server and loop, until `aclose`. No request is made here.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ with needed("LLMAgent", "llm"):
     from pydantic_ai.providers import Provider, infer_provider, infer_provider_class
 
 TEST: Final = "test"
-"""The model that needs no key and no network, and answers always the same."""
+"""The model that needs no key and no network, and always returns the same answer."""
 
 _NO_KEY: Final = "not-needed"
-"""Sent to a server of the user's own when the environment has no key: libraries insist on one, such servers don't."""
+"""The key for a server of the user when the environment has none: libraries insist on a key, such servers don't."""
 
 _OPENAI: Final = "api.openai.com"
 
@@ -39,7 +39,7 @@ _providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None], Provide
 
 
 def check(model: str, base_url: str | None) -> list[Problem]:
-    """What is wrong with a model's name and server, as far as it shows without a request or a key."""
+    """Problems with a model's name and server that can be found without a request or a key."""
     if model == TEST:
         return []
     provider, name = parse_model_id(model)
@@ -75,7 +75,7 @@ def _check_server(cls: type[Provider[Any]], provider: str, base_url: str) -> lis
 
 
 def ready(model: str, base_url: str | None) -> list[Problem]:
-    """Whether the environment has what the model's provider needs, as its key. Makes no request."""
+    """Problems with the environment: the key of the model's provider is missing. Makes no request."""
     if model == TEST or base_url or check(model, base_url):  # what `check` finds, it tells
         return []
     key = f"{_prefix(model)}_API_KEY"
@@ -92,12 +92,12 @@ def ready(model: str, base_url: str | None) -> list[Problem]:
 
 
 def server(model: str, base_url: str | None) -> str | None:
-    """The URL by which a model is asked; None for its provider's own."""
+    """The URL of the model's server; None for its provider's own."""
     return base_url or os.environ.get(f"{_prefix(model)}_BASE_URL") or None
 
 
 def _prefix(model: str) -> str:
-    """Of the variables of its provider."""
+    """The prefix of the variables of the model's provider."""
     return "OPENAI" if model.startswith("openai") else model.partition(":")[0].upper().replace("-", "_")
 
 
@@ -139,7 +139,7 @@ def _unset(model: str, variable: str) -> Problem:
 
 
 async def aclose() -> None:
-    """Close the clients of the running event loop. Those of the next task are made anew."""
+    """Close the clients of the running event loop. The next task makes new ones."""
     for provider in _providers.pop(asyncio.get_running_loop(), {}).values():
         async with provider:  # leaving it closes its client
             pass
@@ -179,7 +179,7 @@ def _connect(name: str, base_url: str | None) -> Provider[Any]:
 
 
 def _own_host(cls: Any) -> str | None:
-    """Of the server that a provider uses without a baseURL."""
+    """The host of the server that a provider uses without a baseURL."""
     try:
         return model_hosts.host_of(cls(api_key=_NO_KEY).base_url)
     except Exception:  # whatever its library wants besides
@@ -187,12 +187,12 @@ def _own_host(cls: Any) -> str | None:
 
 
 def _http_client(provider: Provider[Any]) -> Any:
-    """HTTPX's; None where there is none, as for libraries that speak something else."""
+    """The provider's client of HTTPX; None if its library uses another one."""
     return getattr(provider, "_own_http_client", None)
 
 
 def _watched(provider: Provider[Any], own: Callable[[], str | None]) -> Provider[Any]:
-    """Its requests go without keys to hosts that may not have them; its answers are looked at before it reads them."""
+    """Adds hooks to the client: they remove keys from requests to other hosts, and find errors in answers."""
     client = _http_client(provider)
     if client is not None:
         hooks = client.event_hooks

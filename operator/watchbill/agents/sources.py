@@ -1,8 +1,8 @@
-"""Where the code that a crew names may come from.
+"""Decides where the code that a crew names may come from.
 
-A crew's definition lies in the store, and who can do no more than write there must not choose what a worker runs. So a
-name leads only to what comes with Watchbill, to entry points, to the crew's folders, and to what whoever starts the
-worker has allowed. Imports nothing: it judges names, and where loaded modules lie.
+A crew's definition is in the store, and a program that may only write there must not choose the code that a worker
+runs. So a name may refer only to code of Watchbill, to entry points, to the crew's folders, and to modules that the
+person who starts the worker has allowed. This module imports nothing: it judges names and the files of loaded modules.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ _OURS: Final = "watchbill"
 
 @dataclass(frozen=True)
 class Sources:
-    """What whoever starts a worker trusts, besides Watchbill's own agents and tools, and entry points."""
+    """The code that a worker may run besides Watchbill's own agents and tools, and entry points."""
 
     folders: tuple[Path, ...] = ()
-    """Of modules beside YAML files: all that is defined in them may be named."""
+    """Folders of modules beside YAML files: a crew may name all that is defined in them."""
     modules: tuple[str, ...] = ()
-    """Modules and packages, with all below them, wherever they are installed."""
+    """Installed modules and packages that a crew may name, with all below them."""
     chosen: frozenset[str] = frozenset()
-    """References that the person who starts this has written: their code may come from any installed package."""
+    """References that the person who starts the process has written; their code may come from any installed package."""
 
     @classmethod
     def of(cls, folders: Iterable[Path], modules: Iterable[str] = (), chosen: Iterable[str] = ()) -> Self:
         return cls(tuple(dict.fromkeys(folder.resolve() for folder in folders)), tuple(modules), frozenset(chosen))
 
     def to_json(self) -> dict[str, list[str]]:
-        """For a process of the worker's, which must trust no more than it does."""
+        """The sources as JSON, for a process of the worker, which must trust no more than the worker does."""
         return {"folders": list(map(str, self.folders)), "modules": [*self.modules], "chosen": sorted(self.chosen)}
 
     def files(self, module: str) -> list[Path]:
-        """The module's file in each folder that has it."""
+        """The files of a module in the folders that have it."""
         found = (next(_files(folder, module), None) for folder in self.folders)
         return [path for path in found if path]
 
     def allows(self, module: str, reference: str) -> bool:
-        """Whether `reference` may lead to what is installed as `module`, or was loaded as that from a folder."""
+        """Whether `reference` may refer to `module`, installed or loaded from a folder."""
         if is_ours(module):
             return False
         if any(same(path, _file_of(module)) for path in self.files(module)):
@@ -57,17 +57,17 @@ class Sources:
 
 
 def is_ours(module: str) -> bool:
-    """Whether it is part of Watchbill."""
+    """Whether the module is part of Watchbill."""
     return module.partition(".")[0] == _OURS
 
 
 def is_standard(module: str) -> bool:
-    """Whether it is part of Python itself."""
+    """Whether the module is part of Python itself."""
     return module.partition(".")[0] in sys.stdlib_module_names
 
 
 def is_installed(module: str) -> bool:
-    """Whether its package can be found. Imports nothing."""
+    """Whether the module's package can be found. Imports nothing."""
     top = module.partition(".")[0]
     try:
         return importlib.util.find_spec(top) is not None
@@ -89,7 +89,7 @@ def origin(found: Any) -> str | None:
 
 
 def same(one: Path, other: Path | None) -> bool:
-    """Whether both are the same file."""
+    """Whether both paths name the same file."""
     try:
         return other is not None and one.samefile(other)
     except OSError:  # inside an archive, or gone

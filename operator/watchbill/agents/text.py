@@ -1,6 +1,6 @@
-"""Text that UTF-8 can say, from text that it can't: cut emoji, names of files that aren't UTF-8. Pure.
+"""Replaces text that UTF-8 can't encode: cut emoji, names of files that aren't UTF-8. Pure.
 
-JSON has escapes for half a character, and Python has strings of them; HTTP and stores have not.
+JSON and Python can hold lone surrogates; HTTP and stores can't.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _Value = TypeVar("_Value")
 
 
 def sound(value: _Value) -> _Value:
-    """The value with U+FFFD for each lone surrogate in its text, lists and mappings; the very same if it has none."""
+    """The value with U+FFFD for each lone surrogate in its text, lists and mappings; the same object if it has none."""
     return _sound(value)  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
-"""Tools: plain functions that agents call by name, and models through the library that speaks to them.
+"""Tools: plain functions that agents call by name, and models through pydantic-ai.
 
-What a tool takes is read from its signature; nothing here knows a model.
+The arguments of a tool are read from its signature. Nothing here depends on a model.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ENTRY_POINTS: Final = "watchbill.tools"
-"""The entry point group by which an installed package offers tools."""
+"""The entry point group in which an installed package offers tools."""
 
 BUILT_IN: Final[Mapping[str, str]] = {"calculator": "watchbill.agents.calculator:calculator"}
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function under the name by which agents and models call it."""
+    """A function and the name by which agents and models call it."""
 
     name: str
     function: Callable[..., Any]
-    """Sync or async. A ValueError tells the caller that an argument was wrong; a model may then try again."""
+    """The function, sync or async. It raises ValueError for a wrong argument; a model may then try again."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; a coroutine, to be awaited, where `is_async`."""
@@ -30,7 +30,7 @@ class Tool:
 
     @property
     def description(self) -> str:
-        """What the function's docstring says, or nothing."""
+        """The function's docstring, or empty."""
         return inspect.getdoc(self.function) or ""
 
     @property
@@ -39,5 +39,5 @@ class Tool:
 
 
 def is_tool(found: object) -> bool:
-    """Whether this can be a tool: something to call, and not a class."""
+    """Whether the object can be a tool: it is callable, and not a class."""
     return callable(found) and not isinstance(found, type)

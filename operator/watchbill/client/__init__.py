@@ -1,4 +1,4 @@
-"""The client library: submit work to a crew, wait for it, look at it. Light to import.
+"""The client library: submit work to a crew, wait for it, read its state. It is light to import.
 
 async with Client("redis://localhost:6379") as client:
     run_id = await client.submit("blog-team", "Write about tides")
@@ -34,10 +34,10 @@ async def run(
     timeout: float | None = None,
     **options: Any,
 ) -> Result:
-    """Runs a crew once and returns how that ended.
+    """Runs a crew once, and returns the result.
 
-    `crew` is a YAML file, which is then run in this process (in a private store that leaves nothing behind, or in
-    the one at `redis_url`); or, with `redis_url`, the name of a crew whose workers run elsewhere. `options` are those
+    `crew` is a YAML file, which is run in this process (in a private store that is removed afterwards, or in the one
+    at `redis_url`); or, with `redis_url`, the name of a crew whose workers run elsewhere. `options` are those
     of `Client.submit`. Raises InvalidInput with file, line and field before anything is started.
     """
     path = Path(crew)

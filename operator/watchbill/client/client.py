@@ -1,4 +1,4 @@
-"""The async client: gives work to crews, waits for it, looks at it. Must stay light to import."""
+"""The async client: submits work to crews, waits for it, reads its state. It must stay light to import."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ Result = RunResult | TaskResult
 
 
 class Client(Control, Crews):
-    """One store's crews, for those who give them work. An async context manager; safe for concurrent use.
+    """Submits work to the crews of one store. It is an async context manager, and safe for concurrent use.
 
     Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
-    store can't be reached. What gives work or asks for a result raises NotFound when the store has no such crew or
-    work; there are no events of a crew that isn't there.
+    store can't be reached. Methods that submit work or read a result raise NotFound when the store has no such crew
+    or work; the events of a missing crew are empty.
     """
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
         super().__init__(url, namespace=namespace)
         self._replies = Replies(self._redis)
         self._good: set[tuple[str, str]] = set()
-        """Definitions and agents for which a task without inputs was found good."""
+        """Definitions and agents for which a task without inputs was checked."""
 
     async def __aenter__(self) -> Client:
         return self
@@ -59,7 +59,7 @@ class Client(Control, Crews):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections. What was submitted goes on."""
+        """Closes the connections. Submitted work goes on."""
         await self._replies.close()
         await self._redis.aclose()
 
@@ -84,11 +84,11 @@ class Client(Control, Crews):
     ) -> str:
         """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
 
-        The same `id` twice is the same work, done once; with another agent, prompt or inputs it is a Conflict. The same
-        `dedupe_key` within `dedupe_seconds` is the same work, too: the first one's id is returned. A task of an
-        agent may be `scheduled_at` a time (aware): it doesn't begin before, by the store's clock. With `durability` it
-        returns once the work is on a replica, or on disk. Raises InvalidInput before anything is stored, QueueFull,
-        Conflict, NotDurable (whose `ids` may be sent again).
+        Work with the same `id` is done once; another agent, prompt or other inputs for a known id are a Conflict. Work
+        with the same `dedupe_key` within `dedupe_seconds` is done once, too, and the first id is returned. A task of an
+        agent that is `scheduled_at` a time (aware) doesn't begin before, by the store's clock. With `durability` the
+        method returns once the work is on a replica, or on disk. Raises InvalidInput before anything is stored,
+        QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self._door(crew, agent=agent)
         inputs = inputs or {}
@@ -152,13 +152,13 @@ class Client(Control, Crews):
         *,
         durability: Durability | None = None,
     ) -> list[str]:
-        """Many tasks for `agent`, or with None each for the agent that it names. Returns their ids, in order.
+        """Submits many tasks for `agent`, or each for the agent that it names. Returns their ids, in order.
 
-        A task may be only its prompt, where there is an `agent`; it is given an id then. Tasks with inputs, a dedupe
-        key or a time are for `submit`. All are checked first, and nothing is stored if one is bad (InvalidInput says
-        which). They are stored 500 to a call, each call all or nothing: when one raises (QueueFull, StoreUnavailable,
-        CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the calls before
-        it, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
+        With `agent`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs, a dedupe key or a
+        time are for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
+        which). They are stored in batches of 500, each all or nothing. When a batch fails (QueueFull, StoreUnavailable,
+        CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the batches
+        before, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
         other work, NotDurable (see `submit`).
         """
         keys = self._door(crew, agent=agent)
@@ -192,7 +192,7 @@ class Client(Control, Crews):
         return await self._with_current(keys, give)
 
     def _fits(self, current: definitions.Current, prompt: str, agent: str | None, inputs: Mapping[str, str]) -> None:
-        """Whether the crew can do that. Raises InvalidInput; logs warnings."""
+        """Checks the work against the crew. Raises InvalidInput; logs warnings."""
         if (current.digest, agent) in self._good and not inputs:
             return
         for warning in submission.check(current.definition, prompt, agent=agent, inputs=inputs):
@@ -215,7 +215,7 @@ class Client(Control, Crews):
         )
 
     async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
-        """Fires a heartbeat now, beside its schedule, once for each `token`. Returns the id of the run or task.
+        """Fires a heartbeat now, in addition to its schedule, once for each `token`. Returns the id of the run or task.
 
         Raises NotFound when the crew has no such heartbeat, QueueFull.
         """
@@ -227,7 +227,7 @@ class Client(Control, Crews):
         return made
 
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
-        """`submit`, with its options, and `wait`."""
+        """Calls `submit`, with its options, and `wait`."""
         keys = self.keys(crew)
         given = options.pop("id", None) or None
         task_id = given or uuid.uuid4().hex
@@ -242,9 +242,9 @@ class Client(Control, Crews):
     # ------------------------------------------------------------ getting results
 
     async def wait(self, crew: str, task_id: str, *, timeout: float | None = None) -> Result:
-        """How the run or task ended, once it has. Raises TimeoutError after `timeout` seconds, NotFound.
+        """Waits until the run or task has ended, and returns its result. An outage of the store doesn't end the wait.
 
-        Outlasts outages of the store.
+        Raises TimeoutError after `timeout` seconds, NotFound.
         """
         keys = self._door(crew, task_id=task_id)
         async with _within(timeout, keys, task_id):
@@ -276,43 +276,43 @@ class Client(Control, Crews):
             pause = min(pause * 1.5, POLL_SECONDS)
 
     async def result(self, crew: str, task_id: str) -> Result | None:
-        """How it ended; None while it hasn't. `task_id` may be a run, a task, or a step (`run/step`)."""
+        """The result; None before the end. `task_id` may be a run, a task, or a step (`run/step`)."""
         keys = self._door(crew, task_id=task_id)
         return await self._of_crew(keys, runs.result(self._redis, keys, task_id))
 
     # ------------------------------------------------------------ looking
 
     async def state(self, crew: str, task_id: str) -> RunState | TaskState:
-        """Where a run, a task, or a step (`run/step`) stands. Raises NotFound."""
+        """The state of a run, a task, or a step (`run/step`). Raises NotFound."""
         keys = self._door(crew, task_id=task_id)
         return await self._of_crew(keys, runs.state(self._redis, keys, task_id))
 
     async def status(self, crew: str, run_id: str) -> RunStatus:
-        """A run and its steps as they are now."""
+        """The current state of a run and its steps."""
         keys = self._door(crew, run_id=run_id)
         return await self._of_crew(keys, runs.status(self._redis, keys, run_id))
 
     async def figures(self, crew: str) -> Figures:
-        """How much waits, runs, and how many workers there are."""
+        """The figures of the crew: tasks by state, and workers."""
         keys = self.keys(crew)
         await self._current(keys)
         return await figures(self._redis, keys)
 
     async def unfinished(self, crew: str) -> list[str]:
-        """Ids of runs and tasks that haven't ended, newest first."""
+        """The ids of runs and tasks that haven't ended, newest first."""
         return await runs.unfinished(self._redis, self.keys(crew))
 
     async def events(
         self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20
     ) -> list[tuple[str, CrewEvent]]:
-        """The newest events of the crew, an agent or a run, oldest of them first, with their ids."""
+        """The newest events of the crew, an agent or a run, with their ids, in order of time."""
         keys = self._door(crew, agent=agent, run=run)
         return await events.recent(self._redis, events.stream(keys, agent=agent, run=run), count)
 
     def follow(
         self, crew: str, *, agent: str | None = None, run: str | None = None, after: str = BEGINNING
     ) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
-        """Events as they come, from the id `after` on (exclusive), without end."""
+        """Yields events as they come, after the id `after`, without end."""
         keys = self._door(crew, agent=agent, run=run, after=after)
         return events.follow(self._redis, events.stream(keys, agent=agent, run=run), after)
 
@@ -321,7 +321,7 @@ class Client(Control, Crews):
 
 @contextlib.asynccontextmanager
 async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> AsyncIterator[None]:
-    """Raises TimeoutError, which says for what nobody waits any more: it may be all that the caller knows of it."""
+    """Raises TimeoutError with the id of the work, which the caller may not know otherwise."""
     try:
         async with asyncio.timeout(seconds) as timer:
             yield
@@ -332,7 +332,7 @@ async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> 
 
 
 def _check_each(tasks: Iterable[AgentTask]) -> None:
-    """What has to do with each task by itself. Raises InvalidInput."""
+    """Checks each task by itself. Raises InvalidInput."""
     none: dict[str, str | None] = {}
     for i, task in enumerate(tasks):
         labels = none
@@ -345,7 +345,7 @@ def _check_each(tasks: Iterable[AgentTask]) -> None:
 
 @contextlib.contextmanager
 def _of_task(index: int) -> Iterator[None]:
-    """What is wrong within the block is told of this one of many tasks."""
+    """Names the task, one of many, in the problems that the block raises."""
     try:
         yield
     except InvalidInput as error:
@@ -353,7 +353,7 @@ def _of_task(index: int) -> Iterator[None]:
 
 
 def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
-    """The task, for the agent that it is for. Raises InvalidInput."""
+    """The task with the agent that it is for. Raises InvalidInput."""
     if isinstance(task, str):
         if agent is None:
             fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
@@ -363,7 +363,7 @@ def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
 
 
 def _asked(**fields: Any) -> tuple[str, Priority]:
-    """The task as JSON, and its priority. Raises InvalidInput for what is of the wrong type."""
+    """The task as JSON, and its priority. Raises InvalidInput for a value of the wrong type."""
     try:
         task = AgentTask(**fields)
         return task.model_dump_json(exclude_defaults=True), task.priority
@@ -377,7 +377,7 @@ def _wrong(found: Mapping[str, Any]) -> Problem:
 
 
 def _window(seconds: float) -> int:
-    """Of a dedupe key, in milliseconds. Raises InvalidInput."""
+    """The time of a dedupe key in milliseconds. Raises InvalidInput."""
     if not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
         fix = f"Give 0.001 to {DEDUPE_MAX_SECONDS} seconds."
         raise InvalidInput(Problem(f"{seconds!r} is no window for a dedupe key", fix, path="dedupe_seconds"))
@@ -385,7 +385,7 @@ def _window(seconds: float) -> int:
 
 
 def _due(at: datetime | None, agent: str | None) -> int:
-    """Milliseconds since 1970; 0: at once. Raises InvalidInput."""
+    """The time in milliseconds since 1970; 0: at once. Raises InvalidInput."""
     if at is None:
         return 0
     if agent is None:

@@ -1,4 +1,4 @@
-"""What the parts of the client stand on: its connection, and the crews as it knows them."""
+"""The base of the client: its connection, and the crews that it has read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Connected:
-    """A store, and what was last seen of its crews."""
+    """A connection to a store, and the last known state of its crews."""
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
         self._redis = connection.connect(url)
@@ -25,7 +25,7 @@ class Connected:
         self._keys: dict[str, names.CrewKeys] = {}
 
     def keys(self, crew: str) -> names.CrewKeys:
-        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        """The crew's keys. Raises InvalidInput if `crew` can't be a crew's name."""
         if isinstance(crew, str) and (known := self._keys.get(crew)):
             return known
         texts.check(crew=crew, namespace=self._namespace)
@@ -36,17 +36,17 @@ class Connected:
         return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
 
     def _door(self, crew: str, **given: object) -> names.CrewKeys:
-        """The crew's keys. What comes in with a call passes here: raises InvalidInput that names what is no text."""
+        """Checks the arguments of a call, and returns the crew's keys. Raises InvalidInput if one is no text."""
         texts.check(**given)
         return self.keys(crew)
 
     async def _current(self, keys: names.CrewKeys) -> definitions.Current:
-        """The crew as it is now. Raises NotFound, however well we knew it."""
+        """Reads the crew. Raises NotFound, also when it was read before."""
         found = self._crews[keys.crew] = await definitions.current(self._redis, keys)
         return found
 
     async def _of_crew(self, keys: names.CrewKeys, work: Awaitable[T]) -> T:
-        """What reading something of a crew gives. Raises NotFound of the crew, if it is that which isn't there."""
+        """The result of `work`, which reads from a crew. Raises NotFound of the crew if it is gone."""
         try:
             return await work
         except NotFound:
@@ -54,8 +54,11 @@ class Connected:
             raise
 
     async def _with_current(self, keys: names.CrewKeys, give: Callable[[definitions.Current], Awaitable[T]]) -> T:
-        """Gives work to the crew as we know it. Where that is refused, looks again: it may have another definition by
-        now, or have been made anew under its name. What fails at last tells what of many was stored before."""
+        """Calls `give` with the known state of the crew. If the store refuses it, reads the crew again and repeats.
+
+        The crew may have another definition by now, or be a new one of the same name. The last error's `stored` has
+        the ids that were stored before.
+        """
         stored: Sequence[str] = ()
         if keys.crew in self._crews:
             try:

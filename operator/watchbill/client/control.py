@@ -1,6 +1,6 @@
-"""Asking after work that was given: to stop it, set it aside, try it again; and asking workers to claim no more.
+"""Cancels, interrupts and resumes work, replays dead letters, and drains workers.
 
-May not decide what is possible: the store's scripts do.
+It may not decide what is possible: the store's scripts do.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from watchbill.store.figures import WorkerInfo, incarnations
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What became of one dead letter that was to be tried again."""
+    """The outcome of the replay of one dead letter."""
 
     id: str
-    """As it was given; else the letter's own."""
+    """The id that was given; else the letter's own."""
     task_id: str
-    """Empty where there is no such letter, or it names no task."""
+    """The task's id; empty if there is no such letter, or it names no task."""
     outcome: Outcome
     definition: Kept = ""
-    """With which definition it runs: the crew's `current` one, or the one that its run was `submitted` with; where
-    these are the same: `unchanged`."""
+    """The definition that the task runs with: the crew's `current` one, or the one that its run was `submitted` with;
+    if these are the same: `unchanged`."""
     why: str = ""
-    """Why it isn't the one that was asked for."""
+    """The reason why it isn't the definition that was asked for."""
 
 
 class Control(Connected):
-    """The client's methods for work and workers that are there already."""
+    """The client's methods for submitted work and for workers."""
 
     # ------------------------------------------------------------ stopping and going on
 
     async def cancel(self, crew: str, task_id: str, *, reason: str = "") -> bool:
-        """Cancels a run, a task, or a step (`run/step`). True: it has ended; False: a worker was asked to stop it.
+        """Cancels a run, a task, or a step (`run/step`). False: its worker was asked to stop it; True: it has ended.
 
-        What waits ends at once, and so does what a dead worker left. What runs is stopped by its worker, and has ended
-        as it did if it was faster; `wait` tells. Where that worker dies, `cancelling` ends it. The result's error is
-        `cancelled: reason`, and its property `cancelled` is true. Cancelling twice is the same as once. Raises
-        NotFound, and Conflict when it has ended otherwise.
+        Work that waits ends at once, and so does work of a dead worker. Running work is stopped by its worker; if it
+        ends before that, it keeps its result (see `wait`). If that worker dies, `cancelling` ends the work. The
+        result's error is `cancelled: reason`, and its property `cancelled` is true. A second call changes nothing.
+        Raises NotFound, and Conflict when the work has ended otherwise.
         """
         keys = self._door(crew, task_id=task_id, reason=reason)
 
@@ -60,8 +60,8 @@ class Control(Connected):
         """Cancels, as `cancel` does, every run and task of the crew that hasn't ended when this is called; with `agent`
         only tasks of their own of that agent. Says how many have ended, and how many a worker was asked to stop.
 
-        What is submitted meanwhile is left alone. Raises NotFound when there is no such crew, or it has neither such
-        an agent nor tasks of it. After any error some may be cancelled, and the same call may be made again.
+        Work that is submitted meanwhile is not cancelled. Raises NotFound when there is no such crew, or it has
+        neither such an agent nor tasks of it. After an error some work may be cancelled; repeat the call.
         """
         keys = self._door(crew, agent=agent, reason=reason)
         # Looked up anew, and asked once: a crew that is made anew under this name meanwhile isn't meant.
@@ -76,20 +76,20 @@ class Control(Connected):
         return done
 
     async def cancelling(self, crew: str) -> int:
-        """How many of the crew's tasks and steps were cancelled and are yet to be stopped by their workers.
+        """The number of cancelled tasks and steps that their workers have yet to stop.
 
-        Ends those whose worker has died since: its lease is over. Raises NotFound when there is no such crew.
+        Ends those whose worker's lease is over. Raises NotFound when there is no such crew.
         """
         keys = self.keys(crew)
         current = await self._current(keys)
         return await control.cancelling(self._redis, keys, current.uid)
 
     async def interrupt(self, crew: str, task_id: str, *, reason: str = "") -> bool:
-        """Sets a task, or a step of a run, aside until `resume`. True: it is; False: its worker was asked to stop it.
+        """Sets a task, or a step of a run, aside until `resume`. False: its worker was asked to stop it first.
 
-        It keeps its prompt and inputs, and the attempt doesn't count. Whoever waits for it goes on waiting. Raises
-        NotFound; Conflict for a whole run, for a step that waits for others, and when it has ended; RetryLater when it
-        is just between two places (due, and not claimed yet).
+        The task keeps its prompt and inputs, and the attempt doesn't count. Callers of `wait` go on waiting. Raises
+        NotFound; Conflict for a whole run, for a step that waits for others, and when the task has ended; RetryLater
+        while the task moves between two places (due, and not claimed yet).
         """
         keys = self._door(crew, task_id=task_id, reason=reason)
         return await self._with_current(
@@ -97,7 +97,7 @@ class Control(Connected):
         )
 
     async def resume(self, crew: str, task_id: str) -> bool:
-        """Lets what was interrupted go on, from its beginning; not before it is due. False: it waits or runs already.
+        """Puts an interrupted task back into the queue; it begins anew. Returns False if it was not interrupted.
 
         Raises NotFound, and Conflict when it has ended.
         """
@@ -107,20 +107,20 @@ class Control(Connected):
     # ------------------------------------------------------------ workers
 
     async def workers(self, crew: str) -> list[WorkerInfo]:
-        """Who works for the crew now, the busiest first. Raises NotFound when there is no such crew."""
+        """The workers of the crew, the busiest first. Raises NotFound when there is no such crew."""
         keys = self.keys(crew)
         await self._current(keys)
         return await incarnations(self._redis, keys)
 
     async def drain(self, crew: str, worker: str) -> bool:
-        """From now on this worker (`HOST-PID`, or one of its incarnations) claims nothing. What it runs goes on.
+        """Stops a worker (`HOST-PID`, or one of its incarnations) from claiming tasks. Its running tasks go on.
 
-        Whether that changed anything. Raises NotFound when the crew has no such worker.
+        Returns whether that changed anything. Raises NotFound when the crew has no such worker.
         """
         return await self._drain(crew, worker, on=True)
 
     async def undrain(self, crew: str, worker: str) -> bool:
-        """Lets a worker claim again. Whether that changed anything; raises NotFound as `drain` does."""
+        """Lets a worker claim tasks again. Returns whether that changed anything. Raises NotFound as `drain` does."""
         return await self._drain(crew, worker, on=False)
 
     async def _drain(self, crew: str, worker: str, *, on: bool) -> bool:
@@ -147,8 +147,8 @@ class Control(Connected):
         before: datetime | None = None,
         after: datetime | None = None,
     ) -> AsyncIterator[DeadLetter]:
-        """Dead letters, newest first: of this agent, with this text in reason or error, that died before or after
-        this time (aware). Raises NotFound when there is no such crew."""
+        """Yields dead letters, newest first: of this agent, with this text in reason or error, that died before or
+        after this time (aware). Raises NotFound when there is no such crew."""
         matches = _matching(agent, reason, before, after)
         keys = self._door(crew, agent=agent, reason=reason)
         await self._current(keys)
@@ -174,14 +174,14 @@ class Control(Connected):
         everything: bool = False,
         as_submitted: bool = False,
     ) -> list[Replay]:
-        """Tries dead tasks again, with all their attempts: those of these ids (of tasks, or letters) that match the
-        filter of `dead_letters`; of several letters of one task the newest. Oldest first. `everything`: all.
+        """Replays dead letters with all their attempts, oldest first: those of these ids (of tasks, or letters) that
+        match the filter of `dead_letters`; of several letters of one task the newest. `everything`: all.
 
         A task of its own runs with the crew's current definition. A step goes on within its run, and the run with it:
-        with the current definition where the run has ended and its plan is the same (steps, and what they wait for),
-        else, or `as_submitted`, with the one that it began with. Says of each what became of it, and with which
-        definition; an id that has no letter is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter
-        nor `everything` were given, and QueueFull: then some may be replayed, and the same call may be made again.
+        with the current definition if the run has ended and its plan is the same (steps, and their order), else, or
+        with `as_submitted`, with the one that it began with. Returns the outcome and the definition of each; an id
+        that has no letter is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter nor `everything`
+        are given, and QueueFull: then some letters may be replayed, and the call may be repeated.
         """
         keys = self._door(crew, agent=agent, reason=reason)
         chosen, missing = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
@@ -214,7 +214,7 @@ class Control(Connected):
         after: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Removes dead letters for good: chosen as in `replay`, but all letters of a task. Returns how many.
+        """Removes dead letters for good, chosen as in `replay`, but all letters of a task. Returns their number.
 
         Raises NotFound when there is no such crew, and InvalidInput as `replay` does.
         """
@@ -230,7 +230,7 @@ class Control(Connected):
         matches: Callable[[DeadLetter], bool],
         everything: bool,
     ) -> tuple[list[tuple[str, DeadLetter]], list[str]]:
-        """(what it was wanted as, letter), newest first, without what letters are long for; and the ids without one."""
+        """The chosen letters as (given id, letter), newest first, without long fields; and the ids without a letter."""
         if ids is None and not everything and matches is _any:
             fix = "Give ids, a filter (agent, reason, before, after), or everything=True."
             raise InvalidInput(Problem("nothing says which dead letters are meant", fix, path="ids"))
@@ -260,7 +260,7 @@ def _any(_: DeadLetter) -> bool:
 def _matching(
     agent: str | None, reason: str | None, before: datetime | None, after: datetime | None
 ) -> Callable[[DeadLetter], bool]:
-    """Raises InvalidInput for times without a zone."""
+    """Checks the filter. Raises InvalidInput for times without a zone."""
     for name, time in (("before", before), ("after", after)):
         if time is not None and time.tzinfo is None:
             raise InvalidInput(Problem(f"{time!r} has no time zone", "Give an aware datetime.", path=name))

@@ -1,6 +1,6 @@
-"""Crews and heartbeats in a store: putting them there, looking at them, removing them.
+"""Applies, reads and deletes crews and heartbeats in a store.
 
-What an operator keeps is the operator's: it is looked at, and changed with kubectl.
+The resources that an operator manages can be read here; they are changed with kubectl.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ Change = Literal["created", "configured", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What `apply` did with one resource."""
+    """The change that `apply` made to one resource."""
 
     kind: Literal["crew", "heartbeat"]
     name: str
-    """As `namespace/name`."""
+    """The resource as `namespace/name`."""
     change: Change
 
 
 class Crews(Connected):
-    """The client's methods for crews themselves."""
+    """The client's methods for crews and heartbeats."""
 
     async def apply(
         self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
     ) -> list[Applied]:
-        """Puts crews and their heartbeats into the store, or changes those that are there, and says which of the two.
+        """Creates or updates crews and their heartbeats in the store, and returns which of the two it did.
 
-        `sources`: YAML files, folders of them, or the resources themselves. Agents needn't be loadable here. What waits
-        is done by the new definition; a run that has begun keeps its own. A heartbeat fires where an operator or
-        `watchbill run FILE --watch` is on duty. Raises InvalidInput with every problem before anything is stored, and
-        Conflict where an operator keeps the crew.
+        `sources`: YAML files, folders of them, or the resources themselves. Agents needn't be loadable here. Tasks
+        that wait run with the new definition; a run that has begun keeps its own. A heartbeat fires while an operator
+        or `watchbill run FILE --watch` runs. Raises InvalidInput with every problem before anything is stored, and
+        Conflict when an operator manages the crew.
         """
         crews, beats = self._declared(sources)
         for keys, _ in crews:
@@ -71,12 +71,14 @@ class Crews(Connected):
         return [f"{chosen}/{name}" for name in await self._records(chosen).list_crews()]
 
     async def crew(self, crew: str) -> CrewDefinition:
-        """The crew as it is now: its agents, how they work together, its bounds. Raises NotFound, NewerRecord."""
+        """The current definition of the crew. Raises NotFound, NewerRecord."""
         return (await self._current(self.keys(crew))).definition
 
     async def manifest(self, crew: str) -> dict[str, Any]:
-        """The crew as YAML says it, without what is left to defaults: it can be applied again. Raises NotFound;
-        InvalidInput for what another program has put there and no Crew can say."""
+        """The crew as a manifest without default values, which can be applied again.
+
+        Raises NotFound, and InvalidInput if another program wrote a crew that no manifest can express.
+        """
         keys = self.keys(crew)
         definition = await self._record(keys) or (await self._current(keys)).definition
         made = to_crew(definition, _split(keys)[0])
@@ -85,7 +87,7 @@ class Crews(Connected):
         )
 
     async def heartbeats(self, crew: str) -> list[State]:
-        """The crew's heartbeats: what they ask, when they fire next and have fired last. Raises NotFound."""
+        """The crew's heartbeats, with the times of their last and next slot. Raises NotFound."""
         from watchbill.store import heartbeats  # with the models of the API
 
         keys = self.keys(crew)
@@ -93,10 +95,10 @@ class Crews(Connected):
         return await heartbeats.all_of(self._redis, keys)
 
     async def delete(self, crew: str, *, heartbeat: str | None = None) -> None:
-        """Removes the crew with all its work, results, events and heartbeats; its workers end. With `heartbeat` only
-        that: what it has fired stays.
+        """Removes the crew with all its work, results, events and heartbeats; its workers end. With `heartbeat`: only
+        the heartbeat; work that it has submitted stays.
 
-        After any error the same call may be made again. Raises NotFound, and Conflict where an operator keeps the crew.
+        After an error the call may be repeated. Raises NotFound, and Conflict when an operator manages the crew.
         """
         keys = self._door(crew, heartbeat=heartbeat)
         if heartbeat is not None:
@@ -117,7 +119,7 @@ class Crews(Connected):
     def _declared(
         self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
     ) -> tuple[list[tuple[names.CrewKeys, CrewDefinition]], list[tuple[names.CrewKeys, Heartbeat]]]:
-        """The crews and heartbeats with the crews that they are, or are of. Raises InvalidInput."""
+        """The crews and the heartbeats, each with the keys of its crew. Raises InvalidInput."""
         from watchbill import service  # which reads files; what it brings along, only who applies pays for
         from watchbill.api import Crew, Heartbeat
 
@@ -141,7 +143,7 @@ class Crews(Connected):
         )
 
     async def _refuse_misfit(self, keys: names.CrewKeys, beat: Heartbeat, known: dict[str, CrewDefinition]) -> None:
-        """Raises InvalidInput for a heartbeat whose crew is nowhere, or can't do what it asks."""
+        """Raises InvalidInput for a heartbeat whose crew is missing, or has no such agent or input."""
         from watchbill import service
 
         definition = known.get(keys.crew)
@@ -153,7 +155,7 @@ class Crews(Connected):
             raise InvalidInput([replace(p, source=f"heartbeat {beat.name!r}") for p in problems])
 
     async def _refuse_kept(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:
-        """Raises Conflict where an operator keeps the crew; else tells whose it is."""
+        """Raises Conflict when an operator manages the crew; else returns its identity."""
         held = await definitions.identity(self._redis, keys)
         owner = held.owner
         if not owner and (record := await self._record(keys)) is not None:
@@ -201,7 +203,7 @@ class Crews(Connected):
         return CrewRedis(client=self._redis, tenant=namespace, strict=True)
 
     async def _record(self, keys: names.CrewKeys) -> CrewDefinition | None:
-        """The crew as people wrote it; None where there is no such record, or none that can be read."""
+        """The stored record of the crew; None if there is none, or it can't be read."""
         namespace, name = _split(keys)
         records = self._records(namespace)
         try:
@@ -211,5 +213,5 @@ class Crews(Connected):
 
 
 def _split(keys: names.CrewKeys) -> Sequence[str]:
-    """Namespace and name."""
+    """The namespace and the name of the crew."""
     return keys.crew.split("/", 1)

@@ -1,6 +1,6 @@
-"""Hears of the ends that somebody waits for, on one channel for each crew.
+"""Receives messages about ends that callers wait for, on one channel for each crew.
 
-A message is a reason to look, and proves nothing: anybody who may publish may have sent it.
+A message only wakes the caller, who then reads the result: any client of the store may have sent it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from watchbill.loggers import Logger
 logger = Logger("watchbill.client")
 
 POLL_SECONDS: Final = 2.0
-"""How often who waits looks for himself, in case the message that he waits for was lost."""
+"""Seconds after which a caller reads the result without a message, which may be lost."""
 LISTEN_SECONDS: Final = 10.0
-"""How long the store may take to let us listen."""
+"""Seconds that the store may take to confirm a subscription."""
 
 
 class Waiter:
-    """Somebody who waits for the end of one task or run."""
+    """A caller that waits for the end of one task or run."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
 
 
 class Replies:
-    """Those to one client. Messages may be lost."""
+    """The messages to one client. They may be lost."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
@@ -45,7 +45,7 @@ class Replies:
 
     @contextlib.contextmanager
     def awaited(self, keys: names.CrewKeys, task_id: str) -> Iterator[Waiter]:
-        """Who is told, for the length of the block, when this task ends."""
+        """A waiter that is woken when this task ends, within the block."""
         waiter = Waiter()
         waiters = self._waiting.setdefault((keys.crew, task_id), [])
         waiters.append(waiter)
@@ -57,11 +57,11 @@ class Replies:
                 self._waiting.pop((keys.crew, task_id), None)
 
     def are_awaited(self, keys: names.CrewKeys, task_id: str) -> bool:
-        """Whether somebody waits for this task."""
+        """Whether a caller waits for this task."""
         return (keys.crew, task_id) in self._waiting
 
     async def listen(self, keys: names.CrewKeys) -> str:
-        """From now on, messages on the channel whose name this returns wake the waiters for work of the crew."""
+        """Subscribes to the crew's channel, whose messages wake the waiters, and returns its name."""
         channel = keys.reply(self._id)
         if self._reader is None or self._channels is None or channel not in self._channels.channels:
             async with self._subscribing:  # several at once would each open a connection, and one of them is read
@@ -69,7 +69,7 @@ class Replies:
         return channel
 
     async def close(self) -> None:
-        """Hears no more."""
+        """Ends all subscriptions."""
         await self._stop_reading()
         if self._channels is not None:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):

@@ -1,6 +1,6 @@
-"""The same client for programs without an event loop. May not do anything by itself: all of it is Client's.
+"""A client for programs without an event loop. It may not do anything by itself: it calls Client.
 
-Each method is made from Client's of that name, so it has the same arguments, for type checkers, too.
+Each method is made from that of Client, so it has the same arguments, for type checkers, too.
 
 Not anyio.from_thread.BlockingPortal, because: Ctrl-C would leave the call running on its loop; a portal that was used
 before a fork would hang the child; and a client needs no anyio otherwise.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 def _waits(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[SyncClient, P], T]:
-    """The method, to be waited for."""
+    """The method of Client, as one that blocks until it returns."""
 
     @functools.wraps(method)
     def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,7 +40,7 @@ def _waits(
 def _iterates(
     method: Callable[Concatenate[Client, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[SyncClient, P], Iterator[T]]:
-    """The method's items, each waited for when it is asked for."""
+    """The method of Client, as an iterator that blocks for each item."""
 
     @functools.wraps(method)
     def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -50,12 +50,12 @@ def _iterates(
 
 
 class SyncClient:
-    """What Client is, with methods that block. A context manager; may be used by many threads at once.
+    """Client with methods that block. It is a context manager, and may be used by many threads at once.
 
-    All that it does, it does on an event loop in a thread of its own, which begins with the first call and ends with
-    `close`; so it may also be used where a loop runs (which it holds up). Ctrl-C, or another exception that comes
-    while a call waits, cancels the call. A process that was forked must make its own: one that was used before the
-    fork raises RuntimeError, as does one that was closed.
+    It runs an event loop in a thread of its own, which begins with the first call and ends with `close`; so it may
+    also be used where a loop runs (and blocks that loop). Ctrl-C, or another exception while a call waits, cancels the
+    call. A forked process must make its own client: one that was used before the fork raises RuntimeError, and so does
+    one that was closed.
     """
 
     def __init__(self, url: str, *, namespace: str = "default") -> None:
@@ -76,7 +76,7 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; calls that wait in other threads raise RuntimeError. What was submitted goes on."""
+        """Closes the connections; calls that wait in other threads raise RuntimeError. Submitted work goes on."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
@@ -88,7 +88,7 @@ class SyncClient:
             thread.join()
 
     def keys(self, crew: str) -> names.CrewKeys:
-        """The crew's keys. Raises InvalidInput for what can't be a crew's name."""
+        """The crew's keys. Raises InvalidInput if `crew` can't be a crew's name."""
         return self._client.keys(crew)
 
     submit = _waits(Client.submit)
