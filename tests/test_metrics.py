@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from watchbill import metrics
 from watchbill.store.figures import Figures, OfClass
+from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
 
@@ -33,19 +34,9 @@ BUSY = Figures(
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(metrics, "time", made)
-    return made
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def page(queues: metrics.Queues) -> dict[tuple[str, ...], float]:
@@ -82,43 +73,43 @@ def test_all_that_figures_say_is_shown() -> None:
     }
 
 
-def test_an_idle_crew_costs_nothing_and_one_that_was_busy_shows_its_zeros_for_a_while(clock: Clock) -> None:
-    queues = metrics.Queues()
+def test_an_idle_crew_costs_nothing_and_one_that_was_busy_shows_its_zeros_for_a_while(clock: FakeClock) -> None:
+    queues = metrics.Queues(clock)
     queues.show("team/idle", IDLE)
     assert page(queues) == {}
     queues.show("team/a", BUSY)
-    clock.now += 10
+    clock.advance(10)
     queues.show("team/a", IDLE)
     assert page(queues)["queue_depth", "team/a", "waiting"] == 0
     assert queues.due(0) == [], "whoever looks after it tells when it has work again"
-    clock.now += metrics.SHOWN_IDLE_SECONDS - 11
+    clock.advance(metrics.SHOWN_IDLE_SECONDS - 11)
     queues.show("team/a", IDLE)
     assert queues.due(0) == []
     assert ("workers", "team/a") in page(queues)
-    clock.now += 2
+    clock.advance(2)
     assert queues.due(0) == []
     assert page(queues) == {}
 
 
 @pytest.mark.parametrize("field", ["waiting", "running", "parked", "delayed", "dead", "workers"])
-def test_a_crew_with_anything_to_show_is_read_anew_when_its_figures_are_old(clock: Clock, field: str) -> None:
-    queues = metrics.Queues()
+def test_a_crew_with_anything_to_show_is_read_anew_when_its_figures_are_old(clock: FakeClock, field: str) -> None:
+    queues = metrics.Queues(clock)
     queues.show("team/a", Figures(**{field: 1}))
-    clock.now += 5
+    clock.advance(5)
     assert queues.due(10) == []
-    clock.now += 5
+    clock.advance(5)
     assert queues.due(10) == ["team/a"]
-    clock.now += 10 * metrics.SHOWN_IDLE_SECONDS
+    clock.advance(10 * metrics.SHOWN_IDLE_SECONDS)
     assert queues.due(10) == ["team/a"]
 
 
-def test_those_that_were_read_first_are_due_first_and_what_is_gone_is_not_shown(clock: Clock) -> None:
-    queues = metrics.Queues()
+def test_those_that_were_read_first_are_due_first_and_what_is_gone_is_not_shown(clock: FakeClock) -> None:
+    queues = metrics.Queues(clock)
     for crew in ("a", "b", "c"):
         queues.show(crew, BUSY)
-        clock.now += 1
+        clock.advance(1)
     queues.show("a", BUSY)
-    clock.now += 10
+    clock.advance(10)
     assert queues.due(1) == ["b", "c", "a"]
     queues.show("b", None)
     queues.forget("c")

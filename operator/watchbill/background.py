@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from watchbill import metrics
+from watchbill.clock import SYSTEM, Clock
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.background")
@@ -29,12 +29,12 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock = SYSTEM) -> None:
     """Does `work()` until it returns, or this is cancelled. Whenever it raises, it begins anew after a growing pause.
     `name` is in the log and in the metric: one of a few."""
     failures = 0
     while True:
-        began = time.monotonic()
+        began = clock.monotonic()
         try:
             await work()
             return
@@ -44,8 +44,8 @@ async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> N
             if (ours := asyncio.current_task()) is None or ours.cancelling():
                 raise
             fault = error  # a library's, that nobody asked for
-        failures = 1 if time.monotonic() - began > LONGEST_PAUSE_SECONDS else failures + 1
+        failures = 1 if clock.monotonic() - began > LONGEST_PAUSE_SECONDS else failures + 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
         metrics.BACKGROUND_RESTARTS.labels(name).inc()
         logger.error("%s failed, and begins anew in %.1f s", name, pause, exc_info=fault)
-        await asyncio.sleep(pause)
+        await clock.sleep(pause)

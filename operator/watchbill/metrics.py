@@ -5,7 +5,6 @@ Process-wide (prometheus_client's default registry), because a process exposes o
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from watchbill import __version__
+from watchbill.clock import SYSTEM, Clock
 
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _BRIEF_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -139,12 +139,13 @@ class _Shown:
 class Queues(Collector):
     """Exports the figures of queues as last read. A scrape does not read the store, so it outlasts an outage."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
         self._crews: dict[str, _Shown] = {}
 
     def show(self, crew: str, figures: Figures | None) -> None:
         """Exports these figures from now on. None: the crew is gone, and is no longer exported."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         before = self._crews.pop(crew, None)  # the one read last is the last in order
         if figures is None:
             return
@@ -161,7 +162,7 @@ class Queues(Collector):
 
         An idle crew is not among them: its worker or the operator calls `show` when it changes.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for crew in [c for c, shown in self._crews.items() if now - shown.busy_at >= SHOWN_IDLE_SECONDS]:
             if not _is_busy(self._crews[crew].figures):
                 del self._crews[crew]

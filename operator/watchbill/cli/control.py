@@ -255,9 +255,10 @@ async def _cancel_all(client: Client, crew: str, agent: str | None, reason: str,
 async def _see_the_end(client: Client, crew: str) -> int:
     """Waits until workers have stopped what was cancelled. One that has died never will: what it held is ended when its
     lease is over. Returns how much is left."""
-    began, told = time.monotonic(), False
+    now, told = time.monotonic, False  # noqa: TID251 - a person waits
+    began = now()
     most = (await client.crew(crew)).tasks.lease_seconds + STOP_SECONDS
-    while (left := await client.cancelling(crew)) and (waited := time.monotonic() - began) < most:
+    while (left := await client.cancelling(crew)) and (waited := now() - began) < most:
         if waited > 1 and not told:
             told = True
             output.say(f"waiting until its worker has stopped, or is taken for dead: {most:.0f} s at most")

@@ -109,7 +109,8 @@ class Picture:
         return title
 
     def _row(self, step: StepStatus, width: int, *, narrow: bool) -> RenderableType:
-        icon, style = _ICONS.get(step.status, (_SPINNER[int(time.monotonic() * 8) % len(_SPINNER)], "cyan"))
+        now = time.monotonic()  # noqa: TID251 - turns the spinner
+        icon, style = _ICONS.get(step.status, (_SPINNER[int(now * 8) % len(_SPINNER)], "cyan"))
         row = Text(f"{icon} ", style=style, no_wrap=True, overflow="ellipsis")
         name = step.name if len(step.name) <= width else f"{step.name[: width - 1]}…"
         row.append(name.ljust(width), style="bold" if step.status is TaskState.RUNNING else "")

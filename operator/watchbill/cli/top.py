@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from watchbill.names import CrewKeys
     from watchbill.store.figures import Figures
 
+_now: Final = time.monotonic  # noqa: TID251 - a person looks on
+
 LONGEST: Final = 50
 """Running tasks of one crew that are shown at most."""
 SILENT_SECONDS: Final = 3.0
@@ -206,7 +208,7 @@ class Screen:
         self._where = where
         self._shot: Shot | None = None
         self._trouble = ""
-        self._answered_at = self._asked_at = time.monotonic()
+        self._answered_at = self._asked_at = _now()
         self.changed = asyncio.Event()
 
     async def refresh(self) -> None:
@@ -214,11 +216,11 @@ class Screen:
         from watchbill.errors import StoreUnavailable
 
         while True:
-            began = self._asked_at = time.monotonic()
+            began = self._asked_at = _now()
             pause = self._interval
             try:
                 self._shot, self._trouble = await self._sampler.look(), ""
-                self._answered_at = time.monotonic()
+                self._answered_at = _now()
                 pause = max(pause, min(SHARE * (self._answered_at - began), REST_SECONDS))
             except StoreUnavailable as error:
                 self._trouble = str(error)
@@ -233,7 +235,7 @@ class Screen:
         return overview.screen(title, self._said(), self._shot, width, height)
 
     def _said(self) -> str:
-        now = time.monotonic()
+        now = _now()
         for_seconds = output.seconds(now - self._answered_at)
         if self._trouble:
             return f"no answer from the store for {for_seconds}: {one_line(self._trouble)}"

@@ -188,7 +188,7 @@ class _Process:
         if self._streams is None:
             self._streams = await asyncio.open_unix_connection(sock=self._socket)
         reader, writer = self._streams
-        begun_at = time.monotonic()
+        begun_at = time.monotonic()  # noqa: TID251 - the clock of the lease, which all processes share
         self.is_idle = begun = False
         level = logging.getLogger(logs.AGENTS).getEffectiveLevel()
         try:

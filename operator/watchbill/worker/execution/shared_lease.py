@@ -17,6 +17,7 @@ from typing import Any, Final
 
 LEASE_LOOK_SECONDS: Final = 0.02
 """How often it is looked whether the lease is ours again; whether it is, or is lost, takes a trip to the store."""
+_monotonic: Final = time.monotonic  # noqa: TID251 - processes have no other clock in common
 _DOUBLE: Final = struct.Struct("d")
 _SURE_UNTIL, _TICKED, _STILL, _ENDED = range(0, 4 * _DOUBLE.size, _DOUBLE.size)
 _STILL_SECONDS: Final = 1.0
@@ -26,7 +27,7 @@ _LONGEST_SLEEP_SECONDS: Final = 60.0
 class SharedLease:
     """All times are of the monotonic clock, which the processes of a machine share."""
 
-    def __init__(self, fd: int | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, fd: int | None = None, monotonic: Callable[[], float] = _monotonic) -> None:
         """`fd`: the `fd` of another process's lease, which this one then shares."""
         self._now = monotonic
         if fd is None:
