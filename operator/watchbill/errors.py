@@ -1,25 +1,33 @@
 """One tree of exceptions, named by what the caller should do.
 
 WatchbillError
-├── UserActionRequired      somebody must change something; trying again as it is cannot help
-│   ├── InvalidInput        a value is wrong; says where, why and how to put it right
-│   ├── NotFound            no such crew, task, run or heartbeat
-│   ├── Conflict            the id or name is already used for something else
-│   ├── AgentNotLoadable    the class of an agent, or a tool of it, cannot be used
-│   ├── NewerRecord         the store holds what a newer version wrote, or what is damaged
-│   ├── MissingExtra        an optional dependency is not installed
-│   └── NoStore             no store was given and none was found; says what was tried
-├── RetryLater              nothing was lost or stored; the same call may succeed later
-│   ├── StoreUnavailable    the store doesn't answer, or not well enough to be used
-│   │   └── NotDurable      what was submitted may be stored, and is not as safe as asked
-│   ├── QueueFull           the crew's maxQueued is reached
-│   └── RetryAfter          raised by agents: this attempt failed, and another may succeed after so long
-├── ToolError               a tool that an agent called failed; what caused it says what to do
-└── GiveUp                  the work, or the right to do it, is no longer ours
-    ├── CrewGone            the crew was deleted, or replaced by another of its name
-    ├── Fenced              this worker was taken for dead, and its work given to others
-    ├── NotWorthRetrying    raised by agents: another attempt would fail, too
-    └── TaskFailed          the task ran and failed; carries the result
+├── UserActionRequired          somebody must change something; trying again as it is cannot help
+│   ├── InvalidInput            a value is wrong; says where, why and how to put it right
+│   ├── NotFound                no such crew, task, run or heartbeat
+│   ├── Conflict                the id or name is already used for something else
+│   │   └── NameTaken           the crew of that name is another's
+│   ├── AgentNotLoadable        the class of an agent, or a tool of it, cannot be used
+│   ├── NewerRecord             the store holds what a newer version wrote, or what is damaged
+│   ├── MissingExtra            an optional dependency is not installed
+│   ├── NoStore                 no store was given and none was found; says what was tried
+│   ├── StoreRefuses            the store refuses our user, password, certificate or rights
+│   └── KubernetesRefuses       the API server refuses a request, and will refuse it again
+│       └── KubernetesForbids   a right is missing for it, or a quota is used up
+├── RetryLater                  nothing was lost or stored; the same call may succeed later
+│   ├── StoreUnavailable        the store doesn't answer, or not well enough to be used
+│   │   └── NotDurable          what was submitted may be stored, and is not as safe as asked
+│   ├── QueueFull               the crew's maxQueued is reached
+│   ├── DefinitionChanged       the crew took up another definition meanwhile
+│   ├── KubernetesUnavailable   the API server can't be reached, or asks for a pause
+│   ├── StaleObject             the object in Kubernetes has changed since it was read
+│   └── RetryAfter              raised by agents: this attempt failed, and another may succeed after so long
+├── ToolError                   a tool that an agent called failed; what caused it says what to do
+└── GiveUp                      the work, or the right to do it, is no longer ours
+    ├── CrewGone                the crew was deleted, or replaced by another of its name
+    ├── Fenced                  this worker was taken for dead, and its work given to others
+    │   └── WorkerForgotten     the store has lost what it knew of this worker
+    ├── NotWorthRetrying        raised by agents: another attempt would fail, too
+    └── TaskFailed              the task ran and failed; carries the result
 """
 
 from __future__ import annotations
@@ -80,12 +88,32 @@ class Conflict(UserActionRequired):
     """The id or name is already used for something else."""
 
 
+class NameTaken(Conflict):
+    """The name belongs to another crew, or to another owner. Nothing was written."""
+
+
 class AgentNotLoadable(UserActionRequired):
     """The class of an agent, or one of its tools, can't be found, imported or configured."""
 
 
 class NewerRecord(UserActionRequired):
     """A record in the store is a newer version's, or damaged: this version can't read it. It stays as it is."""
+
+
+class StoreRefuses(UserActionRequired):
+    """The store refuses our user, password, certificate or rights, or is of another kind than its URL says."""
+
+
+class KubernetesRefuses(UserActionRequired):
+    """The API server refuses a request; it will refuse the same request again."""
+
+    def __init__(self, message: str, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class KubernetesForbids(KubernetesRefuses):
+    """The API server forbids a request: a right is missing, or a quota is used up."""
 
 
 class MissingExtra(UserActionRequired, ModuleNotFoundError):
@@ -138,6 +166,18 @@ class QueueFull(RetryLater):
     """The crew's `tasks.maxQueued` is reached. Nothing was stored, but what `stored` names of many tasks."""
 
 
+class KubernetesUnavailable(RetryLater):
+    """The API server can't be reached, or asks for a pause."""
+
+
+class StaleObject(RetryLater):
+    """The object in Kubernetes has changed since it was read: read it again."""
+
+
+class DefinitionChanged(RetryLater):
+    """The crew took up another definition since the caller read it. Nothing was stored, but what `stored` names."""
+
+
 class RetryAfter(RetryLater):
     """Raised by an agent whose attempt failed: another may succeed after `seconds`."""
 
@@ -160,6 +200,10 @@ class CrewGone(GiveUp):
 
 class Fenced(GiveUp):
     """This worker was silent past its lease, and its work was given to others. Nothing was written."""
+
+
+class WorkerForgotten(Fenced):
+    """The store doesn't know this worker, though it has claimed: it lost what it had. Nothing was written."""
 
 
 class NotWorthRetrying(GiveUp):

@@ -21,7 +21,15 @@ from typing import Any, Final, Literal
 import aiohttp
 
 from watchbill import names
-from watchbill.errors import Conflict, NotFound, RetryLater, UserActionRequired, needed
+from watchbill.errors import (
+    Conflict,
+    KubernetesForbids,
+    KubernetesRefuses,
+    KubernetesUnavailable,
+    NotFound,
+    UserActionRequired,
+    needed,
+)
 
 with needed("The operator", "operator"):
     from kubernetes.aio import client, config
@@ -63,22 +71,6 @@ class Credentials:
     certificate_path: str | None
     key_path: str | None
     proxy: str | None
-
-
-class KubernetesUnavailable(RetryLater):
-    """The API server can't be reached, or asks for a pause."""
-
-
-class Refused(UserActionRequired):
-    """The API server refuses what we ask for; the same request will be refused again."""
-
-    def __init__(self, message: str, status: int) -> None:
-        self.status = status
-        super().__init__(message)
-
-
-class Forbidden(Refused):
-    """The API server forbids the request: a right is missing, or a quota is used up."""
 
 
 class KubernetesApi:
@@ -158,22 +150,22 @@ class KubernetesApi:
     # ------------------------------------------------------------ writing
 
     async def apply(self, kind: Kind, manifest: Object) -> Object:
-        """Applies the manifest on the server. Raises Refused; Conflict when its resourceVersion is an old one."""
+        """Applies the manifest on the server. Raises KubernetesRefuses; Conflict when its resourceVersion is old."""
         metadata = manifest["metadata"]
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         path = self._path(kind, metadata["namespace"], metadata["name"])
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
     async def apply_status(self, kind: Kind, manifest: Object) -> Object:
-        """Applies the full status of a Crew or Heartbeat. Raises Refused, NotFound."""
+        """Applies the full status of a Crew or Heartbeat. Raises KubernetesRefuses, NotFound."""
         metadata = manifest["metadata"]
         query = {"fieldManager": f"{names.FIELD_MANAGER}-status", "force": "true"}
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
     async def scale(self, namespace: str, name: str, replicas: int, *, resource_version: str) -> Object:
-        """Sets only the size of a Deployment whose manifest is no longer known. Raises Refused; Conflict when the
-        version is an old one."""
+        """Sets only the size of a Deployment whose manifest is no longer known. Raises KubernetesRefuses; Conflict when
+        the version is old."""
         body = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
         query = {"fieldManager": f"{names.FIELD_MANAGER}-scale"}
         path = self._path("deployments", namespace, name)
@@ -302,10 +294,10 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
         case 401:
             return KubernetesUnavailable(f"the API server doesn't accept our credentials: {message}")
         case 403:
-            return Forbidden(f"{path}: {message}", status)
+            return KubernetesForbids(f"{path}: {message}", status)
         case 400 | 405 | 413 | 415 | 422:
-            return Refused(message, status)
+            return KubernetesRefuses(message, status)
         case 500 if "failed to create typed patch object" in message or "strict decoding error" in message:
-            return Refused(message, status)  # the server takes a typo in a template for its own fault
+            return KubernetesRefuses(message, status)  # the server takes a typo in a template for its own fault
         case _:
             return KubernetesUnavailable(f"{path}: {status} {message}")

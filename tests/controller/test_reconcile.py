@@ -15,11 +15,10 @@ from watchbill.controller.reconcile import Reconciler
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
-from watchbill.errors import StoreUnavailable
-from watchbill.kubernetes_api import Forbidden, KubernetesApi
+from watchbill.errors import KubernetesForbids, NameTaken, StoreUnavailable
+from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan.manifests import Defaults
 from watchbill.plan.replicas import Load
-from watchbill.store.definitions import Taken
 from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
@@ -55,7 +54,7 @@ class ApiServer:
     async def apply(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(f"apply {kind}")
         if self.forbids:
-            raise Forbidden("no right", 403)
+            raise KubernetesForbids("no right", 403)
         return self.store(kind, manifest)
 
     async def apply_status(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +225,7 @@ async def test_what_is_forbidden_is_tried_again_after_growing_pauses() -> None:
 
 async def test_a_crew_of_another_operator_says_so_once_for_each_generation() -> None:
     room = Room()
-    room.store.error = Taken("another's")
+    room.store.error = NameTaken("another's")
     assert await room.reconcile() == 5
     assert room.condition("Stalled") == ("True", "OwnerConflict")
     room.change("crews", generation=1, conditions=[], observedGeneration=1)  # as the other operator sees it
@@ -237,7 +236,7 @@ async def test_a_crew_of_another_operator_says_so_once_for_each_generation() -> 
     room.store.error = None
     await room.reconcile()
     assert room.condition("Stalled") == ("", "")
-    room.store.error = Taken("another's again")
+    room.store.error = NameTaken("another's again")
     assert "status of crews" in await room.asks()
 
 

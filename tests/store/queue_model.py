@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal
 
-from watchbill.errors import Fenced
+from watchbill.errors import Fenced, WorkerForgotten
 from watchbill.plan import flow
-from watchbill.store.queue import Claimed, Forgotten, Outcome, Submission, Wish
+from watchbill.store.queue import Claimed, Outcome, Submission, Wish
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskState
 
 CARRIED_BYTES = 4096
@@ -294,7 +294,7 @@ class Model:
         """Why it may not do anything, or claim under this number."""
         if worker.fenced:
             return Fenced
-        return None if worker.known or number == 1 else Forgotten
+        return None if worker.known or number == 1 else WorkerForgotten
 
     def _take(self, worker: Worker, task: Claimed, may_begin: bool) -> bool:
         work = self.works[task.id]

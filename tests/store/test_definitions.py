@@ -10,11 +10,11 @@ import redis.asyncio
 from support import run_submission
 
 from watchbill import connection
-from watchbill.errors import Conflict
+from watchbill.errors import Conflict, NameTaken
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions, events, runs
-from watchbill.store.definitions import Identity, Taken
+from watchbill.store.definitions import Identity
 from watchbill.store.queue import Queue, Submission
 
 
@@ -47,7 +47,7 @@ async def test_a_crew_is_its_owners_and_nobody_elses(client: redis.asyncio.Redis
     assert await definitions.identity(client, keys) == Identity("u1", "one", "")
     before = await client.hgetall(keys.meta)
     for uid in ("u1", "u2"):
-        with pytest.raises(Taken, match="'one'"):
+        with pytest.raises(NameTaken, match="'one'"):
             await definitions.apply(client, keys, definition("b"), uid=uid, owner="two")
     assert await client.hgetall(keys.meta) == before
     assert await definitions.apply(client, keys, definition("b"), uid="u1", owner="one") == "u1"

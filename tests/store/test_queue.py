@@ -31,12 +31,12 @@ from support import (
 )
 
 from watchbill import connection
-from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
+from watchbill.errors import Conflict, CrewGone, DefinitionChanged, Fenced, QueueFull, WorkerForgotten
 from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import control, definitions, runs
 from watchbill.store.figures import figures
-from watchbill.store.queue import BATCH, BATCH_BYTES, Changed, Claimed, Forgotten, Queue, Submission
+from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Queue, Submission
 from watchbill.tasks import Priority, Usage
 
 # ---------------------------------------------------------------- submitting
@@ -635,7 +635,7 @@ async def test_a_finish_sent_again_is_known_and_stores_nothing(crew: Crew) -> No
     assert await crew.finish("w", [task]) == ["repeated"]
     assert await crew.finish("w", [task], "failed") == ["repeated"]
     assert await crew.finish("w", [replace(task, fence="1")]) == ["stale"]
-    with pytest.raises(Forgotten):  # whoever has never claimed has nothing to finish, or the store has lost it
+    with pytest.raises(WorkerForgotten):  # whoever has never claimed has nothing to finish, or the store has lost it
         await crew.finish("other", [task])
     assert await crew.dump() == before
 
@@ -920,7 +920,7 @@ async def test_a_submitter_with_an_old_definition_is_told_and_nothing_is_stored(
     await crew.queue.submit([Submission("t1", "a", payload("t1"))], max_queued=MANY, digest=old)
     await definitions.apply(crew.client, crew.keys, library("b"))
     before = await crew.dump()
-    with pytest.raises(Changed):
+    with pytest.raises(DefinitionChanged):
         await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=MANY, digest=old)
     assert await crew.dump() == before
 

@@ -10,10 +10,10 @@ import pytest
 from support import MANY, Crew, library, run_submission, until
 
 from watchbill.connection import scripts
-from watchbill.errors import CrewGone, NotFound
+from watchbill.errors import CrewGone, DefinitionChanged, NotFound
 from watchbill.records import ExecutionMode, TaskPolicy
 from watchbill.store import control, dead, definitions, retention, runs
-from watchbill.store.queue import Changed, Claimed
+from watchbill.store.queue import Claimed
 
 TTL_SECONDS = 3600
 AGES_MS = 1000
@@ -213,7 +213,7 @@ async def test_nothing_is_written_by_bounds_of_another_definition_or_crew(crew: 
     if what == "changed":
         await definitions.apply(crew.client, crew.keys, library("a", "b", "c"))
     before = await crew.dump()
-    with pytest.raises(Changed if what == "changed" else CrewGone):
+    with pytest.raises(DefinitionChanged if what == "changed" else CrewGone):
         await retention.trim(crew.client, crew.keys, crew.uid if what == "changed" else "another", current)
     assert await crew.dump() == before
 

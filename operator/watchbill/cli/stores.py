@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from watchbill.cli.options import contradiction
-from watchbill.errors import InvalidInput, NoStore, Problem, StoreUnavailable
+from watchbill.errors import InvalidInput, NoStore, Problem, StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
     from watchbill.settings import Settings
@@ -101,7 +101,7 @@ async def _reach(url: str, tried: str) -> None:
         if isinstance(cause.__cause__, redis.exceptions.AuthenticationError):  # redis-py wraps it when it connects
             raise _refused(shown, tried, cause) from error
         raise StoreUnavailable(f"can't reach the store at {shown!r}, from {tried}: {cause}") from error
-    except redis.exceptions.RedisError as error:
+    except (StoreRefuses, redis.exceptions.RedisError) as error:
         _check_database(shown, tried, error)
         raise _refused(shown, tried, error) from error
 

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 from watchbill import connection, names
 from watchbill.connection import outages
-from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem, WatchbillError
+from watchbill.errors import CrewGone, DefinitionChanged, InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.plan import texts
 from watchbill.store import definitions
-from watchbill.store.queue import Changed
 
 T = TypeVar("T")
 
@@ -63,7 +62,7 @@ class Connected:
         if keys.crew in self._crews:
             try:
                 return await give(self._crews[keys.crew])
-            except (Changed, InvalidInput) as error:
+            except (DefinitionChanged, InvalidInput) as error:
                 stored = error.stored
             except CrewGone:
                 pass  # and with it all that was stored
@@ -71,9 +70,9 @@ class Connected:
             for _ in range(3):
                 try:
                     return await give(await self._current(keys))
-                except Changed as error:
+                except DefinitionChanged as error:
                     stored = error.stored or stored
-            raise Changed(f"the definition of crew {keys.crew!r} changes all the time")
+            raise DefinitionChanged(f"the definition of crew {keys.crew!r} changes all the time")
         except WatchbillError as error:
             error.stored = error.stored or stored
             raise

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 import redis
 
 from watchbill.clock import SYSTEM, Clock
-from watchbill.errors import StoreUnavailable, UserActionRequired
+from watchbill.errors import StoreRefuses, StoreUnavailable
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.connection.outages")
@@ -56,13 +56,6 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "CERTIFICATE_VERIFY_FAILED": "Name who vouches for it with ssl_ca_certs=/path/ca.crt in its URL",
 }
 """Part of an error's text → what to do."""
-
-
-class StoreRefuses(UserActionRequired, redis.exceptions.RedisError):
-    """The store refuses our user, password, certificate or rights, or is of another kind than its URL says.
-
-    Of redis-py's errors too, for those who go on whatever it says.
-    """
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:

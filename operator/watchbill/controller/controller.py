@@ -23,8 +23,8 @@ from watchbill.controller.stored import Heartbeats, Stored
 from watchbill.controller.wakeups import WakeUps
 from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import WorkQueue
-from watchbill.errors import WatchbillError
-from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi
+from watchbill.errors import KubernetesForbids, WatchbillError
+from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import manifests
 from watchbill.settings import Settings
 from watchbill.store import figures
@@ -167,7 +167,7 @@ class Controller:
                         (kind, await self._kubernetes.list(kind, namespace, selector=selector))
                         for kind, selector in _SELECTORS.items()
                     ]
-                except Forbidden as error:
+                except KubernetesForbids as error:
                     if namespace is None or len(namespaces) == 1:
                         raise
                     logger.warning("namespace %r is left out: %s", namespace, error)

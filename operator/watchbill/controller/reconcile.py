@@ -22,13 +22,22 @@ from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
-from watchbill.errors import Conflict, InvalidInput, RetryLater, UserActionRequired, WatchbillError
-from watchbill.kubernetes_api import Forbidden, Kind, KubernetesApi, Refused
+from watchbill.errors import (
+    Conflict,
+    InvalidInput,
+    KubernetesForbids,
+    KubernetesRefuses,
+    NameTaken,
+    RetryLater,
+    StaleObject,
+    UserActionRequired,
+    WatchbillError,
+)
+from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import manifests, prompts, replicas
 from watchbill.records import CrewDefinition, from_crew
-from watchbill.store.definitions import Taken
 
 logger = logging.getLogger("watchbill.operator")
 
@@ -140,7 +149,7 @@ class Reconciler:
         state = None
         try:
             state = await self._stored.sync(key, seen, definition, self._cache.heartbeats.of(key), memory)
-        except Taken as error:
+        except NameTaken as error:
             fault = fault or (Reason.OWNER_CONFLICT, str(error))
         except InvalidInput as error:
             fault = fault or (Reason.INVALID_SPEC, str(error))
@@ -224,13 +233,13 @@ class Reconciler:
         was_denied, memory.denied = observed.denied is not None, observed.denied
         try:
             await self._apply(planned)
-        except Forbidden as error:
+        except KubernetesForbids as error:
             memory.denials += 1
             memory.denied = str(error)
             pause = min(DENIED_AGAIN_SECONDS * 2 ** (memory.denials - 1), DENIED_MOST_SECONDS)
             memory.denied_until = self._clock.monotonic() + pause
             planned = self._plan(dataclasses.replace(observed, denied=memory.denied))
-        except Refused as error:
+        except KubernetesRefuses as error:
             memory.refusal = (observed.generation, planned.revision, str(error))
             planned = self._plan(dataclasses.replace(observed, refusal=memory.refusal[1:]))
         else:
@@ -249,7 +258,7 @@ class Reconciler:
             try:
                 applied = await self._kubernetes.apply(_kind(kind), manifest)
             except Conflict as error:
-                raise Stale(str(error)) from error
+                raise StaleObject(str(error)) from error
             if kind == "deployments":
                 self._cache.take("deployments", "MODIFIED", applied)
 
@@ -257,8 +266,8 @@ class Reconciler:
         try:
             scaled = await self._kubernetes.scale(key[0], child.name, size, resource_version=child.resource_version)
         except Conflict as error:
-            raise Stale(str(error)) from error
-        except Refused as error:
+            raise StaleObject(str(error)) from error
+        except KubernetesRefuses as error:
             logger.warning("%s/%s: can't be scaled: %s", *key, error)
         else:
             self._cache.take("deployments", "MODIFIED", scaled)
@@ -304,10 +313,6 @@ class Reconciler:
         unchanged = {k: v for k, v in before.items() if k in ("replicas", "selector", *plan.FIGURES)}
         status = {**unchanged, "observedGeneration": generation, "conditions": conditions}
         return await self._statuses.write("crews", seen, status, key, memory)
-
-
-class Stale(RetryLater):
-    """The object has changed since it was seen: reconcile again."""
 
 
 def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, plan.Fault | None]:

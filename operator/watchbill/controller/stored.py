@@ -23,13 +23,13 @@ from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
-from watchbill.errors import InvalidInput, NotFound
+from watchbill.errors import InvalidInput, NameTaken, NotFound
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions, heartbeats
 from watchbill.store.crews import CrewRedis
-from watchbill.store.definitions import Identity, Taken
+from watchbill.store.definitions import Identity
 from watchbill.store.figures import figures
 from watchbill.store.queue import Queue
 
@@ -87,8 +87,8 @@ class Stored:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
-        can't run; then what was stored before stays. Raises StoreUnavailable; Taken when another owns the crew of that
-        name; InvalidInput for what can't be stored.
+        can't run; then what was stored before stays. Raises StoreUnavailable; NameTaken when another owns the crew of
+        that name; InvalidInput for what can't be stored.
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
@@ -176,11 +176,11 @@ class Stored:
         if held.uid and held.owner == self._owner and held.uid != uid:
             await definitions.delete(self._client, keys, held.uid)  # the former crew of that name
         elif held.uid and (held.uid != uid or held.owner not in ("", self._owner)):
-            raise Taken(self._taken(keys, held.owner))
+            raise NameTaken(self._taken(keys, held.owner))
         elif not held.uid and not held.leaving:
             owner, record_uid = await self._record_owner(key)
             if record_uid is not None and record_uid != uid and owner != self._owner:
-                raise Taken(self._taken(keys, owner))
+                raise NameTaken(self._taken(keys, owner))
         metadata = {**definition.metadata}
         metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_OWNER: self._owner}
         record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from watchbill import __version__
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, NewerRecord, NotFound
+from watchbill.errors import NameTaken, NewerRecord, NotFound
 from watchbill.names import CrewKeys, crew_index
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
@@ -51,10 +51,6 @@ class Current:
         return _read(self.crew, self.content)
 
 
-class Taken(Conflict):
-    """The name belongs to another crew, or to another owner. Nothing was written."""
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Whose the crew in the store is; all empty where there is none."""
@@ -83,8 +79,8 @@ async def apply(
     Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
-    isn't now, the store has lost it, and the feed says so. Raises Taken when the crew of that name has another uid or
-    owner.
+    isn't now, the store has lost it, and the feed says so. Raises NameTaken when the crew of that name has another uid
+    or owner.
     """
     digest = definition.digest()
     loss = _LOSS if was_there else ""
@@ -102,7 +98,7 @@ async def apply(
                 case "ok":
                     return str(reply[1])
                 case "other":
-                    raise Taken(
+                    raise NameTaken(
                         f"crew {keys.crew!r} in the store is another crew of that name (uid {reply[1]}), "
                         + (f"which {reply[2]!r} manages" if reply[2] else "which no operator manages")
                     )

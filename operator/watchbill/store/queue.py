@@ -1,7 +1,7 @@
 """The task queue of one crew: typed stubs over store/scripts. The protocol is docs/design/queue.md.
 
 Every call is safe to send twice. Every call that writes raises CrewGone when the crew was deleted or replaced,
-Fenced when the incarnation was taken for dead, Forgotten when the store has lost it; all wrote nothing.
+Fenced when the incarnation was taken for dead, WorkerForgotten when the store has lost it; all wrote nothing.
 StoreUnavailable: nothing is known, send again.
 """
 
@@ -16,7 +16,15 @@ import redis
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, RetryLater, WatchbillError
+from watchbill.errors import (
+    Conflict,
+    CrewGone,
+    DefinitionChanged,
+    Fenced,
+    QueueFull,
+    WatchbillError,
+    WorkerForgotten,
+)
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import durability as durable
 from watchbill.tasks import Durability, Priority, Usage
@@ -29,14 +37,6 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 Outcome = Literal["completed", "failed", "dead", "retry", "cancelled", "interrupted"]
 Wish = Literal["cancel", "interrupt"]
 Transition = Literal["applied", "repeated", "stale"]
-
-
-class Changed(RetryLater):
-    """The crew took up another definition since the caller looked: look again. Nothing was stored."""
-
-
-class Forgotten(Fenced):
-    """The store doesn't know the incarnation, though it has claimed: it lost what it had. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +205,8 @@ class Queue:
         """Puts tasks on the queue, in batches. Returns their ids: another's where a dedupe key was already used.
 
         An id that is already there, with the same `work`, is the same task: nothing is added. `digest`: the definition
-        they were checked against. Raises QueueFull (of that batch nothing was stored), Changed when the crew has
-        another definition, Conflict when an id belongs to a run or to other work (of that batch nothing was stored
+        they were checked against. Raises QueueFull (of that batch nothing was stored), DefinitionChanged when the crew
+        has another definition, Conflict when an id belongs to a run or to other work (of that batch nothing was stored
         either), NotDurable; the error's `stored` has the ids of the batches before.
         """
         ids: list[str] = []
@@ -251,7 +251,7 @@ class Queue:
                 reply = await durable.run_script(self.client, "submit", keys, args, durability, sent)
                 self._raise(reply[0], "")
             if reply[0] == "changed":
-                raise Changed(f"crew {self.keys.crew!r} has another definition than {digest!r} by now")
+                raise DefinitionChanged(f"crew {self.keys.crew!r} has another definition than {digest!r} by now")
             if reply[0] == "full":
                 raise queue_full(self.keys, max_queued)
             if reply[0] == "conflict":
@@ -506,7 +506,7 @@ class Queue:
         if status == "gone":
             raise crew_gone(self.keys)
         if status == "unknown":
-            raise Forgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
+            raise WorkerForgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
         if status == "fenced":
             raise Fenced(
                 f"worker {incarnation} of crew {self.keys.crew!r} was taken for dead; its work was given to others"

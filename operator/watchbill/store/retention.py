@@ -14,9 +14,10 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
+from watchbill.errors import DefinitionChanged
 from watchbill.names import CrewKeys
 from watchbill.store.definitions import Current
-from watchbill.store.queue import Changed, crew_gone
+from watchbill.store.queue import crew_gone
 from watchbill.store.runs import FAR
 
 PAGE: Final = 100
@@ -29,7 +30,7 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
     """Brings the crew within the bounds of its definition, in pages; one cheap call where it is. Several may do so at
     once, and may stop at any time. Returns how many records and results went.
 
-    Raises CrewGone, NewerRecord; Changed when `current` is no longer the crew's definition: look again.
+    Raises CrewGone, NewerRecord; DefinitionChanged when `current` is no longer the crew's definition: look again.
     """
     gone, left = await _forget(client, keys, uid, current, ())
     went = 1
@@ -59,5 +60,5 @@ async def _forget(
     if reply[0] == "gone":
         raise crew_gone(keys)
     if reply[0] == "changed":
-        raise Changed(f"crew {keys.crew!r} has another definition than {current.digest!r} by now")
+        raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {current.digest!r} by now")
     return int(reply[1]), int(reply[2])

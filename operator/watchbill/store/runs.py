@@ -15,12 +15,12 @@ import redis.asyncio
 from pydantic import ValidationError
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
+from watchbill.errors import Conflict, DefinitionChanged, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, Changed, crew_gone, other_work, queue_full, unpacked
+from watchbill.store.queue import BATCH, crew_gone, other_work, queue_full, unpacked
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -107,7 +107,7 @@ async def submit(
 
     An id that is already there, with the same `work`, is the same run: nothing is added; one whose creation was
     interrupted is completed. Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs
-    to a task or to other work, CrewGone, Changed, NotDurable.
+    to a task or to other work, CrewGone, DefinitionChanged, NotDurable.
     """
     calls = script_call(keys, uid, run, max_queued, reply_to)
     done = 0
@@ -121,7 +121,7 @@ async def submit(
         if reply[0] == "gone":
             raise crew_gone(keys)
         if reply[0] == "changed":
-            raise Changed(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
+            raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
         if reply[0] == "full":
             if len(run.steps) > max_queued:
                 reason = f"a run of crew {keys.crew!r} has {len(run.steps)} steps, and tasks.maxQueued is {max_queued}"

@@ -7,7 +7,7 @@ from typing import Final
 
 import redis
 
-from watchbill.errors import CrewGone, Fenced
+from watchbill.errors import CrewGone, Fenced, StoreRefuses
 from watchbill.loggers import Logger
 from watchbill.store.queue import BATCH, Queue
 from watchbill.worker.incarnation import Incarnation
@@ -81,7 +81,7 @@ class Bell:
             self._keeper.store_answered()
         except (Fenced, CrewGone) as error:
             state.lose(incarnation.name, error)
-        except redis.exceptions.RedisError:
+        except (StoreRefuses, redis.exceptions.RedisError):
             logger.exception("can't claim; trying again in %.0f s", self.again_seconds)
             self._go_deaf()
         else:

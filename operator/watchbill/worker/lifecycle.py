@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from watchbill import connection
-from watchbill.errors import CrewGone, Fenced
+from watchbill.errors import CrewGone, Fenced, WorkerForgotten
 from watchbill.loggers import Logger
 from watchbill.store import definitions
-from watchbill.store.queue import Forgotten, Queue
+from watchbill.store.queue import Queue
 from watchbill.worker.bell import Bell
 from watchbill.worker.claims import Claims
 from watchbill.worker.counts import Counts
@@ -86,7 +86,7 @@ class Lifecycle:
         await self._bell.stop()
         old.heard = None
         await self._reports.settle(cancel=True)
-        if isinstance(error, CrewGone | Forgotten):
+        if isinstance(error, CrewGone | WorkerForgotten):
             logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)
             if not await self._store_loss.crew_is_back():
                 self._jobs.drop(old)

@@ -11,6 +11,7 @@ from typing import Final
 
 import redis.asyncio
 
+from watchbill.errors import StoreRefuses
 from watchbill.loggers import Logger
 from watchbill.store import control, incarnations
 from watchbill.store.queue import Queue, Renewed, crew_gone
@@ -47,7 +48,7 @@ class Orders:
                             state.lose(state.incarnation.name, crew_gone(queue.keys))
                     elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
                         await self._stop_tasks(ids)
-            except redis.exceptions.RedisError as error:  # a right that is missing, say
+            except (StoreRefuses, redis.exceptions.RedisError) as error:  # a right that is missing, say
                 seconds = self._lease_ms / 3000
                 logger.error("can't listen, so what is cancelled is heard of every %.3g s: %s", seconds, error)
             await state.clock.sleep(HEAR_AGAIN_SECONDS)

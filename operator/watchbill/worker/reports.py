@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import redis
 
-from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.errors import CrewGone, Fenced, StoreRefuses, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker.counts import Counts
@@ -51,7 +51,8 @@ class Reports:
             self._counts.show(len(incarnation.jobs))
         except (Fenced, CrewGone) as error:
             self._state.lose(incarnation.name, error)
-        except (StoreUnavailable, redis.exceptions.RedisError) as error:  # in `finished` again, for the next turn
+        # They are in `finished` again, for the next turn.
+        except (StoreUnavailable, StoreRefuses, redis.exceptions.RedisError) as error:
             logger.debug("results could not be sent beside another call: %s", error)
         finally:
             self._beside = None

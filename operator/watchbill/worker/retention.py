@@ -9,11 +9,11 @@ from typing import Final
 import redis
 
 from watchbill.connection.outages import Persist
-from watchbill.errors import CrewGone, NewerRecord, NotFound
+from watchbill.errors import CrewGone, DefinitionChanged, NewerRecord, NotFound, StoreRefuses
 from watchbill.loggers import Logger
 from watchbill.store import definitions, retention
 from watchbill.store.definitions import Current
-from watchbill.store.queue import Changed, Queue
+from watchbill.store.queue import Queue
 from watchbill.worker.reports import Reports
 from watchbill.worker.state import State
 
@@ -43,7 +43,7 @@ async def trim(state: State, queue: Queue, reports: Reports, current: Current) -
             pass  # the worker learns it by itself
         except NewerRecord as error:  # workers that can read it keep the bounds
             logger.debug("can't trim finished tasks to their bounds: %s", error)
-        except redis.exceptions.RedisError as error:
+        except (StoreRefuses, redis.exceptions.RedisError) as error:
             logger.warning("can't trim finished tasks to their bounds: %s", error)
         await state.clock.sleep(_pause(TRIM_AGAIN_SECONDS if went else TRIM_SECONDS))
 
@@ -57,5 +57,5 @@ async def _trim_once(queue: Queue, current: Current, persist: Persist) -> tuple[
     while True:
         try:
             return current, await persist(partial(retention.trim, queue.client, queue.keys, queue.uid, current))
-        except Changed:
+        except DefinitionChanged:
             current = await persist(partial(definitions.current, queue.client, queue.keys))
