@@ -15,13 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import redis.asyncio
-
-from watchbill import background, connection, names
+from watchbill import background, names
 from watchbill.agents.loading import AgentLoader
 from watchbill.api import Crew, Heartbeat, parse
 from watchbill.client import Client, Result
-from watchbill.connection import outages
+from watchbill.connection import Store, outages
+from watchbill.connection.url import Target
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
@@ -205,7 +204,7 @@ class AgentService:
 
     def __init__(
         self,
-        url: str,
+        url: str | Target,
         manifests: Manifests | None = None,
         *,
         crews: Sequence[str] = (),
@@ -220,10 +219,9 @@ class AgentService:
 
         `folders`: where modules of agents are, besides those beside the manifests' files; `allow_modules`: what else
         crews may name of what is installed, besides what the manifests name. `concurrency` default: each
-        crew's own. `watch`: the manifests' heartbeats fire.
+        crew's own. `watch`: the manifests' heartbeats fire. Raises InvalidInput for what is no URL of a store.
         """
-        self._url = url
-        self._client = connection.connect(url)
+        self._store = Store(url)
         self._manifests = manifests or Manifests((), (), ())
         self._crews = crews
         self._folders = (*self._manifests.folders, *folders)
@@ -251,8 +249,8 @@ class AgentService:
         await self.stop()
 
     async def _start(self) -> None:
-        client = self._client
-        self._stack.push_async_callback(client.aclose)
+        client = self._store.client
+        self._stack.push_async_callback(self._store.aclose)
         self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
         chosen = _chosen(self._manifests.crews)
         loader = AgentLoader(self._folders, modules=self._allow_modules, chosen=chosen)
@@ -265,7 +263,7 @@ class AgentService:
             keys = names.CrewKeys(namespace, crew.name)
             uid = await definitions.apply(client, keys, from_crew(crew))
             await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
-            await self._employ(client, keys, uid, loader)
+            await self._employ(keys, uid, loader)
             if self._scheduler:
                 for heartbeat in self._manifests.heartbeats:
                     if target_of(heartbeat) == place_of(crew):
@@ -273,16 +271,15 @@ class AgentService:
         for name in self._crews:
             keys = names.CrewKeys(*name.split("/", 1))
             uid = (await definitions.current(client, keys)).uid
-            await self._employ(client, keys, uid, loader)
+            await self._employ(keys, uid, loader)
         if self._scheduler:
             await self._scheduler.start()
 
-    async def _employ(self, client: redis.asyncio.Redis, keys: names.CrewKeys, uid: str, loader: AgentLoader) -> None:
-        self._queues[keys.crew] = Queue(client, keys, uid)
+    async def _employ(self, keys: names.CrewKeys, uid: str, loader: AgentLoader) -> None:
+        self._queues[keys.crew] = Queue(self._store.client, keys, uid)
         await self.bury_dead()
         worker = Worker(
-            self._url,
-            client,
+            self._store,
             keys,
             loader,
             concurrency=self._concurrency,
@@ -323,7 +320,7 @@ class AgentService:
         def crews() -> list[names.CrewKeys]:
             return [queue.keys for queue in self._queues.values()]
 
-        server = HealthServer(lambda: observe(self._client, crews()), lambda: self.is_ready)
+        server = HealthServer(lambda: observe(self._store.client, crews()), lambda: self.is_ready)
         await server.start(host, port)
         self._stack.push_async_callback(server.close)
         return server

@@ -63,7 +63,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
     state = State(0.0, SYSTEM)
     state.incarnation.name = "old"
     keeper = LeaseKeeper(
-        crew.url,
+        connection.Store(crew.url),
         queue,
         state,
         lease=SharedLease(),
@@ -93,7 +93,7 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     """Past that, others must have its work: it will not wake."""
     crew = await make_crew({"a": "Brief"})
     keeper = LeaseKeeper(
-        crew.url,
+        connection.Store(crew.url),
         crew.queue,
         State(0.0, SYSTEM),
         lease=SharedLease(),
@@ -137,7 +137,7 @@ async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_cr
 @asynccontextmanager
 async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
     keeper = LeaseKeeper(
-        crew.url,
+        connection.Store(crew.url),
         crew.queue,
         State(0.0, SYSTEM),
         lease=SharedLease(),
@@ -202,10 +202,10 @@ async def test_long_texts_are_searched_for_secrets_beside_the_loop(
 
 def unstarted(clock: FakeClock) -> LeaseKeeper:
     """A keeper whose looks the test makes itself, in place of its thread."""
-    keys = CrewKeys("test", "crew")
+    store = connection.Store("redis://127.0.0.1:1")
     return LeaseKeeper(
-        "redis://127.0.0.1:1",
-        Queue(connection.connect("redis://127.0.0.1:1"), keys, "uid"),
+        store,
+        Queue(store.client, CrewKeys("test", "crew"), "uid"),
         State(0.0, clock),
         lease=SharedLease(monotonic=clock.monotonic),
         lease_ms=60_000,

@@ -180,8 +180,8 @@ async def _has_ended(crew: Crew, task_id: str) -> bool:
 
 async def _given_up(crew: Crew, disturb: Callable[[], Awaitable[Any]]) -> None:
     """A worker that is disturbed while it runs a task ends the agent and itself."""
-    async with connection.connected(crew.url) as client:
-        working = asyncio.create_task(Worker(crew.url, client, crew.keys, AgentLoader([AGENTS])).run())
+    async with connection.Store(crew.url) as store:
+        working = asyncio.create_task(Worker(store, crew.keys, AgentLoader([AGENTS])).run())
         await crew.submit("t1", "a")
         await crew.started("t1")
         await disturb()

@@ -298,9 +298,9 @@ class Crew:
     @asynccontextmanager
     async def in_process(self, **options: Any) -> AsyncIterator[Worker]:
         """A worker in this process, stopped at the end."""
-        async with connection.connected(self.url) as client:
+        async with connection.Store(self.url) as store:
             options.setdefault("grace_seconds", 0.0)
-            worker = Worker(self.url, client, self.keys, AgentLoader([AGENTS]), **options)
+            worker = Worker(store, self.keys, AgentLoader([AGENTS]), **options)
             running = asyncio.create_task(worker.run())
             try:
                 yield worker

@@ -198,7 +198,7 @@ def with_client(
     where = stores.place(redis_url, state, settings, make=make)
 
     async def opened() -> int:
-        async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
+        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
             return await work(client)
 
     return process.run_guarded(opened())

@@ -19,6 +19,7 @@ from watchbill.cli.options import (
 
 if TYPE_CHECKING:
     from watchbill.client import Client
+    from watchbill.connection.url import Target
 
 
 def events(
@@ -50,12 +51,12 @@ def events(
     where = stores.place(redis_url, state, settings)
 
     async def work() -> int:
-        async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
+        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
             if follow and after is not None:
                 await _look_for(client, crew, run)
                 last = after
             else:
-                last = await _past(client, url, crew, agent, run, after, count, form)
+                last = await _past(client, target, crew, agent, run, after, count, form)
             if follow:
                 async for entry_id, event in client.follow(crew, agent=agent, run=run, after=last):
                     output.event(entry_id, event, form)
@@ -65,7 +66,14 @@ def events(
 
 
 async def _past(
-    client: Client, url: str, crew: str, agent: str | None, run: str | None, after: str | None, count: int, form: Output
+    client: Client,
+    target: Target,
+    crew: str,
+    agent: str | None,
+    run: str | None,
+    after: str | None,
+    count: int,
+    form: Output,
 ) -> str:
     """Prints what has happened. Returns the id of the last event. Raises NotFound."""
     from watchbill import connection
@@ -73,7 +81,7 @@ async def _past(
 
     last = after or feed.BEGINNING
     if after is not None:
-        async with connection.connected(url) as redis:
+        async with connection.connected(target) as redis:
             found = await feed.read(redis, feed.stream(client.keys(crew), agent=agent, run=run), after, count)
     else:
         found = await client.events(crew, agent=agent, run=run, count=count) if count else []

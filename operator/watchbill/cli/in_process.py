@@ -20,6 +20,7 @@ from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
 from watchbill.cli.serving import drain, health
 from watchbill.client import Client, Result
+from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.events import CrewEvent
 from watchbill.names import CrewKeys, split_step_id
@@ -69,10 +70,10 @@ async def once(asked: Asked, signals: Signals) -> int:
     crew, out = asked.crew or "", output.stdout()
     services: list[AgentService] = []
     with contextlib.redirect_stdout(sys.stderr):  # what agents print stands above the tree
-        async with _store(asked, services, signals) as (url, client):
+        async with _store(asked, services, signals) as (target, client):
             # Before anything runs: the workers might end what is to be resumed before it is looked for.
-            resumed = await signals.guard(_resumed(asked, client, url, crew))
-            async with _service(asked, url, services, signals) as service:
+            resumed = await signals.guard(_resumed(asked, client, target, crew))
+            async with _service(asked, target, services, signals) as service:
                 task_id = resumed if resumed else await signals.guard(_submit(asked, client, crew))
                 try:
                     with progress.on_terminal() as view:
@@ -125,9 +126,9 @@ async def watch(asked: Asked, signals: Signals) -> int:
         await asyncio.gather(*(follow(crew, after) for crew, after in since.items()))
 
     with contextlib.redirect_stdout(sys.stderr):
-        async with _store(asked, services, signals) as (url, client):
+        async with _store(asked, services, signals) as (target, client):
             since = {crew: await signals.guard(_newest(client, crew)) for crew in crews}
-            async with _service(asked, url, services, signals, watch=True) as service:
+            async with _service(asked, target, services, signals, watch=True) as service:
                 if asked.prompt is not None:
                     task_id = await signals.guard(_submit(asked, client, asked.crew or ""))
                     output.say(f"submitted {task_id}. Its result: {asked.next.result(task_id)}")
@@ -144,29 +145,29 @@ async def watch(asked: Asked, signals: Signals) -> int:
 
 
 @asynccontextmanager
-async def _store(asked: Asked, services: list[AgentService], signals: Signals) -> AsyncIterator[tuple[str, Client]]:
-    """The store's URL and a client of it."""
+async def _store(asked: Asked, services: list[AgentService], signals: Signals) -> AsyncIterator[tuple[Target, Client]]:
+    """The store and a client of it."""
 
     async def take_over() -> None:  # the process that owned the store has gone, maybe in the middle of its work
         for service in services:
             await service.bury_dead()
 
     store = stores.opened(asked.place, take_over)
-    url = await signals.guard(store.__aenter__())
+    target = await signals.guard(store.__aenter__())
     try:
-        async with Client(url, namespace=asked.namespace) as client:
-            yield url, client
+        async with Client(target, namespace=asked.namespace) as client:
+            yield target, client
     finally:
         await store.__aexit__(None, None, None)
 
 
 @asynccontextmanager
 async def _service(
-    asked: Asked, url: str, services: list[AgentService], signals: Signals, *, watch: bool = False
+    asked: Asked, target: Target, services: list[AgentService], signals: Signals, *, watch: bool = False
 ) -> AsyncIterator[AgentService]:
     """The crews at work; drained at the end."""
     service = AgentService(
-        url,
+        target,
         asked.manifests,
         namespace=asked.namespace,
         concurrency=asked.concurrency,
@@ -200,7 +201,7 @@ async def _submit(asked: Asked, client: Client, crew: str) -> str:
     return await client.submit(crew, asked.prompt or "", agent=asked.agent, inputs=asked.inputs, id=asked.task_id)
 
 
-async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | None:
+async def _resumed(asked: Asked, client: Client, target: Target, crew: str) -> str | None:
     """The run to go on with, or None for a new one. Says which. Raises InvalidInput where there is neither."""
     unfinished = await client.unfinished(crew)
     if not asked.resume:
@@ -211,7 +212,7 @@ async def _resumed(asked: Asked, client: Client, url: str, crew: str) -> str | N
             )
         return None
     ending = ""
-    async with connection.connected(url) as redis:
+    async with connection.connected(target) as redis:
         for run_id in [asked.task_id] if asked.task_id else unfinished:
             try:
                 status = await client.status(crew, run_id)

@@ -13,6 +13,7 @@ from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUr
 
 if TYPE_CHECKING:
     from watchbill.client import Client
+    from watchbill.connection.url import Target
     from watchbill.store.figures import Figures
     from watchbill.tasks import RunStatus, TaskState
 
@@ -43,9 +44,9 @@ def status(
     chosen = namespace or settings.namespace
 
     async def work() -> int:
-        async with stores.opened(where) as url, Client(url, namespace=chosen) as client:
+        async with stores.opened(where) as target, Client(target, namespace=chosen) as client:
             if crew is None:
-                await _crews(client, url, chosen, form)
+                await _crews(client, target, chosen, form)
             elif run is None:
                 await _crew(client, crew, form)
             else:
@@ -55,12 +56,12 @@ def status(
     return process.run_guarded(work())
 
 
-async def _crews(client: Client, url: str, namespace: str, form: Output) -> None:
+async def _crews(client: Client, target: Target, namespace: str, form: Output) -> None:
     from watchbill import connection
     from watchbill.store import figures
     from watchbill.store.crews import CrewRedis
 
-    async with connection.connected(url) as redis:
+    async with connection.connected(target) as redis:
         names = await CrewRedis(client=redis, tenant=namespace, strict=True).list_crews()
         crews = [client.keys(f"{namespace}/{name}") for name in names]
         # None: a record that somebody saved, and nobody has worked for yet

@@ -13,6 +13,7 @@ from watchbill.cli.options import contradiction
 from watchbill.errors import InvalidInput, NoStore, Problem, StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
+    from watchbill.connection.url import Target
     from watchbill.settings import Settings
 
 STATE: Final = Path(".watchbill")
@@ -58,33 +59,35 @@ def place(redis_url: str | None, state: Path | None, settings: Settings, *, make
 
 
 @asynccontextmanager
-async def opened(where: Place, on_owner: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[str]:
-    """The URL of the store, which answers. A private one is started, or attached to where it runs already.
+async def opened(where: Place, on_owner: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[Target]:
+    """The store, which answers. A private one is started, or attached to where it runs already.
 
     Raises NoStore, StoreUnavailable, InvalidInput (a URL that is none).
     """
     if where.url is not None:
-        await _reach(where.url, where.tried)
-        yield where.url
+        yield await _reach(where.url, where.tried)
         return
+    from watchbill.connection.url import parse
     from watchbill.embedded import EmbeddedStore
 
     async with await EmbeddedStore.open(where.folder, on_owner=on_owner) as store:
-        yield store.url
+        yield parse(store.url)
 
 
-async def _reach(url: str, tried: str) -> None:
+async def _reach(url: str, tried: str) -> Target:
     import redis
 
     from watchbill import connection
     from watchbill.connection import outages
-    from watchbill.connection.url import without_secret
+    from watchbill.connection.url import parse, without_secret
 
     shown = without_secret(url)
+    target = parse(url)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), connection.connected(url) as client:
+        async with asyncio.timeout(PATIENCE_SECONDS), connection.connected(target) as client:
             with outages.translated():
                 await client.ping()
+        return target
     except InvalidInput:
         raise
     except ValueError:  # its text may quote a part of a password
@@ -92,7 +95,7 @@ async def _reach(url: str, tried: str) -> None:
         raise InvalidInput(Problem(reason, fix, path="--redis-url")) from None
     except TimeoutError:
         reason = f"no answer within {PATIENCE_SECONDS:.0f} s"
-        if url.startswith("rediss"):
+        if target.tls:
             reason += ". rediss:// speaks TLS: if that port doesn't, write redis://"
         raise StoreUnavailable(f"can't reach the store at {shown!r}, from {tried}: {reason}") from None
     except StoreUnavailable as error:

@@ -128,8 +128,8 @@ def submit(
 
     async def work() -> int:
         async with (
-            stores.opened(where) as url,
-            Client(url, namespace=namespace or settings.namespace) as client,
+            stores.opened(where) as target,
+            Client(target, namespace=namespace or settings.namespace) as client,
         ):
             if heartbeat is not None:
                 task_id_given = await client.fire(crew, heartbeat, token=task_id)
@@ -190,7 +190,7 @@ def result(
     where = stores.place(redis_url, state, settings)
 
     async def work() -> int:
-        async with stores.opened(where) as url, Client(url, namespace=namespace or settings.namespace) as client:
+        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
             try:
                 ended = await client.result(crew, task_id)
             except NotFound:

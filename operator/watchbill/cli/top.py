@@ -144,9 +144,9 @@ async def _sampler(where: Place, named: Sequence[str], namespace: str | None, de
     from watchbill.client import Client
 
     async with (
-        stores.opened(where) as url,
-        connection.connected(url) as redis,
-        Client(url, namespace=default) as client,
+        stores.opened(where) as target,
+        connection.connected(target) as redis,
+        Client(target, namespace=default) as client,
     ):
         for name in named:
             await client.figures(name)

@@ -96,14 +96,14 @@ def worker(
 
     async def begin(signals: process.Signals) -> int:
         store = stores.opened(where, take_over)
-        url = await signals.guard(store.__aenter__())
+        target = await signals.guard(store.__aenter__())
         try:
-            async with Client(url, namespace=namespace or settings.namespace) as client:
+            async with Client(target, namespace=namespace or settings.namespace) as client:
                 names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
                 found = {name: await signals.guard(client.crew(name)) for name in names}
             _check_agents(found, AgentLoader(beside, modules=settings.allowed_modules))  # before anything is started
             service = AgentService(
-                url,
+                target,
                 crews=names,
                 folders=beside,
                 allow_modules=settings.allowed_modules,

@@ -19,6 +19,7 @@ from watchbill.client.control import Control
 from watchbill.client.crews import Crews
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import outages
+from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.loggers import Logger
@@ -44,7 +45,7 @@ class Client(Control, Crews):
     or work; the events of a missing crew are empty.
     """
 
-    def __init__(self, url: str, *, namespace: str = "default") -> None:
+    def __init__(self, url: str | Target, *, namespace: str = "default") -> None:
         super().__init__(url, namespace=namespace)
         self._replies = Replies(self._redis)
         self._good: set[tuple[str, str]] = set()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from watchbill import connection, names
 from watchbill.connection import outages
+from watchbill.connection.url import Target
 from watchbill.errors import CrewGone, DefinitionChanged, InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.plan import texts
 from watchbill.store import definitions
@@ -17,7 +18,7 @@ T = TypeVar("T")
 class Connected:
     """A connection to a store, and the last known state of its crews."""
 
-    def __init__(self, url: str, *, namespace: str = "default") -> None:
+    def __init__(self, url: str | Target, *, namespace: str = "default") -> None:
         self._redis = connection.connect(url)
         self._namespace = namespace
         self._crews: dict[str, definitions.Current] = {}

@@ -20,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from watchbill import names
 from watchbill.client.client import Client
+from watchbill.connection.url import Target
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class SyncClient:
     one that was closed.
     """
 
-    def __init__(self, url: str, *, namespace: str = "default") -> None:
+    def __init__(self, url: str | Target, *, namespace: str = "default") -> None:
         self._client = Client(url, namespace=namespace)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None

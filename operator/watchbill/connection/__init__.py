@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from types import TracebackType
 from typing import Any, Final, cast
 
 import redis
@@ -21,30 +22,55 @@ from redis.sentinel import Sentinel
 from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, pool
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
-from watchbill.connection.url import parse
+from watchbill.connection.url import POOL_OPTIONS, Target, parse
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 RESENDS: Final = 3
 """redis-py sends a command again when the reply was lost; every script of ours is made for that."""
 
 
-def connect(url: str, *, db: int = 0) -> redis.asyncio.Redis:
-    """An async client of the store at this URL, whatever it is: a server, one that Sentinels name, or a Cluster.
+class Store:
+    """A store, and one async client of it that all who are given this share. An async context manager."""
+
+    def __init__(self, url: str | Target) -> None:
+        """Connects at the first command. Raises InvalidInput for what is no URL of a store."""
+        self.target = parse(url)
+        self.client = connect(self.target)
+
+    def connect_sync(self) -> redis.Redis:
+        """A client for a thread, which must close it."""
+        return connect_sync(self.target)
+
+    async def aclose(self) -> None:
+        """Closes the connections of `client`."""
+        await self.client.aclose()
+
+    async def __aenter__(self) -> Store:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def connect(url: str | Target, *, db: int = 0) -> redis.asyncio.Redis:
+    """An async client of the store, whatever it is: a server, one that Sentinels name, or a Cluster.
 
     Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at
-    the first command. Raises InvalidInput when the URL is none of a store.
+    the first command. Raises InvalidInput for what is no URL of a store.
     """
+    target = parse(url)
     options: dict[str, Any] = {
         "db": db,
         "decode_responses": True,
         "encoding_errors": "surrogateescape",
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "socket_timeout": None,  # see LeanClient
+        "socket_timeout": None,  # the client limits the time of a whole command
         "retry": AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
         "health_check_interval": 0,
+        **target.options,
     }
-    target = parse(url)
-    options |= target.options
     if target.kind == "cluster":
         return ClusterClient(target, options)
     if target.kind == "sentinel":
@@ -52,8 +78,8 @@ def connect(url: str, *, db: int = 0) -> redis.asyncio.Redis:
     return LeanClient(pool(target, options, target.nodes[0] if target.nodes else None))
 
 
-def connect_sync(url: str) -> redis.Redis:
-    """The same for a thread (the lease keeper's)."""
+def connect_sync(url: str | Target) -> redis.Redis:
+    """A client for a thread (the lease keeper's): as `connect`, and on a Cluster with scripts only."""
     target = parse(url)
     options: dict[str, Any] = {
         "decode_responses": True,
@@ -61,10 +87,10 @@ def connect_sync(url: str) -> redis.Redis:
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "socket_timeout": REPLY_TIMEOUT_SECONDS,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+        **{name: value for name, value in target.options.items() if name not in POOL_OPTIONS},
     }
     if target.kind == "server":
-        return redis.Redis.from_url(url, **options)
-    options |= target.options
+        return redis.Redis.from_pool(_sync_pool(target, options))
     if target.tls:
         options["ssl"] = True
     if target.kind == "sentinel":
@@ -72,6 +98,14 @@ def connect_sync(url: str) -> redis.Redis:
         own |= target.sentinel_options
         return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return, no-untyped-call]
     return cast("redis.Redis", _LateCluster(target.nodes, options))
+
+
+def _sync_pool(target: Target, options: Mapping[str, Any]) -> redis.ConnectionPool:
+    if not target.nodes:
+        return redis.ConnectionPool(redis.UnixDomainSocketConnection, **options)
+    host, port = target.nodes[0]
+    kind = redis.SSLConnection if target.tls else redis.Connection
+    return redis.ConnectionPool(kind, host=host, port=port, **options)
 
 
 class _LateCluster:
@@ -116,7 +150,7 @@ async def masters(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Red
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[redis.asyncio.Redis]:
+async def connected(url: str | Target) -> AsyncIterator[redis.asyncio.Redis]:
     """A client for the length of a block."""
     client = connect(url)
     try:

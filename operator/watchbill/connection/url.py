@@ -40,13 +40,14 @@ _FORMS: Final = (
 _ENCODE: Final = (
     "Use redis://HOST:PORT/DB, with %-encoding for special characters in user and password, and options of redis-py."
 )
-_OF_POOL: Final = ("max_connections", "timeout")
+POOL_OPTIONS: Final = ("max_connections", "timeout")
+"""Options of a pool of connections, and of none of its connections."""
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the store is."""
+    """Where the store is, and how to talk to it: a URL that was read once, and is passed on as this."""
 
     kind: Kind
     nodes: tuple[Address, ...]
@@ -60,8 +61,11 @@ class Target:
     """Of each connection to a Sentinel."""
 
 
-def parse(url: str) -> Target:
-    """Raises InvalidInput, which never quotes a secret, for a URL that is none of a store."""
+def parse(url: str | Target) -> Target:
+    """Where the store is. A Target is returned as it is. Raises InvalidInput, which never quotes a secret, for what is
+    no URL of a store."""
+    if isinstance(url, Target):
+        return url
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _KINDS:
         raise _refusal(f"{without_secret(url)!r} is not the URL of a Redis or Valkey", _FORMS)
@@ -153,7 +157,7 @@ def _address(text: str, port: int) -> Address:
 
 def _try(target: Target) -> None:
     """Raises what a connection would that is made so, without connecting."""
-    options = {name: value for name, value in target.options.items() if name not in _OF_POOL}
+    options = {name: value for name, value in target.options.items() if name not in POOL_OPTIONS}
     if "path" in options:
         redis.asyncio.UnixDomainSocketConnection(**options)
     elif target.tls:

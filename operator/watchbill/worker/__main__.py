@@ -26,8 +26,9 @@ from typing import Final
 import uvloop
 from pydantic import Field
 
-from watchbill import background, connection, logs
+from watchbill import background, logs
 from watchbill.agents.loading import AgentLoader
+from watchbill.connection import Store
 from watchbill.errors import CrewGone, InvalidInput, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -84,15 +85,13 @@ async def _end(settings: WorkerSettings) -> int:
 async def _work(settings: WorkerSettings) -> bool:
     """Whether it is to be started anew."""
     async with AsyncExitStack() as stack:
-        client = connection.connect(settings.redis_url)
-        stack.push_async_callback(client.aclose)
-        stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
+        store = await stack.enter_async_context(Store(settings.redis_url))
+        stack.callback(background.start("eviction", lambda: eviction.warn(store.client)).cancel)
         keys = CrewKeys(*settings.crew.split("/"))
         folders = [Path(folder) for folder in settings.folders.split(":") if folder]
         loader = AgentLoader(folders, modules=settings.allowed_modules)
         worker = Worker(
-            settings.redis_url,
-            client,
+            store,
             keys,
             loader,
             grace_seconds=settings.grace_seconds,
@@ -102,7 +101,7 @@ async def _work(settings: WorkerSettings) -> bool:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
         if settings.health_port is not None:
-            health = HealthServer(lambda: observe(client, [keys]), lambda: not worker.drained)
+            health = HealthServer(lambda: observe(store.client, [keys]), lambda: not worker.drained)
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)
         await worker.run()

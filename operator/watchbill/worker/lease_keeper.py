@@ -15,7 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from watchbill import connection, metrics
+from watchbill import metrics
+from watchbill.connection import Store
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
@@ -42,7 +43,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        url: str,
+        store: Store,
         queue: Queue,
         state: State,
         *,
@@ -53,7 +54,7 @@ class LeaseKeeper:
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         """`describe` returns what the store shows of this worker; the thread calls it."""
-        self._client = connection.connect_sync(url)
+        self._client = store.connect_sync()
         self._queue = queue
         self._state = state
         self._now = state.clock.monotonic

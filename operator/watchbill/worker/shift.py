@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-import redis.asyncio
+import redis
 
 from watchbill import background
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import Timer
+from watchbill.connection import Store
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -51,8 +52,7 @@ class Shift:
     def __init__(
         self,
         state: State,
-        url: str,
-        client: redis.asyncio.Redis,
+        store: Store,
         keys: CrewKeys,
         loader: AgentLoader,
         current: definitions.Current,
@@ -72,12 +72,12 @@ class Shift:
         """When to compare what the store counts as ours with what we know of."""
         self._parked = asyncio.Event()
         """Set when tasks were parked."""
-        self._queue = queue = Queue(client, keys, current.uid)
+        self._queue = queue = Queue(store.client, keys, current.uid)
         self._counts = Counts(keys.crew)
         self._slots = Slots(state, slots, recycle=recycle)
         lease = SharedLease(monotonic=clock.monotonic)
         self._executor = Executor(
-            client,
+            store.client,
             keys,
             loader,
             lease,
@@ -89,7 +89,7 @@ class Shift:
         self._jobs = Jobs(state, queue, self._executor, self._slots, self._counts, self._reports)
         self._orders = Orders(state, queue, self._jobs, self._lease_ms)
         self._keeper = LeaseKeeper(
-            url,
+            store,
             queue,
             state,
             lease=lease,

@@ -10,10 +10,9 @@ import asyncio
 import random
 from typing import Final
 
-import redis.asyncio
-
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
+from watchbill.connection import Store
 from watchbill.errors import NewerRecord, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -32,8 +31,7 @@ class Worker:
 
     def __init__(
         self,
-        url: str,
-        client: redis.asyncio.Redis,
+        store: Store,
         keys: CrewKeys,
         loader: AgentLoader,
         *,
@@ -42,10 +40,9 @@ class Worker:
         recycle: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`client` is shared with nobody that blocks; `concurrency` default: the crew's. `recycle`: this process is
+        """Other users of `store.client` must not block. `concurrency` default: the crew's. `recycle`: this process is
         started anew when it ends, so it may stop by itself once abandoned agents hold half of the slots."""
-        self._url = url
-        self._client = client
+        self._store = store
         self._keys = keys
         self._loader = loader
         self._concurrency = concurrency
@@ -86,8 +83,7 @@ class Worker:
         slots = self._concurrency or current.definition.concurrency
         self._shift = Shift(
             self._state,
-            self._url,
-            self._client,
+            self._store,
             self._keys,
             self._loader,
             current,
@@ -116,7 +112,7 @@ class Worker:
     async def _readable(self) -> definitions.Current:
         logged = ""
         while True:
-            current = await self._state.persist(lambda: definitions.current(self._client, self._keys))
+            current = await self._state.persist(lambda: definitions.current(self._store.client, self._keys))
             try:
                 if current.definition:
                     return current
