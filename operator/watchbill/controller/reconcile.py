@@ -11,7 +11,7 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import api, metrics, names
+from watchbill import metrics, names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
@@ -31,7 +31,6 @@ from watchbill.errors import (
     RetryLater,
     StaleObject,
     UserActionRequired,
-    WatchbillError,
 )
 from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import crew as plan
@@ -325,13 +324,11 @@ def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, p
     except ValidationError as error:
         return None, None, (Reason.INVALID_SPEC, str(error))
     try:
-        if problems := api.check(crew):
-            return crew, None, (Reason.FLOW_CYCLE, _lines(problems))
         definition = from_crew(crew)
-        if problems := prompts.check(definition):
-            return crew, None, (Reason.INVALID_PROMPT, _lines(problems))
-    except WatchbillError as error:
-        return crew, None, (Reason.INVALID_SPEC, str(error))
+    except InvalidInput as error:
+        return crew, None, (Reason.FLOW_CYCLE, _lines(error.problems))
+    if problems := prompts.check(definition):
+        return crew, None, (Reason.INVALID_PROMPT, _lines(problems))
     return crew, definition, None
 
 
