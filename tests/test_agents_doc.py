@@ -10,8 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from test_readme import BLOCK, ROOT
 from watchbill import errors, metrics, service
 from watchbill.agents.context import Context
@@ -25,7 +23,6 @@ from watchbill.worker.execution import abandoned
 TEXT = (ROOT / "docs" / "agents.md").read_text()
 
 
-@pytest.mark.timeout(120)
 def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"

@@ -9,8 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 from test_readme import BLOCK, ROOT
 from watchbill.agents.llm import LLMConfig
 from watchbill.testing import CutOff, FakeModel, ToolCall
@@ -18,7 +16,6 @@ from watchbill.testing import CutOff, FakeModel, ToolCall
 TEXT = (ROOT / "docs" / "models.md").read_text()
 
 
-@pytest.mark.timeout(240)
 async def test_the_crew_of_the_page_works_as_it_says(tmp_path: Path) -> None:
     for _, text in BLOCK.findall(TEXT):
         if named := re.match(r"# (\S+\.(?:yaml|py))\n", text):

@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from watchbill import service
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +33,6 @@ def test_every_make_command_of_the_readme_is_a_target_and_is_run_by_ci() -> None
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.timeout(180)
 def test_the_quickstart_works_as_it_is_written(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")}
     activated = Path(sys.executable).parent

@@ -783,7 +783,7 @@ async def test_on_a_cluster_the_keys_of_a_tenant_share_a_slot(tmp_path: Path) ->
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen([*command, *cluster], cwd=tmp_path, stdout=log, stderr=log)
     try:
-        async with redis.asyncio.Redis(port=port, decode_responses=True) as client, asyncio.timeout(20):
+        async with redis.asyncio.Redis(port=port, decode_responses=True) as client:
             while not await CrewRedis(client=client).ping():
                 assert server.poll() is None, (tmp_path / "log").read_text()
             await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

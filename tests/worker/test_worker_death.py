@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 
-import pytest
 from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of, until
 
 from watchbill.records import ExecutionMode
@@ -244,7 +243,6 @@ async def test_a_task_that_was_claimed_and_not_started_is_not_counted_against_it
 # ---------------------------------------------------------------- a worker that is only slow
 
 
-@pytest.mark.timeout(60)
 async def test_an_agent_that_blocks_the_event_loop_costs_no_lease_and_is_pilloried(make_crew: Make) -> None:
     lease = 3
     crew = await make_crew([agent("a", "Blocker", config={"seconds": 6.5})], lease_seconds=lease)

@@ -256,7 +256,7 @@ async def test_a_process_that_dies_between_two_tasks_costs_neither(make_crew: Ma
 # ---------------------------------------------------------------- ending
 
 
-@pytest.mark.parametrize("what", ["spin", "hold_interpreter", "start_another"])
+@pytest.mark.parametrize("what", ["hold_interpreter", "start_another"])
 async def test_a_process_whose_time_is_up_is_killed_and_all_that_it_started(make_crew: Make, what: str) -> None:
     """The process is there before, so that its start takes none of the time."""
     agents = [agent("a", "Apart", timeout_seconds=2), agent("patient", "Apart")]
@@ -276,7 +276,7 @@ async def test_a_process_whose_time_is_up_is_killed_and_all_that_it_started(make
 async def test_a_process_is_not_abandoned_when_its_task_is_handed_back(make_crew: Make) -> None:
     crew = await make_crew({"a": "Apart"}, lease_seconds=5)
     worker = await crew.worker(grace_seconds=0.2)
-    await crew.submit("t", "a", "spin")
+    await crew.submit("t", "a", "hold_interpreter")
     await crew.started("t")
     worker.signal(signal.SIGTERM)
     assert await worker.ended() == 0, worker.log
@@ -285,7 +285,7 @@ async def test_a_process_is_not_abandoned_when_its_task_is_handed_back(make_crew
     assert "still runs" not in worker.log
 
 
-@pytest.mark.parametrize("what", ["pid", "spin", "hold_interpreter", "start_another"])
+@pytest.mark.parametrize("what", ["pid", "hold_interpreter", "start_another"])
 async def test_no_process_outlives_a_worker_that_is_killed(make_crew: Make, what: str) -> None:
     crew = await make_crew({"a": "Apart"}, lease_seconds=3600)
     worker = await crew.worker()
