@@ -31,6 +31,7 @@ import redis.asyncio
 import uvloop
 from redis.asyncio.connection import parse_url
 
+import forks
 from watchbill import embedded, local_server
 
 # A shell that starts us in the background has SIGINT ignored, and every process that a test starts would inherit that.
@@ -113,6 +114,12 @@ def _no_settings_of_the_developer() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WATCHBILL_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_that_forks() -> Iterator[None]:
+    yield
+    forks.close()
 
 
 @pytest.fixture(scope="session")

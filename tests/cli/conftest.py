@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -11,10 +12,13 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import forks
 
 CREW = """\
 apiVersion: watchbill.dev/v1alpha1
@@ -90,6 +94,10 @@ class Fail:
 '''
 
 
+_STARTED: list[Sequence[str]] = []
+"""The commands that have been started from nothing, so that a module that is used and not imported is missed."""
+
+
 class Shell:
     """Runs `watchbill` in a folder with a crew in it, and remembers what it started."""
 
@@ -121,32 +129,37 @@ class Shell:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Runs it to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "watchbill", *arguments],
-            cwd=self.folder,
-            env=self.env | (env or {}),
-            input="" if stdin is None else stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        with contextlib.ExitStack() as files:
+            given, out, err = (files.enter_context(tempfile.TemporaryFile("w+", newline="")) for _ in range(3))
+            given.write(stdin or "")
+            given.seek(0)
+            process = self._start(arguments, env or {}, stdin=given, stdout=out, stderr=err)
+            try:
+                code = process.wait(timeout)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Starts it in a session of its own, with output to `read`."""
         number = len(self._started)
         with (self.folder / f"out-{number}").open("w") as out, (self.folder / f"err-{number}").open("w") as err:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "watchbill", *arguments],
-                cwd=self.folder,
-                env=self.env | (env or {}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                text=True,
-                start_new_session=True,
-            )
+            process = self._start(arguments, env or {}, stdout=out, stderr=err, start_new_session=True)
         self._started.append(process)
         return process
+
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
+        """Forks it, but for the first process of each command, and for those with an `env` that Python reads itself."""
+        command = ["-m", "watchbill", *arguments]
+        options |= {"cwd": self.folder, "env": self.env | env}
+        if arguments[:1] in _STARTED and not any(name.startswith(("LANG", "LC_", "PYTHON", "TERM")) for name in env):
+            return forks.start(command, **options)
+        _STARTED.append(arguments[:1])
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, *command], text=True, **options)
 
     def on_terminal(self, *arguments: str, typed: bytes) -> tuple[int, str]:
         """Runs it with a terminal as its stdin, and types once it asks. Its exit code, and what it said on stderr."""

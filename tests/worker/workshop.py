@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ import aiohttp
 import redis.asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+import forks
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
 from watchbill.client import Client, Result
@@ -274,14 +274,11 @@ class Crew:
             "health": health,
             "only_rung": only_rung,
         }
-        # -P: what is beside the driver is not importable just because it is beside it
-        command = [sys.executable, "-P", str(HERE / "driver.py"), json.dumps(options)]
+        command = [HERE / "driver.py", json.dumps(options)]
         folder = self.folder / f"process-{len(self.processes)}"
         folder.mkdir()
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-            started = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | dict(environment or {})
-            )
+            started = forks.start(command, stdout=out, stderr=err, env=os.environ | dict(environment or {}))
         process = Process(started, folder)
         self.processes.append(process)
         if doomed:

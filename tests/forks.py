@@ -1,0 +1,219 @@
+"""Starts Python processes as forks of one that has imported Watchbill: importing takes most of a brief one's time.
+
+What a fork runs, it runs as `python -m` would: with the arguments, environment, folder and descriptors of its own. It
+can't tell whether each module imports what it uses: for that, some processes of each kind are started from nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+IMPORTS = (
+    "uvloop",
+    "rich.console",
+    "rich.table",
+    "watchbill.agents.loading",
+    "watchbill.cli.app",
+    "watchbill.cli.process",
+    "watchbill.cli.progress",
+    "watchbill.cli.serving",
+    "watchbill.cli.stores",
+    "watchbill.scheduler",
+    "watchbill.service",
+    "watchbill.worker.__main__",
+    "watchbill.worker.health",
+)
+"""What the processes import that tests start most."""
+
+
+class Fork(subprocess.Popen[Any]):
+    """A process that is the child of the one which forked it."""
+
+    _child_created = False  # so that Popen looks after nothing
+
+    def __init__(self, args: Sequence[str], life: socket.socket) -> None:
+        self.args = args
+        self.stdin = self.stdout = self.stderr = None
+        self.returncode: Any = None
+        self._life = life
+        self.pid = int(life.recv(16))
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode  # type: ignore[no-any-return]
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended. Raises TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._life], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            told = self._life.recv(16)
+            assert told, "the process that forks has ended"
+            self.returncode = int(told)
+            self._life.close()
+        return self.returncode  # type: ignore[no-any-return]
+
+
+class _Template:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._lock = threading.Lock()
+
+    def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as file:
+            file.write(json.dumps(request).encode())
+            file.seek(0)
+            with self._lock:
+                socket.send_fds(self._control, [b"."], [file.fileno(), theirs.fileno(), *streams])
+        return ours
+
+    def close(self) -> None:
+        self._control.close()
+        self._process.wait()
+
+
+_template: _Template | None = None
+
+
+def start(
+    arguments: Sequence[str | Path],
+    *,
+    stdin: IO[Any] | None = None,
+    stdout: IO[Any],
+    stderr: IO[Any],
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+) -> subprocess.Popen[Any]:
+    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments."""
+    global _template
+    if _template is None:
+        _template = _Template()
+    request = {
+        "arguments": [str(argument) for argument in arguments],
+        "env": dict(env),
+        "cwd": str(cwd or Path.cwd()),
+        "start_new_session": start_new_session,
+    }
+    with Path(os.devnull).open() as nothing:
+        streams = [(stdin or nothing).fileno(), stdout.fileno(), stderr.fileno()]
+        return Fork(request["arguments"], _template.fork(request, streams))
+
+
+def close() -> None:
+    """Ends the process that forks, if there is one."""
+    global _template
+    if _template is not None:
+        _template.close()
+        _template = None
+
+
+# ---------------------------------------------------------------- in the process that forks
+
+
+def _serve(control: socket.socket) -> dict[str, Any]:
+    """Forks at each request. Returns what is asked, in the forks only; ends the process that forks."""
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lives: dict[int, socket.socket] = {}
+    while True:
+        select.select([control, woken], [], [])
+        with contextlib.suppress(BlockingIOError):
+            os.read(woken, 1024)
+        _tell_ends(lives)
+        if not select.select([control], [], [], 0)[0]:
+            continue
+        asked, descriptors, *_ = socket.recv_fds(control, 1, 5)
+        if not asked:
+            os._exit(0)
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            return _become(descriptors)
+        file, life, *streams = descriptors
+        for descriptor in (file, *streams):
+            os.close(descriptor)
+        lives[pid] = socket.socket(fileno=life)
+        lives[pid].send(b"%-16d" % pid)
+
+
+def _tell_ends(lives: dict[int, socket.socket]) -> None:
+    while lives:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        with lives.pop(pid) as life, contextlib.suppress(OSError):
+            life.send(b"%-16d" % os.waitstatus_to_exitcode(status))
+
+
+def _become(descriptors: Sequence[int]) -> dict[str, Any]:
+    file, _, *streams = descriptors
+    with os.fdopen(os.dup(file)) as text:
+        request: dict[str, Any] = json.load(text)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(3, 1024)
+    if request["start_new_session"]:
+        os.setsid()
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
+    sys.stderr.reconfigure(errors="backslashreplace", line_buffering=True)
+    return request
+
+
+def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
+    stream = os.fdopen(descriptor, mode, encoding="utf-8", closefd=False)
+    assert isinstance(stream, io.TextIOWrapper)
+    return stream
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        sys.path.insert(0, os.getcwd())
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    for name in IMPORTS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    _run(_serve(socket.socket(fileno=int(sys.argv[1])))["arguments"])
