@@ -22,7 +22,7 @@ import redis.asyncio
 from bench.chaos_work import End, Work, ends, state
 
 from watchbill.names import WORKERS_GROUP, CrewKeys
-from watchbill.store import incarnations
+from watchbill.store import incarnations, packed
 
 KEPT: Final = ("meta", "def:", "task:", "run:", "ids", "results", "events", "fenced", "tasks:", "bell")
 """What a crew that has nothing to do, and no workers, may have in the store."""
@@ -125,9 +125,9 @@ async def read_store(
             states[one.id] = str(next(replies))
             steps, results = next(replies), next(replies)
             for name, result in results.items():
-                packed = steps[name].split("\x1f")
+                step = packed.Step.unpack(steps[name])
                 stored[f"{one.id}/{name}"] = Stored(
-                    packed[0], int(packed[5]), int(packed[6]), int(packed[8]) / 1000, result
+                    step.state, step.attempt, int(step.fence), step.finished_ms / 1000, result
                 )
     return stored, states, [fields for _, fields in await client.xrange(keys.results)]
 

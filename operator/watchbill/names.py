@@ -14,6 +14,8 @@ API_VERSION: Final = "v1alpha1"
 
 WORKERS_GROUP: Final = "workers"
 """The consumer group of the task streams."""
+RETURNED: Final = "returned"
+"""The consumer of what was handed back (lib.lua): it is always dead, so anyone may take from it."""
 
 WAKE_CHANNEL: Final = "wb:wake"
 """Pub/sub: "this crew has work", to whatever scales workers. Payload: `namespace/name`."""
@@ -146,6 +148,21 @@ class CrewKeys:
         """Every key that a task or run of this id may have."""
         run = (self.run(task_id), self.run_steps(task_id), self.run_results(task_id), self.run_events(task_id))
         return (self.task(task_id), *run)
+
+    def of_item(self, task_id: str, agent: str) -> tuple[str, ...]:
+        """The KEYS of a task or step (`run/step`), in the order of next_item in store/scripts/lib_items.lua."""
+        run_id, separator, _ = task_id.partition(STEP_SEPARATOR)
+        if not separator:
+            return self.task(task_id), self.agent_events(agent)
+        return self.run(run_id), self.run_steps(run_id), self.agent_events(agent), self.run_events(run_id)
+
+    def of_ending(self, task_id: str, agent: str, digest: str) -> tuple[str, ...]:
+        """The KEYS of a task or step that may end; `digest` names the definition of a step's run."""
+        run_id, separator, _ = task_id.partition(STEP_SEPARATOR)
+        if not separator:
+            return self.task(task_id), self.agent_events(agent)
+        of_run = self.run(run_id), self.run_steps(run_id), self.run_results(run_id), self.definition(digest)
+        return *of_run, self.agent_events(agent), self.run_events(run_id)
 
     def dedupe(self, key: str) -> str:
         return f"{self.prefix}dedupe:{key}"

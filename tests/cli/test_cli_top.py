@@ -29,10 +29,11 @@ from watchbill.cli.overview import CREWS, Row, Shot
 from watchbill.cli.top import rates
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store import definitions
+from watchbill.store import definitions, submissions
 from watchbill.store.crews import CrewRedis
 from watchbill.store.figures import Ended, Figures, RunningTask, WorkerInfo
-from watchbill.store.queue import Finished, Queue, Submission
+from watchbill.store.queue import Finished, Queue
+from watchbill.store.submissions import Submission
 
 # ---------------------------------------------------------------- how it looks
 
@@ -152,7 +153,9 @@ class Crews:
     def submit(self, name: str, *ids: str) -> None:
         async def submitting(client: Any) -> None:
             queue = await self._queue(client, name)
-            await queue.submit([Submission(i, "a", "{}") for i in ids], max_queued=1000)
+            await submissions.submit(
+                queue.client, queue.keys, queue.uid, [Submission(i, "a", "{}") for i in ids], max_queued=1000
+            )
 
         self.do(submitting)
 

@@ -16,7 +16,9 @@ from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store.queue import Queue, Submission
+from watchbill.store import submissions
+from watchbill.store.queue import Queue
+from watchbill.store.submissions import Submission
 
 PrivateRedis = Callable[[], Awaitable[Any]]
 
@@ -52,7 +54,9 @@ async def synced(stored: Stored, name: str) -> CrewKeys:
 
 async def give(client: redis.asyncio.Redis, keys: CrewKeys, *ids: str) -> None:
     queue = Queue(client, keys, f"uid-of-{keys.crew.partition('/')[2]}")
-    await queue.submit([Submission(i, "a", "{}") for i in ids], max_queued=100)
+    await submissions.submit(
+        queue.client, queue.keys, queue.uid, [Submission(i, "a", "{}") for i in ids], max_queued=100
+    )
 
 
 def shown(crew: str, state: str = "waiting") -> float | None:

@@ -19,8 +19,8 @@ from watchbill.controller.operator import Operator
 from watchbill.names import CrewKeys
 from watchbill.scheduler import Scheduler
 from watchbill.settings import Settings
-from watchbill.store import definitions
-from watchbill.store.queue import Queue, Submission
+from watchbill.store import definitions, submissions
+from watchbill.store.submissions import Submission
 
 CREW = {
     "apiVersion": "watchbill.dev/v1alpha1",
@@ -175,7 +175,7 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
         keys = CrewKeys("team", "echo")
         identity = await definitions.identity(client, keys)
         assert identity.owner.endswith("@cluster")
-        await Queue(client, keys, identity.uid).submit([Submission("t", "a", "{}")], max_queued=9)
+        await submissions.submit(client, keys, identity.uid, [Submission("t", "a", "{}")], max_queued=9)
     await until(lambda: api_server.replicas() == 1)
     await operator.observe()
     assert REGISTRY.get_sample_value("watchbill_queue_depth", {"crew": "team/echo", "state": "waiting"}) == 1

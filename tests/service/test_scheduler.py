@@ -23,8 +23,8 @@ from watchbill.errors import CrewGone, InvalidInput, NewerRecord
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.scheduler import Scheduler
-from watchbill.store import definitions, events, heartbeats
-from watchbill.store.queue import Queue, Submission
+from watchbill.store import definitions, events, heartbeats, submissions
+from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -381,7 +381,7 @@ async def test_what_was_missed_under_a_spec_is_told_when_another_comes(
 
 async def test_a_slot_whose_id_is_taken_is_told(crew: Crew, clock: FakeClock) -> None:
     taken = heartbeats.task_id("hb", NOON)
-    await Queue(crew.client, crew.keys, crew.uid).submit([Submission(taken, "a", "{}")], max_queued=9)
+    await submissions.submit(crew.client, crew.keys, crew.uid, [Submission(taken, "a", "{}")], max_queued=9)
     clock = FakeClock(NOON - timedelta(seconds=1))
     async with crew.scheduled(beat(agent=None), clock=clock):
         pass
@@ -395,7 +395,7 @@ async def test_a_slot_whose_id_is_taken_is_told(crew: Crew, clock: FakeClock) ->
 @pytest.mark.usefixtures("restless")
 async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: Crew, clock: FakeClock) -> None:
     await definitions.apply(crew.client, crew.keys, definition(max_queued=1))
-    await Queue(crew.client, crew.keys, crew.uid).submit([Submission("x", "a", "{}")], max_queued=1)
+    await submissions.submit(crew.client, crew.keys, crew.uid, [Submission("x", "a", "{}")], max_queued=1)
     async with crew.scheduled(beat(), clock=clock):
         for _ in range(2):
             clock.advance(1)

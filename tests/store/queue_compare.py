@@ -13,7 +13,7 @@ from queue_model import ON_STREAM, Model, Place, Run, Work
 from support import Crew
 
 from watchbill.names import CLASSES, WORKERS_GROUP
-from watchbill.store import figures
+from watchbill.store import figures, packed
 from watchbill.tasks import TRANSITIONS, RunState, TaskState
 
 FS = "\x1f"
@@ -127,8 +127,8 @@ class Stored:
             work.id: (
                 work.holder or "returned",
                 str(work.fence),
-                str(work.priority),
-                str(work.next),
+                work.priority,
+                work.next,
                 work.begun,
                 work.known,
                 work.agent,
@@ -136,9 +136,9 @@ class Stored:
             for work in model.at(Place.HELD, Place.RETURNED)
         }
         found = {}
-        for task_id, packed in seen["running"].items():
-            inc, fence, priority, _, attempt, started, known, agent, _ = packed.split(FS)
-            found[task_id] = (inc, fence, priority, attempt, started != "0", int(known), agent)
+        for task_id, text in seen["running"].items():
+            h = packed.Holder.unpack(text)
+            found[task_id] = (h.incarnation, h.fence, h.priority, h.attempt, h.started_ms > 0, h.known, h.agent)
         same(found, expected, "running")
         same(seen["agents"], {agent: str(n) for agent, n in model.agents().items()}, "agents")
         working = {name.removeprefix("working:") for name in seen["meta"] if name.startswith("working:")}
@@ -148,10 +148,9 @@ class Stored:
         assert wishes.keys() <= found.keys(), "only what somebody holds can be asked to stop"
 
     def _beside(self, seen: dict[str, Any], model: Model) -> None:
-        delayed = {(w.agent, str(w.priority), str(w.next), w.id) for w in model.at(Place.DELAYED)}
-        same({tuple(member.split(FS)) for member, _ in seen["delayed"]}, delayed, "delayed")
-        parked = {(w.agent, str(w.priority), w.id, str(w.next)) for w in model.at(Place.NO_AGENT)}
-        same({tuple(member.split(FS)) for member, _ in seen["parked_agent"]}, parked, "parked:agent")
+        for name, place in (("delayed", Place.DELAYED), ("parked_agent", Place.NO_AGENT)):
+            members = {(w.agent, w.priority, w.next, w.id) for w in model.at(place)}
+            same({packed.Member.unpack(member) for member, _ in seen[name]}, members, name)
         bound = [member.split("/") for member, _ in seen["parked_concurrency"]]
         same({f"{run}/{step}" for run, _, step in bound}, {w.id for w in model.at(Place.BOUND)}, "parked:concurrency")
         same(
@@ -206,12 +205,11 @@ class Stored:
         same({name: record[name] for name in expected}, {name: str(n) for name, n in expected.items()}, run.id)
         assert ("finished" in record) is run.over
         same(set(steps), set(run.steps), run.id)
-        for name, packed in steps.items():
-            state, left, _, agent, _, attempt, _, _, finished, _, _ = packed.split(FS)
-            step = run.steps[name]
-            same((state, agent, int(left)), (step.state.value, step.agent, run.left(step)), step.id)
-            assert (finished != "0") is step.over, step.id
-            _attempt(step, attempt)
+        for name, text in steps.items():
+            found, step = packed.Step.unpack(text), run.steps[name]
+            same((found.state, found.agent, found.left), (step.state.value, step.agent, run.left(step)), step.id)
+            assert (found.finished_ms > 0) is step.over, step.id
+            _attempt(step, found.attempt)
         ended = {name for name, step in run.steps.items() if step.over and step.state is not TaskState.SKIPPED}
         same(set(results), ended, f"results of {run.id}")
         for left_ms, there in ((life, True), (steps_life, bool(steps)), (results_life, bool(results))):
@@ -245,12 +243,12 @@ def _task(seen: tuple[dict[str, str], int], work: Work) -> None:
     same(record.get("state"), work.state.value, work.id)
     assert ("result" in record) is ("finished" in record) is work.over, work.id
     assert life > 0 if work.over else life == -1, work.id
-    _attempt(work, record.get("attempt", "0"))
+    _attempt(work, int(record.get("attempt", "0")))
 
 
-def _attempt(work: Work, recorded: str) -> None:
+def _attempt(work: Work, recorded: int) -> None:
     """Where the number of the last attempt is what the next one is counted from."""
     if work.last is not None:
-        same(int(recorded), work.last, work.id)
+        same(recorded, work.last, work.id)
     elif work.place in (Place.NO_AGENT, Place.ASIDE, Place.DELAYED):
-        same(int(recorded), work.next - 1, work.id)
+        same(recorded, work.next - 1, work.id)

@@ -14,7 +14,8 @@ from typing import Literal
 
 from watchbill.errors import Fenced, WorkerForgotten
 from watchbill.plan import flow
-from watchbill.store.queue import Claimed, Outcome, Submission, Wish
+from watchbill.store.queue import Claimed, Outcome, Wish
+from watchbill.store.submissions import Submission
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskState
 
 CARRIED_BYTES = 4096

@@ -20,8 +20,9 @@ from watchbill import connection
 from watchbill.names import WORKERS_GROUP, CrewKeys
 from watchbill.plan import flow
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, FlowRelation
-from watchbill.store import definitions, events, runs
-from watchbill.store.queue import Claim, Claimed, Finished, Outcome, Queue, Submission
+from watchbill.store import definitions, events, packed, runs, submissions
+from watchbill.store.queue import Claim, Claimed, Finished, Outcome, Queue
+from watchbill.store.submissions import Submission
 from watchbill.tasks import RUN_TERMINAL, TRANSITIONS, Priority, RunState, TaskResult, TaskState
 
 LEASE_MS = 60_000
@@ -52,8 +53,11 @@ class Crew:
     async def submit(
         self, *ids: str, priority: Priority = Priority.NORMAL, agent: str = "a", **options: Any
     ) -> list[str]:
-        submissions = [Submission(i, agent, payload(i), priority, **options) for i in ids]
-        return await self.queue.submit(submissions, max_queued=MANY)
+        tasks = [Submission(i, agent, payload(i), priority, **options) for i in ids]
+        return await self.submit_all(tasks, max_queued=MANY)
+
+    async def submit_all(self, tasks: Iterable[Submission], **options: Any) -> list[str]:
+        return await submissions.submit(self.queue.client, self.queue.keys, self.queue.uid, tasks, **options)
 
     async def bell(self, seconds: float = 1.0) -> bool:
         """Takes its token, as an idle worker does."""
@@ -341,8 +345,8 @@ class Watch:
     async def look(self, tasks: Iterable[str] = (), run_ids: Iterable[str] = ()) -> None:
         now: dict[str, str] = {}
         for run_id in run_ids:
-            for name, packed in (await self.crew.client.hgetall(self.crew.keys.run_steps(run_id))).items():
-                now[f"{run_id}/{name}"] = packed.split("\x1f")[0]
+            for name, text in (await self.crew.client.hgetall(self.crew.keys.run_steps(run_id))).items():
+                now[f"{run_id}/{name}"] = packed.Step.unpack(text).state
         tasks = list(tasks)
         async with self.crew.client.pipeline(transaction=False) as pipe:
             for task in tasks:

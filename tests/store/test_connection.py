@@ -19,7 +19,7 @@ from watchbill.connection import outages, scripts
 from watchbill.connection.url import parse, without_secret
 from watchbill.errors import InvalidInput, StoreRefuses, StoreUnavailable
 from watchbill.store import runs
-from watchbill.store.queue import Submission
+from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
 
 SCRIPTS = {"apply", "claim", "finish", "hand_back", "leave", "move_due", "park", "say", "start"} | {
@@ -27,7 +27,7 @@ SCRIPTS = {"apply", "claim", "finish", "hand_back", "leave", "move_due", "park",
     "submit_run",
     "unpark",
 }
-"""Those that `_everything_once` runs."""
+"""The scripts that `_everything_once` runs."""
 
 # ---------------------------------------------------------------- URLs
 
@@ -467,7 +467,7 @@ async def test_a_server_without_memory_refuses_new_tasks_and_takes_results(
         await crew.queue.leave("w2")
         await crew.client.config_set("maxmemory", "0")
         await crew.assert_idle()
-        assert await crew.queue.submit([Submission("t3", "a", payload("t3"))], max_queued=MANY) == ["t3"]
+        assert await crew.submit_all([Submission("t3", "a", payload("t3"))], max_queued=MANY) == ["t3"]
 
 
 # Plain ZADD and RPUSH are refused then; scripts with allow-oom are not.

@@ -13,7 +13,8 @@ from watchbill import connection
 from watchbill.connection import scripts
 from watchbill.errors import Conflict, NotFound, QueueFull, RetryLater
 from watchbill.store import control, definitions, incarnations, runs
-from watchbill.store.queue import Claimed, Submission
+from watchbill.store.queue import Claimed
+from watchbill.store.submissions import Submission
 from watchbill.tasks import TERMINAL, TRANSITIONS, RunState, TaskState
 
 TTL = 60_000
@@ -369,7 +370,7 @@ async def test_the_entry_of_what_was_cancelled_is_not_put_back_by_whoever_gives_
 async def test_interrupted_work_counts_against_the_bound(crew: Crew) -> None:
     await _make(crew, "interrupted")
     with pytest.raises(QueueFull):
-        await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=1)
+        await crew.submit_all([Submission("t2", "a", payload("t2"))], max_queued=1)
 
 
 async def test_a_table_of_moves_holds_for_every_call(crew: Crew) -> None:

@@ -13,7 +13,7 @@ from watchbill.errors import NotFound, QueueFull
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
 from watchbill.store import dead, definitions, runs
 from watchbill.store.dead import DeadLetter, Replayed
-from watchbill.store.queue import Submission
+from watchbill.store.submissions import Submission
 from watchbill.tasks import RunState
 
 
@@ -53,7 +53,7 @@ async def test_a_task_is_tried_again_with_all_that_it_had_and_all_its_attempts(
     crew: Crew, record: str, size: int
 ) -> None:
     text = "x" * size
-    await crew.queue.submit([Submission("t1", "a", payload(text), inputs={"log": "lines"})], max_queued=MANY)
+    await crew.submit_all([Submission("t1", "a", payload(text), inputs={"log": "lines"})], max_queued=MANY)
     (task,) = await crew.take("w")
     await crew.queue.declare_dead(["w"])
     (task,) = await crew.take("w2")

@@ -13,9 +13,9 @@ from watchbill import connection
 from watchbill.errors import Conflict, NameTaken
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store import definitions, events, runs
+from watchbill.store import definitions, events, runs, submissions
 from watchbill.store.definitions import Identity
-from watchbill.store.queue import Queue, Submission
+from watchbill.store.submissions import Submission
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def definition(agent: str = "a") -> CrewDefinition:
 
 async def submit(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, count: int) -> None:
     tasks = [Submission(f"t{i}", "a", "{}") for i in range(count)]
-    await Queue(client, keys, uid).submit(tasks, max_queued=1000)
+    await submissions.submit(client, keys, uid, tasks, max_queued=1000)
 
 
 async def left(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
@@ -118,7 +118,7 @@ async def test_a_dedupe_key_of_a_former_crew_keeps_nothing_from_a_new_one(
     async def submit(uid: str, task_id: str) -> str:
         if what == "task":
             task = Submission(task_id, "a", "{}", dedupe_key="daily", dedupe_ms=60_000)
-            return (await Queue(client, keys, uid).submit([task], max_queued=9))[0]
+            return (await submissions.submit(client, keys, uid, [task], max_queued=9))[0]
         run = run_submission(task_id, definition(), dedupe_key="daily", dedupe_ms=60_000)
         return await runs.submit(client, keys, uid, run, max_queued=9)
 

@@ -17,7 +17,7 @@ from watchbill.errors import QueueFull, StoreUnavailable
 from watchbill.names import CrewKeys
 from watchbill.store import control, figures
 from watchbill.store.figures import Figures, OfClass
-from watchbill.store.queue import Submission
+from watchbill.store.submissions import Submission
 from watchbill.tasks import Priority
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -114,8 +114,8 @@ async def test_what_is_parked_is_told_by_reason_and_what_is_delayed_by_when_it_i
 async def test_refused_submissions_are_counted_and_those_that_went_well_are_not(crew: Crew) -> None:
     await crew.submit("t1", "t2")
     with pytest.raises(QueueFull):
-        await crew.queue.submit([Submission("t3", "a", "{}")], max_queued=2)
-    await crew.queue.submit([Submission("t1", "a", "{}")], max_queued=2)  # it is there already
+        await crew.submit_all([Submission("t3", "a", "{}")], max_queued=2)
+    await crew.submit_all([Submission("t1", "a", "{}")], max_queued=2)  # it is there already
     assert (await of(crew)).refused == 1
     await crew.client.hset(crew.keys.meta, "trimmed", "7")
     assert (await of(crew)).trimmed == 7
@@ -230,7 +230,7 @@ async def test_it_costs_the_same_whatever_waits_and_runs(private_redis: PrivateR
         await crew.submit("a", "b")
         await crew.take("w", slots=1)
         few = await cost()
-        await crew.queue.submit((Submission(f"t{i}", "a", "{}") for i in range(5000)), max_queued=MANY)
+        await crew.submit_all((Submission(f"t{i}", "a", "{}") for i in range(5000)), max_queued=MANY)
         await crew.take("w", 2, slots=400)
         assert await cost() == few
         assert sum(few.values()) < 40

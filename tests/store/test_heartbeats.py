@@ -18,8 +18,9 @@ from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFu
 from watchbill.names import CrewKeys
 from watchbill.plan.schedule import next_slot
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
-from watchbill.store import definitions, events, heartbeats, runs
-from watchbill.store.queue import Finished, Queue, Submission
+from watchbill.store import definitions, events, heartbeats, runs, submissions
+from watchbill.store.queue import Finished, Queue
+from watchbill.store.submissions import Submission
 from watchbill.tasks import AgentTask, Priority, RunState, TaskState
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -236,7 +237,7 @@ async def test_the_guard_of_a_slot_expires(crew: Crew) -> None:
 async def test_a_full_queue_leaves_the_slot_to_be_fired_later(crew: Crew) -> None:
     await crew.define(crew_of("a", "b", max_queued=2))
     queue = Queue(crew.client, crew.keys, crew.uid)
-    await queue.submit([Submission("x", "a", "{}")], max_queued=2)
+    await submissions.submit(queue.client, queue.keys, queue.uid, [Submission("x", "a", "{}")], max_queued=2)
     one, both = await crew.apply(beat()), await crew.apply(beat("both", agent=None))
     before = await crew.dump()
     assert await crew.fire(both) == "full", "two steps, and room for one"
@@ -269,7 +270,7 @@ async def test_an_agent_is_found_by_its_display_name(crew: Crew) -> None:
 async def test_an_id_that_is_taken_is_said_and_nothing_is_written(crew: Crew) -> None:
     state = await crew.apply(beat(agent=None))
     squatter = heartbeats.task_id("hb", SLOT)
-    await Queue(crew.client, crew.keys, crew.uid).submit([Submission(squatter, "a", "{}")], max_queued=9)
+    await submissions.submit(crew.client, crew.keys, crew.uid, [Submission(squatter, "a", "{}")], max_queued=9)
     before = await crew.dump()
     with pytest.raises(Conflict, match=squatter):
         await crew.fire(state)
@@ -433,7 +434,7 @@ async def test_run_now_says_why_it_could_not(crew: Crew) -> None:
         with pytest.raises(InvalidInput, match="token"):
             await crew.run_now(token)
     await crew.define(crew_of("a", max_queued=1))
-    await Queue(crew.client, crew.keys, crew.uid).submit([Submission("x", "a", "{}")], max_queued=1)
+    await submissions.submit(crew.client, crew.keys, crew.uid, [Submission("x", "a", "{}")], max_queued=1)
     with pytest.raises(QueueFull, match="maxQueued = 1"):
         await crew.run_now("t")
     assert await crew.queued() == ["x"]

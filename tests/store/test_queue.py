@@ -34,9 +34,10 @@ from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, DefinitionChanged, Fenced, QueueFull, WorkerForgotten
 from watchbill.names import WAKE_CHANNEL, CrewKeys
 from watchbill.records import ExecutionMode
-from watchbill.store import control, definitions, runs
+from watchbill.store import control, definitions, runs, unfinished
 from watchbill.store.figures import figures
-from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Queue, Submission
+from watchbill.store.queue import BATCH, BATCH_BYTES, Claimed, Queue
+from watchbill.store.submissions import Submission
 from watchbill.tasks import Priority, Usage
 
 # ---------------------------------------------------------------- submitting
@@ -55,14 +56,14 @@ async def test_a_task_is_stored_once_and_waits_on_the_stream_of_its_class(crew: 
     ]
     assert await crew.queued() == 1
     assert await crew.client.lrange(crew.keys.bell, 0, -1) == ["1"]
-    assert await runs.unfinished(crew.client, crew.keys) == ["t1"]
+    assert await unfinished.newest(crew.client, crew.keys) == ["t1"]
     assert await crew.client.ttl(crew.keys.task("t1")) == -1
 
 
 async def test_an_id_that_is_already_there_is_the_same_task(crew: Crew) -> None:
     await crew.submit("t1", "t1", "t2")
     before = await crew.dump()
-    again = await crew.queue.submit(
+    again = await crew.submit_all(
         [Submission("t1", "b", '{"other":1}', Priority.CRITICAL, inputs={"new": "1"})], max_queued=MANY
     )
     assert again == ["t1"]
@@ -89,19 +90,19 @@ async def test_a_full_queue_takes_nothing_of_a_batch(crew: Crew) -> None:
     before = await crew.dump()
     more = [Submission(i, "a", payload(i)) for i in ("t3", "t4")]
     with pytest.raises(QueueFull, match="maxQueued = 3"):
-        await crew.queue.submit(more, max_queued=3)
+        await crew.submit_all(more, max_queued=3)
     assert await crew.client.hget(crew.keys.meta, "refused") == "1"
     await crew.client.hdel(crew.keys.meta, "refused")
     assert await crew.dump() == before, "but for that it is counted"
-    assert await crew.queue.submit(more, max_queued=4) == ["t3", "t4"]
+    assert await crew.submit_all(more, max_queued=4) == ["t3", "t4"]
 
 
 async def test_running_tasks_and_parked_steps_count_against_the_bound(crew: Crew) -> None:
     await crew.run("r1", library(*"abcd"), parallel=1)  # one on the stream, three parked
     await crew.take("w", slots=1)
     with pytest.raises(QueueFull):
-        await crew.queue.submit([Submission("t1", "a", "{}")], max_queued=4)
-    await crew.queue.submit([Submission("t1", "a", "{}")], max_queued=5)
+        await crew.submit_all([Submission("t1", "a", "{}")], max_queued=4)
+    await crew.submit_all([Submission("t1", "a", "{}")], max_queued=5)
     with pytest.raises(QueueFull):
         await runs.submit(crew.client, crew.keys, crew.uid, run_submission("r2", crew.definition), max_queued=5 + 3)
     assert not await crew.client.exists(crew.keys.run("r2"), crew.keys.run_steps("r2"))
@@ -110,7 +111,7 @@ async def test_running_tasks_and_parked_steps_count_against_the_bound(crew: Crew
 async def test_large_tasks_are_stored_few_to_a_call(crew: Crew) -> None:
     large = [Submission(f"t{i}", "a", "x" * (BATCH_BYTES // 8)) for i in range(20)]
     with pytest.raises(QueueFull) as raised:
-        await crew.queue.submit(iter(large), max_queued=9)
+        await crew.submit_all(iter(large), max_queued=9)
     assert raised.value.stored == tuple(f"t{i}" for i in range(8))
     assert await crew.queued() == 8
 
@@ -118,8 +119,8 @@ async def test_large_tasks_are_stored_few_to_a_call(crew: Crew) -> None:
 # Else a call sent again after a lost reply is told "nothing was stored" about tasks that are stored and will run.
 async def test_tasks_that_are_already_there_need_no_room(crew: Crew) -> None:
     tasks = [Submission(i, "a", payload(i)) for i in ("t1", "t2")]
-    await crew.queue.submit(tasks, max_queued=2)
-    assert await crew.queue.submit(tasks, max_queued=2) == ["t1", "t2"]
+    await crew.submit_all(tasks, max_queued=2)
+    assert await crew.submit_all(tasks, max_queued=2) == ["t1", "t2"]
 
 
 async def test_the_id_of_a_run_is_a_conflict_for_a_task_and_the_other_way_round(crew: Crew) -> None:
@@ -174,11 +175,11 @@ async def test_a_dedupe_window_may_be_longer_than_the_store_counts(crew: Crew) -
 async def test_what_a_dedupe_key_names_already_needs_no_room(crew: Crew) -> None:
     await crew.submit("t1", dedupe_key="k", dedupe_ms=60_000)
     again = Submission("t2", "a", payload("t2"), dedupe_key="k", dedupe_ms=60_000)
-    assert await crew.queue.submit([again], max_queued=1) == ["t1"]
+    assert await crew.submit_all([again], max_queued=1) == ["t1"]
     new = Submission("t3", "a", payload("t3"), dedupe_key="other", dedupe_ms=60_000)
     with pytest.raises(QueueFull):
-        await crew.queue.submit([again, new], max_queued=1)
-    assert await crew.queue.submit([again, new], max_queued=2) == ["t1", "t3"]
+        await crew.submit_all([again, new], max_queued=1)
+    assert await crew.submit_all([again, new], max_queued=2) == ["t1", "t3"]
 
 
 async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew) -> None:
@@ -578,7 +579,7 @@ async def test_a_finished_task_keeps_its_result_for_its_time_and_leaves_the_queu
     assert (record["state"], record["result"], record["spent"]) == ("completed", done.result, "4 3 0")
     assert 55_000 < await crew.client.pttl(crew.keys.task("t1")) <= 60_000
     assert before + 60_000 <= await crew.client.zscore(crew.keys.ids, "t1") < before + 120_000
-    assert await runs.unfinished(crew.client, crew.keys) == []
+    assert await unfinished.newest(crew.client, crew.keys) == []
     result = await runs.result(crew.client, crew.keys, "t1")
     assert result is not None
     assert result.output == {"n": [1, "zwei"]}
@@ -686,7 +687,7 @@ async def test_the_id_of_a_task_whose_record_was_lost_is_free_once_it_has_ended(
     tasks = await crew.take("w")
     await crew.client.delete(crew.keys.task("t1"))
     await crew.finish("w", tasks, outcome)
-    assert await runs.unfinished(crew.client, crew.keys) == []
+    assert await unfinished.newest(crew.client, crew.keys) == []
     assert [letter["id"] for letter in await crew.dead()] == ["t1"]
     assert await crew.submit("t1") == ["t1"]
     await crew.finish("w", await crew.take("w", 2))
@@ -728,11 +729,11 @@ async def test_every_client_that_waits_is_told_once(crew: Crew) -> None:
         for _ in range(3):
             assert await listener.get_message(timeout=5)
         for channel in (clients[0], clients[0], clients[1]):
-            await crew.queue.submit(task, max_queued=MANY, reply_to=channel)
+            await crew.submit_all(task, max_queued=MANY, reply_to=channel)
         tasks = await crew.take("w")
         await crew.finish("w", tasks)
         await crew.finish("w", tasks)
-        await crew.queue.submit(task, max_queued=MANY, reply_to=crew.keys.reply("three"))  # it is over: nobody tells
+        await crew.submit_all(task, max_queued=MANY, reply_to=crew.keys.reply("three"))  # it is over: nobody tells
         await crew.client.publish(clients[0], "the end")
         heard = []
         while not heard or heard[-1][1] != "the end":
@@ -752,7 +753,7 @@ async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -
         async with crew.client.pubsub() as listener:
             await listener.subscribe(keys.reply("one"))
             assert await listener.get_message(timeout=5)
-            await other.queue.submit([Submission("t1", "a", "{}")], max_queued=MANY, reply_to=keys.reply("one"))
+            await other.submit_all([Submission("t1", "a", "{}")], max_queued=MANY, reply_to=keys.reply("one"))
             await other.finish("w", await other.take("w"))
             message = await listener.get_message(timeout=5)
             assert message is not None
@@ -764,7 +765,7 @@ async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -
 async def test_waiting_clients_are_bounded(crew: Crew) -> None:
     for i in range(300):
         task = [Submission("t1", "a", "{}")]
-        await crew.queue.submit(task, max_queued=MANY, reply_to=crew.keys.reply(f"client-{i}"))
+        await crew.submit_all(task, max_queued=MANY, reply_to=crew.keys.reply(f"client-{i}"))
     assert len((await crew.task("t1"))["reply"]) < 4200
 
 
@@ -891,7 +892,7 @@ async def test_a_task_that_still_runs_is_told_of_once_and_its_state_is_seen(crew
 
 async def test_a_large_payload_stays_in_the_record_and_is_given_when_the_task_begins(crew: Crew) -> None:
     large = payload("x" * 5000)
-    await crew.queue.submit([Submission("t1", "a", large)], max_queued=MANY)
+    await crew.submit_all([Submission("t1", "a", large)], max_queued=MANY)
     (task,) = (await crew.queue.claim("w", 1, 1, begin=1, lease_ms=LEASE_MS, take_over=True)).tasks
     assert (task.begun, task.payload) == (False, "")
     (started,) = await crew.queue.start("w", [task])
@@ -917,11 +918,11 @@ async def test_a_claim_behind_the_bell_begins_what_comes(crew: Crew) -> None:
 
 async def test_a_submitter_with_an_old_definition_is_told_and_nothing_is_stored(crew: Crew) -> None:
     old = crew.definition.digest()
-    await crew.queue.submit([Submission("t1", "a", payload("t1"))], max_queued=MANY, digest=old)
+    await crew.submit_all([Submission("t1", "a", payload("t1"))], max_queued=MANY, digest=old)
     await definitions.apply(crew.client, crew.keys, library("b"))
     before = await crew.dump()
     with pytest.raises(DefinitionChanged):
-        await crew.queue.submit([Submission("t2", "a", payload("t2"))], max_queued=MANY, digest=old)
+        await crew.submit_all([Submission("t2", "a", payload("t2"))], max_queued=MANY, digest=old)
     assert await crew.dump() == before
 
 
@@ -960,7 +961,7 @@ async def test_delayed_work_counts_against_the_bound_and_is_there_once(crew: Cre
     for _ in range(2):
         await crew.submit("t1", due_ms=later)
     with pytest.raises(QueueFull):
-        await crew.queue.submit([Submission("t2", "a", "{}")], max_queued=1)
+        await crew.submit_all([Submission("t2", "a", "{}")], max_queued=1)
     assert await crew.client.zcard(crew.keys.delayed) == 1
 
 

@@ -42,8 +42,9 @@ from watchbill.connection import outages
 from watchbill.errors import Fenced
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
-from watchbill.store import definitions, runs
-from watchbill.store.queue import Claimed, Outcome, Queue, Submission
+from watchbill.store import definitions, runs, unfinished
+from watchbill.store.queue import Claimed, Outcome, Queue
+from watchbill.store.submissions import Submission
 from watchbill.tasks import Priority, TaskState
 
 
@@ -88,7 +89,7 @@ async def _everything_ends_once(crew: Crew, through: Sequence[Crew], tasks: int,
             batch = [
                 Submission(t, "ab"[j % 2], payload(t), list(Priority)[j % 5]) for j, t in enumerate(ids[i : i + 10])
             ]
-            await outages.persist(lambda b=batch: first.queue.submit(b, max_queued=MANY))  # type: ignore[misc]
+            await outages.persist(lambda b=batch: first.submit_all(b, max_queued=MANY))  # type: ignore[misc]
         for run_id, definition in definitions_.items():
             await outages.persist(lambda d=definition: definitions.apply(first.client, first.keys, d))  # type: ignore[misc]
             submission = run_submission(run_id, definition, parallel=7)
@@ -110,7 +111,7 @@ async def _everything_ends_once(crew: Crew, through: Sequence[Crew], tasks: int,
     )
     assert await crew.queue.incarnations() == []
     assert await crew.consumers() == set()
-    assert await runs.unfinished(crew.client, crew.keys) == []
+    assert await unfinished.newest(crew.client, crew.keys) == []
     await crew.assert_idle()
 
 
@@ -456,7 +457,7 @@ class _Model:
             self.parked.add(task.id)
         await self.watch.look(self.tasks, self.runs)
         members = [m for of_agent in (await self.crew.queue.parked_agents()).values() for m in of_agent]
-        assert {m.split("\x1f")[2] for m in members} <= self.parked
+        assert {member.task_id for member in members} <= self.parked
         assert await self.crew.queue.unpark(self.rng.sample(members, self.rng.randint(0, len(members)))) >= 0
 
     async def _say(self, worker: _Worker) -> None:
@@ -534,7 +535,7 @@ class _Model:
             for step in status.steps:
                 assert step.status is TaskState.SKIPPED or step.attempt == self.attempts[f"{run_id}/{step.name}"] + 1
         await crew.assert_idle()
-        assert await runs.unfinished(crew.client, crew.keys) == []
+        assert await unfinished.newest(crew.client, crew.keys) == []
 
 
 @pytest.mark.parametrize("seed", range(10))

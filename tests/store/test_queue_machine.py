@@ -31,8 +31,9 @@ from watchbill.connection import scripts
 from watchbill.errors import Conflict, Fenced, NotFound, QueueFull, RetryLater
 from watchbill.plan import flow
 from watchbill.records import TaskPolicy
-from watchbill.store import control, dead, definitions, retention, runs
-from watchbill.store.queue import Claimed, Finished, Outcome, Submission
+from watchbill.store import control, dead, definitions, packed, retention, runs, submissions, unfinished
+from watchbill.store.queue import Claimed, Finished, Outcome
+from watchbill.store.submissions import Submission
 from watchbill.tasks import Priority, RunState, TaskState
 
 HOUR_MS = 3_600_000
@@ -155,7 +156,7 @@ class QueueMachine(RuleBasedStateMachine):
             of_others = self.model.dedupe if key else {}  # what they name is there already
             new = sum(i not in self.model.works and of_others.get(key, i) == i for i in ids)
             full = new > 0 and self.model.present() + new > room
-            got = self.ask(lambda: self.crew.queue.submit(batch, max_queued=room))
+            got = self.ask(lambda: self.crew.submit_all(batch, max_queued=room))
             assert got == (QueueFull if full else self.model.submit(batch))
             self.model.refused += full
 
@@ -369,7 +370,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data(), twice=st.booleans())
     def unpark(self, data: st.DataObject, twice: bool) -> None:
         chosen = self.some(data, self.model.at(Place.NO_AGENT))
-        members = ["\x1f".join((w.agent, str(w.priority), w.id, str(w.next))) for w in chosen]
+        members = [packed.Member(w.agent, w.priority, w.next, w.id) for w in chosen]
         assert self.do(self.crew.queue.unpark(members)) == len(members)
         for work in chosen:
             self.model.unpark(work)
@@ -405,7 +406,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _make_due(self, chosen: Sequence[Work]) -> None:
         now = self.do(server_ms(self.client))
         for work in chosen:
-            member = "\x1f".join((work.agent, str(work.priority), str(work.next), work.id))
+            member = packed.Member(work.agent, work.priority, work.next, work.id).pack()
             self.do(self.client.zadd(self.crew.keys.delayed, {member: now}, xx=True))
             work.due = True
 
@@ -621,9 +622,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _submit_known(self, run: Run) -> None:
         """Ids that are taken: by a run, by a task."""
-        crew, queue = (self.client, self.crew.keys, self.crew.uid), self.crew.queue
+        crew = (self.client, self.crew.keys, self.crew.uid)
         task = Submission(run.id, "a", payload("other"))
-        assert self.ask(lambda: queue.submit([task], max_queued=MANY)) is Conflict
+        assert self.ask(lambda: submissions.submit(*crew, [task], max_queued=MANY)) is Conflict
         tasks = [work.id for work in self.model.works.values() if work.run is None]
         for run_id in [*tasks[-1:], *([] if run.state is RunState.CREATING else [run.id])]:
             submission = run_submission(run_id, self.crew.definition)
@@ -672,7 +673,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert [run.id for run in model.runs.values() if not run.over] == []
         assert self.do(self.crew.queue.incarnations()) == []
         assert self.do(self.crew.consumers()) == set()
-        assert self.do(runs.unfinished(self.client, self.crew.keys)) == []
+        assert self.do(unfinished.newest(self.client, self.crew.keys)) == []
         self.do(self.crew.assert_idle())
 
     def _bring_back(self) -> None:

@@ -30,7 +30,7 @@ from watchbill.connection import scripts
 from watchbill.errors import CrewGone, NotFound, QueueFull, WatchbillError
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
-from watchbill.store import definitions, runs
+from watchbill.store import definitions, runs, unfinished
 from watchbill.store.queue import BATCH, Outcome
 from watchbill.tasks import RunResult, RunState, TaskResult, TaskState, Usage
 
@@ -392,9 +392,9 @@ async def test_nothing_of_a_run_expires_before_its_end_and_then_all_of_it(crew: 
     keys = [crew.keys.run("r1"), crew.keys.run_steps("r1"), crew.keys.run_results("r1")]
     await crew.finish("w", await crew.take("w", 1), ttl_ms=60_000)
     assert [await crew.client.ttl(key) for key in keys] == [-1, -1, -1]
-    assert await runs.unfinished(crew.client, crew.keys) == ["r1"]
+    assert await unfinished.newest(crew.client, crew.keys) == ["r1"]
     await crew.finish("w", await crew.take("w", 2), ttl_ms=300)
-    assert await runs.unfinished(crew.client, crew.keys) == []
+    assert await unfinished.newest(crew.client, crew.keys) == []
     assert all([await crew.client.pttl(key) in (-2, *range(1, 301)) for key in keys]), "-2: it has gone by now"
 
     async def gone() -> bool:
@@ -693,7 +693,7 @@ async def test_every_unfinished_id_is_told_once_however_many_came_at_the_same_ti
     await crew.client.zadd(crew.keys.ids, {task_id: far + n // at_once for n, task_id in enumerate(wanted)})
     await crew.client.zadd(crew.keys.ids, {"ended": 1e12})
     pages = []
-    async for page in runs.every_unfinished(crew.client, crew.keys):
+    async for page in unfinished.pages(crew.client, crew.keys):
         pages.append(page)
         if ends:
             await crew.client.zadd(crew.keys.ids, dict.fromkeys(page, 1e12))
@@ -705,7 +705,7 @@ async def test_what_comes_while_all_that_is_unfinished_is_read_is_not_among_it(c
     before = [f"t{n}" for n in range(BATCH + 1)]
     await crew.submit(*before)
     await next_millisecond(crew)
-    pages = runs.every_unfinished(crew.client, crew.keys)
+    pages = unfinished.pages(crew.client, crew.keys)
     found = await anext(pages)
     await crew.submit("a-later", "z-later")
     found += [task_id async for page in pages for task_id in page]

@@ -1,10 +1,10 @@
-"""The text of the queue's scripts: their flags, and the parts that they are made of."""
+"""The text of the queue's scripts: their flags, their headers, and the parts that they are made of."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Final, Literal
 
@@ -21,7 +21,7 @@ TEXTS: Final = {
 }
 PARTS: Final = sorted(name for name in TEXTS if name.startswith("lib"))
 SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith(("lib", "crews_")))
-"""Those that the queue's stubs call."""
+"""The scripts that the queue's stubs call."""
 
 MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "apply": "adds",
@@ -62,15 +62,6 @@ is not refused; `reads`: it writes nothing."""
 FLAGS: Final = {"adds": "#!lua", "ends": "#!lua flags=allow-oom", "reads": "#!lua flags=no-writes"}
 
 
-def test_every_script_declares_what_it_may_do_when_memory_is_short() -> None:
-    assert {name: TEXTS[name].partition("\n")[0] for name in SCRIPTS} == {
-        name: FLAGS[kind] for name, kind in MEMORY.items()
-    }
-
-
-# ---------------------------------------------------------------- parts
-# Making a part's functions costs time at each call, so a script names those that it needs and no other.
-
 _NAME: Final = r"[A-Za-z_]\w*"
 _TOP: Final = re.compile(rf"^local (?:function )?({_NAME}(?:, {_NAME})*)", re.MULTILINE)
 _LOCAL: Final = re.compile(rf"\b(?:local|for)\s+(?!function\b)({_NAME}(?:\s*,\s*{_NAME})*)")
@@ -101,6 +92,101 @@ def used(name: str) -> set[str]:
         own |= names([function, parameters])
     return set(_USED.findall(text)) - own
 
+
+def test_every_script_declares_what_it_may_do_when_memory_is_short() -> None:
+    assert {name: TEXTS[name].partition("\n")[0] for name in SCRIPTS} == {
+        name: FLAGS[kind] for name, kind in MEMORY.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_no_line_is_longer_than_120_columns(name: str) -> None:
+    assert [line for line in TEXTS[name].splitlines() if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_no_function_has_more_than_six_parameters(name: str) -> None:
+    lists = [parameters.split(",") for _, parameters in _FUNCTION.findall(code(name))]
+    assert [parameters for parameters in lists if len(parameters) > 6] == []
+
+
+# ---------------------------------------------------------------- headers
+# A header says what each of KEYS and ARGV is, and the code calls it by that name.
+
+_GIVEN: Final = re.compile(r"\b(?:ARGV|KEYS)\[")
+_NUMBERED: Final = re.compile(r"\b(ARGV|KEYS)\[(?:FIXED \+ )?(\d+)\]")
+
+
+def statements(name: str) -> list[str]:
+    """Lines of code, each with those that continue it."""
+    found: list[str] = []
+    for line in code(name).splitlines():
+        going_on = found and (found[-1].rstrip().endswith((",", "=", "+")) or line.lstrip().startswith((".", "+")))
+        if going_on:
+            found[-1] += " " + line.strip()
+        else:
+            found.append(line.strip())
+    return found
+
+
+def header(name: str) -> dict[tuple[str, int], str]:
+    """(KEYS or ARGV, number) → its name."""
+    found: dict[tuple[str, int], str] = {}
+    section = ""
+    for line in TEXTS[name].splitlines():
+        if begins := re.match(r"-- (KEYS|ARGV|Answers)\b", line):
+            section = begins[1]
+        elif numbered := re.match(r"--   (\d+) (\w+|\.\.\.)", line):
+            found[section, int(numbered[1])] = numbered[2]
+    return found
+
+
+def split(listed: str) -> list[str]:
+    """The items of a list, at the commas that stand in no brackets."""
+    items, depth = [""], 0
+    for c in listed:
+        depth += (c in "([{") - (c in ")]}")
+        if c == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += c
+    return items
+
+
+def bound(name: str) -> Iterator[tuple[str, int, str]]:
+    """(KEYS or ARGV, number, the name that it is bound to)."""
+    for statement in statements(name):
+        assignment = re.match(rf"(?:local )?({_NAME}(?:, {_NAME})*) = (.*)", statement)
+        pairs = zip(split(assignment[1]), split(assignment[2]), strict=False) if assignment else ()
+        for target, value in pairs:
+            fields = split(value.strip()[1:-1]) if value.strip().startswith("{") else [f"{target} = {value}"]
+            for field in fields:
+                for given, number in _NUMBERED.findall(field):
+                    yield given, int(number), field.partition("=")[0].strip()
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *PARTS} - {"lib"}))
+def test_what_a_script_is_given_is_bound_to_names_first(name: str) -> None:
+    uses = [one for one in statements(name) if _GIVEN.search(one)]
+    assert [one for one in uses if not re.match(r"(?:local )?[\w\[\], .+-]+ = (?!=)", one)] == []
+    assert [one for one in uses if "redis." in one] == []
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "lib_claims"])
+def test_a_header_names_what_the_code_is_given(name: str) -> None:
+    named = header(name)
+    for given in ("KEYS", "ARGV"):
+        numbers = [number for kind, number in named if kind == given]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+    own, of_parts = list(bound(name)), [one for part in declared(name) for one in bound(part)]
+    assert len(own) == len(_NUMBERED.findall(code(name)))
+    assert [one for one in own if named.get(one[:2]) != one[2]] == []
+    given_names = {(*key, called) for key, called in named.items() if called != "..."}
+    assert given_names - {*own, *of_parts} == set(), "nobody needs that"
+
+
+# ---------------------------------------------------------------- parts
+# Making a part's functions costs time at each call, so a script names those that it needs and no other.
 
 OWNERS: Final = {name: part for part in PARTS if part != "lib" for name in defined(part)}
 

@@ -24,10 +24,10 @@ from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
-from watchbill.store import definitions, events, runs
+from watchbill.store import definitions, events, runs, submissions, unfinished
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
-from watchbill.store.queue import Queue, Submission
+from watchbill.store.submissions import Submission
 from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
 logger = Logger("watchbill.client")
@@ -209,10 +209,15 @@ class Client(Control, Crews):
         durability: Durability | None,
         reply_to: str = "",
     ) -> list[str]:
-        queue = Queue(self._redis, keys, current.uid)
-        most = current.definition.tasks.max_queued
-        return await queue.submit(
-            tasks, max_queued=most, reply_to=reply_to, digest=current.digest, durability=durability
+        return await submissions.submit(
+            self._redis,
+            keys,
+            current.uid,
+            tasks,
+            max_queued=current.definition.tasks.max_queued,
+            reply_to=reply_to,
+            digest=current.digest,
+            durability=durability,
         )
 
     async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
@@ -301,7 +306,7 @@ class Client(Control, Crews):
 
     async def unfinished(self, crew: str) -> list[str]:
         """The ids of runs and tasks that haven't ended, newest first."""
-        return await runs.unfinished(self._redis, self.keys(crew))
+        return await unfinished.newest(self._redis, self.keys(crew))
 
     async def events(
         self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20

@@ -16,6 +16,7 @@ import redis.asyncio
 from watchbill import names
 from watchbill.connection import outages
 from watchbill.loggers import Logger
+from watchbill.store import packed
 
 logger = Logger("watchbill.client")
 
@@ -109,6 +110,6 @@ class Replies:
 
     def _tell(self, channel: str, data: str) -> None:
         crew = channel.partition("{")[2].partition("}")[0]
-        for task_id in data.split("\x1e"):
+        for task_id in packed.ids(data):
             for waiter in self._waiting.get((crew, task_id), ()):
                 waiter.told.set()

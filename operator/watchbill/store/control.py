@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, cast
 
 import redis.asyncio
 
@@ -18,11 +18,10 @@ from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, NotFound, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
-from watchbill.store import incarnations, runs
-from watchbill.store.queue import BATCH, Queue, Wish, crew_gone
+from watchbill.store import incarnations, packed, runs, unfinished
+from watchbill.store.queue import BATCH, WISHES, Queue, Wish, crew_gone
 from watchbill.tasks import TERMINAL, TaskState
 
-_FS: Final = "\x1f"
 _LISTEN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 100
 """Tasks that one call cancels, where there may be very many: it takes the server 40 µs for each."""
@@ -47,16 +46,11 @@ class Item:
     id: str
     agent: str
     digest: str = ""
-    """Of a step: the definition of its run."""
+    """The definition of a step's run; empty for a task."""
 
-    def keys(self, keys: CrewKeys) -> list[str]:
+    def keys(self, keys: CrewKeys) -> tuple[str, ...]:
         """The keys of its record, as stop.lua and replay.lua want them."""
-        step = split_step_id(self.id)
-        if step is None:
-            return [keys.task(self.id), keys.agent_events(self.agent)]
-        run = step[0]
-        names = [keys.run(run), keys.run_steps(run), keys.run_results(run), keys.definition(self.digest)]
-        return [*names, keys.agent_events(self.agent), keys.run_events(run)]
+        return keys.of_ending(self.id, self.agent, self.digest)
 
 
 async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str, ttl_ms: int) -> bool:
@@ -91,7 +85,7 @@ async def cancel_all(
     """
     cancelled = cancelling = 0
     await bury_ended(client, keys, uid)
-    async for ids in runs.every_unfinished(client, keys):
+    async for ids in unfinished.pages(client, keys):
         tasks, digests = await _kinds(client, keys, ids)
         if agent is not None:
             tasks, digests = [task for task in tasks if task.agent == agent], {}
@@ -110,7 +104,8 @@ async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> i
     its lease, are cancelled first: there may be nobody else who ever looks."""
     with outages.translated():
         found: Any = await client.hgetall(keys.wishes)
-        wishes = {task_id: wish.split(" ", 2) for task_id, wish in found.items() if wish.startswith("cancel ")}
+        wishes = {task_id: packed.StopRequest.unpack(text) for task_id, text in found.items()}
+        wishes = {task_id: wish for task_id, wish in wishes.items() if wish.what == "cancel"}
         if not wishes:
             return 0
         held = await client.hmget(keys.running, list(wishes))
@@ -118,13 +113,13 @@ async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> i
         alive = set(await client.zrangebyscore(keys.leases, int(seconds) * 1000 + int(micros) // 1000, "+inf"))
     left = [
         task_id
-        for task_id, packed in zip(wishes, held, strict=True)
-        if str(packed or "").partition(_FS)[0] not in alive
+        for task_id, text in zip(wishes, held, strict=True)
+        if text is None or packed.Holder.unpack(str(text)).incarnation not in alive
     ]
     for task_id in left:
-        _, ttl_ms, why = wishes[task_id]
+        wish = wishes[task_id]
         with suppress(NotFound):
-            await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, int(ttl_ms))
+            await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], wish.why, wish.ttl_ms)
     return len(wishes) - len(left)
 
 
@@ -230,11 +225,7 @@ async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     Raises NotFound, and Conflict when it has ended.
     """
     item = await _item(client, keys, task_id)
-    step = split_step_id(task_id)
-    names = [keys.task(task_id)] if step is None else [keys.run(step[0]), keys.run_steps(step[0])]
-    names.append(keys.agent_events(item.agent))
-    if step is not None:
-        names.append(keys.run_events(step[0]))
+    names = keys.of_item(task_id, item.agent)
     outcome = (await call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
     return _told(keys, task_id, outcome, "resumed") == "resumed"
 
@@ -253,11 +244,11 @@ async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) 
 
 
 async def wishes(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> dict[str, Wish]:
-    """Those of these tasks that somebody wants to stop."""
+    """Task → what somebody wants of it; only tasks among `ids` that are to stop."""
     with outages.translated():
         found = await client.hmget(keys.wishes, list(ids))
-    wanted = ((task_id, str(wish or "").partition(" ")[0]) for task_id, wish in zip(ids, found, strict=True))
-    return {task_id: cast(Wish, wish) for task_id, wish in wanted if wish in get_args(Wish)}
+    wanted = ((task_id, packed.StopRequest.unpack(str(text))) for task_id, text in zip(ids, found, strict=True) if text)
+    return {task_id: cast(Wish, wish.what) for task_id, wish in wanted if wish.what in WISHES}
 
 
 async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
@@ -266,9 +257,7 @@ async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool
         return bool(await client.hget(keys.meta, "uid") != uid)
 
 
-async def heard(
-    client: redis.asyncio.Redis, keys: CrewKeys
-) -> AsyncIterator[tuple[Literal["look", "gone"] | Wish, list[str]]]:
+async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[packed.Order]:
     """What is said to the crew's workers, without end: to stop these tasks, if they have them; `look`: to look whether
     they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
 
@@ -279,17 +268,15 @@ async def heard(
         while True:
             # redis-py subscribes again by itself when it connects again
             if message := await outages.persist(lambda: listening.get_message(timeout=_LISTEN_SECONDS)):
-                what, *ids = message["data"].split("\x1f")
-                yield what, ids
+                yield packed.Order.unpack(message["data"])
 
 
 async def _stop(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
 ) -> list[str]:
     names = [*keys.fixed, *(name for item in items for name in item.keys(keys))]
-    args: list[Any] = [uid, keys.crew, what, _one_line(why), keys.control, len(items)]
-    for item in items:
-        args += (item.id, ttl_ms)
+    args: list[Any] = [uid, keys.crew, what, _one_line(why), keys.control, ttl_ms, len(items)]
+    args += (item.id for item in items)
     return list((await call(client, keys, "stop", names, args))[1:])
 
 

@@ -20,9 +20,9 @@ from watchbill.errors import NotFound
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition
-from watchbill.store import definitions, runs
+from watchbill.store import definitions, packed, runs
 from watchbill.store.control import Item, call
-from watchbill.store.queue import BATCH, crew_gone, queue_full, unpacked
+from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import RUN_TERMINAL, Usage
 
 Outcome = Literal["replayed", "missing", "taken", "expired"]
@@ -138,7 +138,7 @@ async def replay(
         args: list[Any] = [uid, keys.crew, max_queued, len(part)]
         for letter, way in zip(part, ways, strict=True):
             names += Item(letter.task_id, letter.agent, way.digest).keys(keys)
-            args += (letter.id, letter.task_id, way.digest, way.parallel)
+            args += (letter.task_id, letter.id, way.digest, way.parallel)
         reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
             raise queue_full(keys, max_queued)
@@ -244,7 +244,7 @@ def _letter(entry: str, fields: dict[str, str]) -> DeadLetter:
         worker=_shown(fields.get("worker", "")),
         error=_shown(fields.get("error", "")),
         entry=_shown(fields.get("entry", "")),
-        usage=unpacked(fields.get("spent", "")),
+        usage=packed.usage(fields.get("spent", "")),
         priority=_number(fields.get("class", "")),
         prompt=_prompt(fields.get("payload")),
         raw=raw or None,

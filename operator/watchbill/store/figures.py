@@ -18,6 +18,7 @@ import redis.asyncio
 from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.names import CLASSES, CrewKeys
+from watchbill.store import packed
 from watchbill.tasks import Priority
 
 CREWS_AT_ONCE: Final = 100
@@ -174,11 +175,12 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
         seconds, micros = await (await connection.home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found: dict[str, RunningTask] = {}
-        async for task_id, packed in client.hscan_iter(keys.running, count=_PAGE):
-            incarnation, _, priority, _, attempt, started, _, agent, *_ = packed.split("\x1f")
-            if started != "0":
-                running_ms = max(now_ms - int(started), 0)
-                found[task_id] = RunningTask(task_id, agent, incarnation, int(priority), int(attempt), running_ms)
+        async for task_id, text in client.hscan_iter(keys.running, count=_PAGE):
+            holder = packed.Holder.unpack(text)
+            if holder.started_ms:
+                running_ms = max(now_ms - holder.started_ms, 0)
+                of_task = holder.agent, holder.incarnation, holder.priority, holder.attempt
+                found[task_id] = RunningTask(task_id, *of_task, running_ms)
     return heapq.nsmallest(most, found.values(), key=lambda task: (-task.running_ms, task.task_id))
 
 
@@ -188,10 +190,10 @@ def _figures(reply: Sequence[Any]) -> Figures | None:
     now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, flat, workers, ended = reply
     parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
     classes = []
-    for number, waiting, runs, head in zip(CLASSES, flat[::3], flat[1::3], flat[2::3], strict=True):
+    for number, (waiting, runs, head) in zip(CLASSES, packed.rows(flat, 3), strict=True):
         age = max(now_ms - int(head.partition("-")[0]), 0) if head else None
         classes.append(OfClass(Priority(number).name.lower(), waiting, runs, age))
-    says = [_says(text, told) for text, told in zip(workers[::2], workers[1::2], strict=True)]
+    says = [_says(text, told) for text, told in packed.rows(workers, 2)]
     return Figures(
         waiting=sum(c.waiting for c in classes),
         running=max(running, 0),

@@ -28,7 +28,7 @@ from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
 from watchbill.plan import heartbeat as beat
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
-from watchbill.store import crew_json, definitions, runs
+from watchbill.store import crew_json, definitions, runs, submissions
 from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
 
@@ -284,10 +284,12 @@ async def _fire(
     work = submission.work(agent_id, prompt, inputs)
     most = crew.tasks.max_queued
     guard_ms = at.guard // timedelta(milliseconds=1)
-    args: list[Any] = [state.generation, at.slot_ms, at.following_ms, guard_ms, agent_id]
+    kind = "task" if agent_id else "run"
+    args: list[Any] = [state.uid, keys.crew, most, state.generation, at.slot_ms, at.following_ms, guard_ms]
+    args += [kind, made, current.digest]
     if agent_id:
-        args += [state.uid, keys.crew, most, made, int(spec.priority), payload, current.digest, work]
-        args += [" ".join(inputs), *(part for item in inputs.items() for part in item)]
+        task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work)
+        args += submissions.script_args(task)
     else:
         steps = flow.steps(crew)
         if len(steps) > BATCH:
@@ -306,8 +308,7 @@ async def _fire(
             inputs,
             work=work,
         )
-        [(_, call)] = runs.script_call(keys, state.uid, run, most, "")
-        args += call
+        args += runs.script_args(run, 0, "")
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, at.label), keys.run(made)]
     names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
     with outages.translated():

@@ -13,10 +13,10 @@ import redis.asyncio
 
 from watchbill.connection import outages
 from watchbill.names import CLASSES, WORKERS_GROUP, CrewKeys
+from watchbill.store import packed
 from watchbill.store.queue import BATCH, Claimed
 
 _MOST: Final = 10_000
-_FS: Final = "\x1f"
 
 
 async def forgotten(
@@ -39,8 +39,8 @@ async def forgotten(
             return []
         running = await client.hgetall(keys.running)
     tasks = []
-    for task_id, packed in running.items():
-        holder, fence, priority, entry, attempt, _, _, agent, *_ = str(packed).split(_FS)
-        if holder == incarnation and (int(priority), entry) in unknown:
-            tasks.append(Claimed(str(task_id), fence, int(attempt), agent, entry, int(priority), taken_over=False))
+    for task_id, text in running.items():
+        h = packed.Holder.unpack(str(text))
+        if h.incarnation == incarnation and (h.priority, h.entry) in unknown:
+            tasks.append(Claimed(str(task_id), h.fence, h.attempt, h.agent, h.entry, h.priority, taken_over=False))
     return tasks[:BATCH]

@@ -18,7 +18,7 @@ from watchbill.errors import DefinitionChanged
 from watchbill.names import CrewKeys
 from watchbill.store.definitions import Current
 from watchbill.store.queue import crew_gone
-from watchbill.store.runs import FAR
+from watchbill.store.unfinished import FAR
 
 PAGE: Final = 100
 """Records that go in one call: it holds the server for less than a millisecond."""

@@ -1,11 +1,11 @@
 """Runs of a whole crew, and reading what became of runs and tasks.
 
-A run is a graph of steps, one hash field each; the finishing script advances it (store/scripts/lib.lua).
+A run is a graph of steps, one hash field each; the script that ends a step advances it (store/scripts/lib_runs.lua).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,8 @@ from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, crew_gone, other_work, queue_full, unpacked
+from watchbill.store import packed
+from watchbill.store.queue import BATCH, crew_gone, other_work, queue_full
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -36,9 +37,7 @@ from watchbill.tasks import (
     Usage,
 )
 
-_FS: Final = "\x1f"
-_LS: Final = "\x1e"
-_NONE: Final = "\x1d"
+_KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.maxResults"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +66,26 @@ def script_call(
     """(KEYS, ARGV) of the calls that create this run: one for each 500 steps, the last of which starts it."""
     task = keys.task(run.id)
     names = [*keys.fixed, keys.run(run.id), keys.run_steps(run.id), task, keys.run_events(run.id)]
-    names += [keys.dedupe(run.dedupe_key) if run.dedupe_key else task, keys.definition(run.digest)]
+    names.append(keys.dedupe(run.dedupe_key) if run.dedupe_key else task)
+    window = run.dedupe_ms if run.dedupe_key else 0
     calls: list[tuple[list[str], list[Any]]] = []
     for start in range(0, len(run.steps), BATCH):
-        part = run.steps[start : start + BATCH]
-        last = start + BATCH >= len(run.steps)
-        inputs = run.inputs if start == 0 else {}
-        args: list[Any] = [
-            uid,
-            keys.crew,
-            max_queued,
-            run.id,
-            int(run.priority),
-            run.payload,
-            run.digest,
-            run.work,
-            run.mode.value,
-        ]
-        args += [run.parallel, reply_to, run.dedupe_ms if run.dedupe_key else 0, int(last), len(run.steps)]
-        args += [" ".join(inputs), len(inputs), *(text for item in inputs.items() for text in item)]
-        args.append(len(part))
-        for index, step in enumerate(part, start):
-            args += [step.name, step.agent, index, len(step.after), _LS.join(step.successors)]
-        calls.append((names, args))
+        is_last = start + BATCH >= len(run.steps)
+        own = [uid, keys.crew, max_queued, window, int(is_last), len(run.steps)]
+        calls.append((names, [*own, *script_args(run, start, reply_to)]))
     return calls
+
+
+def script_args(run: RunSubmission, start: int, reply_to: str) -> list[Any]:
+    """The run and up to 500 of its steps, as read_run in store/scripts/lib_new_runs.lua reads them."""
+    inputs = run.inputs if start == 0 else {}
+    args = [run.id, int(run.priority), run.payload, run.digest, run.work, run.mode.value, run.parallel, reply_to]
+    args += [" ".join(inputs), len(inputs), *(text for item in inputs.items() for text in item)]
+    part = run.steps[start : start + BATCH]
+    args.append(len(part))
+    for index, step in enumerate(part, start):
+        args += [step.name, step.agent, index, len(step.after), packed.pack_ids(step.successors)]
+    return args
 
 
 async def submit(
@@ -153,7 +148,7 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
             status=RunState(state),
             submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
             finished_at=_time(finished),
-            steps=_steps(dict(zip(flat[::2], flat[1::2], strict=True)), over=RunState(state) in RUN_TERMINAL),
+            steps=_steps(dict(packed.rows(flat, 2)), over=RunState(state) in RUN_TERMINAL),
         )
 
 
@@ -235,9 +230,9 @@ async def _run_result(
         async with client.pipeline(transaction=False) as pipe:  # it has ended, and a replay alone changes that
             pipe.hgetall(keys.run_steps(run_id))
             pipe.hgetall(keys.run_results(run_id))
-            packed, stored = await pipe.execute()
+            graph, stored = await pipe.execute()
     with _readable(keys, run_id):
-        steps = _steps(packed, over=True)
+        steps = _steps(graph, over=True)
     results = {s.name: _result(stored[s.name], f"{run_id}/{s.name}", s.agent) for s in steps if s.name in stored}
     outputs = {name: r.output for name, r in results.items() if r.success}
     errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
@@ -291,13 +286,13 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
 
 
 async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> str | None:
-    """Whose a step of a run is; None where there is no such step."""
+    """The agent of a step; None where the run has no such step."""
     with outages.translated():
-        packed = await client.hget(keys.run_steps(run_id), step)
-    if packed is None:
+        stored = await client.hget(keys.run_steps(run_id), step)
+    if stored is None:
         return None
     with _readable(keys, f"{run_id}/{step}"):
-        return str(packed).split(_FS)[3]
+        return packed.Step.unpack(str(stored)).agent
 
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
@@ -308,41 +303,6 @@ async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collecti
                 pipe.hget(keys.run(run_id), "def")
             found = await pipe.execute() if run_ids else []
     return {run_id: str(digest) for run_id, digest in zip(run_ids, found, strict=True) if digest}
-
-
-FAR: Final = "(1e13"
-"""Scores in `ids` lie above this for what is unfinished, and below for what has ended (FAR in scripts/lib.lua)."""
-_KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.maxResults"
-
-
-async def unfinished(client: redis.asyncio.Redis, keys: CrewKeys, limit: int = 100) -> list[str]:
-    """Ids of tasks and runs that haven't ended, newest first."""
-    with outages.translated():
-        return [
-            str(i) for i in await client.zrange(keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=limit)
-        ]
-
-
-async def every_unfinished(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[list[str]]:
-    """Ids of all tasks and runs that haven't ended now, oldest first, in pages; without what comes meanwhile."""
-    with outages.translated():
-        newest: Any = await client.zrange(
-            keys.ids, "+inf", FAR, byscore=True, desc=True, offset=0, num=1, withscores=True
-        )
-    after: str | float = FAR
-    told: set[str] = set()  # of those with the score `after`, at which the next page begins: many may have the same
-    while newest:
-        with outages.translated():
-            page: Any = await client.zrange(
-                keys.ids, after, newest[0][1], byscore=True, offset=0, num=BATCH + len(told), withscores=True
-            )
-        found = [one for one in page if one[0] not in told][:BATCH]
-        if not found:
-            return
-        last = found[-1][1]
-        told = {task_id for task_id, score in found if score == last} | (told if last == after else set())
-        after = last
-        yield [task_id for task_id, _ in found]
 
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
@@ -397,36 +357,36 @@ async def definition_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str
         return str(await client.hget(keys.run(run_id), "def") or "")
 
 
-def _steps(packed: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
-    fields = {name: value.split(_FS) for name, value in packed.items()}
-    after: dict[str, list[str]] = {name: [] for name in fields}
-    for name, f in sorted(fields.items(), key=lambda item: int(item[1][2])):
-        for successor in () if f[4] == _NONE else f[4].split(_LS):
+def _steps(graph: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
+    steps = {name: packed.Step.unpack(text) for name, text in graph.items()}
+    after: dict[str, list[str]] = {name: [] for name in steps}
+    for name, step in sorted(steps.items(), key=lambda item: item[1].index):
+        for successor in step.successors:
             if successor in after:  # else the run is being created, and its part isn't here yet
                 after[successor].append(name)
-    steps = []
-    for name, (state, _, index, agent, _, attempt, _, started, finished, spent, _) in fields.items():
-        now = TaskState(state)
+    found = []
+    for name, step in steps.items():
+        now = TaskState(step.state)
         if over and now not in TERMINAL:
             now = TaskState.SKIPPED  # behind a failed step: never reached, so never visited
-        steps.append(
+        found.append(
             StepStatus(
                 name=name,
-                agent=agent,
+                agent=step.agent,
                 status=now,
-                index=int(index),
+                index=step.index,
                 after=tuple(after[name]),
-                attempt=int(attempt),
-                started_at=_time(started),
-                finished_at=_time(finished),
-                tokens=usage.total_tokens if (usage := unpacked(spent)) else 0,
+                attempt=step.attempt,
+                started_at=_time(step.started_ms),
+                finished_at=_time(step.finished_ms),
+                tokens=step.usage.total_tokens if step.usage else 0,
             )
         )
-    return tuple(sorted(steps, key=lambda s: s.index))
+    return tuple(sorted(found, key=lambda s: s.index))
 
 
-def _time(ms: str | None) -> datetime | None:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms and ms != "0" else None
+def _time(ms: str | int | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms and int(ms) else None
 
 
 def not_found(keys: CrewKeys, task_id: str) -> NotFound:

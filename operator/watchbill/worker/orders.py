@@ -43,7 +43,7 @@ class Orders:
                     if what == "look":
                         self.drain(await state.persist(self._is_draining))
                     elif what == "gone":
-                        if ids == [queue.uid] and await state.persist(self._is_gone):
+                        if ids == (queue.uid,) and await state.persist(self._is_gone):
                             state.deleted = True
                             state.lose(state.incarnation.name, crew_gone(queue.keys))
                     elif what in results.STOPPED:  # else it is from a newer version, or from a stranger

@@ -13,7 +13,7 @@ from watchbill.clock import wait_for_event
 from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.names import split_step_id
-from watchbill.store import definitions, runs
+from watchbill.store import definitions, packed, runs
 from watchbill.store.queue import Queue
 from watchbill.worker.state import State
 
@@ -58,10 +58,10 @@ class _Search:
             if mine:
                 self.brought += await self._persist(lambda m=mine: self._queue.unpark(m))  # type: ignore[misc]
 
-    async def _digests(self, members: list[str]) -> list[str]:
+    async def _digests(self, members: list[packed.Member]) -> list[str]:
         """Returns the definition under which each will run: a step under its run's, a task under the current one."""
         current = (await definitions.current(self._queue.client, self._queue.keys)).digest
-        steps = [split_step_id(member.split("\x1f")[2]) for member in members]
+        steps = [split_step_id(member.task_id) for member in members]
         pinned = await runs.digests(self._queue.client, self._queue.keys, {step[0] for step in steps if step})
         return [pinned.get(step[0], current) if step else current for step in steps]
 

@@ -1,28 +1,44 @@
 #!lua
 -- uses events
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
--- KEYS: fixed; new definition, old definition (as the caller last saw it; the new one again: none)
--- ARGV: uid of a crew that is new here, uid that must be there ('' = any), hash, old hash ('' = none), definition, maxQueued,
---   who manages it ('' = nobody), what the feed tells if the crew isn't here ('' = nothing: it never was)
--- -> {'ok', uid} | {'changed'} (another definition came in between: look again) | {'other', uid, who manages it} (it is
---   another crew of that name, or another's) | {'leaving', uid} (a former one is not removed to its end)
+-- KEYS fixed, then
+--   1 new_key             of the new definition
+--   2 old_key             of the old one as the caller last saw it; the new one again: there was none
+-- ARGV
+--   1 fresh               uid of a crew that is new here
+--   2 wanted              uid that must be there; '': any
+--   3 digest
+--   4 old_digest          '': there was none
+--   5 definition
+--   6 max_queued
+--   7 owner               who manages it; '': nobody
+--   8 loss                what the feed says if the crew isn't here; '': nothing, since it never was
+-- Answers
+--   {'ok', uid}
+--   {'changed'}           another definition came in between: look again
+--   {'other', uid, owner} it is another crew of that name, or another's
+--   {'leaving', uid}      a former one is not removed to its end
+local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local max_queued, owner, loss = ARGV[6], ARGV[7], ARGV[8]
+local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
 local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving')
-local uid, owner, old = known[1], known[2] or '', known[3] or ''
-if known[4] then return { 'leaving', known[4] } end
-if uid and ARGV[2] ~= '' and uid ~= ARGV[2] then return { 'other', uid, owner } end
-if uid and owner ~= '' and owner ~= ARGV[7] then return { 'other', uid, owner } end
-if old ~= ARGV[4] and old ~= ARGV[3] then return { 'changed' } end
-uid = uid or ARGV[1]
-redis.call('SET', KEYS[FIXED + 1], ARGV[5])
-redis.call('HSET', META, 'uid', uid, 'def', ARGV[3], 'maxQueued', ARGV[6])
+local uid, known_owner, old, leaving = known[1], known[2] or '', known[3] or '', known[4]
+if leaving then return { 'leaving', leaving } end
+if uid and wanted ~= '' and uid ~= wanted then return { 'other', uid, known_owner } end
+if uid and known_owner ~= '' and known_owner ~= owner then return { 'other', uid, known_owner } end
+if old ~= old_digest and old ~= digest then return { 'changed' } end
+local is_new = not uid
+uid = uid or fresh
+redis.call('SET', new_key, definition)
+redis.call('HSET', META, 'uid', uid, 'def', digest, 'maxQueued', max_queued)
 redis.call('HSETNX', META, 'born', int(now_us))     -- what was claimed before, the store has lost
-if not known[1] and ARGV[8] ~= '' then
+if is_new and loss ~= '' then
   redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (lost.lua)
-  event('mission_event', '"message":' .. quote(ARGV[8]))
+  event('mission_event', '"message":' .. quote(loss))
 end
-if ARGV[7] ~= '' then redis.call('HSET', META, 'owner', ARGV[7]) end     -- with it, so that a sweep finds it
-if old ~= '' and old ~= ARGV[3] and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', KEYS[FIXED + 2]) end
+if owner ~= '' then redis.call('HSET', META, 'owner', owner) end     -- with it, so that a sweep finds it
+if old ~= '' and old ~= digest and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', old_key) end
 for _, c in ipairs(CLASSES) do
-  redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error says that it, or the stream, is not or already there
+  redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error: it is there already, or the stream isn't
 end
 return { 'ok', uid }

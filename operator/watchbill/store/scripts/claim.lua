@@ -1,10 +1,24 @@
 #!lua flags=allow-oom
--- uses events running streams leases claims
--- KEYS: fixed. ARGV: uid, incarnation, sequence number, slots, how many of them begin at once, lease ms, may take over?,
---   highest fence that the worker was given
--- -> {'gone'} | what `claim` says
-local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
+-- uses events running streams leases letters claims
+-- Claims tasks, and begins some of them.
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 inc
+--   3 number              of the claim; this and what follows up to `highest` is read by `claim` (lib_claims.lua)
+--   4 slots
+--   5 begin
+--   6 lease_ms
+--   7 take_over
+--   8 highest
+-- Answers
+--   {'gone'}
+--   {'fenced'}
+--   {'unknown'}
+--   what `claim` says
+local uid, inc, number = ARGV[1], ARGV[2], ARGV[3]
+local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
-local reply = claim(ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8]))
+local answer = claim(inc)
 settle()
-return reply
+return answer

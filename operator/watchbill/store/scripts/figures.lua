@@ -2,11 +2,18 @@
 -- uses nothing
 -- How much a crew has to do, as of one moment. What it costs doesn't depend on how much that is, but for the number of
 -- workers. A stream that isn't there is an empty one.
--- KEYS: fixed. ARGV: results to be looked at, at most (0: none); the id behind which they are ('': only how many there were)
--- -> {} (there is no such crew) | {now in ms, when delayed work is due ('': there is none), delayed, running, parked for
---   concurrency, for an agent, for an interrupt, dead, refused, trimmed, {per class: waiting, running, id of the head or ''},
---   {per living worker: what it says of itself, or ''; is it to drain?}, {} | {results ever, id of the last, looked at,
---   completed, failed}}
+-- KEYS fixed
+-- ARGV
+--   1 most                results that are looked at; 0: none
+--   2 behind              the id behind which they are; '': only how many there were
+-- Answers
+--   {}                    there is no such crew
+--   {now in ms, when delayed work is due ('': there is none), delayed, running, parked for concurrency, for an agent,
+--     for an interrupt, dead, refused, trimmed, classes, workers, ended}
+--   classes               for each waiting, running, id of the head or ''
+--   workers               for each that lives what it says of itself, or ''; is it to drain?
+--   ended                 {} | {results ever, id of the last, looked at, completed, failed}
+local most, behind = tonumber(ARGV[1]), ARGV[2]
 local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed')
 if not meta[1] then return {} end
 
@@ -55,12 +62,12 @@ for _, inc in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf')) do
   workers[#workers + 1] = redis.call('HEXISTS', META, 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc))
 end
 
-local ended, most = {}, tonumber(ARGV[1])
+local ended = {}
 local stream = most > 0 and redis.call('EXISTS', RESULTS) == 1 and named(redis.call('XINFO', 'STREAM', RESULTS))
 if stream then
   local seen, completed, failed = 0, 0, 0
-  if ARGV[2] ~= '' then
-    for _, entry in ipairs(redis.call('XREVRANGE', RESULTS, '+', '(' .. ARGV[2], 'COUNT', most)) do
+  if behind ~= '' then
+    for _, entry in ipairs(redis.call('XREVRANGE', RESULTS, '+', '(' .. behind, 'COUNT', most)) do
       local result = named(entry[2])
       seen = seen + 1
       if result['kind'] ~= 'run' then     -- its steps are counted
@@ -75,5 +82,5 @@ end
 
 local due = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
 return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', RUNNING) - waits_again,
-  redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT), redis.call('XLEN', DEAD),
-  tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended }
+  redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT),
+  redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended }

@@ -1,55 +1,54 @@
 #!lua flags=allow-oom
--- uses events running answers streams steps runs ends leases claims
--- Held tasks begin, running ones are told of, results come in, entries leave the streams, runs advance; then the next
--- claim, in the same call.
--- KEYS: fixed; then per task to tell of: task, agent events; per step: steps, agent events, run events; then per task
---   that ends: task, agent events; per step: run, steps, results, definition, agent events, run events
--- ARGV: uid, incarnation, sequence number, slots (-1: don't claim), how many of them begin at once, lease ms, may take
---   over?, highest fence that the worker was given, how many begin, how many to tell of, how many end; per item that begins,
---   and that is to be told of: id, fence;
---   per item that ends: id, fence, outcome (completed | failed | dead | retry | cancelled | interrupted), ttl ms (retry: in how long), what all
---   attempts spent ('': nothing),
---   result, message, detail for the dead letter
--- -> {'gone'} | {'fenced'} | {'ok', {per item that ends: applied | repeated | stale}, what `claim` says, or {}}
-local bar = barred(ARGV[1], ARGV[2], ARGV[3] == '1')
+-- uses events running answers streams steps runs ends leases letters claims items
+-- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
+-- and runs advance; then the next claim, in the same call.
+-- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
+--   (lib_items.lua)
+-- ARGV
+--   1 uid
+--   2 inc
+--   3 number              of the claim; this and what follows up to `highest` is read by `claim` (lib_claims.lua)
+--   4 slots               -1: don't claim
+--   5 begin
+--   6 lease_ms
+--   7 take_over
+--   8 highest
+--   9 begins              items that begin, each with id, fence
+--   10 tells              items to tell of, each with id, fence
+--   11 ends               items that end, each with
+--     id
+--     fence
+--     outcome             completed | failed | dead | retry | cancelled | interrupted
+--     ttl                 for how long the record is kept, in ms; of retry: after how long it is tried again
+--     spent               by all attempts; '': nothing
+--     result
+--     message
+--     detail              for the dead letter
+-- Answers
+--   {'gone'}
+--   {'fenced'}
+--   {'unknown'}
+--   {'ok', outcomes, claimed}    for each item that ends applied | repeated | stale; and what `claim` says, or {}
+local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local begins, tells, ends = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
-local inc, begins, tells, n = ARGV[2], tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local at, key = 12, FIXED + 1
+local at = 12
 
-local function held(from, size, many)
-  if many == 0 then return {} end
-  local names = {}
-  for i = 1, many do names[i] = ARGV[from + (i - 1) * size] end
-  return redis.call('HMGET', RUNNING, unpack(names))
+-- Packed holders of the next `n` items, which have `size` arguments each.
+local function next_holders(n, size)
+  if n == 0 then return {} end
+  local ids = {}
+  for i = 1, n do ids[i] = ARGV[at + (i - 1) * size] end
+  return redis.call('HMGET', RUNNING, unpack(ids))
 end
 
--- What a dead letter says beside its reason: of a task also what it was to do, so that it can be replayed when its record
--- is gone. (A step is replayed within its run, or not at all.)
-local function letter(h, detail, task_key, run_id, spent)
-  local says = { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry, 'error', detail or '' }
-  if spent and spent ~= '' then says[#says + 1], says[#says + 2] = 'spent', spent end
-  if run_id then
-    says[#says + 1], says[#says + 2] = 'run', run_id
-  elseif task_key then
-    local record, size, carried = redis.call('HGETALL', task_key), 0, {}
-    for i = 1, #record, 2 do
-      local name = record[i]
-      if name == 'payload' or name == 'inputs' or name == 'work' or string.find(name, '^input:') then
-        carried[#carried + 1], carried[#carried + 2] = name, record[i + 1]
-        size = size + #record[i + 1]
-      end
-    end
-    if size <= LETTER_MOST and #carried <= 100 then
-      for _, value in ipairs(carried) do says[#says + 1] = value end
-    end
-  end
-  return says
-end
-
-local packed, changed = held(at, 2, begins), {}
+-- 1. Held tasks begin.
+local packed, changed = next_holders(begins, 2), {}
 for i = 1, begins do
-  local id, begun, agent = ARGV[at], packed_as_begun(packed[i], inc, ARGV[at + 1])
+  local id, fence = ARGV[at], ARGV[at + 1]
   at = at + 2
+  local begun, agent = pack_as_begun(packed[i], inc, fence)
   if begun then
     changed[#changed + 1], changed[#changed + 2] = id, begun
     if agent then count(agent, 1) end
@@ -57,113 +56,119 @@ for i = 1, begins do
 end
 if #changed > 0 then redis.call('HSET', RUNNING, unpack(changed)) end
 
-packed = held(at, 2, tells)
+-- 2. The feeds say of running ones that they have begun.
+packed = next_holders(tells, 2)
 for i = 1, tells do
   local id, fence = ARGV[at], ARGV[at + 1]
   at = at + 2
-  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-  local record, feed = KEYS[key], KEYS[key + 1]
-  local run_events = run_id and KEYS[key + 2] or nil
-  key = key + (run_id and 3 or 2)
-  local h = holder_of(packed[i])
-  if holds(h, inc, fence) and assigned(id, h, run_id, feed, run_events) then
+  local item, h = next_item(id), unpack_holder(packed[i])
+  if holds(h, inc, fence) and assigned(item, h) then
     hold(id, h)
-    if run_id then
-      local step = read_step(record, name)
+    if item.run_id then
+      local step = read_step(item.steps, item.name)
       if step and step.finished == '0' and step.state ~= 'cancelling' then
         step.state, step.attempt, step.started, step.fence = 'running', h.attempt, h.started, fence
-        write_step(record, name, step)
+        write_step(item.steps, item.name, step)
       end
     else
-      local state = redis.call('HGET', record, 'state')
+      local state = redis.call('HGET', item.task, 'state')
       if state == 'waiting' or state == 'delayed' then
-        redis.call('HSET', record, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
+        redis.call('HSET', item.task, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
       end
     end
   end
 end
 
-packed = held(at, 8, n)
-local outcomes, acked, gone, ended, granted = {}, {}, {}, {}, {}
-for i = 1, n do
-  local id, fence, outcome, ttl, spent, result, message, detail = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
-    ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
-  at = at + 8
-  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-  local k, step, last, over      -- the fence of its last transition, and whether that was its end
-  if run_id then
-    k = { run = KEYS[key], steps = KEYS[key + 1], results = KEYS[key + 2], def = KEYS[key + 3],
-      agent_events = KEYS[key + 4], run_events = KEYS[key + 5] }
-    key = key + 6
-    step = read_step(k.steps, name)
-    over = step and step.finished ~= '0'
-    last = (over or step and (step.state == 'delayed' or step.state == 'interrupted')) and step.fence
+-- 3. Results come in, and runs advance.
+local acked = {}                  -- class -> entries that leave the stream
+local gone, granted = {}, {}      -- ids that nobody holds any more, and those whose wish is granted
+local ended_ids = {}
+
+-- applied | repeated | stale
+local function end_item(item, h, ended)
+  local id, fence = item.id, ended.fence
+  local mine = holds(h, inc, fence) and not ended_ids[id]
+  local last, is_over      -- the fence of its last transition, and whether that was its end
+  if item.run_id then
+    local step = read_step(item.steps, item.name)
+    item.step, item.is_there = step, step
+    is_over = step and step.finished ~= '0'
+    last = (is_over or step and (step.state == 'delayed' or step.state == 'interrupted')) and step.fence
   else
-    k = { task = KEYS[key], agent_events = KEYS[key + 1] }
-    key = key + 2
+    local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply')
+    item.is_there, is_over, item.reply = task[1], task[2], task[3]
+    if is_over or not mine then last = redis.call('HGET', item.task, 'fence') end
   end
-  local task = not run_id and redis.call('HMGET', k.task, 'state', 'finished', 'reply')
-  if task then over = task[2] end
-  local h = holder_of(packed[i])
-  local mine = holds(h, inc, fence) and not ended[id]
-  if task and (over or not mine) then last = redis.call('HGET', k.task, 'fence') end
-  if not mine then
-    outcomes[i] = last == fence and 'repeated' or 'stale'
-  else
-    ended[id] = true
-    gone[#gone + 1] = id
-    local entries = acked[h.class] or {}
-    acked[h.class], entries[#entries + 1] = entries, h.entry
-    local wish, keep, why = wish_of(id)
-    if wish then granted[#granted + 1] = id end
-    if over then      -- a stray entry of what has ended
-      if h.known ~= '0' then count(h.agent, -1, k.agent_events) end
-      outcomes[i] = last == fence and 'repeated' or 'stale'
-    else
-      assigned(id, h, run_id, k.agent_events, k.run_events, true)
-      count(h.agent, -1, k.agent_events)
-      local is_there = step or (task and task[1])
-      local made = h.attempt      -- attempts that count
-      if outcome == 'interrupted' then made = int(tonumber(made) - 1) end
-      -- What ends by itself has ended. What would go on stops, if somebody asked for that.
-      if wish and (outcome == 'retry' or outcome == 'interrupted') then
-        outcome, ttl = wish == 'cancel' and 'cancelled' or 'interrupted', keep
-      end
-      if outcome == 'cancelled' then result, message = cancelled_result(id, h.agent, h.attempt, why or '', spent) end
-      if not is_there and outcome ~= 'dead' then bury('it has no record', id, letter(h)) end
-      if not is_there and not run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
-      if outcome == 'retry' then
-        if step then
-          step.state, step.attempt, step.fence, step.entry, step.spent = 'delayed', h.attempt, fence, '', spent
-          write_step(k.steps, name, step)
-        elseif is_there then
-          redis.call('HSET', k.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt, 'spent', spent)
-        end
-        if is_there and delay(id, h.class, h.agent, int(tonumber(h.attempt) + 1), now_ms + tonumber(ttl)) then ring() end
-        event('mission_event', about(h.agent, id, run_id, message), k.agent_events, k.run_events)
-      elseif outcome == 'interrupted' then
-        if is_there then set_aside(k, id, run_id, name, step, h.agent, made, fence, why or message, 0, spent) end
-      else
-        if outcome == 'dead' then bury(message, id, letter(h, detail, task and task[1] and k.task, run_id, spent)) end
-        conclude(k, id, run_id, name, step, is_there, task and task[3], h.agent, h.attempt, fence, h.started, outcome, result,
-          ttl, spent, message)
-      end
-      outcomes[i] = 'applied'
+  if not mine then return last == fence and 'repeated' or 'stale' end
+  ended_ids[id] = true
+  gone[#gone + 1] = id
+  local entries = acked[h.class] or {}
+  acked[h.class], entries[#entries + 1] = entries, h.entry
+  local wish, keep, why = wish_of(id)
+  if wish then granted[#granted + 1] = id end
+  if is_over then      -- a stray entry of what has ended
+    if h.known ~= '0' then count(h.agent, -1, item.agent_events) end
+    return last == fence and 'repeated' or 'stale'
+  end
+  assigned(item, h, true)
+  count(h.agent, -1, item.agent_events)
+  local attempt = h.attempt      -- the last that counts
+  if ended.outcome == 'interrupted' then attempt = int(tonumber(attempt) - 1) end
+  -- What ends by itself has ended. What would go on stops, if somebody asked for that.
+  if wish and (ended.outcome == 'retry' or ended.outcome == 'interrupted') then
+    ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', keep
+  end
+  local outcome = ended.outcome
+  if outcome == 'cancelled' then ended.result, ended.message = cancelled_result(item, h, why or '', ended.spent) end
+  if not item.is_there then
+    if outcome ~= 'dead' then bury_item('it has no record', item, h, '', '') end
+    if not item.run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
+  end
+  if outcome == 'retry' then      -- another attempt follows
+    local step = item.step
+    if step then
+      step.state, step.attempt, step.fence, step.entry, step.spent = 'delayed', h.attempt, fence, '', ended.spent
+      write_step(item.steps, item.name, step)
+    elseif item.is_there then
+      redis.call('HSET', item.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt, 'spent', ended.spent)
     end
+    local next, due = int(tonumber(h.attempt) + 1), now_ms + tonumber(ended.ttl)
+    if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
+    item_event(item, 'mission_event', h.agent, ended.message)
+  elseif outcome ~= 'interrupted' then
+    if outcome == 'dead' then bury_item(ended.message, item, h, ended.detail, ended.spent) end
+    conclude(item, h, ended)
+  elseif item.is_there then
+    set_aside(item, { agent = h.agent, attempt = attempt, fence = fence, why = why or ended.message,
+      spent = ended.spent, due = 0 })
   end
+  return 'applied'
 end
--- Only now: had anything above failed, all would still be held, and could be sent again one by one.
+
+packed = next_holders(ends, 8)
+local outcomes = {}
+for i = 1, ends do
+  local id = ARGV[at]
+  local ended = { fence = ARGV[at + 1], outcome = ARGV[at + 2], ttl = ARGV[at + 3], spent = ARGV[at + 4],
+    result = ARGV[at + 5], message = ARGV[at + 6], detail = ARGV[at + 7] }
+  at = at + 8
+  outcomes[i] = end_item(next_item(id, true), unpack_holder(packed[i]), ended)
+end
+
+-- 4. Entries leave the streams. Only now: had anything above failed, all would still be held, and could be sent again
+-- one by one.
 for class, entries in pairs(acked) do
   redis.call('XACK', STREAM[class], GROUP, unpack(entries))
   redis.call('XDEL', STREAM[class], unpack(entries))
 end
 if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
 if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
-index_ended()
-local slots = tonumber(ARGV[4])
+local _, enqueued = index_ended()
 if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
-local claimed = slots >= 0 and claim(inc, ARGV[3], slots, tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1',
-  tonumber(ARGV[8])) or {}
+
+-- 5. The next claim.
+local claimed = slots >= 0 and claim(inc) or {}
+
 settle()
 send_answers()
 return { 'ok', outcomes, claimed }

@@ -1,16 +1,25 @@
 #!lua
 -- uses nothing
 -- A heartbeat comes into being, or changes. One that is as it was keeps its next slot.
--- KEYS: fixed; heartbeat
--- ARGV: uid, name, generation, spec, next slot in ms if this generation is new here ('' = none: suspended)
--- -> {'gone'} | {'ok', next slot or '', last slot fired or '', number of missed slots}
-if is_gone(ARGV[1]) then return { 'gone' } end
-local key = KEYS[FIXED + 1]
-local known = redis.call('HMGET', key, 'uid', 'generation')
-if known[1] ~= ARGV[1] then redis.call('DEL', key) end      -- of a former crew of that name
-if known[1] ~= ARGV[1] or known[2] ~= ARGV[3] then
-  redis.call('HSET', key, 'uid', ARGV[1], 'generation', ARGV[3], 'spec', ARGV[4], 'next', ARGV[5])
+-- KEYS fixed, then
+--   1 heartbeat
+-- ARGV
+--   1 uid
+--   2 name
+--   3 generation
+--   4 spec
+--   5 first               next slot in ms if this generation is new here; '': none, since it is suspended
+-- Answers
+--   {'gone'}
+--   {'ok', next slot or '', last slot fired or '', number of missed slots}
+local uid, name, generation, spec, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local heartbeat = KEYS[FIXED + 1]
+if is_gone(uid) then return { 'gone' } end
+local known = redis.call('HMGET', heartbeat, 'uid', 'generation')
+if known[1] ~= uid then redis.call('DEL', heartbeat) end      -- of a former crew of that name
+if known[1] ~= uid or known[2] ~= generation then
+  redis.call('HSET', heartbeat, 'uid', uid, 'generation', generation, 'spec', spec, 'next', first)
 end
-redis.call('HSET', META, 'heartbeat:' .. ARGV[2], '1')       -- the index of heartbeats
-local now = redis.call('HMGET', key, 'next', 'last', 'missed')
-return { 'ok', now[1] or '', now[2] or '', now[3] or '0' }
+redis.call('HSET', META, 'heartbeat:' .. name, '1')       -- the index of heartbeats
+local slots = redis.call('HMGET', heartbeat, 'next', 'last', 'missed')
+return { 'ok', slots[1] or '', slots[2] or '', slots[3] or '0' }

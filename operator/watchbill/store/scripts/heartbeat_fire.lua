@@ -1,20 +1,41 @@
 #!lua
--- uses events answers streams tasks steps runs new_runs
--- One slot of a heartbeat becomes a task, or a whole run. Once, whoever asks and however often.
--- KEYS: fixed; heartbeat, guard of the slot, run, steps, task, run events
--- ARGV: generation, slot in ms ('' = asked for by a person: the next slot stays), next slot in ms, life of the guard in ms,
---   agent ('' = the whole crew), uid, crew, maxQueued, id, class, payload, definition, digest of the work; of a task its
---   inputs joined, then name and value of each; of a run the rest of what submit_run takes, in one call
--- -> {'gone'} | {'stale'} (removed, suspended, or of another generation) | {'changed'} (the crew has another definition
---   by now) | {'conflict'} (the id is taken) | {'full'} | {fired | already, next slot}
-local slot, agent, uid, crew, max_queued = ARGV[2], ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local id, class, payload, def, work, is_task = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[5] ~= ''
-local key, guard, run_key, steps_key, task_key, run_events = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3],
-  KEYS[FIXED + 4], KEYS[FIXED + 5], KEYS[FIXED + 6]
+-- uses events answers streams tasks steps runs new_runs wake
+-- One slot of a heartbeat becomes a task, or a whole run: once, whoever asks and however often.
+-- KEYS fixed, then
+--   1 heartbeat
+--   2 guard               of the slot
+--   3 run
+--   4 steps
+--   5 task
+--   6 run_events
+-- ARGV
+--   1 uid
+--   2 crew
+--   3 max_queued
+--   4 generation
+--   5 slot                in ms; '': a person asked for it, so the next slot stays
+--   6 following           the next slot, in ms
+--   7 guard_ms            how long the guard is kept
+--   8 is_task             task: of one agent; run: of the whole crew
+--   9 id                  of that task or run
+--   10 definition         that the caller looked at
+--   11 ...                of a task an item of submit.lua; of a run what `read_run` reads
+-- Answers
+--   {'gone'}
+--   {'stale'}             it was removed, suspended, or has another generation
+--   {'changed'}           the crew has another definition by now
+--   {'conflict'}          the id is taken
+--   {'full'}
+--   {'fired', next slot}
+--   {'already', next slot}
+local uid, crew, max_queued, generation, slot = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local following, guard_ms, is_task, id, definition = ARGV[6], ARGV[7], ARGV[8] == 'task', ARGV[9], ARGV[10]
+local heartbeat, guard, task = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 5]
+local of = { run_id = id, run = KEYS[FIXED + 3], steps = KEYS[FIXED + 4], task = task, run_events = KEYS[FIXED + 6] }
 
 if is_gone(uid) then return { 'gone' } end
-local known = redis.call('HMGET', key, 'uid', 'generation', 'next')
-if known[1] ~= uid or known[2] ~= ARGV[1] then return { 'stale' } end
+local known = redis.call('HMGET', heartbeat, 'uid', 'generation', 'next')
+if known[1] ~= uid or known[2] ~= generation then return { 'stale' } end
 local next_slot = known[3]
 if slot ~= '' then
   if next_slot == '' then return { 'stale' } end
@@ -22,36 +43,29 @@ if slot ~= '' then
 end
 local function pass()
   if slot ~= '' then
-    next_slot = ARGV[3]
-    redis.call('HSET', key, 'next', next_slot)
+    next_slot = following
+    redis.call('HSET', heartbeat, 'next', next_slot)
   end
 end
-if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task_key or run_key) == 1 then
+if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task or of.run) == 1 then
   pass()
   return { 'already', next_slot }
 end
-if redis.call('EXISTS', is_task and run_key or task_key) == 1 then return { 'conflict' } end
-if redis.call('HGET', META, 'def') ~= def then return { 'changed' } end
-local steps = is_task and 1 or tonumber(ARGV[19])
+if redis.call('EXISTS', is_task and of.run or task) == 1 then return { 'conflict' } end
+if redis.call('HGET', META, 'def') ~= definition then return { 'changed' } end
+local run = not is_task and read_run(11)
 local waiting = queued()
-if present(waiting) + steps > max_queued then return { 'full' } end      -- the slot stays, to be fired later
+if present(waiting) + (run and #run.steps or 1) > max_queued then return { 'full' } end     -- it is fired later
 
-redis.call('SET', guard, uid, 'PX', ARGV[4])     -- it outlives a crew: another of that name fires anew
-if is_task then
-  local values = {}
-  for i = 15, #ARGV do values[#values + 1] = ARGV[i] end
-  add_task(task_key, id, class, agent, payload, work, '', ARGV[14], values)
+redis.call('SET', guard, uid, 'PX', guard_ms)     -- it outlives a crew: another of that name fires anew
+if run then
+  add_run(of, run)
+  add_steps(of, run.steps)
+  start_run(of)
 else
-  local runs, values, at = new_runs_part(), {}, 22 + 2 * tonumber(ARGV[21])
-  for i = 22, at - 1 do values[#values + 1] = ARGV[i] end
-  runs.add_run(run_key, task_key, id, class, payload, def, work, ARGV[14], ARGV[15], '', ARGV[20], values)
-  for _ = 1, steps do
-    runs.add_step(run_key, steps_key, id, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]), ARGV[at + 5])
-    at = at + 5
-  end
-  runs.start_run(run_key, steps_key, run_events, id)
+  add_task(task, 11, '')
 end
-redis.call('HSET', key, 'last', slot ~= '' and slot or int(now_ms))
+redis.call('HSET', heartbeat, 'last', slot ~= '' and slot or int(now_ms))
 pass()
 ring()
 if waiting == 0 then wake(crew) end

@@ -1,10 +1,14 @@
 #!lua flags=allow-oom
 -- uses nothing
 -- A heartbeat goes. What it fired stays, and so do the guards of its slots.
--- KEYS: fixed; heartbeat
--- ARGV: uid, name
--- -> 'gone' | 'ok'
-if is_gone(ARGV[1]) then return 'gone' end
-redis.call('DEL', KEYS[FIXED + 1])
-redis.call('HDEL', META, 'heartbeat:' .. ARGV[2])
+-- KEYS fixed, then
+--   1 heartbeat
+-- ARGV
+--   1 uid
+--   2 name
+-- Answers gone | ok
+local uid, name, heartbeat = ARGV[1], ARGV[2], KEYS[FIXED + 1]
+if is_gone(uid) then return 'gone' end
+redis.call('DEL', heartbeat)
+redis.call('HDEL', META, 'heartbeat:' .. name)
 return 'ok'

@@ -1,9 +1,13 @@
 #!lua flags=allow-oom
--- uses events running streams leases claims
+-- uses events running streams leases letters claims
 -- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once.
--- KEYS: fixed. ARGV: uid, incarnation  -> 'gone' | 'ok'
-if is_gone(ARGV[1]) then return 'gone' end
-local inc = ARGV[2]
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 inc
+-- Answers gone | ok
+local uid, inc = ARGV[1], ARGV[2]
+if is_gone(uid) then return 'gone' end
 redis.call('HDEL', WORKERS, inc)
 others().fence(inc)
 if not others().forget_if_empty(inc) then

@@ -35,8 +35,8 @@ end
 -- The crew is there, and is the one that the caller means.
 local function is_gone(uid) return redis.call('HGET', META, 'uid') ~= uid end
 
--- Why this incarnation may not write, or nil: gone | fenced | unknown (it has claimed before, the caller says, and the store
--- doesn't know: it lost what it had). Its last claim is read with that.
+-- Why this incarnation may not write, or nil: gone | fenced | unknown (it has claimed before, the caller says, and
+-- the store doesn't know: it lost what it had). Its last claim is read with that.
 local last_claim
 local function barred(uid, inc, is_new)
   if is_gone(uid) then return 'gone' end
@@ -46,8 +46,8 @@ local function barred(uid, inc, is_new)
   if not is_new then return 'unknown' end
 end
 
--- Class -> entries on its stream, and how many on all. Most crews use the class NORMAL only, so one call finds out about
--- all the others.
+-- Class -> entries on its stream, and how many on all. Most crews use the class NORMAL only, so one call finds out
+-- about all the others.
 local function lengths()
   local of_class, all = {}, 0
   local usual = redis.call('EXISTS', STREAM['1'], STREAM['3'], STREAM['7'], STREAM['9']) == 0

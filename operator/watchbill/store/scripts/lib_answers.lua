@@ -1,6 +1,7 @@
--- What waiting clients are told: the ids of what has ended, joined by LS. How it ended they read from the store, since
--- anybody may publish. One message for each channel and call.
+-- Messages to clients that wait: the ids of what has ended, joined by LS (packed.ids in Python). How it ended they
+-- read from the store, since anybody may publish. A call sends one message to each channel.
 -- uses nothing
+
 local answers, channels = {}, {}
 local function answer(listening, id)
   if not listening or listening == '' then return end

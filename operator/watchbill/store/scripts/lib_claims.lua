@@ -1,14 +1,18 @@
 -- Claiming.
--- uses events running streams leases
+-- uses events running streams leases letters
 
-local DEAD_AT_ONCE = 100       -- dead incarnations that one claim looks at
+local DEAD_AT_ONCE = 100         -- dead incarnations that one claim looks at
 local fresh_fence                -- of all that this claim takes
+local discarded = 0              -- entries that can't be read, which this claim took off
+local begin_left = 0             -- how many of the next entries begin at once
+local rows, answered = {}, {}    -- what this claim takes: as it is answered, and as the same claim finds it again
 
 -- Making a function costs each call, whether it uses it or not. What few calls use is made when it is used.
 
-local discarded = 0
+local malformed_made
+local function malformed()
+  if malformed_made then return malformed_made end
 
-local function malformed_part()
   -- UTF-8 without control characters; as strict as those who decode it: no surrogates, nothing overlong.
   local UTF8 = { '[\194-\223]', '\224[\160-\191]', '[\225-\236\238\239][\128-\191]', '\237[\128-\159]',
     '\240[\144-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191]', '\244[\128-\143][\128-\191]' }
@@ -19,7 +23,7 @@ local function malformed_part()
     return not string.find(s, '[\128-\255]')
   end
 
-  -- Off the stream, and onto the dead letters with all that it carries.
+  -- Takes an entry off the stream, and writes a dead letter with all that it carries.
   local function discard(reason, id, class, entry, fields)
     local raw = { 'class', class, 'entry', entry }
     for i = 1, #fields, 2 do
@@ -33,62 +37,52 @@ local function malformed_part()
     return false
   end
 
-  return { is_utf8 = is_utf8, discard = discard }
-end
-local malformed
-local function discard(...)
-  malformed = malformed or malformed_part()
-  return malformed.discard(...)
+  malformed_made = { is_utf8 = is_utf8, discard = discard }
+  return malformed_made
 end
 
-local function is_text(s)
-  if not string.find(s, '[%c\128-\255]') then return true end
-  malformed = malformed or malformed_part()
-  return malformed.is_utf8(s)
-end
+local function is_text(s) return not string.find(s, '[%c\128-\255]') or malformed().is_utf8(s) end
 
--- What one claim takes: `begin` is how many of the next may begin at once; they are counted as begun.
-local taken, ids, begin = {}, {}, 0
-
-local function take(inc, class, entry, fields, previous)
-  local id, agent, attempt, payload, def, inputs
+-- Takes one entry; `former`: the consumer that held it before, '' for a new one. False: it can't be read, and is gone.
+local function take(inc, class, entry, fields, former)
+  local id, agent, attempt, payload, definition, inputs
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
     if name == 'id' then id = value elseif name == 'agent' then agent = value
     elseif name == 'payload' then payload = value elseif name == 'inputs' then inputs = value
-    elseif name == 'def' then def = value
+    elseif name == 'def' then definition = value
     elseif name == 'attempt' then attempt = #value < 10 and string.find(value, '^%d+$') and tonumber(value) or 0 end
   end
   -- One that begins with a slash would be a step's to some (names.split_step_id) and a task's to others.
-  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id) or not is_text(agent)
-    or string.sub(id, 1, 1) == '/' then
-    return discard('malformed entry: it needs the fields id and agent, both text', id or '', class, entry, fields)
+  if not id or not agent or #id == 0 or #id > 512 or #agent == 0 or attempt == 0 or not is_text(id)
+    or not is_text(agent) or string.sub(id, 1, 1) == '/' then
+    local reason = 'malformed entry: it needs the fields id and agent, both text'
+    return malformed().discard(reason, id or '', class, entry, fields)
   end
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
-  local at_once = begin > 0 and payload ~= nil and not wish
-  local fence, made = fresh_fence, attempt and int(attempt) or '1'
-  local packed = packed_holder(inc, fence, class, entry, made, at_once and now or '0', at_once and '1' or '0', agent, '0')
-  local flag, former = previous and '1' or '0', nil
+  local begins = begin_left > 0 and payload ~= nil and not wish
+  local made = attempt and int(attempt) or '1'
+  local held_as = inc .. FS .. fresh_fence .. FS .. class .. FS .. entry
+  local packed = pack_claimed(held_as, made, agent, begins)
   if redis.call('HSETNX', RUNNING, id, packed) == 0 then
-    local before, h = holder(id), holder_of(packed)
+    local before, h = holder(id), unpack_holder(packed)
     if before.entry ~= entry or before.class ~= class then
-      return discard('second entry of a task that is held under another', id, class, entry, fields)
+      return malformed().discard('second entry of a task that is held under another', id, class, entry, fields)
     end
     h.attempt = int(tonumber(before.attempt) + (before.started ~= '0' and 1 or 0))   -- a start that came to nothing
     if before.known ~= '0' then h.known = '1' end
-    if previous and before.inc ~= RETURNED then former = before.inc end
     hold(id, h)
     made = h.attempt
-    if at_once and before.known == '0' then count(agent, 1) end
-  elseif at_once then
+    if begins and before.known == '0' then count(agent, 1) end
+  elseif begins then
     count(agent, 1)
   end
-  if at_once then begin = begin - 1 end
-  ids[#ids + 1] = flag .. id
-  local n = #taken
-  taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4], taken[n + 5] = id, fence, made, agent, entry
-  taken[n + 6], taken[n + 7], taken[n + 8] = class, former or flag, wish or (at_once and '1' or '0')
-  taken[n + 9], taken[n + 10], taken[n + 11] = payload or '', def or '', inputs or ''
+  if begins then begin_left = begin_left - 1 end
+  answered[#answered + 1] = (former ~= '' and '1' or '0') .. id
+  local n = #rows
+  rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = id, fresh_fence, made, agent, entry
+  rows[n + 6], rows[n + 7], rows[n + 8] = class, former, wish or (begins and 'begun' or 'held')
+  rows[n + 9], rows[n + 10], rows[n + 11] = payload or '', definition or '', inputs or ''
   return true
 end
 
@@ -101,15 +95,18 @@ local function read_new(inc, class, room)
   end
   if reply then
     for _, e in ipairs(reply[1][2]) do
-      if take(inc, class, e[1], e[2], false) then n = n + 1 end
+      if take(inc, class, e[1], e[2], '') then n = n + 1 end
     end
   end
   return n
 end
 
 -- What dead incarnations held, and whose turn it is where several classes wait.
-local function others_part()
-  -- From now on whatever it sends is refused, for a day. Whether that is new.
+local others_made
+local function others()
+  if others_made then return others_made end
+
+  -- Refuses whatever an incarnation sends, for a day from now on. Whether that is new.
   local function fence(inc)
     if redis.call('ZADD', FENCED, 'NX', now_ms, inc) == 0 then return false end
     redis.call('ZREMRANGEBYSCORE', FENCED, '-inf', now_ms - DAY * 1000)
@@ -118,7 +115,7 @@ local function others_part()
     return true
   end
 
-  -- An entry that somebody deleted while it was held: forgets who held it.
+  -- Forgets who held an entry that somebody deleted meanwhile.
   local function forget_entry(class, entry)
     redis.call('XACK', STREAM[class], GROUP, entry)
     local all = redis.call('HGETALL', RUNNING)
@@ -132,7 +129,8 @@ local function others_part()
     end
   end
 
-  -- What a consumer holds in one class. There may be no such stream or group: nobody has put anything there.
+  -- The entries that a consumer holds in one class. There may be no such stream or group: nobody has put anything
+  -- there.
   local function pending_of(class, consumer, most)
     local pending = redis.pcall('XPENDING', STREAM[class], GROUP, '-', '+', most, consumer)
     return pending.err and {} or pending
@@ -147,7 +145,7 @@ local function others_part()
         if #pending == 0 then break end
         for _, p in ipairs(pending) do
           local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
-          if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], true) then
+          if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], gone) then
             n = n + 1
           elseif not claimed[1] then
             forget_entry(class, p[1])
@@ -193,113 +191,134 @@ local function others_part()
     for _, c in ipairs(CLASSES) do
       if #pending_of(c, gone, 1) > 0 then return false end
     end
-    for _, c in ipairs(CLASSES) do redis.pcall('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end      -- where there is one
+    -- Where there is one.
+    for _, c in ipairs(CLASSES) do redis.pcall('XGROUP', 'DELCONSUMER', STREAM[c], GROUP, gone) end
     redis.call('ZREM', LEASES, gone)
     return true
   end
 
-  return { fence = fence, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
-end
-local others_made
-local function others()
-  others_made = others_made or others_part()
+  others_made = { fence = fence, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
   return others_made
 end
 
--- What was taken, to whoever asks again; without payloads.
-local function taken_before(packed, inc)
+-- Whoever asks again gets the same, without payloads; whose a task was before isn't known any more.
+local function answer_again(packed, inc)
   for _, item in ipairs(split(packed, FS)) do
-    local id = string.sub(item, 2)
+    local id, former = string.sub(item, 2), string.sub(item, 1, 1) == '1' and RETURNED or ''
     local h = holder(id)
     if h and h.inc == inc then
-      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, string.sub(item, 1, 1),
-        wish_of(id) or (h.started ~= '0' and '1' or '0'), '', '', '' }) do taken[#taken + 1] = value end
+      local state = wish_of(id) or (h.started ~= '0' and 'begun' or 'held')
+      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, former, state, '', '', '' }) do
+        rows[#rows + 1] = value
+      end
     end
   end
 end
 
--- Renews the incarnation's lease and gives it at most `slots` entries, of which it begins `at_once`. (Only those whose
--- payload travels with them: the others begin with `start`, which gives it.) `highest`: of the fences that the worker was given.
--- {'ok', look again in ms, now in ms, current definition, {id, fence, attempt, agent, entry, class, taken over?, begun?,
--- payload, definition, inputs, ...}, is it to drain?}. Taken over: 0 | 1 | from which dead incarnation. Begun: 0 | 1 | cancel |
--- interrupt (it isn't to run)
-local function claim(inc, seq, slots, at_once, lease_ms, may_take_over, highest)
-  begin = at_once
+-- Takes as many entries as there is room for, the most urgent first: those of dead incarnations, then new ones.
+-- Returns the room that is left, and whether somebody else should look.
+local function pick(inc, slots, dead, picks)
+  local room, filled, waiting, total = slots, {}, lengths()
+  for _, c in ipairs(CLASSES) do
+    if waiting[c] > 0 then filled[#filled + 1] = c end
+  end
+  -- One pick in 16 goes to the oldest head below CRITICAL, so that no other class starves. CRITICAL comes first even
+  -- then: where it leaves no room, the pick stays owed.
+  local owed, tried = #filled > 1 and picks + room >= 16, false
+  for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
+    if room > 0 and #dead > 0 then room = room - others().take_over(inc, c, dead, room) end
+    if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
+    if owed and room > 0 and c == '1' then
+      tried = true
+      local class, whose = others().oldest(filled, dead)
+      if class and whose then
+        room = room - others().take_over(inc, class, { whose }, 1)
+      elseif class then
+        room = room - read_new(inc, class, 1)
+      end
+    end
+  end
+  if #filled > 1 then
+    local made = picks + slots - room
+    redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
+  end
+  return total > discarded and total - discarded > redis.call('HLEN', RUNNING)
+end
+
+-- Renews the incarnation's lease and gives it entries. (Those begin at once whose payload travels with them: the others
+-- begin with `start`, which gives it.)
+-- ARGV
+--   3 number              of the claim: the same number gets the same entries
+--   4 slots               entries, at most
+--   5 begin               how many of them begin at once
+--   6 lease_ms
+--   7 take_over           1: from incarnations whose leases ran out, too
+--   8 highest             of the fences that the worker was given
+-- Answers {'ok', look again in ms, now in ms, current definition, rows, is the worker to drain?}
+--   rows, one behind the other: id, fence, attempt, agent, entry, class, former, state, payload, definition, inputs
+--   former: '' (it is new) | returned (it was handed back, or that isn't known any more) | the dead incarnation that
+--     held it
+--   state: held | begun | cancel | interrupt (somebody wants it to stop: it isn't to run)
+local function claim(inc)
+  local number, slots, begin, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+  local take_over, highest = ARGV[7] == '1', tonumber(ARGV[8])
+  begin_left = begin
   -- Three: it may be among them, and what was handed back.
   local leases, somebody_gone = redis.call('ZRANGE', LEASES, 0, 2, 'WITHSCORES'), false
   for i = 1, #leases, 2 do
     if leases[i] ~= inc and tonumber(leases[i + 1]) <= now_ms then somebody_gone = true end
   end
-  -- The caller sees to it, too, that it takes nothing over then; but it knows of no clock but its own, and what it asked
-  -- before an outage may be done only after it.
-  if keep_lease(inc, lease_ms, not somebody_gone) then may_take_over = false end
+  -- The caller sees to it, too, that it takes nothing over then; but it knows of no clock but its own, and what it
+  -- asked before an outage may be done only after it.
+  if keep_lease(inc, lease_ms, not somebody_gone) then take_over = false end
+
   if last_claim then
     local cut = string.find(last_claim, FS, 1, true)
-    local answered = tonumber(string.sub(last_claim, 1, cut - 1))
-    if tonumber(seq) == answered then taken_before(string.sub(last_claim, cut + 1), inc) end
+    local last = tonumber(string.sub(last_claim, 1, cut - 1))
+    if number == last then answer_again(string.sub(last_claim, cut + 1), inc) end
     -- a smaller one is a late copy, which nobody waits for
-    if tonumber(seq) <= answered then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', taken, 0 } end
+    if number <= last then return { 'ok', 0, now, redis.call('HGET', META, 'def') or '', rows, 0 } end
   end
 
-  local known = redis.call('HMGET', META, 'def', 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc), 'picks', 'fence')
-  local draining, due = known[2], next_due()
-  local room, more = draining and 0 or slots, false
-  -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be forgotten. A
-  -- server that took another's place may have missed the last of them, and hears of those from the workers.
-  fresh_fence = int(math.max(now_us, tonumber(known[4] or '0') + 1, highest + 1))
-  if room > 0 then
+  local drain = 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)
+  local known = redis.call('HMGET', META, 'def', drain, 'picks', 'fence')
+  local definition, draining, picks, fence = known[1], known[2], tonumber(known[3] or '0'), tonumber(known[4] or '0')
+  local due = next_due()
+  -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be
+  -- forgotten. A server that took another's place may have missed the last of them, and hears of those from the
+  -- workers.
+  fresh_fence = int(math.max(now_us, fence + 1, highest + 1))
+  if slots > 0 and draining then
+    ring()      -- it may have heard the bell in the place of somebody who is to claim
+  elseif slots > 0 then
+    local dead, more = {}, false
     if due and due <= now_ms then
       more = move_due(100) == 100
       due = next_due()
     end
-    local dead = {}
     if somebody_gone then
-      dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', may_take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
+      dead = redis.call('ZRANGEBYSCORE', LEASES, '-inf', take_over and now_ms or 0, 'LIMIT', 0, DEAD_AT_ONCE)
       more = more or #dead == DEAD_AT_ONCE
     end
     for _, gone in ipairs(dead) do
       if gone ~= RETURNED and others().fence(gone) then vanished(gone) end
     end
-    local filled, waiting, total = {}, lengths()
-    for _, c in ipairs(CLASSES) do
-      if waiting[c] > 0 then filled[#filled + 1] = c end
-    end
-    -- One pick in 16 goes to the oldest head below CRITICAL, so that no other class starves. CRITICAL comes first even then:
-    -- where it leaves no room, the pick stays owed.
-    local picks, tried = tonumber(known[3] or '0'), false
-    local owed = #filled > 1 and picks + room >= 16
-    for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
-      if room > 0 and #dead > 0 then room = room - others().take_over(inc, c, dead, room) end
-      if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
-      if owed and room > 0 and c == '1' then
-        tried = true
-        local class, whose = others().oldest(filled, dead)
-        if class and whose then
-          room = room - others().take_over(inc, class, { whose }, 1)
-        elseif class then
-          room = room - read_new(inc, class, 1)
-        end
-      end
-    end
-    if #filled > 1 then
-      local made = picks + slots - room
-      redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
-    end
+    local is_left = pick(inc, slots, dead, picks)
     for _, gone in ipairs(dead) do
       if not others().forget_if_empty(gone) then more = true end
     end
-    if more or total > discarded and total - discarded > redis.call('HLEN', RUNNING) then ring() end
-  elseif draining and slots > 0 then
-    ring()      -- it may have heard the bell in the place of somebody who is to claim
+    if more or is_left then ring() end
   end
-  redis.call('HSET', CLAIMS, inc, seq .. FS .. table.concat(ids, FS))
-  if #ids > 0 then redis.call('HSET', META, 'fence', fresh_fence) end
+  redis.call('HSET', CLAIMS, inc, number .. FS .. table.concat(answered, FS))
+  if #answered > 0 then redis.call('HSET', META, 'fence', fresh_fence) end
 
   local again = 2000
-  if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy by then
+  if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy
   if somebody_gone then leases = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2) end
   for i = 1, #leases, 2 do
-    if leases[i] ~= inc then again = math.min(again, math.max(tonumber(leases[i + 1]) - now_ms + 1, may_take_over and 50 or 500)) end
+    if leases[i] ~= inc then
+      again = math.min(again, math.max(tonumber(leases[i + 1]) - now_ms + 1, take_over and 50 or 500))
+    end
   end
-  return { 'ok', again, now, known[1] or '', taken, draining and 1 or 0 }
+  return { 'ok', again, now, definition or '', rows, draining and 1 or 0 }
 end

@@ -3,9 +3,10 @@
 
 local AGAIN_MOST = 10000        -- delayed tasks that are looked at when it has
 
--- What was to last for some time would last for as much longer: leases, and pauses between attempts, come forward by what the
--- clock went back since this last looked. (Not what is due at a time that somebody named: that is a first attempt.) Renewals
--- look; before the first of them the last claim counts. Somebody is woken: who waits at the bell waits by this clock, too.
+-- What was to last for some time would last for as much longer: leases, and pauses between attempts, come forward by
+-- what the clock went back since this last looked. (What is due at a time that somebody named is a first attempt, and
+-- stays.) Renewals look; before the first of them the last claim counts. Somebody is woken, because BLPOP waits by
+-- this clock, too.
 local function mind_clock()
   local known = redis.call('HMGET', META, 'clock', 'fence')
   local back = tonumber(known[1] or (known[2] or 0) / 1000) - now_ms
@@ -15,9 +16,8 @@ local function mind_clock()
   for i = 1, #leases, 2 do redis.call('ZADD', LEASES, tonumber(leases[i + 1]) - back, leases[i]) end
   local delayed = redis.call('ZRANGEBYSCORE', DELAYED, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, AGAIN_MOST)
   for i = 1, #delayed, 2 do
-    if string.match(delayed[i], DELAYED_ATTEMPT) ~= '1' then
-      redis.call('ZADD', DELAYED, tonumber(delayed[i + 1]) - back, delayed[i])
-    end
+    local _, _, attempt = string.match(delayed[i], MEMBER)
+    if attempt ~= '1' then redis.call('ZADD', DELAYED, tonumber(delayed[i + 1]) - back, delayed[i]) end
   end
   ring()
 end

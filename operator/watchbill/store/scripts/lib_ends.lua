@@ -1,62 +1,75 @@
 -- How tasks and steps end, or are set aside until somebody resumes them.
 -- uses events answers steps runs
 
-local runs, indexed, enqueued, concluded = nil, {}, false, 0
+local indexed, concluded, is_pumped = {}, 0, false
 
--- The result of what was cancelled: there is no worker that could say. `spent`: by all attempts, as workers write it: input
--- tokens, output tokens and requests, by spaces; '': nothing.
-local function cancelled_result(id, agent, attempt, why, spent)
+-- The result of what was cancelled, since no worker wrote one, and its error. `spent`: by all attempts, as workers
+-- write it (input tokens, output tokens and requests, by spaces; '': nothing).
+local function cancelled_result(item, h, why, spent)
   local input, output, requests = string.match(spent, '^(-?%d+) (-?%d+) (-?%d+)$')
-  local usage = input and ',"usage":{"input_tokens":' .. input .. ',"output_tokens":' .. output .. ',"requests":' .. requests .. '}' or ''
+  local usage = ''
+  if input then
+    usage = ',"usage":{"input_tokens":' .. input .. ',"output_tokens":' .. output .. ',"requests":' .. requests .. '}'
+  end
   local error = why == '' and 'cancelled' or 'cancelled: ' .. why
-  return '{"task_id":' .. quote(id) .. ',"agent_name":' .. quote(agent) .. ',"success":false,"error":' .. quote(error)
-    .. ',"metadata":{"outcome":"cancelled"}' .. usage .. ',"attempt":' .. attempt .. ',"completed_at":"' .. stamp() .. '"}', error
+  local result = '{"task_id":' .. quote(item.id) .. ',"agent_name":' .. quote(h.agent) .. ',"success":false,"error":'
+    .. quote(error) .. ',"metadata":{"outcome":"cancelled"}' .. usage .. ',"attempt":' .. h.attempt
+    .. ',"completed_at":"' .. stamp() .. '"}'
+  return result, error
 end
 
--- A step, or a task (`reply`: who waits for it), has ended, under this fence. Its record may be gone.
-local function conclude(k, id, run_id, name, step, is_there, reply, agent, attempt, fence, started, outcome, result, ttl, spent, message)
+-- Ends a task or step; its record may be gone. `h`: agent, attempt and when that was started; `ended`: fence,
+-- outcome, result, message, spent, and for how long the record is kept (ttl, in ms).
+local function conclude(item, h, ended)
+  local outcome, result, ttl, step = ended.outcome, ended.result, ended.ttl, item.step
   if step then
-    step.state, step.attempt, step.fence, step.started, step.finished, step.spent, step.entry = outcome, attempt, fence,
-      started, now, spent, ''
-    write_step(k.steps, name, step)
-    redis.call('HSET', k.results, name, result)
-  elseif is_there then
-    redis.call('HSET', k.task, 'state', outcome, 'result', result, 'fence', fence, 'finished', now, 'attempt', attempt)
-    if spent ~= '' then redis.call('HSET', k.task, 'spent', spent) end
-    redis.call('PEXPIRE', k.task, ttl)
+    step.state, step.attempt, step.fence, step.started, step.finished = outcome, h.attempt, ended.fence, h.started, now
+    step.spent, step.entry = ended.spent, ''
+    write_step(item.steps, item.name, step)
+    redis.call('HSET', item.results, item.name, result)
+  elseif item.is_there then
+    redis.call('HSET', item.task, 'state', outcome, 'result', result, 'fence', ended.fence, 'finished', now,
+      'attempt', h.attempt)
+    if ended.spent ~= '' then redis.call('HSET', item.task, 'spent', ended.spent) end
+    redis.call('PEXPIRE', item.task, ttl)
     local n = #indexed
-    indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), id
-    answer(reply, id)
+    indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), item.id
+    answer(item.reply, item.id)
   end
-  redis.call('XADD', RESULTS, '*', 'kind', run_id and 'step' or 'task', 'id', id, 'state', outcome,
+  redis.call('XADD', RESULTS, '*', 'kind', item.run_id and 'step' or 'task', 'id', item.id, 'state', outcome,
     'result', #result <= ALONG and result or '')
   concluded = concluded + 1
-  event(outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled' or 'task_failed',
-    about(agent, id, run_id, message), k.agent_events, k.run_events)
+  item_event(item, outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled'
+    or 'task_failed', h.agent, ended.message)
   if step then
-    runs = runs or runs_part()
-    runs.advance(k, run_id, name, step, outcome, tonumber(ttl))
-    enqueued = true
+    runs().advance(item, outcome, tonumber(ttl))
+    is_pumped = true
   end
 end
 
--- Beside the streams until somebody resumes it. `attempt`: the last one that counts; `spent`: by all. `due`: not before then; 0: at once.
-local function set_aside(k, id, run_id, name, step, agent, attempt, fence, why, due, spent)
+-- Sets a task or step aside, beside the streams, until somebody resumes it. `aside`: its agent, the last attempt that
+-- counts, fence, why, what all attempts spent, and when it is due (in ms; 0: at once).
+local function set_aside(item, aside)
+  local step = item.step
   if step then
-    step.state, step.attempt, step.fence, step.entry, step.spent = 'interrupted', attempt, fence, '', spent
-    write_step(k.steps, name, step)
+    step.state, step.attempt, step.fence = 'interrupted', aside.attempt, aside.fence
+    step.entry, step.spent = '', aside.spent
+    write_step(item.steps, item.name, step)
   else
-    redis.call('HSET', k.task, 'state', 'interrupted', 'attempt', attempt, 'fence', fence, 'entry', '', 'spent', spent)
+    redis.call('HSET', item.task, 'state', 'interrupted', 'attempt', aside.attempt, 'fence', aside.fence, 'entry', '',
+      'spent', aside.spent)
   end
-  redis.call('ZADD', PARKED_INTERRUPT, due, id)
-  event('agent_interrupted', about(agent, id, run_id, why), k.agent_events, k.run_events)
+  redis.call('ZADD', PARKED_INTERRUPT, aside.due, item.id)
+  item_event(item, 'agent_interrupted', aside.agent, aside.why)
 end
 
--- Ends every script that concludes.
+-- Every script that concludes ends with this. Returns how many have ended, and whether that may have put steps onto the
+-- streams, for which nobody has been woken yet.
 local function index_ended()
   if #indexed > 0 then redis.call('ZADD', IDS, unpack(indexed)) end
-  if concluded == 0 then return end
+  if concluded == 0 then return 0, false end
   -- What has expired leaves the index: of it more than comes, or it would grow for as long as there is much to do.
   local expired = redis.call('ZRANGEBYSCORE', IDS, '-inf', now_ms, 'LIMIT', 0, 100 + concluded)
   if #expired > 0 then redis.call('ZREM', IDS, unpack(expired)) end
+  return concluded, is_pumped
 end

@@ -1,4 +1,4 @@
--- What is told on the feeds: of the crew, of an agent, of a run. JSON is written here, never read.
+-- What the feeds say: the crew's, an agent's, a run's. JSON is written here, never read.
 -- uses nothing
 
 local stamped
@@ -32,11 +32,12 @@ local function quote(text)
   return q
 end
 
--- Trims and prolongs a feed with the first of a call's events, and with every fiftieth: together they cost most of another event.
-local told = {}
-local function tell(feed, most, kind, data)
-  local n = told[feed] or 0
-  told[feed] = n + 1
+-- A feed is trimmed and prolonged with the first of a call's events, and with every fiftieth: together these two cost
+-- most of another event.
+local appended = {}
+local function append(feed, most, kind, data)
+  local n = appended[feed] or 0
+  appended[feed] = n + 1
   if n % 50 > 0 then
     redis.call('XADD', feed, '*', 'event_type', kind, 'data', data)
     return
@@ -47,27 +48,28 @@ end
 
 local function event(kind, fields, agent_events, run_events)
   local data = '{"event_type":"' .. kind .. '","timestamp":"' .. stamp() .. '",' .. fields .. '}'
-  tell(EVENTS, 1000, kind, data)
-  if agent_events then tell(agent_events, 100, kind, data) end
-  if run_events then tell(run_events, 500, kind, data) end
+  append(EVENTS, 1000, kind, data)
+  if agent_events then append(agent_events, 100, kind, data) end
+  if run_events then append(run_events, 500, kind, data) end
 end
 
--- A worker that went without leaving. Its lease stays until all that it held is taken.
+-- An event of a task or step. The fields that name it are kept from one event to the next: its beginning and its end
+-- follow each other. An id has one agent, and one run.
+local named, naming
+local function item_event(item, kind, agent, message)
+  if named ~= item.id then
+    named = item.id
+    naming = '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(item.id)
+      .. (item.run_id and ',"mission_id":' .. quote(item.run_id) or '') .. ',"message":'
+  end
+  event(kind, naming .. (message == '' and '""' or quote(message)), item.agent_events, item.run_events)
+end
+
+-- A worker went without leaving. Its lease stays until all that it held is taken.
 local function vanished(inc)
   if redis.call('HDEL', WORKERS, inc) == 1 then
     event('worker_lost', '"message":' .. quote('worker ' .. inc .. ' has vanished: its lease ran out'))
   end
-end
-
--- What was told last is kept: a task's beginning and its end follow each other. An id has one agent, and one run.
-local whose, of_whom
-local function about(agent, id, run, message)
-  if whose ~= id then
-    whose = id
-    of_whom = '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(id)
-      .. (run and ',"mission_id":' .. quote(run) or '') .. ',"message":'
-  end
-  return of_whom .. (message == '' and '""' or quote(message))
 end
 
 local function state_change(old, new, message)

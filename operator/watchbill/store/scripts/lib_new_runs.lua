@@ -1,48 +1,83 @@
 -- Runs that come in.
--- uses events tasks steps runs
+-- uses tasks steps runs
 
-local function new_runs_part()      -- made when needed, as the parts of runs
-  local runs = runs_part()
+-- The arguments that say what a run is to do, from `at`, and where those behind them begin:
+--   id
+--   class
+--   payload
+--   definition        that it keeps
+--   work              digest of what is to be done; '': none
+--   mode
+--   parallel          steps at once, at most
+--   reply             channel of a client that waits; '': none
+--   inputs            their names, joined by spaces
+--   n_inputs          how many they are, then name and value of each
+--   n                 steps here, each with
+--     name
+--     agent
+--     index
+--     left            dependencies that haven't ended
+--     successors      joined by LS; '': none
+local function read_run(at)
+  local id, class, payload, definition, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local mode, parallel, reply, inputs = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
+  local n_inputs = tonumber(ARGV[at + 9])
+  local values, steps = {}, {}
+  for i = 1, 2 * n_inputs, 2 do
+    local name, value = ARGV[at + 9 + i], ARGV[at + 10 + i]
+    values[i], values[i + 1] = 'input:' .. name, value
+  end
+  at = at + 10 + 2 * n_inputs
+  local n = tonumber(ARGV[at])
+  for i = 1, n do
+    local from = at + 1 + 5 * (i - 1)
+    local name, agent, index = ARGV[from], ARGV[from + 1], ARGV[from + 2]
+    local left, successors = tonumber(ARGV[from + 3]), ARGV[from + 4]
+    steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors }
+  end
+  return { id = id, class = class, payload = payload, definition = definition, work = work, mode = mode,
+    parallel = parallel, reply = reply, inputs = inputs, values = values, steps = steps }
+end
 
-  -- submitted | exists | conflict for a run without its steps. State `creating` until start_run.
-  local function add_run(run_key, task_key, id, class, payload, def, work, mode, parallel, reply, inputs, values)
-    if redis.call('EXISTS', task_key) == 1 then return 'conflict' end
-    local known = redis.call('HMGET', run_key, 'state', 'work')
-    local state = known[1]
-    if state then
-      if is_other(known[2], work) then return 'other' end
-      if state == 'creating' or state == 'running' then subscribe(run_key, reply) end
-      return state == 'creating' and 'creating' or 'exists'
+-- Adds a run without its steps, in the state `creating`. `of`: its keys (run, steps, run_events, task) and run_id.
+-- submitted | creating (it isn't whole yet) | exists | conflict (with a task) | other
+local function add_run(of, run)
+  if redis.call('EXISTS', of.task) == 1 then return 'conflict' end
+  local known = redis.call('HMGET', of.run, 'state', 'work')
+  local state, work = known[1], known[2]
+  if state then
+    if is_other(work, run.work) then return 'other' end
+    if state == 'creating' or state == 'running' then subscribe(of.run, run.reply) end
+    return state == 'creating' and 'creating' or 'exists'
+  end
+  redis.call('HSET', of.run, 'state', 'creating', 'class', run.class, 'payload', run.payload, 'def', run.definition,
+    'work', run.work, 'mode', run.mode, 'parallel', run.parallel, 'submitted', now, 'inputs', run.inputs, 'active', '0',
+    'parked', '0', 'steps', '0', 'completed', '0', 'failed', '0', 'ends', '0')
+  for i = 1, #run.values, 2 do redis.call('HSET', of.run, run.values[i], run.values[i + 1]) end
+  subscribe(of.run, run.reply)
+  redis.call('HINCRBY', META, 'ref:' .. run.definition, 1)
+  redis.call('ZADD', IDS, now_ms + FAR, run.id)
+  return 'submitted'
+end
+
+-- Adds steps that aren't there. One that depends on nothing is parked until the run starts.
+local function add_steps(of, steps)
+  for _, step in ipairs(steps) do
+    if redis.call('HEXISTS', of.steps, step.name) == 0 then
+      if step.left == 0 then
+        redis.call('ZADD', PARKED, 0, runs().bound_name(of.run_id, step.name, step.index))
+        redis.call('HINCRBY', of.run, 'parked', 1)
+      end
+      write_step(of.steps, step.name, { state = step.left == 0 and 'parked' or 'waiting', left = step.left,
+        index = step.index, agent = step.agent, successors = step.successors == '' and NONE or step.successors,
+        attempt = '0', fence = '0', started = '0', finished = '0', spent = '', entry = '' })
     end
-    redis.call('HSET', run_key, 'state', 'creating', 'class', class, 'payload', payload, 'def', def, 'work', work, 'mode', mode,
-      'parallel', parallel, 'submitted', now, 'inputs', inputs, 'active', '0', 'parked', '0', 'steps', '0',
-      'completed', '0', 'failed', '0', 'ends', '0')
-    for i = 1, #values, 2 do redis.call('HSET', run_key, 'input:' .. values[i], values[i + 1]) end
-    subscribe(run_key, reply)
-    redis.call('HINCRBY', META, 'ref:' .. def, 1)
-    redis.call('ZADD', IDS, now_ms + FAR, id)
-    return 'submitted'
   end
+end
 
-  -- A step that depends on nothing is parked until the run starts.
-  local function add_step(run_key, steps_key, run_id, name, agent, index, left, successors)
-    if redis.call('HEXISTS', steps_key, name) == 1 then return end
-    if left == 0 then
-      redis.call('ZADD', PARKED, 0, runs.parked_name(run_id, name, index))
-      redis.call('HINCRBY', run_key, 'parked', 1)
-    end
-    write_step(steps_key, name, { state = left == 0 and 'parked' or 'waiting', left = left, index = index, agent = agent,
-      successors = successors == '' and NONE or successors, attempt = '0', fence = '0', started = '0', finished = '0',
-      spent = '', entry = '' })
-  end
-
-  -- creating -> running, once all steps are written.
-  local function start_run(run_key, steps_key, run_events, id)
-    redis.call('HSET', run_key, 'state', 'running', 'steps', redis.call('HLEN', steps_key))
-    runs.pump(run_key, steps_key, id, {})
-    event('mission_state_changed', '"mission_id":' .. quote(id) .. ',' .. state_change('creating', 'running', ''), nil,
-      run_events)
-  end
-
-  return { add_run = add_run, add_step = add_step, start_run = start_run }
+-- creating -> running, once all steps are written.
+local function start_run(of)
+  redis.call('HSET', of.run, 'state', 'running', 'steps', redis.call('HLEN', of.steps))
+  runs().pump(of, {})
+  runs().changed(of, 'creating', 'running', '')
 end

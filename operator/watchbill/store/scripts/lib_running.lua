@@ -1,27 +1,39 @@
--- Who runs what, and which agents work.
+-- Who holds which task, and which agents work.
 -- uses events
 
--- running: id -> incarnation, fence, class, entry, attempt, when it was started (ms; 0: claimed, not started), what is
--- known of that (0: nothing, 1: counted in `agents`, 2: and told), agent, number of the last thing it said
-local HELD = '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)$'
+-- A value of `running` (packed.Holder in Python): incarnation, fence, class, entry, attempt, when it was started (ms;
+-- 0: it is claimed and not started), what is known of that (0: nothing, 1: it is counted in `agents`, 2: the feeds
+-- say it, too), agent, number of the last thing it said.
+local HOLDER = '^([^\31]*)\31(%d*)\31(%d)\31([^\31]*)\31(%d*)\31(%d*)\31(%d)\31([^\31]*)\31(%d*)$'
 
-local function holder_of(packed)
+local function unpack_holder(packed)
   if not packed then return nil end
-  local inc, fence, class, entry, attempt, started, known, agent, said = string.match(packed, HELD)
+  local inc, fence, class, entry, attempt, started, known, agent, said = string.match(packed, HOLDER)
   return { inc = inc, fence = fence, class = class, entry = entry, attempt = attempt, started = started, known = known,
     agent = agent, said = said }
 end
 
-local function holder(id) return holder_of(redis.call('HGET', RUNNING, id)) end
-
-local function packed_holder(inc, fence, class, entry, attempt, started, known, agent, said)
-  return inc .. FS .. fence .. FS .. class .. FS .. entry .. FS .. attempt .. FS .. started .. FS .. known .. FS .. agent
-      .. FS .. said
+local function pack_holder(h)
+  return h.inc .. FS .. h.fence .. FS .. h.class .. FS .. h.entry .. FS .. h.attempt .. FS .. h.started .. FS .. h.known
+    .. FS .. h.agent .. FS .. h.said
 end
 
--- A packed value as it is once its task has begun, and the agent, if it must be counted; nil: it isn't held so, or has begun.
--- Takes apart no more than it needs, because every task that waits its turn comes by here.
-local function packed_as_begun(packed, inc, fence)
+local function holder(id) return unpack_holder(redis.call('HGET', RUNNING, id)) end
+
+local function hold(id, h) redis.call('HSET', RUNNING, id, pack_holder(h)) end
+
+local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
+
+-- The packed value of a task that is being claimed, which may begin with that. Every claimed task comes by here, so
+-- there is no table. `held_as`: incarnation, fence, class and entry, packed.
+local function pack_claimed(held_as, attempt, agent, begins)
+  if begins then return held_as .. FS .. attempt .. FS .. now .. FS .. '1' .. FS .. agent .. FS .. '0' end
+  return held_as .. FS .. attempt .. FS .. '0' .. FS .. '0' .. FS .. agent .. FS .. '0'
+end
+
+-- The packed value once its task has begun, and the agent, if it must be counted; nil where it isn't held so, or has
+-- begun. Every task that waits its turn comes by here, so this takes apart no more than it needs.
+local function pack_as_begun(packed, inc, fence)
   if not packed or string.find(packed, inc .. FS .. fence .. FS, 1, true) ~= 1 then return nil end
   local head, known, agent, said = string.match(packed, '^(.*)\0310\031([012])\031([^\031]*)\031(%d+)$')
   if not head then return nil end
@@ -29,46 +41,16 @@ local function packed_as_begun(packed, inc, fence)
   return begun, known == '0' and agent
 end
 
-local function hold(id, h)
-  redis.call('HSET', RUNNING, id,
-    packed_holder(h.inc, h.fence, h.class, h.entry, h.attempt, h.started, h.known, h.agent, h.said))
-end
-
-local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
-
--- Why somebody wants this task to stop (cancel | interrupt), for how long its record is kept then, in ms, and what they
--- said of it; nil: nobody does.
+-- What somebody wants of this task (cancel | interrupt), for how long its record is kept then, in ms, and why
+-- (packed.Wish in Python); nil where nobody wants it to stop.
 local wished = redis.call('EXISTS', WISHES) == 1
 local function wish_of(id)
   local wish = wished and redis.call('HGET', WISHES, id)
   if wish then return string.match(wish, '^(%a+) (%d+) (.*)$') end
 end
 
-local function release(id, h)
-  redis.call('XACK', STREAM[h.class], GROUP, h.entry)
-  redis.call('XDEL', STREAM[h.class], h.entry)
-  redis.call('HDEL', RUNNING, id)
-end
-
--- An entry of what has ended, which nobody could find when it did.
-local function drop_stray(id, h)
-  release(id, h)
-  if wish_of(id) then redis.call('HDEL', WISHES, id) end
-end
-
--- To a consumer that everyone may take from, so that it keeps its place in the stream.
-local function give_back(id, h)
-  if not redis.call('XCLAIM', STREAM[h.class], GROUP, RETURNED, 0, h.entry, 'JUSTID')[1] then
-    return drop_stray(id, h)      -- somebody deleted its entry
-  end
-  h.inc, h.started, h.known = RETURNED, '0', '0'
-  hold(id, h)
-  redis.call('ZADD', LEASES, 0, RETURNED)
-  ring()
-end
-
 -- agents: how many tasks each runs. Changes are summed up over a call, so that an agent that goes from one task to the
--- next is not told to be idle between them. meta's `working:` fields: of which agents it is told that they work.
+-- next is not said to be idle between them. meta's `working:` fields: the agents that the feeds say to work.
 local movers, moved, feeds = {}, {}, {}
 local function count(agent, n, feed)
   local so_far = moved[agent]
@@ -89,16 +71,16 @@ local function working(agent, feed)
   end
 end
 
--- Ends every script that counts.
+-- Every script that counts ends with this.
 local function settle()
   for _, agent in ipairs(movers) do
-    local n, feed, runs = moved[agent], feeds[agent], nil     -- runs nil: as before
+    local n, feed, busy = moved[agent], feeds[agent], nil     -- busy: tasks that it runs; nil: as before
     if n ~= 0 then
-      runs = redis.call('HINCRBY', AGENTS, agent, n)
+      busy = redis.call('HINCRBY', AGENTS, agent, n)
     elseif known_to_work[agent] then
-      runs = tonumber(redis.call('HGET', AGENTS, agent) or '0')
+      busy = tonumber(redis.call('HGET', AGENTS, agent) or '0')
     end
-    if runs and runs <= 0 then
+    if busy and busy <= 0 then
       redis.call('HDEL', AGENTS, agent)
       if redis.call('HDEL', META, 'working:' .. agent) == 1 and feed then
         event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('working', 'idle', ''), feed)
@@ -107,27 +89,14 @@ local function settle()
   end
 end
 
--- Tells that a task begins, the first time. Whether this was the first. `brief`: it has ended, too, so it isn't told that
--- its agent works.
-local function assigned(id, h, run_id, feed, run_events, brief)
+-- Says that a task begins, the first time. Whether this was the first. `brief`: it has ended, too, so the feeds don't
+-- say that its agent works.
+local function assigned(item, h, brief)
   if h.started == '0' then h.started = now end
   if h.known == '2' then return false end
-  if h.known == '0' then count(h.agent, 1, feed) end
-  if not brief then working(h.agent, feed) end
+  if h.known == '0' then count(h.agent, 1, item.agent_events) end
+  if not brief then working(h.agent, item.agent_events) end
   h.known = '2'
-  event('task_assigned', about(h.agent, id, run_id, h.attempt ~= '1' and 'attempt ' .. h.attempt or ''), feed, run_events)
+  item_event(item, 'task_assigned', h.agent, h.attempt ~= '1' and 'attempt ' .. h.attempt or '')
   return true
-end
-
--- Dead letters of a crew, how long they are kept, and bytes of a task that one carries.
-local LETTERS_MOST, LETTERS_DAYS, LETTER_MOST = 10000, 7, 65536
-
-local function bury(reason, id, fields)
-  local entry = { 'reason', reason, 'id', id }
-  for i = 1, math.min(#fields, 4000) do entry[#entry + 1] = fields[i] end
-  redis.call('XADD', DEAD, '*', unpack(entry))
-  local trimmed = redis.call('XTRIM', DEAD, 'MAXLEN', LETTERS_MOST)
-    + redis.call('XTRIM', DEAD, 'MINID', int(now_ms - LETTERS_DAYS * DAY * 1000))
-  if trimmed > 0 then redis.call('HINCRBY', META, 'trimmed', trimmed) end
-  redis.call('EXPIRE', DEAD, LETTERS_DAYS * DAY)
 end

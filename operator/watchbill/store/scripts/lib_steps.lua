@@ -1,41 +1,44 @@
--- Steps of runs.
+-- Steps of runs, and the state that people see of a task or step.
 -- uses nothing
 
-local STEP = '^([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)\31([^\31]*)$'
+-- A value of a run's hash of steps (packed.Step in Python): state, dependencies left, index, agent, successors, the
+-- last attempt that began, fence, started, finished, what its attempts spent (packed as workers do; '' is nothing),
+-- and its entry while it waits on a stream ('': it doesn't, or was put there when it was due).
+local step_pattern              -- made when it is needed: most calls have to do with no step
 local NONE = '\29'              -- an empty list in a packed value
 
--- steps: name -> state, dependencies left, index, agent, successors, the last attempt that began, fence, started, finished,
--- what its attempts spent ('': nothing), its entry while it waits on a stream ('': it doesn't, or was put there when it was due)
 local function read_step(steps_key, name)
   local packed = redis.call('HGET', steps_key, name)
   if not packed then return nil end
-  local state, left, index, agent, successors, attempt, fence, started, finished, spent, entry = string.match(packed, STEP)
-  return { state = state, left = tonumber(left), index = index, agent = agent, successors = successors, attempt = attempt,
-    fence = fence, started = started, finished = finished, spent = spent, entry = entry }
+  step_pattern = step_pattern or '^' .. string.rep('([^\31]*)\31', 10) .. '([^\31]*)$'
+  local state, left, index, agent, successors, attempt, fence, started, finished, spent, entry =
+    string.match(packed, step_pattern)
+  return { state = state, left = tonumber(left), index = index, agent = agent, successors = successors,
+    attempt = attempt, fence = fence, started = started, finished = finished, spent = spent, entry = entry }
 end
 
 local function write_step(steps_key, name, s)
-  redis.call('HSET', steps_key, name, s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors .. FS
-    .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry)
+  redis.call('HSET', steps_key, name, s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors
+    .. FS .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry)
 end
 
--- The state that people see, where the record is still there; also, if given, the entry and the last attempt that began.
--- False: it has ended, and stays so.
-local function set_state(kind, record, name, state, entry, attempt)
-  if kind == 's' then
-    local step = read_step(record, name)
+-- Writes the state, where the record is still there; where given, also the entry and the last attempt that began.
+-- False: the task or step has ended, and stays so.
+local function set_state(item, state, entry, attempt)
+  if item.run_id then
+    local step = read_step(item.steps, item.name)
     if step and step.finished ~= '0' then return false end
     if step then
       step.state, step.entry, step.attempt = state, entry or step.entry, attempt or step.attempt
-      write_step(record, name, step)
+      write_step(item.steps, item.name, step)
     end
   else
-    local known = redis.call('HMGET', record, 'state', 'finished')
+    local known = redis.call('HMGET', item.task, 'state', 'finished')
     if known[2] then return false end
     if known[1] then
-      redis.call('HSET', record, 'state', state)
-      if entry then redis.call('HSET', record, 'entry', entry) end
-      if attempt then redis.call('HSET', record, 'attempt', attempt) end
+      redis.call('HSET', item.task, 'state', state)
+      if entry then redis.call('HSET', item.task, 'entry', entry) end
+      if attempt then redis.call('HSET', item.task, 'attempt', attempt) end
     end
   end
   return true

@@ -8,23 +8,13 @@ local function present(on_streams)
     + redis.call('ZCARD', PARKED_INTERRUPT)
 end
 
--- What a submission that finds no room is answered, and counted as.
+-- The answer to a submission that finds no room, which is counted.
 local function refuse()
   redis.call('HINCRBY', META, 'refused', 1)
   return { 'full' }
 end
 
--- Tells whatever scales workers that this crew has work. At most every 200 ms, but where it must look `sooner` than it
--- knows of: it may never hear of the crew again before that is due.
-local function wake(crew, sooner)
-  local last = tonumber(redis.call('HGET', META, 'woken') or '0')
-  if sooner or now_ms - last >= 200 or now_ms < last then
-    redis.call('HSET', META, 'woken', now)
-    redis.call('PUBLISH', 'wb:wake', crew)
-  end
-end
-
--- One more client waits for this task or run. Bounded: a client that finds no place polls.
+-- One more client waits for this task or run. They are bounded: a client that finds no place polls.
 local function subscribe(key, channel)
   if channel == '' then return end
   local known = redis.call('HGET', key, 'reply') or ''
@@ -33,8 +23,8 @@ local function subscribe(key, channel)
   end
 end
 
--- Whose id a dedupe key stands for within its window; nil: nobody's. Keys outlive their crew: what a former crew of that
--- name was asked for isn't there any more.
+-- The id that a dedupe key stands for within its window; nil where there is none. Keys outlive their crew: what a
+-- former crew of that name was asked for isn't there any more.
 local function first_of(dedupe_key, uid)
   local whose, id = string.match(redis.call('GET', dedupe_key) or '', '^([^\31]*)\31(.*)$')
   if whose == uid then return id end
@@ -44,29 +34,31 @@ local function keep_first(dedupe_key, uid, id, window)
   redis.call('SET', dedupe_key, uid .. FS .. id, 'PX', int(math.min(window, FAR)))
 end
 
--- What was there already is acknowledged once more, and must be as safe as asked then, too. WAIT and WAITAOF answer only for
--- what their own connection has written, so it writes: nothing new, behind all that is there.
+-- What is there already is acknowledged once more, and must be as safe as asked then, too. WAIT and WAITAOF answer only
+-- for what their own connection has written, so it writes: nothing new, behind all that is there.
 local function write_again(uid) redis.call('HSET', META, 'uid', uid) end
 
--- Whether an id that is there stands for other work. Who knows nothing of it (a record that was recovered) takes it for the same.
+-- Whether an id that is there stands for other work. A record that knows nothing of its work was recovered, and
+-- stands for the same.
 local function is_other(known, work) return known and known ~= '' and work ~= '' and known ~= work end
 
--- submitted | exists | conflict | other; writes the whole record. `values`: name, value, name, value, ...; `due` in ms, or nil.
--- The second answer is true where somebody must look sooner than they would.
-local function add_task(task_key, id, class, agent, payload, work, reply, inputs, values, due)
+-- Adds the task whose arguments begin at `at`, as submit.lua has them, with its whole record.
+-- Returns submitted | exists | conflict | other; and whether somebody must look sooner than they would.
+local function add_task(task, at, reply)
+  local id, class, agent, payload, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local due, inputs, n_inputs = tonumber(ARGV[at + 5]), ARGV[at + 7], tonumber(ARGV[at + 8])
   if redis.call('ZADD', IDS, 'NX', now_ms + FAR, id) == 0 then
-    if redis.call('EXISTS', task_key) == 1 then
-      if is_other(redis.call('HGET', task_key, 'work'), work) then return 'other' end
-      if redis.call('HEXISTS', task_key, 'result') == 0 then subscribe(task_key, reply) end
+    if redis.call('EXISTS', task) == 1 then
+      if is_other(redis.call('HGET', task, 'work'), work) then return 'other' end
+      if redis.call('HEXISTS', task, 'result') == 0 then subscribe(task, reply) end
       return 'exists'
     end
     if tonumber(redis.call('ZSCORE', IDS, id)) > now_ms then return 'conflict' end     -- a run's
     redis.call('ZADD', IDS, now_ms + FAR, id)       -- one that has expired
   end
-  if due and due <= now_ms then due = nil end
-  local entry, sooner = '', true
-  if due then
-    sooner = delay(id, class, agent, '1', due)
+  local entry, state, sooner = '', 'waiting', true
+  if due > now_ms then
+    state, sooner = 'delayed', delay(id, class, agent, '1', due)
   elseif #payload > ALONG then
     entry = put(class, 'id', id, 'agent', agent)
   elseif inputs == '' then
@@ -74,9 +66,12 @@ local function add_task(task_key, id, class, agent, payload, work, reply, inputs
   else
     entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   end
-  redis.call('HSET', task_key, 'state', due and 'delayed' or 'waiting', 'agent', agent, 'class', class, 'payload', payload,
-    'submitted', now, 'inputs', inputs, 'entry', entry, 'work', work)
-  if reply ~= '' then redis.call('HSET', task_key, 'reply', reply) end
-  for i = 1, #values, 2 do redis.call('HSET', task_key, 'input:' .. values[i], values[i + 1]) end
+  redis.call('HSET', task, 'state', state, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
+    'inputs', inputs, 'entry', entry, 'work', work)
+  if reply ~= '' then redis.call('HSET', task, 'reply', reply) end
+  for i = at + 9, at + 7 + 2 * n_inputs, 2 do
+    local name, value = ARGV[i], ARGV[i + 1]
+    redis.call('HSET', task, 'input:' .. name, value)
+  end
   return 'submitted', sooner
 end

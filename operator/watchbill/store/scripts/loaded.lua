@@ -1,11 +1,16 @@
 #!lua flags=allow-oom
--- uses streams tasks
+-- uses wake
 -- A worker has loaded all agents of the crew under this definition.
--- KEYS: fixed. ARGV: uid, crew, definition
--- -> 'gone' | 'ok'
-if is_gone(ARGV[1]) then return 'gone' end
-if redis.call('HGET', META, 'loaded') ~= ARGV[3] then
-  redis.call('HSET', META, 'loaded', ARGV[3])
-  wake(ARGV[2], true)
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 crew
+--   3 definition
+-- Answers gone | ok
+local uid, crew, definition = ARGV[1], ARGV[2], ARGV[3]
+if is_gone(uid) then return 'gone' end
+if redis.call('HGET', META, 'loaded') ~= definition then
+  redis.call('HSET', META, 'loaded', definition)
+  wake(crew, true)
 end
 return 'ok'

@@ -1,16 +1,23 @@
 #!lua flags=allow-oom
--- uses events streams tasks clock
--- Puts onto the streams what is due, and tells of workers that have vanished: for whoever looks after crews without workers.
--- Claims do the same.
--- KEYS: fixed. ARGV: uid, crew, most of them
--- -> {'gone'} | {'ok', how many, when the next is due in ms ('' = there is none)}
-if is_gone(ARGV[1]) then return { 'gone' } end
+-- uses events streams clock wake
+-- Moves what is due onto the streams, and finds workers that have vanished, for crews without workers. Claims do the
+-- same.
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 crew
+--   3 most                tasks that are moved
+-- Answers
+--   {'gone'}
+--   {'ok', moved, due}    so many were moved, and the next is due then, in ms; '': there is none
+local uid, crew, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if is_gone(uid) then return { 'gone' } end
 mind_clock()
 for _, inc in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '(0', now_ms, 'LIMIT', 0, 100)) do vanished(inc) end
-local moved = move_due(tonumber(ARGV[3]))
+local moved = move_due(most)
 if moved > 0 then
   ring()
-  wake(ARGV[2])
+  wake(crew)
 end
 local due = next_due()
 return { 'ok', moved, due and int(due) or '' }

@@ -1,20 +1,31 @@
 #!lua flags=allow-oom
 -- uses streams leases clock
--- KEYS: fixed. ARGV: uid, incarnation, lease ms, what `watchbill status` shows of it
--- -> {'gone'} | {'fenced'} | {'ok', draining?, per task of its own that somebody wants to stop: id, cancel | interrupt}
-local bar = barred(ARGV[1], ARGV[2])
+-- Keeps an incarnation alive.
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 inc
+--   3 lease_ms
+--   4 description         what `watchbill status` shows of it
+-- Answers
+--   {'gone'}
+--   {'fenced'}
+--   {'unknown'}
+--   {'ok', draining?, ...}    for each task of its own that somebody wants to stop: id, cancel | interrupt
+local uid, inc, lease_ms, description = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local bar = barred(uid, inc)
 if bar then return { bar } end
-local inc = ARGV[2]
 mind_clock()
-keep_lease(inc, tonumber(ARGV[3]))
-redis.call('HSET', WORKERS, inc, ARGV[4])
+keep_lease(inc, lease_ms)
+redis.call('HSET', WORKERS, inc, description)
 local answer = { 'ok', redis.call('HEXISTS', META, 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)) }
 local wishes = redis.call('HGETALL', WISHES)
 for i = 1, #wishes, 2 do
-  local held = redis.call('HGET', RUNNING, wishes[i])
+  local id, wish = wishes[i], wishes[i + 1]
+  local held = redis.call('HGET', RUNNING, id)
   if held and string.sub(held, 1, #inc + 1) == inc .. FS then
-    answer[#answer + 1] = wishes[i]
-    answer[#answer + 1] = string.match(wishes[i + 1], '^%a+')
+    answer[#answer + 1] = id
+    answer[#answer + 1] = string.match(wish, '^%a+')
   end
 end
 return answer

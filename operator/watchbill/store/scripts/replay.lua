@@ -1,17 +1,29 @@
 #!lua
--- uses events answers streams tasks steps runs
--- Dead letters are tried again, with all their attempts: a task by itself, from its record or from what the letter carries;
--- a step within its run, which goes on from there: with the definition that it has, or, once it has ended, with the crew's
--- current one. The letter goes. At most 500 a call.
--- KEYS: fixed; then per task: task, agent events; per step: run, steps, results, definition, agent events, run events
--- ARGV: uid, crew, maxQueued, n; per item: letter, id, definition that the run is to go on with, its steps at once
--- -> {'gone'} | {'full'} | {'ok', per item: replayed | missing (no such letter: it was replayed, purged or trimmed)
---   | taken (the id has been given to other work since) | expired (nothing says any more what it was to do)
---   | changed (the run can't take that definition by now: look again)}
-if is_gone(ARGV[1]) then return { 'gone' } end
-local n, waiting = tonumber(ARGV[4]), queued()
-if present(waiting) + n > tonumber(ARGV[3]) then return refuse() end
-local runs = runs_part()
+-- uses events answers streams tasks steps runs wake items
+-- Dead letters are tried again, with all their attempts: a task by itself, from its record or from what the letter
+-- carries; a step within its run, which goes on from there: with the definition that it has, or, once it has ended,
+-- with the crew's current one. The letter goes. At most 500 a call.
+-- KEYS fixed, then for each item those of one that may end (lib_items.lua)
+-- ARGV
+--   1 uid
+--   2 crew
+--   3 max_queued
+--   4 n                   items, each with
+--     id
+--     letter              the entry of its dead letter
+--     definition          that its run is to go on with
+--     parallel            that run's steps at once, at most
+-- Answers
+--   {'gone'}
+--   {'full'}
+--   {'ok', ...}           for each item: replayed | missing (no such letter: it was replayed, purged or trimmed)
+--                         | taken (the id has been given to other work since)
+--                         | expired (neither its record nor the letter says what it was to do)
+--                         | changed (the run can't take that definition by now: look again)
+local uid, crew, max_queued, n = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if is_gone(uid) then return { 'gone' } end
+local waiting = queued()
+if present(waiting) + n > max_queued then return refuse() end
 
 local function field(fields, wanted)
   for i = 1, #fields, 2 do
@@ -19,87 +31,86 @@ local function field(fields, wanted)
   end
 end
 
-local function replay_task(task_key, id, letter)
-  local known = redis.call('HMGET', task_key, 'state', 'payload', 'inputs', 'agent', 'class', 'spent')
-  local payload, inputs, agent, class, spent = known[2], known[3], known[4], known[5], known[6] or ''
-  if known[1] and known[1] ~= 'dead' then return 'taken' end
-  if known[1] then
-    redis.call('HDEL', task_key, 'result', 'finished', 'attempt', 'started')
-    redis.call('PERSIST', task_key)
+local function replay_task(item, letter)
+  local task, id = item.task, item.id
+  local known = redis.call('HMGET', task, 'state', 'payload', 'inputs', 'agent', 'class', 'spent')
+  local state, payload, inputs, agent, class, spent = known[1], known[2], known[3], known[4], known[5], known[6] or ''
+  if state and state ~= 'dead' then return 'taken' end
+  if state then
+    redis.call('HDEL', task, 'result', 'finished', 'attempt', 'started')
+    redis.call('PERSIST', task)
   else
     if tonumber(redis.call('ZSCORE', IDS, id) or '0') > now_ms then return 'taken' end      -- a run's
-    payload, inputs, agent, class = field(letter, 'payload'), field(letter, 'inputs') or '', field(letter, 'agent'), field(letter, 'class')
+    payload, inputs, agent = field(letter, 'payload'), field(letter, 'inputs') or '', field(letter, 'agent')
+    class = field(letter, 'class')
     if not payload or not agent or not STREAM[class] then return 'expired' end
-    redis.call('HSET', task_key, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
+    redis.call('HSET', task, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
       'work', field(letter, 'work') or '')
     spent = field(letter, 'spent') or ''
-    if spent ~= '' then redis.call('HSET', task_key, 'spent', spent) end
+    if spent ~= '' then redis.call('HSET', task, 'spent', spent) end
     for i = 1, #letter, 2 do
-      if string.find(letter[i], '^input:') then redis.call('HSET', task_key, letter[i], letter[i + 1]) end
+      if string.find(letter[i], '^input:') then redis.call('HSET', task, letter[i], letter[i + 1]) end
     end
   end
   local entry
-  if #payload <= ALONG and spent == '' then      -- else `start` tells what was spent
+  if #payload <= ALONG and spent == '' then      -- else `start` gives what was spent
     entry = put(class, 'id', id, 'agent', agent, 'payload', payload, 'inputs', inputs)
   else
     entry = put(class, 'id', id, 'agent', agent)
   end
-  redis.call('HSET', task_key, 'state', 'waiting', 'entry', entry)
+  redis.call('HSET', task, 'state', 'waiting', 'entry', entry)
   redis.call('ZADD', IDS, now_ms + FAR, id)
   return 'replayed', agent
 end
 
-local function replay_step(k, run_id, name, def, parallel)
-  local run = redis.call('HMGET', k.run, 'state', 'def')
-  local step = run[1] and read_step(k.steps, name)
-  if not step or redis.call('EXISTS', k.def) == 0 then return 'expired' end
-  if step.state ~= 'dead' or run[1] == 'cancelling' or run[1] == 'cancelled' then return 'taken' end
+local function replay_step(item, definition, parallel)
+  local run = redis.call('HMGET', item.run, 'state', 'def')
+  local state, before = run[1], run[2]
+  local step = state and read_step(item.steps, item.name)
+  if not step or redis.call('EXISTS', item.definition) == 0 then return 'expired' end
+  if step.state ~= 'dead' or state == 'cancelling' or state == 'cancelled' then return 'taken' end
   -- What waits or runs of a run holds its definition: another can be given only to one that has ended.
-  if def ~= run[2] and (run[1] == 'running' or redis.call('HGET', META, 'def') ~= def) then return 'changed' end
-  if run[1] ~= 'running' then
-    if def ~= run[2] then redis.call('HSET', k.run, 'def', def, 'parallel', parallel) end
-    redis.call('HSET', k.run, 'state', 'running')
-    redis.call('HDEL', k.run, 'finished')
-    for _, key in ipairs({ k.run, k.steps, k.results }) do redis.call('PERSIST', key) end
-    redis.call('ZADD', IDS, now_ms + FAR, run_id)
-    redis.call('HINCRBY', META, 'ref:' .. def, 1)
-    event('mission_state_changed', '"mission_id":' .. quote(run_id) .. ',' .. state_change(run[1], 'running', 'replayed'), nil,
-      k.run_events)
+  if definition ~= before and (state == 'running' or redis.call('HGET', META, 'def') ~= definition) then
+    return 'changed'
   end
-  redis.call('HINCRBY', k.run, 'failed', -1)
-  redis.call('HDEL', k.results, name)
+  if state ~= 'running' then
+    if definition ~= before then redis.call('HSET', item.run, 'def', definition, 'parallel', parallel) end
+    redis.call('HSET', item.run, 'state', 'running')
+    redis.call('HDEL', item.run, 'finished')
+    for _, key in ipairs({ item.run, item.steps, item.results }) do redis.call('PERSIST', key) end
+    redis.call('ZADD', IDS, now_ms + FAR, item.run_id)
+    redis.call('HINCRBY', META, 'ref:' .. definition, 1)
+    runs().changed(item, state, 'running', 'replayed')
+  end
+  redis.call('HINCRBY', item.run, 'failed', -1)
+  redis.call('HDEL', item.results, item.name)
   step.state, step.attempt, step.started, step.finished = 'waiting', '0', '0', '0'
-  runs.pump(k.run, k.steps, run_id, { { name, step } })
+  runs().pump(item, { { item.name, step } })
   return 'replayed', step.agent
 end
 
-local outcomes, at, key, replayed = { 'ok' }, 5, FIXED + 1, 0
-for _ = 1, n do
-  local entry, id, def, parallel, outcome, agent, agent_events, run_events = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  at = at + 4
-  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-  local letter = redis.call('XRANGE', DEAD, entry, entry)[1]
-  if not letter or field(letter[2], 'id') ~= id then
-    outcome = 'missing'
-  elseif run_id then
-    local k = { run = KEYS[key], steps = KEYS[key + 1], results = KEYS[key + 2], def = KEYS[key + 3] }
-    agent_events, run_events = KEYS[key + 4], KEYS[key + 5]
-    k.run_events = run_events
-    outcome, agent = replay_step(k, run_id, name, def, parallel)
-  else
-    agent_events = KEYS[key + 1]
-    outcome, agent = replay_task(KEYS[key], id, letter[2])
+local outcomes, replayed = { 'ok' }, 0
+for i = 1, n do
+  local at = 1 + 4 * i
+  local id, letter, definition, parallel = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local item, outcome, agent = next_item(id, true), 'missing', nil
+  local found = redis.call('XRANGE', DEAD, letter, letter)[1]
+  if found and field(found[2], 'id') == id then
+    if item.run_id then
+      outcome, agent = replay_step(item, definition, parallel)
+    else
+      outcome, agent = replay_task(item, found[2])
+    end
   end
-  key = key + (run_id and 6 or 2)
   if outcome == 'replayed' then
     replayed = replayed + 1
-    redis.call('XDEL', DEAD, entry)
-    event('mission_event', about(agent, id, run_id, 'replayed from the dead letters'), agent_events, run_events)
+    redis.call('XDEL', DEAD, letter)
+    item_event(item, 'mission_event', agent, 'replayed from the dead letters')
   end
-  outcomes[#outcomes + 1] = outcome
+  outcomes[i + 1] = outcome
 end
 if replayed > 0 then
   ring()
-  if waiting == 0 then wake(ARGV[2]) end
+  if waiting == 0 then wake(crew) end
 end
 return outcomes

@@ -1,17 +1,22 @@
 #!lua flags=allow-oom
--- uses events running
+-- uses events running items
 -- An agent says something on the feed, while the task is still its own.
--- KEYS: fixed; agent events, run events (or agent events again: no run)
--- ARGV: uid, incarnation, id, fence, message, its number, from 1 (so that a repeat is known)
--- -> 'gone' | 'fenced' | 'stale' | 'ok'
-local bar = barred(ARGV[1], ARGV[2])
+-- KEYS fixed, then those of the item (lib_items.lua)
+-- ARGV
+--   1 uid
+--   2 inc
+--   3 id
+--   4 fence
+--   5 message
+--   6 number              of the message, from 1, so that a repeat is known
+-- Answers gone | fenced | unknown | stale | ok
+local uid, inc, id, fence, message, number = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local bar = barred(uid, inc)
 if bar then return bar end
-local h = holder(ARGV[3])
-if not holds(h, ARGV[2], ARGV[4]) then return 'stale' end
-if tonumber(h.said) >= tonumber(ARGV[6]) then return 'ok' end
-h.said = ARGV[6]
-hold(ARGV[3], h)
-local run_id = string.match(ARGV[3], '^([^/]+)/')
-local run_events = run_id and KEYS[FIXED + 2]
-event('mission_event', about(h.agent, ARGV[3], run_id, ARGV[5]), KEYS[FIXED + 1], run_events)
+local h = holder(id)
+if not holds(h, inc, fence) then return 'stale' end
+if tonumber(h.said) >= tonumber(number) then return 'ok' end
+h.said = number
+hold(id, h)
+item_event(next_item(id), 'mission_event', h.agent, message)
 return 'ok'

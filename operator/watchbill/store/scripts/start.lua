@@ -1,62 +1,67 @@
 #!lua flags=allow-oom
--- uses events running steps states
--- Claimed tasks begin whose payload did not come with the claim: gives it, and tells that they are assigned. (Not part of
--- claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
--- KEYS: fixed; then per task: task, agent events; per step: run, steps, agent events, run events
--- ARGV: uid, incarnation, n; per item: id, fence
--- -> {'gone'} | {'fenced'} | {'ok', per item {'stale'} | {'missing'} | {'ok', payload, definition, inputs, what was spent}}
-local bar = barred(ARGV[1], ARGV[2])
+-- uses events running steps states releases items
+-- Claimed tasks begin whose payload did not come with the claim: gives it, and the feeds say that they are assigned.
+-- (Not part of claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
+-- KEYS fixed, then for each item its own (lib_items.lua)
+-- ARGV
+--   1 uid
+--   2 inc
+--   3 n                   items, each with
+--     id
+--     fence
+-- Answers
+--   {'gone'}
+--   {'fenced'}
+--   {'unknown'}
+--   {'ok', ...}           for each item {'stale'} | {'missing'} | {'ok', payload, definition, inputs, what was spent}
+local uid, inc, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local bar = barred(uid, inc)
 if bar then return { bar } end
-local inc = ARGV[2]
-local outcome, at, key = { 'ok' }, 4, FIXED + 1
+local outcomes = { 'ok' }
 local current = redis.call('HGET', META, 'def')
-for _ = 1, tonumber(ARGV[3]) do
+
+-- What it is to do, and its state is `running` now; nil where it has no record; false where it has ended, or was set
+-- aside.
+local function begin_step(item, h)
+  local run = redis.call('HMGET', item.run, 'payload', 'def', 'inputs')
+  local step = read_step(item.steps, item.name)
+  if step and (step.finished ~= '0' or step.state == 'interrupted') then return false end
+  if not run[1] or not step then return nil end
+  if step.state ~= 'cancelling' then step.state = 'running' end
+  step.attempt, step.started, step.fence, step.entry = h.attempt, now, h.fence, ''
+  write_step(item.steps, item.name, step)
+  return { 'ok', run[1], run[2], run[3], step.spent }
+end
+
+local function begin_task(item, h)
+  local task = redis.call('HMGET', item.task, 'payload', 'inputs', 'state', 'spent')
+  local payload, inputs, state, spent = task[1], task[2], task[3], task[4] or ''
+  if state and (ENDED[state] or state == 'interrupted') then return false end
+  if not payload then return nil end
+  redis.call('HSET', item.task, 'state', state == 'cancelling' and state or 'running', 'attempt', h.attempt,
+    'started', now)
+  return { 'ok', payload, current, inputs, spent }
+end
+
+for i = 1, n do
+  local at = 2 + 2 * i
   local id, fence = ARGV[at], ARGV[at + 1]
-  at = at + 2
-  local run_id, name = string.match(id, '^([^/]+)/(.*)$')
-  local h = holder(id)
-  local mine = holds(h, inc, fence)
-  local reply, feed, run_events
-  if run_id then
-    feed, run_events = KEYS[key + 2], KEYS[key + 3]
-    if mine then
-      local run = redis.call('HMGET', KEYS[key], 'payload', 'def', 'inputs')
-      local step = read_step(KEYS[key + 1], name)
-      if step and (step.finished ~= '0' or step.state == 'interrupted') then
-        mine = false
-      elseif run[1] and step then
-        if step.state ~= 'cancelling' then step.state = 'running' end
-        step.attempt, step.started, step.fence, step.entry = h.attempt, now, fence, ''
-        write_step(KEYS[key + 1], name, step)
-        reply = { 'ok', run[1], run[2], run[3], step.spent }
-      end
-    end
-    key = key + 4
-  else
-    feed = KEYS[key + 1]
-    if mine then
-      local task = redis.call('HMGET', KEYS[key], 'payload', 'inputs', 'state', 'spent')
-      if task[3] and (ENDED[task[3]] or task[3] == 'interrupted') then
-        mine = false
-      elseif task[1] then
-        redis.call('HSET', KEYS[key], 'state', task[3] == 'cancelling' and task[3] or 'running', 'attempt', h.attempt, 'started', now)
-        reply = { 'ok', task[1], current, task[2], task[4] or '' }
-      end
-    end
-    key = key + 2
-  end
-  if reply then
-    if assigned(id, h, run_id, feed, run_events) then hold(id, h) end
-    outcome[#outcome + 1] = reply
-  elseif mine then
-    outcome[#outcome + 1] = { 'missing' }
-  else
-    if holds(h, inc, fence) then      -- a stray entry of a task that has ended
+  local item, h = next_item(id), holder(id)
+  local outcome = { 'stale' }
+  if holds(h, inc, fence) then
+    local begun
+    if item.run_id then begun = begin_step(item, h) else begun = begin_task(item, h) end
+    if begun then
+      if assigned(item, h) then hold(id, h) end
+      outcome = begun
+    elseif begun == nil then
+      outcome = { 'missing' }
+    else      -- a stray entry of a task that has ended
       drop_stray(id, h)
-      if h.known ~= '0' then count(h.agent, -1, feed) end
+      if h.known ~= '0' then count(h.agent, -1, item.agent_events) end
     end
-    outcome[#outcome + 1] = { 'stale' }
   end
+  outcomes[i + 1] = outcome
 end
 settle()
-return outcome
+return outcomes

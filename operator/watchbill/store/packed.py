@@ -1,0 +1,144 @@
+"""Values that the store keeps, or sends, as one text. Python takes them apart and puts them together only here.
+
+Each names its twin in store/scripts. What can't be taken apart raises ValueError. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from watchbill.tasks import Usage
+
+_FIELD: Final = "\x1f"
+"""Between the fields of a value (FS in lib.lua). Names are printable, so none contains it."""
+_ITEM: Final = "\x1e"
+"""Between the items of a list (LS in lib.lua)."""
+_NONE: Final = "\x1d"
+"""A list without items, within a value (NONE in lib_steps.lua)."""
+
+
+class Holder(NamedTuple):
+    """A value of `running`: who holds a task, and how (pack_holder in lib_running.lua)."""
+
+    incarnation: str
+    fence: str
+    priority: int
+    entry: str
+    attempt: int
+    started_ms: int
+    """0: the task is claimed and has not begun."""
+    known: int
+    """0: nobody knows that it has begun; 1: it is counted among its agent's tasks; 2: the feeds say it, too."""
+    agent: str
+    said: int
+    """The number of the last message that its agent put on the feed."""
+
+    @classmethod
+    def unpack(cls, text: str) -> Holder:
+        incarnation, fence, priority, entry, attempt, started, known, agent, said = text.split(_FIELD)
+        return cls(incarnation, fence, int(priority), entry, int(attempt), int(started), int(known), agent, int(said))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a run (write_step in lib_steps.lua)."""
+
+    state: str
+    left: int
+    """Dependencies that have not ended."""
+    index: int
+    agent: str
+    successors: tuple[str, ...]
+    attempt: int
+    """The last one that began."""
+    fence: str
+    started_ms: int
+    finished_ms: int
+    usage: Usage | None
+    """What its attempts spent; None: nothing."""
+    entry: str
+    """While it waits on a stream; empty where it doesn't, or was put there when it was due."""
+
+    @classmethod
+    def unpack(cls, text: str) -> Step:
+        state, left, index, agent, after, attempt, fence, started, finished, spent, entry = text.split(_FIELD)
+        successors = () if after == _NONE else tuple(ids(after))
+        times = int(started), int(finished)
+        return cls(state, int(left), int(index), agent, successors, int(attempt), fence, *times, usage(spent), entry)
+
+
+class Member(NamedTuple):
+    """A member of `delayed` or `parked:agent`: what the entry of a task will need (pack_member in lib_streams.lua)."""
+
+    agent: str
+    priority: int
+    attempt: int
+    task_id: str
+
+    def pack(self) -> str:
+        return _FIELD.join(map(str, self))
+
+    @classmethod
+    def unpack(cls, text: str) -> Member:
+        agent, priority, attempt, task_id = text.split(_FIELD)
+        return cls(agent, int(priority), int(attempt), task_id)
+
+
+class StopRequest(NamedTuple):
+    """A value of `wishes`: somebody wants a task to stop (wish_of in lib_running.lua)."""
+
+    what: str
+    """`cancel` or `interrupt`."""
+    ttl_ms: int
+    """For how long the record is kept once the task has ended."""
+    why: str
+
+    @classmethod
+    def unpack(cls, text: str) -> StopRequest:
+        what, ttl, why = text.split(" ", 2)
+        return cls(what, int(ttl), why)
+
+
+class Order(NamedTuple):
+    """A message to a crew's workers (settle_stops in lib_stops.lua, delete.lua, drain.lua)."""
+
+    what: str
+    ids: tuple[str, ...]
+
+    @classmethod
+    def unpack(cls, text: str) -> Order:
+        what, *of_tasks = text.split(_FIELD)
+        return cls(what, tuple(of_tasks))
+
+
+def ids(text: str) -> list[str]:
+    """A list of ids or names, as in a message to clients that wait (send_answers in lib_answers.lua)."""
+    return text.split(_ITEM)
+
+
+def pack_ids(names: Iterable[str]) -> str:
+    """The list as one text; empty where there are none."""
+    return _ITEM.join(names)
+
+
+def usage(text: str) -> Usage | None:
+    """What attempts spent (cancelled_result in lib_ends.lua); None: nothing."""
+    if not text:
+        return None
+    input_tokens, output_tokens, requests = map(int, text.split(" "))
+    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, requests=requests)
+
+
+def pack_usage(spent: Usage) -> str:
+    """What attempts spent as one text; empty where that is nothing."""
+    if not (spent.requests or spent.total_tokens):
+        return ""
+    return f"{spent.input_tokens} {spent.output_tokens} {spent.requests}"
+
+
+def rows(flat: Sequence[Any], width: int) -> Iterator[tuple[Any, ...]]:
+    """The rows of a reply that holds them one behind the other. Raises ValueError where the last one isn't whole."""
+    values = iter(flat)
+    return zip(*[values] * width, strict=True)

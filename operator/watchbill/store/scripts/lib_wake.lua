@@ -1,0 +1,12 @@
+-- How whatever scales workers hears of work.
+-- uses nothing
+
+-- Says that this crew has work. At most every 200 ms, but where it must look `sooner` than it knows of: it may never
+-- hear of the crew again before that is due.
+local function wake(crew, sooner)
+  local last = tonumber(redis.call('HGET', META, 'woken') or '0')
+  if sooner or now_ms - last >= 200 or now_ms < last then
+    redis.call('HSET', META, 'woken', now)
+    redis.call('PUBLISH', 'wb:wake', crew)
+  end
+end
