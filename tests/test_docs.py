@@ -24,6 +24,8 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
 ]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
+"""By hand: the others are rendered."""
 SPAN = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"[\w.-]*(?:/[\w.-]+)*(?:/|\.(?:py|lua|md|toml|yaml|tpl))")
 PLACE = re.compile(r"([\w/.-]+\.(?:py|lua)):([A-Za-z_][\w.]*)")
@@ -134,6 +136,52 @@ def test_names_that_are_not_there_are_found() -> None:
         "queues.md",
         "plan.retry.gone",
         "Jobs.vanished",
+    ]
+
+
+def options() -> dict[str, set[str]]:
+    """Command → its options, as the rendered reference has them; `dead list` is a command, too."""
+    sections = re.split(r"^#+ `watchbill ?(.*)`$", (ROOT / "docs/reference/cli.md").read_text(), flags=re.MULTILINE)
+    return {
+        name: set(re.findall(r"--[a-z-]+", "".join(re.findall(r"^\* `-.*?`:", text, re.MULTILINE))))
+        for name, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
+
+
+def wrong_commands(text: str) -> list[str]:
+    """Spans and lines of code that name a command of watchbill, or an option of one, that isn't there."""
+    known, missing = options(), []
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for code in lines + [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]:
+        for asked in re.findall(r"(?:^|-- |[;|&] )watchbill ([a-z][^#;&<]*)", code):
+            command, *rest = asked.split()
+            for name in (
+                [f"dead {sub}" for sub in rest[0].split("|")] if command == "dead" and rest else command.split("|")
+            ):
+                allowed = known.get(name)
+                if allowed is None or not set(re.findall(r"(?<!\S)--[a-z-]+", asked)) <= allowed:
+                    missing.append(f"watchbill {asked.strip()}")
+    return missing
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_and_setting_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    settings = set(re.findall(r"WATCHBILL_[A-Z_]+", (ROOT / "docs/reference/settings.md").read_text()))
+
+    assert wrong_commands(text) == []
+    assert set(re.findall(r"WATCHBILL_[A-Z_]+", text)) - settings == set()
+
+
+def test_commands_that_are_not_there_are_found() -> None:
+    fine = "`watchbill run FILE --watch`, `kubectl exec -- watchbill submit x --wait`, `watchbill dead list|show x`"
+    assert wrong_commands(fine) == []
+    assert wrong_commands("`watchbill walk x`, `watchbill run x --wait`, `watchbill dead list|bury x`") == [
+        "watchbill walk x",
+        "watchbill run x --wait",
+        "watchbill dead list|bury x",
     ]
 
 
