@@ -42,9 +42,9 @@ from watchbill.worker.worker import Worker
 logger = Logger("watchbill.worker")
 
 RECYCLED: Final = 75
-"""EX_TEMPFAIL of sysexits.h: start it again."""
+"""The exit code that asks to be started again: EX_TEMPFAIL of sysexits.h."""
 _ORDERLY_SECONDS: Final = 5.0
-"""How long the process may take to end once its worker has. What agents left behind may hold that up for ever."""
+"""How long the process may take to end after its worker. Threads that agents left behind could hold it up for ever."""
 
 
 class WorkerSettings(Settings):
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 async def _end(settings: WorkerSettings) -> int:
-    """Works, and says the exit code. From then on the process has a few seconds to end in good order."""
+    """Works, and returns the exit code. From then on the process has a few seconds to end in good order."""
     code = 0
     try:
         if await _work(settings):
@@ -83,7 +83,7 @@ async def _end(settings: WorkerSettings) -> int:
 
 
 async def _work(settings: WorkerSettings) -> bool:
-    """Whether it is to be started anew."""
+    """Works. Returns whether the process is to be started anew."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(settings.redis_url))
         stack.callback(background.start("eviction", lambda: eviction.warn(store.client)).cancel)

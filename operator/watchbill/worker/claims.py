@@ -1,4 +1,4 @@
-"""What a worker claims: how many tasks it asks for, what becomes of those it gets, and what it hands back."""
+"""Claims tasks: how many a worker asks for, which of them begin or are held, and which go back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Claims:
 
     @property
     def may_claim(self) -> bool:
-        """A claim is worth its while, and nothing else claims."""
+        """Whether the crew may have tasks, and no other claim is under way."""
         return self._state.has_work and not self._bell.is_waiting
 
     def ask(self, incarnation: Incarnation, room: int, *, is_busy: bool) -> int:

@@ -1,5 +1,5 @@
-"""What a worker counts. A metric's own lock costs more than all else of counting, so that is done once for each call
-to the store, and not for each task."""
+"""Counts for the metrics of a worker. A metric's own lock costs more than the rest of counting, so metrics are changed
+once for each call to the store, and not for each task."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Counts:
         self._tally[counter] += 1
 
     def show(self, running: int) -> None:
-        """Shows what was counted, and how many tasks run."""
+        """Brings the metrics up to date. `running`: how many tasks run."""
         for counter, n in self._tally.items():
             counter.inc(n)
         self._tally.clear()

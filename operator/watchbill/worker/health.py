@@ -1,4 +1,4 @@
-"""What a process shows over HTTP: /healthz, /readyz and /metrics.
+"""Serves /healthz, /readyz and /metrics of a process over HTTP.
 
 Alive: the event loop answers. Ready: from the start, and no longer once drained; never for the store's sake or for
 load, because scale-in reads readiness (OPERATOR protocol, §4).
@@ -27,7 +27,7 @@ FIGURES_SECONDS: Final = 1.0
 
 
 class HealthServer:
-    """Serves until closed. `observe` reads the figures that the metrics show; called at each scrape."""
+    """Serves until it is closed. Each scrape calls `observe`, which reads the figures that the metrics show."""
 
     def __init__(self, observe: Callable[[], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
         self._observe = observe

@@ -1,4 +1,4 @@
-"""The HTTP server of probes and scrapes, whom nobody who reaches its port can hold up.
+"""Serves probes and scrapes over HTTP, and lets nobody who reaches its port hold it up.
 
 aiohttp's, with the bounds that it leaves to others: one request to a connection, which ends in time, however little is
 sent or read; and few connections: one more ends the oldest of those whose request isn't complete, so that a probe gets
@@ -19,20 +19,20 @@ from watchbill.loggers import Logger
 
 logger = Logger("watchbill.health")
 _strangers = logging.getLogger("watchbill.health.garbage")
-"""What aiohttp says of requests that are none, with a traceback: whoever reaches the port could fill the log."""
+"""The logger of garbage that isn't HTTP. It is silent: anybody who reaches the port could fill the log."""
 _strangers.setLevel(logging.CRITICAL)
 
 CONNECTIONS: Final = 64
 HEAD_SECONDS: Final = 5.0
 """How long a request may take to come."""
 CONNECTION_SECONDS: Final = 15.0
-"""How long a connection may last: that, and for the answer to be made, sent and read."""
+"""How long a connection may last: the request, and the making, sending and reading of the answer."""
 
 Page = Callable[[], Awaitable[web.Response]]
 
 
 class HttpServer:
-    """Serves pages: path → what makes its answer."""
+    """Serves pages: a path, and the function that makes its answer."""
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
@@ -48,7 +48,7 @@ class HttpServer:
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:
-        """Serves no more, and leaves unanswered what was asked."""
+        """Stops serving. Open requests get no answer."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -60,7 +60,7 @@ class _Server(web.Server):
         )
         self._pages = pages
         self._asking: dict[RequestHandler, asyncio.Transport] = {}
-        """Whose request isn't complete, the oldest first."""
+        """Connections whose request isn't complete, the oldest first."""
         self._ends: dict[RequestHandler, asyncio.TimerHandle] = {}
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:

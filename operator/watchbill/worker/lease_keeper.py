@@ -29,7 +29,7 @@ logger = Logger("watchbill.worker")
 T = TypeVar("T")
 
 BLOCKED_SECONDS: Final = 5.0
-"""An event loop that hasn't turned for this long is reported, with where it stands and whose agent that is."""
+"""An event loop that hasn't turned for this long is logged, with the line where it stands and the agent."""
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease ends, and others take its tasks over."""
 _TICK_SECONDS: Final = 0.5
@@ -82,7 +82,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def guard(self, incarnation: str) -> None:
-        """From now on, keeps this incarnation alive. It must have claimed once."""
+        """Keeps this incarnation alive from now on. It must have claimed once."""
         with self._changing:
             self._renewed_at = self._now()
             self._lease.extend(self._renewed_at + self._lease_ms / 1000)

@@ -20,9 +20,9 @@ from watchbill.worker.state import State
 UNPARK_SECONDS: Final = 30.0
 """How often a worker searches for parked tasks that it can run."""
 UNPARK_AGAIN_SECONDS: Final = 1.0
-"""The same, after tasks were brought back: a worker without the agent, an older one, may have parked them again."""
+"""How soon it searches again after it brought tasks back: an older worker may have parked them again."""
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
-"""The same, while a definition can't be read: it may become readable without another worker."""
+"""How soon it searches again while a definition can't be read: it may become readable without another worker."""
 
 
 async def bring_back(state: State, queue: Queue, loader: AgentLoader, parked: asyncio.Event) -> None:

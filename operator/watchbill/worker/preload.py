@@ -19,7 +19,7 @@ from watchbill.worker.state import State
 logger = Logger("watchbill.worker")
 
 FIRST_SECONDS: Final = 1.0
-"""After the start: work that waits comes first, and loads what it needs."""
+"""How long a worker waits after its start: tasks come first, and load what they need."""
 LOOK_SECONDS: Final = 10.0
 """How often a worker checks whether the crew has changed."""
 

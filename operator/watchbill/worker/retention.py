@@ -22,7 +22,7 @@ logger = Logger("watchbill.worker")
 TRIM_SECONDS: Final = 5.0
 """How often a worker trims, give or take a half, so that the workers of a crew don't trim together."""
 TRIM_AGAIN_SECONDS: Final = 1.0
-"""The same, after something was removed: more tasks may be ending all the time."""
+"""How soon it trims again after it removed something: more tasks may be ending all the time."""
 TRIM_IDLE_SECONDS: Final = 60.0
 """How often a worker trims where nothing has ended since: thousands of workers may have nothing to do."""
 

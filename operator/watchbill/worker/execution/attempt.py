@@ -41,7 +41,7 @@ _ADVICE_IN_THREAD: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """An agent under one definition: what is the same for every task of it."""
+    """An agent under one definition. All its tasks share this."""
 
     crew: CrewDefinition
     agent: AgentDefinition
@@ -242,7 +242,7 @@ class Attempt:
         return self._asked_at is not None
 
     def _stopped(self, _: asyncio.Task[None]) -> None:
-        """Called when the agent has ended after it was asked to stop."""
+        """Reports the stop. Called when the agent has ended after it was asked to stop."""
         if self._why is not None:
             self._report_stop()
 
@@ -282,7 +282,7 @@ class Attempt:
 
 
 def on_stack(frame: FrameType | None) -> Attempt | None:
-    """Returns the attempt whose agent has called this frame. For another thread than the event loop's."""
+    """Returns the attempt whose agent has called this frame. Meant for other threads than the event loop's."""
     while frame is not None:
         if frame.f_code is _RUN:
             found = frame.f_locals.get("self")

@@ -43,14 +43,14 @@ _ROLES_KEPT: Final = 64
 
 
 def pack(message: str) -> bytes:
-    """A frame: its length, and JSON."""
+    """Makes a frame: the length of the JSON, then the JSON."""
     data = message.encode()
     return HEADER.pack(len(data)) + data
 
 
 def main(given: dict[str, Any]) -> None:
-    """`given`: `line`, a socket to the worker; `life`, a pipe that ends with it; `lease`, its lease; `sources`, of
-    code."""
+    """Runs tasks until the worker ends. `given` holds `line`, a socket to the worker; `life`, a pipe that ends with it;
+    `lease`, its lease; `sources`, where agents' code comes from."""
     faulthandler.enable()  # where a crash in C happened is seen on stderr
     _die_with(given["life"])
     lease = SharedLease(given["lease"])
@@ -92,8 +92,8 @@ def main(given: dict[str, Any]) -> None:
 
 
 def _die_with(life: int) -> None:
-    """Where the kernel can (Linux), it kills us and all that we started when the worker ends, however it does, and even
-    while C code holds the interpreter. Elsewhere the line's end does, as soon as Python code runs."""
+    """Ends this process, and all that it started, when the worker ends. On Linux the kernel does so, even while C code
+    holds the interpreter. Elsewhere the end of the line does, as soon as Python code runs."""
     if sys.platform == "linux":
         import fcntl  # the worker imports this module, too, and not only where there is one
 
@@ -158,11 +158,11 @@ def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line
 
 
 class _Line:
-    """The way to the worker. When it ends, so do we."""
+    """The connection to the worker. When it ends, this process ends."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.task = 0
-        """Which one it is that runs, or ran last."""
+        """The number of the task that runs, or ran last."""
         self._runs = False
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._socket = sock
@@ -242,7 +242,7 @@ class _Line:
 
 
 class _LogHandler(logging.Handler):
-    """Log lines are the worker's to write: it knows where, and keeps secrets out of them."""
+    """Sends log lines to the worker, which knows where to write them and keeps secrets out of them."""
 
     def __init__(self, line: _Line) -> None:
         super().__init__()

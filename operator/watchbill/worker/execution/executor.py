@@ -36,7 +36,7 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class Executor:
-    """Runs tasks of one crew."""
+    """Begins attempts of one crew's tasks."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Executor:
         await self._processes.close()
 
     def _role(self, task: Claimed, crew: CrewDefinition) -> Role | None:
-        """Raises AgentNotLoadable; None when the crew has no such agent."""
+        """Returns the agent of this task; None when the crew has no such agent. Raises AgentNotLoadable."""
         digest, name = task.definition, task.agent
         if role := self._roles.get((digest, name)):
             return role

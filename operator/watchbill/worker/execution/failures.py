@@ -1,4 +1,4 @@
-"""What an agent's exception says: what went wrong, and, by type, HTTP status and Retry-After, about trying again.
+"""Reads an agent's exception: what went wrong, and, from its type, HTTP status and Retry-After, whether to try again.
 
 Agents need nothing of Watchbill for that: an attribute `retryable` or `retry_after` does, too. Also used in agents' own
 processes: imports no store.
@@ -33,7 +33,7 @@ _HOPELESS: Final = (
 _WORTH_ANOTHER_TRY: Final = frozenset({408, 409, 423, 425, 429})
 _HTTP: Final = ("status_code", "status", "code")
 _TEXT_MAX: Final = 1_000_000
-"""Far more than is kept of it: secrets are taken out before it is cut to size, and none may be cut in two."""
+"""Texts are cut to this length before secrets are taken out, and are kept much shorter: no secret is cut in two."""
 ERROR_MAX: Final = 16_000
 
 
@@ -52,7 +52,7 @@ class Failed:
 
 
 class AgentFailed(Exception):
-    """An agent failed elsewhere, and all that is to be told of it has been told there."""
+    """An agent failed in its process, which has already described the failure."""
 
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.error)
@@ -60,11 +60,11 @@ class AgentFailed(Exception):
 
 
 class Unstorable(Exception):
-    """What was returned is no JSON, or too much of it. Says whose, and why."""
+    """An agent's output is no JSON, or too much of it. The message says whose, and why."""
 
 
 def failed(error: BaseException, now: datetime) -> Failed:
-    """All that is to be told of what an agent raised. `now` is aware.
+    """Describes and judges what an agent raised. `now` is aware.
 
     Never raises; but it runs the exception's own code, and looks for secrets in a long text, which may take its time:
     call it where the agent ran. There the environment may also know more secrets than here.
@@ -86,12 +86,12 @@ def failed(error: BaseException, now: datetime) -> Failed:
 
 
 def beginning(text: str) -> str:
-    """As much of a text as is kept, without secrets."""
+    """Returns as much of a text's beginning as is kept, without secrets."""
     return redact(text)[:ERROR_MAX]
 
 
 def ending(text: str) -> str:
-    """Its end likewise: of a traceback, the frames that matter."""
+    """Returns as much of a text's end as is kept, without secrets. A traceback's end has the frames that matter."""
     text = redact(text)
     return text if len(text) <= ERROR_MAX else "…" + text[-ERROR_MAX + 1 :]
 
@@ -106,7 +106,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """`TypeError: its message`. Never raises."""
+    """Returns `TypeError: its message`. Never raises."""
     name = type(error).__name__
     try:
         text = str(error)[:_TEXT_MAX]
@@ -116,7 +116,7 @@ def describe(error: BaseException) -> str:
 
 
 def judge(error: BaseException, now: datetime) -> Failure:
-    """What matters about it for trying again. `now` is aware."""
+    """Judges whether another attempt is worth its while, and when. `now` is aware."""
     error = next((one for one in retry_after.chain(error) if not isinstance(one, ToolError)), error)
     told = _declared(error)
     if isinstance(error, BaseExceptionGroup) and told is None:
@@ -128,7 +128,7 @@ def judge(error: BaseException, now: datetime) -> Failure:
 
 
 def _together(judged: list[Failure]) -> Failure:
-    """Of failures at once, as of a TaskGroup, each would have to pass."""
+    """Joins failures that came at once, as from a TaskGroup: each of them would have to pass."""
     waits = [one.retry_after_seconds for one in judged if one.retry_after_seconds is not None]
     return Failure(
         worth_retrying=all(one.worth_retrying for one in judged),
@@ -138,7 +138,7 @@ def _together(judged: list[Failure]) -> Failure:
 
 
 def _declared(error: BaseException) -> bool | None:
-    """What it says itself of another attempt."""
+    """Returns what the exception itself says of another attempt; None if nothing."""
     told = attribute(error, "retryable")
     return told if isinstance(told, bool) else None
 
@@ -156,8 +156,8 @@ def _is_worth_it(causes: list[BaseException]) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """Of HTTP. `code` and `status` are other protocols' words, too (SMTP, MongoDB): they count beside headers, and in a
-    response."""
+    """Returns the HTTP status. Other protocols use `code` and `status`, too (SMTP, MongoDB), so these count only beside
+    headers, and in a response."""
     beside_headers = callable(attribute(attribute(error, "headers"), "get"))
     for holder, names in ((error, _HTTP if beside_headers else _HTTP[:1]), (attribute(error, "response"), _HTTP)):
         for name in names:

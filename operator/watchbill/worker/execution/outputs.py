@@ -1,4 +1,4 @@
-"""What an agent returned, as the JSON that is stored. Also used in agents' own processes: imports no store.
+"""Makes JSON of what agents return. Also used in agents' own processes: imports no store.
 
 What is plain (text, numbers, lists and dicts of them) is written as it is. Anything else may run code of the agent's:
 iterators, pydantic models. So it is made into JSON where the agent ran, and what that code raises is the agent's own.
@@ -24,10 +24,10 @@ from watchbill.worker.execution.failures import Unstorable, describe
 
 RESULT_MAX_BYTES: Final = 16 * 1024 * 1024
 _SURELY_SHALLOW: Final = 150
-"""What is nested no deeper can be read: readers give up at 200, one within another."""
+"""A value that is nested no deeper than this can be read: readers give up at 200 levels."""
 _TOO_DEEP: Final = 250
 _DIGITS_MAX: Final = 4300
-"""Of an integer that readers of JSON take: Python's own, and pydantic's."""
+"""The most digits of an integer that readers of JSON take: Python's own, and pydantic's."""
 _PAUSE_SECONDS: Final = 0.005
 """How long an iterator's items may hold up the event loop; each of them may for longer."""
 
@@ -44,15 +44,15 @@ class Output:
 
     text: str
     replaced: int = 0
-    """So many characters were no characters (lone surrogates), and are U+FFFD now."""
+    """How many lone surrogates, which are no characters, were replaced by U+FFFD."""
 
 
 NOTHING: Final = Output("null")
 
 
 def made(agent: str, value: Any) -> Output:
-    """What agent `agent` returned, as JSON. Raises Unstorable, and whatever code of the agent's raises that this runs:
-    an iterator's, say."""
+    """Makes JSON of what agent `agent` returned. Raises Unstorable, and whatever the agent's own code raises: an
+    iterator's, say."""
     if plain := _plain(agent, value):
         return plain
     steps = _Making(agent).all_of(value)
@@ -64,7 +64,7 @@ def made(agent: str, value: Any) -> Output:
 
 
 async def made_on_loop(agent: str, value: Any) -> Output:
-    """The same, letting the event loop turn between an iterator's items."""
+    """Makes JSON as `made` does, and lets the event loop turn between an iterator's items."""
     if plain := _plain(agent, value):
         return plain
     steps = _Making(agent).all_of(value)
@@ -93,7 +93,7 @@ def as_json(
     attempt: int = 1,
     completed_at: datetime | None = None,
 ) -> str:
-    """A TaskResult as it is stored."""
+    """Writes a TaskResult as it is stored."""
     # What TaskResult(...).model_dump_json() makes, in another order and at a third of the cost: each task has one.
     result = {
         "task_id": task_id,
@@ -115,7 +115,7 @@ def as_json(
 
 
 def _plain(agent: str, value: Any) -> Output | None:
-    """What a plain value is as JSON; None for one that isn't plain."""
+    """Makes JSON of a plain value. None: it isn't plain."""
     if value is None:
         return NOTHING
     depth = _depth(agent, value)
@@ -123,7 +123,7 @@ def _plain(agent: str, value: Any) -> Output | None:
 
 
 def _depth(agent: str, value: Any) -> int | None:
-    """How deeply a plain value is nested, up to a bound; None for one that isn't plain. Looks at types only: each
+    """Returns how deeply a plain value is nested, up to a bound. None: it isn't plain. Looks at types only: each
     output pays for this."""
     if type(value) in _ATOMS:
         return 0
@@ -179,7 +179,7 @@ def _written(agent: str, value: Any, depth: int, replaced: int = 0) -> Output:
 
 
 def _read(agent: str, text: bytes, value: Any) -> None:
-    """Refuses what is written, and couldn't be read by those who wait for it."""
+    """Refuses JSON that clients couldn't read."""
     try:
         from_json(b"[" + text + b"]")  # it stands within a result
     except ValueError as error:
@@ -197,7 +197,7 @@ def _refused(agent: str, why: str) -> Unstorable:
 
 
 class _Making:
-    """Of one output that isn't plain."""
+    """Makes JSON of one output that isn't plain."""
 
     def __init__(self, agent: str) -> None:
         self._agent = agent
@@ -221,7 +221,7 @@ class _Making:
         return _written(self._agent, plain, _TOO_DEEP if depth is None else depth, self._clean.replaced)
 
     def _unrolled(self, value: Any, path: tuple[str | int, ...], depth: int) -> Generator[None, None, Any]:
-        """With lists in place of iterators, and keys as JSON has them. What else there is, pydantic knows."""
+        """Puts lists in place of iterators, and makes keys strings. The rest is left to pydantic."""
         if type(value) in _ATOMS or isinstance(value, (str, Enum)):
             self._take(3 + len(value) if type(value) is str else 2)
             return value
@@ -265,14 +265,14 @@ class _Making:
         return str(name)
 
     def _take(self, size: int) -> None:
-        """Of the room that there is, at least so much will be needed, a comma included."""
+        """Takes room for at least so many bytes, a comma included."""
         self._room -= size
         if self._room < 0:
             raise _refused(self._agent, _TOO_MUCH)
 
 
 class _Clean:
-    """Puts U+FFFD in place of lone surrogates; two that make a character, make it. Counts."""
+    """Replaces lone surrogates by U+FFFD, joins pairs into their character, and counts the replacements."""
 
     def __init__(self) -> None:
         self.replaced = 0
@@ -310,13 +310,13 @@ def _is_too_long(value: Any) -> bool:
 
 
 def _may_have_a_long_number(text: bytes) -> bool:
-    """So many digits fill one of these blocks, wherever they begin."""
+    """Looks at blocks of half that length: one of them is full of digits, wherever a number that is too long begins."""
     block = _DIGITS_MAX // 2
     return any(text[at : at + block].isdigit() for at in range(0, len(text) - block + 1, block))
 
 
 def _find(value: Any, is_it: Callable[[Any], bool]) -> tuple[str, Any] | None:
-    """The first that is so within a plain value that isn't circular, and where it stands."""
+    """Finds the first value for which the test is true within a plain value that isn't circular, and its place."""
     left: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while left:
         path, each = left.pop()
@@ -332,6 +332,6 @@ def _find(value: Any, is_it: Callable[[Any], bool]) -> tuple[str, Any] | None:
 
 
 def _place(path: tuple[str | int, ...]) -> str:
-    """`output.rows[3].score`."""
+    """Writes a place as `output.rows[3].score`."""
     named = [f".{part}" if isinstance(part, str) and part.isidentifier() else f"[{part!r}]" for part in path]
     return "output" + "".join(named)

@@ -1,4 +1,4 @@
-"""Where in an agent's own code it failed, in a few words. Also used in agents' own processes: imports no store.
+"""Finds where in its own code an agent failed. Also used in agents' own processes: imports no store.
 
 Own code is what is neither Watchbill's nor of the standard library, nor installed beside them; of an agent that is
 itself installed, what is of its package.
@@ -36,7 +36,7 @@ _HERE: Final = _here()
 
 
 def marked(text: str, error: BaseException) -> str:
-    """What is said of the error, with `(file:line, in function)` behind its first line. Never raises.
+    """Returns the text with `(file:line, in function)` behind its first line. Never raises.
 
     Free of secrets: one of several lines would not be known any more once they are taken apart.
 
@@ -55,7 +55,7 @@ def marked(text: str, error: BaseException) -> str:
 
 
 def _first(error: BaseException, text: str) -> tuple[BaseException, str]:
-    """Of several at once, as of a TaskGroup, the first, and what it says."""
+    """Returns the first of several errors at once, as from a TaskGroup, and its text."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
         told = redact("".join(traceback.format_exception_only(error))).strip().partition("\n")[0]
@@ -73,7 +73,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _last(error: BaseException) -> str:
-    """The last frame of the agent's own code; empty where there is none."""
+    """Returns the last frame of the agent's own code; empty where there is none."""
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     strange = [(code, line) for code, line in frames if _is_strange(code)]
     own = [one for one in strange if not any(part in one[0].co_filename for part in _INSTALLED)]

@@ -48,7 +48,7 @@ _END_SECONDS: Final = 2.0
 
 
 def request(crew: CrewDefinition, context: Context) -> dict[str, Any]:
-    """What a process must know to run this."""
+    """Makes the message that has a process run a task."""
     return {
         "definition": crew.model_dump_json(),
         "agent": context.agent.agent_id,
@@ -71,7 +71,7 @@ class _Gone(Exception):
 
 
 class Processes:
-    """The processes of one worker: as many as run at once, at most."""
+    """The processes of one worker. There are as many as it has run tasks at once."""
 
     def __init__(self, sources: Sources, lease: SharedLease) -> None:
         self._sources = sources
@@ -95,7 +95,7 @@ class Processes:
                     await self._end(process)
 
     async def close(self) -> None:
-        """Kills them all."""
+        """Kills all processes."""
         processes = list(self._all)
         for process in processes:
             process.kill()
@@ -171,7 +171,7 @@ class _Process:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def kill(self) -> None:
-        """And all that the agent has started, unless it has taken leave of us."""
+        """Kills the process and all that its agent has started, unless that has left the process's group."""
         with suppress(ProcessLookupError, PermissionError):  # macOS says so of a zombie
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -214,7 +214,7 @@ class _Process:
         return Output(**told["output"])
 
     async def _died(self, begun_at: float) -> Failed:
-        """How. It has closed its line, so it has ended, or is about to."""
+        """Returns how the process died. It has closed its line, so it has ended, or is about to."""
         code = await self.ended()
         if code is None:
             return Failed("its process closed the line to its worker, and was killed")
@@ -228,7 +228,7 @@ class _Process:
 
 
 async def _say(told: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """And what to answer."""
+    """Emits an agent's message, and returns the answer for its process."""
     error: str | None = None
     value = False
     try:
@@ -260,7 +260,7 @@ def _log(told: Mapping[str, Any], context: Context) -> None:
 
 
 def _same(stream: TextIO) -> int | None:
-    """Where this process writes what it prints, which needn't be descriptor 1 or 2."""
+    """Returns the descriptor that this stream writes to, which needn't be 1 or 2; None if it has none."""
     try:
         return stream.fileno()
     except (AttributeError, OSError, ValueError):  # no file, as in a test or a notebook

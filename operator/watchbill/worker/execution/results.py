@@ -1,4 +1,4 @@
-"""Makes what the store is told of a task's end, from what its agent returned or how it failed. Free of secrets.
+"""Makes the result of a task, free of secrets, from what its agent returned or how it failed.
 
 Does no I/O, and doesn't wait.
 """
@@ -27,12 +27,12 @@ logger = Logger("watchbill.worker")
 MESSAGE_MAX: Final = 4000
 _LINE_MAX: Final = 300
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
-"""What a task is that was stopped because somebody wished so."""
+"""The state of a task that was stopped, by the wish that stopped it."""
 
 
 @dataclass(slots=True)
 class Extras:
-    """What an agent told of a run beside what came of it."""
+    """What an agent reported beside its output."""
 
     usage: Usage | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -42,20 +42,20 @@ _NO_EXTRAS: Final = Extras()
 
 
 class Results:
-    """The ends of one crew's tasks."""
+    """Makes the results of one crew's tasks."""
 
     def __init__(self, crew: str, now: Callable[[], datetime]) -> None:
-        """`now` is by the store's clock, as all that the store tells of times: this machine's may be wrong."""
+        """`now` returns the time by the store's clock: this machine's may be wrong."""
         self._crew = crew
         self._now = now
 
     def completed(self, task: Claimed, policy: TaskPolicy, output: Output, extras: Extras, seconds: float) -> Finished:
-        """Its agent returned `output`."""
+        """Makes the result of an agent that returned `output`."""
         return self._finished(task, "completed", policy, output=output, extras=extras, seconds=seconds)
 
     def failed(self, task: Claimed, policy: TaskPolicy, failure: Failed, extras: Extras, seconds: float) -> Finished:
-        """Its agent failed. Another attempt follows, or none: by the failure, and the attempts that are left. Then the
-        task is dead, and can be tried again once the cause is mended; unless the agent has given it up for good."""
+        """Makes the result of an agent that failed. Another attempt follows if the failure and the attempts that are
+        left allow it. Otherwise the task is dead, and can be replayed; or failed, if the agent has given it up."""
         wait = retry.pause(
             failure.judged,
             task.attempt,
@@ -74,31 +74,31 @@ class Results:
         return replace(finished, detail=what) if outcome == "dead" else finished
 
     def log(self, finished: Finished, failure: Failed) -> None:
-        """What `failed` made of it, once it is told: strangers' handlers of logging may do anything."""
+        """Logs a failure. Call it after the report: strangers' handlers of logging may do anything."""
         task, what = finished.task, finished.detail or self._trace(failure)
         logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if finished.outcome == "dead":
             self._log_dead(task, failure.error)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, extras: Extras) -> Finished:
-        """It was cancelled or interrupted, and so has no result."""
+        """Makes the end of a task that was cancelled or interrupted. It has no result."""
         ttl_ms = policy.result_ttl_seconds * 1000
         message = self._first(message)[:MESSAGE_MAX]
         usage = _spent(task, extras)
         return Finished(task, outcome, "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
-        """It ended before an agent saw it."""
+        """Makes the result of a task that ended before an agent saw it."""
         self._log_dead(task, error)
         return self._finished(task, "dead", policy, error=error)
 
     def _log_dead(self, task: Claimed, error: str) -> None:
-        """In one line; the traceback is in the dead letter, and at level INFO."""
+        """Logs a dead task in one line. The traceback is in the dead letter, and at level INFO."""
         why = " ".join(self._first(error).split())[:_LINE_MAX]
         logger.warning("task %s of %s is dead after attempt %d: %s", task.id, self._crew, task.attempt, why)
 
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
-        """We ourselves couldn't run it."""
+        """Makes the result of a task that couldn't be run by a fault of Watchbill's own."""
         return _without_record(task, self._first(failures.describe(failure)))
 
     def _trace(self, failure: Failed) -> str:
@@ -153,29 +153,29 @@ class Results:
 
 
 def _utf8(text: str) -> str:
-    """As UTF-8 can say it."""
+    """Replaces what UTF-8 can't say."""
     return text.encode("utf-8", "replace").decode()
 
 
 def missing(task: Claimed) -> Finished:
-    """The end of a task whose record isn't there: nothing says what it should do."""
+    """Makes the result of a task that has no record, so that nothing says what it should do."""
     return _without_record(task, "it has no record, so nothing says what to do")
 
 
 def refused(finished: Finished) -> Finished:
-    """In place of a result that the store refuses."""
+    """Makes the result that takes the place of one that the store refuses."""
     error = "the store refused its result"
     told = _without_record(finished.task, error, finished.usage)
     return replace(finished, outcome="dead", result=told.result, message=error)
 
 
 def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
-    """The end of a task that somebody wanted to stop before it began."""
+    """Makes the result of a task that somebody stopped before it began."""
     return Finished(task, STOPPED[wish], "", usage=task.usage, ttl_ms=ttl_ms, definition=task.definition)
 
 
 def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
-    """What the feed says of a parked task."""
+    """Says why a task is parked, for its feed."""
     if isinstance(error, NewerRecord):
         return f"NewerRecord: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that can read it"
     return f"AgentUnavailable: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that has it"
@@ -188,7 +188,7 @@ def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Fi
 
 
 def _spent(task: Claimed, extras: Extras) -> Usage | None:
-    """By all attempts so far."""
+    """Returns what all attempts so far have spent."""
     if task.usage is None or extras.usage is None:
         return task.usage or extras.usage
     return task.usage + extras.usage

@@ -1,6 +1,6 @@
-"""How long a worker's lease is surely its own, in memory that the processes of its agents read, too.
+"""Keeps how long a worker's lease is surely valid, in memory that its agents' processes read, too.
 
-So they needn't ask a worker that was stopped, and can't answer. Standard library only: read before all else in them.
+So they needn't ask a worker that stands still and can't answer. Standard library only: read before all else in them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 LEASE_LOOK_SECONDS: Final = 0.02
-"""How often it is looked whether the lease is ours again; whether it is, or is lost, takes a trip to the store."""
+"""How often somebody who waits for a valid lease checks it. A renewal takes a trip to the store."""
 _monotonic: Final = time.monotonic  # noqa: TID251 - processes have no other clock in common
 _DOUBLE: Final = struct.Struct("d")
 _SURE_UNTIL, _TICKED, _STILL, _ENDED = range(0, 4 * _DOUBLE.size, _DOUBLE.size)
@@ -81,8 +81,8 @@ class SharedLease:
 
 
 def start_watch(given: Mapping[str, Any]) -> None:
-    """Has a process of its own watch over this one's group: no thread could, while C code holds the interpreter. It is
-    nobody's child, so that nobody here waits for it."""
+    """Starts a process that watches over this one's group: no thread could, while C code holds the interpreter. The
+    process has no parent here, so that nobody waits for it."""
     if child := os.fork():
         os.waitpid(child, 0)
         return
@@ -97,7 +97,7 @@ def start_watch(given: Mapping[str, Any]) -> None:
 
 
 def _memory() -> int:
-    """A file of one page that has no name."""
+    """Makes a file of one page that has no name."""
     try:
         fd = os.memfd_create("watchbill-lease")
     except (AttributeError, OSError):  # macOS has none, and a sandbox may forbid it

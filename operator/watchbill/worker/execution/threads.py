@@ -18,8 +18,9 @@ T = TypeVar("T")
 
 
 async def run_in_thread(function: Callable[..., T], *args: Any) -> T:
-    """What `function` returns or raises. Python can't stop a thread, so cancelling doesn't end the wait: who waits
-    knows when the thread has really ended. Only closing the coroutine does."""
+    """Runs `function` in a thread of its own, and returns or raises what it does. Python can't stop a thread, so
+    cancelling doesn't end the wait, and the caller knows when the thread has really ended. Only closing the coroutine
+    ends the wait."""
     loop = asyncio.get_running_loop()
     # An error travels as a value: asyncio would complain of an exception that nobody waits for any more.
     future: asyncio.Future[tuple[T | None, Exception | None]] = loop.create_future()
