@@ -83,10 +83,14 @@ def has_dotted(dotted: str) -> bool:
     return False
 
 
+@functools.cache
+def product() -> list[str]:
+    return [path.read_text() for path in PRODUCT.rglob("*.py")]
+
+
 def has_member(owner: str, name: str) -> bool:
     """Whether a file of the product has a class of this name, and speaks of such an attribute."""
-    texts = [path.read_text() for path in PRODUCT.rglob("*.py")]
-    return any(re.search(rf"^class {owner}\b", text, re.M) and re.search(rf"\b{name}\b", text) for text in texts)
+    return any(re.search(rf"^class {owner}\b", text, re.M) and re.search(rf"\b{name}\b", text) for text in product())
 
 
 def wrong(text: str) -> list[str]:
