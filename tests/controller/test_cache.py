@@ -112,6 +112,8 @@ def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it():
 
 def test_nothing_stays_of_what_is_gone():
     cache = Cache()
+    cache.expect_listing()
+    cache.listed()
     for i in range(100):
         cache.take("crews", "ADDED", crew(2 * i, f"c{i}"))
         cache.take("heartbeats", "ADDED", heartbeat(2 * i, f"c{i}", f"h{i}"))
@@ -219,3 +221,11 @@ def test_a_deployment_that_is_no_workers_is_none_of_ours(labels: dict[str, str] 
     assert cache.take("deployments", "ADDED", other) == set()
     assert cache.replace("deployments", None, Listing([other], 3)) == set()
     assert cache.deployments.items() == []
+
+
+def test_what_a_listing_brings_is_known_and_the_rest_is_not() -> None:
+    cache = Cache()
+    for name in ("a", "b", "gone"):
+        cache.take("crews", "ADDED", crew(2, name))
+    assert cache.replace("crews", None, Listing([crew(2, "a"), crew(3, "b"), crew(4, "new")], 4)) >= {("team", "gone")}
+    assert sorted(name for (_, name), _ in cache.crews.items()) == ["a", "b", "new"]

@@ -161,8 +161,10 @@ async def test_a_key_that_something_asks_for_does_not_come_back_for_its_former_p
         assert await recurring.after(0) == ["a"]
         assert await recurring.after(5) == []
         recurring.queue.add_after("a", 5)
+        await settle()
         recurring.queue.add_after("a", 2)
         await settle()
+        assert recurring.clock.sleepers == [2]
         assert await recurring.after(2) == ["a"]
         assert await recurring.after(3) == []
 
