@@ -7,38 +7,34 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from watchbill.cli import output
 from watchbill.cli.options import (
-    NamespaceOption,
+    CrewArgument,
     Output,
-    OutputOption,
-    RedisUrlOption,
-    StateOption,
+    YesOption,
     contradiction,
 )
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.tasks import RunState, TaskState
 
-CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")]
 ReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Told by events, and by the result.", show_default=False)
 ]
 STOP_SECONDS: Final = 6.0
 """A worker gives an agent 5 s to clean up."""
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
-
+@with_store()
 def cancel(
+    store: StoreOptions,
     crew: CrewArgument,
     task_id: Annotated[
         str | None,
@@ -51,10 +47,6 @@ def cancel(
     ] = None,
     reason: ReasonOption = "",
     yes: YesOption = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Cancel a run, a task, or a step of a run, and print where it stands then. With --all: cancel all that is there.
 
@@ -73,24 +65,22 @@ def cancel(
 
     async def ask(client: Client) -> int:
         if task_id is None:
-            return await _cancel_all(client, crew, agent, reason, form, yes=yes)
+            return await _cancel_all(client, crew, agent, reason, store.form, yes=yes)
         if not await client.cancel(crew, task_id, reason=reason):
             await _see_the_end(client, crew)
-        if await _say_state(client, crew, task_id, form) == "cancelling":
+        if await _say_state(client, crew, task_id, store.form) == "cancelling":
             output.say(f"a worker was asked to stop it. To see how it ends: watchbill result {crew} {task_id} --wait")
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def interrupt(
+    store: StoreOptions,
     crew: CrewArgument,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")],
     reason: ReasonOption = "",
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Set a task, or a step of a run, aside until it is resumed, and print where it stands then.
 
@@ -100,40 +90,36 @@ def interrupt(
 
     async def ask(client: Client) -> int:
         await client.interrupt(crew, task_id, reason=reason)
-        aside = await _say_state(client, crew, task_id, form) == "interrupted"
+        aside = await _say_state(client, crew, task_id, store.form) == "interrupted"
         what = "it waits until" if aside else "its worker was asked to set it aside, until"
         output.say(f"{what} somebody lets it go on: watchbill resume {crew} {task_id}")
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def resume(
+    store: StoreOptions,
     crew: CrewArgument,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")],
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Let what was interrupted go on, with its prompt and inputs, and print where it stands then."""
 
     async def ask(client: Client) -> int:
         resumed = await client.resume(crew, task_id)
-        await _say_state(client, crew, task_id, form)
+        await _say_state(client, crew, task_id, store.form)
         if not resumed:
             output.say("it isn't interrupted: nothing was changed")
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def workers(
+    store: StoreOptions,
     crew: CrewArgument,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """List who works for a crew, the busiest first.
 
@@ -142,8 +128,8 @@ def workers(
 
     async def ask(client: Client) -> int:
         found = await client.workers(crew)
-        if form is not Output.TEXT:
-            output.write([dataclasses.asdict(one) for one in found], form)
+        if store.form is not Output.TEXT:
+            output.write([dataclasses.asdict(one) for one in found], store.form)
         elif found:
             from watchbill.cli import overview
 
@@ -154,54 +140,29 @@ def workers(
             output.say(f"nobody works for it. To start a worker: watchbill worker {crew}")
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def drain(
+    store: StoreOptions,
     crew: CrewArgument,
     worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, or as `watchbill workers CREW` names it.")],
     off: Annotated[bool, typer.Option("--off", help="Let it claim again.")] = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Let a worker claim no more. What it runs goes on."""
 
     async def ask(client: Client) -> int:
         changed = await (client.undrain if off else client.drain)(crew, worker)
-        if form is Output.TEXT:
+        if store.form is Output.TEXT:
             sys.stdout.write("claims\n" if off else "drains\n")
             if not changed:
                 output.say("it did already")
         else:
-            output.write({"crew": client.keys(crew).crew, "worker": worker, "draining": not off}, form)
+            output.write({"crew": client.keys(crew).crew, "worker": worker, "draining": not off}, store.form)
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
-
-
-def with_client(
-    redis_url: str | None,
-    state: Path | None,
-    namespace: str | None,
-    work: Callable[[Client], Awaitable[int]],
-    *,
-    make: bool = False,
-) -> int:
-    """Finds and opens the store, and does this with a client of it. `make`: a private one may be made. Returns the exit
-    code."""
-    from watchbill.cli import environment, process, stores
-    from watchbill.client import Client
-
-    settings = environment.read()
-    where = stores.place(redis_url, state, settings, make=make)
-
-    async def opened() -> int:
-        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
-            return await work(client)
-
-    return process.run_guarded(opened())
+    return store.run(ask)
 
 
 def named(work_id: str, status: RunState | TaskState) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.control import confirmed, with_client
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.cli.control import confirmed
+from watchbill.cli.options import Output
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -39,12 +40,10 @@ class Kind(StrEnum):
 _CREWS: Final = (Kind.CREW, Kind.CREWS)
 
 
+@with_store()
 def apply(
+    store: StoreOptions,
     files: FileOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Put the crews and heartbeats of YAML files into a store, or change those that are there.
 
@@ -61,26 +60,24 @@ def apply(
 
     async def work(client: Client) -> int:
         done = await client.apply([*read.crews, *read.heartbeats])
-        if form is Output.TEXT:
+        if store.form is Output.TEXT:
             for one in done:
                 output.stdout().write(f"{one.kind}/{one.name.partition('/')[2]} {one.change}\n")
             output.stdout().flush()
         else:
-            output.write([{"kind": one.kind, "name": one.name, "change": one.change} for one in done], form)
+            output.write([{"kind": one.kind, "name": one.name, "change": one.change} for one in done], store.form)
         for problem in unloadable:
             output.say(f"note: {problem.source}: {problem.path}: {problem.reason}. It is needed where workers are")
         return 0
 
-    return with_client(redis_url, state, namespace, work, make=True)
+    return store.run(work, make=True)
 
 
+@with_store()
 def get(
+    store: StoreOptions,
     kind: Annotated[Kind, typer.Argument(help="crews or heartbeats.", show_default=False)],
     chosen: NamesArgument = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Show the crews of a store, or their heartbeats: all, or those of these names.
 
@@ -90,23 +87,22 @@ def get(
     async def work(client: Client) -> int:
         crews = [client.keys(name).crew for name in chosen] if chosen else await client.crews()
         if kind in _CREWS:
-            await _show_crews(client, crews, form, one=len(chosen or ()) == 1)
+            await _show_crews(client, crews, store.form, one=len(chosen or ()) == 1)
         else:
-            await _show_heartbeats(client, crews, form)
+            await _show_heartbeats(client, crews, store.form)
         return 0
 
-    return with_client(redis_url, state, namespace, work)
+    return store.run(work)
 
 
+@with_store(output=False)
 def delete(
+    store: StoreOptions,
     kind: Annotated[Kind | None, typer.Argument(help="crew or heartbeat; or give -f.", show_default=False)] = None,
     chosen: NamesArgument = None,
     files: FileOption = None,
     of: Annotated[str | None, typer.Option("--crew", help="Of heartbeats: whose they are.", show_default=False)] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, even if there is unfinished work.")] = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
 ) -> int:
     """Remove crews, with all their work and results, or heartbeats from a store: by name, or those of YAML files.
 
@@ -130,7 +126,7 @@ def delete(
             sys.stdout.write(f"crew/{client.keys(crew).crew.partition('/')[2]} deleted\n")
         return 0
 
-    return with_client(redis_url, state, namespace, work)
+    return store.run(work)
 
 
 def _doomed(

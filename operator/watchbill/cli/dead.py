@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.control import CrewArgument, YesOption, confirmed, with_client
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, age
+from watchbill.cli.control import confirmed
+from watchbill.cli.options import CrewArgument, Output, YesOption, age
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.terminal import one_line, printable
 
@@ -59,16 +60,14 @@ class Filter(TypedDict):
     after: datetime | None
 
 
+@with_store()
 def list_(
+    store: StoreOptions,
     crew: CrewArgument,
     agent: AgentOption = None,
     reason: ReasonOption = None,
     older: OlderOption = None,
     newer: NewerOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """List dead letters, newest first."""
     chosen = _filter(agent, reason, older, newer)
@@ -77,36 +76,34 @@ def list_(
         rows: list[tuple[str, ...]] = []
         found: list[dict[str, Any]] = []
         async for letter in client.dead_letters(crew, **chosen):
-            if form is Output.TEXT:
+            if store.form is Output.TEXT:
                 rows.append(_row(letter))
             else:
                 shown = _plain(letter)
                 found.append({name: value for name, value in shown.items() if name not in ("prompt", "raw")})
-        if form is not Output.TEXT:
-            output.write(found, form)
+        if store.form is not Output.TEXT:
+            output.write(found, store.form)
         elif rows:
             output.table(("TASK", "AGENT", "ATTEMPTS", "DIED", "REASON"), rows)
         else:
             output.say(_none(chosen))
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def show(
+    store: StoreOptions,
     crew: CrewArgument,
     wanted: Annotated[str, typer.Argument(metavar="ID", help="A task, a step (RUN/STEP), or the id of a letter.")],
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Show all that a dead letter says: why it died, what it was asked, and the last error with its traceback."""
 
     async def ask(client: Client) -> int:
         letter = await client.dead_letter(crew, wanted)
         shown = _plain(letter)
-        if form is Output.TEXT:
+        if store.form is Output.TEXT:
             long = {name: shown.pop(name) for name in ("prompt", "error", "raw")}
             width = max(map(len, shown)) + 1
             for name, value in shown.items():
@@ -116,13 +113,15 @@ def show(
                     text = value if isinstance(value, str) else output.as_yaml(value)
                     sys.stdout.write(f"\n{name}:\n{printable(text.rstrip())}\n")
         else:
-            output.write(shown, form)
+            output.write(shown, store.form)
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def replay(
+    store: StoreOptions,
     crew: CrewArgument,
     ids: IdsArgument = None,
     agent: AgentOption = None,
@@ -133,10 +132,6 @@ def replay(
     as_submitted: Annotated[
         bool, typer.Option("--as-submitted", help="Let runs go on with the definition that they were submitted with.")
     ] = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Try dead tasks again, with all their attempts, and print the ids of those that were replayed.
 
@@ -149,14 +144,14 @@ def replay(
 
     async def ask(client: Client) -> int:
         told = await client.replay(crew, ids or None, everything=every, as_submitted=as_submitted, **chosen)
-        if form is not Output.TEXT:
-            output.write([dataclasses.asdict(one) for one in told], form)
+        if store.form is not Output.TEXT:
+            output.write([dataclasses.asdict(one) for one in told], store.form)
         elif not told:
             output.say(_none(chosen))
         for one in told:
             if one.outcome != "replayed":
                 output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
-            elif form is Output.TEXT:
+            elif store.form is Output.TEXT:
                 sys.stdout.write(f"{printable(one.task_id)}\n")
         sys.stdout.flush()
         _say_which([one for one in told if one.outcome == "replayed"])
@@ -167,10 +162,12 @@ def replay(
             )
         return 0 if all(one.outcome == "replayed" for one in told) else 1
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
+@with_store()
 def purge(
+    store: StoreOptions,
     crew: CrewArgument,
     ids: IdsArgument = None,
     agent: AgentOption = None,
@@ -179,10 +176,6 @@ def purge(
     newer: NewerOption = None,
     every: AllOption = False,
     yes: YesOption = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Remove dead letters for good. On a terminal it asks before.
 
@@ -206,13 +199,13 @@ def purge(
             output.say("nothing was removed")
             return 1
         purged = await client.purge(crew, doomed)
-        if form is Output.TEXT:
+        if store.form is Output.TEXT:
             sys.stdout.write(f"{output.many(purged, 'dead letter')} removed\n")
         else:
-            output.write({"crew": client.keys(crew).crew, "purged": purged}, form)
+            output.write({"crew": client.keys(crew).crew, "purged": purged}, store.form)
         return 0
 
-    return with_client(redis_url, state, namespace, ask)
+    return store.run(ask)
 
 
 def _say_which(replayed: list[Replay]) -> None:

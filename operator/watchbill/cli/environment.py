@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
 from watchbill import logs
-from watchbill.cli.options import QuietOption, VerboseOption, refuse_together
+from watchbill.cli.options import QuietOption, VerboseOption, add, refuse_together
 
 if TYPE_CHECKING:
     from watchbill.settings import Settings
@@ -56,13 +55,7 @@ def leveled(command: Callable[P, int]) -> Callable[P, int]:
         _level = "ERROR" if quiet else (None, "INFO", "DEBUG")[min(verbose, 2)]
         return command(*args, **kwargs)
 
-    signature = inspect.signature(command, eval_str=True)
-    more = [
-        inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=VerboseOption),
-        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption),
-    ]
-    wrapped.__annotations__ = {**command.__annotations__, **{one.name: one.annotation for one in more}}
-    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *more])  # type: ignore[attr-defined]
+    add(wrapped, command, {"verbose": (VerboseOption, 0), "quiet": (QuietOption, False)})
     return wrapped
 
 

@@ -9,21 +9,21 @@ import typer
 from watchbill.cli import output
 from watchbill.cli.options import (
     AgentOption,
-    NamespaceOption,
+    CrewArgument,
     Output,
-    OutputOption,
-    RedisUrlOption,
-    StateOption,
     refuse_together,
 )
+from watchbill.cli.stores import StoreOptions, with_store
 
 if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.connection.url import Target
 
 
+@with_store()
 def events(
-    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    store: StoreOptions,
+    crew: CrewArgument,
     agent: AgentOption = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default=False)] = None,
     count: Annotated[int, typer.Option("--count", min=0, help="How many of the newest to show.")] = 20,
@@ -32,37 +32,27 @@ def events(
         typer.Option("--after", metavar="ID", help="Only those later than the event of this id.", show_default=False),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, as they come.")] = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Print the newest events of a crew, an agent or a run. With --output json: one object a line, with its id.
 
     In events a run is called a mission. A follower that was too slow for the feed is told so by a line of its own:
     "events were missed".
     """
-    from watchbill.cli import environment, process, stores
-    from watchbill.client import Client
-
     refuse_together({("--agent", "--run"): (agent, run, "Choose one of the two feeds.")})
     _check_id(after)
-    settings = environment.read()
-    where = stores.place(redis_url, state, settings)
 
-    async def work() -> int:
-        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
-            if follow and after is not None:
-                await _look_for(client, crew, run)
-                last = after
-            else:
-                last = await _past(client, target, crew, agent, run, after, count, form)
-            if follow:
-                async for entry_id, event in client.follow(crew, agent=agent, run=run, after=last):
-                    output.event(entry_id, event, form)
+    async def work(client: Client, target: Target) -> int:
+        if follow and after is not None:
+            await _look_for(client, crew, run)
+            last = after
+        else:
+            last = await _past(client, target, crew, agent, run, after, count, store.form)
+        if follow:
+            async for entry_id, event in client.follow(crew, agent=agent, run=run, after=last):
+                output.event(entry_id, event, store.form)
         return 0
 
-    return process.run_guarded(work())
+    return store.run_on(work)
 
 
 async def _past(

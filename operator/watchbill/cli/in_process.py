@@ -15,10 +15,10 @@ from redis.asyncio import Redis
 
 from watchbill import connection
 from watchbill.api import Crew
-from watchbill.cli import beats, environment, failures, hints, output, progress, stores
+from watchbill.cli import beats, environment, failures, hints, output, progress, serving, stores
 from watchbill.cli.options import Output
 from watchbill.cli.process import Interrupted, Signals, end
-from watchbill.cli.serving import drain, health
+from watchbill.cli.serving import drain
 from watchbill.client import Client, Result
 from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
@@ -26,6 +26,7 @@ from watchbill.events import CrewEvent
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.records import CrewDefinition, from_crew, to_crew
 from watchbill.service import AgentService, Manifests, place_of, target_of, with_model
+from watchbill.settings import Settings
 from watchbill.store import definitions, runs
 from watchbill.store.events import BEGINNING
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskResult, TaskState
@@ -39,8 +40,8 @@ class Asked:
 
     manifests: Manifests
     place: stores.Place
-    crew: str | None
-    """`namespace/name` of the crew that the prompt is for."""
+    crew: str
+    """`namespace/name` of the crew that the prompt is for; empty where there is none."""
     prompt: str | None
     inputs: Mapping[str, str]
     agent: str | None
@@ -50,12 +51,26 @@ class Asked:
     resume: bool
     namespace: str
     concurrency: int | None
-    grace_seconds: float
-    allow_modules: tuple[str, ...]
-    health_host: str
-    health_port: int | None
+    settings: Settings
     form: Output
-    next: hints.Next
+    files: tuple[str, ...]
+    """The arguments that name files and crew."""
+    repeatable: bool
+    """The same command can be given again: it read nothing from stdin."""
+
+    @property
+    def next(self) -> hints.Next:
+        """The commands that follow on this one."""
+        namespace, _, name = self.crew.partition("/")
+        return hints.Next(
+            crew=name if namespace == self.settings.namespace else self.crew,
+            files=self.files,
+            place=self.place,
+            repeatable=self.repeatable,
+            model=self.model is None and any(a.system_prompt for c in self.manifests.crews for a in c.spec.agents),
+            agent=self.agent,
+            chosen_model=self.model,
+        )
 
 
 def say_warnings_once() -> None:
@@ -67,7 +82,7 @@ def say_warnings_once() -> None:
 
 async def once(asked: Asked, signals: Signals) -> int:
     """Runs the crew to its end and prints the result. Returns the exit code; raises Interrupted after a signal."""
-    crew, out = asked.crew or "", output.stdout()
+    crew, out = asked.crew, output.stdout()
     services: list[AgentService] = []
     with contextlib.redirect_stdout(sys.stderr):  # what agents print stands above the tree
         async with _store(asked, services, signals) as (target, client):
@@ -130,7 +145,7 @@ async def watch(asked: Asked, signals: Signals) -> int:
             since = {crew: await signals.guard(_newest(client, crew)) for crew in crews}
             async with _service(asked, target, services, signals, watch=True) as service:
                 if asked.prompt is not None:
-                    task_id = await signals.guard(_submit(asked, client, asked.crew or ""))
+                    task_id = await signals.guard(_submit(asked, client, asked.crew))
                     output.say(f"submitted {task_id}. Its result: {asked.next.result(task_id)}")
                 listed = output.many(len(asked.manifests.heartbeats), "heartbeat")
                 output.say(f"watching {', '.join(crews)} with {listed}; Ctrl-C ends it")
@@ -147,18 +162,11 @@ async def watch(asked: Asked, signals: Signals) -> int:
 @asynccontextmanager
 async def _store(asked: Asked, services: list[AgentService], signals: Signals) -> AsyncIterator[tuple[Target, Client]]:
     """The store and a client of it."""
-
-    async def take_over() -> None:  # the process that owned the store has gone, maybe in the middle of its work
-        for service in services:
-            await service.bury_dead()
-
-    store = stores.opened(asked.place, take_over)
-    target = await signals.guard(store.__aenter__())
-    try:
-        async with Client(target, namespace=asked.namespace) as client:
-            yield target, client
-    finally:
-        await store.__aexit__(None, None, None)
+    async with (
+        serving.store(asked.place, services, signals) as target,
+        Client(target, namespace=asked.namespace) as client,
+    ):
+        yield target, client
 
 
 @asynccontextmanager
@@ -171,18 +179,14 @@ async def _service(
         asked.manifests,
         namespace=asked.namespace,
         concurrency=asked.concurrency,
-        grace_seconds=asked.grace_seconds,
-        allow_modules=asked.allow_modules,
+        grace_seconds=asked.settings.grace_seconds,
+        allow_modules=asked.settings.allowed_modules,
         watch=watch,
     )
-    await signals.guard(service.__aenter__())
-    services.append(service)
-    try:
-        if told := await health(service, asked.health_host, asked.health_port):
+    async with serving.started(service, services, signals):
+        if told := await serving.health(service, asked.settings.health_host, asked.settings.health_port):
             output.say(told)
         yield service
-    finally:
-        await drain(service, signals)
 
 
 async def _unless_broken(work: Coroutine[Any, Any, T], service: AgentService) -> T:

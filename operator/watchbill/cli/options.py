@@ -1,12 +1,14 @@
-"""The options that commands share, and what can't be said together."""
+"""The options that commands share, and which of them contradict each other."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -60,6 +62,7 @@ NamespaceOption = Annotated[
         show_default=False,
     ),
 ]
+CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")]
 PromptArgument = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to do; - reads it from stdin.", show_default=False)
 ]
@@ -106,6 +109,7 @@ IdOption = Annotated[
         show_default=False,
     ),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Only this agent, instead of the whole crew.", show_default=False)
 ]
@@ -122,6 +126,23 @@ VerboseOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Log only errors on stderr, and show no progress.")]
+
+
+def add(
+    wrapped: Callable[..., Any], command: Callable[..., Any], added: Mapping[str, tuple[Any, Any]], *, skip: int = 0
+) -> None:
+    """Gives `wrapped` the signature of `command` without its first `skip` parameters, and the options `added` at its
+    end: name → (type, default)."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        *list(signature.parameters.values())[skip:],
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in added.items()
+        ),
+    ]
+    wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
 def contradiction(first: str, second: str, fix: str) -> InvalidInput:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,67 +13,73 @@ from watchbill.cli.options import (
     AgentOption,
     IdOption,
     InputOption,
-    NamespaceOption,
-    Output,
-    OutputOption,
     PromptArgument,
     PromptFileOption,
-    RedisUrlOption,
-    StateOption,
     TimeoutOption,
     refuse_together,
 )
+from watchbill.cli.stores import Place, StoreOptions, with_store
 from watchbill.cli.worker import ConcurrencyOption, HealthPortOption
 from watchbill.errors import InvalidInput, Problem
 
+if TYPE_CHECKING:
+    from watchbill.api import Crew
+    from watchbill.service import Manifests
 
+
+AlsoOption = Annotated[
+    list[Path] | None,
+    typer.Option("--also", metavar="FILE", help="One more YAML file or folder. Repeatable.", show_default=False),
+]
+CrewOption = Annotated[
+    str | None, typer.Option("--crew", help="Which crew, if the files have several.", show_default=False)
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The crews' model, as in openai:gpt-5-mini. Agents with a systemPrompt then run as LLMAgent.",
+        show_default=False,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the newest unfinished run of the crew (with this prompt and these inputs, if given). "
+        "Finished steps are not repeated.",
+    ),
+]
+WatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        help="Stay until Ctrl-C: the files' heartbeats fire; events, and what came of each heartbeat, are printed.",
+    ),
+]
+EphemeralOption = Annotated[
+    bool, typer.Option("--ephemeral", help="A private store that leaves nothing behind: no --resume afterwards.")
+]
+
+
+@with_store()
 def run(
+    store: StoreOptions,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file, or a folder of them.")],
     prompt: PromptArgument = None,
     prompt_file: PromptFileOption = None,
     given: InputOption = None,
-    also: Annotated[
-        list[Path] | None,
-        typer.Option("--also", metavar="FILE", help="One more YAML file or folder. Repeatable.", show_default=False),
-    ] = None,
-    crew: Annotated[
-        str | None, typer.Option("--crew", help="Which crew, if the files have several.", show_default=False)
-    ] = None,
+    also: AlsoOption = None,
+    crew: CrewOption = None,
     agent: AgentOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The crews' model, as in openai:gpt-5-mini. Agents with a systemPrompt then run as LLMAgent.",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelOption = None,
     task_id: IdOption = None,
     timeout: TimeoutOption = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the newest unfinished run of the crew (with this prompt and these inputs, if given). "
-            "Finished steps are not repeated.",
-        ),
-    ] = False,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            help="Stay until Ctrl-C: the files' heartbeats fire; events, and what came of each heartbeat, are printed.",
-        ),
-    ] = False,
-    ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="A private store that leaves nothing behind: no --resume afterwards.")
-    ] = False,
+    resume: ResumeOption = False,
+    watch: WatchOption = False,
+    ephemeral: EphemeralOption = False,
     concurrency: ConcurrencyOption = None,
     health_port: HealthPortOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Run a crew of YAML files in this process, and print its result.
 
@@ -80,51 +87,26 @@ def run(
     ./.watchbill/, which ends with this process and keeps its data. Ctrl-C stops in good order and keeps the run.
     """
     from watchbill import service
-    from watchbill.cli import environment, hints, in_process, process, reading, stores
-    from watchbill.plan import submission
-    from watchbill.records import from_crew
+    from watchbill.cli import environment, in_process, process, reading
 
-    refuse_together(
-        {
-            ("--ephemeral", "--resume"): (ephemeral, resume, "An ephemeral store has nothing to be resumed."),
-            ("--ephemeral", "--redis-url"): (ephemeral, redis_url, "Choose one store."),
-            ("--ephemeral", "--state"): (ephemeral, state, "Choose one store."),
-            ("--watch", "--resume"): (watch, resume, "--watch goes on with every unfinished run by itself."),
-            ("--watch", "--timeout"): (watch, timeout, "--watch ends at Ctrl-C."),
-            ("--resume", "--agent"): (resume, agent, "Unfinished tasks go on by themselves; only runs are resumed."),
-        }
-    )
+    _refuse_together(store, agent, timeout, resume=resume, watch=watch, ephemeral=ephemeral)
     text, inputs = reading.work(prompt, prompt_file, given or [])
     settings = environment.read(agents=True)
     output.keep_stdout()
-    problems = _of_prompt(text, given, agent, optional=watch or resume)
-    try:
-        manifests = service.load(service.files([file, *(also or [])]), model=model)
-    except InvalidInput as error:
-        problems = [*error.problems, *problems]
-    if problems:  # all of them: who mends one should not find the next
-        raise InvalidInput(problems)
+    manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store
-    place = stores.Place(tried="--ephemeral") if ephemeral else stores.place(redis_url, state, settings, make=fresh)
-    chosen = None
-    if text is not None or resume or crew is not None:
-        chosen = service.only_crew(manifests, crew)
-    elif not manifests.crews:
+    place = Place(tried="--ephemeral") if ephemeral else store.place(settings, make=fresh)
+    chosen = service.only_crew(manifests, crew) if text is not None or resume or crew is not None else None
+    if not manifests.crews:
         raise InvalidInput(Problem("the files declare no crew", "Add one: kind: Crew.", source=str(file)))
     if chosen is not None and text is not None:
-        for warning in submission.check(from_crew(chosen), text, agent=agent, inputs=inputs, task_id=task_id):
-            output.say(f"warning: {warning}")
-        in_process.say_warnings_once()
+        _warn(chosen, text, agent, inputs, task_id)
     service.require_ready(manifests, None if watch else chosen, None if watch else agent)
-    default = namespace or settings.namespace
-    full = f"{chosen.metadata.namespace or default}/{chosen.name}" if chosen else None
-    files = [str(file), *(part for path in also or [] for part in ("--also", str(path)))]
-    files += ["--crew", crew] if crew else []
-    files += ["--namespace", namespace] if namespace else []
+    namespace = store.namespace or settings.namespace
     asked = in_process.Asked(
         manifests=manifests,
         place=place,
-        crew=full,
+        crew=f"{chosen.metadata.namespace or namespace}/{chosen.name}" if chosen else "",
         prompt=text,
         inputs=inputs,
         agent=agent,
@@ -132,24 +114,62 @@ def run(
         model=model,
         timeout=timeout,
         resume=resume,
-        namespace=default,
+        namespace=namespace,
         concurrency=concurrency,
-        grace_seconds=settings.grace_seconds,
-        allow_modules=settings.allowed_modules,
-        health_host=settings.health_host,
-        health_port=settings.health_port if health_port is None else health_port,
-        form=form,
-        next=hints.Next(
-            crew=chosen.name if chosen and full == f"{settings.namespace}/{chosen.name}" else full or "",
-            files=tuple(files),
-            place=place,
-            repeatable=not reading.uses_stdin(prompt, prompt_file, given or []),
-            model=model is None and any(a.system_prompt for c in manifests.crews for a in c.spec.agents),
-            agent=agent,
-            chosen_model=model,
-        ),
+        settings=settings if health_port is None else settings.model_copy(update={"health_port": health_port}),
+        form=store.form,
+        files=_arguments(file, also, crew, store.namespace),
+        repeatable=not reading.uses_stdin(prompt, prompt_file, given or []),
     )
     return process.run(lambda signals: (in_process.watch if watch else in_process.once)(asked, signals))
+
+
+def _refuse_together(
+    store: StoreOptions, agent: str | None, timeout: float | None, *, resume: bool, watch: bool, ephemeral: bool
+) -> None:
+    refuse_together(
+        {
+            ("--ephemeral", "--resume"): (ephemeral, resume, "An ephemeral store has nothing to be resumed."),
+            ("--ephemeral", "--redis-url"): (ephemeral, store.redis_url, "Choose one store."),
+            ("--ephemeral", "--state"): (ephemeral, store.state, "Choose one store."),
+            ("--watch", "--resume"): (watch, resume, "--watch goes on with every unfinished run by itself."),
+            ("--watch", "--timeout"): (watch, timeout, "--watch ends at Ctrl-C."),
+            ("--resume", "--agent"): (resume, agent, "Unfinished tasks go on by themselves; only runs are resumed."),
+        }
+    )
+
+
+def _load(paths: list[Path], model: str | None, problems: list[Problem]) -> Manifests:
+    """What the files declare. Raises InvalidInput with their problems and those found before: a person mends them all
+    at once."""
+    from watchbill import service
+
+    try:
+        manifests = service.load(service.files(paths), model=model)
+    except InvalidInput as error:
+        problems = [*error.problems, *problems]
+    if problems:
+        raise InvalidInput(problems)
+    return manifests
+
+
+def _warn(crew: Crew, prompt: str, agent: str | None, inputs: Mapping[str, str], task_id: str | None) -> None:
+    """Checks the work. Raises InvalidInput; says once what isn't wrong, but hardly meant."""
+    from watchbill.cli import in_process
+    from watchbill.plan import submission
+    from watchbill.records import from_crew
+
+    for warning in submission.check(from_crew(crew), prompt, agent=agent, inputs=inputs, task_id=task_id):
+        output.say(f"warning: {warning}")
+    in_process.say_warnings_once()
+
+
+def _arguments(file: Path, also: list[Path] | None, crew: str | None, namespace: str | None) -> tuple[str, ...]:
+    """The arguments by which another command finds the same files and crew."""
+    found = [str(file), *(part for path in also or [] for part in ("--also", str(path)))]
+    found += ["--crew", crew] if crew else []
+    found += ["--namespace", namespace] if namespace else []
+    return tuple(found)
 
 
 def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, optional: bool) -> list[Problem]:

@@ -1,17 +1,47 @@
-"""A service in this process: served until a signal, then drained. Shared by `run` and `worker`."""
+"""A service in this process and its store: served until a signal, then drained. Shared by `run` and `worker`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
-from watchbill.cli import output
+from watchbill.cli import output, stores
 from watchbill.cli.process import Interrupted, Signals
+from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, Problem
 from watchbill.service import AgentService
 
 QUIET_SECONDS: Final = 0.3
 """A stop that takes no longer is not worth a word."""
+
+
+@asynccontextmanager
+async def store(place: stores.Place, services: list[AgentService], signals: Signals) -> AsyncIterator[Target]:
+    """The store. When its owner's process has ended, `services` take over the work of that one's workers."""
+
+    async def take_over() -> None:
+        for service in services:
+            await service.bury_dead()
+
+    opened = stores.opened(place, take_over)
+    target = await signals.guard(opened.__aenter__())
+    try:
+        yield target
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def started(service: AgentService, services: list[AgentService], signals: Signals) -> AsyncIterator[None]:
+    """The service at work, as one of `services`; drained at the end."""
+    await signals.guard(service.__aenter__())
+    services.append(service)
+    try:
+        yield
+    finally:
+        await drain(service, signals)
 
 
 async def serve(service: AgentService, signals: Signals) -> int:

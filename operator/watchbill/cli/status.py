@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption
+from watchbill.cli.options import Output
+from watchbill.cli.stores import StoreOptions, with_store
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -22,7 +23,9 @@ SHOWN: Final = 20
 _HEADER: Final = ("CREW", "WAITING", "RUNNING", "PARKED", "DELAYED", "DEAD", "WORKERS", "OLDEST")
 
 
+@with_store()
 def status(
+    store: StoreOptions,
     crew: Annotated[
         str | None, typer.Argument(help="NAME or NAMESPACE/NAME; without one: all crews.", show_default=False)
     ] = None,
@@ -30,49 +33,36 @@ def status(
         str | None,
         typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.", show_default=False),
     ] = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Show what waits and what runs: of all crews, of one crew, or the steps of one run; or where one task stands."""
-    from watchbill.cli import environment, process, stores
-    from watchbill.client import Client
 
-    settings = environment.read()
-    where = stores.place(redis_url, state, settings)
-    chosen = namespace or settings.namespace
-
-    async def work() -> int:
-        async with stores.opened(where) as target, Client(target, namespace=chosen) as client:
-            if crew is None:
-                await _crews(client, target, chosen, form)
-            elif run is None:
-                await _crew(client, crew, form)
-            else:
-                await _work(client, crew, run, form)
+    async def work(client: Client, target: Target) -> int:
+        if crew is None:
+            await _crews(client, target, store)
+        elif run is None:
+            await _crew(client, crew, store.form)
+        else:
+            await _work(client, crew, run, store.form)
         return 0
 
-    return process.run_guarded(work())
+    return store.run_on(work)
 
 
-async def _crews(client: Client, target: Target, namespace: str, form: Output) -> None:
-    from watchbill import connection
+async def _crews(client: Client, target: Target, store: StoreOptions) -> None:
+    from watchbill import connection, settings
     from watchbill.store import figures
-    from watchbill.store.crews import CrewRedis
 
+    crews = [client.keys(name) for name in await client.crews()]
     async with connection.connected(target) as redis:
-        names = await CrewRedis(client=redis, tenant=namespace, strict=True).list_crews()
-        crews = [client.keys(f"{namespace}/{name}") for name in names]
         # None: a record that somebody saved, and nobody has worked for yet
-        found = {crew.partition("/")[2]: now async for crew, now in figures.each(redis, crews)}
-    if form is not Output.TEXT:
-        shown = [{"crew": f"{namespace}/{name}", **_plain(now)} for name, now in found.items()]
-        output.write(shown, form)
+        found = {crew: now async for crew, now in figures.each(redis, crews)}
+    if store.form is not Output.TEXT:
+        output.write([{"crew": crew, **_plain(now)} for crew, now in found.items()], store.form)
     elif not found:
+        namespace = store.namespace or settings.read(settings.Settings).namespace
         output.say(f"no crews in namespace {namespace!r} of this store")
     else:
-        output.table(_HEADER, [(name, *_cells(now)) for name, now in found.items()])
+        output.table(_HEADER, [(crew.partition("/")[2], *_cells(now)) for crew, now in found.items()])
 
 
 def _plain(figures: Figures | None) -> dict[str, Any]:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
-from watchbill.cli.options import contradiction
+from watchbill.cli.options import (
+    NamespaceOption,
+    Output,
+    OutputOption,
+    RedisUrlOption,
+    StateOption,
+    add,
+    contradiction,
+)
 from watchbill.errors import InvalidInput, NoStore, Problem, StoreRefuses, StoreUnavailable
 
 if TYPE_CHECKING:
+    from watchbill.client import Client
     from watchbill.connection.url import Target
     from watchbill.settings import Settings
+
+P = ParamSpec("P")
 
 STATE: Final = Path(".watchbill")
 PATIENCE_SECONDS: Final = 6.0
@@ -56,6 +68,68 @@ def place(redis_url: str | None, state: Path | None, settings: Settings, *, make
             f"./{STATE}/ here ({str(Path.cwd())!r}). Name one, or start a private one: watchbill run FILE"
         )
     return Place(folder=STATE, tried=f"./{STATE}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """The options of a command that uses a store."""
+
+    redis_url: str | None
+    state: Path | None
+    namespace: str | None
+    form: Output = Output.TEXT
+
+    def place(self, settings: Settings, *, make: bool = False) -> Place:
+        """Where the store is. `make`: a private one may be made there. Raises NoStore, InvalidInput."""
+        return place(self.redis_url, self.state, settings, make=make)
+
+    def run(self, work: Callable[[Client], Awaitable[int]], *, make: bool = False) -> int:
+        """Finds and opens the store, and calls `work` with a client of it. Returns the exit code.
+
+        `make`: a private store may be made. A signal cancels `work`.
+        """
+        return self.run_on(lambda client, _: work(client), make=make)
+
+    def run_on(self, work: Callable[[Client, Target], Awaitable[int]], *, make: bool = False) -> int:
+        """As `run`; `work` takes the store, too."""
+        from watchbill.cli import environment, process
+        from watchbill.client import Client
+
+        settings = environment.read()
+        where = self.place(settings, make=make)
+
+        async def connected() -> int:
+            async with (
+                opened(where) as target,
+                Client(target, namespace=self.namespace or settings.namespace) as client,
+            ):
+                return await work(client, target)
+
+        return process.run_guarded(connected())
+
+
+def with_store(*, output: bool = True) -> Callable[[Callable[Concatenate[StoreOptions, P], int]], Callable[..., int]]:
+    """Gives a command the options --redis-url, --state, --namespace and --output, which it takes as StoreOptions.
+
+    `output`: False for a command that writes no value, and so has no --output.
+    """
+    added: dict[str, tuple[Any, Any]] = {
+        "redis_url": (RedisUrlOption, None),
+        "state": (StateOption, None),
+        "namespace": (NamespaceOption, None),
+    }
+    if output:
+        added["form"] = (OutputOption, Output.TEXT)
+
+    def decorate(command: Callable[Concatenate[StoreOptions, P], int]) -> Callable[..., int]:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> int:
+            return command(StoreOptions(**{name: kwargs.pop(name) for name in added}), *args, **kwargs)
+
+        add(wrapped, command, added, skip=1)
+        return wrapped
+
+    return decorate
 
 
 @asynccontextmanager

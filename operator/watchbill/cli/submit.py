@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,19 +12,17 @@ from watchbill.cli import failures, output
 from watchbill.cli.control import named
 from watchbill.cli.options import (
     AgentOption,
+    CrewArgument,
     IdOption,
     InputOption,
-    NamespaceOption,
     Output,
-    OutputOption,
     PromptArgument,
     PromptFileOption,
-    RedisUrlOption,
-    StateOption,
     TimeoutOption,
     age,
     refuse_together,
 )
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, NotFound, Problem
 
 if TYPE_CHECKING:
@@ -32,178 +30,188 @@ if TYPE_CHECKING:
     from watchbill.tasks import Durability, Priority
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, showing progress on stderr.")]
+PriorityOption = Annotated[
+    str, typer.Option("--priority", help="CRITICAL, HIGH, NORMAL, LOW or BACKGROUND; or 1, 3, 5, 7, 9.")
+]
+DedupeKeyOption = Annotated[
+    str | None,
+    typer.Option("--dedupe-key", help="Work of the same key is done once within --dedupe-seconds.", show_default=False),
+]
+DedupeSecondsOption = Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")]
+DelayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--in", metavar="TIME", help="Begin no sooner than in 90s, 30m, 12h, 7d. With --agent.", show_default=False
+    ),
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="Begin no sooner than that: 2027-01-31T18:00Z, or +01:00. With --agent.",
+        show_default=False,
+    ),
+]
+DurabilityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--durability",
+        help="Return once it is on a replica, or on disk: replica, fsync. Else the server has it in memory.",
+        show_default=False,
+    ),
+]
+HeartbeatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--heartbeat",
+        metavar="NAME",
+        help="In place of a prompt: fire this heartbeat of the crew now, beside its schedule. "
+        "The same --id fires it once.",
+        show_default=False,
+    ),
+]
 
 
+@with_store()
 def submit(
-    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    store: StoreOptions,
+    crew: CrewArgument,
     prompt: PromptArgument = None,
     file: PromptFileOption = None,
     given: InputOption = None,
     agent: AgentOption = None,
-    priority: Annotated[
-        str, typer.Option("--priority", help="CRITICAL, HIGH, NORMAL, LOW or BACKGROUND; or 1, 3, 5, 7, 9.")
-    ] = "NORMAL",
+    priority: PriorityOption = "NORMAL",
     task_id: IdOption = None,
-    dedupe_key: Annotated[
-        str | None,
-        typer.Option(
-            "--dedupe-key", help="Work of the same key is done once within --dedupe-seconds.", show_default=False
-        ),
-    ] = None,
-    dedupe_seconds: Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")] = 3600.0,
-    delay: Annotated[
-        str | None,
-        typer.Option(
-            "--in", metavar="TIME", help="Begin no sooner than in 90s, 30m, 12h, 7d. With --agent.", show_default=False
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="Begin no sooner than that: 2027-01-31T18:00Z, or +01:00. With --agent.",
-            show_default=False,
-        ),
-    ] = None,
-    durability: Annotated[
-        str | None,
-        typer.Option(
-            "--durability",
-            help="Return once it is on a replica, or on disk: replica, fsync. Else the server has it in memory.",
-            show_default=False,
-        ),
-    ] = None,
-    heartbeat: Annotated[
-        str | None,
-        typer.Option(
-            "--heartbeat",
-            metavar="NAME",
-            help="In place of a prompt: fire this heartbeat of the crew now, beside its schedule. "
-            "The same --id fires it once.",
-            show_default=False,
-        ),
-    ] = None,
+    dedupe_key: DedupeKeyOption = None,
+    dedupe_seconds: DedupeSecondsOption = 3600.0,
+    delay: DelayOption = None,
+    at: AtOption = None,
+    durability: DurabilityOption = None,
+    heartbeat: HeartbeatOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Give a crew work, and print the id of the run (with --agent, of the task).
 
     With --wait, print the result instead: exit 0 when all of it completed, else 1.
     """
-    from watchbill.cli import environment, process, reading, stores
-    from watchbill.client import Client
+    from watchbill.cli import reading
 
-    refuse_together(
-        {
-            ("--heartbeat", "a prompt"): (heartbeat, prompt or file, "The heartbeat has a prompt of its own."),
-            ("--heartbeat", "--input"): (heartbeat, given, "Heartbeats have no inputs."),
-            ("--heartbeat", "--agent"): (heartbeat, agent, "The heartbeat says who does it."),
-            ("--heartbeat", "--dedupe-key"): (heartbeat, dedupe_key, "Use --id, which fires it once."),
-            ("--heartbeat", "--in"): (heartbeat, delay, "A heartbeat is fired now, or by its schedule."),
-            ("--heartbeat", "--at"): (heartbeat, at, "A heartbeat is fired now, or by its schedule."),
-            ("--heartbeat", "--durability"): (heartbeat, durability, "Submit the prompt by itself."),
-            ("--in", "--at"): (delay, at, "Give one of the two."),
-        }
-    )
+    if heartbeat is not None:
+        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, delay, at, durability)
+    refuse_together({("--in", "--at"): (delay, at, "Give one of the two.")})
     text, inputs = reading.work(prompt, file, given or [])
-    problems = []
-    if text is None and heartbeat is None:
-        problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
-    if timeout is not None and not wait:
-        problems.append(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
-    if (given_time := "--in" if delay else "--at" if at else "") and agent is None:
-        reason = f"{given_time} is for a task of one agent; a run of a whole crew can't be scheduled for a time"
-        problems.append(Problem(reason, "Add --agent NAME, or use a Heartbeat."))
-    if problems:
-        raise InvalidInput(problems)
+    _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", agent)
     urgency, safety, due = _priority(priority), _durability(durability), _due(at)
     later = None if delay is None else age(delay, "--in")
-    settings = environment.read()
-    where = stores.place(redis_url, state, settings)
 
-    async def work() -> int:
-        async with (
-            stores.opened(where) as target,
-            Client(target, namespace=namespace or settings.namespace) as client,
-        ):
-            if heartbeat is not None:
-                task_id_given = await client.fire(crew, heartbeat, token=task_id)
-            else:
-                begin = due
-                if later is not None:  # by the store's clock, as all that waits
-                    now_ms = (await client.figures(crew)).now_ms
-                    begin = datetime.fromtimestamp(now_ms / 1000, UTC) + later
-                task_id_given = await client.submit(
-                    crew,
-                    text or "",
-                    agent=agent,
-                    inputs=inputs,
-                    priority=urgency,
-                    id=task_id,
-                    dedupe_key=dedupe_key,
-                    dedupe_seconds=dedupe_seconds,
-                    scheduled_at=begin,
-                    durability=safety,
-                )
-            if wait:
-                return await _wait(client, crew, task_id_given, agent, timeout, form)
-            with failures.kept(f"The work was given: watchbill result {crew} {task_id_given} --wait"):
-                if form is Output.TEXT:
-                    sys.stdout.write(f"{task_id_given}\n")
-                    sys.stdout.flush()
-                else:
-                    ids = {"run_id" if agent is None else "task_id": task_id_given}
-                    if heartbeat is not None:  # which says who does it
-                        ids = named(task_id_given, await client.state(crew, task_id_given))
-                    output.write({"crew": client.keys(crew).crew, **ids}, form)
-            return 0
+    async def work(client: Client) -> int:
+        if heartbeat is not None:
+            work_id = await client.fire(crew, heartbeat, token=task_id)
+        else:
+            work_id = await client.submit(
+                crew,
+                text or "",
+                agent=agent,
+                inputs=inputs,
+                priority=urgency,
+                id=task_id,
+                dedupe_key=dedupe_key,
+                dedupe_seconds=dedupe_seconds,
+                scheduled_at=due if later is None else await _from_now(client, crew, later),
+                durability=safety,
+            )
+        if wait:
+            return await _wait(client, crew, work_id, agent, timeout, store.form)
+        with failures.kept(f"The work was given: watchbill result {crew} {work_id} --wait"):
+            known = None if heartbeat else "run_id" if agent is None else "task_id"
+            await _write_id(client, crew, work_id, known, store.form)
+        return 0
 
-    return process.run_guarded(work())
+    return store.run(work)
 
 
+@with_store()
 def result(
-    crew: Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")],
+    store: StoreOptions,
+    crew: CrewArgument,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.")],
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Print how a run, a task, or a step of a run ended.
 
     Exit 0: all of it completed. Exit 1: it failed, or it hasn't ended (then nothing is on stdout, and stderr says
     where it stands). Exit 2: there is no such run or task.
     """
-    from watchbill.cli import environment, process, stores
-    from watchbill.client import Client
-
     if timeout is not None and not wait:
-        raise InvalidInput(Problem("--timeout says how long to wait, but --wait is missing", "Add --wait."))
-    settings = environment.read()
-    where = stores.place(redis_url, state, settings)
+        raise InvalidInput(_WITHOUT_WAIT)
 
-    async def work() -> int:
-        async with stores.opened(where) as target, Client(target, namespace=namespace or settings.namespace) as client:
-            try:
-                ended = await client.result(crew, task_id)
-            except NotFound:
-                await client.figures(crew)  # which says so where there is no such crew
-                raise
-            if ended is not None:
-                return output.result(ended, form)
-            if wait:
-                return await _wait(client, crew, task_id, None, timeout, form)
-            output.say(f"not finished: {await _standing(client, crew, task_id)}")
-            return 1
+    async def work(client: Client) -> int:
+        try:
+            ended = await client.result(crew, task_id)
+        except NotFound:
+            await client.figures(crew)  # which says so where there is no such crew
+            raise
+        if ended is not None:
+            return output.result(ended, store.form)
+        if wait:
+            return await _wait(client, crew, task_id, None, timeout, store.form)
+        output.say(f"not finished: {await _standing(client, crew, task_id)}")
+        return 1
 
-    return process.run_guarded(work())
+    return store.run(work)
+
+
+_WITHOUT_WAIT: Final = Problem("--timeout says how long to wait, but --wait is missing", "Add --wait.")
+
+
+def _refuse_beside_heartbeat(
+    prompt: object, given: object, agent: object, dedupe_key: object, delay: object, at: object, durability: object
+) -> None:
+    """Raises InvalidInput for options that a heartbeat has no use for."""
+    refuse_together(
+        {
+            ("--heartbeat", "a prompt"): (True, prompt, "The heartbeat has a prompt of its own."),
+            ("--heartbeat", "--input"): (True, given, "Heartbeats have no inputs."),
+            ("--heartbeat", "--agent"): (True, agent, "The heartbeat says who does it."),
+            ("--heartbeat", "--dedupe-key"): (True, dedupe_key, "Use --id, which fires it once."),
+            ("--heartbeat", "--in"): (True, delay, "A heartbeat is fired now, or by its schedule."),
+            ("--heartbeat", "--at"): (True, at, "A heartbeat is fired now, or by its schedule."),
+            ("--heartbeat", "--durability"): (True, durability, "Submit the prompt by itself."),
+        }
+    )
+
+
+def _check(has_work: bool, wait: bool, timeout: float | None, time_option: str, agent: str | None) -> None:
+    """Raises InvalidInput with all that is wrong. `time_option`: the one that says when the task may begin, if any."""
+    problems = []
+    if not has_work:
+        problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
+    if timeout is not None and not wait:
+        problems.append(_WITHOUT_WAIT)
+    if time_option and agent is None:
+        reason = f"{time_option} is for a task of one agent; a run of a whole crew can't be scheduled for a time"
+        problems.append(Problem(reason, "Add --agent NAME, or use a Heartbeat."))
+    if problems:
+        raise InvalidInput(problems)
+
+
+async def _from_now(client: Client, crew: str, later: timedelta) -> datetime:
+    """That time by the store's clock, which all scheduled tasks wait for."""
+    now_ms = (await client.figures(crew)).now_ms
+    return datetime.fromtimestamp(now_ms / 1000, UTC) + later
+
+
+async def _write_id(client: Client, crew: str, work_id: str, name: str | None, form: Output) -> None:
+    """`name`: of the id. None: a heartbeat has decided whether it is a run or a task."""
+    if form is Output.TEXT:
+        sys.stdout.write(f"{work_id}\n")
+        sys.stdout.flush()
+    else:
+        ids = {name: work_id} if name else named(work_id, await client.state(crew, work_id))
+        output.write({"crew": client.keys(crew).crew, **ids}, form)
 
 
 async def _wait(client: Client, crew: str, task_id: str, agent: str | None, timeout: float | None, form: Output) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.options import NamespaceOption, Output, OutputOption, RedisUrlOption, StateOption, refuse_together
+from watchbill.cli.options import Output, refuse_together
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.terminal import one_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ REST_SECONDS: Final = 5.0
 """… but no longer than this: it may have been an outage that took so long."""
 
 
+@with_store()
 def top(
+    store: StoreOptions,
     crews: Annotated[
         list[str] | None,
         typer.Argument(metavar="CREW", help="NAME or NAMESPACE/NAME. One: in full. None: all.", show_default=False),
@@ -50,30 +53,26 @@ def top(
         bool, typer.Option("--once", help="Look twice, an interval apart, print one table, and end.")
     ] = False,
     everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="The crews of all namespaces.")] = False,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
-    form: OutputOption = Output.TEXT,
 ) -> int:
     """Show crews at work, the busiest first, until q or Ctrl-C.
 
     With --once, with --output json or yaml, and where stdout is no terminal: print it once. DONE/S and FAILED/S are
     tasks and steps that have ended since the look before.
     """
-    from watchbill.cli import environment, process, stores
+    from watchbill.cli import environment, process
 
     refuse_together({("--all-namespaces", "CREW"): (everywhere, crews, "Name the crews, or ask for all.")})
     settings = environment.read()
-    where = stores.place(redis_url, state, settings)
-    chosen = namespace or settings.namespace
-    live = not once and form is Output.TEXT and _is_terminal()
+    where = store.place(settings)
+    chosen = store.namespace or settings.namespace
+    live = not once and store.form is Output.TEXT and _is_terminal()
 
     async def work() -> int:
         async with _sampler(where, crews or [], None if everywhere else chosen, chosen) as sampler:
             if live:
                 await _live(sampler, interval, where)
             else:
-                await _once(sampler, interval, form)
+                await _once(sampler, interval, store.form)
         return 0
 
     async def heeding(signals: process.Signals) -> int:

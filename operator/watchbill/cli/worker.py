@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from watchbill.cli import output
-from watchbill.cli.options import NamespaceOption, RedisUrlOption, StateOption
+from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import AgentNotLoadable, InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -33,32 +33,32 @@ HealthPortOption = Annotated[
 ]
 
 
+FolderOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--folder", metavar="DIR", help="Where modules of agents are. Repeatable. Default: here.", show_default=False
+    ),
+]
+GraceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--grace-seconds",
+        min=0,
+        help="After SIGTERM: how long running tasks may go on before they are handed back. "
+        "Default: WATCHBILL_GRACE_SECONDS, else 30.",
+        show_default=False,
+    ),
+]
+
+
+@with_store(output=False)
 def worker(
+    store: StoreOptions,
     crews: Annotated[list[str], typer.Argument(metavar="CREW...", help="Crews of the store: NAME or NAMESPACE/NAME.")],
-    folders: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--folder",
-            metavar="DIR",
-            help="Where modules of agents are. Repeatable. Default: here.",
-            show_default=False,
-        ),
-    ] = None,
+    folders: FolderOption = None,
     concurrency: ConcurrencyOption = None,
-    grace_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--grace-seconds",
-            min=0,
-            help="After SIGTERM: how long running tasks may go on before they are handed back. "
-            "Default: WATCHBILL_GRACE_SECONDS, else 30.",
-            show_default=False,
-        ),
-    ] = None,
+    grace_seconds: GraceOption = None,
     health_port: HealthPortOption = None,
-    redis_url: RedisUrlOption = None,
-    state: StateOption = None,
-    namespace: NamespaceOption = None,
 ) -> int:
     """Work for crews that are in the store, until SIGTERM or Ctrl-C.
 
@@ -69,24 +69,16 @@ def worker(
     0. A second signal hands back at once.
     """
     from watchbill.agents.loading import AgentLoader
-    from watchbill.cli import environment, process, serving, stores
+    from watchbill.cli import environment, process, serving
     from watchbill.client import Client
     from watchbill.service import AgentService
 
     settings = environment.read()
-    where = stores.place(redis_url, state, settings)
+    place = store.place(settings)
     beside = folders or [Path.cwd()]
-    if missing := [folder for folder in beside if not folder.is_dir()]:
-        raise InvalidInput(
-            [Problem(f"{str(f)!r} is not a folder", "Correct the path.", path="--folder") for f in missing]
-        )
-    grace = settings.grace_seconds if grace_seconds is None else grace_seconds
+    _check_folders(beside)
     port = settings.health_port if health_port is None else health_port
     services: list[AgentService] = []
-
-    async def take_over() -> None:
-        for service in services:
-            await service.bury_dead()
 
     async def work(signals: process.Signals) -> int:
         try:
@@ -95,10 +87,8 @@ def worker(
             return 0  # it was asked to stop before it began
 
     async def begin(signals: process.Signals) -> int:
-        store = stores.opened(where, take_over)
-        target = await signals.guard(store.__aenter__())
-        try:
-            async with Client(target, namespace=namespace or settings.namespace) as client:
+        async with serving.store(place, services, signals) as target:
+            async with Client(target, namespace=store.namespace or settings.namespace) as client:
                 names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
                 found = {name: await signals.guard(client.crew(name)) for name in names}
             _check_agents(found, AgentLoader(beside, modules=settings.allowed_modules))  # before anything is started
@@ -108,20 +98,22 @@ def worker(
                 folders=beside,
                 allow_modules=settings.allowed_modules,
                 concurrency=concurrency,
-                grace_seconds=grace,
+                grace_seconds=settings.grace_seconds if grace_seconds is None else grace_seconds,
             )
-            await signals.guard(service.__aenter__())
-            services.append(service)
-            try:
+            async with serving.started(service, services, signals):
                 told = await serving.health(service, settings.health_host, port)
                 output.say("; ".join(part for part in (f"ready: works for {', '.join(names)}", told) if part))
                 return await serving.serve(service, signals)
-            finally:
-                await serving.drain(service, signals)
-        finally:
-            await store.__aexit__(None, None, None)
 
     return process.run(work)
+
+
+def _check_folders(folders: list[Path]) -> None:
+    """Raises InvalidInput for those that aren't there."""
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise InvalidInput(
+            [Problem(f"{str(f)!r} is not a folder", "Correct the path.", path="--folder") for f in missing]
+        )
 
 
 def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None:
