@@ -1,25 +1,39 @@
 -- Replaces a crew's whole record with all that points at it, unless something that the caller looked at has changed.
--- KEYS 1 record, 2 index, 3 the id's entry, 4 the former id's entry, 5 record of the crew that the id names, 6 answer
--- ARGV 1 name, 2 new record, 3 record as read, 4 the id's entry as read, 5 record under KEYS[5] as read,
---      6 seconds to keep the answer. What was not there is read as ''.
--- Answer: saved | changed
-local answered = redis.call('GET', KEYS[6])
+-- What was not there is read as ''.
+-- KEYS
+--   1 record
+--   2 index
+--   3 entry               of the id
+--   4 former_entry        of the former id
+--   5 named               record of the crew that the id names
+--   6 former_answer
+-- ARGV
+--   1 name
+--   2 new
+--   3 record_read         the record as it was read
+--   4 entry_read
+--   5 named_read
+--   6 seconds             for which the answer is kept
+-- Answers saved | changed
+local record, index, entry, former_entry, named, former_answer = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local name, new, record_read, entry_read, named_read, seconds = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local answered = redis.call('GET', former_answer)
 if answered then
   return answered -- our first send was applied and its reply was lost
 end
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[3]
-  or (redis.call('GET', KEYS[3]) or '') ~= ARGV[4]
-  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[5] then
+if (redis.call('GET', record) or '') ~= record_read
+  or (redis.call('GET', entry) or '') ~= entry_read
+  or (redis.call('GET', named) or '') ~= named_read then
   return 'changed'
 end
-local former = redis.call('GET', KEYS[4])
-redis.call('SISMEMBER', KEYS[2], ARGV[1]) -- fails here, before any write, if another program's key is in the way
+local former = redis.call('GET', former_entry)
+redis.call('SISMEMBER', index, name) -- fails here, before any write, if another program's key is in the way
 
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('SADD', KEYS[2], ARGV[1])
-if KEYS[4] ~= KEYS[3] and former == ARGV[1] then
-  redis.call('DEL', KEYS[4])
+redis.call('SET', record, new)
+redis.call('SADD', index, name)
+if former_entry ~= entry and former == name then
+  redis.call('DEL', former_entry)
 end
-redis.call('SET', KEYS[3], ARGV[1])
-redis.call('SET', KEYS[6], 'saved', 'EX', ARGV[6])
+redis.call('SET', entry, name)
+redis.call('SET', former_answer, 'saved', 'EX', seconds)
 return 'saved'

@@ -1,14 +1,20 @@
 -- Replaces a crew's record, whose name and id stay the same, unless it has changed since it was read.
--- KEYS 1 record, 2 answer
--- ARGV 1 new record, 2 record as read, 3 seconds to keep the answer
--- Answer: saved | changed
-local answered = redis.call('GET', KEYS[2])
+-- KEYS
+--   1 record
+--   2 former_answer
+-- ARGV
+--   1 new
+--   2 record_read         the record as it was read
+--   3 seconds             for which the answer is kept
+-- Answers saved | changed
+local record, former_answer, new, record_read, seconds = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local answered = redis.call('GET', former_answer)
 if answered then
   return answered -- our first send was applied and its reply was lost
 end
-if redis.call('GET', KEYS[1]) ~= ARGV[2] then
+if redis.call('GET', record) ~= record_read then
   return 'changed'
 end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[2], 'saved', 'EX', ARGV[3])
+redis.call('SET', record, new)
+redis.call('SET', former_answer, 'saved', 'EX', seconds)
 return 'saved'
