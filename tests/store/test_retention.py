@@ -108,7 +108,7 @@ async def test_who_looked_before_others_did_it_takes_nothing_more(crew: Crew) ->
     seen = await crew.client.zrange(crew.keys.ids, 2, 3, withscores=True)  # the oldest, once t1 and t2 are gone
     await keep(crew, 2)
     before = await crew.dump()
-    gone, left = await retention._forget(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
+    gone, left = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
     assert (gone, left) == (0, 0)
     assert await _but_for_expiry(crew) == {name: data for name, (data, _) in before.items()}
 
@@ -132,7 +132,7 @@ async def test_an_id_that_means_other_work_by_now_is_left_alone(crew: Crew, what
     if what == "ended anew":
         await crew.finish("w", await crew.take("w", 2), ttl_ms=2 * TTL_SECONDS * 1000)
 
-    await retention._forget(crew.client, crew.keys, crew.uid, await bounds(crew, 0), seen)
+    await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 0), seen)
 
     assert await crew.state("t1") == ("completed" if what == "ended anew" else "waiting")
     assert await index(crew) == ["t1"]

@@ -34,7 +34,6 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "drain": "ends",
     "figures": "reads",
     "finish": "ends",
-    "forget": "ends",
     "hand_back": "ends",
     "heartbeat_apply": "adds",
     "heartbeat_fire": "adds",
@@ -57,6 +56,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "submit": "adds",
     "submit_run": "adds",
     "subscribe": "ends",
+    "trim": "ends",
     "unpark": "ends",
 }
 """`adds`: it brings work, and is refused when the server's memory is short; `ends`: it ends work or lets it go on, and

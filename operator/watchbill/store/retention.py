@@ -32,19 +32,19 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
 
     Raises CrewGone, NewerRecord; DefinitionChanged when `current` is no longer the crew's definition: look again.
     """
-    gone, left = await _forget(client, keys, uid, current, ())
+    gone, left = await _trim_page(client, keys, uid, current, ())
     went = 1
     while left and went:  # else others are at it
         with outages.translated():
             found: Any = await client.zrange(keys.ids, "-inf", FAR, byscore=True, offset=0, num=PAGE, withscores=True)
-        went, left = await _forget(client, keys, uid, current, found)
+        went, left = await _trim_page(client, keys, uid, current, found)
         gone += went
         if left:
             await asyncio.sleep(PAUSE_SECONDS)
     return gone
 
 
-async def _forget(
+async def _trim_page(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current, oldest: Sequence[tuple[str, float]]
 ) -> tuple[int, int]:
     """(how many went, how many should go yet)"""
@@ -56,7 +56,7 @@ async def _forget(
         names += (keys.task(task_id), keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id))
         args.append(task_id)
     with outages.translated():
-        reply = await scripts.run(client, "forget", names, args)
+        reply = await scripts.run(client, "trim", names, args)
     if reply[0] == "gone":
         raise crew_gone(keys)
     if reply[0] == "changed":
