@@ -277,7 +277,7 @@ class AgentService:
 
     async def _employ(self, keys: names.CrewKeys, uid: str, loader: AgentLoader) -> None:
         self._queues[keys.crew] = Queue(self._store.client, keys, uid)
-        await self.bury_dead()
+        await self.declare_dead()
         worker = Worker(
             self._store,
             keys,
@@ -287,10 +287,10 @@ class AgentService:
         )
         self._workers.append((worker, asyncio.create_task(worker.run(), name=f"worker {keys.crew}")))
 
-    async def bury_dead(self) -> None:
+    async def declare_dead(self) -> None:
         """Lets the work of this host's ended processes be taken at once, instead of when their leases end."""
         for queue in self._queues.values():
-            await outages.persist(functools.partial(control.bury_ended, queue.client, queue.keys, queue.uid))
+            await outages.persist(functools.partial(control.declare_dead, queue.client, queue.keys, queue.uid))
 
     async def stop(self, *, now: bool = False) -> None:
         """Heartbeats first, then workers within the grace period, then connections. May be called again to hurry."""

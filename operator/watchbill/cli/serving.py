@@ -23,7 +23,7 @@ async def store(place: stores.Place, services: list[AgentService], signals: Sign
 
     async def take_over() -> None:
         for service in services:
-            await service.bury_dead()
+            await service.declare_dead()
 
     opened = stores.opened(place, take_over)
     target = await signals.guard(opened.__aenter__())

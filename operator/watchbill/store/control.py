@@ -60,7 +60,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     Raises NotFound, and Conflict when it has ended otherwise.
     """
     ended = await _cancel(client, keys, uid, task_id, why, ttl_ms)
-    if not ended and await bury_ended(client, keys, uid):
+    if not ended and await declare_dead(client, keys, uid):
         ended = await _cancel(client, keys, uid, task_id, why, ttl_ms)
     return ended
 
@@ -84,7 +84,7 @@ async def cancel_all(
     What comes meanwhile is left alone. What ends by itself meanwhile isn't counted.
     """
     cancelled = cancelling = 0
-    await bury_ended(client, keys, uid)
+    await declare_dead(client, keys, uid)
     async for ids in unfinished.pages(client, keys):
         tasks, digests = await _kinds(client, keys, ids)
         if agent is not None:
@@ -123,7 +123,7 @@ async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> i
     return len(wishes) - len(left)
 
 
-async def bury_ended(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
+async def declare_dead(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
     """Lets go of what processes of this host hold that have ended, instead of when their leases end. Whether there
     were any."""
     queue = Queue(client, keys, uid)
@@ -214,7 +214,7 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
                 )
     item = await _item(client, keys, task_id)
     outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
-    if outcome == "asked" and await bury_ended(client, keys, uid):
+    if outcome == "asked" and await declare_dead(client, keys, uid):
         outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
     return _told(keys, task_id, outcome, "interrupted") != "asked"
 

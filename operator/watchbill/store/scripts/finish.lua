@@ -121,7 +121,7 @@ local function end_item(item, h, ended)
   local outcome = ended.outcome
   if outcome == 'cancelled' then ended.result, ended.message = cancelled_result(item, h, why or '', ended.spent) end
   if not item.is_there then
-    if outcome ~= 'dead' then bury_item('it has no record', item, h, '', '') end
+    if outcome ~= 'dead' then add_letter_of('it has no record', item, h, '', '') end
     if not item.run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
   end
   if outcome == 'retry' then      -- another attempt follows
@@ -136,7 +136,7 @@ local function end_item(item, h, ended)
     if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
     item_event(item, 'mission_event', h.agent, ended.message)
   elseif outcome ~= 'interrupted' then
-    if outcome == 'dead' then bury_item(ended.message, item, h, ended.detail, ended.spent) end
+    if outcome == 'dead' then add_letter_of(ended.message, item, h, ended.detail, ended.spent) end
     conclude(item, h, ended)
   elseif item.is_there then
     set_aside(item, { agent = h.agent, attempt = attempt, fence = fence, why = why or ended.message,

@@ -30,7 +30,7 @@ local function malformed()
       raw[#raw + 1] = 'raw:' .. fields[i]
       raw[#raw + 1] = fields[i + 1]
     end
-    bury(reason, id, raw)
+    add_letter(reason, id, raw)
     discarded = discarded + 1
     redis.call('XACK', STREAM[class], GROUP, entry)
     redis.call('XDEL', STREAM[class], entry)

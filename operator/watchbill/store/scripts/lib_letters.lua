@@ -5,7 +5,7 @@ local LETTERS_MOST, LETTERS_DAYS = 10000, 7     -- of a crew, and for how long t
 local LETTER_MOST = 65536                       -- bytes of a task that a letter carries
 
 -- Writes a letter: `fields` are name, value, name, value, ...; `carried`: more of them.
-local function bury(reason, id, fields, carried)
+local function add_letter(reason, id, fields, carried)
   local letter = { 'reason', reason, 'id', id }
   for i = 1, math.min(#fields, 4000) do letter[#letter + 1] = fields[i] end
   for _, value in ipairs(carried or {}) do letter[#letter + 1] = value end
@@ -18,13 +18,13 @@ end
 
 -- Writes the letter of a task or step that somebody held. That of a task carries what it was to do, so that it can be
 -- replayed when its record is gone. (A step is replayed within its run, or not at all.)
-local function bury_item(reason, item, h, detail, spent)
+local function add_letter_of(reason, item, h, detail, spent)
   local fields = { 'class', h.class, 'agent', h.agent, 'attempt', h.attempt, 'worker', h.inc, 'entry', h.entry,
     'error', detail }
   if spent ~= '' then fields[#fields + 1], fields[#fields + 2] = 'spent', spent end
   if item.run_id then
     fields[#fields + 1], fields[#fields + 2] = 'run', item.run_id
-    return bury(reason, item.id, fields)
+    return add_letter(reason, item.id, fields)
   end
   local record, size, carried = item.is_there and redis.call('HGETALL', item.task) or {}, 0, {}
   for i = 1, #record, 2 do
@@ -34,5 +34,5 @@ local function bury_item(reason, item, h, detail, spent)
       size = size + #record[i + 1]
     end
   end
-  bury(reason, item.id, fields, size <= LETTER_MOST and #carried <= 100 and carried or nil)
+  add_letter(reason, item.id, fields, size <= LETTER_MOST and #carried <= 100 and carried or nil)
 end
