@@ -46,6 +46,7 @@ SCRIPTS = {"apply", "claim", "finish", "hand_back", "leave", "move_due", "park",
         "redis+clusters://user:hunter2@example.org",
         "redis://user:hunter2@example.org/first",
         "redis://user:hunter2@example.org?sokcet_timeout=1",
+        "redis://user:hunter2@example.org?max_connections=-1",
         "redis://user:hunter2@example.org?ssl_ca_certs=/no/such/file",  # without TLS
         "rediss://user:hunter2@example.org?ssl_ca_certs=/no/such/file",
         "unix://user:hunter2@",

@@ -20,7 +20,8 @@ STRING: Final = f"{_TAG}str"
 FLOAT: Final = f"{_TAG}float"
 MERGE: Final = f"{_TAG}merge"
 ITEMS_MAX: Final = 5000
-"""Of one list or map: far more than any field takes. What has more is not read to its end, which would take long."""
+"""A list or map may have so many entries, far more than any field takes. A longer one is not read to its end, which
+would take long."""
 _TAGS: Final = frozenset(f"{_TAG}{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 

@@ -162,11 +162,6 @@ async def _reach(url: str, tried: str) -> Target:
             with outages.translated():
                 await client.ping()
         return target
-    except InvalidInput:
-        raise
-    except ValueError:  # its text may quote a part of a password
-        reason, fix = f"{shown!r} is not the URL of a Redis or Valkey", "Use redis://HOST:PORT/DB."
-        raise InvalidInput(Problem(reason, fix, path="--redis-url")) from None
     except TimeoutError:
         reason = f"no answer within {PATIENCE_SECONDS:.0f} s"
         if target.tls:

@@ -1,8 +1,8 @@
-"""The way to the store: a client for its URL, whatever the store is.
+"""The way to the store: clients of it, whatever its URL names.
 
 The modules, by their purpose: `url` says what a URL means, `client`, `sentinel` and `cluster` find and ask the servers,
-`scripts` loads and calls Lua, `outages` says what an error means and waits. May not know what is stored: keys and
-protocols are the store's.
+`scripts` loads and calls Lua, `outages` says what an error means and waits. None of them knows what is stored: keys and
+protocols belong to `watchbill.store`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from watchbill.connection.url import POOL_OPTIONS, Target, parse
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 RESENDS: Final = 3
-"""redis-py sends a command again when the reply was lost; every script of ours is made for that."""
+"""redis-py sends a command so often again when its reply was lost; every script is safe to send twice."""
 
 
 class Store:
-    """A store, and one async client of it that all who are given this share. An async context manager."""
+    """A store with one async client, which all users of this object share. An async context manager."""
 
     def __init__(self, url: str | Target) -> None:
-        """Connects at the first command. Raises InvalidInput for what is no URL of a store."""
+        """Connects at the first command. Raises InvalidInput if the URL names no store."""
         self.target = parse(url)
         self.client = connect(self.target)
 
     def connect_sync(self) -> redis.Redis:
-        """A client for a thread, which must close it."""
+        """Returns a blocking client, for a thread. The caller closes it."""
         return connect_sync(self.target)
 
     async def aclose(self) -> None:
@@ -55,10 +55,10 @@ class Store:
 
 
 def connect(url: str | Target, *, db: int = 0) -> redis.asyncio.Redis:
-    """An async client of the store, whatever it is: a server, one that Sentinels name, or a Cluster.
+    """Returns an async client of a server, of the server that Sentinels name, or of a Cluster.
 
-    Text in and out; bytes that aren't UTF-8 survive as surrogates. `db` counts where the URL names none. Connects at
-    the first command. Raises InvalidInput for what is no URL of a store.
+    It takes and gives text; bytes that aren't UTF-8 survive as surrogates. `db` is the default for a URL without a
+    database. Connects at the first command. Raises InvalidInput if the URL names no store.
     """
     target = parse(url)
     options: dict[str, Any] = {
@@ -79,7 +79,7 @@ def connect(url: str | Target, *, db: int = 0) -> redis.asyncio.Redis:
 
 
 def connect_sync(url: str | Target) -> redis.Redis:
-    """A client for a thread (the lease keeper's): as `connect`, and on a Cluster with scripts only."""
+    """Returns a blocking client, for a thread. On a Cluster it runs scripts only."""
     target = parse(url)
     options: dict[str, Any] = {
         "decode_responses": True,
@@ -109,7 +109,7 @@ def _sync_pool(target: Target, options: Mapping[str, Any]) -> redis.ConnectionPo
 
 
 class _LateCluster:
-    """What a thread needs of redis-py's RedisCluster, which connects when it is made."""
+    """Runs scripts by redis-py's RedisCluster, which it makes at the first call: making one connects."""
 
     def __init__(self, nodes: Sequence[tuple[str, int]], options: Mapping[str, Any]) -> None:
         self._nodes = nodes
@@ -135,23 +135,23 @@ class _LateCluster:
 
 
 async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
-    """A client of the very server that keeps this key now: for questions about that server, as its time."""
+    """Returns a client of the server that keeps this key now, for questions about that server, such as its time."""
     return await client.home(key) if isinstance(client, LeanClient) else client
 
 
 def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:
-    """Whether a command may block at the server for the length of this; else it is to be asked again and again."""
+    """Yields whether a command may block at the server within the context; if not, the caller polls."""
     return client.blocking() if isinstance(client, LeanClient) else nullcontext(True)
 
 
 async def masters(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Redis]:
-    """A client of each server that takes writes now, by its address; by '' where the URL leads to one only."""
+    """Returns a client for each server that takes writes now, by address; by '' where the URL names one server."""
     return await client.masters() if isinstance(client, LeanClient) else {"": client}
 
 
 @asynccontextmanager
 async def connected(url: str | Target) -> AsyncIterator[redis.asyncio.Redis]:
-    """A client for the length of a block."""
+    """Yields a client, and closes it at the end of the context."""
     client = connect(url)
     try:
         yield client

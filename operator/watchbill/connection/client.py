@@ -29,14 +29,14 @@ from watchbill.connection.url import Address, Target
 T = TypeVar("T")
 
 REPLY_TIMEOUT_SECONDS: Final = 10.0
-"""A server that says nothing for this long is taken for away. Longer than any block we ask for."""
+"""A server that is silent for so long counts as unreachable. No command blocks for longer."""
 CONNECTIONS_MAX: Final = 64
-"""To one server, of one client. Whoever wants one more waits; half of them are for what doesn't take the lean way (see
-LeanClient)."""
+"""A client has at most so many connections to one server; further calls wait. Half of them are left for commands that
+redis-py sends itself (see LeanClient)."""
 BLOCKING_MAX: Final = CONNECTIONS_MAX // 4
-"""So many of them may wait at the server for something to come."""
+"""At most so many of a client's connections may be blocked at the server."""
 GUIDE_SECONDS: Final = 1.0
-"""A Sentinel, or a node that is asked for the cluster's slots, that says nothing for this long is passed over."""
+"""A Sentinel, or a node that was asked for the cluster's slots, is passed over when it is silent for so long."""
 BROKEN: Final = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _ASKING: Final = ("ASKING",)
 
@@ -47,8 +47,8 @@ except ImportError:  # it is not there for every platform
 
 
 class _Honest(AbstractConnection):
-    """Says that a connection is lost as redis-py's callers expect it. uvloop raises a RuntimeError for sending on what
-    the other side has reset while it was idle, which neither redis-py nor anybody else takes for a reason to wait."""
+    """Raises redis-py's ConnectionError for a connection that was reset while it was idle. uvloop raises RuntimeError
+    there, which no caller takes for a reason to wait."""
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         try:
@@ -72,8 +72,8 @@ class _Unix(_Honest, UnixDomainSocketConnection):
 
 
 def pool(target: Target, options: Mapping[str, Any], address: Address | None) -> BlockingConnectionPool:
-    """Of connections to one server; without an address, on the socket that the options name. `options`: of each
-    connection, as redis-py names them."""
+    """Returns a pool of connections to one server; without an address, on the socket that the options name. `options`
+    are those of each connection, as redis-py names them."""
     if address is None:
         return _pool(_Unix, options)
     return _pool(_Tls if target.tls else _Tcp, {**options, "host": address[0], "port": address[1]})
@@ -85,7 +85,7 @@ def _pool(kind: type[AbstractConnection], options: Mapping[str, Any]) -> Blockin
 
 
 def _packed(connection: Connection, command: Sequence[Any]) -> Sequence[bytes]:
-    """A command as it is sent; made in C where that can be done."""
+    """Returns the bytes of a command; hiredis packs them where it can."""
     if pack_command is not None and " " not in command[0]:
         try:
             return (pack_command(tuple(command)),)
@@ -101,8 +101,8 @@ class _Pipeline(redis.asyncio.client.Pipeline):
 
 
 class LeanClient(redis.asyncio.Redis):
-    """Sends commands itself, and leaves a command to redis-py when something is wrong. Limits the time of a command as
-    a whole."""
+    """Sends commands itself, and leaves a command to redis-py when something is wrong. The time limit holds for a
+    command as a whole."""
 
     def __init__(self, pool: BlockingConnectionPool) -> None:
         super().__init__(connection_pool=pool)
@@ -112,8 +112,8 @@ class LeanClient(redis.asyncio.Redis):
     async def execute_command(
         self, *args: Any, sent: Callable[[], None] | None = None, asking: bool = False, **options: Any
     ) -> Any:
-        """`sent` is called, each time, once the command is on its way, where that can be: before its answer is waited
-        for. `asking`: of a cluster's node that is only about to have the key."""
+        """`sent` is called each time that the command is on its way, and where possible before its answer comes.
+        `asking`: the node is only about to get the key's slot."""
         commands = [_ASKING, args] if asking else [args]
 
         async def answer(connection: Connection) -> Any:
@@ -133,8 +133,8 @@ class LeanClient(redis.asyncio.Redis):
                 return result
 
     async def execute_two(self, first: Sequence[Any], second: Sequence[Any], *, asking: bool = False) -> list[Any]:
-        """Two commands in one trip on one connection, the second done right after the first, even where that blocks.
-        An answer may be the error of a command. Never sent again by itself."""
+        """Sends two commands in one trip on one connection, and never again. The server does the second right after the
+        first, even where that blocks. An answer may be the error of a command."""
         commands = [_ASKING, first, second] if asking else [first, second]
 
         async def answers(connection: Connection) -> list[Any]:
@@ -182,8 +182,8 @@ class LeanClient(redis.asyncio.Redis):
 
     @contextmanager
     def blocking(self) -> Iterator[bool]:
-        """Whether a command may block for the length of this. Where many do already it may not, and is to be asked
-        again and again: else those that only wait would leave no connection for others."""
+        """Yields whether a command may block within the context. It may not where many do already, since they would
+        leave no connection for others; the caller then polls."""
         free = self._blocking < BLOCKING_MAX
         self._blocking += free
         try:
@@ -197,18 +197,18 @@ class LeanClient(redis.asyncio.Redis):
 
     @cached_property
     def _idle(self) -> list[Connection]:
-        """Connections that are ours for good, as redis-py's pool sees it: it closes them in the end."""
+        """Connections that the client took out of redis-py's pool for good; the pool closes them in the end."""
         return []
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.asyncio.client.Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
     async def home(self, key: str) -> redis.asyncio.Redis:
-        """A client of the very server that keeps this key now."""
+        """Returns a client of the server that keeps this key now."""
         return self
 
     async def masters(self) -> dict[str, redis.asyncio.Redis]:
-        """A client of each server that takes writes now, by its address; by '' where there is only ours."""
+        """Returns a client for each server that takes writes now, by address; by '' where there is one server."""
         return {"": self}
 
 
@@ -218,7 +218,7 @@ Find = Callable[[], Awaitable[Address]]
 
 
 class _FindingTcp(_Tcp):
-    """Asks each time that it connects where to. (redis-py's own of Sentinel does so only the first time.)"""
+    """Asks for the address each time that it connects; redis-py's connection for Sentinels asks only once."""
 
     def __init__(self, *, find: Find, **options: Any) -> None:
         super().__init__(**options)

@@ -26,11 +26,11 @@ from watchbill.connection.url import Address, Target
 T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 2.0
-"""For so long a command is sent again to a cluster that is moving its slot, or is electing a master."""
+"""A command is sent again for so long while the cluster moves its slot or elects a master."""
 REDIRECTIONS: Final = 16
 
 _ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
-"""Nothing of the command was done. (MOVED is an ASK to redis-py.)"""
+"""Errors of a command of which nothing was done. (MOVED is an ASK to redis-py.)"""
 _WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 _WITHOUT_KEY: Final = frozenset(
     {"ACL", "CLIENT", "CLUSTER", "CONFIG", "DBSIZE", "FLUSHALL", "FLUSHDB", "INFO", "PING", "ROLE", "SCRIPT", "TIME"}
@@ -39,8 +39,8 @@ _WITHOUT_KEY: Final = frozenset(
 
 
 class ClusterClient(LeanClient):
-    """Of a Redis Cluster: each command goes to the node that has its key's slot. Its own pool is of connections to any
-    node: of commands without a key, and of subscriptions, since what is published reaches every node's subscribers."""
+    """Sends each command to the node that has its key's slot. Its own pool has connections to any node, for commands
+    without a key and for subscriptions: a message that is published reaches the subscribers of every node."""
 
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         super().__init__(finding_pool(target, options, self._any))
@@ -48,7 +48,7 @@ class ClusterClient(LeanClient):
         self._options = options
         self._nodes: dict[Address, LeanClient] = {}
         self._slots: dict[int, Address] = {}
-        """As last heard; empty: unknown."""
+        """Slot → node, as the cluster last said; empty while unknown."""
         self._known = list(target.nodes)
         self._turn = itertools.count(random.randrange(1000))
         self._learning: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class ClusterClient(LeanClient):
         )
 
     async def execute_two(self, first: Sequence[Any], second: Sequence[Any], *, asking: bool = False) -> list[Any]:
-        """The first must have a key; the second, where it has one, of the same slot."""
+        """The first command must have a key. A key of the second must be in the same slot."""
         key = str(key_of(first))
 
         async def call(node: LeanClient, asking: bool) -> list[Any]:
@@ -82,7 +82,7 @@ class ClusterClient(LeanClient):
         return answers
 
     async def answer(self, command: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """The answer to a command, which may be an error."""
+        """Returns the answer to a command, which may be an error."""
         try:
             return await self.execute_command(*command, **options)
         except ResponseError as error:
@@ -107,7 +107,7 @@ class ClusterClient(LeanClient):
         return {f"{host}:{port}": self._node((host, port)) for host, port in set(self._slots.values())}
 
     async def at_home(self, key: str, call: Callable[[LeanClient, bool], Awaitable[T]]) -> T:
-        """What `call(node, asking)` answers, at the node that has the key, wherever that moves meanwhile."""
+        """Returns the answer of `call(node, asking)` at the node that has the key, wherever the key moves meanwhile."""
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE_SECONDS
         pause, redirections, asked = 0.01, 0, None
@@ -136,11 +136,11 @@ class ClusterClient(LeanClient):
                 raise TryAgainError("TRYAGAIN the cluster's nodes don't agree where the slot is")
 
     def forget(self) -> None:
-        """A node is away, or was wrong: the next command asks anew who has which slot."""
+        """Forgets which node has which slot, so that the next command asks: a node is away, or was wrong."""
         self._slots = {}
 
     async def _learn(self) -> None:
-        """Asks any node who has which slot. One question at a time, however many wait for its answer."""
+        """Asks any node which node has which slot. Callers that wait at the same time share one question."""
         if self._learning is None or self._learning.done():
             self._learning = asyncio.create_task(self._ask_for_slots(), name="cluster slots")
             self._learning.add_done_callback(lambda done: done.cancelled() or done.exception())  # who asked may be gone
@@ -174,7 +174,7 @@ class ClusterClient(LeanClient):
         return node
 
     def _address(self, host: str, port: int, asked: LeanClient | None) -> Address:
-        """A node that doesn't say where another is means: at its own host."""
+        """Returns the address of a node. A node that names no host for another means its own host."""
         if not _host(host) and asked is not None:
             host = asked.connection_pool.connection_kwargs["host"]
         return host, port
@@ -192,7 +192,7 @@ class ClusterClient(LeanClient):
 
 
 class _Node(LeanClient):
-    """Of one node. `on_broken` is called when it is away."""
+    """The client of one node. It calls `on_broken` when the node is away."""
 
     def __init__(self, pool: BlockingConnectionPool, on_broken: Callable[[], None]) -> None:
         super().__init__(pool)
@@ -266,7 +266,7 @@ class _ClusterPipeline(redis.asyncio.client.Pipeline):
 
 
 def key_of(command: Sequence[Any]) -> str | None:
-    """A key of the command, which says where it goes; None where it has none. Knows the commands that we use."""
+    """Returns a key of the command, or None where it has none. Knows the commands that Watchbill uses."""
     name, *rest = str(command[0]).upper().split(" ")
     arguments = [*rest, *command[1:]]
     if name in _WITHOUT_KEY or not arguments:
@@ -284,5 +284,5 @@ def _text(argument: Any) -> str:
 
 
 def _host(said: Any) -> str | None:
-    """None where a node doesn't say."""
+    """Returns None where a node names no host."""
     return str(said) if said and said != "?" else None

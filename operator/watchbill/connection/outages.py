@@ -1,4 +1,4 @@
-"""What an error of the store means, in one place: whether waiting may help, and waiting until it does."""
+"""The meaning of the store's errors, and waiting for the store. Only this module decides whether waiting may help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = Logger("watchbill.connection.outages")
 T = TypeVar("T")
 
 LOG_SECONDS: Final = 30.0
-"""At most once in so long the log says that the store is waited for."""
+"""The log says at most once in so long that callers wait for the store."""
 
 _TRANSIENT: Final = (
     redis.exceptions.ConnectionError,
@@ -47,7 +47,7 @@ _TRANSIENT_CODES: Final = (
     "UNBLOCKED",
 )
 _OF_PIPELINE: Final = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"])?", re.DOTALL)
-"""What redis-py writes before the error of one command of several."""
+"""redis-py writes this before the error of one command of several."""
 _RIGHTS: Final = "Give this user the rights that docs/redis.md lists"
 _REFUSALS: Final[Mapping[str, str]] = {
     "ACL failure in script": _RIGHTS,
@@ -55,11 +55,11 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "cluster support disabled": "It is no Redis Cluster: use redis://…",
     "CERTIFICATE_VERIFY_FAILED": "Name who vouches for it with ssl_ca_certs=/path/ca.crt in its URL",
 }
-"""Part of an error's text → what to do."""
+"""Part of an error's text → the advice."""
 
 
 def unavailable(error: BaseException) -> StoreUnavailable | None:
-    """The error as StoreUnavailable if waiting may help, else None. The only place where this is decided."""
+    """Returns the error as StoreUnavailable if waiting may help, else None."""
     if refused(error):
         return None
     text = str(error)
@@ -72,7 +72,7 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
 
 
 def refused(error: BaseException) -> StoreRefuses | None:
-    """The error as StoreRefuses if that is what it means, else None."""
+    """Returns the error as StoreRefuses if the store refuses us, else None."""
     if isinstance(error, redis.exceptions.AskError):  # MOVED, too
         what = "Its URL says that it is one server, and it is a Redis Cluster: use redis+cluster://…"
     elif isinstance(error, redis.exceptions.NoPermissionError):
@@ -86,12 +86,10 @@ def refused(error: BaseException) -> StoreRefuses | None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what redis-py raises into StoreUnavailable where waiting may help, and StoreRefuses where somebody must
-    change the URL or our rights; other errors pass."""
+    """Raises redis-py's errors as StoreUnavailable where waiting may help, and as StoreRefuses where somebody must
+    change the URL or our rights. Other errors pass."""
     try:
         yield
-    except StoreRefuses:
-        raise
     except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
         if known := unavailable(error) or refused(error):
             raise known from error
@@ -99,13 +97,13 @@ def translated() -> Iterator[None]:
 
 
 class Notices:
-    """Logs that the store is waited for: at most once in LOG_SECONDS, however many callers wait."""
+    """Logs at most once in LOG_SECONDS that callers wait for the store, however many wait."""
 
     def __init__(self) -> None:
         self._logged_at = -math.inf
 
     def log(self, error: StoreUnavailable, waited: float, now: float) -> None:
-        """Logs it if the caller has waited for more than a second, and the last line is old enough."""
+        """Logs the error if a caller has waited for more than a second, and the last line is old enough."""
         if waited > 1 and now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             logger.warning("waiting for the store, for %.0f s now: %s", waited, error)
@@ -115,7 +113,7 @@ _NOTICES: Final = Notices()
 
 
 class Persist(Protocol):
-    """`persist`, with its bounds set."""
+    """The type of `persist` with its bounds given."""
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T: ...
 

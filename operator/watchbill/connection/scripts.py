@@ -56,7 +56,8 @@ async def run(
 async def wait_and_run(
     client: redis.asyncio.Redis, wait: Sequence[Any], name: str, keys: Sequence[str], args: Sequence[Any]
 ) -> tuple[Any, Any]:
-    """The answers (each may be an error) to a command that blocks, and to a script that runs the moment that ends."""
+    """Sends a command that blocks, and a script that runs the moment it ends. Returns both answers; each may be an
+    error."""
     _, digest = source(name)
     call = ("EVALSHA", digest, len(keys), *keys, *args)
     if isinstance(client, LeanClient):
@@ -72,8 +73,8 @@ async def wait_and_run(
 async def run_and_confirm(
     client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: Sequence[Any], confirm: Sequence[Any]
 ) -> tuple[Any, Any]:
-    """A script's answer; and that of a command (it may be an error) that asks, on the script's connection and right
-    behind it, how safe what it wrote is."""
+    """Runs a script and, right behind it on its connection, a command that asks how safe its writes are. Returns both
+    answers; the second may be an error."""
     text, digest = source(name)
     if not isinstance(client, LeanClient):
         raise TypeError("only a client made by `connect` can tell how safe a write is")
@@ -94,7 +95,7 @@ async def run_and_confirm(
 
 
 def run_sync(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-    """The same for a thread."""
+    """Runs a script from a thread. Closes the connections where the server is no master any more."""
     text, digest = source(name)
     try:
         return client.evalsha(digest, len(keys), *keys, *args)

@@ -15,7 +15,7 @@ from watchbill.connection.url import Address, Target
 
 
 class SentinelClient(LeanClient):
-    """Of the server that the Sentinels call the master, at the time of each connection."""
+    """Asks the Sentinels for the master each time that it connects."""
 
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         super().__init__(finding_pool(target, options, self._master))

@@ -1,4 +1,4 @@
-"""What a store's URL means: which servers, and how to talk to them. Connects to nothing.
+"""The meaning of a store's URL: which servers, and how to talk to them. Connects to nothing.
 
 redis://HOST:PORT/DB   rediss:// (TLS)   unix:///PATH?db=DB
 redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB       rediss+sentinel://…
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 import redis.asyncio
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import BlockingConnectionPool, parse_url
 
 from watchbill.errors import InvalidInput, Problem
 
@@ -41,29 +41,29 @@ _ENCODE: Final = (
     "Use redis://HOST:PORT/DB, with %-encoding for special characters in user and password, and options of redis-py."
 )
 POOL_OPTIONS: Final = ("max_connections", "timeout")
-"""Options of a pool of connections, and of none of its connections."""
+"""Options that a pool of connections takes, and no connection."""
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the store is, and how to talk to it: a URL that was read once, and is passed on as this."""
+    """Where the store is, and how to talk to it: a URL as it was read, once."""
 
     kind: Kind
     nodes: tuple[Address, ...]
-    """The server; the Sentinels; some of the cluster's nodes. None: a Unix socket."""
+    """The server, the Sentinels, or some of the cluster's nodes; empty for a Unix socket."""
     tls: bool
     service: str
-    """What the Sentinels call the server."""
+    """The name that the Sentinels know the server by."""
     options: Mapping[str, Any]
-    """Of each connection to a server: user, password, db, TLS, and what else the query says, as redis-py names it."""
+    """Options of each connection to a server, as redis-py names them: user, password, db, TLS, and the query's."""
     sentinel_options: Mapping[str, Any]
-    """Of each connection to a Sentinel."""
+    """Options of each connection to a Sentinel."""
 
 
 def parse(url: str | Target) -> Target:
-    """Where the store is. A Target is returned as it is. Raises InvalidInput, which never quotes a secret, for what is
-    no URL of a store."""
+    """Returns where the store is; a Target as it is. Raises InvalidInput, which never quotes a secret, if the URL names
+    no store."""
     if isinstance(url, Target):
         return url
     scheme, separator, rest = url.partition("://")
@@ -90,7 +90,7 @@ def parse(url: str | Target) -> Target:
 
 
 def without_secret(url: str) -> str:
-    """A store's URL as it may be shown: without users and passwords."""
+    """Returns the URL as it may be shown: without users and passwords."""
     place, mark, query = url.partition("?")
     # redis-py takes credentials from the query, too
     options = "&".join(
@@ -156,8 +156,9 @@ def _address(text: str, port: int) -> Address:
 
 
 def _try(target: Target) -> None:
-    """Raises what a connection would that is made so, without connecting."""
+    """Makes a connection and a pool, to raise what redis-py finds wrong with their options. Connects to nothing."""
     options = {name: value for name, value in target.options.items() if name not in POOL_OPTIONS}
+    BlockingConnectionPool(**{name: value for name, value in target.options.items() if name in POOL_OPTIONS})
     if "path" in options:
         redis.asyncio.UnixDomainSocketConnection(**options)
     elif target.tls:
