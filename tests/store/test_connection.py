@@ -6,6 +6,8 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,17 @@ import pytest
 import redis
 import redis.asyncio
 from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, server_ms, until
+from test_scripts import SCRIPTS
 
 from watchbill import connection
+from watchbill.api import Heartbeat
 from watchbill.connection import outages, scripts
 from watchbill.connection.url import parse, without_secret
 from watchbill.errors import InvalidInput, StoreRefuses, StoreUnavailable
-from watchbill.store import runs
+from watchbill.records import TaskPolicy
+from watchbill.store import control, dead, definitions, figures, heartbeats, retention, runs
 from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
-
-SCRIPTS = {"apply", "claim", "finish", "hand_back", "leave", "move_due", "park", "say", "start"} | {
-    "submit",
-    "submit_run",
-    "unpark",
-}
-"""The scripts that `_everything_once` runs."""
 
 # ---------------------------------------------------------------- URLs
 
@@ -359,13 +357,15 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
             await guarded(crew.client, "leave", crew.keys.fixed, [crew.uid, "nobody"])
             with pytest.raises(redis.ResponseError, match=r"No permissions|can't access"):  # the guard works
                 await probe.eval("return redis.call('HGET', KEYS[1] .. 'x', 'uid')", 1, crew.keys.meta)
-            await _everything_once(crew)
+            await _everything_workers_do(crew)
+            await _everything_people_do(crew)
+            await crew.assert_idle()
+            await definitions.delete(crew.client, crew.keys, crew.uid)
         await probe.aclose()
-        await crew.assert_idle()
-    assert ran >= SCRIPTS
+    assert ran | {"renew"} == set(SCRIPTS), "`renew`, which a thread calls, has the fixed keys only"
 
 
-async def _everything_once(crew: Crew) -> None:
+async def _everything_workers_do(crew: Crew) -> None:
     await crew.submit("t1", "t2", "ghost", dedupe_key="k", dedupe_ms=1000, inputs={"x": "1"})
     await crew.submit("t2", "ghost")
     await crew.submit("later", due_ms=1)
@@ -396,6 +396,50 @@ async def _everything_once(crew: Crew) -> None:
             await crew.queue.finish(f"w{i}", [finished(t, "retry", ttl_ms=1) for t in tasks[:1] if i < 20])
             await crew.finish(f"w{i}", tasks, "dead" if any(t.id == "ghost" for t in tasks) else "completed")
             await crew.queue.leave(f"w{i}")
+
+
+async def _everything_people_do(crew: Crew) -> None:
+    of_crew = (crew.client, crew.keys, crew.uid)
+    await dead.purge(*of_crew, [letter.id async for letter in dead.letters(crew.client, crew.keys)])
+    await crew.submit("t3", "t4", "t5")
+    await crew.run("r3", flow_of([("a", "b"), ("c", "d")]), parallel=1)
+    for task in ("t3", "r3/a"):
+        assert await control.interrupt(*of_crew, task, "wait")
+        assert await control.resume(*of_crew, task)
+    assert await control.cancel(*of_crew, "t4", "no more", LEASE_MS)
+    assert await control.cancel(*of_crew, "r3/c", "no more", LEASE_MS)
+    assert await runs.subscribe(crew.client, crew.keys, "r3", "nobody")
+    tasks = await crew.take("p1")
+    assert sorted(task.id for task in tasks) == ["r3/a", "t3", "t5"]
+    assert not await control.cancel(*of_crew, "t5", "no more", LEASE_MS)
+    assert await crew.finish("p1", tasks, "dead") == ["applied"] * 3
+    letters = [letter async for letter in dead.letters(crew.client, crew.keys)]
+    replayed = await dead.replay(*of_crew, letters, max_queued=MANY)
+    assert [one.outcome for one in replayed] == ["replayed"] * 3
+    assert await control.cancel_all(*of_crew, None, "enough", LEASE_MS) == control.CancelledAll(3, 0)
+    await crew.queue.recover([finished(tasks[0])], "another time")
+    await crew.queue.leave("p1")
+    await _heartbeats(crew)
+    assert await control.drain(*of_crew, "host", on=True)
+    await definitions.record_loaded(*of_crew, crew.definition.digest())
+    await definitions.record_loss(*of_crew, "another time")
+    await figures.figures(crew.client, crew.keys)
+    current = await definitions.current(crew.client, crew.keys)
+    bounds = current.definition.model_copy(update={"tasks": TaskPolicy(max_results=1)})
+    assert await retention.trim(*of_crew, replace(current, content=bounds.content()))
+
+
+async def _heartbeats(crew: Crew) -> None:
+    noon = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    for agent in ("a", None):
+        spec = {"crewRef": {"name": "test"}, "schedule": "* * * * *", "prompt": "look", "agent": agent}
+        beat = Heartbeat.model_validate({"metadata": {"name": "hb"}, "spec": spec})
+        state = await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=noon)
+        assert (await heartbeats.run_now(crew.client, crew.keys, "hb", agent or "all", now=noon))[1]
+        slots = {"first": state.next or noon, "following": noon + timedelta(minutes=9)}
+        assert await heartbeats.miss(crew.client, crew.keys, state, **slots, count=8, message="missed")
+    await heartbeats.remove(crew.client, crew.keys, crew.uid, "hb")
+    await control.cancel_all(crew.client, crew.keys, crew.uid, None, "enough", LEASE_MS)
 
 
 # ---------------------------------------------------------------- a server that comes and goes
