@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check pure test mutants bench chaos crds reference format lock clean
+.PHONY: help demo check lint pure test mutants bench chaos crds reference format lock clean
 
 help:
 	@echo "Watchbill. Targets:"
@@ -27,7 +27,9 @@ demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no
 	$(BIN)/watchbill run examples/log-triage/crew.yaml "What broke, and what should we look at first?" \
 		--input log=@examples/log-triage/app.log
 
-check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, rendered files, pure tests
+check: lint pure  ## What must hold before every commit: format, lint, types, layers, rendered files, pure tests
+
+lint: $(DEV)  ## check without tests: format, lint, types, layers, rendered files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --quiet --preview --select PLW1514 operator  # files are UTF-8, whatever the locale
@@ -36,14 +38,13 @@ check: $(DEV)  ## What must hold before every commit: format, lint, types, layer
 	$(BIN)/python -m watchbill.crd --check
 	$(BIN)/python -m watchbill.crd --check charts/watchbill/files/crds
 	$(BIN)/python docs/reference/render.py --check
-	$(BIN)/pytest -q -m pure
 
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(BIN)/pytest -q -m pure
 
 # Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together.
 JOBS ?= 3
-test: check  ## check, then all tests: what runs on any machine with Python
+test: lint  ## lint, then all tests: what runs on any machine with Python
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short

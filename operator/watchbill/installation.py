@@ -6,7 +6,6 @@ something is missing must not need it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shlex
@@ -19,10 +18,12 @@ NAME = "watchbill"
 
 def command(extra: str) -> str:
     """What adds an optional part to this installation, as a person would type it."""
+    from importlib import metadata  # takes long to import, and only advice needs it
+
     try:
-        text = importlib.metadata.distribution(NAME).read_text("direct_url.json")
+        text = metadata.distribution(NAME).read_text("direct_url.json")
         source = _source(json.loads(text), extra) if text else ""
-    except (importlib.metadata.PackageNotFoundError, KeyError, ValueError, TypeError):
+    except (metadata.PackageNotFoundError, KeyError, ValueError, TypeError):
         source = ""
     return f"pip install {source}" if source else f"pip install '.[{extra}]' in a checkout of Watchbill"
 
