@@ -23,11 +23,10 @@ _AGAIN_SECONDS: Final = 2.0
 class Bell:
     """Waits for the bell, with a claim right behind it. Nothing else claims while it waits."""
 
-    def __init__(self, state: State, queue: Queue, keeper: LeaseKeeper, lease_ms: int) -> None:
+    def __init__(self, state: State, queue: Queue, keeper: LeaseKeeper) -> None:
         self._state = state
         self._queue = queue
         self._keeper = keeper
-        self._lease_ms = lease_ms
         self._waiting: asyncio.Task[None] | None = None
         self._deaf = False
         self.again_seconds = _AGAIN_SECONDS
@@ -59,7 +58,7 @@ class Bell:
             # Asked again under its number, a claim that was made gives the same tasks; any other is never made.
             number = incarnation.number
             incarnation.heard = await self._state.persist(
-                lambda: self._queue.claim(incarnation.name, number, 0, lease_ms=self._lease_ms, take_over=False)
+                lambda: self._queue.claim(incarnation.name, number, 0, lease_ms=self._keeper.lease_ms, take_over=False)
             )
         if incarnation.heard is not None:
             incarnation.held += incarnation.heard.tasks
@@ -73,7 +72,7 @@ class Bell:
                     incarnation.name,
                     number,
                     room,
-                    lease_ms=self._lease_ms,
+                    lease_ms=self._keeper.lease_ms,
                     take_over=self._keeper.may_take_over,
                     timeout_seconds=self.again_seconds,
                 )

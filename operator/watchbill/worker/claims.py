@@ -101,6 +101,11 @@ class Claims:
             unwanted = [task for task in unwanted if task.payload] + await self.with_payloads(incarnation, without)
         incarnation.finished += [results.stopped(task, task.wish or "cancel", ttl_ms) for task in unwanted]
 
+    async def drop_heard(self, incarnation: Incarnation) -> None:
+        """Stops the bell, and drops a claim that it brought for an incarnation that has ended."""
+        await self._bell.stop()
+        incarnation.heard = None
+
     async def claim_no_more(self, incarnation: Incarnation) -> None:
         """Silences the bell, and hands back what is held."""
         await self._bell.silence(incarnation)

@@ -59,7 +59,7 @@ class LeaseKeeper:
         self._state = state
         self._now = state.clock.monotonic
         self._lease = lease
-        self._lease_ms = lease_ms
+        self.lease_ms = lease_ms
         self._stuck_seconds = stuck_seconds
         self._describe = describe
         self._on_renewed = on_renewed
@@ -77,7 +77,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
 
     def start(self) -> None:
-        self._lease.begin(self._lease_ms / 1000)
+        self._lease.begin(self.lease_ms / 1000)
         self._tick()
         self._thread.start()
 
@@ -85,7 +85,7 @@ class LeaseKeeper:
         """Keeps this incarnation alive from now on. It must have claimed once."""
         with self._changing:
             self._renewed_at = self._now()
-            self._lease.extend(self._renewed_at + self._lease_ms / 1000)
+            self._lease.extend(self._renewed_at + self.lease_ms / 1000)
             self._incarnation = incarnation
             self._due = 0.0  # soon: a renewal also tells what `watchbill workers` shows
 
@@ -107,13 +107,13 @@ class LeaseKeeper:
         """Notes, on the event loop, that a claim was answered: an outage is over."""
         if self._state.cut_off:
             self._state.cut_off = False
-            self.wait_before_take_over(self._lease_ms / 3000)
+            self.wait_before_take_over(self.lease_ms / 3000)
 
     @property
     def may_take_over(self) -> bool:
         """False during an outage of the store, and until other workers have had time to renew after it."""
         now = self._now()
-        is_fresh = now - self._renewed_at < self._lease_ms / 1000 * 2 / 3
+        is_fresh = now - self._renewed_at < self.lease_ms / 1000 * 2 / 3
         return is_fresh and now >= self._take_over_from and not self._state.cut_off
 
     def _tick(self) -> None:
@@ -123,7 +123,7 @@ class LeaseKeeper:
             self._state.clock.call_later(_TICK_SECONDS, self._tick)
 
     def _keep(self) -> None:
-        interval = self._lease_ms / 3000
+        interval = self.lease_ms / 3000
         while not self._stop.wait(min(_LOOK_SECONDS, interval / 4)):
             self._watch()
             if not self._is_stuck:
@@ -140,7 +140,7 @@ class LeaseKeeper:
             return False
         asked = self._now()
         try:
-            renewed = self._queue.renew(self._client, incarnation, self._lease_ms, self._describe())
+            renewed = self._queue.renew(self._client, incarnation, self.lease_ms, self._describe())
         except StoreUnavailable as error:
             logger.warning("can't renew the lease: %s", error)
             return False
@@ -161,7 +161,7 @@ class LeaseKeeper:
         self._renewed_at = now
         with self._changing:
             if self._incarnation == incarnation:
-                self._lease.extend(asked + self._lease_ms / 1000)
+                self._lease.extend(asked + self.lease_ms / 1000)
         self._notify(self._on_renewed, incarnation, renewed)
         return True
 

@@ -11,7 +11,6 @@ from watchbill.errors import CrewGone, Fenced, WorkerForgotten
 from watchbill.loggers import Logger
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
-from watchbill.worker.bell import Bell
 from watchbill.worker.claims import Claims
 from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import Jobs
@@ -31,24 +30,20 @@ class Lifecycle:
         state: State,
         queue: Queue,
         keeper: LeaseKeeper,
-        bell: Bell,
         claims: Claims,
         jobs: Jobs,
         reports: Reports,
         store_loss: StoreLoss,
         counts: Counts,
-        lease_ms: int,
     ) -> None:
         self._state = state
         self._queue = queue
         self._keeper = keeper
-        self._bell = bell
         self._claims = claims
         self._jobs = jobs
         self._reports = reports
         self._store_loss = store_loss
         self._counts = counts
-        self._lease_ms = lease_ms
 
     async def begin(self) -> None:
         """Makes the store know the worker. Tasks can be claimed from then on."""
@@ -62,7 +57,7 @@ class Lifecycle:
             return await (await connection.home(self._queue.client, self._queue.keys.meta)).info("server")
 
         uptime = (await self._state.persist(ask)).get("uptime_in_seconds", 0)
-        third = self._lease_ms / 3000
+        third = self._keeper.lease_ms / 3000
         if uptime < third:
             # negative where its clock was set back since it started
             self._keeper.wait_before_take_over(third - max(uptime, 0))
@@ -70,7 +65,7 @@ class Lifecycle:
     async def _register(self) -> None:
         state, queue, new = self._state, self._queue, self._state.incarnation
         new.number = 1
-        await state.persist(lambda: queue.claim(new.name, 1, 0, lease_ms=self._lease_ms, take_over=False))
+        await state.persist(lambda: queue.claim(new.name, 1, 0, lease_ms=self._keeper.lease_ms, take_over=False))
         # Only now: had the store lost the crew before, it would have lost this incarnation, which then claims nothing.
         new.born = await state.persist(lambda: definitions.born(queue.client, queue.keys))
         self._keeper.guard(new.name)
@@ -83,8 +78,7 @@ class Lifecycle:
         # `lost` stays until there is a new incarnation, so that other news of the old one's end don't end the new one.
         state = self._state
         error, old = state.lost, state.incarnation
-        await self._bell.stop()
-        old.heard = None
+        await self._claims.drop_heard(old)
         await self._reports.settle(cancel=True)
         if isinstance(error, CrewGone | WorkerForgotten):
             logger.warning("%s. Unless it was deleted, the store has lost it, and it may come back", error)

@@ -97,20 +97,11 @@ class Shift:
             describe=self._slots.describe,
             on_renewed=self._orders.renewed,
         )
-        self._bell = Bell(state, queue, self._keeper, self._lease_ms)
+        self._bell = Bell(state, queue, self._keeper)
         self._claims = Claims(state, queue, self._bell, self._orders, self._slots, self._jobs, self._counts)
         self._store_loss = StoreLoss(state, queue, self._reports, current.born)
         self._lifecycle = Lifecycle(
-            state,
-            queue,
-            self._keeper,
-            self._bell,
-            self._claims,
-            self._jobs,
-            self._reports,
-            self._store_loss,
-            self._counts,
-            self._lease_ms,
+            state, queue, self._keeper, self._claims, self._jobs, self._reports, self._store_loss, self._counts
         )
 
     async def run(self) -> None:
