@@ -42,6 +42,9 @@ IMPORTS = (
 )
 """What the processes import that tests start most."""
 
+READ_AT_START = ("LANG", "LC_", "LD_", "PYTHON")
+"""How variables begin that count only when a process starts: a fork comes too late for them."""
+
 
 class Fork(subprocess.Popen[Any]):
     """A process that is the child of the one which forked it."""
@@ -110,8 +113,20 @@ def start(
     cwd: Path | None = None,
     start_new_session: bool = False,
 ) -> subprocess.Popen[Any]:
-    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments."""
+    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments. Where the
+    environment differs from ours in what is read at the start, the process is no fork."""
     global _template
+    different = {name for name, _ in set(env.items()) ^ set(os.environ.items())}
+    if any(name.startswith(READ_AT_START) for name in different):
+        return subprocess.Popen(
+            [sys.executable, "-P", *arguments],
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            start_new_session=start_new_session,
+        )
     if _template is None:
         _template = _Template()
     request = {
