@@ -35,6 +35,13 @@ def state(clock: FakeClock) -> State:
     return made
 
 
+def test_a_new_worker_looks_for_work_and_has_seen_no_trouble(clock: FakeClock) -> None:
+    state = State(GRACE_SECONDS, clock)
+    assert state.has_work
+    assert not any((state.registered, state.cut_off, state.deleted, state.draining, state.recycled, state.ended))
+    assert not any((state.stopping, state.is_done, state.is_overdue, state.drained))
+
+
 def test_a_worker_with_running_tasks_is_done_when_the_grace_period_is_over(state: State, clock: FakeClock) -> None:
     state.incarnation.jobs["t"] = Job(TASK)
     assert not state.is_done
