@@ -98,7 +98,7 @@ def test_on_a_terminal_it_is_asked_before_all_is_cancelled(shell, stored) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("cancel c", "nothing says what is to be cancelled"),
+        ("cancel c", "neither an ID nor --all is given"),
         ("cancel c t1 --all", "--all and ID contradict each other"),
         ("cancel c --agent a", "Add --all"),
         ("cancel c t1 --agent a", "Add --all"),
@@ -221,9 +221,9 @@ def test_a_worker_that_drains_claims_no_more_until_it_may_again(shell, stored, w
     assert known["name"].rpartition(".")[0] == name
 
     done = shell.run("drain", stored, known["name"])
-    assert (done.returncode, done.stdout, done.stderr) == (0, "drains\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "draining\n", "")
     assert shell.run("workers", stored).stdout.split()[-1] == "draining"
-    assert "it did already" in shell.run("drain", stored, name).stderr
+    assert "is draining already" in shell.run("drain", stored, name).stderr
     shell.run("submit", stored, "x", "--id", "r1")
     late = shell.run("result", stored, "r1", "--wait", "--timeout", "1")
     assert late.returncode == 1

@@ -65,7 +65,7 @@ def test_letters_are_chosen_by_filters(shell, died) -> None:
     assert letters(shell, died, "--newer-than", "1h") == {"t1", "t2", "r1/flaky"}
     assert letters(shell, died, "--older-than", "1h") == set()
     none = shell.run("dead", "list", died, "--older-than", "1h")
-    assert (none.returncode, none.stdout, none.stderr) == (0, "", "no dead letter is like that\n")
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "no dead letter matches\n")
 
 
 def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
@@ -114,8 +114,8 @@ def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("replay c", "nothing says which dead letters are to be replayed"),
-        ("purge c", "nothing says which dead letters are to be purged"),
+        ("replay c", "no dead letters are chosen to be replayed"),
+        ("purge c", "no dead letters are chosen to be purged"),
         ("purge c t1 --all", "--all and ids contradict each other"),
         ("list c --older-than soon", "--older-than: 'soon' is not a span of time. Write 90s, 30m, 12h or 7d."),
         ("list c --older-than 7d --newer-than 1h", "nothing is older than 7d and newer than 1h"),
@@ -146,7 +146,7 @@ def test_what_could_never_be_read_has_a_letter_by_its_own_id(shell, stored, work
     assert "\nraw:\nwhat: base64://4=\n" in shown.stdout
     refused = shell.run("dead", "replay", stored, "--all")
     assert refused.returncode == 1
-    assert "nothing says any more what it was to do" in refused.stderr
+    assert "its prompt and inputs are no longer stored" in refused.stderr
     assert shell.run("dead", "purge", stored, row["id"]).returncode == 0
 
 

@@ -326,7 +326,7 @@ def test_what_to_show_is_chosen_by_name_and_by_namespace(shell, crews) -> None:
     everywhere = shell.run("top", "-A", "-i", "0.2", env={"WATCHBILL_NAMESPACE": "elsewhere"}).stdout
     assert {f"{crews.namespace}/{name}" for name in ("one", "two", "three")} <= set(everywhere.split())
     elsewhere = shell.run("top", "-n", "elsewhere", "-i", "0.2")
-    assert (elsewhere.returncode, elsewhere.stdout, elsewhere.stderr) == (0, "", "no crews there\n")
+    assert (elsewhere.returncode, elsewhere.stdout, elsewhere.stderr) == (0, "", "there are no crews\n")
 
     missing = shell.run("top", "nope", "--once")
     assert (missing.returncode, missing.stdout) == (2, "")

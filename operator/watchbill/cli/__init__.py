@@ -1,7 +1,7 @@
 """The command line: one file per group of commands, and the composition root.
 
-Modules here import little when they are imported, so that `--help` is quick; what a command needs, it imports when it
-runs. Results go to stdout and everything else to stderr.
+Modules here import little at the top, so that `--help` is quick; a command imports the rest when it runs. Results go to
+stdout and everything else to stderr.
 """
 
 from importlib.util import find_spec

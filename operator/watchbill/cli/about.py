@@ -1,4 +1,4 @@
-"""`crds` and `version`: what this installation is and brings. Neither needs a store."""
+"""`crds` and `version`: the CustomResourceDefinitions and the versions of this installation. Neither needs a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from watchbill.errors import InvalidInput, Problem
 def crds(
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", metavar="DIR", help="Write one file per kind there.", show_default=False),
+        typer.Option(
+            "--output-dir",
+            metavar="DIR",
+            help="Folder to write one file per kind into. Default: stdout.",
+            show_default=False,
+        ),
     ] = None,
 ) -> int:
     """Print the CustomResourceDefinitions of Crew and Heartbeat, for kubectl apply."""

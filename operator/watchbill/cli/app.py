@@ -1,4 +1,4 @@
-"""The commands put together. May not do any of their work."""
+"""Puts the commands together. It may not do any of their work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def options(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version, and exit.")
     ] = False,
 ) -> None:
-    """What is said before a command."""
+    """Options of the program itself."""
 
 
 for command in (
@@ -74,7 +74,7 @@ for command in (
 ):
     app.command()(reported(command if command in (about.crds, about.version) else leveled(command)))
 
-letters = typer.Typer(name="dead", help="Dead letters: work that failed for good, and can be tried again.")
+letters = typer.Typer(name="dead", help="List, show, replay and purge dead letters: tasks that failed for good.")
 letters.command("list")(reported(leveled(dead.list_)))
 letters.command()(reported(leveled(dead.show)))
 letters.command()(reported(leveled(dead.replay)))

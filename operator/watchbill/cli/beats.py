@@ -1,4 +1,4 @@
-"""Heartbeats that fire in this process: what came of each, in one line, and when the next is due."""
+"""Heartbeats that fire in this process: the result of each in one line, and the time of the next slot."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from watchbill.terminal import one_line
 
 _TASK_ENDS: Final = (EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED)
 _MOST: Final = 200
-"""Letters of an output or error."""
+"""Maximum length of an output or error."""
 
 
 async def result(client: Client, crew: str, fired: Sequence[Heartbeat], event: CrewEvent) -> str:
-    """What came of a heartbeat, where the event says that its task or run has ended; else empty."""
+    """The result of a heartbeat, if the event is the end of its task or run; else empty."""
     if event.event_type is EventType.MISSION_STATE_CHANGED and event.new_state in RUN_TERMINAL:
         work_id, status = event.mission_id or "", event.new_state or ""
     elif event.event_type in _TASK_ENDS:
@@ -43,7 +43,7 @@ async def result(client: Client, crew: str, fired: Sequence[Heartbeat], event: C
 
 
 def following(heartbeat: Heartbeat) -> str:
-    """When it fires next, by the clock of where the person is."""
+    """The time of the next slot, in the local time zone."""
     if heartbeat.spec.suspend:
         return "suspended"
     slot = schedule.next_slot(schedule.Schedule.of(heartbeat.spec), output.now())

@@ -1,4 +1,4 @@
-"""`cancel`, `interrupt`, `resume`, `workers` and `drain`: what is asked of work under way, and of those who do it."""
+"""`cancel`, `interrupt`, `resume`, `workers` and `drain`: commands for submitted work and for workers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from watchbill.tasks import RunState, TaskState
 
 ReasonOption = Annotated[
-    str, typer.Option("--reason", metavar="TEXT", help="Told by events, and by the result.", show_default=False)
+    str, typer.Option("--reason", metavar="TEXT", help="Reason to put into events and result.", show_default=False)
 ]
 STOP_SECONDS: Final = 6.0
-"""A worker gives an agent 5 s to clean up."""
+"""Seconds for a worker to stop an agent, which has 5 s to clean up."""
 
 
 @with_store()
@@ -38,30 +38,34 @@ def cancel(
     crew: CrewArgument,
     task_id: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.", show_default=False),
+        typer.Argument(metavar="ID", help="Id of a run or task, or RUN/STEP for a step of a run.", show_default=False),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every run and task of the crew that hasn't ended.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Cancel every run and task of the crew that hasn't ended.")
+    ] = False,
     agent: Annotated[
         str | None,
-        typer.Option("--agent", help="With --all: only this agent's tasks, and no runs.", show_default=False),
+        typer.Option(
+            "--agent", help="Cancel only tasks of this agent, and no runs. Only with --all.", show_default=False
+        ),
     ] = None,
     reason: ReasonOption = "",
     yes: YesOption = False,
 ) -> int:
-    """Cancel a run, a task, or a step of a run, and print where it stands then. With --all: cancel all that is there.
+    """Cancel a run, a task, or a step of a run, and print its state. With --all: cancel all work of the crew.
 
-    What waits ends at once, and so does what a dead worker left. What runs is stopped by its worker: it is "cancelling"
-    until it has, which this waits for, no longer than a lease and a few seconds. With --all it asks
-    before, on a terminal; work that is submitted meanwhile is left alone. Exit 2: there is no such work, or it has
-    ended otherwise.
+    Waiting work ends at once, and so does work of a dead worker. Running work is stopped by its worker, and is
+    "cancelling" until then; the command waits for that, for a lease and a few seconds at most. With --all it asks first
+    on a terminal; work that is submitted meanwhile is not cancelled. Exit 2: there is no such work, or it has ended
+    otherwise.
     """
     if every and task_id is not None:
         raise contradiction("--all", "ID", "Give one of the two.")
     if agent is not None and not every:
-        reason_ = "--agent says which of all tasks are to be cancelled"
+        reason_ = "--agent has no use without --all"
         raise InvalidInput(Problem(reason_, "Add --all, or leave --agent out.", path="--agent"))
     if task_id is None and not every:
-        raise InvalidInput(Problem("nothing says what is to be cancelled", "Give an ID, or --all."))
+        raise InvalidInput(Problem("neither an ID nor --all is given", "Give an ID, or --all."))
 
     async def ask(client: Client) -> int:
         if task_id is None:
@@ -82,10 +86,10 @@ def interrupt(
     task_id: Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")],
     reason: ReasonOption = "",
 ) -> int:
-    """Set a task, or a step of a run, aside until it is resumed, and print where it stands then.
+    """Set a task, or a step of a run, aside until it is resumed, and print its state.
 
-    What runs is stopped by its worker, and begins anew when it is resumed; the attempt doesn't count. Exit 1: it
-    can't be done just now. Exit 2: there is no such work, it has ended, or it is a whole run.
+    Running work is stopped by its worker, and begins anew when it is resumed; the attempt doesn't count. Exit 1: the
+    work can't be interrupted just now. Exit 2: there is no such work, it has ended, or it is a whole run.
     """
 
     async def ask(client: Client) -> int:
@@ -104,13 +108,13 @@ def resume(
     crew: CrewArgument,
     task_id: Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")],
 ) -> int:
-    """Let what was interrupted go on, with its prompt and inputs, and print where it stands then."""
+    """Resume an interrupted task or step, with its prompt and inputs, and print its state."""
 
     async def ask(client: Client) -> int:
         resumed = await client.resume(crew, task_id)
         await _say_state(client, crew, task_id, store.form)
         if not resumed:
-            output.say("it isn't interrupted: nothing was changed")
+            output.say(f"{task_id} is not interrupted: nothing was changed")
         return 0
 
     return store.run(ask)
@@ -121,9 +125,9 @@ def workers(
     store: StoreOptions,
     crew: CrewArgument,
 ) -> int:
-    """List who works for a crew, the busiest first.
+    """List the workers of a crew, the busiest first.
 
-    ABANDONED: agents that still run, though they were told to stop; each holds a slot. LEASE: what is left of it.
+    ABANDONED: agents that still run although they were asked to stop; each holds a slot. LEASE: time until it ends.
     """
 
     async def ask(client: Client) -> int:
@@ -137,7 +141,7 @@ def workers(
             rows = [(*shown[:3], str(one.abandoned), *shown[3:]) for one, shown in cells]
             output.table((*overview.WORKERS.title[:3], "ABANDONED", *overview.WORKERS.title[3:]), rows)
         else:
-            output.say(f"nobody works for it. To start a worker: watchbill worker {crew}")
+            output.say(f"crew {crew!r} has no worker. To start one: watchbill worker {crew}")
         return 0
 
     return store.run(ask)
@@ -147,17 +151,17 @@ def workers(
 def drain(
     store: StoreOptions,
     crew: CrewArgument,
-    worker: Annotated[str, typer.Argument(help="A worker of it: HOST-PID, or as `watchbill workers CREW` names it.")],
-    off: Annotated[bool, typer.Option("--off", help="Let it claim again.")] = False,
+    worker: Annotated[str, typer.Argument(help="The worker: HOST-PID, or its name in `watchbill workers CREW`.")],
+    off: Annotated[bool, typer.Option("--off", help="Let the worker claim tasks again.")] = False,
 ) -> int:
-    """Let a worker claim no more. What it runs goes on."""
+    """Stop a worker from claiming tasks. Its running tasks go on."""
 
     async def ask(client: Client) -> int:
         changed = await (client.undrain if off else client.drain)(crew, worker)
         if store.form is Output.TEXT:
-            sys.stdout.write("claims\n" if off else "drains\n")
+            sys.stdout.write("claiming\n" if off else "draining\n")
             if not changed:
-                output.say("it did already")
+                output.say(f"nothing was changed: {worker} is {'claiming' if off else 'draining'} already")
         else:
             output.write({"crew": client.keys(crew).crew, "worker": worker, "draining": not off}, store.form)
         return 0
@@ -166,14 +170,14 @@ def drain(
 
 
 def named(work_id: str, status: RunState | TaskState) -> dict[str, str]:
-    """The id of a run, or of a task or step, by its name in every output."""
+    """The id of a run, or of a task or step, under its name in every output."""
     from watchbill.tasks import RunState
 
     return {"run_id" if isinstance(status, RunState) else "task_id": work_id}
 
 
 async def confirmed(question: str) -> bool:
-    """Asks on the terminal. Unlike input(), it is ended by Ctrl-C."""
+    """Asks on the terminal. Unlike input(), it ends at Ctrl-C."""
     output.say(f"{question} [y/N]")
     loop = asyncio.get_running_loop()
     line: asyncio.Future[bytes] = loop.create_future()
@@ -214,8 +218,10 @@ async def _cancel_all(client: Client, crew: str, agent: str | None, reason: str,
 
 
 async def _see_the_end(client: Client, crew: str) -> int:
-    """Waits until workers have stopped what was cancelled. One that has died never will: what it held is ended when its
-    lease is over. Returns how much is left."""
+    """Waits until workers have stopped the cancelled work, and returns how much is left.
+
+    Work of a worker that has died ends when its lease is over.
+    """
     now, told = time.monotonic, False  # noqa: TID251 - a person waits
     began = now()
     most = (await client.crew(crew)).tasks.lease_seconds + STOP_SECONDS

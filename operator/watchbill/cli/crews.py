@@ -25,11 +25,14 @@ FileOption = Annotated[
         "--filename", "-f", metavar="FILE", help="A YAML file, or a folder of them. Repeatable.", show_default=False
     ),
 ]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Names of the resources.", show_default=False),
+]
 
 
 class Kind(StrEnum):
-    """What there is in a store, by the names that kubectl takes."""
+    """The kinds of resources in a store, by the names that kubectl takes."""
 
     CREW = "crew"
     CREWS = "crews"
@@ -45,10 +48,10 @@ def apply(
     store: StoreOptions,
     files: FileOption = None,
 ) -> int:
-    """Put the crews and heartbeats of YAML files into a store, or change those that are there.
+    """Create or update the crews and heartbeats of YAML files in a store.
 
-    Nothing runs here: `watchbill worker CREW` does a crew's work, where its agents are. Heartbeats fire where an
-    operator or `watchbill run FILE --watch` is on duty. A crew that an operator keeps is refused.
+    This command runs no agents: start `watchbill worker CREW` where the crew's agents are. Heartbeats fire while an
+    operator or `watchbill run FILE --watch` runs. A crew that an operator manages is refused.
     """
     from watchbill import service
 
@@ -67,7 +70,7 @@ def apply(
         else:
             output.write([{"kind": one.kind, "name": one.name, "change": one.change} for one in done], store.form)
         for problem in unloadable:
-            output.say(f"note: {problem.source}: {problem.path}: {problem.reason}. It is needed where workers are")
+            output.say(f"note: {problem.source}: {problem.path}: {problem.reason}. Workers need it")
         return 0
 
     return store.run(work, make=True)
@@ -76,12 +79,12 @@ def apply(
 @with_store()
 def get(
     store: StoreOptions,
-    kind: Annotated[Kind, typer.Argument(help="crews or heartbeats.", show_default=False)],
+    kind: Annotated[Kind, typer.Argument(help="Kind of the resources: crews or heartbeats.", show_default=False)],
     chosen: NamesArgument = None,
 ) -> int:
-    """Show the crews of a store, or their heartbeats: all, or those of these names.
+    """Show the crews of a store, or their heartbeats: all, or those of the named crews.
 
-    Heartbeats are named by their crews. With -o yaml a crew is printed so that it can be applied again.
+    With -o yaml a crew is printed as a manifest that can be applied again.
     """
 
     async def work(client: Client) -> int:
@@ -98,15 +101,21 @@ def get(
 @with_store(output=False)
 def delete(
     store: StoreOptions,
-    kind: Annotated[Kind | None, typer.Argument(help="crew or heartbeat; or give -f.", show_default=False)] = None,
+    kind: Annotated[
+        Kind | None, typer.Argument(help="Kind of the resources: crew or heartbeat. Not with -f.", show_default=False)
+    ] = None,
     chosen: NamesArgument = None,
     files: FileOption = None,
-    of: Annotated[str | None, typer.Option("--crew", help="Of heartbeats: whose they are.", show_default=False)] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask, even if there is unfinished work.")] = False,
+    of: Annotated[
+        str | None, typer.Option("--crew", help="Name of the crew of the heartbeats.", show_default=False)
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Don't ask for confirmation, even if there is unfinished work.")
+    ] = False,
 ) -> int:
-    """Remove crews, with all their work and results, or heartbeats from a store: by name, or those of YAML files.
+    """Delete crews, with all their work and results, or heartbeats from a store: by name, or those of YAML files.
 
-    On a terminal it asks first, if a crew has unfinished work. A crew that an operator keeps is refused.
+    On a terminal the command asks first if a crew has unfinished work. A crew that an operator manages is refused.
     """
     crews, beats = _doomed(kind, chosen or [], files or [], of)
 
@@ -135,7 +144,7 @@ def _doomed(
     """Crews, and heartbeats as (crew, name). Raises InvalidInput."""
     if bool(files) == (kind is not None):
         fix = "Write: watchbill delete crew NAME, or watchbill delete -f FILE."
-        raise InvalidInput(Problem("it must be said what to delete, by name or by file", fix))
+        raise InvalidInput(Problem("give either a kind and names, or files", fix))
     if files:
         from watchbill import service
 
@@ -152,12 +161,12 @@ def _doomed(
     if kind in _CREWS:
         return list(dict.fromkeys(chosen)), []
     if of is None:
-        raise InvalidInput(Problem("it must be said whose heartbeat it is", "Add --crew NAME.", path="--crew"))
+        raise InvalidInput(Problem("the crew of the heartbeat is missing", "Add --crew NAME.", path="--crew"))
     return [], [(of, name) for name in chosen]
 
 
 async def _show_crews(client: Client, crews: list[str], form: Output, *, one: bool) -> None:
-    """One that somebody asked for must be there; of all, one that can't be read is left out, and told of."""
+    """Writes the crews. A single one must exist; among several, one that can't be read is left out with a note."""
     from watchbill.errors import UserActionRequired
 
     found: list[Any] = []
@@ -173,7 +182,7 @@ async def _show_crews(client: Client, crews: list[str], form: Output, *, one: bo
     elif found:
         output.table(("NAME", "MODE", "AGENTS", "HEARTBEATS"), found)
     else:
-        output.say("no crews here. To put one: watchbill apply -f FILE")
+        output.say("there are no crews. To create one: watchbill apply -f FILE")
 
 
 async def _row(client: Client, crew: str) -> tuple[str, ...]:
@@ -194,7 +203,7 @@ async def _show_heartbeats(client: Client, crews: list[str], form: Output) -> No
             rows.append((beat.name, crew.partition("/")[2], *when))
         output.table(("NAME", "CREW", "SCHEDULE", "NEXT", "LAST"), rows)
     else:
-        output.say("no heartbeats here. To put one: watchbill apply -f FILE")
+        output.say("there are no heartbeats. To create one: watchbill apply -f FILE")
 
 
 def _beat(crew: str, beat: State) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`dead`: a crew's dead letters: listed, shown, tried again, removed."""
+"""`dead`: list, show, replay and purge the dead letters of a crew."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _OUTCOMES: Final = {
     "missing": "there is no such dead letter (it was replayed, purged or trimmed)",
-    "taken": "its id has other work by now",
-    "expired": "nothing says any more what it was to do",
+    "taken": "its id belongs to other work by now",
+    "expired": "its prompt and inputs are no longer stored",
 }
 
 _KEPT: Final = {
@@ -33,26 +33,32 @@ _KEPT: Final = {
 
 IdsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ID", help="Tasks, steps (RUN/STEP), or ids of letters.", show_default=False),
+    typer.Argument(metavar="ID", help="Ids of tasks, steps (RUN/STEP) or letters.", show_default=False),
 ]
-AgentOption = Annotated[str | None, typer.Option("--agent", help="Only this agent's.", show_default=False)]
+AgentOption = Annotated[str | None, typer.Option("--agent", help="Select letters of this agent.", show_default=False)]
 ReasonOption = Annotated[
     str | None,
-    typer.Option("--reason", metavar="TEXT", help="Only with this text in reason or error.", show_default=False),
+    typer.Option(
+        "--reason", metavar="TEXT", help="Select letters with this text in reason or error.", show_default=False
+    ),
 ]
 OlderOption = Annotated[
     str | None,
-    typer.Option("--older-than", metavar="AGE", help="Only what died before that: 30m, 12h, 7d.", show_default=False),
+    typer.Option(
+        "--older-than", metavar="AGE", help="Select letters older than this: 30m, 12h, 7d.", show_default=False
+    ),
 ]
 NewerOption = Annotated[
     str | None,
-    typer.Option("--newer-than", metavar="AGE", help="Only what died since then: 30m, 12h, 7d.", show_default=False),
+    typer.Option(
+        "--newer-than", metavar="AGE", help="Select letters newer than this: 30m, 12h, 7d.", show_default=False
+    ),
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="All of the crew's.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Select all letters of the crew.")]
 
 
 class Filter(TypedDict):
-    """Which letters, as the client takes it."""
+    """A selection of letters, as arguments of the client."""
 
     agent: str | None
     reason: str | None
@@ -96,9 +102,9 @@ def list_(
 def show(
     store: StoreOptions,
     crew: CrewArgument,
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="A task, a step (RUN/STEP), or the id of a letter.")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="Id of a task, a step (RUN/STEP) or a letter.")],
 ) -> int:
-    """Show all that a dead letter says: why it died, what it was asked, and the last error with its traceback."""
+    """Show a dead letter: its reason, its prompt, and the last error with its traceback."""
 
     async def ask(client: Client) -> int:
         letter = await client.dead_letter(crew, wanted)
@@ -130,14 +136,14 @@ def replay(
     newer: NewerOption = None,
     every: AllOption = False,
     as_submitted: Annotated[
-        bool, typer.Option("--as-submitted", help="Let runs go on with the definition that they were submitted with.")
+        bool, typer.Option("--as-submitted", help="Continue runs with the definition that they were submitted with.")
     ] = False,
 ) -> int:
-    """Try dead tasks again, with all their attempts, and print the ids of those that were replayed.
+    """Replay dead tasks with all their attempts, and print the ids of those that were replayed.
 
-    They run with the crew's current definition: with what was mended since. A step goes on within its run; where that
-    has not ended, or has another plan than the crew has now, it keeps the definition of its run, and stderr says so.
-    Exit 1: not all of them could be replayed; stderr says why.
+    The tasks run with the crew's current definition. A step continues its run; if the run has not ended, or has another
+    plan than the crew has now, the step keeps the definition of its run, and stderr says so. Exit 1: some could not be
+    replayed; stderr says why.
     """
     chosen = _filter(agent, reason, older, newer)
     _check_chosen(ids, chosen, every, "replayed")
@@ -177,7 +183,7 @@ def purge(
     every: AllOption = False,
     yes: YesOption = False,
 ) -> int:
-    """Remove dead letters for good. On a terminal it asks before.
+    """Remove dead letters for good. On a terminal the command asks first.
 
     Exit 2: there is no such letter, and nothing was removed.
     """
@@ -209,7 +215,7 @@ def purge(
 
 
 def _say_which(replayed: list[Replay]) -> None:
-    """With which definition they run."""
+    """Prints the definitions that the replayed tasks run with."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in replayed:
         groups.setdefault((one.definition, one.why), []).append(one.task_id)
@@ -219,7 +225,7 @@ def _say_which(replayed: list[Replay]) -> None:
 
 
 def _none(chosen: Filter) -> str:
-    return "no dead letters" if all(value is None for value in chosen.values()) else "no dead letter is like that"
+    return "no dead letters" if all(value is None for value in chosen.values()) else "no dead letter matches"
 
 
 def _row(letter: DeadLetter) -> tuple[str, ...]:
@@ -235,7 +241,7 @@ def _plain(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _filter(agent: str | None, reason: str | None, older: str | None, newer: str | None) -> Filter:
-    """Raises InvalidInput."""
+    """Parses the options that select letters. Raises InvalidInput."""
     problems: list[Problem] = []
 
     def ago(text: str | None, option: str) -> datetime | None:
@@ -260,4 +266,4 @@ def _check_chosen(ids: list[str] | None, chosen: Filter, every: bool, what: str)
     if every or ids or any(value is not None for value in chosen.values()):
         return
     fix = "Give ids, a filter (--agent, --reason, --older-than, --newer-than), or --all."
-    raise InvalidInput(Problem(f"nothing says which dead letters are to be {what}", fix))
+    raise InvalidInput(Problem(f"no dead letters are chosen to be {what}", fix))

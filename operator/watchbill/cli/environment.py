@@ -1,4 +1,4 @@
-"""What the environment and -v/-q say: settings, and which log lines go to stderr. No secret comes out of here."""
+"""Reads the settings of the environment, and sets up the log on stderr by -v and -q. It passes on no secret."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 _level: str | None = None
-"""What -v and -q say."""
+"""The level that -v and -q set; None if neither is given."""
 
 
 class _Stderr:
-    """Whatever sys.stderr is at the time: while the tree of steps is shown, that puts log lines above it."""
+    """Writes to the current sys.stderr: while the tree of steps is shown, it puts log lines above the tree."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -31,7 +31,7 @@ class _Stderr:
 
 
 class _OfAgents(logs.Formatter):
-    """What agents log looks like what they say on the feed: `12:00:01 mail: half way`."""
+    """Formats the log lines of agents like their messages on the feed: `12:00:01 mail: half way`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _OfAgents(logs.Formatter):
 
 
 def leveled(command: Callable[P, int]) -> Callable[P, int]:
-    """The command with the options -v and -q, which say what is logged on stderr."""
+    """Adds the options -v and -q, which set the level of the log on stderr, to a command."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -60,14 +60,15 @@ def leveled(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def is_quiet() -> bool:
-    """Whether nobody wants to see how the work goes."""
+    """Whether -q was given: progress is not shown."""
     return _level == "ERROR"
 
 
 def read(*, agents: bool = False) -> Settings:
-    """The settings; log lines go to stderr from now on, without secrets. Raises InvalidInput, naming the variable.
+    """Reads the settings, and sends log lines to stderr from now on, without secrets. Raises InvalidInput.
 
-    `agents`: what agents log at INFO is shown, too, in short, unless a level was asked for."""
+    `agents`: show INFO lines of agents, too, in short, unless a level was given.
+    """
     from watchbill import settings
 
     found = settings.read(settings.Settings)

@@ -1,4 +1,4 @@
-"""`events`: what happened in a crew, and what happens."""
+"""`events`: the events of a crew, past and new."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import typer
 
 from watchbill.cli import output
 from watchbill.cli.options import (
-    AgentOption,
     CrewArgument,
     Output,
     refuse_together,
@@ -24,19 +23,26 @@ if TYPE_CHECKING:
 def events(
     store: StoreOptions,
     crew: CrewArgument,
-    agent: AgentOption = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Only this run.", show_default=False)] = None,
-    count: Annotated[int, typer.Option("--count", min=0, help="How many of the newest to show.")] = 20,
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Show only events of this agent.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Show only events of this run.", show_default=False)
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=0, help="Number of events to show, the newest ones.")] = 20,
     after: Annotated[
         str | None,
-        typer.Option("--after", metavar="ID", help="Only those later than the event of this id.", show_default=False),
+        typer.Option(
+            "--after", metavar="ID", help="Show only events later than the one of this id.", show_default=False
+        ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, as they come.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new events as they come, until Ctrl-C.")
+    ] = False,
 ) -> int:
     """Print the newest events of a crew, an agent or a run. With --output json: one object a line, with its id.
 
-    In events a run is called a mission. A follower that was too slow for the feed is told so by a line of its own:
-    "events were missed".
+    Events call a run a mission. A line "events were missed" stands where events were deleted before they were read.
     """
     refuse_together({("--agent", "--run"): (agent, run, "Choose one of the two feeds.")})
     _check_id(after)
@@ -65,7 +71,7 @@ async def _past(
     count: int,
     form: Output,
 ) -> str:
-    """Prints what has happened. Returns the id of the last event. Raises NotFound."""
+    """Prints past events. Returns the id of the last event. Raises NotFound."""
     from watchbill import connection
     from watchbill.store import events as feed
 
@@ -87,7 +93,7 @@ async def _past(
 
 
 async def _look_for(client: Client, crew: str, run: str | None) -> None:
-    """Raises NotFound where there is no such crew or run. The feed of a run may outlast its record."""
+    """Raises NotFound if there is no such crew or run. The feed of a run may outlast its record."""
     await client.figures(crew)
     if run is not None and not await client.events(crew, run=run, count=1):
         await client.status(crew, run)

@@ -1,4 +1,4 @@
-"""What goes wrong → what a person reads on stderr, and the exit code. The only place that decides either."""
+"""Errors → messages on stderr and exit codes. No other module decides either."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ BUG: Final = 70
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EXIT_CODES: Final = (
     "Exit codes: 0 ok; 1 the task failed, was cancelled or hasn't ended, or stdout couldn't be written to; 2 wrong "
-    "usage or input; 3 no store can be reached; 70 a bug of Watchbill, told with its traceback; 130 after Ctrl-C and "
-    "143 after SIGTERM (the normal end of `run --watch`; `worker` and `operator` end with 0); 141 nobody reads stdout "
-    "any more."
+    "usage or input; 3 no store can be reached; 70 a bug of Watchbill, with its traceback on stderr; 130 after Ctrl-C "
+    "and 143 after SIGTERM (the normal end of `run --watch`; `worker` and `operator` end with 0); 141 stdout was "
+    "closed."
 )
 
 P = ParamSpec("P")
 
 
 def reported(command: Callable[P, int]) -> Callable[P, None]:
-    """The command for typer: what it returns becomes the exit code, what it raises a message and an exit code."""
+    """The command for typer: its return value becomes the exit code, its error a message and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -50,11 +50,11 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
 
 @contextlib.contextmanager
 def kept(where: str) -> Iterator[None]:
-    """For writing what came of work: if stdout fails, `where` says on stderr where that is still to be had."""
+    """Guards the writing of a result: if stdout fails, prints `where`, a hint how to get it, on stderr."""
     try:
         yield
     except OSError:
-        output.say(f"what came of it couldn't be written to stdout. {where}")
+        output.say(f"the result couldn't be written to stdout. {where}")
         raise
 
 
@@ -77,7 +77,7 @@ def _unwritten(error: OSError) -> int:
 
 
 def report(error: Exception) -> int:
-    """Tells of the error, each problem on a line of its own. Returns the exit code."""
+    """Prints the error, each problem on a line of its own. Returns the exit code."""
     if isinstance(error, InvalidInput):
         for problem in error.problems:
             output.say(f"error: {redact(str(problem))}")
@@ -96,12 +96,12 @@ def report(error: Exception) -> int:
 
 
 def _is_of_redis(error: Exception) -> bool:
-    """Asked without importing it."""
+    """Whether redis-py raised the error. Doesn't import redis."""
     return any(kind.__module__.partition(".")[0] == "redis" for kind in type(error).__mro__)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether looking again later may help, so that a view keeps showing what it knows."""
+    """Whether a later attempt may succeed, so that a view keeps what it shows."""
     return isinstance(error, RetryLater)
 
 

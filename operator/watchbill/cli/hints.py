@@ -1,4 +1,4 @@
-"""What to try next: commands that work as they are printed. Prints no secret."""
+"""Hints at commands to try next, which work as they are printed. They contain no secret."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ MODEL: Final = "openai:gpt-5-mini"
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The commands that follow on a `watchbill run`."""
+    """The commands to try after a `watchbill run`."""
 
     crew: str
-    """As another command has to name it."""
+    """The name of the crew for another command."""
     files: tuple[str, ...]
-    """The arguments that name files and crew."""
+    """The arguments with which another command finds the same files and crew."""
     place: Place
     repeatable: bool
-    """The same command can be given again: it read nothing from stdin."""
+    """Whether the same command can be repeated, because it read nothing from stdin."""
     model: bool
-    """Whether agents wait for a model."""
+    """Whether agents could use a model that is not given."""
     agent: str | None = None
     chosen_model: str | None = None
-    """By --model, beside the files."""
+    """The model that --model gave."""
 
     def result(self, task_id: str, *more: str) -> str:
         return self._command("result", self.crew, task_id, *more)
 
     def resume(self, task_id: str) -> str:
-        """How to go on with unfinished work."""
+        """The command that continues unfinished work."""
         if self.agent is None:
             return self._command("run", *self.files, *self._model(), "--resume")
         # the same id is the same task, done once
@@ -50,11 +50,11 @@ class Next:
         return shlex.join([*program(), *sys.argv[1:], *again]) if self.repeatable else self._command("run", *self.files)
 
     def anew(self) -> str:
-        """How to start a run of the files as they are now."""
+        """The command that starts a new run of the files."""
         return self._command("run", *self.files, *self._model(), "PROMPT")
 
     def apply(self) -> str:
-        """How to put the files, as they are now, into the store."""
+        """The command that applies the files to the store."""
         file, *more = self.files
         pairs = zip(more[::2], more[1::2], strict=True)
         named = {"--also": "-f", "--namespace": "--namespace"}
@@ -65,7 +65,7 @@ class Next:
         return self._command("dead", "replay", self.crew, *letters)
 
     def say_of_crash(self, ended: Result, letters: Sequence[str]) -> None:
-        """Where no person looks on: one line that names the traceback; or itself, where nothing is kept."""
+        """Prints the command that shows the traceback; or the traceback itself, if the store is not kept."""
         if not letters:
             return
         if self.place.url is None and self.place.folder is None:
@@ -78,15 +78,15 @@ class Next:
                 output.say(f"if you change the YAML, put it into the store before that: {self.apply()}")
 
     def say(self, task_id: str, ended: Result, letters: Sequence[str]) -> None:
-        """Prints what to try, where the store is kept."""
+        """Prints the commands to try, if the store is kept."""
         lines: list[tuple[str, str]] = []
         if self.place.url is not None or self.place.folder is not None:
             lines.append((self.result(task_id, "--output", "yaml"), "what each step returned"))
             run = () if self.agent else ("--run", task_id)
             lines.append((self._command("events", self.crew, *run), "what happened"))
             for letter in letters[:1]:
-                lines.append((self._command("dead", "show", self.crew, letter), "the traceback, and what it was asked"))
-                lines.append((self.replay(letter), "to try it again, once what is wrong is mended"))
+                lines.append((self._command("dead", "show", self.crew, letter), "the traceback, and the prompt"))
+                lines.append((self.replay(letter), "to try it again, once the cause is mended"))
                 if self.chosen_model is None:  # which `apply` would take away
                     lines.append((self.apply(), "before that, if you have changed the YAML"))
         if self.model and self.repeatable and ended.success:
@@ -107,7 +107,7 @@ class Next:
 
 
 def program() -> list[str]:
-    """How this program is called here."""
+    """The command that starts this program."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         name = Path(sys.executable).name

@@ -1,4 +1,4 @@
-"""A crew at work in this process, from the opening of its store to the end of its server. Leaves nothing running."""
+"""Runs a crew in this process, from the start of its store to the end of its server. It leaves nothing running."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What `watchbill run` was asked, all of it checked."""
+    """The arguments of `watchbill run`, all of them checked."""
 
     manifests: Manifests
     place: stores.Place
     crew: str
-    """`namespace/name` of the crew that the prompt is for; empty where there is none."""
+    """`namespace/name` of the crew that the prompt is for; empty if there is none."""
     prompt: str | None
     inputs: Mapping[str, str]
     agent: str | None
@@ -54,13 +54,13 @@ class Asked:
     settings: Settings
     form: Output
     files: tuple[str, ...]
-    """The arguments that name files and crew."""
+    """The arguments with which another command finds the same files and crew."""
     repeatable: bool
-    """The same command can be given again: it read nothing from stdin."""
+    """Whether the same command can be repeated, because it read nothing from stdin."""
 
     @property
     def next(self) -> hints.Next:
-        """The commands that follow on this one."""
+        """The commands to try after this one."""
         namespace, _, name = self.crew.partition("/")
         return hints.Next(
             crew=name if namespace == self.settings.namespace else self.crew,
@@ -74,7 +74,7 @@ class Asked:
 
 
 def say_warnings_once() -> None:
-    """The client would log again what was said already, before anything was stored."""
+    """Keeps the client from logging warnings that were printed before."""
     logging.getLogger("watchbill.client").addFilter(
         lambda record: not (isinstance(record.args, tuple) and record.args and isinstance(record.args[0], Problem))
     )
@@ -118,7 +118,7 @@ async def once(asked: Asked, signals: Signals) -> int:
 
 
 async def watch(asked: Asked, signals: Signals) -> int:
-    """Lets the files' heartbeats fire, and prints events, until a signal: then raises Interrupted."""
+    """Fires the files' heartbeats and prints events until a signal, which raises Interrupted."""
     out = output.stdout()
     services: list[AgentService] = []
     crews = [f"{crew.metadata.namespace or asked.namespace}/{crew.name}" for crew in asked.manifests.crews]
@@ -173,7 +173,7 @@ async def _store(asked: Asked, services: list[AgentService], signals: Signals) -
 async def _service(
     asked: Asked, target: Target, services: list[AgentService], signals: Signals, *, watch: bool = False
 ) -> AsyncIterator[AgentService]:
-    """The crews at work; drained at the end."""
+    """Starts the service of the crews, and drains it at the end."""
     service = AgentService(
         target,
         asked.manifests,
@@ -190,7 +190,7 @@ async def _service(
 
 
 async def _unless_broken(work: Coroutine[Any, Any, T], service: AgentService) -> T:
-    """What `work` returns; raises what ended a worker, if that comes first."""
+    """The result of `work`. Raises the error that ended a worker, if that comes first."""
     working, broken = asyncio.ensure_future(work), asyncio.ensure_future(service.failed())
     try:
         await asyncio.wait({working, broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -206,7 +206,7 @@ async def _submit(asked: Asked, client: Client, crew: str) -> str:
 
 
 async def _resumed(asked: Asked, client: Client, target: Target, crew: str) -> str | None:
-    """The run to go on with, or None for a new one. Says which. Raises InvalidInput where there is neither."""
+    """The run to resume, or None for a new one, with a message. Raises InvalidInput if there is neither."""
     unfinished = await client.unfinished(crew)
     if not asked.resume:
         if others := [i for i in unfinished if i != asked.task_id]:
@@ -247,7 +247,7 @@ async def _resumed(asked: Asked, client: Client, target: Target, crew: str) -> s
 
 
 async def _say_what_it_keeps(asked: Asked, redis: Redis, keys: CrewKeys, run_id: str) -> None:
-    """A run keeps the definition that it began with. Raises InvalidInput for a --model that would be ignored."""
+    """Says that a run keeps the definition that it began with. Raises InvalidInput if --model would be ignored."""
     digest, crew = await runs.definition_of(redis, keys, run_id), _crew(asked)
     if digest == from_crew(crew).digest():
         return
@@ -266,12 +266,12 @@ async def _say_what_it_keeps(asked: Asked, redis: Redis, keys: CrewKeys, run_id:
 
 
 def _crew(asked: Asked) -> Crew:
-    """The crew that the prompt is for, as the files have it now, with --model."""
+    """The crew that the prompt is for, as in the files, with --model."""
     return next(c for c in asked.manifests.crews if f"{c.metadata.namespace or asked.namespace}/{c.name}" == asked.crew)
 
 
 def _has_model(definition: CrewDefinition, model: str) -> bool:
-    """Whether --model would change nothing of it."""
+    """Whether --model would not change the definition."""
     try:
         crew = to_crew(definition, "default")
     except InvalidInput:  # another program wrote it
@@ -280,7 +280,7 @@ def _has_model(definition: CrewDefinition, model: str) -> bool:
 
 
 async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
-    """How to go on with the last run that failed; empty where there is none."""
+    """A hint how to continue the last failed run; empty if there is none."""
     with suppress(NotFound):
         async for letter in client.dead_letters(crew):
             step = split_step_id(letter.task_id)
@@ -302,7 +302,7 @@ async def _failed_before(asked: Asked, client: Client, crew: str) -> str:
 
 
 async def _dead(client: Client, crew: str, ended: Result) -> list[str]:
-    """Of what has failed, that of which there are dead letters."""
+    """The failed tasks that have dead letters."""
     with suppress(WatchbillError):
         if isinstance(ended, TaskResult):
             return [ended.task_id] if await client.state(crew, ended.task_id) is TaskState.DEAD else []
@@ -318,7 +318,7 @@ def _where(asked: Asked, task_id: str) -> str:
 
 
 async def _kept(asked: Asked, client: Client, crew: str, task_id: str) -> str:
-    """What has become of the work after a stop."""
+    """A message about the state of the work after a stop."""
     if asked.place.url is None and asked.place.folder is None:
         return "Nothing is kept, because of --ephemeral."
     try:
@@ -331,6 +331,6 @@ async def _kept(asked: Asked, client: Client, crew: str, task_id: str) -> str:
 
 
 async def _newest(client: Client, crew: str) -> str:
-    """The id of the crew's last event."""
+    """The id of the crew's last event, or of the beginning."""
     found = await client.events(crew, count=1)
     return found[-1][0] if found else BEGINNING

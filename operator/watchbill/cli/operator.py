@@ -1,4 +1,4 @@
-"""`operator`: brings the Crews and Heartbeats of a cluster to life."""
+"""`operator`: runs the operator for the Crews and Heartbeats of a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from watchbill.errors import InvalidInput, Problem
 
 
 def operator() -> int:
-    """Run the operator, in a cluster or against the one of the current kubeconfig, until SIGTERM.
+    """Run the operator until SIGTERM, in a cluster or for the cluster of the current kubeconfig.
 
-    Its settings are WATCHBILL_* variables; WATCHBILL_REDIS_URL must be one of them.
+    Its settings are WATCHBILL_* variables; WATCHBILL_REDIS_URL is required.
     """
     import asyncio
 

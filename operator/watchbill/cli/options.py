@@ -16,20 +16,20 @@ from watchbill.errors import InvalidInput, Problem
 
 
 class Output(StrEnum):
-    """How results are written on stdout."""
+    """The format of results on stdout."""
 
     TEXT = "text"
     JSON = "json"
     YAML = "yaml"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How the result is written on stdout.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Format of the result on stdout.")]
 RedisUrlOption = Annotated[
     str | None,
     typer.Option(
         "--redis-url",
         metavar="URL",
-        help="The store: redis://, redis+sentinel://, redis+cluster:// (rediss for TLS) or unix://. "
+        help="URL of the store: redis://, redis+sentinel://, redis+cluster:// (rediss for TLS) or unix://. "
         "Default: WATCHBILL_REDIS_URL, else the private store.",
         show_default=False,
     ),
@@ -37,7 +37,7 @@ RedisUrlOption = Annotated[
 
 
 def _folder(text: str) -> Path:
-    """Not the current folder for an empty text, as Path has it: it comes of a shell variable that isn't set."""
+    """The folder. Raises InvalidInput for an empty text, which comes of an unset variable; Path reads it as `.`."""
     if not text:
         raise InvalidInput(Problem("it is empty", "Name a folder; the current one is '.'.", path="--state"))
     return Path(text)
@@ -49,7 +49,7 @@ StateOption = Annotated[
         "--state",
         metavar="DIR",
         parser=_folder,
-        help="The folder of the private store. Default: ./.watchbill",
+        help="Folder of the private store. Default: ./.watchbill.",
         show_default=False,
     ),
 ]
@@ -58,13 +58,13 @@ NamespaceOption = Annotated[
     typer.Option(
         "--namespace",
         "-n",
-        help="The namespace of crews that name none. Default: WATCHBILL_NAMESPACE, else 'default'.",
+        help="Namespace of crews that are named without one. Default: WATCHBILL_NAMESPACE, else 'default'.",
         show_default=False,
     ),
 ]
 CrewArgument = Annotated[str, typer.Argument(help="The crew: NAME or NAMESPACE/NAME.")]
 PromptArgument = Annotated[
-    str | None, typer.Argument(metavar="PROMPT", help="What to do; - reads it from stdin.", show_default=False)
+    str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.", show_default=False)
 ]
 PromptFileOption = Annotated[
     Path | None, typer.Option("--file", metavar="PATH", help="Read the prompt from a file.", show_default=False)
@@ -74,14 +74,14 @@ InputOption = Annotated[
     typer.Option(
         "--input",
         metavar="NAME=@FILE|NAME=TEXT",
-        help="A named input, cited as {inputs.NAME} in prompts; @- is stdin. Repeatable.",
+        help="Named input, cited as {inputs.NAME} in prompts; @- is stdin. Repeatable.",
         show_default=False,
     ),
 ]
 
 
 def _timeout(text: str) -> float:
-    """Seconds, or a span of time with its unit."""
+    """Parses seconds, or a duration with its unit. Raises InvalidInput."""
     try:
         seconds = float(text)
     except ValueError:
@@ -97,7 +97,7 @@ TimeoutOption = Annotated[
         "--timeout",
         metavar="TIME",
         parser=_timeout,
-        help="How long to wait for the end, as in 90 (seconds), 90s, 30m or 12h; then exit 1.",
+        help="Longest wait for the end: 90 (seconds), 90s, 30m or 12h. After it the command exits with 1.",
         show_default=False,
     ),
 ]
@@ -105,13 +105,13 @@ IdOption = Annotated[
     str | None,
     typer.Option(
         "--id",
-        help="The id of the run or task. The same id twice is the same work, done once; other work is refused.",
+        help="Id of the run or task. Work with the same id is done once; other work with that id is refused.",
         show_default=False,
     ),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")]
 AgentOption = Annotated[
-    str | None, typer.Option("--agent", help="Only this agent, instead of the whole crew.", show_default=False)
+    str | None, typer.Option("--agent", help="Run only this agent, instead of the whole crew.", show_default=False)
 ]
 
 VerboseOption = Annotated[
@@ -146,12 +146,15 @@ def add(
 
 
 def contradiction(first: str, second: str, fix: str) -> InvalidInput:
-    """Two options that can't both be meant."""
+    """The error for two options that contradict each other."""
     return InvalidInput(Problem(f"{first} and {second} contradict each other", fix))
 
 
 def refuse_together(pairs: dict[tuple[str, str], tuple[object, object, str]]) -> None:
-    """`pairs`: the two options → their values and the fix. Raises InvalidInput for the pairs that are both given."""
+    """Raises InvalidInput for pairs of options that are both given.
+
+    `pairs`: the two options → their values and the fix.
+    """
     problems = [
         problem
         for (first, second), (one, other, fix) in pairs.items()
@@ -170,7 +173,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def age(text: str, option: str) -> timedelta:
-    """A span of time as people write it: 90s, 30m, 12h, 7d. Of a century at most. Raises InvalidInput."""
+    """Parses a duration: 90s, 30m, 12h, 7d; a century at most. Raises InvalidInput."""
     if not (parts := re.fullmatch(r"(\d{1,9})([smhd])", text.strip(), re.ASCII)):
         raise InvalidInput(Problem(f"{text!r} is not a span of time", "Write 90s, 30m, 12h or 7d.", path=option))
     return min(timedelta(seconds=int(parts[1]) * _SECONDS[parts[2]]), timedelta(days=36_500))

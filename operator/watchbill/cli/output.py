@@ -1,6 +1,6 @@
-"""Values as text, JSON or YAML on stdout; everything else, in plain lines, on stderr. Results are written here only.
+"""Writes results as text, JSON or YAML on stdout, and messages on stderr. No other module writes results.
 
-Nothing of strangers steers the terminal. Text alone goes into files and pipes as it is: it is the result.
+Control characters in foreign text are escaped on a terminal. A text result goes into files and pipes unchanged.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ _kept: TextIO | None = None
 
 
 def stdout() -> TextIO:
-    """Where results go."""
+    """The stream for results."""
     return _kept or sys.stdout
 
 
 def keep_stdout() -> None:
-    """From now on nothing but results gets there: what agents, their modules and their child processes print goes to
-    stderr. To be called before any of their code is imported."""
+    """Reserves stdout for results: prints of agents, their modules and their child processes go to stderr.
+
+    It must be called before any of their code is imported.
+    """
     global _kept
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != 1:  # closed, or somebody has replaced it
@@ -56,7 +58,7 @@ def keep_stdout() -> None:
 
 
 class _Spared(io.TextIOWrapper):
-    """Drops what can't be written: nobody reads it, or its disk is full."""
+    """A stream that drops text which can't be written because its reader is gone or its disk is full."""
 
     def write(self, text: str) -> int:
         with self._sparing():
@@ -78,7 +80,7 @@ class _Spared(io.TextIOWrapper):
 
 
 def spare_stderr() -> None:
-    """From now on no work and no result fails for what couldn't be told on stderr."""
+    """Makes stderr drop text that can't be written, so that no work or result fails for it."""
     stream = sys.stderr
     if type(stream) is io.TextIOWrapper:
         sys.stderr = _Spared(
@@ -91,13 +93,13 @@ def spare_stderr() -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person, on stderr."""
+    """Writes a message on stderr."""
     sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 
 def write(value: Any, form: Output, *, out: TextIO | None = None, end: str = "\n") -> None:
-    """A value of JSON's types as one document of JSON or YAML."""
+    """Writes a value of JSON's types as one document of JSON or YAML."""
     out = out or stdout()
     if form is Output.YAML:
         out.write(as_yaml(value))
@@ -107,13 +109,13 @@ def write(value: Any, form: Output, *, out: TextIO | None = None, end: str = "\n
 
 
 def as_yaml(value: Any) -> str:
-    """YAML as a person would write it: keys in their order, long text as blocks."""
+    """The value as readable YAML: keys in their order, long text as blocks."""
     import yaml
 
     from watchbill.api.scalars import plain
 
     class Dumper(yaml.SafeDumper):
-        """Writes text of several lines as a block, and nothing as an alias."""
+        """A dumper that writes text of several lines as a block, and no aliases."""
 
         def ignore_aliases(self, data: Any) -> bool:
             return True
@@ -136,7 +138,7 @@ def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
     elif ended.output is not None:
         _text(ended.output, out)
     if not ended.success and form is Output.TEXT:
-        for line in (ended.error or "it ended without success, and says no reason").splitlines():
+        for line in (ended.error or "it failed without a reason").splitlines():
             say(f"error: {line}")
         if skipped := getattr(ended, "skipped", ()):
             say(f"never started, because of that: {', '.join(skipped)}")
@@ -147,7 +149,7 @@ def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
 
 
 def first_line(value: Any) -> str:
-    """Of an output, for one line of many; empty for None, and where there is nothing to see."""
+    """The first line of an output; empty for None and for blank text."""
     from watchbill.plan.prompts import as_text
 
     lines = [] if value is None else as_text(value).strip().splitlines()
@@ -155,7 +157,7 @@ def first_line(value: Any) -> str:
 
 
 def _last_agent(ended: Result) -> str:
-    """Whose output it is, where only one step is last: it stands after all others."""
+    """The agent of the output: that of the last step, or the task's."""
     from watchbill.tasks import TaskResult
 
     last = ended if isinstance(ended, TaskResult) else list(ended.steps.values())[-1]
@@ -179,12 +181,12 @@ def _text(value: Any, out: TextIO) -> None:
 
 
 def is_markdown(value: Any) -> bool:
-    """Whether to lay it out as Markdown on a terminal: only what begins with a heading, so that no text is mangled."""
+    """Whether a terminal shows the text as Markdown: only if it begins with a heading, so that no text is mangled."""
     return isinstance(value, str) and bool(_HEADING.match(value.lstrip()))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns on stdout, as wide as they need to be, for people and for awk."""
+    """Writes a table on stdout, for people and for awk."""
     lines = [[one_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
@@ -193,12 +195,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def blank() -> None:
-    """An empty line on stdout, between two tables."""
+    """Writes an empty line on stdout, between two tables."""
     stdout().write("\n")
 
 
 def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "", out: TextIO | None = None) -> None:
-    """One event: a line of text, one JSON object on a line, or one YAML document. `crew` where there are several."""
+    """Writes an event: a line of text, one JSON object on a line, or one YAML document. `crew`: its name, if shown."""
     from watchbill.events import Gap
 
     out = out or stdout()
@@ -225,7 +227,7 @@ def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "",
 
 
 def clock(time: datetime) -> str:
-    """The time of day where the person is."""
+    """The time of day in the local time zone."""
     return time.astimezone().strftime("%H:%M:%S")
 
 
@@ -234,7 +236,7 @@ def now() -> datetime:
 
 
 def seconds(value: float) -> str:
-    """A duration: `0.4s`, `12.3s`, `4m05s`, `2h03m`."""
+    """A duration as `0.4s`, `12.3s`, `4m05s` or `2h03m`."""
     if value < 60:
         return f"{value:.1f}s"
     minutes, rest = divmod(round(value), 60)
@@ -243,5 +245,5 @@ def seconds(value: float) -> str:
 
 
 def many(count: int, noun: str) -> str:
-    """`1 run`, `1,234 runs`."""
+    """A count with its noun: `1 run`, `1,234 runs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""How `top` looks: crews as rows, or one crew in full, as tables that fit where they are shown. Draws, and no more."""
+"""Draws `top`: crews as rows, or one crew in full, as tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from watchbill.terminal import one_line
 
 Cells = Sequence[str]
 FIRST: Final = 32
-"""Of a first column that is as wide as this nothing is cut off before other columns go."""
+"""Width up to which the first column is not cut before other columns are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A crew, and how fast it is: tasks and steps per second since the look before."""
+    """A crew and its rates: tasks and steps per second since the reading before."""
 
     crew: str
     now: Figures
@@ -36,24 +36,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What one look has seen, the busiest crew first."""
+    """One reading of the figures, the busiest crew first."""
 
     rows: tuple[Row, ...]
     workers: tuple[WorkerInfo, ...] | None = None
-    """Where there is one row, shown in full: who works for it, and what runs longest."""
+    """The workers of the crew, if a single one is shown in full."""
     longest: tuple[RunningTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns by their titles; `left`: those that are not numbers; `drop`: which go first where there is no room."""
+    """Columns by their titles. `left`: left-aligned ones; `drop`: the order in which columns give way."""
 
     title: Cells
     left: frozenset[str]
     drop: Cells = ()
 
     def fitted(self, rows: Sequence[Cells], width: int) -> list[str]:
-        """The title and the rows, each of at most `width` cells. What is too long for the first column ends in …"""
+        """The title and the rows, each of at most `width` cells. In the first column … marks text that is cut."""
         widths = [max(cell_len(line[i]) for line in (self.title, *rows)) for i in range(len(self.title))]
         kept = list(range(len(self.title)))
         first = min(widths[0], FIRST)
@@ -131,7 +131,7 @@ def longest_cells(longest: Sequence[RunningTask]) -> list[Cells]:
 
 
 def plain(shot: Shot) -> None:
-    """All of it on stdout, for people and for awk."""
+    """Writes the reading on stdout, for people and for awk."""
     output.table(CREWS.title, [crew_cells(row) for row in shot.rows])
     if shot.workers is not None:
         for table, rows in _parts(shot):
@@ -140,7 +140,7 @@ def plain(shot: Shot) -> None:
 
 
 def data(shot: Shot) -> Any:
-    """All of it as values of JSON's types: a list of crews, or one crew."""
+    """The reading as values of JSON's types: a list of crews, or one crew."""
     rows = [
         {
             "crew": row.crew,
@@ -160,7 +160,7 @@ def data(shot: Shot) -> Any:
 
 
 def screen(title: str, trouble: str, shot: Shot | None, width: int, height: int) -> Text:
-    """At most so many lines of so many cells. `trouble`: why what is shown may be old."""
+    """The screen, of at most `height` lines of `width` cells. `trouble`: the reason why the figures may be old."""
     lines = [(title, "bold"), (trouble or _totals(shot), "bold red" if trouble else "")]
     if shot is not None:
         lines.append(("", ""))
@@ -199,7 +199,7 @@ def _parts(shot: Shot) -> list[tuple[Table, list[Cells]]]:
 
 
 def _block(table: Table, rows: Sequence[Cells], width: int, room: int) -> list[tuple[str, str]]:
-    """A title and its rows; the last line says how many more there are, where they don't fit."""
+    """A title and its rows; the last line counts the rows that don't fit."""
     shown = rows if len(rows) < room else rows[: max(room - 2, 0)]
     title, *lines = table.fitted(shown, width)
     block = [(title.ljust(width), "reverse"), *((line, "") for line in lines)]

@@ -1,4 +1,4 @@
-"""An event loop, and what signals mean to it: the first asks to stop in good order, the next ones to hurry."""
+"""Runs an event loop that hears signals: the first asks for an orderly stop, the next ones for a quick one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 ORDERLY_SECONDS: Final = 5.0
-"""How long the process may take to end once its work has."""
+"""Seconds for the process to end after its work has ended."""
 
 
 class Interrupted(Exception):
-    """A signal came before the end."""
+    """A signal came before the end of the work."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -29,7 +29,7 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """SIGINT and SIGTERM as they come."""
+    """A queue of SIGINT and SIGTERM."""
 
     def __init__(self) -> None:
         self._came: asyncio.Queue[int] = asyncio.Queue()
@@ -42,8 +42,10 @@ class Signals:
         return await self._came.get()
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns. A signal cancels it, and Interrupted is raised once it has cleaned up; another
-        signal cancels that, too."""
+        """The result of `work`. A signal cancels it; once it has cleaned up, Interrupted is raised.
+
+        Another signal cancels the clean-up, too.
+        """
         task = asyncio.ensure_future(work)
         number = 0
         try:
@@ -63,7 +65,7 @@ class Signals:
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:
-    """Cancels tasks and waits until they have ended, however they do."""
+    """Cancels tasks, and waits until they have ended. Their errors are dropped."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -104,7 +106,7 @@ async def _heeding(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
 
 
 def run_guarded(work: Coroutine[Any, Any, int]) -> int:
-    """The same for what may be ended at any point: a signal cancels it."""
+    """Runs work that may end at any point: a signal cancels it. Returns the exit code."""
     return run(lambda signals: signals.guard(work))
 
 

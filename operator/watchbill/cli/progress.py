@@ -1,4 +1,4 @@
-"""Waiting for a run or task while showing how it goes."""
+"""Waits for a run or task, and shows its progress."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLL_SECONDS: Final = 0.15
 
 
 def on_terminal() -> AbstractContextManager[View]:
-    """The live tree where stderr is a terminal that can be drawn on, else plain lines; nothing with -q."""
+    """The view of progress: a live tree on a terminal, else plain lines; nothing with -q."""
     if environment.is_quiet():
         return nullcontext(Picture())
     return view(terminal=sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"))
@@ -35,7 +35,7 @@ def on_terminal() -> AbstractContextManager[View]:
 async def attend(
     client: Client, crew: str, task_id: str, shown: View, *, agent: str | None, timeout: float | None
 ) -> Result:
-    """How the run (or with `agent`, the task) ended. Raises TimeoutError after `timeout` seconds."""
+    """The result of the run (with `agent`: the task), once it has ended. Raises TimeoutError after `timeout` s."""
     watching = _Task(client, crew, task_id, agent, shown) if agent else _Run(client, crew, task_id, shown)
     beside = [asyncio.create_task(_lenient(work)) for work in watching.beside()]
     try:
@@ -48,13 +48,13 @@ async def attend(
 
 
 async def _lenient(work: Coroutine[Any, Any, None]) -> None:
-    """A view that fails must not cost the result."""
+    """Runs the work of a view, whose failure must not cost the result."""
     with suppress(NotFound):
         await work
 
 
 class _Run:
-    """Looks at a run and hears its feed, and shows no more of a step than the feed has told: so all is in order."""
+    """Follows a run by its status and its feed. A step is shown as far as the feed reports it: so all is in order."""
 
     def __init__(self, client: Client, crew: str, run_id: str, shown: View) -> None:
         self._client = client
@@ -81,7 +81,7 @@ class _Run:
             await self._hear(entry_id, event)
 
     async def ended(self, _: Result) -> None:
-        """The last of what was said and done."""
+        """Shows the last messages and the end of the run."""
         await self.hear_all()
         self._shown.update(await self._client.status(self._crew, self._run_id))
 
@@ -111,7 +111,7 @@ class _Run:
         self._show()
 
     async def _look_unless(self, name: str, *known: TaskState) -> None:
-        """Looks, unless the last look has seen the step as far already."""
+        """Reads the status, unless the last one has the step in a known state."""
         if self._now is None or not any(s.name == name and s.status in known for s in self._now.steps):
             await self._look()
 
@@ -145,11 +145,11 @@ _MOVES: Final = {
     EventType.AGENT_INTERRUPTED: TaskState.INTERRUPTED,
     EventType.AGENT_RESUMED: TaskState.WAITING,
 }
-"""What an event of a task of its own says of its state."""
+"""The events of a task of its own → its state."""
 
 
 class _Task:
-    """A task of one agent, shown as a run of one step: the feed tells when it starts, its result how it ends."""
+    """Shows a task of one agent as a run of one step: its begin comes from the feed, its end from the result."""
 
     def __init__(self, client: Client, crew: str, task_id: str, agent: str, shown: View) -> None:
         self._client = client

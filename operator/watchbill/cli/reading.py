@@ -1,4 +1,4 @@
-"""The prompt and the inputs as the command line gives them: as text, from files, or from stdin."""
+"""Reads the prompt and the inputs of the command line: from arguments, files or stdin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STDIN = Path("-")
 
 
 def work(argument: str | None, file: Path | None, given: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """The prompt, or None where there is none, and the inputs by name. Raises InvalidInput with all that is wrong.
+    """The prompt, or None if there is none, and the inputs by name. Raises InvalidInput with all problems.
 
     A prompt must be UTF-8; the end of its last line is left out when it is read from a file. Inputs are taken as they
     are, byte by byte.
@@ -45,7 +45,7 @@ def work(argument: str | None, file: Path | None, given: Sequence[str]) -> tuple
 
 
 def uses_stdin(argument: str | None, file: Path | None, given: Sequence[str]) -> bool:
-    """Whether something is read from stdin, so that the same command can't simply be given again."""
+    """Whether something is read from stdin, so that the same command can't be repeated."""
     return bool(_names_of_stdin(argument, file, given))
 
 

@@ -32,13 +32,13 @@ AlsoOption = Annotated[
     typer.Option("--also", metavar="FILE", help="One more YAML file or folder. Repeatable.", show_default=False),
 ]
 CrewOption = Annotated[
-    str | None, typer.Option("--crew", help="Which crew, if the files have several.", show_default=False)
+    str | None, typer.Option("--crew", help="Name of the crew to run, if the files have several.", show_default=False)
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="The crews' model, as in openai:gpt-5-mini. Agents with a systemPrompt then run as LLMAgent.",
+        help="Model of the crews, for example openai:gpt-5-mini. Agents with a systemPrompt then run as LLMAgent.",
         show_default=False,
     ),
 ]
@@ -46,7 +46,7 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on with the newest unfinished run of the crew (with this prompt and these inputs, if given). "
+        help="Continue the newest unfinished run of the crew (with this prompt and these inputs, if given). "
         "Finished steps are not repeated.",
     ),
 ]
@@ -54,11 +54,11 @@ WatchOption = Annotated[
     bool,
     typer.Option(
         "--watch",
-        help="Stay until Ctrl-C: the files' heartbeats fire; events, and what came of each heartbeat, are printed.",
+        help="Run until Ctrl-C: the files' heartbeats fire; events and the result of each heartbeat are printed.",
     ),
 ]
 EphemeralOption = Annotated[
-    bool, typer.Option("--ephemeral", help="A private store that leaves nothing behind: no --resume afterwards.")
+    bool, typer.Option("--ephemeral", help="Use a private store that is removed at the end; its runs can't be resumed.")
 ]
 
 
@@ -83,8 +83,8 @@ def run(
 ) -> int:
     """Run a crew of YAML files in this process, and print its result.
 
-    Everything is checked before anything is stored or started. Without --redis-url the store is a private one in
-    ./.watchbill/, which ends with this process and keeps its data. Ctrl-C stops in good order and keeps the run.
+    Everything is checked before anything is stored or started. Without --redis-url the store is a private one: its
+    server ends with this process, and its data stay in ./.watchbill/. After Ctrl-C, --resume continues the run.
     """
     from watchbill import service
     from watchbill.cli import environment, in_process, process, reading
@@ -140,8 +140,8 @@ def _refuse_together(
 
 
 def _load(paths: list[Path], model: str | None, problems: list[Problem]) -> Manifests:
-    """What the files declare. Raises InvalidInput with their problems and those found before: a person mends them all
-    at once."""
+    """The resources in the files. Raises InvalidInput with their problems and the given ones, to be fixed all at
+    once."""
     from watchbill import service
 
     try:
@@ -154,7 +154,7 @@ def _load(paths: list[Path], model: str | None, problems: list[Problem]) -> Mani
 
 
 def _warn(crew: Crew, prompt: str, agent: str | None, inputs: Mapping[str, str], task_id: str | None) -> None:
-    """Checks the work. Raises InvalidInput; says once what isn't wrong, but hardly meant."""
+    """Checks the work. Raises InvalidInput; prints warnings once."""
     from watchbill.cli import in_process
     from watchbill.plan import submission
     from watchbill.records import from_crew

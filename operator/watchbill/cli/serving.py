@@ -1,4 +1,4 @@
-"""A service in this process and its store: served until a signal, then drained. Shared by `run` and `worker`."""
+"""Runs a service and its store in this process until a signal, then drains it. Used by `run` and `worker`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from watchbill.errors import InvalidInput, Problem
 from watchbill.service import AgentService
 
 QUIET_SECONDS: Final = 0.3
-"""A stop that takes no longer is not worth a word."""
+"""Seconds that a stop may take without a message."""
 
 
 @asynccontextmanager
 async def store(place: stores.Place, services: list[AgentService], signals: Signals) -> AsyncIterator[Target]:
-    """The store. When its owner's process has ended, `services` take over the work of that one's workers."""
+    """Opens the store. If the process that owned it ends, `services` take over the tasks of its workers."""
 
     async def take_over() -> None:
         for service in services:
@@ -35,7 +35,7 @@ async def store(place: stores.Place, services: list[AgentService], signals: Sign
 
 @asynccontextmanager
 async def started(service: AgentService, services: list[AgentService], signals: Signals) -> AsyncIterator[None]:
-    """The service at work, as one of `services`; drained at the end."""
+    """Starts the service, adds it to `services`, and drains it at the end."""
     await signals.guard(service.__aenter__())
     services.append(service)
     try:
@@ -45,7 +45,7 @@ async def started(service: AgentService, services: list[AgentService], signals: 
 
 
 async def serve(service: AgentService, signals: Signals) -> int:
-    """Until the first signal. Raises what ended a worker."""
+    """Waits for the first signal. Raises the error that ended a worker."""
     try:
         await signals.guard(service.failed())
     except Interrupted:
@@ -54,7 +54,7 @@ async def serve(service: AgentService, signals: Signals) -> int:
 
 
 async def health(service: AgentService, host: str, port: int | None) -> str:
-    """Serves health where a port is given; what to say of it. Raises InvalidInput when the port is taken."""
+    """Serves health if a port is given, and returns a message. Raises InvalidInput when the port is taken."""
     if port is None:
         return ""
     try:
@@ -66,12 +66,12 @@ async def health(service: AgentService, host: str, port: int | None) -> str:
 
 
 async def drain(service: AgentService, signals: Signals, *, now: bool = False) -> None:
-    """Stops the service in good order; the next signal hurries it."""
+    """Drains and stops the service. After another signal it hands back its tasks at once."""
     stopping = asyncio.ensure_future(service.stop(now=now))
     hurry = asyncio.ensure_future(signals.next())
     await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED, timeout=QUIET_SECONDS)
     if not stopping.done() and not hurry.done():
-        output.say("what runs here may still finish; Ctrl-C (or another SIGTERM) hands it back at once")
+        output.say("running tasks may still finish; Ctrl-C (or another SIGTERM) hands them back at once")
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         await service.stop(now=True)

@@ -1,4 +1,4 @@
-"""`status`: what is in the store: its crews, one crew, or one run."""
+"""`status`: the state of a store, a crew, or a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from watchbill.tasks import RunStatus, TaskState
 
 SHOWN: Final = 20
-"""Unfinished runs that are looked at one by one."""
+"""Maximum of unfinished runs that are read one by one."""
 _HEADER: Final = ("CREW", "WAITING", "RUNNING", "PARKED", "DELAYED", "DEAD", "WORKERS", "OLDEST")
 
 
@@ -27,14 +27,14 @@ _HEADER: Final = ("CREW", "WAITING", "RUNNING", "PARKED", "DELAYED", "DEAD", "WO
 def status(
     store: StoreOptions,
     crew: Annotated[
-        str | None, typer.Argument(help="NAME or NAMESPACE/NAME; without one: all crews.", show_default=False)
+        str | None, typer.Argument(help="The crew: NAME or NAMESPACE/NAME. Default: all crews.", show_default=False)
     ] = None,
     run: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.", show_default=False),
+        typer.Argument(metavar="ID", help="Id of a run or task, or RUN/STEP for a step of a run.", show_default=False),
     ] = None,
 ) -> int:
-    """Show what waits and what runs: of all crews, of one crew, or the steps of one run; or where one task stands."""
+    """Show the work of all crews or of one crew, the steps of one run, or the state of one task."""
 
     async def work(client: Client, target: Target) -> int:
         if crew is None:
@@ -109,7 +109,7 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
 
 
 def _line(run_id: str, run: RunStatus | TaskState) -> tuple[str, ...]:
-    """A run, or a task of its own, of which only the state is known."""
+    """The row of a run, or of a task of its own, which only has a state."""
     from watchbill.tasks import TERMINAL, TaskState
 
     if isinstance(run, TaskState):
@@ -136,7 +136,7 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
 
 
 async def _errors(client: Client, crew: str, run: RunStatus) -> dict[str, str]:
-    """Why steps of it have failed."""
+    """The errors of failed steps of the run, by name."""
     from watchbill.tasks import TaskState
 
     failed = [step.name for step in run.steps if step.status in (TaskState.FAILED, TaskState.DEAD)][:SHOWN]

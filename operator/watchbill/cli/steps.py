@@ -1,4 +1,4 @@
-"""How the steps of a run look: a tree that lives on a terminal, or a line for each change. Draws, and no more."""
+"""Draws the steps of a run: a live tree on a terminal, or a line for each change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ICONS: Final = {
     TaskState.SKIPPED: ("–", "dim"),
 }
 _NARROW: Final = 80
-"""Columns below which what is said goes before what is counted."""
+"""Columns below which messages take the place of counts."""
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _RUN_STYLES: Final = {
     RunState.COMPLETED: "bold green",
@@ -43,21 +43,21 @@ _RUN_STYLES: Final = {
 
 
 class View(Protocol):
-    """Somewhere to show how a run goes."""
+    """A view of the progress of a run."""
 
     def update(self, status: RunStatus) -> None:
-        """The run as it is now."""
+        """Shows the state of the run."""
 
     def said(self, step: str, at: datetime, message: str) -> None:
-        """An agent said something while it ran."""
+        """Shows a message of a running agent."""
 
     def failed(self, step: str, error: str) -> None:
-        """Why a step has failed for good."""
+        """Keeps the error of a step that has failed for good."""
 
 
 @dataclass
 class Picture:
-    """A run as a tree; rendered anew whenever it is shown, so that times go on."""
+    """A run as a tree. It is rendered at each refresh, so that its times go on."""
 
     status: RunStatus | None = None
     messages: dict[str, str] = field(default_factory=dict)
@@ -132,14 +132,14 @@ _NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.IN
 
 
 def elapsed(step: StepStatus) -> str:
-    """How long the step has run, or ran; empty where it never started."""
+    """The run time of the step so far; empty if it never started."""
     if step.started_at is None or step.status in _NOT_RUN:
         return ""
     return output.seconds(max(((step.finished_at or output.now()) - step.started_at).total_seconds(), 0))
 
 
 class LiveTree:
-    """The tree on a terminal's stderr, drawn again several times a second."""
+    """The tree on a terminal's stderr, redrawn several times a second."""
 
     def __init__(self) -> None:
         self._picture = Picture()
@@ -208,5 +208,5 @@ class Lines:
 
 
 def view(*, terminal: bool) -> AbstractContextManager[View]:
-    """The view for a terminal, or for anything else."""
+    """The view for a terminal, or for other output."""
     return LiveTree() if terminal else Lines()

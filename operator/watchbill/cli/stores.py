@@ -1,4 +1,4 @@
-"""Finding the store: --redis-url or --state, then the environment, then ./.watchbill/. Says what was tried."""
+"""Finds the store: --redis-url or --state, then the environment, then ./.watchbill/. Messages name what was tried."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ P = ParamSpec("P")
 
 STATE: Final = Path(".watchbill")
 PATIENCE_SECONDS: Final = 6.0
-"""How long a store may take for its first answer. redis-py by itself would try for four times as long."""
+"""Seconds for the first answer of a store. redis-py by itself would try for four times as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the store is: one of `url` and `folder`, or neither for one that leaves nothing behind."""
+    """The place of a store: `url` or `folder`, or neither for a private store that is removed at the end."""
 
     url: str | None = None
     folder: Path | None = None
     tried: str = ""
-    """How it was found, for messages."""
+    """The source of the place, for messages."""
     options: tuple[str, ...] = ()
-    """What another command must be given to find the same store. Never a secret."""
+    """The options with which another command finds the same store. They contain no secret."""
 
 
 def place(redis_url: str | None, state: Path | None, settings: Settings, *, make: bool = False) -> Place:
-    """Where the store is. `make`: a private one may be made there. Raises NoStore, naming what was tried."""
+    """The place of the store. `make`: a private one may be made there. Raises NoStore, which names what was tried."""
     if redis_url is not None and state is not None:
         raise contradiction("--redis-url", "--state", "A store has a URL, or is a private one in a folder.")
     if redis_url is not None:
@@ -80,7 +80,7 @@ class StoreOptions:
     form: Output = Output.TEXT
 
     def place(self, settings: Settings, *, make: bool = False) -> Place:
-        """Where the store is. `make`: a private one may be made there. Raises NoStore, InvalidInput."""
+        """The place of the store. `make`: a private one may be made there. Raises NoStore, InvalidInput."""
         return place(self.redis_url, self.state, settings, make=make)
 
     def run(self, work: Callable[[Client], Awaitable[int]], *, make: bool = False) -> int:
@@ -91,7 +91,7 @@ class StoreOptions:
         return self.run_on(lambda client, _: work(client), make=make)
 
     def run_on(self, work: Callable[[Client, Target], Awaitable[int]], *, make: bool = False) -> int:
-        """As `run`; `work` takes the store, too."""
+        """Does the same as `run` with a `work` that takes the store, too."""
         from watchbill.cli import environment, process
         from watchbill.client import Client
 
@@ -134,9 +134,9 @@ def with_store(*, output: bool = True) -> Callable[[Callable[Concatenate[StoreOp
 
 @asynccontextmanager
 async def opened(where: Place, on_owner: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[Target]:
-    """The store, which answers. A private one is started, or attached to where it runs already.
+    """Opens the store, and waits for an answer. A private one is started, or attached to if it runs already.
 
-    Raises NoStore, StoreUnavailable, InvalidInput (a URL that is none).
+    Raises NoStore, StoreUnavailable, InvalidInput (the URL is invalid).
     """
     if where.url is not None:
         yield await _reach(where.url, where.tried)
@@ -179,11 +179,11 @@ async def _reach(url: str, tried: str) -> Target:
 
 
 def _check_database(shown: str, tried: str, error: BaseException) -> None:
-    """Raises InvalidInput where the store has no database of the URL's number."""
+    """Raises InvalidInput if the store has no database of the URL's number."""
     if "DB index" in str(error):
         fix = "Use a lower number behind the slash, or none."
         raise InvalidInput(Problem(f"the store at {shown!r} has no such database", fix, path=tried)) from error
 
 
 def _refused(shown: str, tried: str, error: BaseException) -> NoStore:
-    return NoStore(f"the store at {shown!r}, from {tried}, refuses us: {error}. Check user and password")
+    return NoStore(f"the store at {shown!r}, from {tried}, refuses the connection: {error}. Check user and password")

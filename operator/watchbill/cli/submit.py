@@ -1,4 +1,4 @@
-"""`submit` and `result`: giving work to a crew whose workers run elsewhere, and getting what became of it."""
+"""`submit` and `result`: submit work to a crew whose workers run elsewhere, and print its result."""
 
 from __future__ import annotations
 
@@ -29,19 +29,31 @@ if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.tasks import Durability, Priority
 
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, showing progress on stderr.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, and show progress on stderr.")]
 PriorityOption = Annotated[
-    str, typer.Option("--priority", help="CRITICAL, HIGH, NORMAL, LOW or BACKGROUND; or 1, 3, 5, 7, 9.")
+    str,
+    typer.Option(
+        "--priority", help="Priority of the work: CRITICAL, HIGH, NORMAL, LOW or BACKGROUND; or 1, 3, 5, 7, 9."
+    ),
 ]
 DedupeKeyOption = Annotated[
     str | None,
-    typer.Option("--dedupe-key", help="Work of the same key is done once within --dedupe-seconds.", show_default=False),
+    typer.Option(
+        "--dedupe-key",
+        help="Key of the work. Work with the same key is done once within --dedupe-seconds.",
+        show_default=False,
+    ),
 ]
-DedupeSecondsOption = Annotated[float, typer.Option("--dedupe-seconds", min=0.001, help="See --dedupe-key.")]
+DedupeSecondsOption = Annotated[
+    float, typer.Option("--dedupe-seconds", min=0.001, help="Seconds for which --dedupe-key holds.")
+]
 DelayOption = Annotated[
     str | None,
     typer.Option(
-        "--in", metavar="TIME", help="Begin no sooner than in 90s, 30m, 12h, 7d. With --agent.", show_default=False
+        "--in",
+        metavar="TIME",
+        help="Earliest begin, from now on: 90s, 30m, 12h, 7d. Only with --agent.",
+        show_default=False,
     ),
 ]
 AtOption = Annotated[
@@ -49,7 +61,7 @@ AtOption = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="Begin no sooner than that: 2027-01-31T18:00Z, or +01:00. With --agent.",
+        help="Earliest begin: 2027-01-31T18:00Z, or with +01:00 in place of Z. Only with --agent.",
         show_default=False,
     ),
 ]
@@ -57,7 +69,7 @@ DurabilityOption = Annotated[
     str | None,
     typer.Option(
         "--durability",
-        help="Return once it is on a replica, or on disk: replica, fsync. Else the server has it in memory.",
+        help="Return once the work is on a replica (replica) or on disk (fsync). Default: in the server's memory.",
         show_default=False,
     ),
 ]
@@ -66,7 +78,7 @@ HeartbeatOption = Annotated[
     typer.Option(
         "--heartbeat",
         metavar="NAME",
-        help="In place of a prompt: fire this heartbeat of the crew now, beside its schedule. "
+        help="Fire this heartbeat of the crew now, in addition to its schedule; it has its own prompt. "
         "The same --id fires it once.",
         show_default=False,
     ),
@@ -92,9 +104,9 @@ def submit(
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
 ) -> int:
-    """Give a crew work, and print the id of the run (with --agent, of the task).
+    """Submit work to a crew, and print the id of the run (with --agent, of the task).
 
-    With --wait, print the result instead: exit 0 when all of it completed, else 1.
+    With --wait, print the result instead. Exit 0: all of the work completed. Exit 1: it failed.
     """
     from watchbill.cli import reading
 
@@ -136,14 +148,14 @@ def submit(
 def result(
     store: StoreOptions,
     crew: CrewArgument,
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="A run, a task, or a step of a run: RUN/STEP.")],
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a run or task, or RUN/STEP for a step of a run.")],
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
 ) -> int:
-    """Print how a run, a task, or a step of a run ended.
+    """Print the result of a run, a task, or a step of a run.
 
-    Exit 0: all of it completed. Exit 1: it failed, or it hasn't ended (then nothing is on stdout, and stderr says
-    where it stands). Exit 2: there is no such run or task.
+    Exit 0: all of it completed. Exit 1: it failed, or has not ended (then stdout is empty, and stderr has its state).
+    Exit 2: there is no such run or task.
     """
     if timeout is not None and not wait:
         raise InvalidInput(_WITHOUT_WAIT)
@@ -170,12 +182,12 @@ _WITHOUT_WAIT: Final = Problem("--timeout says how long to wait, but --wait is m
 def _refuse_beside_heartbeat(
     prompt: object, given: object, agent: object, dedupe_key: object, delay: object, at: object, durability: object
 ) -> None:
-    """Raises InvalidInput for options that a heartbeat has no use for."""
+    """Raises InvalidInput for options that do not apply to a heartbeat."""
     refuse_together(
         {
             ("--heartbeat", "a prompt"): (True, prompt, "The heartbeat has a prompt of its own."),
             ("--heartbeat", "--input"): (True, given, "Heartbeats have no inputs."),
-            ("--heartbeat", "--agent"): (True, agent, "The heartbeat says who does it."),
+            ("--heartbeat", "--agent"): (True, agent, "The heartbeat names its agent."),
             ("--heartbeat", "--dedupe-key"): (True, dedupe_key, "Use --id, which fires it once."),
             ("--heartbeat", "--in"): (True, delay, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--at"): (True, at, "A heartbeat is fired now, or by its schedule."),
@@ -185,7 +197,7 @@ def _refuse_beside_heartbeat(
 
 
 def _check(has_work: bool, wait: bool, timeout: float | None, time_option: str, agent: str | None) -> None:
-    """Raises InvalidInput with all that is wrong. `time_option`: the one that says when the task may begin, if any."""
+    """Raises InvalidInput with all problems. `time_option`: the option that sets the earliest begin, if any."""
     problems = []
     if not has_work:
         problems.append(Problem("there is no prompt", "Give PROMPT, --file PATH, or - for stdin.", path="prompt"))
@@ -199,13 +211,13 @@ def _check(has_work: bool, wait: bool, timeout: float | None, time_option: str, 
 
 
 async def _from_now(client: Client, crew: str, later: timedelta) -> datetime:
-    """That time by the store's clock, which all scheduled tasks wait for."""
+    """The time by the store's clock, which decides when a scheduled task begins."""
     now_ms = (await client.figures(crew)).now_ms
     return datetime.fromtimestamp(now_ms / 1000, UTC) + later
 
 
 async def _write_id(client: Client, crew: str, work_id: str, name: str | None, form: Output) -> None:
-    """`name`: of the id. None: a heartbeat has decided whether it is a run or a task."""
+    """Writes the id. `name`: its name; None for the work of a heartbeat, which is a run or a task."""
     if form is Output.TEXT:
         sys.stdout.write(f"{work_id}\n")
         sys.stdout.flush()
@@ -237,7 +249,7 @@ async def _wait(client: Client, crew: str, task_id: str, agent: str | None, time
 
 
 async def _standing(client: Client, crew: str, task_id: str) -> str:
-    """Where unfinished work stands, in a few words."""
+    """The state of unfinished work, for a message."""
     from watchbill.names import split_step_id
 
     run_id, step = split_step_id(task_id) or (task_id, None)
@@ -274,7 +286,7 @@ def _durability(text: str | None) -> Durability | None:
 
 
 def _due(at: str | None) -> datetime | None:
-    """When it may begin. Raises InvalidInput."""
+    """The earliest begin. Raises InvalidInput."""
     if at is None:
         return None
     try:

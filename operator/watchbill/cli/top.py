@@ -1,4 +1,4 @@
-"""`top`: crews at work, live, like top: what waits and runs, who works, how fast, and what takes long."""
+"""`top`: a live view of crews: their tasks, workers and rates, and the tasks that run longest."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 _now: Final = time.monotonic  # noqa: TID251 - a person looks on
 
 LONGEST: Final = 50
-"""Running tasks of one crew that are shown at most."""
+"""Maximum of running tasks of one crew that are shown."""
 SILENT_SECONDS: Final = 3.0
-"""When a store that says nothing is said to say nothing."""
+"""Seconds without an answer after which the screen says so."""
 SHARE: Final = 5
-"""Between two looks is so many times as long as a look takes, so that thousands of crews cost the store little; …"""
+"""The pause between two readings is this many times as long as one takes: thousands of crews cost the store little."""
 REST_SECONDS: Final = 5.0
-"""… but no longer than this: it may have been an outage that took so long."""
+"""Maximum of that pause in seconds: an outage may have made the reading long."""
 
 
 @with_store()
@@ -44,20 +44,26 @@ def top(
     store: StoreOptions,
     crews: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CREW", help="NAME or NAMESPACE/NAME. One: in full. None: all.", show_default=False),
+        typer.Argument(
+            metavar="CREW",
+            help="Crews: NAME or NAMESPACE/NAME. One crew is shown in full. Default: all.",
+            show_default=False,
+        ),
     ] = None,
     interval: Annotated[
-        float, typer.Option("--interval", "-i", metavar="SECONDS", min=0.2, help="How often to look.")
+        float, typer.Option("--interval", "-i", metavar="SECONDS", min=0.2, help="Seconds between two readings.")
     ] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look twice, an interval apart, print one table, and end.")
+        bool, typer.Option("--once", help="Read twice, an interval apart, print one table, and exit.")
     ] = False,
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="The crews of all namespaces.")] = False,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Show the crews of all namespaces.")
+    ] = False,
 ) -> int:
-    """Show crews at work, the busiest first, until q or Ctrl-C.
+    """Show the work of crews, the busiest first, until q or Ctrl-C.
 
-    With --once, with --output json or yaml, and where stdout is no terminal: print it once. DONE/S and FAILED/S are
-    tasks and steps that have ended since the look before.
+    With --once, with --output json or yaml, or if stdout is no terminal, the table is printed once. DONE/S and
+    FAILED/S are tasks and steps per second that ended since the reading before.
     """
     from watchbill.cli import environment, process
 
@@ -90,19 +96,19 @@ def top(
 
 
 class Sampler:
-    """Looks at crews again and again, and remembers the look before."""
+    """Reads the figures of crews repeatedly, and remembers the reading before."""
 
     def __init__(
         self, redis: redis.asyncio.Redis, crews: Callable[[], Awaitable[Sequence[CrewKeys]]], single: bool
     ) -> None:
-        """`crews`: which, asked at each look; `single`: there is one, which is shown in full."""
+        """`crews`: returns the crews, at each reading; `single`: there is one crew, which is shown in full."""
         self._redis = redis
         self._crews = crews
         self._single = single
         self._before: dict[str, Figures] = {}
 
     async def look(self) -> Shot:
-        """Raises StoreUnavailable."""
+        """Reads the figures once. Raises StoreUnavailable."""
         from watchbill.cli.overview import Row, Shot
         from watchbill.store import figures
 
@@ -122,7 +128,7 @@ class Sampler:
 
 
 def rates(before: Figures | None, now: Figures) -> tuple[float | None, float | None]:
-    """(completed, failed) tasks and steps per second between two looks; None where that can't be said."""
+    """(completed, failed) tasks and steps per second between two readings; None if the rate is unknown."""
     if before is None or now.now_ms <= before.now_ms:
         return None, None
     results = now.ended.results if now.ended else 0
@@ -137,7 +143,7 @@ def rates(before: Figures | None, now: Figures) -> tuple[float | None, float | N
 
 @asynccontextmanager
 async def _sampler(where: Place, named: Sequence[str], namespace: str | None, default: str) -> AsyncIterator[Sampler]:
-    """Over the store, once it has answered. Raises NotFound for a crew that isn't there."""
+    """A sampler of the store, once it has answered. Raises NotFound for a missing crew."""
     from watchbill import connection
     from watchbill.cli import stores
     from watchbill.client import Client
@@ -158,7 +164,7 @@ async def _sampler(where: Place, named: Sequence[str], namespace: str | None, de
 
 
 async def _listed(redis: redis.asyncio.Redis, namespace: str | None) -> list[CrewKeys]:
-    """The crews that have a record, of one namespace or of all."""
+    """The recorded crews of one namespace, or of all."""
     from watchbill.connection import outages
     from watchbill.errors import InvalidInput
     from watchbill.names import CrewKeys, crew_tenants
@@ -193,13 +199,13 @@ async def _once(sampler: Sampler, interval: float, form: Output) -> None:
     if form is not Output.TEXT:
         output.write(overview.data(shot), form)
     elif not shot.rows:
-        output.say("no crews there")
+        output.say("there are no crews")
     else:
         overview.plain(shot)
 
 
 class Screen:
-    """What is on the terminal: the last look, or that the store is away."""
+    """The content of the terminal: the last reading, or the outage of the store."""
 
     def __init__(self, sampler: Sampler, interval: float, where: str) -> None:
         self._sampler = sampler
@@ -211,7 +217,7 @@ class Screen:
         self.changed = asyncio.Event()
 
     async def refresh(self) -> None:
-        """Looks, without end; while the store is away, too."""
+        """Reads the figures without end, also during an outage of the store."""
         from watchbill.errors import StoreUnavailable
 
         while True:
@@ -284,7 +290,7 @@ async def _live(sampler: Sampler, interval: float, where: Place) -> None:
 
 @contextmanager
 def _keys(pressed: Callable[[bytes], None]) -> Iterator[None]:
-    """Hears keys as they are pressed; the terminal is as before afterwards."""
+    """Calls `pressed` with the keys that are pressed, and restores the terminal afterwards."""
     if not sys.stdin.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""`worker`: works for crews that are in a store, until it is told to stop."""
+"""`worker`: runs the tasks of crews in a store until a signal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 ConcurrencyOption = Annotated[
     int | None,
-    typer.Option("--concurrency", min=1, help="Tasks at once, per crew. Default: each crew's own.", show_default=False),
+    typer.Option(
+        "--concurrency",
+        min=1,
+        help="Tasks that run at once, per crew. Default: the crew's workers.concurrency.",
+        show_default=False,
+    ),
 ]
 HealthPortOption = Annotated[
     int | None,
@@ -27,7 +32,7 @@ HealthPortOption = Annotated[
         "--health-port",
         min=0,
         max=65535,
-        help="Serve /healthz, /readyz and /metrics; 0: any free port. Default: WATCHBILL_HEALTH_PORT, else none.",
+        help="Port of /healthz, /readyz and /metrics; 0: any free port. Default: WATCHBILL_HEALTH_PORT, else none.",
         show_default=False,
     ),
 ]
@@ -36,7 +41,10 @@ HealthPortOption = Annotated[
 FolderOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--folder", metavar="DIR", help="Where modules of agents are. Repeatable. Default: here.", show_default=False
+        "--folder",
+        metavar="DIR",
+        help="Folder of the agents' modules. Repeatable. Default: the current folder.",
+        show_default=False,
     ),
 ]
 GraceOption = Annotated[
@@ -44,7 +52,7 @@ GraceOption = Annotated[
     typer.Option(
         "--grace-seconds",
         min=0,
-        help="After SIGTERM: how long running tasks may go on before they are handed back. "
+        help="Seconds for which running tasks may go on after SIGTERM before they are handed back. "
         "Default: WATCHBILL_GRACE_SECONDS, else 30.",
         show_default=False,
     ),
@@ -60,13 +68,13 @@ def worker(
     grace_seconds: GraceOption = None,
     health_port: HealthPortOption = None,
 ) -> int:
-    """Work for crews that are in the store, until SIGTERM or Ctrl-C.
+    """Run the tasks of crews of a store, until SIGTERM or Ctrl-C.
 
-    A crew of which none of the agents can be loaded here is refused; if some can't, that is told, and their tasks wait
-    for a worker that has them. A model's key that is not in the environment is told, too.
+    A crew is refused if none of its agents can be loaded here, or if the environment lacks the key of a model. If only
+    some agents can't be loaded, a warning names them, and their tasks wait for another worker.
 
-    After the signal it claims no more, lets what runs finish within the grace period, hands back the rest, and exits
-    0. A second signal hands back at once.
+    After the signal the worker claims no more tasks, lets running ones finish within the grace period, hands back the
+    rest, and exits with 0. After a second signal it hands back all of them at once.
     """
     from watchbill.agents.loading import AgentLoader
     from watchbill.cli import environment, process, serving
@@ -109,7 +117,7 @@ def worker(
 
 
 def _check_folders(folders: list[Path]) -> None:
-    """Raises InvalidInput for those that aren't there."""
+    """Raises InvalidInput for missing folders."""
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise InvalidInput(
             [Problem(f"{str(f)!r} is not a folder", "Correct the path.", path="--folder") for f in missing]
@@ -117,8 +125,11 @@ def _check_folders(folders: list[Path]) -> None:
 
 
 def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None:
-    """Warns of agents that can't be loaded here. Raises InvalidInput for crews of which none can, and where one would
-    fail for want of something in the environment, as a model's key."""
+    """Warns of agents that can't be loaded here.
+
+    Raises InvalidInput for crews without a loadable agent, and for agents that lack something in the environment, for
+    example a model's key.
+    """
     refused: list[Problem] = []
     for name, crew in crews.items():
         problems, usable = [], set()
