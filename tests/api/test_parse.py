@@ -355,7 +355,7 @@ def test_a_missing_field_is_told_with_what_it_is_for() -> None:
     problem = only(CREW.replace("    - name: writer\n", "    - class: EchoAgent\n"))
     assert (problem.source, problem.path) == ("crew.yaml:9", "spec.agents[1].name")
     assert problem.reason == "'name' is missing"
-    assert problem.fix.startswith("Add 'name': Its name, unique in the crew")
+    assert problem.fix.startswith("Add 'name': Name of the agent, unique in the crew")
     assert places("apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nspec: {agents: []}\n") == [
         ("crew.yaml:1", "metadata"),
         ("crew.yaml:3", "spec.agents"),

@@ -27,7 +27,7 @@ def check(resource: Crew | Heartbeat) -> list[Problem]:
 
 
 def findings(resource: Crew | Heartbeat) -> list[Finding]:
-    """The same with places instead of paths, for who knows where in a file they are."""
+    """Problems as `check` finds them, with places instead of paths, for callers that map places to lines of a file."""
     found = _cycle(resource.spec) if isinstance(resource, Crew) else _timing(resource.spec)
     return [Finding(("spec", *f.loc), f.reason, f.fix) for f in found]
 

@@ -1,7 +1,7 @@
-"""The Crew: who works together, how, and within which bounds. Pure.
+"""The Crew: its agents, their order, and the bounds of its tasks. Pure.
 
-The one source of the CRD and of what `watchbill run` accepts. A rule that joins several fields stands twice, side by
-side: for Python (with the place of every finding) and for the API server (CEL).
+It is the only source of the CRD and of the manifests that `watchbill run` accepts. A rule that joins several fields
+stands twice, side by side: for Python (with the place of every finding) and for the API server (CEL).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOOLS_MAX: Final = 100
 INPUTS_MAX: Final = 64
 
 LLM_AGENT: Final = ("LLMAgent", "watchbill.agents.llm:LLMAgent")
-"""The names of the class that is nothing without a model."""
+"""The names of the class that needs a model."""
 
 
 _WITH_USER: Final = "^[^/]*//[^/?#]*@"
@@ -69,30 +69,34 @@ class Agent(Strict):
     )
 
     name: Annotated[AgentName, AGENT_NAME_HINT] = Field(
-        description="Its name, unique in the crew: what relations, heartbeats and {steps.NAME} cite."
+        description="Name of the agent, unique in the crew. Relations, heartbeats and {steps.NAME} cite it."
     )
     agent_class: str = Field(
         default="",
         alias="class",
         max_length=NAME_MAX,
-        description="What runs it: a class that comes with Watchbill (LLMAgent, EchoAgent), an entry point, or "
-        "package.module:Class. Default: LLMAgent, where there is a model.",
+        description="Class of the agent: one that comes with Watchbill (LLMAgent, EchoAgent), an entry point, or "
+        "package.module:Class. Default: LLMAgent, if there is a model.",
     )
     model: str = Field(
-        default="", max_length=NAME_MAX, description="The model, as in openai:gpt-5-mini. Default: spec.model."
+        default="",
+        max_length=NAME_MAX,
+        description="Model of the agent, for example openai:gpt-5-mini. Default: spec.model.",
     )
     base_url: Annotated[str, Hint("Begin it with http:// or https://.")] = Field(
         default="",
         alias="baseURL",
         max_length=2048,
         pattern="^(https?://.*)?$",
-        description="A server that speaks the provider's protocol, http(s)://, without a user or password. "
+        description="URL of a server that speaks the provider's protocol, http(s)://, without user and password. "
         "Default: the provider's own.",
     )
-    system_prompt: Template = Field(default="", description="What the agent is told about itself before every step.")
+    system_prompt: Template = Field(
+        default="", description="Instructions that the model gets before the prompt of every step."
+    )
     prompt: Template = Field(
         default="",
-        description="What the step is asked; knows {input}, {inputs.NAME} and {steps.AGENT}. Default: the submitted "
+        description="Prompt of the step; may cite {input}, {inputs.NAME} and {steps.AGENT}. Default: the submitted "
         "prompt, followed by the outputs of the steps before.",
     )
     tools: UniqueNames = Field(
@@ -104,18 +108,21 @@ class Agent(Strict):
     inputs: InputNames = Field(
         default_factory=list,
         max_length=INPUTS_MAX,
-        description="Inputs that it reads by context.inputs, beside those that its prompt cites; nobody is then warned "
-        "that they are not used.",
+        description="Inputs that the agent reads by context.inputs, besides those that its prompt cites. Without it a "
+        "warning says that they are not used.",
         json_schema_extra=SET,
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
         max_length=64,
-        description="Arguments of the class, checked by it.",
+        description="Arguments of the class, which checks them.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
     timeout_seconds: int | None = Field(
-        default=None, ge=1, le=604_800, description="Seconds one step of it may take. Default: tasks.timeoutSeconds."
+        default=None,
+        ge=1,
+        le=604_800,
+        description="Seconds that one step of the agent may take. Default: tasks.timeoutSeconds.",
     )
 
     @model_validator(mode="after")
@@ -131,13 +138,13 @@ Ends = Annotated[list[AgentName], AGENT_NAME_HINT]
 
 
 class FlowRelation(Strict):
-    """`target` agents start once all `source` agents are done."""
+    """A relation of agents: those of `target` start once all of `source` are done."""
 
     source: Ends = Field(
-        min_length=1, max_length=ENDS_MAX, description="Names of agents that go before.", json_schema_extra=SET
+        min_length=1, max_length=ENDS_MAX, description="Names of the agents that run first.", json_schema_extra=SET
     )
     target: Ends = Field(
-        min_length=1, max_length=ENDS_MAX, description="Names of agents that come after.", json_schema_extra=SET
+        min_length=1, max_length=ENDS_MAX, description="Names of the agents that run after them.", json_schema_extra=SET
     )
 
     @model_validator(mode="after")
@@ -162,17 +169,20 @@ class Tasks(Strict):
         default=3,
         ge=1,
         le=100,
-        description="How often a task is started, counting those whose worker died, before it is given up.",
+        description="Attempts of a task, including those whose worker died, before it becomes a dead letter.",
     )
     backoff_seconds: int = Field(
         default=2,
         ge=0,
         le=3600,
-        description="Before the second attempt at most this many seconds pass, by chance, and at most twice as many "
-        "before each after it. What a failure itself asks for (HTTP Retry-After) comes on top.",
+        description="Longest pause in seconds before the second attempt; it doubles with each further attempt, and the "
+        "actual pause is random. A delay that the failure asks for (HTTP Retry-After) is added.",
     )
     max_queued: int = Field(
-        default=100_000, ge=1, le=10_000_000, description="Tasks in the queue above which new ones are refused."
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Number of tasks in the queue above which new ones are refused.",
     )
     result_ttl_seconds: int = Field(
         default=3600,
@@ -185,18 +195,18 @@ class Tasks(Strict):
         default=100_000,
         ge=100,
         le=10_000_000,
-        description="Finished tasks and runs above which the oldest are no longer kept, though their time isn't over.",
+        description="Finished tasks and runs above which the oldest are removed, even before resultTTLSeconds.",
     )
     lease_seconds: int = Field(
         default=15,
         ge=3,
         le=3600,
-        description="Seconds of silence after which a worker is taken for dead, and its tasks go to others.",
+        description="Seconds without a renewal after which a worker counts as dead, and others take over its tasks.",
     )
 
 
 class CrewSpec(Strict):
-    """What the crew is meant to be."""
+    """The desired state of the crew."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -233,31 +243,33 @@ class CrewSpec(Strict):
         }
     )
 
-    description: str = Field(default="", max_length=TEXT_MAX, description="What the crew is for, in words for people.")
+    description: str = Field(default="", max_length=TEXT_MAX, description="Purpose of the crew, in words for people.")
     execution_mode: Literal["sequential", "parallel", "flow"] = Field(
         default="sequential",
-        description="How the agents work together: one after the other, each given all that came before; all at once; "
-        "or as flowRelations say.",
+        description="Order of the agents: one after the other, each with all outputs before it; all at once; or by "
+        "flowRelations.",
     )
     agents: list[Agent] = Field(
-        min_length=1, max_length=AGENTS_MAX, description="Who works here.", json_schema_extra=by_key("name")
+        min_length=1, max_length=AGENTS_MAX, description="Agents of the crew.", json_schema_extra=by_key("name")
     )
-    model: str = Field(default="", max_length=NAME_MAX, description="The model of agents that name none.")
+    model: str = Field(default="", max_length=NAME_MAX, description="Model of the agents that name none.")
     shared_tools: UniqueNames = Field(
         default_factory=list,
         max_length=TOOLS_MAX,
-        description="Tools for every agent that has none of that name.",
+        description="Tools of every agent that has no tool of that name.",
         json_schema_extra=SET,
     )
     flow_relations: list[FlowRelation] = Field(
         default_factory=list,
         max_length=RELATIONS_MAX,
-        description="Which agents go before which, in executionMode flow; an agent in none of them starts at once.",
+        description="Order of the agents in executionMode flow; an agent that no relation names starts at once.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
-    max_parallel_tasks: int = Field(default=10, ge=1, le=1000, description="Steps of one run that run at once.")
+    max_parallel_tasks: int = Field(
+        default=10, ge=1, le=1000, description="Number of steps of one run that run at once."
+    )
     tasks: Tasks = Field(default_factory=Tasks, description="Bounds of the crew's tasks.")
-    workers: Workers = Field(default_factory=Workers, description="How many workers there are, and what each does.")
+    workers: Workers = Field(default_factory=Workers, description="Number and properties of the crew's workers.")
 
     @model_validator(mode="after")
     def _sound(self) -> CrewSpec:
@@ -307,16 +319,16 @@ class CrewSpec(Strict):
 
 
 class CrewStatus(Strict):
-    """What was last seen of the crew. Written by the operator."""
+    """The last observed state of the crew. The operator writes it."""
 
     observed_generation: int = Field(default=-1, description="The metadata.generation that this status is about.")
     conditions: list[Condition] = Field(
         default_factory=list,
         max_length=16,
-        description="Observations: Ready sums up.",
+        description="Conditions of the crew; Ready sums them up.",
         json_schema_extra=by_key("type"),
     )
-    replicas: int | None = Field(default=None, ge=0, description="Workers that are there.")
+    replicas: int | None = Field(default=None, ge=0, description="Number of existing workers.")
     selector: str = Field(default="", max_length=TEXT_MAX, description="Label selector of the workers' pods.")
     waiting: int | None = Field(
         default=None, ge=0, description="Tasks that wait for a worker, as of the last write; absent while unknown."
@@ -346,9 +358,11 @@ class Crew(Strict):
     api_version: Literal["watchbill.dev/v1alpha1"] = Field(default=API_VERSION, description="The API's version.")
     kind: Literal["Crew"] = Field(default="Crew", description="Crew.")
     metadata: ObjectMeta = Field(description="Name and labels.")
-    spec: CrewSpec = Field(description="What the crew is meant to be.")
+    spec: CrewSpec = Field(description="Desired state of the crew.")
     status: CrewStatus | None = Field(
-        default=None, description="What was last seen of it. Written by the operator.", json_schema_extra=NO_STATUS
+        default=None,
+        description="Last observed state of the crew. The operator writes it.",
+        json_schema_extra=NO_STATUS,
     )
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ UTC: Final = "UTC"
 
 
 class CrewRef(Strict):
-    """Which crew is meant, in the heartbeat's namespace."""
+    """A reference to a crew in the heartbeat's namespace."""
 
     name: ResourceName = Field(description="The crew's metadata.name.")
 

@@ -1,7 +1,7 @@
-"""PyYAML, held to what Kubernetes' own tools read. Pure; needs PyYAML, of the extra `cli`.
+r"""PyYAML, held to what Kubernetes' own tools read. Pure; needs PyYAML, of the extra `cli`.
 
 Not yaml.SafeLoader as it is, because: it refuses what kubectl takes (tabs between tokens and in text, an anchor given
-twice), and takes what kubectl refuses or reads otherwise (`\\/`, `{a:}`, most plain values). Each override here stands
+twice), and takes what kubectl refuses or reads otherwise (`\/`, `{a:}`, most plain values). Each override here stands
 for cases of e2e/control_plane/manifests.
 
 Only how tokens, anchors, tags and values are read; which documents there are, and what of them is refused, is

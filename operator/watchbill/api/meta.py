@@ -16,7 +16,7 @@ API_VERSION: Final[Literal["watchbill.dev/v1alpha1"]] = "watchbill.dev/v1alpha1"
 """names.API_GROUP and names.API_VERSION; a test holds them together."""
 
 PROMPT_MAX_BYTES: Final = 256 * 1024
-"""The same as tasks.PROMPT_MAX_BYTES, which this layer can't see; a test holds them together."""
+"""A copy of tasks.PROMPT_MAX_BYTES, which this layer can't import; a test compares the two."""
 TEMPLATE_MAX_BYTES: Final = 128 * 1024
 """Half of that, because the API server's budget for a rule is for all agents together."""
 TEXT_MAX: Final = 4096

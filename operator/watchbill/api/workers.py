@@ -14,7 +14,7 @@ from watchbill.api.problems import Finding, raise_findings
 class LocalReference(Strict):
     """An object of the same namespace."""
 
-    name: str = Field(min_length=1, max_length=NAME_MAX, description="Its name.")
+    name: str = Field(min_length=1, max_length=NAME_MAX, description="Name of the object.")
 
 
 class EnvFrom(Strict):
@@ -31,7 +31,7 @@ class EnvFrom(Strict):
         }
     )
 
-    prefix: str = Field(default="", max_length=NAME_MAX, description="Stands before each name.")
+    prefix: str = Field(default="", max_length=NAME_MAX, description="Prefix of each name.")
     secret_ref: LocalReference | None = Field(default=None, description="A Secret.")
     config_map_ref: LocalReference | None = Field(default=None, description="A ConfigMap.")
 
@@ -44,17 +44,17 @@ class EnvFrom(Strict):
 
 
 class Scaling(Strict):
-    """Who decides how many workers there are."""
+    """The way in which the number of workers is decided."""
 
     mode: Literal["Auto", "External"] = Field(
         default="Auto",
-        description="Auto: the operator, by what is queued. External: workers.replicas, which kubectl scale, an HPA or "
-        "KEDA write; within minReplicas and maxReplicas.",
+        description="Auto: the operator decides, by the tasks in the queue. External: workers.replicas decides, which "
+        "kubectl scale, an HPA or KEDA write; within minReplicas and maxReplicas.",
     )
 
 
 class Workers(Strict):
-    """How many workers the crew may have, and how much each does at once."""
+    """The number of workers of the crew, and their properties."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -76,16 +76,16 @@ class Workers(Strict):
     )
 
     image: str = Field(
-        default="", max_length=512, description="The workers' image. Default: the one that the operator was given."
+        default="", max_length=512, description="Image of the workers. Default: that of the operator's settings."
     )
-    min_replicas: int = Field(default=0, ge=0, le=1000, description="Workers that are kept even without work.")
-    max_replicas: int = Field(default=20, ge=1, le=1000, description="Workers that are never exceeded.")
-    concurrency: int = Field(default=10, ge=1, le=1000, description="Tasks that one worker runs at once.")
+    min_replicas: int = Field(default=0, ge=0, le=1000, description="Number of workers that stay without work.")
+    max_replicas: int = Field(default=20, ge=1, le=1000, description="Largest number of workers.")
+    concurrency: int = Field(default=10, ge=1, le=1000, description="Number of tasks that one worker runs at once.")
     idle_seconds: int = Field(
         default=300,
         ge=1,
         le=86_400,
-        description="Seconds without anything waiting or running after which there are minReplicas workers again.",
+        description="Seconds without a waiting or running task after which the crew is scaled to minReplicas.",
     )
     env_from: list[EnvFrom] = Field(
         default_factory=list,
@@ -105,12 +105,14 @@ class Workers(Strict):
         "name, volumeMounts by mountPath, other lists as a whole. The workers' own container is called worker.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
-    scaling: Scaling = Field(default_factory=lambda: Scaling(), description="Who decides how many workers there are.")
+    scaling: Scaling = Field(
+        default_factory=lambda: Scaling(), description="Way in which the number of workers is decided."
+    )
     replicas: int = Field(
         default=1,
         ge=0,
         le=1000,
-        description="Written by the scale subresource (kubectl scale, an HPA). Counts with scaling.mode External.",
+        description="Number of workers with scaling.mode External. The scale subresource (kubectl, an HPA) writes it.",
     )
 
     @model_validator(mode="after")
