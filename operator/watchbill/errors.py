@@ -199,7 +199,7 @@ class CrewGone(GiveUp):
 
 
 class Fenced(GiveUp):
-    """This worker was silent past its lease, and its work was given to others. Nothing was written."""
+    """The worker was silent past its lease, and other workers have its tasks. Nothing was written."""
 
 
 class WorkerForgotten(Fenced):

@@ -211,7 +211,7 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_CREW: Final = f"{API_GROUP}/crew"
 LABEL_REVISION: Final = f"{API_GROUP}/revision"
 ANNOTATION_OWNER: Final = f"{API_GROUP}/owner"
-"""Of a crew's record in the store: which operator wrote it."""
+"""Annotation of a crew's record in the store: the operator that wrote it."""
 WORKER_CONTAINER: Final = "worker"
 WORKER_HEALTH_PORT: Final = 8080
 REDIS_SECRET: Final = "watchbill-redis"  # noqa: S105 - the name of a Secret

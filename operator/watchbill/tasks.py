@@ -20,7 +20,7 @@ LABEL_MAX_BYTES: Final = 512
 """A user_id, a session_id, a dedupe_key."""
 METADATA_MAX_ENTRIES: Final = 64
 METADATA_MAX_BYTES: Final = 64 * 1024
-"""Of a task's metadata, names and values together: they travel with it everywhere."""
+"""Maximum size of a task's metadata, names and values together: it is sent wherever the task is."""
 
 
 class Priority(IntEnum):

@@ -24,12 +24,12 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same, in one line."""
+    """The text as `printable` shows it, in one line."""
     return " ".join(printable(text).split("\n"))
 
 
 def indented(text: str) -> str:
-    """The same, each line after the first indented, so that it can't be taken for one of ours."""
+    """The text as `printable` shows it, with each line after the first indented: it can look like no other message."""
     return printable(text).rstrip("\n").replace("\n", _INDENT)
 
 

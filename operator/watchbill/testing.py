@@ -76,7 +76,7 @@ class ErrorAnswer:
     message: str = "scripted error"
     headers: Mapping[str, str] = field(default_factory=dict)
     code: int | str | None = None
-    """Of the error in the body. Gateways answer with status 200, and have the true one here."""
+    """Code of the error in the body. Gateways answer with status 200, and put the real status here."""
 
 
 @dataclass(frozen=True, slots=True)

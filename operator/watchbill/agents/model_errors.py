@@ -187,7 +187,7 @@ def _quoted(text: str) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """The innermost cause: `All connection attempts failed`, where the outer error only says `Connection error.`"""
+    """The innermost cause: `All connection attempts failed`, where the outer error is `Connection error`."""
     texts = [str(error)]
     while (cause := error.__cause__) is not None:
         error = cause

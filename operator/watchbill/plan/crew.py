@@ -89,7 +89,7 @@ class Plan:
     """What is to be done, in this order, and when to reconcile again."""
 
     revision: str
-    """Of the template that is wanted."""
+    """Revision of the desired template."""
     applies: tuple[tuple[str, Object], ...] = ()
     """(kind, manifest)"""
     resize: tuple[Child, int] | None = None

@@ -45,8 +45,10 @@ def problem(found: Problem) -> Problem:
 
 
 def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
-    """Inputs that the crew's prompts cite, and the heartbeat doesn't give. (An agent that the crew doesn't have is no
-    problem here: each task says so, and it may come.)"""
+    """Inputs that the crew's prompts cite, and the heartbeat doesn't give.
+
+    An agent that the crew doesn't have is no problem here: each task says so, and the agent may be added.
+    """
     spec = heartbeat.spec
     if crew is None or (spec.agent and crew.agent(spec.agent) is None):
         return []
@@ -55,7 +57,7 @@ def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
 
 
 def fires(heartbeat: Heartbeat) -> Verdict:
-    """Of a heartbeat that is stored."""
+    """The verdict on a stored heartbeat."""
     return (
         Reason.AVAILABLE,
         "suspended: it fires nothing until suspend is false" if heartbeat.spec.suspend else "it fires",

@@ -22,11 +22,11 @@ START_SECONDS: Final = 300
 """How long a worker may take to become ready: its image may be large, its node may have to be made first."""
 
 TMP_SIZE: Final = "1Gi"
-"""Of /tmp, unless the template says another: more of it would fill the node's disk."""
+"""Size of /tmp, unless the template sets another: without a limit it could fill the node's disk."""
 
 _BY_NAME: Final = frozenset({"containers", "initContainers", "volumes", "env"})
 _EXCLUDES: Final = frozenset({"value", "valueFrom"})
-"""Of one env variable: with either, it stands in place of what was there."""
+"""Fields of an env variable that exclude each other: a variable with one of them replaces the one of that name."""
 _OURS: Final = (
     "WATCHBILL_REDIS_URL",
     "WATCHBILL_CREW",
@@ -41,15 +41,15 @@ class Defaults:
     """What the operator's settings say of workers."""
 
     image: str
-    """Of crews that name none."""
+    """Image of crews that name none."""
     resources: Mapping[str, Any] = field(default_factory=dict)
-    """Of containers whose template names none."""
+    """Resources of containers whose template names none."""
     allow_modules: str = ""
     """WATCHBILL_ALLOW_MODULES. Empty: as the image has it."""
 
 
 def labels(crew: Crew) -> dict[str, str]:
-    """Of every child."""
+    """The labels of every child object."""
     return {
         names.LABEL_NAME: "watchbill",
         names.LABEL_COMPONENT: "worker",

@@ -45,7 +45,7 @@ def check(
 
 
 def check_own(prompt: str, task_id: str | None, metadata: Mapping[str, str], labels: Mapping[str, str | None]) -> None:
-    """The same of what has to do with this one submission only, whatever the crew. `labels`: user_id, session_id,
+    """Checks the arguments of one submission that do not depend on the crew. `labels`: user_id, session_id,
     dedupe_key. Raises InvalidInput."""
     if errors := list(_own(prompt, task_id, metadata, labels)):
         raise InvalidInput(errors)

@@ -18,7 +18,7 @@ def check(**given: object) -> None:
 
 
 def problems(given: Mapping[str, object], most_bytes: int | None = None) -> Iterator[Problem]:
-    """The same, as problems; also of texts that are longer than `most_bytes`."""
+    """The problems that `check` raises; also those of texts that are longer than `most_bytes`."""
     for name, value in given.items():
         if value is None:
             continue

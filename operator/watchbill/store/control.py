@@ -34,9 +34,9 @@ class CancelledAll:
     """How many tasks and runs were cancelled."""
 
     cancelled: int
-    """They have ended."""
+    """Number of tasks and runs that have ended."""
     cancelling: int
-    """Their workers were asked to stop them."""
+    """Number of tasks that workers were asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)

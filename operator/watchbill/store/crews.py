@@ -38,7 +38,7 @@ _CHUNK: Final = 500
 _ANSWER_SECONDS: Final = 120
 """How long a script's answer is kept for its own resend. redis-py resends for less than a minute by default."""
 _ATTEMPTS: Final = 60
-"""Of a change that meets concurrent changes: each time one of them has won, so all get through."""
+"""Attempts of a change that meets concurrent changes. Each time one of them succeeds, so all do in the end."""
 
 
 class CrewRedis:

@@ -73,7 +73,7 @@ class DeadLetter:
     error: str = ""
     """The last failure with its traceback."""
     entry: str = ""
-    """Of the stream's entry."""
+    """Id of the stream's entry."""
     usage: Usage | None = None
     """What all attempts spent; None: nothing that is known."""
     priority: int = 0

@@ -177,7 +177,7 @@ async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:
 
 
 async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> list[Identity]:
-    """The same for many."""
+    """The identities of many crews, as `identity` reads them."""
     found: list[Identity] = []
     with outages.translated():
         for start in range(0, len(crews), _BATCH):

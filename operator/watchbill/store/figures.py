@@ -24,7 +24,7 @@ from watchbill.tasks import Priority
 CREWS_AT_ONCE: Final = 100
 """Crews that are asked for in one trip."""
 RESULTS_SEEN: Final = 100
-"""Of more results than these since the last look, the newest say how many had failed."""
+"""Maximum of results that are read since the last reading. Of more, the newest ones give the share of failures."""
 _PAGE: Final = 1000
 _COUNTS: Final = ("running", "slots", "abandoned")
 """What a worker says of itself."""
@@ -150,8 +150,7 @@ async def each(
 
 
 async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[WorkerInfo]:
-    """Who works for a crew, the busiest first. What they say of themselves is up to a third of a
-    lease old."""
+    """The workers of a crew, the busiest first. Their own figures are up to a third of a lease old."""
     with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             pipe.time()

@@ -17,7 +17,7 @@ def fresh() -> str:
 
 
 def worker(incarnation: str) -> str:
-    """Of which worker this is a life: what is told to drain."""
+    """The name of the worker that an incarnation belongs to, by which it is drained."""
     return incarnation.rpartition(".")[0]
 
 

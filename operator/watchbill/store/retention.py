@@ -47,7 +47,7 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
 async def _trim_page(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current, oldest: Sequence[tuple[str, float]]
 ) -> tuple[int, int]:
-    """(how many went, how many should go yet)"""
+    """The number of entries that were removed, and of those that remain to be."""
     policy = current.definition.tasks
     names = list(keys.fixed)
     highest = int(oldest[-1][1]) if oldest else 0

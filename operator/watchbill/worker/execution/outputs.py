@@ -154,7 +154,7 @@ def _depth(agent: str, value: Any) -> int | None:
 
 
 def _written(agent: str, value: Any, depth: int, replaced: int = 0) -> Output:
-    """Of a plain value."""
+    """The output for a plain value."""
     try:
         try:
             text = to_json(value, inf_nan_mode="constants")
@@ -278,7 +278,7 @@ class _Clean:
         self.replaced = 0
 
     def all_of(self, value: Any) -> Any:
-        """Of a plain value."""
+        """The plain value with all of its text cleaned."""
         if type(value) is str:
             return self.text(value)
         if type(value) is dict:
