@@ -37,7 +37,6 @@ IMPORTS = (
     "watchbill.cli.stores",
     "watchbill.scheduler",
     "watchbill.service",
-    "watchbill.worker.__main__",
     "watchbill.worker.health",
 )
 """What the processes import that tests start most."""

@@ -155,7 +155,8 @@ class Shell:
         """Forks it, but for the first process of each command, and for those with an `env` that Python reads itself."""
         command = ["-m", "watchbill", *arguments]
         options |= {"cwd": self.folder, "env": self.env | env}
-        if arguments[:1] in _STARTED and not any(name.startswith(("LANG", "LC_", "PYTHON", "TERM")) for name in env):
+        needs_own_python = any(name.startswith(("LANG", "LC_", "PYTHON", "TERM")) for name in env)
+        if not needs_own_python and (arguments[:1] in _STARTED or "--help" in arguments):  # which runs no command
             return forks.start(command, **options)
         _STARTED.append(arguments[:1])
         options.setdefault("stdin", subprocess.DEVNULL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +14,7 @@ import servers
 import workshop
 from workshop import until
 
+import forks
 from watchbill import connection
 from watchbill.api import Heartbeat
 from watchbill.client import Client
@@ -144,16 +143,14 @@ async def test_a_worker_process_as_it_runs_in_a_pod(store: servers.Store, crew_i
         "WATCHBILL_CREW": crew.name,
         "WATCHBILL_FOLDERS": str(workshop.AGENTS),
     }
-    command = [sys.executable, "-m", "watchbill.worker"]
-    process = await asyncio.to_thread(
-        subprocess.Popen, command, stderr=subprocess.PIPE, env=os.environ | environment, text=True
-    )
+    with (crew.folder / "stderr").open("w") as err:
+        process = forks.start(["-m", "watchbill.worker"], stdout=err, stderr=err, env=os.environ | environment)
     try:
-        result = await crew.client.run(crew.name, "now", agent="a", timeout=20)
+        result = await crew.client.run(crew.name, "now", agent="a", timeout=60)
         assert result.success
         process.terminate()
-        _, said = await asyncio.to_thread(process.communicate, timeout=15)
-        assert (process.returncode, said) == (0, "")
+        code = await asyncio.to_thread(process.wait, 60)
+        assert (code, (crew.folder / "stderr").read_text()) == (0, "")
     finally:
         process.kill()
         process.wait()
