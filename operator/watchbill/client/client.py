@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Any
 
 from watchbill import names
+from watchbill.client import arguments
 from watchbill.client.control import Control
 from watchbill.client.crews import Crews
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import outages
 from watchbill.connection.url import Target
-from watchbill.errors import InvalidInput, Problem
 from watchbill.events import CrewEvent, Gap
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
@@ -31,8 +27,6 @@ from watchbill.store.submissions import Submission
 from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
 logger = Logger("watchbill.client")
-
-DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
 
 Result = RunResult | TaskResult
 
@@ -95,9 +89,9 @@ class Client(Control, Crews):
         inputs = inputs or {}
         labels = {"user_id": user_id, "session_id": session_id, "dedupe_key": dedupe_key}
         submission.check_own(prompt, id or None, metadata or {}, labels)
-        due_ms = _due(scheduled_at, agent)
+        due_ms = arguments.due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
-        payload, priority = _asked(
+        payload, priority = arguments.task_json(
             task_id=task_id,
             agent_name=agent or "",
             prompt=prompt,
@@ -107,41 +101,23 @@ class Client(Control, Crews):
             session_id=session_id,
             metadata=dict(metadata or {}),
         )
-        dedupe_ms = _window(dedupe_seconds) if dedupe_key else 0
-        reply_to = ""
-        if self._replies.are_awaited(keys, task_id):  # `run`; who waits later subscribes
-            reply_to = await self._replies.listen(keys)
+        dedupe_ms = arguments.dedupe_ms(dedupe_seconds) if dedupe_key else 0
+        # awaited by `run`; a later `wait` subscribes by itself
+        reply_to = await self._replies.listen(keys) if self._replies.are_awaited(keys, task_id) else ""
 
         async def give(current: definitions.Current) -> str:
-            definition = current.definition
             self._fits(current, prompt, agent, inputs)
-            agent_id = definition.agent_ids()[agent] if agent is not None else ""
+            agent_id = current.definition.agent_ids()[agent] if agent is not None else ""
             rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
             rest["work"] = submission.work(agent_id, prompt, inputs)
-            if agent is None:
-                run = runs.RunSubmission(
-                    id=task_id,
-                    payload=payload,
-                    digest=current.digest,
-                    mode=definition.execution_mode,
-                    steps=flow.steps(definition),
-                    parallel=definition.max_parallel_tasks,
-                    priority=priority,
-                    inputs=inputs,
-                    **rest,
-                )
-                most = definition.tasks.max_queued
-                return await runs.submit(
-                    self._redis,
-                    keys,
-                    current.uid,
-                    run,
-                    max_queued=most,
-                    reply_to=reply_to,
-                    durability=durability,
-                )
-            task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
-            return (await self._put(keys, current, [task], durability, reply_to))[0]
+            if agent is not None:
+                task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
+                return (await self._put(keys, current, [task], durability, reply_to))[0]
+            run = _run(current, id=task_id, payload=payload, priority=priority, inputs=inputs, **rest)
+            most = current.definition.tasks.max_queued
+            return await runs.submit(
+                self._redis, keys, current.uid, run, max_queued=most, reply_to=reply_to, durability=durability
+            )
 
         return await self._with_current(keys, give)
 
@@ -163,13 +139,13 @@ class Client(Control, Crews):
         other work, NotDurable (see `submit`).
         """
         keys = self._door(crew, agent=agent)
-        work = [_task(task, agent, i) for i, task in enumerate(tasks)]
-        _check_each(work)
+        work = [arguments.task(task, agent, i) for i, task in enumerate(tasks)]
+        arguments.check_each(work)
         first = {task.agent_name: i for i, task in reversed(list(enumerate(work)))}
 
         async def give(current: definitions.Current) -> list[str]:
             for name, i in first.items():
-                with _of_task(i):
+                with arguments.naming(i):
                     self._fits(current, work[i].prompt, name, {})
             ids = current.definition.agent_ids()
             return await self._put(
@@ -337,66 +313,12 @@ async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> 
         raise TimeoutError(f"{task_id!r} of crew {keys.crew!r}: no result after {seconds:g} s") from None
 
 
-def _check_each(tasks: Iterable[AgentTask]) -> None:
-    """Checks each task by itself. Raises InvalidInput."""
-    none: dict[str, str | None] = {}
-    for i, task in enumerate(tasks):
-        labels = none
-        if task.user_id or task.session_id or task.crew_name:
-            labels = {"user_id": task.user_id, "session_id": task.session_id, "crew_name": task.crew_name}
-        if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
-            with _of_task(i):
-                submission.check_own(task.prompt, task.task_id, task.metadata, labels)
-
-
-@contextlib.contextmanager
-def _of_task(index: int) -> Iterator[None]:
-    """Names the task, one of many, in the problems that the block raises."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise InvalidInput([replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]) from None
-
-
-def _task(task: AgentTask | str, agent: str | None, index: int) -> AgentTask:
-    """The task with the agent that it is for. Raises InvalidInput."""
-    if isinstance(task, str):
-        if agent is None:
-            fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
-            raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
-        return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=task)
-    return task if agent in (None, task.agent_name) else task.model_copy(update={"agent_name": agent})
-
-
-def _asked(**fields: Any) -> tuple[str, Priority]:
-    """The task as JSON, and its priority. Raises InvalidInput for a value of the wrong type."""
-    try:
-        task = AgentTask(**fields)
-        return task.model_dump_json(exclude_defaults=True), task.priority
-    except ValidationError as error:
-        raise InvalidInput([_wrong(found) for found in error.errors()]) from None
-
-
-def _wrong(found: Mapping[str, Any]) -> Problem:
-    path = ".".join(map(str, found["loc"]))
-    return Problem(f"{repr(found['input'])[:80]} can't be used: {found['msg']}", f"Correct {path}.", path=path)
-
-
-def _window(seconds: float) -> int:
-    """The time of a dedupe key in milliseconds. Raises InvalidInput."""
-    if not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
-        fix = f"Give 0.001 to {DEDUPE_MAX_SECONDS} seconds."
-        raise InvalidInput(Problem(f"{seconds!r} is no window for a dedupe key", fix, path="dedupe_seconds"))
-    return int(seconds * 1000)
-
-
-def _due(at: datetime | None, agent: str | None) -> int:
-    """The time in milliseconds since 1970; 0: at once. Raises InvalidInput."""
-    if at is None:
-        return 0
-    if agent is None:
-        reason = "a run of a whole crew can't be scheduled for a time"
-        raise InvalidInput(Problem(reason, "Schedule a task of one agent, or use a Heartbeat.", path="scheduled_at"))
-    if at.tzinfo is None:
-        raise InvalidInput(Problem(f"{at!r} has no time zone", "Give an aware datetime.", path="scheduled_at"))
-    return max(math.ceil(at.timestamp() * 1000), 1)
+def _run(current: definitions.Current, **fields: Any) -> runs.RunSubmission:
+    definition = current.definition
+    return runs.RunSubmission(
+        digest=current.digest,
+        mode=definition.execution_mode,
+        steps=flow.steps(definition),
+        parallel=definition.max_parallel_tasks,
+        **fields,
+    )

@@ -1,0 +1,84 @@
+"""Checks and converts the arguments of the client's methods that submit work. Sends nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from watchbill.errors import InvalidInput, Problem
+from watchbill.plan import submission
+from watchbill.tasks import AgentTask, Priority
+
+DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
+
+
+def check_each(tasks: Iterable[AgentTask]) -> None:
+    """Checks each task by itself. Raises InvalidInput."""
+    none: dict[str, str | None] = {}
+    for i, task in enumerate(tasks):
+        labels = none
+        if task.user_id or task.session_id or task.crew_name:
+            labels = {"user_id": task.user_id, "session_id": task.session_id, "crew_name": task.crew_name}
+        if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
+            with naming(i):
+                submission.check_own(task.prompt, task.task_id, task.metadata, labels)
+
+
+@contextlib.contextmanager
+def naming(index: int) -> Iterator[None]:
+    """Names the task, one of many, in the problems that the block raises."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput([replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]) from None
+
+
+def task(given: AgentTask | str, agent: str | None, index: int) -> AgentTask:
+    """The task with the agent that it is for. Raises InvalidInput."""
+    if isinstance(given, str):
+        if agent is None:
+            fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
+            raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
+        return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=given)
+    return given if agent in (None, given.agent_name) else given.model_copy(update={"agent_name": agent})
+
+
+def task_json(**fields: Any) -> tuple[str, Priority]:
+    """The task as JSON, and its priority. Raises InvalidInput for a value of the wrong type."""
+    try:
+        made = AgentTask(**fields)
+        return made.model_dump_json(exclude_defaults=True), made.priority
+    except ValidationError as error:
+        raise InvalidInput([_wrong(found) for found in error.errors()]) from None
+
+
+def _wrong(found: Mapping[str, Any]) -> Problem:
+    path = ".".join(map(str, found["loc"]))
+    return Problem(f"{repr(found['input'])[:80]} can't be used: {found['msg']}", f"Correct {path}.", path=path)
+
+
+def dedupe_ms(seconds: float) -> int:
+    """The time of a dedupe key in milliseconds. Raises InvalidInput."""
+    if not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
+        fix = f"Give 0.001 to {DEDUPE_MAX_SECONDS} seconds."
+        raise InvalidInput(Problem(f"{seconds!r} is no window for a dedupe key", fix, path="dedupe_seconds"))
+    return int(seconds * 1000)
+
+
+def due(at: datetime | None, agent: str | None) -> int:
+    """The time in milliseconds since 1970; 0: at once. Raises InvalidInput."""
+    if at is None:
+        return 0
+    if agent is None:
+        reason = "a run of a whole crew can't be scheduled for a time"
+        raise InvalidInput(Problem(reason, "Schedule a task of one agent, or use a Heartbeat.", path="scheduled_at"))
+    if at.tzinfo is None:
+        raise InvalidInput(Problem(f"{at!r} has no time zone", "Give an aware datetime.", path="scheduled_at"))
+    return max(math.ceil(at.timestamp() * 1000), 1)
