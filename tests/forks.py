@@ -105,9 +105,9 @@ _template: _Template | None = None
 def start(
     arguments: Sequence[str | Path],
     *,
-    stdin: IO[Any] | None = None,
-    stdout: IO[Any],
-    stderr: IO[Any],
+    stdin: IO[Any] | int | None = None,
+    stdout: IO[Any] | int,
+    stderr: IO[Any] | int,
     env: Mapping[str, str],
     cwd: Path | None = None,
     start_new_session: bool = False,
@@ -135,7 +135,8 @@ def start(
         "start_new_session": start_new_session,
     }
     with Path(os.devnull).open() as nothing:
-        streams = [(stdin or nothing).fileno(), stdout.fileno(), stderr.fileno()]
+        given = (nothing if stdin is None else stdin, stdout, stderr)
+        streams = [stream if isinstance(stream, int) else stream.fileno() for stream in given]
         return Fork(request["arguments"], _template.fork(request, streams))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+import forks
 from watchbill.cli.output import as_yaml
 from watchbill.terminal import as_json, indented, one_line, printable
 
@@ -163,10 +162,14 @@ def on_terminal(shell, *arguments: str) -> str:
     """All that it writes on a terminal, which is its stdout and its stderr."""
     leader, follower = pty.openpty()
     env = shell.env | {"TERM": "xterm-256color", "COLUMNS": "200"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "watchbill", *arguments],
-        cwd=shell.folder, env=env, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, start_new_session=True,
-    )  # fmt: skip
+    process = forks.start(
+        ["-m", "watchbill", *arguments],
+        cwd=shell.folder,
+        env=env,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
     os.close(follower)
     seen = b""
     try:

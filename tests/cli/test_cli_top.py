@@ -11,8 +11,6 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import time
 import uuid
@@ -23,6 +21,7 @@ import pytest
 import yaml
 from rich.cells import cell_len
 
+import forks
 from watchbill import connection
 from watchbill.cli import overview
 from watchbill.cli.overview import CREWS, Row, Shot
@@ -197,8 +196,8 @@ class Terminal:
         self.resize(width, height)
         self.before = termios.tcgetattr(self.follower)
         env = {k: v for k, v in shell.env.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "watchbill", *arguments],
+        self.process = forks.start(
+            ["-m", "watchbill", *arguments],
             cwd=shell.folder,
             env=env,
             stdin=self.follower,
