@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def kubectl(cluster) -> Kubectl:
+def kubectl(cluster: Any) -> Kubectl:
     """kubectl as a function, with every right on the cluster."""
-    return cluster.kubectl
+    found: Kubectl = cluster.kubectl
+    return found
 
 
 @pytest.fixture

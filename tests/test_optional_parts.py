@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ walk(watchbill)
 
 
 @pytest.fixture
-def base(tmp_path: Path):
+def base(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python where nothing optional can be imported."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)
 
@@ -57,7 +58,9 @@ def base(tmp_path: Path):
     return run
 
 
-def test_every_module_can_be_imported_or_says_what_to_install(base) -> None:
+def test_every_module_can_be_imported_or_says_what_to_install(
+    base: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     done = base("-c", WALK)
     assert (done.returncode, done.stderr) == (0, "")
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
@@ -77,7 +80,9 @@ def test_every_module_can_be_imported_or_says_what_to_install(base) -> None:
         ("watchbill.crd", "Writing YAML files (yaml not found)"),
     ],
 )
-def test_what_can_be_run_says_it_without_a_traceback(base, module, what) -> None:
+def test_what_can_be_run_says_it_without_a_traceback(
+    base: Callable[..., subprocess.CompletedProcess[str]], module: str, what: str
+) -> None:
     done = base("-m", module)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {what} needs an optional part of Watchbill. {install('cli')}\n"

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from e2e.cluster import control_plane, docker, images, install, kind, machine, programs, recipe
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run, purpose: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    def command(name: str, run: Callable[[argparse.Namespace], None], purpose: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=purpose, description=purpose)
         added.set_defaults(run=run)
         return added
@@ -179,7 +180,7 @@ def _doctor(_: argparse.Namespace) -> None:
     def line(what: str, state: str) -> None:
         print(f"{what:<26}{state}")
 
-    def attempt(what: str, find) -> None:  # type: ignore[no-untyped-def]
+    def attempt(what: str, find: Callable[[], str]) -> None:
         try:
             line(what, find())
         except ClusterError as error:

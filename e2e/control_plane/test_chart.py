@@ -152,7 +152,7 @@ def schemas(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_its_crds_and_version_are_the_projects():
+def test_its_crds_and_version_are_the_projects() -> None:
     for path in (ROOT / "crds").glob("*.yaml"):
         assert (CHART / "files" / "crds" / path.name).read_text() == path.read_text(), f"run make crds: {path.name}"
     assert len(list((CHART / "files" / "crds").iterdir())) == len(CRDS)
@@ -160,12 +160,12 @@ def test_its_crds_and_version_are_the_projects():
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_helm_finds_nothing_to_mend(helm: Helm, name: str):
+def test_helm_finds_nothing_to_mend(helm: Helm, name: str) -> None:
     assert "1 chart(s) linted, 0 chart(s) failed" in helm("lint", "--strict", CHART, values=VALUES[name])
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str):
+def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str) -> None:
     rendered = helm("template", "some", CHART, "--namespace=default", values={**VALUES[name], **MONITORS})
     # The Prometheus operator's kinds are not the API server's; what is said of them is looked at below.
     command = [programs.path("kubeconform"), "-strict", "-summary", "-output=json", "-skip=ServiceMonitor,PodMonitor"]
@@ -174,7 +174,7 @@ def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str):
     assert found["summary"] == {"valid": len(_objects(rendered)) - 2, "invalid": 0, "errors": 0, "skipped": 2}
 
 
-def test_the_schemas_refuse_what_is_wrong(schemas: Path):
+def test_the_schemas_refuse_what_is_wrong(schemas: Path) -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"prots": []}}
     location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
     command = [programs.path("kubeconform"), "-strict", f"-schema-location={location}"]
@@ -183,13 +183,13 @@ def test_the_schemas_refuse_what_is_wrong(schemas: Path):
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_api_server_would_take_what_it_renders(helm: Helm, kubectl: Kubectl, name: str):
+def test_the_api_server_would_take_what_it_renders(helm: Helm, kubectl: Kubectl, name: str) -> None:
     rendered = helm("template", "some", CHART, "--namespace=default", values=VALUES[name])
     answer = kubectl("apply", "--dry-run=server", "--server-side", "--filename=-", stdin=rendered)
     assert answer.count("(server dry run)") == len(_objects(rendered))
 
 
-def test_monitors_find_what_they_are_for(helm: Helm):
+def test_monitors_find_what_they_are_for(helm: Helm) -> None:
     objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=MONITORS))
     service, deployment = objects["Service", "watchbill"], objects["Deployment", "watchbill"]
     monitor = objects["ServiceMonitor", "watchbill"]
@@ -209,7 +209,7 @@ def test_monitors_find_what_they_are_for(helm: Helm):
     assert workers["podMetricsEndpoints"][0]["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
 
 
-def test_images_can_be_pinned_by_digest(helm: Helm):
+def test_images_can_be_pinned_by_digest(helm: Helm) -> None:
     objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["pinned"]))
     assert _container(objects["Deployment", "watchbill"])["image"] == f"a.example/operator@sha256:{'a' * 64}"
     variables = _variables(objects["Deployment", "watchbill"])
@@ -217,7 +217,7 @@ def test_images_can_be_pinned_by_digest(helm: Helm):
     assert _container(objects["StatefulSet", "watchbill-valkey"])["image"] == f"valkey/valkey@sha256:{'c' * 64}"
 
 
-def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatch: pytest.MonkeyPatch):
+def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     for values, limits, modules in (
         ({}, {"memory": "1Gi"}, ()),
         (VALUES["two-namespaces"], None, ("acme.agents", "lib")),
@@ -239,7 +239,7 @@ def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatc
     ],
     ids=["url", "password"],
 )
-def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[str, Any]):
+def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[str, Any]) -> None:
     """Nor its hash, against which guesses could be tried."""
     objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
     secret = objects.pop(("Secret", "watchbill-redis"))["data"]
@@ -255,7 +255,7 @@ def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[s
         assert container["args"][0] == "/etc/valkey/valkey.conf"
 
 
-def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_path: Path):
+def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_path: Path) -> None:
     objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["trial-in-memory"]))
     pod = objects["StatefulSet", "watchbill-valkey"]["spec"]["template"]["spec"]
     (mounted,) = [mount for mount in _container(pod)["volumeMounts"] if mount["name"] == "config"]
@@ -298,7 +298,9 @@ WORKER = {"watchbill.dev/crew": "some", "app.kubernetes.io/component": "worker"}
     [([], {"watchbill", "team-b"}), (["team-a"], {"team-a"}), (["watchbill", "team-b"], {"watchbill", "team-b"})],
     ids=["all", "another", "own-and-another"],
 )
-def test_the_bundled_valkey_admits_workers_by_their_namespace(helm: Helm, watched: list[str], admitted: set[str]):
+def test_the_bundled_valkey_admits_workers_by_their_namespace(
+    helm: Helm, watched: list[str], admitted: set[str]
+) -> None:
     values = {"valkey": {"enabled": True}, "networkPolicy": {"enabled": True}, "watchNamespaces": watched}
     policies = _policies(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
     valkey = {
@@ -317,7 +319,7 @@ def test_the_bundled_valkey_admits_workers_by_their_namespace(helm: Helm, watche
 
 
 @pytest.mark.parametrize("watched", [[], ["team-a", "team-b"]], ids=["all", "two"])
-def test_metrics_of_workers_and_operator_are_for_their_namespace_and_monitoring(helm: Helm, watched: list[str]):
+def test_metrics_of_workers_and_operator_are_for_their_namespace_and_monitoring(helm: Helm, watched: list[str]) -> None:
     values = {
         "networkPolicy": {"enabled": True, "monitoringNamespaces": ["monitoring"]},
         "watchNamespaces": watched,
@@ -349,13 +351,13 @@ def test_metrics_of_workers_and_operator_are_for_their_namespace_and_monitoring(
     ],
     ids=["misspelt", "unknown", "no-redis-url", "no-name", "digest", "module", "two-stores", "no-store"],
 )
-def test_values_that_cannot_be_meant_are_refused(helm: Helm, values: dict[str, Any], says: str):
+def test_values_that_cannot_be_meant_are_refused(helm: Helm, values: dict[str, Any], says: str) -> None:
     with pytest.raises(ClusterError) as refused:
         helm("template", "some", CHART, values=values)
     assert says in str(refused.value)
 
 
-def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kubectl, namespace: str):
+def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kubectl, namespace: str) -> None:
     where = f"--namespace={namespace}"
     helm("install", "watchbill", CHART, where, values=VALUES["trial"])
     # Controllers make the pods: none would be there if the namespace did not admit it.
@@ -391,7 +393,7 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
 )
 def test_another_secret_means_other_pods_and_the_same_one_does_not(
     helm: Helm, kubectl: Kubectl, namespace: str, before: dict[str, Any], after: dict[str, Any], kind: str
-):
+) -> None:
     where = f"--namespace={namespace}"
 
     def template() -> Any:
@@ -408,13 +410,17 @@ def test_another_secret_means_other_pods_and_the_same_one_does_not(
     assert template() == second
 
 
-def test_the_operator_has_the_rights_it_needs_everywhere_and_no_others(helm: Helm, kubectl: Kubectl, namespace: str):
+def test_the_operator_has_the_rights_it_needs_everywhere_and_no_others(
+    helm: Helm, kubectl: Kubectl, namespace: str
+) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
     for watched in (namespace, "kube-public"):
         assert _rights(kubectl, f"{namespace}:watchbill", watched) == RIGHTS | CLUSTER_RIGHTS
 
 
-def test_with_named_namespaces_the_operator_has_rights_in_no_other(helm: Helm, kubectl: Kubectl, namespace: str):
+def test_with_named_namespaces_the_operator_has_rights_in_no_other(
+    helm: Helm, kubectl: Kubectl, namespace: str
+) -> None:
     values = {"watchNamespaces": [namespace, "kube-public"]}
     helm("install", "watchbill", CHART, f"--namespace={namespace}", values=values)
     account = f"{namespace}:watchbill"
@@ -428,7 +434,7 @@ def test_with_named_namespaces_the_operator_has_rights_in_no_other(helm: Helm, k
 
 
 @pytest.mark.parametrize("role", ["view", "edit", "admin"])
-def test_who_may_use_a_namespace_may_use_its_crews(helm: Helm, kubectl: Kubectl, namespace: str, role: str):
+def test_who_may_use_a_namespace_may_use_its_crews(helm: Helm, kubectl: Kubectl, namespace: str, role: str) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
     kubectl("create", "rolebinding", "her", f"--clusterrole={role}", "--user=her", f"--namespace={namespace}")
 
@@ -452,7 +458,7 @@ def test_who_may_use_a_namespace_may_use_its_crews(helm: Helm, kubectl: Kubectl,
 
 def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crews(
     helm: Helm, kubectl: Kubectl, namespace: str, tmp_path: Path
-):
+) -> None:
     where = f"--namespace={namespace}"
     helm("install", "watchbill", CHART, where)
     newer = Path(shutil.copytree(CHART, tmp_path / "newer"))
@@ -478,7 +484,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     machine.until(lambda: not _crds(kubectl), within=60, what="no CRDs")
 
 
-def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str):
+def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
     second = {"crds": {"enabled": False}, "watchNamespaces": ["kube-public"]}
     with pytest.raises(ClusterError, match="cannot be imported into the current release"):
@@ -493,7 +499,7 @@ def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kube
 
 def test_its_notes_copy_the_secret_to_where_crews_are(
     helm: Helm, kubectl: Kubectl, plane: ControlPlane, namespace: str
-):
+) -> None:
     values = {"redis": {"url": "redis://:word@redis.example:6379/0"}, "watchNamespaces": ["kube-public"]}
     notes = helm("install", "watchbill", CHART, f"--namespace={namespace}", values=values)
     assert "kubectl apply -n kube-public -f crew.yaml" in notes

@@ -32,7 +32,7 @@ DEPLOYMENT = {
 }
 
 
-def test_it_is_the_kubernetes_of_the_recipe(kubectl: Kubectl):
+def test_it_is_the_kubernetes_of_the_recipe(kubectl: Kubectl) -> None:
     version = kubectl.json("version")
     assert version["serverVersion"]["gitVersion"] == f"v{recipe.KUBERNETES}"
     assert version["clientVersion"]["gitVersion"] == f"v{recipe.KUBERNETES}"
@@ -40,7 +40,7 @@ def test_it_is_the_kubernetes_of_the_recipe(kubectl: Kubectl):
 
 def test_controllers_make_the_pods_of_a_deployment_and_collect_what_has_lost_its_owner(
     kubectl: Kubectl, namespace: str
-):
+) -> None:
     def pods() -> list[object]:
         return kubectl.items("pods", f"--namespace={namespace}")
 
@@ -52,7 +52,7 @@ def test_controllers_make_the_pods_of_a_deployment_and_collect_what_has_lost_its
 
 def test_every_write_is_on_record_once_and_no_read(
     control_plane: ControlPlane, audit_writes: Callable[..., list[Write]], kubectl: Kubectl, namespace: str
-):
+) -> None:
     since = control_plane.audit_position()
     where = f"--namespace={namespace}"
     kubectl("create", "configmap", "one", where)
@@ -74,7 +74,7 @@ def test_every_write_is_on_record_once_and_no_read(
 
 def test_a_service_accounts_kubeconfig_has_its_rights_and_its_name(
     control_plane: ControlPlane, audit_writes: Callable[..., list[Write]], kubectl: Kubectl, namespace: str
-):
+) -> None:
     where = f"--namespace={namespace}"
     kubectl("create", "serviceaccount", "operator", where)
     kubectl("create", "role", "configmaps", "--verb=create", "--resource=configmaps", where)
@@ -94,7 +94,7 @@ def test_a_service_accounts_kubeconfig_has_its_rights_and_its_name(
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
 def test_the_api_server_comes_back_in_place_with_all_its_objects(
     control_plane: ControlPlane, kubectl: Kubectl, namespace: str, kill: bool
-):
+) -> None:
     kubectl("create", "configmap", "before", f"--namespace={namespace}")
     url, pid, etcd = control_plane.url, control_plane.pid("kube-apiserver"), control_plane.pid("etcd")
     position = control_plane.audit_position()
@@ -134,7 +134,7 @@ OWNER = """
     ],
     ids=["failed", "interrupted", "killed"],
 )
-def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Signals | None, code: int):
+def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Signals | None, code: int) -> None:
     if by == signal.SIGKILL and not machine.which("setpriv"):
         pytest.skip("without setpriv nothing ends the processes of a killed owner")
     script = textwrap.dedent(OWNER).format(then=then)

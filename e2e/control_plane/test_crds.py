@@ -157,7 +157,7 @@ def described(cases: list[Refused]) -> list[Any]:
 # ── the definitions themselves
 
 
-def test_both_are_established_with_nothing_to_object_to(kubectl: Kubectl, crds: None):
+def test_both_are_established_with_nothing_to_object_to(kubectl: Kubectl, crds: None) -> None:
     for name in NAMES:
         found = kubectl.json("get", "crd", name)
         conditions = {c["type"]: c["status"] for c in found["status"]["conditions"]}
@@ -166,7 +166,7 @@ def test_both_are_established_with_nothing_to_object_to(kubectl: Kubectl, crds: 
         assert found["spec"]["conversion"] == {"strategy": "None"}
 
 
-def test_the_api_server_has_no_warning_about_them(server: Server, kubectl: Kubectl):
+def test_the_api_server_has_no_warning_about_them(server: Server, kubectl: Kubectl) -> None:
     for name in NAMES:
         found = kubectl.json("get", "crd", name)
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}?dryRun=All&{STRICT}"
@@ -174,7 +174,7 @@ def test_the_api_server_has_no_warning_about_them(server: Server, kubectl: Kubec
         assert (answer.code, answer.warnings) == (200, [])
 
 
-def test_applying_them_again_writes_nothing(kubectl: Kubectl, control_plane: ControlPlane, crds: None):
+def test_applying_them_again_writes_nothing(kubectl: Kubectl, control_plane: ControlPlane, crds: None) -> None:
     def versions() -> list[str]:
         return [kubectl.json("get", "crd", name)["metadata"]["resourceVersion"] for name in NAMES]
 
@@ -199,7 +199,7 @@ def test_applying_them_again_writes_nothing(kubectl: Kubectl, control_plane: Con
 
 
 @pytest.mark.parametrize("manifest", accepted.ACCEPTED.values(), ids=accepted.ACCEPTED)
-def test_what_is_good_is_taken_by_both_with_the_same_defaults(server: Server, manifest: dict[str, Any]):
+def test_what_is_good_is_taken_by_both_with_the_same_defaults(server: Server, manifest: dict[str, Any]) -> None:
     answer = server.try_out(manifest)
     assert answer.code == 201, answer.message[:500]
     here = read(as_yaml(manifest))
@@ -209,7 +209,7 @@ def test_what_is_good_is_taken_by_both_with_the_same_defaults(server: Server, ma
 
 
 @pytest.mark.parametrize("case", described(refused.REFUSED))
-def test_what_is_bad_is_refused_by_both_and_the_field_is_named(server: Server, case: Refused):
+def test_what_is_bad_is_refused_by_both_and_the_field_is_named(server: Server, case: Refused) -> None:
     answer = server.try_out(case.manifest)
     assert answer.code in (400, 422), answer.body
     refused_by_server(answer, case)
@@ -230,7 +230,7 @@ def refused_by_server(answer: Answer, case: Refused) -> None:
 
 
 @pytest.mark.parametrize("case", described(checked.CHECKED))
-def test_what_no_rule_can_say_is_taken_by_the_server_and_refused_here(server: Server, case: Refused):
+def test_what_no_rule_can_say_is_taken_by_the_server_and_refused_here(server: Server, case: Refused) -> None:
     assert server.try_out(case.manifest).code == 201
     (problem,) = problems(case.manifest)
     assert problem.path == case.field
@@ -248,13 +248,13 @@ def test_what_no_rule_can_say_is_taken_by_the_server_and_refused_here(server: Se
 
 
 @pytest.mark.parametrize("case", described(reading.STRICTER))
-def test_here_is_asked_about_what_the_server_passes_over(server: Server, case: Refused):
+def test_here_is_asked_about_what_the_server_passes_over(server: Server, case: Refused) -> None:
     assert server.try_out(case.manifest).code == 201
     assert [problem.path for problem in problems(case.manifest)] == [case.field]
 
 
 @pytest.mark.parametrize("scalar", reading.SCALARS, ids=lambda scalar: ascii(scalar[:30]))
-def test_a_value_without_quotes_is_read_alike(server: Server, scalar: str):
+def test_a_value_without_quotes_is_read_alike(server: Server, scalar: str) -> None:
     text = reading.config_of(scalar)
     answer = server.try_out(text)
     there = reading.read_config(answer.body) if answer.code == 201 else InvalidInput
@@ -267,7 +267,7 @@ def test_a_value_without_quotes_is_read_alike(server: Server, scalar: str):
 
 
 @pytest.mark.parametrize("value", reading.UNREADABLE, ids=ascii)
-def test_what_is_not_yaml_is_read_by_nobody(server: Server, value: str):
+def test_what_is_not_yaml_is_read_by_nobody(server: Server, value: str) -> None:
     text = reading.config_of(value)
     assert server.try_out(text).code == 400
     (problem,) = problems(text)
@@ -289,7 +289,7 @@ def files(table: list[reading.File]) -> Any:
 
 
 @files(reading.READ)
-def test_a_file_is_read_as_kubectl_reads_it(kubectl_here: Kubectl, file: reading.File):
+def test_a_file_is_read_as_kubectl_reads_it(kubectl_here: Kubectl, file: reading.File) -> None:
     there = made_by_kubectl(kubectl_here, file.text)
     here = parse(file.text, "crew.yaml")
     for kind, resources in (("Crew", here.crews), ("Heartbeat", here.heartbeats)):
@@ -300,21 +300,21 @@ def test_a_file_is_read_as_kubectl_reads_it(kubectl_here: Kubectl, file: reading
 
 
 @files(reading.ASKED)
-def test_a_file_that_kubectl_takes_is_asked_about(kubectl_here: Kubectl, file: reading.File):
+def test_a_file_that_kubectl_takes_is_asked_about(kubectl_here: Kubectl, file: reading.File) -> None:
     assert made_by_kubectl(kubectl_here, file.text)
     first = problems(file.text)[0]
     assert (first.source, file.problem in first.reason) == (f"crew.yaml:{file.line}", True), first
 
 
 @files(reading.NEITHER)
-def test_a_file_that_neither_takes(kubectl_here: Kubectl, file: reading.File):
+def test_a_file_that_neither_takes(kubectl_here: Kubectl, file: reading.File) -> None:
     with pytest.raises(KubectlError):
         made_by_kubectl(kubectl_here, file.text)
     first = problems(file.text)[0]
     assert (first.source, file.problem in first.reason) == (f"crew.yaml:{file.line}", True), first
 
 
-def test_the_examples_are_taken(kubectl_here: Kubectl, namespace: str):
+def test_the_examples_are_taken(kubectl_here: Kubectl, namespace: str) -> None:
     folder = recipe.HERE.parent.parent / "examples" / "log-triage"
     said = kubectl_here("apply", "--dry-run=server", f"--namespace={namespace}", "--filename", folder)
     assert "crew.watchbill.dev/log-triage created" in said
@@ -326,7 +326,7 @@ def test_the_examples_are_taken(kubectl_here: Kubectl, namespace: str):
 @pytest.mark.parametrize(
     "manifest", [largest_crew(prompt_characters=4000), largest_heartbeat()], ids=["crew", "heartbeat"]
 )
-def test_the_largest_can_be_stored_and_changed(server: Server, namespace: str, manifest: dict[str, Any]):
+def test_the_largest_can_be_stored_and_changed(server: Server, namespace: str, manifest: dict[str, Any]) -> None:
     stored = server.create(manifest, namespace)
     assert stored.code == 201, stored.message[:500]
     assert len(json.dumps(stored.body)) > 500_000
@@ -344,7 +344,9 @@ def test_the_largest_can_be_stored_and_changed(server: Server, namespace: str, m
 EXTERNAL = {"spec.workers.scaling.mode": "External"}
 
 
-def test_workers_are_scaled_by_kubectl_when_the_crew_says_so(server: Server, kubectl_here: Kubectl, namespace: str):
+def test_workers_are_scaled_by_kubectl_when_the_crew_says_so(
+    server: Server, kubectl_here: Kubectl, namespace: str
+) -> None:
     server.create(crew(EXTERNAL), namespace)
     where = ("crew/blog-team", f"--namespace={namespace}")
     assert kubectl_here.json("get", "--subresource=scale", *where)["spec"] == {"replicas": 1}
@@ -363,7 +365,7 @@ def test_workers_are_scaled_by_kubectl_when_the_crew_says_so(server: Server, kub
 
 def test_kubectl_scale_says_why_it_is_refused_where_the_operator_scales(
     server: Server, kubectl_here: Kubectl, namespace: str
-):
+) -> None:
     server.create(crew(), namespace)
     with pytest.raises(KubectlError, match=r"spec\.workers\.replicas: .* while scaling\.mode is Auto"):
         kubectl_here("scale", "crew/blog-team", "--replicas=5", f"--namespace={namespace}")
@@ -382,7 +384,7 @@ def test_kubectl_scale_says_why_it_is_refused_where_the_operator_scales(
 )
 def test_replicas_change_only_where_they_count(
     server: Server, namespace: str, before: dict[str, Any], after: dict[str, Any], taken: bool
-):
+) -> None:
     stored = server.create(crew({"spec.workers": before}), namespace)
     wanted = changed(stored.body, {"spec.workers": after})
     answer = server.send("PUT", place(crew(), namespace), wanted)
@@ -401,7 +403,7 @@ READY = {
 
 
 @pytest.mark.parametrize("manifest", [crew(), heartbeat()], ids=["crew", "heartbeat"])
-def test_status_is_written_only_as_status(server: Server, namespace: str, manifest: dict[str, Any]):
+def test_status_is_written_only_as_status(server: Server, namespace: str, manifest: dict[str, Any]) -> None:
     made = server.create({**manifest, "status": {"observedGeneration": 7, "conditions": [READY]}}, namespace)
     assert (made.code, made.body["status"]) == (201, {"observedGeneration": -1})
 
@@ -429,7 +431,7 @@ def test_status_is_written_only_as_status(server: Server, namespace: str, manife
         ({"waiting": "many"}, "status.waiting"),
     ],
 )
-def test_a_status_has_a_form_too(server: Server, namespace: str, status: dict[str, Any], name: str):
+def test_a_status_has_a_form_too(server: Server, namespace: str, status: dict[str, Any], name: str) -> None:
     server.create(crew(), namespace)
     path = f"{place(crew(), namespace)}/status"
     answer = server.send("PATCH", path, {"status": status}, as_="merge-patch+json")
@@ -447,7 +449,7 @@ def row(printed: str) -> dict[str, str]:
     return {head[a:b].strip(): only[a:b].strip() for a, b in zip(starts, ends, strict=True)}
 
 
-def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, namespace: str):
+def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, namespace: str) -> None:
     status = {"observedGeneration": 1, "conditions": [READY]}
     for manifest, more in (
         (crew(), {"replicas": 3, "waiting": 2, "running": 0}),
@@ -484,7 +486,9 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
     }
 
 
-def test_kubectl_waits_for_ready_and_is_not_told_too_early(server: Server, kubectl_here: Kubectl, namespace: str):
+def test_kubectl_waits_for_ready_and_is_not_told_too_early(
+    server: Server, kubectl_here: Kubectl, namespace: str
+) -> None:
     server.create(crew(), namespace)
     wait = ("wait", "crew/blog-team", f"--namespace={namespace}", "--for=condition=Ready")
     with pytest.raises(KubectlError, match="timed out"):
@@ -495,7 +499,7 @@ def test_kubectl_waits_for_ready_and_is_not_told_too_early(server: Server, kubec
 
 
 @pytest.mark.parametrize("words", ["crew,hb", "crews,heartbeats", "crew.watchbill.dev,heartbeat", "watchbill"])
-def test_every_name_of_theirs_works(server: Server, kubectl_here: Kubectl, namespace: str, words: str):
+def test_every_name_of_theirs_works(server: Server, kubectl_here: Kubectl, namespace: str, words: str) -> None:
     server.create(crew(), namespace)
     server.create(heartbeat(), namespace)
     found = kubectl_here("get", words, f"--namespace={namespace}", "--output=name").split()
@@ -505,7 +509,7 @@ def test_every_name_of_theirs_works(server: Server, kubectl_here: Kubectl, names
 @pytest.mark.parametrize("manifest", [accepted.CREWS["every field"], accepted.HEARTBEATS["every field"]])
 def test_what_kubectl_prints_can_be_read_back(
     server: Server, kubectl_here: Kubectl, namespace: str, manifest: dict[str, Any]
-):
+) -> None:
     # not apply, which takes a null in a config for the wish to have nothing there
     kubectl_here("create", f"--namespace={namespace}", "--filename=-", stdin=as_yaml(manifest))
     path = f"{place(manifest, namespace)}/status"
@@ -526,7 +530,7 @@ def objects(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, 
             yield from objects(child, f"{path}.{name}")
 
 
-def test_kubectl_explains_every_field(kubectl_here: Kubectl):
+def test_kubectl_explains_every_field(kubectl_here: Kubectl) -> None:
     explained = set()
     for name in NAMES:
         found = kubectl_here.json("get", "crd", name)["spec"]
@@ -548,7 +552,7 @@ def applied(*agents: dict[str, Any], **spec: Any) -> dict[str, Any]:
     return {**crew(), "spec": {"agents": list(agents), **spec}}
 
 
-def test_two_managers_have_agents_of_their_own_in_one_crew(server: Server, namespace: str):
+def test_two_managers_have_agents_of_their_own_in_one_crew(server: Server, namespace: str) -> None:
     first = applied({"name": "a", "class": "EchoAgent", "tools": ["x"]}, sharedTools=["one"])
     second = applied({"name": "b", "class": "EchoAgent"}, {"name": "a", "tools": ["y"]}, sharedTools=["two"])
     assert server.apply(first, namespace, "one").code == 201
@@ -569,7 +573,7 @@ def test_two_managers_have_agents_of_their_own_in_one_crew(server: Server, names
     assert less.body["spec"]["sharedTools"] == ["one"]
 
 
-def test_relations_are_one_managers(server: Server, namespace: str):
+def test_relations_are_one_managers(server: Server, namespace: str) -> None:
     agents = [{"name": name, "class": "EchoAgent"} for name in "ab"]
     there, back = ({"source": [s], "target": [t]} for s, t in ("ab", "ba"))
     assert server.apply(applied(*agents, executionMode="flow", flowRelations=[there]), namespace, "one").code == 201
@@ -577,7 +581,7 @@ def test_relations_are_one_managers(server: Server, namespace: str):
     assert (answer.code, ".spec.flowRelations" in answer.message) == (409, True)
 
 
-def test_conditions_of_several_writers_stand_side_by_side(server: Server, namespace: str):
+def test_conditions_of_several_writers_stand_side_by_side(server: Server, namespace: str) -> None:
     server.create(crew(), namespace)
     base = {key: crew()[key] for key in ("apiVersion", "kind", "metadata")}
     for kind in ("Ready", "Paused"):
@@ -591,7 +595,7 @@ def test_conditions_of_several_writers_stand_side_by_side(server: Server, namesp
 # ── the tables themselves
 
 
-def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None):
+def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None) -> None:
     found = set()
     for name in NAMES:
         schema = kubectl.json("get", "crd", name)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -601,7 +605,7 @@ def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None):
     assert found == set(numbers.FIELDS)
 
 
-def test_every_rule_of_ours_has_a_manifest_that_breaks_it(kubectl: Kubectl, crds: None):
+def test_every_rule_of_ours_has_a_manifest_that_breaks_it(kubectl: Kubectl, crds: None) -> None:
     def rules(node: Any) -> Iterator[dict[str, Any]]:
         if isinstance(node, dict):
             yield from node.get("x-kubernetes-validations", ())
@@ -619,7 +623,7 @@ def test_every_rule_of_ours_has_a_manifest_that_breaks_it(kubectl: Kubectl, crds
     assert [message for message in messages if not any(re.search(says, message) for says in tried)] == []
 
 
-def test_no_two_cases_are_called_the_same():
+def test_no_two_cases_are_called_the_same() -> None:
     files = (*reading.READ, *reading.ASKED, *reading.NEITHER)
     names = [case.what for case in (*refused.REFUSED, *checked.CHECKED, *reading.STRICTER, *files)]
     assert len(set(names)) == len(names)

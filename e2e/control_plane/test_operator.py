@@ -21,7 +21,7 @@ store = operator_team.store
 installed = operator_team.installed
 
 
-def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team):
+def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team) -> None:
     team.operator(everywhere=True)
     team.apply(crew())
     team.kubectl("wait", "crew/echo", "--for=condition=Ready", "--timeout=20s")
@@ -43,7 +43,7 @@ def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team):
     assert {f"crew:{{{team.namespace}}}:echo", f"crew:{{{team.namespace}}}:list"} <= team.stored()
 
 
-def test_workers_get_what_the_operators_settings_say(team: Team):
+def test_workers_get_what_the_operators_settings_say(team: Team) -> None:
     team.operator(worker_resources='{"limits": {"memory": "1024Mi"}}', allow_modules="acme.agents, lib")
     own = {"name": "worker", "env": [{"name": "WATCHBILL_ALLOW_MODULES", "value": "subprocess"}]}
     team.apply(crew(), crew("own", template={"spec": {"containers": [{**own, "resources": {"limits": {"cpu": 1}}}]}}))
@@ -58,7 +58,7 @@ def test_workers_get_what_the_operators_settings_say(team: Team):
         assert pod["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
 
 
-def test_work_starts_workers_and_they_go_once_idle(team: Team):
+def test_work_starts_workers_and_they_go_once_idle(team: Team) -> None:
     team.operator()
     team.apply(crew(idleSeconds=3))
     team.until_ready()
@@ -74,7 +74,7 @@ def test_work_starts_workers_and_they_go_once_idle(team: Team):
     machine.until(lambda: team.crew()["status"]["replicas"] == 0, within=SOON, what="the status says no workers")
 
 
-def test_a_crew_in_steady_use_keeps_its_workers(team: Team):
+def test_a_crew_in_steady_use_keeps_its_workers(team: Team) -> None:
     team.operator()
     team.apply(crew(idleSeconds=3))
     team.until_ready()
@@ -89,7 +89,7 @@ def test_a_crew_in_steady_use_keeps_its_workers(team: Team):
         hold(10, still_used, "workers went while tasks came every 0.2 s")
 
 
-def test_a_deleted_crew_leaves_nothing(team: Team):
+def test_a_deleted_crew_leaves_nothing(team: Team) -> None:
     team.operator()
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     team.until_ready()
@@ -102,7 +102,7 @@ def test_a_deleted_crew_leaves_nothing(team: Team):
 
 def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothing(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     first = team.operator()
     team.apply(crew(idleSeconds=3600), crew("other", minReplicas=2), heartbeat("beat", intervalSeconds=3600))
     team.until_ready("echo", "other")
@@ -125,7 +125,7 @@ def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothin
     assert {w.resource for w in audit_writes(since, user=OPERATOR)} <= {"deployments", "crews"}
 
 
-def test_a_crew_deleted_while_the_operator_is_down_is_swept_when_it_returns(team: Team):
+def test_a_crew_deleted_while_the_operator_is_down_is_swept_when_it_returns(team: Team) -> None:
     first = team.operator()
     team.apply(crew(), crew("other"), heartbeat("beat", intervalSeconds=3600))
     team.until_ready("echo", "other")
@@ -141,7 +141,7 @@ def test_a_crew_deleted_while_the_operator_is_down_is_swept_when_it_returns(team
 
 
 @pytest.mark.parametrize("up", [True, False], ids=["operator up", "operator down"])
-def test_a_crew_recreated_at_once_starts_clean(team: Team, up: bool):
+def test_a_crew_recreated_at_once_starts_clean(team: Team, up: bool) -> None:
     first = team.operator()
     team.apply(crew())
     team.until_ready()
@@ -168,7 +168,7 @@ def test_a_crew_recreated_at_once_starts_clean(team: Team, up: bool):
     machine.until(lambda: team.replicas() == 0, within=SOON, what="no workers for the former crew's work")
 
 
-def test_the_operator_ends_by_sigterm_with_code_0(team: Team):
+def test_the_operator_ends_by_sigterm_with_code_0(team: Team) -> None:
     running = team.operator()
     team.apply(crew())
     team.until_ready()

@@ -31,7 +31,7 @@ installed = operator_team.installed
 
 def test_a_crew_made_after_a_restart_of_the_api_server_is_handled_within_30_seconds(
     team: Team, control_plane: ControlPlane
-):
+) -> None:
     team.may_be_forbidden = True  # in its first moments the API server doesn't know the roles yet
     running = team.operator()
     team.apply(crew())
@@ -44,7 +44,7 @@ def test_a_crew_made_after_a_restart_of_the_api_server_is_handled_within_30_seco
     assert running.exit_code() is None
 
 
-def test_a_crew_refused_for_want_of_quota_heals_when_there_is_room(team: Team):
+def test_a_crew_refused_for_want_of_quota_heals_when_there_is_room(team: Team) -> None:
     team.may_be_forbidden = True
     team.forbid("count/deployments.apps", "create", "deployment", "probe", "--image=none")
     team.operator(resync_seconds="1")
@@ -54,7 +54,7 @@ def test_a_crew_refused_for_want_of_quota_heals_when_there_is_room(team: Team):
     team.until_ready()
 
 
-def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team):
+def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team) -> None:
     """A Crew that comes into being between a listing and its end is in the watch, and not in the listing."""
     team.operator(resync_seconds="0.01")
     names = [f"crew-{i}" for i in range(30)]
@@ -72,7 +72,7 @@ def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team):
 
 def test_a_token_that_was_replaced_is_read_anew_by_watch_and_writes(
     team: Team, control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
-):
+) -> None:
     """As the kubelet does it. A token that is bound to a Secret ends with it."""
     team.may_be_forbidden = True  # by an API server that has just started
     token, kubeconfig = tmp_path / "token", tmp_path / "kubeconfig"
@@ -118,7 +118,9 @@ def test_a_token_that_was_replaced_is_read_anew_by_watch_and_writes(
             kubectl("delete", "secret", name, f"--namespace={NARROW}", "--ignore-not-found")
 
 
-def test_a_namespace_that_is_not_there_disturbs_no_other_and_is_taken_up_when_it_comes(team: Team, kubectl: Kubectl):
+def test_a_namespace_that_is_not_there_disturbs_no_other_and_is_taken_up_when_it_comes(
+    team: Team, kubectl: Kubectl
+) -> None:
     team.may_be_forbidden = True
     later = f"{team.namespace}-later"
     running = team.operator(watch_namespaces=f"{later}, {team.namespace}", resync_seconds="2")
@@ -135,7 +137,7 @@ def test_a_namespace_that_is_not_there_disturbs_no_other_and_is_taken_up_when_it
         kubectl("delete", "namespace", later, "--wait=false")
 
 
-def test_with_a_right_that_is_missing_nothing_of_another_namespace_is_swept(team: Team, kubectl: Kubectl):
+def test_with_a_right_that_is_missing_nothing_of_another_namespace_is_swept(team: Team, kubectl: Kubectl) -> None:
     """What can't be listed is not gone."""
     team.may_be_forbidden = True
     first = team.operator()
@@ -155,7 +157,7 @@ def test_with_a_right_that_is_missing_nothing_of_another_namespace_is_swept(team
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_what_kopf_sees_becomes_keys_on_the_queue(
     kubectl: Kubectl, installed: ControlPlane, namespace: str, team: Team, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """The handlers as `kopf run` drives them, with the operator's rights; no operator runs."""
     account = str(installed.service_account_kubeconfig(NARROW, RELEASE))
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", account)
@@ -251,7 +253,7 @@ def _deployment(name: str, manager: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- metrics
 
 
-def test_its_metrics_say_what_it_does_and_name_no_crew(team: Team):
+def test_its_metrics_say_what_it_does_and_name_no_crew(team: Team) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -13,7 +13,7 @@ store = operator_team.store
 installed = operator_team.installed
 
 
-def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: Team):
+def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: Team) -> None:
     team.operator()
     team.apply(crew(minReplicas=2))
     team.until_ready()
@@ -37,7 +37,7 @@ def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: T
     hold(2, right, "it did not stay so")
 
 
-def test_a_deleted_deployment_is_made_anew(team: Team):
+def test_a_deleted_deployment_is_made_anew(team: Team) -> None:
     team.operator()
     team.apply(crew(minReplicas=1))
     team.until_ready()
@@ -48,7 +48,7 @@ def test_a_deleted_deployment_is_made_anew(team: Team):
     )
 
 
-def test_a_deleted_service_account_is_made_anew_by_resync(team: Team):
+def test_a_deleted_service_account_is_made_anew_by_resync(team: Team) -> None:
     team.operator(resync_seconds="1")
     team.apply(crew())
     team.until_ready()
@@ -61,7 +61,7 @@ def test_a_deleted_service_account_is_made_anew_by_resync(team: Team):
     )
 
 
-def test_a_new_image_makes_a_new_revision_and_the_old_one_goes_when_idle(team: Team):
+def test_a_new_image_makes_a_new_revision_and_the_old_one_goes_when_idle(team: Team) -> None:
     team.operator()
     team.apply(crew())
     team.until_ready()

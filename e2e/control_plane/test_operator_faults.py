@@ -15,7 +15,7 @@ store = operator_team.store
 installed = operator_team.installed
 
 
-def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team):
+def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team) -> None:
     cycle = {
         "executionMode": "flow",
         "flowRelations": [{"source": ["b"], "target": ["c"]}, {"source": ["c"], "target": ["b"]}],
@@ -51,7 +51,7 @@ def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team):
 
 def test_a_refused_template_is_not_tried_again_until_the_spec_changes(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     team.operator(resync_seconds="1")
     team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}))
     team.until_stalled("typo", "TemplateInvalid")
@@ -59,7 +59,7 @@ def test_a_refused_template_is_not_tried_again_until_the_spec_changes(
     hold(5, lambda: not audit_writes(since, user=OPERATOR), "it is tried again and again")
 
 
-def test_a_template_of_the_wrong_shape_has_a_condition(team: Team):
+def test_a_template_of_the_wrong_shape_has_a_condition(team: Team) -> None:
     team.operator()
     team.apply(crew("odd", template={"spec": {"containers": "text"}}))
     team.until_stalled("odd", "TemplateInvalid")
@@ -67,7 +67,7 @@ def test_a_template_of_the_wrong_shape_has_a_condition(team: Team):
 
 def test_quantities_as_people_write_them_cause_no_writes_at_rest(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     limits = {"cpu": 1, "memory": "1024Mi"}
     template = {"spec": {"containers": [{"name": "worker", "resources": {"limits": limits}}]}}
     team.operator(resync_seconds="1")
@@ -79,7 +79,7 @@ def test_quantities_as_people_write_them_cause_no_writes_at_rest(
 
 def test_a_restart_does_not_try_a_refused_template_again(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     first = team.operator()
     team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}), crew())
     team.until_stalled("typo", "TemplateInvalid")
@@ -95,7 +95,7 @@ def test_a_restart_does_not_try_a_refused_template_again(
     team.until_ready("typo")
 
 
-def test_while_a_new_template_is_refused_the_old_workers_are_scaled_up_and_down(team: Team):
+def test_while_a_new_template_is_refused_the_old_workers_are_scaled_up_and_down(team: Team) -> None:
     team.operator()
     team.apply(crew(idleSeconds=2))
     team.until_ready()
@@ -121,7 +121,7 @@ def test_while_a_new_template_is_refused_the_old_workers_are_scaled_up_and_down(
     )
 
 
-def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_there_is_room(team: Team):
+def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_there_is_room(team: Team) -> None:
     team.forbid("pods", "run", "probe", "--image=none")
     team.operator()
     team.apply(crew())
@@ -135,7 +135,7 @@ def test_workers_that_a_quota_keeps_from_starting_are_told_in_its_words_until_th
     assert "Stalled" not in team.conditions()
 
 
-def test_a_crew_is_ready_and_says_so_until_a_worker_has_loaded_its_agents(team: Team):
+def test_a_crew_is_ready_and_says_so_until_a_worker_has_loaded_its_agents(team: Team) -> None:
     team.operator()
     team.apply(crew())
     team.until_ready()
@@ -146,7 +146,7 @@ def test_a_crew_is_ready_and_says_so_until_a_worker_has_loaded_its_agents(team: 
     machine.until(lambda: team.conditions()["Ready"][1] == "AgentsUnchecked", within=SOON, what="the new ones are not")
 
 
-def test_agents_that_no_worker_has_are_named(team: Team):
+def test_agents_that_no_worker_has_are_named(team: Team) -> None:
     team.operator()
     strange = [{"name": "a", "class": "EchoAgent"}, {"name": "lost", "class": "nowhere.at_all:Agent"}]
     team.apply(crew(spec={"agents": strange}))
@@ -158,7 +158,7 @@ def test_agents_that_no_worker_has_are_named(team: Team):
     assert "'a'" not in said
 
 
-def test_work_of_a_crew_at_zero_whose_agent_was_missing_is_taken_up_once_the_crew_is_mended(team: Team):
+def test_work_of_a_crew_at_zero_whose_agent_was_missing_is_taken_up_once_the_crew_is_mended(team: Team) -> None:
     team.operator()
     team.apply(crew(spec={"agents": [{"name": "a", "class": "nowhere.at_all:Agent"}]}, idleSeconds=1))
     team.until_ready()
@@ -174,7 +174,7 @@ def test_work_of_a_crew_at_zero_whose_agent_was_missing_is_taken_up_once_the_cre
     machine.until(lambda: "Stalled" not in team.conditions(), within=SOON, what="it says so no longer")
 
 
-def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team):
+def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team) -> None:
     team.operator()
     agents = [
         {"name": "a", "class": "EchoAgent", "prompt": "after {steps.b}"},

@@ -16,7 +16,7 @@ store = operator_team.store
 installed = operator_team.installed
 
 
-def test_a_heartbeat_fires_and_stops_when_deleted(team: Team):
+def test_a_heartbeat_fires_and_stops_when_deleted(team: Team) -> None:
     team.operator()
     team.apply(crew(), heartbeat("beat", intervalSeconds=1))
     team.until_ready()
@@ -34,7 +34,7 @@ def test_a_heartbeat_fires_and_stops_when_deleted(team: Team):
     hold(3, lambda: fired() == after, "it fired after it was deleted")
 
 
-def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team):
+def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team) -> None:
     team.operator()
     team.apply(crew(), heartbeat("bad", schedule="61 * * * *"), heartbeat("good", intervalSeconds=3600))
     assert "61" in team.until_stalled("bad", "InvalidSchedule", kind="heartbeat")
@@ -45,7 +45,7 @@ def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team):
     assert "Stalled" not in team.conditions("bad", "heartbeat")
 
 
-def test_a_heartbeat_that_lacks_an_input_of_its_crew_says_so_until_it_gives_it(team: Team):
+def test_a_heartbeat_that_lacks_an_input_of_its_crew_says_so_until_it_gives_it(team: Team) -> None:
     agents = [{"name": "a", "class": "EchoAgent", "prompt": "{inputs.notes}"}]
     team.operator()
     team.apply(crew(spec={"agents": agents}), heartbeat("beat", intervalSeconds=1))
@@ -57,13 +57,13 @@ def test_a_heartbeat_that_lacks_an_input_of_its_crew_says_so_until_it_gives_it(t
         machine.until(lambda: any("of 20" in told for told in team.results()), within=SOON, what="its slot is told")
 
 
-def test_a_heartbeat_without_its_crew_says_so(team: Team):
+def test_a_heartbeat_without_its_crew_says_so(team: Team) -> None:
     team.operator()
     team.apply(heartbeat("lost", intervalSeconds=3600))
     team.until_stalled("lost", "CrewNotFound", kind="heartbeat")
 
 
-def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team):
+def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team) -> None:
     team.operator()
     team.apply(crew(), heartbeat("beat", intervalSeconds=20), heartbeat("still", intervalSeconds=20, suspend=True))
     machine.until(lambda: team.heartbeat().get("status", {}).get("nextFireTime"), within=SOON, what="it says when")
@@ -84,7 +84,7 @@ def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team):
 
 def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_between_firings(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     team.operator(resync_seconds="1")
     team.apply(crew(), heartbeat("fast", intervalSeconds=1), crew("other"))
     team.apply(heartbeat("slow", intervalSeconds=86400, crewRef={"name": "other"}))
@@ -103,7 +103,7 @@ def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_betwe
         assert team.heartbeat("fast")["status"]["lastFireTime"] != before
 
 
-def test_a_heartbeat_that_was_deleted_while_the_operator_was_down_fires_no_more(team: Team):
+def test_a_heartbeat_that_was_deleted_while_the_operator_was_down_fires_no_more(team: Team) -> None:
     first = team.operator()
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored")
@@ -113,7 +113,7 @@ def test_a_heartbeat_that_was_deleted_while_the_operator_was_down_fires_no_more(
     machine.until(lambda: not any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the store forgot it")
 
 
-def test_a_schedule_that_becomes_none_stops_firing(team: Team):
+def test_a_schedule_that_becomes_none_stops_firing(team: Team) -> None:
     team.operator()
     team.apply(crew(), heartbeat("beat", schedule="* * * * *"))
     machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored")

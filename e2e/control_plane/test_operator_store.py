@@ -25,7 +25,7 @@ store = operator_team.store
 installed = operator_team.installed
 
 
-def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team):
+def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team) -> None:
     team.operator(resync_seconds="1")
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     team.until_ready()
@@ -46,7 +46,9 @@ def _losses(team: Team, name: str = "echo") -> int:
     return sum("the store lost all it had of this crew" in entry["data"] for _, entry in feed)
 
 
-def test_a_flush_is_told_once_on_the_feed_of_each_crew_with_or_without_workers_or_an_operator_to_see_it(team: Team):
+def test_a_flush_is_told_once_on_the_feed_of_each_crew_with_or_without_workers_or_an_operator_to_see_it(
+    team: Team,
+) -> None:
     running = team.operator(resync_seconds="1")
     team.apply(crew("idle"), crew())
     team.until_ready("idle", "echo")
@@ -72,7 +74,7 @@ def test_a_flush_is_told_once_on_the_feed_of_each_crew_with_or_without_workers_o
     assert _losses(team, "new") == 0
 
 
-def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team):
+def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team) -> None:
     team.operator()
     team.apply(crew())
     team.until_ready()
@@ -83,7 +85,7 @@ def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team):
     machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
 
 
-def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_on(team: Team):
+def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_on(team: Team) -> None:
     running = team.operator()
     team.apply(crew(idleSeconds=2), crew("external", scaling={"mode": "External"}, replicas=2))
     team.until_ready("echo", "external")
@@ -106,7 +108,7 @@ def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_o
     machine.until(lambda: team.replicas() == 3, within=SOON, what="three workers for 25 tasks")
 
 
-def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwards(team: Team):
+def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwards(team: Team) -> None:
     team.operator()
     team.apply(crew(idleSeconds=2), crew("other"))
     team.until_ready("echo", "other")
@@ -127,7 +129,7 @@ def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwar
 
 def test_what_all_crews_share_is_written_late_and_twenty_a_second(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     names = [f"crew-{i}" for i in range(60)]
     team.operator()
     team.apply(*(crew(name) for name in names))
@@ -158,7 +160,7 @@ def test_what_all_crews_share_is_written_late_and_twenty_a_second(
 
 def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_writes_no_more_than_that(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     names = ["echo", "other"]
     team.store.client.config_set("maxmemory-policy", "allkeys-lru")
     running = team.operator(resync_seconds="1")
@@ -209,7 +211,9 @@ async def _foreign(team: Team, owner: str, *, stay: bool) -> None:
 
 
 @pytest.mark.parametrize("owner", ["team/release@another-cluster", ""], ids=["another cluster", "by hand"])
-async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when_it_goes(team: Team, owner: str):
+async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when_it_goes(
+    team: Team, owner: str
+) -> None:
     await _foreign(team, owner, stay=True)
     before = team.stored()
     team.operator(resync_seconds="2")
@@ -234,7 +238,7 @@ async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when
     )
 
 
-async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team: Team):
+async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team: Team) -> None:
     async with connection.connected(team.store.url) as redis:
         mine = CrewRedis(client=redis, tenant=team.namespace)
         await mine.save_crew(CrewDefinition(name="echo", agents=[AgentDefinition(agent_id="mine")]))
@@ -252,7 +256,7 @@ async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team
 
 def test_two_operators_over_one_store_and_namespace_do_not_fight(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-):
+) -> None:
     first = team.operator(installation="one/watchbill")
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     team.until_ready()
@@ -269,7 +273,7 @@ def test_two_operators_over_one_store_and_namespace_do_not_fight(
     assert "one/watchbill" in team.until_stalled("echo", "OwnerConflict")
 
 
-def test_a_removal_that_was_interrupted_is_finished(team: Team):
+def test_a_removal_that_was_interrupted_is_finished(team: Team) -> None:
     first = team.operator()
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     team.until_ready()
@@ -290,7 +294,7 @@ def test_a_removal_that_was_interrupted_is_finished(team: Team):
     machine.until(lambda: not team.stored(), within=SOON, what="the store is clean")
 
 
-def test_delayed_work_of_a_crew_at_zero_starts_a_worker_when_it_is_due_and_not_before(team: Team):
+def test_delayed_work_of_a_crew_at_zero_starts_a_worker_when_it_is_due_and_not_before(team: Team) -> None:
     team.operator()
     team.apply(crew())
     team.until_ready()

@@ -92,7 +92,7 @@ def ours(kind_cluster: Cluster) -> Cluster:
     return kind_cluster
 
 
-def test_a_pod_finds_the_dns_server_and_reaches_the_api_server(probe: Callable[..., Any], kubectl: Kubectl):
+def test_a_pod_finds_the_dns_server_and_reaches_the_api_server(probe: Callable[..., Any], kubectl: Kubectl) -> None:
     address = kubectl.json("get", "service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
     found, _ = probe(RESOLVE, "kubernetes.default.svc")
     assert found == address
@@ -102,7 +102,7 @@ def test_a_pod_finds_the_dns_server_and_reaches_the_api_server(probe: Callable[.
 
 def test_a_service_leads_to_both_of_its_pods_also_from_this_machine(
     kubectl: Kubectl, namespace: str, probe: Callable[..., Any], python_image: str, ours: Cluster
-):
+) -> None:
     labels = {"app": "names"}
     template = {
         "metadata": {"labels": labels},
@@ -141,7 +141,7 @@ def test_a_service_leads_to_both_of_its_pods_also_from_this_machine(
     assert ended == "connected"
 
 
-def test_a_pod_reaches_this_machine(probe: Callable[..., Any], ours: Cluster):
+def test_a_pod_reaches_this_machine(probe: Callable[..., Any], ours: Cluster) -> None:
     server = http.server.HTTPServer((ours.host_address(), 0), http.server.BaseHTTPRequestHandler)
     with server:
         thread = threading.Thread(target=server.handle_request)
@@ -152,7 +152,7 @@ def test_a_pod_reaches_this_machine(probe: Callable[..., Any], ours: Cluster):
 
 
 @pytest.mark.parametrize("address", [UNUSED_SERVICE, OUTSIDE], ids=["unused service", "outside"])
-def test_no_traffic_of_a_pod_leaves_the_cluster(probe: Callable[..., Any], ours: Cluster, address: str):
+def test_no_traffic_of_a_pod_leaves_the_cluster(probe: Callable[..., Any], ours: Cluster, address: str) -> None:
     refused_on_node, refused_on_bridge = _refused_on_nodes(ours), _refused_on_bridge()
 
     ended, seconds = probe(CONNECT, address, 9)
@@ -164,7 +164,7 @@ def test_no_traffic_of_a_pod_leaves_the_cluster(probe: Callable[..., Any], ours:
         assert _refused_on_bridge() == refused_on_bridge, "a packet left its node"
 
 
-def test_no_traffic_of_a_node_leaves_this_machine(ours: Cluster):
+def test_no_traffic_of_a_node_leaves_this_machine(ours: Cluster) -> None:
     before = _refused_on_bridge()
     connect = f"</dev/tcp/{OUTSIDE}/9"
     began = time.monotonic()
@@ -174,7 +174,7 @@ def test_no_traffic_of_a_node_leaves_this_machine(ours: Cluster):
     assert _refused_on_bridge() > before
 
 
-def test_names_outside_the_cluster_are_asked_of_nobody(probe: Callable[..., Any], ours: Cluster):
+def test_names_outside_the_cluster_are_asked_of_nobody(probe: Callable[..., Any], ours: Cluster) -> None:
     found, seconds = probe(RESOLVE, "watchbill.example")
     assert found == "no such name"
     assert seconds < AT_ONCE
@@ -182,7 +182,7 @@ def test_names_outside_the_cluster_are_asked_of_nobody(probe: Callable[..., Any]
 
 def test_a_pod_runs_an_image_that_was_loaded_under_a_new_tag(
     kubectl: Kubectl, namespace: str, load_image: Callable[[str], str], python_image: str, ours: Cluster
-):
+) -> None:
     image = f"watchbill-e2e/loaded:{secrets.token_hex(4)}"
     docker.docker("tag", python_image, image)
     try:
@@ -194,14 +194,14 @@ def test_a_pod_runs_an_image_that_was_loaded_under_a_new_tag(
         docker.docker("image", "rm", image)
 
 
-def test_a_cluster_of_the_current_kubeconfig_is_used_as_it_is(ours: Cluster, monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_of_the_current_kubeconfig_is_used_as_it_is(ours: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(ours.kubeconfig))
     current = kind.current()
     assert current.kind_name == ours.kind_name
     assert current.nodes() == ours.nodes()
 
 
-def test_a_second_cluster_of_a_name_is_refused(ours: Cluster):
+def test_a_second_cluster_of_a_name_is_refused(ours: Cluster) -> None:
     with pytest.raises(machine.ClusterError, match="already"):
         kind.up(ours.kind_name)
 

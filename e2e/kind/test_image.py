@@ -87,13 +87,13 @@ def built() -> Iterator[dict[str, str]]:
                 docker.docker("image", "rm", "--force", tag)
 
 
-def test_the_worker_is_small(built: dict[str, str]):
+def test_the_worker_is_small(built: dict[str, str]) -> None:
     added = (_size(built["worker"]) - _size(images.base_image())) / MEGABYTE
     assert added <= WORKER_MEGABYTES, f"{added:.1f} MB over its base"
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_it_runs_without_root_and_writes_to_tmp_only(built: dict[str, str], target: str):
+def test_it_runs_without_root_and_writes_to_tmp_only(built: dict[str, str], target: str) -> None:
     # Not read-only: what is looked at is what the user could write to if he were let.
     words = [word for word in RESTRICTED if word != "--read-only"]
     said = docker.docker("run", "--rm", *words, "--entrypoint=python3", built[target], "-c", LOOK)
@@ -108,7 +108,7 @@ def test_it_runs_without_root_and_writes_to_tmp_only(built: dict[str, str], targ
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_it_says_what_it_is_and_nothing_of_where_it_was_built(built: dict[str, str], target: str):
+def test_it_says_what_it_is_and_nothing_of_where_it_was_built(built: dict[str, str], target: str) -> None:
     (image,) = json.loads(docker.docker("image", "inspect", built[target]))
     config = image["Config"]
     assert config["User"] == "65532:65532"  # in numbers, so that Kubernetes can see that it is not root
@@ -124,12 +124,12 @@ def test_it_says_what_it_is_and_nothing_of_where_it_was_built(built: dict[str, s
     assert not [word for word in told if word in history + json.dumps(image)]
 
 
-def test_the_operators_image_has_the_command_line(built: dict[str, str]):
+def test_the_operators_image_has_the_command_line(built: dict[str, str]) -> None:
     said = docker.docker("run", "--rm", *RESTRICTED, built["operator"], "version")
     assert said.startswith(f"watchbill {watchbill.__version__} ")
 
 
-async def test_a_worker_runs_agents_of_a_mounted_folder(built: dict[str, str], tmp_path: Path):
+async def test_a_worker_runs_agents_of_a_mounted_folder(built: dict[str, str], tmp_path: Path) -> None:
     agents = tmp_path / "agents"
     agents.mkdir()
     (agents / "greeting.py").write_text(AGENT)
@@ -145,7 +145,7 @@ async def test_a_worker_runs_agents_of_a_mounted_folder(built: dict[str, str], t
             assert state.strip() == "0", docker.docker("logs", name)
 
 
-async def test_a_worker_runs_agents_of_an_image_made_from_it(built: dict[str, str], tmp_path: Path):
+async def test_a_worker_runs_agents_of_an_image_made_from_it(built: dict[str, str], tmp_path: Path) -> None:
     context = tmp_path / "context"
     context.mkdir()
     (context / "greeting.py").write_text(AGENT)

@@ -42,7 +42,7 @@ def public_names(kind_cluster: Cluster) -> Iterator[None]:
 
 def test_the_cluster_quickstart_works_as_it_is_written(
     public_names: None, kind_cluster: Cluster, kubectl: Kubectl, tmp_path: Path
-):
+) -> None:
     text = (install.ROOT / "README.md").read_text()
     script = "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     assert "helm install" in script

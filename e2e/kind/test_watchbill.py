@@ -177,7 +177,7 @@ def sleepers(team: Team, name: str, **workers: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------- a crew comes, works and goes
 
 
-def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: Team):
+def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: Team) -> None:
     team.kubectl("create", "configmap", "log-triage", f"--from-file={EXAMPLE}")
     try:
         team.kubectl("apply", "--filename", EXAMPLE)
@@ -208,7 +208,7 @@ def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: 
     machine.until(lambda: not children(), within=SOON, what="nothing of it is left in the cluster", every=1)
 
 
-def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str):
+def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) -> None:
     team.apply(sleepers(team, name, concurrency=1, maxReplicas=2))
     team.until_ready(name)
     ids = [team.submit(name, "8") for _ in range(3)]
@@ -227,7 +227,7 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str):
 # ---------------------------------------------------------------- agents of one's own
 
 
-def test_an_image_made_from_ours_brings_its_agents(team: Team, name: str, tmp_path: Path):
+def test_an_image_made_from_ours_brings_its_agents(team: Team, name: str, tmp_path: Path) -> None:
     if not team.cluster.kind_name:
         pytest.skip("an image can only be put on the nodes of a kind cluster")
     (tmp_path / "slow.py").write_text(SLOW)
@@ -248,7 +248,7 @@ def test_an_image_made_from_ours_brings_its_agents(team: Team, name: str, tmp_pa
         docker.docker("image", "rm", "--force", mine)
 
 
-def test_an_agent_that_no_worker_has_is_named_and_its_task_is_done_once_it_comes(team: Team, name: str):
+def test_an_agent_that_no_worker_has_is_named_and_its_task_is_done_once_it_comes(team: Team, name: str) -> None:
     team.apply(crew(name, "slow:Sleeper"))
     team.until_ready(name)
     task = team.submit(name, "0")
@@ -269,7 +269,7 @@ def test_an_agent_that_no_worker_has_is_named_and_its_task_is_done_once_it_comes
 # ---------------------------------------------------------------- pods that end
 
 
-def test_what_a_killed_worker_ran_is_done_by_another_once(team: Team, name: str):
+def test_what_a_killed_worker_ran_is_done_by_another_once(team: Team, name: str) -> None:
     # Otherwise the worker is its container's first process, which nobody in it can kill.
     team.apply(sleepers(team, name, minReplicas=2, concurrency=1, pod={"shareProcessNamespace": True}))
     pods = {pod["metadata"]["name"] for pod in team.until_pods(name, 2)}
@@ -301,7 +301,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     assert ended.output["pod"] in restarts
 
 
-def test_a_pod_that_is_deleted_finishes_what_it_runs(team: Team, name: str):
+def test_a_pod_that_is_deleted_finishes_what_it_runs(team: Team, name: str) -> None:
     team.apply(sleepers(team, name, minReplicas=1))
     (pod,) = team.until_pods(name, 1)
     victim = pod["metadata"]["name"]
@@ -315,7 +315,7 @@ def test_a_pod_that_is_deleted_finishes_what_it_runs(team: Team, name: str):
     machine.until(lambda: victim not in {p["metadata"]["name"] for p in team.pods(name)}, within=SOON, what="it goes")
 
 
-def test_the_operators_restart_leaves_workers_alone(team: Team, name: str):
+def test_the_operators_restart_leaves_workers_alone(team: Team, name: str) -> None:
     team.apply(sleepers(team, name, minReplicas=1))
     (before,) = team.until_pods(name, 1)
     task = team.submit(name, "8")
@@ -334,7 +334,7 @@ def test_the_operators_restart_leaves_workers_alone(team: Team, name: str):
 # ---------------------------------------------------------------- what a worker's pod is
 
 
-def test_a_worker_has_no_token_and_no_kubernetes_and_answers_its_probes(team: Team, name: str):
+def test_a_worker_has_no_token_and_no_kubernetes_and_answers_its_probes(team: Team, name: str) -> None:
     team.apply(crew(name, minReplicas=1))
     (pod,) = team.until_pods(name, 1)
     look = """
@@ -354,7 +354,7 @@ print(json.dumps({
     assert seen == {"token": False, "kubernetes": [], "root": False, "metrics": True, "probes": [True, True]}
 
 
-def test_a_heartbeat_wakes_a_crew_that_has_no_workers(team: Team, name: str):
+def test_a_heartbeat_wakes_a_crew_that_has_no_workers(team: Team, name: str) -> None:
     beat = {
         "apiVersion": "watchbill.dev/v1alpha1",
         "kind": "Heartbeat",

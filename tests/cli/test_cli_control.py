@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 
 import pytest
 import redis
 import yaml
+from shell import Shell, until
 
 from watchbill.names import CrewKeys
 
 
-def test_a_waiting_task_is_cancelled_and_its_result_says_so_with_exit_1(shell, stored) -> None:
+def test_a_waiting_task_is_cancelled_and_its_result_says_so_with_exit_1(shell: Shell, stored: str) -> None:
     shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
     assert shell.run("status", stored).stdout.splitlines()[-1].split() == ["t1", "waiting"]
 
@@ -28,7 +30,7 @@ def test_a_waiting_task_is_cancelled_and_its_result_says_so_with_exit_1(shell, s
     assert "task_cancelled first t1 cancelled: no longer needed" in shell.run("events", stored).stdout
 
 
-def test_a_waiting_run_is_cancelled_as_a_whole(shell, stored) -> None:
+def test_a_waiting_run_is_cancelled_as_a_whole(shell: Shell, stored: str) -> None:
     shell.run("submit", stored, "x", "--id", "r1")
     assert shell.run("cancel", stored, "r1").stdout == "cancelled\n"
     steps = shell.run("status", stored, "r1").stdout.splitlines()
@@ -45,7 +47,7 @@ def test_a_waiting_run_is_cancelled_as_a_whole(shell, stored) -> None:
     assert "skipped: the run was cancelled" in shell.run("result", stored, "r1/second").stderr
 
 
-def test_all_that_is_unfinished_is_cancelled_or_all_tasks_of_an_agent(shell, stored) -> None:
+def test_all_that_is_unfinished_is_cancelled_or_all_tasks_of_an_agent(shell: Shell, stored: str) -> None:
     for task in ("t1", "t2", "t3"):
         shell.run("submit", stored, "x", "--agent", "first", "--id", task)
     shell.run("submit", stored, "x", "--agent", "second", "--id", "other")
@@ -67,7 +69,9 @@ def test_all_that_is_unfinished_is_cancelled_or_all_tasks_of_an_agent(shell, sto
     assert shell.run("cancel", "no-crew", "--all").returncode == 2
 
 
-def test_of_all_that_is_cancelled_what_runs_is_stopped_by_its_worker(shell, stored, worker, until) -> None:
+def test_of_all_that_is_cancelled_what_runs_is_stopped_by_its_worker(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     shell.hold("first")
     shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
     until(lambda: "first started" in shell.notes())
@@ -77,7 +81,7 @@ def test_of_all_that_is_cancelled_what_runs_is_stopped_by_its_worker(shell, stor
     assert "error: cancelled" in shell.run("result", stored, "t1", "--wait").stderr
 
 
-def test_on_a_terminal_it_is_asked_before_all_is_cancelled(shell, stored) -> None:
+def test_on_a_terminal_it_is_asked_before_all_is_cancelled(shell: Shell, stored: str) -> None:
     assert shell.on_terminal("cancel", stored, "--all", typed=b"") == (0, ""), "there is nothing to ask about"
     shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
     shell.run("submit", stored, "x", "--agent", "first", "--id", "t2", "--in", "1h")
@@ -104,13 +108,15 @@ def test_on_a_terminal_it_is_asked_before_all_is_cancelled(shell, stored) -> Non
         ("cancel c t1 --agent a", "Add --all"),
     ],
 )
-def test_what_is_to_be_cancelled_must_be_said_once(shell, arguments, message) -> None:
+def test_what_is_to_be_cancelled_must_be_said_once(shell: Shell, arguments: str, message: str) -> None:
     done = shell.run(*arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
 
-def test_a_running_run_is_stopped_by_its_worker_and_who_waits_is_told(shell, stored, worker, until) -> None:
+def test_a_running_run_is_stopped_by_its_worker_and_who_waits_is_told(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     shell.hold("second")
     waiting = shell.start("submit", stored, "x", "--id", "r1", "--wait")
     until(lambda: "second started" in shell.notes())
@@ -132,7 +138,9 @@ def test_a_running_run_is_stopped_by_its_worker_and_who_waits_is_told(shell, sto
     assert shell.run("submit", stored, "y", "--wait").returncode == 0, "the worker works on"
 
 
-def test_a_running_task_is_stopped_and_who_waits_is_told(shell, stored, worker, until) -> None:
+def test_a_running_task_is_stopped_and_who_waits_is_told(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     shell.hold("first")
     waiting = shell.start("submit", stored, "x", "--agent", "first", "--id", "t1", "--wait")
     until(lambda: "first running" in shell.read(waiting), explain=lambda: shell.read(waiting))
@@ -142,7 +150,7 @@ def test_a_running_task_is_stopped_and_who_waits_is_told(shell, stored, worker, 
     assert "error: cancelled" in shell.read(waiting)
 
 
-def test_a_run_of_this_process_that_is_cancelled_from_elsewhere_ends_with_exit_1(shell, until) -> None:
+def test_a_run_of_this_process_that_is_cancelled_from_elsewhere_ends_with_exit_1(shell: Shell) -> None:
     shell.hold("second")
     running = shell.start("run", "crew.yaml", "x", "--id", "r1")
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(running))
@@ -154,7 +162,7 @@ def test_a_run_of_this_process_that_is_cancelled_from_elsewhere_ends_with_exit_1
     assert resumed.returncode == 2, "what was cancelled is not to be resumed"
 
 
-def test_a_run_that_is_being_cancelled_is_not_resumed_and_that_is_said(shell, stored, until) -> None:
+def test_a_run_that_is_being_cancelled_is_not_resumed_and_that_is_said(shell: Shell, stored: str) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(text.replace("spec:\n", "spec:\n  tasks: {leaseSeconds: 600}\n"))
     assert shell.run("apply", "-f", "crew.yaml").returncode == 0
@@ -172,7 +180,9 @@ def test_a_run_that_is_being_cancelled_is_not_resumed_and_that_is_said(shell, st
     assert cancelling.wait(30) == 0
 
 
-def test_a_running_task_is_set_aside_and_goes_on_when_it_is_resumed(shell, stored, worker, until) -> None:
+def test_a_running_task_is_set_aside_and_goes_on_when_it_is_resumed(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     shell.hold("first")
     waiting = shell.start("submit", stored, "x", "--agent", "first", "--id", "t1", "--wait")
     until(lambda: "first running" in shell.read(waiting), explain=lambda: shell.read(waiting))
@@ -192,7 +202,7 @@ def test_a_running_task_is_set_aside_and_goes_on_when_it_is_resumed(shell, store
     assert shell.notes() == ["first started", "first started", "first ended"]
 
 
-def test_what_can_not_be_done_is_told(shell, stored, until) -> None:
+def test_what_can_not_be_done_is_told(shell: Shell, stored: str) -> None:
     shell.run("submit", stored, "x", "--id", "r1")
     for command in ("cancel", "interrupt", "resume"):
         missing = shell.run(command, stored, "nobody")
@@ -212,7 +222,9 @@ def test_what_can_not_be_done_is_told(shell, stored, until) -> None:
     assert "it is completed" in over.stderr
 
 
-def test_a_worker_that_drains_claims_no_more_until_it_may_again(shell, stored, worker, until) -> None:
+def test_a_worker_that_drains_claims_no_more_until_it_may_again(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     wrong = shell.run("drain", stored, "nobody-1")
     assert wrong.returncode == 2
     name = wrong.stderr.rstrip().rpartition(" ")[2]
@@ -234,7 +246,7 @@ def test_a_worker_that_drains_claims_no_more_until_it_may_again(shell, stored, w
     assert shell.run("result", stored, "r1", "--wait").returncode == 0
 
 
-def test_workers_are_listed_with_what_they_say_of_themselves(shell, stored, redis_url) -> None:
+def test_workers_are_listed_with_what_they_say_of_themselves(shell: Shell, stored: str, redis_url: str) -> None:
     nobody = shell.run("workers", stored)
     assert (nobody.returncode, nobody.stdout) == (0, "")
     assert f"watchbill worker {stored}" in nobody.stderr
@@ -266,14 +278,14 @@ def test_workers_are_listed_with_what_they_say_of_themselves(shell, stored, redi
 @pytest.mark.parametrize(
     "command", ["cancel c --all", "workers c", "cancel c t", "interrupt c t", "resume c t", "drain c w"]
 )
-def test_without_a_store_it_is_exit_3(shell, command) -> None:
+def test_without_a_store_it_is_exit_3(shell: Shell, command: str) -> None:
     done = shell.run(*command.split())
     assert (done.returncode, done.stdout) == (3, "")
     assert "WATCHBILL_REDIS_URL" in done.stderr
 
 
 def test_what_runs_is_cancelled_though_its_worker_was_killed_and_there_is_no_other(
-    shell, stored, worker, until
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
 ) -> None:
     shell.hold("first")
     for task in ("t1", "t2"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from shell import Shell
 
 from watchbill import connection
 from watchbill.names import CrewKeys
@@ -24,19 +25,19 @@ spec: {{crewRef: {{name: {name}}}, schedule: "0 4 * * *", timeZone: Europe/Berli
 
 
 @pytest.fixture
-def named(shell, redis_url: str, crew_name: str) -> str:
+def named(shell: Shell, redis_url: str, crew_name: str) -> str:
     """The name of a crew in a file of the shell's folder, which is in no store yet; the shell's store is the tests'."""
     shell.write_crew(crew_name)
     shell.env["WATCHBILL_REDIS_URL"] = redis_url
     return crew_name
 
 
-def add(shell, text: str) -> None:
+def add(shell: Shell, text: str) -> None:
     with (shell.folder / "crew.yaml").open("a") as file:
         file.write(text)
 
 
-def test_a_crew_that_was_applied_is_worked_for_and_given_work_elsewhere(shell, named, until) -> None:
+def test_a_crew_that_was_applied_is_worked_for_and_given_work_elsewhere(shell: Shell, named: str) -> None:
     """As README has it: apply, worker, submit, on a store that knew nothing of it."""
     assert shell.run("apply", "-f", "crew.yaml").stdout == f"crew/{named} created\n"
     assert shell.run("apply", "-f", "crew.yaml").stdout == f"crew/{named} unchanged\n"
@@ -45,7 +46,7 @@ def test_a_crew_that_was_applied_is_worked_for_and_given_work_elsewhere(shell, n
     assert (done.returncode, done.stdout) == (0, "third did the work\n")
 
 
-def test_what_was_changed_is_told_and_heartbeats_come_along(shell, named) -> None:
+def test_what_was_changed_is_told_and_heartbeats_come_along(shell: Shell, named: str) -> None:
     add(shell, HEARTBEAT.format(name=named, prompt="Wake up."))
     said = shell.run("apply", "-f", ".", "-o", "json")
     changes = [(one["kind"], one["change"]) for one in json.loads(said.stdout)]
@@ -65,7 +66,7 @@ def test_what_was_changed_is_told_and_heartbeats_come_along(shell, named) -> Non
     assert shell.run("apply", "-f", "crew.yaml").stdout == f"crew/{named} unchanged\n"
 
 
-def test_a_heartbeat_may_be_applied_to_a_crew_that_is_there_and_to_no_other(shell, named) -> None:
+def test_a_heartbeat_may_be_applied_to_a_crew_that_is_there_and_to_no_other(shell: Shell, named: str) -> None:
     alone = shell.folder / "beat.yaml"
     alone.write_text(HEARTBEAT.format(name=named, prompt="Wake up."))
     refused = shell.run("apply", "-f", "beat.yaml")
@@ -79,7 +80,7 @@ def test_a_heartbeat_may_be_applied_to_a_crew_that_is_there_and_to_no_other(shel
     assert (again.returncode, "has no heartbeat 'early'; it has: none" in again.stderr) == (2, True)
 
 
-def test_a_crew_is_deleted_by_name_or_file_with_all_its_work(shell, named) -> None:
+def test_a_crew_is_deleted_by_name_or_file_with_all_its_work(shell: Shell, named: str) -> None:
     shell.run("apply", "-f", "crew.yaml")
     shell.run("submit", named, "x", "--id", "mine")
     assert shell.run("delete", "crew", named).stdout == f"crew/{named} deleted\n"
@@ -93,7 +94,7 @@ def test_a_crew_is_deleted_by_name_or_file_with_all_its_work(shell, named) -> No
     assert named not in shell.run("get", "crews").stdout
 
 
-def test_on_a_terminal_work_is_not_deleted_unasked(shell, named) -> None:
+def test_on_a_terminal_work_is_not_deleted_unasked(shell: Shell, named: str) -> None:
     shell.run("apply", "-f", "crew.yaml")
     shell.run("submit", named, "x", "--id", "mine")
     code, said = shell.on_terminal("delete", "crew", named, typed=b"n\n")
@@ -103,7 +104,7 @@ def test_on_a_terminal_work_is_not_deleted_unasked(shell, named) -> None:
     assert shell.run("status", named, "mine").returncode == 2
 
 
-def test_what_can_not_be_loaded_here_is_a_note_and_what_is_wrong_an_error(shell, named) -> None:
+def test_what_can_not_be_loaded_here_is_a_note_and_what_is_wrong_an_error(shell: Shell, named: str) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(text.replace('"cli_agents:Note"', '"elsewhere:Note"', 1))
     there = shell.run("apply", "-f", "crew.yaml")
@@ -116,7 +117,7 @@ def test_what_can_not_be_loaded_here_is_a_note_and_what_is_wrong_an_error(shell,
     assert "crew.yaml:" in wrong.stderr
 
 
-def test_a_crew_of_an_operator_is_left_to_it(shell, named, redis_url) -> None:
+def test_a_crew_of_an_operator_is_left_to_it(shell: Shell, named: str, redis_url: str) -> None:
     async def keep() -> None:
         async with connection.connected(redis_url) as client:
             crew = CrewDefinition(name=named, agents=[AgentDefinition(agent_id="a")])
@@ -133,7 +134,7 @@ def test_a_crew_of_an_operator_is_left_to_it(shell, named, redis_url) -> None:
     assert shell.run("submit", named, "x", "--agent", "a", "--id", "t").stdout == "t\n"
 
 
-def test_the_private_store_is_given_crews_too(shell) -> None:
+def test_the_private_store_is_given_crews_too(shell: Shell) -> None:
     assert shell.run("get", "crews").returncode == 3, "there is none yet"
     assert shell.run("apply", "-f", "crew.yaml").stdout == "crew/notes created\n"
     assert shell.run("submit", "notes", "x", "--id", "mine").stdout == "mine\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 import redis
 import yaml
+from shell import Shell, until
 
 CREW = """\
 apiVersion: watchbill.dev/v1alpha1
@@ -21,7 +23,7 @@ spec:
 
 
 @pytest.fixture
-def died(shell, redis_url, crew_name, until):
+def died(shell: Shell, redis_url: str, crew_name: str) -> str:
     """A crew with three dead letters, of tasks t1 and t2 and of the first step of r1; and a worker of it."""
     shell.write_crew(crew_name)
     (shell.folder / "crew.yaml").write_text(CREW.format(name=crew_name))
@@ -36,11 +38,11 @@ def died(shell, redis_url, crew_name, until):
     return crew_name
 
 
-def letters(shell, crew: str, *arguments: str) -> set[str]:
+def letters(shell: Shell, crew: str, *arguments: str) -> set[str]:
     return {row["task_id"] for row in json.loads(shell.run("dead", "list", crew, *arguments, "-o", "json").stdout)}
 
 
-def test_letters_are_listed_and_shown(shell, died) -> None:
+def test_letters_are_listed_and_shown(shell: Shell, died: str) -> None:
     lines = shell.run("dead", "list", died).stdout.splitlines()
     assert lines[0].split() == ["TASK", "AGENT", "ATTEMPTS", "DIED", "REASON"]
     rows = {line.split()[0]: line for line in lines[1:]}
@@ -59,7 +61,7 @@ def test_letters_are_listed_and_shown(shell, died) -> None:
     assert (missing.returncode, missing.stdout) == (2, "")
 
 
-def test_letters_are_chosen_by_filters(shell, died) -> None:
+def test_letters_are_chosen_by_filters(shell: Shell, died: str) -> None:
     assert letters(shell, died, "--agent", "flaky", "--reason", "DATABASE") == {"t1", "t2", "r1/flaky"}
     assert letters(shell, died, "--agent", "after") == set()
     assert letters(shell, died, "--newer-than", "1h") == {"t1", "t2", "r1/flaky"}
@@ -68,7 +70,7 @@ def test_letters_are_chosen_by_filters(shell, died) -> None:
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "no dead letter matches\n")
 
 
-def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
+def test_letters_are_replayed_and_their_work_completes(shell: Shell, died: str) -> None:
     (shell.folder / "fixed").touch()
     some = shell.run("dead", "replay", died, "t1", "nobody")
     assert (some.returncode, some.stdout) == (1, "t1\n")
@@ -88,7 +90,7 @@ def test_letters_are_replayed_and_their_work_completes(shell, died) -> None:
     assert (nothing.returncode, nothing.stderr) == (0, "no dead letters\n")
 
 
-def test_letters_are_purged_and_nothing_is_where_one_is_not_there(shell, died) -> None:
+def test_letters_are_purged_and_nothing_is_where_one_is_not_there(shell: Shell, died: str) -> None:
     missing = shell.run("dead", "purge", died, "t1", "nobody")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "no such dead letter: nobody" in missing.stderr
@@ -99,7 +101,7 @@ def test_letters_are_purged_and_nothing_is_where_one_is_not_there(shell, died) -
     assert letters(shell, died) == set()
 
 
-def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
+def test_on_a_terminal_a_purge_asks_first(shell: Shell, died: str) -> None:
     for typed, code in ((b"\n", 1), (b"no\n", 1), (b"\x04", 1), (b"\x03", 130)):
         done, said = shell.on_terminal("dead", "purge", died, "--all", typed=typed)
         assert done == code, said
@@ -121,21 +123,23 @@ def test_on_a_terminal_a_purge_asks_first(shell, died) -> None:
         ("list c --older-than 7d --newer-than 1h", "nothing is older than 7d and newer than 1h"),
     ],
 )
-def test_what_is_not_clear_is_refused_before_anything_is_opened(shell, arguments, message) -> None:
+def test_what_is_not_clear_is_refused_before_anything_is_opened(shell: Shell, arguments: str, message: str) -> None:
     done = shell.run("dead", *arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
 
 @pytest.mark.parametrize("command", ["list c", "show c t", "replay c --all", "purge c --all"])
-def test_without_a_store_it_is_exit_3_and_without_the_crew_exit_2(shell, redis_url, command) -> None:
+def test_without_a_store_it_is_exit_3_and_without_the_crew_exit_2(shell: Shell, redis_url: str, command: str) -> None:
     assert shell.run("dead", *command.split()).returncode == 3
     missing = shell.run("dead", *command.split(), "--redis-url", redis_url)
     assert missing.returncode == 2
     assert "no crew 'default/c'" in missing.stderr
 
 
-def test_what_could_never_be_read_has_a_letter_by_its_own_id(shell, stored, worker, redis_url, until) -> None:
+def test_what_could_never_be_read_has_a_letter_by_its_own_id(
+    shell: Shell, stored: str, worker: subprocess.Popen[str], redis_url: str
+) -> None:
     with redis.Redis.from_url(redis_url) as store:
         store.xadd(f"wb:{{default/{stored}}}:tasks:5", {b"what": b"\xff\xfe"})
     assert shell.run("submit", stored, "x", "--agent", "first", "--wait").returncode == 0
@@ -162,7 +166,7 @@ spec:
 """
 
 
-def test_a_failed_run_goes_on_with_what_was_mended_in_the_file(shell) -> None:
+def test_a_failed_run_goes_on_with_what_was_mended_in_the_file(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(MENDED.format(two="Fail"))
     assert shell.run("run", "crew.yaml", "x", "--id", "r1").returncode == 1
     (shell.folder / "crew.yaml").write_text(MENDED.format(two="Note"))
@@ -184,7 +188,7 @@ def test_a_failed_run_goes_on_with_what_was_mended_in_the_file(shell) -> None:
     assert "the definition that it began with" not in done.stderr
 
 
-def test_how_to_go_on_takes_away_no_model_that_was_chosen_for_the_run(shell) -> None:
+def test_how_to_go_on_takes_away_no_model_that_was_chosen_for_the_run(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(MENDED.format(two="Fail"))
     assert shell.run("run", "crew.yaml", "x", "--id", "r1", "--model", "test").returncode == 1
     start, end = "To go on with it: ", ". Or give a prompt"
@@ -201,7 +205,7 @@ def test_how_to_go_on_takes_away_no_model_that_was_chosen_for_the_run(shell) -> 
     assert ways("--model", "test") == ["then this command once more"]
 
 
-def test_a_resumed_run_keeps_its_model_and_is_not_said_to_have_other_files(shell, until) -> None:
+def test_a_resumed_run_keeps_its_model_and_is_not_said_to_have_other_files(shell: Shell) -> None:
     shell.hold("first")
     killed = shell.start("run", "crew.yaml", "the work", "--id", "mine", "--model", "test")
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
@@ -217,7 +221,7 @@ def test_a_resumed_run_keeps_its_model_and_is_not_said_to_have_other_files(shell
     assert "note: run mine goes on with model 'test', which it began with" in done.stderr
 
 
-def test_a_resumed_run_says_that_it_keeps_the_definition_that_it_began_with(shell, until) -> None:
+def test_a_resumed_run_says_that_it_keeps_the_definition_that_it_began_with(shell: Shell) -> None:
     shell.hold("first")
     killed = shell.start("run", "crew.yaml", "the work", "--id", "mine")
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))

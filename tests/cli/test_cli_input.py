@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from shell import Shell
 
 HEAD = "apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nmetadata: {name: c}\nspec:\n"
 GOOD = f"{HEAD}  agents:\n    - {{name: a, class: EchoAgent}}\n"
@@ -41,7 +42,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_refused_by_line_field_and_fix(shell, case) -> None:
+def test_a_bad_file_is_refused_by_line_field_and_fix(shell: Shell, case: str) -> None:
     text, line, named, fix = BAD[case]
     (shell.folder / "bad.yaml").write_text(text)
     before = sorted(shell.folder.iterdir())
@@ -57,7 +58,7 @@ def test_a_bad_file_is_refused_by_line_field_and_fix(shell, case) -> None:
     assert sorted(p for p in shell.folder.iterdir() if p.name != "__pycache__") == before
 
 
-def test_all_problems_of_all_files_are_listed_one_on_a_line(shell) -> None:
+def test_all_problems_of_all_files_are_listed_one_on_a_line(shell: Shell) -> None:
     (shell.folder / "one.yaml").write_text(f"{GOOD}  colour: red\n  size: 3\n")
     (shell.folder / "two.yaml").write_text("kind: Crew\n")
     done = shell.run("run", "one.yaml", "--also", "two.yaml", "--also", "three.yaml", "x")
@@ -69,7 +70,7 @@ def test_all_problems_of_all_files_are_listed_one_on_a_line(shell) -> None:
         assert any(place in line for line in lines), place
 
 
-def test_a_prompt_above_the_limit_is_refused_and_the_way_for_more_is_named(shell) -> None:
+def test_a_prompt_above_the_limit_is_refused_and_the_way_for_more_is_named(shell: Shell) -> None:
     (shell.folder / "long.txt").write_text("x" * (256 * 1024 + 1))
     for arguments in (("--file", "long.txt"), ("-",)):
         done = shell.run("run", "crew.yaml", *arguments, stdin="x" * 300_000)
@@ -82,7 +83,7 @@ def test_a_prompt_above_the_limit_is_refused_and_the_way_for_more_is_named(shell
     assert shell.run("run", "crew.yaml", "--file", "fits.txt", "--ephemeral").returncode == 0
 
 
-def test_an_input_above_the_limit_is_refused(shell) -> None:
+def test_an_input_above_the_limit_is_refused(shell: Shell) -> None:
     with (shell.folder / "huge").open("wb") as file:
         file.truncate(16 * 1024 * 1024 + 1)
     done = shell.run("run", "crew.yaml", "x", "--input", "log=@huge")
@@ -93,7 +94,7 @@ def test_an_input_above_the_limit_is_refused(shell) -> None:
     assert not (shell.folder / ".watchbill").exists()
 
 
-def test_an_input_that_nobody_uses_is_a_warning_said_once(shell) -> None:
+def test_an_input_that_nobody_uses_is_a_warning_said_once(shell: Shell) -> None:
     assert "warning" not in shell.run("run", "crew.yaml", "x", "--input", "spare=text", "--ephemeral").stderr
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(
@@ -106,7 +107,7 @@ def test_an_input_that_nobody_uses_is_a_warning_said_once(shell) -> None:
     assert done.stderr.startswith("warning: inputs.spare: ")
 
 
-def test_an_input_that_a_template_cites_must_be_given(shell) -> None:
+def test_an_input_that_a_template_cites_must_be_given(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(
         f'{HEAD}  agents: [{{name: a, class: EchoAgent, prompt: "{{inputs.log}}"}}]\n'
     )
@@ -144,7 +145,9 @@ def test_an_input_that_a_template_cites_must_be_given(shell) -> None:
         (("x", "--redis-url", "redis://u:secret1@127.0.0.1:port"), ("redis://127.0.0.1:port",)),
     ],
 )  # fmt: skip
-def test_wrong_usage_exits_with_2_and_names_what_is_wrong(shell, arguments, named) -> None:
+def test_wrong_usage_exits_with_2_and_names_what_is_wrong(
+    shell: Shell, arguments: tuple[str, ...], named: tuple[str, ...]
+) -> None:
     done = shell.run("run", "crew.yaml", *arguments)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -159,7 +162,7 @@ def test_wrong_usage_exits_with_2_and_names_what_is_wrong(shell, arguments, name
 @pytest.mark.parametrize(
     ("name", "value"), [("GRACE_SECONDS", "soon"), ("LOG_LEVEL", "LOUD"), ("HEALTH_PORT", "99999")]
 )
-def test_a_setting_that_cannot_be_used_is_named(shell, name, value) -> None:
+def test_a_setting_that_cannot_be_used_is_named(shell: Shell, name: str, value: str) -> None:
     done = shell.run("run", "crew.yaml", "x", env={f"WATCHBILL_{name}": value})
 
     assert done.returncode == 2
@@ -167,14 +170,14 @@ def test_a_setting_that_cannot_be_used_is_named(shell, name, value) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_would_steer_a_terminal_is_not_printed_on_stderr(shell) -> None:
+def test_what_would_steer_a_terminal_is_not_printed_on_stderr(shell: Shell) -> None:
     done = shell.run("run", "nowhere\x1b[2J.yaml", "x")
 
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
 
 
-def test_a_typo_in_the_file_is_told_beside_a_missing_prompt(shell) -> None:
+def test_a_typo_in_the_file_is_told_beside_a_missing_prompt(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(f"{HEAD}  agents: [{{name: a, clas: EchoAgent}}]\n")
     done = shell.run("run", "crew.yaml")
     assert done.returncode == 2

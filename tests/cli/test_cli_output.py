@@ -8,6 +8,7 @@ import pty
 
 import pytest
 import yaml
+from shell import Shell
 
 import forks
 from watchbill.cli.output import as_yaml
@@ -108,13 +109,13 @@ spec:
 """
 
 
-def write(shell, *agents: str) -> None:
+def write(shell: Shell, *agents: str) -> None:
     (shell.folder / "loud_agents.py").write_text(MODULE)
     listed = (f'    - {{name: {name.lower()}, class: "loud_agents:{name}"}}\n' for name in agents)
     (shell.folder / "crew.yaml").write_text(CREW + "".join(listed))
 
 
-def test_what_agents_their_modules_and_their_children_print_never_gets_into_the_result(shell) -> None:
+def test_what_agents_their_modules_and_their_children_print_never_gets_into_the_result(shell: Shell) -> None:
     write(shell, "Apart", "thread")
     done = shell.run("run", "crew.yaml", "x", "--output", "json", "--ephemeral")
     assert json.loads(done.stdout)["output"] == {"count": 3}
@@ -126,7 +127,7 @@ def test_what_agents_their_modules_and_their_children_print_never_gets_into_the_
     assert json.loads(text) == {"count": 3}
 
 
-def test_what_agents_log_is_shown_under_their_names_and_more_or_less_by_option(shell) -> None:
+def test_what_agents_log_is_shown_under_their_names_and_more_or_less_by_option(shell: Shell) -> None:
     write(shell, "Apart", "Loop", "thread")
     usual = shell.run("run", "crew.yaml", "x", "--id", "r").stderr
     for agent in ("apart", "loop", "thread"):
@@ -149,7 +150,7 @@ def test_what_agents_log_is_shown_under_their_names_and_more_or_less_by_option(s
     assert "--verbose and --quiet contradict each other" in both.stderr
 
 
-def test_a_level_of_the_environment_holds_unless_an_option_says_another(shell) -> None:
+def test_a_level_of_the_environment_holds_unless_an_option_says_another(shell: Shell) -> None:
     write(shell, "Loop")
     env = {"WATCHBILL_LOG_LEVEL": "warning"}
     usual = shell.run("run", "crew.yaml", "x", "--ephemeral", env=env).stderr
@@ -158,7 +159,7 @@ def test_a_level_of_the_environment_holds_unless_an_option_says_another(shell) -
     assert ": half way\n" in shell.run("run", "crew.yaml", "x", "--ephemeral", "-v", env=env).stderr
 
 
-def on_terminal(shell, *arguments: str) -> str:
+def on_terminal(shell: Shell, *arguments: str) -> str:
     """All that it writes on a terminal, which is its stdout and its stderr."""
     leader, follower = pty.openpty()
     env = shell.env | {"TERM": "xterm-256color", "COLUMNS": "200"}
@@ -190,7 +191,7 @@ def on_terminal(shell, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("agent", ["bad", "worse"])
-def test_nothing_that_an_agent_says_steers_a_real_terminal(shell, agent) -> None:
+def test_nothing_that_an_agent_says_steers_a_real_terminal(shell: Shell, agent: str) -> None:
     write(shell, agent)
     forms = ("text", "json", "yaml")
     said = {("run", form): on_terminal(shell, "run", "crew.yaml", "x", "-o", form, "--id", form) for form in forms}

@@ -10,9 +10,12 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
+from shell import Shell, until
 
 DIES = """\
 apiVersion: watchbill.dev/v1alpha1
@@ -26,7 +29,7 @@ spec:
 """
 
 
-def test_only_the_result_is_on_stdout_and_one_line_for_each_change_on_stderr(shell) -> None:
+def test_only_the_result_is_on_stdout_and_one_line_for_each_change_on_stderr(shell: Shell) -> None:
     done = shell.run("run", "crew.yaml", "the work")
 
     assert (done.returncode, done.stdout) == (0, "third did the work\n")
@@ -44,7 +47,7 @@ def test_only_the_result_is_on_stdout_and_one_line_for_each_change_on_stderr(she
     assert "What to try next" not in done.stderr
 
 
-def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell) -> None:
+def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell: Shell) -> None:
     leader, follower = pty.openpty()
     shell.hold("second")
     process = subprocess.Popen(
@@ -92,7 +95,7 @@ def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell) 
         assert "second" in again.stdout
 
 
-def test_an_agent_that_returned_nothing_is_named(shell) -> None:
+def test_an_agent_that_returned_nothing_is_named(shell: Shell) -> None:
     crew = shell.folder / "crew.yaml"
     crew.write_text(crew.read_text() + "    - {name: last, class: 'cli_agents:forgot'}\n")
     done = shell.run("run", "crew.yaml", "x", "--id", "r")
@@ -106,7 +109,7 @@ def test_an_agent_that_returned_nothing_is_named(shell) -> None:
 
 
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_the_whole_result_can_be_had_as_data(shell, form, load) -> None:
+def test_the_whole_result_can_be_had_as_data(shell: Shell, form: str, load: Callable[[str], Any]) -> None:
     done = shell.run("run", "crew.yaml", "the work", "--id", "mine", "--output", form, "--ephemeral")
 
     result = load(done.stdout)
@@ -116,7 +119,7 @@ def test_the_whole_result_can_be_had_as_data(shell, form, load) -> None:
     assert not (shell.folder / ".watchbill").exists()
 
 
-def test_a_missing_key_is_told_before_the_first_step(shell) -> None:
+def test_a_missing_key_is_told_before_the_first_step(shell: Shell) -> None:
     crew = shell.folder / "crew.yaml"
     crew.write_text(crew.read_text() + "    - {name: guide, model: 'openai:gpt-5-mini'}\n")
     shell.env = {name: value for name, value in shell.env.items() if not name.startswith("OPENAI_")}
@@ -131,7 +134,7 @@ def test_a_missing_key_is_told_before_the_first_step(shell) -> None:
     assert (done.returncode, done.stdout) == (0, "first did the work\n")
 
 
-def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret(shell) -> None:
+def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(DIES)
     done = shell.run("run", "crew.yaml", "x", env={"SOME_PASSWORD": "correct-horse"})
 
@@ -158,7 +161,7 @@ def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret
     assert (step["name"], "cli_agents.py" in step["error"]) == ("second", True)
 
 
-def test_without_a_store_that_is_kept_the_traceback_is_printed_and_in_the_result(shell) -> None:
+def test_without_a_store_that_is_kept_the_traceback_is_printed_and_in_the_result(shell: Shell) -> None:
     (shell.folder / "crew.yaml").write_text(DIES)
     secret = {"SOME_PASSWORD": "correct-horse"}
     done = shell.run("run", "crew.yaml", "x", "--ephemeral", env=secret)
@@ -170,7 +173,7 @@ def test_without_a_store_that_is_kept_the_traceback_is_printed_and_in_the_result
     assert "correct-horse" not in done.stderr
 
 
-def test_the_prompt_comes_from_stdin_or_a_file_and_inputs_from_files_or_text(shell) -> None:
+def test_the_prompt_comes_from_stdin_or_a_file_and_inputs_from_files_or_text(shell: Shell) -> None:
     (shell.folder / "echo.yaml").write_text(
         "apiVersion: watchbill.dev/v1alpha1\nkind: Crew\nmetadata: {name: echo}\nspec:\n  agents:\n"
         '    - {name: a, class: EchoAgent, prompt: "{input}|{inputs.one}|{inputs.two}"}\n'
@@ -185,7 +188,7 @@ def test_the_prompt_comes_from_stdin_or_a_file_and_inputs_from_files_or_text(she
     assert piped.stdout == "x|in|2\n"
 
 
-def test_a_folder_gives_all_its_files_and_one_agent_can_be_asked_alone(shell) -> None:
+def test_a_folder_gives_all_its_files_and_one_agent_can_be_asked_alone(shell: Shell) -> None:
     (shell.folder / "more.yml").write_text((shell.folder / "crew.yaml").read_text().replace("notes", "others"))
     which = shell.run("run", ".", "x")
     assert which.returncode == 2
@@ -198,7 +201,7 @@ def test_a_folder_gives_all_its_files_and_one_agent_can_be_asked_alone(shell) ->
     assert re.search(r"second completed \d", done.stderr)
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was_and_repeats_no_finished_step(shell, until) -> None:
+def test_a_run_that_was_killed_goes_on_where_it_was_and_repeats_no_finished_step(shell: Shell) -> None:
     shell.hold("second")
     killed = shell.start("run", "crew.yaml", "the work", "--id", "mine")
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(killed))
@@ -226,7 +229,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was_and_repeats_no_finished_step
     assert "no unfinished run" in nothing.stderr
 
 
-def test_resume_with_another_prompt_starts_a_new_run_and_says_that_the_old_one_goes_on_beside_it(shell, until) -> None:
+def test_resume_with_another_prompt_starts_a_new_run_and_says_that_the_old_one_goes_on_beside_it(shell: Shell) -> None:
     shell.hold("first")
     killed = shell.start("run", "crew.yaml", "old", "--id", "old")
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
@@ -242,7 +245,7 @@ def test_resume_with_another_prompt_starts_a_new_run_and_says_that_the_old_one_g
     assert (old.returncode, old.stdout) == (0, "third did old\n")
 
 
-def test_without_resume_unfinished_work_is_told_of(shell, until) -> None:
+def test_without_resume_unfinished_work_is_told_of(shell: Shell) -> None:
     shell.hold("first")
     killed = shell.start("run", "crew.yaml", "old", "--id", "old")
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(killed))
@@ -256,14 +259,14 @@ def test_without_resume_unfinished_work_is_told_of(shell, until) -> None:
     assert "note: unfinished work of this crew (1 before this) goes on beside it" in done.stderr
 
 
-def test_another_prompt_under_the_id_of_a_run_is_refused(shell) -> None:
+def test_another_prompt_under_the_id_of_a_run_is_refused(shell: Shell) -> None:
     assert shell.run("run", "crew.yaml", "one", "--id", "mine").stdout == "third did one\n"
     other = shell.run("run", "crew.yaml", "two", "--id", "mine")
     assert (other.returncode, other.stdout) == (2, "")
     assert "'mine' is the id of other work" in other.stderr
 
 
-def test_a_timeout_exits_with_1_and_keeps_the_run(shell) -> None:
+def test_a_timeout_exits_with_1_and_keeps_the_run(shell: Shell) -> None:
     shell.hold("second")
     late = shell.run("run", "crew.yaml", "x", "--timeout", "1.5")
 
@@ -274,7 +277,7 @@ def test_a_timeout_exits_with_1_and_keeps_the_run(shell) -> None:
     assert shell.run("run", "crew.yaml", "--resume").stdout == "third did x\n"
 
 
-def test_watch_fires_heartbeats_and_prints_events_until_it_is_told_to_stop(shell, until) -> None:
+def test_watch_fires_heartbeats_and_prints_events_until_it_is_told_to_stop(shell: Shell) -> None:
     heartbeat = (
         "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {name: tick}\n"
         "spec: {crewRef: {name: notes}, agent: first, intervalSeconds: 1, prompt: tick}\n"
@@ -299,7 +302,7 @@ def test_watch_fires_heartbeats_and_prints_events_until_it_is_told_to_stop(shell
     assert len(set(completed())) == len(completed())
 
 
-def test_watch_prints_what_came_of_each_heartbeat_and_when_it_fires_next(shell, until) -> None:
+def test_watch_prints_what_came_of_each_heartbeat_and_when_it_fires_next(shell: Shell) -> None:
     heartbeat = (
         "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {{name: {name}}}\n"
         "spec: {{crewRef: {{name: notes}}, schedule: '0 0 1 1 *', prompt: 'the news', {more}}}\n"
@@ -330,7 +333,7 @@ def test_watch_prints_what_came_of_each_heartbeat_and_when_it_fires_next(shell, 
     assert shell.read(process, "out").count("fires next at") == 3, "one line each, and none for steps"
 
 
-def test_health_is_served_where_asked_and_a_taken_port_is_named(shell, until) -> None:
+def test_health_is_served_where_asked_and_a_taken_port_is_named(shell: Shell) -> None:
     from urllib.request import urlopen
 
     shell.hold("first")
@@ -347,7 +350,7 @@ def test_health_is_served_where_asked_and_a_taken_port_is_named(shell, until) ->
     assert process.wait(60) == 0
 
 
-def test_a_heartbeat_is_fired_at_once_where_asked_and_once_for_each_id(shell, until) -> None:
+def test_a_heartbeat_is_fired_at_once_where_asked_and_once_for_each_id(shell: Shell) -> None:
     with (shell.folder / "crew.yaml").open("a") as file:
         file.write(
             "---\napiVersion: watchbill.dev/v1alpha1\nkind: Heartbeat\nmetadata: {name: yearly}\n"

@@ -6,10 +6,13 @@ import os
 import signal
 
 import pytest
+from shell import Shell, until
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_told_to_stop_finishes_its_step_and_says_how_to_go_on(shell, until, number, code) -> None:
+def test_a_run_that_is_told_to_stop_finishes_its_step_and_says_how_to_go_on(
+    shell: Shell, number: signal.Signals, code: int
+) -> None:
     shell.hold("second")
     process = shell.start("run", "crew.yaml", "the work", "--id", "mine")
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
@@ -31,7 +34,7 @@ def test_a_run_that_is_told_to_stop_finishes_its_step_and_says_how_to_go_on(shel
     assert shell.notes().count("second started") == 1
 
 
-def test_a_second_signal_hands_the_work_back_at_once(shell, until) -> None:
+def test_a_second_signal_hands_the_work_back_at_once(shell: Shell) -> None:
     shell.hold("second")
     process = shell.start("run", "crew.yaml", "the work", env={"WATCHBILL_GRACE_SECONDS": "3600"})
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
@@ -46,7 +49,9 @@ def test_a_second_signal_hands_the_work_back_at_once(shell, until) -> None:
 
 
 @pytest.mark.parametrize(("prompt", "code", "out"), [("go on", 0, "left it\n"), ("wait", 130, "")])
-def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(shell, until, prompt, code, out) -> None:
+def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(
+    shell: Shell, prompt: str, code: int, out: str
+) -> None:
     """A call without a timeout in the event loop's own threads: nobody can end it, and the loop would wait for it."""
     crew = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(crew.replace("cli_agents:Note", "cli_agents:Leaves", 1))
@@ -61,7 +66,7 @@ def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(shel
     until(lambda: not shell.servers())
 
 
-def test_a_killed_run_leaves_no_server(shell, until) -> None:
+def test_a_killed_run_leaves_no_server(shell: Shell) -> None:
     shell.hold("first")
     process = shell.start("run", "crew.yaml", "the work", "--ephemeral", env={"TMPDIR": str(shell.folder)})
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(process))
@@ -72,7 +77,7 @@ def test_a_killed_run_leaves_no_server(shell, until) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--ephemeral",)], ids=["kept", "ephemeral"])
-def test_a_run_goes_on_when_its_server_is_killed(shell, until, options) -> None:
+def test_a_run_goes_on_when_its_server_is_killed(shell: Shell, options: tuple[str, ...]) -> None:
     shell.hold("second")
     process = shell.start("run", "crew.yaml", "the work", *options, env={"TMPDIR": str(shell.folder)})
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(process))
@@ -86,7 +91,7 @@ def test_a_run_goes_on_when_its_server_is_killed(shell, until, options) -> None:
     until(lambda: not shell.servers())
 
 
-def test_a_follower_ends_at_ctrl_c(shell, until) -> None:
+def test_a_follower_ends_at_ctrl_c(shell: Shell) -> None:
     assert shell.run("run", "crew.yaml", "x").returncode == 0
     process = shell.start("events", "notes", "--follow")
     until(lambda: "mission_state_changed" in shell.read(process, "out"))
@@ -96,7 +101,7 @@ def test_a_follower_ends_at_ctrl_c(shell, until) -> None:
     until(lambda: not shell.servers())
 
 
-def test_when_the_owner_of_the_store_is_killed_the_other_takes_over_store_and_work_at_once(shell, until) -> None:
+def test_when_the_owner_of_the_store_is_killed_the_other_takes_over_store_and_work_at_once(shell: Shell) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(text.replace("spec:\n", "spec:\n  tasks: {leaseSeconds: 600}\n"))
     shell.hold("first")

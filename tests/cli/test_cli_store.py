@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import redis
 import yaml
+from shell import Shell, until
 
 from watchbill.names import CrewKeys
 
 OTHERS = ("submit c x", "result c id", "status", "events c", "worker c")
 
 
-def test_work_is_submitted_in_one_process_and_done_in_another(shell, stored, worker) -> None:
+def test_work_is_submitted_in_one_process_and_done_in_another(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     done = shell.run("submit", stored, "the work", "--wait", "--id", "mine")
 
     assert (done.returncode, done.stdout) == (0, "third did the work\n")
@@ -35,7 +41,9 @@ def test_work_is_submitted_in_one_process_and_done_in_another(shell, stored, wor
     assert yaml.safe_load(shell.run("result", stored, "mine", "-o", "yaml").stdout)["status"] == "completed"
 
 
-def test_one_agent_can_be_asked_alone_by_data_and_by_priority(shell, stored, worker) -> None:
+def test_one_agent_can_be_asked_alone_by_data_and_by_priority(
+    shell: Shell, stored: str, worker: subprocess.Popen[str]
+) -> None:
     done = shell.run(
         *("submit", stored, "-", "--agent", "second", "--priority", "high", "--wait", "-o", "json"), stdin="hello\n"
     )
@@ -45,7 +53,7 @@ def test_one_agent_can_be_asked_alone_by_data_and_by_priority(shell, stored, wor
     assert shell.notes() == ["second started", "second ended"]
 
 
-def test_a_dedupe_key_gives_the_id_of_the_first(shell, stored) -> None:
+def test_a_dedupe_key_gives_the_id_of_the_first(shell: Shell, stored: str) -> None:
     first = shell.run("submit", stored, "x", "--dedupe-key", "daily").stdout
     assert shell.run("submit", stored, "y", "--dedupe-key", "daily").stdout == first
     other = json.loads(shell.run("submit", stored, "y", "--dedupe-key", "other", "-o", "json").stdout)
@@ -53,7 +61,7 @@ def test_a_dedupe_key_gives_the_id_of_the_first(shell, stored) -> None:
     assert other["run_id"] != first.strip()
 
 
-def test_work_may_be_for_later(shell, stored) -> None:
+def test_work_may_be_for_later(shell: Shell, stored: str) -> None:
     shell.run("submit", stored, "x", "--agent", "first", "--in", "2h", "--id", "later")
     shell.run("submit", stored, "x", "--agent", "first", "--at", "2099-01-31T18:00+01:00", "--id", "far")
     shell.run("submit", stored, "x", "--agent", "first", "--at", "2001-01-31T18:00Z", "--id", "past")
@@ -75,19 +83,19 @@ def test_work_may_be_for_later(shell, stored) -> None:
         ("--durability disk", "--durability: 'disk' is no durability. Use one of: replica, fsync."),
     ],
 )
-def test_what_is_not_clear_about_when_and_how_safe_is_refused(shell, given: str, said: str) -> None:
+def test_what_is_not_clear_about_when_and_how_safe_is_refused(shell: Shell, given: str, said: str) -> None:
     done = shell.run("submit", "c", "x", *given.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
 
 
-def test_a_submission_may_ask_to_be_safe(shell, stored) -> None:
+def test_a_submission_may_ask_to_be_safe(shell: Shell, stored: str) -> None:
     done = shell.run("submit", stored, "x", "--durability", "Replica", "--id", "safe")
     assert done.returncode != 0, "there is no replica"
     assert "no replica confirmed within 5 s: 'safe' may be stored" in done.stderr
 
 
-def test_what_is_not_finished_is_said_so_with_exit_1(shell, stored) -> None:
+def test_what_is_not_finished_is_said_so_with_exit_1(shell: Shell, stored: str) -> None:
     run_id = shell.run("submit", stored, "x").stdout.strip()
 
     done = shell.run("result", stored, run_id)
@@ -104,7 +112,7 @@ def test_what_is_not_finished_is_said_so_with_exit_1(shell, stored) -> None:
     assert "has no worker now" in late.stderr
 
 
-def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> None:
+def test_status_shows_all_crews_one_crew_and_one_run(shell: Shell, stored: str) -> None:
     shell.run("submit", stored, "x", "--id", "mine")
     task = shell.run("submit", stored, "x", "--agent", "first").stdout.strip()
 
@@ -141,7 +149,7 @@ def test_status_shows_all_crews_one_crew_and_one_run(shell, stored, until) -> No
     assert shell.run("status", "nope").returncode == 2
 
 
-def test_events_are_shown_counted_filtered_and_continued(shell, stored) -> None:
+def test_events_are_shown_counted_filtered_and_continued(shell: Shell, stored: str) -> None:
     assert len(shell.run("events", stored, "--count", "3").stdout.splitlines()) == 3
     told = shell.run("events", stored, "--count", "10").stdout.splitlines()
     assert ["mission_state_changed", "before", "running", "→", "completed"] in [line.split()[1:] for line in told]
@@ -160,14 +168,16 @@ def test_events_are_shown_counted_filtered_and_continued(shell, stored) -> None:
     assert shell.run("events", "nope").returncode == 2
 
 
-def test_events_of_a_run_that_is_not_there_are_not_found(shell, stored) -> None:
+def test_events_of_a_run_that_is_not_there_are_not_found(shell: Shell, stored: str) -> None:
     for more in ((), ("--follow",), ("--count", "0", "--follow"), ("--after", "1-1"), ("--follow", "--after", "1-1")):
         done = shell.run("events", stored, "--run", "mistyped", *more, timeout=30)
         assert (done.returncode, done.stdout) == (2, ""), more
         assert "has no run 'mistyped'" in done.stderr
 
 
-def test_the_feed_of_a_run_may_outlast_its_record_and_the_record_its_feed(shell, stored, redis_url) -> None:
+def test_the_feed_of_a_run_may_outlast_its_record_and_the_record_its_feed(
+    shell: Shell, stored: str, redis_url: str
+) -> None:
     keys = CrewKeys("default", stored)
     last = json.loads(shell.run("events", stored, "--run", "before", "-o", "json", "--count", "1").stdout)["id"]
     with redis.Redis.from_url(redis_url) as client:
@@ -182,7 +192,7 @@ def test_the_feed_of_a_run_may_outlast_its_record_and_the_record_its_feed(shell,
     assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "")
 
 
-def test_a_follower_sees_what_comes_and_nothing_from_before(shell, stored, until) -> None:
+def test_a_follower_sees_what_comes_and_nothing_from_before(shell: Shell, stored: str) -> None:
     process = shell.start("events", stored, "--follow", "--count", "0", "-o", "json")
     worker = shell.start("worker", stored)
 
@@ -194,13 +204,13 @@ def test_a_follower_sees_what_comes_and_nothing_from_before(shell, stored, until
     assert "before" not in shell.read(process, "out")
 
 
-def test_a_follower_that_was_outrun_is_told_so(shell, stored, until) -> None:
+def test_a_follower_that_was_outrun_is_told_so(shell: Shell, stored: str) -> None:
     process = shell.start("events", stored, "--follow", "--after", "1-1")
     until(lambda: "events were missed" in shell.read(process, "out"), explain=lambda: shell.read(process))
     until(lambda: "mission_state_changed" in shell.read(process, "out"))
 
 
-def test_a_worker_drains_at_sigterm_and_exits_with_0(shell, stored, worker, until) -> None:
+def test_a_worker_drains_at_sigterm_and_exits_with_0(shell: Shell, stored: str, worker: subprocess.Popen[str]) -> None:
     shell.hold("first")
     shell.run("submit", stored, "x", "--id", "mine")
     until(lambda: "first started" in shell.notes())
@@ -213,7 +223,7 @@ def test_a_worker_drains_at_sigterm_and_exits_with_0(shell, stored, worker, unti
     assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "completed"
 
 
-def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) -> None:
+def test_a_worker_whose_grace_is_over_hands_its_task_back(shell: Shell, stored: str) -> None:
     shell.hold("first")
     process = shell.start("worker", stored, "--grace-seconds", "0.2")
     shell.run("submit", stored, "x", "--id", "mine")
@@ -224,7 +234,7 @@ def test_a_worker_whose_grace_is_over_hands_its_task_back(shell, stored, until) 
     assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "waiting"
 
 
-def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell, stored) -> None:
+def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell: Shell, stored: str) -> None:
     (shell.folder / "empty").mkdir()
     done = shell.run("worker", stored, "--folder", "empty")
     assert done.returncode == 2
@@ -234,7 +244,7 @@ def test_a_worker_where_the_crew_s_agents_are_not_is_refused(shell, stored) -> N
     assert all("--folder DIR" in line for line in errors)
 
 
-def test_a_worker_without_the_key_of_a_model_is_refused(shell, stored) -> None:
+def test_a_worker_without_the_key_of_a_model_is_refused(shell: Shell, stored: str) -> None:
     shell.env = {name: value for name, value in shell.env.items() if not name.startswith("OPENAI_")}
     crew = shell.folder / "crew.yaml"
     crew.write_text(crew.read_text() + "    - {name: guide, model: 'openai:gpt-5-mini'}\n")
@@ -244,7 +254,7 @@ def test_a_worker_without_the_key_of_a_model_is_refused(shell, stored) -> None:
     assert "spec.agents[3].model: model 'openai:gpt-5-mini': the environment variable OPENAI_API_KEY is" in done.stderr
 
 
-def test_a_worker_that_has_some_of_the_agents_says_which_it_has_not(shell, stored, until) -> None:
+def test_a_worker_that_has_some_of_the_agents_says_which_it_has_not(shell: Shell, stored: str) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(text.replace('first, class: "cli_agents:Note"', "first, class: EchoAgent"))
     assert shell.run("run", "crew.yaml", "x").returncode == 0
@@ -256,7 +266,7 @@ def test_a_worker_that_has_some_of_the_agents_says_which_it_has_not(shell, store
     assert all(line.endswith("Its tasks wait for a worker that has it.") for line in warnings)
 
 
-def test_a_worker_checks_all_its_crews_before_it_starts(shell, stored) -> None:
+def test_a_worker_checks_all_its_crews_before_it_starts(shell: Shell, stored: str) -> None:
     done = shell.run("worker", stored, "no-such-crew")
 
     assert done.returncode == 2
@@ -265,7 +275,7 @@ def test_a_worker_checks_all_its_crews_before_it_starts(shell, stored) -> None:
     assert shell.run("worker", stored, "--folder", "nowhere").returncode == 2
 
 
-def test_the_private_store_is_found_and_shared(shell, until) -> None:
+def test_the_private_store_is_found_and_shared(shell: Shell) -> None:
     shell.hold("second")
     running = shell.start("run", "crew.yaml", "x", "--id", "mine")
     until(lambda: "second started" in shell.notes(), explain=lambda: shell.read(running))
@@ -284,7 +294,7 @@ def test_the_private_store_is_found_and_shared(shell, until) -> None:
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_without_a_store_exit_3_names_everything_that_was_tried(shell, command) -> None:
+def test_without_a_store_exit_3_names_everything_that_was_tried(shell: Shell, command: str) -> None:
     done = shell.run(*command.split())
 
     assert (done.returncode, done.stdout) == (3, "")
@@ -293,13 +303,15 @@ def test_without_a_store_exit_3_names_everything_that_was_tried(shell, command) 
     assert not (shell.folder / ".watchbill").exists()
 
 
-def test_a_resume_without_a_store_makes_none(shell) -> None:
+def test_a_resume_without_a_store_makes_none(shell: Shell) -> None:
     assert shell.run("run", "crew.yaml", "--resume").returncode == 3
     assert not (shell.folder / ".watchbill").exists()
 
 
 @pytest.mark.parametrize("command", ["run crew.yaml x", *OTHERS])
-def test_a_store_that_refuses_connections_is_exit_3_within_seconds_and_without_the_password(shell, command) -> None:
+def test_a_store_that_refuses_connections_is_exit_3_within_seconds_and_without_the_password(
+    shell: Shell, command: str
+) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # taken, but not listened on
         url = f"redis://me:hunter22@127.0.0.1:{nobody.getsockname()[1]}/0"
@@ -312,7 +324,7 @@ def test_a_store_that_refuses_connections_is_exit_3_within_seconds_and_without_t
     assert "Traceback" not in by_option.stderr
 
 
-def test_a_store_that_never_answers_is_exit_3(shell) -> None:
+def test_a_store_that_never_answers_is_exit_3(shell: Shell) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -321,7 +333,9 @@ def test_a_store_that_never_answers_is_exit_3(shell) -> None:
     assert "no answer within 6 s" in done.stderr
 
 
-async def test_a_wrong_password_is_exit_3_and_not_shown(shell, private_redis) -> None:
+async def test_a_wrong_password_is_exit_3_and_not_shown(
+    shell: Shell, private_redis: Callable[[], Awaitable[Any]]
+) -> None:
     import redis.asyncio
 
     server = await private_redis()
@@ -335,7 +349,7 @@ async def test_a_wrong_password_is_exit_3_and_not_shown(shell, private_redis) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell, stored) -> None:
+def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell: Shell, stored: str) -> None:
     keys = CrewKeys("default", stored)
     with redis.Redis.from_url(shell.env["WATCHBILL_REDIS_URL"], decode_responses=True) as store:
         key = keys.definition(str(store.hget(keys.meta, "def")))
@@ -350,14 +364,14 @@ def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell, stored) -> N
     assert (shown.returncode, shown.stderr) == (0, "")
 
 
-def test_a_url_s_mistake_is_told_as_what_it_is(shell, redis_url) -> None:
+def test_a_url_s_mistake_is_told_as_what_it_is(shell: Shell, redis_url: str) -> None:
     base = redis_url.split("?")[0]
     far = shell.run("status", "--redis-url", f"{base}?db=99999")
     assert far.returncode == 2
     assert "has no such database. Use a lower number" in far.stderr
 
 
-def test_a_time_to_wait_may_have_a_unit(shell, stored) -> None:
+def test_a_time_to_wait_may_have_a_unit(shell: Shell, stored: str) -> None:
     assert shell.run("submit", stored, "x", "--id", "slow").returncode == 0
     late = shell.run("result", stored, "slow", "--wait", "--timeout", "1s")
     assert (late.returncode, "not finished after 1 s" in late.stderr) == (1, True), late.stderr
@@ -365,7 +379,7 @@ def test_a_time_to_wait_may_have_a_unit(shell, stored) -> None:
     assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
 
 
-def test_an_empty_state_folder_is_refused_and_is_not_the_current_one(shell) -> None:
+def test_an_empty_state_folder_is_refused_and_is_not_the_current_one(shell: Shell) -> None:
     before = sorted(shell.folder.iterdir())
     done = shell.run("run", "crew.yaml", "x", "--state", "")
     assert (done.returncode, done.stdout) == (2, "")

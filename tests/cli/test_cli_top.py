@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.cells import cell_len
+from shell import Shell
 
 import forks
 from watchbill import connection
@@ -181,7 +182,7 @@ class Crews:
 
 
 @pytest.fixture
-def crews(shell, redis_url) -> Crews:
+def crews(shell: Shell, redis_url: str) -> Crews:
     made = Crews(redis_url)
     shell.env["WATCHBILL_REDIS_URL"] = redis_url
     shell.env["WATCHBILL_NAMESPACE"] = made.namespace
@@ -263,7 +264,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(shell) -> Iterator[Callable[..., Terminal]]:
+def terminal(shell: Shell) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def start(*arguments: str, **size: int) -> Terminal:
@@ -275,7 +276,7 @@ def terminal(shell) -> Iterator[Callable[..., Terminal]]:
         one.close()
 
 
-def test_once_prints_a_table_with_the_busiest_first_and_data_says_the_same(shell, crews) -> None:
+def test_once_prints_a_table_with_the_busiest_first_and_data_says_the_same(shell: Shell, crews: Crews) -> None:
     crews.make("calm", "busy", "idle")
     crews.submit("calm", "t1")
     crews.submit("busy", *(f"t{i}" for i in range(5)))
@@ -303,7 +304,7 @@ def test_once_prints_a_table_with_the_busiest_first_and_data_says_the_same(shell
     assert piped[0].split() == header, "no terminal: once"
 
 
-def test_one_crew_is_shown_in_full(shell, crews) -> None:
+def test_one_crew_is_shown_in_full(shell: Shell, crews: Crews) -> None:
     crews.make("busy")
     crews.submit("busy", *(f"t{i}" for i in range(5)))
     crews.work("busy", 2, "")
@@ -318,7 +319,7 @@ def test_one_crew_is_shown_in_full(shell, crews) -> None:
     assert len(found["incarnations"]) == found["workers"] == 1
 
 
-def test_what_to_show_is_chosen_by_name_and_by_namespace(shell, crews) -> None:
+def test_what_to_show_is_chosen_by_name_and_by_namespace(shell: Shell, crews: Crews) -> None:
     crews.make("one", "two", "three")
     some = shell.run("top", "one", f"{crews.namespace}/two", "one", "--once", "-i", "0.2").stdout
     assert sorted(line.split()[0].partition("/")[2] for line in some.splitlines()[1:]) == ["one", "two"]
@@ -337,7 +338,9 @@ def test_what_to_show_is_chosen_by_name_and_by_namespace(shell, crews) -> None:
     assert shell.run("top", "--interval", "0").returncode == 2
 
 
-def test_a_terminal_is_drawn_anew_as_work_comes_and_goes_and_q_ends_it(crews, terminal) -> None:
+def test_a_terminal_is_drawn_anew_as_work_comes_and_goes_and_q_ends_it(
+    crews: Crews, terminal: Callable[..., Terminal]
+) -> None:
     crews.make("live", "idle")
     top = terminal("top", "-i", "0.2")
     top.shows(r"live +0 +0 ")
@@ -358,7 +361,9 @@ def test_a_terminal_is_drawn_anew_as_work_comes_and_goes_and_q_ends_it(crews, te
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(crews, terminal, number, code) -> None:
+def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(
+    crews: Crews, terminal: Callable[..., Terminal], number: signal.Signals, code: int
+) -> None:
     crews.make("live")
     top = terminal("top", "live", "-i", "0.2")
     top.shows(r"^PRIORITY")
@@ -368,7 +373,9 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(crews, terminal, num
     assert top.is_restored()
 
 
-def test_keys_are_heard_as_they_are_pressed_and_ctrl_z_does_not_strand_the_terminal(crews, terminal) -> None:
+def test_keys_are_heard_as_they_are_pressed_and_ctrl_z_does_not_strand_the_terminal(
+    crews: Crews, terminal: Callable[..., Terminal]
+) -> None:
     crews.make("live")
     top = terminal("top", "-i", "0.2")
     top.shows(r"live +0")
@@ -380,7 +387,7 @@ def test_keys_are_heard_as_they_are_pressed_and_ctrl_z_does_not_strand_the_termi
     assert top.ended() == 0
 
 
-def test_it_follows_the_size_of_the_terminal(crews, terminal) -> None:
+def test_it_follows_the_size_of_the_terminal(crews: Crews, terminal: Callable[..., Terminal]) -> None:
     crews.make(*(f"crew-{i:02}" for i in range(12)))
     top = terminal("top", "-i", "0.2", width=150, height=30)
     top.shows(r"FAILED/S")
@@ -396,7 +403,7 @@ def test_it_follows_the_size_of_the_terminal(crews, terminal) -> None:
     assert top.ended() == 0
 
 
-def test_hundreds_of_crews_are_shown_and_the_busiest_are_seen(crews, terminal) -> None:
+def test_hundreds_of_crews_are_shown_and_the_busiest_are_seen(crews: Crews, terminal: Callable[..., Terminal]) -> None:
     crews.make(*(f"crew-{i:03}" for i in range(300)))
     crews.submit("crew-123", "t1", "t2")
     top = terminal("top", "-i", "0.2")
@@ -406,7 +413,7 @@ def test_hundreds_of_crews_are_shown_and_the_busiest_are_seen(crews, terminal) -
 
 
 async def test_a_store_that_goes_away_is_said_so_and_it_goes_on_when_it_is_back(
-    shell, terminal, private_redis: Callable[[], Any]
+    shell: Shell, terminal: Callable[..., Terminal], private_redis: Callable[[], Any]
 ) -> None:
     server = await private_redis()
     crews = Crews(server.url)

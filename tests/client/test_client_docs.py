@@ -6,8 +6,9 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ USAGE = DOCS.parent / "usage.md"
 
 
 @pytest.fixture
-async def url(private_redis, tmp_path: Path) -> AsyncIterator[str]:
+async def url(private_redis: Callable[[], Awaitable[Any]], tmp_path: Path) -> AsyncIterator[str]:
     """A store with the crew of the examples at work."""
     server = await private_redis()
     (tmp_path / "reminder.yaml").write_text(REMINDER)

@@ -32,7 +32,7 @@ def version_of(cache: Cache) -> str | None:
     return seen["metadata"]["resourceVersion"] if seen else None
 
 
-def test_an_older_event_does_not_replace_a_newer_one():
+def test_an_older_event_does_not_replace_a_newer_one() -> None:
     cache = Cache()
     assert cache.take("crews", "ADDED", crew(9)) == {ECHO}
     assert cache.take("crews", "MODIFIED", crew(8)) == set()
@@ -41,7 +41,7 @@ def test_an_older_event_does_not_replace_a_newer_one():
     assert version_of(cache) == "10"
 
 
-def test_a_listing_does_not_bring_back_what_an_event_has_replaced_since():
+def test_a_listing_does_not_bring_back_what_an_event_has_replaced_since() -> None:
     cache = Cache()
     cache.expect_listing()
     cache.take("crews", "MODIFIED", crew(7))
@@ -52,7 +52,7 @@ def test_a_listing_does_not_bring_back_what_an_event_has_replaced_since():
     assert cache.deployments.of(ECHO)[0].replicas == 3
 
 
-def test_a_listing_does_not_bring_back_what_was_deleted_meanwhile():
+def test_a_listing_does_not_bring_back_what_was_deleted_meanwhile() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(4))
     cache.expect_listing()
@@ -65,7 +65,7 @@ def test_a_listing_does_not_bring_back_what_was_deleted_meanwhile():
     assert version_of(cache) == "8"
 
 
-def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_it():
+def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_it() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(9, "new"))
     cache.take("crews", "ADDED", crew(3, "old"))
@@ -74,7 +74,7 @@ def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_
     assert ("team", "new") in cache.crews
 
 
-def test_a_listing_of_one_namespace_says_nothing_of_others():
+def test_a_listing_of_one_namespace_says_nothing_of_others() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(3))
     assert cache.replace("crews", "elsewhere", Listing([], 5)) == set()
@@ -82,18 +82,18 @@ def test_a_listing_of_one_namespace_says_nothing_of_others():
     assert cache.replace("crews", "team", Listing([], 5)) == {ECHO}
 
 
-def test_a_late_deletion_of_a_former_object_does_not_remove_the_new_one():
+def test_a_late_deletion_of_a_former_object_does_not_remove_the_new_one() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(9))
     cache.take("crews", "DELETED", crew(6))
     assert ECHO in cache.crews
 
 
-def test_a_deleted_crew_is_reconciled_even_if_it_was_not_known():
+def test_a_deleted_crew_is_reconciled_even_if_it_was_not_known() -> None:
     assert Cache().take("crews", "DELETED", crew(6)) == {ECHO}
 
 
-def test_a_heartbeat_that_changes_its_crew_concerns_both():
+def test_a_heartbeat_that_changes_its_crew_concerns_both() -> None:
     cache = Cache()
     cache.take("heartbeats", "ADDED", heartbeat(1, "echo"))
     assert cache.take("heartbeats", "MODIFIED", heartbeat(2, "other")) == {ECHO, ("team", "other")}
@@ -101,7 +101,7 @@ def test_a_heartbeat_that_changes_its_crew_concerns_both():
     assert len(cache.heartbeats.of(("team", "other"))) == 1
 
 
-def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it():
+def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it() -> None:
     cache = Cache()
     cache.take("deployments", "ADDED", deployment(1))
     bare = deployment(2)
@@ -110,7 +110,7 @@ def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it():
     assert cache.deployments.of(ECHO) == []
 
 
-def test_nothing_stays_of_what_is_gone():
+def test_nothing_stays_of_what_is_gone() -> None:
     cache = Cache()
     cache.expect_listing()
     cache.listed()
@@ -125,7 +125,7 @@ def test_nothing_stays_of_what_is_gone():
         assert not index._gone
 
 
-def test_what_is_large_and_of_no_use_is_not_kept():
+def test_what_is_large_and_of_no_use_is_not_kept() -> None:
     cache = Cache()
     copy = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 1000, "mine": "y"}
     cache.take("crews", "ADDED", crew(1, managedFields=[{"manager": "kubectl"}], annotations=copy))

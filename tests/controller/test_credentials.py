@@ -24,7 +24,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return token
 
 
-async def test_each_login_reads_the_token_anew(pod: Path):
+async def test_each_login_reads_the_token_anew(pod: Path) -> None:
     first = await watch._login()
     assert (first.server, first.token, first.ca_path) == ("https://10.0.0.1:443", "first", str(pod.parent / "ca.crt"))
     assert first.as_http_headers() == {"Authorization": "bearer first"}
@@ -32,7 +32,7 @@ async def test_each_login_reads_the_token_anew(pod: Path):
     assert (await watch._login()).token == "second"
 
 
-async def test_a_kubeconfig_says_it_outside_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_kubeconfig_says_it_outside_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     (tmp_path / "token").write_text("mine")
     (tmp_path / "config").write_text(

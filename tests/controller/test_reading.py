@@ -23,7 +23,7 @@ def crew(**spec: Any) -> dict[str, Any]:
     }
 
 
-def test_fields_of_a_later_version_are_ignored_at_every_depth():
+def test_fields_of_a_later_version_are_ignored_at_every_depth() -> None:
     later = crew(
         later={"a": 1},
         agents=[{"name": "a", "class": "EchoAgent", "budget": {"later": 1}}],
@@ -53,14 +53,14 @@ def test_fields_of_a_later_version_are_ignored_at_every_depth():
         ),
     ],
 )
-def test_what_can_not_be_has_a_reason_and_nothing_is_stored_of_it(spec: dict[str, Any], reason: Reason):
+def test_what_can_not_be_has_a_reason_and_nothing_is_stored_of_it(spec: dict[str, Any], reason: Reason) -> None:
     _, definition, fault = read(crew(**spec))
     assert definition is None
     assert fault is not None
     assert fault[0] is reason
 
 
-def test_a_heartbeat_of_a_later_version_can_be_read():
+def test_a_heartbeat_of_a_later_version_can_be_read() -> None:
     later = {
         "metadata": {"name": "beat"},
         "spec": {"crewRef": {"name": "echo"}, "intervalSeconds": 60, "missed": "Once"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from watchbill.api import Heartbeat
+from watchbill.api import Crew, Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.plan import heartbeat
 from watchbill.records import AgentDefinition, CrewDefinition
@@ -28,24 +28,24 @@ def resource(**spec: Any) -> Heartbeat:
     )
 
 
-def test_one_that_fires_is_ready_and_says_when():
+def test_one_that_fires_is_ready_and_says_when() -> None:
     status = heartbeat.status(seen(), heartbeat.fires(resource()), last=NOW, following=LATER, now=NOW)
     assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "Available")]
     assert (status["lastFireTime"], status["nextFireTime"]) == ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z")
     assert status["observedGeneration"] == 3
 
 
-def test_what_is_not_known_is_left_out():
+def test_what_is_not_known_is_left_out() -> None:
     status = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
     assert not {"lastFireTime", "nextFireTime"} & set(status)
 
 
-def test_a_suspended_one_says_so():
+def test_a_suspended_one_says_so() -> None:
     assert "suspend" in heartbeat.fires(resource(suspend=True))[1]
     assert "suspend" not in heartbeat.fires(resource())[1]
 
 
-def test_one_that_does_not_fire_is_stalled_since_it_stopped():
+def test_one_that_does_not_fire_is_stalled_since_it_stopped() -> None:
     fired = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
     stalled = heartbeat.status(seen(**fired), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=LATER)
     assert [(c["type"], c["status"], c["reason"]) for c in stalled["conditions"]] == [
@@ -57,7 +57,7 @@ def test_one_that_does_not_fire_is_stalled_since_it_stopped():
     assert again == stalled
 
 
-def test_slot_and_now_stand_for_times_in_the_zone_of_the_heartbeat():
+def test_slot_and_now_stand_for_times_in_the_zone_of_the_heartbeat() -> None:
     text = "Since {slot}, at {now}. {{slot}} {slots} {{now}} {input}"
     asked = heartbeat.asked(text, slot=NOW, now=NOW.replace(second=3, microsecond=9), zone="Europe/Berlin")
     assert asked == ("Since 2026-03-01T13:00:00+01:00, at 2026-03-01T13:00:03+01:00. {slot} {slots} {now} {input}")
@@ -68,7 +68,7 @@ def crew(prompt: str | None = "{inputs.log}") -> CrewDefinition:
     return CrewDefinition(name="blog", agents=agents)
 
 
-def test_an_input_that_the_crew_cites_and_the_heartbeat_lacks_is_told():
+def test_an_input_that_the_crew_cites_and_the_heartbeat_lacks_is_told() -> None:
     (found,) = heartbeat.lacks(resource(), crew())
     assert (found.path, found.fix) == ("spec.inputs.log", "Give it in spec.inputs.log.")
     assert [problem.path for problem in heartbeat.lacks(resource(agent="a"), crew())] == ["spec.inputs.log"]
@@ -84,5 +84,5 @@ def test_an_input_that_the_crew_cites_and_the_heartbeat_lacks_is_told():
         ({}, None),
     ],
 )
-def test_nothing_is_told_where_nothing_is_missing(spec, definition):
+def test_nothing_is_told_where_nothing_is_missing(spec: dict[str, Any], definition: Crew | None) -> None:
     assert heartbeat.lacks(resource(**spec), definition) == []

@@ -42,7 +42,7 @@ async def left(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
     return sorted([str(key) async for key in client.scan_iter(match=f"{keys.prefix}*", count=1000)])
 
 
-async def test_a_crew_is_its_owners_and_nobody_elses(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_a_crew_is_its_owners_and_nobody_elses(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     assert await definitions.identity(client, keys) == Identity("u1", "one", "")
     before = await client.hgetall(keys.meta)
@@ -53,7 +53,9 @@ async def test_a_crew_is_its_owners_and_nobody_elses(client: redis.asyncio.Redis
     assert await definitions.apply(client, keys, definition("b"), uid="u1", owner="one") == "u1"
 
 
-async def test_a_crew_without_an_owner_is_given_one_only_under_its_uid(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_a_crew_without_an_owner_is_given_one_only_under_its_uid(
+    client: redis.asyncio.Redis, keys: CrewKeys
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1")
     with pytest.raises(Conflict):
         await definitions.apply(client, keys, definition(), uid="u2", owner="one")
@@ -61,7 +63,7 @@ async def test_a_crew_without_an_owner_is_given_one_only_under_its_uid(client: r
     assert (await definitions.identity(client, keys)).owner == "one"
 
 
-async def test_identities_of_many_are_in_order(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_identities_of_many_are_in_order(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     none = CrewKeys("tests", "there-is-none")
     assert await definitions.identities(client, [none, keys, none]) == [
@@ -72,7 +74,9 @@ async def test_identities_of_many_are_in_order(client: redis.asyncio.Redis, keys
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-async def test_a_removal_goes_on_where_it_was_interrupted(client: redis.asyncio.Redis, keys: CrewKeys, batches: int):
+async def test_a_removal_goes_on_where_it_was_interrupted(
+    client: redis.asyncio.Redis, keys: CrewKeys, batches: int
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     await submit(client, keys, "u1", 250)
     assert await definitions._step(client, keys, "u1", "begin")
@@ -85,7 +89,7 @@ async def test_a_removal_goes_on_where_it_was_interrupted(client: redis.asyncio.
 
 async def test_a_new_crew_of_that_name_begins_only_once_nothing_of_the_former_is_left(
     client: redis.asyncio.Redis, keys: CrewKeys
-):
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     await submit(client, keys, "u1", 150)
     assert await definitions._step(client, keys, "u1", "begin")
@@ -98,7 +102,9 @@ async def test_a_new_crew_of_that_name_begins_only_once_nothing_of_the_former_is
     assert await client.zcard(keys.ids) == 0
 
 
-async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(
+    client: redis.asyncio.Redis, keys: CrewKeys
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     assert await definitions.delete(client, keys, "u1")
     await definitions.apply(client, keys, definition(), uid="u2", owner="one")
@@ -114,7 +120,7 @@ async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(client: 
 @pytest.mark.parametrize("what", ["task", "run"])
 async def test_a_dedupe_key_of_a_former_crew_keeps_nothing_from_a_new_one(
     client: redis.asyncio.Redis, keys: CrewKeys, what: str
-):
+) -> None:
     async def submit(uid: str, task_id: str) -> str:
         if what == "task":
             task = Submission(task_id, "a", "{}", dedupe_key="daily", dedupe_ms=60_000)
@@ -132,14 +138,14 @@ async def test_a_dedupe_key_of_a_former_crew_keeps_nothing_from_a_new_one(
     assert await client.xlen(keys.streams[2]) == 1
 
 
-async def test_two_may_remove_at_once(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_two_may_remove_at_once(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     await submit(client, keys, "u1", 500)
     await asyncio.gather(*(definitions.delete(client, keys, "u1") for _ in range(4)))
     assert await left(client, keys) == []
 
 
-async def test_a_crew_that_leaves_takes_no_work(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_a_crew_that_leaves_takes_no_work(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     assert await definitions._step(client, keys, "u1", "begin")
     with pytest.raises(Exception, match="deleted"):
@@ -149,7 +155,7 @@ async def test_a_crew_that_leaves_takes_no_work(client: redis.asyncio.Redis, key
 
 async def test_a_definition_that_can_not_be_read_does_not_keep_a_crew_alive(
     client: redis.asyncio.Redis, keys: CrewKeys
-):
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     digest = str(await client.hget(keys.meta, "def"))
     await client.set(keys.definition(digest), '{"of": "a later version"}')
@@ -161,7 +167,9 @@ async def _told(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
     return [event.message for _, event in await events.recent(client, keys.events, 100)]
 
 
-async def test_who_brings_a_crew_back_that_the_store_has_lost_says_so_once(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_who_brings_a_crew_back_that_the_store_has_lost_says_so_once(
+    client: redis.asyncio.Redis, keys: CrewKeys
+) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     born = (await definitions.current(client, keys)).born
     await definitions.apply(client, keys, definition("b"), uid="u1", owner="one", was_there=True)
@@ -180,7 +188,7 @@ async def test_who_brings_a_crew_back_that_the_store_has_lost_says_so_once(clien
     assert await _told(client, keys) == [message], "it was told already"
 
 
-async def test_a_crew_that_is_new_in_the_store_has_lost_nothing(client: redis.asyncio.Redis, keys: CrewKeys):
+async def test_a_crew_that_is_new_in_the_store_has_lost_nothing(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
     assert await _told(client, keys) == []
     assert await definitions.record_loss(client, keys, "u1", ""), "who doesn't know since when has no say"
