@@ -45,6 +45,10 @@ READ_AT_START = ("LANG", "LC_", "LD_", "PYTHON")
 """How variables begin that count only when a process starts: a fork comes too late for them."""
 
 
+_READ_AT_START = ("DYLD_", "LANG", "LC_", "LD_", "PYTHON")
+"""How variables begin that Python, or what loads it, reads."""
+
+
 class Fork(subprocess.Popen[Any]):
     """A process that is the child of the one which forked it."""
 
@@ -112,14 +116,15 @@ def start(
     cwd: Path | None = None,
     start_new_session: bool = False,
 ) -> subprocess.Popen[Any]:
-    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments. Where the
-    environment differs from ours in what is read at the start, the process is no fork."""
+    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments.
+
+    From nothing, where `env` says what is read before anything runs.
+    """
     global _template
-    different = {name for name, _ in set(env.items()) ^ set(os.environ.items())}
-    if any(name.startswith(READ_AT_START) for name in different):
+    if any(name.startswith(_READ_AT_START) and os.environ.get(name) != value for name, value in env.items()):
         return subprocess.Popen(
-            [sys.executable, "-P", *arguments],
-            stdin=stdin or subprocess.DEVNULL,
+            [sys.executable, *arguments] if arguments[0] == "-m" else [sys.executable, "-P", *arguments],
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=stdout,
             stderr=stderr,
             env=env,

@@ -149,11 +149,10 @@ class Shell:
         return process
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
-        """Forks it, but for the first process of each command, and for those with an `env` that Python reads itself."""
+        """Forks it, but for the first process of each command."""
         command = ["-m", "watchbill", *arguments]
         options |= {"cwd": self.folder, "env": self.env | env}
-        needs_own_python = any(name.startswith(("LANG", "LC_", "PYTHON", "TERM")) for name in env)
-        if not needs_own_python and (arguments[:1] in _STARTED or "--help" in arguments):  # which runs no command
+        if arguments[:1] in _STARTED or "--help" in arguments:  # which runs no command
             return forks.start(command, **options)
         _STARTED.append(arguments[:1])
         options.setdefault("stdin", subprocess.DEVNULL)
