@@ -7,7 +7,6 @@ import json
 import re
 import secrets
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from e2e.cluster.kubectl import Kubectl
 
 UNUSED_SERVICE = "10.96.255.254"
 OUTSIDE = "192.0.2.1"  # TEST-NET-1: belongs to nobody
-AT_ONCE = 1.0
+AT_ONCE = 4.0  # seconds; what is dropped instead of refused takes 5
 
 # Prints how a connection ended, and after how many seconds.
 CONNECT = """
@@ -167,10 +166,8 @@ def test_no_traffic_of_a_pod_leaves_the_cluster(probe: Callable[..., Any], ours:
 def test_no_traffic_of_a_node_leaves_this_machine(ours: Cluster) -> None:
     before = _refused_on_bridge()
     connect = f"</dev/tcp/{OUTSIDE}/9"
-    began = time.monotonic()
     with pytest.raises(machine.ClusterError, match="Connection refused"):
-        docker.docker("exec", ours.nodes()[0], "timeout", "5", "bash", "-c", connect)
-    assert time.monotonic() - began < AT_ONCE + 1  # docker exec takes its own time
+        docker.docker("exec", ours.nodes()[0], "timeout", "60", "bash", "-c", connect)
     assert _refused_on_bridge() > before
 
 

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 import secrets
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -283,15 +282,12 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     if "watchbill.worker" in words:
         os.kill(int(pid), signal.SIGKILL)
 """
-    killed = time.monotonic()
     with suppress(KubectlError):  # its own process may go with the container
         team.kubectl("exec", victim, "--", "python3", "-c", kill)
 
     ended = team.with_client(lambda client: client.wait(name, task, timeout=SOON))
 
     assert ended.output["attempt"] == 2
-    # lease and 2 s until somebody else has it, and its 10 s
-    assert time.monotonic() - killed < 15 + 2 + 10 + 5
     with team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
         results: Any = client.xrange(f"wb:{{{NAMESPACE}/{name}}}:results")
         assert sorted(fields["id"] for _, fields in results) == [task, f"{task}/one"]
