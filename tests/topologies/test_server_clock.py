@@ -15,6 +15,7 @@ from bench.clock import MISSING, Clock, library
 from workshop import until
 
 from watchbill import connection
+from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
 from watchbill.store import control, definitions
@@ -79,14 +80,14 @@ async def test_an_attempt_waits_no_longer_without_workers_where_the_operator_loo
 ) -> None:
     store = fresh_store("valkey-standalone", environment=clock.environment)
     crew = await crew_in(store, {"a": "Gate"})
-    stored = Stored(crew.redis, NoHeartbeats(), "me")
+    stored, memory = Stored(crew.redis, NoHeartbeats(), "me"), CrewMemory()
 
     async def due_in() -> float:
         seen = {"metadata": {"uid": crew.uid, "generation": 1}, "status": {"waiting": 0}}
-        kept = await stored.keep(_key(crew.keys), seen, crew.definition, [])
-        assert kept is not None
-        assert kept.load.due_in is not None
-        return kept.load.due_in
+        synced = await stored.sync(_key(crew.keys), seen, crew.definition, [], memory)
+        assert synced is not None
+        assert synced.load.due_in is not None
+        return synced.load.due_in
 
     await crew.submit("t", "a")
     holder = Holder(crew, "one.1")
