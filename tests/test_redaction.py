@@ -117,6 +117,8 @@ def test_large_values_take_their_time_in_proportion_to_their_size(part: str) -> 
         ("at 'redis://:a@b/c@h', you@x.invalid", "at 'redis://:[redacted]@h', you@x.invalid"),
         ("GET https://h/x?a=1&api_key=k&token=t HTTP", "GET https://h/x?a=1&api_key=[redacted]&token=[redacted] HTTP"),
         ("sent Basic dXNlcjpwdw== there", "sent Basic [redacted] there"),
+        ("sent Basic bWU+Pzpwdw== there", "sent Basic [redacted] there"),
+        ("sent Basic bWU-Pzpwdw there", "sent Basic [redacted] there"),
         ("Basic information, and basically all", "Basic information, and basically all"),
         ("http://localhost:8080/users/me@x https://web.invalid:80/a:b@c", None),
         ("x = f(a=1, key=2) if a & b; https://docs.invalid/a?page=2", None),
@@ -124,6 +126,11 @@ def test_large_values_take_their_time_in_proportion_to_their_size(part: str) -> 
 )
 def test_a_credential_in_the_url_of_a_text_is_taken_out_though_nothing_knows_it(text: str, told: str | None) -> None:
     assert Redactor({})(text) == (told or text)
+
+
+def test_a_secret_of_a_variable_in_a_query_is_told_by_the_name_of_the_variable() -> None:
+    redact = Redactor({"SOME_KEY": "k-12345678"})
+    assert redact("GET https://h/x?key=k-12345678&a=1") == "GET https://h/x?key=[redacted SOME_KEY]&a=1"
 
 
 def test_other_words_keep_their_letters() -> None:

@@ -122,6 +122,12 @@ def test_a_status_with_a_condition_too_many_is_written_again() -> None:
     assert conditions(made.status) == {"Ready": ("True", "Available")}
 
 
+def test_the_condition_that_sums_up_is_found_where_there_is_one() -> None:
+    ready = {"type": "Ready", "status": "True"}
+    assert plan.summary({"conditions": [{"type": "Stalled"}, ready]}) == ready
+    assert plan.summary({"conditions": []}) == plan.summary({}) == {}
+
+
 def test_a_condition_of_somebody_else_is_left_alone() -> None:
     """Our apply could not remove it: to try would be a write at every look."""
     there = settled()
@@ -130,8 +136,15 @@ def test_a_condition_of_somebody_else_is_left_alone() -> None:
     assert planned(dataclasses.replace(there, status=more)).status is None
 
 
+def test_a_new_crew_has_as_many_replicas_in_its_status_as_it_is_to_have() -> None:
+    made = planned(seen(crew(minReplicas=2)))
+    assert made.status is not None
+    assert made.status["replicas"] == applied(made)["spec"]["replicas"] == 2
+
+
 def test_waiting_work_starts_workers_with_a_write_that_is_fenced_by_what_was_seen() -> None:
     made = planned(settled(load=Load(25, 0)))
+    assert made.resize is None, "the write of the Deployment says how many"
     assert applied(made)["spec"]["replicas"] == 3
     assert applied(made)["metadata"]["resourceVersion"] == "7"
     assert made.scaled is not None

@@ -95,6 +95,7 @@ def test_env_from_is_passed_on_as_kubernetes_spells_it() -> None:
 
 def test_the_service_account_is_owned_and_mounts_no_token() -> None:
     account = manifests.service_account(crew(), "team", UID)
+    assert (account["apiVersion"], account["kind"]) == ("v1", "ServiceAccount")
     assert account["metadata"]["name"] == template()["spec"]["serviceAccountName"]
     assert account["metadata"]["namespace"] == "team"
     assert account["automountServiceAccountToken"] is False

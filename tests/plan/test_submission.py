@@ -151,6 +151,11 @@ def test_a_label_that_no_store_can_take_is_refused(labels: Any, path: str, reaso
     assert reason in problem.reason
 
 
+def test_an_id_that_no_store_can_take_is_refused_without_the_crew() -> None:
+    with pytest.raises(InvalidInput, match="'a/b' can't be an id"):
+        submission.check_own("p", "a/b", {}, {})
+
+
 def test_texts_within_their_limit_or_not_given_are_fine() -> None:
     submission.check_own("p", None, {}, {"user_id": "é" * (LABEL_MAX_BYTES // 2), "session_id": None})
     texts.check(name="x" * (LABEL_MAX_BYTES + 1), other=None)

@@ -180,6 +180,7 @@ async def test_what_is_to_be_cancelled_and_was_handed_back_is_not_interrupted(cr
     assert await crew.state("t1") == "cancelling"
     assert await _cancel(crew, "t1")
     assert await crew.state("t1") == "cancelled"
+    assert await crew.client.exists(crew.keys.wishes) == 0
 
 
 async def test_what_is_to_be_stopped_is_not_begun_by_whoever_takes_it_over(crew: Crew) -> None:

@@ -421,6 +421,7 @@ MALFORMED: dict[str, dict[str | bytes, str | bytes]] = {
     "control characters": {"id": "x\n\x00y", "agent": "a"},
     "our separators": {"id": "x\x1fy", "agent": "a\x1e"},
     "a huge id": {"id": HUGE, "agent": "a"},
+    "an id that some would take for a step's": {"id": "/x", "agent": "a"},
     # Lua's tonumber takes "inf" for a number, int() does not: the claim's answer can't be read, the same at
     # each repeat, and with it all tasks beside this one hang.
     "an attempt that is no number": {"id": "x", "agent": "a", "attempt": "inf"},
@@ -967,6 +968,7 @@ async def test_delayed_work_counts_against_the_bound_and_is_there_once(crew: Cre
 
 async def test_arrival_of_the_next_due_work_rings_the_bell_and_wakes_whoever_looks_after_idle_crews(crew: Crew) -> None:
     now = await server_ms(crew.client)
+    await crew.submit("t0")
     async with crew.client.pubsub() as listener:
         await listener.subscribe(WAKE_CHANNEL)
         assert await listener.get_message(timeout=5)
@@ -1326,6 +1328,7 @@ async def test_a_parked_task_keeps_its_attempts(crew: Crew) -> None:
     tasks = await crew.claim("w2")
     assert [t.attempt for t in tasks] == [2]
     await crew.queue.park("w2", tasks, "no")
+    assert await crew.client.hget(crew.keys.task("t1"), "attempt") == "1", "the second hasn't begun"
     await crew.queue.unpark((await crew.queue.parked_agents())["a"])
     assert [t.attempt for t in await crew.claim("w2", 2)] == [2]
 

@@ -57,6 +57,7 @@ class Spiteful(Exception):
         KeyError("it left something out"),
         Spiteful(),
         with_(TypeError("but it says so"), retryable=True),
+        ToolError("tool 'x' failed"),
         caused(RetryLater("so says the agent"), with_(RuntimeError(), status_code=404)),
         ExceptionGroup("tasks", [OSError(), ExceptionGroup("more", [TimeoutError()])]),
         *[with_(RuntimeError(), status_code=code) for code in (408, 425, 429, 500, 502, 503, 529)],

@@ -196,8 +196,6 @@ def _kind_of(value: Any) -> str:
             return "a number"
         case str():
             return _TEXT
-        case list():
-            return "a list"
         case dict():
             return "a mapping"
     return f"a {type(value).__name__}"
