@@ -55,6 +55,7 @@ chaos: $(DEV)  ## 10,000 tasks while workers, store and network fail (docs/bench
 
 mutants: $(DEV)  ## Break the code in small ways and see that tests fail: half an hour; SAMPLE=100 runs fewer
 	$(BIN)/python tests/mutants/generated.py $(if $(SAMPLE),--sample $(SAMPLE))
+	$(BIN)/python tests/mutants/edits.py
 
 crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd
