@@ -226,7 +226,7 @@ async def _storm(
     waves = list(chaos_work.waves(work, plan.chance("waves")))
     pause = plan.seconds * len(clients) / len(waves)
     bad = asyncio.create_task(torment.run(FAULT_EVERY_SECONDS))
-    given = asyncio.gather(
+    given: asyncio.Future[Any] = asyncio.gather(
         *(
             giving.give(client, waves[n :: len(clients)], pause, plan.chance(f"client {n}"))
             for n, client in enumerate(clients)

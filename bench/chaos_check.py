@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import redis.asyncio
 from bench.chaos_work import End, Work, ends, state
 
 from watchbill.names import WORKERS_GROUP, CrewKeys
@@ -99,7 +98,7 @@ def read_ledger(path: Path) -> list[Beginning]:
 
 
 async def read_store(
-    client: redis.asyncio.Redis, keys: CrewKeys, work: Iterable[Work]
+    client: Any, keys: CrewKeys, work: Iterable[Work]
 ) -> tuple[dict[str, Stored], dict[str, str], list[dict[str, str]]]:
     """What became of tasks and steps, of runs, and the results stream."""
     stored: dict[str, Stored] = {}
@@ -132,7 +131,7 @@ async def read_store(
     return stored, states, [fields for _, fields in await client.xrange(keys.results)]
 
 
-async def read_fenced(client: redis.asyncio.Redis, keys: CrewKeys) -> dict[int, float]:
+async def read_fenced(client: Any, keys: CrewKeys) -> dict[int, float]:
     """Process → when the store first took it for dead."""
     fenced: dict[int, float] = {}
     for incarnation, at_ms in await client.zrange(keys.fenced, 0, -1, withscores=True):
@@ -141,7 +140,7 @@ async def read_fenced(client: redis.asyncio.Redis, keys: CrewKeys) -> dict[int, 
     return fenced
 
 
-async def left_over(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
+async def left_over(client: Any, keys: CrewKeys) -> list[str]:
     """What is in the store that a crew without work and workers shouldn't have."""
     left = []
     async for key in client.scan_iter(keys.prefix + "*", count=1000):
@@ -315,7 +314,7 @@ def figures(evidence: Evidence) -> dict[str, int]:
     }
 
 
-async def settled(client: redis.asyncio.Redis, keys: CrewKeys, seconds: float) -> list[str]:
+async def settled(client: Any, keys: CrewKeys, seconds: float) -> list[str]:
     """What is left once nothing changes any more, or when the time is up."""
     deadline = asyncio.get_running_loop().time() + seconds
     while (left := await left_over(client, keys)) and asyncio.get_running_loop().time() < deadline:

@@ -65,7 +65,7 @@ class Fork(subprocess.Popen[Any]):
         """The exit code, or None while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(0)
-        return self.returncode  # type: ignore[no-any-return]
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, once it has ended. Raises TimeoutExpired."""
@@ -76,7 +76,7 @@ class Fork(subprocess.Popen[Any]):
             assert told, "the process that forks has ended"
             self.returncode = int(told)
             self._life.close()
-        return self.returncode  # type: ignore[no-any-return]
+        return self.returncode
 
 
 class _Template:
@@ -133,14 +133,14 @@ def start(
         )
     if _template is None:
         _template = _Template()
-    request = {
+    request: dict[str, Any] = {
         "arguments": [str(argument) for argument in arguments],
         "env": dict(env),
         "cwd": str(cwd or Path.cwd()),
         "start_new_session": start_new_session,
     }
     with Path(os.devnull).open() as nothing:
-        given = (nothing if stdin is None else stdin, stdout, stderr)
+        given: tuple[Any, ...] = (nothing if stdin is None else stdin, stdout, stderr)
         streams = [stream if isinstance(stream, int) else stream.fileno() for stream in given]
         return Fork(request["arguments"], _template.fork(request, streams))
 
@@ -166,7 +166,8 @@ def _serve(control: socket.socket) -> dict[str, Any]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lives: dict[int, socket.socket] = {}
     while True:
-        select.select([control, woken], [], [])
+        watched: list[Any] = [control, woken]
+        select.select(watched, [], [])
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 1024)
         _tell_ends(lives)

@@ -137,6 +137,7 @@ class TestTheProxy:
             value = "x" * 300_000
             await client.set(crew_name, value)
             assert await client.get(crew_name) == value
+            pipe: Any
             async with client.pipeline(transaction=True) as pipe:
                 assert await pipe.incr(crew_name + "n").incr(crew_name + "n").execute() == [1, 2]
 
@@ -169,6 +170,7 @@ class TestTheProxy:
         async with resending(between.url) as client:
             await client.ping()
             between.drop_next_reply()
+            pipe: Any
             async with client.pipeline(transaction=False) as pipe:
                 assert await pipe.incr(crew_name).incr(crew_name).incr(crew_name).execute() == [4, 5, 6]
 

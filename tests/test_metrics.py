@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
@@ -94,7 +95,8 @@ def test_an_idle_crew_costs_nothing_and_one_that_was_busy_shows_its_zeros_for_a_
 @pytest.mark.parametrize("field", ["waiting", "running", "parked", "delayed", "dead", "workers"])
 def test_a_crew_with_anything_to_show_is_read_anew_when_its_figures_are_old(clock: FakeClock, field: str) -> None:
     queues = metrics.Queues(clock)
-    queues.show("team/a", Figures(**{field: 1}))
+    shown: dict[str, Any] = {field: 1}
+    queues.show("team/a", Figures(**shown))
     clock.advance(5)
     assert queues.due(10) == []
     clock.advance(5)

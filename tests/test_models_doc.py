@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from test_readme import BLOCK, ROOT
 from watchbill.agents.llm import LLMConfig
@@ -36,7 +37,13 @@ async def test_the_crew_of_the_page_works_as_it_says(tmp_path: Path) -> None:
     assert "OPENAI_API_KEY is not set" in err
 
     calls = [ToolCall("price", {"item": "lamps"}), ToolCall("price", {"item": "lamp"})]
-    answers = [*calls, "{lamp: 12.5, 4: 50}", "Four lamps are 50 euros.", "{lamp: 12.5}", CutOff("Four lamps")]
+    answers: list[Any] = [
+        *calls,
+        "{lamp: 12.5, 4: 50}",
+        "Four lamps are 50 euros.",
+        "{lamp: 12.5}",
+        CutOff("Four lamps"),
+    ]
     async with FakeModel(answers) as model:
         key = {"OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": model.base_url}
         code, out, err = await run(command, **key)

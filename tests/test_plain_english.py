@@ -6,8 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from prometheus_client import REGISTRY
@@ -37,7 +37,7 @@ NOUNS = re.compile(
 )
 
 
-def commands(command: click.Command, name: str = "watchbill") -> Iterator[tuple[str, click.Command]]:
+def commands(command: Any, name: str = "watchbill") -> Iterator[tuple[str, Any]]:
     yield name, command
     for word, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, f"{name} {word}")

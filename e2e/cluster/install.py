@@ -71,7 +71,7 @@ def prepared(cluster: Cluster) -> Images:
         if not all(given):
             fix = "Push what `make image` builds, and set E2E_OPERATOR_IMAGE and E2E_WORKER_IMAGE to their names."
             raise ClusterError("This cluster takes its images from a registry, and none are named", fix)
-        return Images(*given, os.environ.get("E2E_VALKEY_IMAGE", PUBLIC_VALKEY_IMAGE))
+        return Images(given[0], given[1], os.environ.get("E2E_VALKEY_IMAGE", PUBLIC_VALKEY_IMAGE))
     with machine.lock("install"), docker.engine():
         base = images.base_image()
         say("building the images")

@@ -36,7 +36,13 @@ SOON = 60.0
 
 def rendered(where: str, *namespaces: str) -> list[dict[str, Any]]:
     """The chart's ServiceAccount, roles and bindings, for a release that watches these namespaces (none: all)."""
-    command = [programs.path("helm"), "template", RELEASE, ROOT / "charts" / "watchbill", f"--namespace={where}"]
+    command: list[str | Path] = [
+        programs.path("helm"),
+        "template",
+        RELEASE,
+        ROOT / "charts" / "watchbill",
+        f"--namespace={where}",
+    ]
     with tempfile.TemporaryDirectory() as home:
         environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
         values = json.dumps({"watchNamespaces": namespaces, "rbac": {"aggregate": False}})
@@ -123,7 +129,7 @@ class Team:
     def until_ready(self, *names: str, within: float = SOON) -> None:
         for name in names or ("echo",):
             machine.until(
-                lambda name=name: self.conditions(name).get("Ready", ("",))[0] == "True",
+                lambda name=name: self.conditions(name).get("Ready", ("",))[0] == "True",  # type: ignore[misc]
                 within=within,
                 what=f"{name} is ready",
             )

@@ -168,7 +168,13 @@ def test_helm_finds_nothing_to_mend(helm: Helm, name: str) -> None:
 def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str) -> None:
     rendered = helm("template", "some", CHART, "--namespace=default", values={**VALUES[name], **MONITORS})
     # The Prometheus operator's kinds are not the API server's; what is said of them is looked at below.
-    command = [programs.path("kubeconform"), "-strict", "-summary", "-output=json", "-skip=ServiceMonitor,PodMonitor"]
+    command: list[str | Path] = [
+        programs.path("kubeconform"),
+        "-strict",
+        "-summary",
+        "-output=json",
+        "-skip=ServiceMonitor,PodMonitor",
+    ]
     location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
     found = json.loads(machine.run([*command, f"-schema-location={location}"], stdin=rendered))
     assert found["summary"] == {"valid": len(_objects(rendered)) - 2, "invalid": 0, "errors": 0, "skipped": 2}
@@ -177,7 +183,7 @@ def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str) 
 def test_the_schemas_refuse_what_is_wrong(schemas: Path) -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"prots": []}}
     location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    command = [programs.path("kubeconform"), "-strict", f"-schema-location={location}"]
+    command: list[str | Path] = [programs.path("kubeconform"), "-strict", f"-schema-location={location}"]
     with pytest.raises(ClusterError, match="prots"):
         machine.run(command, stdin=json.dumps(wrong))
 
@@ -500,7 +506,10 @@ def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kube
 def test_its_notes_copy_the_secret_to_where_crews_are(
     helm: Helm, kubectl: Kubectl, plane: ControlPlane, namespace: str
 ) -> None:
-    values = {"redis": {"url": "redis://:word@redis.example:6379/0"}, "watchNamespaces": ["kube-public"]}
+    values: dict[str, Any] = {
+        "redis": {"url": "redis://:word@redis.example:6379/0"},
+        "watchNamespaces": ["kube-public"],
+    }
     notes = helm("install", "watchbill", CHART, f"--namespace={namespace}", values=values)
     assert "kubectl apply -n kube-public -f crew.yaml" in notes
     assert f"kubectl exec -n {namespace} deploy/watchbill -- watchbill submit -n kube-public" in notes

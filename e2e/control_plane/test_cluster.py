@@ -148,4 +148,4 @@ def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Sig
             os.kill(owner.pid, by)
         assert owner.wait(30) == code
     for pid in pids:
-        machine.until(lambda pid=pid: machine.start_time(pid) is None, within=60, what=f"process {pid} has ended")
+        machine.until(lambda pid=pid: machine.start_time(pid) is None, within=60, what=f"process {pid} has ended")  # type: ignore[misc]

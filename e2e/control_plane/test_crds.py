@@ -129,7 +129,8 @@ def place(manifest: dict[str, Any], namespace: str) -> str:
 
 def read(text: str) -> api.Crew | api.Heartbeat:
     parsed = parse(text, "crew.yaml")
-    (only,) = (*parsed.crews, *parsed.heartbeats)
+    found: list[api.Crew | api.Heartbeat] = [*parsed.crews, *parsed.heartbeats]
+    (only,) = found
     return only
 
 
@@ -238,7 +239,8 @@ def test_what_no_rule_can_say_is_taken_by_the_server_and_refused_here(server: Se
     assert problem.fix
     # the operator can still read it, and say the same of it
     on_the_cluster = server.try_out(case.manifest).body
-    model = {"Crew": api.Crew, "Heartbeat": api.Heartbeat}[on_the_cluster["kind"]]
+    models: dict[str, type[api.Crew] | type[api.Heartbeat]] = {"Crew": api.Crew, "Heartbeat": api.Heartbeat}
+    model = models[on_the_cluster["kind"]]
     del on_the_cluster["status"]
     (found,) = api.check(model.model_validate(on_the_cluster))
     assert (found.path, found.reason, found.fix) == (problem.path, problem.reason, problem.fix)
@@ -284,7 +286,7 @@ def made_by_kubectl(kubectl: Kubectl, text: str) -> list[dict[str, Any]]:
     return made
 
 
-def files(table: list[reading.File]) -> Any:
+def files(table: list[reading.File]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("file", [pytest.param(file, id=file.what) for file in table])
 
 
@@ -625,6 +627,7 @@ def test_every_rule_of_ours_has_a_manifest_that_breaks_it(kubectl: Kubectl, crds
 
 def test_no_two_cases_are_called_the_same() -> None:
     files = (*reading.READ, *reading.ASKED, *reading.NEITHER)
-    names = [case.what for case in (*refused.REFUSED, *checked.CHECKED, *reading.STRICTER, *files)]
+    cases: tuple[Any, ...] = (*refused.REFUSED, *checked.CHECKED, *reading.STRICTER, *files)
+    names = [case.what for case in cases]
     assert len(set(names)) == len(names)
     assert len(names) + len(accepted.ACCEPTED) > 200

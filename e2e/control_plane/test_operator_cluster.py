@@ -60,7 +60,7 @@ def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team) -> None:
     names = [f"crew-{i}" for i in range(30)]
     for name in names:
         team.apply(crew(name))
-        machine.until(lambda name=name: team.meta(name).get("def"), within=SOON, what=f"{name} is stored", every=0.005)
+        machine.until(lambda name=name: team.meta(name).get("def"), within=SOON, what=f"{name} is stored", every=0.005)  # type: ignore[misc]
         team.submit(name)
         assert any(":run:" in key for key in team.stored(name)), f"the work given to {name} was removed with it"
     lost = [name for name in names if not any(":run:" in key for key in team.stored(name))]
@@ -187,9 +187,13 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
         await asyncio.to_thread(function, *args, **more)
 
     await to(team.apply, crew("before"))
+
+    def tell(*event: Any) -> None:
+        loop.call_soon_threadsafe(take, *event)
+
     runner = KopfRunner(
         ["run", "--standalone", f"--namespace={namespace}"],
-        registry=watch.registry(lambda *event: loop.call_soon_threadsafe(take, *event)),
+        registry=watch.registry(tell),
         settings=watch.settings(),
         timeout=20,
     )

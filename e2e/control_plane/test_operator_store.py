@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team) -> None:
 
 def _losses(team: Team, name: str = "echo") -> int:
     """How often the crew's feed tells that the store has lost all."""
-    feed = team.store.client.xrange(CrewKeys(team.namespace, name).events)
+    feed: Any = team.store.client.xrange(CrewKeys(team.namespace, name).events)
     return sum("the store lost all it had of this crew" in entry["data"] for _, entry in feed)
 
 
@@ -168,7 +169,9 @@ def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_w
     team.until_ready(*names)
     for name in names:
         machine.until(
-            lambda name=name: team.conditions(name)["Ready"][1] == "StoreEvicts", within=SOON, what="it says so"
+            lambda name=name: team.conditions(name)["Ready"][1] == "StoreEvicts",  # type: ignore[misc]
+            within=SOON,
+            what="it says so",
         )
         said = team.conditions(name)["Ready"][2]
         assert "'allkeys-lru'" in said

@@ -103,7 +103,7 @@ def test_a_service_leads_to_both_of_its_pods_also_from_this_machine(
     kubectl: Kubectl, namespace: str, probe: Callable[..., Any], python_image: str, ours: Cluster
 ) -> None:
     labels = {"app": "names"}
-    template = {
+    template: dict[str, Any] = {
         "metadata": {"labels": labels},
         "spec": {"containers": [container(python_image, "python3", "-c", SERVE)]},
     }
@@ -159,7 +159,9 @@ def test_no_traffic_of_a_pod_leaves_the_cluster(probe: Callable[..., Any], ours:
     assert ended == "ECONNREFUSED"
     assert seconds < AT_ONCE
     if refused_on_node is not None:  # on a node of our own image, which has a chain for it
-        assert _refused_on_nodes(ours) > refused_on_node
+        refused_now = _refused_on_nodes(ours)
+        assert refused_now is not None
+        assert refused_now > refused_on_node
         assert _refused_on_bridge() == refused_on_bridge, "a packet left its node"
 
 

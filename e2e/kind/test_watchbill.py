@@ -219,7 +219,11 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) 
 
     # Not exact: while figures merely change, they are written every 10 s.
     machine.until(lambda: shown()[0] == 2 and shown()[2], within=SOON, what="2 workers, and that something runs")
-    team.with_client(lambda client: asyncio.gather(*(client.wait(name, i, timeout=SOON) for i in ids)))
+
+    async def wait_for_all(client: Client) -> None:
+        await asyncio.gather(*(client.wait(name, i, timeout=SOON) for i in ids))
+
+    team.with_client(wait_for_all)
     machine.until(lambda: shown()[1:] == (0, 0), within=SOON, what="nothing waits or runs")
 
 

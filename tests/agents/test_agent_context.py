@@ -27,7 +27,7 @@ async def test_usage_adds_up_and_is_none_when_nothing_was_reported() -> None:
         ({"prompt_tokens": 5}, "takes a watchbill.tasks.Usage, and not 'dict'"),
         (Usage(input_tokens=-1), "input_tokens must be an integer from 0 to"),
         (Usage(output_tokens=10**5000), "output_tokens must be an integer from 0 to"),
-        (Usage.model_construct(requests="2"), "requests must be an integer from 0 to"),
+        (Usage.model_construct(requests="2"), "requests must be an integer from 0 to"),  # type: ignore[arg-type]
     ],
     ids=["dict", "negative", "huge", "text"],
 )
@@ -52,7 +52,7 @@ def test_what_is_said_about_a_result_is_json_and_a_copy() -> None:
 
 async def test_what_is_no_text_can_not_be_emitted_and_that_is_said() -> None:
     with pytest.raises(TypeError, match=r"emit takes a text, not dict: \{'a': 1\}"):
-        await testing.context().emit({"a": 1})
+        await testing.context().emit({"a": 1})  # type: ignore[arg-type]
 
 
 async def test_a_thread_emits_on_the_event_loop() -> None:

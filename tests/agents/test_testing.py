@@ -35,7 +35,10 @@ async def post(url: str, body: dict[str, object]) -> tuple[int, dict[str, object
 async def test_answers_are_given_in_order_and_then_missing() -> None:
     async with FakeModel(["one", ToolCall("t", {"a": 1})]) as model:
         url = f"{model.base_url}/chat/completions"
-        body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}
+        body: dict[str, object] = {
+            "model": "m",
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        }
         _, first = await post(url, body)
         _, second = await post(url, body)
         status, third = await post(url, body)

@@ -151,7 +151,7 @@ class Shell:
     def _start(self, arguments: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
         """Forks it, but for the first process of each command."""
         command = ["-m", "watchbill", *arguments]
-        options |= {"cwd": self.folder, "env": self.env | env}
+        options |= {"cwd": self.folder, "env": {**self.env, **env}}
         if arguments[:1] in _STARTED or "--help" in arguments:  # which runs no command
             return forks.start(command, **options)
         _STARTED.append(arguments[:1])

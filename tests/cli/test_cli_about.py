@@ -111,8 +111,8 @@ def test_a_result_that_can_not_be_written_is_kept_and_that_is_said(shell: Shell,
         done = subprocess.run(command, env=env, cwd=shell.folder, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
     assert "error: stdout can't be written to: No space left on device." in done.stderr
-    (command,) = (line.partition("It is kept: ")[2] for line in done.stderr.splitlines() if "It is kept: " in line)
-    again = subprocess.run(["bash", "-c", command], env=shell.env, cwd=shell.folder, capture_output=True, text=True)
+    (advised,) = (line.partition("It is kept: ")[2] for line in done.stderr.splitlines() if "It is kept: " in line)
+    again = subprocess.run(["bash", "-c", advised], env=shell.env, cwd=shell.folder, capture_output=True, text=True)
     assert again.stdout == "third did x\n", again.stderr
 
 

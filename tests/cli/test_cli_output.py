@@ -194,7 +194,9 @@ def on_terminal(shell: Shell, *arguments: str) -> str:
 def test_nothing_that_an_agent_says_steers_a_real_terminal(shell: Shell, agent: str) -> None:
     write(shell, agent)
     forms = ("text", "json", "yaml")
-    said = {("run", form): on_terminal(shell, "run", "crew.yaml", "x", "-o", form, "--id", form) for form in forms}
+    said: dict[tuple[str, ...], str] = {
+        ("run", form): on_terminal(shell, "run", "crew.yaml", "x", "-o", form, "--id", form) for form in forms
+    }
     others = [("events", "loud", "-o", "text"), ("events", "loud", "-o", "json"), ("result", "loud", "text")]
     if agent == "worse":
         others = [("dead", "show", "loud", "text/worse"), ("dead", "list", "loud"), ("status", "loud", "text")]

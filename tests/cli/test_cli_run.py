@@ -145,7 +145,9 @@ def test_a_failed_run_exits_with_1_and_says_which_step_failed_without_the_secret
     assert "Traceback" not in done.stderr
     where = r"\(cli_agents.py:\d+, in run\)"
     assert re.search(rf"second dead \S+ ValueError: no luck with \[redacted SOME_PASSWORD\] {where}", done.stderr)
-    shown, replay = re.fullmatch(r"all of it: (.*); to try it again: (.*)", tries).groups()
+    advice = re.fullmatch(r"all of it: (.*); to try it again: (.*)", tries)
+    assert advice, tries
+    shown, replay = advice.groups()
     assert replay.endswith(f" dead replay unlucky {shown.split()[-1]}")
     apply = mended.partition(" before that: ")[2]
     again = subprocess.run(["bash", "-c", apply], cwd=shell.folder, env=shell.env, capture_output=True, text=True)
@@ -339,7 +341,7 @@ def test_health_is_served_where_asked_and_a_taken_port_is_named(shell: Shell) ->
     shell.hold("first")
     process = shell.start("run", "crew.yaml", "x", "--health-port", "0")
     until(lambda: "health at http" in shell.read(process), explain=lambda: shell.read(process))
-    port = re.search(r"http://127.0.0.1:(\d+)", shell.read(process))[1]
+    (port,) = re.findall(r"http://127.0.0.1:(\d+)", shell.read(process))
     with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
         assert answer.status == 200
 

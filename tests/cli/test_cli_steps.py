@@ -24,9 +24,9 @@ def drawn(columns: int, *steps: StepStatus, errors: dict[str, str]) -> list[str]
         picture.said(step.name, BEGUN, "attempt 2 failed: KeyError: 'user'; the next is in 1.0 s")
     for name, error in errors.items():
         picture.failed(name, error)
-    console = Console(file=StringIO(), width=columns)
-    console.print(picture)
-    return console.file.getvalue().splitlines()
+    drawn = StringIO()
+    Console(file=drawn, width=columns).print(picture)
+    return drawn.getvalue().splitlines()
 
 
 def test_a_dead_step_shows_why_and_not_that_another_attempt_follows() -> None:

@@ -32,7 +32,7 @@ from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions, submissions
 from watchbill.store.crews import CrewRedis
 from watchbill.store.figures import Ended, Figures, RunningTask, WorkerInfo
-from watchbill.store.queue import Finished, Queue
+from watchbill.store.queue import Finished, Outcome, Queue
 from watchbill.store.submissions import Submission
 
 # ---------------------------------------------------------------- how it looks
@@ -167,7 +167,7 @@ class Crews:
             worker = f"host-{uuid.uuid4().hex[:4]}.x"
             claim = await queue.claim(worker, 1, claims, lease_ms=60_000, take_over=True)
             await queue.start(worker, claim.tasks)
-            kinds = {"c": "completed", "f": "failed"}
+            kinds: dict[str, Outcome] = {"c": "completed", "f": "failed"}
             done = [
                 Finished(task, kinds[o], "{}", definition="") for task, o in zip(claim.tasks, outcomes, strict=False)
             ]

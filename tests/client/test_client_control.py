@@ -343,7 +343,7 @@ async def test_what_nobody_chose_is_neither_replayed_nor_purged(crew: Crew, clie
 
 async def test_letters_are_purged(crew: Crew, client: Client) -> None:
     await die(crew, "t1", "t2", "t3")
-    await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff"})  # type: ignore[dict-item]
+    await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff"})
     await crew.claim("w")
     assert await client.purge(crew.keys.crew, ["t1", "nobody"]) == 1
     assert await client.purge(crew.keys.crew, reason="malformed") == 1

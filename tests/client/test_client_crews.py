@@ -44,8 +44,8 @@ async def test_a_crew_is_created_changed_and_left_as_it_is(name: str, client: Cl
     both = [f"test/{name}", "test/hourly"]
     for change in ("created", "unchanged"):
         assert await client.apply([crew, hourly]) == [
-            Applied("crew", both[0], change),  # type: ignore[arg-type]
-            Applied("heartbeat", both[1], change),  # type: ignore[arg-type]
+            Applied("crew", both[0], change),
+            Applied("heartbeat", both[1], change),
         ]
     assert await client.apply(manifest(name, "a", "b", labels={"team": "x"})) == [
         Applied("crew", both[0], "configured")
@@ -66,9 +66,10 @@ async def test_nothing_is_stored_if_something_is_wrong(name: str, client: Client
     with pytest.raises(InvalidInput, match=r"heartbeat 'hourly': spec.crewRef.name: crew 'nowhere'"):
         await client.apply([manifest(name), beat("hourly", "nowhere")])
     (tmp_path / "crew.yaml").write_text("kind: Crew")
-    for source in (tmp_path / "crew.yaml", tmp_path, tmp_path / "no.yaml", []):
+    sources: tuple[Any, ...] = (tmp_path / "crew.yaml", tmp_path, tmp_path / "no.yaml", [])
+    for source in sources:
         with pytest.raises(InvalidInput):
-            await client.apply(source)  # type: ignore[arg-type]
+            await client.apply(source)
     with pytest.raises(NotFound):
         await client.crew(name)
 

@@ -36,11 +36,11 @@ async def url(private_redis: Callable[[], Awaitable[Any]], tmp_path: Path) -> As
 
 async def test_the_programs_run_as_they_are_written(url: str, tmp_path: Path) -> None:
     said = []
-    options = {"capture_output": True, "text": True, "timeout": 60, "cwd": tmp_path}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "cwd": tmp_path}
     for program in PROGRAMS:
         assert "redis://localhost:6379" in program
         command = [sys.executable, "-X", "dev", "-c", program.replace("redis://localhost:6379", url)]
-        done = await asyncio.to_thread(subprocess.run, command, **options)
+        done = await asyncio.to_thread(subprocess.run, command, **options)  # type: ignore[arg-type]  # it is overloaded
         assert (done.returncode, SLOW.sub("", done.stderr)) == (0, ""), program
         said.append(done.stdout)
     first, many, crews, stopping, events, sync = said

@@ -26,7 +26,7 @@ async def _put(crew: Crew, key: str, field: str, value: bytes | None) -> None:
     if value is None:
         await crew.client.hdel(key, field)
     else:
-        await crew.client.hset(key, field, value)  # type: ignore[arg-type]
+        await crew.client.hset(key, field, value)
 
 
 @pytest.mark.parametrize("what", DAMAGED)
@@ -95,7 +95,7 @@ async def test_a_damaged_dead_letter_hides_none_of_the_others(crew: Crew, client
             "attempt": "9" * 30,
             "payload": payload,
         }
-        await crew.client.xadd(crew.keys.dead, fields)  # type: ignore[arg-type]
+        await crew.client.xadd(crew.keys.dead, fields)
     letters = [letter async for letter in client.dead_letters(crew.keys.crew)]
     assert [letter.task_id for letter in letters] == ["odd"] * 6 + ["t1"]
     assert [letter.prompt for letter in letters] == [None] * 6 + ["t1"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kubernetes.aio.config import incluster_config
+from kubernetes.aio.config import incluster_config, kube_config
 
 from watchbill import kubernetes_api
 from watchbill.controller import watch
@@ -40,6 +40,6 @@ async def test_a_kubeconfig_says_it_outside_of_a_pod(tmp_path: Path, monkeypatch
         '"users": [{"name": "u", "user": {"tokenFile": "token"}}],'
         '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}'
     )
-    monkeypatch.setattr(kubernetes_api.config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
     found = await kubernetes_api.credentials()
     assert (found.server, found.token, found.insecure) == ("https://127.0.0.1:1", "mine", True)

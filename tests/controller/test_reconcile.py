@@ -107,7 +107,7 @@ class Room:
         self.change("crews", generation=1)
 
     def change(self, plural: str, name: str = "echo", *, generation: int, **status: Any) -> None:
-        spec = {"agents": [{"name": "a", "class": "EchoAgent"}], "workers": {"idleSeconds": 300}}
+        spec: dict[str, Any] = {"agents": [{"name": "a", "class": "EchoAgent"}], "workers": {"idleSeconds": 300}}
         if plural == "heartbeats":
             spec = {"crewRef": {"name": "echo"}, "intervalSeconds": 60, "agent": "a", "prompt": "look"}
         obj = {

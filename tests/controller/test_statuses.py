@@ -11,7 +11,7 @@ import pytest
 from barriers import settle
 
 from watchbill.controller.cache import Cache, Key
-from watchbill.controller.memory import CrewMemory
+from watchbill.controller.memory import CrewMemory, Resource
 from watchbill.controller.statuses import Statuses, Turns, urgency
 from watchbill.controller.store_gate import StoreGate
 from watchbill.errors import NotFound
@@ -172,7 +172,8 @@ async def test_a_resource_with_nothing_to_write_any_more_takes_no_turn() -> None
 
 async def test_a_resource_whose_change_became_a_shared_one_moves_forward_and_is_woken_once() -> None:
     asking = Asking()
-    resource, crew = ("crews", "later", "c"), ("later", "c")
+    resource: Resource = ("crews", "later", "c")
+    crew = ("later", "c")
     with asking.running():
         for name in "abc":
             asking.ask(("later", name))
@@ -199,7 +200,8 @@ async def test_a_turn_that_was_given_is_lost_with_the_change_that_it_was_for() -
     clock = FakeClock()
     woken: list[Key] = []
     turns = Turns(woken.append, clock)
-    a, b = ("crews", "t", "a"), ("crews", "t", "b")
+    a: Resource = ("crews", "t", "a")
+    b: Resource = ("crews", "t", "b")
     task = asyncio.create_task(turns.run())
     assert turns.take(a, ("t", "a"), first=True)
     assert not turns.take(b, ("t", "b"), first=True)

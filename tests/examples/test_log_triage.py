@@ -274,7 +274,8 @@ def test_only_the_report_can_be_left_to_a_model_and_the_model_is_never_sent_the_
 
 
 async def test_the_agents_work_in_a_thread_as_a_worker_runs_them() -> None:
-    definition, loader, outputs = crew(), AgentLoader([EXAMPLE]), {}
+    definition, loader = crew(), AgentLoader([EXAMPLE])
+    outputs: dict[str, Any] = {}
     said: list[str] = []
     for agent in definition.agents:
         prompt = prompts.compose(agent.prompt, QUESTION, {"log": DEMO}, outputs)

@@ -183,7 +183,11 @@ def test_foreign_labels_and_annotations_are_no_reason_to_write() -> None:
 
 def test_a_label_and_an_owner_that_were_edited_are_put_right() -> None:
     manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
-    for edited in ({"labels": manifest["metadata"]["labels"] | {names.LABEL_CREW: "other"}}, {"ownerReferences": []}):
+    changes: tuple[dict[str, Any], ...] = (
+        {"labels": manifest["metadata"]["labels"] | {names.LABEL_CREW: "other"}},
+        {"ownerReferences": []},
+    )
+    for edited in changes:
         made = planned(settled(children=[stored(manifest | {"metadata": manifest["metadata"] | edited})]))
         assert applied(made)["metadata"].items() >= {k: manifest["metadata"][k] for k in edited}.items()
 

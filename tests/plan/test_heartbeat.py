@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from watchbill.api import Crew, Heartbeat
+from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.plan import heartbeat
 from watchbill.records import AgentDefinition, CrewDefinition
@@ -84,5 +84,5 @@ def test_an_input_that_the_crew_cites_and_the_heartbeat_lacks_is_told() -> None:
         ({}, None),
     ],
 )
-def test_nothing_is_told_where_nothing_is_missing(spec: dict[str, Any], definition: Crew | None) -> None:
+def test_nothing_is_told_where_nothing_is_missing(spec: dict[str, Any], definition: CrewDefinition | None) -> None:
     assert heartbeat.lacks(resource(**spec), definition) == []

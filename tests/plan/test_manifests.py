@@ -157,7 +157,7 @@ def test_the_longest_crew_name_makes_a_valid_deployment_name() -> None:
 @pytest.mark.parametrize(
     "scale", [{"minReplicas": 3}, {"maxReplicas": 3}, {"idleSeconds": 3}, {"concurrency": 3}, {"replicas": 9}]
 )
-def test_the_revision_stays_when_only_the_scale_changes(scale: dict[str, int]) -> None:
+def test_the_revision_stays_when_only_the_scale_changes(scale: dict[str, Any]) -> None:
     assert manifests.revision(template(**scale)) == manifests.revision(template())
 
 

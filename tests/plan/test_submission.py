@@ -37,7 +37,7 @@ def crew(**prompts: str | None) -> CrewDefinition:
 
 def refused(**given: Any) -> list[tuple[str | None, str, str | None]]:
     """(path, reason, fix) of each problem; an empty list if the submission is accepted."""
-    submitted = {"crew": crew(), "prompt": "p", "inputs": {}} | given
+    submitted: dict[str, Any] = {"crew": crew(), "prompt": "p", "inputs": {}} | given
     try:
         submission.check(**submitted)
     except InvalidInput as error:

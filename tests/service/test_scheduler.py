@@ -56,7 +56,7 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) ->
 class Crew:
     """A crew, and ways to look at it."""
 
-    client: redis.asyncio.Redis
+    client: Any  # redis-py types each answer as bytes or str, whatever the connection decodes
     keys: CrewKeys
     uid: str
 

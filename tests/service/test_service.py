@@ -175,6 +175,7 @@ async def test_a_flow_goes_along_its_relations(place: Place) -> None:
         ],
     )
     run = await watchbill.client.run(file, "x", timeout=60)
+    assert isinstance(run, RunResult)
     assert run.output == "LX+RX"
     order = [line["task"].partition("/")[2] for line in place.notes()]
     assert (order[0], set(order[1:3]), order[3]) == ("top", {"left", "right"}, "join")
@@ -199,6 +200,7 @@ async def test_what_could_be_done_of_a_flow_is_a_partial_result(place: Place) ->
         flowRelations=[{"source": ["broken"], "target": ["behind"]}],
     )
     run = await watchbill.client.run(file, "x", timeout=60)
+    assert isinstance(run, RunResult)
     assert run.status is RunState.PARTIAL
     assert not run.success
     assert run.output == {"good": "X"}
@@ -238,6 +240,7 @@ async def test_a_crew_may_name_its_namespace(place: Place) -> None:
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
     file.write_text(file.read_text().replace('"metadata": {', '"metadata": {"namespace": "team", '))
     run = await watchbill.client.run(file, "x", timeout=60)
+    assert isinstance(run, RunResult)
     assert (run.success, run.crew) == (True, "team/crew")
 
 
@@ -301,7 +304,8 @@ async def test_the_same_id_again_is_answered_and_not_run_again(place: Place, red
     two = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=60)
     assert one == two
     assert place.executions() == {"same/a": 1}
-    for other in ({"prompt": "y"}, {"prompt": "x", "agent": "a"}):
+    others: tuple[dict[str, Any], ...] = ({"prompt": "y"}, {"prompt": "x", "agent": "a"})
+    for other in others:
         with pytest.raises(Conflict):
             await watchbill.client.run(file, **other, redis_url=redis_url, id="same", timeout=60)
 
@@ -401,6 +405,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
         async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
             run = await client.wait("crew", "r", timeout=60)
+        assert isinstance(run, RunResult)
         assert run.success
         assert place.executions() == {"r/s1": 1, "r/s2": 2, "r/s3": 1}
         assert run.steps["s2"].attempt == 2

@@ -36,7 +36,7 @@ MANY = 1_000_000
 class Crew:
     """A crew in a store, and one uid's queue of it."""
 
-    client: redis.asyncio.Redis
+    client: Any  # redis-py types each answer as bytes or str, whatever the connection decodes
     keys: CrewKeys
     uid: str
     definition: CrewDefinition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -343,7 +343,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
         ran: set[str] = set()
 
         async def guarded(
-            client: redis.asyncio.Redis, name: str, keys: list[str], args: list[object], *sent: Callable[[], None]
+            client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: list[object], *sent: Callable[[], None]
         ) -> object:
             ran.add(name)
             patterns = [f"~{key}" for key in dict.fromkeys(keys)]
@@ -540,7 +540,13 @@ async def test_a_read_only_server_is_a_reason_to_wait(
         tasks = await crew.take("w")
         await crew.client.execute_command("REPLICAOF", "127.0.0.1", "1")
         before = await crew.dump()
-        for call in (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2), crew.queue.declare_dead(["w"])):
+        calls: tuple[Any, ...] = (
+            crew.submit("t2"),
+            crew.finish("w", tasks),
+            crew.claim("w", 2),
+            crew.queue.declare_dead(["w"]),
+        )
+        for call in calls:
             with pytest.raises(StoreUnavailable):
                 await call
         assert await crew.dump() == before
@@ -558,7 +564,8 @@ async def test_a_server_that_misses_its_replicas_is_a_reason_to_wait(
         tasks = await crew.take("w")
         sync = connection.connect_sync(server.url)
         await crew.client.config_set("min-replicas-to-write", 1)
-        for call in (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2)):
+        calls: tuple[Any, ...] = (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2))
+        for call in calls:
             with pytest.raises(StoreUnavailable):
                 await call
         with pytest.raises(StoreUnavailable):
@@ -602,7 +609,7 @@ async def test_a_server_that_is_busy_with_a_script_is_a_reason_to_wait(
     async with opened(server.url, crew_name) as crew:
         await crew.client.config_set("busy-reply-threshold", "50")
         hog = redis.asyncio.Redis.from_url(server.url)
-        looping = asyncio.create_task(hog.eval("while true do end", 0))
+        looping: asyncio.Future[Any] = asyncio.ensure_future(hog.eval("while true do end", 0))
         try:
             await until(lambda: _is_busy(crew))
             with pytest.raises(StoreUnavailable):

@@ -150,12 +150,13 @@ async def test_the_example_of_the_seed_runs_as_written(private_redis: Callable[[
 
 async def test_the_url_decides_the_db_and_db_2_is_the_default(private_redis: Callable[[], Awaitable[Any]]) -> None:
     server = await private_redis()
-    for url, db, expected in [
+    cases: list[tuple[str, dict[str, Any], int]] = [
         (server.url, {}, 2),
         (server.url, {"db": 5}, 5),
         (f"{server.url}?db=3", {}, 3),
         (f"{server.url}?db=0", {"db": 5}, 0),
-    ]:
+    ]
+    for url, db, expected in cases:
         async with CrewRedis(url, "prefix", **db) as store:
             assert await store.save_crew(crew(f"in-{expected}"))
         async with redis.asyncio.Redis.from_url(server.url, db=expected) as disk:
@@ -566,7 +567,7 @@ async def test_record_index_and_ids_agree_after_a_storm_of_saves_and_deletes(red
         await asyncio.gather(*(storm(seed) for seed in range(10)))
         base = f"crew:{{{tenant}}}"
         await store.save_crew(crew("last"))  # so that there is an index
-        names = await client.smembers(f"{base}:list")
+        names: Any = await client.smembers(f"{base}:list")
         ids = {name: (await raw(client, f"{base}:{name}"))["crew_id"] for name in names}
         assert await keys_of(client, tenant) == (
             {f"{base}:list"} | {f"{base}:{name}" for name in names} | {f"{base}:id:{i}" for i in ids.values()}
@@ -613,7 +614,7 @@ async def test_a_resend_undoes_nothing_that_came_between(
     other = CrewRedis(client=client, tenant=tenant, strict=True)
     await other.save_crew(crew(crew_id="first"))
     ours = CrewRedis(client=client, tenant=tenant, strict=True)
-    between = {
+    between: Callable[[], Awaitable[Any]] = {
         "save": lambda: other.update_crew_metadata("blog", {"between": True}),
         "update": lambda: other.save_crew(crew(crew_id="between", description="between")),
         "delete": lambda: other.save_crew(crew(crew_id="between", description="between")),

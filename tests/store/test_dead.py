@@ -254,7 +254,7 @@ async def test_where_nothing_was_changed_a_replay_says_so(crew: Crew, as_submitt
 
 async def test_what_could_never_be_read_is_shown_and_not_replayed(crew: Crew) -> None:
     await crew.submit("t0")
-    await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff\xfe"})  # type: ignore[dict-item]
+    await crew.client.xadd(crew.keys.streams[2], {b"what": b"\xff\xfe"})
     await crew.claim("w")
     (letter,) = await _letters(crew)
     assert letter.raw == {"what": "base64://4="}

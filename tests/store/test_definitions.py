@@ -111,7 +111,7 @@ async def test_a_late_step_of_a_removal_touches_nothing_of_the_new_crew(
     await submit(client, keys, "u2", 3)
     before = await left(client, keys)
     for step in ("begin", "records", "end"):
-        assert not await definitions._step(client, keys, "u1", step, before, ["t0", "t1", "t2"])  # type: ignore[arg-type]
+        assert not await definitions._step(client, keys, "u1", step, before, ["t0", "t1", "t2"])
     assert await left(client, keys) == before
     assert await client.zcard(keys.ids) == 3
 

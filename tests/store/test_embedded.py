@@ -116,7 +116,7 @@ def children() -> Iterator[Children]:
         assert process.stdout is not None
         process.stdout.close()
     for pid in family.pids:  # none, unless the test has failed
-        if "watchbill" in (command := ps(pid, "args")) or embedded.SOCKET in command:
+        if "watchbill" in (command := ps(pid, "args")) or state_folder.SOCKET in command:
             os.kill(pid, signal.SIGKILL)
 
 
@@ -181,8 +181,8 @@ async def test_a_store_answers_only_on_a_socket_that_no_other_user_can_reach(
         assert config["port"] == "0"
         assert config["maxmemory-policy"] == "noeviction"
         assert (config["appendonly"], config["appendfsync"], config["save"]) == ("yes", "everysec", "")
-        assert Path(config["dir"]) == folder
-        socket = Path(config["unixsocket"])
+        assert Path(str(config["dir"])) == folder
+        socket = Path(str(config["unixsocket"]))
         assert stat.S_IMODE(socket.stat().st_mode) == 0o700
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert (folder / embedded.LOG).read_text()
@@ -227,11 +227,11 @@ async def test_what_is_no_folder_is_refused_as_that() -> None:
 async def test_what_belongs_to_another_user_is_refused(what: str) -> None:
     short = Path(tempfile.mkdtemp(prefix="wb-", dir="/tmp"))
     try:
-        (short / embedded.SOCKET).touch()
-        os.chown(short if what == "folder" else short / embedded.SOCKET, 2002, 2002)
+        (short / state_folder.SOCKET).touch()
+        os.chown(short if what == "folder" else short / state_folder.SOCKET, 2002, 2002)
         with pytest.raises(errors.NoStore, match=r"belongs to another user \(uid 2002\)"):
             await EmbeddedStore.open(short)
-        assert [file.name for file in short.iterdir()] == [embedded.SOCKET]
+        assert [file.name for file in short.iterdir()] == [state_folder.SOCKET]
     finally:
         shutil.rmtree(short)
 
@@ -271,7 +271,7 @@ async def test_an_ephemeral_store_works_under_a_long_temporary_folder(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     async with await EmbeddedStore.open(None) as store:
-        assert await local_server.ping(store.folder / embedded.SOCKET) == b"+PONG"
+        assert await local_server.ping(store.folder / state_folder.SOCKET) == b"+PONG"
     assert not store.folder.exists()
     assert list(long.iterdir()) == []
 
@@ -284,7 +284,7 @@ async def test_any_folder_name_will_do(
     try:
         async with await EmbeddedStore.open(short / name) as store:
             assert await connect(store.url).ping()
-            assert (short / name / embedded.SOCKET).is_socket()
+            assert (short / name / state_folder.SOCKET).is_socket()
     finally:
         shutil.rmtree(short)
 
@@ -396,7 +396,7 @@ async def test_a_killed_server_is_started_again_on_what_it_had_written(
             await client.set(f"k{number}", "v")
             killed = server_pid(store)
             os.kill(killed, signal.SIGKILL)
-            await eventually(lambda killed=killed: server_pid(store) != killed)
+            await eventually(lambda killed=killed: server_pid(store) != killed)  # type: ignore[misc]
             await eventually(lambda: answers(store))
             assert await client.get(f"k{number}") == "v"
             assert (await client.info("server"))["process_id"] == server_pid(store)
@@ -480,7 +480,7 @@ async def test_what_a_store_left_whose_processes_were_all_killed_goes_with_the_n
     left, alien = Path(temp, "watchbill-left"), Path(temp, "watchbill-alien")
     for folder in (left, alien):
         folder.mkdir()
-    (left / embedded.LOCK).touch()
+    (left / state_folder.LOCK).touch()
     try:
         async with await EmbeddedStore.open(None) as first, await EmbeddedStore.open(None) as second:
             assert sorted(Path(temp).iterdir()) == sorted([first.folder, second.folder, alien])
@@ -501,7 +501,7 @@ async def test_nothing_is_left_when_the_owner_ends(
     if ephemeral:
         assert not opened.folder.exists()  # removed before the watchdog ended
     else:
-        assert not (folder / embedded.SOCKET).exists()
+        assert not (folder / state_folder.SOCKET).exists()
 
 
 async def test_ctrl_c_ends_the_store_only_after_its_owner_is_done(
@@ -626,7 +626,7 @@ async def test_a_closed_attached_store_takes_nothing_over(children: Children, fo
     await all_gone(owner.pids)
     await eventually(lambda: lock_is_free(folder))
     assert not store.owner
-    assert await local_server.ping(folder / embedded.SOCKET) == b""
+    assert await local_server.ping(folder / state_folder.SOCKET) == b""
 
 
 MOMENTS: dict[str, Callable[[EmbeddedStore], bool]] = {
@@ -696,7 +696,7 @@ async def test_the_lock_is_free_when_the_owner_and_its_server_are_gone_and_the_w
 
 
 def lock_is_free(folder: Path) -> bool:
-    with (folder / embedded.LOCK).open() as file:
+    with (folder / state_folder.LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -709,7 +709,7 @@ async def test_an_owner_whose_server_does_not_answer_is_reported_with_its_log(
 ) -> None:
     monkeypatch.setattr(embedded, "ANSWER_SECONDS", 0.5)
     folder.mkdir()
-    with (folder / embedded.LOCK).open("w") as file:
+    with (folder / state_folder.LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(errors.StoreUnavailable, match=r"another process.*server\.log"):
             await EmbeddedStore.open(folder)
@@ -745,7 +745,7 @@ async def test_a_cancelled_open_leaves_no_server(folder: Path, after: int) -> No
     opening.cancel()
     with suppress(asyncio.CancelledError):
         await (await opening).close()
-    assert not (folder / embedded.LOCK).exists() or lock_is_free(folder)
+    assert not (folder / state_folder.LOCK).exists() or lock_is_free(folder)
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -758,8 +758,8 @@ def test_both_event_loops_open_attach_take_over_and_close(
             assert (owner.owner, attached.owner) == (True, False)
             await owner.close()
             await eventually(lambda: attached.owner)
-            assert await local_server.ping(folder / embedded.SOCKET) == b"+PONG"
-        assert await local_server.ping(folder / embedded.SOCKET) == b""
+            assert await local_server.ping(folder / state_folder.SOCKET) == b"+PONG"
+        assert await local_server.ping(folder / state_folder.SOCKET) == b""
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(live())
@@ -826,4 +826,5 @@ class TestWithoutTheExtra:
         async with await EmbeddedStore.open(folder) as store:
             assert store.owner
             assert isinstance(store._server, subprocess.Popen)
+            assert isinstance(store._server.args, list)
             assert "redis-server" in store._server.args[4]

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from watchbill import connection
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
@@ -21,7 +20,7 @@ from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, Ta
 from watchbill.store import definitions, events, heartbeats, runs, submissions
 from watchbill.store.queue import Finished, Queue
 from watchbill.store.submissions import Submission
-from watchbill.tasks import AgentTask, Priority, RunState, TaskState
+from watchbill.tasks import AgentTask, Priority, RunResult, RunState, TaskState
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SLOT = NOON + timedelta(minutes=1)
@@ -48,7 +47,7 @@ def crew_of(*agents: str, mode: ExecutionMode = ExecutionMode.SEQUENTIAL, max_qu
 
 @dataclass
 class Crew:
-    client: redis.asyncio.Redis
+    client: Any  # redis-py types each answer as bytes or str, whatever the connection decodes
     keys: CrewKeys
     uid: str
 
@@ -175,7 +174,7 @@ async def test_a_fired_run_can_be_worked_off_to_its_end(crew: Crew) -> None:
         result = json.dumps({"task_id": task.id, "agent_name": agent, "success": True, "output": agent})
         await queue.finish("w", [Finished(task, "completed", result, definition=digest)])
     done = await runs.result(crew.client, crew.keys, heartbeats.task_id("hb", SLOT))
-    assert isinstance(done, runs.RunResult)
+    assert isinstance(done, RunResult)
     assert (done.status, done.output) == (RunState.COMPLETED, "b")
 
 
@@ -361,7 +360,13 @@ def test_a_generation_depends_on_what_is_said_and_not_on_how() -> None:
 
     assert generation() == generation(suspend=False, priority="LOW", timeZone="UTC")
     assert generation(metadata={"a": "1", "b": "2"}) == generation(metadata={"b": "2", "a": "1"})
-    others = [{"prompt": "x"}, {"agent": None}, {"suspend": True}, {"metadata": {"a": "1"}}, {"priority": "HIGH"}]
+    others: list[dict[str, Any]] = [
+        {"prompt": "x"},
+        {"agent": None},
+        {"suspend": True},
+        {"metadata": {"a": "1"}},
+        {"priority": "HIGH"},
+    ]
     assert len({generation(), *(generation(**other) for other in others)}) == 6
 
 

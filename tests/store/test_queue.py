@@ -339,7 +339,7 @@ async def test_a_claim_sent_again_gets_the_same_tasks(crew: Crew) -> None:
 async def test_a_finish_with_a_claim_sent_again_gets_the_same_tasks(crew: Crew) -> None:
     await crew.submit(*(f"t{i}" for i in range(4)))
     done = [finished(t) for t in await crew.take("w", 1, 2)]
-    options = {"number": 2, "slots": 2, "lease_ms": LEASE_MS, "take_over": True}
+    options: dict[str, Any] = {"number": 2, "slots": 2, "lease_ms": LEASE_MS, "take_over": True}
     first, claim = await crew.queue.finish("w", done, **options)
     second, again = await crew.queue.finish("w", done, **options)
     assert first == ["applied", "applied"]
@@ -462,7 +462,8 @@ async def test_a_stream_full_of_malformed_entries_is_cleared_and_what_is_behind_
     for _ in range(30):
         await crew.client.xadd(crew.keys.streams[2], {"what": "ever"})
     await crew.submit("good")
-    number, found = 0, []
+    number = 0
+    found: list[Any] = []
     while not found:
         number += 1
         assert number < 20
@@ -736,7 +737,7 @@ async def test_every_client_that_waits_is_told_once(crew: Crew) -> None:
         await crew.finish("w", tasks)
         await crew.submit_all(task, max_queued=MANY, reply_to=crew.keys.reply("three"))  # it is over: nobody tells
         await crew.client.publish(clients[0], "the end")
-        heard = []
+        heard: list[Any] = []
         while not heard or heard[-1][1] != "the end":
             message = await listener.get_message(timeout=5)
             assert message is not None
@@ -1155,12 +1156,13 @@ async def test_whoever_does_not_renew_in_that_time_is_replaced(crew: Crew) -> No
     await crew.client.zadd(crew.keys.leases, {"w1": past, "w2": past})
     assert await crew.claim("w1", 2, lease_ms=300) == ()
 
+    number = 2
+
     async def replaced() -> bool:
         nonlocal number
         number += 1
         return [t.id for t in await crew.claim("w1", number, lease_ms=300)] == ["t1"]
 
-    number = 2
     await until(replaced)
 
 

@@ -100,8 +100,8 @@ async def _everything_ends_once(crew: Crew, through: Sequence[Crew], tasks: int,
     assert counted(await crew.results()) == expected_results
     assert feed.terminal() == Counter(ids) + reached
     assert feed.ended_runs() == Counter(states.keys())
-    for run_id, state in states.items():
-        assert (await runs.status(crew.client, crew.keys, run_id)).status == state
+    for run_id, ended in states.items():
+        assert (await runs.status(crew.client, crew.keys, run_id)).status == ended
     for task_id in ids:
         assert await crew.state(task_id) == _outcome_of(task_id)
     started = Counter(e.task_id for e in feed.events if e.event_type == "task_assigned")
@@ -273,12 +273,12 @@ async def test_a_server_that_stands_still_gets_calls_again_and_again_and_nothing
             number = 0
             while not stop.is_set():
                 number += 1
-                tasks = await persist(lambda n=number: one.claim(name, n, 3))
+                tasks = await persist(lambda n=number: one.claim(name, n, 3))  # type: ignore[misc]
                 if not tasks:
                     await asyncio.sleep(0.01)
                     continue
-                await persist(lambda t=tasks: one.queue.start(name, t))
-                await persist(lambda t=tasks: one.finish(name, t))
+                await persist(lambda t=tasks: one.queue.start(name, t))  # type: ignore[misc]
+                await persist(lambda t=tasks: one.finish(name, t))  # type: ignore[misc]
 
         monkeypatch.setattr(connections, "REPLY_TIMEOUT_SECONDS", 0.2)
         async with asyncio.TaskGroup() as group:
@@ -375,7 +375,7 @@ class _Model:
         worker.number += 1
         slots = self.rng.randint(0, 4)
         args = (worker.name, worker.number, slots)
-        options = {"lease_ms": worker.lease_ms, "take_over": self.rng.random() < 0.8}
+        options: dict[str, Any] = {"lease_ms": worker.lease_ms, "take_over": self.rng.random() < 0.8}
         tasks = await self.crew.claim(*args, **options)
         if self.rng.random() < 0.2 and tasks:
             assert await self.crew.claim(*args, **options) == tasks
@@ -473,7 +473,7 @@ class _Model:
     async def _as_zombie(self, worker: _Worker) -> None:
         """It was taken for dead: whatever it calls is refused and changes nothing."""
         queue, name, held = self.crew.queue, worker.name, list(worker.held.values())
-        claim = {"lease_ms": worker.lease_ms, "take_over": True}
+        claim: dict[str, Any] = {"lease_ms": worker.lease_ms, "take_over": True}
         done = [finished(t, "failed", output="from a zombie") for t in held]
         call: Callable[[], Awaitable[Any]] = self.rng.choice(
             [

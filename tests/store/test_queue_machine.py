@@ -38,7 +38,16 @@ from watchbill.tasks import Priority, RunState, TaskState
 
 HOUR_MS = 3_600_000
 LARGE = "x" * 5000
-OUTCOMES: tuple[Outcome, ...] = (*["completed"] * 3, "failed", "dead", "retry", "cancelled", "interrupted")
+OUTCOMES: tuple[Outcome, ...] = (
+    "completed",
+    "completed",
+    "completed",
+    "failed",
+    "dead",
+    "retry",
+    "cancelled",
+    "interrupted",
+)
 CREWS = (
     library("a", "b"),
     library(*"abcde"),
@@ -304,7 +313,7 @@ class QueueMachine(RuleBasedStateMachine):
         begun = [task for task in tasks if begins and not self.model.works[task.id].begun]
         told = [task for task in tasks if tells and (task in begun or self.model.works[task.id].begun)]
         end = [self._end(data, task) for task in tasks] if ends else []
-        options = {"slots": slots, "begin": begin, "take_over": take_over}
+        options: dict[str, Any] = {"slots": slots, "begin": begin, "take_over": take_over}
         self._finish(worker, begun, told, end, doubled=doubled, twice=twice, **options)
 
     def _finish(
@@ -590,7 +599,7 @@ class QueueMachine(RuleBasedStateMachine):
             case "say":
                 for work in self.model.at(Place.HELD)[:1]:
                     assert work.claimed is not None
-                    got = self.ask(lambda c=work.claimed, n=work.holder: self.crew.queue.say(n, c, "hello", number))
+                    got = self.ask(lambda c=work.claimed, n=work.holder: self.crew.queue.say(n, c, "hello", number))  # type: ignore[misc]
                     assert got is (Fenced if self.model.workers[work.holder].fenced else True)
             case "submit" if self.model.runs:
                 self._submit_known(list(self.model.runs.values())[who % len(self.model.runs)])
@@ -628,7 +637,7 @@ class QueueMachine(RuleBasedStateMachine):
         tasks = [work.id for work in self.model.works.values() if work.run is None]
         for run_id in [*tasks[-1:], *([] if run.state is RunState.CREATING else [run.id])]:
             submission = run_submission(run_id, self.crew.definition)
-            got = self.ask(lambda s=submission: runs.submit(*crew, s, max_queued=MANY))
+            got = self.ask(lambda s=submission: runs.submit(*crew, s, max_queued=MANY))  # type: ignore[misc]
             assert got == (run.id if run_id == run.id else Conflict)
 
     # ------------------------------------------------------------ what must hold

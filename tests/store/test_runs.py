@@ -168,7 +168,8 @@ async def test_a_random_run_ends_as_the_plan_says(crew: Crew, seed: int) -> None
     parallel = rng.choice((1, 2, 5, 100))
     await crew.run("r1", definition, parallel=parallel)
     watch = Watch(crew)
-    held, number, incarnation, generation = [], 0, "w0", 0
+    held: list[Any] = []
+    number, incarnation, generation = 0, "w0", 0
     while not await _ended(crew, "r1"):
         number += 1
         held += await crew.claim(incarnation, number, rng.randint(1, 6))
@@ -376,7 +377,7 @@ async def test_a_run_ends_once_and_tells_its_clients_once(crew: Crew) -> None:
         for _ in range(2):
             await crew.finish("w", tasks)
         await crew.client.publish(channel, "the end")
-        heard = []
+        heard: list[Any] = []
         while not heard or heard[-1] != "the end":
             message = await listener.get_message(timeout=5)
             assert message is not None
@@ -510,7 +511,7 @@ async def test_a_full_queue_takes_nothing_of_a_run(crew: Crew) -> None:
 
 
 async def test_a_dedupe_key_names_one_run_within_its_window(crew: Crew) -> None:
-    options = {"dedupe_key": "daily", "dedupe_ms": 60_000}
+    options: dict[str, Any] = {"dedupe_key": "daily", "dedupe_ms": 60_000}
     assert await crew.run("r1", **options) == "r1"
     assert await crew.run("r1", **options) == "r1"
     assert await crew.run("r2", **options) == "r1"

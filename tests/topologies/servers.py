@@ -110,7 +110,7 @@ class Server:
 
     def client(self) -> redis.Redis:
         """For questions about this very server."""
-        tls = {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")} if self.tls else {}
+        tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")} if self.tls else {}
         return redis.Redis(host=HOST, port=self.port, decode_responses=True, **tls, **self.client_options)
 
     def ask(self, *command: Any) -> Any:

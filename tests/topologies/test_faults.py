@@ -39,7 +39,7 @@ class Load:
                 task = f"t{len(self.acknowledged)}"
                 asked = self.durability
                 try:
-                    options = {"agent": "a", "id": task, "durability": asked}
+                    options: dict[str, Any] = {"agent": "a", "id": task, "durability": asked}
                     await client.submit(self.crew.name, "0.01", **options)
                 except RetryLater:
                     self.refusals += 1

@@ -35,7 +35,7 @@ def only_rung(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
 
 
 async def main(options: dict[str, Any]) -> None:
-    parked.UNPARK_SECONDS = options["unpark_seconds"]
+    parked.UNPARK_SECONDS = options["unpark_seconds"]  # type: ignore[misc]  # final, but for tests
     if options["only_rung"]:
         only_rung()
     service = AgentService(

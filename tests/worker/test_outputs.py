@@ -21,7 +21,7 @@ from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
 
 from watchbill.tasks import TaskResult, Usage
-from watchbill.worker.execution import outputs
+from watchbill.worker.execution import failures, outputs
 
 pytestmark = pytest.mark.pure
 
@@ -120,7 +120,7 @@ def test_what_its_own_code_raises_is_the_agents_failure(value: Any) -> None:
 
 
 async def test_the_event_loop_turns_between_an_iterators_items() -> None:
-    rows = (time.sleep(0.001) for _ in itertools.count())
+    rows = (time.sleep(0.001) for _ in itertools.count())  # type: ignore[func-returns-value]
     making = asyncio.ensure_future(outputs.made_on_loop("a", {"rows": rows}))
     for _ in range(5):
         await asyncio.sleep(0.01)
@@ -139,7 +139,7 @@ def test_a_failure_is_stored_as_the_model_of_results_has_it() -> None:
 
 @pytest.mark.parametrize("value", [object(), {"deep": lambda: None}, b"\xff"], ids=["object", "function", "bytes"])
 def test_what_is_no_json_is_refused_and_says_whose_it_is(value: Any) -> None:
-    with pytest.raises(outputs.Unstorable, match="what agent 'a' returned can't be stored as JSON"):
+    with pytest.raises(failures.Unstorable, match="what agent 'a' returned can't be stored as JSON"):
         outputs.made("a", value)
 
 
@@ -151,7 +151,7 @@ def test_what_holds_itself_is_refused(monkeypatch: pytest.MonkeyPatch, also: Any
     two: list[Any] = [also]
     two += [two, {"two": two}]
     for value in (one, two):
-        with pytest.raises(outputs.Unstorable, match=r"Circular|circular|more than"):
+        with pytest.raises(failures.Unstorable, match=r"Circular|circular|more than"):
             outputs.made("a", value)
 
 
@@ -163,7 +163,7 @@ def test_what_is_nested_too_deeply_to_be_read_is_refused_and_all_else_can_be_rea
     for depth in range(300):
         try:
             read = stored(value if kind != "not plain" else [value, NOW])
-        except outputs.Unstorable:
+        except failures.Unstorable:
             refused += 1
         else:
             assert not refused, depth
@@ -177,7 +177,7 @@ def test_what_is_nested_too_deeply_to_be_read_is_refused_and_all_else_can_be_rea
 def test_an_integer_that_is_too_long_to_be_read_is_refused_with_its_place(number: int, place: str) -> None:
     value = {"n": [1, "x", {"m": number}]} if place else number
     for each in (value, iter([value])):
-        with pytest.raises(outputs.Unstorable) as refusal:
+        with pytest.raises(failures.Unstorable) as refusal:
             outputs.made("a", each)
         where = f"output{place}" if each is value else f"output[0]{place}"
         assert f"JSON: {where} is an integer of more than 4300 digits, which can't be read" in str(refusal.value)
@@ -202,7 +202,7 @@ def test_the_longest_integer_is_read_and_so_are_longer_texts_of_digits() -> None
     ],
 )
 def test_what_is_no_number_is_refused_with_its_place(value: Any, why: str) -> None:
-    with pytest.raises(outputs.Unstorable) as refusal:
+    with pytest.raises(failures.Unstorable) as refusal:
         outputs.made("a", value)
     assert f"JSON: {why}, which JSON doesn't have" in str(refusal.value)
 
@@ -210,7 +210,7 @@ def test_what_is_no_number_is_refused_with_its_place(value: Any, why: str) -> No
 @pytest.mark.parametrize("key", [1, None, True, 1.5, Colour.RED, NOW])
 def test_keys_that_are_one_in_json_are_refused_with_their_place(key: Any) -> None:
     (name,) = json.loads(to_json({key: 0}))
-    with pytest.raises(outputs.Unstorable) as refusal:
+    with pytest.raises(failures.Unstorable) as refusal:
         outputs.made("a", {"rows": [{name: 1, key: 2}]})
     assert f"JSON: output.rows[0] has the keys {name!r} and {key!r}, which are one in JSON" in str(refusal.value)
 
@@ -235,14 +235,14 @@ def test_half_a_character_is_replaced_and_counted(value: Any, read: Any, replace
 def test_halves_of_characters_that_would_be_one_key_are_refused() -> None:
     for last in (2, NOW):
         value = dict(zip(("\ud800", "\ud801"), (1, last), strict=True))
-        with pytest.raises(outputs.Unstorable, match="one"):
+        with pytest.raises(failures.Unstorable, match="one"):
             outputs.made("a", value)
 
 
 def test_too_much_is_refused_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "RESULT_MAX_BYTES", 6)
     outputs.made("a", "éé")
-    with pytest.raises(outputs.Unstorable, match="return a reference instead"):
+    with pytest.raises(failures.Unstorable, match="return a reference instead"):
         outputs.made("a", "ééx")
 
 
@@ -257,5 +257,5 @@ def test_too_much_is_refused_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     monkeypatch.setattr(outputs, "RESULT_MAX_BYTES", 10_000)
-    with pytest.raises(outputs.Unstorable, match="return a reference instead"):
+    with pytest.raises(failures.Unstorable, match="return a reference instead"):
         outputs.made("a", value)

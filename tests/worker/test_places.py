@@ -8,26 +8,27 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from watchbill.errors import RetryAfter, ToolError
 from watchbill.worker.execution import places
 
 
-def raised(call: Callable[[], object]) -> BaseException:
+def raised(call: Callable[[], object]) -> Exception:
     try:
         call()
-    except BaseException as error:
+    except Exception as error:
         while error.__traceback__ and error.__traceback__.tb_frame.f_code.co_filename == __file__:
             error.__traceback__ = error.__traceback__.tb_next
         return error
     raise AssertionError("it didn't raise")
 
 
-def code(path: Path, source: str) -> dict[str, object]:
+def code(path: Path, source: str) -> dict[str, Any]:
     """What a file of this content defines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(textwrap.dedent(source))
-    found: dict[str, object] = {"json": json}
+    found: dict[str, Any] = {"json": json}
     exec(compile(path.read_text(), str(path), "exec"), found)
     return found
 

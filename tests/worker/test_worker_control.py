@@ -106,7 +106,7 @@ async def test_a_task_in_a_workers_hands_that_has_not_begun_is_cancelled_without
         result: Any = await crew.result("t3")
         assert result.error == "cancelled: enough"
         crew.open()
-        assert (await crew.result("t2")).success  # type: ignore[union-attr]
+        assert (await crew.result("t2")).success
     assert set(crew.executions()) == {"t1", "t2"}
     assert await crew.is_idle()
 
@@ -257,7 +257,7 @@ async def test_a_worker_with_nothing_to_do_hears_of_a_drain_before_it_claims(mak
         await crew.result("t1", timeout=0.5)
     assert await crew.waits(1)
     await _drain(crew, process, on=False)
-    assert (await crew.result("t1")).success  # type: ignore[union-attr]
+    assert (await crew.result("t1")).success
 
 
 async def test_a_rolling_restart_under_load_loses_nothing_repeats_nothing_and_waits_for_no_lease(

@@ -73,7 +73,7 @@ async def test_a_run_goes_on_after_a_kill_between_any_two_of_its_steps(make_crew
         assert await crew.result_of_run("r") is None
         crew.open()
         await crew.worker()
-        run = await crew.result("r")
+        run = await crew.run_result("r")
         assert run.status is RunState.COMPLETED
         assert [run.steps[s].success for s in steps] == [True] * 4
         executions = crew.executions()
@@ -100,7 +100,7 @@ async def test_a_parallel_run_goes_on_after_a_kill_with_some_steps_done_and_some
     first.kill()
     crew.open()
     await crew.worker()
-    run = await crew.result("r")
+    run = await crew.run_result("r")
     assert run.success
     assert run.output == {name: f"{name}: do it" for name in names}
     assert crew.executions() == {"r/p1": 1, "r/p2": 2, "r/p3": 1, "r/p4": 2}
@@ -192,7 +192,7 @@ async def test_a_task_that_kills_its_worker_each_time_is_given_up_and_harms_no_o
     last = await crew.worker()
     poison = await crew.result("poison")
     assert not poison.success
-    why = re.search(r"given up: worker (\S+) died while attempt 3 of 3 ran", poison.error)
+    why = re.search(r"given up: worker (\S+) died while attempt 3 of 3 ran", poison.error or "")
     assert why, poison.error
     assert incarnations.worker(why[1]).endswith(f"-{victim.process.pid}"), (
         "the one that it killed, not the one that tells"
@@ -218,9 +218,9 @@ async def test_a_step_that_kills_its_worker_each_time_fails_its_run(make_crew: M
     victim = await crew.worker(doomed=True)
     assert await victim.ended() == 66
     await crew.worker()
-    run = await crew.result("r")
+    run = await crew.run_result("r")
     assert run.status is RunState.FAILED
-    assert "given up" in run.steps["bad"].error
+    assert "given up" in (run.steps["bad"].error or "")
     assert run.skipped == ("three",)
     states = {step.name: step.status for step in (await crew.client.status(crew.name, "r")).steps}
     assert states == {"one": TaskState.COMPLETED, "bad": TaskState.DEAD, "three": TaskState.SKIPPED}

@@ -38,13 +38,13 @@ async def test_a_worker_runs_as_many_tasks_at_once_as_it_should_and_never_more(m
     while len(crew.executions()) < len(tasks):  # one gate at a time, so that each slot is filled again by itself
         begun = len(crew.executions())
         crew.open(tasks[begun - 3])
-        await until(lambda n=begun: len(crew.executions()) > n, what="a slot being filled again")
+        await until(lambda n=begun: len(crew.executions()) > n, what="a slot being filled again")  # type: ignore[misc]
         assert len(crew.executions()) == begun + 1
     crew.open()
     assert all(result.success for result in await crew.results(tasks))
     assert most_at_once(crew) == 3
-    begun = [line["task"] for line in crew.notes()]
-    assert [*sorted(begun[:3]), *begun[3:]] == tasks, "first in, first out"
+    order = [line["task"] for line in crew.notes()]
+    assert [*sorted(order[:3]), *order[3:]] == tasks, "first in, first out"
 
 
 async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> None:
@@ -126,7 +126,7 @@ async def test_what_is_handed_back_is_started_by_a_waiting_worker_at_once(make_c
         await crew.started(f"t{number}")
         there = await crew.worker(grace_seconds=0.1, only_rung=True)
         leaving.signal(signal.SIGTERM)
-        await until(lambda t=there, n=number: f"t{n}" in crew.started_by(t))
+        await until(lambda t=there, n=number: f"t{n}" in crew.started_by(t))  # type: ignore[misc]
         assert await leaving.ended() == 0, leaving.log
         crew.open(f"t{number}")
         await crew.result(f"t{number}")

@@ -43,7 +43,7 @@ async def test_what_ran_when_the_store_was_flushed_is_written_when_the_crew_is_b
         assert (result.success, result.output) == (True, "a: do it")
         assert await crew.redis.hget(crew.keys.task("early"), "recovered") == "1"
         await crew.submit("new", "b", "0")
-        assert (await crew.result("new")).success  # type: ignore[union-attr]
+        assert (await crew.result("new")).success
         assert shift_of(worker)._slots.capacity == 1, "what still runs holds its slot"
         crew.open("late")
         await until(lambda: _result(crew, "late"), what="the late result")
@@ -76,10 +76,11 @@ async def test_each_loss_is_told_once_on_the_feed_by_however_many_workers(
             assert await _losses(crew) == 0
             await _bring_back(crew)
             await until(
-                lambda b=before: not b & {w._state.incarnation.name for w in (one, two, three)}, what="new lives"
-            )  # type: ignore[misc]
+                lambda b=before: not b & {w._state.incarnation.name for w in (one, two, three)},  # type: ignore[misc]
+                what="new lives",
+            )
             await crew.submit(f"t{number}", "a", "0")
-            assert (await crew.result(f"t{number}")).success  # type: ignore[union-attr]
+            assert (await crew.result(f"t{number}")).success
             assert await _losses(crew) == 1
         await definitions.record_loss(crew.redis, crew.keys, crew.uid, "1")  # one more, late
         assert await _losses(crew) == 1
@@ -96,11 +97,11 @@ async def test_a_worker_whom_alone_the_store_forgot_tells_of_no_loss(make_crew: 
         before = worker._state.incarnation.name
         await until(lambda: _know(crew, {before}), what="its lease")
         await crew.submit("kept", "a", "0")
-        assert (await crew.result("kept")).success  # type: ignore[union-attr]
+        assert (await crew.result("kept")).success
         await crew.redis.hdel(crew.keys.claims, before)
         await until(lambda: worker._state.incarnation.name != before, what="a new life")
         await crew.submit("new", "a", "0")
-        assert (await crew.result("new")).success  # type: ignore[union-attr]
+        assert (await crew.result("new")).success
     assert await _losses(crew) == 0
 
 
@@ -169,7 +170,7 @@ async def test_a_step_whose_run_is_lost_is_on_the_results_and_whoever_submits_an
         await until(lambda: crew.executions()["t1"] == 2)
         crew.open()
         await until(lambda: _has_ended(crew, "r1/a"))
-        assert (await crew.result("t1")).success  # type: ignore[union-attr]
+        assert (await crew.result("t1")).success
         assert await crew.redis.hget(crew.keys.task("t1"), "recovered") is None
     assert await crew.ends() == Counter({("r1/a", "completed"): 1, ("t1", "completed"): 1})
 
@@ -243,6 +244,6 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
         await until(lambda: worker._state.formers == [before], what="the new life")
         former = before.name
         await crew.submit("new", "b", "0")
-        assert (await crew.result("new")).success  # type: ignore[union-attr]
+        assert (await crew.result("new")).success
         await until(lambda: not worker._state.formers, what="the end of what ran before")
         assert await crew.ends() == Counter({(name, "completed"): 1 for name in [*names, "new"]})

@@ -248,5 +248,5 @@ async def test_a_life_that_several_learn_the_end_of_is_followed_by_one(make_crew
             await asyncio.sleep(0)
         new = worker._state.incarnation.name
         await crew.submit("t1", "brief")
-        assert (await crew.result("t1")).success  # type: ignore[union-attr]
+        assert (await crew.result("t1")).success
         assert worker._state.incarnation.name == new

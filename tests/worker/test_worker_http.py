@@ -90,7 +90,9 @@ async def test_half_requests_end_in_time_and_unread_answers_too(monkeypatch: pyt
         writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.readexactly(8) == b"HTTP/1.1"
         assert server._runner is not None
-        await until(lambda: not server._runner.server.connections)
+        inner = server._runner.server
+        assert inner is not None
+        await until(lambda: not inner.connections)
         writer.close()
     finally:
         await server.close()

@@ -88,6 +88,7 @@ async def test_a_thousand_malformed_entries_hold_up_none_of_a_thousand_tasks(mak
     chance = random.Random("rubbish")
     rubbish = bad(chance)
     written: dict[tuple[bytes, bytes], tuple[str, Fields]] = {}  # by class and entry
+    raw: Any
     async with redis.asyncio.Redis.from_url(crew.url) as raw:
 
         async def all_buried() -> bool:

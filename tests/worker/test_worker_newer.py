@@ -41,7 +41,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
     late = await crew.worker(doomed=True)
     later = await crew.worker(doomed=True)
     for starting in (late, later):
-        await until(lambda p=starting: "waiting until the crew can be read" in p.log, 60)
+        await until(lambda p=starting: "waiting until the crew can be read" in p.log, 60)  # type: ignore[misc]
     await later.drain()
     await crew.client.undrain(crew.name, name)
 
@@ -56,7 +56,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
     assert [result.attempt for result in await crew.results(tasks)] == [1] * len(tasks)
     assert readable == (await definitions.current(crew.redis, crew.keys)).digest
     await crew.redis.set(crew.keys.definition(digest), before)
-    run = await crew.result("r")  # it goes on under the definition with which it began
+    run = await crew.run_result("r")  # it goes on under the definition with which it began
     assert (run.success, run.steps["a"].attempt) == (True, 1)
     told = [event for event in await crew.events(run="r") if event.message.startswith("NewerRecord: ")]
     assert len(told) == 1, "nobody brought it back in vain"

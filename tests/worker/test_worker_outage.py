@@ -214,7 +214,7 @@ async def test_every_answer_lost_once_and_everything_is_done_once(
         for task in tasks:
             group.create_task(crew.submit(task, "s1"))
     results = await crew.results(tasks)
-    run = await crew.result("r")
+    run = await crew.run_result("r")
     assert lossy.dropped > 30
     assert run.status is RunState.COMPLETED
     assert all(result.success and result.attempt == 1 for result in results)

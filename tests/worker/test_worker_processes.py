@@ -48,7 +48,7 @@ async def test_an_agent_in_a_process_is_given_all_that_an_agent_is_given(make_cr
         before = datetime.now(UTC)
         await crew.submit("r", prompt="9", inputs={"log": "line 1\nline 2"}, user_id="u")
         crew.open()
-        run = await crew.result("r")
+        run = await crew.run_result("r")
     assert run.success, run.error
     given = run.steps["two"].output
     task = given.pop("task")
@@ -159,7 +159,7 @@ async def test_what_it_has_used_is_counted(make_crew: Make) -> None:
         await crew.submit("t", "a", "spend")
         result = await crew.result("t")
     usage = result.usage
-    assert isinstance(result, TaskResult)
+    assert usage is not None
     assert result.metadata == {"of": "a process"}
     assert (usage.input_tokens, usage.output_tokens, usage.requests) == (3, 4, 1)
 
@@ -241,7 +241,7 @@ async def test_a_process_that_dies_fails_the_attempt_at_once_and_not_the_worker(
     assert await output_of(crew, "next", "a", "pid") != worker.pid
     assert worker.lives
     for group in {note["group"] for note in crew.notes() if note["task"] == "t"}:
-        await until(lambda g=group: subprocess.run(["pgrep", "-g", str(g)]).returncode == 1, what="its forks' end")
+        await until(lambda g=group: subprocess.run(["pgrep", "-g", str(g)]).returncode == 1, what="its forks' end")  # type: ignore[misc]
 
 
 async def test_a_process_that_dies_between_two_tasks_costs_neither(make_crew: Make) -> None:
@@ -268,7 +268,7 @@ async def test_a_process_whose_time_is_up_is_killed_and_all_that_it_started(make
         assert crew.executions() == {"before": 1, "t": 1}
         assert not lives(pid), "its slot was free only when it had ended"
         for other in crew.notes("other"):
-            await until(lambda pid=other["other"]: not lives(pid))
+            await until(lambda pid=other["other"]: not lives(pid))  # type: ignore[misc]
         assert worker.running == 0
         assert await output_of(crew, "next", "patient", "pid") != pid
 

@@ -102,7 +102,7 @@ async def test_a_step_is_tried_again_and_its_run_goes_on(make_crew: Make) -> Non
     crew = await make_crew({"one": "Shaky", "two": "Brief"}, tasks=QUICK)
     await crew.worker()
     await crew.submit("r", prompt="away:1")
-    result = await crew.result("r")
+    result = await crew.run_result("r")
     assert isinstance(result, RunResult)
     assert result.success
     assert result.steps["one"].attempt == 2
@@ -114,7 +114,7 @@ async def test_a_step_that_fails_for_good_ends_its_run(make_crew: Make) -> None:
     crew = await make_crew({"one": "Shaky", "two": "Brief"}, tasks=QUICK)
     await crew.worker()
     await crew.submit("r", prompt="away")
-    result = await crew.result("r")
+    result = await crew.run_result("r")
     assert isinstance(result, RunResult)
     assert (result.status.value, result.skipped) == ("failed", ("two",))
     assert crew.executions() == {"r/one": 3}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.asyncio
 from workshop import Crew, Make, Process, agent, until
 
 SECRETS = {
@@ -41,7 +40,7 @@ FORBIDDEN = [
 ]
 
 
-async def everything_in(client: redis.asyncio.Redis) -> AsyncIterator[str]:
+async def everything_in(client: Any) -> AsyncIterator[str]:
     """Every key, field and value of the store, unpacked."""
     async for key in client.scan_iter():
         yield key

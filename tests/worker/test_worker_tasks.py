@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hands
 import pytest
@@ -18,7 +19,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions
-from watchbill.tasks import RunState, TaskResult, TaskState
+from watchbill.tasks import RunResult, RunState, TaskResult, TaskState
 from watchbill.testing import FakeClock
 from watchbill.worker import parked
 from watchbill.worker.execution import executor
@@ -147,7 +148,7 @@ async def test_a_failed_step_ends_its_run_as_failed_with_its_error(make_crew: Ma
     crew = await make_crew([agent("one", "Brief"), bad, agent("three", "Brief")])
     async with crew.in_process():
         await crew.submit("r", prompt="ValueError")
-        run = await crew.result("r")
+        run = await crew.run_result("r")
     assert run.status is RunState.FAILED
     assert (run.error or "").startswith("bad: ValueError: it broke (tests/worker/agents/hands.py:")
     assert run.skipped == ("three",)
@@ -216,8 +217,8 @@ async def test_an_agent_that_swallows_its_cancellation_times_out_too(make_crew: 
 CALCULATOR = {"shared_tools": ["calculator"]}
 
 
-def seen(run: object, name: str) -> dict[str, object]:
-    return run.steps[name].output  # type: ignore[attr-defined]
+def seen(run: RunResult, name: str) -> Any:
+    return run.steps[name].output
 
 
 async def test_a_step_of_a_sequence_is_given_all_that_came_before(make_crew: Make) -> None:
@@ -227,7 +228,7 @@ async def test_a_step_of_a_sequence_is_given_all_that_came_before(make_crew: Mak
     async with crew.in_process():
         before = datetime.now(UTC)
         await crew.submit("r", prompt="Look", inputs={"log": "line 1\nline 2"}, user_id="u", metadata={"k": "v"})
-        run = await crew.result("r")
+        run = await crew.run_result("r")
     a, b, c = (seen(run, name) for name in ("a", "b", "c"))
     assert (a["outputs"], b["order"], c["order"]) == ({}, ["a"], ["a", "b"])
     assert c["outputs"] == {"a": "a", "b": "b"}
@@ -258,7 +259,7 @@ async def test_a_step_of_a_flow_is_given_what_it_depends_on_and_what_it_cites(ma
     crew = await make_crew(agents, mode=ExecutionMode.FLOW, flow_relations=relations)
     async with crew.in_process():
         await crew.submit("r")
-        run = await crew.result("r")
+        run = await crew.run_result("r")
     orders = {name: seen(run, name)["order"] for name in "abcd"}
     assert orders == {"a": [], "b": ["a"], "c": ["b"], "d": ["a", "b"]}
     assert run.success
@@ -270,7 +271,7 @@ async def test_a_parallel_step_is_given_nothing_of_the_others(make_crew: Make) -
     crew = await make_crew(agents, mode=ExecutionMode.PARALLEL, max_parallel_tasks=1)
     async with crew.in_process():
         await crew.submit("r", prompt="Look")
-        run = await crew.result("r")
+        run = await crew.run_result("r")
     assert [seen(run, name)["outputs"] for name in "ab"] == [{}, {}]
     assert [seen(run, name)["prompt"] for name in "ab"] == ["Look", "Look"]
 
@@ -284,7 +285,7 @@ async def test_what_an_agent_says_is_on_the_feeds_of_crew_agent_and_run_once(
         async with crew.in_process():
             await crew.submit("r")
             await crew.submit("t", "a")
-            run = await crew.result("r")
+            run = await crew.run_result("r")
             await crew.result("t")
     assert str(seen(run, "f")).startswith("watchbill-agent"), "a function that isn't async runs in a thread"
 
@@ -346,7 +347,7 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     assert poor.lives
 
     rich = await crew.worker(unpark_seconds=0.1)
-    run, task = await crew.results(["r", "t"])
+    run, task = await crew.run_result("r"), await crew.result("t")
     assert run.success
     assert task.success
     assert (run.steps["here"].attempt, task.attempt) == (1, 1), "it was nobody's fault"
@@ -394,7 +395,7 @@ async def test_an_agent_that_was_taken_out_of_its_crew_fails_its_tasks(make_crew
     smaller = crew.definition.model_copy(update={"agents": crew.definition.agents[:1]})
     await definitions.apply(crew.redis, crew.keys, smaller)
     async with crew.in_process():
-        task, run = await crew.results(["t", "r"])
+        task, run = await crew.result("t"), await crew.run_result("r")
     assert task.error == f"agent 'old' is not in crew {crew.name!r}"
     assert run.success, "a run goes on with the definition that it started with"
 

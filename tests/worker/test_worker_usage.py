@@ -65,10 +65,10 @@ async def test_what_was_interrupted_resumed_and_then_cancelled_says_what_it_cost
     await crew.submit("r", prompt="wait")
     for task in ("t", "r/a"):
         for times in (1, 2):
-            await until(lambda t=task, n=times: _count(crew, t) == n)
+            await until(lambda t=task, n=times: _count(crew, t) == n)  # type: ignore[misc]
             if times == 1:
                 await crew.client.interrupt(crew.name, task)
-                await until(lambda t=task: _is(crew, t, "interrupted"))
+                await until(lambda t=task: _is(crew, t, "interrupted"))  # type: ignore[misc]
                 assert await crew.client.resume(crew.name, task)
         await crew.client.cancel(crew.name, task)
         assert await usage(crew, task) == spent(2)
@@ -97,7 +97,7 @@ async def test_dead_letters_say_what_was_spent_and_a_replay_adds_to_it(make_crew
     for task in ("t", "r/a"):
         ((outcome),) = await crew.client.replay(crew.name, task)
         assert outcome.outcome == "replayed"
-        assert await until(lambda t=task: _ended(crew, t)) == spent(6)
+        assert await until(lambda t=task: _ended(crew, t)) == spent(6)  # type: ignore[misc]
 
 
 async def _ended(crew: Crew, task: str) -> Usage | None:

@@ -38,7 +38,7 @@ async def test_a_worker_that_wakes_after_its_lease_begins_nothing_that_it_had_cl
         await crew.client.submit_many(
             crew.name, "a", [AgentTask(task_id=name, agent_name="a", prompt="do it") for name in names]
         )
-        await until(lambda n=number: len(crew.started_by(sleeper)) > n * 100 + 30)
+        await until(lambda n=number: len(crew.started_by(sleeper)) > n * 100 + 30)  # type: ignore[misc]
         (asleep,) = await crew.incarnations(sleeper)
         sleeper.signal(signal.SIGSTOP)
         heir = await crew.worker()
@@ -50,7 +50,7 @@ async def test_a_worker_that_wakes_after_its_lease_begins_nothing_that_it_had_cl
         await until(is_given_up)
         woken = time.monotonic()
         sleeper.signal(signal.SIGCONT)
-        await until(lambda n=number: sleeper.log.count("silent for longer") > n)
+        await until(lambda n=number: sleeper.log.count("silent for longer") > n)  # type: ignore[misc]
         await heir.drain()
         late = [note["task"] for note in crew.notes() if note["pid"] == sleeper.pid and note["at"] > woken]
         others += late[1:]  # it may have stood at the very beginning of one

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import redis.asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 import forks
@@ -30,6 +29,7 @@ from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
 from watchbill.store import control, definitions, events
 from watchbill.store.queue import Queue
+from watchbill.tasks import RunResult, TaskResult
 from watchbill.worker.shift import Shift
 from watchbill.worker.worker import Worker
 
@@ -120,7 +120,7 @@ class Crew:
     keys: CrewKeys
     definition: CrewDefinition
     folder: Path
-    redis: redis.asyncio.Redis
+    redis: Any  # redis-py types each answer as bytes or str, whatever the connection decodes
     client: Client
     uid: str = ""
     processes: list[Process] = field(default_factory=list)
@@ -135,10 +135,18 @@ class Crew:
     async def submit(self, task_id: str, agent: str | None = None, prompt: str = "do it", **options: Any) -> str:
         return await self.client.submit(self.name, prompt, agent=agent, id=task_id, **options)
 
-    async def result(self, task_id: str, timeout: float = 60.0) -> Result:
-        return await self.client.wait(self.name, task_id, timeout=timeout)
+    async def result(self, task_id: str, timeout: float = 60.0) -> TaskResult:
+        found = await self.client.wait(self.name, task_id, timeout=timeout)
+        assert isinstance(found, TaskResult)
+        return found
 
-    async def results(self, task_ids: Iterable[str], timeout: float = 60.0) -> list[Result]:
+    async def run_result(self, run_id: str, timeout: float = 60.0) -> RunResult:
+        """Waits for the end of a run."""
+        found = await self.client.wait(self.name, run_id, timeout=timeout)
+        assert isinstance(found, RunResult)
+        return found
+
+    async def results(self, task_ids: Iterable[str], timeout: float = 60.0) -> list[TaskResult]:
         return await asyncio.gather(*(self.result(task_id, timeout) for task_id in task_ids))
 
     async def result_of_run(self, run_id: str) -> Result | None:
@@ -274,7 +282,7 @@ class Crew:
             "health": health,
             "only_rung": only_rung,
         }
-        command = [HERE / "driver.py", json.dumps(options)]
+        command: list[str | Path] = [HERE / "driver.py", json.dumps(options)]
         folder = self.folder / f"process-{len(self.processes)}"
         folder.mkdir()
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:

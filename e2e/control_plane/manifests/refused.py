@@ -411,7 +411,7 @@ TIMES: Final = [
     Refused("an input that is a number", heartbeat({"spec.inputs": {"i": 5}}), "spec.inputs.i"),
     Refused("an empty schedule", scheduled(""), "spec.schedule"),
     Refused("a schedule of 257 characters", scheduled("0 9 * * *".ljust(257)), "spec.schedule"),
-    Refused("a schedule that is a number", scheduled(5), "spec.schedule"),
+    Refused("a schedule that is a number", scheduled(5), "spec.schedule"),  # type: ignore[arg-type]
     Refused(
         "a time zone without schedule",
         heartbeat({"spec.timeZone": "Europe/Berlin"}),

@@ -74,7 +74,7 @@ class Replies:
         await self._stop_reading()
         if self._channels is not None:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):
-                await self._channels.aclose()  # type: ignore[no-untyped-call]
+                await self._channels.aclose()
 
     async def _subscribe(self, channel: str) -> None:
         if self._channels is None:

@@ -96,7 +96,7 @@ def connect_sync(url: str | Target) -> redis.Redis:
     if target.kind == "sentinel":
         own = {"socket_timeout": GUIDE_SECONDS, "retry": Retry(NoBackoff(), 0), "ssl": target.tls}
         own |= target.sentinel_options
-        return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return, no-untyped-call]
+        return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return]
     return cast("redis.Redis", _LateCluster(target.nodes, options))
 
 
@@ -119,7 +119,7 @@ class _LateCluster:
     @property
     def _client(self) -> redis.RedisCluster:
         if self._made is None:
-            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]  # type: ignore[no-untyped-call]
+            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]
             self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
         return self._made
 

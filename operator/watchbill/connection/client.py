@@ -159,7 +159,7 @@ class LeanClient(redis.asyncio.Redis):
     ) -> T:
         async with self._room:
             idle = self._idle
-            connection = idle.pop() if idle else await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            connection = idle.pop() if idle else await self.connection_pool.get_connection()
             answered = False
             try:
                 packed = [part for command in commands for part in _packed(connection, command)]

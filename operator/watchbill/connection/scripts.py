@@ -46,7 +46,7 @@ async def run(
     text, digest = source(name)
     try:
         if sent is not None:
-            call = client.execute_command("EVALSHA", digest, len(keys), *keys, *args, sent=sent)  # type: ignore[no-untyped-call]
+            call = client.execute_command("EVALSHA", digest, len(keys), *keys, *args, sent=sent)
             return await call
         return await client.evalsha(digest, len(keys), *keys, *args)
     except redis.exceptions.NoScriptError:
@@ -63,7 +63,7 @@ async def wait_and_run(
     if isinstance(client, LeanClient):
         waited, reply = await client.execute_two(wait, call)
     else:
-        waited = await client.execute_command(*wait)  # type: ignore[no-untyped-call]
+        waited = await client.execute_command(*wait)
         reply = redis.exceptions.NoScriptError()
     if isinstance(reply, redis.exceptions.NoScriptError):
         reply = await run(client, name, keys, args)

@@ -328,7 +328,7 @@ class Counts:
 
     async def run(self, context: Any) -> Any:
         note(self.folder, "start", context)
-        return (time.sleep(0.001) for _ in itertools.count())
+        return (time.sleep(0.001) for _ in itertools.count())  # type: ignore[func-returns-value]
 
 
 class Stuck:
@@ -402,7 +402,10 @@ class Untouchable(Exception):
     def __getattribute__(self, name: str) -> Any:
         raise SystemExit("hands off")
 
-    __str__ = __repr__ = lambda self: self.anything
+    def __str__(self) -> str:
+        return str(self.anything)
+
+    __repr__ = __str__
 
 
 class Silent(Exception):
@@ -459,9 +462,10 @@ def _group() -> Any:
     raise BaseExceptionGroup("several", [Odd("one"), ValueError("two")])
 
 
+NOTHING: dict[str, Any] = {}
 MISCHIEF: dict[str, Callable[[], Any]] = {
     "ValueError": lambda: _raise(ValueError("it broke")),
-    "KeyError": lambda: {}["missing"],
+    "KeyError": lambda: NOTHING["missing"],
     "StopIteration": lambda: _raise(StopIteration("enough")),
     "TimeoutError": lambda: _raise(TimeoutError("of its own")),
     "RecursionError": _recurse,
@@ -559,7 +563,7 @@ def leak_sync(context: Any) -> None:
         context.emit_sync(f"says {name} is {secret}")
         context.logger.warning("logs %s", secret)
     try:
-        {}[secrets_here()["GITHUB_TOKEN"]]
+        NOTHING[secrets_here()["GITHUB_TOKEN"]]
     except KeyError:
         context.logger.exception("with a traceback")
     try:
