@@ -208,6 +208,7 @@ def _become(descriptors: Sequence[int]) -> dict[str, Any]:
     if request["start_new_session"]:
         os.setsid()
     os.chdir(request["cwd"])
+    importlib.reload(places)  # it keeps the folder in which the process has started
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
@@ -235,6 +236,8 @@ def _run(arguments: list[str]) -> None:
 if __name__ == "__main__":
     for name in IMPORTS:
         importlib.import_module(name)
+    from watchbill.worker.execution import places
+
     gc.collect()
     gc.freeze()
     _run(_serve(socket.socket(fileno=int(sys.argv[1])))["arguments"])
