@@ -29,7 +29,7 @@ from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
 from watchbill.store import control, definitions, events
 from watchbill.store.queue import Queue
-from watchbill.tasks import RunResult, TaskResult
+from watchbill.tasks import RunResult
 from watchbill.worker.shift import Shift
 from watchbill.worker.worker import Worker
 
@@ -135,10 +135,9 @@ class Crew:
     async def submit(self, task_id: str, agent: str | None = None, prompt: str = "do it", **options: Any) -> str:
         return await self.client.submit(self.name, prompt, agent=agent, id=task_id, **options)
 
-    async def result(self, task_id: str, timeout: float = 60.0) -> TaskResult:
-        found = await self.client.wait(self.name, task_id, timeout=timeout)
-        assert isinstance(found, TaskResult)
-        return found
+    async def result(self, work_id: str, timeout: float = 60.0) -> Any:
+        """Waits for the end of a task or of a run, whose result has a type of its own."""
+        return await self.client.wait(self.name, work_id, timeout=timeout)
 
     async def run_result(self, run_id: str, timeout: float = 60.0) -> RunResult:
         """Waits for the end of a run."""
@@ -146,8 +145,8 @@ class Crew:
         assert isinstance(found, RunResult)
         return found
 
-    async def results(self, task_ids: Iterable[str], timeout: float = 60.0) -> list[TaskResult]:
-        return await asyncio.gather(*(self.result(task_id, timeout) for task_id in task_ids))
+    async def results(self, work_ids: Iterable[str], timeout: float = 60.0) -> list[Any]:
+        return await asyncio.gather(*(self.result(work_id, timeout) for work_id in work_ids))
 
     async def result_of_run(self, run_id: str) -> Result | None:
         return await self.client.result(self.name, run_id)
