@@ -41,12 +41,8 @@ IMPORTS = (
 )
 """What the processes import that tests start most."""
 
-READ_AT_START = ("LANG", "LC_", "LD_", "PYTHON")
-"""How variables begin that count only when a process starts: a fork comes too late for them."""
-
-
 _READ_AT_START = ("DYLD_", "LANG", "LC_", "LD_", "PYTHON")
-"""How variables begin that Python, or what loads it, reads."""
+"""How variables begin that Python, or what loads it, reads at its start: a fork comes too late for them."""
 
 
 class Fork(subprocess.Popen[Any]):
