@@ -79,15 +79,20 @@ class Store:
         self._process.kill()
         await self._process.wait()
 
-    async def roll_back(self, seconds: float) -> None:
-        """Goes on with what it had so many seconds ago, as a replica that takes over and had heard no more."""
+    async def roll_back(self, seconds: float) -> float:
+        """Goes on with what it had so many seconds ago, as a replica that takes over and had heard no more.
+
+        Returns when it had ended (monotonic): workers are back before whoever starts it knows.
+        """
         data, kept = self._folder / "appendonlydir", self._folder / "kept"
         await asyncio.to_thread(shutil.copytree, data, kept)
         await asyncio.sleep(seconds)
         await self.kill()
+        ended = time.monotonic()
         await asyncio.to_thread(shutil.rmtree, data)
         kept.rename(data)
         await self.start()
+        return ended
 
     async def limit_memory(self, limit: str) -> None:
         """Sets maxmemory; "0" is no limit."""
@@ -135,7 +140,7 @@ class Torment:
     did: Counter[str] = field(default_factory=Counter)
     hits: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     rolled_back: list[float] = field(default_factory=list)
-    """When the store had been rolled back (monotonic)."""
+    """When the store ended that was then rolled back (monotonic)."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _waking: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -173,8 +178,7 @@ class Torment:
             await asyncio.sleep(self.chance.uniform(*FULL_SECONDS))
             await self.store.limit_memory("0")
         elif fault == "roll the store back":
-            await self.store.roll_back(self.chance.uniform(*LOST_SECONDS))
-            self.rolled_back.append(time.monotonic())
+            self.rolled_back.append(await self.store.roll_back(self.chance.uniform(*LOST_SECONDS)))
         else:
             assert self.store.clock is not None
             way = -1 if self.store.clock.ahead > 0 else 1  # in turn, so that it never is far off
