@@ -38,7 +38,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     name = f"e2e-{secrets.token_hex(4)}"
     kubectl("create", "namespace", name)
     try:
-        kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=30s")
+        kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=120s")
         yield name
     finally:
         kubectl("delete", "namespace", name, "--wait=false")

@@ -32,7 +32,7 @@ class Kubectl:
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         self._environment["KUBECACHEDIR"] = str(cache or kubeconfig.parent / "kubectl-cache")
 
-    def __call__(self, *words: str | Path, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *words: str | Path, stdin: str | None = None, timeout: float = 180) -> str:
         """What kubectl printed. Raises KubectlError if it fails, subprocess.TimeoutExpired after `timeout` seconds."""
         command = [str(word) for word in words]
         done = subprocess.run(
@@ -47,19 +47,32 @@ class Kubectl:
             raise KubectlError(tuple(command), done.returncode, done.stderr)
         return done.stdout
 
-    def json(self, *words: str | Path, timeout: float = 60) -> Any:
+    def json(self, *words: str | Path, timeout: float = 180) -> Any:
         """What kubectl printed with `--output=json`, parsed."""
         return json.loads(self(*words, "--output=json", timeout=timeout))
 
-    def items(self, *words: str | Path, timeout: float = 60) -> list[Any]:
+    def items(self, *words: str | Path, timeout: float = 180) -> list[Any]:
         """The objects of a `get`."""
         return list(self.json("get", *words, timeout=timeout)["items"])
 
-    def apply(self, *objects: dict[str, Any] | str, namespace: str | None = None, timeout: float = 60) -> str:
+    def apply(self, *objects: dict[str, Any] | str, namespace: str | None = None, timeout: float = 180) -> str:
         """Applies objects, each a dict or the text of a manifest."""
         manifests = [text if isinstance(text, str) else json.dumps(text) for text in objects]
         where = [] if namespace is None else [f"--namespace={namespace}"]
         return self("apply", *where, "--filename=-", stdin="\n---\n".join(manifests), timeout=timeout)
+
+    def delete_crds(self, *names: str) -> None:
+        """Deletes CustomResourceDefinitions, with all their resources, and waits until they are gone.
+
+        Asks again: the API server forgets one that is deleted just after it was made until somebody touches it.
+        """
+        for left in reversed(range(12)):
+            try:
+                self("delete", "crd", "--ignore-not-found", "--timeout=10s", *names)
+                return
+            except KubectlError:
+                if not left:
+                    raise
 
     @contextmanager
     def port_forward(self, target: str, port: int, *, namespace: str, within: float = 30) -> Iterator[int]:

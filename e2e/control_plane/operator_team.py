@@ -58,7 +58,7 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
     for crd in sorted((ROOT / "crds").glob("*.yaml")):
         kubectl("apply", "--server-side", "--filename", crd)
     for kind in ("crews", "heartbeats"):
-        kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{kind}.watchbill.dev")
+        kubectl("wait", "--for=condition=Established", "--timeout=120s", f"crd/{kind}.watchbill.dev")
     for where, namespaces in ((EVERYWHERE, ()), (NARROW, (NARROW,))):
         kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": where}})
         kubectl.apply(*rendered(where, *namespaces))

@@ -123,13 +123,13 @@ def namespace(kubectl: Kubectl, helm: Helm) -> Iterator[str]:
     name = f"e2e-{secrets.token_hex(4)}"
     kubectl("create", "namespace", name)
     kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=30s")
+    kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=120s")
     try:
         yield name
     finally:
         for release in json.loads(helm("list", "--namespace", name, "--output=json")):
             helm("uninstall", release["name"], "--namespace", name)
-        kubectl("delete", "crd", "--ignore-not-found", *CRDS)
+        kubectl.delete_crds(*CRDS)
         kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -475,7 +475,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     file.write_text(text.replace(old, "A newer crew."))
     helm("upgrade", "watchbill", newer, where)
     assert _description(kubectl) == "A newer crew."
-    kubectl("wait", "crd/crews.watchbill.dev", "--for=condition=Established", "--timeout=30s")
+    kubectl("wait", "crd/crews.watchbill.dev", "--for=condition=Established", "--timeout=120s")
     kubectl.apply(CREW, namespace=namespace)
 
     helm("uninstall", "watchbill", where)

@@ -102,7 +102,7 @@ class Server:
 def crds(kubectl: Kubectl) -> None:
     """Our CRDs are installed as a person would, and served. They stay: an API server of tests is theirs alone."""
     kubectl("apply", "--filename", CRDS)
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in NAMES))
+    kubectl("wait", "--for=condition=Established", "--timeout=120s", *(f"crd/{name}" for name in NAMES))
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_a_namespace_that_is_not_there_disturbs_no_other_and_is_taken_up_when_it
         kubectl.apply(*(r for r in operator_team.rendered(NARROW, later) if r["kind"] in ("Role", "RoleBinding")))
         kubectl("create", "secret", "generic", "watchbill-redis", f"--from-literal=url={team.store.url}", f"-n={later}")
         kubectl.apply(crew(), namespace=later)
-        kubectl("wait", "crew/echo", "--for=condition=Ready", "--timeout=30s", f"--namespace={later}")
+        kubectl("wait", "crew/echo", "--for=condition=Ready", "--timeout=120s", f"--namespace={later}")
         assert running.exit_code() is None
     finally:
         kubectl("delete", "namespace", later, "--wait=false")

@@ -71,7 +71,7 @@ def probe(kubectl: Kubectl, python_image: str, kind_cluster: Cluster) -> Iterato
     name = f"e2e-probe-{secrets.token_hex(4)}"
     kubectl("create", "namespace", name)
     try:
-        kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=30s")
+        kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=120s")
         manifest = pod("probe", python_image, "sleep", "infinity")
         if not kind_cluster.kind_name:
             manifest["spec"]["containers"][0]["imagePullPolicy"] = "IfNotPresent"

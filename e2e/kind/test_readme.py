@@ -72,4 +72,4 @@ def test_the_cluster_quickstart_works_as_it_is_written(
         kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
         install.helm(kind_cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
         kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
-        kubectl("delete", "crd", "crews.watchbill.dev", "heartbeats.watchbill.dev", "--ignore-not-found")
+        kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")

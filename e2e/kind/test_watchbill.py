@@ -139,7 +139,7 @@ def team(kubectl: Kubectl, kind_cluster: Cluster) -> Iterator[Team]:
         machine.until(lambda: not kubectl.items(*workers), within=SOON, what="no worker is left", every=0.5)
         install.helm(kind_cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
         kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
-        kubectl("delete", "crd", "crews.watchbill.dev", "heartbeats.watchbill.dev", "--ignore-not-found")
+        kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")
 
 
 @pytest.fixture
