@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,16 @@ from e2e.cluster import docker, images, kind, machine, recipe
 from e2e.cluster.kind import Cluster
 
 NAME = "watchbill-test"  # not the one that `make e2e-up` makes for people
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to a failure what the cluster says: afterwards it is gone."""
+    report = yield
+    team: Any = item.funcargs.get("team")
+    if report.when == "call" and report.failed and team is not None:
+        report.sections.append(("The namespace of the release", team.told()))
+    return report
 
 
 @pytest.fixture(scope="session")
