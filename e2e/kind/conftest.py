@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from e2e.cluster import docker, images, kind, machine, recipe
 from e2e.cluster.kind import Cluster
+from e2e.cluster.kubectl import KubectlError
 
 NAME = "watchbill-test"  # not the one that `make e2e-up` makes for people
 
@@ -20,8 +22,24 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
     report = yield
     team: Any = item.funcargs.get("team")
     if report.when == "call" and report.failed and team is not None:
-        report.sections.append(("The namespace of the release", team.told()))
+        report.sections.append(("The namespace of the release", _told(team.kubectl)))
     return report
+
+
+def _told(kubectl: Callable[..., str]) -> str:
+    """What the cluster says of the release and its crews."""
+    parts = []
+    for words in (
+        ("get", "crews,deployments,pods", "--output=wide"),
+        ("get", "events", "--sort-by=.lastTimestamp"),
+        ("logs", "deploy/watchbill", "--tail=100"),
+        ("logs", "--selector=watchbill.dev/crew", "--tail=100", "--prefix"),
+    ):
+        try:
+            parts.append(kubectl(*words))
+        except (KubectlError, subprocess.TimeoutExpired) as error:
+            parts.append(f"{error}\n")
+    return "\n".join(parts)
 
 
 @pytest.fixture(scope="session")

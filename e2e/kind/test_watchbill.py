@@ -10,7 +10,6 @@ import asyncio
 import base64
 import json
 import secrets
-import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,21 +63,6 @@ class Team:
     def watchbill(self, *words: str, stdin: str | None = None) -> str:
         """The command line, in the operator's pod."""
         return self.kubectl("exec", "-i", "deploy/watchbill", "--", "watchbill", *words, stdin=stdin, timeout=120)
-
-    def told(self) -> str:
-        """What the cluster says of the namespace, for whoever looks into a failure."""
-        parts = []
-        for words in (
-            ("get", "crews,deployments,pods", "--output=wide"),
-            ("get", "events", "--sort-by=.lastTimestamp"),
-            ("logs", "deploy/watchbill", "--tail=100"),
-            ("logs", "--selector=watchbill.dev/crew", "--tail=100", "--prefix"),
-        ):
-            try:
-                parts.append(self.kubectl(*words))
-            except (KubectlError, subprocess.TimeoutExpired) as error:
-                parts.append(f"{error}\n")
-        return "\n".join(parts)
 
     def submit(self, crew: str, prompt: str) -> str:
         """A task's id, without waiting for its end."""
