@@ -36,7 +36,7 @@ IMPORTS = (
     "watchbill.cli.serving",
     "watchbill.cli.stores",
     "watchbill.scheduler",
-    "watchbill.service",
+    "watchbill.local",
     "watchbill.worker.health",
 )
 """What the processes import that tests start most."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from test_readme import BLOCK, ROOT
-from watchbill import errors, metrics, service
+from watchbill import errors, local, metrics
 from watchbill.agents.context import Context
 from watchbill.plan import flow
 from watchbill.records import from_crew
@@ -51,7 +51,7 @@ def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
 def test_the_flow_of_the_page_has_the_order_that_it_tells(tmp_path: Path) -> None:
     (text,) = (text for _, text in BLOCK.findall(TEXT) if text.startswith("# brief.yaml"))
     (tmp_path / "brief.yaml").write_text(text)
-    (crew,) = service.load([tmp_path / "brief.yaml"]).crews
+    (crew,) = local.load([tmp_path / "brief.yaml"]).crews
     planned = {step.name: step.after for step in flow.steps(from_crew(crew))}
     assert planned == {"facts": (), "prices": (), "letter": ("facts", "prices"), "archive": ("facts",)}
     states = {state.value for state in RunState} & set(re.findall(r"^\| `(\w+)`", TEXT, re.MULTILINE))

@@ -69,7 +69,7 @@ def test_every_module_can_be_imported_or_says_what_to_install(
     assert said["watchbill.controller.watch"] == said["watchbill.kubernetes_api"]
     assert said["watchbill.agents.llm"] == f"LLMAgent (pydantic_ai not found){needs}{install('llm')}"
     assert said["watchbill.cli"] == f"The command line (typer, rich, yaml not found){needs}{install('cli')}"
-    for light in ("client", "worker", "service", "testing", "scheduler"):
+    for light in ("client", "worker", "local", "testing", "scheduler"):
         assert f"watchbill.{light}" not in said
 
 

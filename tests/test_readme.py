@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from watchbill import service
+from watchbill import local
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(sh|yaml|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +51,7 @@ def test_the_quickstart_works_as_it_is_written(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
             outputs.append(done.stdout)
 
-    manifests = service.load([tmp_path / "crew.yaml", tmp_path / "reminder.yaml"])
+    manifests = local.load([tmp_path / "crew.yaml", tmp_path / "reminder.yaml"])
     assert [h.name for h in manifests.heartbeats] == ["stand-up"]
     version, run, looked, from_python = outputs
     assert "0.1.0" in version

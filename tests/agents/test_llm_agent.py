@@ -28,9 +28,9 @@ from watchbill.errors import (
     UserActionRequired,
     WatchbillError,
 )
+from watchbill.local import run_file
 from watchbill.plan.retry import Failure
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.service import run_file
 from watchbill.tasks import TaskResult, Usage
 from watchbill.testing import CutOff, ErrorAnswer, FakeModel, Request, ToolCall
 from watchbill.worker.execution import failures

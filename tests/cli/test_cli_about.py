@@ -77,7 +77,7 @@ def test_help_and_version_load_neither_redis_nor_the_service(shell: Shell) -> No
         "from watchbill.cli import app\n"
         "try: app.main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'redis', 'aiohttp', 'watchbill.service', 'watchbill.settings'} & set(sys.modules)\n"
+        "heavy = {'redis', 'aiohttp', 'watchbill.local', 'watchbill.settings'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     for argument in ("version", "--help"):

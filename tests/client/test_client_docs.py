@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from watchbill import service
+from watchbill import local
 from watchbill.client import Client
 
 DOCS = Path(__file__).parents[2] / "docs" / "client.md"
@@ -30,7 +30,7 @@ async def url(private_redis: Callable[[], Awaitable[Any]], tmp_path: Path) -> As
     (tmp_path / "reminder.yaml").write_text(REMINDER)
     async with Client(server.url) as client:
         await client.apply(tmp_path / "reminder.yaml")
-    async with service.AgentService(server.url, crews=["default/reminders"]):
+    async with local.LocalCrews(server.url, crews=["default/reminders"]):
         yield server.url
 
 

@@ -19,7 +19,7 @@ HEAVY = (
     "typer",
     "watchbill.agents",
     "watchbill.metrics",
-    "watchbill.service",
+    "watchbill.local",
     "watchbill.settings",
     "watchbill.worker",
     "yaml",
@@ -41,7 +41,7 @@ def test_the_client_is_light_to_import() -> None:
 
 def test_the_names_that_must_stay_away_are_names_of_modules() -> None:
     # a misspelt name above would never be found anywhere
-    heavy = "watchbill.service, watchbill.scheduler, watchbill.worker.health, watchbill.settings"
+    heavy = "watchbill.local, watchbill.scheduler, watchbill.worker.health, watchbill.settings"
     loaded = loaded_by(f"import {heavy}, watchbill.cli.steps, watchbill.cli.app, yaml")
 
     assert {name for name in HEAVY if name not in loaded} <= {"apprise", "kopf", "kubernetes", "openai", "pydantic_ai"}

@@ -72,11 +72,11 @@ async def test_a_worker_says_once_at_its_start_what_a_policy_deletes_and_what_to
     store = fresh_store(name)
     store.servers[-1].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
     crew = await crew_in(store, {"a": "Brief"})
-    service = await crew.worker()
-    await until(lambda: "allkeys-random" in service.log, what="the warning")
+    worker = await crew.worker()
+    await until(lambda: "allkeys-random" in worker.log, what="the warning")
     assert (await crew.client.run(crew.name, "0", agent="a", timeout=20)).success
-    await service.drain()
-    (line,) = [line for line in service.log.splitlines() if "maxmemory-policy" in line]
+    await worker.drain()
+    (line,) = [line for line in worker.log.splitlines() if "maxmemory-policy" in line]
     assert line.startswith("WARNING watchbill.store: ")
     assert "CONFIG SET maxmemory-policy noeviction" in line
 

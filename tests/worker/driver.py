@@ -1,4 +1,4 @@
-"""A worker process as `watchbill worker` is one: a service until SIGTERM, hurried by a second one. Options as JSON.
+"""A worker process as `watchbill worker` is one: crews at work until SIGTERM, hurried by a second one. Options as JSON.
 
 Says on stdout, in one line of JSON, when it works, and where its health is served.
 """
@@ -18,7 +18,7 @@ import uvloop
 
 from watchbill import logs
 from watchbill.connection import client as connections
-from watchbill.service import AgentService
+from watchbill.local import LocalCrews
 from watchbill.store.queue import Queue
 from watchbill.worker import parked
 
@@ -38,7 +38,7 @@ async def main(options: dict[str, Any]) -> None:
     parked.UNPARK_SECONDS = options["unpark_seconds"]  # type: ignore[misc]  # final, but for tests
     if options["only_rung"]:
         only_rung()
-    service = AgentService(
+    crews = LocalCrews(
         options["url"],
         crews=[options["crew"]],
         folders=[Path(folder) for folder in options["folders"]],
@@ -47,21 +47,21 @@ async def main(options: dict[str, Any]) -> None:
     )
     asked, hurried = asyncio.Event(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: (hurried if asked.is_set() else asked).set())
-    async with service:
-        port = (await service.serve_health("127.0.0.1", 0)).port if options["health"] else 0
+    async with crews:
+        port = (await crews.serve_health("127.0.0.1", 0)).port if options["health"] else 0
         print(json.dumps({"pid": os.getpid(), "port": port}), flush=True)
-        ended = asyncio.create_task(service.failed())
+        ended = asyncio.create_task(crews.failed())
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
             ended.result()
-        stopping = asyncio.create_task(service.stop())
+        stopping = asyncio.create_task(crews.stop())
         await asyncio.sleep(0)  # so that it has begun
         print("stopping", flush=True)
         hurrying = asyncio.create_task(hurried.wait())
         await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
-            await service.stop(now=True)
+            await crews.stop(now=True)
         await stopping
         for task in (ended, waiting, hurrying):
             task.cancel()

@@ -6,16 +6,16 @@ import asyncio
 import sys
 from pathlib import Path
 
-from watchbill import service
+from watchbill import local
 from watchbill.client import Client
 from watchbill.embedded import EmbeddedStore
 
 
 async def main(folder: str, file: str, run_id: str, prompt: str) -> None:
-    manifests = service.load([Path(file)])
+    manifests = local.load([Path(file)])
     async with (
         await EmbeddedStore.open(Path(folder)) as store,
-        service.AgentService(store.url, manifests, grace_seconds=0),
+        local.LocalCrews(store.url, manifests, grace_seconds=0),
         Client(store.url) as client,
     ):
         await client.run(manifests.crews[0].name, prompt, id=run_id)

@@ -15,7 +15,7 @@ from workshop import Crew, Make, agent, metrics_of, until
 
 from watchbill import __version__
 from watchbill.errors import QueueFull
-from watchbill.service import AgentService
+from watchbill.local import LocalCrews
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
 
@@ -75,8 +75,8 @@ async def test_a_draining_worker_that_is_not_idle_stays_ready(make_crew: Make) -
 
 async def test_a_service_is_ready_while_it_serves_and_its_port_is_free_afterwards(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"})
-    async with AgentService(crew.url, crews=[crew.name], grace_seconds=0) as service:
-        server = await service.serve_health("127.0.0.1", 0)
+    async with LocalCrews(crew.url, crews=[crew.name], grace_seconds=0) as crews:
+        server = await crews.serve_health("127.0.0.1", 0)
         assert (await get(server.port, "/readyz"))[0] == 200
     again = HealthServer(nothing, lambda: True)
     await again.start("127.0.0.1", server.port)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workshop import Crew, Make, until
 
-from watchbill import service, testing
+from watchbill import local, testing
 from watchbill.agents import AgentLoader
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
@@ -154,7 +154,7 @@ async def test_whoever_runs_a_file_has_chosen_what_it_names_and_nobody_else(
     agents = [{"name": "a", "class": "team_agents:Asks", "tools": ["installed_tools:borrowed"]}]
     file = team / "crew.yaml"
     file.write_text(json.dumps(MANIFEST | {"metadata": {"name": crew.definition.name}, "spec": {"agents": agents}}))
-    async with service.AgentService(crew.url, service.load([file]), namespace="test", grace_seconds=0):
+    async with local.LocalCrews(crew.url, local.load([file]), namespace="test", grace_seconds=0):
         assert (await crew.client.run(crew.name, "book", agent="a", timeout=60)).output == "borrowed book"
         await forged(crew, by=asking("Asks", "installed_tools:other"))
         await crew.submit("t", "a", "x")

@@ -53,13 +53,13 @@ def apply(
     This command runs no agents: start `watchbill worker CREW` where the crew's agents are. Heartbeats fire while an
     operator or `watchbill run FILE --watch` runs. A crew that an operator manages is refused.
     """
-    from watchbill import service
+    from watchbill import local
 
     if not files:
         raise InvalidInput(Problem("there is no file", "Give one: watchbill apply -f FILE.", path="-f"))
-    read = service.load(service.files(files), to_store=True)
+    read = local.load(local.files(files), to_store=True)
     output.keep_stdout()  # agents' modules print, too
-    unloadable = service.unloadable(read)
+    unloadable = local.unloadable(read)
 
     async def work(client: Client) -> int:
         done = await client.apply([*read.crews, *read.heartbeats])
@@ -146,9 +146,9 @@ def _doomed(
         fix = "Write: watchbill delete crew NAME, or watchbill delete -f FILE."
         raise InvalidInput(Problem("give either a kind and names, or files", fix))
     if files:
-        from watchbill import service
+        from watchbill import local
 
-        read = service.load(service.files(files), to_store=True)
+        read = local.load(local.files(files), to_store=True)
 
         def full(namespace: str | None, name: str) -> str:
             return f"{namespace}/{name}" if namespace else name

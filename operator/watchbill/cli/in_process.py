@@ -23,9 +23,9 @@ from watchbill.client import Client, Result
 from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.events import CrewEvent
+from watchbill.local import LocalCrews, Manifests, place_of, target_of, with_model
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.records import CrewDefinition, from_crew, to_crew
-from watchbill.service import AgentService, Manifests, place_of, target_of, with_model
 from watchbill.settings import Settings
 from watchbill.store import definitions, runs
 from watchbill.store.events import BEGINNING
@@ -83,24 +83,24 @@ def say_warnings_once() -> None:
 async def once(asked: Asked, signals: Signals) -> int:
     """Runs the crew to its end and prints the result. Returns the exit code; raises Interrupted after a signal."""
     crew, out = asked.crew, output.stdout()
-    services: list[AgentService] = []
+    at_work: list[LocalCrews] = []
     with contextlib.redirect_stdout(sys.stderr):  # what agents print stands above the tree
-        async with _store(asked, services, signals) as (target, client):
+        async with _store(asked, at_work, signals) as (target, client):
             # Before anything runs: the workers might end what is to be resumed before it is looked for.
             resumed = await signals.guard(_resumed(asked, client, target, crew))
-            async with _service(asked, target, services, signals) as service:
+            async with _crews(asked, target, at_work, signals) as local:
                 task_id = resumed if resumed else await signals.guard(_submit(asked, client, crew))
                 try:
                     with progress.on_terminal() as view:
                         work = progress.attend(client, crew, task_id, view, agent=asked.agent, timeout=asked.timeout)
-                        ended = await signals.guard(_unless_broken(work, service))
+                        ended = await signals.guard(_unless_broken(work, local))
                 except Interrupted:
                     output.say("stopping")
-                    await drain(service, signals)
+                    await drain(local, signals)
                     output.say(await _kept(asked, client, crew, task_id))
                     raise
                 except TimeoutError:
-                    await drain(service, signals, now=True)
+                    await drain(local, signals, now=True)
                     kept = await _kept(asked, client, crew, task_id)
                     output.say(f"not finished after {asked.timeout:g} s. {kept}")
                     return 1
@@ -120,7 +120,7 @@ async def once(asked: Asked, signals: Signals) -> int:
 async def watch(asked: Asked, signals: Signals) -> int:
     """Fires the files' heartbeats and prints events until a signal, which raises Interrupted."""
     out = output.stdout()
-    services: list[AgentService] = []
+    at_work: list[LocalCrews] = []
     crews = [f"{crew.metadata.namespace or asked.namespace}/{crew.name}" for crew in asked.manifests.crews]
     fired = {
         full: [beat for beat in asked.manifests.heartbeats if target_of(beat) == place_of(crew)]
@@ -141,9 +141,9 @@ async def watch(asked: Asked, signals: Signals) -> int:
         await asyncio.gather(*(follow(crew, after) for crew, after in since.items()))
 
     with contextlib.redirect_stdout(sys.stderr):
-        async with _store(asked, services, signals) as (target, client):
+        async with _store(asked, at_work, signals) as (target, client):
             since = {crew: await signals.guard(_newest(client, crew)) for crew in crews}
-            async with _service(asked, target, services, signals, watch=True) as service:
+            async with _crews(asked, target, at_work, signals, watch=True) as local:
                 if asked.prompt is not None:
                     task_id = await signals.guard(_submit(asked, client, asked.crew))
                     output.say(f"submitted {task_id}. Its result: {asked.next.result(task_id)}")
@@ -152,7 +152,7 @@ async def watch(asked: Asked, signals: Signals) -> int:
                 for heartbeat in asked.manifests.heartbeats:
                     output.say(f"heartbeat {heartbeat.name}: {beats.following(heartbeat)}")
                 try:
-                    await signals.guard(_unless_broken(all_of(since), service))
+                    await signals.guard(_unless_broken(all_of(since), local))
                 except Interrupted:
                     output.say("stopping")
                     raise
@@ -160,21 +160,21 @@ async def watch(asked: Asked, signals: Signals) -> int:
 
 
 @asynccontextmanager
-async def _store(asked: Asked, services: list[AgentService], signals: Signals) -> AsyncIterator[tuple[Target, Client]]:
+async def _store(asked: Asked, at_work: list[LocalCrews], signals: Signals) -> AsyncIterator[tuple[Target, Client]]:
     """The store and a client of it."""
     async with (
-        serving.store(asked.place, services, signals) as target,
+        serving.store(asked.place, at_work, signals) as target,
         Client(target, namespace=asked.namespace) as client,
     ):
         yield target, client
 
 
 @asynccontextmanager
-async def _service(
-    asked: Asked, target: Target, services: list[AgentService], signals: Signals, *, watch: bool = False
-) -> AsyncIterator[AgentService]:
-    """Starts the service of the crews, and drains it at the end."""
-    service = AgentService(
+async def _crews(
+    asked: Asked, target: Target, at_work: list[LocalCrews], signals: Signals, *, watch: bool = False
+) -> AsyncIterator[LocalCrews]:
+    """Puts the crews to work, and drains them at the end."""
+    local = LocalCrews(
         target,
         asked.manifests,
         namespace=asked.namespace,
@@ -183,15 +183,15 @@ async def _service(
         allow_modules=asked.settings.allowed_modules,
         watch=watch,
     )
-    async with serving.started(service, services, signals):
-        if told := await serving.health(service, asked.settings.health_host, asked.settings.health_port):
+    async with serving.started(local, at_work, signals):
+        if told := await serving.health(local, asked.settings.health_host, asked.settings.health_port):
             output.say(told)
-        yield service
+        yield local
 
 
-async def _unless_broken(work: Coroutine[Any, Any, T], service: AgentService) -> T:
+async def _unless_broken(work: Coroutine[Any, Any, T], local: LocalCrews) -> T:
     """The result of `work`. Raises the error that ended a worker, if that comes first."""
-    working, broken = asyncio.ensure_future(work), asyncio.ensure_future(service.failed())
+    working, broken = asyncio.ensure_future(work), asyncio.ensure_future(local.failed())
     try:
         await asyncio.wait({working, broken}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -24,7 +24,7 @@ from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.api import Crew
-    from watchbill.service import Manifests
+    from watchbill.local import Manifests
 
 
 AlsoOption = Annotated[
@@ -86,7 +86,7 @@ def run(
     Everything is checked before anything is stored or started. Without --redis-url the store is a private one: its
     server ends with this process, and its data stay in ./.watchbill/. After Ctrl-C, --resume continues the run.
     """
-    from watchbill import service
+    from watchbill import local
     from watchbill.cli import environment, in_process, process, reading
 
     _refuse_together(store, agent, timeout, resume=resume, watch=watch, ephemeral=ephemeral)
@@ -96,12 +96,12 @@ def run(
     manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store
     place = Place(tried="--ephemeral") if ephemeral else store.place(settings, make=fresh)
-    chosen = service.only_crew(manifests, crew) if text is not None or resume or crew is not None else None
+    chosen = local.only_crew(manifests, crew) if text is not None or resume or crew is not None else None
     if not manifests.crews:
         raise InvalidInput(Problem("the files declare no crew", "Add one: kind: Crew.", source=str(file)))
     if chosen is not None and text is not None:
         _warn(chosen, text, agent, inputs, task_id)
-    service.require_ready(manifests, None if watch else chosen, None if watch else agent)
+    local.require_ready(manifests, None if watch else chosen, None if watch else agent)
     namespace = store.namespace or settings.namespace
     asked = in_process.Asked(
         manifests=manifests,
@@ -142,10 +142,10 @@ def _refuse_together(
 def _load(paths: list[Path], model: str | None, problems: list[Problem]) -> Manifests:
     """The resources in the files. Raises InvalidInput with their problems and the given ones, to be fixed all at
     once."""
-    from watchbill import service
+    from watchbill import local
 
     try:
-        manifests = service.load(service.files(paths), model=model)
+        manifests = local.load(local.files(paths), model=model)
     except InvalidInput as error:
         problems = [*error.problems, *problems]
     if problems:

@@ -14,8 +14,8 @@ from watchbill.errors import AgentNotLoadable, InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.agents.loading import AgentLoader
+    from watchbill.local import LocalCrews
     from watchbill.records import CrewDefinition
-    from watchbill.service import AgentService
 
 ConcurrencyOption = Annotated[
     int | None,
@@ -79,14 +79,14 @@ def worker(
     from watchbill.agents.loading import AgentLoader
     from watchbill.cli import environment, process, serving
     from watchbill.client import Client
-    from watchbill.service import AgentService
+    from watchbill.local import LocalCrews
 
     settings = environment.read()
     place = store.place(settings)
     beside = folders or [Path.cwd()]
     _check_folders(beside)
     port = settings.health_port if health_port is None else health_port
-    services: list[AgentService] = []
+    at_work: list[LocalCrews] = []
 
     async def work(signals: process.Signals) -> int:
         try:
@@ -95,12 +95,12 @@ def worker(
             return 0  # it was asked to stop before it began
 
     async def begin(signals: process.Signals) -> int:
-        async with serving.store(place, services, signals) as target:
+        async with serving.store(place, at_work, signals) as target:
             async with Client(target, namespace=store.namespace or settings.namespace) as client:
                 names = list(dict.fromkeys(client.keys(crew).crew for crew in crews))
                 found = {name: await signals.guard(client.crew(name)) for name in names}
             _check_agents(found, AgentLoader(beside, modules=settings.allowed_modules))  # before anything is started
-            service = AgentService(
+            local = LocalCrews(
                 target,
                 crews=names,
                 folders=beside,
@@ -108,10 +108,10 @@ def worker(
                 concurrency=concurrency,
                 grace_seconds=settings.grace_seconds if grace_seconds is None else grace_seconds,
             )
-            async with serving.started(service, services, signals):
-                told = await serving.health(service, settings.health_host, port)
+            async with serving.started(local, at_work, signals):
+                told = await serving.health(local, settings.health_host, port)
                 output.say("; ".join(part for part in (f"ready: works for {', '.join(names)}", told) if part))
-                return await serving.serve(service, signals)
+                return await serving.serve(local, signals)
 
     return process.run(work)
 

@@ -43,9 +43,9 @@ async def run(
     path = Path(crew)
     if isinstance(crew, Path) or path.suffix in {".yaml", ".yml", ".json"}:
         # The one door upwards: only who runs a crew in this process pays for importing what runs it.
-        from watchbill import service
+        from watchbill import local
 
-        return await service.run_file(path, prompt, inputs=inputs, redis_url=redis_url, timeout=timeout, **options)
+        return await local.run_file(path, prompt, inputs=inputs, redis_url=redis_url, timeout=timeout, **options)
     if redis_url is None:
         raise NotFound(f"{crew!r} is no YAML file; to run a crew by its name, say where with redis_url")
     async with Client(redis_url) as client:

@@ -120,7 +120,7 @@ class Crews(Connected):
         self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
     ) -> tuple[list[tuple[names.CrewKeys, CrewDefinition]], list[tuple[names.CrewKeys, Heartbeat]]]:
         """The crews and the heartbeats, each with the keys of its crew. Raises InvalidInput."""
-        from watchbill import service  # which reads files; what it brings along, only who applies pays for
+        from watchbill import local  # which reads files; what it brings along, only who applies pays for
         from watchbill.api import Crew, Heartbeat
 
         given = [sources] if isinstance(sources, str | Path | Crew | Heartbeat) else list(sources)
@@ -129,7 +129,7 @@ class Crews(Connected):
         crews = [one for one in given if isinstance(one, Crew)]
         beats = [one for one in given if isinstance(one, Heartbeat)]
         if paths := [Path(one) for one in given if isinstance(one, str | Path)]:
-            read = service.load(service.files(paths), to_store=True)
+            read = local.load(local.files(paths), to_store=True)
             crews, beats = [*crews, *read.crews], [*beats, *read.heartbeats]
         if not (crews or beats):
             raise InvalidInput(Problem("there is neither a crew nor a heartbeat", "Name one.", path="sources"))
@@ -144,14 +144,14 @@ class Crews(Connected):
 
     async def _refuse_misfit(self, keys: names.CrewKeys, beat: Heartbeat, known: dict[str, CrewDefinition]) -> None:
         """Raises InvalidInput for a heartbeat whose crew is missing, or has no such agent or input."""
-        from watchbill import service
+        from watchbill import local
 
         definition = known.get(keys.crew)
         if definition is None:
             await self._refuse_kept(keys, "apply", "-f FILE")
             with contextlib.suppress(NotFound):
                 definition = (await self._current(keys)).definition
-        if problems := service.fits(beat, definition):
+        if problems := local.fits(beat, definition):
             raise InvalidInput([replace(p, source=f"heartbeat {beat.name!r}") for p in problems])
 
     async def _refuse_kept(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:

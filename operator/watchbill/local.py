@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from watchbill.scheduler import Scheduler
     from watchbill.worker.health import HealthServer
 
-logger = Logger("watchbill.service")
+logger = Logger("watchbill.local")
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _read(path: Path) -> str:
         raise InvalidInput(Problem(f"can't be read: {error.strerror}", "Check it.", source=str(path))) from None
 
 
-class AgentService:
+class LocalCrews:
     """Crews at work in this process. An async context manager: started on entry, drained on exit."""
 
     def __init__(
@@ -235,7 +235,7 @@ class AgentService:
         self._queues: dict[str, Queue] = {}
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> AgentService:
+    async def __aenter__(self) -> LocalCrews:
         try:
             await self._start()
         except BaseException:
@@ -314,7 +314,7 @@ class AgentService:
         return not all(worker.drained for worker, _ in self._workers)
 
     async def serve_health(self, host: str, port: int) -> HealthServer:
-        """Starts the HTTP of health and metrics; closed with the service."""
+        """Starts the HTTP of health and metrics; closed with the crews."""
         from watchbill.worker.health import HealthServer, observe
 
         def crews() -> list[names.CrewKeys]:
@@ -348,10 +348,10 @@ async def run_file(
             store = await EmbeddedStore.open(None)
             stack.push_async_callback(store.close)
             redis_url = store.url
-        service = await stack.enter_async_context(AgentService(redis_url, manifests, grace_seconds=0))
+        crews = await stack.enter_async_context(LocalCrews(redis_url, manifests, grace_seconds=0))
         client = await stack.enter_async_context(Client(redis_url, namespace=place_of(crew)[0]))
         waiting = asyncio.ensure_future(client.run(crew.name, prompt, inputs=inputs, timeout=timeout, **options))
-        broken = asyncio.ensure_future(service.failed())
+        broken = asyncio.ensure_future(crews.failed())
         try:
             await asyncio.wait({waiting, broken}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():

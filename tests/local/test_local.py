@@ -18,7 +18,7 @@ import pytest
 import redis.asyncio
 
 import watchbill.client
-from watchbill import service
+from watchbill import local
 from watchbill.client import Client
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
@@ -276,10 +276,10 @@ async def test_a_submission_that_cannot_be_worked_on_stores_nothing(
         assert await client.keys(f"*{crew_name}*") == []
 
 
-# ---------------------------------------------------------------- a service
+# ---------------------------------------------------------------- crews at work
 
 
-async def test_a_service_keeps_the_crews_record_and_applies_its_file_again(
+async def test_local_crews_keep_the_record_and_applies_its_file_again(
     place: Place, redis_url: str, crew_name: str
 ) -> None:
     file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
@@ -310,12 +310,12 @@ async def test_the_same_id_again_is_answered_and_not_run_again(place: Place, red
             await watchbill.client.run(file, **other, redis_url=redis_url, id="same", timeout=60)
 
 
-async def test_several_crews_work_in_one_service(place: Place, redis_url: str, crew_name: str) -> None:
+async def test_several_crews_work_in_one_process(place: Place, redis_url: str, crew_name: str) -> None:
     files = []
     for suffix in ("-x", "-y"):
         made = place.crew(name=crew_name + suffix, agents=[{"name": "a", "class": "Say", "config": {"suffix": suffix}}])
         files.append(made.rename(place.folder / f"crew{suffix}.yaml"))
-    async with service.AgentService(redis_url, service.load(files), grace_seconds=0), Client(redis_url) as client:
+    async with local.LocalCrews(redis_url, local.load(files), grace_seconds=0), Client(redis_url) as client:
         outputs = await asyncio.gather(*(client.run(crew_name + s, "hi", timeout=60) for s in ("-x", "-y")))
     assert [run.output for run in outputs] == ["HI-x", "HI-y"]
 
@@ -340,7 +340,7 @@ async def test_a_heartbeat_is_of_the_crew_of_its_own_namespace(place: Place, red
         with (place.folder / f"{namespace}.yaml").open("a") as out:
             out.write(f"\n---\n{json.dumps(beat)}\n")
     async with (
-        service.AgentService(redis_url, service.load(files), namespace="mine", grace_seconds=0, watch=True),
+        local.LocalCrews(redis_url, local.load(files), namespace="mine", grace_seconds=0, watch=True),
         Client(redis_url) as client,
         redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as raw,
     ):
@@ -352,19 +352,19 @@ async def test_a_heartbeat_is_of_the_crew_of_its_own_namespace(place: Place, red
         await raw.delete(*await raw.keys(f"*{crew_name}*"))
 
 
-async def test_a_service_for_a_crew_that_is_not_there_says_so(redis_url: str, crew_name: str) -> None:
+async def test_work_for_a_crew_that_is_not_there_says_so(redis_url: str, crew_name: str) -> None:
     with pytest.raises(NotFound, match=crew_name):
-        async with service.AgentService(redis_url, crews=[f"default/{crew_name}"]):
+        async with local.LocalCrews(redis_url, crews=[f"default/{crew_name}"]):
             pass
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_service_without_a_store_says_so_soon(place: Place) -> None:
+async def test_work_without_a_store_says_so_soon(place: Place) -> None:
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
     with pytest.raises(StoreUnavailable):
         async with (
             asyncio.timeout(60),
-            service.AgentService(f"unix://{place.folder}/nothing.sock", service.load([file])),
+            local.LocalCrews(f"unix://{place.folder}/nothing.sock", local.load([file])),
         ):
             pass
 
@@ -403,7 +403,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         run_status = await client.status("crew", "r")
         states = {step.name: step.status for step in run_status.steps}
         assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
-        async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
+        async with local.LocalCrews(store.url, local.load([file]), grace_seconds=0):
             run = await client.wait("crew", "r", timeout=60)
         assert isinstance(run, RunResult)
         assert run.success
@@ -419,13 +419,13 @@ async def test_work_that_was_only_submitted_is_done_by_the_next_process(place: P
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
     folder = place.folder / ".watchbill"
     async with await EmbeddedStore.open(folder) as store:
-        async with service.AgentService(store.url, service.load([file]), grace_seconds=0):
+        async with local.LocalCrews(store.url, local.load([file]), grace_seconds=0):
             pass
         async with Client(store.url) as client:
             await client.submit("crew", "later", id="r")
     async with (
         await EmbeddedStore.open(folder) as store,
-        service.AgentService(store.url, service.load([file]), grace_seconds=0),
+        local.LocalCrews(store.url, local.load([file]), grace_seconds=0),
         Client(store.url) as client,
     ):
         assert (await client.wait("crew", "r", timeout=60)).output == "LATER"
