@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,28 +86,47 @@ def survived(tree: Path, edit: Edit) -> bool:
         path.write_text(before, encoding="utf-8")
 
 
+class Trees:
+    """Copies of the working tree, one for each edit that is being run."""
+
+    def __init__(self, scratch: Path, jobs: int) -> None:
+        self._free: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(jobs):
+            copy_tree(scratch / str(number))
+            self._free.put(scratch / str(number))
+
+    @contextmanager
+    def one(self) -> Iterator[Path]:
+        """Yield a copy that nobody else has for the length of the block."""
+        tree = self._free.get()
+        try:
+            yield tree
+        finally:
+            self._free.put(tree)
+
+
 def main() -> None:
     """Run all edits, and print those that survived. The exit code is 1 when one did without a reason."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="?", default="", help="run only edits whose name has this text")
-    only = parser.parse_args().only
-    edits = [edit for edit in load() if only in edit.name]
-    alive: list[Edit] = []
-    with tempfile.TemporaryDirectory(prefix="watchbill-edits-") as scratch:
-        tree = Path(scratch)
-        copy_tree(tree)
-        everything = sorted({test for edit in edits for test in edit.tests})
-        if run_tests(tree, everything) != PASSED:
-            sys.exit("These tests fail without any edit. Mend that first.")
-        for edit in edits:
-            begun = time.monotonic()
-            is_alive = survived(tree, edit)
-            if is_alive:
-                alive.append(edit)
-            print(
-                f"{'survived' if is_alive else 'killed'} in {time.monotonic() - begun:.1f} s: {edit.name}", flush=True
-            )
-    print(f"{len(edits) - len(alive)} of {len(edits)} edits killed")
+    parser.add_argument("only", nargs="*", help="run only edits whose name has one of these texts")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="how many edits run at once")
+    options = parser.parse_args()
+    edits = [edit for edit in load() if any(text in edit.name for text in options.only or [""])]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="watchbill-edits-") as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        trees = Trees(Path(scratch), options.jobs)
+
+        def is_alive(edit: Edit) -> bool:
+            with trees.one() as tree:
+                began, alive = time.monotonic(), survived(tree, edit)
+            print(f"{'survived' if alive else 'killed'} in {time.monotonic() - began:.1f} s: {edit.name}", flush=True)
+            return alive
+
+        with trees.one() as tree:
+            if run_tests(tree, sorted({test for edit in edits for test in edit.tests})) != PASSED:
+                sys.exit("These tests fail without any edit. Mend that first.")
+        alive = [edit for edit, lives in zip(edits, pool.map(is_alive, edits), strict=True) if lives]
+    print(f"{len(edits) - len(alive)} of {len(edits)} edits killed in {(time.monotonic() - begun) / 60:.1f} minutes")
     for edit in alive:
         print(f"survived: {edit.name}: {edit.survives or 'no reason is given'}")
     killed_after_all = [edit for edit in edits if edit.survives and edit not in alive]
