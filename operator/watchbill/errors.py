@@ -11,6 +11,8 @@ WatchbillError
 │   ├── MissingExtra            an optional dependency is not installed
 │   ├── NoStore                 no store was given and none was found; says what was tried
 │   ├── StoreRefuses            the store refuses our user, password, certificate or rights
+│   ├── DeliveryRefused         a destination will never take this message
+│   │   └── DestinationGone     nor any other: it has said that it is gone for good
 │   └── KubernetesRefuses       the API server refuses a request, and will refuse it again
 │       └── KubernetesForbids   a right is missing for it, or a quota is used up
 ├── RetryLater                  nothing was lost or stored; the same call may succeed later
@@ -20,6 +22,7 @@ WatchbillError
 │   ├── DefinitionChanged       the crew took up another definition meanwhile
 │   ├── KubernetesUnavailable   the API server can't be reached, or asks for a pause
 │   ├── StaleObject             the object in Kubernetes has changed since it was read
+│   ├── NotDelivered            a destination did not take a message, and may take it later
 │   └── RetryAfter              raised by agents: this attempt failed, and another may succeed after so long
 ├── ToolError                   a tool that an agent called failed; what caused it says what to do
 └── GiveUp                      the work, or the right to do it, is no longer ours
@@ -104,6 +107,19 @@ class StoreRefuses(UserActionRequired):
     """The store refuses our user, password, certificate or rights, or is of another kind than its URL says."""
 
 
+class DeliveryRefused(UserActionRequired):
+    """A destination refuses a message, or can't be used as it is configured: the same message is refused again."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        self.status = status
+        """The status that the destination answered with, of HTTP or SMTP."""
+        super().__init__(message)
+
+
+class DestinationGone(DeliveryRefused):
+    """A destination asks for no further message at all (HTTP 410): it should be disabled."""
+
+
 class KubernetesRefuses(UserActionRequired):
     """The API server refuses a request; it will refuse the same request again."""
 
@@ -176,6 +192,26 @@ class StaleObject(RetryLater):
 
 class DefinitionChanged(RetryLater):
     """The crew took up another definition since the caller read it. Nothing was stored, but what `stored` names."""
+
+
+class NotDelivered(RetryLater):
+    """A destination did not take a message, or its answer got lost. It may take the same message later."""
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        retry_after: float | None = None,
+        remaining: Sequence[str] = (),
+    ) -> None:
+        self.status = status
+        """The status that the destination answered with, of HTTP or SMTP; None: there was no answer."""
+        self.retry_after = retry_after
+        """Seconds that the destination asks to wait for, if it says so. All its messages should wait."""
+        self.remaining = tuple(remaining)
+        """Recipients that have not got the message, when others have; to be given as the next message's `remaining`."""
+        super().__init__(message)
 
 
 class RetryAfter(RetryLater):

@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn, get_args
+from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -243,8 +243,11 @@ _BOUNDS: Final[dict[str, Callable[[Any, dict[str, Any], str], tuple[str, str]]]]
 
 
 def _literal(model: type[BaseModel], loc: Loc) -> Any:
-    field = field_at(model, loc)
-    return field.annotation if field else None
+    """The type of a value, or of each value of a list, that is one of a few words."""
+    field = field_at(model, loc[:-1] if isinstance(loc[-1], int) else loc)
+    annotation = field.annotation if field else None
+    # a field that may be left out, and a list, have it as an argument
+    return next((part for part in get_args(annotation) if get_origin(part) is Literal), annotation)
 
 
 def _meaning(model: type[BaseModel], loc: Loc) -> str:
