@@ -382,6 +382,6 @@ def _is_ready(pod: Mapping[str, Any]) -> bool:
 def _runs_it(team: Team, name: str) -> str:
     """The pod that runs the crew's one task; empty if none does."""
     with team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
-        held: Any = client.hvals(f"wb:{{{NAMESPACE}/{name}}}:running")
+        held: Any = client.hvals(f"wb:{{{NAMESPACE}/{name}}}:holders")
     pods = [pod["metadata"]["name"] for pod in team.pods(name)]
     return next((pod for pod in pods for value in held if pod in value), "")

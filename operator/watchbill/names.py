@@ -64,6 +64,7 @@ class CrewKeys:
         "events",
         "fenced",
         "fixed",
+        "holders",
         "ids",
         "leases",
         "meta",
@@ -72,7 +73,6 @@ class CrewKeys:
         "parked_interrupt",
         "prefix",
         "results",
-        "running",
         "streams",
         "wishes",
         "workers",
@@ -83,7 +83,7 @@ class CrewKeys:
         self.prefix = prefix = f"wb:{{{self.crew}}}:"
         self.meta = prefix + "meta"
         self.ids = prefix + "ids"
-        self.running = prefix + "running"
+        self.holders = prefix + "holders"
         self.leases = prefix + "leases"
         self.fenced = prefix + "fenced"
         self.claims = prefix + "claims"
@@ -103,7 +103,7 @@ class CrewKeys:
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,
-            self.running,
+            self.holders,
             self.leases,
             self.fenced,
             self.claims,

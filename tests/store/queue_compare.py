@@ -83,7 +83,7 @@ class Stored:
             for priority, stream in zip(CLASSES, keys.streams, strict=True):
                 ask(f"entries {priority}", pipe.xrange(stream))
                 ask(f"pending {priority}", pipe.xpending_range(stream, WORKERS_GROUP, "-", "+", 10_000))
-            for name in ("running", "agents", "wishes", "meta", "claims", "workers"):
+            for name in ("holders", "agents", "wishes", "meta", "claims", "workers"):
                 ask(name, pipe.hgetall(getattr(keys, name)))
             for name in ("delayed", "parked_concurrency", "parked_agent", "parked_interrupt", "ids", "leases"):
                 ask(name, pipe.zrange(getattr(keys, name), 0, -1, withscores=True))
@@ -136,10 +136,10 @@ class Stored:
             for work in model.at(Place.HELD, Place.RETURNED)
         }
         found = {}
-        for task_id, text in seen["running"].items():
+        for task_id, text in seen["holders"].items():
             h = packed.Holder.unpack(text)
             found[task_id] = (h.incarnation, h.fence, h.priority, h.attempt, h.started_ms > 0, h.known, h.agent)
-        same(found, expected, "running")
+        same(found, expected, "holders")
         same(seen["agents"], {agent: str(n) for agent, n in model.agents().items()}, "agents")
         working = {name.removeprefix("working:") for name in seen["meta"] if name.startswith("working:")}
         assert working <= set(seen["agents"]), "an agent that runs nothing doesn't work"

@@ -144,7 +144,7 @@ class Crew:
         keys = self.keys
         assert await self.queued() == 0
         assert await self.pending() == 0
-        assert await self.client.hgetall(keys.running) == {}
+        assert await self.client.hgetall(keys.holders) == {}
         assert await self.client.hgetall(keys.agents) == {}
         assert await self.client.hgetall(keys.wishes) == {}
         assert await self.client.zrange(keys.parked_concurrency, 0, -1) == []

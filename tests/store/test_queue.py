@@ -1288,7 +1288,7 @@ async def test_tasks_whose_agent_is_not_there_wait_beside_the_queue_until_it_is(
     tasks = await crew.take("w", 1)
     assert await crew.queue.park("w", tasks, "no agent of that class") == ["applied"] * 3
     assert (await crew.queued(), await crew.pending()) == (0, 0)
-    assert await crew.client.hgetall(crew.keys.running) == {}
+    assert await crew.client.hgetall(crew.keys.holders) == {}
     assert await crew.client.hgetall(crew.keys.agents) == {}
     assert await crew.state("t1") == "parked"
     assert await crew.step_states("r1") == {"c": "parked"}

@@ -241,7 +241,7 @@ class Crew:
         return there.loaded == there.definition
 
     async def is_idle(self) -> bool:
-        return not await self.redis.hgetall(self.keys.running) and not any(
+        return not await self.redis.hgetall(self.keys.holders) and not any(
             [await self.redis.xlen(stream) for stream in self.keys.streams]
         )
 

@@ -108,7 +108,7 @@ async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> i
         wishes = {task_id: wish for task_id, wish in wishes.items() if wish.what == "cancel"}
         if not wishes:
             return 0
-        held = await client.hmget(keys.running, list(wishes))
+        held = await client.hmget(keys.holders, list(wishes))
         seconds, micros = await (await connection.home(client, keys.meta)).time()
         alive = set(await client.zrangebyscore(keys.leases, int(seconds) * 1000 + int(micros) // 1000, "+inf"))
     left = [

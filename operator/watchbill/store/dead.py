@@ -1,6 +1,6 @@
 """A crew's dead letters: tasks that failed for good or killed their workers, and entries that can't be read.
 
-They are bounded by number and age (lib_running.lua says by which); what is trimmed is counted in `meta`. Every call is
+They are bounded by number and age (lib_holders.lua says by which); what is trimmed is counted in `meta`. Every call is
 safe to send twice, and raises CrewGone when the crew was deleted or replaced.
 """
 

@@ -174,7 +174,7 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
         seconds, micros = await (await connection.home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         found: dict[str, RunningTask] = {}
-        async for task_id, text in client.hscan_iter(keys.running, count=_PAGE):
+        async for task_id, text in client.hscan_iter(keys.holders, count=_PAGE):
             holder = packed.Holder.unpack(text)
             if holder.started_ms:
                 running_ms = max(now_ms - holder.started_ms, 0)

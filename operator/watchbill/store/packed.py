@@ -20,7 +20,7 @@ _NONE: Final = "\x1d"
 
 
 class Holder(NamedTuple):
-    """A value of `running`: who holds a task, and how (pack_holder in lib_running.lua)."""
+    """A value of `holders`: who holds a task, and how (pack_holder in lib_holders.lua)."""
 
     incarnation: str
     fence: str
@@ -87,7 +87,7 @@ class Member(NamedTuple):
 
 
 class StopRequest(NamedTuple):
-    """A value of `wishes`: somebody wants a task to stop (wish_of in lib_running.lua)."""
+    """A value of `wishes`: somebody wants a task to stop (wish_of in lib_holders.lua)."""
 
     what: str
     """`cancel` or `interrupt`."""

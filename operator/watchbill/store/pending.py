@@ -37,9 +37,9 @@ async def forgotten(
             unknown |= {(of_class, entry["message_id"]) for entry in found if entry["message_id"] not in known}
         if not unknown:
             return []
-        running = await client.hgetall(keys.running)
+        holders = await client.hgetall(keys.holders)
     tasks = []
-    for task_id, text in running.items():
+    for task_id, text in holders.items():
         h = packed.Holder.unpack(str(text))
         if h.incarnation == incarnation and (h.priority, h.entry) in unknown:
             tasks.append(Claimed(str(task_id), h.fence, h.attempt, h.agent, h.entry, h.priority, taken_over=False))

@@ -81,6 +81,6 @@ if stream then
 end
 
 local due = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
-return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', RUNNING) - waits_again,
+return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', HOLDERS) - waits_again,
   redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT),
   redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended }

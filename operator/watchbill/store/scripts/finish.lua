@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running answers streams steps runs ends leases letters claims items
+-- uses events holders answers streams steps runs ends leases letters claims items
 -- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
 -- and runs advance; then the next claim, in the same call.
 -- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
@@ -40,7 +40,7 @@ local function next_holders(n, size)
   if n == 0 then return {} end
   local ids = {}
   for i = 1, n do ids[i] = ARGV[at + (i - 1) * size] end
-  return redis.call('HMGET', RUNNING, unpack(ids))
+  return redis.call('HMGET', HOLDERS, unpack(ids))
 end
 
 -- 1. Held tasks begin.
@@ -54,7 +54,7 @@ for i = 1, begins do
     if agent then count(agent, 1) end
   end
 end
-if #changed > 0 then redis.call('HSET', RUNNING, unpack(changed)) end
+if #changed > 0 then redis.call('HSET', HOLDERS, unpack(changed)) end
 
 -- 2. The feeds say of running ones that they have begun.
 packed = next_holders(tells, 2)
@@ -161,10 +161,10 @@ for class, entries in pairs(acked) do
   redis.call('XACK', STREAM[class], GROUP, unpack(entries))
   redis.call('XDEL', STREAM[class], unpack(entries))
 end
-if #gone > 0 then redis.call('HDEL', RUNNING, unpack(gone)) end
+if #gone > 0 then redis.call('HDEL', HOLDERS, unpack(gone)) end
 if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
 local _, enqueued = index_ended()
-if slots <= 0 and enqueued and queued() > redis.call('HLEN', RUNNING) then ring() end
+if slots <= 0 and enqueued and queued() > redis.call('HLEN', HOLDERS) then ring() end
 
 -- 5. The next claim.
 local claimed = slots >= 0 and claim(inc) or {}

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running streams leases letters claims
+-- uses events holders streams leases letters claims
 -- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once.
 -- KEYS fixed
 -- ARGV

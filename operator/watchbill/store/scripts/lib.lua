@@ -4,7 +4,7 @@
 -- Rules (docs/design/queue.md): safe to send twice; check first, then write; only keys that the caller declared;
 -- the server's clock only; JSON is written here, never read.
 
-local META, RUNNING, LEASES, FENCED, CLAIMS, BELL, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local META, HOLDERS, LEASES, FENCED, CLAIMS, BELL, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local EVENTS, AGENTS, IDS, RESULTS, WORKERS = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local PARKED, PARKED_AGENT = KEYS[13], KEYS[14]
 local STREAM = { ['1'] = KEYS[15], ['3'] = KEYS[16], ['5'] = KEYS[17], ['7'] = KEYS[18], ['9'] = KEYS[19] }

@@ -1,5 +1,5 @@
 -- Claiming.
--- uses events running streams leases letters
+-- uses events holders streams leases letters
 
 local DEAD_AT_ONCE = 100         -- dead incarnations that one claim looks at
 local fresh_fence                -- of all that this claim takes
@@ -64,7 +64,7 @@ local function take(inc, class, entry, fields, former)
   local made = attempt and int(attempt) or '1'
   local held_as = inc .. FS .. fresh_fence .. FS .. class .. FS .. entry
   local packed = pack_claimed(held_as, made, agent, begins)
-  if redis.call('HSETNX', RUNNING, id, packed) == 0 then
+  if redis.call('HSETNX', HOLDERS, id, packed) == 0 then
     local before, h = holder(id), unpack_holder(packed)
     if before.entry ~= entry or before.class ~= class then
       return malformed().discard('second entry of a task that is held under another', id, class, entry, fields)
@@ -118,11 +118,11 @@ local function others()
   -- Forgets who held an entry that somebody deleted meanwhile.
   local function forget_entry(class, entry)
     redis.call('XACK', STREAM[class], GROUP, entry)
-    local all = redis.call('HGETALL', RUNNING)
+    local all = redis.call('HGETALL', HOLDERS)
     for i = 1, #all, 2 do
       local h = holder(all[i])
       if h.class == class and h.entry == entry then
-        redis.call('HDEL', RUNNING, all[i])
+        redis.call('HDEL', HOLDERS, all[i])
         redis.call('HDEL', WISHES, all[i])
         if h.known ~= '0' then count(h.agent, -1) end
       end
@@ -242,7 +242,7 @@ local function pick(inc, slots, dead, picks)
     local made = picks + slots - room
     redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
   end
-  return total > discarded and total - discarded > redis.call('HLEN', RUNNING)
+  return total > discarded and total - discarded > redis.call('HLEN', HOLDERS)
 end
 
 -- Renews the incarnation's lease and gives it entries. (Those begin at once whose payload travels with them: the others

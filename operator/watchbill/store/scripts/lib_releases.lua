@@ -1,10 +1,10 @@
 -- How a task leaves its holder and doesn't end by that.
--- uses running
+-- uses holders
 
 local function release(id, h)
   redis.call('XACK', STREAM[h.class], GROUP, h.entry)
   redis.call('XDEL', STREAM[h.class], h.entry)
-  redis.call('HDEL', RUNNING, id)
+  redis.call('HDEL', HOLDERS, id)
 end
 
 -- Takes off an entry of what has ended, which nobody could find when it did.

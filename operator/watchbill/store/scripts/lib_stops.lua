@@ -1,5 +1,5 @@
 -- How somebody stops tasks and steps: cancels them, or interrupts them until they are resumed.
--- uses running answers streams steps runs ends states results releases wake
+-- uses holders answers streams steps runs ends states results releases wake
 
 local asked = {}                -- ids whose workers are to hear of it
 
@@ -119,7 +119,7 @@ local function settle_stops(crew, channel, what, ttl)
   settle()
   send_answers()
   if #asked > 0 then redis.call('PUBLISH', channel, what .. FS .. table.concat(asked, FS)) end
-  if enqueued and queued() > redis.call('HLEN', RUNNING) then
+  if enqueued and queued() > redis.call('HLEN', HOLDERS) then
     ring()
     wake(crew)
   end

@@ -22,7 +22,7 @@ local answer = { 'ok', redis.call('HEXISTS', META, 'drain:' .. (string.match(inc
 local wishes = redis.call('HGETALL', WISHES)
 for i = 1, #wishes, 2 do
   local id, wish = wishes[i], wishes[i + 1]
-  local held = redis.call('HGET', RUNNING, id)
+  local held = redis.call('HGET', HOLDERS, id)
   if held and string.sub(held, 1, #inc + 1) == inc .. FS then
     answer[#answer + 1] = id
     answer[#answer + 1] = string.match(wish, '^%a+')

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events running items
+-- uses events holders items
 -- An agent says something on the feed, while the task is still its own.
 -- KEYS fixed, then those of the item (lib_items.lua)
 -- ARGV

@@ -1,7 +1,7 @@
 -- Who holds which task, and which agents work.
 -- uses events
 
--- A value of `running` (packed.Holder in Python): incarnation, fence, class, entry, attempt, when it was started (ms;
+-- A value of `holders` (packed.Holder in Python): incarnation, fence, class, entry, attempt, when it was started (ms;
 -- 0: it is claimed and not started), what is known of that (0: nothing, 1: it is counted in `agents`, 2: the feeds
 -- say it, too), agent, number of the last thing it said.
 local HOLDER = '^([^\31]*)\31(%d*)\31(%d)\31([^\31]*)\31(%d*)\31(%d*)\31(%d)\31([^\31]*)\31(%d*)$'
@@ -18,9 +18,9 @@ local function pack_holder(h)
     .. FS .. h.agent .. FS .. h.said
 end
 
-local function holder(id) return unpack_holder(redis.call('HGET', RUNNING, id)) end
+local function holder(id) return unpack_holder(redis.call('HGET', HOLDERS, id)) end
 
-local function hold(id, h) redis.call('HSET', RUNNING, id, pack_holder(h)) end
+local function hold(id, h) redis.call('HSET', HOLDERS, id, pack_holder(h)) end
 
 local function holds(h, inc, fence) return h and h.inc == inc and h.fence == fence end
 
