@@ -22,11 +22,11 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
     report = yield
     team: Any = item.funcargs.get("team")
     if report.when == "call" and report.failed and team is not None:
-        report.sections.append(("The namespace of the release", _told(team.kubectl)))
+        report.sections.append(("The namespace of the release", _namespace_report(team.kubectl)))
     return report
 
 
-def _told(kubectl: Callable[..., str]) -> str:
+def _namespace_report(kubectl: Callable[..., str]) -> str:
     """What the cluster says of the release and its crews."""
     parts = []
     for words in (

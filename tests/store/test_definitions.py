@@ -163,7 +163,7 @@ async def test_a_definition_that_can_not_be_read_does_not_keep_a_crew_alive(
     assert await left(client, keys) == []
 
 
-async def _told(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
+async def _messages(client: redis.asyncio.Redis, keys: CrewKeys) -> list[str]:
     return [event.message for _, event in await events.recent(client, keys.events, 100)]
 
 
@@ -174,22 +174,22 @@ async def test_who_brings_a_crew_back_that_the_store_has_lost_says_so_once(
     born = (await definitions.current(client, keys)).born
     await definitions.apply(client, keys, definition("b"), uid="u1", owner="one", was_there=True)
     assert await definitions.record_loss(client, keys, "u1", born)
-    assert await _told(client, keys) == [], "nothing was lost"
+    assert await _messages(client, keys) == [], "nothing was lost"
 
     await client.delete(*await left(client, keys))
     assert not await definitions.record_loss(client, keys, "u1", born)
     assert await left(client, keys) == []
     for _ in range(2):  # as when the answer is lost
         await definitions.apply(client, keys, definition("b"), uid="u1", owner="one", was_there=True)
-    (message,) = await _told(client, keys)
+    (message,) = await _messages(client, keys)
     assert "what waited is gone" in message
     assert await definitions.record_loss(client, keys, "u1", born)
     assert not await definitions.record_loss(client, keys, "u2", born)
-    assert await _told(client, keys) == [message], "it was told already"
+    assert await _messages(client, keys) == [message], "it was told already"
 
 
 async def test_a_crew_that_is_new_in_the_store_has_lost_nothing(client: redis.asyncio.Redis, keys: CrewKeys) -> None:
     await definitions.apply(client, keys, definition(), uid="u1", owner="one")
-    assert await _told(client, keys) == []
+    assert await _messages(client, keys) == []
     assert await definitions.record_loss(client, keys, "u1", ""), "who doesn't know since when has no say"
-    assert await _told(client, keys) == []
+    assert await _messages(client, keys) == []

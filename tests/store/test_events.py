@@ -310,7 +310,7 @@ def _messages(told: list[tuple[str, CrewEvent | Gap]]) -> list[str]:
     return ["GAP" if isinstance(e, Gap) else e.message for _, e in told]
 
 
-async def _told(told: list[tuple[str, CrewEvent | Gap]], *messages: str) -> None:
+async def _expect(told: list[tuple[str, CrewEvent | Gap]], *messages: str) -> None:
     async def are_told() -> bool:
         return len(told) >= len(messages)
 
@@ -322,13 +322,13 @@ async def _told(told: list[tuple[str, CrewEvent | Gap]], *messages: str) -> None
 async def test_the_beginning_may_be_written_as_one_likes_and_is_no_gap(crew: Crew, after: str) -> None:
     await _put(crew, "one")
     async with _following(crew, after) as told:
-        await _told(told, "one")
+        await _expect(told, "one")
 
 
 async def test_an_id_without_its_number_is_the_first_of_its_millisecond(crew: Crew) -> None:
     await _put(crew, "one", "two", at_ms=1000)
     async with _following(crew, "1000") as told:
-        await _told(told, "GAP", "one", "two")
+        await _expect(told, "GAP", "one", "two")
 
 
 @pytest.mark.parametrize("after", ["", "x", "1-x", "$", "+", "-1", "1" * 20, "1-" + "1" * 20])
@@ -371,31 +371,31 @@ async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew, looks: Looks) -> 
     long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
     await _put(crew, "one", at_ms=long_ago)
     async with _following(crew) as told:
-        await _told(told, "one")
+        await _expect(told, "one")
         await looks.again()
         await crew.client.delete(crew.keys.events)
         await looks.again()
         await _put(crew, "two")
-        await _told(told, "one", "two")
+        await _expect(told, "one", "two")
 
 
 async def test_a_feed_that_expired_before_the_follower_came_may_have_had_more(crew: Crew) -> None:
     long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
     async with _following(crew, f"{long_ago}-0") as told:
-        await _told(told, "GAP")
+        await _expect(told, "GAP")
         await _put(crew, "two")
-        await _told(told, "GAP", "two")
+        await _expect(told, "GAP", "two")
 
 
 async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew, looks: Looks) -> None:
     await _put(crew, "one")
     async with _following(crew) as told:
-        await _told(told, "one")
+        await _expect(told, "one")
         await looks.again()
         await crew.client.delete(crew.keys.events)
-        await _told(told, "one", "GAP")
+        await _expect(told, "one", "GAP")
         await _put(crew, "two")
-        await _told(told, "one", "GAP", "two")
+        await _expect(told, "one", "GAP", "two")
 
 
 async def test_a_feed_that_was_replaced_between_two_looks_is_a_gap(crew: Crew) -> None:
@@ -405,7 +405,7 @@ async def test_a_feed_that_was_replaced_between_two_looks_is_a_gap(crew: Crew) -
     await next_millisecond(crew)  # else its ids begin as the former's ended
     await _put(crew, "two", "three")
     async with _following(crew, seen) as told:
-        await _told(told, "GAP", "two", "three")
+        await _expect(told, "GAP", "two", "three")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -413,19 +413,19 @@ async def test_an_id_of_the_future_does_not_hide_what_comes(crew: Crew, there: b
     if there:
         await _put(crew, "one")
     async with _following(crew, f"{await server_ms(crew.client) + 3_600_000}-0") as told:
-        await _told(told, "GAP")
+        await _expect(told, "GAP")
         await _put(crew, "two")
-        await _told(told, "GAP", "two")
+        await _expect(told, "GAP", "two")
 
 
 async def test_a_crew_made_anew_under_its_name_is_a_gap(crew: Crew) -> None:
     await _put(crew, "of the former")
     async with _following(crew) as told:
-        await _told(told, "of the former")
+        await _expect(told, "of the former")
         await definitions.delete(crew.client, crew.keys, crew.uid)
         again = await made(crew.client, crew.keys.crew.partition("/")[2])
         await _put(again, "of the latter")
-        await _told(told, "of the former", "GAP", "of the latter")
+        await _expect(told, "of the former", "GAP", "of the latter")
 
 
 async def test_a_follower_outlasts_a_restart_of_the_store_without_a_gap(private_redis: Any) -> None:
@@ -434,22 +434,22 @@ async def test_a_follower_outlasts_a_restart_of_the_store_without_a_gap(private_
         await _put(crew, "one", "two")
         await crew.client.config_set("appendfsync", "always")
         await _put(crew, "three")
-        await _told(told, "one", "two", "three")
+        await _expect(told, "one", "two", "three")
         await server.restart()
         await _put(crew, "four", "five")
-        await _told(told, "one", "two", "three", "four", "five")
+        await _expect(told, "one", "two", "three", "four", "five")
 
 
 async def test_a_store_that_comes_back_empty_is_a_gap(private_redis: Any) -> None:
     server = await private_redis()
     async with opened(server.url, "x") as crew, _following(crew) as told:
         await _put(crew, "one")
-        await _told(told, "one")
+        await _expect(told, "one")
         await crew.client.flushall()
         await server.restart()
-        await _told(told, "one", "GAP")
+        await _expect(told, "one", "GAP")
         await _put(crew, "two")
-        await _told(told, "one", "GAP", "two")
+        await _expect(told, "one", "GAP", "two")
 
 
 async def test_a_follower_whose_replies_are_lost_is_told_each_event_once(crew: Crew, proxy: Any) -> None:
@@ -459,9 +459,9 @@ async def test_a_follower_whose_replies_are_lost_is_told_each_event_once(crew: C
         through.keys = crew.keys
         async with _following(through) as told:
             await _put(crew, *"abcdef")
-            await _told(told, *"abcdef")
+            await _expect(told, *"abcdef")
             await _put(crew, *"ghi")
-            await _told(told, *"abcdefghi")
+            await _expect(told, *"abcdefghi")
     assert between.dropped > 0
 
 
@@ -471,6 +471,6 @@ async def test_an_event_that_can_not_be_read_hides_no_other(crew: Crew, caplog: 
     await crew.client.xadd(crew.keys.events, {"somebody": "else's"})
     await _put(crew, "two")
     async with _following(crew) as told:
-        await _told(told, "one", "two")
+        await _expect(told, "one", "two")
     assert [e.message for _, e in await events.recent(crew.client, crew.keys.events)] == ["one", "two"]
     assert "can't be read, and is left out" in caplog.text

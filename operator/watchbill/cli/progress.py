@@ -125,12 +125,13 @@ class _Run:
     def _show(self) -> None:
         if self._now is None:
             return
-        change: dict[str, Any] = {"steps": tuple(map(self._told, self._now.steps))}
+        change: dict[str, Any] = {"steps": tuple(map(self._as_heard, self._now.steps))}
         if self._now.status in RUN_TERMINAL:  # the end is shown by `ended`
             change |= {"status": RunState.RUNNING, "finished_at": None}
         self._shown.update(self._now.model_copy(update=change))
 
-    def _told(self, step: StepStatus) -> StepStatus:
+    def _as_heard(self, step: StepStatus) -> StepStatus:
+        """Returns the step as the events so far have it, so that it doesn't end before its last message is shown."""
         over = step.status in TERMINAL and step.name not in self._ended
         begun = step.name in self._assigned
         if self._missed or not (over or (step.status is TaskState.RUNNING and not begun)):

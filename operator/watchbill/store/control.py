@@ -68,7 +68,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 async def _cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str, ttl_ms: int) -> bool:
     if STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
         outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
-        return _told(keys, task_id, outcome, "cancelled") != "asked"
+        return _accepted(keys, task_id, outcome, "cancelled") != "asked"
     with outages.translated():
         digest = str(await client.hget(keys.run(task_id), "def") or "")
     if not digest:
@@ -216,7 +216,7 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
     outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
     if outcome == "asked" and await declare_dead(client, keys, uid):
         outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
-    return _told(keys, task_id, outcome, "interrupted") != "asked"
+    return _accepted(keys, task_id, outcome, "interrupted") != "asked"
 
 
 async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str) -> bool:
@@ -227,7 +227,7 @@ async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     item = await _item(client, keys, task_id)
     names = keys.of_item(task_id, item.agent)
     outcome = (await call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
-    return _told(keys, task_id, outcome, "resumed") == "resumed"
+    return _accepted(keys, task_id, outcome, "resumed") == "resumed"
 
 
 async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: str, *, on: bool) -> bool:
@@ -303,7 +303,8 @@ async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) ->
         return bool(await client.exists(keys.task(task_id)))
 
 
-def _told(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
+def _accepted(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
+    """Returns the outcome. Raises NotFound, RetryLater or Conflict where it is a refusal."""
     if outcome == "missing":
         raise runs.not_found(keys, task_id)
     if outcome == "busy":
