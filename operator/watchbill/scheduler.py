@@ -49,7 +49,7 @@ class _Timed:
     """A heartbeat that this process fires."""
 
     keys: CrewKeys
-    state: heartbeats.State
+    state: heartbeats.HeartbeatState
     next: datetime
     """The first slot that was neither fired nor missed, as far as this process knows."""
     trying: datetime | None = None

@@ -69,7 +69,7 @@ class Crew:
         feed = await events.recent(self.client, self.keys.events, 100)
         return [event.message for _, event in feed if event.event_type == "mission_event"]
 
-    async def state(self, name: str = "hb") -> heartbeats.State:
+    async def state(self, name: str = "hb") -> heartbeats.HeartbeatState:
         state = await heartbeats.get(self.client, self.keys, name)
         assert state is not None
         return state

@@ -14,14 +14,14 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SLOT = NOON + timedelta(minutes=1)
 
 
-async def apply(crew: Crew, agent: str | None, prompt: str) -> heartbeats.State:
+async def apply(crew: Crew, agent: str | None, prompt: str) -> heartbeats.HeartbeatState:
     """Store the heartbeat by a clock that says noon, so that a changed one is due at SLOT again."""
     spec = HeartbeatSpec(crewRef=CrewRef(name="test"), schedule="* * * * *", agent=agent, prompt=prompt)
     heartbeat = Heartbeat(metadata=ObjectMeta(name="hb"), spec=spec)
     return await heartbeats.apply(crew.client, crew.keys, crew.uid, heartbeat, now=NOON)
 
 
-async def fire(crew: Crew, state: heartbeats.State) -> str:
+async def fire(crew: Crew, state: heartbeats.HeartbeatState) -> str:
     current = await definitions.current(crew.client, crew.keys)
     following = SLOT + timedelta(minutes=1)
     outcome, _ = await heartbeats.fire(

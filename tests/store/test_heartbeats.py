@@ -51,14 +51,14 @@ class Crew:
     keys: CrewKeys
     uid: str
 
-    async def apply(self, heartbeat: Heartbeat, now: datetime = NOON) -> heartbeats.State:
+    async def apply(self, heartbeat: Heartbeat, now: datetime = NOON) -> heartbeats.HeartbeatState:
         return await heartbeats.apply(self.client, self.keys, self.uid, heartbeat, now=now)
 
     async def define(self, definition: CrewDefinition) -> None:
         await definitions.apply(self.client, self.keys, definition)
 
     async def fire(
-        self, state: heartbeats.State, slot: datetime = SLOT, current: definitions.Current | None = None
+        self, state: heartbeats.HeartbeatState, slot: datetime = SLOT, current: definitions.Current | None = None
     ) -> str:
         current = current or await definitions.current(self.client, self.keys)
         following = next_slot(state.schedule, slot)
@@ -70,7 +70,7 @@ class Crew:
     async def run_now(self, token: str, name: str = "hb") -> tuple[str, bool]:
         return await heartbeats.run_now(self.client, self.keys, name, token, now=NOON)
 
-    async def get(self, name: str = "hb") -> heartbeats.State:
+    async def get(self, name: str = "hb") -> heartbeats.HeartbeatState:
         state = await heartbeats.get(self.client, self.keys, name)
         assert state is not None
         return state

@@ -25,7 +25,7 @@ from watchbill.worker import lease_keeper
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.lease_keeper import _LOOK_SECONDS as LOOK_SECONDS
 from watchbill.worker.lease_keeper import BLOCKED_SECONDS, LeaseKeeper
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 LEASE_MS = 600
 
@@ -60,7 +60,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
     """The loop may learn of it first (from a claim), and go on as another, while the keeper's answer is on its way."""
     crew = await make_crew({"a": "Brief"})
     queue = LateBadNews(crew)
-    state = State(0.0, SYSTEM)
+    state = WorkerState(0.0, SYSTEM)
     state.incarnation.name = "old"
     keeper = LeaseKeeper(
         connection.Store(crew.url),
@@ -95,7 +95,7 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     keeper = LeaseKeeper(
         connection.Store(crew.url),
         crew.queue,
-        State(0.0, SYSTEM),
+        WorkerState(0.0, SYSTEM),
         lease=SharedLease(),
         lease_ms=LEASE_MS,
         stuck_seconds=2.0,
@@ -139,7 +139,7 @@ async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         connection.Store(crew.url),
         crew.queue,
-        State(0.0, SYSTEM),
+        WorkerState(0.0, SYSTEM),
         lease=SharedLease(),
         lease_ms=60_000,
         stuck_seconds=60.0,
@@ -206,7 +206,7 @@ def unstarted(clock: FakeClock) -> LeaseKeeper:
     return LeaseKeeper(
         store,
         Queue(store.client, CrewKeys("test", "crew"), "uid"),
-        State(0.0, clock),
+        WorkerState(0.0, clock),
         lease=SharedLease(monotonic=clock.monotonic),
         lease_ms=60_000,
         describe=lambda: "{}",

@@ -13,7 +13,7 @@ from watchbill.store.queue import Claimed, Finished
 from watchbill.testing import FakeClock
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.slots import Slots
-from watchbill.worker.state import STORE_SECONDS, State
+from watchbill.worker.state import STORE_SECONDS, WorkerState
 
 pytestmark = pytest.mark.pure
 
@@ -27,22 +27,24 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def state(clock: FakeClock) -> State:
+def state(clock: FakeClock) -> WorkerState:
     """The state of a worker that the store knows."""
-    made = State(GRACE_SECONDS, clock)
+    made = WorkerState(GRACE_SECONDS, clock)
     made.incarnation.number = 1
     made.registered = True
     return made
 
 
 def test_a_new_worker_looks_for_work_and_has_seen_no_trouble(clock: FakeClock) -> None:
-    state = State(GRACE_SECONDS, clock)
+    state = WorkerState(GRACE_SECONDS, clock)
     assert state.has_work
     assert not any((state.registered, state.cut_off, state.deleted, state.draining, state.recycled, state.ended))
     assert not any((state.stopping, state.is_done, state.is_overdue, state.drained))
 
 
-def test_a_worker_with_running_tasks_is_done_when_the_grace_period_is_over(state: State, clock: FakeClock) -> None:
+def test_a_worker_with_running_tasks_is_done_when_the_grace_period_is_over(
+    state: WorkerState, clock: FakeClock
+) -> None:
     state.incarnation.jobs["t"] = Job(TASK)
     assert not state.is_done
     state.stop()
@@ -54,7 +56,7 @@ def test_a_worker_with_running_tasks_is_done_when_the_grace_period_is_over(state
     assert state.is_done
 
 
-def test_a_worker_with_nothing_to_save_is_done_at_once(state: State, clock: FakeClock) -> None:
+def test_a_worker_with_nothing_to_save_is_done_at_once(state: WorkerState, clock: FakeClock) -> None:
     state.incarnation.held.append(TASK)
     state.formers.append(Incarnation("former"))
     state.stop()
@@ -67,7 +69,7 @@ def test_a_worker_with_nothing_to_save_is_done_at_once(state: State, clock: Fake
     assert state.is_overdue, "it waits for the store no longer than if it had worked"
 
 
-def test_a_second_stop_may_only_hurry(state: State, clock: FakeClock) -> None:
+def test_a_second_stop_may_only_hurry(state: WorkerState, clock: FakeClock) -> None:
     state.stop()
     clock.advance(1.0)
     state.stop()
@@ -76,7 +78,7 @@ def test_a_second_stop_may_only_hurry(state: State, clock: FakeClock) -> None:
     assert state.stop_by == 1.0
 
 
-def test_the_store_has_some_seconds_beyond_the_grace_period(state: State, clock: FakeClock) -> None:
+def test_the_store_has_some_seconds_beyond_the_grace_period(state: WorkerState, clock: FakeClock) -> None:
     assert not state.is_overdue
     state.stop()
     clock.advance(GRACE_SECONDS + STORE_SECONDS)
@@ -86,7 +88,7 @@ def test_the_store_has_some_seconds_beyond_the_grace_period(state: State, clock:
 
 
 def test_a_worker_that_the_store_may_know_waits_for_it_but_not_for_the_grace_period(clock: FakeClock) -> None:
-    state = State(GRACE_SECONDS, clock)
+    state = WorkerState(GRACE_SECONDS, clock)
     state.incarnation.number = 1  # it was asked to, and has not answered
     state.stop()
     assert not state.is_overdue
@@ -95,13 +97,13 @@ def test_a_worker_that_the_store_may_know_waits_for_it_but_not_for_the_grace_per
 
 
 def test_a_worker_that_the_store_never_heard_of_does_not_wait_for_it(clock: FakeClock) -> None:
-    state = State(GRACE_SECONDS, clock)
+    state = WorkerState(GRACE_SECONDS, clock)
     assert not state.is_overdue
     state.stop()
     assert state.is_overdue
 
 
-def test_a_draining_worker_is_drained_only_once_it_is_idle(state: State) -> None:
+def test_a_draining_worker_is_drained_only_once_it_is_idle(state: WorkerState) -> None:
     assert not state.drained
     state.draining = True
     state.incarnation.finished.append(Finished(TASK, "completed", ""))
@@ -114,7 +116,7 @@ def test_a_draining_worker_is_drained_only_once_it_is_idle(state: State) -> None
     assert state.drained
 
 
-def test_only_the_end_of_the_present_incarnation_counts_and_only_the_first_news_of_it(state: State) -> None:
+def test_only_the_end_of_the_present_incarnation_counts_and_only_the_first_news_of_it(state: WorkerState) -> None:
     old, first = state.incarnation, Fenced("first")
     state.lose("another", first)
     assert state.lost is None
@@ -128,7 +130,7 @@ def test_only_the_end_of_the_present_incarnation_counts_and_only_the_first_news_
     assert (new.name != old.name, state.lost) == (True, None)
 
 
-def test_the_stores_time_goes_on_by_the_monotonic_clock(state: State, clock: FakeClock) -> None:
+def test_the_stores_time_goes_on_by_the_monotonic_clock(state: WorkerState, clock: FakeClock) -> None:
     clock.advance(5.0)
     state.set_store_time(1_700_000_000_000)
     told = state.store_time()
@@ -139,7 +141,7 @@ def test_the_stores_time_goes_on_by_the_monotonic_clock(state: State, clock: Fak
 
 @pytest.mark.parametrize(("recycle", "enough"), [(True, 2), (False, 4)])
 def test_a_worker_stops_once_overdue_agents_hold_too_many_slots(
-    state: State, recycle: bool, enough: int, caplog: pytest.LogCaptureFixture
+    state: WorkerState, recycle: bool, enough: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     slots = Slots(state, 4, recycle=recycle)
     slots.set_abandoned(4, enough - 1)
@@ -150,13 +152,13 @@ def test_a_worker_stops_once_overdue_agents_hold_too_many_slots(
     assert [record.levelno for record in caplog.records] == [logging.ERROR], "it says so once"
 
 
-def test_a_worker_that_stops_anyhow_is_not_recycled(state: State) -> None:
+def test_a_worker_that_stops_anyhow_is_not_recycled(state: WorkerState) -> None:
     state.stop()
     Slots(state, 1, recycle=True).set_abandoned(1, 1)
     assert not state.recycled
 
 
-def test_abandoned_agents_and_tasks_that_the_store_lost_hold_slots(state: State) -> None:
+def test_abandoned_agents_and_tasks_that_the_store_lost_hold_slots(state: WorkerState) -> None:
     slots = Slots(state, 4, recycle=True)
     assert slots.capacity == 4
     slots.set_abandoned(1, 0)

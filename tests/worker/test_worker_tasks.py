@@ -23,7 +23,7 @@ from watchbill.tasks import RunResult, RunState, TaskResult, TaskState
 from watchbill.testing import FakeClock
 from watchbill.worker import parked
 from watchbill.worker.execution import executor
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 # ---------------------------------------------------------------- failing
 
@@ -364,7 +364,7 @@ async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_m
     digest = await crew.redis.hget(crew.keys.meta, "def")
     await crew.redis.hdel(crew.keys.meta, "def")
     clock = FakeClock()
-    state = State(0.0, clock)
+    state = WorkerState(0.0, clock)
     bringing = asyncio.create_task(parked.bring_back(state, crew.queue, AgentLoader([AGENTS]), asyncio.Event()))
     await until(lambda: clock.sleepers, what="a pause after a search that found no crew")
     await crew.redis.hset(crew.keys.meta, "def", str(digest))

@@ -17,7 +17,7 @@ from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.client import Client
-    from watchbill.store.heartbeats import State
+    from watchbill.store.heartbeats import HeartbeatState
 
 FileOption = Annotated[
     list[Path] | None,
@@ -206,7 +206,7 @@ async def _show_heartbeats(client: Client, crews: list[str], form: Output) -> No
         output.say("there are no heartbeats. To create one: watchbill apply -f FILE")
 
 
-def _beat(crew: str, beat: State) -> dict[str, Any]:
+def _beat(crew: str, beat: HeartbeatState) -> dict[str, Any]:
     from watchbill.store.heartbeats import iso
 
     spec = beat.spec

@@ -22,7 +22,7 @@ from watchbill.store.crews import CrewRedis
 
 if TYPE_CHECKING:
     from watchbill.api import Crew, Heartbeat
-    from watchbill.store.heartbeats import State
+    from watchbill.store.heartbeats import HeartbeatState
 
 Change = Literal["created", "configured", "unchanged"]
 
@@ -86,7 +86,7 @@ class Crews(Connected):
             mode="json", by_alias=True, exclude_defaults=True
         )
 
-    async def heartbeats(self, crew: str) -> list[State]:
+    async def heartbeats(self, crew: str) -> list[HeartbeatState]:
         """The crew's heartbeats, with the times of their last and next slot. Raises NotFound."""
         from watchbill.store import heartbeats  # with the models of the API
 

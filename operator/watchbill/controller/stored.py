@@ -63,7 +63,7 @@ class StoreState:
     """A worker has loaded all agents under the current definition."""
     verdicts: Mapping[str, beat.Verdict]
     """Heartbeat → whether it fires."""
-    times: Mapping[str, heartbeats.State]
+    times: Mapping[str, heartbeats.HeartbeatState]
     """Heartbeat → when it fired last and fires next."""
 
 

@@ -67,7 +67,7 @@ class StoredSpec(BaseModel):
 
 
 @dataclass(frozen=True)
-class State:
+class HeartbeatState:
     """A heartbeat as the store has it."""
 
     name: str
@@ -124,7 +124,9 @@ def run_now_id(name: str, token: str) -> str:
     return _id(name, f"now-{token}")
 
 
-async def apply(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime) -> State:
+async def apply(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime
+) -> HeartbeatState:
     """Stores the heartbeat. One whose spec is new here goes on with the first slot after `now`; else all stays.
 
     Raises InvalidInput when it can't ever fire, CrewGone.
@@ -151,13 +153,13 @@ async def remove(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, name: st
         await scripts.run(client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name)], [uid, name])
 
 
-async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> State | None:
+async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> HeartbeatState | None:
     with outages.translated():
         fields: Any = await client.hgetall(keys.heartbeat(name))
     return _state(name, fields) if fields else None
 
 
-async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[State]:
+async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[HeartbeatState]:
     """The crew's heartbeats, by name."""
     with outages.translated():
         uid = await client.hget(keys.meta, "uid")
@@ -173,7 +175,7 @@ async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[State]:
 async def fire(
     client: redis.asyncio.Redis,
     keys: CrewKeys,
-    state: State,
+    state: HeartbeatState,
     current: definitions.Current,
     *,
     slot: datetime,
@@ -220,7 +222,7 @@ async def run_now(
 async def miss(
     client: redis.asyncio.Redis,
     keys: CrewKeys,
-    state: State,
+    state: HeartbeatState,
     *,
     first: datetime,
     following: datetime,
@@ -264,7 +266,7 @@ class _At:
 
 
 async def _fire(
-    client: redis.asyncio.Redis, keys: CrewKeys, state: State, current: definitions.Current, at: _At
+    client: redis.asyncio.Redis, keys: CrewKeys, state: HeartbeatState, current: definitions.Current, at: _At
 ) -> tuple[Outcome, datetime | None]:
     made, spec, crew = _id(state.name, at.label), state.spec, current.definition
     asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
@@ -324,8 +326,8 @@ def _content(spec: HeartbeatSpec) -> str:
     return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
 
-def _state(name: str, fields: Mapping[str, str]) -> State:
-    return State(
+def _state(name: str, fields: Mapping[str, str]) -> HeartbeatState:
+    return HeartbeatState(
         name=name,
         uid=fields["uid"],
         generation=fields["generation"],

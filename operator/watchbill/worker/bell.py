@@ -12,7 +12,7 @@ from watchbill.loggers import Logger
 from watchbill.store.queue import BATCH, Queue
 from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.lease_keeper import LeaseKeeper
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -23,7 +23,7 @@ _AGAIN_SECONDS: Final = 2.0
 class Bell:
     """Waits for the bell, with a claim right behind it. Nothing else claims while it waits."""
 
-    def __init__(self, state: State, queue: Queue, keeper: LeaseKeeper) -> None:
+    def __init__(self, state: WorkerState, queue: Queue, keeper: LeaseKeeper) -> None:
         self._state = state
         self._queue = queue
         self._keeper = keeper

@@ -15,7 +15,7 @@ from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.jobs import Jobs
 from watchbill.worker.orders import Orders
 from watchbill.worker.slots import Slots
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -24,7 +24,7 @@ class Claims:
     """The claims of one worker."""
 
     def __init__(
-        self, state: State, queue: Queue, bell: Bell, orders: Orders, slots: Slots, jobs: Jobs, counts: Counts
+        self, state: WorkerState, queue: Queue, bell: Bell, orders: Orders, slots: Slots, jobs: Jobs, counts: Counts
     ) -> None:
         self._state = state
         self._now = state.clock.monotonic

@@ -19,7 +19,7 @@ from watchbill.worker.execution.executor import Executor
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.reports import Reports
 from watchbill.worker.slots import Slots
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -37,7 +37,7 @@ class Jobs:
     """The tasks that run, of all incarnations of one worker."""
 
     def __init__(
-        self, state: State, queue: Queue, executor: Executor, slots: Slots, counts: Counts, reports: Reports
+        self, state: WorkerState, queue: Queue, executor: Executor, slots: Slots, counts: Counts, reports: Reports
     ) -> None:
         self._state = state
         self._now = state.clock.monotonic

@@ -22,7 +22,7 @@ from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker.execution import attempt
 from watchbill.worker.execution.shared_lease import SharedLease
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -45,7 +45,7 @@ class LeaseKeeper:
         self,
         store: Store,
         queue: Queue,
-        state: State,
+        state: WorkerState,
         *,
         lease: SharedLease,
         lease_ms: int,

@@ -16,7 +16,7 @@ from watchbill.worker.counts import Counts
 from watchbill.worker.jobs import Jobs
 from watchbill.worker.lease_keeper import LeaseKeeper
 from watchbill.worker.reports import Reports
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 from watchbill.worker.store_loss import StoreLoss
 
 logger = Logger("watchbill.worker")
@@ -27,7 +27,7 @@ class Lifecycle:
 
     def __init__(
         self,
-        state: State,
+        state: WorkerState,
         queue: Queue,
         keeper: LeaseKeeper,
         claims: Claims,

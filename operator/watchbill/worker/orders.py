@@ -17,7 +17,7 @@ from watchbill.store import control, incarnations
 from watchbill.store.queue import Queue, Renewed, crew_gone
 from watchbill.worker.execution import results
 from watchbill.worker.jobs import Jobs
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -28,7 +28,7 @@ HEAR_AGAIN_SECONDS: Final = 60.0
 class Orders:
     """The orders to one worker."""
 
-    def __init__(self, state: State, queue: Queue, jobs: Jobs, lease_ms: int) -> None:
+    def __init__(self, state: WorkerState, queue: Queue, jobs: Jobs, lease_ms: int) -> None:
         self._state = state
         self._queue = queue
         self._jobs = jobs

@@ -15,7 +15,7 @@ from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillE
 from watchbill.names import split_step_id
 from watchbill.store import definitions, packed, runs
 from watchbill.store.queue import Queue
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 UNPARK_SECONDS: Final = 30.0
 """How often a worker searches for parked tasks that it can run."""
@@ -25,7 +25,7 @@ UNREADABLE_AGAIN_SECONDS: Final = 2.0
 """How soon it searches again while a definition can't be read: it may become readable without another worker."""
 
 
-async def bring_back(state: State, queue: Queue, loader: AgentLoader, parked: asyncio.Event) -> None:
+async def bring_back(state: WorkerState, queue: Queue, loader: AgentLoader, parked: asyncio.Event) -> None:
     """Puts parked tasks back onto their streams where `loader` has their agent, until it is cancelled. Does so soon
     after `parked` is set."""
     while True:

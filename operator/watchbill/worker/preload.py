@@ -14,7 +14,7 @@ from watchbill.loggers import Logger
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -24,7 +24,7 @@ LOOK_SECONDS: Final = 10.0
 """How often a worker checks whether the crew has changed."""
 
 
-async def preload(state: State, queue: Queue, loader: AgentLoader) -> None:
+async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None:
     """Runs until it is cancelled. An import holds up the event loop, so none begins while the worker has work."""
     tried = ""
     pause = FIRST_SECONDS

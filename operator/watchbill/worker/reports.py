@@ -14,7 +14,7 @@ from watchbill.store.queue import Finished, Queue
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
 from watchbill.worker.incarnation import Incarnation
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -22,7 +22,7 @@ logger = Logger("watchbill.worker")
 class Reports:
     """The reports of one worker. At most one call is made beside the loop's."""
 
-    def __init__(self, state: State, queue: Queue, counts: Counts) -> None:
+    def __init__(self, state: WorkerState, queue: Queue, counts: Counts) -> None:
         self._state = state
         self._queue = queue
         self._counts = counts

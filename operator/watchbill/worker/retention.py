@@ -15,7 +15,7 @@ from watchbill.store import definitions, retention
 from watchbill.store.definitions import Current
 from watchbill.store.queue import Queue
 from watchbill.worker.reports import Reports
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -27,7 +27,7 @@ TRIM_IDLE_SECONDS: Final = 60.0
 """How often a worker trims where nothing has ended since: thousands of workers may have nothing to do."""
 
 
-async def trim(state: State, queue: Queue, reports: Reports, current: Current) -> None:
+async def trim(state: WorkerState, queue: Queue, reports: Reports, current: Current) -> None:
     """Runs until it is cancelled. `current`: the crew's definition as last read; the next trim uses a new one."""
     looked, looked_at, went = -1, 0.0, 0
     while True:

@@ -37,7 +37,7 @@ from watchbill.worker.lifecycle import Lifecycle
 from watchbill.worker.orders import Orders
 from watchbill.worker.reports import Reports
 from watchbill.worker.slots import Slots
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 from watchbill.worker.store_loss import StoreLoss
 
 logger = Logger("watchbill.worker")
@@ -51,7 +51,7 @@ class Shift:
 
     def __init__(
         self,
-        state: State,
+        state: WorkerState,
         store: Store,
         keys: CrewKeys,
         loader: AgentLoader,

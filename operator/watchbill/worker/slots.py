@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from watchbill.loggers import Logger
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -13,7 +13,7 @@ logger = Logger("watchbill.worker")
 class Slots:
     """The slots of one worker. Each running task holds one, and so does each abandoned agent."""
 
-    def __init__(self, state: State, total: int, *, recycle: bool) -> None:
+    def __init__(self, state: WorkerState, total: int, *, recycle: bool) -> None:
         """`recycle`: something starts this process again when it ends."""
         self._state = state
         self._recycle = recycle

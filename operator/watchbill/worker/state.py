@@ -21,7 +21,7 @@ STORE_SECONDS: Final = 2.0
 """How long after the grace period the worker still waits for the store, to hand its tasks back."""
 
 
-class State:
+class WorkerState:
     """The state of one worker, from before it reads its crew until after its end."""
 
     def __init__(self, grace_seconds: float, clock: Clock) -> None:

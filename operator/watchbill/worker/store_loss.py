@@ -10,7 +10,7 @@ from watchbill.clock import wait_for_event
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
 from watchbill.worker.reports import Reports
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 OUTLAST_SECONDS: Final = 60.0
 """How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
@@ -18,9 +18,9 @@ _LOOK_SECONDS: Final = 0.25
 
 
 class StoreLoss:
-    """What one worker does about incarnations whose tasks the store has lost (`State.formers`)."""
+    """What one worker does about incarnations whose tasks the store has lost (`WorkerState.formers`)."""
 
-    def __init__(self, state: State, queue: Queue, reports: Reports, born: str) -> None:
+    def __init__(self, state: WorkerState, queue: Queue, reports: Reports, born: str) -> None:
         """`born`: since when the store knew the crew when the worker started."""
         self._state = state
         self._queue = queue

@@ -18,7 +18,7 @@ from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.store import definitions
 from watchbill.worker.shift import Shift
-from watchbill.worker.state import State
+from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
@@ -47,7 +47,7 @@ class Worker:
         self._loader = loader
         self._concurrency = concurrency
         self._recycle = recycle
-        self._state = State(grace_seconds, clock)
+        self._state = WorkerState(grace_seconds, clock)
         self._shift: Shift | None = None
 
     @property
