@@ -68,7 +68,7 @@ async def once(tasks: int, seconds: float, lease: int, folder: Path) -> dict[str
                 return figures.waiting + figures.running + figures.parked == 0
 
             try:
-                await ours.until(empty, heir, lease + 60 + tasks * seconds, "all done", look=0.02)
+                await ours.until(empty, heir, lease + 60 + tasks * seconds, "all done", poll=0.02)
             except processes.Broken as error:
                 print(f"BROKEN: {error}", file=sys.stderr)
             took = time.perf_counter() - killed

@@ -84,7 +84,7 @@ def _variables(written: Ledger) -> dict[str, str]:
 
 
 async def until(
-    true: Callable[[], bool | Awaitable[bool]], worker: processes.Worker, seconds: float, what: str, look: float = 0.002
+    true: Callable[[], bool | Awaitable[bool]], worker: processes.Worker, seconds: float, what: str, poll: float = 0.002
 ) -> None:
     """Waits for it. Raises Broken when the worker has ended, or after `seconds`."""
     deadline = time.perf_counter() + seconds
@@ -95,4 +95,4 @@ async def until(
             return
         if time.perf_counter() > deadline:
             raise processes.Broken(f"not {what} within {seconds:.0f} s")
-        await asyncio.sleep(look)
+        await asyncio.sleep(poll)

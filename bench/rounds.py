@@ -21,7 +21,7 @@ from bench.environments import Environment
 from bench.processes import Broken
 from bench.server import Server
 
-LOOK_SECONDS: Final = 0.002
+POLL_SECONDS: Final = 0.002
 WARM: Final = 10
 """Latencies before those that count."""
 
@@ -95,7 +95,7 @@ async def _drain(
         worker.check()
         if time.perf_counter() > deadline:
             raise Broken(f"{_lines(ledger)} of {plan.tasks} tasks were done in time")
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
     while not await server.connections():
         await pause()

@@ -53,7 +53,7 @@ async def measure(tasks: int, window: float, lease: int, folder: Path) -> dict[s
             async def all_asleep() -> bool:
                 return len(written) > tasks and (await client.figures("sleep")).running == tasks
 
-            await ours.until(all_asleep, worker, STARTING_SECONDS, "all asleep", look=0.05)
+            await ours.until(all_asleep, worker, STARTING_SECONDS, "all asleep", poll=0.05)
             await asyncio.sleep(SETTLE_SECONDS)
             asleep = await _window(pid, store, window)
             still = (await client.figures("sleep")).running

@@ -99,7 +99,7 @@ class CrewKeys:
         self.parked_interrupt = prefix + "parked:interrupt"
         self.wishes = prefix + "wishes"
         self.control = prefix + "control"
-        """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to look for a drain flag)."""
+        """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,

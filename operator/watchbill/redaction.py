@@ -126,7 +126,7 @@ def _forms_of(name: str, value: str, more: str) -> tuple[str, ...]:
         # a key file: also each of its lines, for whoever prints it line by line
         lines = map(str.strip, value.splitlines())
         secrets += [line for line in lines if len(line) >= _SHORTEST_LINE and not line.startswith("-----")]
-    return tuple(dict.fromkeys(form for secret in secrets if _matters(secret) for form in _looks(secret)))
+    return tuple(dict.fromkeys(form for secret in secrets if _matters(secret) for form in _forms(secret)))
 
 
 def _matters(secret: str) -> bool:
@@ -167,7 +167,7 @@ def _without_value(match: re.Match[str]) -> str:
     return f"{match[1]}=[redacted]" if is_secret(unquote(match[1])) and match[2] != "[redacted" else match[0]
 
 
-def _looks(secret: str) -> Iterator[str]:
+def _forms(secret: str) -> Iterator[str]:
     """As it is, and as it looks when quoted: by repr (KeyError and many libraries), twice so, as bytes, by JSON, in a
     URL or in HTML; and in base64, as the header of Basic has it beside a user."""
     quoted, encoded = repr(secret)[1:-1], secret.encode("utf-8", "surrogatepass")

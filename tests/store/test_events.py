@@ -337,8 +337,8 @@ async def test_what_is_no_id_is_refused(crew: Crew, after: str) -> None:
         await anext(events.follow(crew.client, crew.keys.events, after))
 
 
-class Looks:
-    """Counts how often followers have looked whether the feed is still there, which they do when nothing comes."""
+class Polls:
+    """Counts how often followers have polled whether the feed is still there, which they do when nothing comes."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._count = 0
@@ -353,7 +353,7 @@ class Looks:
         patch.setattr(events, "BLOCK_MS", 50)
 
     async def again(self) -> None:
-        """Waits until one has looked that began after this call."""
+        """Waits until a poll has ended that began after this call."""
         before = self._count
 
         async def has() -> bool:
@@ -363,18 +363,18 @@ class Looks:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    return Looks(monkeypatch)
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+    return Polls(monkeypatch)
 
 
-async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew, looks: Looks) -> None:
+async def test_a_quiet_feed_that_expired_is_no_gap(crew: Crew, polls: Polls) -> None:
     long_ago = await server_ms(crew.client) - RETENTION_SECONDS * 1000 - 5000
     await _put(crew, "one", at_ms=long_ago)
     async with _following(crew) as told:
         await _expect(told, "one")
-        await looks.again()
+        await polls.again()
         await crew.client.delete(crew.keys.events)
-        await looks.again()
+        await polls.again()
         await _put(crew, "two")
         await _expect(told, "one", "two")
 
@@ -387,11 +387,11 @@ async def test_a_feed_that_expired_before_the_follower_came_may_have_had_more(cr
         await _expect(told, "GAP", "two")
 
 
-async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew, looks: Looks) -> None:
+async def test_a_feed_that_was_lost_is_a_gap_and_what_comes_then_is_told(crew: Crew, polls: Polls) -> None:
     await _put(crew, "one")
     async with _following(crew) as told:
         await _expect(told, "one")
-        await looks.again()
+        await polls.again()
         await crew.client.delete(crew.keys.events)
         await _expect(told, "one", "GAP")
         await _put(crew, "two")

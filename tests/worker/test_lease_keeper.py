@@ -23,7 +23,7 @@ from watchbill.store.queue import Queue, Renewed
 from watchbill.testing import FakeClock
 from watchbill.worker import lease_keeper
 from watchbill.worker.execution.shared_lease import SharedLease
-from watchbill.worker.lease_keeper import _LOOK_SECONDS as LOOK_SECONDS
+from watchbill.worker.lease_keeper import _POLL_SECONDS as POLL_SECONDS
 from watchbill.worker.lease_keeper import BLOCKED_SECONDS, LeaseKeeper
 from watchbill.worker.state import WorkerState
 
@@ -214,10 +214,10 @@ def unstarted(clock: FakeClock) -> LeaseKeeper:
     )
 
 
-def look(keeper: LeaseKeeper, clock: FakeClock, seconds: float) -> None:
+def poll(keeper: LeaseKeeper, clock: FakeClock, seconds: float) -> None:
     """Makes looks for that long, in which the loop doesn't turn."""
-    for _ in range(round(seconds / LOOK_SECONDS)):
-        clock.advance(LOOK_SECONDS)
+    for _ in range(round(seconds / POLL_SECONDS)):
+        clock.advance(POLL_SECONDS)
         keeper._watch()
 
 
@@ -225,22 +225,22 @@ def look(keeper: LeaseKeeper, clock: FakeClock, seconds: float) -> None:
 async def test_a_loop_is_blamed_once_until_it_turns_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     keeper = unstarted(clock)
-    look(keeper, clock, BLOCKED_SECONDS - LOOK_SECONDS)
+    poll(keeper, clock, BLOCKED_SECONDS - POLL_SECONDS)
     assert blamed(caplog) == []
-    look(keeper, clock, LOOK_SECONDS)
+    poll(keeper, clock, POLL_SECONDS)
     assert len(blamed(caplog)) == 1
-    look(keeper, clock, 3 * BLOCKED_SECONDS)
+    poll(keeper, clock, 3 * BLOCKED_SECONDS)
     assert len(blamed(caplog)) == 1
     keeper._turned_at = clock.monotonic()
-    look(keeper, clock, BLOCKED_SECONDS)
-    assert len(blamed(caplog)) == 1, "the look that saw it turn counts nothing"
-    look(keeper, clock, LOOK_SECONDS)
+    poll(keeper, clock, BLOCKED_SECONDS)
+    assert len(blamed(caplog)) == 1, "the poll that saw it turn counts nothing"
+    poll(keeper, clock, POLL_SECONDS)
     assert len(blamed(caplog)) == 2
 
 
 @pytest.mark.pure
 async def test_nobody_is_blamed_for_time_that_the_whole_process_stood_still(caplog: pytest.LogCaptureFixture) -> None:
-    """As after SIGSTOP: the keeper may look before the loop has had a chance to turn."""
+    """As after SIGSTOP: the keeper may poll before the loop has had a chance to turn."""
     clock = FakeClock()
     keeper = unstarted(clock)
     for _ in range(5):

@@ -74,7 +74,7 @@ async def test_what_a_stranger_says_on_the_control_channel_stops_nothing(make_cr
             "interrupt\x1ft1\x1ft2",
             f"gone\x1f{crew.uid}",
             "gone",
-            "look",
+            "drain",
             "",
             b"\xff\x1f\xfe",
         ):

@@ -17,7 +17,7 @@ from watchbill.worker import preload
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preload, "FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(preload, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(preload, "POLL_SECONDS", 0.01)
 
 
 async def test_the_agents_of_each_definition_are_loaded_and_told_without_any_task(make_crew: Make) -> None:

@@ -129,7 +129,7 @@ class LLMAgent:
         spent = RunUsage()
         try:
             result = await agent.run(prompt, usage=spent, usage_limits=UsageLimits(request_limit=limit))
-            await self._look_at_end(context, result.response)
+            await self._check_is_complete(context, result.response)
             return result.output
         except WatchbillError:
             raise
@@ -144,7 +144,7 @@ class LLMAgent:
                     Usage(input_tokens=spent.input_tokens, output_tokens=spent.output_tokens, requests=spent.requests)
                 )
 
-    async def _look_at_end(self, context: Context, response: ModelResponse) -> None:
+    async def _check_is_complete(self, context: Context, response: ModelResponse) -> None:
         why = model_answers.why_incomplete(response)
         if why is None:
             return

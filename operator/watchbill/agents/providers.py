@@ -198,12 +198,12 @@ def _watched(provider: Provider[Any], own: Callable[[], str | None]) -> Provider
         hooks = client.event_hooks
         client.event_hooks = {
             "request": [*hooks["request"], model_hosts.guard(own)],
-            "response": [*hooks["response"], _look_inside],
+            "response": [*hooks["response"], _raise_error_inside],
         }
     return provider
 
 
-async def _look_inside(response: Any) -> None:
+async def _raise_error_inside(response: Any) -> None:
     """Raises ErrorInside: gateways answer with status 200 before they know how it ends."""
     if response.status_code == 200 and "json" in response.headers.get("content-type", ""):
         content = await response.aread()

@@ -49,7 +49,7 @@ def events(
 
     async def work(client: Client, target: Target) -> int:
         if follow and after is not None:
-            await _look_for(client, crew, run)
+            await _check_exists(client, crew, run)
             last = after
         else:
             last = await _past(client, target, crew, agent, run, after, count, store.form)
@@ -82,7 +82,7 @@ async def _past(
     else:
         found = await client.events(crew, agent=agent, run=run, count=count) if count else []
     if not found:
-        await _look_for(client, crew, run)
+        await _check_exists(client, crew, run)
     for entry_id, event in found:
         output.event(entry_id, event, form)
         last = entry_id
@@ -92,7 +92,7 @@ async def _past(
     return last
 
 
-async def _look_for(client: Client, crew: str, run: str | None) -> None:
+async def _check_exists(client: Client, crew: str, run: str | None) -> None:
     """Raises NotFound if there is no such crew or run. The feed of a run may outlast its record."""
     await client.figures(crew)
     if run is not None and not await client.events(crew, run=run, count=1):

@@ -72,7 +72,7 @@ class _Run:
 
     async def _poll(self) -> None:
         while True:
-            await self._look()
+            await self._read()
             self._show()
             await asyncio.sleep(POLL_SECONDS)
 
@@ -102,20 +102,20 @@ class _Run:
             self._shown.said(name, event.timestamp, event.message)
         elif event.event_type is EventType.TASK_ASSIGNED:
             self._assigned.add(name)
-            await self._look_unless(name, TaskState.RUNNING, *TERMINAL)
+            await self._read_unless(name, TaskState.RUNNING, *TERMINAL)
         elif event.event_type in (EventType.TASK_COMPLETED, EventType.TASK_FAILED, EventType.TASK_CANCELLED):
             self._ended.add(name)
             if event.event_type is EventType.TASK_FAILED:
                 self._shown.failed(name, event.message)
-            await self._look_unless(name, *TERMINAL)
+            await self._read_unless(name, *TERMINAL)
         self._show()
 
-    async def _look_unless(self, name: str, *known: TaskState) -> None:
+    async def _read_unless(self, name: str, *known: TaskState) -> None:
         """Reads the status, unless the last one has the step in a known state."""
         if self._now is None or not any(s.name == name and s.status in known for s in self._now.steps):
-            await self._look()
+            await self._read()
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         try:
             self._now = await self._client.status(self._crew, self._run_id)
         except WatchbillError as error:

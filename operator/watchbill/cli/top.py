@@ -107,7 +107,7 @@ class Sampler:
         self._single = single
         self._before: dict[str, Figures] = {}
 
-    async def look(self) -> Shot:
+    async def read(self) -> Shot:
         """Reads the figures once. Raises StoreUnavailable."""
         from watchbill.cli.overview import Row, Shot
         from watchbill.store import figures
@@ -193,9 +193,9 @@ async def _listed(redis: redis.asyncio.Redis, namespace: str | None) -> list[Cre
 async def _once(sampler: Sampler, interval: float, form: Output) -> None:
     from watchbill.cli import overview
 
-    await sampler.look()
+    await sampler.read()
     await asyncio.sleep(interval)
-    shot = await sampler.look()
+    shot = await sampler.read()
     if form is not Output.TEXT:
         output.write(overview.data(shot), form)
     elif not shot.rows:
@@ -224,7 +224,7 @@ class Screen:
             began = self._asked_at = _now()
             pause = self._interval
             try:
-                self._shot, self._trouble = await self._sampler.look(), ""
+                self._shot, self._trouble = await self._sampler.read(), ""
                 self._answered_at = _now()
                 pause = max(pause, min(SHARE * (self._answered_at - began), REST_SECONDS))
             except StoreUnavailable as error:

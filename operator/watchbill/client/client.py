@@ -237,12 +237,12 @@ class Client(Control, Crews):
         async def subscribe() -> bool:
             return await runs.subscribe(self._redis, keys, task_id, await self._replies.listen(keys))
 
-        # Nobody is told of the end of a step: who waits for one looks, often at first.
+        # Nobody is told of the end of a step, so its result is polled, often at first.
         is_step = names.split_step_id(task_id) is not None
         pause = 0.05 if is_step else POLL_SECONDS
-        look = not subscribed
+        read = not subscribed
         while True:
-            if look:
+            if read:
                 waiter.told.clear()
                 result = await outages.persist(lambda: runs.result(self._redis, keys, task_id))
                 if result is not None:
@@ -254,7 +254,7 @@ class Client(Control, Crews):
             timer = asyncio.get_running_loop().call_later(pause, waiter.told.set)
             await waiter.told.wait()
             timer.cancel()
-            look = True
+            read = True
             pause = min(pause * 1.5, POLL_SECONDS)
 
     async def result(self, crew: str, task_id: str) -> Result | None:

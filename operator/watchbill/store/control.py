@@ -258,7 +258,7 @@ async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool
 
 
 async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[packed.Order]:
-    """What is said to the crew's workers, without end: to stop these tasks, if they have them; `look`: to look whether
+    """What is said to the crew's workers, without end: to stop these tasks, if they have them; `drain`: to read whether
     they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
 
     It proves nothing, since anybody may have said it: a reason to ask the store (`wishes`, `is_draining`, `is_gone`).

@@ -183,7 +183,7 @@ class CrewRedis:
         crew_json.check(crew_json.id_problem(crew_id), "crew_id")
         fields = crew_json.storable(crew, self._record(name))
         for pause in _pauses():
-            seen = await self._look(name, crew_id)
+            seen = await self._read_crew(name, crew_id)
             before = crew_json.fields(seen.record)
             if unchanged_since is not None and crew_json.aware(before.get("updated_at")) != unchanged_since:
                 raise errors.Conflict(f"the crew {name!r} has changed since {unchanged_since}. Load it again")
@@ -230,7 +230,7 @@ class CrewRedis:
             problem = errors.Problem(f"metadata is {type(metadata).__name__!r}", "Give a mapping.", source=key)
             raise errors.InvalidInput(problem)
         for pause in _pauses():
-            seen = await self._look(name)
+            seen = await self._read_crew(name)
             if not seen.record:
                 raise errors.NotFound(f"there is no crew {name!r}")
             crew_json.parse(seen.record, key)
@@ -243,7 +243,7 @@ class CrewRedis:
             await asyncio.sleep(pause)
         raise _restless(name)
 
-    async def _look(self, name: str, crew_id: str | None = None) -> _Seen:
+    async def _read_crew(self, name: str, crew_id: str | None = None) -> _Seen:
         keys = [self._record(name)] if crew_id is None else [self._record(name), self._by_id(crew_id)]
         record, holder, seconds, micros = await scripts.run(self._redis, "crews_read", keys, [])
         now = datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))

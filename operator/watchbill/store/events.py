@@ -19,7 +19,7 @@ from watchbill.names import CrewKeys
 logger = Logger("watchbill.client")
 
 BLOCK_MS: Final = 2000
-LOOK_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.5
 """How often a follower looks where too many others on its client wait at the server already."""
 BEGINNING: Final = "0-0"
 
@@ -88,7 +88,7 @@ async def _next(client: redis.asyncio.Redis, key: str, place: tuple[int, int]) -
         entries: Any = await client.xread({key: _id(place)}, count=100, block=BLOCK_MS if may_block else None)
     if not entries:
         if not may_block:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         return []
     return entries[key][0] if isinstance(entries, dict) else entries[0][1]
 

@@ -33,7 +33,7 @@ BLOCKED_SECONDS: Final = 5.0
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease ends, and others take its tasks over."""
 _TICK_SECONDS: Final = 0.5
-_LOOK_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.25
 _END_SECONDS: Final = 2.0
 
 
@@ -71,7 +71,7 @@ class LeaseKeeper:
         self._renewed_at = self._turned_at = self._now()
         self._take_over_from = 0.0
         self._due = 0.0
-        self._looked_at = self._now()
+        self._watched_at = self._now()
         self._seen_turn = 0.0
         self._blocked = 0.0
         self._thread = threading.Thread(target=self._keep, name="watchbill-lease", daemon=True)
@@ -124,7 +124,7 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         interval = self.lease_ms / 3000
-        while not self._stop.wait(min(_LOOK_SECONDS, interval / 4)):
+        while not self._stop.wait(min(_POLL_SECONDS, interval / 4)):
             self._watch()
             if not self._is_stuck:
                 self._lease.tick()
@@ -133,7 +133,7 @@ class LeaseKeeper:
                 continue
             self._due = now + interval
             if not self._renew(self._incarnation, interval):
-                self._due = now + min(_LOOK_SECONDS, interval / 4)
+                self._due = now + min(_POLL_SECONDS, interval / 4)
 
     def _renew(self, incarnation: str, interval: float) -> bool:
         if self._is_stuck:
@@ -176,15 +176,15 @@ class LeaseKeeper:
             return
 
     def _watch(self) -> None:
-        """Counts only time that this thread has seen pass, look by look: after a stop of the whole process (SIGSTOP, a
+        """Counts only time that this thread has seen pass, poll by poll: after a stop of the whole process (SIGSTOP, a
         frozen machine), and after a renewal that took long, nobody can say what the loop has done meanwhile."""
         now = self._now()
-        passed, self._looked_at = now - self._looked_at, now
+        passed, self._watched_at = now - self._watched_at, now
         if self._turned_at != self._seen_turn:
             self._seen_turn, self._blocked = self._turned_at, 0.0
             return
         before = self._blocked
-        self._blocked += min(passed, 2 * _LOOK_SECONDS)
+        self._blocked += min(passed, 2 * _POLL_SECONDS)
         if before < BLOCKED_SECONDS <= self._blocked:
             self._blame()
 

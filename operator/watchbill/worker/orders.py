@@ -40,7 +40,7 @@ class Orders:
         while True:
             try:
                 async for what, ids in control.heard(queue.client, queue.keys):
-                    if what == "look":
+                    if what == "drain":
                         self.drain(await state.persist(self._is_draining))
                     elif what == "gone":
                         if ids == (queue.uid,) and await state.persist(self._is_gone):

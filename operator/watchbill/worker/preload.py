@@ -20,7 +20,7 @@ logger = Logger("watchbill.worker")
 
 FIRST_SECONDS: Final = 1.0
 """How long a worker waits after its start: tasks come first, and load what they need."""
-LOOK_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 10.0
 """How often a worker checks whether the crew has changed."""
 
 
@@ -30,7 +30,7 @@ async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None
     pause = FIRST_SECONDS
     while True:
         await state.clock.sleep(pause)
-        pause = LOOK_SECONDS
+        pause = POLL_SECONDS
         there = await state.persist(lambda: definitions.identity(queue.client, queue.keys))
         digest = there.definition
         if there.uid != queue.uid or digest in ("", tried, there.loaded):

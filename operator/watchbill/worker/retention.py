@@ -29,16 +29,16 @@ TRIM_IDLE_SECONDS: Final = 60.0
 
 async def trim(state: WorkerState, queue: Queue, reports: Reports, current: Current) -> None:
     """Runs until it is cancelled. `current`: the crew's definition as last read; the next trim uses a new one."""
-    looked, looked_at, went = -1, 0.0, 0
+    trimmed, trimmed_at, went = -1, 0.0, 0
     while True:
         now, number = state.clock.monotonic(), reports.reported
-        if number == looked and not went and now < looked_at + TRIM_IDLE_SECONDS:
+        if number == trimmed and not went and now < trimmed_at + TRIM_IDLE_SECONDS:
             await state.clock.sleep(_pause(TRIM_SECONDS))
             continue
         went = 0
         try:
             current, went = await _trim_once(queue, current, state.persist)
-            looked, looked_at = number, now
+            trimmed, trimmed_at = number, now
         except (CrewGone, NotFound):
             pass  # the worker learns it by itself
         except NewerRecord as error:  # workers that can read it keep the bounds

@@ -14,7 +14,7 @@ from watchbill.worker.state import WorkerState
 
 OUTLAST_SECONDS: Final = 60.0
 """How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
-_LOOK_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.25
 
 
 class StoreLoss:
@@ -39,7 +39,7 @@ class StoreLoss:
             is_late = state.clock.monotonic() >= until
             if there.uid or there.leaving or state.deleted or state.stopping or is_late:
                 return False
-            if await wait_for_event(state.wake, _LOOK_SECONDS, state.clock):
+            if await wait_for_event(state.wake, _POLL_SECONDS, state.clock):
                 await state.clock.sleep(0.05)
             state.wake.clear()
 

@@ -24,5 +24,5 @@ if is_on then      -- flags of workers that are gone for a day go, too: pods' na
 else
   changed = redis.call('HDEL', META, flag)
 end
-redis.call('PUBLISH', channel, 'look')
+redis.call('PUBLISH', channel, 'drain')
 return { 'ok', changed }

@@ -78,10 +78,10 @@ for i = 1, n do
     answer[i + 1] = 'duplicate:' .. first
     known = true
   else
-    local what, look = add_task(task, at, reply)
+    local what, is_next = add_task(task, at, reply)
     if what == 'submitted' then
-      if look then added = added + 1 end
-      sooner = sooner or look and due > 0
+      if is_next then added = added + 1 end
+      sooner = sooner or is_next and due > 0
       if dedupe then keep_first(dedupe, uid, id, window) end
     end
     if what == 'conflict' or what == 'other' then return { what, id } end      -- of one: nothing is stored yet

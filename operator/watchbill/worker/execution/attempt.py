@@ -27,7 +27,7 @@ from watchbill.worker.execution.failures import Failed
 from watchbill.worker.execution.outputs import Output
 from watchbill.worker.execution.processes import Processes
 from watchbill.worker.execution.results import Extras, Results
-from watchbill.worker.execution.shared_lease import LEASE_LOOK_SECONDS, SharedLease
+from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 from watchbill.worker.execution.threads import run_in_thread
 
 logger = Logger("watchbill.worker")
@@ -181,7 +181,7 @@ class Attempt:
         makes JSON of its output, and that of its exception."""
         runner, context = self.role.runner, self.context
         while not self._lease.is_valid:
-            await self._clock.sleep(LEASE_LOOK_SECONDS)
+            await self._clock.sleep(LEASE_POLL_SECONDS)
         try:
             if runner.in_process:
                 return await self._processes.run(processes.request(self.role.crew, context), context)
@@ -229,7 +229,7 @@ class Attempt:
             except _Unsure:
                 if self._is_asked():  # which the wait for a thread doesn't tell
                     return None
-                await self._clock.sleep(LEASE_LOOK_SECONDS)
+                await self._clock.sleep(LEASE_POLL_SECONDS)
                 continue
             if self._is_asked() and inspect.isawaitable(came):
                 if inspect.iscoroutine(came):

@@ -36,7 +36,7 @@ from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
 from watchbill.worker.execution import failures, outputs
-from watchbill.worker.execution.shared_lease import LEASE_LOOK_SECONDS, SharedLease
+from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 
 HEADER: Final = struct.Struct("!I")
 _ROLES_KEPT: Final = 64
@@ -80,7 +80,7 @@ def main(given: dict[str, Any]) -> None:
             runner, tools = role(asked["definition"], asked["agent"])
             context = _context(asked, runner, tools, line)
             while not lease.is_valid:  # others may have taken it, and done it: then we are killed
-                time.sleep(LEASE_LOOK_SECONDS)
+                time.sleep(LEASE_POLL_SECONDS)
             try:
                 came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))
             finally:

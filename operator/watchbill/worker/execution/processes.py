@@ -43,7 +43,7 @@ _CODE: Final = (
     "from watchbill.worker.execution.shared_lease import start_watch; start_watch(given); "
     "from watchbill.worker.execution.child import main; main(given)"
 )
-_LOOK_SECONDS: Final = 0.005
+_POLL_SECONDS: Final = 0.005
 _END_SECONDS: Final = 2.0
 
 
@@ -168,7 +168,7 @@ class _Process:
         while True:
             if (code := self.code) is not None or asyncio.get_running_loop().time() > deadline:
                 return code
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
         """Kills the process and all that its agent has started, unless that has left the process's group."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-LEASE_LOOK_SECONDS: Final = 0.02
+LEASE_POLL_SECONDS: Final = 0.02
 """How often somebody who waits for a valid lease checks it. A renewal takes a trip to the store."""
 _monotonic: Final = time.monotonic  # noqa: TID251 - processes have no other clock in common
 _DOUBLE: Final = struct.Struct("d")
