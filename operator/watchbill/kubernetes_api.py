@@ -78,8 +78,8 @@ class KubernetesApi:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
-        self._former: client.ApiClient | None = None
-        """The client with the former credentials. Its requests may still be under way."""
+        self._replaced: client.ApiClient | None = None
+        """The client with the replaced credentials. Its requests may still be under way."""
         self._renewing = asyncio.Lock()
 
     @classmethod
@@ -100,7 +100,7 @@ class KubernetesApi:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for api in (self._api, self._former):
+        for api in (self._api, self._replaced):
             if api is not None:
                 await api.close()  # type: ignore[no-untyped-call]
 
@@ -237,7 +237,7 @@ class KubernetesApi:
         return response.status, await response.read()
 
     async def _renew(self, refused: client.ApiClient) -> None:
-        """Reads the credentials anew, once for all requests that were refused with the former credentials."""
+        """Reads the credentials anew, once for all requests that were refused with the replaced credentials."""
         async with self._renewing:
             if self._api is not refused:
                 return
@@ -245,9 +245,9 @@ class KubernetesApi:
                 fresh = await _configuration()
             except (OSError, config.ConfigException) as error:
                 raise KubernetesUnavailable(f"the credentials can't be read: {error}") from error
-            if self._former is not None:  # a token's lifetime has passed since its last request
-                await self._former.close()  # type: ignore[no-untyped-call]
-            self._former, self._api = refused, client.ApiClient(configuration=fresh)
+            if self._replaced is not None:  # a token's lifetime has passed since its last request
+                await self._replaced.close()  # type: ignore[no-untyped-call]
+            self._replaced, self._api = refused, client.ApiClient(configuration=fresh)
 
 
 async def credentials() -> Credentials:

@@ -111,7 +111,7 @@ class Scheduler:
         It may be called again with the same heartbeat, and waits while the store is away. Raises InvalidInput when the
         heartbeat could never fire, CrewGone.
         """
-        await self._report_former_missed(keys, uid, heartbeat)
+        await self._report_missed_of_replaced(keys, uid, heartbeat)
         state = await outages.persist(
             lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock.now())
         )
@@ -253,20 +253,20 @@ class Scheduler:
         timed.go_on(stored)
         return True
 
-    async def _report_former_missed(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
+    async def _report_missed_of_replaced(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
         """Reports what was missed under a spec that is about to be replaced, because it can't be computed later."""
-        former = await outages.persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
-        if former is None or former.uid != uid or former.generation == heartbeats.generation(heartbeat.spec):
+        replaced = await outages.persist(lambda: heartbeats.get(self._client, keys, heartbeat.name))
+        if replaced is None or replaced.uid != uid or replaced.generation == heartbeats.generation(heartbeat.spec):
             return
-        if former.next is not None:
+        if replaced.next is not None:
             now = self._clock.now()
-            timed = _Timed(keys, former, former.next)
+            timed = _Timed(keys, replaced, replaced.next)
             try:
-                following = schedule.next_slot(former.schedule, now)
+                following = schedule.next_slot(replaced.schedule, now)
             except NewerRecord:
                 return
             while timed.next <= now:
-                missed, more = schedule.due(former.schedule, timed.next - schedule.TICK, now)
+                missed, more = schedule.due(replaced.schedule, timed.next - schedule.TICK, now)
                 if not await outages.persist(partial(self._report_missed, timed, missed, more, following)):
                     return
 

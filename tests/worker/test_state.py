@@ -58,10 +58,10 @@ def test_a_worker_with_running_tasks_is_done_when_the_grace_period_is_over(
 
 def test_a_worker_with_nothing_to_save_is_done_at_once(state: WorkerState, clock: FakeClock) -> None:
     state.incarnation.held.append(TASK)
-    state.formers.append(Incarnation("former"))
+    state.unrecovered.append(Incarnation("old"))
     state.stop()
-    assert not state.is_done, "what a former incarnation ran is to be saved"
-    state.formers.clear()
+    assert not state.is_done, "what an earlier incarnation ran is to be saved"
+    state.unrecovered.clear()
     assert state.is_done
     clock.advance(STORE_SECONDS)
     assert not state.is_overdue
@@ -163,7 +163,7 @@ def test_abandoned_agents_and_tasks_that_the_store_lost_hold_slots(state: Worker
     assert slots.capacity == 4
     slots.set_abandoned(1, 0)
     assert state.wake.is_set()
-    state.formers.append(Incarnation("former", jobs={"t": Job(TASK)}))
+    state.unrecovered.append(Incarnation("old", jobs={"t": Job(TASK)}))
     assert slots.capacity == 2
     state.incarnation.jobs["u"] = Job(TASK)
     assert slots.capacity == 2, "running tasks are counted by whoever begins more"

@@ -126,10 +126,10 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
     make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
-    really, former, lost = Queue.claim, "", asyncio.Event()
+    really, old, lost = Queue.claim, "", asyncio.Event()
 
     async def claim(queue: Queue, incarnation: str, *args: Any, **options: Any) -> Any:
-        if former and incarnation != former and not lost.is_set():
+        if old and incarnation != old and not lost.is_set():
             await crew.redis.flushall()
             lost.set()
         return await really(queue, incarnation, *args, **options)
@@ -138,7 +138,7 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
     async with crew.in_process() as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")
-        former = worker._state.incarnation.name
+        old = worker._state.incarnation.name
         await crew.redis.flushall()
         await _bring_back(crew)
         await asyncio.wait_for(lost.wait(), 60)
@@ -221,12 +221,12 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
 ) -> None:
     crew = await make_crew({"a": "Gate", "b": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
     names = [f"t{i}" for i in range(10)]
-    really, former = Queue.finish, ""
+    really, old = Queue.finish, ""
 
     async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
-        if former == incarnation:
+        if old == incarnation:
             await asyncio.sleep(0.2)
-        elif former and {f.task.id for f in finished} == {"new"}:
+        elif old and {f.task.id for f in finished} == {"new"}:
             crew.open()  # they end while the new life's call is on its way
             await until(lambda: len(crew.notes("end")) == 11)
             await asyncio.sleep(0.05)
@@ -241,9 +241,9 @@ async def test_what_ends_together_while_the_worker_is_at_work_for_the_crew_that_
         before = worker._state.incarnation
         await crew.redis.flushall()
         await _bring_back(crew)
-        await until(lambda: worker._state.formers == [before], what="the new life")
-        former = before.name
+        await until(lambda: worker._state.unrecovered == [before], what="the new life")
+        old = before.name
         await crew.submit("new", "b", "0")
         assert (await crew.result("new")).success
-        await until(lambda: not worker._state.formers, what="the end of what ran before")
+        await until(lambda: not worker._state.unrecovered, what="the end of what ran before")
         assert await crew.ends() == Counter({(name, "completed"): 1 for name in [*names, "new"]})

@@ -126,11 +126,11 @@ class Reconciler:
 
     async def _remove(self, key: Key, seen: Object | None) -> float | None:
         """The crew is gone, or going. Its children go with their owner."""
-        former = self._memory.forget(key)
+        memory = self._memory.forget(key)
         self._statuses.turns.drop(("crews", *key))
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
-        pauses = await self._write_heartbeat_statuses(key, former, None, (Reason.CREW_NOT_FOUND, message))
-        await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, former)
+        pauses = await self._write_heartbeat_statuses(key, memory, None, (Reason.CREW_NOT_FOUND, message))
+        await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory)
         return plan.shortest(pauses)
 
     # ------------------------------------------------------------ observe

@@ -226,12 +226,12 @@ class Stored:
         beats: Sequence[Mapping[str, Any]],
         memory: CrewMemory,
     ) -> None:
-        former, memory.verdicts = memory.verdicts, {}
+        before, memory.verdicts = memory.verdicts, {}
         for seen in beats:
             name = str(seen["metadata"]["name"])
             memory.verdicts[name] = await self._store_heartbeat(keys, uid, definition, seen)
         stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
-        for name in (stored | set(former)) - set(memory.verdicts):
+        for name in (stored | set(before)) - set(memory.verdicts):
             await _bounded(self._scheduler.remove(keys, uid, name))
 
     async def _store_heartbeat(

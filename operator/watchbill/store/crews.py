@@ -85,7 +85,7 @@ class CrewRedis:
         """Stores the crew in place of any other of its name; True on success.
 
         The first save's created_at is kept, updated_at is set from the server's clock, later each time. With another
-        crew_id than before, the former id no longer resolves; an id that is another crew's is refused. Give the
+        crew_id than before, the previous id no longer resolves; an id that is another crew's is refused. Give the
         `updated_at` of the crew as loaded as `unchanged_since` to store nothing if the record has changed since.
         """
         return await self._answer(f"save {crew.name!r}", self._save(crew, unchanged_since), False)
@@ -190,12 +190,12 @@ class CrewRedis:
             holder, holder_record = await self._holder(name, crew_id, seen)
             if not seen.record:
                 await self._list_tenant()
-            former_id = before.get("crew_id")
+            previous_id = before.get("crew_id")
             keys = [
                 self._record(name),
                 self._index,
                 self._by_id(crew_id),
-                self._by_id(former_id if isinstance(former_id, str) else crew_id),
+                self._by_id(previous_id if isinstance(previous_id, str) else crew_id),
                 self._record(holder),
                 self._answer_key(),
             ]

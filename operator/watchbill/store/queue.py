@@ -53,7 +53,7 @@ class Claimed:
     """Somebody wants it to stop: it isn't to run, and whoever holds it says how it ended."""
     usage: Usage | None = field(default=None, compare=False)
     """What the attempts before this one spent, as far as they could tell; None: nothing. Known once `start` gave it."""
-    former: str = field(default="", compare=False)
+    previous_holder: str = field(default="", compare=False)
     """The incarnation that was taken for dead while it held it, where that is known."""
 
     @property
@@ -333,16 +333,16 @@ class Queue:
                 agent,
                 entry,
                 int(priority),
-                former != "",
+                previous != "",
                 state == "begun",
                 payload,
                 definition or current,
                 tuple(inputs.split()) if inputs else (),
                 state if state in WISHES else None,
                 None,
-                "" if former == RETURNED else former,
+                "" if previous == RETURNED else previous,
             )
-            for task_id, fence, attempt, agent, entry, priority, former, state, payload, definition, inputs in (
+            for task_id, fence, attempt, agent, entry, priority, previous, state, payload, definition, inputs in (
                 packed.rows(rows, 11)
             )
         )

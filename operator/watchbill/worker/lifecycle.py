@@ -88,7 +88,7 @@ class Lifecycle:
             state.reincarnate()
             lost = len(old.held) + len(old.unwanted) + len(old.unloadable)
             logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
-            state.formers.append(old)
+            state.unrecovered.append(old)
         else:
             new, tasks = state.reincarnate(), len(old.entries)
             self._jobs.drop(old)

@@ -122,7 +122,7 @@ class Shift:
             ending = [working, *beside]
             for task in ending:
                 task.cancel()
-            for incarnation in (state.incarnation, *state.formers):
+            for incarnation in (state.incarnation, *state.unrecovered):
                 self._jobs.drop(incarnation)
             self._counts.show(len(state.incarnation.jobs))
             await asyncio.gather(*ending, self._bell.stop(), self._reports.settle(cancel=True), return_exceptions=True)
@@ -150,7 +150,7 @@ class Shift:
         state, claims = self._state, self._claims
         own = state.incarnation
         try:
-            if state.formers:
+            if state.unrecovered:
                 await self._store_loss.write()
             if own.unloadable:
                 await self._park(own)

@@ -23,7 +23,7 @@ class Slots:
     @property
     def capacity(self) -> int:
         """The slots that neither abandoned agents hold nor tasks that the store has lost."""
-        return self.total - self._abandoned - sum(len(former.jobs) for former in self._state.formers)
+        return self.total - self._abandoned - sum(len(old.jobs) for old in self._state.unrecovered)
 
     def set_abandoned(self, abandoned: int, overdue: int) -> None:
         """Notes how many agents are abandoned, and how many of them had their time to clean up. Stops the worker when

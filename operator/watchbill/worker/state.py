@@ -28,7 +28,7 @@ class WorkerState:
         self.clock = clock
         self._grace_seconds = grace_seconds
         self.incarnation = Incarnation(incarnations.fresh())
-        self.formers: list[Incarnation] = []
+        self.unrecovered: list[Incarnation] = []
         """Earlier incarnations whose tasks the store has lost, until their results are written."""
         self.wake = asyncio.Event()
         """Set when something has changed that the loop must see."""
@@ -65,7 +65,7 @@ class WorkerState:
         """The worker is to stop, and has nothing left to do or no time left for it."""
         if self.stop_by is None:
             return False
-        if not (self.incarnation.is_working or self.formers):
+        if not (self.incarnation.is_working or self.unrecovered):
             self.stop_by = min(self.stop_by, self.clock.monotonic())  # nothing to save: not worth waiting for a store
             return True
         return self.clock.monotonic() >= self.stop_by

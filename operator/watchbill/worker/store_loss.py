@@ -18,7 +18,7 @@ _POLL_SECONDS: Final = 0.25
 
 
 class StoreLoss:
-    """What one worker does about incarnations whose tasks the store has lost (`WorkerState.formers`)."""
+    """What one worker does about incarnations whose tasks the store has lost (`WorkerState.unrecovered`)."""
 
     def __init__(self, state: WorkerState, queue: Queue, reports: Reports, born: str) -> None:
         """`born`: since when the store knew the crew when the worker started."""
@@ -47,12 +47,12 @@ class StoreLoss:
         return await definitions.record_loss(self._queue.client, self._queue.keys, self._queue.uid, self._born)
 
     async def write(self) -> None:
-        """Writes the results that former incarnations have."""
-        for former in list(self._state.formers):
-            ended = list(former.finished)
+        """Writes the results that earlier incarnations have."""
+        for old in list(self._state.unrecovered):
+            ended = list(old.finished)
             finished = [f for f in ended if f.result]
-            outcomes = await self._state.persist(partial(self._queue.recover, finished, former.born))
+            outcomes = await self._state.persist(partial(self._queue.recover, finished, old.born))
             self._reports.account(finished, outcomes)
-            del former.finished[: len(ended)]  # only now: the store may have lost the crew again
-            if not former.jobs and not former.finished:
-                self._state.formers.remove(former)
+            del old.finished[: len(ended)]  # only now: the store may have lost the crew again
+            if not old.jobs and not old.finished:
+                self._state.unrecovered.remove(old)

@@ -2,14 +2,14 @@
 -- A crew read as missing only leaves the index.
 -- KEYS
 --   1 index
---   2 former_answer
+--   2 answer_key
 --   3 ...                 for each crew: its record, its id's entry (the record again where the id is unknown)
 -- ARGV
 --   1 seconds             for which the answer is kept
 --   2 ...                 for each crew: its name, its record as read ('' for none)
 -- Answers one letter per crew, in order: d deleted, m missing, c changed since it was read
-local index, former_answer, seconds = KEYS[1], KEYS[2], ARGV[1]
-local answered = redis.call('GET', former_answer)
+local index, answer_key, seconds = KEYS[1], KEYS[2], ARGV[1]
+local answered = redis.call('GET', answer_key)
 if answered then
   return answered -- our first send was applied and its reply was lost
 end
@@ -35,5 +35,5 @@ for i = 1, #letters do
   end
 end
 local answer = table.concat(letters)
-redis.call('SET', former_answer, answer, 'EX', seconds)
+redis.call('SET', answer_key, answer, 'EX', seconds)
 return answer

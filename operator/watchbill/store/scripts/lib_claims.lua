@@ -43,8 +43,8 @@ end
 
 local function is_text(s) return not string.find(s, '[%c\128-\255]') or malformed().is_utf8(s) end
 
--- Takes one entry; `former`: the consumer that held it before, '' for a new one. False: it can't be read, and is gone.
-local function take(inc, class, entry, fields, former)
+-- Takes one entry. `previous`: the consumer that held it, '' for a new one. False: it can't be read, and is gone.
+local function take(inc, class, entry, fields, previous)
   local id, agent, attempt, payload, definition, inputs
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
@@ -78,10 +78,10 @@ local function take(inc, class, entry, fields, former)
     count(agent, 1)
   end
   if begins then begin_left = begin_left - 1 end
-  answered[#answered + 1] = (former ~= '' and '1' or '0') .. id
+  answered[#answered + 1] = (previous ~= '' and '1' or '0') .. id
   local n = #rows
   rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = id, fresh_fence, made, agent, entry
-  rows[n + 6], rows[n + 7], rows[n + 8] = class, former, wish or (begins and 'begun' or 'held')
+  rows[n + 6], rows[n + 7], rows[n + 8] = class, previous, wish or (begins and 'begun' or 'held')
   rows[n + 9], rows[n + 10], rows[n + 11] = payload or '', definition or '', inputs or ''
   return true
 end
@@ -204,11 +204,11 @@ end
 -- Whoever asks again gets the same, without payloads; whose a task was before isn't known any more.
 local function answer_again(packed, inc)
   for _, item in ipairs(split(packed, FS)) do
-    local id, former = string.sub(item, 2), string.sub(item, 1, 1) == '1' and RETURNED or ''
+    local id, previous = string.sub(item, 2), string.sub(item, 1, 1) == '1' and RETURNED or ''
     local h = holder(id)
     if h and h.inc == inc then
       local state = wish_of(id) or (h.started ~= '0' and 'begun' or 'held')
-      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, former, state, '', '', '' }) do
+      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, previous, state, '', '', '' }) do
         rows[#rows + 1] = value
       end
     end
@@ -255,8 +255,8 @@ end
 --   7 take_over           1: from incarnations whose leases ran out, too
 --   8 highest             of the fences that the worker was given
 -- Answers {'ok', look again in ms, now in ms, current definition, rows, is the worker to drain?}
---   rows, one behind the other: id, fence, attempt, agent, entry, class, former, state, payload, definition, inputs
---   former: '' (it is new) | returned (it was handed back, or that isn't known any more) | the dead incarnation that
+--   rows, one behind the other: id, fence, attempt, agent, entry, class, previous, state, payload, definition, inputs
+--   previous: '' (it is new) | returned (it was handed back, or that isn't known any more) | the dead incarnation that
 --     held it
 --   state: held | begun | cancel | interrupt (somebody wants it to stop: it isn't to run)
 local function claim(inc)

@@ -100,7 +100,7 @@ class Executor:
         crew = self._definitions[task.definition]
         policy = crew.tasks
         if task.attempt > policy.max_attempts:
-            who = f"worker {task.former}" if task.former else "its worker"
+            who = f"worker {task.previous_holder}" if task.previous_holder else "its worker"
             why = f"given up: {who} died while attempt {task.attempt - 1} of {policy.max_attempts} ran (maxAttempts)"
             end(self._results.not_begun(replace(task, attempt=task.attempt - 1), policy, why))
             return None
