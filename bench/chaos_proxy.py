@@ -50,7 +50,7 @@ class Connection:
         self._server = server
         self._clear = asyncio.Event()
         self._clear.set()
-        self.is_lost = False
+        self.is_blackholed = False
 
     def reset(self) -> None:
         with suppress(OSError):
@@ -66,9 +66,9 @@ class Connection:
         await asyncio.sleep(seconds)
         self._clear.set()
 
-    def lose(self) -> None:
+    def blackhole(self) -> None:
         """From now on, what either side sends goes nowhere."""
-        self.is_lost = True
+        self.is_blackholed = True
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: str) -> None:
         """Passes on what comes one way. What was read before the source ended still arrives, however late."""
@@ -83,7 +83,7 @@ class Connection:
                 self._proxy.did[what] += 1
                 await asyncio.sleep(self._proxy.chance.uniform(*DELAY_SECONDS))
             await self._clear.wait()
-            if self.is_lost:
+            if self.is_blackholed:
                 continue
             sink.write(data)
             await sink.drain()
@@ -116,7 +116,7 @@ class Proxy:
         number = self._number
         mine = self.connections[number] = Connection(self, client_out, server_out)
         if time.monotonic() < self._hole_until:
-            mine.lose()
+            mine.blackhole()
         requests = asyncio.create_task(mine.pump(client_in, server_out, "request"))
         replies = asyncio.create_task(mine.pump(server_in, client_out, "reply"))
         try:
@@ -133,7 +133,7 @@ class Proxy:
     def end_hole(self) -> None:
         """New connections work again, and the router, which is back, knows nothing of the old ones."""
         self._hole_until = 0.0
-        for each in [one for one in self.connections.values() if one.is_lost]:
+        for each in [one for one in self.connections.values() if one.is_blackholed]:
             each.reset()
 
     async def trouble(self) -> None:
@@ -158,7 +158,7 @@ class Proxy:
             self.did[kind] += 1
             self._hole_until = time.monotonic() + self.chance.uniform(STALL_FROM_SECONDS, self._longest_stall)
             for each in list(self.connections.values()):
-                each.lose()
+                each.blackhole()
         elif kind == "stall":
             self.did[kind] += 1
             seconds = self.chance.uniform(STALL_FROM_SECONDS, self._longest_stall)

@@ -80,7 +80,7 @@ async def test_news_of_an_old_incarnations_death_do_not_end_the_care_for_the_new
         await queue.claim("new", 1, 0, lease_ms=LEASE_MS, take_over=False)
         keeper.guard("new")
         queue.arrives.set()
-        await until(lambda: state.lost is not None)
+        await until(lambda: state.incarnation_error is not None)
         for _ in range(5):
             expires = await crew.redis.zscore(crew.keys.leases, "new")
             await until(lambda e=expires: _lives_longer(crew, "new", e), what="a renewal")  # type: ignore[misc]

@@ -118,16 +118,16 @@ def test_a_draining_worker_is_drained_only_once_it_is_idle(state: WorkerState) -
 
 def test_only_the_end_of_the_present_incarnation_counts_and_only_the_first_news_of_it(state: WorkerState) -> None:
     old, first = state.incarnation, Fenced("first")
-    state.lose("another", first)
-    assert state.lost is None
+    state.end_incarnation("another", first)
+    assert state.incarnation_error is None
     assert not state.wake.is_set()
-    state.lose(old.name, first)
-    state.lose(old.name, CrewGone("later"))
-    assert state.lost is first
+    state.end_incarnation(old.name, first)
+    state.end_incarnation(old.name, CrewGone("later"))
+    assert state.incarnation_error is first
     assert state.wake.is_set()
     new = state.reincarnate()
     assert state.incarnation is new
-    assert (new.name != old.name, state.lost) == (True, None)
+    assert (new.name != old.name, state.incarnation_error) == (True, None)
 
 
 def test_the_stores_time_goes_on_by_the_monotonic_clock(state: WorkerState, clock: FakeClock) -> None:

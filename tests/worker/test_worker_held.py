@@ -244,7 +244,7 @@ async def test_a_life_that_several_learn_the_end_of_is_followed_by_one(make_crew
         await until(lambda: worker._shift is not None and worker._shift._bell.is_waiting, what="an idle worker")
         old = worker._state.incarnation.name
         while worker._state.incarnation.name == old:
-            worker._state.lose(old, Fenced("taken for dead"))
+            worker._state.end_incarnation(old, Fenced("taken for dead"))
             await asyncio.sleep(0)
         new = worker._state.incarnation.name
         await crew.submit("t1", "brief")

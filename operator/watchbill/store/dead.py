@@ -223,8 +223,8 @@ async def _unfit(
     except NotFound:
         return "its run is gone"
     planned = {step.name: (step.agent, set(step.after)) for step in flow.steps(crew)}
-    if lost := sorted(began.keys() - planned.keys()):
-        return f"the current one has no step {', '.join(map(repr, lost))}"
+    if dropped := sorted(began.keys() - planned.keys()):
+        return f"the current one has no step {', '.join(map(repr, dropped))}"
     if new := sorted(planned.keys() - began.keys()):
         return f"the current one has steps that the run has not: {', '.join(map(repr, new))}"
     if moved := sorted(name for name in began if began[name] != planned[name]):

@@ -139,7 +139,7 @@ async def record_loss(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, bor
     """For whoever knows the crew as the store had it, since `born`: if the store has lost it meanwhile, and has it
     back, the feed tells of that, once for all who know. False: the crew isn't there."""
     with outages.translated():
-        return bool(await scripts.run(client, "lost", keys.fixed, [uid, born, _LOSS]) == "ok")
+        return bool(await scripts.run(client, "record_loss", keys.fixed, [uid, born, _LOSS]) == "ok")
 
 
 async def record_loaded(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, digest: str) -> None:

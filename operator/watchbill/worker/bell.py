@@ -79,7 +79,7 @@ class Bell:
             )
             self._keeper.store_answered()
         except (Fenced, CrewGone) as error:
-            state.lose(incarnation.name, error)
+            state.end_incarnation(incarnation.name, error)
         except (StoreRefuses, redis.exceptions.RedisError):
             logger.exception("can't claim; trying again in %.0f s", self.again_seconds)
             self._go_deaf()

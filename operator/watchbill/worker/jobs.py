@@ -81,7 +81,7 @@ class Jobs:
             self._end(incarnation, job, self._executor.failed(job.task, error))
         except (Fenced, CrewGone) as error:
             self._remove(incarnation, job)
-            self._state.lose(incarnation.name, error)
+            self._state.end_incarnation(incarnation.name, error)
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # our own fault, or of what was loaded: still the task's end

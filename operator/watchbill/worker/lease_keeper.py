@@ -148,7 +148,7 @@ class LeaseKeeper:
             with self._changing:
                 if self._incarnation == incarnation:  # else the loop learnt it first, and goes on as another
                     self._incarnation = None
-            self._notify(self._state.lose, incarnation, error)
+            self._notify(self._state.end_incarnation, incarnation, error)
             return True
         except Exception:
             logger.exception("can't renew the lease")

@@ -75,9 +75,9 @@ class Lifecycle:
     async def replace(self) -> None:
         """Drops everything that is no longer ours, and goes on as a new incarnation. Raises CrewGone when the crew was
         deleted or doesn't come back."""
-        # `lost` stays until there is a new incarnation, so that other news of the old one's end don't end the new one.
+        # `incarnation_error` stays until there is a new incarnation, which no news of the old one's end may end.
         state = self._state
-        error, old = state.lost, state.incarnation
+        error, old = state.incarnation_error, state.incarnation
         await self._claims.drop_heard(old)
         await self._reports.settle(cancel=True)
         if isinstance(error, CrewGone | WorkerForgotten):
@@ -86,8 +86,8 @@ class Lifecycle:
                 self._jobs.drop(old)
                 raise error
             state.reincarnate()
-            lost = len(old.held) + len(old.unwanted) + len(old.unloadable)
-            logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", lost)
+            unsaved = len(old.held) + len(old.unwanted) + len(old.unloadable)
+            logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", unsaved)
             state.unrecovered.append(old)
         else:
             new, tasks = state.reincarnate(), len(old.entries)
@@ -102,8 +102,8 @@ class Lifecycle:
         try:
             await self._store_loss.write()
             await self._register()
-        except (Fenced, CrewGone) as again:  # lost once more, in this moment: that is no reason to end what runs
-            state.lose(state.incarnation.name, again)
+        except (Fenced, CrewGone) as again:  # ended once more, in this moment: that is no reason to end what runs
+            state.end_incarnation(state.incarnation.name, again)
 
     async def end(self) -> None:
         """Reports what has ended, hands back what has not, and takes leave of the store."""

@@ -45,7 +45,7 @@ class Orders:
                     elif what == "gone":
                         if ids == (queue.uid,) and await state.persist(self._is_gone):
                             state.deleted = True
-                            state.lose(state.incarnation.name, crew_gone(queue.keys))
+                            state.end_incarnation(state.incarnation.name, crew_gone(queue.keys))
                     elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
                         await self._stop_tasks(ids)
             except (StoreRefuses, redis.exceptions.RedisError) as error:  # a right that is missing, say

@@ -50,7 +50,7 @@ class Reports:
             self.account(batch, outcomes)
             self._counts.show(len(incarnation.jobs))
         except (Fenced, CrewGone) as error:
-            self._state.lose(incarnation.name, error)
+            self._state.end_incarnation(incarnation.name, error)
         # They are in `finished` again, for the next turn.
         except (StoreUnavailable, StoreRefuses, redis.exceptions.RedisError) as error:
             logger.debug("results could not be sent beside another call: %s", error)

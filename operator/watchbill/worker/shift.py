@@ -178,8 +178,8 @@ class Shift:
                     self._bell.wait(own, room)
                 await self._wait(own)
         except (Fenced, CrewGone) as error:
-            state.lose(own.name, error)
-        if state.lost is not None:
+            state.end_incarnation(own.name, error)
+        if state.incarnation_error is not None:
             await self._lifecycle.replace()
             self._counts.show(len(state.incarnation.jobs))
 
@@ -277,7 +277,7 @@ class Shift:
             if timer is not None:
                 timer.cancel()
         state.wake.clear()
-        if incarnation.finished or incarnation.unwanted or incarnation.heard or state.lost is not None:
+        if incarnation.finished or incarnation.unwanted or incarnation.heard or state.incarnation_error is not None:
             return
         if incarnation.unannounced:
             await self._exchange(incarnation, announced=list(incarnation.unannounced.values())[:BATCH])

@@ -42,7 +42,7 @@ class WorkerState:
         """The store knows this worker. Until then there is nothing to save."""
         self.cut_off = False
         """The store failed to answer, and the worker has not claimed since."""
-        self.lost: Exception | None = None
+        self.incarnation_error: Exception | None = None
         """Why the incarnation has ended in the store; None while it lives."""
         self.deleted = False
         """Somebody deleted the crew, so it won't come back."""
@@ -87,15 +87,15 @@ class WorkerState:
         self.stop_by = by if self.stop_by is None else min(by, self.stop_by)
         self.wake.set()
 
-    def lose(self, incarnation: str, error: Exception) -> None:
+    def end_incarnation(self, incarnation: str, error: Exception) -> None:
         """Records that the store has ended this incarnation. The loop then reincarnates, or ends."""
-        if incarnation == self.incarnation.name and self.lost is None:
-            self.lost = error
+        if incarnation == self.incarnation.name and self.incarnation_error is None:
+            self.incarnation_error = error
             self.wake.set()
 
     def reincarnate(self) -> Incarnation:
         """Begins a new incarnation, of which the store doesn't know yet."""
-        self.incarnation, self.lost = Incarnation(incarnations.fresh()), None
+        self.incarnation, self.incarnation_error = Incarnation(incarnations.fresh()), None
         return self.incarnation
 
     def set_store_time(self, now_ms: int) -> None:

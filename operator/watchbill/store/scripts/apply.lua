@@ -33,7 +33,7 @@ redis.call('SET', new_key, definition)
 redis.call('HSET', META, 'uid', uid, 'def', digest, 'maxQueued', max_queued)
 redis.call('HSETNX', META, 'born', int(now_us))     -- what was claimed before, the store has lost
 if is_new and loss ~= '' then
-  redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (lost.lua)
+  redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (record_loss.lua)
   event('mission_event', '"message":' .. quote(loss))
 end
 if owner ~= '' then redis.call('HSET', META, 'owner', owner) end     -- with it, so that a sweep finds it
