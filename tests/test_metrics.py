@@ -114,8 +114,8 @@ def test_those_that_were_read_first_are_due_first_and_what_is_gone_is_not_shown(
     clock.advance(10)
     assert queues.due(1) == ["b", "c", "a"]
     queues.show("b", None)
-    queues.forget("c")
-    queues.forget("never-there")
+    queues.remove("c")
+    queues.remove("never-there")
     assert queues.due(1) == ["a"]
     assert {labels[1] for labels in page(queues)} == {"a"}
 
@@ -125,7 +125,7 @@ def exported() -> set[str]:
     try:
         families = {family.name: family.type for family in REGISTRY.collect() if family.name.startswith("watchbill_")}
     finally:
-        metrics.QUEUES.forget("test/docs")
+        metrics.QUEUES.remove("test/docs")
     suffix = {"counter": "_total", "info": "_info"}
     return {name + suffix.get(kind, "") for name, kind in families.items()}
 

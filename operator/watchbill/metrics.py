@@ -154,7 +154,7 @@ class Queues(Collector):
         elif before is not None and now - before.busy_at < SHOWN_IDLE_SECONDS:
             self._crews[crew] = _Shown(figures, now, before.busy_at)
 
-    def forget(self, crew: str) -> None:
+    def remove(self, crew: str) -> None:
         self._crews.pop(crew, None)
 
     def due(self, seconds: float) -> list[str]:

@@ -174,7 +174,7 @@ class Model:
         """Submissions for which there was no room."""
         self.told: list[tuple[str, str, str]] = []
         """What the results stream must hold: kind, id, state."""
-        self.forgotten: list[str] = []
+        self.trimmed: list[str] = []
         """Tasks and runs that ended, and are no longer kept."""
         self.ended: Counter[str] = Counter()
         """How often they and their steps did."""
@@ -223,7 +223,7 @@ class Model:
         for s in batch:
             first = self.dedupe.get(s.dedupe_key, s.id) if s.dedupe_key else s.id
             ids.append(first)
-            if first != s.id or s.id in self.works or s.id in self.forgotten:
+            if first != s.id or s.id in self.works or s.id in self.trimmed:
                 continue
             work = Work(s.id, s.agent, int(s.priority), len(s.payload) <= CARRIED_BYTES)
             if s.due_ms:
@@ -505,7 +505,7 @@ class Model:
             work.put(along=True)
         return "replayed"
 
-    def forget(self, ended: str) -> set[str]:
+    def trim(self, ended: str) -> set[str]:
         """It is no longer kept. Returns what of it there was: the task, or the run's steps."""
         run = self.runs.pop(ended, None)
         gone = {work.id for work in self.works.values() if (work.run is run if run else work.id == ended)}
@@ -513,7 +513,7 @@ class Model:
         assert run is None or run.over, f"{ended} has not ended"
         for name in gone:
             self.ended[name] += self.works.pop(name).ends
-        self.forgotten.append(ended)
+        self.trimmed.append(ended)
         return gone
 
     # ------------------------------------------------------------ within

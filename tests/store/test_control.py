@@ -387,12 +387,12 @@ async def test_a_table_of_moves_holds_for_every_call(crew: Crew) -> None:
                 await ask(crew, task_id)
             after = TaskState(await crew.state(task_id) or "")
             assert after is before or after in TRANSITIONS[before], f"{before} → {after} by {ask.__name__} ({number})"
-            await _forget(crew)
+            await _delete_records(crew)
 
 
-async def _forget(crew: Crew) -> None:
-    keep = {crew.keys.meta, crew.keys.definition(crew.definition.digest())}
-    doomed = [key for key in await crew.client.keys(crew.keys.prefix + "*") if key not in keep]
+async def _delete_records(crew: Crew) -> None:
+    kept = {crew.keys.meta, crew.keys.definition(crew.definition.digest())}
+    doomed = [key for key in await crew.client.keys(crew.keys.prefix + "*") if key not in kept]
     if doomed:
         await crew.client.delete(*doomed)
 

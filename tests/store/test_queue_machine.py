@@ -156,7 +156,7 @@ class QueueMachine(RuleBasedStateMachine):
         tasks = [work.id for work in self.model.works.values() if work.run is None]
         ids = [
             *(tasks[-1:] if known else []),
-            *(f"t{len(tasks) + len(self.model.forgotten) + i}" for i in range(count)),
+            *(f"t{len(tasks) + len(self.model.trimmed) + i}" for i in range(count)),
         ]
         due = self.do(server_ms(self.client)) + HOUR_MS if later else 0
         options: dict[str, Any] = {"dedupe_key": key, "dedupe_ms": HOUR_MS, "due_ms": due}
@@ -182,7 +182,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._submit_run(which, priority, large, parallel, in_parts)
 
     def _submit_run(self, which: int, priority: Priority, large: bool, parallel: int, in_parts: bool) -> None:
-        definition, run_id = CREWS[which], f"r{len(self.model.runs) + len(self.model.forgotten)}"
+        definition, run_id = CREWS[which], f"r{len(self.model.runs) + len(self.model.trimmed)}"
         self._apply(which)
         submission = run_submission(run_id, definition, parallel=parallel, priority=priority)
         if large:
@@ -527,7 +527,7 @@ class QueueMachine(RuleBasedStateMachine):
     # Not while a letter or a stray entry leads to what has ended: without its record that is told of as lost.
     @precondition(lambda self: not self.model.letters and not any(work.over for work in self.model.at(*ON_STREAM)))
     @rule(most=st.integers(0, 3), twice=st.booleans())
-    def forget(self, most: int, twice: bool) -> None:
+    def trim(self, most: int, twice: bool) -> None:
         """Of what has ended the oldest goes."""
         ended = [str(i) for i in self.do(self.client.zrange(self.crew.keys.ids, "-inf", "(1e13", byscore=True))]
         current = self.do(definitions.current(self.client, self.crew.keys))
@@ -536,7 +536,7 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(1 + twice):
             self.do(retention.trim(self.client, self.crew.keys, self.crew.uid, bounds))
         for task_id in ended[: max(len(ended) - most, 0)]:
-            gone = self.model.forget(task_id)
+            gone = self.model.trim(task_id)
             self.past = [(worker, end) for worker, end in self.past if end.task.id not in gone]
             self.creation.pop(task_id, None)
             self.stored.run_states.pop(task_id, None)

@@ -161,13 +161,13 @@ async def test_of_a_run_that_goes_the_same_is_left_as_of_one_that_expires(crew: 
     await end(TTL_SECONDS * 1000)
     meta = await crew.client.hgetall(crew.keys.meta)
     assert await keep(crew, 0) > 0
-    forgotten = await left()
+    trimmed = await left()
     assert await crew.client.hgetall(crew.keys.meta) == meta
     await crew.assert_idle()
     with pytest.raises(NotFound):
         await runs.status(crew.client, crew.keys, "r1")
 
-    assert await crew.client.delete(*forgotten)
+    assert await crew.client.delete(*trimmed)
     crew.uid = await definitions.apply(crew.client, crew.keys, crew.definition)
     crew.queue.uid = crew.uid
     await end(1)
@@ -177,7 +177,7 @@ async def test_of_a_run_that_goes_the_same_is_left_as_of_one_that_expires(crew: 
 
     await until(expired)
     await keep(crew, 100)  # what is expired leaves the index
-    assert await left() - {crew.keys.results} == forgotten - {crew.keys.results}
+    assert await left() - {crew.keys.results} == trimmed - {crew.keys.results}
 
 
 async def test_tasks_and_runs_go_together_in_the_order_of_their_ends(crew: Crew) -> None:

@@ -125,18 +125,18 @@ class ClusterClient(LeanClient):
                 if loop.time() > until:
                     raise
                 if isinstance(error, ClusterDownError):
-                    self.forget()
+                    self.drop_slots()
                 asked = None
                 await asyncio.sleep(pause * (0.5 + random.random()))
                 pause = min(pause * 2, 0.3)
                 continue
             redirections += 1
             if redirections > REDIRECTIONS:
-                self.forget()
+                self.drop_slots()
                 raise TryAgainError("TRYAGAIN the cluster's nodes don't agree where the slot is")
 
-    def forget(self) -> None:
-        """Forgets which node has which slot, so that the next command asks: a node is away, or was wrong."""
+    def drop_slots(self) -> None:
+        """Makes the next command ask which node has which slot: a node is away, or was wrong."""
         self._slots = {}
 
     async def _learn(self) -> None:
@@ -169,7 +169,7 @@ class ClusterClient(LeanClient):
     def _node(self, address: Address) -> LeanClient:
         node = self._nodes.get(address)
         if node is None:
-            node = _Node(pool(self._target, self._options, address), self.forget)
+            node = _Node(pool(self._target, self._options, address), self.drop_slots)
             self._nodes[address] = node
         return node
 
@@ -249,7 +249,7 @@ class _ClusterPipeline(redis.asyncio.client.Pipeline):
             try:
                 found = await self._sent(node, indices)
             except BROKEN:
-                self._cluster.forget()
+                self._cluster.drop_slots()
                 raise
             for index, reply in zip(indices, found, strict=True):
                 if isinstance(reply, _ELSEWHERE):

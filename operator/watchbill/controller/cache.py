@@ -52,7 +52,7 @@ class Index(Generic[T]):
         known = self._known.get(key)
         if known is not None and known[1] > version:
             return set()
-        concerned = self._forget(key) | {crew}
+        concerned = self._remove(key) | {crew}
         self._known[key] = (crew, version, obj)
         self._of.setdefault(crew, set()).add(key)
         return concerned
@@ -62,7 +62,7 @@ class Index(Generic[T]):
         if self._gone is not None:
             self._gone[key] = version
         known = self._known.get(key)
-        return self._forget(key) if known is not None and known[1] <= version else set()
+        return self._remove(key) if known is not None and known[1] <= version else set()
 
     def expect_listing(self) -> None:
         """A listing begins: deletions are noted until `listed`."""
@@ -81,14 +81,14 @@ class Index(Generic[T]):
                 concerned |= self.put(key, crew, own, obj)
         for key, (_, own, _) in list(self._known.items()):
             if key not in found and own <= version and namespace in (None, key[0]):
-                concerned |= self._forget(key)
+                concerned |= self._remove(key)
         return concerned
 
     def listed(self) -> None:
         """The listing has ended, with or without success."""
         self._gone = None
 
-    def _forget(self, key: Key) -> set[Key]:
+    def _remove(self, key: Key) -> set[Key]:
         known = self._known.pop(key, None)
         if known is None:
             return set()

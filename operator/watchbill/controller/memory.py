@@ -55,8 +55,8 @@ class Memory:
         """Returns the crew's memory, which the caller may change."""
         return self._crews.setdefault(key, CrewMemory())
 
-    def forget(self, key: Key) -> CrewMemory:
-        """Forgets the crew. Returns what was remembered."""
+    def pop(self, key: Key) -> CrewMemory:
+        """Removes and returns the memory of a crew that is gone."""
         return self._crews.pop(key, CrewMemory())
 
     def reset_idle(self, key: Key) -> None:

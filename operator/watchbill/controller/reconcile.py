@@ -126,7 +126,7 @@ class Reconciler:
 
     async def _remove(self, key: Key, seen: Object | None) -> float | None:
         """The crew is gone, or going. Its children go with their owner."""
-        memory = self._memory.forget(key)
+        memory = self._memory.pop(key)
         self._statuses.turns.drop(("crews", *key))
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
         pauses = await self._write_heartbeat_statuses(key, memory, None, (Reason.CREW_NOT_FOUND, message))

@@ -131,7 +131,7 @@ class Stored:
         `memory`: what was remembered of the crew.
         """
         keys = names.CrewKeys(*key)
-        metrics.QUEUES.forget(keys.crew)
+        metrics.QUEUES.remove(keys.crew)
         held = await definitions.identity(self._client, keys)
         for name in memory.verdicts:
             await _bounded(self._scheduler.remove(keys, held.uid if held.owner == self._owner else "", name))

@@ -19,7 +19,7 @@ from watchbill.store.queue import BATCH, Claimed
 _MOST: Final = 10_000
 
 
-async def forgotten(
+async def unknown(
     client: redis.asyncio.Redis, keys: CrewKeys, incarnation: str, known: Collection[str]
 ) -> list[Claimed]:
     """What it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer may come yet."""
@@ -28,19 +28,19 @@ async def forgotten(
             for stream in keys.streams:
                 pipe.xpending_range(stream, WORKERS_GROUP, "-", "+", _MOST, incarnation)
             pending: list[Any] = await pipe.execute(raise_on_error=False)
-        unknown = set()
+        entries = set()
         for of_class, found in zip(CLASSES, pending, strict=True):
             if isinstance(found, Exception):
                 if "NOGROUP" in str(found):  # there is no such stream now
                     continue
                 raise found
-            unknown |= {(of_class, entry["message_id"]) for entry in found if entry["message_id"] not in known}
-        if not unknown:
+            entries |= {(of_class, entry["message_id"]) for entry in found if entry["message_id"] not in known}
+        if not entries:
             return []
         holders = await client.hgetall(keys.holders)
     tasks = []
     for task_id, text in holders.items():
         h = packed.Holder.unpack(str(text))
-        if h.incarnation == incarnation and (h.priority, h.entry) in unknown:
+        if h.incarnation == incarnation and (h.priority, h.entry) in entries:
             tasks.append(Claimed(str(task_id), h.fence, h.attempt, h.agent, h.entry, h.priority, taken_over=False))
     return tasks[:BATCH]

@@ -117,13 +117,11 @@ class Claims:
         if held:
             await self._state.persist(lambda: self._queue.hand_back(incarnation.name, held))
 
-    async def hand_back_forgotten(self, incarnation: Incarnation) -> None:
+    async def hand_back_unknown(self, incarnation: Incarnation) -> None:
         """Hands back tasks that the store counts as ours and we know nothing of, since it lost what we wrote
         (store/pending.py). Call it while no claim is under way."""
         queue, known = self._queue, incarnation.entries
-        forgotten = await self._state.persist(
-            lambda: pending.forgotten(queue.client, queue.keys, incarnation.name, known)
-        )
-        if forgotten:
-            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(forgotten))
-            await self._state.persist(lambda: queue.hand_back(incarnation.name, forgotten))
+        tasks = await self._state.persist(lambda: pending.unknown(queue.client, queue.keys, incarnation.name, known))
+        if tasks:
+            logger.warning("the store lost what this worker wrote of %d tasks; they are done again", len(tasks))
+            await self._state.persist(lambda: queue.hand_back(incarnation.name, tasks))

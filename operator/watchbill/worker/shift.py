@@ -165,7 +165,7 @@ class Shift:
                 await claims.end_unwanted(own, self._ttl_ms)
             if not self._bell.is_waiting and self._now() >= self._recall_at:
                 self._recall_at = self._now() + self._lease_ms / 1000
-                await claims.hand_back_forgotten(own)
+                await claims.hand_back_unknown(own)
             free = max(self._slots.capacity - len(own.jobs), 0)
             begin = own.held[:free]
             room = 0 if state.stopping or state.draining else free - len(begin)

@@ -10,7 +10,7 @@ local uid, inc = ARGV[1], ARGV[2]
 if is_gone(uid) then return 'gone' end
 redis.call('HDEL', WORKERS, inc)
 others().fence(inc)
-if not others().forget_if_empty(inc) then
+if not others().remove_if_empty(inc) then
   redis.call('ZADD', LEASES, 0, inc)
   ring()
 elseif queued() > 0 then

@@ -115,8 +115,8 @@ local function others()
     return true
   end
 
-  -- Forgets who held an entry that somebody deleted meanwhile.
-  local function forget_entry(class, entry)
+  -- Removes the holder of an entry that somebody deleted meanwhile.
+  local function remove_entry(class, entry)
     redis.call('XACK', STREAM[class], GROUP, entry)
     local all = redis.call('HGETALL', HOLDERS)
     for i = 1, #all, 2 do
@@ -148,7 +148,7 @@ local function others()
           if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], gone) then
             n = n + 1
           elseif not claimed[1] then
-            forget_entry(class, p[1])
+            remove_entry(class, p[1])
           end
         end
       end
@@ -187,7 +187,7 @@ local function others()
     return best, whose
   end
 
-  local function forget_if_empty(gone)
+  local function remove_if_empty(gone)
     for _, c in ipairs(CLASSES) do
       if #pending_of(c, gone, 1) > 0 then return false end
     end
@@ -197,7 +197,7 @@ local function others()
     return true
   end
 
-  others_made = { fence = fence, take_over = take_over, oldest = oldest, forget_if_empty = forget_if_empty }
+  others_made = { fence = fence, take_over = take_over, oldest = oldest, remove_if_empty = remove_if_empty }
   return others_made
 end
 
@@ -285,7 +285,7 @@ local function claim(inc)
   local definition, draining, picks, fence = known[1], known[2], tonumber(known[3] or '0'), tonumber(known[4] or '0')
   local due = next_due()
   -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be
-  -- forgotten. A server that took another's place may have missed the last of them, and hears of those from the
+  -- lost. A server that took another's place may have missed the last of them, and hears of those from the
   -- workers.
   fresh_fence = int(math.max(now_us, fence + 1, highest + 1))
   if slots > 0 and draining then
@@ -305,7 +305,7 @@ local function claim(inc)
     end
     local is_left = pick(inc, slots, dead, picks)
     for _, gone in ipairs(dead) do
-      if not others().forget_if_empty(gone) then more = true end
+      if not others().remove_if_empty(gone) then more = true end
     end
     if more or is_left then ring() end
   end
