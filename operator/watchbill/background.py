@@ -18,8 +18,8 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 
 
 def start(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-    """`keep_up` as a task. Whoever started it cancels it."""
-    return asyncio.create_task(keep_up(name, work), name=name)
+    """`supervise` as a task. Whoever started it cancels it."""
+    return asyncio.create_task(supervise(name, work), name=name)
 
 
 async def end(*tasks: asyncio.Future[Any]) -> None:
@@ -29,7 +29,7 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def keep_up(name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock = SYSTEM) -> None:
+async def supervise(name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock = SYSTEM) -> None:
     """Does `work()` until it returns, or this is cancelled. Whenever it raises, it begins anew after a growing pause.
     `name` is in the log and in the metric: one of a few."""
     failures = 0

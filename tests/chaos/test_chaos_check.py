@@ -72,7 +72,7 @@ def lose(e: Evidence) -> None:
     e.results = [r for r in e.results if r["id"] != TASK]
 
 
-def keep(e: Evidence, name: str, **changes: object) -> None:
+def change(e: Evidence, name: str, **changes: object) -> None:
     e.stored = {**e.stored, name: replace(e.stored[name], **changes)}  # type: ignore[arg-type]
 
 
@@ -88,14 +88,17 @@ FAULTS: dict[str, tuple[Callable[[Evidence], None], str]] = {
     "a lost task": (lose, "task is lost"),
     "a doubled result": (lambda e: setattr(e, "results", [*e.results, e.results[0]]), "task is 2 times on the results"),
     "a result that isn't on the stream": (lambda e: setattr(e, "results", e.results[1:]), "task is 0 times on the"),
-    "a wrong result": (lambda e: keep(e, TASK, result=stored(7, 3, 30, TASK, 4.0).result), "task has the wrong result"),
+    "a wrong result": (
+        lambda e: change(e, TASK, result=stored(7, 3, 30, TASK, 4.0).result),
+        "task has the wrong result",
+    ),
     "a result of another's": (
-        lambda e: keep(e, FIRST, result=stored(30, 1, 11, TASK, 2).result),
+        lambda e: change(e, FIRST, result=stored(30, 1, 11, TASK, 2).result),
         "has the wrong result",
     ),
-    "a zombie's result": (lambda e: keep(e, TASK, result=stored(30, 2, 20, TASK, 4).result), "under another fence"),
-    "a zombie's write": (lambda e: keep(e, TASK, fence=20, attempt=2), "was last begun as attempt 3 under 30"),
-    "another end than it must have": (lambda e: keep(e, BAD, state="dead"), "bad is dead, and must be failed"),
+    "a zombie's result": (lambda e: change(e, TASK, result=stored(30, 2, 20, TASK, 4).result), "under another fence"),
+    "a zombie's write": (lambda e: change(e, TASK, fence=20, attempt=2), "was last begun as attempt 3 under 30"),
+    "another end than it must have": (lambda e: change(e, BAD, state="dead"), "bad is dead, and must be failed"),
     "a run that didn't end": (lambda e: setattr(e, "runs", {RUN: "running"}), "run is running, and must be completed"),
     "someone told wrongly": (lambda e: setattr(e, "waited", {BAD: True}), "who waited for bad was told"),
     "run again for no reason": (lambda e: setattr(e, "hits", {}), "nothing had happened to that process"),
@@ -154,7 +157,7 @@ def test_what_a_rolled_back_store_forgot_may_be_done_again() -> None:
 def test_times_of_a_store_whose_clock_was_set_say_nothing() -> None:
     evidence = good()
     early(evidence)
-    keep(evidence, TASK, finished=1.0)
+    change(evidence, TASK, finished=1.0)
     assert len(judge(WORK, evidence)) == 2
     evidence.clock_moved = True
     assert judge(WORK, evidence) == []

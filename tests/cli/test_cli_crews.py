@@ -118,12 +118,12 @@ def test_what_can_not_be_loaded_here_is_a_note_and_what_is_wrong_an_error(shell:
 
 
 def test_a_crew_of_an_operator_is_left_to_it(shell: Shell, named: str, redis_url: str) -> None:
-    async def keep() -> None:
+    async def apply() -> None:
         async with connection.connected(redis_url) as client:
             crew = CrewDefinition(name=named, agents=[AgentDefinition(agent_id="a")])
             await definitions.apply(client, CrewKeys("default", named), crew, uid="uid-1", owner="watchbill@1")
 
-    asyncio.run(keep())
+    asyncio.run(apply())
     for command, use in (
         (("apply", "-f", "crew.yaml"), "kubectl apply -n default -f FILE"),
         (("delete", "crew", named), f"kubectl delete crew -n default {named}"),

@@ -257,7 +257,7 @@ class Model:
     ) -> None:
         """Checks what a claim gave. (One that is refused gives nothing: see `barred`.)"""
         over = take_over and worker.lease not in ("over", "gone")
-        self.keep_lease(worker)
+        self.renew_lease(worker)
         if worker.known and number <= worker.number:
             mine = {work.id for work in self.held(worker.name)}
             again = [task_id for task_id in worker.last if task_id in mine]
@@ -285,7 +285,7 @@ class Model:
             if not self.held(gone.name):
                 gone.lease = ""
 
-    def keep_lease(self, worker: Worker) -> None:
+    def renew_lease(self, worker: Worker) -> None:
         """Where its own ran out, others' may have for the same reason: they get the chance to renew."""
         for other in self.workers.values() if worker.lease in ("over", "gone") else ():
             other.lease = "live" if other.lease == "over" else other.lease

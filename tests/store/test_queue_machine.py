@@ -624,7 +624,7 @@ class QueueMachine(RuleBasedStateMachine):
         if barred := self.model.barred(worker):
             assert got is barred
             return
-        self.model.keep_lease(worker)
+        self.model.renew_lease(worker)
         worker.shown = True
         assert got.draining is (worker.host in self.model.draining)
         assert got.wishes == {work.id: work.wish for work in self.model.held(worker.name) if work.wish}

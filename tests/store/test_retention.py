@@ -20,7 +20,7 @@ AGES_MS = 1000
 """An id of the stream that says 1970."""
 
 
-async def keep(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> int:
+async def trim(crew: Crew, most: int, ttl_seconds: int = TTL_SECONDS) -> int:
     return await retention.trim(crew.client, crew.keys, crew.uid, await bounds(crew, most, ttl_seconds))
 
 
@@ -65,7 +65,7 @@ async def test_beyond_the_bound_the_oldest_go_and_what_is_unfinished_stays(crew:
         await crew.finish("other", [task], ttl_ms=TTL_SECONDS * 1000 + number)
     await crew.queue.hand_back("other", [waits])
 
-    await keep(crew, 2)
+    await trim(crew, 2)
 
     assert await records(crew) == {"t3", "t4", "runs", "waits"}
     assert set(await index(crew)) == {"t3", "t4", "runs", "waits"}
@@ -82,14 +82,14 @@ async def _more(crew: Crew, *ids: str) -> tuple[Claimed, ...]:
 
 async def test_within_the_bound_nothing_goes(crew: Crew) -> None:
     await ended(crew, "t1", "t2", "t3")
-    assert await keep(crew, 3) == 0
+    assert await trim(crew, 3) == 0
     assert await records(crew) == {"t1", "t2", "t3"}
     assert len(await crew.results()) == 3
 
 
 async def test_more_than_a_call_can_take_goes_in_several(crew: Crew) -> None:
     ids = await ended_at_once(crew, 3 * retention.PAGE + 7)
-    await keep(crew, 5)
+    await trim(crew, 5)
     assert len(await index(crew)) == len(await records(crew)) == 5
     assert await records(crew) == set(await index(crew)) <= set(ids)
     assert await crew.client.xlen(crew.keys.results) == 5
@@ -98,15 +98,15 @@ async def test_more_than_a_call_can_take_goes_in_several(crew: Crew) -> None:
 
 async def test_several_at_once_take_no_more_than_one_would(crew: Crew) -> None:
     await ended_at_once(crew, 5 * retention.PAGE)
-    await asyncio.gather(*(keep(crew, 150) for _ in range(6)))
-    await keep(crew, 150)  # whoever found others at it stopped
+    await asyncio.gather(*(trim(crew, 150) for _ in range(6)))
+    await trim(crew, 150)  # whoever found others at it stopped
     assert len(await records(crew)) == len(await index(crew)) == 150
 
 
 async def test_who_looked_before_others_did_it_takes_nothing_more(crew: Crew) -> None:
     await ended(crew, "t1", "t2", "t3", "t4")
     seen = await crew.client.zrange(crew.keys.ids, 2, 3, withscores=True)  # the oldest, once t1 and t2 are gone
-    await keep(crew, 2)
+    await trim(crew, 2)
     before = await crew.dump()
     gone, left = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
     assert (gone, left) == (0, 0)
@@ -140,7 +140,7 @@ async def test_an_id_that_means_other_work_by_now_is_left_alone(crew: Crew, what
 
 async def test_an_id_that_went_may_be_used_again(crew: Crew) -> None:
     await ended(crew, "t1")
-    await keep(crew, 0)
+    await trim(crew, 0)
     assert await index(crew) == []
     await ended(crew, "t1")
     assert await crew.state("t1") == "completed"
@@ -160,7 +160,7 @@ async def test_of_a_run_that_goes_the_same_is_left_as_of_one_that_expires(crew: 
 
     await end(TTL_SECONDS * 1000)
     meta = await crew.client.hgetall(crew.keys.meta)
-    assert await keep(crew, 0) > 0
+    assert await trim(crew, 0) > 0
     trimmed = await left()
     assert await crew.client.hgetall(crew.keys.meta) == meta
     await crew.assert_idle()
@@ -176,7 +176,7 @@ async def test_of_a_run_that_goes_the_same_is_left_as_of_one_that_expires(crew: 
         return not await crew.client.exists(crew.keys.run("r1"), crew.keys.run_results("r1"))
 
     await until(expired)
-    await keep(crew, 100)  # what is expired leaves the index
+    await trim(crew, 100)  # what is expired leaves the index
     assert await left() - {crew.keys.results} == trimmed - {crew.keys.results}
 
 
@@ -185,9 +185,9 @@ async def test_tasks_and_runs_go_together_in_the_order_of_their_ends(crew: Crew)
     await crew.run("r1", library("a"))
     await crew.finish("w", await crew.take("w"), ttl_ms=TTL_SECONDS * 1000 + 500)
     await ended(crew, "t2", ttl_ms=TTL_SECONDS * 1000 + 1000)
-    await keep(crew, 2)
+    await trim(crew, 2)
     assert await index(crew) == ["r1", "t2"]
-    await keep(crew, 1)
+    await trim(crew, 1)
     assert await index(crew) == ["t2"]
     names = (crew.keys.run("r1"), crew.keys.run_steps("r1"), crew.keys.run_results("r1"))
     assert await crew.client.exists(*names) == 0
@@ -202,7 +202,7 @@ async def test_what_has_expired_leaves_the_index_though_nothing_ends(crew: Crew)
         return not await records(crew)
 
     await until(expired)
-    await keep(crew, 1000)
+    await trim(crew, 1000)
     assert await index(crew) == []
 
 
@@ -233,14 +233,14 @@ async def test_the_results_are_no_more_than_the_records_may_be(crew: Crew) -> No
     await crew.run("r1", library("a", "b"))
     await crew.finish("w", await crew.take("w"), ttl_ms=TTL_SECONDS * 1000)
     await ended(crew, "t1", "t2")
-    await keep(crew, 2)
+    await trim(crew, 2)
     assert [row["id"] for row in await crew.results()] == ["t1", "t2"]
 
 
 async def test_results_older_than_their_time_go_while_younger_ones_come(crew: Crew) -> None:
     await old_results(crew, 4000)
     await ended(crew, "t1")
-    await keep(crew, MANY)
+    await trim(crew, MANY)
     left = [row["id"] for row in await crew.results()]
     assert left[-1] == "t1"
     assert len(left) <= 101, "but for those that share a node with a younger one"
@@ -248,7 +248,7 @@ async def test_results_older_than_their_time_go_while_younger_ones_come(crew: Cr
 
 async def test_the_stream_goes_when_its_last_result_is_older_than_its_time(crew: Crew) -> None:
     await old_results(crew, 5)
-    await keep(crew, MANY)
+    await trim(crew, MANY)
     assert not await crew.client.exists(crew.keys.results)
 
 
@@ -256,7 +256,7 @@ async def test_the_stream_goes_by_itself_where_no_worker_is_left_and_not_before_
     crew: Crew,
 ) -> None:
     await ended(crew, "t1")
-    await keep(crew, 100, ttl_seconds=500)
+    await trim(crew, 100, ttl_seconds=500)
     assert 600_000 < await crew.client.pttl(crew.keys.results) <= 900_000
     assert len(await crew.results()) == 1
 

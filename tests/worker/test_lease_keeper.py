@@ -123,7 +123,7 @@ async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_cr
     loop = asyncio.get_running_loop()
     calls = [loop.run_in_executor(None, free.wait, 60) for _ in range(64)]
     try:
-        async with asyncio.timeout(30), kept(crew):
+        async with asyncio.timeout(30), leased(crew):
             pass
         assert not any(thread.name == "watchbill-lease" for thread in threading.enumerate())
     finally:
@@ -135,7 +135,7 @@ async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_cr
 
 
 @asynccontextmanager
-async def kept(crew: Crew) -> AsyncIterator[LeaseKeeper]:
+async def leased(crew: Crew) -> AsyncIterator[LeaseKeeper]:
     keeper = LeaseKeeper(
         connection.Store(crew.url),
         crew.queue,
@@ -168,7 +168,7 @@ async def test_who_blocks_the_loop_is_told_of_once_with_where_it_stands(
 ) -> None:
     monkeypatch.setattr(lease_keeper, "BLOCKED_SECONDS", 1.0)
     crew = await make_crew({"a": "Brief"})
-    async with kept(crew):
+    async with leased(crew):
         stand_still(caplog, until_blamed=1)
         (told,) = blamed(caplog)
         assert "threading.Event().wait(0.1)" in told

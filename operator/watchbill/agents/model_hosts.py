@@ -46,13 +46,13 @@ def host_of(url: str) -> str | None:
 def guard(own: Callable[[], str | None]) -> Callable[[Any], Any]:
     """A hook of HTTPX that keeps the environment's secrets from other hosts, also after a redirect."""
 
-    async def keep(request: Any) -> None:
+    async def check(request: Any) -> None:
         if not may_have_key(request.url.host, own, os.environ):
             for name, value in list(request.headers.items()):
                 if redact(value) != value:
                     del request.headers[name]
 
-    return keep
+    return check
 
 
 def _is_loopback(host: str) -> bool:

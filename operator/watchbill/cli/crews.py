@@ -58,7 +58,7 @@ def apply(
     if not files:
         raise InvalidInput(Problem("there is no file", "Give one: watchbill apply -f FILE.", path="-f"))
     read = local.load(local.files(files), to_store=True)
-    output.keep_stdout()  # agents' modules print, too
+    output.reserve_stdout()  # agents' modules print, too
     unloadable = local.unloadable(read)
 
     async def work(client: Client) -> int:

@@ -49,7 +49,7 @@ def reported(command: Callable[P, int]) -> Callable[P, None]:
 
 
 @contextlib.contextmanager
-def kept(where: str) -> Iterator[None]:
+def hinting_at(where: str) -> Iterator[None]:
     """Guards the writing of a result: if stdout fails, prints `where`, a hint how to get it, on stderr."""
     try:
         yield

@@ -97,16 +97,16 @@ async def once(asked: Asked, signals: Signals) -> int:
                 except Interrupted:
                     output.say("stopping")
                     await drain(local, signals)
-                    output.say(await _kept(asked, client, crew, task_id))
+                    output.say(await _hint(asked, client, crew, task_id))
                     raise
                 except TimeoutError:
                     await drain(local, signals, now=True)
-                    kept = await _kept(asked, client, crew, task_id)
-                    output.say(f"not finished after {asked.timeout:g} s. {kept}")
+                    hint = await _hint(asked, client, crew, task_id)
+                    output.say(f"not finished after {asked.timeout:g} s. {hint}")
                     return 1
                 if asked.form is Output.TEXT and out.isatty() and sys.stderr.isatty():
                     output.say("")
-                with failures.kept(_where(asked, task_id)):
+                with failures.hinting_at(_where(asked, task_id)):
                     code = output.result(ended, asked.form, out=out)
                 if asked.form is Output.TEXT:
                     letters = [] if ended.success else await _dead(client, crew, ended)
@@ -317,7 +317,7 @@ def _where(asked: Asked, task_id: str) -> str:
     return f"It is kept: {asked.next.result(task_id)}"
 
 
-async def _kept(asked: Asked, client: Client, crew: str, task_id: str) -> str:
+async def _hint(asked: Asked, client: Client, crew: str, task_id: str) -> str:
     """A message about the state of the work after a stop."""
     if asked.place.url is None and asked.place.folder is None:
         return "Nothing is kept, because of --ephemeral."

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 _HEADING: Final = re.compile(r"#{1,6} \S")
 
-_kept: TextIO | None = None
+_reserved: TextIO | None = None
 
 
 def stdout() -> TextIO:
     """The stream for results."""
-    return _kept or sys.stdout
+    return _reserved or sys.stdout
 
 
-def keep_stdout() -> None:
+def reserve_stdout() -> None:
     """Reserves stdout for results: prints of agents, their modules and their child processes go to stderr.
 
     It must be called before any of their code is imported.
     """
-    global _kept
+    global _reserved
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or stream.fileno() != 1:  # closed, or somebody has replaced it
         return
@@ -47,7 +47,7 @@ def keep_stdout() -> None:
         os.dup2(2, 1, inheritable=True)
     except OSError:  # stderr is closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1, inheritable=True)
-    _kept = io.TextIOWrapper(
+    _reserved = io.TextIOWrapper(
         open(number, "wb", buffering=0 if stream.write_through else -1, closefd=False),  # noqa: SIM115 - to the end
         encoding=stream.encoding,
         errors=stream.errors,

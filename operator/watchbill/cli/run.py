@@ -92,7 +92,7 @@ def run(
     _refuse_together(store, agent, timeout, resume=resume, watch=watch, ephemeral=ephemeral)
     text, inputs = reading.work(prompt, prompt_file, given or [])
     settings = environment.read(agents=True)
-    output.keep_stdout()
+    output.reserve_stdout()
     manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store
     place = Place(tried="--ephemeral") if ephemeral else store.place(settings, make=fresh)

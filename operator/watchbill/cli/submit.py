@@ -136,7 +136,7 @@ def submit(
             )
         if wait:
             return await _wait(client, crew, work_id, agent, timeout, store.form)
-        with failures.kept(f"The work was given: watchbill result {crew} {work_id} --wait"):
+        with failures.hinting_at(f"The work was given: watchbill result {crew} {work_id} --wait"):
             known = None if heartbeat else "run_id" if agent is None else "task_id"
             await _write_id(client, crew, work_id, known, store.form)
         return 0
@@ -244,7 +244,7 @@ async def _wait(client: Client, crew: str, task_id: str, agent: str | None, time
     except asyncio.CancelledError:
         output.say(f"{task_id} goes on. Later: watchbill result {crew} {task_id} --wait")
         raise
-    with failures.kept(f"It is kept: watchbill result {crew} {task_id}"):
+    with failures.hinting_at(f"It is kept: watchbill result {crew} {task_id}"):
         return output.result(ended, form)
 
 

@@ -52,7 +52,7 @@ class Crews(Connected):
         """
         crews, beats = self._declared(sources)
         for keys, _ in crews:
-            await self._refuse_kept(keys, "apply", "-f FILE")
+            await self._refuse_managed(keys, "apply", "-f FILE")
         known = {keys.crew: definition for keys, definition in crews}
         for keys, beat in beats:
             await self._refuse_misfit(keys, beat, known)
@@ -104,7 +104,7 @@ class Crews(Connected):
         if heartbeat is not None:
             await self._delete_heartbeat(keys, heartbeat)
             return
-        held = await self._refuse_kept(keys, "delete crew", _split(keys)[1])
+        held = await self._refuse_managed(keys, "delete crew", _split(keys)[1])
         if not (held.uid or held.leaving) and await self._record(keys) is None:
             await self._current(keys)  # raises NotFound
         if held.uid or held.leaving:
@@ -148,13 +148,13 @@ class Crews(Connected):
 
         definition = known.get(keys.crew)
         if definition is None:
-            await self._refuse_kept(keys, "apply", "-f FILE")
+            await self._refuse_managed(keys, "apply", "-f FILE")
             with contextlib.suppress(NotFound):
                 definition = (await self._current(keys)).definition
         if problems := local.fits(beat, definition):
             raise InvalidInput([replace(p, source=f"heartbeat {beat.name!r}") for p in problems])
 
-    async def _refuse_kept(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:
+    async def _refuse_managed(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:
         """Raises Conflict when an operator manages the crew; else returns its identity."""
         held = await definitions.identity(self._redis, keys)
         owner = held.owner
@@ -192,7 +192,7 @@ class Crews(Connected):
     async def _delete_heartbeat(self, keys: names.CrewKeys, name: str) -> None:
         from watchbill.store import heartbeats
 
-        await self._refuse_kept(keys, "delete heartbeat", name)
+        await self._refuse_managed(keys, "delete heartbeat", name)
         current = await self._current(keys)
         known = [state.name for state in await heartbeats.all_of(self._redis, keys)]
         if name not in known:

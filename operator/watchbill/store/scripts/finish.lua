@@ -104,7 +104,7 @@ local function end_item(item, h, ended)
   gone[#gone + 1] = id
   local entries = acked[h.class] or {}
   acked[h.class], entries[#entries + 1] = entries, h.entry
-  local wish, keep, why = wish_of(id)
+  local wish, wish_ttl, why = wish_of(id)
   if wish then granted[#granted + 1] = id end
   if is_over then      -- a stray entry of what has ended
     if h.known ~= '0' then count(h.agent, -1, item.agent_events) end
@@ -116,7 +116,7 @@ local function end_item(item, h, ended)
   if ended.outcome == 'interrupted' then attempt = int(tonumber(attempt) - 1) end
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
   if wish and (ended.outcome == 'retry' or ended.outcome == 'interrupted') then
-    ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', keep
+    ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
   end
   local outcome = ended.outcome
   if outcome == 'cancelled' then ended.result, ended.message = cancelled_result(item, h, why or '', ended.spent) end

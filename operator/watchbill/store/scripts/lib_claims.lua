@@ -270,7 +270,7 @@ local function claim(inc)
   end
   -- The caller sees to it, too, that it takes nothing over then; but it knows of no clock but its own, and what it
   -- asked before an outage may be done only after it.
-  if keep_lease(inc, lease_ms, not somebody_gone) then take_over = false end
+  if renew_lease(inc, lease_ms, not somebody_gone) then take_over = false end
 
   if last_claim then
     local cut = string.find(last_claim, FS, 1, true)

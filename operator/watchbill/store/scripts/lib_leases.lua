@@ -4,7 +4,7 @@
 -- Prolongs a lease. Whether less than a third of it was left, or nothing: then its worker was cut off, and others may
 -- have been (the store stood still, all were suspended, the server's clock went forward), so those whose leases ran
 -- out get another third, to renew first. `is_sure`: none has run out.
-local function keep_lease(inc, lease_ms, is_sure)
+local function renew_lease(inc, lease_ms, is_sure)
   local until_ms = not is_sure and redis.call('ZSCORE', LEASES, inc)
   local cut_off = until_ms and tonumber(until_ms) - now_ms < lease_ms / 3
   if cut_off then

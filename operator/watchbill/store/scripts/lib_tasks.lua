@@ -30,7 +30,7 @@ local function first_of(dedupe_key, uid)
   if whose == uid then return id end
 end
 
-local function keep_first(dedupe_key, uid, id, window)
+local function set_dedupe(dedupe_key, uid, id, window)
   redis.call('SET', dedupe_key, uid .. FS .. id, 'PX', int(math.min(window, FAR)))
 end
 

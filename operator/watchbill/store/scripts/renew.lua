@@ -16,7 +16,7 @@ local uid, inc, lease_ms, description = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARG
 local bar = barred(uid, inc)
 if bar then return { bar } end
 mind_clock()
-keep_lease(inc, lease_ms)
+renew_lease(inc, lease_ms)
 redis.call('HSET', WORKERS, inc, description)
 local answer = { 'ok', redis.call('HEXISTS', META, 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)) }
 local wishes = redis.call('HGETALL', WISHES)

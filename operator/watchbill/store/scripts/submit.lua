@@ -82,7 +82,7 @@ for i = 1, n do
     if what == 'submitted' then
       if is_next then added = added + 1 end
       sooner = sooner or is_next and due > 0
-      if dedupe then keep_first(dedupe, uid, id, window) end
+      if dedupe then set_dedupe(dedupe, uid, id, window) end
     end
     if what == 'conflict' or what == 'other' then return { what, id } end      -- of one: nothing is stored yet
     answer[i + 1] = what

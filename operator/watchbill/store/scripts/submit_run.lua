@@ -42,7 +42,7 @@ end
 local what = add_run(of, run)
 if what == 'exists' or what == 'creating' then write_again(uid) end
 if what ~= 'submitted' and what ~= 'creating' then return { 'ok', what } end
-if what == 'submitted' and window > 0 then keep_first(dedupe, uid, run.id, window) end
+if what == 'submitted' and window > 0 then set_dedupe(dedupe, uid, run.id, window) end
 add_steps(of, run.steps)
 if is_last then
   start_run(of)
