@@ -171,19 +171,19 @@ async def _listed(redis: redis.asyncio.Redis, namespace: str | None) -> list[Cre
     from watchbill.store.crews import CrewRedis
 
     if namespace is not None:
-        tenants = [namespace]
+        namespaces = [namespace]
     else:
         with outages.translated():
-            tenants = sorted(map(str, await redis.smembers(crew_tenants())))
+            namespaces = sorted(map(str, await redis.smembers(crew_tenants())))
     found = []
-    for tenant in tenants:
+    for each in namespaces:
         try:
-            names = await CrewRedis(client=redis, tenant=tenant, strict=True).list_crews()
+            names = await CrewRedis(client=redis, tenant=each, strict=True).list_crews()
         except InvalidInput:  # keys of another program
             if namespace is not None:
                 raise
             continue
-        found += [CrewKeys(tenant, name) for name in names]
+        found += [CrewKeys(each, name) for name in names]
     return found
 
 

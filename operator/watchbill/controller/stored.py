@@ -150,14 +150,14 @@ class Stored:
         `namespaces`: the ones to search; none: all. `living`: crew → uid.
         """
         found: list[Key] = []
-        for tenant in sorted(map(str, await self._client.smembers(names.crew_tenants()))):
-            if namespaces and tenant not in namespaces:
+        for namespace in sorted(map(str, await self._client.smembers(names.crew_tenants()))):
+            if namespaces and namespace not in namespaces:
                 continue
             try:
-                records = CrewRedis(client=self._client, tenant=tenant, strict=True)
-                crews = [(tenant, name) for name in await records.list_crews()]
+                records = CrewRedis(client=self._client, tenant=namespace, strict=True)
+                crews = [(namespace, name) for name in await records.list_crews()]
             except InvalidInput as error:  # keys of another program
-                logger.warning("the crews of %r can't be swept: %s", tenant, error)
+                logger.warning("the crews of %r can't be swept: %s", namespace, error)
                 continue
             for key, held in zip(crews, await self._identities(crews), strict=True):
                 if held.uid or held.leaving:
