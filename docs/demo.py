@@ -26,7 +26,7 @@ from rich.text import Text
 from watchbill.cli.steps import Picture
 from watchbill.client import Client
 from watchbill.embedded import EmbeddedStore
-from watchbill.events import RUN_STREAM_MAX, EventType
+from watchbill.event_types import RUN_STREAM_MAX, EventType
 from watchbill.names import split_step_id
 from watchbill.terminal import printable
 

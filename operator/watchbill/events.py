@@ -1,63 +1,155 @@
-"""Lifecycle events (seed 004): what happened, and which streams tell of it. Pure.
+"""The public door to events (seed 004): their types, `TownEvent`, and `EventStream`, which emits and reads them.
 
-The events are written by the same script that makes the change, so that feed and state cannot disagree
-(store/scripts/lib_events.lua builds them); this module holds their shape and the bounds of the streams.
+    async with connection.connected("redis://localhost:6379") as client:
+        stream = EventStream(client, "town")
+        await stream.emit(TownEvent.new("agent_spawned", "at work").with_agent("a1"))
+        for event_id, event in await stream.read_agent_events("a1", "0-0", 10):
+            print(event_id, event.event_type, event.message)
+
+What Watchbill itself does is told by the scripts that do it; `watchbill.client.Client.follow` follows a crew's events.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict
+import redis.asyncio
+from redis.exceptions import ClusterCrossSlotError
 
-CREW_STREAM_MAX: Final = 1000
-AGENT_STREAM_MAX: Final = 100
-RUN_STREAM_MAX: Final = 500
-RETENTION_SECONDS: Final = 86_400
-"""A stream goes this long after its last event."""
+from watchbill.connection import outages
+from watchbill.errors import InvalidInput, NotFound, Problem
+from watchbill.event_types import (
+    AGENT_STREAM_MAX,
+    CREW_STREAM_MAX,
+    RETENTION_SECONDS,
+    RUN_STREAM_MAX,
+    EventType,
+    Gap,
+    SpawnMode,
+    TownEvent,
+)
+from watchbill.loggers import Logger
+from watchbill.names import CrewKeys, TownKeys
+from watchbill.redaction import redact
+from watchbill.store import events as store
 
+__all__ = [
+    "AGENT_STREAM_MAX",
+    "BEGINNING",
+    "CREW_STREAM_MAX",
+    "EVENT_MAX",
+    "RETENTION_SECONDS",
+    "RUN_STREAM_MAX",
+    "EventStream",
+    "EventType",
+    "Gap",
+    "SpawnMode",
+    "TownEvent",
+]
 
-class EventType(StrEnum):
-    """What happened. A mission is a run, as in the system these events come from."""
+logger = Logger("watchbill.events")
 
-    AGENT_STATE_CHANGED = "agent_state_changed"
-    TASK_ASSIGNED = "task_assigned"
-    TASK_COMPLETED = "task_completed"
-    TASK_FAILED = "task_failed"
-    TASK_CANCELLED = "task_cancelled"
-    AGENT_INTERRUPTED = "agent_interrupted"
-    AGENT_RESUMED = "agent_resumed"
-    MISSION_STATE_CHANGED = "mission_state_changed"
-    MISSION_EVENT = "mission_event"
-    """Said by an agent with `context.emit`, by the scheduler of a missed slot, of a task that is tried again, or of a
-    store that has lost all it had."""
-    WORKER_LOST = "worker_lost"
-    """A worker's lease ran out: what it held is given to others."""
-
-
-class CrewEvent(BaseModel):
-    """One event. Fields that don't apply are None and are left out of the stream's JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
-
-    event_type: EventType
-    timestamp: datetime
-    message: str = ""
-    agent_id: str | None = None
-    task_id: str | None = None
-    mission_id: str | None = None
-    old_state: str | None = None
-    new_state: str | None = None
-    parent_agent_id: str | None = None
-    child_agent_id: str | None = None
+BEGINNING: Final = store.BEGINNING
+"""As `last_id`: all events that the stream has."""
+EVENT_MAX: Final = 65_536
+"""Maximum length of an event's JSON, in bytes."""
 
 
-class Gap(BaseModel):
-    """Told to a follower: events may be missing here. It was slower than the stream is long, or the stream was lost."""
+class EventStream:
+    """The event streams of a town, or of a crew: one of all events, one of each agent, one of each mission (run).
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    `client` is a redis.asyncio client, which is not closed. A town's streams have the seed's keys: `tt:{town}:events`,
+    `…:agent:{agent}`, `…:mission:{mission}`. They are bounded to about 1,000, 100 and 500 entries, and stay; those of a
+    mission until `archive_mission`. A crew's go a day after their last event.
 
-    after_id: str
-    """The last event the follower has seen."""
+    Every method raises StoreUnavailable and StoreRefuses.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, town_name: str) -> None:
+        """Raises InvalidInput if the name is no text, or empty."""
+        if not isinstance(town_name, str) or not town_name:
+            raise _wrong(f"{town_name!r} is no name of a town", "Give a str with at least one character.", "town_name")
+        self._client = client
+        self._keys: CrewKeys | TownKeys = TownKeys(town_name)
+        self._name = town_name
+        self.skipped = 0
+        """Number of entries that were read so far and could not be understood: each was left out."""
+
+    @classmethod
+    def of_crew(cls, client: redis.asyncio.Redis, crew: str) -> Self:
+        """Returns the streams of a crew, named as `namespace/name`. Raises InvalidInput for another form."""
+        namespace, _, name = crew.partition("/")
+        if not namespace or not name or "/" in name:
+            raise _wrong(f"{crew!r} is no name of a crew", "Name it as namespace/name.", "crew")
+        made = cls(client, crew)
+        made._keys = CrewKeys(namespace, name)
+        return made
+
+    async def emit(self, event: TownEvent) -> dict[str, str]:
+        """Writes the event to every stream where it belongs, all in one round trip: the town's; the stream of its
+        agent, of its parent and of its child, each once; its mission's. Returns the key of each stream → the id of the
+        event there.
+
+        Secrets of the environment are taken out of its texts. Raises InvalidInput if it has more than 65,536 bytes;
+        NotFound if there is no such crew.
+        """
+        texts = {name: redact(text) for name in ("message", "scope") if (text := getattr(event, name))}
+        data = event.model_copy(update=texts).model_dump_json(exclude_none=True)
+        if (size := len(data.encode())) > EVENT_MAX:
+            raise _wrong(f"the event has {size} bytes of JSON", f"Shorten it to {EVENT_MAX}.", "event")
+        try:
+            ids = await store.emit(self._client, self._keys, event, data)
+        except ClusterCrossSlotError as error:
+            fix = f"Name the town {{{self._name}}}, with braces: on a Redis Cluster they keep its streams together."
+            raise _wrong("the streams of this town are on several nodes", fix, "town_name") from error
+        if not ids:
+            raise NotFound(f"there is no crew {self._name!r} in this store")
+        logger.debug("emitted %s to %s", event.event_type.value, self._name)
+        return ids
+
+    async def read_town_events(self, last_id: str = BEGINNING, count: int = 100) -> list[tuple[str, TownEvent]]:
+        """Returns events of the whole town with their ids, oldest first: at most `count` entries of the stream are
+        read, from `last_id` on (inclusive; "0-0": all). Raises InvalidInput."""
+        return await self._read(self._keys.events, last_id, count)
+
+    async def read_agent_events(
+        self, agent_id: str, last_id: str = BEGINNING, count: int = 100
+    ) -> list[tuple[str, TownEvent]]:
+        """As `read_town_events`, of the events of one agent: its own, and those that name it as parent or child."""
+        return await self._read(self._keys.agent_events(agent_id), last_id, count)
+
+    async def read_mission_events(
+        self, mission_id: str, last_id: str = BEGINNING, count: int = 100
+    ) -> list[tuple[str, TownEvent]]:
+        """As `read_town_events`, of the events of one mission (run)."""
+        return await self._read(self._keys.run_events(mission_id), last_id, count)
+
+    async def read_recent_town_events(self, count: int) -> list[tuple[str, TownEvent]]:
+        """Returns the newest `count` events of the whole town with their ids, the oldest of them first. Raises
+        InvalidInput."""
+        if not _checked(count):
+            return []
+        return await store.recent(self._client, self._keys.events, count, self._skip)
+
+    async def archive_mission(self, mission_id: str) -> bool:
+        """Deletes the stream of a mission. Returns whether there was one. Other streams keep its events."""
+        with outages.translated():
+            return bool(await self._client.delete(self._keys.run_events(mission_id)))
+
+    async def _read(self, key: str, last_id: str, count: int) -> list[tuple[str, TownEvent]]:
+        if not _checked(count):
+            return []
+        return await store.read_from(self._client, key, last_id, count, self._skip)
+
+    def _skip(self, entries: int) -> None:
+        self.skipped += entries
+
+
+def _checked(count: int) -> int:
+    if type(count) is not int or count < 0:
+        raise _wrong(f"{count!r} is no number of events", "Give an integer from 0 on.", "count")
+    return count
+
+
+def _wrong(reason: str, fix: str, path: str) -> InvalidInput:
+    return InvalidInput(Problem(reason, fix, path=path))

@@ -164,6 +164,10 @@ class CrewKeys:
         of_run = self.run(run_id), self.run_steps(run_id), self.run_results(run_id), self.definition(digest)
         return *of_run, self.agent_events(agent), self.run_events(run_id)
 
+    def sent_event(self, nonce: str) -> str:
+        """What one call that emits an event has written, for a repeat of that call."""
+        return f"{self.events}:sent:{nonce}"
+
     def dedupe(self, key: str) -> str:
         return f"{self.prefix}dedupe:{key}"
 
@@ -176,6 +180,30 @@ class CrewKeys:
     def reply(self, client: str) -> str:
         """Pub/sub channel on which one client hears that its tasks are done."""
         return f"{self.prefix}reply:{client}"
+
+
+class TownKeys:
+    """The keys of a town's event streams (seed 004). The town's name isn't put into braces: on a Redis Cluster it needs
+    some of its own, as in `{town}`.
+
+    >>> TownKeys("town").agent_events("a1")
+    'tt:town:events:agent:a1'
+    """
+
+    __slots__ = ("events",)
+
+    def __init__(self, town: str) -> None:
+        self.events = f"tt:{town}:events"
+
+    def agent_events(self, agent: str) -> str:
+        return f"{self.events}:agent:{agent}"
+
+    def run_events(self, run_id: str) -> str:
+        return f"{self.events}:mission:{run_id}"
+
+    def sent_event(self, nonce: str) -> str:
+        """What one call that emits an event has written, for a repeat of that call."""
+        return f"{self.events}:sent:{nonce}"
 
 
 def crew_record(tenant: str, name: str, prefix: str = "crew") -> str:

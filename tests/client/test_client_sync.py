@@ -18,7 +18,7 @@ from support import Crew
 
 from watchbill.client import Client, SyncClient
 from watchbill.errors import InvalidInput, NotFound, StoreUnavailable
-from watchbill.events import CrewEvent
+from watchbill.event_types import TownEvent
 from watchbill.tasks import TaskState
 
 
@@ -54,11 +54,11 @@ def test_type_checkers_see_the_arguments_and_what_comes_back(tmp_path: Path) -> 
         from typing import assert_type
 
         from watchbill.client import DeadLetter, Replay, SyncClient
-        from watchbill.events import CrewEvent, Gap
+        from watchbill.event_types import TownEvent, Gap
 
         client = SyncClient("redis://localhost")
         assert_type(client.submit("c", "prompt", agent="a"), str)
-        assert_type(client.follow("c", after="0-0"), Iterator[tuple[str, CrewEvent | Gap]])
+        assert_type(client.follow("c", after="0-0"), Iterator[tuple[str, TownEvent | Gap]])
         assert_type(client.dead_letters("c"), Iterator[DeadLetter])
         assert_type(client.replay("c", everything=True), list[Replay])
         client.cancel("c")  # type: ignore[call-arg]
@@ -107,7 +107,7 @@ async def test_events_and_dead_letters_are_iterated(crew: Crew, sync: SyncClient
     def read() -> tuple[list[str], list[str]]:
         kinds = []
         for _, event in sync.follow(name):
-            assert isinstance(event, CrewEvent)
+            assert isinstance(event, TownEvent)
             kinds.append(event.event_type.value)
             if kinds.count("task_failed") == 2:
                 break

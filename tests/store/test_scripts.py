@@ -20,10 +20,10 @@ TEXTS: Final = {
     if path.name.endswith(".lua")
 }
 PARTS: Final = sorted(name for name in TEXTS if name.startswith("lib"))
-SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith(("lib", "crews_")))
+APART: Final = sorted(name for name in TEXTS if name.startswith(("crews_", "events_")))
+"""The scripts of crew records and of event streams, which are made of no parts."""
+SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith("lib") and name not in APART)
 """The scripts that the queue's stubs call."""
-CREWS: Final = sorted(name for name in TEXTS if name.startswith("crews_"))
-"""The scripts of crew records, which are made of no parts."""
 
 MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "apply": "adds",
@@ -174,13 +174,13 @@ def test_what_a_script_is_given_is_bound_to_names_first(name: str) -> None:
     assert [one for one in uses if "redis." in one] == []
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, *CREWS, "lib_claims"])
+@pytest.mark.parametrize("name", [*SCRIPTS, *APART, "lib_claims"])
 def test_a_header_names_what_the_code_is_given(name: str) -> None:
     named = header(name)
     for given in ("KEYS", "ARGV"):
         numbers = [number for kind, number in named if kind == given]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
-    used_parts = [] if name in CREWS else declared(name)
+    used_parts = [] if name in APART else declared(name)
     own, of_parts = list(bound(name)), [one for part in used_parts for one in bound(part)]
     assert len(own) == len(_NUMBERED.findall(code(name)))
     assert [one for one in own if named.get(one[:2]) != one[2]] == []

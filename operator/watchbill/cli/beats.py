@@ -10,7 +10,7 @@ from watchbill.api import Heartbeat
 from watchbill.cli import output
 from watchbill.client import Client
 from watchbill.errors import WatchbillError
-from watchbill.events import CrewEvent, EventType
+from watchbill.event_types import EventType, TownEvent
 from watchbill.plan import schedule
 from watchbill.store import heartbeats
 from watchbill.tasks import RUN_TERMINAL
@@ -21,7 +21,7 @@ _MOST: Final = 200
 """Maximum length of an output or error."""
 
 
-async def result(client: Client, crew: str, fired: Sequence[Heartbeat], event: CrewEvent) -> str:
+async def result(client: Client, crew: str, fired: Sequence[Heartbeat], event: TownEvent) -> str:
     """The result of a heartbeat, if the event is the end of its task or run; else empty."""
     if event.event_type is EventType.MISSION_STATE_CHANGED and event.new_state in RUN_TERMINAL:
         work_id, status = event.mission_id or "", event.new_state or ""

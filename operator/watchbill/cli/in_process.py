@@ -22,7 +22,7 @@ from watchbill.cli.serving import drain
 from watchbill.client import Client, Result
 from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
-from watchbill.events import CrewEvent
+from watchbill.event_types import TownEvent
 from watchbill.local import LocalCrews, Manifests, place_of, target_of, with_model
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.records import CrewDefinition, from_crew, to_crew
@@ -130,7 +130,7 @@ async def watch(asked: Asked, signals: Signals) -> int:
     async def follow(crew: str, after: str) -> None:
         async for entry_id, event in client.follow(crew, after=after):
             output.event(entry_id, event, asked.form, crew=crew if len(crews) > 1 else "", out=out)
-            if isinstance(event, CrewEvent) and (told := await beats.result(client, crew, fired[crew], event)):
+            if isinstance(event, TownEvent) and (told := await beats.result(client, crew, fired[crew], event)):
                 if asked.form is Output.TEXT:
                     out.write(f"{told}\n")
                     out.flush()

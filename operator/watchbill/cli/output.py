@@ -20,7 +20,7 @@ from watchbill.terminal import STEERS, as_json, escaped, one_line, printable
 
 if TYPE_CHECKING:
     from watchbill.client import Result
-    from watchbill.events import CrewEvent, Gap
+    from watchbill.event_types import Gap, TownEvent
 
 _HEADING: Final = re.compile(r"#{1,6} \S")
 
@@ -199,9 +199,9 @@ def blank() -> None:
     stdout().write("\n")
 
 
-def event(entry_id: str, told: CrewEvent | Gap, form: Output, *, crew: str = "", out: TextIO | None = None) -> None:
+def event(entry_id: str, told: TownEvent | Gap, form: Output, *, crew: str = "", out: TextIO | None = None) -> None:
     """Writes an event: a line of text, one JSON object on a line, or one YAML document. `crew`: its name, if shown."""
-    from watchbill.events import Gap
+    from watchbill.event_types import Gap
 
     out = out or stdout()
     fields: dict[str, Any] = {"id": entry_id}

@@ -15,7 +15,7 @@ from watchbill.cli.process import end
 from watchbill.cli.steps import Picture, View, view
 from watchbill.client import Client, Result
 from watchbill.errors import NotFound, WatchbillError
-from watchbill.events import RUN_STREAM_MAX, CrewEvent, EventType, Gap
+from watchbill.event_types import RUN_STREAM_MAX, EventType, Gap, TownEvent
 from watchbill.names import split_step_id
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskResult, TaskState
 
@@ -89,7 +89,7 @@ class _Run:
         for entry_id, event in await self._client.events(self._crew, run=self._run_id, count=RUN_STREAM_MAX):
             await self._hear(entry_id, event)
 
-    async def _hear(self, entry_id: str, event: CrewEvent | Gap) -> None:
+    async def _hear(self, entry_id: str, event: TownEvent | Gap) -> None:
         if isinstance(event, Gap):
             self._missed = True
             return
@@ -166,7 +166,7 @@ class _Task:
     async def _listen(self) -> None:
         self._show(RunState.RUNNING)
         async for _, event in self._client.follow(self._crew):
-            if not isinstance(event, CrewEvent) or event.task_id != self._task_id:
+            if not isinstance(event, TownEvent) or event.task_id != self._task_id:
                 continue
             if event.event_type in _MOVES:
                 state = _MOVES[event.event_type]

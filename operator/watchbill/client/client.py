@@ -17,7 +17,7 @@ from watchbill.client.crews import Crews
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import outages
 from watchbill.connection.url import Target
-from watchbill.events import CrewEvent, Gap
+from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
 from watchbill.store import definitions, events, runs, submissions, unfinished
@@ -286,14 +286,14 @@ class Client(Control, Crews):
 
     async def events(
         self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20
-    ) -> list[tuple[str, CrewEvent]]:
+    ) -> list[tuple[str, TownEvent]]:
         """The newest events of the crew, an agent or a run, with their ids, in order of time."""
         keys = self._door(crew, agent=agent, run=run)
         return await events.recent(self._redis, events.stream(keys, agent=agent, run=run), count)
 
     def follow(
         self, crew: str, *, agent: str | None = None, run: str | None = None, after: str = BEGINNING
-    ) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
+    ) -> AsyncIterator[tuple[str, TownEvent | Gap]]:
         """Yields events as they come, after the id `after`, without end."""
         keys = self._door(crew, agent=agent, run=run, after=after)
         return events.follow(self._redis, events.stream(keys, agent=agent, run=run), after)

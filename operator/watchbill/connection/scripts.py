@@ -18,8 +18,8 @@ from watchbill.connection.client import LeanClient
 def source(name: str) -> tuple[str, str]:
     """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line.
 
-    A script without a first line `#!lua` is sent as it is: those of crew records, which run on fakeredis too, and that
-    knows no such line.
+    A script without a first line `#!lua` is sent as it is: those of crew records and of event streams, which
+    run on fakeredis too, and that knows no such line.
     """
     folder = resources.files("watchbill.store").joinpath("scripts")
     text = folder.joinpath(f"{name}.lua").read_text("utf-8")

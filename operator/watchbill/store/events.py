@@ -1,20 +1,29 @@
-"""Reading the event streams of a crew, an agent or a run. They are written by the queue's scripts."""
+"""Reading the event streams of a crew, an agent or a run. Nearly all events are written by the queue's scripts; `emit`
+writes those that no change of the store tells."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import redis.asyncio
 from pydantic import ValidationError
 
 from watchbill import connection
-from watchbill.connection import outages
+from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, Problem
-from watchbill.events import RETENTION_SECONDS, CrewEvent, Gap
+from watchbill.event_types import (
+    AGENT_STREAM_MAX,
+    CREW_STREAM_MAX,
+    RETENTION_SECONDS,
+    RUN_STREAM_MAX,
+    Gap,
+    TownEvent,
+)
 from watchbill.loggers import Logger
-from watchbill.names import CrewKeys
+from watchbill.names import CrewKeys, TownKeys
 
 logger = Logger("watchbill.client")
 
@@ -22,6 +31,29 @@ BLOCK_MS: Final = 2000
 POLL_SECONDS: Final = 0.5
 """How often a follower looks where too many others on its client wait at the server already."""
 BEGINNING: Final = "0-0"
+
+
+def bounds(keys: CrewKeys | TownKeys, event: TownEvent) -> dict[str, int]:
+    """The streams to which the event goes, each with how many entries it has at most: the whole town's or crew's; its
+    agent's, its parent's and its child's, each once; its run's."""
+    found = {keys.events: CREW_STREAM_MAX}
+    found |= {keys.agent_events(agent): AGENT_STREAM_MAX for agent in event.agents}
+    if event.mission_id is not None:
+        found[keys.run_events(event.mission_id)] = RUN_STREAM_MAX
+    return found
+
+
+async def emit(client: redis.asyncio.Redis, keys: CrewKeys | TownKeys, event: TownEvent, data: str) -> dict[str, str]:
+    """Writes the event, whose JSON is `data`, to all its streams in one call. Returns stream → id of the entry; nothing
+    where there is no such crew."""
+    most = bounds(keys, event)
+    sent = keys.sent_event(uuid.uuid4().hex)
+    is_crew = isinstance(keys, CrewKeys)
+    names = [sent, keys.meta if isinstance(keys, CrewKeys) else sent, *most]
+    args = [RETENTION_SECONDS if is_crew else "", event.event_type.value, data, *most.values()]
+    with outages.translated():
+        ids = await scripts.run(client, "events_emit", names, args)
+    return {} if ids is None else dict(zip(most, _str(ids).split(), strict=True))
 
 
 def stream(keys: CrewKeys, *, agent: str | None = None, run: str | None = None) -> str:
@@ -33,16 +65,30 @@ def stream(keys: CrewKeys, *, agent: str | None = None, run: str | None = None) 
 
 async def read(
     client: redis.asyncio.Redis, key: str, after: str = BEGINNING, count: int = 100
-) -> list[tuple[str, CrewEvent]]:
+) -> list[tuple[str, TownEvent]]:
     """Events later than the id `after` (exclusive), oldest first."""
     with outages.translated():
         return _parse(await client.xrange(key, f"({after}", "+", count=count))
 
 
-async def recent(client: redis.asyncio.Redis, key: str, count: int = 20) -> list[tuple[str, CrewEvent]]:
-    """The newest `count` events, oldest of them first."""
+async def read_from(
+    client: redis.asyncio.Redis, key: str, first: str, count: int, skipped: Callable[[int], object]
+) -> list[tuple[str, TownEvent]]:
+    """At most `count` entries from the id `first` on (inclusive), oldest first; `skipped` is told how many of them
+    can't be read. Raises InvalidInput for what is no id."""
+    place = _id(_place(first, "last_id"))
     with outages.translated():
-        return _parse(await client.xrevrange(key, count=count))[::-1]
+        entries = await client.xrange(key, place, "+", count=count)
+    return _counted(entries, skipped)
+
+
+async def recent(
+    client: redis.asyncio.Redis, key: str, count: int = 20, skipped: Callable[[int], object] | None = None
+) -> list[tuple[str, TownEvent]]:
+    """The newest `count` events, oldest of them first; `skipped` is told how many of them can't be read."""
+    with outages.translated():
+        entries = await client.xrevrange(key, count=count)
+    return _counted(entries, skipped)[::-1]
 
 
 async def last_id(client: redis.asyncio.Redis, key: str) -> str:
@@ -54,7 +100,7 @@ async def last_id(client: redis.asyncio.Redis, key: str) -> str:
 
 async def follow(
     client: redis.asyncio.Redis, key: str, after: str = BEGINNING
-) -> AsyncIterator[tuple[str, CrewEvent | Gap]]:
+) -> AsyncIterator[tuple[str, TownEvent | Gap]]:
     """Events later than the id `after`, in order and each once, as they come, without end. Outlasts outages.
 
     Where events behind the last one told may be gone, that is told by a Gap, and it goes on with what there is: the
@@ -99,13 +145,13 @@ async def _has_expired(client: redis.asyncio.Redis, place: tuple[int, int]) -> b
     return int(seconds) * 1000 >= place[0] + RETENTION_SECONDS * 1000
 
 
-def _place(entry_id: str) -> tuple[int, int]:
+def _place(entry_id: str, path: str = "after") -> tuple[int, int]:
     """The id of an event as its parts, which can be compared. Raises InvalidInput."""
     ms, _, number = entry_id.partition("-")
     parts = (ms, number or "0")
     if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
         fix = "Use one that an event came with, as in 1763689523123-0."
-        raise InvalidInput(Problem(f"{entry_id!r} is not the id of an event", fix, path="after"))
+        raise InvalidInput(Problem(f"{entry_id!r} is not the id of an event", fix, path=path))
     return int(ms), int(number or 0)
 
 
@@ -113,17 +159,33 @@ def _id(place: tuple[int, int]) -> str:
     return f"{place[0]}-{place[1]}"
 
 
-def _parse(entries: Any) -> list[tuple[str, CrewEvent]]:
+def _counted(entries: Any, skipped: Callable[[int], object] | None) -> list[tuple[str, TownEvent]]:
+    found = _parse(entries)
+    if skipped is not None and (missing := len(entries) - len(found)):
+        skipped(missing)
+    return found
+
+
+def _parse(entries: Any) -> list[tuple[str, TownEvent]]:
     """Without what can't be read (a newer version's, or another program's), which must not hide all others."""
     found = []
     for entry_id, fields in entries:
         try:
-            found.append((str(entry_id), CrewEvent.model_validate_json(_text(fields["data"]))))
+            data = fields.get("data") or fields[b"data"]  # a given client may leave bytes as they are
+            found.append((_str(entry_id), TownEvent.model_validate_json(_text(data))))
         except (KeyError, ValidationError) as error:
-            logger.warning("event %s of %r can't be read, and is left out: %s", entry_id, fields, error)
+            logger.warning("event %s of %r can't be read, and is left out: %s", _str(entry_id), fields, error)
     return found
 
 
-def _text(data: str) -> str:
+def _text(data: str | bytes) -> str:
     """One event with bytes that aren't UTF-8 must not hide all others."""
-    return data if data.isascii() else data.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(data, str):
+        if data.isascii():
+            return data
+        data = data.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "replace")
+
+
+def _str(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
