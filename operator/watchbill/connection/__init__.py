@@ -78,15 +78,21 @@ def connect(url: str | Target, *, db: int = 0) -> redis.asyncio.Redis:
     return LeanClient(pool(target, options, target.nodes[0] if target.nodes else None))
 
 
-def connect_sync(url: str | Target) -> redis.Redis:
-    """Returns a blocking client, for a thread. On a Cluster it runs scripts only."""
+def connect_sync(
+    url: str | Target, *, reply_timeout: float = REPLY_TIMEOUT_SECONDS, resends: int = RESENDS
+) -> redis.Redis:
+    """Returns a blocking client, for a thread.
+
+    A server that is silent for `reply_timeout` seconds counts as unreachable; a command without an answer is sent so
+    many times again. On a Cluster it has `execute_command`, `pipeline`, `pubsub` and scripts, and no more.
+    """
     target = parse(url)
     options: dict[str, Any] = {
         "decode_responses": True,
         "encoding_errors": "surrogateescape",
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "socket_timeout": REPLY_TIMEOUT_SECONDS,
-        "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RESENDS),
+        "socket_connect_timeout": min(reply_timeout, CONNECT_TIMEOUT_SECONDS),
+        "socket_timeout": reply_timeout,
+        "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), resends),
         **{name: value for name, value in target.options.items() if name not in POOL_OPTIONS},
     }
     if target.kind == "server":
@@ -109,7 +115,7 @@ def _sync_pool(target: Target, options: Mapping[str, Any]) -> redis.ConnectionPo
 
 
 class _LateCluster:
-    """Runs scripts by redis-py's RedisCluster, which it makes at the first call: making one connects."""
+    """Calls redis-py's RedisCluster, which it makes at the first call: making one connects."""
 
     def __init__(self, nodes: Sequence[tuple[str, int]], options: Mapping[str, Any]) -> None:
         self._nodes = nodes
@@ -128,6 +134,15 @@ class _LateCluster:
 
     def eval(self, *args: Any) -> Any:
         return self._client.eval(*args)
+
+    def execute_command(self, *args: Any) -> Any:
+        return self._client.execute_command(*args)
+
+    def pipeline(self, transaction: bool = True) -> Any:
+        return self._client.pipeline(transaction)
+
+    def pubsub(self, **options: Any) -> Any:
+        return self._client.pubsub(**options)
 
     def close(self) -> None:
         if self._made is not None:

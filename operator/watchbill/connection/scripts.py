@@ -1,4 +1,4 @@
-"""The Lua scripts of the store: loading them, and calling them by their hash. Knows nothing of what they do."""
+"""The Lua scripts: loading them, and calling them by their hash. Knows nothing of what they do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from watchbill.connection.client import LeanClient
 @cache
 def source(name: str) -> tuple[str, str]:
     """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line.
+    `messaging/NAME` is messaging/scripts/NAME.lua.
 
-    A script without a first line `#!lua` is sent as it is: those of crew records and of event streams, which
-    run on fakeredis too, and that knows no such line.
+    A script without a first line `#!lua` is sent as it is: those of messaging, and those of crew records and of event
+    streams, which run on fakeredis too, and that knows no such line.
     """
-    folder = resources.files("watchbill.store").joinpath("scripts")
-    text = folder.joinpath(f"{name}.lua").read_text("utf-8")
+    package, _, file = name.rpartition("/")
+    folder = resources.files(f"watchbill.{package or 'store'}").joinpath("scripts")
+    text = folder.joinpath(f"{file}.lua").read_text("utf-8")
     if text.startswith("#!"):
         shebang, uses, body = text.split("\n", 2)
         names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]

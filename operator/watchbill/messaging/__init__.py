@@ -1,0 +1,12 @@
+"""Messages, locks and limits over Redis or Valkey, for agents and for programs beside them (seed 001).
+
+Each class comes twice: as it is, and as `Async…` with coroutines. Both are thin shells (shells.py) around one core that
+does no I/O and yields its steps (steps.py). May not know crews, tasks or settings.
+"""
+
+from __future__ import annotations
+
+from watchbill.messaging.client import AsyncRedisClient, RedisClient
+from watchbill.messaging.config import RedisConfig
+
+__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]

@@ -1,0 +1,118 @@
+"""The two kinds of shells: they take a core's steps, one by blocking, one with `await`. They decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final, TypeVar
+
+import redis
+import redis.asyncio
+
+from watchbill import connection
+from watchbill.connection import outages, scripts
+from watchbill.messaging.config import RedisConfig, from_environment
+from watchbill.messaging.steps import Call, Pause, Script, Step, Steps
+
+T = TypeVar("T")
+
+_FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
+"""All that redis-py raises: the cluster's exceptions stand apart."""
+
+
+class Blocking:
+    """The base of all classes whose methods block. Threads may share an object.
+
+    `client` is another of these objects, or a redis-py client that answers with text (as `connection.connect_sync`
+    makes it): its connections are used, and stay open. Without one, the object connects by itself, as RedisClient does
+    without arguments, and `close` ends that. Raises StoreUnavailable where waiting may help, StoreRefuses where
+    somebody must change the URL or our rights, and redis-py's ResponseError when a key is of another type.
+    """
+
+    def __init__(self, client: Blocking | redis.Redis | None = None, config: RedisConfig | None = None) -> None:
+        self._owns = client is None
+        self._redis: redis.Redis
+        if isinstance(client, Blocking):
+            self._redis = client._redis
+        elif client is not None:
+            self._redis = client
+        else:
+            self._redis = connection.connect_sync((config or from_environment()).target())
+
+    def close(self) -> None:
+        """Closes the connections, unless they are another object's."""
+        if self._owns:
+            self._redis.close()
+
+    def _do(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._take(step)
+                except _FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except _FAILURES:
+            with outages.translated():
+                raise
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Call(command):
+                return self._redis.execute_command(*command)
+            case Script(name, keys, args):
+                return scripts.run_sync(self._redis, f"messaging/{name}", keys, args)
+            case Pause(seconds):
+                return time.sleep(seconds)
+
+
+class Async:
+    """The base of all classes whose methods are coroutines. An object belongs to one event loop.
+
+    `client` is another of these objects, or an async client as `connection.connect` makes it. Everything else is as in
+    Blocking.
+    """
+
+    def __init__(self, client: Async | redis.asyncio.Redis | None = None, config: RedisConfig | None = None) -> None:
+        self._owns = client is None
+        self._redis: redis.asyncio.Redis
+        if isinstance(client, Async):
+            self._redis = client._redis
+        elif client is not None:
+            self._redis = client
+        else:
+            self._redis = connection.connect((config or from_environment()).target())
+
+    async def close(self) -> None:
+        """Closes the connections, unless they are another object's."""
+        if self._owns:
+            await self._redis.aclose()
+
+    async def _do(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._take(step)
+                except _FAILURES as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except _FAILURES:
+            with outages.translated():
+                raise
+
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Call(command):
+                return await self._redis.execute_command(*command)
+            case Script(name, keys, args):
+                return await scripts.run(self._redis, f"messaging/{name}", keys, args)
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)

@@ -1,0 +1,46 @@
+"""The steps that a core asks its shell to take, one after the other. Does no I/O.
+
+A core's method is a generator: it yields a step, is sent the answer (or thrown the error) and returns the result. So
+the decisions are written once, and the two kinds of shells (shells.py) differ by nothing but `await`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command. Its answer is what redis-py makes of the server's, with text for bytes."""
+
+    command: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script of messaging/scripts, by its name without `.lua`. It must be safe to send twice."""
+
+    name: str
+    keys: tuple[str, ...]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait of so many seconds. Its answer is None."""
+
+    seconds: float
+
+
+Step = Call | Script | Pause
+Steps = Generator[Step, Any, T]
+"""A core's method, which returns a T in the end."""
+
+
+def call(*command: Any) -> Steps[Any]:
+    """One command, whose answer is the result."""
+    return (yield Call(command))

@@ -1,0 +1,64 @@
+"""The programs in docs/messaging.md and in the document of seed 001 run as they are written, on a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from watchbill import connection, messaging
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "messaging.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+SEED = (ROOT / "tests" / "seeds" / "001.txt").read_text()
+SEED_BLOCKS = re.findall(r"^```python\n(.*?)^```$", SEED, re.MULTILINE | re.DOTALL)
+IMPORTED = {"from ailf.messaging.redis import": "from watchbill.messaging import"}
+"""All that changes in a program of the seed."""
+
+
+@pytest.fixture
+def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the server that the programs use, which is the session's. What they have stored is removed."""
+    monkeypatch.setenv("WATCHBILL_REDIS_URL", redis_url)
+    with connection.connect_sync(redis_url) as client:
+        yield client
+        client.delete("key", "user:123", "visits")
+
+
+def seed_program(name: str) -> str:
+    """The seed's program that imports this class, with its import line changed."""
+    [program] = [block for block in SEED_BLOCKS if re.search(rf"import {name}$", block, re.MULTILINE)]
+    for old, new in IMPORTED.items():
+        assert old in program
+        program = program.replace(old, new)
+    return program
+
+
+def ran(program: str) -> dict[str, Any]:
+    """What a program has made."""
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(program, "program", "exec"), made)
+    return made
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_program_of_the_page_runs(server: Any, number: int) -> None:
+    ran(BLOCKS[number])
+
+
+def test_the_seeds_client_runs_as_written(server: Any) -> None:
+    made = ran(seed_program("RedisClient"))
+
+    assert made["value"] == "value"
+    assert made["user"] == {"name": "Alice", "role": "admin"}
+    assert server.exists("key") == 0
+
+
+@pytest.mark.pure
+def test_the_page_tells_of_every_class() -> None:
+    for name in messaging.__all__:
+        assert re.search(rf"\b{name.removeprefix('Async')}\b", PAGE), name
