@@ -150,6 +150,19 @@ def test_agents_are_found_by_id_and_by_effective_name() -> None:
     }
 
 
+def test_a_crew_may_have_agents_of_any_name_beside_those_that_it_names() -> None:
+    crew = CrewDefinition(
+        name="free", agents=[AgentDefinition(agent_id="*"), AgentDefinition(agent_id="own", model="m")]
+    )
+    found = crew.agent("Anyone")
+    assert found is not None
+    assert (found.agent_id, found.model) == ("Anyone", None)
+    assert crew.agent("own") is crew.agents[1]
+    assert crew.agent("two\nlines") is None
+    with pytest.raises(InvalidInput, match=r"spec\.agents\[0\]\.name"):  # no Crew can declare it
+        to_crew(crew, "team")
+
+
 def test_edges_are_by_agent_id_and_once_each() -> None:
     agents = [{"agent_id": "a", "name": "First"}, {"agent_id": "b"}, {"agent_id": "c"}]
     crew = definition(agents=agents, **relations(("First", ["b", "c"]), (["a", "b"], "c")))

@@ -31,6 +31,8 @@ TASK_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What a caller may use as the id of a task or run."""
 
 AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+ANY_AGENT: Final = "*"
+"""The agent_id that stands for an agent of any name. No Crew can declare it: it is no AGENT_NAME."""
 INPUT_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 CREW_NAME_MAX: Final = 52

@@ -33,9 +33,13 @@ class ExecutionMode(StrEnum):
     FLOW = "flow"
 
 
+def _is_agent_name(value: str) -> bool:
+    return bool(value) and value.isprintable() and len(value.encode("utf-8", "replace")) <= AGENT_NAME_MAX_BYTES
+
+
 def _agent_name(value: str) -> str:
     """Names of agents become parts of ids, keys and packed values."""
-    if not value or not value.isprintable() or len(value.encode("utf-8", "replace")) > AGENT_NAME_MAX_BYTES:
+    if not _is_agent_name(value):
         raise ValueError(
             f"{value!r} can't be an agent's name. Use 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters"
         )
@@ -164,8 +168,16 @@ class CrewDefinition(BaseModel):
         return {name: a.agent_id for a in self.agents for name in (a.agent_id, a.effective_name)}
 
     def agent(self, name: str) -> AgentDefinition | None:
-        """The agent of this agent_id or effective name."""
-        return next((a for a in self.agents if name in (a.agent_id, a.effective_name)), None)
+        """The agent of this agent_id or effective name. A crew with an agent `*` has one of any name."""
+        found = next((a for a in self.agents if name in (a.agent_id, a.effective_name)), None)
+        if found is None and self.takes_any and _is_agent_name(name):
+            return next(a for a in self.agents if a.agent_id == names.ANY_AGENT).model_copy(update={"agent_id": name})
+        return found
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether it has an agent of any name."""
+        return any(agent.agent_id == names.ANY_AGENT for agent in self.agents)
 
     def edges(self) -> list[tuple[str, str]]:
         """(source, target) of the flow by agent_id, each once."""

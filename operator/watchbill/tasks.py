@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import uuid
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 PROMPT_MAX_BYTES: Final = 256 * 1024
 """A prompt above this is refused; larger text travels as an input."""
@@ -41,6 +42,14 @@ def _priority(value: Any) -> Any:
 
 
 PriorityField = Annotated[Priority, BeforeValidator(_priority)]
+
+
+def _utc(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(_utc)]
+"""A time, aware; one that is given without a zone is UTC."""
 
 
 class Durability(StrEnum):
@@ -121,14 +130,27 @@ class AgentTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    task_id: str = Field(description="Unique within the crew; a second submission of the same id is the same task.")
+    task_id: str = Field(
+        default_factory=lambda: uuid.uuid4().hex,
+        description="Unique within the crew; a second submission of the same id is the same task.",
+    )
     agent_name: str
     prompt: str
     crew_name: str = ""
     priority: PriorityField = Priority.NORMAL
     user_id: str | None = None
     session_id: str | None = None
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=METADATA_MAX_ENTRIES)
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=METADATA_MAX_ENTRIES,
+        description="Any JSON by name. The agent sees it, and the result carries it.",
+    )
+    method_name: str | None = Field(
+        default=None, description="The method that an AgentService calls instead of `ask`; its bot must declare it."
+    )
+    scheduled_at: UtcTime | None = Field(
+        default=None, description="The task does not begin before this time. A time without a zone is UTC."
+    )
 
 
 class Usage(BaseModel):
@@ -164,17 +186,16 @@ class TaskResult(BaseModel):
     error: str | None = None
     traceback: str | None = Field(None, description="Of the exception that ended it: its last 16,000 characters.")
     execution_time_ms: float = 0.0
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The task's metadata, and what its agent annotated, which prevails. Steps of a run: the latter.",
+    )
+    cancelled: bool = Field(default=False, description="It did not complete because somebody cancelled it.")
     usage: Usage | None = None
     """By all attempts, as far as they could tell."""
     attempt: int = 1
     completed_at: datetime | None = None
     """When it ended, however it did."""
-
-    @property
-    def cancelled(self) -> bool:
-        """It didn't complete because somebody cancelled it."""
-        return not self.success and self.metadata.get("outcome") == "cancelled"
 
 
 class StepStatus(BaseModel):

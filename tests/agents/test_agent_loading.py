@@ -190,7 +190,7 @@ async def test_installed_packages_offer_agents_and_tools_by_entry_points(write: 
 
     problem = problem_of(crew_of("Offerd"))
     assert "(did you mean 'Offered'?)" in problem.reason
-    assert "Bad, EchoAgent, LLMAgent, Offered" in problem.fix
+    assert "Bad, BasicAgent, EchoAgent, LLMAgent, Offered" in problem.fix
     assert "has no 'absent'" in problem_of(crew_of("Bad")).reason
 
 

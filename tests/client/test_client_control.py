@@ -374,6 +374,9 @@ async def test_many_tasks_may_be_prompts_or_name_their_own_agents(crew: Crew, cl
     assert [(t.id, t.agent) for t in tasks] == [(ids[0], "a"), (ids[1], "a"), ("t0", "a"), ("t1", "b"), ("t2", "b")]
     payloads = [AgentTask.model_validate_json(t.payload) for t in tasks]
     assert [p.prompt for p in payloads] == ["one", "two", "x", "x", "x"]
+    later = AgentTask(agent_name="a", prompt="x", scheduled_at="2999-01-01T00:00")
+    (due,) = await client.submit_many(crew.keys.crew, None, [later])
+    assert (await client.state(crew.keys.crew, due), len(due)) == (TaskState.DELAYED, 32), "a naive time is UTC"
     assert [p.agent_name for p in payloads] == ["a", "a", "a", "b", "b"]
     assert await client.submit_many(crew.keys.crew, "a", []) == []
 
@@ -383,7 +386,7 @@ async def test_many_tasks_may_be_prompts_or_name_their_own_agents(crew: Crew, cl
     [
         ({"priority": 2}, "priority: 2 can't be used: Input should be 1, 3, 5, 7 or 9"),
         ({"user_id": 7}, "user_id: 7 can't be used"),
-        ({"metadata": {"n": 7}}, "metadata.n: 7 can't be used"),
+        ({"metadata": {"n": {7}}}, "metadata.n: this can't be stored as JSON: Object of type set"),
         ({"metadata": {str(n): "" for n in range(65)}}, "metadata: there are 65 metadata entries. Give 64"),
         ({"metadata": {"n": "x" * 70_000}}, r"metadata: the metadata have 70001 bytes; the limit is 65536 \(64 KiB\)"),
         ({"inputs": {"n": 7}}, "inputs.n: input 'n' is no text: 7. Give it as a str."),
@@ -423,7 +426,7 @@ def _named(task_id: str, agent: str = "a") -> AgentTask:
 WRONG: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": "lone \ud800"},
     "prompt, escaped": {"prompt": "byte \udc80"},
-    "metadata.n": {"metadata": {"n": 1}},
+    "metadata.n": {"metadata": {"n": float("nan")}},
     "metadata": {"metadata": {str(n): "" for n in range(65)}},
     "user_id": {"user_id": 5},
     "priority": {"priority": 4},

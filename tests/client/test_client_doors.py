@@ -12,6 +12,7 @@ from support import Crew
 from watchbill.client import Client
 from watchbill.errors import InvalidInput
 from watchbill.plan import submission
+from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import INPUTS_MAX, INPUTS_MAX_BYTES, LABEL_MAX_BYTES, AgentTask
 
 HALF = "cut \ud83d"
@@ -40,7 +41,7 @@ def doors() -> list[tuple[str, str, Any]]:
         if name == "run":
             parameters = {**parameters, **inspect.signature(Client.submit).parameters}  # type: ignore[assignment]
         for parameter in parameters.values():
-            if "Mapping[str, str]" in str(parameter.annotation):
+            if "Mapping[str, " in str(parameter.annotation):
                 found += [(name, parameter.name, {"n": HALF}), (name, parameter.name, {HALF: "n"})]
             elif "AgentTask" in str(parameter.annotation):
                 given = {"task_id": "t1", "agent_name": "a", "prompt": "x"}
@@ -69,7 +70,8 @@ async def test_what_is_no_text_is_refused_at_every_door_by_its_name(method: str,
 
     async def ask() -> None:
         if argument == "inputs":  # which are looked at with the crew
-            submission.check(None, "x", inputs=value)  # type: ignore[arg-type]
+            crew = CrewDefinition(name="c", agents=[AgentDefinition(agent_id="a")])
+            submission.check(crew, "x", inputs=value)
         async with Client("redis://127.0.0.1:1") as client:
             asked = getattr(client, method)(**given, **{argument: value})
             await (anext(asked) if isinstance(asked, AsyncIterator) else asked)

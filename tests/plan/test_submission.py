@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from watchbill.errors import InvalidInput
 from watchbill.plan import submission, texts
-from watchbill.records import CrewDefinition
+from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import (
     INPUT_MAX_BYTES,
     INPUTS_MAX,
@@ -53,6 +54,7 @@ def refused(**given: Any) -> list[tuple[str | None, str, str | None]]:
         {"task_id": "aZ0._-" + "x" * 122},
         {"metadata": ENTRIES},
         {"metadata": {"é": "x" * (METADATA_MAX_BYTES - 2)}},
+        {"metadata": {"n": 1, "deep": {"list": [None, True, 0.5, "\u2603"]}}},
         {"inputs": dict.fromkeys(["read"], LARGEST)},
         {"inputs": {"read": "\udcff"}},
         {"agent": "a"},
@@ -89,6 +91,9 @@ def test_a_submission_within_the_limits_is_accepted(given: dict[str, Any]) -> No
         ),
         ({"metadata": {HALF: "x"}}, "metadata", "half a character", "Give UTF-8 text"),
         ({"metadata": {"n": HALF}}, "metadata.n", "half a character", "Give UTF-8 text"),
+        ({"metadata": {"n": [HALF]}}, "metadata.n", "half a character", "Give UTF-8 text"),
+        ({"metadata": {"n": float("nan")}}, "metadata.n", "can't be stored as JSON", "Give text, numbers"),
+        ({"metadata": {"n": json.loads("[" * 300 + "]" * 300)}}, "metadata.n", "stored as JSON", "Give"),
         ({"inputs": {"read": LARGEST + "x"}}, "inputs.read", "has 16777217 bytes; the limit is 16777216", "reference"),
         ({"inputs": {"read": 1}}, "inputs.read", "input 'read' is no text: 1", "Give it as a str."),
         ({"inputs": {"read": HALF}}, "inputs.read", "half a character at position 4", "surrogateescape"),
@@ -196,3 +201,11 @@ def test_the_same_work_has_one_digest_and_no_other_work_has_it() -> None:
         submission.work("a", "p", {"n": "\udcff", "m": "2"}),
     ]
     assert len(set(different)) == len(different)
+
+
+def test_a_crew_with_agents_of_any_name_takes_each_name_that_can_be_one() -> None:
+    free = CrewDefinition(name="free", agents=[AgentDefinition(agent_id="*", agent_class="EchoAgent")])
+    assert submission.check(free, "p", agent="Any Name", inputs={}) == []
+    for none in (None, "", "two\nlines", "x" * 254):
+        with pytest.raises(InvalidInput, match="Name an agent: 1 to 253 bytes"):
+            submission.check(free, "p", agent=none, inputs={})

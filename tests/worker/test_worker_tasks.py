@@ -315,6 +315,22 @@ async def test_an_agent_reads_its_own_config_and_a_task_of_its_own_has_no_run(ma
     assert output["task"]["task_id"] == "t"
 
 
+async def test_a_result_carries_the_tasks_metadata_and_what_the_agent_adds_prevails(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Brief", "f": "Mischief"}, tasks={"max_attempts": 1})
+    metadata = {"source": {"id": 7}, "outcome": "cancelled"}
+    async with crew.in_process():
+        await crew.submit("done", "a", metadata=metadata)
+        await crew.submit("broken", "f", "ValueError", metadata=metadata)
+        later = datetime.now(UTC) + timedelta(days=1)
+        await crew.submit("cancelled", "a", metadata=metadata, scheduled_at=later)
+        assert await crew.client.cancel(crew.name, "cancelled")
+        results = await crew.results(["done", "broken", "cancelled"])
+        await crew.submit("odd", "f", "half an emoji", metadata={"replaced_characters": 0, "by": "me"})
+        assert (await crew.result("odd")).metadata == {"replaced_characters": 1, "by": "me"}
+    assert [result.metadata for result in results] == [metadata] * 3
+    assert [(result.success, result.cancelled) for result in results] == [(True, False), (False, False), (False, True)]
+
+
 # ---------------------------------------------------------------- agents that aren't here
 
 

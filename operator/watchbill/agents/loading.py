@@ -36,6 +36,7 @@ ENTRY_POINTS: Final = "watchbill.agents"
 """The entry point group in which an installed package offers agents."""
 
 BUILT_IN: Final[Mapping[str, str]] = {
+    "BasicAgent": "watchbill.agents.llm:LLMAgent",  # as records of other programs call it
     "EchoAgent": "watchbill.agents.echo:EchoAgent",
     "LLMAgent": "watchbill.agents.llm:LLMAgent",
 }

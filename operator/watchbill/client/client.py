@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from watchbill import names
 from watchbill.client import arguments
@@ -29,6 +29,8 @@ from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState
 logger = Logger("watchbill.client")
 
 Result = RunResult | TaskResult
+
+_GOOD_MAX: Final = 10_000
 
 
 class Client(Control, Crews):
@@ -71,7 +73,7 @@ class Client(Control, Crews):
         id: str | None = None,  # noqa: A002 - what everyone calls it
         user_id: str | None = None,
         session_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         dedupe_key: str | None = None,
         dedupe_seconds: float = 3600.0,
         scheduled_at: datetime | None = None,
@@ -107,7 +109,7 @@ class Client(Control, Crews):
 
         async def give(current: definitions.Current) -> str:
             self._fits(current, prompt, agent, inputs)
-            agent_id = current.definition.agent_ids()[agent] if agent is not None else ""
+            agent_id = _agent_id(current, agent) if agent is not None else ""
             rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
             rest["work"] = submission.work(agent_id, prompt, inputs)
             if agent is not None:
@@ -131,8 +133,8 @@ class Client(Control, Crews):
     ) -> list[str]:
         """Submits many tasks for `agent`, or each for the agent that it names. Returns their ids, in order.
 
-        With `agent`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs, a dedupe key or a
-        time are for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
+        With `agent`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs or a dedupe key are
+        for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
         which). They are stored in batches of 500, each all or nothing. When a batch fails (QueueFull, StoreUnavailable,
         CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the batches
         before, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
@@ -147,7 +149,7 @@ class Client(Control, Crews):
             for name, i in first.items():
                 with arguments.naming(i):
                     self._fits(current, work[i].prompt, name, {})
-            ids = current.definition.agent_ids()
+            ids = {name: _agent_id(current, name) for name in first}
             return await self._put(
                 keys,
                 current,
@@ -157,6 +159,7 @@ class Client(Control, Crews):
                         ids[t.agent_name],
                         t.model_dump_json(exclude_defaults=True),
                         t.priority,
+                        due_ms=arguments.due(t.scheduled_at, t.agent_name),
                         work=submission.work(ids[t.agent_name], t.prompt, {}),
                     )
                     for t in work
@@ -175,6 +178,8 @@ class Client(Control, Crews):
         for warning in submission.check(current.definition, prompt, agent=agent, inputs=inputs):
             logger.warning("%s", warning)
         if agent is not None and not inputs:
+            if len(self._good) >= _GOOD_MAX:  # a crew may have agents of any name
+                self._good.clear()
             self._good.add((current.digest, agent))
 
     async def _put(
@@ -311,6 +316,11 @@ async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> 
         if not timer.expired():
             raise
         raise TimeoutError(f"{task_id!r} of crew {keys.crew!r}: no result after {seconds:g} s") from None
+
+
+def _agent_id(current: definitions.Current, agent: str) -> str:
+    found = current.definition.agent(agent)
+    return found.agent_id if found else agent
 
 
 def _run(current: definitions.Current, **fields: Any) -> runs.RunSubmission:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
+
+from pydantic_core import from_json
 
 from watchbill import names
 from watchbill.errors import InvalidInput, Problem
 from watchbill.plan import prompts, texts
-from watchbill.records import CrewDefinition
+from watchbill.records import AGENT_NAME_MAX_BYTES, CrewDefinition
 from watchbill.tasks import (
     INPUT_MAX_BYTES,
     INPUTS_MAX,
@@ -28,7 +31,7 @@ def check(
     agent: str | None = None,
     inputs: Mapping[str, str],
     task_id: str | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
     """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
     errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, inputs)]
@@ -44,14 +47,14 @@ def check(
     return warnings
 
 
-def check_own(prompt: str, task_id: str | None, metadata: Mapping[str, str], labels: Mapping[str, str | None]) -> None:
+def check_own(prompt: str, task_id: str | None, metadata: Mapping[str, Any], labels: Mapping[str, str | None]) -> None:
     """Checks the arguments of one submission that do not depend on the crew. `labels`: user_id, session_id,
     dedupe_key. Raises InvalidInput."""
     if errors := list(_own(prompt, task_id, metadata, labels)):
         raise InvalidInput(errors)
 
 
-def is_plain(prompt: str, task_id: str, metadata: Mapping[str, str], labels: Mapping[str, str | None]) -> bool:
+def is_plain(prompt: str, task_id: str, metadata: Mapping[str, Any], labels: Mapping[str, str | None]) -> bool:
     """`check_own` needn't look at it: for whoever has very many."""
     return (
         not (metadata or labels)
@@ -73,7 +76,7 @@ def work(agent: str, prompt: str, inputs: Mapping[str, str]) -> str:
 
 
 def _own(
-    prompt: str, task_id: str | None, metadata: Mapping[str, str], labels: Mapping[str, str | None]
+    prompt: str, task_id: str | None, metadata: Mapping[str, Any], labels: Mapping[str, str | None]
 ) -> Iterator[Problem]:
     """What has to do with this one submission only."""
     wrong = list(texts.problems({"prompt": prompt}))
@@ -95,18 +98,31 @@ def _own(
         yield from _of_metadata(metadata)
 
 
-def _of_metadata(metadata: Mapping[str, str]) -> Iterator[Problem]:
+def _of_metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
     if len(metadata) > METADATA_MAX_ENTRIES:
         yield Problem(
             f"there are {len(metadata)} metadata entries", f"Give {METADATA_MAX_ENTRIES} at most.", path="metadata"
         )
         return
     wrong = [problem for name in metadata for problem in texts.problems({"metadata": name})]
-    wrong = wrong or list(texts.problems({f"metadata.{name}": value for name, value in metadata.items()}))
+    size = 0
+    for name, value in metadata.items() if not wrong else ():
+        text = value
+        if not isinstance(value, str):
+            try:
+                text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+                from_json(text.encode("utf-8", "replace"))  # readers give up where it is nested too deeply
+            except (TypeError, ValueError, RecursionError) as error:
+                reason, fix = (
+                    f"this can't be stored as JSON: {error}",
+                    "Give text, numbers, and lists and dicts of them.",
+                )
+                wrong.append(Problem(reason, fix, path=f"metadata.{name}"))
+                continue
+        wrong += texts.problems({f"metadata.{name}": text})
+        size += len(name.encode()) + len(text.encode("utf-8", "replace"))
     yield from wrong
-    if not wrong and (size := sum(len(part.encode()) for entry in metadata.items() for part in entry)) > (
-        METADATA_MAX_BYTES
-    ):
+    if not wrong and size > METADATA_MAX_BYTES:
         reason = f"the metadata have {size} bytes; the limit is {METADATA_MAX_BYTES} (64 KiB)"
         yield Problem(reason, "Give what is larger as an input, or a reference to it.", path="metadata")
 
@@ -142,7 +158,13 @@ def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
 
 
 def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
-    if agent is not None and crew.agent(agent) is None:
+    if crew.takes_any and (agent is None or crew.agent(agent) is None):
+        yield Problem(
+            f"crew {crew.name!r} takes tasks for agents of any name, and {agent!r} is none",
+            f"Name an agent: 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters.",
+            path="agent",
+        )
+    elif agent is not None and crew.agent(agent) is None:
         yield Problem(
             f"crew {crew.name!r} has no agent {agent!r}",
             f"Use one of: {', '.join(a.agent_id for a in crew.agents)}; or none, for the whole crew.",
@@ -159,7 +181,8 @@ def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -
 
 def alone(crew: CrewDefinition, agent: str) -> CrewDefinition:
     """The crew as one agent sees it that is asked alone."""
-    return crew.model_copy(update={"agents": [a for a in crew.agents if agent in (a.agent_id, a.effective_name)]})
+    found = crew.agent(agent)
+    return crew.model_copy(update={"agents": [found] if found else []})
 
 
 def _steps_cited(alone: CrewDefinition) -> Iterator[Problem]:

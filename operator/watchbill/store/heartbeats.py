@@ -63,7 +63,7 @@ class StoredSpec(BaseModel):
     inputs: dict[str, str] = Field(default_factory=dict)
     priority: PriorityField = Priority.LOW
     suspend: bool = False
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

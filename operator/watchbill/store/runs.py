@@ -6,7 +6,7 @@ A run is a graph of steps, one hash field each; the script that ends a step adva
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -198,10 +198,9 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with outages.translated():
-        # a task first, in one command: whoever waits is the quicker for it
         task_state, stored = await client.hmget(keys.task(task_id), ["state", "result"])
         if task_state is not None:
-            return _result(stored, task_id) if task_state in TERMINAL else None
+            return await _task_result(client, keys, stored, task_id) if task_state in TERMINAL else None
         known: Any = await client.hmget(keys.run(task_id), ["state", "submitted", "finished", "why"])
     run_state, submitted, finished, why = known
     if run_state is None:
@@ -215,6 +214,15 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         return await _run_result(client, keys, task_id, state, *times, why or "")
     except NewerRecord as error:
         return RunResult(run_id=task_id, crew=keys.crew, status=state, error=str(error))
+
+
+async def _task_result(client: redis.asyncio.Redis, keys: CrewKeys, stored: Any, task_id: str) -> TaskResult:
+    ended = _result(stored, task_id)
+    if ended.cancelled:  # by a script, which could not read the task's metadata
+        payload = await client.hget(keys.task(task_id), "payload")
+        with suppress(ValueError):
+            return ended.model_copy(update={"metadata": AgentTask.model_validate_json(payload or "").metadata})
+    return ended
 
 
 async def _run_result(
@@ -266,7 +274,7 @@ async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step
     for name, text in zip(steps, stored, strict=True):
         if text is not None:
             result = _result(text, f"{run_id}/{name}")
-            if _is_unreadable(result):
+            if isinstance(result, _Unreadable):
                 raise NotFound(f"step {name!r} of run {run_id!r} has no output that can be read: {result.error}")
             found[name] = result.output
     return found
@@ -315,7 +323,8 @@ async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -
         return None
 
 
-_UNREADABLE: Final = "unreadable"
+class _Unreadable(TaskResult):
+    """Stands for a result that can't be read."""
 
 
 def _result(stored: str | bytes | None, task_id: str, agent: str = "") -> TaskResult:
@@ -332,11 +341,7 @@ def _result(stored: str | bytes | None, task_id: str, agent: str = "") -> TaskRe
         except ValueError as error:  # no text
             why = str(error)[:200]
     reason = f"its result in the store can't be read ({why}): another version wrote it, or it is damaged"
-    return TaskResult(task_id=task_id, agent_name=agent, success=False, error=reason, metadata={"outcome": _UNREADABLE})
-
-
-def _is_unreadable(result: TaskResult) -> bool:
-    return not result.success and result.metadata.get("outcome") == _UNREADABLE
+    return _Unreadable(task_id=task_id, agent_name=agent, success=False, error=reason)
 
 
 @contextmanager

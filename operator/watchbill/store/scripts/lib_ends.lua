@@ -13,7 +13,7 @@ local function cancelled_result(item, h, why, spent)
   end
   local error = why == '' and 'cancelled' or 'cancelled: ' .. why
   local result = '{"task_id":' .. quote(item.id) .. ',"agent_name":' .. quote(h.agent) .. ',"success":false,"error":'
-    .. quote(error) .. ',"metadata":{"outcome":"cancelled"}' .. usage .. ',"attempt":' .. h.attempt
+    .. quote(error) .. ',"cancelled":true' .. usage .. ',"attempt":' .. h.attempt
     .. ',"completed_at":"' .. stamp() .. '"}'
   return result, error
 end

@@ -32,6 +32,7 @@ from watchbill.worker.execution.results import Results
 from watchbill.worker.execution.shared_lease import SharedLease
 
 _DEFINITIONS_KEPT: Final = 16
+_ROLES_KEPT: Final = 10_000
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -149,6 +150,8 @@ class Executor:
             reads=tuple(flow.reads(crew, agent, flow.steps(crew), cited)),
             timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
         )
+        if len(self._roles) >= _ROLES_KEPT:  # a crew may have agents of any name
+            self._roles.clear()
         self._roles[digest, name] = role
         return role
 

@@ -17,7 +17,7 @@ from watchbill.loggers import Logger
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
-from watchbill.tasks import Usage
+from watchbill.tasks import AgentTask, Usage
 from watchbill.worker.execution import failures, outputs
 from watchbill.worker.execution.failures import Failed
 from watchbill.worker.execution.outputs import NOTHING, Output
@@ -134,7 +134,7 @@ class Results:
             traceback=trace,
             seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
-            metadata=extras.metadata,
+            metadata={**_metadata_of(task), **extras.metadata},
             attempt=task.attempt,
             completed_at=self._now(),
         )
@@ -185,6 +185,16 @@ def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Fi
     usage = usage or task.usage
     result = outputs.as_json(task.id, task.agent, success=False, error=error, usage=usage, attempt=task.attempt)
     return Finished(task, "dead", result, message=error[:MESSAGE_MAX], usage=usage, definition=task.definition)
+
+
+def _metadata_of(task: Claimed) -> Mapping[str, Any]:
+    """Returns the metadata that a task of its own was submitted with."""
+    if task.run_id is not None or '"metadata":' not in task.payload:  # within a text, the quotes would be escaped
+        return {}
+    try:
+        return AgentTask.model_validate_json(task.payload).metadata
+    except ValueError:
+        return {}
 
 
 def _spent(task: Claimed, extras: Extras) -> Usage | None:
