@@ -46,7 +46,6 @@ TOO_LONG = {
 }
 """Files from before the limit, and how many lines each may have. A split lowers the number."""
 ONE_STORY = {
-    "operator/watchbill/api/loader.py:loader": "a class that is made when YAML is first read, with all its methods",
     "tests/store/test_crews.py:test_the_example_of_the_seed_runs_as_written": "the example, as written",
     "tests/worker/test_worker_health.py:test_the_metrics_are_those_of_what_really_happens": "one worker's every metric",
     "e2e/control_plane/test_operator_cluster.py:test_what_kopf_sees_becomes_keys_on_the_queue": "one run of kopf",

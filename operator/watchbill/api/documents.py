@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from watchbill.api import scalars
-from watchbill.api.loader import FLOAT, MERGE, STRING, NotYaml, loader
-from watchbill.api.problems import Finding, Loc, quote
+from watchbill.api.problems import Finding, Loc, NotYaml, quote
+from watchbill.api.scalars import FLOAT, MERGE, STRING
 from watchbill.errors import needed
 
 if TYPE_CHECKING:
@@ -127,12 +127,13 @@ def _read(text: str, first: int) -> Iterator[Document]:
     with needed("Reading YAML files", "cli"):
         import yaml
 
-        opened = loader()
+        from watchbill.api.loader import Loader
+
     reading = None
     try:
-        reading = opened(text)
+        reading = Loader(text)
         while reading.check_node():
-            node = reading.get_node()
+            node: Any = reading.get_node()
             _refuse_too_many_aliases(node)
             faults = tuple(_faults(node))
             # a document with a key that isn't text is refused anyhow

@@ -16,9 +16,8 @@ from watchbill.api import checks
 from watchbill.api.crew import AGENTS_MAX, RELATIONS_MAX, Crew
 from watchbill.api.documents import Document, documents
 from watchbill.api.heartbeat import Heartbeat
-from watchbill.api.loader import NotYaml
 from watchbill.api.meta import API_VERSION
-from watchbill.api.problems import Finding, Loc, explain, field_at, model_at, nearest, quote, suggest
+from watchbill.api.problems import Finding, Loc, NotYaml, explain, field_at, model_at, nearest, quote, suggest
 from watchbill.errors import InvalidInput, Problem
 
 _KINDS: Final[dict[str, type[Crew] | type[Heartbeat]]] = {"Crew": Crew, "Heartbeat": Heartbeat}

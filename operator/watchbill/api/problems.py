@@ -37,6 +37,16 @@ class Finding(NamedTuple):
         return path_of(self.loc)
 
 
+class NotYaml(Exception):
+    """The text can't be read any further; says where and why."""
+
+    def __init__(self, line: int, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.reason = reason
+        self.fix = fix
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
     """Put among a field's annotations: the fix to give when its value has the wrong form or length."""

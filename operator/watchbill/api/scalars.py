@@ -13,6 +13,11 @@ from typing import Final
 
 Scalar = str | int | float | bool | None
 
+TAG: Final = "tag:yaml.org,2002:"
+STRING: Final = f"{TAG}str"
+FLOAT: Final = f"{TAG}float"
+MERGE: Final = f"{TAG}merge"
+
 
 def _spelled(*words: str) -> list[str]:
     return [spelling for word in words for spelling in (word, word.title(), word.upper())]
@@ -46,6 +51,11 @@ def plain(text: str) -> Scalar:
     if not _FLOAT.fullmatch(digits) or math.isinf(number := float(digits)):
         return text
     return _stored(number)
+
+
+def tag_of(value: Scalar) -> str:
+    """Returns YAML's tag of a value."""
+    return TAG + ("null" if value is None else type(value).__name__)
 
 
 def _whole(digits: str) -> int | None:
