@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Final, ParamSpec, TypedDict
 
 import typer
 
 from watchbill.cli import output
 from watchbill.cli.control import confirmed
-from watchbill.cli.options import CrewArgument, Output, YesOption, age
+from watchbill.cli.options import CrewArgument, Output, YesOption, add, age
 from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.terminal import one_line, printable
@@ -55,6 +58,12 @@ NewerOption = Annotated[
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Select all letters of the crew.")]
+_FILTERS: Final[dict[str, tuple[Any, Any]]] = {
+    "agent": (AgentOption, None),
+    "reason": (ReasonOption, None),
+    "older": (OlderOption, None),
+    "newer": (NewerOption, None),
+}
 
 
 class Filter(TypedDict):
@@ -64,6 +73,42 @@ class Filter(TypedDict):
     reason: str | None
     before: datetime | None
     after: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The letters that a command acts on: those with these ids, those that match the filter, or all."""
+
+    ids: list[str] | None
+    chosen: Filter
+    every: bool
+
+
+P = ParamSpec("P")
+
+
+def with_selection(
+    what: str,
+) -> Callable[[Callable[Concatenate[StoreOptions, Selection, P], int]], Callable[Concatenate[StoreOptions, P], int]]:
+    """Gives a command the ids and options that select letters, which it takes as a Selection.
+
+    `what`: what is done to the letters, for the error when nothing selects any.
+    """
+    added: dict[str, tuple[Any, Any]] = {"ids": (IdsArgument, None), **_FILTERS, "every": (AllOption, False)}
+
+    def decorate(command: Callable[Concatenate[StoreOptions, Selection, P], int]) -> Callable[..., int]:
+        @functools.wraps(command)
+        def wrapped(store: StoreOptions, *args: Any, **kwargs: Any) -> int:
+            given = {name: kwargs.pop(name) for name in added}
+            ids, every = given.pop("ids"), given.pop("every")
+            selection = Selection(ids, _filter(**given), every)
+            _check_chosen(selection, what)
+            return command(store, selection, *args, **kwargs)
+
+        add(wrapped, command, added, without="selection")
+        return wrapped
+
+    return decorate
 
 
 @with_store()
@@ -126,15 +171,11 @@ def show(
 
 
 @with_store()
+@with_selection("replayed")
 def replay(
     store: StoreOptions,
+    selection: Selection,
     crew: CrewArgument,
-    ids: IdsArgument = None,
-    agent: AgentOption = None,
-    reason: ReasonOption = None,
-    older: OlderOption = None,
-    newer: NewerOption = None,
-    every: AllOption = False,
     as_submitted: Annotated[
         bool, typer.Option("--as-submitted", help="Continue runs with the definition that they were submitted with.")
     ] = False,
@@ -145,15 +186,15 @@ def replay(
     plan than the crew has now, the step keeps the definition of its run, and stderr says so. Exit 1: some could not be
     replayed; stderr says why.
     """
-    chosen = _filter(agent, reason, older, newer)
-    _check_chosen(ids, chosen, every, "replayed")
 
     async def ask(client: Client) -> int:
-        told = await client.replay(crew, ids or None, everything=every, as_submitted=as_submitted, **chosen)
+        told = await client.replay(
+            crew, selection.ids or None, everything=selection.every, as_submitted=as_submitted, **selection.chosen
+        )
         if store.form is not Output.TEXT:
             output.write([dataclasses.asdict(one) for one in told], store.form)
         elif not told:
-            output.say(_none(chosen))
+            output.say(_none(selection.chosen))
         for one in told:
             if one.outcome != "replayed":
                 output.say(f"{one.task_id or one.id} was not replayed: {_OUTCOMES[one.outcome]}")
@@ -172,29 +213,23 @@ def replay(
 
 
 @with_store()
+@with_selection("purged")
 def purge(
     store: StoreOptions,
+    selection: Selection,
     crew: CrewArgument,
-    ids: IdsArgument = None,
-    agent: AgentOption = None,
-    reason: ReasonOption = None,
-    older: OlderOption = None,
-    newer: NewerOption = None,
-    every: AllOption = False,
     yes: YesOption = False,
 ) -> int:
     """Remove dead letters for good. On a terminal the command asks first.
 
     Exit 2: there is no such letter, and nothing was removed.
     """
-    chosen = _filter(agent, reason, older, newer)
-    _check_chosen(ids, chosen, every, "purged")
 
     async def ask(client: Client) -> int:
-        wanted = None if not ids else set(ids)
+        wanted = None if not selection.ids else set(selection.ids)
         doomed: list[str] = []
         missing = set(wanted or ())
-        async for letter in client.dead_letters(crew, **chosen):
+        async for letter in client.dead_letters(crew, **selection.chosen):
             if wanted is None or wanted & {letter.id, letter.task_id}:
                 missing -= {letter.id, letter.task_id}
                 doomed.append(letter.id)
@@ -260,10 +295,10 @@ def _filter(agent: str | None, reason: str | None, older: str | None, newer: str
     return {"agent": agent, "reason": reason, "before": before, "after": after}
 
 
-def _check_chosen(ids: list[str] | None, chosen: Filter, every: bool, what: str) -> None:
-    if every and ids:
+def _check_chosen(selection: Selection, what: str) -> None:
+    if selection.every and selection.ids:
         raise InvalidInput(Problem("--all and ids contradict each other", "Give one of the two."))
-    if every or ids or any(value is not None for value in chosen.values()):
+    if selection.every or selection.ids or any(value is not None for value in selection.chosen.values()):
         return
     fix = "Give ids, a filter (--agent, --reason, --older-than, --newer-than), or --all."
     raise InvalidInput(Problem(f"no dead letters are chosen to be {what}", fix))

@@ -129,13 +129,13 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Log only error
 
 
 def add(
-    wrapped: Callable[..., Any], command: Callable[..., Any], added: Mapping[str, tuple[Any, Any]], *, skip: int = 0
+    wrapped: Callable[..., Any], command: Callable[..., Any], added: Mapping[str, tuple[Any, Any]], *, without: str = ""
 ) -> None:
-    """Gives `wrapped` the signature of `command` without its first `skip` parameters, and the options `added` at its
+    """Gives `wrapped` the signature of `command`, without the parameter `without`, and with the options `added` at its
     end: name → (type, default)."""
     signature = inspect.signature(command, eval_str=True)
     parameters = [
-        *list(signature.parameters.values())[skip:],
+        *(one for name, one in signature.parameters.items() if name != without),
         *(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
             for name, (kind, default) in added.items()

@@ -126,7 +126,7 @@ def with_store(*, output: bool = True) -> Callable[[Callable[Concatenate[StoreOp
         def wrapped(*args: Any, **kwargs: Any) -> int:
             return command(StoreOptions(**{name: kwargs.pop(name) for name in added}), *args, **kwargs)
 
-        add(wrapped, command, added, skip=1)
+        add(wrapped, command, added, without="store")
         return wrapped
 
     return decorate
