@@ -1,60 +1,16 @@
-"""What you test your own agents with: a model that answers by script, a clock that you move, a throwaway store.
-
-An agent of your own, without a crew or a store:
-
-    from watchbill import testing
-
-    class Shorten:
-        def __init__(self, words: int) -> None:
-            self.words = words
-
-        async def run(self, context):
-            await context.emit("shortening")
-            return " ".join(context.prompt.split()[: self.words])
-
-    async def test_the_answer_is_short():
-        context = testing.context(prompt="a rather long text")
-        assert await Shorten(words=2).run(context) == "a rather"
-        assert context.messages == ["shortening"]
-
-An `LLMAgent`, against a real HTTP server that speaks OpenAI's protocol and costs nothing:
-
-    from watchbill.agents import AgentLoader
-    from watchbill.records import AgentDefinition, CrewDefinition
-
-    async def test_the_model_is_asked():
-        async with testing.FakeModel(["42"]) as model:
-            agent = AgentDefinition(agent_id="guide", model="openai:any", base_url=model.base_url)
-            runner = AgentLoader().load(CrewDefinition(name="crew", agents=[agent]), agent)
-            assert await runner.run(testing.context(prompt="6 * 7?")) == "42"
-            assert model.requests[0].prompt == "6 * 7?"
-
-Everything listens on loopback only, and is gone when its block ends.
-"""
+"""A model that answers by script, behind a real HTTP server that speaks OpenAI's two APIs."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
 import json
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
-
-from watchbill.agents.context import Context, spoken
-from watchbill.agents.tools import Tool
-from watchbill.clock import Timer
-from watchbill.embedded import EmbeddedStore
-from watchbill.records import AgentDefinition
-from watchbill.tasks import AgentTask
 
 CHAT: Final = "chat"
 RESPONSES: Final = "responses"
@@ -266,144 +222,6 @@ class FakeModel:
 
     def _id(self, kind: str) -> str:
         return f"{kind}_{next(self._ids)}"
-
-
-class FakeClock:
-    """A clock that stands still until it is moved: a `watchbill.clock.Clock` for tests."""
-
-    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        if start.tzinfo is None:
-            raise ValueError(f"{start.isoformat()} has no time zone")
-        self._now = start.astimezone(UTC)
-        self._passed = 0.0
-        self._sleepers: dict[asyncio.Future[None], float] = {}
-        self._timers: list[_Timer] = []
-
-    def now(self) -> datetime:
-        return self._now
-
-    def monotonic(self) -> float:
-        """Seconds by which it was moved."""
-        return self._passed
-
-    async def sleep(self, seconds: float) -> None:
-        """Returns once the clock was moved by so much."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        woken = asyncio.get_running_loop().create_future()
-        self._sleepers[woken] = self._passed + seconds
-        try:
-            await woken
-        finally:
-            self._sleepers.pop(woken, None)
-
-    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """`advance` calls it, once the clock was moved by so much."""
-        timer = _Timer(self._passed + max(seconds, 0.0), partial(callback, *args), self._timers)
-        self._timers.append(timer)
-        return timer
-
-    @property
-    def sleepers(self) -> list[float]:
-        """In how many seconds each who sleeps is woken, and each timer calls back, the next one first."""
-        return sorted(due - self._passed for due in (*self._sleepers.values(), *(timer.due for timer in self._timers)))
-
-    def advance(self, seconds: float) -> datetime:
-        """Move on, wake whose time has come, call what is due, and return the new time."""
-        if seconds < 0:
-            raise ValueError(f"time goes forward, not by {seconds} seconds")
-        self._now += timedelta(seconds=seconds)
-        self._passed += seconds
-        for woken, due in sorted(self._sleepers.items(), key=lambda sleeper: sleeper[1]):
-            if due <= self._passed + 1e-9 and not woken.done():  # sums of fractions
-                woken.set_result(None)
-        while timers := [timer for timer in self._timers if timer.due <= self._passed + 1e-9]:
-            timer = min(timers, key=lambda one: one.due)
-            timer.cancel()
-            timer.call()  # which may cancel others, and set new ones
-        return self._now
-
-
-@dataclass(slots=True, eq=False)
-class _Timer:
-    due: float
-    call: Callable[[], object]
-    timers: list[_Timer]
-
-    def cancel(self) -> None:
-        if self in self.timers:
-            self.timers.remove(self)
-
-
-@asynccontextmanager
-async def store() -> AsyncIterator[str]:
-    """The URL of a store of your own, with nothing in it, and nothing left of it at the end."""
-    opened = await EmbeddedStore.open(None)
-    try:
-        yield opened.url
-    finally:
-        await opened.close()
-
-
-@dataclass(slots=True, kw_only=True)
-class RecordingContext(Context):
-    """A `Context` that keeps what was said."""
-
-    messages: list[str] = field(default_factory=list)
-    """What the agent emitted, in order."""
-
-    def emit_sync(self, message: str) -> None:
-        """As ever; without an event loop, as in a test that isn't async, the message is just kept."""
-        if self.loop is None:
-            self.messages.append(spoken(message))
-        else:
-            Context.emit_sync(self, message)
-
-
-def context(
-    prompt: str = "",
-    *,
-    inputs: Mapping[str, str] | None = None,
-    outputs: Mapping[str, Any] | None = None,
-    config: Mapping[str, Any] | None = None,
-    tools: Mapping[str, Callable[..., Any]] | None = None,
-    agent: AgentDefinition | None = None,
-    run_id: str | None = None,
-    deadline: datetime | None = None,
-) -> RecordingContext:
-    """The context of a task that was never submitted.
-
-    `tools` are functions by name; `agent` is a definition to use instead of one made from `config`. What the agent
-    emits is in `messages` of the result, and what it reports as used in `usage`.
-    """
-    definition = agent or AgentDefinition(agent_id="agent", agent_class="EchoAgent", config=dict(config or {}))
-    messages: list[str] = []
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        loop = None
-
-    async def emit(message: str) -> None:
-        messages.append(spoken(message))
-
-    return RecordingContext(
-        crew="test/crew",
-        agent=definition,
-        task=AgentTask(task_id="task", agent_name=definition.agent_id, prompt=prompt, crew_name="crew"),
-        run_id=run_id,
-        prompt=prompt,
-        inputs=dict(inputs or {}),
-        outputs=dict(outputs or {}),
-        tools={name: Tool(name, function) for name, function in (tools or {}).items()},
-        logger=logging.LoggerAdapter(logging.getLogger("watchbill.testing"), {}),
-        deadline=deadline,
-        attempt=1,
-        fence=1,
-        emit=emit,
-        loop=loop,
-        messages=messages,
-    )
 
 
 def _calls(answer: Answer) -> Sequence[ToolCall]:
