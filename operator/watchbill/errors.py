@@ -29,6 +29,7 @@ WatchbillError
     ├── CrewGone                the crew was deleted, or replaced by another of its name
     ├── Fenced                  this worker was taken for dead, and its work given to others
     │   └── WorkerForgotten     the store has lost what it knew of this worker
+    ├── LockLost                a lock ended while its holder still worked under it
     ├── NotWorthRetrying        raised by agents: another attempt would fail, too
     └── TaskFailed              the task ran and failed; carries the result
 """
@@ -240,6 +241,11 @@ class Fenced(GiveUp):
 
 class WorkerForgotten(Fenced):
     """The store doesn't know this worker, though it has claimed: it lost what it had. Nothing was written."""
+
+
+class LockLost(GiveUp):
+    """A lock expired, or was another's, before its holder released it: what was done under it may overlap with others'
+    work. Only a resource that refuses an old `fence` is safe from that."""
 
 
 class NotWorthRetrying(GiveUp):

@@ -232,6 +232,26 @@ def _records(tenant: str, prefix: str) -> str:
     return prefix if tenant == GLOBAL_TENANT else f"{prefix}:{{{tenant}}}"
 
 
+# ---------------------------------------------------------------- messaging
+
+KEY_PREFIX: Final = "wb:"
+"""Before the keys of locks and limits that belong to no crew. A crew's have `CrewKeys.prefix` instead."""
+
+
+def lock(name: str, prefix: str = KEY_PREFIX) -> str:
+    return f"{prefix}lock:{name}"
+
+
+def rate_log(limiter: str, key: str, prefix: str = KEY_PREFIX) -> str:
+    """Where a limiter notes the calls of this key. The limiter's name is escaped, so that no two share a log."""
+    return f"{prefix}rate:{limiter.replace('%', '%25').replace(':', '%3A')}:{key}"
+
+
+def channel(name: str, prefix: str = "") -> str:
+    """Pub/sub channel; without a prefix it is the name itself, which other programs know, too."""
+    return f"{prefix}channel:{name}" if prefix else name
+
+
 # ---------------------------------------------------------------- Kubernetes
 
 FIELD_MANAGER: Final = "watchbill"

@@ -26,7 +26,7 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("WATCHBILL_REDIS_URL", redis_url)
     with connection.connect_sync(redis_url) as client:
         yield client
-        client.delete("key", "user:123", "visits")
+        client.delete("key", "user:123", "visits", *client.keys("wb:lock:*"), *client.keys("wb:rate:*"))
 
 
 def seed_program(name: str) -> str:
@@ -56,6 +56,21 @@ def test_the_seeds_client_runs_as_written(server: Any) -> None:
     assert made["value"] == "value"
     assert made["user"] == {"name": "Alice", "role": "admin"}
     assert server.exists("key") == 0
+
+
+def test_the_seeds_lock_runs_as_written(server: Any) -> None:
+    made = ran(seed_program("RedisLock"))
+
+    assert made["acquired"] is True
+    assert not made["lock"].held
+    assert server.hget("wb:lock:critical-section", "token") == ""
+
+
+def test_the_seeds_limiter_runs_as_written(server: Any) -> None:
+    made = ran(seed_program("RedisRateLimiter"))
+
+    assert made["limiter"].remaining("user-123") in (9, 10)  # the second may be over
+    assert [made["limiter"].is_allowed("another") for _ in range(11)].count(True) >= 10
 
 
 @pytest.mark.pure

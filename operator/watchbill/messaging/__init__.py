@@ -8,5 +8,16 @@ from __future__ import annotations
 
 from watchbill.messaging.client import AsyncRedisClient, RedisClient
 from watchbill.messaging.config import RedisConfig
+from watchbill.messaging.limiter import AsyncRedisRateLimiter, RateDecision, RedisRateLimiter
+from watchbill.messaging.lock import AsyncRedisLock, RedisLock
 
-__all__ = ["AsyncRedisClient", "RedisClient", "RedisConfig"]
+__all__ = [
+    "AsyncRedisClient",
+    "AsyncRedisLock",
+    "AsyncRedisRateLimiter",
+    "RateDecision",
+    "RedisClient",
+    "RedisConfig",
+    "RedisLock",
+    "RedisRateLimiter",
+]

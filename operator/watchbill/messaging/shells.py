@@ -16,7 +16,7 @@ from watchbill.messaging.steps import Call, Pause, Script, Step, Steps
 
 T = TypeVar("T")
 
-_FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
+FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
 """All that redis-py raises: the cluster's exceptions stand apart."""
 
 
@@ -50,13 +50,13 @@ class Blocking:
             while True:
                 try:
                     answer = self._take(step)
-                except _FAILURES as error:
+                except FAILURES as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        except _FAILURES:
+        except FAILURES:
             with outages.translated():
                 raise
 
@@ -98,13 +98,13 @@ class Async:
             while True:
                 try:
                     answer = await self._take(step)
-                except _FAILURES as error:
+                except FAILURES as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        except _FAILURES:
+        except FAILURES:
             with outages.translated():
                 raise
 
