@@ -32,7 +32,6 @@ TOO_LONG = {
     "tests/store/test_embedded.py": 850,
     "tests/store/test_events.py": 500,
     "tests/store/test_heartbeats.py": 550,
-    "tests/store/test_queue.py": 1400,
     "tests/store/test_queue_faults.py": 600,
     "tests/store/test_queue_machine.py": 750,
     "tests/store/test_runs.py": 750,
