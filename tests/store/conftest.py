@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 
+import fakeredis
 import pytest
+import redis.asyncio
+import redis.exceptions
 from support import Crew, opened
+
+from watchbill.store.crews import CrewRedis
 
 
 @pytest.fixture
@@ -13,3 +19,29 @@ async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
     """A crew with the agents a and b, whose runs are parallel. Its keys are removed when the test ends."""
     async with opened(redis_url, crew_name) as made:
         yield made
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"team-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=[pytest.param("fake", marks=pytest.mark.pure), "real"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[redis.asyncio.Redis]:
+    """Both kinds of answers too: bytes from the fake, text from the real one."""
+    if request.param == "fake":
+        made: redis.asyncio.Redis = fakeredis.FakeAsyncRedis()
+    else:
+        made = redis.asyncio.Redis.from_url(request.getfixturevalue("redis_url"), decode_responses=True)
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def store(client: redis.asyncio.Redis, tenant: str) -> CrewRedis:
+    return CrewRedis(client=client, tenant=tenant)
+
+
+@pytest.fixture
+def strict(client: redis.asyncio.Redis, tenant: str) -> CrewRedis:
+    return CrewRedis(client=client, tenant=tenant, strict=True)
