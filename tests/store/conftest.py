@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import fakeredis
 import pytest
 import redis.asyncio
 import redis.exceptions
+from stores import Children, ps
 from support import Crew, opened
 
+from watchbill import state_folder
 from watchbill.store.crews import CrewRedis
 
 
@@ -45,3 +50,35 @@ def store(client: redis.asyncio.Redis, tenant: str) -> CrewRedis:
 @pytest.fixture
 def strict(client: redis.asyncio.Redis, tenant: str) -> CrewRedis:
     return CrewRedis(client=client, tenant=tenant, strict=True)
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    family = Children()
+    yield family
+    for process in family.processes:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    for pid in family.pids:  # none, unless the test has failed
+        if "watchbill" in (command := ps(pid, "args")) or state_folder.SOCKET in command:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / ".watchbill"
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[[str], redis.asyncio.Redis]]:
+    clients: list[redis.asyncio.Redis] = []
+
+    def to(url: str) -> redis.asyncio.Redis:
+        clients.append(redis.asyncio.Redis.from_url(url, decode_responses=True))
+        return clients[-1]
+
+    yield to
+    for client in clients:
+        await client.aclose()
