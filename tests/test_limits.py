@@ -28,7 +28,6 @@ TOO_LONG = {
     "tests/store/queue_model.py": 600,
     "tests/store/test_connection.py": 700,
     "tests/store/test_control.py": 700,
-    "tests/store/test_heartbeats.py": 550,
     "tests/store/test_queue_faults.py": 600,
     "tests/store/test_queue_machine.py": 750,
     "tests/store/test_runs.py": 750,
