@@ -30,7 +30,6 @@ TOO_LONG = {
     "tests/store/test_control.py": 700,
     "tests/store/test_queue_faults.py": 600,
     "tests/store/test_queue_machine.py": 750,
-    "tests/store/test_runs.py": 750,
     "tests/worker/agents/hands.py": 800,
     "tests/worker/test_worker_running.py": 450,
     "tests/worker/test_worker_tasks.py": 500,
