@@ -26,7 +26,6 @@ TOO_LONG = {
     "tests/local/test_scheduler.py": 550,
     "tests/local/test_local.py": 450,
     "tests/store/queue_model.py": 600,
-    "tests/store/test_queue_faults.py": 600,
     "tests/store/test_queue_machine.py": 750,
     "tests/worker/agents/hands.py": 800,
     "tests/worker/test_worker_running.py": 450,
