@@ -19,7 +19,6 @@ TOO_LONG = {
     "tests/agents/test_llm_agent.py": 700,
     "tests/api/test_parse.py": 600,
     "tests/cli/test_cli_top.py": 450,
-    "tests/client/test_client_control.py": 800,
     "tests/examples/test_log_triage.py": 650,
     "tests/plan/test_crew.py": 550,
     "tests/plan/test_manifests.py": 450,
