@@ -19,7 +19,6 @@ TOO_LONG = {
     "tests/store/queue_model.py": 600,
     "tests/store/test_queue_machine.py": 750,
     "tests/worker/agents/hands.py": 800,
-    "tests/worker/test_worker_tasks.py": 500,
     "e2e/control_plane/manifests/refused.py": 450,
     "e2e/control_plane/test_chart.py": 650,
     "e2e/control_plane/test_crds.py": 650,
