@@ -15,7 +15,6 @@ FOLDERS = ("operator", "tests", "e2e", "bench")
 FILE_LINES = 400
 FUNCTION_LINES = 60
 TOO_LONG = {
-    "tests/examples/test_log_triage.py": 650,
     "tests/store/queue_model.py": 600,
     "tests/store/test_queue_machine.py": 750,
     "tests/worker/agents/hands.py": 800,
