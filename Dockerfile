@@ -10,6 +10,8 @@
 #
 # Neither needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on.
 #
+# The worker delivers by every channel but apprise, which brings more than all the rest: an image of your own has it.
+#
 # Your own agents, either way: in an image of yours (with what they import beyond Watchbill), or in a ConfigMap that is
 # mounted at /agents.
 #

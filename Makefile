@@ -79,7 +79,7 @@ lock:  ## Pin anew after a change of dependencies; newer versions too: make lock
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install uv
 	$(COMPILE) pyproject.toml --extra dev --output-file constraints/dev.txt
 	echo hatchling | $(COMPILE) pyproject.toml - --extra all --constraints constraints/dev.txt --output-file constraints/all.txt
-	$(COMPILE) pyproject.toml --constraints constraints/dev.txt --output-file constraints/worker.txt
+	echo aiosmtplib | $(COMPILE) pyproject.toml - --constraints constraints/dev.txt --output-file constraints/worker.txt
 	$(COMPILE) pyproject.toml --extra cli --extra operator --constraints constraints/dev.txt --output-file constraints/operator.txt
 	echo hatchling | $(COMPILE) - --constraints constraints/dev.txt --output-file constraints/build.txt
 	rm -rf $(LOCK_VENV)
