@@ -5,7 +5,8 @@ Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import ipaddress
+from typing import Any, Final, TypeVar
 
 from pydantic import Field, Json, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,18 @@ from watchbill import logs
 from watchbill.errors import InvalidInput, Problem
 
 S = TypeVar("S", bound="Settings")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NETWORKS: Final = {
+    "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+    "loopback": ("127.0.0.0/8", "::1/128"),
+}
+
+
+def _read_networks(listed: str) -> tuple[Network, ...]:
+    """The networks of a list with commas, of CIDRs and words. Raises ValueError."""
+    parts = [part.strip().lower() for part in listed.split(",") if part.strip()]
+    return tuple(ipaddress.ip_network(cidr) for part in parts for cidr in _NETWORKS.get(part, (part,)))
 
 
 class Settings(BaseSettings):
@@ -65,6 +78,25 @@ class Settings(BaseSettings):
         description="Hosts that may be sent a model's key, separated by commas, as in models.example.com or "
         "*.example.org; besides the provider's own, this machine, and what OPENAI_BASE_URL and its like name.",
     )
+    delivery_allow: str = Field(
+        default="",
+        examples=["networks, separated by commas, as in 10.20.0.0/16, or the words private and loopback"],
+        description="Networks inside that results may be delivered to, over http:// too, separated by commas: CIDRs, "
+        "or the words private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7) and loopback. Empty: only public "
+        "addresses, over https://.",
+    )
+    delivery_timeout_seconds: float = Field(
+        default=20, ge=1, le=300, description="How long a destination may take to accept a result."
+    )
+    smtp_url: str = Field(
+        default="",
+        description="The server that takes mail: smtp://USER:PASSWORD@HOST:587 with STARTTLS, smtps://…:465 with TLS "
+        "from the beginning; smtp://HOST:25?starttls=no sends in the clear, and takes no password.",
+    )
+    smtp_from: str = Field(default="", description="The address that mail comes from, as in crews@example.com.")
+    telegram_url: str = Field(
+        default="https://api.telegram.org", description="The server of Telegram's Bot API; for one of your own."
+    )
     log_level: str = Field(
         default="WARNING",
         description="DEBUG, INFO, WARNING or ERROR: which lines are logged on stderr. On the command line -v, -vv and "
@@ -82,6 +114,17 @@ class Settings(BaseSettings):
         if level.upper() not in logs.LEVELS:
             raise ValueError(f"it is none of {', '.join(logs.LEVELS)}")
         return level.upper()
+
+    @field_validator("delivery_allow")
+    @classmethod
+    def _networks(cls, listed: str) -> str:
+        _read_networks(listed)
+        return listed
+
+    @property
+    def delivery_networks(self) -> tuple[Network, ...]:
+        """The networks that delivery_allow names."""
+        return _read_networks(self.delivery_allow)
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:
