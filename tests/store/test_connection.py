@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
-from support import Crew
+from support import LEASE_MS, MANY, Crew, Feed, finished, flow_of, made, opened, payload, server_ms, until
+from test_scripts import SCRIPTS
 
 from watchbill import connection
-from watchbill.connection import outages
+from watchbill.api import Heartbeat
+from watchbill.connection import outages, scripts
 from watchbill.connection.url import parse, without_secret
 from watchbill.errors import InvalidInput, StoreRefuses, StoreUnavailable
+from watchbill.records import TaskPolicy
+from watchbill.store import control, dead, definitions, figures, heartbeats, retention, runs
+from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
 
 # ---------------------------------------------------------------- URLs
@@ -301,3 +311,342 @@ async def test_a_thread_may_have_what_the_url_says_of_connections_and_pools(redi
         assert await store.client.ping()
     with store.connect_sync() as sync:
         assert sync.ping()
+
+
+# ---------------------------------------------------------------- scripts
+
+
+async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        await crew.client.script_flush()
+        assert [t.id for t in await crew.take("w")] == ["t1"]
+        sync = connection.connect_sync(crew.url)
+        await crew.client.script_flush()
+        await asyncio.to_thread(crew.queue.renew, sync, "w", 1000, "{}")
+        sync.close()
+        assert await crew.client.hlen(crew.keys.workers) == 1
+
+
+async def test_scripts_touch_only_the_keys_that_were_declared(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store itself checks it: the user that runs a script may see the script's keys and no other."""
+    server = await private_redis()
+    url: str = server.url
+    async with opened(url, crew_name) as crew:
+        probe = connection.connect(url.replace("unix://", "unix://probe:x@"))
+        plain = scripts.run
+        ran: set[str] = set()
+
+        async def guarded(
+            client: redis.asyncio.Redis, name: str, keys: Sequence[str], args: list[object], *sent: Callable[[], None]
+        ) -> object:
+            ran.add(name)
+            patterns = [f"~{key}" for key in dict.fromkeys(keys)]
+            await crew.client.execute_command(
+                "ACL", "SETUSER", "probe", "reset", "on", ">x", "+@all", "allchannels", *patterns
+            )
+            return await plain(probe, name, keys, args, *sent)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scripts, "run", guarded)
+            await guarded(crew.client, "leave", crew.keys.fixed, [crew.uid, "nobody"])
+            with pytest.raises(redis.ResponseError, match=r"No permissions|can't access"):  # the guard works
+                await probe.eval("return redis.call('HGET', KEYS[1] .. 'x', 'uid')", 1, crew.keys.meta)
+            await _everything_workers_do(crew)
+            await _everything_people_do(crew)
+            await crew.assert_idle()
+            await definitions.delete(crew.client, crew.keys, crew.uid)
+        await probe.aclose()
+    assert ran | {"renew"} == set(SCRIPTS), "`renew`, which a thread calls, has the fixed keys only"
+
+
+async def _everything_workers_do(crew: Crew) -> None:
+    await crew.submit("t1", "t2", "ghost", dedupe_key="k", dedupe_ms=1000, inputs={"x": "1"})
+    await crew.submit("t2", "ghost")
+    await crew.submit("later", due_ms=1)
+    await crew.submit("later-still", due_ms=await server_ms(crew.client) + 100)
+    await crew.queue.move_due()
+    await crew.run("r1", flow_of([("a", "b"), ("b", "c"), ("d", "e")]), parallel=1, dedupe_key="l", dedupe_ms=1000)
+    await crew.run("r2", flow_of([("x", "y")]))
+    await crew.client.delete(crew.keys.task("ghost"))
+    await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
+    for i in range(300):
+        if i > 20 and not await crew.queued() and not await crew.client.zcard(crew.keys.delayed):
+            break
+        if i % 2:
+            tasks = (await crew.queue.claim(f"w{i}", 1, 3, begin=2, lease_ms=LEASE_MS, take_over=True)).tasks
+            await crew.queue.finish(f"w{i}", [], begun=tasks, announced=tasks)
+        else:
+            tasks = await crew.take(f"w{i}", 1, 3)
+        for task in tasks:
+            await crew.queue.say(f"w{i}", task, "hello", 1)
+        if i == 4:
+            await crew.queue.park(f"w{i}", tasks, "not in this image")
+            await crew.queue.unpark([m for members in (await crew.queue.parked_agents()).values() for m in members])
+        if i % 3 == 0:
+            await crew.queue.hand_back(f"w{i}", tasks)
+        elif i % 3 == 1:
+            await crew.queue.declare_dead([f"w{i}"])
+        else:
+            await crew.queue.finish(f"w{i}", [finished(t, "retry", ttl_ms=1) for t in tasks[:1] if i < 20])
+            await crew.finish(f"w{i}", tasks, "dead" if any(t.id == "ghost" for t in tasks) else "completed")
+            await crew.queue.leave(f"w{i}")
+
+
+async def _everything_people_do(crew: Crew) -> None:
+    of_crew = (crew.client, crew.keys, crew.uid)
+    await dead.purge(*of_crew, [letter.id async for letter in dead.letters(crew.client, crew.keys)])
+    await crew.submit("t3", "t4", "t5")
+    await crew.run("r3", flow_of([("a", "b"), ("c", "d")]), parallel=1)
+    for task in ("t3", "r3/a"):
+        assert await control.interrupt(*of_crew, task, "wait")
+        assert await control.resume(*of_crew, task)
+    assert await control.cancel(*of_crew, "t4", "no more", LEASE_MS)
+    assert await control.cancel(*of_crew, "r3/c", "no more", LEASE_MS)
+    assert await runs.subscribe(crew.client, crew.keys, "r3", "nobody")
+    tasks = await crew.take("p1")
+    assert sorted(task.id for task in tasks) == ["r3/a", "t3", "t5"]
+    assert not await control.cancel(*of_crew, "t5", "no more", LEASE_MS)
+    assert await crew.finish("p1", tasks, "dead") == ["applied"] * 3
+    letters = [letter async for letter in dead.letters(crew.client, crew.keys)]
+    replayed = await dead.replay(*of_crew, letters, max_queued=MANY)
+    assert [one.outcome for one in replayed] == ["replayed"] * 3
+    assert await control.cancel_all(*of_crew, None, "enough", LEASE_MS) == control.CancelledAll(3, 0)
+    await crew.queue.recover([finished(tasks[0])], "another time")
+    await crew.queue.leave("p1")
+    await _heartbeats(crew)
+    assert await control.drain(*of_crew, "host", on=True)
+    await definitions.record_loaded(*of_crew, crew.definition.digest())
+    await definitions.record_loss(*of_crew, "another time")
+    await figures.figures(crew.client, crew.keys)
+    current = await definitions.current(crew.client, crew.keys)
+    bounds = current.definition.model_copy(update={"tasks": TaskPolicy(max_results=1)})
+    assert await retention.trim(*of_crew, replace(current, content=bounds.content()))
+
+
+async def _heartbeats(crew: Crew) -> None:
+    noon = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    for agent in ("a", None):
+        spec = {"crewRef": {"name": "test"}, "schedule": "* * * * *", "prompt": "look", "agent": agent}
+        beat = Heartbeat.model_validate({"metadata": {"name": "hb"}, "spec": spec})
+        state = await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=noon)
+        assert (await heartbeats.run_now(crew.client, crew.keys, "hb", agent or "all", now=noon))[1]
+        slots = {"first": state.next or noon, "following": noon + timedelta(minutes=9)}
+        assert await heartbeats.miss(crew.client, crew.keys, state, **slots, count=8, message="missed")
+    await heartbeats.remove(crew.client, crew.keys, crew.uid, "hb")
+    await control.cancel_all(crew.client, crew.keys, crew.uid, None, "enough", LEASE_MS)
+
+
+# ---------------------------------------------------------------- a server that comes and goes
+
+
+async def test_a_killed_server_comes_back_with_all_that_was_acknowledged(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        tasks = await crew.take("w", 1, 1)
+        waited: list[float] = []
+        await server.kill()
+        with pytest.raises(StoreUnavailable):
+            await crew.submit("t3")
+        done = finished(tasks[0])
+        finishing = asyncio.create_task(outages.persist(lambda: crew.queue.finish("w", [done]), on_wait=waited.append))
+        await until(lambda: _true(waited))
+        await server.restart()
+        outcomes, _ = await asyncio.wait_for(finishing, 15)
+        assert outcomes == ["applied"]
+        assert [t.id for t in await crew.take("w", 2)] == ["t2"]
+
+
+async def _true(value: object) -> bool:
+    return bool(value)
+
+
+async def test_a_follower_of_events_outlives_its_server(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        async with Feed(crew).following() as feed:
+            await crew.finish("w", await crew.take("w", 1, 1))
+            await until(lambda: _true(feed.terminal()))
+            await server.kill()
+            await server.restart()
+            await outages.persist(lambda: crew.client.ping())
+            await crew.finish("w", await crew.take("w", 2, 1))
+            await until(lambda: _true(feed.terminal()["t2"]))
+        assert feed.terminal() == {"t1": 1, "t2": 1}
+
+
+async def test_a_server_without_memory_refuses_new_tasks_and_takes_results(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1", "t2")
+        await crew.run("r1")
+        await crew.client.config_set("maxmemory", "1")
+        before = await crew.dump()
+        with pytest.raises(StoreUnavailable, match="memory"):
+            await crew.submit("t3")
+        with pytest.raises(StoreUnavailable, match="memory"):
+            await crew.run("r2")
+        assert await crew.dump() == before
+        tasks = await crew.take("w")
+        sync = connection.connect_sync(crew.url)
+        await asyncio.to_thread(crew.queue.renew, sync, "w", 60_000, "{}")
+        sync.close()
+        await crew.queue.say("w", tasks[0], "tight here", 1)
+        await crew.queue.hand_back("w", tasks[1:2])
+        assert await crew.finish("w", tasks[:1]) == ["applied"]
+        await crew.queue.leave("w")
+        assert await crew.finish("w2", await crew.take("w2")) == ["applied"] * 3
+        await crew.queue.leave("w2")
+        await crew.client.config_set("maxmemory", "0")
+        await crew.assert_idle()
+        assert await crew.submit_all([Submission("t3", "a", payload("t3"))], max_queued=MANY) == ["t3"]
+
+
+# Plain ZADD and RPUSH are refused then; scripts with allow-oom are not.
+async def test_a_server_without_memory_can_be_told_of_dead_workers(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        await crew.take("w")
+        await crew.client.delete(crew.keys.bell)
+        await crew.client.config_set("maxmemory", "1")
+        await crew.queue.declare_dead(["w"])
+        await crew.client.config_set("maxmemory", "0")
+        assert await crew.client.llen(crew.keys.bell) == 1
+        assert [t.id for t in await crew.claim("next")] == ["t1"]
+
+
+async def test_a_read_only_server_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        tasks = await crew.take("w")
+        await crew.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        before = await crew.dump()
+        calls: tuple[Any, ...] = (
+            crew.submit("t2"),
+            crew.finish("w", tasks),
+            crew.claim("w", 2),
+            crew.queue.declare_dead(["w"]),
+        )
+        for call in calls:
+            with pytest.raises(StoreUnavailable):
+                await call
+        assert await crew.dump() == before
+        await crew.client.execute_command("REPLICAOF", "NO", "ONE")
+        assert await crew.finish("w", tasks) == ["applied"]
+
+
+async def test_a_server_that_misses_its_replicas_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    """docs/redis.md asks for min-replicas-to-write: a result must not be thrown away because a replica is restarted."""
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.submit("t1")
+        tasks = await crew.take("w")
+        sync = connection.connect_sync(server.url)
+        await crew.client.config_set("min-replicas-to-write", 1)
+        calls: tuple[Any, ...] = (crew.submit("t2"), crew.finish("w", tasks), crew.claim("w", 2))
+        for call in calls:
+            with pytest.raises(StoreUnavailable):
+                await call
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(crew.queue.renew, sync, "w", 60_000, "{}")
+        sync.close()
+        finishing = asyncio.create_task(outages.persist(lambda: crew.finish("w", tasks)))
+        await asyncio.sleep(0.1)
+        await crew.client.config_set("min-replicas-to-write", 0)
+        assert await finishing == ["applied"]
+
+
+async def test_a_name_that_leads_to_another_server_by_now_is_followed(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str, tmp_path: Path
+) -> None:
+    """As that of a managed Redis does after a failover: the old master lives on, read-only, with our connections."""
+    old, new = await private_redis(), await private_redis()
+    name = tmp_path / "master.sock"
+    name.symlink_to(old.socket)
+    async with opened(new.url, crew_name) as crew, opened(f"unix://{name}", crew_name) as by_name:
+        by_name.queue.uid = crew.uid
+        sync = connection.connect_sync(f"unix://{name}")
+        await by_name.client.execute_command("HSET", by_name.keys.meta, "uid", crew.uid)
+        await by_name.take("w")
+        await crew.take("w")
+        await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        await by_name.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        name.unlink()
+        name.symlink_to(new.socket)
+        assert await outages.persist(lambda: by_name.submit("t1")) == ["t1"]
+        assert await crew.state("t1") == "waiting"
+        with pytest.raises(StoreUnavailable):
+            await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        await asyncio.to_thread(by_name.queue.renew, sync, "w", 1000, "{}")
+        sync.close()
+
+
+async def test_a_server_that_is_busy_with_a_script_is_a_reason_to_wait(
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str
+) -> None:
+    server = await private_redis()
+    async with opened(server.url, crew_name) as crew:
+        await crew.client.config_set("busy-reply-threshold", "50")
+        hog = redis.asyncio.Redis.from_url(server.url)
+        looping: asyncio.Future[Any] = asyncio.ensure_future(hog.eval("while true do end", 0))
+        try:
+            await until(lambda: _is_busy(crew))
+            with pytest.raises(StoreUnavailable):
+                await crew.submit("t1")
+            with pytest.raises(StoreUnavailable):  # several commands at once
+                await runs.result(crew.client, crew.keys, "t1")
+        finally:
+            await crew.client.script_kill()
+            with pytest.raises(redis.ResponseError):
+                await looping
+            await hog.aclose()
+        assert await crew.submit("t1") == ["t1"]
+
+
+async def _is_busy(crew: Crew) -> bool:
+    try:
+        await crew.client.ping()
+    except redis.ResponseError:
+        return True
+    return False
+
+
+async def test_a_server_that_is_not_there_is_said_to_be_so_quickly(tmp_path: Path) -> None:
+    client = connection.connect(f"unix://{tmp_path}/none.sock")
+    begun = time.monotonic()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await made(client, "nobody")
+    finally:
+        await client.aclose()
+    assert time.monotonic() - begun < 30
+
+
+async def test_bytes_that_are_no_text_survive_the_way_through_a_client(crew: Crew) -> None:
+    key = crew.keys.prefix + "raw"
+    async with redis.asyncio.Redis.from_url(crew.url) as raw:
+        await raw.set(key, b"\xff\x00ok\xc3(")
+        text = await crew.client.get(key)
+        await crew.client.set(key, text)
+        assert await raw.get(key) == b"\xff\x00ok\xc3("

@@ -28,7 +28,8 @@ CHANNELS: Final = ("log", "webhook", "telegram", "teams", "email", "redisStream"
 ENV_REFERENCE: Final = re.compile("env:[A-Za-z_][A-Za-z0-9_]*")
 """A secret's value is that of this variable."""
 _URL: Final = re.compile("https?://[^/?#@ ]+([/?#].*)?")
-_ADDRESS: Final = '[^@ \t\r\n<>,;:"()]+@[^@ \t\r\n<>,;:"()]+'
+ADDRESS: Final = re.compile("[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*")
+"""An address of mail, as browsers take it."""
 _REDIS_STREAM: Final = "[A-Za-z0-9][A-Za-z0-9._:-]*"
 _OWN: Final = ("wb:", "crew:", "tt:")
 _TAKEN: Final = "keys that begin with wb:, crew: or tt: are Watchbill's own"
@@ -191,7 +192,9 @@ class Webhook(_Channel):
 
     url: str | None = _text("URL that the result is sent to, or env:NAME. A URL that holds a secret belongs into one.")
     url_from: SecretSource | None = _from("The Secret that holds the URL, in place of url.")
-    signing_key: str | None = _text("env:NAME of the key that signs each request: whsec_ and base64, or any text.")
+    signing_key: str | None = _text(
+        "env:NAME of the key that signs each request: whsec_ and 24 bytes or more in base64."
+    )
     signing_key_from: SecretSource | None = _from("The Secret that holds the signing key, in place of signingKey.")
     previous_signing_key: str | None = _text(
         "env:NAME of the key before signingKey. Requests are signed with both, until receivers know the new one."
@@ -236,7 +239,7 @@ class Email(_Channel):
     """Mail by the server that WATCHBILL_SMTP_URL names, from the address WATCHBILL_SMTP_FROM."""
 
     to: Annotated[
-        list[Annotated[str, Field(max_length=254, pattern=f"^{_ADDRESS}$")]],
+        list[Annotated[str, Field(max_length=254, pattern=f"^{ADDRESS.pattern}$")]],
         Hint("Write an address such as ops@example.com, without a name."),
     ] = Field(min_length=1, max_length=RECIPIENTS_MAX, description="Addresses.", json_schema_extra=SET)
     subject: Annotated[str, Hint("Write one line.")] = Field(

@@ -10,17 +10,14 @@ from watchbill.messaging.client import AsyncRedisClient, RedisClient
 from watchbill.messaging.config import RedisConfig
 from watchbill.messaging.limiter import AsyncRedisRateLimiter, RateDecision, RedisRateLimiter
 from watchbill.messaging.lock import AsyncRedisLock, RedisLock
-from watchbill.messaging.stream import AsyncRedisStream, RedisStream
 
 __all__ = [
     "AsyncRedisClient",
     "AsyncRedisLock",
     "AsyncRedisRateLimiter",
-    "AsyncRedisStream",
     "RateDecision",
     "RedisClient",
     "RedisConfig",
     "RedisLock",
     "RedisRateLimiter",
-    "RedisStream",
 ]
