@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twins import until
 
 from watchbill import connection, messaging
 
@@ -56,6 +59,27 @@ def test_the_seeds_client_runs_as_written(server: Any) -> None:
     assert made["value"] == "value"
     assert made["user"] == {"name": "Alice", "role": "admin"}
     assert server.exists("key") == 0
+
+
+async def test_the_seeds_pubsub_runs_as_written(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    made: dict[str, Any] = {"__name__": "__main__"}
+    program = compile(seed_program("RedisPubSub"), "program", "exec")
+    running = asyncio.create_task(asyncio.to_thread(exec, program, made))  # it ends with `run`, which blocks
+
+    await until(lambda: server.publish("notifications", json.dumps("of the test")))
+    made["pubsub"].publish("notifications", {"type": "alert"})
+    out = ""
+
+    def printed() -> bool:
+        nonlocal out
+        out += capsys.readouterr().out
+        return "Received: of the test" in out and "Received: {'type': 'alert'}" in out
+
+    await until(printed)
+    assert not running.done()
+    await until(lambda: "subscriber" in made)
+    await asyncio.to_thread(made["subscriber"].close)
+    await running
 
 
 def test_the_seeds_lock_runs_as_written(server: Any) -> None:

@@ -10,14 +10,17 @@ from watchbill.messaging.client import AsyncRedisClient, RedisClient
 from watchbill.messaging.config import RedisConfig
 from watchbill.messaging.limiter import AsyncRedisRateLimiter, RateDecision, RedisRateLimiter
 from watchbill.messaging.lock import AsyncRedisLock, RedisLock
+from watchbill.messaging.pubsub import AsyncRedisPubSub, RedisPubSub
 
 __all__ = [
     "AsyncRedisClient",
     "AsyncRedisLock",
+    "AsyncRedisPubSub",
     "AsyncRedisRateLimiter",
     "RateDecision",
     "RedisClient",
     "RedisConfig",
     "RedisLock",
+    "RedisPubSub",
     "RedisRateLimiter",
 ]

@@ -20,7 +20,7 @@ from watchbill.messaging.shells import Async, Blocking
 from watchbill.messaging.steps import Script, Steps
 
 RATE_MAX: Final = 1_000_000
-"""The server keeps an entry of about 100 bytes for each call in the window."""
+"""The server keeps an entry of about 80 bytes for each call in the window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Generator
 from typing import Any, Final, TypeVar
 
 import redis
@@ -12,7 +13,7 @@ import redis.asyncio
 from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.messaging.config import RedisConfig, from_environment
-from watchbill.messaging.steps import Call, Pause, Script, Step, Steps
+from watchbill.messaging.steps import Call, Pause, Script, Step
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Blocking:
         if self._owns:
             self._redis.close()
 
-    def _do(self, steps: Steps[T]) -> T:
+    def _do(self, steps: Generator[Any, Any, T]) -> T:
         try:
             step = next(steps)
             while True:
@@ -59,6 +60,8 @@ class Blocking:
         except FAILURES:
             with outages.translated():
                 raise
+        finally:
+            steps.close()
 
     def _take(self, step: Step) -> Any:
         match step:
@@ -92,7 +95,7 @@ class Async:
         if self._owns:
             await self._redis.aclose()
 
-    async def _do(self, steps: Steps[T]) -> T:
+    async def _do(self, steps: Generator[Any, Any, T]) -> T:
         try:
             step = next(steps)
             while True:
@@ -107,6 +110,8 @@ class Async:
         except FAILURES:
             with outages.translated():
                 raise
+        finally:
+            steps.close()
 
     async def _take(self, step: Step) -> Any:
         match step:
