@@ -18,7 +18,7 @@ WatchbillError
 ├── RetryLater                  nothing was lost or stored; the same call may succeed later
 │   ├── StoreUnavailable        the store doesn't answer, or not well enough to be used
 │   │   └── NotDurable          what was submitted may be stored, and is not as safe as asked
-│   ├── QueueFull               the crew's maxQueued is reached
+│   ├── QueueFull               the crew's maxQueued, or a stream's max_length, is reached
 │   ├── DefinitionChanged       the crew took up another definition meanwhile
 │   ├── KubernetesUnavailable   the API server can't be reached, or asks for a pause
 │   ├── StaleObject             the object in Kubernetes has changed since it was read
@@ -180,7 +180,8 @@ class NotDurable(StoreUnavailable):
 
 
 class QueueFull(RetryLater):
-    """The crew's `tasks.maxQueued` is reached. Nothing was stored, but what `stored` names of many tasks."""
+    """The crew's `tasks.maxQueued` or a stream's `max_length` is reached. Nothing was stored, but what `stored` names
+    of many tasks."""
 
 
 class KubernetesUnavailable(RetryLater):

@@ -179,6 +179,11 @@ class CrewKeys:
     def fire(self, heartbeat: str, slot: str) -> str:
         return f"{self.prefix}fire:{heartbeat}:{slot}"
 
+    @property
+    def history(self) -> str:
+        """The prefix of the cache of what the crew's agents answered."""
+        return f"{self.prefix}history:"
+
     def reply(self, client: str) -> str:
         """Pub/sub channel on which one client hears that its tasks are done."""
         return f"{self.prefix}reply:{client}"
@@ -255,6 +260,65 @@ def rate_log(limiter: str, key: str, prefix: str = KEY_PREFIX) -> str:
 def channel(name: str, prefix: str = "") -> str:
     """Pub/sub channel; without a prefix it is the name itself, which other programs know, too."""
     return f"{prefix}channel:{name}" if prefix else name
+
+
+FIELDS_OF_ENTRY: Final = "wb:"
+"""What a field of a stream's entry begins with that says something about the entry; no field of a user does."""
+JSON_FIELDS: Final = "wb:json"
+"""The field of an entry that lists those of its fields which are JSON. All others are text."""
+LETTER_ID: Final = "wb:id"
+LETTER_GROUP: Final = "wb:group"
+LETTER_DELIVERIES: Final = "wb:deliveries"
+LETTER_ERROR: Final = "wb:error"
+
+
+def stream(name: str, prefix: str = "") -> str:
+    """A stream of messages; without a prefix it is the name itself, which other programs know, too."""
+    return f"{prefix}stream:{name}" if prefix else name
+
+
+def beside(key: str, what: str) -> str:
+    """A key in the hash slot of another.
+
+    >>> beside("tasks", "dead"), beside("wb:{team/blog}:stream:news", "dead")
+    ('{tasks}:dead', 'wb:{team/blog}:stream:news:dead')
+    """
+    return f"{key}:{what}" if _TAG.search(key) else f"{{{key}}}:{what}"
+
+
+def shares_slot(key: str) -> bool:
+    """Whether `beside` finds a key in this key's slot: not if the key has a brace that closes no hash tag."""
+    return "}" not in key or bool(_TAG.search(key))
+
+
+def stream_dead(stream: str) -> str:
+    """The stream of the messages of a stream that were given too often."""
+    return beside(stream, "dead")
+
+
+def stream_answer(stream: str, call: str) -> str:
+    """Where a script keeps its answer to a call for when the call is sent again."""
+    return beside(stream, f"answer:{call}")
+
+
+def cache_recent(prefix: str) -> str:
+    """The recent view of a cache: a sorted set by time."""
+    return f"{prefix}timestamps"
+
+
+def cache_agents(prefix: str) -> str:
+    """The agents that have a history in a cache, by the time at which it expires."""
+    return f"{prefix}agents"
+
+
+def cache_history(prefix: str, agent: str) -> str:
+    """The list of an agent's responses. The name of a key beside the lists, with any number of colons, gets one more,
+    so that no two agents and no agent and index share a key."""
+    return f"{prefix}{agent}:" if agent.rstrip(":") in ("timestamps", "agents") else f"{prefix}{agent}"
+
+
+# A hash tag, as Redis Cluster finds it: from the first brace to the first that closes it, if something is between.
+_TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
 
 
 # ---------------------------------------------------------------- Kubernetes

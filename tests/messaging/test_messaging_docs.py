@@ -21,6 +21,7 @@ SEED = (ROOT / "tests" / "seeds" / "001.txt").read_text()
 SEED_BLOCKS = re.findall(r"^```python\n(.*?)^```$", SEED, re.MULTILINE | re.DOTALL)
 IMPORTED = {"from ailf.messaging.redis import": "from watchbill.messaging import"}
 """All that changes in a program of the seed."""
+KEYS = ("key", "user:123", "visits", "tasks", "reports")
 
 
 @pytest.fixture
@@ -28,8 +29,9 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of the server that the programs use, which is the session's. What they have stored is removed."""
     monkeypatch.setenv("WATCHBILL_REDIS_URL", redis_url)
     with connection.connect_sync(redis_url) as client:
+        client.delete(*KEYS)
         yield client
-        client.delete("key", "user:123", "visits", *client.keys("wb:lock:*"), *client.keys("wb:rate:*"))
+        client.delete(*KEYS, *client.keys("wb:lock:*"), *client.keys("wb:rate:*"))
 
 
 def seed_program(name: str) -> str:
@@ -95,6 +97,13 @@ def test_the_seeds_limiter_runs_as_written(server: Any) -> None:
 
     assert made["limiter"].remaining("user-123") in (9, 10)  # the second may be over
     assert [made["limiter"].is_allowed("another") for _ in range(11)].count(True) >= 10
+
+
+def test_the_seeds_stream_runs_as_written_and_its_group_gets_the_task_that_came_before_it(server: Any) -> None:
+    made = ran(seed_program("RedisStream"))
+
+    assert made["messages"] == [{"id": made["task_id"], "data": {"type": "analysis", "data": "sample"}}]
+    assert server.xpending("tasks", "workers")["pending"] == 0
 
 
 @pytest.mark.pure

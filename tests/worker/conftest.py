@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio
 import workshop
+from rooms import Enter, Room
+from workshop import AGENTS, Make
 
+from watchbill.agents.loading import AgentLoader
+from watchbill.testing import FakeClock
 from watchbill.worker.execution import processes
+from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.shared_lease import SharedLease
 
 # so that tests may look into them; worker processes are given the folder
 sys.path.append(str(workshop.AGENTS))
@@ -52,3 +59,30 @@ async def make_crew(redis_url: str, tmp_path: Path) -> AsyncIterator[workshop.Ma
                         await client.delete(*left)
         for crew in crews:
             await crew.close()
+
+
+@pytest.fixture
+def enter(make_crew: Make) -> Enter:
+    @asynccontextmanager
+    async def made(agents: Mapping[str, str] | list[Any], **tasks: Any) -> AsyncIterator[Room]:
+        crew = await make_crew(agents, tasks=tasks)
+        clock = FakeClock()
+        lease = SharedLease(monotonic=clock.monotonic)
+        lease.extend(math.inf)
+        executor = Executor(
+            crew.redis,
+            crew.keys,
+            AgentLoader([AGENTS]),
+            lease,
+            on_abandoned=lambda *numbers: room.changed(*numbers),
+            store_time=clock.now,
+            clock=clock,
+        )
+        room = Room(crew, executor, clock)
+        try:
+            yield room
+        finally:
+            crew.open()
+            await executor.close()
+
+    return made

@@ -274,6 +274,7 @@ def key_of(command: Sequence[Any]) -> str | None:
     if name in ("EVAL", "EVALSHA"):
         return _text(arguments[2]) if int(arguments[1]) else None
     if name in ("XREAD", "XREADGROUP"):
+        arguments = arguments[3:] if name == "XREADGROUP" else arguments  # a group may have any name
         words = [_text(argument).upper() for argument in arguments]
         return _text(arguments[words.index("STREAMS") + 1])
     return _text(arguments[1 if name in _WITH_SUBCOMMAND else 0])

@@ -19,14 +19,14 @@ def source(name: str) -> tuple[str, str]:
     """(text, SHA-1) of store/scripts/NAME.lua with the shared parts that it uses put in behind its first line.
     `messaging/NAME` is messaging/scripts/NAME.lua.
 
-    A script without a first line `#!lua` is sent as it is: those of messaging, and those of crew records and of event
-    streams, which run on fakeredis too, and that knows no such line.
+    A script whose second line names no parts is sent as it is: all that know no crew. Those of crew records and of
+    event streams have no first line `#!lua` either, because they run on fakeredis too, and that knows no such line.
     """
     package, _, file = name.rpartition("/")
     folder = resources.files(f"watchbill.{package or 'store'}").joinpath("scripts")
     text = folder.joinpath(f"{file}.lua").read_text("utf-8")
-    if text.startswith("#!"):
-        shebang, uses, body = text.split("\n", 2)
+    shebang, uses, body = text.split("\n", 2)
+    if uses.startswith("-- uses "):
         names = [f"lib_{part}" for part in uses.removeprefix("-- uses ").split() if part != "nothing"]
         lib, *parts = (folder.joinpath(f"{part}.lua").read_text("utf-8") for part in ("lib", *names))
         # In a function of their own: making those of the parts then costs a fifth less, at each call.

@@ -11,16 +11,19 @@ from watchbill.messaging.config import RedisConfig
 from watchbill.messaging.limiter import AsyncRedisRateLimiter, RateDecision, RedisRateLimiter
 from watchbill.messaging.lock import AsyncRedisLock, RedisLock
 from watchbill.messaging.pubsub import AsyncRedisPubSub, RedisPubSub
+from watchbill.messaging.stream import AsyncRedisStream, RedisStream
 
 __all__ = [
     "AsyncRedisClient",
     "AsyncRedisLock",
     "AsyncRedisPubSub",
     "AsyncRedisRateLimiter",
+    "AsyncRedisStream",
     "RateDecision",
     "RedisClient",
     "RedisConfig",
     "RedisLock",
     "RedisPubSub",
     "RedisRateLimiter",
+    "RedisStream",
 ]

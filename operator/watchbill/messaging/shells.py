@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Generator
 from typing import Any, Final, TypeVar
@@ -13,12 +14,14 @@ import redis.asyncio
 from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.messaging.config import RedisConfig, from_environment
-from watchbill.messaging.steps import Call, Pause, Script, Step
+from watchbill.messaging.steps import Block, Call, Pause, Run, Script, Step
 
 T = TypeVar("T")
 
 FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
 """All that redis-py raises: the cluster's exceptions stand apart."""
+LOOK_SECONDS: Final = 0.1
+"""How often somebody looks where too many others on the client wait at the server already."""
 
 
 class Blocking:
@@ -71,6 +74,13 @@ class Blocking:
                 return scripts.run_sync(self._redis, f"messaging/{name}", keys, args)
             case Pause(seconds):
                 return time.sleep(seconds)
+            case Block(command):
+                return self._redis.execute_command(*command)
+            case Run(function, argument):
+                try:
+                    function(argument)
+                except Exception as error:
+                    return error
 
 
 class Async:
@@ -121,3 +131,14 @@ class Async:
                 return await scripts.run(self._redis, f"messaging/{name}", keys, args)
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
+            case Block(command, seconds):
+                with connection.blocking(self._redis) as may_block:
+                    if may_block:
+                        return await self._redis.execute_command(*command)
+                return await asyncio.sleep(min(seconds, LOOK_SECONDS))
+            case Run(function, argument):
+                try:
+                    if inspect.isawaitable(found := function(argument)):
+                        await found
+                except Exception as error:
+                    return error

@@ -6,7 +6,7 @@ the decisions are written once, and the two kinds of shells (shells.py) differ b
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,7 +36,24 @@ class Pause:
     seconds: float
 
 
-Step = Call | Script | Pause
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A command that the server answers within so many seconds, at once if it has something. The answer may be None
+    early where the client has no connection to spare for it."""
+
+    command: tuple[Any, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A call of a user's function. Its answer is the exception that it raised, or None."""
+
+    function: Callable[[Any], Any]
+    argument: Any
+
+
+Step = Call | Script | Pause | Block | Run
 Steps = Generator[Step, Any, T]
 """A core's method, which returns a T in the end."""
 

@@ -3,7 +3,7 @@
 --   1 log                 zset: id of a call that was allowed -> when (us)
 -- ARGV
 --   1 rate                calls that may be allowed in a window
---   2 period_us           the length of a window
+--   2 period              the length of a window (us)
 --   3 id                  of this call, never used before; '': only ask
 -- Answers {1 if it is allowed, how many more are allowed now, us until one is}
 local log, rate, period, id = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]

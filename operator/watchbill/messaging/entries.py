@@ -1,0 +1,105 @@
+"""Entries of a stream as what users give and get: a dict of named values. No I/O.
+
+Text is stored as it is. Everything else is stored as JSON, and the entry's field `wb:json` lists the fields that are
+JSON, itself as JSON. So a text that looks like JSON stays a text, and an entry of another program is all text. Names
+that begin with `wb:` are Watchbill's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeGuard
+
+from watchbill import names
+from watchbill.errors import InvalidInput, Problem
+from watchbill.messaging import checks
+
+FIELDS_MAX: Final = 1000
+"""A script passes on so many, and not many more."""
+
+Message = dict[str, Any]
+"""`{"id": …, "data": {…}}`."""
+
+
+def encode(data: object) -> list[str]:
+    """Returns the fields of an entry: names and values by turns. Raises InvalidInput, which names the field."""
+    if not isinstance(data, Mapping):
+        fix = "Give a dict, as in {'type': 'analysis'}."
+        raise InvalidInput(Problem(f"a {type(data).__name__} is no message", fix, path="data"))
+    if len(data) > FIELDS_MAX:
+        fix = f"Give at most {FIELDS_MAX}, or put them into one field as a dict."
+        raise InvalidInput(Problem(f"a message with {len(data)} fields is too wide", fix, path="data"))
+    fields: list[str] = []
+    as_json: list[str] = []
+    for name, value in data.items():
+        fields += (_name(name), value if is_text(value) else checks.to_json(value, f"data[{name!r}]"))
+        if fields[-1] is not value:
+            as_json.append(name)
+    if as_json or not fields:  # Redis keeps no entry without a field
+        fields += (names.JSON_FIELDS, json.dumps(as_json, ensure_ascii=False))
+    return fields
+
+
+def decode(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what `encode` was given. What isn't as it writes it comes as the text that it is."""
+    as_json = checks.from_json_or_text(fields.get(names.JSON_FIELDS, "[]"))
+    if not isinstance(as_json, list):
+        return dict(fields)
+    shown = {name: value for name, value in fields.items() if not name.startswith(names.FIELDS_OF_ENTRY)}
+    return shown | {
+        name: checks.from_json_or_text(shown[name]) for name in as_json if isinstance(name, str) and name in shown
+    }
+
+
+def message(entry: Sequence[Any]) -> Message:
+    """Returns an entry, an id and its fields, as users get it."""
+    return {"id": str(entry[0]), "data": decode(_fields(entry[1]))}
+
+
+def letter(entry: Sequence[Any]) -> Message:
+    """Returns a dead letter as users get it."""
+    fields = _fields(entry[1])
+    return {
+        **message(entry),
+        "message_id": fields.get(names.LETTER_ID, ""),
+        "group": fields.get(names.LETTER_GROUP, ""),
+        "deliveries": int(fields.get(names.LETTER_DELIVERIES, "0")),
+        "error": fields.get(names.LETTER_ERROR, ""),
+    }
+
+
+def of_reading(answer: Any) -> list[Sequence[Any]]:
+    """Returns the entries that XREADGROUP found in one stream, in the answers of both of Redis's protocols."""
+    if not answer:
+        return []
+    found = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+    return list(found[0] if isinstance(answer, dict) else found)
+
+
+def _fields(found: Any) -> dict[str, str]:
+    """Commands answer with a dict, scripts with a list, and both with nothing for an entry without fields."""
+    if isinstance(found, Mapping):
+        return dict(found)
+    flat: Iterable[str] = iter(found or ())
+    return dict(zip(flat, flat, strict=True))
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not is_text(name):
+        raise InvalidInput(Problem(f"{name!r} is no name of a field", "Use text.", path="data"))
+    if name.startswith(names.FIELDS_OF_ENTRY):
+        fix = f"Use a name that doesn't begin with {names.FIELDS_OF_ENTRY!r}."
+        raise InvalidInput(Problem(f"{name!r} is Watchbill's own", fix, path="data"))
+    return name
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether this is text that Redis keeps as it is: half of a surrogate pair has no UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

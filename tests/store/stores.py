@@ -1,0 +1,140 @@
+"""Processes that open private stores, and what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchbill import state_folder
+from watchbill.embedded import EmbeddedStore
+
+# Opens a store, says so, and keeps it open until a signal comes. After Ctrl-C it writes once more, and closes it.
+CHILD = """
+import asyncio, json, os, signal, sys, time
+from pathlib import Path
+from watchbill.embedded import EmbeddedStore
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and whoever it starts
+
+def say(store, **more):
+    pids = [p.pid for p in (store._server, store._watchdog) if p is not None]
+    about = {"url": store.url, "owner": store.owner, "pids": pids, "folder": str(store.folder)}
+    print(json.dumps(about | more), flush=True)
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+async def main():
+    folder = None if sys.argv[1] == "ephemeral" else Path(sys.argv[1])
+    async with await EmbeddedStore.open(folder) as store:
+        say(store, child=fork() if "fork" in sys.argv else None)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            import redis.asyncio
+            async with redis.asyncio.Redis.from_url(store.url) as client:
+                await client.set("last", "words")
+            raise
+
+asyncio.run(main())
+"""
+
+
+@dataclass
+class Opened:
+    """A process that has opened a store, and what it said of it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    owner: bool
+    pids: list[int]
+    folder: Path
+    child: int | None
+
+    def end(self, how: signal.Signals) -> None:
+        """To the whole process group, as terminals and supervisors do."""
+        os.killpg(self.process.pid, how)
+        self.process.wait(20)
+
+
+class Children:
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[str]] = []
+        self.pids: set[int] = set()
+
+    def start(self, folder: Path | None, *options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, "ephemeral" if folder is None else str(folder), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # a process group, as that of a terminal, to which Ctrl-C goes
+        )
+        self.processes.append(process)
+        return process
+
+    def opened(self, process: subprocess.Popen[str]) -> Opened:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.readline())
+        self.pids.update(said["pids"])
+        return Opened(process, said["url"], said["owner"], said["pids"], Path(said["folder"]), said["child"])
+
+    def open(self, folder: Path | None, *options: str) -> Opened:
+        return self.opened(self.start(folder, *options))
+
+
+def alive(pid: int) -> bool:
+    """A zombie is not: it only waits for its parent to take note."""
+    return not ps(pid, "stat").startswith(("Z", "nothing"))
+
+
+def ps(pid: int, field: str) -> str:
+    said = subprocess.run(["ps", "-ww", "-o", f"{field}=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "nothing"
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.005)
+
+
+async def all_gone(pids: list[int]) -> None:
+    await eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+def server_pid(store: EmbeddedStore) -> int:
+    assert store._server is not None
+    return store._server.pid
+
+
+def watchdog_pid(store: EmbeddedStore) -> int:
+    assert store._watchdog is not None
+    return store._watchdog.pid
+
+
+def lock_is_free(folder: Path) -> bool:
+    with (folder / state_folder.LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
