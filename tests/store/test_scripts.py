@@ -14,7 +14,7 @@ from watchbill.connection import scripts
 
 pytestmark = pytest.mark.pure
 
-FOLDERS: Final = {"": "watchbill.store", "messaging/": "watchbill.messaging"}
+FOLDERS: Final = {"": "watchbill.store", "messaging/": "watchbill.messaging", "network/": "watchbill.network"}
 TEXTS: Final = {
     prefix + path.name.removesuffix(".lua"): path.read_text()
     for prefix, package in FOLDERS.items()
@@ -66,6 +66,10 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "messaging/stream_leave": "ends",
     "messaging/stream_read": "ends",
     "messaging/stream_renew": "ends",
+    "network/cache_append": "adds",
+    "network/cache_clear": "ends",
+    "network/cache_recent": "reads",
+    "network/cache_remove": "ends",
 }
 """`adds`: it brings work, and is refused when the server's memory is short; `ends`: it ends work or lets it go on, and
 is not refused; `reads`: it writes nothing."""
