@@ -33,7 +33,7 @@ async def test_messages_are_given_given_again_and_given_up(store: servers.Store)
             waiting = asyncio.ensure_future(anext(messages))
             await network.publish_message(name, {"n": [2]})
             assert (await waiting)[1] == {"n": [2]}
-        assert len(await client.xrange(f"{{{name}}}:dead")) == 1
+        assert await client.xlen(f"{{{name}}}:dead") == 1
         assert await network.cleanup_stream(name, force=True) == {}
         assert await client.exists(name) == 0
 
