@@ -6,6 +6,7 @@ WatchbillError
 │   ├── NotFound                no such crew, task, run or heartbeat
 │   ├── Conflict                the id or name is already used for something else
 │   │   └── NameTaken           the crew of that name is another's
+│   ├── AgentNotFound           a service has no bot of the name that a task asks for
 │   ├── AgentNotLoadable        the class of an agent, or a tool of it, cannot be used
 │   ├── NewerRecord             the store holds what a newer version wrote, or what is damaged
 │   ├── MissingExtra            an optional dependency is not installed
@@ -94,6 +95,10 @@ class Conflict(UserActionRequired):
 
 class NameTaken(Conflict):
     """The name belongs to another crew, or to another owner. Nothing was written."""
+
+
+class AgentNotFound(UserActionRequired, ValueError):
+    """No bot has the name that a task asks for."""
 
 
 class AgentNotLoadable(UserActionRequired):

@@ -173,6 +173,10 @@ class CrewKeys:
     def dedupe(self, key: str) -> str:
         return f"{self.prefix}dedupe:{key}"
 
+    def refused(self, entry: str) -> str:
+        """Remembers that an entry of another stream was made a dead letter."""
+        return f"{self.prefix}refused:{entry}"
+
     def heartbeat(self, name: str) -> str:
         return f"{self.prefix}heartbeat:{name}"
 
@@ -216,6 +220,11 @@ class TownKeys:
 def delivered(stream: str) -> str:
     """The ids of the deliveries that were written to a stream, in the stream's slot of a Redis Cluster."""
     return f"wb:delivered:{{{stream}}}"
+
+
+def published(stream: str, crew: str) -> str:
+    """Where it is kept which result of a crew was last put on this stream, in the slot of the stream."""
+    return f"wb:published:{{{stream}}}:{crew}"
 
 
 def crew_record(tenant: str, name: str, prefix: str = "crew") -> str:

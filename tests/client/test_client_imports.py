@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = (
     "aiohttp",
     "apprise",
@@ -32,8 +34,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_client_is_light_to_import() -> None:
-    loaded = loaded_by("import watchbill.client")
+@pytest.mark.parametrize("module", ["watchbill.client", "watchbill.services"])
+def test_the_client_is_light_to_import(module: str) -> None:
+    loaded = loaded_by(f"import {module}")
 
     assert "redis.asyncio" in loaded
     assert sorted(name for name in HEAVY if name in loaded) == []

@@ -22,7 +22,9 @@ TEXTS: Final = {
     if path.name.endswith(".lua")
 }
 PARTS: Final = sorted(name for name in TEXTS if name.startswith("lib"))
-APART: Final = sorted(name for name in TEXTS if name.startswith(("crews_", "delivery_", "events_")) or "/" in name)
+APART: Final = sorted(
+    name for name in TEXTS if name.startswith(("crews_", "delivery_", "events_", "services_")) or "/" in name
+)
 """The scripts of crew records, event streams, streams that results go to, and other packages. They have no parts."""
 SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith("lib") and name not in APART)
 """The scripts that the queue's stubs call."""
@@ -48,6 +50,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "purge": "ends",
     "record_loss": "ends",
     "recover": "ends",
+    "refuse": "ends",
     "renew": "ends",
     "replay": "adds",
     "resume": "ends",

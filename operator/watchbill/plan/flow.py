@@ -69,9 +69,11 @@ def reads(crew: CrewDefinition, agent: AgentDefinition, planned: tuple[Step, ...
     """The steps whose outputs this agent is given, in plan order.
 
     sequential: all before it ("the query and what came before", seed 000); flow: its direct dependencies;
-    in both, what its template cites.
+    in both, what its template cites. An agent of any name (agent_id `*`) is no step, and is given none.
     """
-    step = next(s for s in planned if s.name == agent.agent_id)
+    step = next((s for s in planned if s.name == agent.agent_id), None)
+    if step is None:
+        return []
     if crew.execution_mode is ExecutionMode.SEQUENTIAL:
         wanted = set(ancestors(planned)[step.name])
     else:

@@ -73,21 +73,24 @@ async def apply(
     uid: str | None = None,
     owner: str = "",
     was_there: bool = False,
+    only_new: bool = False,
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
     Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
-    isn't now, the store has lost it, and the feed says so. Raises NameTaken when the crew of that name has another uid
-    or owner.
+    isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it. Raises
+    NameTaken when the crew of that name has another uid or owner.
     """
     digest = definition.digest()
     loss = _LOSS if was_there else ""
     fresh = uid or str(uuid.uuid4())
     with outages.translated():
         while True:
-            old = str(await client.hget(keys.meta, "def") or "")
+            known, old = (str(value or "") for value in await client.hmget(keys.meta, ["uid", "def"]))
+            if only_new and known and old:
+                return known
             reply = await scripts.run(
                 client,
                 "apply",

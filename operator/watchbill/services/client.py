@@ -1,0 +1,145 @@
+"""A client of services: gives them tasks from any process, and reads results. It is light to import."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from types import TracebackType
+from typing import Final, cast
+
+from watchbill.client import Client
+from watchbill.connection import Store, outages, url
+from watchbill.errors import NotFound
+from watchbill.services import config, crew
+from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus
+from watchbill.tasks import TaskState
+
+_FIRST_LOOK_SECONDS: Final = 0.02
+_LOOK_SECONDS: Final = 1.0
+
+
+class AgentServiceClient:
+    """Gives tasks to the services of one task stream. An async context manager; safe for concurrent use.
+
+    No service need run: tasks wait for one. All methods raise StoreUnavailable when the store can't be reached, but
+    those that wait for a result go on waiting.
+    """
+
+    def __init__(
+        self, redis_url: str = config.DEFAULT_URL, *, redis_db: int = 0, task_stream: str = config.TASK_STREAM
+    ) -> None:
+        """`redis_db` counts where the URL names no database. Raises InvalidInput for what is no URL of a store."""
+        self._target = target(redis_url, redis_db)
+        self._stream = task_stream
+        self._keys = config.keys_of(task_stream)
+        self._client: Client | None = None
+
+    async def __aenter__(self) -> AgentServiceClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.disconnect()
+
+    async def connect(self) -> None:
+        """Connects, and raises StoreUnavailable if there is no store. Does nothing where it is connected.
+
+        All other methods connect by themselves.
+        """
+        await self._connected()
+
+    async def disconnect(self) -> None:
+        """Closes the connections. Tasks go on. May be called again, and `connect` after it."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def submit_task(self, task: AgentTask) -> str:
+        """Puts the task on the queue, durably, and returns its id. The same task again is done once.
+
+        `crew_name`: another crew of the store that has the agent, as NAME or NAMESPACE/NAME. Raises InvalidInput
+        before anything is stored, Conflict when other work has its id, QueueFull, NotFound for another crew.
+        """
+        (task_id,) = await self.submit_tasks([task])
+        return task_id
+
+    async def submit_tasks(self, tasks: Sequence[AgentTask]) -> list[str]:
+        """Submits many tasks, as `submit_task` does. Returns their ids, in order.
+
+        After an error some may be on the queue; the same tasks may be submitted again.
+        """
+        for name, of_crew in groupby(tasks, lambda task: task.crew_name):
+            await self._submit(name, list(of_crew))
+        return [task.task_id for task in tasks]
+
+    async def _submit(self, crew_name: str, tasks: Sequence[AgentTask]) -> None:
+        client = await self._connected()
+        try:
+            await client.submit_many(self._crew(crew_name), None, tasks)
+        except NotFound:
+            if crew_name:
+                raise
+            async with Store(self._target) as store:
+                await crew.make(store.client, self._keys, config.definition(self._stream), only_new=True)
+            await client.submit_many(self._keys.crew, None, tasks)
+
+    async def get_result(self, task_id: str, timeout: float | None = 30.0, *, crew_name: str = "") -> TaskResult | None:
+        """The result, as soon as there is one; None after `timeout` seconds, whether there is such a task or not.
+
+        `timeout`: 0 looks once, None waits for as long as it takes. Results are kept for an hour.
+        """
+        client = await self._connected()
+        name = self._crew(crew_name)
+        if timeout == 0:
+            try:
+                return cast("TaskResult | None", await client.result(name, task_id))
+            except NotFound:
+                return None
+        try:
+            async with asyncio.timeout(timeout):
+                pause = _FIRST_LOOK_SECONDS
+                while True:
+                    try:
+                        return cast(TaskResult, await client.wait(name, task_id))
+                    except NotFound:  # it may be on its way: another process has put it on the task stream
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, _LOOK_SECONDS)
+        except TimeoutError:
+            return None
+
+    async def submit_and_wait(self, task: AgentTask, timeout: float | None = 60.0) -> TaskResult | None:
+        """Submits the task and returns its result; None after `timeout` seconds: the task goes on."""
+        try:
+            async with asyncio.timeout(timeout):
+                task_id = await self.submit_task(task)
+                return await self.get_result(task_id, None, crew_name=task.crew_name)
+        except TimeoutError:
+            return None
+
+    async def task_status(self, task_id: str, *, crew_name: str = "") -> TaskStatus:
+        """The state of a task. Raises NotFound, also once it is no longer kept."""
+        client = await self._connected()
+        return TaskStatus.of(cast(TaskState, await client.state(self._crew(crew_name), task_id)))
+
+    def _crew(self, named: str) -> str:
+        return named or self._keys.crew
+
+    async def _connected(self) -> Client:
+        if self._client is None:
+            async with Store(self._target) as store:
+                with outages.translated():
+                    await store.client.ping()
+            self._client = self._client or Client(self._target, namespace=config.NAMESPACE)
+        return self._client
+
+
+def target(redis_url: str, redis_db: int) -> url.Target:
+    """Where the store is. Raises InvalidInput."""
+    found = url.parse(redis_url)
+    if redis_db and "db" not in found.options:
+        return replace(found, options={**found.options, "db": redis_db})
+    return found

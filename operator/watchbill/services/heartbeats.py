@@ -1,0 +1,48 @@
+"""A service's heartbeats as the scheduler knows them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
+from watchbill.services.config import AgentServiceConfig, HeartbeatConfig, crew_name
+
+
+class _Spec(HeartbeatSpec):
+    """What a heartbeat of a service asks: of an agent of any name, with any JSON as metadata."""
+
+    agent: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def resources(config: AgentServiceConfig) -> Iterator[Heartbeat]:
+    """The enabled heartbeats. Equal ones have equal names in every service that has them, which so fire each once.
+
+    Raises pydantic's ValidationError for what can't be a heartbeat.
+    """
+    crew = crew_name(config.task_stream)
+    enabled = [beat for beat in config.heartbeats if beat.enabled]
+    for i, beat in enumerate(enabled):
+        yield _resource(beat, crew, enabled[:i].count(beat))
+
+
+def _resource(beat: HeartbeatConfig, crew: str, number: int) -> Heartbeat:
+    digest = hashlib.sha256(f"{beat.model_dump_json()}{number or ''}".encode()).hexdigest()[:12]
+    named = re.sub(r"[^a-z0-9]+", "-", beat.agent_name.lower()).strip("-")[:32].strip("-")
+    spec = _Spec.model_validate(
+        {
+            "crewRef": CrewRef(name=crew),
+            "agent": beat.agent_name,
+            "schedule": beat.cron_expression,
+            "intervalSeconds": beat.interval_seconds,
+            "timeZone": beat.time_zone,
+            "prompt": beat.prompt_template,
+            "metadata": beat.metadata,
+        }
+    )
+    return Heartbeat(metadata=ObjectMeta(name=f"{named or 'agent'}-{digest}"), spec=spec)

@@ -1,0 +1,151 @@
+"""Takes tasks from a stream that other programs write to, and puts them on the queue of the service's crew.
+
+At least once, and each once: an entry leaves the stream when its task is on the queue, and a task that is taken again
+has the same id. What brings no task becomes a dead letter of the crew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from watchbill.clock import SYSTEM, Clock
+from watchbill.connection import outages
+from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull
+from watchbill.loggers import Logger
+from watchbill.redaction import redact
+from watchbill.services.client import AgentServiceClient
+from watchbill.services.tasks import AgentTask
+from watchbill.store.ingress import Entry, Source
+
+logger = Logger("watchbill.services")
+
+BATCH: Final = 100
+BLOCK_MS: Final = 2000
+IDLE_MS: Final = 5000
+"""An entry that a consumer has had for so long is taken over. That consumer may live: both put the same task there."""
+LOOK_SECONDS: Final = 5.0
+"""How often entries are looked for that can be taken over."""
+AGAIN_SECONDS: Final = 0.5
+"""How soon it tries again what the queue has no room for now."""
+
+Refuse = Callable[[Entry, str], Awaitable[None]]
+"""Takes an entry and why it brings no task."""
+
+_NO_TASK: Final = (InvalidInput, Conflict, NotFound)
+
+_JSON_FIELDS: Final = ("metadata", "delivery")
+"""Fields of an entry without a payload that are JSON."""
+
+
+class Malformed(Exception):
+    """An entry brings no task. The message says why."""
+
+
+class Listener:
+    """Reads one stream, for one service."""
+
+    def __init__(self, source: Source, client: AgentServiceClient, refuse: Refuse, clock: Clock = SYSTEM) -> None:
+        """`client` takes the tasks; `refuse` makes a dead letter of an entry."""
+        self._source = source
+        self._client = client
+        self._make_letter = refuse
+        self._clock = clock
+        self._look_at = clock.monotonic()
+
+    async def run(self) -> None:
+        """Takes tasks until it is cancelled. Outlasts outages, and the loss of the stream."""
+        while True:
+            entries = await outages.persist(self._read)
+            if entries:
+                await outages.persist(lambda: self._take(entries))  # noqa: B023 - awaited here
+
+    async def _read(self) -> list[Entry]:
+        now = self._clock.monotonic()
+        if now >= self._look_at:
+            if old := await self._source.take_over(IDLE_MS, BATCH):
+                return old
+            self._look_at = now + LOOK_SECONDS
+        return await self._source.read(BATCH, BLOCK_MS)
+
+    async def _take(self, entries: Sequence[Entry]) -> None:
+        """Safe to be called twice for the same entries."""
+        tasks: list[tuple[Entry, AgentTask]] = []
+        for entry in entries:
+            try:
+                tasks.append((entry, task_of(self._source.stream, entry)))
+            except Malformed as error:
+                await self._refuse(entry, error)
+        try:
+            await self._submit([task for _, task in tasks])
+        except _NO_TASK:  # some of them: one by one, then
+            for entry, task in tasks:
+                try:
+                    await self._submit([task])
+                except _NO_TASK as error:
+                    await self._refuse(entry, error)
+        await self._source.remove(entries)
+
+    async def _submit(self, tasks: Sequence[AgentTask]) -> None:
+        while True:
+            try:
+                await self._client.submit_tasks(tasks)
+                return
+            except QueueFull:
+                await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _refuse(self, entry: Entry, error: Exception) -> None:
+        reason = f"this entry of {self._source.stream} brings no task: {error}"
+        logger.warning("entry %s: %s", entry.id, redact(reason))
+        shown = Entry(entry.id, {name: _shown(value) for name, value in entry.fields.items()})
+        while True:
+            try:
+                await self._make_letter(shown, redact(reason))
+                return
+            except CrewGone:  # the store has lost it, and the service makes it anew
+                await self._clock.sleep(AGAIN_SECONDS)
+
+
+def task_of(stream: str, entry: Entry) -> AgentTask:
+    """The task that an entry brings. Raises Malformed.
+
+    `payload` is a task as JSON; the fields `task_id` and `agent_name` beside it count where it has none. Without a
+    payload, each field of the entry is one of the task. An entry without an id gets the same one whenever it is read.
+    """
+    fields = dict(entry.fields)
+    found: dict[str, Any] = {name: value for name, value in fields.items() if value != ""}
+    if "payload" in fields:
+        payload = _json("payload", fields["payload"])
+        if not isinstance(payload, dict):
+            raise Malformed(f"payload is {type(payload).__name__}, not an object. Give the task's fields as JSON")
+        beside = {name: fields[name] for name in ("task_id", "agent_name") if fields.get(name)}
+        found = beside | {name: value for name, value in payload.items() if value is not None}
+    else:
+        for name in _JSON_FIELDS:
+            if name in found:
+                found[name] = _json(name, found[name])
+        if str(found.get("priority", "")).isdigit():
+            found["priority"] = int(found["priority"])
+    found.setdefault("task_id", hashlib.sha256(f"{stream} {entry.id}".encode()).hexdigest()[:32])
+    try:
+        return AgentTask.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Malformed(f"{place}: {first['msg']}. Correct {place}") from None
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"{name} is no JSON: {error}. Correct {name}") from None
+
+
+def _shown(value: str) -> str:
+    """A field of an entry as it may be kept: a destination may hold secrets."""
+    return redact(value) if "delivery" not in value else "(not shown: it names a destination, which may hold a secret)"

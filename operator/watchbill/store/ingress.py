@@ -1,0 +1,135 @@
+"""Tasks that other programs put on a stream of their own, and results that go back to one. Typed stubs; safe to send
+twice.
+
+The streams are named by whoever configures a service, and belong to no crew: each is a slot of its own. What is read
+from a stream is removed from it once it is taken, so its length is what nobody has taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+
+from watchbill import names
+from watchbill.connection import outages, scripts
+from watchbill.names import CrewKeys
+from watchbill.store.queue import crew_gone
+
+_GUARD: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one XADD has put on a stream."""
+
+    id: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A result for the stream of results."""
+
+    id: str
+    """The id of its entry on the crew's own stream of results."""
+    task_id: str
+    payload: str
+
+
+class Source:
+    """A stream of tasks, as one consumer of a group reads it."""
+
+    def __init__(self, client: redis.asyncio.Redis, stream: str, group: str, consumer: str) -> None:
+        """`client` may block."""
+        self.client = client
+        self.stream = stream
+        self.group = group
+        self.consumer = consumer
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Returns entries that no consumer of the group was given before. Waits `block_ms` for the first one."""
+        try:
+            given: Any = await self.client.xreadgroup(
+                self.group, self.consumer, {self.stream: ">"}, count=count, block=block_ms
+            )
+        except redis.exceptions.ResponseError as error:
+            await self._join(error)
+            return []
+        if isinstance(given, dict):
+            return _entries(given[self.stream][0]) if given else []
+        return _entries(given[0][1]) if given else []
+
+    async def take_over(self, idle_ms: int, count: int) -> list[Entry]:
+        """Returns entries that some consumer was given so long ago and has not removed: it has died, most likely."""
+        try:
+            reply: Any = await self.client.xautoclaim(
+                self.stream, self.group, self.consumer, idle_ms, "0-0", count=count
+            )
+        except redis.exceptions.ResponseError as error:
+            await self._join(error)
+            return []
+        return _entries(reply[1])
+
+    async def remove(self, entries: Sequence[Entry]) -> None:
+        """Removes entries that were taken."""
+        ids = [entry.id for entry in entries]
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.xack(self.stream, self.group, *ids)
+            pipe.xdel(self.stream, *ids)
+            await pipe.execute()
+
+    async def leave(self) -> bool:
+        """Leaves the group. False: entries are still given to this consumer, for others to take over."""
+        with outages.translated():
+            given = [self.group, self.consumer]
+            return bool(await scripts.run(self.client, "services_leave", [self.stream], given))
+
+    async def _join(self, error: redis.exceptions.ResponseError) -> None:
+        """Makes the group, which begins with all that is on the stream, after an error that says there is none."""
+        if "NOGROUP" not in str(error):
+            raise error
+        try:
+            await self.client.xgroup_create(self.stream, self.group, "0", mkstream=True)
+        except redis.exceptions.ResponseError as again:
+            if "BUSYGROUP" not in str(again):
+                raise
+
+
+async def refuse(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, entry: Entry, reason: str, *, task_id: str = ""
+) -> None:
+    """Makes a dead letter of an entry that brings no task. Raises CrewGone."""
+    fields = [text for field in entry.fields.items() for text in field]
+    args: list[Any] = [uid, entry.id, reason, task_id, _GUARD // timedelta(milliseconds=1), *fields]
+    with outages.translated():
+        reply = await scripts.run(client, "refuse", [*keys.fixed, keys.refused(entry.id)], args)
+    if reply[0] == "gone":
+        raise crew_gone(keys)
+
+
+async def last_published(client: redis.asyncio.Redis, keys: CrewKeys, stream: str) -> str:
+    """The id of the crew's last result that is on `stream`, as its own stream of results has it."""
+    with outages.translated():
+        return str(await client.get(names.published(stream, keys.crew)) or "0-0")
+
+
+async def publish(
+    client: redis.asyncio.Redis, keys: CrewKeys, stream: str, found: Sequence[Published], through: str, *, most: int
+) -> tuple[str, int]:
+    """Puts results on `stream`, in order, but for those that are there. Returns the id of the last one that is, and how
+    many this call has put there. `through`: the last one that was looked at; `most`: how many the stream keeps."""
+    rows = [text for one in found for text in (one.id, one.task_id, one.payload)]
+    with outages.translated():
+        marker = names.published(stream, keys.crew)
+        last, count = await scripts.run(client, "services_publish", [stream, marker], [most, through, *rows])
+    return str(last), int(count)
+
+
+def _entries(rows: Any) -> list[Entry]:
+    # a deleted entry may be given without fields
+    return [Entry(str(entry_id), fields) for entry_id, fields in rows if fields]
