@@ -16,7 +16,7 @@ import servers
 # The crews, agents and worker processes are those of the worker tests.
 WORKER = Path(__file__).parent.parent / "worker"
 # bench/ is no part of the package, either.
-sys.path += [str(WORKER), str(WORKER / "agents"), str(WORKER.parent.parent)]
+sys.path += [str(WORKER), str(WORKER / "agents"), str(WORKER.parent / "messaging"), str(WORKER.parent.parent)]
 
 import workshop  # noqa: E402
 

@@ -33,5 +33,6 @@ if left > 0 then
   return { is_allowed and 1 or 0, left, 0 }
 end
 -- Another is allowed once so few are in the window that it fits. Others may have allowed more than our rate.
-local oldest = redis.call('ZRANGE', log, -left, -left, 'WITHSCORES')
+local surplus = 0 - left -- not -left, which may be -0, and Redis 7.0 takes that for no integer
+local oldest = redis.call('ZRANGE', log, surplus, surplus, 'WITHSCORES')
 return { is_allowed and 1 or 0, 0, tonumber(oldest[2]) + period - now }
