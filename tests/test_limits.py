@@ -17,7 +17,6 @@ FUNCTION_LINES = 60
 TOO_LONG = {
     "tests/store/queue_model.py": 600,
     "tests/store/test_queue_machine.py": 750,
-    "tests/worker/agents/hands.py": 800,
     "e2e/control_plane/manifests/refused.py": 450,
     "e2e/control_plane/test_chart.py": 650,
     "e2e/control_plane/test_crds.py": 650,

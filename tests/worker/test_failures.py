@@ -10,7 +10,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import aiohttp
-import hands
+import broken_hands
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -146,13 +146,13 @@ def test_what_it_asks_for(error: Exception, seconds: float | None) -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (lambda: hands.Mute("x"), "Mute, which can't say what it is: RuntimeError"),
-        (lambda: hands.Unattributable("the API refused"), "Unattributable: the API refused"),
-        (lambda: hands.Untouchable("of glass"), "Untouchable, which can't say what it is: SystemExit"),
-        (lambda: ValueError(hands.Mute("x")), "ValueError, which can't say what it is: RuntimeError"),
-        (lambda: caused(ValueError("after it"), hands.Untouchable("of glass")), "ValueError: after it"),
-        (lambda: caused(ValueError("after it"), hands.Unattributable("x")), "ValueError: after it"),
-        (lambda: hands.Odd("odd"), "RuntimeError: Odd: odd"),
+        (lambda: broken_hands.Mute("x"), "Mute, which can't say what it is: RuntimeError"),
+        (lambda: broken_hands.Unattributable("the API refused"), "Unattributable: the API refused"),
+        (lambda: broken_hands.Untouchable("of glass"), "Untouchable, which can't say what it is: SystemExit"),
+        (lambda: ValueError(broken_hands.Mute("x")), "ValueError, which can't say what it is: RuntimeError"),
+        (lambda: caused(ValueError("after it"), broken_hands.Untouchable("of glass")), "ValueError: after it"),
+        (lambda: caused(ValueError("after it"), broken_hands.Unattributable("x")), "ValueError: after it"),
+        (lambda: broken_hands.Odd("odd"), "RuntimeError: Odd: odd"),
         (lambda: SystemExit(3), "RuntimeError: SystemExit: 3"),
     ],
 )

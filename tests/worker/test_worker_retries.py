@@ -44,7 +44,7 @@ async def test_after_the_last_attempt_a_task_is_a_dead_letter_with_all_that_help
     await crew.submit("t", "a", "away")
     result = await crew.result("t")
     assert isinstance(result, TaskResult)
-    place = re.escape("(tests/worker/agents/hands.py:") + r"\d+, in run\)"
+    place = re.escape("(tests/worker/agents/broken_hands.py:") + r"\d+, in run\)"
     assert re.fullmatch(rf"OSError: the network is away {place}", result.error or "")
     assert (result.success, result.attempt) == (False, 3)
     assert crew.executions() == {"t": 3}

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import hands
+import broken_hands
 import pytest
 from workshop import Make, agent, until
 
@@ -64,7 +64,7 @@ REASONS = {
 """What is done → what its error must say."""
 
 
-assert [*(what for some in REASONS.values() for what in some), "half an emoji"] == list(hands.MISCHIEF)
+assert [*(what for some in REASONS.values() for what in some), "half an emoji"] == list(broken_hands.MISCHIEF)
 
 
 @pytest.mark.parametrize("group", REASONS)
@@ -144,7 +144,7 @@ async def test_a_failed_step_ends_its_run_as_failed_with_its_error(make_crew: Ma
         await crew.submit("r", prompt="ValueError")
         run = await crew.run_result("r")
     assert run.status is RunState.FAILED
-    assert (run.error or "").startswith("bad: ValueError: it broke (tests/worker/agents/hands.py:")
+    assert (run.error or "").startswith("bad: ValueError: it broke (tests/worker/agents/broken_hands.py:")
     assert run.skipped == ("three",)
     assert run.steps["one"].success
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,7 @@ class Process:
 
 @dataclass
 class Crew:
-    """A crew whose agents are those of `agents/hands.py`, with a folder for their notes."""
+    """A crew whose agents are those of `agents/*hands.py`, with a folder for their notes."""
 
     url: str
     keys: CrewKeys
@@ -332,10 +334,17 @@ def shift_of(worker: Worker) -> Shift:
     return worker._shift
 
 
+@cache
+def _module_of(kind: str) -> str:
+    """Returns the module of `agents/*_hands.py` that defines this class or function; else `hands`."""
+    defined = re.compile(rf"^(?:class|(?:async )?def) {kind}\b", re.MULTILINE)
+    return next((file.stem for file in sorted(AGENTS.glob("*_hands.py")) if defined.search(file.read_text())), "hands")
+
+
 def agent(name: str, kind: str, *, notes: bool = True, **fields: Any) -> AgentDefinition:
-    """An agent of that class (or function) of hands.py; `notes`: it takes a folder."""
+    """An agent of that class (or function) of `agents/*hands.py`; `notes`: it takes a folder."""
     config = fields.pop("config", {}) | ({"folder": ""} if notes else {})
-    return AgentDefinition(agent_id=name, agent_class=f"hands:{kind}", config=config, **fields)
+    return AgentDefinition(agent_id=name, agent_class=f"{_module_of(kind)}:{kind}", config=config, **fields)
 
 
 async def made(
@@ -349,7 +358,7 @@ async def made(
     tasks: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Crew:
-    """A crew in the store at `url`. `agents`: definitions, or name → class in hands.py that takes a folder."""
+    """A crew in the store at `url`. `agents`: definitions, or name → class of the worker tests that takes a folder."""
     listed = [agent(a, kind) for a, kind in agents.items()] if isinstance(agents, Mapping) else list(agents)
     for one in listed:
         if "folder" in one.config:
