@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from e2e.cluster import control_plane as planes
+from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.cluster.kubectl import Kubectl
+from e2e.control_plane.crds_server import CRDS, NAMES, Server
+from e2e.control_plane.manifests import crew, heartbeat
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,28 @@ def audit_writes(control_plane: ControlPlane) -> Callable[..., list[Write]]:
         return control_plane.writes(began if since is None else since, user=user)
 
     return writes
+
+
+@pytest.fixture(scope="module")
+def crds(kubectl: Kubectl) -> None:
+    """Our CRDs are installed as a person would, and served. They stay: an API server of tests is theirs alone."""
+    kubectl("apply", "--filename", CRDS)
+    kubectl("wait", "--for=condition=Established", "--timeout=120s", *(f"crd/{name}" for name in NAMES))
+
+
+@pytest.fixture(scope="module")
+def server(control_plane: ControlPlane, crds: None) -> Iterator[Server]:
+    with contextlib.closing(Server(control_plane)) as server:
+
+        def served() -> bool:
+            return all(server.try_out(manifest).code == 201 for manifest in (crew(), heartbeat()))
+
+        # Established comes before every part of the API server has heard of it
+        machine.until(served, within=60, what="both kinds are served")
+        yield server
+
+
+@pytest.fixture
+def kubectl_here(kubectl: Kubectl, namespace: str, crds: None) -> Kubectl:
+    """kubectl whose cache knows what is served now."""
+    return Kubectl(kubectl.program, kubectl.kubeconfig, cache=kubectl.kubeconfig.parent / "kubectl-cache-crds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from e2e.control_plane.manifests import (
     ABSENT,
@@ -16,199 +16,41 @@ from e2e.control_plane.manifests import (
     numbers,
     scheduled,
 )
-
-_A: Final = "spec.agents[0]."
-_R: Final = "spec.flowRelations"
-_NOT_USABLE: Final = "this name is not usable"
-
-# A text whose characters are within the limit, and whose bytes are one too many.
-_BYTES: Final = "the text has more than {} bytes"
-
-
-def _fields(kind: Any, *cases: tuple[str, Any]) -> list[Refused]:
-    """One Refused per field and value."""
-    return [Refused(f"{kind.__name__} {field}: {_short(value)}", kind({field: value}), field) for field, value in cases]
-
-
-def _short(value: Any) -> str:
-    if value is ABSENT:
-        return "left out"
-    shown = repr(value)
-    return shown if len(shown) <= 30 else f"{type(value).__name__} of {len(value)}, {shown[:9]}…"
-
-
-STRUCTURE: Final = [
-    *_fields(
-        crew,
-        ("spec", ABSENT),
-        ("spec", None),
-        ("spec", []),
-        ("spec.agents", ABSENT),
-        ("spec.agents", None),
-        ("spec.agents", []),
-        ("spec.agents", {}),
-        ("spec.agents[2]", None),
-        ("spec.agents[2]", "researcher"),
-        ("spec.agents", [{"name": f"a{i}", "class": "EchoAgent"} for i in range(101)]),
-        (f"{_A}name", ABSENT),
-        (f"{_A}name", 5),
-        ("spec.executionMode", "serial"),
-        ("spec.executionMode", "Flow"),
-        ("spec.executionMode", ""),
-        ("spec.executionMode", True),
-        ("spec.workers", 3),
-        ("spec.tasks", []),
-    ),
-    *_fields(
-        heartbeat,
-        ("spec", ABSENT),
-        ("spec.crewRef", ABSENT),
-        ("spec.crewRef", "blog-team"),
-        ("spec.crewRef.name", ABSENT),
-        ("spec.priority", "low"),
-        ("spec.priority", ""),
-        ("spec.priority", 1),
-        ("spec.suspend", "no"),
-        ("spec.suspend", 1),
-        ("spec.metadata", []),
-        ("spec.metadata.team", 5),
-        ("spec.metadata.team", ["press"]),
-    ),
-]
-
-UNKNOWN: Final = [
-    *_fields(
-        crew,
-        ("replicas", 1),
-        ("spec.oops", 1),
-        ("spec.executionmode", "flow"),
-        ("spec.tasks.timeout", 5),
-        ("spec.workers.min", 5),
-        (f"{_A}modle", "m"),
-        (f"{_A}systemprompt", "x"),
-    ),
-    *_fields(heartbeat, ("spec.prioritty", "LOW"), ("spec.crewRef.namespace", "other"), ("spec.resultTTLSeconds", 5)),
-    Refused(
-        "a field that relations have not",
-        changed(flow((["a"], ["b"])), {f"{_R}[0].when": "always"}),
-        f"{_R}[0].when",
-    ),
-    Refused(
-        "a key given twice",
-        as_yaml(crew({"spec.model": "m"})) + "  model: n\n",
-        "spec.model",
-        server="model",
-        says='key "model" already set in map',
-    ),
-]
-
-NAMES: Final = [
-    *(
-        Refused(f"a crew called {_short(name)}", crew(name=name), "metadata.name", says=says)
-        for name, says in (
-            ("Blog", "RFC 1123"),
-            ("blog_team", "RFC 1123"),
-            ("-a", "RFC 1123"),
-            ("a-", "RFC 1123"),
-            ("a\n", "RFC 1123"),
-            ("é", "RFC 1123"),
-            ("a" * 254, "no more than 253"),
-            ("", "name or generateName is required"),
-            (ABSENT, "name or generateName is required"),
-            ("blog.team", _NOT_USABLE),
-            ("a" * 53, _NOT_USABLE),
-            ("id", "is reserved"),
-            ("list", "is reserved"),
-            ("tenants", "is reserved"),
-        )
-    ),
-    *(
-        Refused(f"a heartbeat called {_short(name)}", heartbeat(name=name), "metadata.name", says=_NOT_USABLE)
-        for name in ("every.morning", "a" * 53)
-    ),
-    *_fields(
-        crew,
-        *((f"{_A}name", name) for name in ("", "a b", "-a", ".a", "a/b", "{a}", "é", "a\n", "a" * 64)),
-    ),
-    *_fields(
-        heartbeat,
-        *(("spec.agent", name) for name in ("", "a b", "_a", "a\n", "a" * 64)),
-        *(("spec.crewRef.name", name) for name in ("", "Blog", "blog.team", "a-", "a\n", "a" * 53)),
-    ),
-    Refused(
-        "two agents of one name",
-        crew({"spec.agents[2]": {"name": "researcher", "class": "EchoAgent"}}),
-        "spec.agents[2].name",
-        server="spec.agents[2]",
-        says='Duplicate value: {"name":"researcher"}',
-    ),
-]
-
-_LABELS: Final = "metadata.labels"
-_ANNOTATIONS: Final = "metadata.annotations"
-
-METADATA: Final = [
-    *_fields(
-        crew,
-        ("metadata.lables", {}),
-        ("metadata.Name", "x"),
-        ("metadata.clusterName", "x"),
-        ("metadata.resource_version", "1"),
-        (_ANNOTATIONS, {"why": "x" * 262_142}),
-        (_ANNOTATIONS, {"why": "é" * 65_536, "reason": "é" * 65_536}),
-    ),
-    *(
-        Refused(f"{field}: {_short(value)}", crew({field: value}), field, server=f"ObjectMeta.{field.split('.')[1]}")
-        for field, value in (
-            (_LABELS, []),
-            (f"{_LABELS}.team", 5),
-            (f"{_LABELS}.team", True),
-            (_ANNOTATIONS, "x"),
-            (f"{_ANNOTATIONS}.why", 5),
-            ("metadata.namespace", 5),
-        )
-    ),
-    *(
-        Refused(
-            f"the label {_short(key)}: {_short(value)}", crew(labels={key: value}), f"{_LABELS}.{key}", server=_LABELS
-        )
-        for key, value in (
-            *(("team", value) for value in ("a b", "-a", "a-", ".a", "é", "a\n", "a" * 64)),
-            *((key, "x") for key in ("", "a b", "-a", "a_", "é", "a\n", "a" * 64)),
-            *((key, "x") for key in ("A/b", "a_b/c", "a..b/c", "a-/c", "a/b/c", "/a", "a/", "p" * 254 + "/a")),
-        )
-    ),
-    *(
-        Refused(
-            f"the annotation {_short(key)}", crew(annotations={key: "x"}), f"{_ANNOTATIONS}.{key}", server=_ANNOTATIONS
-        )
-        for key in ("", "a b", "é", "a" * 64, "a_b/c", "/a")
-    ),
-]
+from e2e.control_plane.manifests.refused_structure import (
+    AGENT,
+    BYTES,
+    METADATA,
+    NAMES,
+    RELATIONS_AT,
+    STRUCTURE,
+    UNKNOWN,
+    each,
+    short,
+)
 
 TEXTS: Final = [
-    *_fields(
+    *each(
         crew,
         ("spec.description", 5),
         ("spec.description", True),
         ("spec.description", "😀" * 4097),
         ("spec.model", "m" * 254),
-        (f"{_A}class", "é" * 254),
-        (f"{_A}model", "m" * 254),
-        (f"{_A}baseURL", "localhost:8000"),
-        (f"{_A}baseURL", "HTTP://localhost"),
-        (f"{_A}baseURL", " http://localhost"),
-        (f"{_A}baseURL", "http://localhost\n"),
-        (f"{_A}baseURL", "http://" + "x" * 2042),
-        (f"{_A}systemPrompt", "x" * 131_073),
-        (f"{_A}prompt", "x" * 131_073),
+        (f"{AGENT}class", "é" * 254),
+        (f"{AGENT}model", "m" * 254),
+        (f"{AGENT}baseURL", "localhost:8000"),
+        (f"{AGENT}baseURL", "HTTP://localhost"),
+        (f"{AGENT}baseURL", " http://localhost"),
+        (f"{AGENT}baseURL", "http://localhost\n"),
+        (f"{AGENT}baseURL", "http://" + "x" * 2042),
+        (f"{AGENT}systemPrompt", "x" * 131_073),
+        (f"{AGENT}prompt", "x" * 131_073),
     ),
-    *_fields(heartbeat, ("spec.prompt", "x" * 262_145), ("spec.metadata.k", "é" * 4097)),
+    *each(heartbeat, ("spec.prompt", "x" * 262_145), ("spec.metadata.k", "é" * 4097)),
     *(
-        Refused(f"{field}: {_short(text)}", kind({field: text}), field, says=_BYTES.format(limit))
+        Refused(f"{field}: {short(text)}", kind({field: text}), field, says=BYTES.format(limit))
         for kind, field, limit in (
-            (crew, f"{_A}systemPrompt", 131_072),
-            (crew, f"{_A}prompt", 131_072),
+            (crew, f"{AGENT}systemPrompt", 131_072),
+            (crew, f"{AGENT}prompt", 131_072),
             (heartbeat, "spec.prompt", 262_144),
         )
         for text in ("é" * (limit // 2) + "x", "😀" * (limit // 4) + "x")
@@ -216,8 +58,8 @@ TEXTS: Final = [
     Refused("a description that is y", as_yaml(crew()) + "  description: y\n", "spec.description"),
     Refused(
         "an agent with neither class nor model",
-        crew({f"{_A}class": ABSENT}),
-        f"{_A}class",
+        crew({f"{AGENT}class": ABSENT}),
+        f"{AGENT}class",
         server="spec.agents",
         says="neither a class nor a model",
     ),
@@ -231,8 +73,8 @@ TEXTS: Final = [
     *(
         Refused(
             f"an agent of class {name} without a model",
-            crew({f"{_A}class": name}),
-            f"{_A}model",
+            crew({f"{AGENT}class": name}),
+            f"{AGENT}model",
             server="spec.agents",
             says="is an LLMAgent and has no model",
         )
@@ -240,7 +82,10 @@ TEXTS: Final = [
     ),
     *(
         Refused(
-            f"a key in the address {_short(url)}", crew({f"{_A}baseURL": url}), f"{_A}baseURL", says="user or password"
+            f"a key in the address {short(url)}",
+            crew({f"{AGENT}baseURL": url}),
+            f"{AGENT}baseURL",
+            says="user or password",
         )
         for url in ("https://me:secret@127.0.0.1/v1", "http://key@x", "http://@x", "http://a:b@c@d?e")
     ),
@@ -248,24 +93,26 @@ TEXTS: Final = [
 
 LISTS: Final = [
     *(
-        Refused(f"{field}: {_short(value)}", crew({field: value}), place)
+        Refused(f"{field}: {short(value)}", crew({field: value}), place)
         for field, value, place in (
-            (f"{_A}tools", "search", f"{_A}tools"),
-            (f"{_A}tools", [5], f"{_A}tools[0]"),
-            (f"{_A}tools", [None], f"{_A}tools[0]"),
-            (f"{_A}tools", ["a", ""], f"{_A}tools[1]"),
-            (f"{_A}tools", ["t" * 254], f"{_A}tools[0]"),
-            (f"{_A}tools", [str(i) for i in range(101)], f"{_A}tools"),
+            (f"{AGENT}tools", "search", f"{AGENT}tools"),
+            (f"{AGENT}tools", [5], f"{AGENT}tools[0]"),
+            (f"{AGENT}tools", [None], f"{AGENT}tools[0]"),
+            (f"{AGENT}tools", ["a", ""], f"{AGENT}tools[1]"),
+            (f"{AGENT}tools", ["t" * 254], f"{AGENT}tools[0]"),
+            (f"{AGENT}tools", [str(i) for i in range(101)], f"{AGENT}tools"),
             ("spec.sharedTools", {}, "spec.sharedTools"),
             ("spec.sharedTools", [""], "spec.sharedTools[0]"),
             ("spec.sharedTools", ["t" * 254], "spec.sharedTools[0]"),
             ("spec.sharedTools", [str(i) for i in range(101)], "spec.sharedTools"),
-            (f"{_A}config", [], f"{_A}config"),
-            (f"{_A}config", "x", f"{_A}config"),
-            (f"{_A}config", {f"k{i}": i for i in range(65)}, f"{_A}config"),
+            (f"{AGENT}config", [], f"{AGENT}config"),
+            (f"{AGENT}config", "x", f"{AGENT}config"),
+            (f"{AGENT}config", {f"k{i}": i for i in range(65)}, f"{AGENT}config"),
         )
     ),
-    Refused("a tool listed twice", crew({f"{_A}tools": ["a", "b", "a"]}), f"{_A}tools", server=f"{_A}tools[2]"),
+    Refused(
+        "a tool listed twice", crew({f"{AGENT}tools": ["a", "b", "a"]}), f"{AGENT}tools", server=f"{AGENT}tools[2]"
+    ),
     Refused(
         "a shared tool listed twice",
         crew({"spec.sharedTools": ["a", "a"]}),
@@ -295,40 +142,52 @@ FORGOTTEN: Final = crew(
 )
 
 RELATIONS: Final = [
-    Refused("market_researcher", FORGOTTEN, f"{_R}[0].target[1]", server=_R, says=_STRANGER),
-    Refused("an unknown source", flow((["a"], ["b"]), (["x"], ["c"])), f"{_R}[1].source[0]", server=_R, says=_STRANGER),
+    Refused("market_researcher", FORGOTTEN, f"{RELATIONS_AT}[0].target[1]", server=RELATIONS_AT, says=_STRANGER),
+    Refused(
+        "an unknown source",
+        flow((["a"], ["b"]), (["x"], ["c"])),
+        f"{RELATIONS_AT}[1].source[0]",
+        server=RELATIONS_AT,
+        says=_STRANGER,
+    ),
     Refused(
         "what is no agent's name",
         flow((["a"], ["b c"])),
-        f"{_R}[0].target[0]",
-        server=_R,
+        f"{RELATIONS_AT}[0].target[0]",
+        server=RELATIONS_AT,
         says=r"should match|" + _STRANGER,
     ),
-    Refused("a name in another case", flow((["a"], ["B"])), f"{_R}[0].target[0]", server=_R, says=_STRANGER),
+    Refused(
+        "a name in another case",
+        flow((["a"], ["B"])),
+        f"{RELATIONS_AT}[0].target[0]",
+        server=RELATIONS_AT,
+        says=_STRANGER,
+    ),
     *(
         Refused(
-            f"relations in mode {_short(mode)}",
+            f"relations in mode {short(mode)}",
             changed(flow((["a"], ["b"])), {"spec.executionMode": mode}),
-            _R,
+            RELATIONS_AT,
             says=_OTHER_MODE,
         )
         for mode in ("sequential", "parallel", ABSENT)
     ),
     *(
-        Refused(f"{place}: {_short(value)}", changed(flow((["a"], ["b"])), {field: value}), place)
+        Refused(f"{place}: {short(value)}", changed(flow((["a"], ["b"])), {field: value}), place)
         for field, value, place in (
-            (_R, {}, _R),
-            (_R, [{"source": ["a"], "target": ["b"]}] * 201, _R),
-            (f"{_R}[0]", None, f"{_R}[0]"),
-            (f"{_R}[0].source", ABSENT, f"{_R}[0].source"),
-            (f"{_R}[0].target", ABSENT, f"{_R}[0].target"),
-            (f"{_R}[0].source", [], f"{_R}[0].source"),
-            (f"{_R}[0].target", [], f"{_R}[0].target"),
-            (f"{_R}[0].source", "a", f"{_R}[0].source"),
-            (f"{_R}[0].target", ["b", "b" * 64], f"{_R}[0].target[1]"),
-            (f"{_R}[0].source", ["a", 5], f"{_R}[0].source[1]"),
-            (f"{_R}[0].source", ["a", "a"], f"{_R}[0].source[1]"),
-            (f"{_R}[0].target", ["b", "c", "b"], f"{_R}[0].target[2]"),
+            (RELATIONS_AT, {}, RELATIONS_AT),
+            (RELATIONS_AT, [{"source": ["a"], "target": ["b"]}] * 201, RELATIONS_AT),
+            (f"{RELATIONS_AT}[0]", None, f"{RELATIONS_AT}[0]"),
+            (f"{RELATIONS_AT}[0].source", ABSENT, f"{RELATIONS_AT}[0].source"),
+            (f"{RELATIONS_AT}[0].target", ABSENT, f"{RELATIONS_AT}[0].target"),
+            (f"{RELATIONS_AT}[0].source", [], f"{RELATIONS_AT}[0].source"),
+            (f"{RELATIONS_AT}[0].target", [], f"{RELATIONS_AT}[0].target"),
+            (f"{RELATIONS_AT}[0].source", "a", f"{RELATIONS_AT}[0].source"),
+            (f"{RELATIONS_AT}[0].target", ["b", "b" * 64], f"{RELATIONS_AT}[0].target[1]"),
+            (f"{RELATIONS_AT}[0].source", ["a", 5], f"{RELATIONS_AT}[0].source[1]"),
+            (f"{RELATIONS_AT}[0].source", ["a", "a"], f"{RELATIONS_AT}[0].source[1]"),
+            (f"{RELATIONS_AT}[0].target", ["b", "c", "b"], f"{RELATIONS_AT}[0].target[2]"),
         )
     ),
     *(
@@ -338,10 +197,10 @@ RELATIONS: Final = [
                 flow((["a"], ["b"])),
                 {
                     "spec.agents": [{"name": name, "class": "EchoAgent"} for name in ["a", "b", *TEAM[:17]]],
-                    f"{_R}[0].{end}": TEAM[:17],
+                    f"{RELATIONS_AT}[0].{end}": TEAM[:17],
                 },
             ),
-            f"{_R}[0].{end}",
+            f"{RELATIONS_AT}[0].{end}",
         )
         for end in ("source", "target")
     ),
@@ -356,7 +215,7 @@ WORKERS: Final = [
         for workers in ({"minReplicas": 9, "maxReplicas": 8}, {"minReplicas": 21})
     ),
     *(
-        Refused(f"{_W}{place or field}: {_short(value)}", crew({f"{_W}{field}": value}), f"{_W}{place or field}")
+        Refused(f"{_W}{place or field}: {short(value)}", crew({f"{_W}{field}": value}), f"{_W}{place or field}")
         for field, value, place in (
             ("image", "i" * 513, ""),
             ("image", 5, ""),
@@ -381,7 +240,7 @@ WORKERS: Final = [
     ),
     *(
         Refused(
-            f"an environment from {_short(source)}",
+            f"an environment from {short(source)}",
             crew({f"{_W}envFrom": [{"secretRef": {"name": "keys"}}, source]}),
             f"{_W}envFrom[1].secretRef",
             server=f"{_W}envFrom[1]",
@@ -419,12 +278,12 @@ TIMES: Final = [
         says="timeZone means something with schedule only",
     ),
     *(
-        Refused(f"time zone {_short(zone)}", scheduled("0 9 * * *", zone), "spec.timeZone", says=_ZONE)
+        Refused(f"time zone {short(zone)}", scheduled("0 9 * * *", zone), "spec.timeZone", says=_ZONE)
         for zone in ("Nowhere", "utc", "europe/berlin", "Europe", "Z", "Europe/Berlin/", "Europe/Berlim")
     ),
     *(
         Refused(
-            f"time zone {_short(zone)}",
+            f"time zone {short(zone)}",
             scheduled("0 9 * * *", zone),
             "spec.timeZone",
             says="should match|Too long",
