@@ -61,13 +61,13 @@ FAULT_EVERY_SECONDS: Final = 1.0
 TROUBLE_EVERY_SECONDS: Final = 0.25
 SHOWN: Final = 20
 OTHERS_PART: Final = 0.3
-"""How much of the work and time of the first storm each of the others has."""
+"""The part of the first storm's work and time that each of the others has."""
 BAD: Final = (*("reset", "cut request", "cut reply", "delay", "stall", "blip", "hole"),)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a run."""
+    """The plan of a run."""
 
     tasks: int
     seconds: float
@@ -83,10 +83,10 @@ class Plan:
 
 @dataclass
 class Giving:
-    """Those who give work, and what they were told."""
+    """The clients that give work, and the answers that they got."""
 
     may_lose: bool
-    """What was acknowledged may be lost, and will be submitted again."""
+    """True if acknowledged work may be lost, and will be submitted again."""
     due: dict[str, float] = field(default_factory=dict)
     waited: dict[str, bool] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ class Giving:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found."""
+    """The findings of a run."""
 
     plan: Plan
     figures: dict[str, float]

@@ -20,7 +20,7 @@ from watchbill.agents.context import Context
 _ledger = os.open(os.environ["CHAOS_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 _seed = os.environ["CHAOS_SEED"]
 _parent = os.getppid()
-"""Of an agent in a process of its own: its worker. It is what is killed, and stopped."""
+"""The worker of an agent in a process of its own, which is killed and stopped."""
 
 
 class Hopeless(Exception):
@@ -43,7 +43,7 @@ async def work(context: Context) -> dict[str, Any]:
 
 
 def work_in_thread(context: Context) -> dict[str, Any]:
-    """The same in a thread, which can't be cancelled: it goes on after its worker was taken for dead."""
+    """Works in a thread, which can't be cancelled: it goes on after its worker was taken for dead."""
     todo = _begin(context)
     if todo["says"]:
         context.emit_sync(f"attempt {context.attempt} of {context.task.task_id}")
@@ -52,7 +52,7 @@ def work_in_thread(context: Context) -> dict[str, Any]:
 
 
 def work_in_process(context: Context) -> dict[str, Any]:
-    """The same in a process, which is killed with its worker."""
+    """Works in a process, which is killed with its worker."""
     todo = _begin(context, _parent)
     if todo["says"]:
         context.emit_sync(f"attempt {context.attempt} of {context.task.task_id}")

@@ -24,7 +24,7 @@ from watchbill.names import WORKERS_GROUP, CrewKeys
 from watchbill.store import incarnations, packed
 
 KEPT: Final = ("meta", "def:", "task:", "run:", "ids", "results", "events", "fenced", "tasks:", "bell")
-"""What a crew that has nothing to do, and no workers, may have in the store."""
+"""The keys that a crew without work and workers may have in the store."""
 READ_AT_ONCE: Final = 500
 SAME_MOMENT_SECONDS: Final = 0.002
 """Server and ledger write the time with what they do, not at the very moment."""
@@ -72,14 +72,14 @@ class Evidence:
     due: Mapping[str, float]
     """Delayed task → when it may begin."""
     left: list[str]
-    """What should be gone from the store."""
+    """The keys that should be gone from the store."""
     hits: Mapping[int, Sequence[float]]
     """Process → when something was done to it."""
     logs: Mapping[int, str]
     fenced: Mapping[int, float]
     """Process → when the store first took it for dead, in s of the wall clock."""
     rolled_back: Sequence[float] = ()
-    """When the store had lost its last writes (monotonic)."""
+    """The times at which the store had lost its last writes (monotonic)."""
     clock_moved: bool = False
     """The store's clock was set: its times can't be compared with others."""
 
@@ -100,7 +100,7 @@ def read_ledger(path: Path) -> list[Beginning]:
 async def read_store(
     client: Any, keys: CrewKeys, work: Iterable[Work]
 ) -> tuple[dict[str, Stored], dict[str, str], list[dict[str, str]]]:
-    """What became of tasks and steps, of runs, and the results stream."""
+    """Returns the ends of tasks and steps, those of runs, and the results stream."""
     stored: dict[str, Stored] = {}
     states: dict[str, str] = {}
     listed = list(work)
@@ -141,7 +141,7 @@ async def read_fenced(client: Any, keys: CrewKeys) -> dict[int, float]:
 
 
 async def left_over(client: Any, keys: CrewKeys) -> list[str]:
-    """What is in the store that a crew without work and workers shouldn't have."""
+    """Returns the keys in the store that a crew without work and workers shouldn't have."""
     left = []
     async for key in client.scan_iter(keys.prefix + "*", count=1000):
         name = key.removeprefix(keys.prefix)
@@ -259,7 +259,7 @@ def _attempts(id_: str, begun: Sequence[Beginning], stored: Stored, evidence: Ev
 
 
 def begun_late(evidence: Evidence) -> list[Beginning]:
-    """What was begun once its end was stored."""
+    """Returns the attempts that began once their task's end was stored."""
     if evidence.clock_moved:
         return []
     ended = {id_: stored.finished + SAME_MOMENT_SECONDS for id_, stored in evidence.stored.items()}
@@ -315,7 +315,7 @@ def figures(evidence: Evidence) -> dict[str, int]:
 
 
 async def settled(client: Any, keys: CrewKeys, seconds: float) -> list[str]:
-    """What is left once nothing changes any more, or when the time is up."""
+    """Returns the keys that are left once nothing changes any more, or when the time is up."""
     deadline = asyncio.get_running_loop().time() + seconds
     while (left := await left_over(client, keys)) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.2)

@@ -1,5 +1,5 @@
-"""What bench.chaos torments, and how: a store that is killed and restarted, is full, has its clock set, or loses its
-last writes; workers: killed, stopped, terminated.
+"""The faults of bench.chaos: a store that is killed and restarted, is full, has its clock set, or loses its last
+writes; workers: killed, stopped, terminated.
 
 Knows processes and signals only. Every process that it starts has ended once `store` and `Torment.close` have.
 """
@@ -41,13 +41,13 @@ GOOD_ENDS: Final = (0, -signal.SIGKILL, -signal.SIGTERM)
 START_SECONDS: Final = 20.0
 GRACE_SECONDS: Final = 2.0
 DOWN_SECONDS: Final = (0.0, 2.5)
-"""How long the store stays away."""
+"""Seconds for which the store stays away."""
 MOVE_LEASES: Final = (1.0, 4.0)
-"""How far the store's clock is set forth or back, in leases."""
+"""The distance by which the store's clock is set, in leases."""
 LOST_SECONDS: Final = (0.5, 2.5)
-"""What of the last writes is lost when the store is rolled back."""
+"""Seconds of the last writes that are lost when the store is rolled back."""
 FULL_SECONDS: Final = (0.3, 2.0)
-"""How long it takes no new data."""
+"""Seconds for which it takes no new data."""
 
 
 class Store:
@@ -140,13 +140,13 @@ class Torment:
     did: Counter[str] = field(default_factory=Counter)
     hits: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     rolled_back: list[float] = field(default_factory=list)
-    """When the store ended that was then rolled back (monotonic)."""
+    """The times at which the store ended that was then rolled back (monotonic)."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     _waking: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def serving(self) -> list[Worker]:
-        """Those that are there to work, stopped or not."""
+        """The workers that are there to work, stopped or not."""
         return [worker for worker in self.workers if worker.lives and not worker.expected]
 
     async def add(self) -> None:

@@ -15,9 +15,9 @@ CREW: Final = "chaos"
 AGENTS: Final = {"one": "work", "two": "work_in_thread", "three": "work_in_process"}
 """Name and function of each; a run is all of them, one after the other."""
 OFTEN: Final = {"one": 55, "two": 40, "three": 5}
-"""How often each is asked alone: starting a process takes long."""
+"""Weights with which each is asked alone: starting a process takes long."""
 FAILS: Final = 0.15
-"""How likely an attempt fails, up to the FAILS_AT_MOST-th."""
+"""Probability that an attempt fails, up to the FAILS_AT_MOST-th."""
 FAILS_AT_MOST: Final = 5
 ATTEMPTS: Final = 30
 """More than failures and deaths can use up: so whatever isn't hopeless must complete."""
@@ -55,7 +55,7 @@ class Work:
 
 @dataclass(frozen=True)
 class End:
-    """How a task or step must end."""
+    """The end that a task or step must have."""
 
     state: str
     value: int = 0
@@ -72,7 +72,7 @@ def crew(lease_seconds: int) -> CrewDefinition:
 
 
 def value_of(agent: str, number: int, before: Sequence[int]) -> int:
-    """What an agent makes of a number and of the values of the steps before."""
+    """Returns the value that an agent makes of a number and of the values of the steps before."""
     return number * {"one": 3, "two": 5, "three": 7}[agent] + sum(before)
 
 
@@ -145,5 +145,5 @@ def ends(work: Work) -> dict[str, End]:
 
 
 def state(work: Work) -> str:
-    """How the task or run must end. (A sequence has one last step, and so is never partial.)"""
+    """Returns the state in which the task or run must end. (A sequence has one last step, and so is never partial.)"""
     return "failed" if any(end.state == "failed" for end in ends(work).values()) else "completed"

@@ -33,7 +33,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """How a peer's producer is started."""
+    """The command and environment of a peer's producer."""
 
     peer: str
     command: tuple[str, ...]
@@ -55,12 +55,12 @@ def ready(peer: str, *, renew: bool = False) -> Environment:
 
 
 def cache() -> Path:
-    """Where the environments are."""
+    """Returns the folder of the environments."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "watchbill-bench"
 
 
 def requirements(module: str) -> list[str]:
-    """What bench/peers/MODULE.py says that it needs."""
+    """Returns the requirements that bench/peers/MODULE.py declares."""
     block = _SCRIPT.search((PEERS / f"{module}.py").read_text())
     assert block, f"bench/peers/{module}.py names no requirements"
     lines = (line.removeprefix("#").strip() for line in block[1].splitlines())

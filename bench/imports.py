@@ -1,4 +1,4 @@
-"""What importing the client costs over what it can't do without: redis.asyncio and pydantic.
+"""The cost of importing the client beyond its base, redis.asyncio and pydantic.
 
     python bench/imports.py [--rounds 11]
 

@@ -48,7 +48,7 @@ QUIET_SECONDS = 5.0
 
 @dataclass
 class Found:
-    """What was measured. Times in ms unless named otherwise, memory in MiB."""
+    """The measurements. Times in ms unless named otherwise, memory in MiB."""
 
     crews: int
     environment: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Found:
     writes_at_rest: dict[str, int] = field(default_factory=dict)
     rest_seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
-    """What must not be."""
+    """Findings that must not be."""
 
 
 async def measure(crews: int, samples: int, rest_seconds: float, resync_seconds: float) -> Found:
@@ -201,7 +201,7 @@ async def _sample(found: Found, client: Client, deployments: Watch, crew: str) -
 
 
 async def _check(found: Found, client: Client, deployments: Watch, chosen: Sequence[str]) -> None:
-    """Whoever got work has one replica and has its task still; nobody else was touched."""
+    """Checks that a crew with work has one replica and still has its task, and that no other was touched."""
     for seen in deployments.events:
         crew, replicas = _crew_of(seen.object), seen.object["spec"]["replicas"]
         if replicas > (crew in chosen):
@@ -280,7 +280,7 @@ def _counted(writes: Sequence[Write]) -> dict[str, int]:
 
 
 def _memory(operator: Process) -> dict[str, float]:
-    """What the process holds now, and the most that it has held."""
+    """Returns the memory that the process has now, and the most that it has had."""
     assert operator._process is not None  # it does not tell its pid
     lines = Path(f"/proc/{operator._process.pid}/status").read_text().splitlines()
     kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}

@@ -28,7 +28,7 @@ READY_SECONDS = 60
 RESULT_SECONDS = 120.0
 ZERO_SECONDS = 120.0
 TOLD_SECONDS = 10.0
-"""How long the kubelet may take to say that a container runs."""
+"""Seconds that the kubelet may take to say that a container runs."""
 
 STAGES = (
     "submit: the call",
@@ -45,14 +45,14 @@ often after the result is there."""
 
 @dataclass
 class Found:
-    """What was measured, in ms."""
+    """The measurements, in ms."""
 
     environment: dict[str, Any] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
     """The stages of the very first time, which counts for nothing: programs are read from disk, scripts are loaded."""
     stages: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     wrong: list[str] = field(default_factory=list)
-    """What must not be."""
+    """Findings that must not be."""
 
 
 async def measure(kubectl: Kubectl, namespace: str, samples: int) -> Found:
@@ -62,7 +62,7 @@ async def measure(kubectl: Kubectl, namespace: str, samples: int) -> Found:
 
 
 async def measure_through(kubectl: Kubectl, namespace: str, url: str, samples: int) -> Found:
-    """The same, where the store is reached at `url`."""
+    """Measures with the store at `url`."""
     found = Found()
     name = f"bench-{uuid.uuid4().hex[:8]}"
     where = f"--namespace={namespace}"
@@ -191,7 +191,7 @@ async def _environment(kubectl: Kubectl, url: str, namespace: str) -> dict[str, 
 
 
 def _url(kubectl: Kubectl, namespace: str, port: int) -> str:
-    """Where this machine reaches the store that the Secret names."""
+    """Returns the URL at which this machine reaches the store that the Secret names."""
     secret = kubectl.json("get", "secret", names.REDIS_SECRET, f"--namespace={namespace}")
     url = urlsplit(base64.b64decode(secret["data"][names.REDIS_SECRET_KEY]).decode())
     credentials = f"{url.netloc.rpartition('@')[0]}@" if "@" in url.netloc else ""

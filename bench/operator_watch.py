@@ -1,4 +1,4 @@
-"""What the operator's benches see with: a watch whose events carry their arrival, and figures with their spread.
+"""Observation for the operator's benches: a watch whose events carry their arrival, and figures with their spread.
 
 Reads the cluster, and changes nothing in it.
 """
@@ -112,7 +112,7 @@ def condition(found: Object, kind: str) -> str:
 
 
 def store_version(info: Mapping[str, Any]) -> str:
-    """Of what INFO says; Valkey also tells the version of Redis that it is like."""
+    """Returns the version that INFO tells; Valkey also tells the version of Redis that it is like."""
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
 
 

@@ -1,4 +1,4 @@
-"""What the measures of Watchbill alone share: a crew of one agent, its worker as users run it, its ledger.
+"""Parts of the measures of Watchbill alone: a crew of one agent, its worker as users run it, its ledger.
 
 The ledger holds a line for each beginning of a task: its number, and the wall clock in ns.
 """
@@ -41,7 +41,7 @@ async def register(server: Server, crew: CrewDefinition) -> Queue:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What ran, by number, and when."""
+    """The executions, by number, and their times."""
 
     path: Path
 

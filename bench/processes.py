@@ -32,7 +32,7 @@ class Producer:
         self._process = process
         self._log = log
         self.about: dict[str, Any] = {}
-        """What it says of itself: version, worker, environment, guarantee, settings."""
+        """The producer's description of itself: version, worker, environment, guarantee, settings."""
 
     async def ask(self, do: str, first: int = 0, end: int = 0) -> dict[str, Any]:
         """Has it do something, and returns its answer. Raises Broken when it has died or says nothing."""

@@ -1,4 +1,4 @@
-"""What a comparison found, as a table for people and as JSON. Judges nothing but the goals, and fails for none."""
+"""The findings of a comparison, as a table for people and as JSON. Judges nothing but the goals, and fails for none."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ WARM: Final = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured in a round."""
+    """The amount that is measured in a round."""
 
     tasks: int
     probes: int
@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Round:
-    """What was measured, by name, and what the peer says of itself."""
+    """The measurements by name, and the peer's description of itself."""
 
     figures: dict[str, float]
     about: dict[str, Any]

@@ -22,7 +22,7 @@ _OURS: Final = {"cmdstat_config|resetstat", "cmdstat_config|set", "cmdstat_info"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a phase cost the server."""
+    """The cost of a phase for the server."""
 
     commands: int
     """Commands run, those inside scripts too."""
@@ -52,7 +52,7 @@ class Server:
         await self.client.flushall()
 
     async def connections(self) -> int:
-        """How many were made since `reset`."""
+        """Returns the number of connections that were made since `reset`."""
         return int((await self.client.info("stats"))["total_connections_received"])
 
     async def reset(self) -> None:
@@ -61,7 +61,7 @@ class Server:
         await self.client.config_resetstat()
 
     async def cost(self) -> Cost:
-        """What was spent since `reset`."""
+        """Returns the cost since `reset`."""
         stats = await self.client.info("stats")
         commands = await self.client.info("commandstats")
         return Cost(

@@ -1,4 +1,5 @@
-"""What tests on clusters share: `kubectl` and a fresh `namespace`, over the `cluster` of each folder's own conftest."""
+"""Fixtures of tests on clusters: `kubectl` and a fresh `namespace`, over the `cluster` of each folder's own
+conftest."""
 
 from __future__ import annotations
 

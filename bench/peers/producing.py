@@ -20,9 +20,9 @@ from bench.peers.work import expected
 URL = os.environ["BENCH_URL"]
 CONCURRENCY = int(os.environ["BENCH_CONCURRENCY"])
 RESULT_SECONDS = 3600
-"""How long every peer keeps results."""
+"""Seconds for which every peer keeps results."""
 WAIT_SECONDS = 30
-"""How long a result may take when nothing else is going on."""
+"""Seconds that a result may take when nothing else is going on."""
 GAP_SECONDS = 0.005
 """Between two latencies, so that the worker is idle again."""
 CHUNK = 500
@@ -30,7 +30,7 @@ CHUNK = 500
 
 
 class Producer(Protocol):
-    """What a peer's file knows. Handles are the peer's own."""
+    """The interface of a peer's file. Handles are the peer's own."""
 
     async def open(self) -> None: ...
 

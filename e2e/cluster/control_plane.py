@@ -141,15 +141,15 @@ class ControlPlane:
         self.start_api_server()
 
     def pid(self, program: str) -> int:
-        """Of etcd, kube-apiserver, kube-controller-manager or kube-scheduler."""
+        """Returns the process id of etcd, kube-apiserver, kube-controller-manager or kube-scheduler."""
         return self._processes[program].pid
 
     def ended(self) -> list[str]:
-        """Those of its programs that ended by themselves."""
+        """Returns its programs that ended by themselves."""
         return [name for name, process in self._processes.items() if process.poll() is not None]
 
     def audit_position(self) -> int:
-        """Where the audit log ends now; writes(since=…) takes it."""
+        """Returns the end of the audit log now; writes(since=…) takes it."""
         return self.audit_log.stat().st_size if self.audit_log.exists() else 0
 
     def writes(self, since: int = 0, *, user: str | None = None) -> list[Write]:

@@ -55,7 +55,7 @@ def docker(*words: str | Path, stdin: str | bytes | None = None, timeout: float 
 
 
 def answers() -> bool:
-    """Whether an engine answers."""
+    """Returns whether an engine answers."""
     return bool(machine.which("docker")) and machine.succeeds([machine.which("docker") or "", "info"], timeout=30)
 
 
@@ -111,7 +111,7 @@ def stop() -> None:
 
 
 def is_ours() -> bool:
-    """Whether the engine that runs was started here."""
+    """Returns whether the engine that runs was started here."""
     return _record() is not None
 
 

@@ -43,7 +43,7 @@ kubectl exec -i deploy/watchbill -- watchbill submit log-triage "What broke?" --
 kubectl get crews,pods
 kubectl delete crew log-triage
 """
-"""What to try on an installed Watchbill, in the folder of the clone. README has the same lines."""
+"""Commands to try on an installed Watchbill, in the folder of the clone. README has the same lines."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Cluster:
 
     @property
     def is_ours(self) -> bool:
-        """Whether up() made it, so that nothing in it can leave."""
+        """True if up() made it, so that nothing in it can leave."""
         return bool(self.kind_name) and self.kubeconfig.parent == _folder(self.kind_name)
 
     def load(self, *images: str) -> None:
@@ -91,12 +91,12 @@ class Cluster:
         return [node["metadata"]["name"] for node in self.kubectl.items("nodes")]
 
     def node_address(self) -> str:
-        """Where this machine reaches NodePorts."""
+        """The address at which this machine reaches NodePorts."""
         addresses = self.kubectl.items("nodes")[0]["status"]["addresses"]
         return next(str(address["address"]) for address in addresses if address["type"] == "InternalIP")
 
     def host_address(self) -> str:
-        """Where pods reach this machine."""
+        """The address at which pods reach this machine."""
         return run_docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", NETWORK).strip()
 
 

@@ -33,7 +33,8 @@ class Kubectl:
         self._environment["KUBECACHEDIR"] = str(cache or kubeconfig.parent / "kubectl-cache")
 
     def __call__(self, *words: str | Path, stdin: str | None = None, timeout: float = 180) -> str:
-        """What kubectl printed. Raises KubectlError if it fails, subprocess.TimeoutExpired after `timeout` seconds."""
+        """Returns the output of kubectl. Raises KubectlError if it fails, subprocess.TimeoutExpired after `timeout`
+        seconds."""
         command = [str(word) for word in words]
         done = subprocess.run(
             [str(self.program), *command],
@@ -48,7 +49,7 @@ class Kubectl:
         return done.stdout
 
     def json(self, *words: str | Path, timeout: float = 180) -> Any:
-        """What kubectl printed with `--output=json`, parsed."""
+        """Returns the output of kubectl with `--output=json`, parsed."""
         return json.loads(self(*words, "--output=json", timeout=timeout))
 
     def items(self, *words: str | Path, timeout: float = 180) -> list[Any]:

@@ -31,7 +31,7 @@ _started = time.monotonic()
 
 
 class ClusterError(Exception):
-    """What went wrong, and what to do about it."""
+    """An error of a cluster, with the fix."""
 
     def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(f"{reason}\n{fix}" if fix else reason)
@@ -62,7 +62,8 @@ def run(
     timeout: float = 120,
     fix: str = "",
 ) -> str:
-    """What the command printed. Raises ClusterError with the end of its output, also of its errors, when it fails."""
+    """Returns the output of the command. Raises ClusterError with the end of its output, also of its errors, when it
+    fails."""
     words = [str(word) for word in command]
     data = stdin.encode() if isinstance(stdin, str) else stdin
     environment = {**os.environ, **(env or {})}
@@ -80,7 +81,7 @@ def run(
 
 
 def succeeds(command: Sequence[str | Path], **options: object) -> bool:
-    """Whether the command is there and ends with 0."""
+    """Returns whether the command is there and ends with 0."""
     try:
         run(command, **options)  # type: ignore[arg-type]
     except ClusterError:
@@ -169,7 +170,8 @@ def install(packages: Mapping[str, str]) -> None:
 
 
 def may_raise_limits() -> bool:
-    """Whether a container here can be given CAP_SYS_RESOURCE; some virtual machines withhold it from everyone."""
+    """Returns whether a container here can be given CAP_SYS_RESOURCE; some virtual machines withhold it from
+    everyone."""
     status = Path("/proc/self/status")
     if not status.exists():
         return True
@@ -178,7 +180,8 @@ def may_raise_limits() -> bool:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, in the kernel's own count: tells it from a later one with the same id. None if gone."""
+    """Returns the start time of a process in the kernel's own count, which tells it from a later one with its id; None
+    if gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -89,7 +89,7 @@ def check_go() -> str:
 
 
 def module_folder(module: str) -> Path:
-    """Where Go keeps the source of a published module, e.g. sigs.k8s.io/kind@v0.33.0."""
+    """Returns the folder in which Go keeps the source of a published module, e.g. sigs.k8s.io/kind@v0.33.0."""
     listed = machine.run(["go", "mod", "download", "-json", module], cwd=recipe.GO / "small", timeout=300, fix=_GO_FIX)
     return Path(re.search(r'"Dir": "([^"]+)"', listed)[1])  # type: ignore[index]
 

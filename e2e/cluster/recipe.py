@@ -1,4 +1,4 @@
-"""What the clusters are made of: versions, and the names of what is built from them.
+"""The recipe of the clusters: versions, and the names of what is built from them.
 
 May not build anything. A version here is part of the name of everything that depends on it, so that a changed recipe
 never meets what an older one has built.

@@ -28,7 +28,7 @@ STRICT = "fieldValidation=Strict"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API server said."""
+    """An answer of the API server."""
 
     code: int
     body: dict[str, Any]

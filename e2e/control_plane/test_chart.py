@@ -555,7 +555,7 @@ def _policies(rendered: str) -> list[Any]:
 
 
 def _reaches(policies: list[Any], to: tuple[str, dict[str, str], str], by: tuple[str, dict[str, str]]) -> bool:
-    """Whether a pod (namespace, labels) reaches another's port, as Kubernetes reads the policies."""
+    """Returns whether a pod (namespace, labels) reaches another's port, as Kubernetes reads the policies."""
     namespace, labels, port = to
     mine = [
         p for p in policies if p["metadata"]["namespace"] == namespace and _selects(p["spec"]["podSelector"], labels)
@@ -611,7 +611,7 @@ def _crds(kubectl: Kubectl) -> set[str]:
 
 
 def _rights(kubectl: Kubectl, account: str, namespace: str) -> set[tuple[str, str, str]]:
-    """What this ServiceAccount may do there beyond what every account may."""
+    """Returns the rights of this ServiceAccount there beyond those of every account."""
 
     def rules(name: str) -> set[tuple[str, str, str]]:
         review = {

@@ -39,7 +39,7 @@ def problems(manifest: dict[str, Any] | str) -> tuple[Problem, ...]:
 
 
 def filled(part: Any) -> Any:
-    """Without what is empty, which means the same as absent, except where everything is free."""
+    """Returns a part without empty values, which mean the same as absent ones, except where everything is free."""
     if not isinstance(part, dict):
         return [filled(entry) for entry in part] if isinstance(part, list) else part
     return {
@@ -175,7 +175,7 @@ def test_what_is_not_yaml_is_read_by_nobody(server: Server, value: str) -> None:
 
 
 def made_by_kubectl(kubectl: Kubectl, text: str) -> list[dict[str, Any]]:
-    """What kubectl has the API server make of a file, as a dry run."""
+    """Returns the objects that the API server makes of a file by kubectl, as a dry run."""
     printed = kubectl("create", "--dry-run=server", "--filename=-", "--output=json", stdin=text)
     made, at = [], 0
     while at < len(printed.rstrip()):

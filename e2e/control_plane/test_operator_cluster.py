@@ -73,7 +73,7 @@ def test_a_resync_never_takes_a_new_crew_for_a_deleted_one(team: Team) -> None:
 def test_a_token_that_was_replaced_is_read_anew_by_watch_and_writes(
     team: Team, control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
 ) -> None:
-    """As the kubelet does it. A token that is bound to a Secret ends with it."""
+    """Replaces the token as the kubelet does. A token that is bound to a Secret ends with it."""
     team.may_be_forbidden = True  # by an API server that has just started
     token, kubeconfig = tmp_path / "token", tmp_path / "kubeconfig"
 
@@ -138,7 +138,7 @@ def test_a_namespace_that_is_not_there_disturbs_no_other_and_is_taken_up_when_it
 
 
 def test_with_a_right_that_is_missing_nothing_of_another_namespace_is_swept(team: Team, kubectl: Kubectl) -> None:
-    """What can't be listed is not gone."""
+    """Objects that can't be listed are not gone."""
     team.may_be_forbidden = True
     first = team.operator()
     team.apply(crew())

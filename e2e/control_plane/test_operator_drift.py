@@ -1,4 +1,4 @@
-"""What others change of the workers' Deployments, and revisions of them."""
+"""Changes by others of the workers' Deployments, and revisions of them."""
 
 from __future__ import annotations
 

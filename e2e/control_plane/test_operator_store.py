@@ -42,7 +42,7 @@ def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team) -> None:
 
 
 def _losses(team: Team, name: str = "echo") -> int:
-    """How often the crew's feed tells that the store has lost all."""
+    """Returns how often the crew's feed tells that the store has lost all."""
     feed: Any = team.store.client.xrange(CrewKeys(team.namespace, name).events)
     return sum("the store lost all it had of this crew" in entry["data"] for _, entry in feed)
 

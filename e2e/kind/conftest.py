@@ -27,7 +27,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 
 
 def _namespace_report(kubectl: Callable[..., str]) -> str:
-    """What the cluster says of the release and its crews."""
+    """Returns the cluster's state of the release and its crews."""
     parts = []
     for words in (
         ("get", "crews,deployments,pods", "--output=wide"),

@@ -201,6 +201,7 @@ def _size(image: str) -> int:
 
 
 def _package_hosts() -> set[str]:
-    """Where this machine gets Python packages from, if it was told; a public index's name is in many packages."""
+    """Returns the hosts from which this machine gets Python packages, if it was told. A public index is named in many
+    packages."""
     told = machine.run([sys.executable, "-m", "pip", "config", "list"])
     return {host for url in re.findall(r"https?://[^\s'\"]+", told) if (host := urllib.parse.urlsplit(url).hostname)}

@@ -16,7 +16,7 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """What the time is, and waiting for it. `SYSTEM` is the machine's; `testing.FakeClock` moves when it is told to."""
+    """The time, and waiting for it. `SYSTEM` is the machine's; `testing.FakeClock` moves when it is told to."""
 
     def now(self) -> datetime:
         """The time of day: aware, UTC. Somebody may set it, forward or back."""

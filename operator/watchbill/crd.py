@@ -28,7 +28,8 @@ _KEPT: Final[tuple[str, ...]] = (
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("required", "properties", "additionalProperties", "items"),
 )
-"""What a structural schema may hold besides x-kubernetes extensions, in the order in which it is written."""
+"""The keys that a structural schema may have besides x-kubernetes extensions, in the order in which they are
+written."""
 
 _READY: Final = ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status')
 _AGE: Final = ("Age", "date", ".metadata.creationTimestamp")
@@ -136,7 +137,7 @@ def _structural(schema: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
 
 
 def _resolved(schema: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Without `$ref`, and without the union by which pydantic says that a field may be left out."""
+    """Returns the schema without `$ref`, and without the union by which pydantic says that a field may be left out."""
     rest = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf")}
     if "$ref" in schema:
         return {**_resolved(known[schema["$ref"].rpartition("/")[2]], known), **rest}

@@ -43,16 +43,18 @@ log = Logger(__name__)
 
 LOG: Final = "server.log"
 ANSWER_SECONDS: Final = 10.0
-"""How long a server may be silent at its start. One that says it is loading its data is given as long as it needs."""
+"""Seconds for which a server may be silent at its start. One that says it is loading its data is given as long as it
+needs."""
 STOP_SECONDS: Final = 5
 """From TERM to KILL."""
 POLL_SECONDS: Final = 0.01
 GUARD_SECONDS: Final = 0.1
-"""How often the owner looks whether server and watchdog live."""
+"""Seconds between two checks of the owner whether server and watchdog live."""
 AGAIN_SECONDS: Final = 1.0
 """Until a server that did not start is tried again."""
 TAKE_OVER_SECONDS: Final = 0.1
-"""How often an attached process tries the lock. A blocking flock would be prompt too, but could not be called off."""
+"""Seconds between two tries of an attached process to take the lock. A blocking flock would be prompt too, but could
+not be called off."""
 LOG_TAIL: Final = 2000
 
 # Ignores what ends a shell, so that it outlives its owner. It is told each server's pid, the last one counts, and an

@@ -61,9 +61,9 @@ class Problem:
     """One thing that is wrong with one value."""
 
     reason: str
-    """What is wrong, with the offending value quoted."""
+    """The reason: what is wrong, with the offending value quoted."""
     fix: str
-    """What to do about it: an imperative sentence."""
+    """The fix: an imperative sentence."""
     path: str = ""
     """The field, as in `spec.agents[1].class`."""
     source: str = ""
@@ -157,7 +157,7 @@ def needed(what: str, extra: str) -> Iterator[None]:
 
 
 def install(extra: str) -> str:
-    """How to install an optional part: from where this installation came from."""
+    """Returns how to install an optional part, from where this installation came from."""
     return f"Install it: {installation.command(extra)}"
 
 
@@ -174,7 +174,7 @@ class StoreUnavailable(RetryLater):
 
 
 class NotDurable(StoreUnavailable):
-    """What was submitted may be stored, but nobody confirmed that it is as safe as asked.
+    """The submitted work may be stored, but nobody confirmed that it is as safe as asked.
 
     Submitting it again under the same ids is safe: it asks again, and stores what isn't there.
     """

@@ -1,4 +1,4 @@
-"""Where this installation came from, so that advice to install more of it names something that exists.
+"""The origin of this installation, so that advice to install more of it names something that exists.
 
 Reads the record that installers leave (PEP 610), and only when it is asked. Standard library only: the message that
 something is missing must not need it.
@@ -17,7 +17,7 @@ NAME = "watchbill"
 
 
 def command(extra: str) -> str:
-    """What adds an optional part to this installation, as a person would type it."""
+    """Returns the command that adds an optional part to this installation, as a person would type it."""
     from importlib import metadata  # takes long to import, and only advice needs it
 
     try:
@@ -29,7 +29,7 @@ def command(extra: str) -> str:
 
 
 def _source(origin: dict[str, Any], extra: str) -> str:
-    """What pip is to be given; empty where that is no longer there."""
+    """Returns the argument for pip; empty where that is no longer there."""
     url = str(origin["url"])
     if url.startswith("file:"):
         path = url2pathname(urlsplit(url).path)

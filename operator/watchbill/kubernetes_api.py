@@ -126,7 +126,7 @@ class KubernetesApi:
             return None
 
     async def secret_exists(self, namespace: str, name: str) -> bool:
-        """Whether there is such a Secret. Only its metadata are read, never what it holds."""
+        """Returns whether there is such a Secret. Only its metadata are read, never what it holds."""
         accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
         try:
             await self._request("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}", accept=accept)
@@ -140,7 +140,7 @@ class KubernetesApi:
         return str(found["metadata"]["uid"])
 
     async def is_established(self, plural: str) -> bool:
-        """Whether the API server serves this kind of Watchbill's."""
+        """Returns whether the API server serves this kind of Watchbill's."""
         try:
             found = await self._request("GET", _BASE["crews"])  # discovery, which everyone may read
         except NotFound:

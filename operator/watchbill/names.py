@@ -28,7 +28,7 @@ RESERVED_CREW_NAMES: Final = frozenset({"list", "id", "tenants"})
 """Names that would collide with the indexes beside the crew records."""
 
 TASK_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-"""What a caller may use as the id of a task or run."""
+"""The ids that a caller may give to a task or run."""
 
 AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 ANY_AGENT: Final = "*"
@@ -167,7 +167,7 @@ class CrewKeys:
         return *of_run, self.agent_events(agent), self.run_events(run_id)
 
     def sent_event(self, nonce: str) -> str:
-        """What one call that emits an event has written, for a repeat of that call."""
+        """Returns the key of the answer to one call that emits an event, for a repeat of that call."""
         return f"{self.events}:sent:{nonce}"
 
     def dedupe(self, key: str) -> str:
@@ -213,7 +213,7 @@ class TownKeys:
         return f"{self.events}:mission:{run_id}"
 
     def sent_event(self, nonce: str) -> str:
-        """What one call that emits an event has written, for a repeat of that call."""
+        """Returns the key of the answer to one call that emits an event, for a repeat of that call."""
         return f"{self.events}:sent:{nonce}"
 
 
@@ -228,7 +228,8 @@ def published(stream: str, crew: str) -> str:
 
 
 def crew_record(tenant: str, name: str, prefix: str = "crew") -> str:
-    """Where a crew's record is kept. The tenant's braces keep all of its records in one slot of a Redis Cluster."""
+    """Returns the key of a crew's record. The tenant's braces keep all of its records in one slot of a Redis
+    Cluster."""
     return f"{_records(tenant, prefix)}:{name}"
 
 
@@ -238,7 +239,7 @@ def crew_index(tenant: str, prefix: str = "crew") -> str:
 
 
 def crew_by_id(tenant: str, crew_id: str, prefix: str = "crew") -> str:
-    """Where the name of the crew with this id is kept."""
+    """Returns the key that holds the name of the crew with this id."""
     return f"{_records(tenant, prefix)}:id:{crew_id}"
 
 
@@ -262,7 +263,8 @@ def lock(name: str, prefix: str = KEY_PREFIX) -> str:
 
 
 def rate_log(limiter: str, key: str, prefix: str = KEY_PREFIX) -> str:
-    """Where a limiter notes the calls of this key. The limiter's name is escaped, so that no two share a log."""
+    """Returns the key of a limiter's log of calls under `key`. The limiter's name is escaped, so that no two share a
+    log."""
     return f"{prefix}rate:{limiter.replace('%', '%25').replace(':', '%3A')}:{key}"
 
 
@@ -272,7 +274,7 @@ def channel(name: str, prefix: str = "") -> str:
 
 
 FIELDS_OF_ENTRY: Final = "wb:"
-"""What a field of a stream's entry begins with that says something about the entry; no field of a user does."""
+"""The prefix of fields that describe a stream's entry itself; no field of a user has it."""
 JSON_FIELDS: Final = "wb:json"
 """The field of an entry that lists those of its fields which are JSON. All others are text."""
 LETTER_ID: Final = "wb:id"
@@ -296,7 +298,7 @@ def beside(key: str, what: str) -> str:
 
 
 def shares_slot(key: str) -> bool:
-    """Whether `beside` finds a key in this key's slot: not if the key has a brace that closes no hash tag."""
+    """Returns whether `beside` finds a key in this key's slot: not if the key has a brace that closes no hash tag."""
     return "}" not in key or bool(_TAG.search(key))
 
 
@@ -306,7 +308,7 @@ def stream_dead(stream: str) -> str:
 
 
 def stream_answer(stream: str, call: str) -> str:
-    """Where a script keeps its answer to a call for when the call is sent again."""
+    """Returns the key under which a script keeps its answer to a call, for when the call is sent again."""
     return beside(stream, f"answer:{call}")
 
 

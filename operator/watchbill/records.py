@@ -26,7 +26,7 @@ AGENT_NAME_MAX_BYTES: Final = 253
 
 
 class ExecutionMode(StrEnum):
-    """How the agents of a crew work together."""
+    """The way in which the agents of a crew work together."""
 
     SEQUENTIAL = "sequential"
     PARALLEL = "parallel"
@@ -176,7 +176,7 @@ class CrewDefinition(BaseModel):
 
     @property
     def takes_any(self) -> bool:
-        """Whether it has an agent of any name."""
+        """True if it has an agent of any name."""
         return any(agent.agent_id == names.ANY_AGENT for agent in self.agents)
 
     def edges(self) -> list[tuple[str, str]]:
@@ -194,7 +194,7 @@ class CrewDefinition(BaseModel):
         yield from (tool for tool in self.shared_tools if tool_name(tool) not in own)
 
     def content(self) -> str:
-        """What runs depend on, as canonical JSON: all but identity, times and metadata."""
+        """Returns the parts that runs depend on, as canonical JSON: all but identity, times and metadata."""
         return self.model_dump_json(exclude={"crew_id", "metadata", "created_at", "updated_at"})
 
     def digest(self) -> str:
@@ -208,7 +208,7 @@ def tool_name(reference: str) -> str:
 
 
 _KEPT_IN_METADATA: Final = frozenset({"labels", "annotations", "workers"})
-"""What a Crew has and a record of the seed has no field for. Runs don't depend on it, so it isn't in the digest."""
+"""Parts of a Crew for which a crew record has no field. Runs don't depend on them, so they aren't in the digest."""
 _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that repeats the whole resource."""
 

@@ -64,7 +64,7 @@ _BASIC: Final = re.compile(r"\b(Basic(?:\s+|%20))([A-Za-z0-9+/_-]{6,}={0,2})", r
 
 
 def is_secret(name: str, more: str = "") -> bool:
-    """Whether a variable or an option of this name holds a secret. `more`: as in WATCHBILL_SECRET_NAMES."""
+    """Returns whether a variable or an option of this name holds a secret. `more`: as in WATCHBILL_SECRET_NAMES."""
     for pattern in (part.strip().upper() for part in more.split(",")):
         if pattern and fnmatchcase(name.upper(), pattern.removeprefix("-")):
             return not pattern.startswith("-")
@@ -95,7 +95,7 @@ class Redactor:
         return text
 
     def _forms(self) -> Mapping[str, str]:
-        """How each secret may look in a text → the variable that holds it."""
+        """Each form of a secret in a text → the variable that holds the secret."""
         seen, names = self._known
         # what os.environ wraps: two dicts are compared in microseconds, where os.environ itself decodes each entry
         now: Mapping[Any, Any] = getattr(self._environment, "_data", self._environment)
@@ -134,7 +134,7 @@ def _matters(secret: str) -> bool:
 
 
 def _credentials(value: str) -> Iterator[str]:
-    """What stands as a password, a token or a key inside a value that is none."""
+    """Yields passwords, tokens and keys inside a value that is none."""
     for match in _URL_OF_LIST.finditer(value):
         place = _userinfo(match[1])
         user, colon, password = place.partition(":")
@@ -168,8 +168,8 @@ def _without_value(match: re.Match[str]) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """As it is, and as it looks when quoted: by repr (KeyError and many libraries), twice so, as bytes, by JSON, in a
-    URL or in HTML; and in base64, as the header of Basic has it beside a user."""
+    """Yields the forms of a secret: as it is, and quoted by repr (KeyError and many libraries), twice so, as bytes, by
+    JSON, in a URL or in HTML; and in base64, as the header of Basic has it beside a user."""
     quoted, encoded = repr(secret)[1:-1], secret.encode("utf-8", "surrogatepass")
     yield from (secret, quoted, repr(quoted)[1:-1], repr(encoded)[2:-1], json.dumps(secret)[1:-1])
     for url in (quote(encoded, safe=""), quote(encoded), quote_plus(encoded)):

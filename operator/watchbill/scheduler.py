@@ -35,7 +35,7 @@ logger = Logger("watchbill.scheduler")
 GRACE: Final = timedelta(seconds=30)
 """A slot that is found this late is still fired: after a restart, or by a scheduler whose clock is behind."""
 CHECK_CLOCK: Final = timedelta(seconds=30)
-"""How often the clock is read at least: it may have been set, or the machine may have slept."""
+"""The longest time between two reads of the clock: it may have been set, or the machine may have slept."""
 FULL_AGAIN_SECONDS: Final = 0.5
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
 

@@ -1,4 +1,5 @@
-"""What a process is told by its environment: one frozen object, read once, with unit, default and reason per field.
+"""The settings of a process, from its environment: one frozen object, read once, with unit, default and reason per
+field.
 
 Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing here is ever stored or logged.
 """

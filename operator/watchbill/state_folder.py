@@ -1,4 +1,4 @@
-"""Where a private store lives: its folder, and its socket. Trusts no place that another user can change.
+"""The folder of a private store, and its socket. Trusts no place that another user can change.
 
 Whoever can write to the folder can put a socket of their own in the store's place, and then reads the work and decides
 what agents are run: so a folder of somebody else's, or one that others may write to, is refused, for root too. Starts
@@ -57,7 +57,8 @@ def private(folder: Path) -> Path:
 
 
 def socket_path(folder: Path) -> Path:
-    """Where the socket of the store in `folder` (absolute, resolved) is; the same for every process of this user.
+    """Returns the path of the socket of the store in `folder` (absolute, resolved), the same for every process of this
+    user.
 
     In the folder where its path is short enough, else in a private folder in /tmp: not in $TMPDIR, which may differ
     between two terminals. Raises NoStore where somebody else was there first.
@@ -107,7 +108,7 @@ def temporary() -> Path:
 
 
 def _is_left(folder: Path, now: float) -> bool:
-    """Whether this is a temporary folder of ours whose owner and server are gone: both hold its lock."""
+    """Returns whether this is a temporary folder of ours whose owner and server are gone: both hold its lock."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         return False

@@ -53,7 +53,8 @@ UtcTime = Annotated[datetime, AfterValidator(_utc)]
 
 
 class Durability(StrEnum):
-    """How safe a submission must be before it is acknowledged. Without: in the server's memory, and it may be lost."""
+    """The safety that a submission must have before it is acknowledged. Without one it is in the server's memory, and
+    it may be lost."""
 
     REPLICA = "replica"
     """A replica has it, too: it outlives the server."""
@@ -62,7 +63,7 @@ class Durability(StrEnum):
 
 
 class TaskState(StrEnum):
-    """Where a task, or a step of a run, stands."""
+    """The state of a task, or of a step of a run."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -107,7 +108,7 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     CREATING = "creating"
     RUNNING = "running"
@@ -154,7 +155,7 @@ class AgentTask(BaseModel):
 
 
 class Usage(BaseModel):
-    """What a model charged for: tokens and requests of one task, or of all steps of a run."""
+    """The usage of models: tokens and requests of one task, or of all steps of a run."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -175,7 +176,7 @@ class Usage(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """How a task ended. `output` is any JSON value: what the agent returned."""
+    """The result of a task. `output` is any JSON value: what the agent returned."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -195,7 +196,7 @@ class TaskResult(BaseModel):
     """By all attempts, as far as they could tell."""
     attempt: int = 1
     completed_at: datetime | None = None
-    """When it ended, however it did."""
+    """The time of its end, however it ended."""
 
 
 class StepStatus(BaseModel):
@@ -229,7 +230,7 @@ class RunStatus(BaseModel):
 
 
 class RunResult(BaseModel):
-    """How a run ended.
+    """The result of a run.
 
     `output` is the last step's output; where several steps are last (parallel, or a flow with more than one
     end), a mapping of step to output.

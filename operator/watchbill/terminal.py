@@ -14,7 +14,7 @@ from typing import Any, Final
 _STEERS: Final = r"\x7f-\x9f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROL: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{_STEERS}]")
 STEERS: Final = re.compile(f"[{_STEERS}]")
-"""What JSON and YAML would pass as it is."""
+"""Characters that JSON and YAML would pass as they are."""
 _INDENT: Final = "\n    "
 
 

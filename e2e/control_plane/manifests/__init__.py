@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 ABSENT: Final = object()
-"""As a value in changes: the field is left out."""
+"""A value in changes for a field that is left out."""
 
 _CREW: Final = """
 apiVersion: watchbill.dev/v1alpha1
@@ -40,13 +40,13 @@ class Refused:
     what: str
     manifest: dict[str, Any] | str
     field: str
-    """What `parse` names, and the server too unless `server` says otherwise."""
+    """The field that `parse` names, and the server too unless `server` says otherwise."""
     server: str = ""
     """The field around it that the server may name instead, where a rule of CEL can't say which entry it is."""
     says: str = ""
     """A pattern of the server's words, in which a rule of ours is to be recognised."""
     problem: str = ""
-    """What `parse` names where it reads more into it than the server."""
+    """The field that `parse` names where it reads more into it than the server."""
 
 
 def crew(changes: Mapping[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:

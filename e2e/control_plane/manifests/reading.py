@@ -1,4 +1,4 @@
-"""How text is read: where `parse` reads it as Kubernetes does, and where it knowingly asks more."""
+"""Texts and their reading: where `parse` reads it as Kubernetes does, and where it knowingly asks more."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ UNREADABLE: Final = [
     *('"\\/"', '"\\q"', '"\\U00110000"', "!!int x", "!!int 'a b'", "!!float x", "!!bool x", "!!null x", "&x [*x]"),
     "\n      \tx",
 ]
-"""As a value: YAML that nobody reads."""
+"""Values that are YAML that nobody reads."""
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
 
 
 class _Absent(Unusable):
-    """Whether the module itself is missing, and not another one that it imports."""
+    """A module that is missing itself, and not because of another that it imports."""
 
 
 def _import(module: str, what: str, reference: str) -> ModuleType:

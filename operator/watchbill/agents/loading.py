@@ -291,7 +291,7 @@ def _unknown(name: str, accepted: Sequence[str]) -> Problem:
 
 
 def _is_immutable(arguments: Mapping[str, Any]) -> bool:
-    """Whether runs may share the values, because an agent can't change them."""
+    """Returns whether runs may share the values, because an agent can't change them."""
     atoms = (str, bytes, int, float, bool, type(None))
     for value in arguments.values():
         if isinstance(value, BaseModel):

@@ -60,7 +60,8 @@ class ErrorInside(Exception):
 
 
 def error_inside(body: Any) -> bool:
-    """Whether an answer of a model's server holds an error in place of a result, whatever its HTTP status is."""
+    """Returns whether an answer of a model's server holds an error in place of a result, whatever its HTTP status
+    is."""
     if not isinstance(body, dict) or not body.get("error"):
         return False
     return not (body.get("choices") or body.get("output") or body.get("object") == "response")

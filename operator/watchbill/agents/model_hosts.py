@@ -19,8 +19,8 @@ _SERVERS: Final = ("_BASE_URL", "_API_BASE", "_ENDPOINT")
 
 
 def may_have_key(host: str, own: Callable[[], str | None], environment: Mapping[str, str]) -> bool:
-    """Whether `host` may be sent a key: it is this machine, allowed by the setting, a server of the environment, or the
-    provider's own (`own`)."""
+    """Returns whether `host` may be sent a key: it is this machine, allowed by the setting, a server of the
+    environment, or the provider's own (`own`)."""
     host = host.lower().rstrip(".")
     if not host:
         return False

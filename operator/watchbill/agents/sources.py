@@ -46,7 +46,7 @@ class Sources:
         return [path for path in found if path]
 
     def allows(self, module: str, reference: str) -> bool:
-        """Whether `reference` may refer to `module`, installed or loaded from a folder."""
+        """Returns whether `reference` may refer to `module`, installed or loaded from a folder."""
         if is_ours(module):
             return False
         if any(same(path, _file_of(module)) for path in self.files(module)):
@@ -57,17 +57,17 @@ class Sources:
 
 
 def is_ours(module: str) -> bool:
-    """Whether the module is part of Watchbill."""
+    """Returns whether the module is part of Watchbill."""
     return module.partition(".")[0] == _OURS
 
 
 def is_standard(module: str) -> bool:
-    """Whether the module is part of Python itself."""
+    """Returns whether the module is part of Python itself."""
     return module.partition(".")[0] in sys.stdlib_module_names
 
 
 def is_installed(module: str) -> bool:
-    """Whether the module's package can be found. Imports nothing."""
+    """Returns whether the module's package can be found. Imports nothing."""
     top = module.partition(".")[0]
     try:
         return importlib.util.find_spec(top) is not None
@@ -89,7 +89,7 @@ def origin(found: Any) -> str | None:
 
 
 def same(one: Path, other: Path | None) -> bool:
-    """Whether both paths name the same file."""
+    """Returns whether both paths name the same file."""
     try:
         return other is not None and one.samefile(other)
     except OSError:  # inside an archive, or gone

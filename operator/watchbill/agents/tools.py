@@ -39,5 +39,5 @@ class Tool:
 
 
 def is_tool(found: object) -> bool:
-    """Whether the object can be a tool: it is callable, and not a class."""
+    """Returns whether the object can be a tool: it is callable, and not a class."""
     return callable(found) and not isinstance(found, type)

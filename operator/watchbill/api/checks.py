@@ -1,5 +1,5 @@
-"""What a schema and its rules can't say: circles in a flow, cron expressions, names of time zones. Pure but for reading
-the time zone database.
+"""Checks that a schema and its rules can't make: circles in a flow, cron expressions, names of time zones. Pure but for
+reading the time zone database.
 
 These are not errors of the models, because a resource that breaks them can get onto a cluster, where it has to be read
 in order to be told that it is Stalled.

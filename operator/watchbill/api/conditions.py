@@ -21,18 +21,18 @@ NO_STATUS: Final[dict[str, Any]] = {"default": {"observedGeneration": -1}}
 
 
 class ConditionType(StrEnum):
-    """What is said about a resource."""
+    """The type of a condition of a resource."""
 
     READY = "Ready"
     """The crew takes work, or the heartbeat will fire. The summary of all others."""
     RECONCILING = "Reconciling"
-    """What is wanted has changed, and what is there has not followed yet. No action is needed."""
+    """The resource has changed, and the cluster has not followed yet. No action is needed."""
     STALLED = "Stalled"
     """Nothing will go on until somebody changes something: the message says what."""
 
 
 class Reason(StrEnum):
-    """Why a condition has its value."""
+    """The reason for the value of a condition."""
 
     AVAILABLE = "Available"
     """Ready: all is in place."""

@@ -42,11 +42,11 @@ class Document:
     """JSON's types only."""
     node: Any
     faults: tuple[Finding, ...] = ()
-    """What of it is YAML and still refused, such as a key given twice."""
+    """Findings of YAML that is valid and still refused, such as a key given twice."""
     first: int = 0
     """The line, from 0, where the document begins."""
     within: Loc = ()
-    """Where in the document the value is."""
+    """The place of the value in the document."""
 
     def line(self, loc: Loc = ()) -> int:
         """The line, from 1, of what is at this place of the value, or of the nearest around it."""
@@ -195,7 +195,7 @@ def _refuse_too_many_aliases(root: yaml.Node) -> None:
 
 
 def _faults(root: yaml.Node) -> Iterator[Finding]:
-    """What is YAML and refused all the same, anywhere."""
+    """Finds what is valid YAML and still refused, anywhere."""
     import yaml
 
     seen: set[int] = set()

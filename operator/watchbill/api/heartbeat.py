@@ -41,7 +41,7 @@ class CrewRef(Strict):
 
 
 class HeartbeatSpec(Strict):
-    """When the heartbeat fires, and what it asks."""
+    """The times at which the heartbeat fires, and the work that it submits."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -140,7 +140,7 @@ class HeartbeatSpec(Strict):
 
 
 class HeartbeatStatus(Strict):
-    """What was last seen of the heartbeat. Written by the operator."""
+    """The last observed state of the heartbeat. Written by the operator."""
 
     observed_generation: int = Field(default=-1, description="The metadata.generation that this status is about.")
     conditions: list[Condition] = Field(

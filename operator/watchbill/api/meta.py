@@ -1,4 +1,4 @@
-"""What Crew and Heartbeat have in common: strictness, names, references and bounds. Pure."""
+"""Parts that Crew and Heartbeat have in common: strictness, names, references and bounds. Pure."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def bytes_rule(field: str, limit: int) -> dict[str, Any]:
 _SHORTEN: Final = Hint("Shorten it; larger text belongs into an input, or where a tool can read it.")
 
 Prompt = Annotated[str, *_bytes_within(PROMPT_MAX_BYTES), _SHORTEN]
-"""What is asked."""
+"""The text of a prompt."""
 Template = Annotated[str, *_bytes_within(TEMPLATE_MAX_BYTES), _SHORTEN]
 """Text for a model that stands in every agent."""
 
@@ -165,7 +165,7 @@ class ObjectMeta(Strict):
 
 
 def _is_key(key: str) -> bool:
-    """Whether it can be the name of a label; of an annotation, when in lower case."""
+    """Returns whether the key can name a label, or, in lower case, an annotation."""
     prefix, slash, name = key.rpartition("/")
     fits = not slash or (len(prefix) <= NAME_MAX and _PREFIX.fullmatch(prefix))
     return bool(fits and _LABEL.fullmatch(name))

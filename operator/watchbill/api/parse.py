@@ -31,7 +31,7 @@ _READ_BY_RULES: Final = frozenset(
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a text contains, in its order."""
+    """The resources of a text, in its order."""
 
     crews: tuple[Crew, ...]
     heartbeats: tuple[Heartbeat, ...]

@@ -1,4 +1,4 @@
-"""What is wrong with a resource, in words for the person who wrote it. Pure.
+"""Findings: what is wrong with a resource, in words for the person who wrote it. Pure.
 
 A finding is a place in a resource, a reason and a fix. The models raise findings of their own for rules that join
 several fields; `explain` turns everything else that pydantic reports into the same form.

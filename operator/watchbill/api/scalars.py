@@ -40,7 +40,7 @@ _INT64, _UINT64, _EXPONENT_FROM = 2**63, 2**64, 1e21
 
 
 def plain(text: str) -> Scalar:
-    """What stands for this text. Infinities and NaN come as such, though JSON doesn't have them."""
+    """Returns the value of a text. Infinities and NaN come as such, though JSON doesn't have them."""
     if text in _WORDS:
         return _WORDS[text]
     if text[:1] not in "+-.0123456789":
@@ -59,7 +59,7 @@ def tag_of(value: Scalar) -> str:
 
 
 def _whole(digits: str) -> int | None:
-    """None for what doesn't fit: 64 bits, or 63 with a sign."""
+    """Returns the integer; None where it doesn't fit into 64 bits, or into 63 and a sign."""
     found = _INT.fullmatch(digits)
     if found is None or len(digits) > _LONGEST_INT:
         return None

@@ -60,7 +60,7 @@ def leveled(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def is_quiet() -> bool:
-    """Whether -q was given: progress is not shown."""
+    """Returns whether -q was given: progress is not shown."""
     return _level == "ERROR"
 
 

@@ -96,12 +96,12 @@ def report(error: Exception) -> int:
 
 
 def _is_of_redis(error: Exception) -> bool:
-    """Whether redis-py raised the error. Doesn't import redis."""
+    """Returns whether redis-py raised the error. Doesn't import redis."""
     return any(kind.__module__.partition(".")[0] == "redis" for kind in type(error).__mro__)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a later attempt may succeed, so that a view keeps what it shows."""
+    """Returns whether a later attempt may succeed, so that a view keeps what it shows."""
     return isinstance(error, RetryLater)
 
 

@@ -31,9 +31,9 @@ class Next:
     """The arguments with which another command finds the same files and crew."""
     place: Place
     repeatable: bool
-    """Whether the same command can be repeated, because it read nothing from stdin."""
+    """True if the same command can be repeated, because it read nothing from stdin."""
     model: bool
-    """Whether agents could use a model that is not given."""
+    """True if agents could use a model that is not given."""
     agent: str | None = None
     chosen_model: str | None = None
     """The model that --model gave."""

@@ -56,7 +56,7 @@ class Asked:
     files: tuple[str, ...]
     """The arguments with which another command finds the same files and crew."""
     repeatable: bool
-    """Whether the same command can be repeated, because it read nothing from stdin."""
+    """True if the same command can be repeated, because it read nothing from stdin."""
 
     @property
     def next(self) -> hints.Next:
@@ -271,7 +271,7 @@ def _crew(asked: Asked) -> Crew:
 
 
 def _has_model(definition: CrewDefinition, model: str) -> bool:
-    """Whether --model would not change the definition."""
+    """Returns whether --model would not change the definition."""
     try:
         crew = to_crew(definition, "default")
     except InvalidInput:  # another program wrote it

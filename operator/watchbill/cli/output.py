@@ -181,7 +181,8 @@ def _text(value: Any, out: TextIO) -> None:
 
 
 def is_markdown(value: Any) -> bool:
-    """Whether a terminal shows the text as Markdown: only if it begins with a heading, so that no text is mangled."""
+    """Returns whether a terminal shows the text as Markdown: only if it begins with a heading, so that no text is
+    mangled."""
     return isinstance(value, str) and bool(_HEADING.match(value.lstrip()))
 
 

@@ -45,7 +45,7 @@ def work(argument: str | None, file: Path | None, given: Sequence[str]) -> tuple
 
 
 def uses_stdin(argument: str | None, file: Path | None, given: Sequence[str]) -> bool:
-    """Whether something is read from stdin, so that the same command can't be repeated."""
+    """Returns whether something is read from stdin, so that the same command can't be repeated."""
     return bool(_names_of_stdin(argument, file, given))
 
 

@@ -58,7 +58,7 @@ class Replies:
                 self._waiting.pop((keys.crew, task_id), None)
 
     def are_awaited(self, keys: names.CrewKeys, task_id: str) -> bool:
-        """Whether a caller waits for this task."""
+        """Returns whether a caller waits for this task."""
         return (keys.crew, task_id) in self._waiting
 
     async def listen(self, keys: names.CrewKeys) -> str:

@@ -47,7 +47,7 @@ _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the store is, and how to talk to it: a URL as it was read, once."""
+    """The address and options of the store: a URL that was parsed once."""
 
     kind: Kind
     nodes: tuple[Address, ...]

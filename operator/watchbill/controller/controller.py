@@ -33,14 +33,14 @@ logger = logging.getLogger("watchbill.operator")
 
 RECONCILES_AT_ONCE: Final = 16
 FIGURES_SECONDS: Final = 10.0
-"""How old the figures of a crew with work may be that a scrape shows. Every reconciliation reads them anew. An idle
-crew costs a scrape nothing; work that comes has it reconciled."""
+"""Greatest age in seconds of the figures that a scrape shows of a crew with work. Every reconciliation reads them anew.
+An idle crew costs a scrape nothing; work that comes has it reconciled."""
 LIST_AGAIN_SECONDS: Final = 2.0
 """The pause after a listing that failed."""
 UNLISTED_AGAIN_SECONDS: Final = 60.0
-"""When a namespace that could not be listed is tried again."""
+"""Seconds after which a namespace that could not be listed is tried again."""
 EVICTION_SECONDS: Final = 2.0
-"""How long the first reconciliation waits for the store's maxmemory-policy, so that a restart writes no status."""
+"""Seconds that the first reconciliation waits for the store's maxmemory-policy, so that a restart writes no status."""
 
 _SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": names.WORKER_SELECTOR}
 

@@ -37,8 +37,8 @@ class Eviction:
 
     @property
     def message(self) -> str:
-        """What is wrong, and how to mend it; empty where nothing is. It names no server, or a failover would change the
-        statuses of all crews."""
+        """The fault and its fix; empty where there is none. It names no server, or a failover would change the statuses
+        of all crews."""
         return f"{self._found.reason}. {self._found.fix}" if self._found else ""
 
     async def asked(self, seconds: float) -> None:

@@ -28,7 +28,7 @@ class CrewMemory:
     denied: str | None = None
     """The API server's message when it last forbade something. It is tried again: a right or a quota may come."""
     denials: int = 0
-    """How often in a row it was forbidden."""
+    """Number of times in a row that it was forbidden."""
     denied_until: float = 0.0
     conflict: int | None = None
     """The generation whose status says that the crew is another's. It is said once for each generation, or two
@@ -38,9 +38,9 @@ class CrewMemory:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """Heartbeat → whether it fires."""
     parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
-    """How many tasks were parked, when that was read, and the agents that they wait for."""
+    """The number of parked tasks, the time of that reading, and the agents that they wait for."""
     written: dict[Resource, float] = field(default_factory=dict)
-    """When the status of each resource was written last."""
+    """The time at which the status of each resource was last written."""
 
 
 class Memory:

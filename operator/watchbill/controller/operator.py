@@ -45,7 +45,7 @@ class Operator:
 
     @property
     def is_ready(self) -> bool:
-        """Whether crews are reconciled."""
+        """True while crews are reconciled."""
         return self._controller is not None and self._controller.is_ready
 
     def stop(self) -> None:

@@ -44,9 +44,9 @@ DENIED_AGAIN_SECONDS: Final = 5.0
 """The first pause before something that was forbidden is tried again; it doubles with each denial."""
 DENIED_MOST_SECONDS: Final = 60.0
 SECRET_SECONDS: Final = 60.0
-"""How long a Secret that was there is believed to be there."""
+"""Seconds for which a Secret that was there is believed to be there."""
 NO_SECRET_SECONDS: Final = 2.5
-"""How long a Secret that was not there is believed not to be there."""
+"""Seconds for which a Secret that was not there is believed not to be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Synced:
 
     state: StoreState | None
     error: str | None
-    """Why it is not known how the crew stands in the store."""
+    """The reason why the crew's state in the store is not known; None if it is."""
     fault: plan.Fault | None
     """The mistake in the crew, where there is one."""
 
@@ -166,7 +166,7 @@ class Reconciler:
         return _Synced(state, None, fault)
 
     def _repeats_conflict(self, key: Key, seen: Object, synced: _Synced, memory: CrewMemory) -> bool:
-        """Whether the crew is another operator's, and its status has said so for this generation."""
+        """Returns whether the crew is another operator's, and its status has said so for this generation."""
         if synced.fault is not None and synced.fault[0] is Reason.OWNER_CONFLICT:
             generation = seen["metadata"]["generation"]
             if memory.conflict == generation:

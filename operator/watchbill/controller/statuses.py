@@ -25,9 +25,9 @@ from watchbill.plan import heartbeat
 
 PER_SECOND: Final = 20
 SHARED_SECONDS: Final = 10.0
-"""How long a cause that many resources share must last before it is written."""
+"""Seconds that a cause that many resources share must last before it is written."""
 FIGURES_SECONDS: Final = 10.0
-"""How often figures of one resource are written, unless they become zero or cease to be zero."""
+"""Seconds between two writes of one resource's figures, unless they become zero or cease to be zero."""
 
 Kind = Literal["crews", "heartbeats"]
 
@@ -48,7 +48,7 @@ class Turns:
         self._asked = asyncio.Event()
 
     def take(self, resource: Resource, crew: Key, *, first: bool) -> bool:
-        """Whether the resource may be written now. If not, the crew is woken at its turn, and asks again.
+        """Returns whether the resource may be written now. If not, the crew is woken at its turn, and asks again.
 
         `first`: goes before the resources that are not.
         """
@@ -151,7 +151,7 @@ class Statuses:
 
 
 def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now", "shared", "figures"]:
-    """How soon a status must be written that differs from the one that is there."""
+    """Returns how soon a status must be written that differs from the one that is there."""
     then, now = _substance(before), _substance(after)
     if then == now:
         return "figures"

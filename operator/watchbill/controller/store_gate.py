@@ -12,7 +12,7 @@ from watchbill.clock import SYSTEM, Clock
 logger = logging.getLogger("watchbill.operator")
 
 PROBE_SECONDS: Final = 1.0
-"""How often a store that is away is asked whether it is back: by one reconciliation, for all crews."""
+"""Seconds between two questions to a store that is away: by one reconciliation, for all crews."""
 
 
 class StoreGate:
@@ -24,7 +24,7 @@ class StoreGate:
         self._down_since: float | None = None
         self._probe_at = 0.0
         self.error = ""
-        """Why the store does not answer, or did not the last time."""
+        """The reason why the store does not answer, or did not the last time."""
         metrics.STORE_UP.set(1)
 
     @property
@@ -33,7 +33,7 @@ class StoreGate:
         return None if self._down_since is None else self._clock.monotonic() - self._down_since
 
     def may_ask(self) -> bool:
-        """Whether the store may be asked now. While it is away, this is true once a second."""
+        """True if the store may be asked now. While it is away, this is true once a second."""
         if self._down_since is None:
             return True
         now = self._clock.monotonic()

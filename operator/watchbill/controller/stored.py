@@ -40,7 +40,7 @@ T = TypeVar("T")
 SCHEDULER_SECONDS: Final = 10.0
 """The scheduler waits for the store; we don't, because the statuses of other crews must say that it is away."""
 PARKED_SECONDS: Final = 10.0
-"""How often the agents are read whose tasks are parked."""
+"""Seconds between two reads of the agents whose tasks are parked."""
 
 
 class Heartbeats(Protocol):
@@ -54,7 +54,7 @@ class Heartbeats(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """How a crew stands in the store."""
+    """The state of a crew in the store."""
 
     load: replicas.Load
     unavailable: Sequence[str]

@@ -64,7 +64,7 @@ class _Subscription(redis.asyncio.client.PubSub):
         self._on_subscribed = on_subscribed
         self._clock = clock
         self.heard_at = clock.monotonic()
-        """When anything was received last, answers to pings included."""
+        """The time at which anything was last received, answers to pings included."""
 
     async def on_connect(self, connection: Any) -> None:
         await super().on_connect(connection)

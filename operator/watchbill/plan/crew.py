@@ -1,4 +1,4 @@
-"""What is seen of a Crew → what is to be done about it, and what its status says. Pure.
+"""The plan of a reconciliation: from the observed state of a Crew to its changes and its status. Pure.
 
 Level-based: it looks at what is there, never at what happened, so that any event, a lost one included, leads to the
 same end.
@@ -46,7 +46,8 @@ class Child:
     replicas: int
     ready: int
     trouble: str
-    """Why its pods can't be made, or don't become ready, as its controller says; empty where it doesn't."""
+    """The reason why its pods can't be made, or don't become ready, as its controller says; empty where it says
+    none."""
     unavailable_since: datetime | None
     """Since when it has too few ready workers; None: it has enough, or that is not known."""
     content: str
@@ -62,7 +63,7 @@ class Observed:
     uid: str
     generation: int
     status: Mapping[str, Any]
-    """As it is at the API server."""
+    """The status at the API server."""
     children: Sequence[Child]
     has_service_account: bool
     has_redis_secret: bool
@@ -73,20 +74,20 @@ class Observed:
     unavailable: Sequence[str] = ()
     """Agents whose tasks wait for a worker that has them."""
     fault: Fault | None = None
-    """What the crew's own definition is refused for."""
+    """The fault for which the crew's own definition is refused."""
     refusal: tuple[str, str] | None = None
     """(template revision, message) that the API server has just refused. What it refused before, the status says."""
     denied: str | None = None
-    """What the API server has just forbidden."""
+    """The message with which the API server has just forbidden a write."""
     agents_loaded: bool = True
     """A worker has loaded all agents under the current definition."""
     evicts: str = ""
-    """Why the store may delete work, and what to do; empty where it doesn't."""
+    """The reason why the store may delete work, and the fix; empty where it doesn't."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, in this order, and when to reconcile again."""
+    """The changes to make, in this order, and the time until the next reconciliation."""
 
     revision: str
     """Revision of the desired template."""
@@ -168,12 +169,12 @@ def project(deployment: Mapping[str, Any]) -> Child:
 
 
 def refused_message(revision: str, message: str) -> str:
-    """How a status says that a template was refused: so that it is known after a restart."""
+    """Returns the message with which a status says that a template was refused, so that it is known after a restart."""
     return f"template revision {revision}: {message}"
 
 
 def says(observed: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
-    """Whether a status says what it should, and of what is ours nothing that it should no longer say."""
+    """Returns whether a status has every desired field, and no field of ours that it should no longer have."""
     ours = {kind.value for kind in ConditionType}
     there, wanted = ({c["type"]: c for c in status.get("conditions", [])} for status in (observed, desired))
     return (
@@ -213,7 +214,7 @@ def _compared(deployment: Mapping[str, Any]) -> Object:
 
 
 def _blocked(seen: Observed, revision: str) -> Fault | None:
-    """Why the Deployment that is wanted can't be made now."""
+    """Returns why the desired Deployment can't be made now; None if it can."""
     if seen.denied is not None:
         return Reason.FORBIDDEN, seen.denied
     if seen.refusal is not None and seen.refusal[0] == revision:
@@ -254,7 +255,7 @@ def _pauses(seen: Observed) -> list[float | None]:
 
 
 def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
-    """Why no worker starts, and in how many seconds that may have to be said."""
+    """Returns why no worker starts, and in how many seconds that may have to be reported."""
     if serving is None or serving.replicas == 0:
         return "", None
     if serving.trouble:

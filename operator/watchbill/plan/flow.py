@@ -83,8 +83,8 @@ def reads(crew: CrewDefinition, agent: AgentDefinition, planned: tuple[Step, ...
 
 
 def outcome(steps_now: Iterable[StepStatus], *, cancelling: bool = False) -> RunState:
-    """What a run that has nothing left to do has become; `cancelling`: somebody cancelled it before. The scripts decide
-    by the same rule."""
+    """Returns the final state of a run that has nothing left to do. `cancelling`: somebody cancelled it before. The
+    scripts decide by the same rule."""
     listed = list(steps_now)
     if all(s.status is TaskState.COMPLETED for s in listed):
         return RunState.COMPLETED

@@ -1,4 +1,4 @@
-"""What a Heartbeat asks when it fires, and what its status says. Pure."""
+"""The work that a Heartbeat submits when it fires, and its status. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watchbill.plan import prompts, submission
 from watchbill.records import CrewDefinition
 
 Verdict = tuple[Reason, str]
-"""Whether it fires, and if not why: Available, or the reason why it is stalled."""
+"""The state of a Heartbeat and its message: Available, or the reason why it is stalled."""
 
 TIMES = ("lastFireTime", "nextFireTime")
 """Fields of the status that change with every firing."""

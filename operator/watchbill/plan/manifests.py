@@ -19,7 +19,7 @@ Object = dict[str, Any]
 GRACE_SECONDS: Final = 60
 """The pod's; the worker hands back five seconds earlier."""
 START_SECONDS: Final = 300
-"""How long a worker may take to become ready: its image may be large, its node may have to be made first."""
+"""Seconds that a worker may take to become ready: its image may be large, its node may have to be made first."""
 
 TMP_SIZE: Final = "1Gi"
 """Size of /tmp, unless the template sets another: without a limit it could fill the node's disk."""
@@ -38,7 +38,7 @@ _OURS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the operator's settings say of workers."""
+    """The operator's settings for workers."""
 
     image: str
     """Image of crews that name none."""
@@ -226,7 +226,7 @@ def _merge_by(field: str, base: Sequence[Any], over: Sequence[Any]) -> list[Any]
 
 
 def contains(observed: Any, desired: Any, *, quantities: bool = False) -> bool:
-    """Whether everything desired is observed: what we apply is there, whatever the server and others added.
+    """Returns whether everything desired is observed: all that we apply is there, whatever the server and others added.
 
     `quantities`: these are amounts of resources, of which the server keeps a canonical form.
     """
@@ -260,7 +260,7 @@ _SCALE: Final = {
 
 
 def _amount(quantity: str | float) -> Decimal | None:
-    """What a Kubernetes quantity (500m, 1Gi, 0.5) amounts to; None for what is none."""
+    """Returns the amount of a Kubernetes quantity (500m, 1Gi, 0.5); None where it is none."""
     match = _QUANTITY.fullmatch(str(quantity))
     if match is None:
         return None

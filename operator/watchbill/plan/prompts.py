@@ -1,4 +1,4 @@
-"""What a step is asked: templates over the submitted prompt, the inputs and earlier outputs. Pure.
+"""The prompts of steps: templates over the submitted prompt, the inputs and earlier outputs. Pure.
 
 A template knows `{input}`, `{inputs.NAME}` and `{steps.AGENT}`, and nothing else: all other braces are text, so
 JSON and code need no escaping. `{{input}}` is the text `{input}`. What is nearly a reference, as `{input.log}`, or is
@@ -20,7 +20,7 @@ _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-
 _NEAR_MISS: Final = re.compile(
     r"\{(\{)?((?:(?:inputs?|steps?)(?:\.[A-Za-z0-9_.-]*|\[[^\[\]{}\n]*\])*|slot|now)(?:![rsa])?)\}(?(1)\})"
 )
-"""What somebody wrote who meant a reference: `{input.log}`, `{steps}`, `{input!r}`, `{now}`. References are among
+"""Texts that were probably meant as references: `{input.log}`, `{steps}`, `{input!r}`, `{now}`. References are among
 them."""
 _READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
 

@@ -14,7 +14,7 @@ Why = Literal["scale-up", "idle", "bounds", "hold", "unknown", "external"]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a crew has to do. Parked work doesn't count: no worker could do it."""
+    """The work that a crew has. Parked work doesn't count: no worker could do it."""
 
     waiting: int
     running: int
@@ -28,7 +28,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many workers there may be, and how much each does at once."""
+    """The bounds of a crew's workers, and the tasks that each runs at once."""
 
     min_replicas: int
     max_replicas: int
@@ -38,12 +38,12 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many workers there should be, and why."""
+    """The desired number of workers, and the reason."""
 
     replicas: int
     why: Why
     again_seconds: float | None = None
-    """When time alone may change the decision; None: it can't."""
+    """Seconds until time alone may change the decision; None: it can't."""
 
 
 def decide(bounds: Bounds, load: Load | None, current: int, idle_for: float | None) -> Decision:

@@ -13,13 +13,13 @@ ASKED_MAX_SECONDS: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What matters about a failure."""
+    """The facts about a failure that decide on a retry."""
 
     worth_retrying: bool = True
     given_up: bool = False
     """The agent itself says that no attempt will ever help; else one may, once somebody has mended the cause."""
     retry_after_seconds: float | None = None
-    """What the failure itself asks for."""
+    """Seconds that the failure itself asks to wait."""
 
 
 def pause(failure: Failure, attempt: int, *, max_attempts: int, base_seconds: float, chance: float) -> float | None:

@@ -1,4 +1,4 @@
-"""How long an exception asks to wait before another attempt: by its attribute, or by HTTP headers. Pure.
+"""The time that an exception asks to wait before another attempt: by its attribute, or by HTTP headers. Pure.
 
 Exceptions are strangers': their attributes may be anything, and may raise.
 """
@@ -73,7 +73,7 @@ def _seconds(value: Any, now: datetime | None) -> float | None:
 
 
 def _time(value: Any) -> datetime | None:
-    """As HTTP writes it."""
+    """Parses a time as HTTP writes it."""
     try:
         at = parsedate_to_datetime(str(value))
     except Exception:  # it is an agent's, and may be anything

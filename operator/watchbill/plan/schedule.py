@@ -1,4 +1,4 @@
-"""When a heartbeat fires: last slot + now → slots due. Pure: the time is an argument.
+"""The slots of a heartbeat: last slot + now → slots due. Pure: the time is an argument.
 
 A *slot* is a moment at which a heartbeat is to fire. All who compute slots get the same ones, whenever they start.
 Cron is CronSim's, that is Debian's: 0 and 7 are Sunday; day of month OR day of week where neither begins with `*`; a
@@ -49,7 +49,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """What to do about the slots up to now."""
+    """The decision about the slots up to now."""
 
     missed: tuple[datetime, ...]
     """Too late for these, oldest first."""
@@ -97,7 +97,7 @@ def due(
 def agenda(
     schedule: Schedule, first: datetime, now: datetime, *, grace: timedelta, trying: datetime | None = None
 ) -> Agenda:
-    """What to do at `now` when `first` is the first slot that nobody has dealt with.
+    """Decides at `now` about the slots from `first` on, the first slot that nobody has dealt with.
 
     Only the newest slot is fired: if it is at most `grace` old, or is the one that we have been `trying` to fire.
     All before it are missed.

@@ -78,7 +78,7 @@ def work(agent: str, prompt: str, inputs: Mapping[str, str]) -> str:
 def _own(
     prompt: str, task_id: str | None, metadata: Mapping[str, Any], labels: Mapping[str, str | None]
 ) -> Iterator[Problem]:
-    """What has to do with this one submission only."""
+    """Checks the parts that belong to this one submission only."""
     wrong = list(texts.problems({"prompt": prompt}))
     yield from wrong
     if not wrong and (size := len(prompt) if prompt.isascii() else len(prompt.encode())) > PROMPT_MAX_BYTES:

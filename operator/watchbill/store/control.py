@@ -1,4 +1,4 @@
-"""What people ask of work that is under way: cancel it, interrupt it, resume it; and of a worker: claim no more.
+"""Control of work that is under way (cancel, interrupt, resume), and of workers (drain).
 
 The scripts decide what is possible (docs/design/queue.md); workers hear of it at once by a message, and at the latest
 with their next renewal. Every call is safe to send twice, and raises CrewGone when the crew was deleted or replaced.
@@ -31,7 +31,7 @@ _RUNS_AT_ONCE: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class CancelledAll:
-    """How many tasks and runs were cancelled."""
+    """The numbers of tasks and runs that were cancelled."""
 
     cancelled: int
     """Number of tasks and runs that have ended."""
@@ -100,8 +100,8 @@ async def cancel_all(
 
 
 async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> int:
-    """How many tasks a worker is yet to stop because somebody cancelled them. Those whose worker has died since, by
-    its lease, are cancelled first: there may be nobody else who ever looks."""
+    """Counts cancelled tasks that a worker has yet to stop. Those whose worker has died since, by its lease, are
+    cancelled first: there may be nobody else who ever looks."""
     with outages.translated():
         found: Any = await client.hgetall(keys.wishes)
         wishes = {task_id: packed.StopRequest.unpack(text) for task_id, text in found.items()}
@@ -133,7 +133,8 @@ async def declare_dead(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) ->
 
 
 async def _kinds(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> tuple[list[Item], dict[str, str]]:
-    """What of these are tasks; and what are runs, with their definitions. The record of some may have gone."""
+    """Returns the ids that are tasks, and those that are runs, with their definitions. An id without a record is in
+    neither."""
     with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             for task_id in ids:
@@ -166,8 +167,8 @@ async def _cancel_runs(
 async def _cancel_run(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
 ) -> bool:
-    """What is ready is stopped in the same script: else a run whose canceller dies behind the first call goes on, or
-    with an interrupted step stays as it is. What came to be ready meanwhile is stopped then."""
+    """Cancels a run. Its ready steps are stopped in the same script: else a run whose canceller dies behind the first
+    call goes on, or with an interrupted step stays as it is. What came to be ready meanwhile is stopped then."""
     of_run = [keys.run(run_id), keys.run_steps(run_id), keys.run_results(run_id)]
     of_run += [keys.definition(digest), keys.run_events(run_id)]
     ready = await _ready(client, keys, run_id, digest)
@@ -193,7 +194,7 @@ async def _cancel_run(
 
 
 async def _ready(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, digest: str) -> list[Item]:
-    """What of a run is on a stream, or runs, or waits to be tried again or resumed."""
+    """Returns the steps of a run that are on a stream, run, or wait for another attempt or to be resumed."""
     steps = (await runs.status(client, keys, run_id)).steps
     ended = {step.name for step in steps if step.status is TaskState.COMPLETED}
     ready = [step for step in steps if step.status not in TERMINAL and ended.issuperset(step.after)]
@@ -238,7 +239,7 @@ async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: s
 
 
 async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) -> bool:
-    """Whether this worker is to claim no more."""
+    """Returns whether this worker drains."""
     with outages.translated():
         return bool(await client.hexists(keys.meta, f"drain:{worker}"))
 
@@ -252,14 +253,14 @@ async def wishes(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]
 
 
 async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
-    """Whether the store has no crew of this uid."""
+    """Returns whether the store has no crew of this uid."""
     with outages.translated():
         return bool(await client.hget(keys.meta, "uid") != uid)
 
 
 async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[packed.Order]:
-    """What is said to the crew's workers, without end: to stop these tasks, if they have them; `drain`: to read whether
-    they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
+    """Yields the orders to the crew's workers, without end: to stop these tasks, if they have them; `drain`: to read
+    whether they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
 
     It proves nothing, since anybody may have said it: a reason to ask the store (`wishes`, `is_draining`, `is_gone`).
     """

@@ -18,14 +18,15 @@ from watchbill.records import CrewDefinition
 
 
 def part_problem(value: object) -> str | None:
-    """Why this can't be part of a key, if so."""
+    """Returns why the text can't be part of a key; None if it can."""
     if isinstance(value, str) and 0 < len(value) <= 253 and value.isprintable() and not set(value) & set("{}:/"):
         return None
     return f"{value!r} can't be part of a key"
 
 
 def name_problem(name: str) -> str | None:
-    """Why no crew can have this name, if so: it could lead to an index, an id, or another tenant's record."""
+    """Returns why no crew can have this name, which could lead to an index, an id, or another tenant's record; None if
+    one can."""
     if name in names.RESERVED_CREW_NAMES:
         return f"{name!r} is the name of an index of the crew records"
     return part_problem(name)

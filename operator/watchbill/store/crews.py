@@ -36,7 +36,8 @@ _DEFAULT_URL: Final = "redis://localhost:6379"
 _CHUNK: Final = 500
 """Crews per command: few round trips, and the server is never held for long."""
 _ANSWER_SECONDS: Final = 120
-"""How long a script's answer is kept for its own resend. redis-py resends for less than a minute by default."""
+"""Seconds for which a script's answer is kept for its own resend. redis-py resends for less than a minute by
+default."""
 _ATTEMPTS: Final = 60
 """Attempts of a change that meets concurrent changes. Each time one of them succeeds, so all do in the end."""
 
@@ -114,8 +115,8 @@ class CrewRedis:
         return await self._answer("load all crews", self._all(), [])
 
     async def get_crew_metadata(self, name: str) -> dict[str, Any] | None:
-        """What a listing shows: crew_id, name, description, execution_mode, agent_count, created_at and updated_at
-        (ISO 8601, or None), and the crew's own entries under `metadata`."""
+        """Returns the entries of a listing: crew_id, name, description, execution_mode, agent_count, created_at and
+        updated_at (ISO 8601, or None), and the crew's own entries under `metadata`."""
         return await self._answer(f"load the metadata of {name!r}", self._metadata(name), None)
 
     async def update_crew_metadata(self, name: str, metadata: Mapping[str, Any]) -> bool:
@@ -126,7 +127,7 @@ class CrewRedis:
         return await self._answer(f"update the metadata of {name!r}", self._update(name, metadata), False)
 
     async def ping(self) -> bool:
-        """Whether the server answers. Never raises."""
+        """Returns whether the server answers. Never raises."""
         try:
             return bool(await self._redis.ping())
         except _FAILURES as error:
@@ -174,7 +175,8 @@ class CrewRedis:
         return names.crew_by_id(self.tenant, crew_id, self.key_prefix)
 
     def _answer_key(self) -> str:
-        """Where a script keeps its answer for its own resend. No crew's name has a colon, so it is no record."""
+        """Returns the key under which a script keeps its answer for its own resend. No crew's name has a colon, so it
+        is no record."""
         return self._record(f"answer:{uuid.uuid4().hex}")
 
     async def _save(self, crew: CrewDefinition, unchanged_since: datetime | None) -> bool:
@@ -344,10 +346,10 @@ class CrewRedis:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What a change is based on."""
+    """The state that a change is based on."""
 
     record: bytes | str
-    """As stored, for comparison; empty if there is none."""
+    """The record as stored, for comparison; empty if there is none."""
     holder: str
     """The name under the id's entry; empty if there is none."""
     now: datetime

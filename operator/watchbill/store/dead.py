@@ -26,7 +26,7 @@ from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import RUN_TERMINAL, Usage
 
 Outcome = Literal["replayed", "missing", "taken", "expired"]
-"""What became of a letter. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
+"""The outcome of a replay. `missing`: it was replayed, purged or trimmed before; `taken`: its id has other work by now;
 `expired`: nothing says any more what it was to do."""
 Kept = Literal["", "current", "submitted", "unchanged"]
 """`unchanged`: the crew's current definition is the one that the run was submitted with."""
@@ -34,18 +34,18 @@ Kept = Literal["", "current", "submitted", "unchanged"]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of a letter that was to be tried again."""
+    """The outcome for a letter that was to be replayed."""
 
     outcome: Outcome
     definition: Kept = ""
     """With which definition it runs: the crew's current one, the one that its run was submitted with, or both."""
     why: str = ""
-    """Why it isn't the one that was asked for."""
+    """The reason why it isn't the one that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a letter is to be tried again."""
+    """The way in which a letter is replayed."""
 
     digest: str = ""
     parallel: int = 0
@@ -75,16 +75,16 @@ class DeadLetter:
     entry: str = ""
     """Id of the stream's entry."""
     usage: Usage | None = None
-    """What all attempts spent; None: nothing that is known."""
+    """Usage of all attempts; None: nothing that is known."""
     priority: int = 0
     prompt: str | None = None
-    """What a task was to do, where the letter carries it."""
+    """The prompt of the task, where the letter carries it."""
     raw: dict[str, str] | None = None
     """The fields of an entry that couldn't be read; what is no text, as base64:…"""
 
     @property
     def at(self) -> datetime:
-        """When it died, by the server's clock."""
+        """The time of its death, by the server's clock."""
         return datetime.fromtimestamp(int(self.id.partition("-")[0]) / 1000, UTC)
 
     @property
@@ -217,7 +217,7 @@ async def _ways(
 async def _unfit(
     client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, crew: CrewDefinition, inputs: Sequence[str]
 ) -> str:
-    """Why this run can't go on with another definition; empty if it can: its plan is the same."""
+    """Returns why this run can't go on with another definition; empty if it can, because its plan is the same."""
     try:
         began = {s.name: (s.agent, set(s.after)) for s in (await runs.status(client, keys, run_id)).steps}
     except NotFound:
@@ -256,7 +256,7 @@ def _number(text: str) -> int:
 
 
 def _prompt(payload: str | None) -> str | None:
-    """What it was to do, where that can be read."""
+    """Returns the prompt, where it can be read."""
     try:
         task = json.loads(payload or "null")
     except (ValueError, RecursionError):

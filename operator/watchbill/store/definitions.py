@@ -53,7 +53,7 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose the crew in the store is; all empty where there is none."""
+    """The owner of the crew in the store; all empty where there is none."""
 
     uid: str = ""
     owner: str = ""
@@ -174,7 +174,7 @@ def _read(crew: str, content: str) -> CrewDefinition:
 
 
 async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:
-    """Whose the crew in the store is."""
+    """Returns the owner of the crew in the store."""
     (found,) = await identities(client, [keys])
     return found
 
@@ -229,7 +229,8 @@ async def _step(
 
 
 async def _agents(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> list[str]:
-    """Whose event streams there may be. A definition that can't be read leaves them to expire, within a day."""
+    """Returns the agents that may have event streams. A definition that can't be read leaves them to expire, within a
+    day."""
     content = await client.get(keys.definition(digest)) if digest else None
     try:
         return [agent.agent_id for agent in CrewDefinition.model_validate_json(content or "").agents]

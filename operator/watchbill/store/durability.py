@@ -1,4 +1,4 @@
-"""How safe a write is, asked of the server right behind it: on a replica, or on disk."""
+"""Confirmation of writes, asked of the server right behind them: on a replica, or on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from watchbill.errors import NotDurable, StoreUnavailable, UserActionRequired
 from watchbill.tasks import Durability
 
 CONFIRM_SECONDS: Final = 5.0
-"""How long the server is given to confirm. Replication takes milliseconds; appendfsync everysec, up to two seconds."""
+"""Seconds that the server has to confirm. Replication takes milliseconds; appendfsync everysec, up to two seconds."""
 
 _IDS_SHOWN: Final = 3
 

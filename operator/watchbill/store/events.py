@@ -29,7 +29,7 @@ logger = Logger("watchbill.client")
 
 BLOCK_MS: Final = 2000
 POLL_SECONDS: Final = 0.5
-"""How often a follower looks where too many others on its client wait at the server already."""
+"""Seconds between two reads of a follower, where too many others on its client wait at the server already."""
 BEGINNING: Final = "0-0"
 
 
@@ -140,7 +140,7 @@ async def _next(client: redis.asyncio.Redis, key: str, place: tuple[int, int]) -
 
 
 async def _has_expired(client: redis.asyncio.Redis, place: tuple[int, int]) -> bool:
-    """Whether a stream that ended here has gone by itself: it lives for so long after its last event."""
+    """Returns whether a stream that ended here has expired: it lives for so long after its last event."""
     seconds, _ = await client.time()
     return int(seconds) * 1000 >= place[0] + RETENTION_SECONDS * 1000
 
@@ -167,7 +167,7 @@ def _counted(entries: Any, skipped: Callable[[int], object] | None) -> list[tupl
 
 
 def _parse(entries: Any) -> list[tuple[str, TownEvent]]:
-    """Without what can't be read (a newer version's, or another program's), which must not hide all others."""
+    """Parses entries, and leaves out those that can't be read (a newer version's, or another program's)."""
     found = []
     for entry_id, fields in entries:
         try:

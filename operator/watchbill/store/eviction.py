@@ -1,4 +1,4 @@
-"""Whether the store deletes keys by itself once its memory is full: its `maxmemory-policy`.
+"""The check whether the store deletes keys by itself once its memory is full: its `maxmemory-policy`.
 
 INFO tells it, within the rights that docs/redis.md lists; CONFIG, which managed services forbid, isn't needed. May not
 change anything: whoever runs the store decides.
@@ -28,7 +28,7 @@ _EXPIRING: Final = "keys that are to expire: results, events, and the marks that
 
 
 async def fault(client: redis.asyncio.Redis) -> Problem | None:
-    """What is wrong with the store's policy; None where nothing is, or where the store doesn't say.
+    """Returns the fault of the store's policy; None where there is none, or where the store doesn't say.
 
     Of a Cluster every master counts, and `source` says which of them it is. One that doesn't answer is left out;
     raises StoreUnavailable where none does, StoreRefuses where INFO is forbidden.

@@ -1,4 +1,4 @@
-"""How much crews have to do: counts and ages, by class; who works for them, and on what. For people and metrics.
+"""Figures of crews for people and metrics: counts and ages by class, workers, and what they run.
 
 Only reads. One command per crew, whatever waits there; the clock is the server's.
 """
@@ -27,15 +27,15 @@ RESULTS_SEEN: Final = 100
 """Maximum of results that are read since the last reading. Of more, the newest ones give the share of failures."""
 _PAGE: Final = 1000
 _COUNTS: Final = ("running", "slots", "abandoned")
-"""What a worker says of itself."""
+"""The counts that a worker reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class OfClass:
-    """What there is of one priority."""
+    """The figures of one priority."""
 
     name: str
-    """As in `critical`."""
+    """The name of the priority, such as `critical`."""
     waiting: int
     running: int
     oldest_ms: int | None
@@ -44,13 +44,13 @@ class OfClass:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What has ended, as the results say."""
+    """The work that has ended, as the results say."""
 
     results: int
-    """How many there were, of tasks, steps and runs, since the stream of results began."""
+    """Number of results of tasks, steps and runs since the stream of results began."""
     last_id: str
     seen: int = 0
-    """How many were looked at: those since the last look, the newest 100 of them; and of these:"""
+    """Number of results that were read: the newest 100 since the last read. The next two counts are of these."""
     completed: int = 0
     """Tasks and steps."""
     failed: int = 0
@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How much a crew has to do."""
+    """The amount of work that a crew has, and its workers."""
 
     waiting: int = 0
     running: int = 0
@@ -71,11 +71,11 @@ class Figures:
     """Age of the entry that has waited longest; None when nothing waits."""
     delayed: int = 0
     due_in_ms: int | None = None
-    """When the next of them is due (negative: it is); None where there is none."""
+    """Milliseconds until the next of them is due (negative: it is due); None where there is none."""
     draining: int = 0
     """Workers that claim no more."""
     slots: int = 0
-    """How many tasks the workers can run at once, as far as they have said it: within a second of their start."""
+    """Number of tasks that the workers can run at once. A worker reports it within a second of its start."""
     parked_by: Mapping[str, int] = field(default_factory=dict)
     """By reason: concurrency (the run's own bound), agent (no worker has it), interrupt (until it is resumed)."""
     classes: tuple[OfClass, ...] = tuple(OfClass(Priority(c).name.lower(), 0, 0, None) for c in CLASSES)
@@ -85,9 +85,9 @@ class Figures:
     trimmed: int = 0
     """Dead letters that ever fell off their end."""
     now_ms: int = 0
-    """As of when, by the server's clock."""
+    """The time of the figures, by the server's clock."""
     ended: Ended | None = None
-    """Where it was asked for, and anything has ended."""
+    """The ended work; None where it was not asked for, or nothing has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class WorkerInfo:
     slots: int
     draining: bool
     lease_ms: int
-    """What is left of its lease; negative: for how long it has been over, and nobody has taken over yet."""
+    """Milliseconds left of its lease; negative: the time since its end, while nobody has taken over yet."""
     abandoned: int = 0
     """Agents that still run, though they were told to stop; each holds a slot."""
 
@@ -169,7 +169,8 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Work
 
 
 async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[RunningTask]:
-    """What has been running for longest. Reads all that runs, in pages, so that the server is never held for long."""
+    """Returns the tasks that have been running for longest. Reads all that runs, in pages, so that the server is never
+    held for long."""
     with outages.translated():
         seconds, micros = await (await connection.home(client, keys.meta)).time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -214,7 +215,7 @@ def _figures(reply: Sequence[Any]) -> Figures | None:
 
 
 def _says(text: str, told: object) -> dict[str, Any]:
-    """What a worker says of itself (one of another version otherwise), and whether it was told to drain."""
+    """Parses the report of a worker, which another version may write in another form, and whether it drains."""
     try:
         said = json.loads(text or "{}")
     except ValueError:

@@ -33,10 +33,10 @@ from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
 
 GUARD: Final = timedelta(hours=1)
-"""How long a slot is remembered by itself. The stored next slot does the rest; this covers clocks that disagree while
-a heartbeat is changed or removed."""
+"""The time for which a slot is remembered by itself. The stored next slot does the rest; this covers clocks that
+disagree while a heartbeat is changed or removed."""
 RUN_NOW_GUARD: Final = timedelta(days=1)
-"""How long the token of a run-now is remembered."""
+"""The time for which the token of a run-now is remembered."""
 TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _INDEX: Final = "heartbeat:"
@@ -51,7 +51,8 @@ Telling = Literal["told", "moved", "stale", "gone"]
 
 
 class StoredSpec(BaseModel):
-    """What a heartbeat asks, as it is stored. Ignores fields it doesn't know, so that an older program reads it too."""
+    """The spec of a heartbeat, as it is stored. Ignores fields it doesn't know, so that an older program reads it
+    too."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel)
 
@@ -112,7 +113,7 @@ def task_id(name: str, slot: datetime) -> str:
 
 
 def is_of(name: str, work_id: str) -> bool:
-    """Whether this id of a task, or run, is one that the heartbeat gives."""
+    """Returns whether this id of a task or run is one that the heartbeat gives."""
     return re.fullmatch(rf"{re.escape(_id(name, ''))}(\d+|now-{TOKEN.pattern})", work_id) is not None
 
 
@@ -253,7 +254,7 @@ def iso(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """When it fires."""
+    """The time at which a heartbeat fires."""
 
     label: str
     slot: datetime
@@ -262,7 +263,7 @@ class _At:
     """Empty: it was asked for by a person, beside the schedule."""
     following_ms: str
     guard: timedelta
-    """How long it is remembered by itself that it has."""
+    """The time for which it is remembered by itself that the slot has fired."""
 
 
 async def _fire(

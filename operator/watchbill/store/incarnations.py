@@ -22,7 +22,7 @@ def worker(incarnation: str) -> str:
 
 
 def ended_here(incarnation: str) -> bool:
-    """Whether this incarnation was a process of this host that has ended."""
+    """Returns whether this incarnation was a process of this host that has ended."""
     process, _, nonce = incarnation.rpartition(".")
     host, _, pid = process.rpartition("-")
     if host != _host() or not pid.isdigit() or not nonce.startswith(_space()):

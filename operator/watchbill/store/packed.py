@@ -57,7 +57,7 @@ class Step:
     started_ms: int
     finished_ms: int
     usage: Usage | None
-    """What its attempts spent; None: nothing."""
+    """Usage of its attempts; None: nothing."""
     entry: str
     """While it waits on a stream; empty where it doesn't, or was put there when it was due."""
 
@@ -124,7 +124,7 @@ def pack_ids(names: Iterable[str]) -> str:
 
 
 def usage(text: str) -> Usage | None:
-    """What attempts spent (cancelled_result in lib_ends.lua); None: nothing."""
+    """Unpacks the usage of attempts (cancelled_result in lib_ends.lua); None: nothing."""
     if not text:
         return None
     input_tokens, output_tokens, requests = map(int, text.split(" "))
@@ -132,7 +132,7 @@ def usage(text: str) -> Usage | None:
 
 
 def pack_usage(spent: Usage) -> str:
-    """What attempts spent as one text; empty where that is nothing."""
+    """Packs the usage of attempts into one text; empty where it is nothing."""
     if not (spent.requests or spent.total_tokens):
         return ""
     return f"{spent.input_tokens} {spent.output_tokens} {spent.requests}"

@@ -1,4 +1,4 @@
-"""What the store says that an incarnation holds. Only reads.
+"""The entries that an incarnation holds by the store's account. Only reads.
 
 After a failover that lost writes, or a restart that lost the last second, the store may still count what its holder has
 finished since. The holder lives and renews, so nobody would ever take that over.
@@ -22,7 +22,8 @@ _MOST: Final = 10_000
 async def unknown(
     client: redis.asyncio.Redis, keys: CrewKeys, incarnation: str, known: Collection[str]
 ) -> list[Claimed]:
-    """What it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer may come yet."""
+    """Returns the tasks that it holds beyond these entries; at most 500. Ask while no claim is under way, whose answer
+    may come yet."""
     with outages.translated():
         async with client.pipeline(transaction=False) as pipe:
             for stream in keys.streams:

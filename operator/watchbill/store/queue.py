@@ -52,7 +52,7 @@ class Claimed:
     wish: Wish | None = None
     """Somebody wants it to stop: it isn't to run, and whoever holds it says how it ended."""
     usage: Usage | None = field(default=None, compare=False)
-    """What the attempts before this one spent, as far as they could tell; None: nothing. Known once `start` gave it."""
+    """Usage of the attempts before this one, as far as they could tell; None: nothing. Known once `start` gave it."""
     previous_holder: str = field(default="", compare=False)
     """The incarnation that was taken for dead while it held it, where that is known."""
 
@@ -68,7 +68,7 @@ class Claimed:
 
     @property
     def queued_ms(self) -> int:
-        """When it was put on the stream, by the server's clock."""
+        """The time at which it was put on the stream, by the server's clock (ms since 1970)."""
         return int(self.entry.partition("-")[0])
 
 
@@ -87,7 +87,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a claimed task is to do; `state` says whether it may."""
+    """The work of a claimed task; `state` says whether it may begin."""
 
     state: Literal["ok", "stale", "missing"]
     payload: str = ""
@@ -115,26 +115,26 @@ class Finished:
     """The TaskResult as JSON; nothing where another attempt follows, or somebody else made it stop."""
     message: str = ""
     usage: Usage | None = None
-    """What all its attempts spent."""
+    """Usage of all its attempts."""
     ttl_ms: int = 3_600_000
-    """How long its record is kept; with outcome `retry`, after how long it is tried again."""
+    """Milliseconds for which its record is kept; with outcome `retry`, until the next attempt."""
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter."""
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
-    """What a script's `gone` means."""
+    """Returns the error for a script's answer `gone`."""
     return CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
 
 
 def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
-    """What a script's `full` means."""
+    """Returns the error for a script's answer `full`."""
     return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
 def other_work(keys: CrewKeys, task_id: str) -> Conflict:
-    """What a script's `other` means."""
+    """Returns the error for a script's answer `other`."""
     return Conflict(
         f"{task_id!r} is the id of other work of crew {keys.crew!r}: its prompt, its agent or its inputs differ. "
         "Choose another id, or leave it out"

@@ -1,5 +1,5 @@
-"""What has ended is kept within a crew's bounds: `tasks.maxResults` records of it, and results on their stream neither
-more nor longer than that.
+"""Trimming of ended work to a crew's bounds: `tasks.maxResults` records of it, and results on their stream neither more
+nor longer than that.
 
 Records expire by themselves (`tasks.resultTTLSeconds`). Here goes what is too many, the oldest first, and what expired
 records leave in the index. May not touch what hasn't ended.

@@ -153,7 +153,7 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
 
 
 async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunState | TaskState:
-    """Where the run, the step (`run/step`) or the task of this id stands. Raises NotFound, NewerRecord."""
+    """Returns the state of the run, the step (`run/step`) or the task of this id. Raises NotFound, NewerRecord."""
     if step := split_step_id(task_id):
         for known in (await status(client, keys, step[0])).steps:
             if known.name == step[1]:
@@ -178,8 +178,8 @@ async def subscribe(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, c
 
 
 async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> RunResult | TaskResult | None:
-    """How the run, the step (`run/step`) or the task of this id ended; None while it hasn't. What can't be read is
-    a result without success that says so. Raises NotFound."""
+    """Returns the result of the run, the step (`run/step`) or the task of this id; None before its end. One that can't
+    be read is a result without success that says so. Raises NotFound."""
     if step := split_step_id(task_id):
         with outages.translated():
             stored = await client.hget(keys.run_results(step[0]), step[1])
@@ -262,7 +262,7 @@ async def _run_result(
 
 
 async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, steps: Sequence[str]) -> dict[str, Any]:
-    """What these steps of a run returned, in the order asked. Steps without a result are left out.
+    """Returns the outputs of these steps of a run, in the order asked. Steps without a result are left out.
 
     Raises NotFound when one can't be read.
     """
@@ -314,7 +314,7 @@ async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collecti
 
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:
-    """What a run or task was asked; None where there is no such record, or none that can be read."""
+    """Returns the prompt of a run or task; None where there is no such record, or none that can be read."""
     with outages.translated():
         payload = await client.hget(keys.run(task_id), "payload") or await client.hget(keys.task(task_id), "payload")
     try:

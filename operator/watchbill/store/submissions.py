@@ -35,7 +35,7 @@ class Submission:
     work: str = ""
     """A digest of what is to be done: an id that is there stands for the same work only if this agrees."""
     due_ms: int = 0
-    """When it may begin, by the server's clock (ms since 1970); 0: at once."""
+    """The time at which it may begin, by the server's clock (ms since 1970); 0: at once."""
 
 
 async def submit(
@@ -75,7 +75,7 @@ async def submit(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What all batches of a submission have in common."""
+    """The arguments that all batches of a submission have in common."""
 
     client: redis.asyncio.Redis
     keys: CrewKeys

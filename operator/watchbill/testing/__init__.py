@@ -1,4 +1,4 @@
-"""What you test your own agents with: a model that answers by script, a clock that you move, a throwaway store.
+"""Tools for tests of your own agents: a model that answers by script, a clock that you move, a throwaway store.
 
 An agent of your own, without a crew or a store:
 

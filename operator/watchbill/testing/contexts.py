@@ -20,10 +20,11 @@ class RecordingContext(Context):
     """A `Context` that keeps what was said."""
 
     messages: list[str] = field(default_factory=list)
-    """What the agent emitted, in order."""
+    """The messages that the agent emitted, in order."""
 
     def emit_sync(self, message: str) -> None:
-        """As ever; without an event loop, as in a test that isn't async, the message is just kept."""
+        """Emits as a worker's context does. Without an event loop, as in a test that isn't async, the message is just
+        kept."""
         if self.loop is None:
             self.messages.append(spoken(message))
         else:

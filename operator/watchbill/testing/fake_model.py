@@ -43,12 +43,12 @@ class CutOff:
 
 
 Answer = str | CutOff | ToolCall | Sequence[ToolCall] | ErrorAnswer
-"""What a model can answer: text, text that is cut off, one or more tool calls, or an error."""
+"""An answer of a model: text, text that is cut off, one or more tool calls, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the model was asked."""
+    """A request to the model."""
 
     api: str
     """`chat` or `responses`: which of OpenAI's two APIs was used."""
@@ -82,7 +82,7 @@ class Request:
 
     @property
     def tool_results(self) -> list[str]:
-        """What tools have returned so far, in order."""
+        """The results of tools so far, in order."""
         if self.api == CHAT:
             return [_text(m["content"]) for m in self.messages if m.get("role") == "tool"]
         return [_text(m["output"]) for m in self.messages if m.get("type") == "function_call_output"]

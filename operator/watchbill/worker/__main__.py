@@ -44,7 +44,8 @@ logger = Logger("watchbill.worker")
 RECYCLED: Final = 75
 """The exit code that asks to be started again: EX_TEMPFAIL of sysexits.h."""
 _ORDERLY_SECONDS: Final = 5.0
-"""How long the process may take to end after its worker. Threads that agents left behind could hold it up for ever."""
+"""Seconds that the process may take to end after its worker. Threads that agents left behind could hold it up for
+ever."""
 
 
 class WorkerSettings(Settings):

@@ -37,7 +37,7 @@ class Claims:
 
     @property
     def may_claim(self) -> bool:
-        """Whether the crew may have tasks, and no other claim is under way."""
+        """True if the crew may have tasks, and no other claim is under way."""
         return self._state.has_work and not self._bell.is_waiting
 
     def ask(self, incarnation: Incarnation, room: int, *, is_busy: bool) -> int:

@@ -24,9 +24,9 @@ _strangers.setLevel(logging.CRITICAL)
 
 CONNECTIONS: Final = 64
 HEAD_SECONDS: Final = 5.0
-"""How long a request may take to come."""
+"""Seconds that a request may take to come."""
 CONNECTION_SECONDS: Final = 15.0
-"""How long a connection may last: the request, and the making, sending and reading of the answer."""
+"""Seconds that a connection may last: the request, and the making, sending and reading of the answer."""
 
 Page = Callable[[], Awaitable[web.Response]]
 

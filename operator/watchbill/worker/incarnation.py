@@ -1,4 +1,5 @@
-"""What one incarnation of a worker holds: tasks that are claimed, run, or have ended and are not yet reported."""
+"""The tasks that one incarnation of a worker holds: tasks that are claimed, run, or have ended and are not yet
+reported."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ class Job:
     reading: asyncio.Task[None] | None = None
     attempt: Attempt | None = None
     emitted: int = 0
-    """How many messages the agent has emitted."""
+    """Number of messages that the agent has emitted."""
     wish: Wish | None = None
-    """Why somebody asked it to stop."""
+    """The wish of somebody who asked it to stop."""
 
     def cancel(self) -> None:
         if self.reading is not None:
@@ -47,7 +48,7 @@ class Incarnation:
     """Claimed tasks that begin as soon as a slot is free."""
     held_since: float = 0.0
     claimed: dict[str, float] = field(default_factory=dict)
-    """When each held task was claimed."""
+    """The time at which each held task was claimed."""
     jobs: dict[str, Job] = field(default_factory=dict)
     """Tasks that run."""
     unannounced: dict[str, Claimed] = field(default_factory=dict)

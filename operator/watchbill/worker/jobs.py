@@ -27,7 +27,7 @@ BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 
 STOP_SECONDS: Final = 5.0
-"""How long an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
+"""Seconds that an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 
 WORTH_A_CALL: Final = 5
 """This many results, if they are at least half of the slots', get a call of their own while another is on its way."""
@@ -53,7 +53,7 @@ class Jobs:
 
     @property
     def are_brief(self) -> bool:
-        """Whether tasks take so little time that more should be at hand."""
+        """True if tasks take so little time that more should be at hand."""
         return self._mean < BRIEF_SECONDS
 
     def assume_long(self) -> None:

@@ -1,4 +1,4 @@
-"""What people ask of a worker: to drain, to stop tasks, to end with its crew.
+"""Orders to a worker: to drain, to stop tasks, to end with its crew.
 
 A worker hears each order twice: at once on a channel, which loses it while the store is away, and with the next renewal
 of its lease.
@@ -22,7 +22,7 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 HEAR_AGAIN_SECONDS: Final = 60.0
-"""When a worker that may not listen tries again: the right may be given meanwhile."""
+"""Seconds after which a worker that may not listen tries again: the right may be given meanwhile."""
 
 
 class Orders:

@@ -18,11 +18,11 @@ from watchbill.store.queue import Queue
 from watchbill.worker.state import WorkerState
 
 UNPARK_SECONDS: Final = 30.0
-"""How often a worker searches for parked tasks that it can run."""
+"""Seconds between two searches of a worker for parked tasks that it can run."""
 UNPARK_AGAIN_SECONDS: Final = 1.0
-"""How soon it searches again after it brought tasks back: an older worker may have parked them again."""
+"""Seconds until it searches again after it brought tasks back: an older worker may have parked them again."""
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
-"""How soon it searches again while a definition can't be read: it may become readable without another worker."""
+"""Seconds until it searches again while a definition can't be read: it may become readable without another worker."""
 
 
 async def bring_back(state: WorkerState, queue: Queue, loader: AgentLoader, parked: asyncio.Event) -> None:
@@ -66,7 +66,7 @@ class _Search:
         return [pinned.get(step[0], current) if step else current for step in steps]
 
     async def _runs(self, agent: str, digest: str) -> bool:
-        """Whether this worker can run that agent under that definition, as far as can be known."""
+        """Returns whether this worker can run that agent under that definition, as far as can be known."""
         if (agent, digest) not in self._can_run:
             self._can_run[agent, digest] = await self._can_load(agent, digest)
         return self._can_run[agent, digest]

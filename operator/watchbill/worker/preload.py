@@ -19,9 +19,9 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 FIRST_SECONDS: Final = 1.0
-"""How long a worker waits after its start: tasks come first, and load what they need."""
+"""Seconds that a worker waits after its start: tasks come first, and load what they need."""
 POLL_SECONDS: Final = 10.0
-"""How often a worker checks whether the crew has changed."""
+"""Seconds between two checks of a worker whether the crew has changed."""
 
 
 async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None:

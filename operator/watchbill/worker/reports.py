@@ -28,7 +28,7 @@ class Reports:
         self._counts = counts
         self._beside: asyncio.Task[None] | None = None
         self.reported = 0
-        """How many ends the store has been told of."""
+        """Number of ends that were reported to the store."""
 
     def send_beside(self, incarnation: Incarnation) -> None:
         """Sends results in a call of their own, unless one is on its way."""

@@ -20,11 +20,11 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 TRIM_SECONDS: Final = 5.0
-"""How often a worker trims, give or take a half, so that the workers of a crew don't trim together."""
+"""Seconds between two trims of a worker, give or take a half, so that the workers of a crew don't trim together."""
 TRIM_AGAIN_SECONDS: Final = 1.0
-"""How soon it trims again after it removed something: more tasks may be ending all the time."""
+"""Seconds until it trims again after it removed something: more tasks may be ending all the time."""
 TRIM_IDLE_SECONDS: Final = 60.0
-"""How often a worker trims where nothing has ended since: thousands of workers may have nothing to do."""
+"""Seconds between two trims of a worker where nothing has ended since: thousands of workers may have nothing to do."""
 
 
 async def trim(state: WorkerState, queue: Queue, reports: Reports, current: Current) -> None:

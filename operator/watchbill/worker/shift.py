@@ -69,7 +69,7 @@ class Shift:
         self._lease_ms = policy.lease_seconds * 1000
         self._ttl_ms = policy.result_ttl_seconds * 1000
         self._recall_at = self._now() + policy.lease_seconds
-        """When to compare what the store counts as ours with what we know of."""
+        """The time at which to compare the store's account of our tasks with our own."""
         self._parked = asyncio.Event()
         """Set when tasks were parked."""
         self._queue = queue = Queue(store.client, keys, current.uid)

@@ -1,4 +1,4 @@
-"""How many tasks a worker may run at once, and when abandoned agents hold so many slots that it stops."""
+"""The slots of a worker: its tasks at once, less those that abandoned agents hold. If they hold too many, it stops."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Slots:
             self._state.stop()
 
     def describe(self) -> str:
-        """What `watchbill workers` shows of this worker, as JSON. Any thread may call it."""
+        """Returns the report that `watchbill workers` shows of this worker, as JSON. Any thread may call it."""
         state = self._state
         return json.dumps(
             {

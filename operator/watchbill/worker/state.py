@@ -1,4 +1,5 @@
-"""What the parts of one worker share: its incarnation, whether it stops or drains, and the event that wakes its loop.
+"""The state that the parts of one worker share: its incarnation, whether it stops or drains, and the event that wakes
+its loop.
 
 Makes no call of its own to the store. docs/design/worker.md says which part writes what.
 """
@@ -18,7 +19,7 @@ from watchbill.worker.incarnation import Incarnation
 T = TypeVar("T")
 
 STORE_SECONDS: Final = 2.0
-"""How long after the grace period the worker still waits for the store, to hand its tasks back."""
+"""Seconds beyond the grace period for which the worker still waits for the store, to hand its tasks back."""
 
 
 class WorkerState:
@@ -43,7 +44,7 @@ class WorkerState:
         self.cut_off = False
         """The store failed to answer, and the worker has not claimed since."""
         self.incarnation_error: Exception | None = None
-        """Why the incarnation has ended in the store; None while it lives."""
+        """The error with which the incarnation has ended in the store; None while it lives."""
         self.deleted = False
         """Somebody deleted the crew, so it won't come back."""
         self.recycled = False

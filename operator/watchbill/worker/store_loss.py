@@ -13,12 +13,12 @@ from watchbill.worker.reports import Reports
 from watchbill.worker.state import WorkerState
 
 OUTLAST_SECONDS: Final = 60.0
-"""How long a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
+"""Seconds that a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
 _POLL_SECONDS: Final = 0.25
 
 
 class StoreLoss:
-    """What one worker does about incarnations whose tasks the store has lost (`WorkerState.unrecovered`)."""
+    """The recovery of incarnations whose tasks the store has lost (`WorkerState.unrecovered`)."""
 
     def __init__(self, state: WorkerState, queue: Queue, reports: Reports, born: str) -> None:
         """`born`: since when the store knew the crew when the worker started."""

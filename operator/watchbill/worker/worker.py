@@ -23,7 +23,7 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
-"""How often a worker that starts reads the crew's definition again where a newer version wrote it."""
+"""Seconds between two reads of a definition that a newer version wrote, by a worker that starts."""
 
 
 class Worker:
@@ -66,7 +66,7 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many tasks run."""
+        """Number of tasks that run."""
         return len(self._state.incarnation.jobs)
 
     def stop(self, *, now: bool = False) -> None:

@@ -19,7 +19,7 @@ from watchbill.loggers import Logger
 logger = Logger("watchbill.worker")
 
 CLEAN_UP_SECONDS: Final = 1.0
-"""How long a cancelled agent may take to clean up before it counts as one that won't."""
+"""Seconds that a cancelled agent may take to clean up before it counts as one that won't."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Left:
     task: str
     advice: str
     since: float
-    """When it was asked to stop, by the clock's `monotonic`."""
+    """The time at which it was asked to stop, by the clock's `monotonic`."""
     overdue: bool = False
 
 

@@ -238,7 +238,7 @@ class Attempt:
             return came
 
     def _is_asked(self) -> bool:
-        """Whether it was asked to stop."""
+        """True if it was asked to stop."""
         return self._asked_at is not None
 
     def _stopped(self, _: asyncio.Task[None]) -> None:

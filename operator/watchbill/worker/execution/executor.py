@@ -65,7 +65,7 @@ class Executor:
         self._processes = Processes(loader.sources, lease)
 
     def must_read(self, task: Claimed) -> bool:
-        """Whether something must be read before the task can begin."""
+        """Returns whether something must be read before the task can begin."""
         if task.inputs:
             return True
         role = self._roles.get((task.definition, task.agent))

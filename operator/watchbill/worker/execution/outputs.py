@@ -29,7 +29,7 @@ _TOO_DEEP: Final = 250
 _DIGITS_MAX: Final = 4300
 """The most digits of an integer that readers of JSON take: Python's own, and pydantic's."""
 _PAUSE_SECONDS: Final = 0.005
-"""How long an iterator's items may hold up the event loop; each of them may for longer."""
+"""Seconds for which an iterator's items may hold up the event loop together. A single item may take longer."""
 
 _now: Final = time.monotonic  # noqa: TID251 - bounds how long the loop really stands still
 
@@ -40,11 +40,11 @@ _TOO_MUCH: Final = f"more than {RESULT_MAX_BYTES} bytes: return a reference inst
 
 @dataclass(slots=True)  # not frozen: that triples what making one costs, and each task has one
 class Output:
-    """What an agent returned, as JSON that can be read."""
+    """The return value of an agent, as JSON that can be read."""
 
     text: str
     replaced: int = 0
-    """How many lone surrogates, which are no characters, were replaced by U+FFFD."""
+    """Number of lone surrogates, which are no characters, that were replaced by U+FFFD."""
 
 
 NOTHING: Final = Output("null")

@@ -32,7 +32,7 @@ def _here() -> str:
 
 
 _HERE: Final = _here()
-"""Where this process began: an agent may change it."""
+"""The folder in which this process began: an agent may change it."""
 
 
 def marked(text: str, error: BaseException) -> str:

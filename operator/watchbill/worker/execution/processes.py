@@ -80,7 +80,7 @@ class Processes:
         self._all: set[_Process] = set()
 
     async def run(self, request: Mapping[str, Any], context: Context) -> Output:
-        """What the agent returned. Raises AgentFailed: with what it raised, or how its process died. Cancelling kills
+        """Returns the agent's output. Raises AgentFailed, with what it raised or how its process died. Cancelling kills
         the process, and returns once it has ended."""
         while True:
             process = self._taken()

@@ -32,7 +32,7 @@ STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": 
 
 @dataclass(slots=True)
 class Extras:
-    """What an agent reported beside its output."""
+    """The usage and annotations that an agent reported beside its output."""
 
     usage: Usage | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 LEASE_POLL_SECONDS: Final = 0.02
-"""How often somebody who waits for a valid lease checks it. A renewal takes a trip to the store."""
+"""Seconds between two checks of a lease by somebody who waits for a valid one. A renewal takes a trip to the store."""
 _monotonic: Final = time.monotonic  # noqa: TID251 - processes have no other clock in common
 _DOUBLE: Final = struct.Struct("d")
 _SURE_UNTIL, _TICKED, _STILL, _ENDED = range(0, 4 * _DOUBLE.size, _DOUBLE.size)
@@ -51,18 +51,18 @@ class SharedLease:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the lease is surely ours. Otherwise others may have taken what we hold, and have done it."""
+        """True if the lease is surely ours. Otherwise others may have taken what we hold, and have done it."""
         return self._now() < self._read(_SURE_UNTIL)
 
     @property
     def ends(self) -> float:
-        """When processes that work under the lease must end, unless it is extended: at its own end, if the worker is
-        frozen. A worker that can't reach the store decides by itself, so for that one this is later."""
+        """The time at which processes that work under the lease must end, unless it is extended: at its own end, if the
+        worker is frozen. A worker that can't reach the store decides by itself, so for that one this is later."""
         return max(self._read(_SURE_UNTIL), self._read(_TICKED) + self._read(_STILL))
 
     @property
     def ended_at(self) -> float:
-        """When processes were last killed because of its end; 0: never."""
+        """The time at which processes were last killed because of its end; 0: never."""
         return self._read(_ENDED)
 
     def watch(self) -> None:
