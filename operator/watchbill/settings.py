@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         "addresses, over https://.",
     )
     delivery_timeout_seconds: float = Field(
-        default=20, ge=1, le=300, description="How long a destination may take to accept a result."
+        default=20, gt=0, le=300, description="How long a destination may take to accept a result."
     )
     smtp_url: str = Field(
         default="",

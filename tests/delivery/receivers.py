@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Receiver:
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def raw(serve: Serve) -> tuple[asyncio.Server, int]:
+async def raw(serve: Serve, tls: ssl.SSLContext | None = None) -> tuple[asyncio.Server, int]:
     """A TCP server that speaks for itself, and its port."""
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +68,7 @@ async def raw(serve: Serve) -> tuple[asyncio.Server, int]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    server = await asyncio.start_server(one, "127.0.0.1", 0, ssl=tls)
     return server, server.sockets[0].getsockname()[1]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
-from receivers import Receiver, raw
+from receivers import Receiver, certificate, raw
 
 from watchbill import settings
 from watchbill.delivery.guard import AddressRefused, Guard
@@ -197,6 +199,30 @@ async def test_the_guard_serves_other_clients_of_aiohttp_too(receiver: Receiver)
     assert isinstance(caught.value.os_error, AddressRefused)
     async with aiohttp.ClientSession(connector=of("loopback").connector()) as session, session.get(receiver.url) as got:
         assert got.status == 200
+
+
+async def test_a_receiver_needs_a_certificate_that_somebody_vouches_for(tmp_path: Path) -> None:
+    found, key = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(found, key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    server, port = await raw(serve, context)
+    allow = Settings(delivery_allow="loopback").delivery_networks
+    url = f"https://localhost:{port}/"
+    knows = Http(allow, 5, ssl=ssl.create_default_context(cafile=found))
+    assert (await knows.post(url, b"{}", {}, receiver="the webhook")).status == 204
+    doubts = Http(allow, 5)
+    with pytest.raises(NotDelivered, match="the webhook has no certificate that can be trusted") as caught:
+        await doubts.post(url, b"{}", {}, receiver="the webhook")
+    assert "localhost" not in str(caught.value)
+    for http in (knows, doubts):
+        await http.aclose()
+    server.close()
 
 
 async def test_a_host_that_nobody_knows_may_be_known_later() -> None:

@@ -315,7 +315,7 @@ async def test_a_server_that_says_nothing_is_left_after_the_time(sender: Make) -
 
     server, port = await raw(serve)
     url = f"smtp://127.0.0.1:{port}?starttls=no"
-    error = await failure(sender(smtp_url=url, smtp_from=FROM, delivery_timeout_seconds=1))
+    error = await failure(sender(smtp_url=url, smtp_from=FROM, delivery_timeout_seconds=0.2))
     assert isinstance(error, NotDelivered)
     server.close()
 
