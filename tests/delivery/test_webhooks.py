@@ -122,6 +122,7 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, sender: Make) -> N
         receiver.answer(status, location=receiver.url + "/elsewhere")
         error = await failure(sender(), hook(receiver.url + "/here"))
         assert (type(error), error.status) == (NotDelivered, status)
+        assert "Redirects are not followed" in str(error)
         assert [got.path for got in receiver.got] == ["/here"]
 
 
