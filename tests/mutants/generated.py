@@ -1,7 +1,8 @@
 """Mutates what the pure tests cover with mutmut, and fails when too many mutants survive. `make mutants` runs it.
 
 It runs a random sample, because all mutants would take an hour; the seed is fixed, so that unchanged code gives the
-same sample. `[tool.mutmut]` in pyproject.toml says which modules are mutated and which tests are to kill the mutants.
+same sample. `[tool.mutmut]` in pyproject.toml says which modules are mutated and which tests are to kill the mutants,
+and equivalent.toml which mutants no test could kill.
 mutmut finds a source root only at `.`, `src` or `source`, so it runs in a copy of the tree where `operator/` is `src/`.
 """
 
@@ -10,9 +11,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +30,14 @@ LEAST_KILLED = 0.90  # of the mutants in the sample that a pure test reaches
 NO_MUTANT = "-"
 """mutmut lists mutants only after a run has generated them; one that is asked for no mutant does it, then fails."""
 SURVIVED = {"survived", "suspicious", "not checked"}
+
+
+def reason(name: str, diff: str) -> str:
+    """Return why this mutant means the same as the code, as equivalent.toml says it; empty if it does not say so."""
+    lines = "\n".join(line.strip()[1:].strip() for line in diff.splitlines()[1:])
+    listed = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text(encoding="utf-8"))["equivalent"]
+    fits = (e for e in listed if re.match(e.get("names", ""), name) and re.search(e.get("lines", ""), lines))
+    return str(next((entry["reason"] for entry in fits), ""))
 
 
 class Mutmut:
@@ -87,14 +98,18 @@ def main() -> None:
 
         statuses = mutmut.statuses()
         counts = Counter(statuses[name] for name in sample)
-        survivors = sorted(name for name in sample if statuses[name] in SURVIVED)
+        diffs = {name: mutmut.diff(name) for name in sorted(sample) if statuses[name] in SURVIVED}
+        equivalent = {name: why for name, diff in diffs.items() if (why := reason(name, diff))}
+        survivors = [name for name in diffs if name not in equivalent]
         for name in survivors:
-            print(mutmut.diff(name))
+            print(diffs[name])
+        for name, why in equivalent.items():
+            print(f"equivalent: {name}: {why}")
         # A timeout shows an endless loop, or a busy machine, so it counts neither way.
         for name in sorted(name for name in sample if statuses[name] not in SURVIVED | {"killed"}):
             print(f"{statuses[name]}: {name}")
     share = counts["killed"] / max(counts["killed"] + len(survivors), 1)
-    print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    print(", ".join(f"{count} {status}" for status, count in counts.most_common()), f"({len(equivalent)} equivalent)")
     print(f"{share:.1%} of the mutants that a pure test reaches were killed; at least {LEAST_KILLED:.0%} must be")
     sys.exit(share < LEAST_KILLED)
 
