@@ -209,4 +209,4 @@ def test_pages_that_promise_to_be_short_are() -> None:
     lines = {name: len((ROOT / name).read_text().splitlines()) for name in ("README.md", "docs/design/words.md")}
 
     assert lines["README.md"] < 200
-    assert lines["docs/design/words.md"] <= 40
+    assert lines["docs/design/words.md"] <= 45

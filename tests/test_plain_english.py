@@ -21,7 +21,7 @@ PACKAGE = Path(metrics.__file__).parent
 MEASURED = re.compile(
     r"(Age|Duration|Time) of |Time (from|that) |Times that |Version of |1 while .*, else 0$"
     r"|(Tasks|Attempts|Agents|Workers|Submissions|Dead letters|Tokens|Lease renewals|Heartbeat slots|Crews|Changes"
-    r"|Reconciliations|Statuses)\b"
+    r"|Reconciliations|Statuses|Deliveries)\b"
 )
 """A HELP begins with what is measured."""
 HELP = {family.name: family.documentation for family in REGISTRY.collect() if family.name.startswith("watchbill_")}

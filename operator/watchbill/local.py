@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from watchbill import background, names
 from watchbill.agents.loading import AgentLoader
@@ -27,9 +27,10 @@ from watchbill.loggers import Logger
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import prompts, submission
 from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew
-from watchbill.store import control, definitions, eviction
+from watchbill.store import control, definitions, deliveries, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
+from watchbill.worker.delivering.sending import Delivering
 from watchbill.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from watchbill.worker.health import HealthServer
 
 logger = Logger("watchbill.local")
+
+_LOOK_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,7 @@ class LocalCrews:
         concurrency: int | None = None,
         grace_seconds: float = 30.0,
         watch: bool = False,
+        delivering: Delivering | None = None,
     ) -> None:
         """`manifests`: crews to be stored and worked for; `crews`: those that are in the store, by `namespace/name`.
 
@@ -230,6 +234,7 @@ class LocalCrews:
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
         self._watch = watch
+        self._delivering = delivering
         self._workers: list[tuple[Worker, asyncio.Task[None]]] = []
         self._scheduler: Scheduler | None = None
         self._queues: dict[str, Queue] = {}
@@ -284,13 +289,26 @@ class LocalCrews:
             loader,
             concurrency=self._concurrency,
             grace_seconds=self._grace_seconds,
+            delivering=self._delivering,
         )
         self._workers.append((worker, asyncio.create_task(worker.run(), name=f"worker {keys.crew}")))
 
     async def declare_dead(self) -> None:
         """Lets the work of this host's ended processes be taken at once, instead of when their leases end."""
         for queue in self._queues.values():
-            await outages.persist(functools.partial(control.declare_dead, queue.client, queue.keys, queue.uid))
+            for keys in (queue.keys, queue.keys.deliveries()):
+                await outages.persist(functools.partial(control.declare_dead, queue.client, keys, queue.uid))
+
+    async def delivered(self, seconds: float) -> bool:
+        """Whether all that is due to be delivered has been; waits for it, but no longer than that."""
+        try:
+            async with asyncio.timeout(seconds):
+                for queue in self._queues.values():
+                    while await deliveries.due(queue.client, queue.keys):  # noqa: ASYNC110 - others send it
+                        await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self, *, now: bool = False) -> None:
         """Heartbeats first, then workers within the grace period, then connections. May be called again to hurry."""

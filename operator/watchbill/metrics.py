@@ -37,6 +37,21 @@ class OfClass(Protocol):
     def oldest_ms(self) -> int | None: ...
 
 
+class Deliveries(Protocol):
+    """The deliveries of a crew."""
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+    @property
+    def dead(self) -> int: ...
+    @property
+    def oldest_ms(self) -> int | None: ...
+
+
 class Figures(Protocol):
     """The figures of a crew's queue: store.figures.Figures, which this layer may not import."""
 
@@ -66,6 +81,8 @@ class Figures(Protocol):
     def refused(self) -> int: ...
     @property
     def trimmed(self) -> int: ...
+    @property
+    def deliveries(self) -> Deliveries | None: ...
 
 
 _Row = tuple[tuple[str, ...], float]
@@ -121,6 +138,18 @@ _OF_QUEUES: Final[tuple[tuple[str, str, tuple[str, ...], Callable[[Figures], Ite
         "Dead letters removed since the crew was made because there were too many",
         (),
         lambda f: [((), f.trimmed)],
+    ),
+    (
+        "watchbill_delivery_depth",
+        "Deliveries and their dead letters of a crew that delivers results, by state",
+        ("state",),
+        lambda f: [((s,), getattr(f.deliveries, s)) for s in ("waiting", "running", "delayed", "dead") if f.deliveries],
+    ),
+    (
+        "watchbill_delivery_oldest_seconds",
+        "Age of the delivery that has waited longest; 0 when none waits",
+        (),
+        lambda f: [((), (f.deliveries.oldest_ms or 0) / 1000)] if f.deliveries else [],
     ),
 )
 
@@ -183,6 +212,8 @@ class Queues(Collector):
 
 def _is_busy(figures: Figures) -> bool:
     work = figures.waiting + figures.running + figures.delayed + figures.parked + figures.dead
+    if found := figures.deliveries:
+        work += found.waiting + found.running + found.delayed + found.dead
     return work + figures.workers > 0
 
 
@@ -196,6 +227,12 @@ TASKS: Final = Counter("watchbill_tasks", "Attempts ended by this process", ["cr
 """outcome: completed, failed, dead, retry (another attempt follows), cancelled, interrupted, stale (another worker had
 taken the task over: nothing was stored)."""
 TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks that run in this process", ["crew"])
+
+
+DELIVERIES: Final = Counter(
+    "watchbill_deliveries", "Attempts of this process to deliver a result", ["crew", "channel", "outcome"]
+)
+"""outcome: delivered, retry (another attempt follows), put off (not tried: the destination fails), dead."""
 
 
 class Times(Histogram):

@@ -42,6 +42,11 @@ STEP_SEPARATOR: Final = "/"
 """Between a run's id and a step's name. No caller's id may contain it, so the two can never meet."""
 
 
+RECEIVER: Final = "to:"
+"""Before a destination's name, where the delivery queue has the name of an agent. No agent of a resource has a colon in
+its name, so that the two are never taken for each other."""
+
+
 def split_step_id(task_id: str) -> tuple[str, str] | None:
     """(run id, step) of a step's task id; None for a task that belongs to no run."""
     run_id, separator, step = task_id.partition(STEP_SEPARATOR)
@@ -58,6 +63,7 @@ class CrewKeys:
     __slots__ = (
         "agents",
         "bell",
+        "circuits",
         "claims",
         "control",
         "crew",
@@ -70,20 +76,26 @@ class CrewKeys:
         "ids",
         "leases",
         "meta",
+        "mover",
+        "outbox",
         "parked_agent",
         "parked_concurrency",
         "parked_interrupt",
         "prefix",
         "results",
+        "root",
         "streams",
         "wishes",
         "workers",
     )
 
-    def __init__(self, namespace: str, name: str) -> None:
+    def __init__(self, namespace: str, name: str, queue: str = "") -> None:
+        """`queue`: what stands before the keys of another queue of the crew. All of a crew's queues have its identity
+        and its definitions in common, and what is said to its workers."""
         self.crew = f"{namespace}/{name}"
-        self.prefix = prefix = f"wb:{{{self.crew}}}:"
-        self.meta = prefix + "meta"
+        self.root = root = f"wb:{{{self.crew}}}:"
+        self.prefix = prefix = root + queue
+        self.meta = root + "meta"
         self.ids = prefix + "ids"
         self.holders = prefix + "holders"
         self.leases = prefix + "leases"
@@ -100,8 +112,14 @@ class CrewKeys:
         self.parked_agent = prefix + "parked:agent"
         self.parked_interrupt = prefix + "parked:interrupt"
         self.wishes = prefix + "wishes"
-        self.control = prefix + "control"
+        self.control = root + "control"
         """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
+        self.outbox = prefix + "deliveries"
+        """What has ended and is to be delivered, until it is on the delivery queue."""
+        self.mover = root + "delivery:mover"
+        """The worker that moves it there, for some seconds."""
+        self.circuits = root + "delivery:circuits"
+        """Destinations that failed, and since when they are left in peace."""
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,
@@ -122,11 +140,17 @@ class CrewKeys:
             self.delayed,
             self.parked_interrupt,
             self.wishes,
+            self.outbox,
         )
         """The first KEYS of every queue script, in the order that store/scripts/lib.lua unpacks them."""
 
+    def deliveries(self) -> CrewKeys:
+        """The keys of the crew's delivery queue, whose tasks are deliveries and whose agents are destinations."""
+        namespace, _, name = self.crew.partition("/")
+        return CrewKeys(namespace, name, "delivery:")
+
     def definition(self, digest: str) -> str:
-        return f"{self.prefix}def:{digest}"
+        return f"{self.root}def:{digest}"
 
     def task(self, task_id: str) -> str:
         return f"{self.prefix}task:{task_id}"
@@ -346,6 +370,8 @@ WORKER_CONTAINER: Final = "worker"
 WORKER_HEALTH_PORT: Final = 8080
 REDIS_SECRET: Final = "watchbill-redis"  # noqa: S105 - the name of a Secret
 REDIS_SECRET_KEY: Final = "url"  # noqa: S105
+DELIVERY_SECRETS: Final = "/etc/watchbill/delivery"
+"""The folder in a worker's pod where the Secrets of destinations are mounted: `<secret>/<key>`."""
 WORKER_SELECTOR: Final = f"{LABEL_MANAGED_BY}=watchbill,{LABEL_COMPONENT}=worker"
 
 

@@ -14,9 +14,19 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from watchbill import api, names
+from watchbill.api.delivery import Destination
 from watchbill.api.problems import explain
 from watchbill.api.relations import edges, find_cycle
 from watchbill.errors import InvalidInput, Problem
@@ -122,6 +132,8 @@ class CrewDefinition(BaseModel):
     model: str | None = None
     tasks: TaskPolicy = TaskPolicy()
     concurrency: int = Field(default=10, ge=1)
+    delivery: list[Destination] = Field(default_factory=list)
+    """Where results are sent to, unless a task says otherwise."""
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
@@ -162,6 +174,10 @@ class CrewDefinition(BaseModel):
         if cycle := find_cycle([a.agent_id for a in self.agents], self.edges()):
             raise ValueError(f"flow_relations form a cycle: {' -> '.join(cycle)}. Remove one of these relations")
         return self
+
+    @field_serializer("delivery")
+    def _as_written(self, value: list[Destination]) -> list[dict[str, Any]]:
+        return [destination.model_dump(mode="json", by_alias=True, exclude_unset=True) for destination in value]
 
     def agent_ids(self) -> dict[str, str]:
         """Every name by which an agent may be cited (agent_id, effective name) → its agent_id."""
@@ -255,6 +271,7 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
         model=spec.model or None,
         tasks=TaskPolicy(**spec.tasks.model_dump()),
         concurrency=spec.workers.concurrency,
+        delivery=list(spec.delivery),
     )
 
 
@@ -326,6 +343,7 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
             if name in api.Tasks.model_fields
         },
         "workers": {**workers, "concurrency": definition.concurrency} if isinstance(workers, dict) else workers,
+        "delivery": definition.model_dump(include={"delivery"})["delivery"] or None,
     }
     return {"metadata": {"name": definition.name, "namespace": namespace, **_set_only(named)}, "spec": _set_only(spec)}
 

@@ -21,6 +21,7 @@ REQUIRED: dict[str, Any] = {
     "crew": "c",
     "prompt": "x",
     "task_id": "t1",
+    "delivery_id": "d1",
     "run_id": "r1",
     "letter_or_task": "t1",
     "worker": "w",

@@ -15,6 +15,7 @@ from watchbill.controller import controller
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
+from watchbill.plan.replicas import Load
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import submissions
 from watchbill.store.queue import Queue
@@ -100,3 +101,24 @@ async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_th
         assert await evalshas(client) == 3, "27 idle crews cost nothing"
         assert shown("team/c0") == 2
         assert shown("team/c9") is None
+
+
+async def test_retries_of_deliveries_hold_no_worker_and_are_work_once_they_are_due(private_redis: PrivateRedis) -> None:
+    async with store(private_redis) as (client, stored):
+        keys = await synced(stored, "sends")
+        queue = Queue(client, keys.deliveries(), "uid-of-sends")
+        await client.hset(keys.meta, "delivers", "1")
+        seconds, _ = await client.time()
+        later = Submission("d", "to:ops", "{}", due_ms=(int(seconds) + 7200) * 1000)
+        await submissions.submit(queue.client, queue.keys, queue.uid, [later], max_queued=100)
+        seen = {"metadata": {"uid": "uid-of-sends", "generation": 1}}
+        state = await stored.sync(("team", "sends"), seen, None, [], CrewMemory())
+        assert state is not None
+        assert state.load.none
+        assert state.load.due_in is not None
+        assert 7100 < state.load.due_in <= 7200
+        (member,) = await client.zrange(queue.keys.delayed, 0, -1)
+        await client.zadd(queue.keys.delayed, {str(member): 1})
+        state = await stored.sync(("team", "sends"), seen, None, [], CrewMemory())
+        assert state is not None
+        assert state.load == Load(0, 0, None, deliveries=1)

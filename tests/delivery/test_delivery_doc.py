@@ -14,13 +14,14 @@ from aiohttp.test_utils import TestServer
 from receivers import destination, message
 
 from watchbill.api.delivery import CHANNELS, Destination
-from watchbill.delivery import MOUNTED, Sender, http, teams, telegram, webhook
+from watchbill.delivery import MOUNTED, Sender, http, teams, telegram
 from watchbill.errors import NotDelivered
+from watchbill.plan import deliveries as plan
 from watchbill.settings import Settings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text()
 YAML = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-[RECEIVER] = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+[RECEIVER] = re.findall(r"^```python\n(# receiver.py\n.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 [PAYLOAD] = re.findall(r"^```json\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
@@ -34,7 +35,11 @@ def test_every_channel_is_shown_and_every_destination_can_be_declared() -> None:
 @pytest.mark.pure
 def test_the_figures_are_those_of_the_code() -> None:
     assert json.loads(PAYLOAD).keys() == message().payload().keys()
-    assert f"more than {webhook.BODY_MAX_BYTES // 1024**2} MiB" in TEXT
+    assert f"more than {plan.OUTPUT_MAX_BYTES // 1024} KiB" in TEXT
+    assert plan.SCHEDULE_SECONDS[:6] == (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600)
+    assert "after 5 s, 5 min, 30 min, 2 h, 5 h, and then each 10 h" in TEXT
+    assert (len(plan.SCHEDULE_SECONDS) + 1, plan.CIRCUIT_FAILURES, plan.CIRCUIT_SECONDS) == (10, 5, 30)
+    assert plan.CIRCUIT_MAX_SECONDS == 10 * 60
     assert f"a pause of {http.THROTTLE_SECONDS:g} s" in TEXT
     assert f"`WATCHBILL_DELIVERY_TIMEOUT_SECONDS` ({Settings().delivery_timeout_seconds:g})" in TEXT
     assert f"the {telegram.TEXT_MAX:,} characters of Telegram" in TEXT

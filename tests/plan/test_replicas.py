@@ -24,7 +24,13 @@ def test_arriving_work_starts_as_many_workers_as_it_fills_up_to_the_maximum(
     assert decide(BOUNDS, Load(waiting, running), 0, None) == Decision(wanted, "scale-up")
 
 
-@pytest.mark.parametrize("load", [Load(1, 0), Load(0, 1), Load(3, 4)])
+@pytest.mark.parametrize(("deliveries", "wanted"), [(1, 1), (64, 1), (65, 2), (100_000, 20)])
+def test_results_that_are_to_be_sent_start_as_many_workers_as_send_them_at_once(deliveries: int, wanted: int) -> None:
+    assert decide(BOUNDS, Load(0, 0, deliveries=deliveries), 0, 1e9) == Decision(wanted, "scale-up")
+    assert decide(BOUNDS, Load(30, 0, deliveries=deliveries), 0, None).replicas == max(wanted, 3)
+
+
+@pytest.mark.parametrize("load", [Load(1, 0), Load(0, 1), Load(3, 4), Load(0, 0, deliveries=1)])
 def test_workers_stay_while_anything_waits_or_runs(load: Load) -> None:
     assert decide(BOUNDS, load, 7, None) == Decision(7, "hold")
 

@@ -32,6 +32,7 @@ SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith("lib") and
 MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "apply": "adds",
     "cancel_run": "ends",
+    "circuit": "ends",
     "claim": "ends",
     "declare_dead": "ends",
     "delete": "ends",

@@ -39,7 +39,8 @@ async def test_what_a_process_spent_before_it_died_or_was_killed_counts(make_cre
 
         def second() -> Attempt | None:
             job = worker._state.incarnation.jobs.get("t")
-            return job.attempt if job and job.task.attempt == 2 else None
+            attempt = job.attempt if job and job.task.attempt == 2 else None
+            return attempt if isinstance(attempt, Attempt) else None
 
         attempt = await until(lambda: (found := second()) and found.context.usage and found)
         attempt._time_out()

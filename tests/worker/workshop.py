@@ -153,6 +153,11 @@ class Crew:
     async def result_of_run(self, run_id: str) -> Result | None:
         return await self.client.result(self.name, run_id)
 
+    async def define(self, **changes: Any) -> None:
+        """Gives the crew another definition."""
+        self.definition = self.definition.model_copy(update=changes)
+        await definitions.apply(self.redis, self.keys, self.definition)
+
     @property
     def queue(self) -> Queue:
         return Queue(self.redis, self.keys, self.uid)

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
 from watchbill.api.conditions import NO_STATUS, Condition
+from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated
 from watchbill.api.meta import (
     AGENT_NAME_HINT,
     API_VERSION,
@@ -270,11 +271,24 @@ class CrewSpec(Strict):
     )
     tasks: Tasks = Field(default_factory=Tasks, description="Bounds of the crew's tasks.")
     workers: Workers = Field(default_factory=Workers, description="Number and properties of the crew's workers.")
+    delivery: list[Destination] = Field(
+        default_factory=list,
+        max_length=DESTINATIONS_MAX,
+        description="Destinations of the results of tasks and runs, unless one names others.",
+        json_schema_extra=by_key("name"),
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> CrewSpec:
         raise_findings(
-            type(self), [*self._repeated_agents(), *self._idle_agents(), *self._idle_relations(), *self._strangers()]
+            type(self),
+            [
+                *self._repeated_agents(),
+                *self._idle_agents(),
+                *self._idle_relations(),
+                *self._strangers(),
+                *(found._replace(loc=("delivery", *found.loc)) for found in repeated(self.delivery)),
+            ],
         )
         return self
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -377,3 +377,16 @@ def repeated(destinations: list[Destination]) -> Iterator[Finding]:
             reason = f"two destinations are called {destination.name!r}: [{first[destination.name]}] and [{i}]"
             yield Finding((i, "name"), reason, "Give each destination a name of its own.")
         first.setdefault(destination.name, i)
+
+
+def secret_sources() -> dict[str, list[str]]:
+    """Channel → its fields that name a key of a Secret."""
+    found = {}
+    for field in Destination.model_fields.values():
+        if field.alias in CHANNELS:
+            model = next(
+                arg for arg in get_args(field.annotation) if isinstance(arg, type) and issubclass(arg, _Channel)
+            )
+            if model._pairs:
+                found[field.alias] = [pair.twin for pair in model._pairs]
+    return found

@@ -10,11 +10,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
 from watchbill.api.conditions import NO_STATUS, Condition
+from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated, secret_sources
 from watchbill.api.meta import (
     AGENT_NAME_HINT,
     API_VERSION,
     NAME_RULE,
     PROMPT_MAX_BYTES,
+    SET,
     TEXT_MAX,
     AgentName,
     ObjectMeta,
@@ -32,6 +34,13 @@ INPUTS_MAX_ENTRIES: Final = 16
 INPUT_MAX_CHARS: Final = 32_768
 """All of a heartbeat must fit into an object of the API server, which takes 1.5 MiB."""
 UTC: Final = "UTC"
+
+_UNMOUNTED: Final = "a heartbeat's own destination can't use a Secret's key, which only the crew's workers have mounted"
+_NAME_IT: Final = "Put the destination into the crew's spec.delivery, and name it in deliver; or use env:NAME"
+_NO_SECRETS: Final = " && ".join(
+    f"(!has(d.{channel}) || !({' || '.join(f'has(d.{channel}.{field})' for field in fields)}))"
+    for channel, fields in secret_sources().items()
+)
 
 
 class CrewRef(Strict):
@@ -62,6 +71,11 @@ class HeartbeatSpec(Strict):
                     "fieldPath": ".timeZone",
                 },
                 bytes_rule("prompt", PROMPT_MAX_BYTES),
+                {
+                    "rule": "!has(self.delivery) || self.delivery.all(d, " + _NO_SECRETS + ")",
+                    "message": f"{_UNMOUNTED}. {_NAME_IT}",
+                    "fieldPath": ".delivery",
+                },
             ]
         }
     )
@@ -116,6 +130,19 @@ class HeartbeatSpec(Strict):
     metadata: dict[str, Annotated[str, Field(max_length=TEXT_MAX)]] = Field(
         default_factory=dict, max_length=METADATA_MAX_ENTRIES, description="Passed on to each task, as it is."
     )
+    deliver: list[ResourceName] | None = Field(
+        default=None,
+        max_length=DESTINATIONS_MAX,
+        description="Names of destinations of the crew that results are sent to. Omitted, without delivery: all of the "
+        "crew's; an empty list: none.",
+        json_schema_extra=SET,
+    )
+    delivery: list[Destination] = Field(
+        default_factory=list,
+        max_length=DESTINATIONS_MAX,
+        description="Destinations of its own, which the crew doesn't have. They can't use keys of Secrets.",
+        json_schema_extra=by_key("name"),
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> HeartbeatSpec:
@@ -133,6 +160,14 @@ class HeartbeatSpec(Strict):
         if self.schedule is None and self.time_zone != UTC:
             reason = "timeZone means nothing without schedule"
             yield Finding(("timeZone",), reason, "Remove it, or use schedule instead of intervalSeconds.")
+        for i, destination in enumerate(self.delivery):
+            if destination.secret_keys():
+                yield Finding(("delivery", i), _UNMOUNTED, f"{_NAME_IT}.")
+        for found in repeated(self.delivery):
+            yield found._replace(loc=("delivery", *found.loc))
+        for i, name in enumerate(self.deliver or ()):
+            if name in (self.deliver or ())[:i] or name in (d.name for d in self.delivery):
+                yield Finding(("deliver", i), f"destination {name!r} is given twice", "Remove one of the two.")
         for name in self.inputs:
             if not names.INPUT_NAME.fullmatch(name):
                 reason = f"{name!r} can't be the name of an input"

@@ -13,6 +13,7 @@ from watchbill.cli import (
     control,
     crews,
     dead,
+    deliveries,
     events,
     failures,
     operator,
@@ -80,6 +81,11 @@ letters.command()(reported(leveled(dead.show)))
 letters.command()(reported(leveled(dead.replay)))
 letters.command()(reported(leveled(dead.purge)))
 app.add_typer(letters, no_args_is_help=True)
+
+sent = typer.Typer(name="deliveries", help="List and show deliveries: results that are sent to destinations.")
+sent.command("list")(reported(leveled(deliveries.list_)))
+sent.command()(reported(leveled(deliveries.show)))
+app.add_typer(sent, no_args_is_help=True)
 
 
 def main() -> None:

@@ -57,6 +57,10 @@ NewerOption = Annotated[
         "--newer-than", metavar="AGE", help="Select letters newer than this: 30m, 12h, 7d.", show_default=False
     ),
 ]
+DeliveriesOption = Annotated[
+    bool,
+    typer.Option("--deliveries", help="Select letters of deliveries, not of tasks. Their agent is to:DESTINATION."),
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Select all letters of the crew.")]
 _FILTERS: Final[dict[str, tuple[Any, Any]]] = {
     "agent": (AgentOption, None),
@@ -119,6 +123,7 @@ def list_(
     reason: ReasonOption = None,
     older: OlderOption = None,
     newer: NewerOption = None,
+    deliveries: DeliveriesOption = False,
 ) -> int:
     """List dead letters, newest first."""
     chosen = _filter(agent, reason, older, newer)
@@ -126,7 +131,7 @@ def list_(
     async def ask(client: Client) -> int:
         rows: list[tuple[str, ...]] = []
         found: list[dict[str, Any]] = []
-        async for letter in client.dead_letters(crew, **chosen):
+        async for letter in client.dead_letters(crew, deliveries=deliveries, **chosen):
             if store.form is Output.TEXT:
                 rows.append(_row(letter))
             else:
@@ -148,11 +153,12 @@ def show(
     store: StoreOptions,
     crew: CrewArgument,
     wanted: Annotated[str, typer.Argument(metavar="ID", help="Id of a task, a step (RUN/STEP) or a letter.")],
+    deliveries: DeliveriesOption = False,
 ) -> int:
     """Show a dead letter: its reason, its prompt, and the last error with its traceback."""
 
     async def ask(client: Client) -> int:
-        letter = await client.dead_letter(crew, wanted)
+        letter = await client.dead_letter(crew, wanted, deliveries=deliveries)
         shown = _plain(letter)
         if store.form is Output.TEXT:
             long = {name: shown.pop(name) for name in ("prompt", "error", "raw")}
@@ -179,6 +185,7 @@ def replay(
     as_submitted: Annotated[
         bool, typer.Option("--as-submitted", help="Continue runs with the definition that they were submitted with.")
     ] = False,
+    deliveries: DeliveriesOption = False,
 ) -> int:
     """Replay dead tasks with all their attempts, and print the ids of those that were replayed.
 
@@ -189,7 +196,12 @@ def replay(
 
     async def ask(client: Client) -> int:
         told = await client.replay(
-            crew, selection.ids or None, everything=selection.every, as_submitted=as_submitted, **selection.chosen
+            crew,
+            selection.ids or None,
+            everything=selection.every,
+            as_submitted=as_submitted,
+            deliveries=deliveries,
+            **selection.chosen,
         )
         if store.form is not Output.TEXT:
             output.write([dataclasses.asdict(one) for one in told], store.form)
@@ -201,7 +213,8 @@ def replay(
             elif store.form is Output.TEXT:
                 sys.stdout.write(f"{printable(one.task_id)}\n")
         sys.stdout.flush()
-        _say_which([one for one in told if one.outcome == "replayed"])
+        if not deliveries:
+            _say_which([one for one in told if one.outcome == "replayed"])
         if any(one.outcome == "replayed" for one in told) and not (await client.figures(crew)).workers:
             output.say(
                 f"note: crew {crew!r} has no worker now, so this waits. An operator starts one by itself; else: "
@@ -219,6 +232,7 @@ def purge(
     selection: Selection,
     crew: CrewArgument,
     yes: YesOption = False,
+    deliveries: DeliveriesOption = False,
 ) -> int:
     """Remove dead letters for good. On a terminal the command asks first.
 
@@ -229,7 +243,7 @@ def purge(
         wanted = None if not selection.ids else set(selection.ids)
         doomed: list[str] = []
         missing = set(wanted or ())
-        async for letter in client.dead_letters(crew, **selection.chosen):
+        async for letter in client.dead_letters(crew, deliveries=deliveries, **selection.chosen):
             if wanted is None or wanted & {letter.id, letter.task_id}:
                 missing -= {letter.id, letter.task_id}
                 doomed.append(letter.id)
@@ -239,7 +253,7 @@ def purge(
         if doomed and not yes and sys.stdin.isatty() and not await confirmed(question):
             output.say("nothing was removed")
             return 1
-        purged = await client.purge(crew, doomed)
+        purged = await client.purge(crew, doomed, deliveries=deliveries)
         if store.form is Output.TEXT:
             sys.stdout.write(f"{output.many(purged, 'dead letter')} removed\n")
         else:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 
@@ -30,6 +30,9 @@ from watchbill.settings import Settings
 from watchbill.store import definitions, runs
 from watchbill.store.events import BEGINNING
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskResult, TaskState
+
+DELIVER_SECONDS: Final = 10.0
+"""How long `watchbill run` waits for deliveries that are due, once it has printed the result."""
 
 T = TypeVar("T")
 
@@ -114,7 +117,18 @@ async def once(asked: Asked, signals: Signals) -> int:
                         asked.next.say_of_crash(ended, letters)
                     if sys.stderr.isatty() and not environment.is_quiet():
                         asked.next.say(task_id, ended, letters)
+                await signals.guard(_deliver(asked, client, local, crew))
                 return code
+
+
+async def _deliver(asked: Asked, client: Client, local: LocalCrews, crew: str) -> None:
+    """Waits for deliveries that are due, and says what is not delivered yet."""
+    await local.delivered(DELIVER_SECONDS)
+    found = (await client.figures(crew)).deliveries
+    if found and (left := found.waiting + found.running + found.delayed):
+        kept = asked.place.url or asked.place.folder
+        later = "a worker of this store tries again" if kept else "nothing is kept, because of --ephemeral"
+        output.say(f"note: {output.many(left, 'result')} not delivered yet; {later}")
 
 
 async def watch(asked: Asked, signals: Signals) -> int:

@@ -101,6 +101,11 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
         return
     output.table(_HEADER, [(crew, *_cells(figures))])
+    if (to := figures.deliveries) and to.waiting + to.running + to.delayed + to.dead:
+        output.say(
+            f"deliveries: {to.waiting} waiting, {to.running} being sent, {to.delayed} delayed, {to.dead} dead "
+            f"(watchbill deliveries list {crew})"
+        )
     if runs:
         output.blank()
         output.table(("UNFINISHED", "STATUS", "SINCE", "DONE", "NOW"), [_line(i, run) for i, run in runs.items()])

@@ -73,6 +73,15 @@ DurabilityOption = Annotated[
         show_default=False,
     ),
 ]
+DeliverOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--deliver",
+        metavar="NAME",
+        help="Name of a destination of the crew, which the result is sent to. Repeatable. Default: all of them.",
+        show_default=False,
+    ),
+]
 HeartbeatOption = Annotated[
     str | None,
     typer.Option(
@@ -100,6 +109,7 @@ def submit(
     delay: DelayOption = None,
     at: AtOption = None,
     durability: DurabilityOption = None,
+    deliver: DeliverOption = None,
     heartbeat: HeartbeatOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
@@ -111,7 +121,7 @@ def submit(
     from watchbill.cli import reading
 
     if heartbeat is not None:
-        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, delay, at, durability)
+        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, delay, at, durability, deliver)
     refuse_together({("--in", "--at"): (delay, at, "Give one of the two.")})
     text, inputs = reading.work(prompt, file, given or [])
     _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", agent)
@@ -133,6 +143,7 @@ def submit(
                 dedupe_seconds=dedupe_seconds,
                 scheduled_at=due if later is None else await _from_now(client, crew, later),
                 durability=safety,
+                deliver=deliver or None,
             )
         if wait:
             return await _wait(client, crew, work_id, agent, timeout, store.form)
@@ -180,7 +191,14 @@ _WITHOUT_WAIT: Final = Problem("--timeout says how long to wait, but --wait is m
 
 
 def _refuse_beside_heartbeat(
-    prompt: object, given: object, agent: object, dedupe_key: object, delay: object, at: object, durability: object
+    prompt: object,
+    given: object,
+    agent: object,
+    dedupe_key: object,
+    delay: object,
+    at: object,
+    durability: object,
+    deliver: object,
 ) -> None:
     """Raises InvalidInput for options that do not apply to a heartbeat."""
     refuse_together(
@@ -192,6 +210,7 @@ def _refuse_beside_heartbeat(
             ("--heartbeat", "--in"): (True, delay, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--at"): (True, at, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--durability"): (True, durability, "Submit the prompt by itself."),
+            ("--heartbeat", "--deliver"): (True, deliver, "The heartbeat names its destinations."),
         }
     )
 

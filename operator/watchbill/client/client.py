@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
 from watchbill import names
+from watchbill.api.delivery import Destination
 from watchbill.client import arguments
 from watchbill.client.control import Control
 from watchbill.client.crews import Crews
+from watchbill.client.deliveries import Deliveries
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import outages
 from watchbill.connection.url import Target
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
-from watchbill.store import definitions, events, runs, submissions, unfinished
+from watchbill.store import definitions, deliveries, events, runs, submissions, unfinished
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
 from watchbill.store.submissions import Submission
@@ -33,7 +35,7 @@ Result = RunResult | TaskResult
 _GOOD_MAX: Final = 10_000
 
 
-class Client(Control, Crews):
+class Client(Control, Crews, Deliveries):
     """Submits work to the crews of one store. It is an async context manager, and safe for concurrent use.
 
     Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
@@ -78,13 +80,15 @@ class Client(Control, Crews):
         dedupe_seconds: float = 3600.0,
         scheduled_at: datetime | None = None,
         durability: Durability | None = None,
+        deliver: Sequence[str | Destination] | None = None,
     ) -> str:
         """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
 
         Work with the same `id` is done once; another agent, prompt or other inputs for a known id are a Conflict. Work
         with the same `dedupe_key` within `dedupe_seconds` is done once, too, and the first id is returned. A task of an
         agent that is `scheduled_at` a time (aware) doesn't begin before, by the store's clock. With `durability` the
-        method returns once the work is on a replica, or on disk. Raises InvalidInput before anything is stored,
+        method returns once the work is on a replica, or on disk. The result is delivered to `deliver`: destinations of
+        the crew by name, or others; default: all of the crew's. Raises InvalidInput before anything is stored,
         QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self._door(crew, agent=agent)
@@ -112,6 +116,7 @@ class Client(Control, Crews):
             agent_id = _agent_id(current, agent) if agent is not None else ""
             rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
             rest["work"] = submission.work(agent_id, prompt, inputs)
+            rest["deliver"] = deliveries.of_submission(current.definition, deliver)
             if agent is not None:
                 task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
                 return (await self._put(keys, current, [task], durability, reply_to))[0]
@@ -130,6 +135,7 @@ class Client(Control, Crews):
         tasks: Iterable[AgentTask | str],
         *,
         durability: Durability | None = None,
+        deliver: Sequence[str | Destination] | None = None,
     ) -> list[str]:
         """Submits many tasks for `agent`, or each for the agent that it names. Returns their ids, in order.
 
@@ -138,7 +144,7 @@ class Client(Control, Crews):
         which). They are stored in batches of 500, each all or nothing. When a batch fails (QueueFull, StoreUnavailable,
         CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the batches
         before, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
-        other work, NotDurable (see `submit`).
+        other work, NotDurable (see `submit`, also for `deliver`).
         """
         keys = self._door(crew, agent=agent)
         work = [arguments.task(task, agent, i) for i, task in enumerate(tasks)]
@@ -150,6 +156,7 @@ class Client(Control, Crews):
                 with arguments.naming(i):
                     self._fits(current, work[i].prompt, name, {})
             ids = {name: _agent_id(current, name) for name in first}
+            destinations = deliveries.of_submission(current.definition, deliver)
             return await self._put(
                 keys,
                 current,
@@ -161,6 +168,7 @@ class Client(Control, Crews):
                         t.priority,
                         due_ms=arguments.due(t.scheduled_at, t.agent_name),
                         work=submission.work(ids[t.agent_name], t.prompt, {}),
+                        deliver=destinations,
                     )
                     for t in work
                 ),

@@ -16,6 +16,7 @@ from watchbill.plan import texts
 from watchbill.store import control, dead, definitions
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
+from watchbill.store.deliveries import MANY
 from watchbill.store.figures import WorkerInfo, incarnations
 
 
@@ -146,19 +147,21 @@ class Control(Connected):
         reason: str | None = None,
         before: datetime | None = None,
         after: datetime | None = None,
+        deliveries: bool = False,
     ) -> AsyncIterator[DeadLetter]:
         """Yields dead letters, newest first: of this agent, with this text in reason or error, that died before or
-        after this time (aware). Raises NotFound when there is no such crew."""
+        after this time (aware). `deliveries`: those of deliveries, whose agents are `to:` and the destination's name.
+        Raises NotFound when there is no such crew."""
         matches = _matching(agent, reason, before, after)
-        keys = self._door(crew, agent=agent, reason=reason)
+        keys = self._letters(self._door(crew, agent=agent, reason=reason), deliveries)
         await self._current(keys)
         async for letter in dead.letters(self._redis, keys):
             if matches(letter):
                 yield letter
 
-    async def dead_letter(self, crew: str, letter_or_task: str) -> DeadLetter:
-        """The letter of this id, or the newest one of this task. Raises NotFound."""
-        keys = self._door(crew, letter_or_task=letter_or_task)
+    async def dead_letter(self, crew: str, letter_or_task: str, *, deliveries: bool = False) -> DeadLetter:
+        """The letter of this id, or the newest one of this task (`deliveries`: of this delivery). Raises NotFound."""
+        keys = self._letters(self._door(crew, letter_or_task=letter_or_task), deliveries)
         await self._current(keys)
         return await dead.find(self._redis, keys, letter_or_task)
 
@@ -173,6 +176,7 @@ class Control(Connected):
         after: datetime | None = None,
         everything: bool = False,
         as_submitted: bool = False,
+        deliveries: bool = False,
     ) -> list[Replay]:
         """Replays dead letters with all their attempts, oldest first: those of these ids (of tasks, or letters) that
         match the filter of `dead_letters`; of several letters of one task the newest. `everything`: all.
@@ -181,9 +185,10 @@ class Control(Connected):
         with the current definition if the run has ended and its plan is the same (steps, and their order), else, or
         with `as_submitted`, with the one that it began with. Returns the outcome and the definition of each; an id
         that has no letter is `missing`. Raises NotFound, InvalidInput when neither ids nor a filter nor `everything`
-        are given, and QueueFull: then some letters may be replayed, and the call may be repeated.
+        are given, and QueueFull: then some letters may be replayed, and the call may be repeated. `deliveries`: letters
+        of deliveries, to the destinations as the crew has them now.
         """
-        keys = self._door(crew, agent=agent, reason=reason)
+        keys = self._letters(self._door(crew, agent=agent, reason=reason), deliveries)
         chosen, missing = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
         newest: dict[str, tuple[str, DeadLetter]] = {}
         for wanted, letter in chosen:
@@ -191,7 +196,8 @@ class Control(Connected):
         oldest_first = list(newest.values())[::-1]
 
         async def give(current: definitions.Current) -> list[Replayed]:
-            letters, most = [letter for _, letter in oldest_first], current.definition.tasks.max_queued
+            letters = [letter for _, letter in oldest_first]
+            most = MANY if deliveries else current.definition.tasks.max_queued
             return await dead.replay(
                 self._redis, keys, current.uid, letters, max_queued=most, as_submitted=as_submitted
             )
@@ -213,15 +219,20 @@ class Control(Connected):
         before: datetime | None = None,
         after: datetime | None = None,
         everything: bool = False,
+        deliveries: bool = False,
     ) -> int:
         """Removes dead letters for good, chosen as in `replay`, but all letters of a task. Returns their number.
 
-        Raises NotFound when there is no such crew, and InvalidInput as `replay` does.
+        `deliveries`: letters of deliveries. Raises NotFound when there is no such crew, and InvalidInput as `replay`
+        does.
         """
-        keys = self._door(crew, agent=agent, reason=reason)
+        keys = self._letters(self._door(crew, agent=agent, reason=reason), deliveries)
         chosen, _ = await self._chosen(keys, ids, _matching(agent, reason, before, after), everything)
         doomed = [letter.id for _, letter in chosen]
         return await self._with_current(keys, lambda current: dead.purge(self._redis, keys, current.uid, doomed))
+
+    def _letters(self, keys: CrewKeys, deliveries: bool) -> CrewKeys:
+        return keys.deliveries() if deliveries else keys
 
     async def _chosen(
         self,

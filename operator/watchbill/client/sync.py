@@ -122,6 +122,8 @@ class SyncClient:
     dead_letter = _waits(Client.dead_letter)
     replay = _waits(Client.replay)
     purge = _waits(Client.purge)
+    deliveries = _waits(Client.deliveries)
+    delivery = _waits(Client.delivery)
 
     # ------------------------------------------------------------ within
 

@@ -30,7 +30,7 @@ from watchbill.records import CrewDefinition
 from watchbill.store import definitions, heartbeats
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
-from watchbill.store.figures import figures
+from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue
 
 logger = logging.getLogger("watchbill.operator")
@@ -111,14 +111,17 @@ class Stored:
                 await self._try_parked(queue)
             memory.synced = wanted
         now = await figures(self._client, keys)
+        to_deliver = now.deliveries
         if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
             await queue.move_due()
+        if to_deliver and to_deliver.due_in_ms is not None:
+            await Queue(self._client, keys.deliveries(), uid).move_due()
+        if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
             now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
-        due_in = None if now.due_in_ms is None else now.due_in_ms / 1000
         states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
         return StoreState(
-            load=replicas.Load(now.waiting, now.running, due_in),
+            load=load_of(now),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
@@ -267,6 +270,14 @@ class Stored:
         elif known == 0 or (count != known and now - at >= PARKED_SECONDS):
             memory.parked = (count, now, sorted(await queue.parked_agents()))
         return memory.parked[2]
+
+
+def load_of(now: Figures) -> replicas.Load:
+    """What a crew has to do, of its figures."""
+    found = now.deliveries
+    due = [now.due_in_ms, found.due_in_ms if found else None]
+    due_in = min((ms / 1000 for ms in due if ms is not None), default=None)
+    return replicas.Load(now.waiting, now.running, due_in, found.waiting + found.running if found else 0)
 
 
 def _key(keys: names.CrewKeys) -> Key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -11,8 +11,9 @@ from zoneinfo import ZoneInfo
 
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import ConditionType, Reason, Said, stamp, stated
-from watchbill.errors import Problem
-from watchbill.plan import prompts, submission
+from watchbill.api.delivery import Destination
+from watchbill.errors import InvalidInput, Problem
+from watchbill.plan import deliveries, prompts, submission
 from watchbill.records import CrewDefinition
 
 Verdict = tuple[Reason, str]
@@ -53,7 +54,22 @@ def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
     if crew is None or (spec.agent and crew.agent(spec.agent) is None):
         return []
     asked = crew if not spec.agent else submission.alone(crew, spec.agent)
-    return [problem(found) for found in prompts.check_inputs(asked, spec.inputs)[0]]
+    found = [problem(found) for found in prompts.check_inputs(asked, spec.inputs)[0]]
+    try:
+        deliveries.chosen(crew, spec.deliver)
+    except InvalidInput as error:
+        found += [problem(wrong) for wrong in error.problems]
+    return found
+
+
+def destinations(
+    deliver: Sequence[str] | None, own: Sequence[Destination], crew: CrewDefinition
+) -> list[Destination | str]:
+    """Where the results of its work go. A name that the crew no longer has is left out: the work matters more."""
+    known = {destination.name for destination in crew.delivery}
+    if deliver is None and not own:
+        return [destination.name for destination in crew.delivery]
+    return [*(name for name in deliver or () if name in known), *own]
 
 
 def fires(heartbeat: Heartbeat) -> Verdict:

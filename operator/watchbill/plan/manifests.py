@@ -138,6 +138,7 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
             "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}}],
         },
     }
+    _mount_delivery_secrets(crew, template["spec"])
     merged: Object = merge(template, workers.template)
     # What tells a worker who it is and what it trusts, and the selector's labels, are not the template's to change. A
     # template that makes no sense stays as it is: the API server says best what is wrong with it.
@@ -151,6 +152,32 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
             if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
                 one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
     return merged
+
+
+def _mount_delivery_secrets(crew: Crew, pod: Object) -> None:
+    """Mounts the keys of Secrets that the crew's destinations name, each as a file, which the kubelet keeps up to date.
+    A Secret that isn't there costs its deliveries, and not the workers."""
+    keys: dict[str, list[str]] = {}
+    for destination in crew.spec.delivery:
+        for ref in destination.secret_keys():
+            of_secret = keys.setdefault(ref.name, [])
+            if ref.key not in of_secret:
+                of_secret.append(ref.key)
+    if not keys:
+        return
+    sources = [
+        {
+            "secret": {
+                "name": name,
+                "optional": True,
+                "items": [{"key": key, "path": f"{name}/{key}"} for key in sorted(keys[name])],
+            }
+        }
+        for name in sorted(keys)
+    ]
+    pod["volumes"].append({"name": "delivery", "projected": {"sources": sources}})
+    mount = {"name": "delivery", "mountPath": names.DELIVERY_SECRETS, "readOnly": True}
+    pod["containers"][0]["volumeMounts"].append(mount)
 
 
 def _with_ours(env: Any, base: Sequence[Object]) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from watchbill.plan.deliveries import SLOTS
+
 Why = Literal["scale-up", "idle", "bounds", "hold", "unknown", "external"]
 
 
@@ -20,10 +22,12 @@ class Load:
     running: int
     due_in: float | None = None
     """Seconds until delayed work is due; None: there is none."""
+    deliveries: int = 0
+    """Results that are to be sent now, or are being sent."""
 
     @property
     def none(self) -> bool:
-        return self.waiting + self.running == 0
+        return self.waiting + self.running + self.deliveries == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,9 @@ def decide(bounds: Bounds, load: Load | None, current: int, idle_for: float | No
     inside = min(max(current, bounds.min_replicas), bounds.max_replicas)
     if load is None:
         return Decision(current, "unknown")
-    wanted = min(-(-(load.waiting + load.running) // bounds.concurrency), bounds.max_replicas)
+    # A worker sends results beside its tasks, in slots of its own.
+    for_tasks = -(-(load.waiting + load.running) // bounds.concurrency)
+    wanted = min(max(for_tasks, -(-load.deliveries // SLOTS)), bounds.max_replicas)
     if wanted > inside:
         return Decision(wanted, "scale-up")
     if load.none and inside > bounds.min_replicas:

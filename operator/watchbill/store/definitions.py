@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from watchbill import __version__
 from watchbill.connection import outages, scripts
 from watchbill.errors import NameTaken, NewerRecord, NotFound
-from watchbill.names import CrewKeys, crew_index
+from watchbill.names import RECEIVER, CrewKeys, crew_index
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
 
@@ -162,7 +162,7 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
 
 def _read(crew: str, content: str) -> CrewDefinition:
     try:
-        return CrewDefinition.model_validate_json(content)
+        return CrewDefinition.model_validate_json(content, extra="ignore")
     except ValidationError as error:
         found = list(crew_json.problems(error, ""))
         reasons = [f"{problem.path}: {problem.reason}" if problem.path else problem.reason for problem in found]
@@ -201,14 +201,24 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
             return False
         meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
         doomed = [keys.heartbeat(f.removeprefix("heartbeat:")) for f in meta if f.startswith("heartbeat:")]
-        doomed += [keys.agent_events(agent) for agent in await _agents(client, keys, meta.get("def", ""))]
+        doomed += await _feeds(client, keys, meta.get("def", ""))
         for start in range(0, len(doomed), _BATCH):
             await _step(client, keys, uid, "records", doomed[start : start + _BATCH])
         while await delete_records(client, keys, uid):
             pass
+        await _delete_deliveries(client, keys, uid)
         digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
         await _step(client, keys, uid, "records", [keys.definition(digest) for digest in digests if digest])
         return await _step(client, keys, uid, "end")
+
+
+async def _delete_deliveries(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> None:
+    """Removes the delivery queue of a crew that leaves."""
+    queue = keys.deliveries()
+    await _step(client, queue, uid, "begin")
+    while await delete_records(client, queue, uid):
+        pass
+    await _step(client, queue, uid, "records", [queue.ids, keys.circuits, keys.mover])
 
 
 async def delete_records(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
@@ -228,11 +238,16 @@ async def _step(
     return bool(await scripts.run(client, "delete", [*keys.fixed, *doomed], [uid, step, *ids]) == "ok")
 
 
-async def _agents(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> list[str]:
-    """Returns the agents that may have event streams. A definition that can't be read leaves them to expire, within a
-    day."""
+async def _feeds(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> list[str]:
+    """The event streams of agents and destinations. A definition that can't be read leaves them to expire, within a
+    day; so do those of destinations that only a submission had."""
     content = await client.get(keys.definition(digest)) if digest else None
     try:
-        return [agent.agent_id for agent in CrewDefinition.model_validate_json(content or "").agents]
+        crew = CrewDefinition.model_validate_json(content or "", extra="ignore")
     except ValidationError:
         return []
+    queue = keys.deliveries()
+    return [
+        *(keys.agent_events(agent.agent_id) for agent in crew.agents),
+        *(queue.agent_events(RECEIVER + destination.name) for destination in crew.delivery),
+    ]

@@ -57,6 +57,23 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Deliveries:
+    """How much a crew has to deliver."""
+
+    waiting: int
+    """Results that are to be sent now, also those that are not on the delivery queue yet."""
+    running: int
+    """Messages that are being sent."""
+    delayed: int
+    """Messages that are tried again later, or wait for a destination that fails."""
+    due_in_ms: int | None
+    """When the next of them is due (negative: it is); None where there is none."""
+    dead: int
+    oldest_ms: int | None
+    """Age of the one that has waited longest; None when nothing waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """The amount of work that a crew has, and its workers."""
 
@@ -88,6 +105,8 @@ class Figures:
     """The time of the figures, by the server's clock."""
     ended: Ended | None = None
     """The ended work; None where it was not asked for, or nothing has ended."""
+    deliveries: Deliveries | None = None
+    """None: the crew has never delivered anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +137,9 @@ class RunningTask:
 
 async def figures(client: redis.asyncio.Redis, keys: CrewKeys) -> Figures:
     """All of it as of one moment; zeros where there is no such crew."""
-    with outages.translated():
-        reply = await scripts.run(client, "figures", keys.fixed, [0, ""])
-    return _figures(reply) or Figures()
+    async for _, found in each(client, [keys]):
+        return found or Figures()
+    return Figures()
 
 
 async def each(
@@ -130,23 +149,32 @@ async def each(
 
     `since`: also what has ended, and for the crews in it what has ended behind that id of their results.
     """
-    _, digest = scripts.source("figures")
     most = 0 if since is None else RESULTS_SEEN
     source = iter(crews)
     while batch := list(itertools.islice(source, CREWS_AT_ONCE)):
-        arguments = [[*keys.fixed, most, (since or {}).get(keys.crew, "")] for keys in batch]
-        with outages.translated():
-            async with client.pipeline(transaction=False) as pipe:
-                for keys, given in zip(batch, arguments, strict=True):
-                    pipe.execute_command("EVALSHA", digest, len(keys.fixed), *given)
-                replies = await pipe.execute(raise_on_error=False)
-            for i, (keys, given) in enumerate(zip(batch, arguments, strict=True)):
-                if isinstance(replies[i], redis.exceptions.NoScriptError):
-                    replies[i] = await scripts.run(client, "figures", keys.fixed, given[len(keys.fixed) :])
-                if isinstance(replies[i], Exception):
-                    raise replies[i]
+        replies = await _ask(client, [(keys, most, (since or {}).get(keys.crew, "")) for keys in batch])
+        deliver = [keys for keys, reply in zip(batch, replies, strict=True) if reply and reply[-1]]
+        queues = dict(zip(deliver, await _ask(client, [(k.deliveries(), 0, "") for k in deliver]), strict=True))
         for keys, reply in zip(batch, replies, strict=True):
-            yield keys.crew, _figures(reply)
+            yield keys.crew, _figures(reply, queues.get(keys))
+
+
+async def _ask(client: redis.asyncio.Redis, asked: Sequence[tuple[CrewKeys, int, str]]) -> list[Any]:
+    """The script's answers, in one trip. `asked`: a queue's keys, how many results to read, and behind which id."""
+    if not asked:
+        return []
+    _, digest = scripts.source("figures")
+    with outages.translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for keys, *given in asked:
+                pipe.execute_command("EVALSHA", digest, len(keys.fixed), *keys.fixed, *given)
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        for i, (keys, *given) in enumerate(asked):
+            if isinstance(replies[i], redis.exceptions.NoScriptError):
+                replies[i] = await scripts.run(client, "figures", keys.fixed, given)
+            if isinstance(replies[i], Exception):
+                raise replies[i]
+    return replies
 
 
 async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[WorkerInfo]:
@@ -184,10 +212,27 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
     return heapq.nsmallest(most, found.values(), key=lambda task: (-task.running_ms, task.task_id))
 
 
-def _figures(reply: Sequence[Any]) -> Figures | None:
+def _deliveries(queue: Figures, outbox: Sequence[Any]) -> Deliveries:
+    entries, head = outbox
+    ages = [] if queue.oldest_ms is None else [queue.oldest_ms]
+    ages += [max(queue.now_ms - int(head.partition("-")[0]), 0)] if head else []
+    return Deliveries(
+        waiting=queue.waiting + entries,
+        running=queue.running,
+        delayed=queue.delayed,
+        due_in_ms=queue.due_in_ms,
+        dead=queue.dead,
+        oldest_ms=max(ages, default=None),
+    )
+
+
+def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> Figures | None:
+    """`deliveries`: the answer for the crew's delivery queue."""
     if not reply:
         return None
-    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, flat, workers, ended = reply
+    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, *rest = reply
+    flat, workers, ended, outbox = rest
+    queue = _figures(deliveries) if deliveries else None
     parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
     classes = []
     for number, (waiting, runs, head) in zip(CLASSES, packed.rows(flat, 3), strict=True):
@@ -211,6 +256,7 @@ def _figures(reply: Sequence[Any]) -> Figures | None:
         trimmed=trimmed,
         now_ms=now_ms,
         ended=Ended(*ended) if ended else None,
+        deliveries=_deliveries(queue, outbox) if queue and outbox else None,
     )
 
 

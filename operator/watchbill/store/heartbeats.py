@@ -22,13 +22,14 @@ from pydantic.alias_generators import to_camel
 
 from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
+from watchbill.api.delivery import Destination
 from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
 from watchbill.plan import heartbeat as beat
 from watchbill.plan.schedule import EPOCH, Schedule, next_slot
-from watchbill.store import crew_json, definitions, runs, submissions
+from watchbill.store import crew_json, definitions, deliveries, runs, submissions
 from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
 
@@ -65,6 +66,8 @@ class StoredSpec(BaseModel):
     priority: PriorityField = Priority.LOW
     suspend: bool = False
     metadata: dict[str, Any] = Field(default_factory=dict)
+    deliver: list[str] | None = None
+    delivery: list[Destination] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -285,13 +288,15 @@ async def _fire(
         metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)},
     ).model_dump_json()
     work = submission.work(agent_id, prompt, inputs)
+    destinations = beat.destinations(spec.deliver, spec.delivery, crew)
+    deliver = deliveries.wanted(destinations, crew.delivery)
     most = crew.tasks.max_queued
     guard_ms = at.guard // timedelta(milliseconds=1)
     kind = "task" if agent_id else "run"
     args: list[Any] = [state.uid, keys.crew, most, state.generation, at.slot_ms, at.following_ms, guard_ms]
     args += [kind, made, current.digest]
     if agent_id:
-        task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work)
+        task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(task)
     else:
         steps = flow.steps(crew)
@@ -310,6 +315,7 @@ async def _fire(
             spec.priority,
             inputs,
             work=work,
+            deliver=deliver,
         )
         args += runs.script_args(run, 0, "")
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, at.label), keys.run(made)]

@@ -5,8 +5,10 @@ Each names its twin in store/scripts. What can't be taken apart raises ValueErro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from watchbill.tasks import Usage
@@ -111,6 +113,59 @@ class Order(NamedTuple):
     def unpack(cls, text: str) -> Order:
         what, *of_tasks = text.split(_FIELD)
         return cls(what, tuple(of_tasks))
+
+
+class Wanted(NamedTuple):
+    """One destination of a task or run (an item of `deliver` in its record)."""
+
+    name: str
+    outcomes: str
+    """`s` (success), `f` (failure), or both."""
+    destination: str = ""
+    """The destination itself as JSON; empty: the crew's of that name."""
+
+
+def pack_deliver(wanted: Sequence[Wanted]) -> str:
+    """A `deliver` field, which begins with all outcomes that are wanted (post in lib_outbox.lua). Empty: nothing is."""
+    if not wanted:
+        return ""
+    outcomes = "".join(sorted(set().union(*(one.outcomes for one in wanted))))
+    return f"{outcomes} {json.dumps(wanted, ensure_ascii=False)}"
+
+
+def deliver(text: str) -> list[Wanted]:
+    """The destinations of a `deliver` field."""
+    found = json.loads(text.partition(" ")[2])
+    return [Wanted(str(name), str(outcomes), str(destination)) for name, outcomes, destination in found]
+
+
+class Attempt(NamedTuple):
+    """An attempt of a delivery that failed (an item of `log` in its record, written by circuit.lua)."""
+
+    at_ms: int
+    """When it failed, by the server's clock."""
+    number: int
+    status: int | None
+    """What the destination answered, of HTTP or SMTP; None: no answer, or a channel without one."""
+    error: str
+
+    @property
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.at_ms / 1000, UTC)
+
+
+def pack_attempt(number: int, status: int | None, error: str) -> str:
+    """An attempt without its time, which the script adds."""
+    return _FIELD.join((str(number), "" if status is None else str(status), error))
+
+
+def attempts(text: str) -> list[Attempt]:
+    """The attempts of a `log` field, in order."""
+    found = []
+    for item in ids(text) if text else []:
+        at, number, status, error = item.split(_FIELD, 3)
+        found.append(Attempt(int(at), int(number), int(status) if status else None, error))
+    return found
 
 
 def ids(text: str) -> list[str]:

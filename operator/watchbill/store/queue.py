@@ -26,7 +26,8 @@ BATCH: Final = 500
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """With so much no more goes into a call: it would be on its way for longer than an answer is waited for."""
 
-Outcome = Literal["completed", "failed", "dead", "retry", "cancelled", "interrupted"]
+Outcome = Literal["completed", "failed", "dead", "retry", "later", "cancelled", "interrupted"]
+"""`later`: it was not even tried, so the attempt doesn't count."""
 Wish = Literal["cancel", "interrupt"]
 WISHES: Final = frozenset(get_args(Wish))
 Transition = Literal["applied", "repeated", "stale"]
@@ -117,7 +118,7 @@ class Finished:
     usage: Usage | None = None
     """Usage of all its attempts."""
     ttl_ms: int = 3_600_000
-    """Milliseconds for which its record is kept; with outcome `retry`, until the next attempt."""
+    """Milliseconds for which its record is kept; with outcomes `retry` and `later`, until the next attempt."""
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter."""

@@ -58,6 +58,7 @@ class RunSubmission:
     dedupe_ms: int = 0
     work: str = ""
     """A digest of what is to be done: an id that is there stands for the same work only if this agrees."""
+    deliver: str = ""  # the destinations of its result (packed.pack_deliver)
 
 
 def script_call(
@@ -80,7 +81,7 @@ def script_args(run: RunSubmission, start: int, reply_to: str) -> list[Any]:
     """The run and up to 500 of its steps, as read_run in store/scripts/lib_new_runs.lua reads them."""
     inputs = run.inputs if start == 0 else {}
     args = [run.id, int(run.priority), run.payload, run.digest, run.work, run.mode.value, run.parallel, reply_to]
-    args += [" ".join(inputs), len(inputs), *(text for item in inputs.items() for text in item)]
+    args += [run.deliver, " ".join(inputs), len(inputs), *(text for item in inputs.items() for text in item)]
     part = run.steps[start : start + BATCH]
     args.append(len(part))
     for index, step in enumerate(part, start):

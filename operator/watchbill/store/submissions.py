@@ -36,6 +36,8 @@ class Submission:
     """A digest of what is to be done: an id that is there stands for the same work only if this agrees."""
     due_ms: int = 0
     """The time at which it may begin, by the server's clock (ms since 1970); 0: at once."""
+    deliver: str = ""
+    """The destinations of its result (packed.pack_deliver); empty: none."""
 
 
 async def submit(
@@ -118,7 +120,18 @@ class _Call:
 def script_args(s: Submission) -> tuple[Any, ...]:
     """A task as submit.lua and heartbeat_fire.lua read it."""
     window = s.dedupe_ms if s.dedupe_key and s.dedupe_ms > 0 else 0
-    args = (s.id, int(s.priority), s.agent, s.payload, s.work, s.due_ms, window, " ".join(s.inputs), len(s.inputs))
+    args = (
+        s.id,
+        int(s.priority),
+        s.agent,
+        s.payload,
+        s.work,
+        s.due_ms,
+        window,
+        s.deliver,
+        " ".join(s.inputs),
+        len(s.inputs),
+    )
     return (*args, *(text for item in s.inputs.items() for text in item)) if s.inputs else args
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claim, Claimed, Finished, Wish
-from watchbill.worker.execution.attempt import Attempt
+from watchbill.worker.execution.running import Running
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class Job:
     begun: float = 0.0
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
-    attempt: Attempt | None = None
+    attempt: Running | None = None
     emitted: int = 0
     """Number of messages that the agent has emitted."""
     wish: Wish | None = None

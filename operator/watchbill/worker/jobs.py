@@ -15,7 +15,7 @@ from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
-from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.running import Executes
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.reports import Reports
 from watchbill.worker.slots import Slots
@@ -37,7 +37,7 @@ class Jobs:
     """The tasks that run, of all incarnations of one worker."""
 
     def __init__(
-        self, state: WorkerState, queue: Queue, executor: Executor, slots: Slots, counts: Counts, reports: Reports
+        self, state: WorkerState, queue: Queue, executor: Executes, slots: Slots, counts: Counts, reports: Reports
     ) -> None:
         self._state = state
         self._now = state.clock.monotonic

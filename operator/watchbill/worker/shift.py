@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import redis
 
 from watchbill import background
-from watchbill.agents import aclose_clients
-from watchbill.agents.loading import AgentLoader
 from watchbill.clock import Timer
 from watchbill.connection import Store
 from watchbill.errors import CrewGone, Fenced, StoreUnavailable
@@ -24,11 +22,11 @@ from watchbill.names import CrewKeys
 from watchbill.redaction import redact
 from watchbill.store import definitions
 from watchbill.store.queue import BATCH, Claimed, Queue
-from watchbill.worker import parked, preload, retention
+from watchbill.worker import retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.claims import Claims
 from watchbill.worker.counts import Counts
-from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.running import Executes
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs
@@ -46,6 +44,26 @@ ANNOUNCE_SECONDS: Final = 0.003
 """A task that still runs after this is announced; of a briefer one, beginning and end are told in one call."""
 
 
+class Work(Protocol):
+    """What a shift works at: tasks of agents, or deliveries."""
+
+    counts: Counts
+
+    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executes:
+        """Returns what begins attempts. Called once."""
+        ...
+
+    def start_beside(
+        self, state: WorkerState, queue: Queue, tasks_parked: asyncio.Event, /
+    ) -> list[asyncio.Task[None]]:
+        """Starts what goes on beside the loop."""
+        ...
+
+    async def close(self) -> None:
+        """Closes what attempts used, after the last of them."""
+        ...
+
+
 class Shift:
     """The parts of one worker under one definition's slots and lease, and its loop."""
 
@@ -54,7 +72,7 @@ class Shift:
         state: WorkerState,
         store: Store,
         keys: CrewKeys,
-        loader: AgentLoader,
+        work: Work,
         current: definitions.Current,
         *,
         slots: int,
@@ -64,7 +82,7 @@ class Shift:
         clock = state.clock
         self._state = state
         self._now = clock.monotonic
-        self._loader = loader
+        self._duty = work
         self._current = current
         self._lease_ms = policy.lease_seconds * 1000
         self._ttl_ms = policy.result_ttl_seconds * 1000
@@ -73,18 +91,10 @@ class Shift:
         self._parked = asyncio.Event()
         """Set when tasks were parked."""
         self._queue = queue = Queue(store.client, keys, current.uid)
-        self._counts = Counts(keys.crew)
+        self._counts = work.counts
         self._slots = Slots(state, slots, recycle=recycle)
         lease = SharedLease(monotonic=clock.monotonic)
-        self._executor = Executor(
-            store.client,
-            keys,
-            loader,
-            lease,
-            on_abandoned=self._slots.set_abandoned,
-            store_time=state.store_time,
-            clock=clock,
-        )
+        self._executor = work.executor(state, self._slots, lease)
         self._reports = Reports(state, queue, self._counts)
         self._jobs = Jobs(state, queue, self._executor, self._slots, self._counts, self._reports)
         self._orders = Orders(state, queue, self._jobs, self._lease_ms)
@@ -128,16 +138,15 @@ class Shift:
             await asyncio.gather(*ending, self._bell.stop(), self._reports.settle(cancel=True), return_exceptions=True)
             await self._executor.close()
             await self._keeper.stop()
-            await aclose_clients()
+            await self._duty.close()
 
     def _start_beside(self) -> list[asyncio.Task[None]]:
         """Starts what goes on beside the loop."""
-        state, queue, loader = self._state, self._queue, self._loader
+        state, queue = self._state, self._queue
         return [
-            background.start("parked", lambda: parked.bring_back(state, queue, loader, self._parked)),
+            *self._duty.start_beside(state, queue, self._parked),
             background.start("retention", lambda: retention.trim(state, queue, self._reports, self._current)),
             background.start("control", self._orders.listen),
-            background.start("agents", lambda: preload.preload(state, queue, loader)),
         ]
 
     async def _work(self) -> None:

@@ -17,6 +17,9 @@ from watchbill.errors import NewerRecord, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.store import definitions
+from watchbill.worker.agent_work import AgentWork
+from watchbill.worker.delivering.deliveries import Deliveries
+from watchbill.worker.delivering.sending import Delivering
 from watchbill.worker.shift import Shift
 from watchbill.worker.state import WorkerState
 
@@ -39,9 +42,14 @@ class Worker:
         grace_seconds: float = 30.0,
         recycle: bool = False,
         clock: Clock = SYSTEM,
+        delivering: Delivering | None = None,
     ) -> None:
         """Other users of `store.client` must not block. `concurrency` default: the crew's. `recycle`: this process is
         started anew when it ends, so it may stop by itself once abandoned agents hold half of the slots."""
+        self._delivering = delivering or Delivering()
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._deliveries: Deliveries | None = None
         self._store = store
         self._keys = keys
         self._loader = loader
@@ -53,7 +61,7 @@ class Worker:
     @property
     def drained(self) -> bool:
         """True once it holds nothing and won't claim again: it has stopped, or was told to drain."""
-        return self._state.drained
+        return self._state.drained and (self._deliveries is None or self._deliveries.drained)
 
     @property
     def stopping(self) -> bool:
@@ -72,6 +80,8 @@ class Worker:
     def stop(self, *, now: bool = False) -> None:
         """Claims no more, finishes within the grace period (`now`: none), hands back the rest. May be called again."""
         self._state.stop(now=now)
+        if self._deliveries is not None:
+            self._deliveries.stop(now=now)
 
     async def run(self) -> None:
         """Works until `stop`, or until it recycles. Raises CrewGone when the crew was deleted or replaced, NotFound
@@ -85,12 +95,25 @@ class Worker:
             self._state,
             self._store,
             self._keys,
-            self._loader,
+            AgentWork(self._store.client, self._keys, self._loader),
             current,
             slots=slots,
             recycle=self._recycle,
         )
-        await self._shift.run()
+        self._deliveries = Deliveries(
+            self._store,
+            self._keys,
+            self._delivering,
+            self._clock,
+            uid=current.uid,
+            grace_seconds=self._grace_seconds,
+        )
+        self._deliveries.start()
+        try:
+            await self._shift.run()
+        finally:
+            self._deliveries.stop(now=not self.stopping)
+            await self._deliveries.ended()
         if self.recycled and not self._recycle:
             raise WatchbillError(
                 f"the worker of {self._keys.crew} stopped: agents that did not end when they were told to hold all of "

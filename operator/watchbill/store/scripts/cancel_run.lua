@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders answers streams steps runs ends states results releases wake stops
+-- uses events holders answers outbox streams steps runs ends states results releases wake stops
 -- From now on no step of this run begins; those that wait for the run's own bound are taken out, at most 500 a call.
 -- Then the steps that the caller names are cancelled as `stop` does it; it names what is on a stream, runs, or waits
 -- to be tried again or resumed, as far as it knows. The run ends with the last of it.

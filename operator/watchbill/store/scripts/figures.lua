@@ -9,12 +9,13 @@
 -- Answers
 --   {}                    there is no such crew
 --   {now in ms, when delayed work is due ('': there is none), delayed, running, parked for concurrency, for an agent,
---     for an interrupt, dead, refused, trimmed, classes, workers, ended}
+--     for an interrupt, dead, refused, trimmed, classes, workers, ended, outbox}
 --   classes               for each waiting, running, id of the head or ''
 --   workers               for each that lives what it says of itself, or ''; is it to drain?
 --   ended                 {} | {results ever, id of the last, looked at, completed, failed}
+--   outbox                {} (the crew has never delivered anything) | {entries, id of the first or ''}
 local most, behind = tonumber(ARGV[1]), ARGV[2]
-local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed')
+local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed', 'delivers')
 if not meta[1] then return {} end
 
 -- The values of an XINFO answer by their names.
@@ -80,7 +81,14 @@ if stream then
   ended = { stream['entries-added'], stream['last-generated-id'], seen, completed, failed }
 end
 
+local outbox = {}
+if meta[4] then
+  local first = redis.call('XRANGE', OUTBOX, '-', '+', 'COUNT', 1)[1]
+  outbox = { redis.call('XLEN', OUTBOX), first and first[1] or '' }
+end
+
 local due = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
 return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', HOLDERS) - waits_again,
   redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT),
-  redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended }
+  redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended,
+  outbox }

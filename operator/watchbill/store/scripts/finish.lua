@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders answers streams steps runs ends leases letters claims items
+-- uses events holders answers outbox streams steps runs ends leases letters claims items
 -- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
 -- and runs advance; then the next claim, in the same call.
 -- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
@@ -18,8 +18,9 @@
 --   11 ends               items that end, each with
 --     id
 --     fence
---     outcome             completed | failed | dead | retry | cancelled | interrupted
---     ttl                 for how long the record is kept, in ms; of retry: after how long it is tried again
+--     outcome             completed | failed | dead | retry | later (this attempt doesn't count) | cancelled
+--                         | interrupted
+--     ttl                 for how long the record is kept, in ms; of retry and later: after how long it is tried again
 --     spent               by all attempts; '': nothing
 --     result
 --     message
@@ -95,8 +96,8 @@ local function end_item(item, h, ended)
     is_over = step and step.finished ~= '0'
     last = (is_over or step and (step.state == 'delayed' or step.state == 'interrupted')) and step.fence
   else
-    local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply')
-    item.is_there, is_over, item.reply = task[1], task[2], task[3]
+    local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply', 'deliver')
+    item.is_there, is_over, item.reply, item.deliver = task[1], task[2], task[3], task[4]
     if is_over or not mine then last = redis.call('HGET', item.task, 'fence') end
   end
   if not mine then return last == fence and 'repeated' or 'stale' end
@@ -113,9 +114,9 @@ local function end_item(item, h, ended)
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
   local attempt = h.attempt      -- the last that counts
-  if ended.outcome == 'interrupted' then attempt = int(tonumber(attempt) - 1) end
+  if ended.outcome == 'interrupted' or ended.outcome == 'later' then attempt = int(tonumber(attempt) - 1) end
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
-  if wish and (ended.outcome == 'retry' or ended.outcome == 'interrupted') then
+  if wish and (ended.outcome == 'retry' or ended.outcome == 'later' or ended.outcome == 'interrupted') then
     ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
   end
   local outcome = ended.outcome
@@ -124,17 +125,17 @@ local function end_item(item, h, ended)
     if outcome ~= 'dead' then add_letter_of('it has no record', item, h, '', '') end
     if not item.run_id then redis.call('ZADD', IDS, 'XX', now_ms, id) end     -- nothing unfinished is left of it
   end
-  if outcome == 'retry' then      -- another attempt follows
+  if outcome == 'retry' or outcome == 'later' then      -- another attempt follows
     local step = item.step
     if step then
-      step.state, step.attempt, step.fence, step.entry, step.spent = 'delayed', h.attempt, fence, '', ended.spent
+      step.state, step.attempt, step.fence, step.entry, step.spent = 'delayed', attempt, fence, '', ended.spent
       write_step(item.steps, item.name, step)
     elseif item.is_there then
-      redis.call('HSET', item.task, 'state', 'delayed', 'fence', fence, 'attempt', h.attempt, 'spent', ended.spent)
+      redis.call('HSET', item.task, 'state', 'delayed', 'fence', fence, 'attempt', attempt, 'spent', ended.spent)
     end
-    local next, due = int(tonumber(h.attempt) + 1), now_ms + tonumber(ended.ttl)
+    local next, due = int(tonumber(attempt) + 1), now_ms + tonumber(ended.ttl)
     if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
-    item_event(item, 'mission_event', h.agent, ended.message)
+    if outcome == 'retry' then item_event(item, 'mission_event', h.agent, ended.message) end
   elseif outcome ~= 'interrupted' then
     if outcome == 'dead' then add_letter_of(ended.message, item, h, ended.detail, ended.spent) end
     conclude(item, h, ended)

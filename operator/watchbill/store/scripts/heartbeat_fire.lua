@@ -1,5 +1,5 @@
 #!lua
--- uses events answers streams tasks steps runs new_runs wake
+-- uses events answers outbox streams tasks steps runs new_runs wake
 -- One slot of a heartbeat becomes a task, or a whole run: once, whoever asks and however often.
 -- KEYS fixed, then
 --   1 heartbeat

@@ -9,8 +9,8 @@ local EVENTS, AGENTS, IDS, RESULTS, WORKERS = KEYS[8], KEYS[9], KEYS[10], KEYS[1
 local PARKED, PARKED_AGENT = KEYS[13], KEYS[14]
 local STREAM = { ['1'] = KEYS[15], ['3'] = KEYS[16], ['5'] = KEYS[17], ['7'] = KEYS[18], ['9'] = KEYS[19] }
 local CLASSES = { '1', '3', '5', '7', '9' }
-local DELAYED, PARKED_INTERRUPT, WISHES = KEYS[20], KEYS[21], KEYS[22]
-local FIXED = 22
+local DELAYED, PARKED_INTERRUPT, WISHES, OUTBOX = KEYS[20], KEYS[21], KEYS[22], KEYS[23]
+local FIXED = 23
 local GROUP = 'workers'
 local RETURNED = 'returned'     -- consumer that holds what was handed back; it is always "dead", so anyone may take it
 local FS, LS = '\31', '\30'     -- separators of packed values and of lists in them; names are printable

@@ -8,9 +8,10 @@ local AGAIN_MOST = 10000        -- delayed tasks that are looked at when it has
 -- stays.) Renewals look; before the first of them the last claim counts. Somebody is woken, because BLPOP waits by
 -- this clock, too.
 local function mind_clock()
-  local known = redis.call('HMGET', META, 'clock', 'fence')
+  local clock_seen = string.match(LEASES, '}:(.*)leases$') .. 'clock'      -- each queue of the crew looks by itself
+  local known = redis.call('HMGET', META, clock_seen, 'fence')
   local back = tonumber(known[1] or (known[2] or 0) / 1000) - now_ms
-  redis.call('HSET', META, 'clock', now)
+  redis.call('HSET', META, clock_seen, now)
   if back <= 0 then return end
   local leases = redis.call('ZRANGEBYSCORE', LEASES, '(' .. now, '+inf', 'WITHSCORES')
   for i = 1, #leases, 2 do redis.call('ZADD', LEASES, tonumber(leases[i + 1]) - back, leases[i]) end

@@ -1,5 +1,5 @@
 -- How tasks and steps end, or are set aside until somebody resumes them.
--- uses events answers steps runs
+-- uses events answers outbox steps runs
 
 local indexed, concluded, is_pumped = {}, 0, false
 
@@ -35,6 +35,7 @@ local function conclude(item, h, ended)
     local n = #indexed
     indexed[n + 1], indexed[n + 2] = now_ms + tonumber(ttl), item.id
     answer(item.reply, item.id)
+    post(item.deliver, 'task', item.id, outcome, result)
   end
   redis.call('XADD', RESULTS, '*', 'kind', item.run_id and 'step' or 'task', 'id', item.id, 'state', outcome,
     'result', #result <= ALONG and result or '')

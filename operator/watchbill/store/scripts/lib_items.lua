@@ -12,7 +12,7 @@ local function next_item(id, may_end)
   if not string.find(id, '/', 1, true) then
     local task, agent_events = KEYS[key], KEYS[key + 1]
     next_key = key + 2
-    return { id = id, task = task, agent_events = agent_events, is_there = false, reply = false }
+    return { id = id, task = task, agent_events = agent_events, is_there = false, reply = false, deliver = false }
   end
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
   local results, definition

@@ -12,7 +12,8 @@ local function add_letter(reason, id, fields, carried)
   redis.call('XADD', DEAD, '*', unpack(letter))
   local trimmed = redis.call('XTRIM', DEAD, 'MAXLEN', LETTERS_MOST)
     + redis.call('XTRIM', DEAD, 'MINID', int(now_ms - LETTERS_DAYS * DAY * 1000))
-  if trimmed > 0 then redis.call('HINCRBY', META, 'trimmed', trimmed) end
+  local count = string.match(DEAD, '}:(.*)dead$') .. 'trimmed'      -- each queue of the crew has its own
+  if trimmed > 0 then redis.call('HINCRBY', META, count, trimmed) end
   redis.call('EXPIRE', DEAD, LETTERS_DAYS * DAY)
 end
 
@@ -29,7 +30,7 @@ local function add_letter_of(reason, item, h, detail, spent)
   local record, size, carried = item.is_there and redis.call('HGETALL', item.task) or {}, 0, {}
   for i = 1, #record, 2 do
     local name = record[i]
-    if name == 'payload' or name == 'inputs' or name == 'work' or string.find(name, '^input:') then
+    if name == 'payload' or name == 'inputs' or name == 'work' or name == 'deliver' or string.find(name, '^input:') then
       carried[#carried + 1], carried[#carried + 2] = name, record[i + 1]
       size = size + #record[i + 1]
     end

@@ -10,6 +10,7 @@
 --   mode
 --   parallel          steps at once, at most
 --   reply             channel of a client that waits; '': none
+--   deliver           its destinations (lib_outbox.lua); '': none
 --   inputs            their names, joined by spaces
 --   n_inputs          how many they are, then name and value of each
 --   n                 steps here, each with
@@ -20,14 +21,14 @@
 --     successors      joined by LS; '': none
 local function read_run(at)
   local id, class, payload, definition, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local mode, parallel, reply, inputs = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
-  local n_inputs = tonumber(ARGV[at + 9])
+  local mode, parallel, reply, deliver = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
+  local inputs, n_inputs = ARGV[at + 9], tonumber(ARGV[at + 10])
   local values, steps = {}, {}
   for i = 1, 2 * n_inputs, 2 do
-    local name, value = ARGV[at + 9 + i], ARGV[at + 10 + i]
+    local name, value = ARGV[at + 10 + i], ARGV[at + 11 + i]
     values[i], values[i + 1] = 'input:' .. name, value
   end
-  at = at + 10 + 2 * n_inputs
+  at = at + 11 + 2 * n_inputs
   local n = tonumber(ARGV[at])
   for i = 1, n do
     local from = at + 1 + 5 * (i - 1)
@@ -36,7 +37,7 @@ local function read_run(at)
     steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors }
   end
   return { id = id, class = class, payload = payload, definition = definition, work = work, mode = mode,
-    parallel = parallel, reply = reply, inputs = inputs, values = values, steps = steps }
+    parallel = parallel, reply = reply, deliver = deliver, inputs = inputs, values = values, steps = steps }
 end
 
 -- Adds a run without its steps, in the state `creating`. `of`: its keys (run, steps, run_events, task) and run_id.
@@ -54,6 +55,7 @@ local function add_run(of, run)
     'work', run.work, 'mode', run.mode, 'parallel', run.parallel, 'submitted', now, 'inputs', run.inputs, 'active', '0',
     'parked', '0', 'steps', '0', 'completed', '0', 'failed', '0', 'ends', '0')
   for i = 1, #run.values, 2 do redis.call('HSET', of.run, run.values[i], run.values[i + 1]) end
+  if run.deliver ~= '' then redis.call('HSET', of.run, 'deliver', run.deliver) end
   subscribe(of.run, run.reply)
   redis.call('HINCRBY', META, 'ref:' .. run.definition, 1)
   redis.call('ZADD', IDS, now_ms + FAR, run.id)

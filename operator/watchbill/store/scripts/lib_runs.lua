@@ -1,5 +1,5 @@
 -- How runs advance and end.
--- uses events answers streams steps
+-- uses events answers outbox streams steps
 
 local runs_made
 local function runs()           -- made when needed: most calls have to do with no run
@@ -71,8 +71,9 @@ local function runs()           -- made when needed: most calls have to do with 
 
   -- Nothing of it is left to do: steps behind a failed one are never reached, so nothing needs to visit them.
   local function end_run(of, ttl)
-    local run = redis.call('HMGET', of.run, 'failed', 'ends', 'def', 'reply', 'state', 'completed', 'steps')
-    local failed, ends, definition, reply, before, completed, steps = unpack(run)
+    local run = redis.call('HMGET', of.run, 'failed', 'ends', 'def', 'reply', 'state', 'completed', 'steps',
+      'deliver')
+    local failed, ends, definition, reply, before, completed, steps, deliver = unpack(run)
     local state = failed == '0' and 'completed' or (ends ~= '0' and 'partial' or 'failed')
     if before ~= 'running' then state = before == 'cancelling' and completed == steps and 'completed' or 'cancelled' end
     redis.call('HSET', of.run, 'state', state, 'finished', now)
@@ -85,6 +86,7 @@ local function runs()           -- made when needed: most calls have to do with 
       if redis.call('HGET', META, 'def') ~= definition then redis.call('DEL', of.definition) end
     end
     answer(reply, of.run_id)
+    post(deliver, 'run', of.run_id, state, '')
   end
 
   -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.

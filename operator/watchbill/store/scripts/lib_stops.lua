@@ -1,5 +1,5 @@
 -- How somebody stops tasks and steps: cancels them, or interrupts them until they are resumed.
--- uses holders answers streams steps runs ends states results releases wake
+-- uses holders answers outbox streams steps runs ends states results releases wake
 
 local asked = {}                -- ids whose workers are to hear of it
 
@@ -55,8 +55,9 @@ local function find(item)
     return { state = step.state, agent = step.agent, class = run[1], attempt = step.attempt, entry = step.entry,
       spent = step.spent, run_state = run[2] }
   end
-  local task = redis.call('HMGET', item.task, 'state', 'agent', 'class', 'attempt', 'entry', 'reply', 'spent')
-  item.reply = task[6]
+  local task = redis.call('HMGET', item.task, 'state', 'agent', 'class', 'attempt', 'entry', 'reply', 'spent',
+    'deliver')
+  item.reply, item.deliver = task[6], task[8]
   return { state = task[1], agent = task[2], class = task[3], attempt = task[4] or '0', entry = task[5],
     spent = task[7] or '' }
 end
@@ -119,8 +120,7 @@ local function settle_stops(crew, channel, what, ttl)
   settle()
   send_answers()
   if #asked > 0 then redis.call('PUBLISH', channel, what .. FS .. table.concat(asked, FS)) end
-  if enqueued and queued() > redis.call('HLEN', HOLDERS) then
-    ring()
-    wake(crew)
-  end
+  local is_work = enqueued and queued() > redis.call('HLEN', HOLDERS)
+  if is_work then ring() end
+  if is_work or is_posted then wake(crew) end     -- there may be no worker to deliver it
 end

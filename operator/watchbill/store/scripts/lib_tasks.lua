@@ -46,7 +46,7 @@ local function is_other(known, work) return known and known ~= '' and work ~= ''
 -- Returns submitted | exists | conflict | other; and whether somebody must look sooner than they would.
 local function add_task(task, at, reply)
   local id, class, agent, payload, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local due, inputs, n_inputs = tonumber(ARGV[at + 5]), ARGV[at + 7], tonumber(ARGV[at + 8])
+  local due, deliver, inputs, n_inputs = tonumber(ARGV[at + 5]), ARGV[at + 7], ARGV[at + 8], tonumber(ARGV[at + 9])
   if redis.call('ZADD', IDS, 'NX', now_ms + FAR, id) == 0 then
     if redis.call('EXISTS', task) == 1 then
       if is_other(redis.call('HGET', task, 'work'), work) then return 'other' end
@@ -69,7 +69,8 @@ local function add_task(task, at, reply)
   redis.call('HSET', task, 'state', state, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now,
     'inputs', inputs, 'entry', entry, 'work', work)
   if reply ~= '' then redis.call('HSET', task, 'reply', reply) end
-  for i = at + 9, at + 7 + 2 * n_inputs, 2 do
+  if deliver ~= '' then redis.call('HSET', task, 'deliver', deliver) end
+  for i = at + 10, at + 8 + 2 * n_inputs, 2 do
     local name, value = ARGV[i], ARGV[i + 1]
     redis.call('HSET', task, 'input:' .. name, value)
   end

@@ -1,5 +1,5 @@
 #!lua
--- uses events answers streams tasks steps runs wake items
+-- uses events answers outbox streams tasks steps runs wake items
 -- Dead letters are tried again, with all their attempts: a task by itself, from its record or from what the letter
 -- carries; a step within its run, which goes on from there: with the definition that it has, or, once it has ended,
 -- with the crew's current one. The letter goes. At most 500 a call.
@@ -46,6 +46,8 @@ local function replay_task(item, letter)
     if not payload or not agent or not STREAM[class] then return 'expired' end
     redis.call('HSET', task, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
       'work', field(letter, 'work') or '')
+    local deliver = field(letter, 'deliver')
+    if deliver then redis.call('HSET', task, 'deliver', deliver) end
     spent = field(letter, 'spent') or ''
     if spent ~= '' then redis.call('HSET', task, 'spent', spent) end
     for i = 1, #letter, 2 do

@@ -18,6 +18,7 @@
 --     work                digest of what is to be done; '': none
 --     due                 when it may begin, in ms; 0: now
 --     window              of its dedupe key, in ms; 0: it has none
+--     deliver             its destinations (lib_outbox.lua); '': none
 --     inputs              their names, joined by spaces
 --     n_inputs            how many they are, then name and value of each
 -- Answers, of which only the last says that anything is stored
@@ -40,10 +41,10 @@ local function refused()
   local ids, tasks, works, dedupes, here, more = {}, {}, {}, {}, {}, 0
   local at, key = 7, FIXED + 1
   for i = 1, n do
-    local id, work, window, n_inputs = ARGV[at], ARGV[at + 4], tonumber(ARGV[at + 6]), tonumber(ARGV[at + 8])
+    local id, work, window, n_inputs = ARGV[at], ARGV[at + 4], tonumber(ARGV[at + 6]), tonumber(ARGV[at + 9])
     local task, dedupe = KEYS[key], window > 0 and KEYS[key + 1]
     ids[i], tasks[i], works[i], dedupes[i] = id, task, work, dedupe
-    at, key = at + 9 + 2 * n_inputs, key + (dedupe and 2 or 1)
+    at, key = at + 10 + 2 * n_inputs, key + (dedupe and 2 or 1)
   end
   for i, score in ipairs(redis.call('ZMSCORE', IDS, unpack(ids))) do
     local first = dedupes[i] and first_of(dedupes[i], uid)
@@ -71,7 +72,7 @@ local sooner = false     -- delayed work is due before all that was there
 local known = false      -- something is there already
 local at, key = 7, FIXED + 1
 for i = 1, n do
-  local id, due, window, n_inputs = ARGV[at], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 8])
+  local id, due, window, n_inputs = ARGV[at], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 9])
   local task, dedupe = KEYS[key], window > 0 and KEYS[key + 1]
   local first = dedupe and first_of(dedupe, uid)
   if first and (first ~= id or redis.call('EXISTS', task) == 0) then     -- it may have expired within the window
@@ -88,7 +89,7 @@ for i = 1, n do
     answer[i + 1] = what
     known = known or what == 'exists'
   end
-  at, key = at + 9 + 2 * n_inputs, key + (dedupe and 2 or 1)
+  at, key = at + 10 + 2 * n_inputs, key + (dedupe and 2 or 1)
 end
 if added > 0 then
   ring()

@@ -1,5 +1,5 @@
 #!lua
--- uses events answers streams tasks steps runs new_runs wake
+-- uses events answers outbox streams tasks steps runs new_runs wake
 -- Adds a run and up to 500 of its steps. A larger run comes in several calls; the last one starts it.
 -- KEYS fixed, then
 --   1 run

@@ -1,0 +1,118 @@
+"""Destinations that fail: what the store knows of them, so that all workers of a crew leave them in peace together.
+
+A destination that works has no entry. Every call is safe to send twice, but for the count of failures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis.asyncio
+
+from watchbill.api.delivery import Destination
+from watchbill.connection import outages, scripts
+from watchbill.names import CrewKeys
+from watchbill.plan import deliveries as plan
+from watchbill.store import packed
+from watchbill.store.queue import crew_gone
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """What the store knows of a destination that failed (packed in circuit.lua)."""
+
+    failures: int = 0
+    """In a row."""
+    until_ms: int = 0
+    """Nothing is sent to it before, by the server's clock."""
+    is_gone: bool = False
+    """It has asked for no further message."""
+
+
+def key(destination: Destination) -> str:
+    """Under which it is known whether a destination fails: one that is defined anew is another."""
+    digest = hashlib.blake2b(plan.as_json(destination).encode(), digest_size=8).hexdigest()
+    return f"{destination.name}@{digest}"
+
+
+async def read(client: redis.asyncio.Redis, keys: CrewKeys, of: Sequence[str]) -> list[Circuit]:
+    """What the store knows of these destinations."""
+    with outages.translated():
+        found = await client.hmget(keys.circuits, list(of))
+    return [_circuit(str(text)) if text else Circuit() for text in found]
+
+
+def _circuit(text: str) -> Circuit:
+    failures, until_ms, gone, *_ = text.split(" ")
+    return Circuit(int(failures), int(until_ms), gone == "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that failed."""
+
+    delivery: str
+    attempt: int
+    error: str
+    status: int | None = None
+    counts: bool = False
+    """It says that the destination doesn't work: after some in a row others wait."""
+    is_gone: bool = False
+    """The destination asks for no further message."""
+    asked_ms: int = 0
+    """For so long it asks to wait, with all messages."""
+    remaining: str = ""
+    """Recipients that have not got the message, where others have, as JSON."""
+    news: str = ""
+    """What the crew's feed says of it."""
+
+
+NO_FAILURE: Final = Failure("", 0, "")
+
+
+async def enter(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination, trial_ms: int
+) -> tuple[Circuit, int]:
+    """Asks whether a message may be sent to a destination that failed. Returns what is known of it, and in how many ms
+    to ask again; 0: it may be sent. Where it failed often that is the trial, and nobody else sends for `trial_ms`."""
+    return await _run(client, keys, uid, destination, "enter", shortest_ms=trial_ms)
+
+
+async def record_success(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination) -> None:
+    """A destination that failed took a message."""
+    await _run(client, keys, uid, destination, "success")
+
+
+async def record_failure(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination, failure: Failure
+) -> Circuit:
+    """Notes a failed attempt, in the delivery's record and for its destination. Returns what is known of that now."""
+    return (await _run(client, keys, uid, destination, "failure", failure))[0]
+
+
+async def _run(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    destination: Destination,
+    what: str,
+    failure: Failure = NO_FAILURE,
+    *,
+    shortest_ms: int | None = None,
+) -> tuple[Circuit, int]:
+    names = [*keys.fixed, keys.circuits, keys.deliveries().task(failure.delivery)]
+    args: list[Any] = [uid, key(destination), what]
+    shortest_ms = int(plan.CIRCUIT_SECONDS * 1000) if shortest_ms is None else shortest_ms
+    args += [plan.CIRCUIT_FAILURES, shortest_ms, int(plan.CIRCUIT_MAX_SECONDS * 1000)]
+    args += [int(failure.counts), int(failure.is_gone), failure.asked_ms]
+    line = packed.pack_attempt(failure.attempt, failure.status, " ".join(failure.error.split()))
+    args += [line, destination.name, failure.remaining, failure.news]
+    with outages.translated():
+        reply = await scripts.run(client, "circuit", names, args)
+    if reply[0] == "gone":
+        raise crew_gone(keys)
+    _, failures, until_ms, is_gone, again_ms = reply
+    return Circuit(int(failures), int(until_ms), is_gone == 1), int(again_ms)

@@ -1,0 +1,49 @@
+"""Tasks of the crew's agents, as the work of a shift."""
+
+from __future__ import annotations
+
+import asyncio
+
+import redis.asyncio
+
+from watchbill import background
+from watchbill.agents import aclose_clients
+from watchbill.agents.loading import AgentLoader
+from watchbill.names import CrewKeys
+from watchbill.store.queue import Queue
+from watchbill.worker import parked, preload
+from watchbill.worker.counts import Counts
+from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.slots import Slots
+from watchbill.worker.state import WorkerState
+
+
+class AgentWork:
+    """What agents do in one shift."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: CrewKeys, loader: AgentLoader) -> None:
+        self._client = client
+        self._keys = keys
+        self._loader = loader
+        self.counts = Counts(keys.crew)
+
+    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executor:
+        return Executor(
+            self._client,
+            self._keys,
+            self._loader,
+            lease,
+            on_abandoned=slots.set_abandoned,
+            store_time=state.store_time,
+            clock=state.clock,
+        )
+
+    def start_beside(self, state: WorkerState, queue: Queue, tasks_parked: asyncio.Event) -> list[asyncio.Task[None]]:
+        return [
+            background.start("parked", lambda: parked.bring_back(state, queue, self._loader, tasks_parked)),
+            background.start("agents", lambda: preload.preload(state, queue, self._loader)),
+        ]
+
+    async def close(self) -> None:
+        await aclose_clients()

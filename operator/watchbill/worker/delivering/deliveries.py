@@ -1,0 +1,97 @@
+"""The part of a worker that delivers. It begins once its crew has something to deliver, and then costs a worker four
+connections and a thread; a crew that delivers nothing pays one short command a second."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from watchbill import background
+from watchbill.clock import Clock
+from watchbill.connection import Store, outages
+from watchbill.errors import CrewGone, NewerRecord, NotFound, StoreUnavailable
+from watchbill.loggers import Logger
+from watchbill.names import CrewKeys
+from watchbill.store import definitions, deliveries
+from watchbill.worker.delivering import mover
+from watchbill.worker.delivering.sending import Delivering, DeliveryWork
+from watchbill.worker.shift import Shift
+from watchbill.worker.state import WorkerState
+
+logger = Logger("watchbill.worker")
+
+LOOK_SECONDS: Final = 1.0
+"""How often a worker of a crew without destinations looks whether there is something to deliver all the same."""
+
+
+class Deliveries:
+    """Delivers the results of one crew until it is stopped, or the crew is gone."""
+
+    def __init__(
+        self, store: Store, keys: CrewKeys, how: Delivering, clock: Clock, *, uid: str, grace_seconds: float
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._how = how
+        self._uid = uid
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._state: WorkerState | None = None
+        self._stopped: bool | None = None
+        """Whether the grace period is none; None until somebody stops it."""
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._running = background.start("deliveries", self._run)
+
+    @property
+    def drained(self) -> bool:
+        """It holds nothing and won't claim again."""
+        return self._state is None or self._state.drained
+
+    def stop(self, *, now: bool) -> None:
+        """As `Worker.stop`."""
+        self._stopped = now or bool(self._stopped)
+        if self._state is not None:
+            self._state.stop(now=now)
+        elif self._running is not None:
+            self._running.cancel()  # it waits for something to deliver
+
+    async def ended(self) -> None:
+        """Returns once it has ended, after `stop`."""
+        if self._running is not None:
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """May be begun again: background.start does so after a fault."""
+        try:
+            current = await self._needed()
+            self._state = state = WorkerState(self._grace_seconds, self._clock)
+            if self._stopped is not None:
+                state.stop(now=self._stopped)
+            work = DeliveryWork(self._store.client, self._keys, self._uid, self._how, state)
+            shift = Shift(
+                state, self._store, self._keys.deliveries(), work, current, slots=self._how.slots, recycle=False
+            )
+            moving = background.start("outbox", lambda: mover.move(state, self._store.client, self._keys, self._uid))
+            try:
+                await shift.run()
+            finally:
+                await background.end(moving)
+                self._state = None
+        except (CrewGone, NotFound, StoreUnavailable) as error:  # the worker itself says so
+            logger.debug("deliveries of %s have ended: %s", self._keys.crew, error)
+
+    async def _needed(self) -> definitions.Current:
+        """Returns the crew once there is something to deliver, or it has destinations."""
+        client, keys = self._store.client, self._keys
+        while True:
+            current = await outages.persist(lambda: definitions.current(client, keys))
+            try:
+                has_some = bool(current.definition.delivery)
+                if has_some or await outages.persist(lambda: deliveries.exist(client, keys)):
+                    return current
+            except NewerRecord:  # one that can be read may come
+                pass
+            while not await outages.persist(lambda: deliveries.exist(client, keys)):
+                await self._clock.sleep(LOOK_SECONDS)

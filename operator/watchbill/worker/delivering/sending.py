@@ -1,0 +1,299 @@
+"""Deliveries as the work of a shift: each is an attempt to send one message to one destination.
+
+An attempt that fails is repeated by plan/deliveries.py's schedule; a destination that fails often is left in peace for
+a while, and what waits for it is put off without counting as an attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import redis.asyncio
+from pydantic import ValidationError
+
+from watchbill import metrics
+from watchbill.agents.context import Say
+from watchbill.api.delivery import Destination
+from watchbill.connection import outages
+from watchbill.delivery import Message, Secrets, Sender
+from watchbill.errors import CrewGone, DeliveryRefused, DestinationGone, NewerRecord, NotDelivered, NotFound
+from watchbill.loggers import Logger
+from watchbill.names import CrewKeys
+from watchbill.plan import deliveries as plan
+from watchbill.records import CrewDefinition, TaskPolicy
+from watchbill.redaction import redact
+from watchbill.settings import Settings, read
+from watchbill.store import definitions
+from watchbill.store.circuits import Failure
+from watchbill.store.deliveries import Content
+from watchbill.store.queue import Claimed, Finished, Outcome, Queue
+from watchbill.worker.counts import Counts
+from watchbill.worker.delivering.circuits import Circuits
+from watchbill.worker.execution import outputs, results
+from watchbill.worker.execution.attempt import End
+from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.slots import Slots
+from watchbill.worker.state import WorkerState
+
+logger = Logger("watchbill.worker")
+
+SEND_SECONDS: Final = 60.0
+"""A destination that hasn't taken a message by then has not taken it. Channels have tighter bounds of their own."""
+SLOW_SECONDS: Final = 3.0
+"""A message that is on its way for longer than this counts as a slow one,"""
+SLOW_SHARE: Final = 4
+"""and one destination's slow ones may hold one slot in so many: the others are for other destinations."""
+PUT_OFF_SECONDS: Final = 5.0
+_ERROR_MAX: Final = 1000
+_DEFINITIONS_KEPT: Final = 16
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivering:
+    """How a worker delivers."""
+
+    secrets: Secrets | None = None
+    """Where secret values come from. None: this process's environment, and mounted Secrets."""
+    schedule: Sequence[float] = plan.SCHEDULE_SECONDS
+    """Pauses between attempts, in seconds."""
+    slots: int = plan.SLOTS
+    settings: Settings | None = None
+    """None: what the environment says."""
+
+
+class Uncounted(Counts):
+    """Deliveries are no tasks of agents, and have metrics of their own."""
+
+    def claimed(self, task: Claimed) -> None: ...
+    def waited(self, seconds: float) -> None: ...
+    def begin_delay(self, seconds: float) -> None: ...
+    def ran(self, agent: str, seconds: float) -> None: ...
+    def ended(self, agent: str, outcome: str) -> None: ...
+    def show(self, running: int) -> None: ...
+
+
+class DeliveryWork:
+    """The deliveries of one crew, in one shift."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, keys: CrewKeys, uid: str, how: Delivering, state: WorkerState
+    ) -> None:
+        """`keys`: the crew's own."""
+        self.counts: Counts = Uncounted(keys.crew)
+        self._client = client
+        self._keys = keys
+        self._uid = uid
+        self._how = how
+        self._sender = Sender(how.settings or read(Settings), how.secrets, store=client, clock=state.clock)
+
+    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
+        circuits = Circuits(self._client, self._keys, self._uid, state.clock, SEND_SECONDS)
+        return Deliverer(self._client, self._keys, self._sender, circuits, self._how, state)
+
+    def start_beside(self, state: WorkerState, queue: Queue, parked: asyncio.Event) -> list[asyncio.Task[None]]:
+        return []
+
+    async def close(self) -> None:
+        await self._sender.aclose()
+
+
+class Deliverer:
+    """Begins attempts to deliver (execution.running.Executes)."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        keys: CrewKeys,
+        sender: Sender,
+        circuits: Circuits,
+        how: Delivering,
+        state: WorkerState,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._sender = sender
+        self._circuits = circuits
+        self._how = how
+        self._state = state
+        self._definitions: dict[str, CrewDefinition] = {}
+
+    def must_read(self, task: Claimed) -> bool:
+        return task.definition not in self._definitions or task.attempt > 1
+
+    async def read(self, task: Claimed) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Reads the crew's definition of now, whose destinations count; and who of several recipients has not been
+        reached by the attempts before."""
+        if task.definition not in self._definitions:
+            try:
+                loaded = await outages.persist(lambda: definitions.load(self._client, self._keys, task.definition))
+            except (NotFound, NewerRecord) as error:  # replaced meanwhile; or workers that can read it deliver
+                return {"unreadable": str(error)}, {}
+            self._definitions[task.definition] = loaded
+            if len(self._definitions) > _DEFINITIONS_KEPT:
+                del self._definitions[next(iter(self._definitions))]
+        remaining: Any = None
+        if task.attempt > 1:
+            record = self._keys.deliveries().task(task.id)
+            remaining = await outages.persist(lambda: self._client.hget(record, "remaining"))
+        return {"remaining": json.loads(remaining)} if remaining else {}, {}
+
+    def begin(
+        self,
+        task: Claimed,
+        emit: Say,
+        end: End,
+        inputs: Mapping[str, Any] = _NOTHING,
+        outputs: Mapping[str, Any] = _NOTHING,
+    ) -> Sending:
+        return Sending(self, task, end, inputs)
+
+    def failed(self, task: Claimed, error: Exception) -> Finished:
+        return self._dead(task, str(error))
+
+    def broken(self, task: Claimed, failure: BaseException) -> Finished:
+        return self._dead(task, f"{type(failure).__name__}: {failure}")
+
+    async def close(self) -> None: ...
+
+    async def deliver(self, task: Claimed, known: Mapping[str, Any], sending: Sending) -> Finished:
+        """Makes one attempt, and returns how it ended. Raises CrewGone."""
+        if "unreadable" in known:
+            return self._put_off(task, PUT_OFF_SECONDS)
+        content = Content.unpack(task.payload)
+        destination = self._destination(task, content)
+        if destination is None:
+            return self._dead(task, f"the crew has no destination {content.destination!r} any more")
+        if task.attempt > len(self._how.schedule) + 1:
+            return self._dead(task, f"its worker died while attempt {task.attempt - 1} was made")
+        wait = await self._circuits.wait(destination)
+        if wait is None:
+            return self._ended(task, destination, self._dead(task, "the destination wants no further message"))
+        if wait > 0 or self._circuits.slow[destination.name] >= max(self._how.slots // SLOW_SHARE, 1):
+            return self._ended(task, destination, self._put_off(task, wait or PUT_OFF_SECONDS))
+        remaining = tuple(known.get("remaining", ()))
+        message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)
+        return self._ended(task, destination, await self._attempt(task, destination, message, sending))
+
+    async def _attempt(self, task: Claimed, destination: Destination, message: Message, sending: Sending) -> Finished:
+        sending.watch(self._circuits.slow, destination.name, self._state)
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                taken = await self._sender.send(message, destination)
+        except DeliveryRefused as error:
+            failure = self._failure(task, error, is_gone=isinstance(error, DestinationGone))
+            return await self._given_up(task, destination, failure)
+        except (NotDelivered, TimeoutError) as error:
+            known = error if isinstance(error, NotDelivered) else NotDelivered(f"no answer in {SEND_SECONDS:g} s")
+            asked_ms = math.ceil(min(known.retry_after or 0.0, plan.ASKED_MAX_SECONDS) * 1000)
+            failure = self._failure(task, known, counts=True, asked_ms=asked_ms)
+            if known.remaining:  # some were reached, so it works
+                failure = replace(failure, remaining=json.dumps(known.remaining), counts=False)
+            seconds = plan.pause(task.attempt, known.retry_after, schedule=self._how.schedule, chance=random.random())
+            if seconds is None:
+                return await self._given_up(task, destination, failure)
+            await self._circuits.failed(destination, failure)
+            said = f"attempt {task.attempt} failed: {failure.error}; the next is in {seconds:.0f} s"
+            return self._finished(task, "retry", "", said, math.ceil(seconds * 1000))
+        await self._circuits.succeeded(destination)
+        output = outputs.made(task.agent, {"status": taken.status, "detail": taken.detail})
+        return self._finished(task, "completed", self._result(task, output=output))
+
+    async def _given_up(self, task: Claimed, destination: Destination, failure: Failure) -> Finished:
+        logger.warning("delivery %s of %s is dead: %s", task.id, self._keys.crew, failure.error)
+        news = f"delivery {task.id} is dead after attempt {task.attempt}: {failure.error}"
+        await self._circuits.failed(destination, replace(failure, news=news))
+        return self._dead(task, failure.error)
+
+    def _failure(self, task: Claimed, error: NotDelivered | DeliveryRefused, **more: Any) -> Failure:
+        return Failure(task.id, task.attempt, redact(str(error))[:_ERROR_MAX], error.status, **more)
+
+    def _destination(self, task: Claimed, content: Content) -> Destination | None:
+        if content.inline:
+            return Destination.model_validate_json(content.inline)
+        of_crew = self._definitions[task.definition].delivery
+        return next((one for one in of_crew if one.name == content.destination), None)
+
+    def _ended(self, task: Claimed, destination: Destination, finished: Finished) -> Finished:
+        outcome = {"completed": "delivered", "later": "put off"}.get(finished.outcome, finished.outcome)
+        metrics.DELIVERIES.labels(self._keys.crew, destination.channel, outcome).inc()
+        return finished
+
+    def _put_off(self, task: Claimed, seconds: float) -> Finished:
+        return self._finished(task, "later", "", "", math.ceil(seconds * 1000))
+
+    def _dead(self, task: Claimed, error: str) -> Finished:
+        return self._finished(task, "dead", self._result(task, error=error), error)
+
+    def _result(self, task: Claimed, *, output: outputs.Output = outputs.NOTHING, error: str | None = None) -> str:
+        now = self._state.store_time()
+        return outputs.as_json(
+            task.id,
+            task.agent,
+            success=error is None,
+            output=output,
+            error=error,
+            attempt=task.attempt,
+            completed_at=now,
+        )
+
+    def _finished(self, task: Claimed, outcome: Outcome, result: str, message: str = "", ttl_ms: int = 0) -> Finished:
+        crew = self._definitions.get(task.definition)
+        kept_ms = 1000 * (crew.tasks if crew else TaskPolicy()).result_ttl_seconds
+        return Finished(task, outcome, result, message[: results.MESSAGE_MAX], ttl_ms=ttl_ms or kept_ms)
+
+
+class Sending:
+    """One attempt to deliver, in an asyncio task of its own (execution.running.Running)."""
+
+    def __init__(self, deliverer: Deliverer, task: Claimed, end: End, known: Mapping[str, Any]) -> None:
+        self._deliverer = deliverer
+        self._claimed = task
+        self._end: End | None = end
+        self._known = known
+        self._unwatch: list[Any] = []
+        self._task = asyncio.create_task(self._run(), name="delivery")
+
+    def stop(self, why: Literal["cancelled", "interrupted"], within_seconds: float) -> None:
+        self._task.cancel()
+        self._report(Finished(self._claimed, why, "", definition=self._claimed.definition))
+
+    def cancel(self) -> None:
+        self._end = None
+        self._task.cancel()
+
+    def watch(self, slow: Any, name: str, state: WorkerState) -> None:
+        """Counts the message among the slow ones of its destination once it has been on its way for long."""
+
+        def count() -> None:
+            slow[name] += 1
+            self._unwatch.append(lambda: slow.subtract({name: 1}))
+
+        timer = state.clock.call_later(SLOW_SECONDS, count)
+        self._unwatch.append(timer.cancel)
+
+    def _report(self, finished: Finished) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end(finished)
+
+    async def _run(self) -> None:
+        try:
+            finished = await self._deliverer.deliver(self._claimed, self._known, self)
+        except CrewGone:  # the shift hears it, too
+            return
+        except (ValueError, LookupError, ValidationError) as error:  # a payload that can't be read
+            finished = self._deliverer.broken(self._claimed, error)
+        except Exception as error:  # our own fault
+            logger.exception("delivery %s could not be made", self._claimed.id)
+            finished = self._deliverer.broken(self._claimed, error)
+        finally:
+            for undo in self._unwatch:
+                undo()
+        self._report(finished)

@@ -1,0 +1,214 @@
+"""Results that are to be delivered: which ends put one into the outbox, and what the figures say of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support import Crew
+
+from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
+from watchbill.api.delivery import Destination
+from watchbill.controller.stored import load_of
+from watchbill.names import RECEIVER
+from watchbill.plan.replicas import Load
+from watchbill.store import control, definitions, deliveries, heartbeats, packed, runs
+from watchbill.store.deliveries import Content
+from watchbill.store.figures import figures
+from watchbill.store.queue import Claimed, Finished, Outcome, Queue
+from watchbill.tasks import TaskState
+
+
+def to(*outcomes: str, name: str = "ops") -> str:
+    """The `deliver` field of a task whose own destination wants these outcomes."""
+    destination = Destination.model_validate({"name": name, "outcomes": list(outcomes) or ["Success"], "log": {}})
+    return deliveries.wanted([destination], [])
+
+
+BOTH = to("Success", "Failure")
+
+
+def ended(task: Claimed, outcome: Outcome, result: str = "", ttl_ms: int = 60_000) -> Finished:
+    return Finished(task, outcome, result, ttl_ms=ttl_ms)
+
+
+async def outbox(crew: Crew) -> list[tuple[str, str, str]]:
+    return [(f["kind"], f["id"], f["state"]) for _, f in await crew.client.xrange(crew.keys.outbox)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "success", "failure"),
+    [
+        ("completed", True, False),
+        ("failed", False, True),
+        ("dead", False, True),
+        ("cancelled", False, True),
+        ("retry", False, False),
+        ("later", False, False),
+        ("interrupted", False, False),
+    ],
+)
+async def test_an_end_that_somebody_wants_is_in_the_outbox_and_no_other(
+    crew: Crew, outcome: Outcome, success: bool, failure: bool
+) -> None:
+    await crew.submit("good", deliver=to("Success"))
+    await crew.submit("bad", deliver=to("Failure"))
+    await crew.submit("none")
+    await crew.finish("w", await crew.take("w"), outcome)
+    expected = [("task", "good", outcome)] * success + [("task", "bad", outcome)] * failure
+    assert await outbox(crew) == expected
+
+
+async def test_a_result_travels_along_up_to_64_kib(crew: Crew) -> None:
+    for task, size in (("small", 65_536), ("large", 65_537)):
+        await crew.submit(task, deliver=BOTH)
+        (taken,) = await crew.take(f"w-{task}")
+        await crew.queue.finish(f"w-{task}", [ended(taken, "completed", "x" * size)])
+    found = await crew.client.xrange(crew.keys.outbox)
+    assert [len(fields["result"]) for _, fields in found] == [65_536, 0]
+
+
+async def test_a_repeated_report_puts_nothing_there_twice(crew: Crew) -> None:
+    await crew.submit("t", deliver=BOTH)
+    tasks = await crew.take("w")
+    assert await crew.finish("w", tasks) == ["applied"]
+    assert await crew.finish("w", tasks) == ["repeated"]
+    assert await outbox(crew) == [("task", "t", "completed")]
+
+
+async def test_what_is_cancelled_is_there_and_wakes_whoever_starts_workers(crew: Crew) -> None:
+    await crew.submit("t", deliver=BOTH)
+    await crew.run("r", deliver=BOTH)
+    async with crew.client.pubsub(ignore_subscribe_messages=True) as listening:
+        await listening.subscribe("wb:wake")
+        await crew.client.hdel(crew.keys.meta, "woken")
+        for work in ("t", "r"):
+            await control.cancel(crew.client, crew.keys, crew.uid, work, "", 60_000)
+        heard = None
+        while heard is None or heard["data"] != crew.keys.crew:
+            heard = await listening.get_message(timeout=10)
+    assert await outbox(crew) == [("task", "t", "cancelled"), ("run", "r", "cancelled")]
+
+
+async def test_a_run_is_there_at_its_end_and_its_steps_are_not(crew: Crew) -> None:
+    await crew.run("r", deliver=to("Success"))
+    number = 0
+    while tasks := await crew.take("w", number := number + 1):
+        await crew.finish("w", tasks)
+    assert (await runs.status(crew.client, crew.keys, "r")).status == "completed"
+    assert await outbox(crew) == [("run", "r", "completed")]
+
+
+async def test_an_entry_becomes_one_delivery_whose_id_says_whose_it_is(crew: Crew) -> None:
+    await crew.submit("t", deliver=BOTH)
+    await crew.finish("w", await crew.take("w"))
+    ((entry, fields),) = await crew.client.xrange(crew.keys.outbox)
+    assert await deliveries.move(crew.client, crew.keys, crew.uid) == 1
+    assert await deliveries.move(crew.client, crew.keys, crew.uid) == 0
+    await crew.client.delete(crew.keys.outbox)  # as if whoever moved it had died before it was removed
+    await crew.client.xadd(crew.keys.outbox, fields, id=entry)
+    assert await deliveries.move(crew.client, crew.keys, crew.uid) == 1
+    queue = Queue(crew.client, crew.keys.deliveries(), crew.uid)
+    claim = await queue.claim("d", 1, 10, lease_ms=60_000, take_over=False)
+    (task,) = claim.tasks
+    assert (task.id, task.agent) == (f"t.ops.{entry}", RECEIVER + "ops")
+    content = Content.unpack(task.payload)
+    assert content.message["task_id"] == "t"
+    assert Destination.model_validate_json(content.inline).name == "ops"
+
+
+async def test_a_result_that_has_gone_is_delivered_without_its_output(crew: Crew) -> None:
+    await crew.submit("t", deliver=BOTH)
+    (taken,) = await crew.take("w")
+    await crew.queue.finish("w", [ended(taken, "failed", "x" * 70_000)])
+    await crew.client.delete(crew.keys.task("t"))
+    await deliveries.move(crew.client, crew.keys, crew.uid)
+    (found,) = await deliveries.listed(crew.client, crew.keys, 10)
+    assert found.message["success"] is False
+    assert found.message["error"] == "it is failed; its result is no longer kept"
+
+
+async def test_figures_tell_what_is_to_be_delivered_and_only_of_crews_that_deliver(crew: Crew) -> None:
+    assert (await figures(crew.client, crew.keys)).deliveries is None
+    await crew.submit("t", "u", deliver=BOTH)
+    await crew.finish("w", await crew.take("w"))
+    found = (await figures(crew.client, crew.keys)).deliveries
+    assert found is not None
+    assert (found.waiting, found.running, found.delayed, found.due_in_ms) == (2, 0, 0, None)
+    assert found.oldest_ms is not None
+    await deliveries.move(crew.client, crew.keys, crew.uid)
+    queue = Queue(crew.client, crew.keys.deliveries(), crew.uid)
+    claim = await queue.claim("d", 1, 1, lease_ms=60_000, take_over=False, begin=1)
+    found = (await figures(crew.client, crew.keys)).deliveries
+    assert found is not None
+    assert (found.waiting, found.running) == (1, 1)
+    await queue.finish("d", [ended(claim.tasks[0], "retry", ttl_ms=30_000)])
+    now = await figures(crew.client, crew.keys)
+    assert now.deliveries is not None
+    assert (now.deliveries.waiting, now.deliveries.running, now.deliveries.delayed) == (1, 0, 1)
+    assert now.deliveries.due_in_ms is not None
+    assert 0 < now.deliveries.due_in_ms <= 30_000
+    assert load_of(now) == Load(0, 0, now.deliveries.due_in_ms / 1000, deliveries=1)
+
+
+async def test_what_is_put_off_keeps_its_attempts_and_what_is_tried_again_does_not(crew: Crew) -> None:
+    await crew.submit("t")
+    numbers = itertools.count(1)
+    expected: list[tuple[Outcome, int]] = [("later", 1), ("later", 1), ("retry", 1), ("later", 2)]
+    for outcome, attempt in expected:
+        tasks: tuple[Claimed, ...] = ()
+        while not tasks:
+            tasks = await crew.claim("w", next(numbers))
+        await crew.queue.start("w", tasks)
+        assert tasks[0].attempt == attempt
+        await crew.queue.finish("w", [ended(tasks[0], outcome, ttl_ms=1)])
+    assert await runs.state(crew.client, crew.keys, "t") is TaskState.DELAYED
+
+
+async def test_deliveries_and_tasks_mind_the_clock_apart(crew: Crew) -> None:
+    """Whoever renews first must not hide from the others that the server's clock went back."""
+    clocks = []
+    for keys in (crew.keys, crew.keys.deliveries()):
+        await Queue(crew.client, keys, crew.uid).move_due()
+        clocks.append({name for name in await crew.client.hkeys(crew.keys.meta) if name.endswith("clock")})
+    assert clocks == [{"clock"}, {"clock", "delivery:clock"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "to_whom"),
+    [
+        ({}, ["ops", "log"]),
+        ({"deliver": []}, []),
+        ({"deliver": ["log", "gone"]}, ["log"]),
+        ({"delivery": [{"name": "own", "log": {}}]}, ["own"]),
+        ({"deliver": ["ops"], "delivery": [{"name": "own", "log": {}}]}, ["ops", "own"]),
+    ],
+)
+@pytest.mark.parametrize("agent", ["a", None])
+async def test_a_heartbeats_work_goes_where_it_says_else_where_its_crew_does(
+    crew: Crew, spec: dict[str, Any], to_whom: list[str], agent: str | None
+) -> None:
+    of_crew = [Destination.model_validate({"name": name, "log": {}}) for name in ("ops", "log")]
+    definition = crew.definition.model_copy(update={"delivery": of_crew})
+    await definitions.apply(crew.client, crew.keys, definition)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    made = HeartbeatSpec.model_validate({"crewRef": {"name": "c"}, "intervalSeconds": 60, "agent": agent, **spec})
+    beat = Heartbeat(metadata=ObjectMeta(name="hb"), spec=made)
+    await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=now)
+    work, _ = await heartbeats.run_now(crew.client, crew.keys, "hb", "once", now=now)
+    record = crew.keys.task(work) if agent else crew.keys.run(work)
+    text = await crew.client.hget(record, "deliver")
+    found = packed.deliver(text) if text else []
+    assert [one.name for one in found] == to_whom
+    assert [one.name for one in found if one.destination] == [name for name in to_whom if name == "own"]
+
+
+def test_a_deliver_field_begins_with_all_outcomes_and_reads_back() -> None:
+    wanted = [packed.Wanted("a", "s"), packed.Wanted("b", "f", json.dumps({"name": "b"}))]
+    text = packed.pack_deliver(wanted)
+    assert text.startswith("fs [")
+    assert packed.deliver(text) == wanted
+    assert packed.pack_deliver([]) == ""
