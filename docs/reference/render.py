@@ -1,4 +1,4 @@
-"""The code → the pages of docs/reference: settings, Crew, Heartbeat, the command line, metrics.
+"""The code → the pages of docs/reference: settings, Crew, Heartbeat, the command line, metrics, events.
 
 Run as `python docs/reference/render.py [--check]`: by `make reference`, and by `make check`.
 """
@@ -17,6 +17,7 @@ import yaml
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from watchbill import crd, metrics
+from watchbill.event_causes import CAUSES
 from watchbill.settings import Settings
 from watchbill.worker.__main__ import WorkerSettings
 
@@ -33,6 +34,7 @@ def render() -> dict[str, str]:
         "heartbeat.md": ("operator/watchbill/api/heartbeat.py", _resource(heartbeat)),
         "cli.md": ("operator/watchbill/cli", _commands()),
         "metrics.md": ("operator/watchbill/metrics.py", _metrics()),
+        "events.md": ("operator/watchbill/event_causes.py", _events()),
     }
     return {name: HEADER.format(source=f"`{source}`") + text for name, (source, text) in pages.items()}
 
@@ -123,7 +125,7 @@ def _bounds(field: Mapping[str, Any]) -> Iterator[str]:
             yield f"At most {field[key]} {what}."
 
 
-# ---------------------------------------------------------------- the command line and metrics
+# ---------------------------------------------------------------- the command line, metrics, events
 
 
 def _commands() -> str:
@@ -146,6 +148,19 @@ def _metrics() -> str:
     return (
         "# Metrics\n\nEvery metric that a process serves at `/metrics`. [metrics.md](../metrics.md) says how to read "
         "them.\n\n" + _table(("metric", "type", "labels", "help"), table)
+    )
+
+
+def _events() -> str:
+    table = (
+        (f"`{kind}`", cause.by, " ".join(cause.when.split()), ", ".join(["crew", *cause.streams]))
+        for kind, cause in CAUSES.items()
+    )
+    return (
+        "# Events\n\nEvery type of event that Watchbill emits. Each is written in the script that makes the change. "
+        "An event is on the streams of what it names: only a step of a run has a run. [events.md](../events.md) says "
+        "how to read them, and how to emit events of your own, of these types and of all others.\n\n"
+        + _table(("event", "emitted by", "when", "streams"), table)
     )
 
 

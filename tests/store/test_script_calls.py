@@ -80,6 +80,8 @@ async def _everything_workers_do(crew: Crew) -> None:
     await crew.run("r2", flow_of([("x", "y")]))
     await crew.client.delete(crew.keys.task("ghost"))
     await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
+    await crew.queue.enter("entering", ["a", "b"], lease_ms=LEASE_MS)
+    await crew.queue.leave("entering")
     for i in range(300):
         if i > 20 and not await crew.queued() and not await crew.client.zcard(crew.keys.delayed):
             break

@@ -37,6 +37,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "declare_dead": "ends",
     "delete": "ends",
     "drain": "ends",
+    "enter": "ends",
     "figures": "reads",
     "finish": "ends",
     "hand_back": "ends",

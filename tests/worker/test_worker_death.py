@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
+from typing import Any
 
 from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of, until
 
@@ -128,7 +129,12 @@ async def test_a_worker_stopped_past_its_lease_writes_and_renews_nothing_says_so
     assert [result.attempt for result in results] == [2, 2, 2]
     await until(crew.is_checked, what="its agents are loaded, which an idle worker does and tells")
     await healthy.drain()
-    before = await crew.stored(*OF_INCARNATIONS)
+    feeds = ["events", *(f"events:agent:{name}" for name in "abc")]  # its new incarnation tells of its agents
+
+    async def told() -> list[Any]:
+        return [e for e in await crew.events() if e.event_type not in ("agent_spawned", "agent_stopped")]
+
+    before, told_before = await crew.stored(*OF_INCARNATIONS, *feeds), await told()
     assert old not in await crew.incarnations()
 
     zombie.signal(signal.SIGCONT)
@@ -139,7 +145,8 @@ async def test_a_worker_stopped_past_its_lease_writes_and_renews_nothing_says_so
     over = time.monotonic() + 1.5
     while time.monotonic() < over:
         assert old not in await crew.incarnations(), "it renews nothing"
-        assert await crew.stored(*OF_INCARNATIONS) == before, "it writes nothing"
+        assert await crew.stored(*OF_INCARNATIONS, *feeds) == before, "it writes nothing"
+        assert await told() == told_before, "it says nothing"
         await asyncio.sleep(0.05)
     assert await crew.redis.hexists(crew.keys.claims, old) == 0
     assert await crew.ends() == {(f"t-{name}", "completed"): 1 for name in "abc"}

@@ -126,15 +126,15 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
     make_crew: Make, private_redis: PrivateRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
-    really, old, lost = Queue.claim, "", asyncio.Event()
+    really, old, lost = Queue.enter, "", asyncio.Event()
 
-    async def claim(queue: Queue, incarnation: str, *args: Any, **options: Any) -> Any:
+    async def enter(queue: Queue, incarnation: str, *args: Any, **options: Any) -> Any:
         if old and incarnation != old and not lost.is_set():
             await crew.redis.flushall()
             lost.set()
         return await really(queue, incarnation, *args, **options)
 
-    monkeypatch.setattr(Queue, "claim", claim)
+    monkeypatch.setattr(Queue, "enter", enter)
     async with crew.in_process() as worker:
         await crew.submit("t1", "a")
         await crew.started("t1")

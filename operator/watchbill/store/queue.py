@@ -154,6 +154,13 @@ class Queue:
 
     # ------------------------------------------------------------ working
 
+    async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int) -> None:
+        """Makes the store know the incarnation, by its first claim, which is of nothing; the next has number 2. The
+        feeds say that these agents are there, where no other worker has brought them."""
+        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
+        args = [self.uid, incarnation, 1, 0, 0, lease_ms, 0, self._fence, *agents]
+        self._claim(await self._call("enter", keys, args))
+
     async def claim(
         self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, begin: int = 0
     ) -> Claim:
@@ -291,8 +298,16 @@ class Queue:
         return Renewed(reply[1] == 1, dict(packed.rows(reply[2:], 2)))
 
     async def leave(self, incarnation: str) -> None:
-        """Ends the incarnation; what it still holds may be taken at once."""
-        await self._call("leave", self.keys.fixed, [self.uid, incarnation])
+        """Ends the incarnation; what it still holds may be taken at once. With the last one all agents are stopped."""
+        agents = await self._spawned()
+        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
+        await self._call("leave", keys, [self.uid, incarnation, *agents])
+
+    async def _spawned(self) -> list[str]:
+        """The agents of which the feeds say that they are there."""
+        with outages.translated():
+            fields = map(str, await self.client.hkeys(self.keys.meta))
+        return sorted(name.removeprefix("spawned:") for name in fields if name.startswith("spawned:"))
 
     async def say(self, incarnation: str, task: Claimed, message: str, number: int) -> bool:
         """Puts an agent's message on the feed, if the task is still this incarnation's. `number` counts from 1."""
@@ -302,8 +317,11 @@ class Queue:
 
     async def declare_dead(self, incarnations: Sequence[str]) -> None:
         """For whoever knows that these processes have ended: their work may be taken at once."""
+        agents = await self._spawned() if incarnations else []
+        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
         for start in range(0, len(incarnations), BATCH):
-            await self._call("declare_dead", self.keys.fixed, [self.uid, *incarnations[start : start + BATCH]])
+            dead = incarnations[start : start + BATCH]
+            await self._call("declare_dead", keys, [self.uid, len(dead), *dead, *agents])
 
     async def incarnations(self) -> list[str]:
         """Names of incarnations that have a lease, expired or not."""

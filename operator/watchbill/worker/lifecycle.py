@@ -9,6 +9,8 @@ from typing import Any
 from watchbill import connection
 from watchbill.errors import CrewGone, Fenced, WorkerForgotten
 from watchbill.loggers import Logger
+from watchbill.names import ANY_AGENT
+from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
 from watchbill.worker.claims import Claims
@@ -44,9 +46,11 @@ class Lifecycle:
         self._reports = reports
         self._store_loss = store_loss
         self._counts = counts
+        self._agents: list[str] = []
 
-    async def begin(self) -> None:
-        """Makes the store know the worker. Tasks can be claimed from then on."""
+    async def begin(self, crew: CrewDefinition) -> None:
+        """Makes the store know the worker, with the agents of its crew. Tasks can be claimed from then on."""
+        self._agents = [agent.agent_id for agent in crew.agents if agent.agent_id != ANY_AGENT]
         await self._give_others_time()
         await self._register()
 
@@ -65,7 +69,7 @@ class Lifecycle:
     async def _register(self) -> None:
         state, queue, new = self._state, self._queue, self._state.incarnation
         new.number = 1
-        await state.persist(lambda: queue.claim(new.name, 1, 0, lease_ms=self._keeper.lease_ms, take_over=False))
+        await state.persist(lambda: queue.enter(new.name, self._agents, lease_ms=self._keeper.lease_ms))
         # Only now: had the store lost the crew before, it would have lost this incarnation, which then claims nothing.
         new.born = await state.persist(lambda: definitions.born(queue.client, queue.keys))
         self._keeper.guard(new.name)

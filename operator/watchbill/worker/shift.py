@@ -150,7 +150,7 @@ class Shift:
         ]
 
     async def _work(self) -> None:
-        await self._lifecycle.begin()
+        await self._lifecycle.begin(self._current.definition)
         while not self._state.is_done:
             await self._turn()
         await self._lifecycle.end()

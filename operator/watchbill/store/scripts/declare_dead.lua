@@ -1,16 +1,25 @@
 #!lua flags=allow-oom
--- uses nothing
--- The processes of these incarnations are known to have ended: their work may be taken at once.
--- KEYS fixed
+-- uses events spawns
+-- The processes of these incarnations are known to have ended: their work may be taken at once. With the last one all
+-- agents are stopped.
+-- KEYS fixed, then agent_events of each agent
 -- ARGV
 --   1 uid
---   2 ...                 incarnations
+--   2 n                   incarnations, which follow; behind them the agents that are there
 -- Answers gone | ok
-local uid = ARGV[1]
+local uid, n = ARGV[1], tonumber(ARGV[2])
 if is_gone(uid) then return 'gone' end
-for i = 2, #ARGV do
-  local inc = ARGV[i]
+for i = 1, n do
+  local inc = ARGV[2 + i]
   redis.call('ZADD', LEASES, 'XX', 0, inc)
+end
+if is_alone('', 0) then
+  local agents, streams = {}, {}
+  for i = 1, #KEYS - FIXED do
+    local agent, stream = ARGV[2 + n + i], KEYS[FIXED + i]
+    agents[i], streams[i] = agent, stream
+  end
+  tell_stopped(agents, streams, 'its last worker has died')
 end
 ring()
 return 'ok'

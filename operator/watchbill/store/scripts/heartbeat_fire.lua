@@ -61,6 +61,9 @@ redis.call('SET', guard, uid, 'PX', guard_ms)     -- it outlives a crew: another
 if run then
   add_run(of, run)
   add_steps(of, run.steps)
+  local name = string.match(heartbeat, ':heartbeat:(.*)$')
+  event('mission_watch_triggered', '"mission_id":' .. quote(id) .. ',"message":'
+    .. quote('heartbeat ' .. name .. (slot == '' and ', because somebody asked for it' or '')), nil, of.run_events)
   start_run(of)
 else
   add_task(task, 11, '')

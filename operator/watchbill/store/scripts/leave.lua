@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- uses events holders streams leases letters claims
--- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once.
--- KEYS fixed
+-- uses events holders streams leases letters claims spawns
+-- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once. With the
+-- last one all agents are stopped.
+-- KEYS fixed, then agent_events of each agent
 -- ARGV
 --   1 uid
 --   2 inc
+--   3 ...                 agents that are there
 -- Answers gone | ok
 local uid, inc = ARGV[1], ARGV[2]
 if is_gone(uid) then return 'gone' end
@@ -15,5 +17,13 @@ if not others().remove_if_empty(inc) then
   ring()
 elseif queued() > 0 then
   ring()      -- it may have heard the bell in the place of somebody who is to claim
+end
+if is_alone(inc, 0) then
+  local agents, streams = {}, {}
+  for i = 1, #KEYS - FIXED do
+    local agent, stream = ARGV[2 + i], KEYS[FIXED + i]
+    agents[i], streams[i] = agent, stream
+  end
+  tell_stopped(agents, streams, 'its last worker has left')
 end
 return 'ok'

@@ -43,7 +43,7 @@ local function conclude(item, h, ended)
   item_event(item, outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled'
     or 'task_failed', h.agent, ended.message)
   if step then
-    runs().advance(item, outcome, tonumber(ttl))
+    runs().advance(item, ended)
     is_pumped = true
   end
 end

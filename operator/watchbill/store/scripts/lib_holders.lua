@@ -97,6 +97,8 @@ local function assigned(item, h, brief)
   if h.known == '0' then count(h.agent, 1, item.agent_events) end
   if not brief then working(h.agent, item.agent_events) end
   h.known = '2'
-  item_event(item, 'task_assigned', h.agent, h.attempt ~= '1' and 'attempt ' .. h.attempt or '')
+  local message = h.attempt ~= '1' and 'attempt ' .. h.attempt or ''
+  item_event(item, 'task_assigned', h.agent, message)
+  if item.run_id then item_event(item, 'mission_work_assigned', h.agent, message) end
   return true
 end

@@ -1,6 +1,7 @@
 -- How runs advance and end.
 -- uses events answers outbox streams steps
 
+local BLOCKED_MOST = 20         -- steps behind one that has failed that the feeds name
 local runs_made
 local function runs()           -- made when needed: most calls have to do with no run
   if runs_made then return runs_made end
@@ -21,6 +22,29 @@ local function runs()           -- made when needed: most calls have to do with 
   local function changed(of, old, new, message)
     event('mission_state_changed', '"mission_id":' .. quote(of.run_id) .. ',' .. state_change(old, new, message), nil,
       of.run_events)
+  end
+
+  -- Tells of a step as a part of its run: nobody is at it, or its agent's feed says so in its own words.
+  local function tell(of, name, kind, message)
+    event(kind, '"task_id":' .. quote(of.run_id .. '/' .. name) .. ',"mission_id":' .. quote(of.run_id)
+      .. ',"message":' .. quote(message), nil, of.run_events)
+  end
+
+  -- What the end of a step means for its agent, for the run, and for the steps right behind it.
+  local function tell_end(item, ended, successors)
+    local outcome, agent = ended.outcome, item.step.agent
+    if outcome == 'completed' then
+      item_event(item, 'agent_completed', agent, '')
+      return tell(item, item.name, 'mission_work_completed', '')
+    end
+    if outcome ~= 'cancelled' then item_event(item, 'agent_failed', agent, ended.message) end
+    if redis.call('HGET', item.run, 'state') == 'cancelling' then return end
+    if outcome == 'dead' then
+      tell(item, item.name, 'mission_help_needed', 'no attempt is left: see to the cause, then replay its dead letter')
+    end
+    for i = 1, math.min(#successors, BLOCKED_MOST) do
+      tell(item, successors[i], 'mission_work_blocked', 'step ' .. item.name .. ' has ended as ' .. outcome)
+    end
   end
 
   -- Puts ready steps on the stream, as many as the run may have at once; the others are parked. Parked ones go first.
@@ -56,6 +80,7 @@ local function runs()           -- made when needed: most calls have to do with 
     table.sort(ready, function(a, b) return tonumber(a[2].index) < tonumber(b[2].index) end)
     for _, item in ipairs(ready) do
       local name, step = item[1], item[2]
+      tell(of, name, 'mission_work_promoted', '')
       if active < parallel then
         enqueue(name, step)
       else
@@ -90,16 +115,17 @@ local function runs()           -- made when needed: most calls have to do with 
   end
 
   -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.
-  local function advance(item, outcome, ttl)
-    local successors = item.step.successors
+  local function advance(item, ended)
+    local successors = item.step.successors == NONE and {} or split(item.step.successors, LS)
     redis.call('HINCRBY', item.run, 'active', -1)
+    tell_end(item, ended, successors)
     local ready = {}
-    if outcome ~= 'completed' then
+    if ended.outcome ~= 'completed' then
       redis.call('HINCRBY', item.run, 'failed', 1)
     else
       redis.call('HINCRBY', item.run, 'completed', 1)
-      if successors == NONE then redis.call('HINCRBY', item.run, 'ends', 1) end
-      for _, name in ipairs(successors == NONE and {} or split(successors, LS)) do
+      if #successors == 0 then redis.call('HINCRBY', item.run, 'ends', 1) end
+      for _, name in ipairs(successors) do
         local step = read_step(item.steps, name)
         step.left = step.left - 1
         if step.left == 0 and step.finished == '0' then
@@ -109,7 +135,7 @@ local function runs()           -- made when needed: most calls have to do with 
         end
       end
     end
-    if pump(item, ready) == 0 then end_run(item, ttl) end
+    if pump(item, ready) == 0 then end_run(item, tonumber(ended.ttl)) end
   end
 
   runs_made = { advance = advance, end_run = end_run, pump = pump, changed = changed, bound_name = bound_name,

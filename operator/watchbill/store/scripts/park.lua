@@ -33,6 +33,7 @@ local function park(item, h, member)
   release(item.id, h)
   redis.call('ZADD', PARKED_AGENT, now_ms, member)
   item_event(item, 'mission_event', h.agent, reason)
+  if item.run_id then item_event(item, 'mission_work_blocked', h.agent, 'no worker can run its agent') end
   return 'applied'
 end
 

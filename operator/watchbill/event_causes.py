@@ -1,0 +1,84 @@
+"""A table of who emits which type of event, when, and on which streams it is beside the whole crew's. Pure.
+
+docs/reference/events.md is rendered from it, and tests/store/test_event_causes.py provokes every type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from watchbill.event_types import EventType
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A change of which an event tells, which the script that makes the change writes."""
+
+    by: str
+    """The parts of the system that make the change."""
+    when: str
+    streams: tuple[str, ...]
+    """The streams where it may be, beside the crew's: some of `agent`, `parent`, `child` and `run`."""
+
+
+_STEP: Final = ("agent", "run")
+"""The streams of a task's event; only a step has a run."""
+
+CAUSES: Final[Mapping[EventType, Cause]] = {
+    EventType.AGENT_SPAWNED: Cause(
+        "worker",
+        "The first worker that has the agent enters. Further workers tell nothing, however many there are. Its "
+        "`spawn_mode` is `fresh`.",
+        ("agent",),
+    ),
+    EventType.AGENT_STOPPED: Cause(
+        "worker, client",
+        "The last worker leaves, or is declared dead. One that has vanished is told when the next worker enters.",
+        ("agent",),
+    ),
+    EventType.AGENT_STATE_CHANGED: Cause(
+        "worker",
+        "The agent begins a task while it runs no other (`idle` → `working`), or has ended its last (back to `idle`). "
+        "Not told of a task that begins and ends within one call.",
+        ("agent",),
+    ),
+    EventType.TASK_ASSIGNED: Cause("worker", "An attempt of a task or step has begun.", _STEP),
+    EventType.TASK_COMPLETED: Cause("worker", "A task or step has completed.", _STEP),
+    EventType.TASK_FAILED: Cause("worker", "A task or step has failed for good, or is dead.", _STEP),
+    EventType.TASK_CANCELLED: Cause("client, worker", "A task or step was cancelled, and has ended.", _STEP),
+    EventType.AGENT_INTERRUPTED: Cause("client, worker", "A task or step was set aside.", _STEP),
+    EventType.AGENT_RESUMED: Cause("client", "An interrupted task or step goes on.", _STEP),
+    EventType.AGENT_COMPLETED: Cause(
+        "worker",
+        "An agent has completed its step of a run. Not told of a task of its own: `task_completed` says the same, and "
+        "with a second event the call that ends brief tasks would take 6% longer.",
+        _STEP,
+    ),
+    EventType.AGENT_FAILED: Cause("worker", "An agent's step of a run has failed for good, or is dead.", _STEP),
+    EventType.MISSION_STATE_CHANGED: Cause("client, worker, scheduler", "A run is in another state.", ("run",)),
+    EventType.MISSION_WORK_PROMOTED: Cause(
+        "worker", "A step is ready, because all steps before it have completed, or was replayed.", ("run",)
+    ),
+    EventType.MISSION_WORK_ASSIGNED: Cause("worker", "An attempt of a step has begun.", _STEP),
+    EventType.MISSION_WORK_COMPLETED: Cause("worker", "A step has completed.", ("run",)),
+    EventType.MISSION_WORK_BLOCKED: Cause(
+        "worker",
+        "A step can't begin: no worker can run its agent, or a step before it has ended without success (told of the "
+        "first 20 steps right behind that one).",
+        _STEP,
+    ),
+    EventType.MISSION_HELP_NEEDED: Cause(
+        "worker", "A step is dead: it has no attempt left, and waits for somebody to replay it.", ("run",)
+    ),
+    EventType.MISSION_WATCH_TRIGGERED: Cause("scheduler, client", "A heartbeat has begun the run.", ("run",)),
+    EventType.MISSION_EVENT: Cause(
+        "agent, worker, scheduler, client",
+        "An agent said something (`context.emit`); another attempt follows; no worker can run the agent; a dead letter "
+        "was replayed; a heartbeat missed slots; the store has lost the crew's work.",
+        _STEP,
+    ),
+    EventType.WORKER_LOST: Cause("worker, operator", "A worker's lease ran out: others take what it held.", ()),
+}
+"""The types that Watchbill emits, in the order in which things happen."""

@@ -1,0 +1,20 @@
+-- Which agents are there: the feeds say of an agent that it was spawned with the first worker, and that it was stopped
+-- with the last, however many workers there are in between. meta's `spawned:` fields: those that are there.
+-- uses events
+
+-- Whether no other worker than this has a lease that ends after `since`, in ms.
+local function is_alone(inc, since)
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '(' .. since, '+inf', 'LIMIT', 0, 2)) do
+    if other ~= inc then return false end
+  end
+  return true
+end
+
+-- `agents`: their names, `streams`: the streams of their events.
+local function tell_stopped(agents, streams, message)
+  for i, agent in ipairs(agents) do
+    if redis.call('HDEL', META, 'spawned:' .. agent) == 1 then
+      event('agent_stopped', '"agent_id":' .. quote(agent) .. ',"message":' .. quote(message), streams[i])
+    end
+  end
+end
