@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from reading import CREW, problems
 
 from watchbill import crd
 from watchbill.api import delivery
@@ -165,3 +166,17 @@ def test_the_api_server_defaults_no_channel_into_a_destination() -> None:
     (rule,) = node["x-kubernetes-validations"]
     assert all(f"has(self.{name})" in rule["rule"] for name in delivery.CHANNELS)
     assert node["properties"]["outcomes"]["default"] == ["Success", "Failure"]
+
+
+def test_a_faulty_destination_of_a_crew_is_told_once_and_hides_nothing_else() -> None:
+    faulty = (
+        "{name: a, telegram: {botToken: x, chatId: '1'}}, {name: b, email: {to: [a@b, a@b]}}, {name: c, log: {}, x: 1}"
+    )
+    text = f"{CREW}  delivery: [{faulty}]\n  flowRelations: [{{source: [researcher], target: [writer]}}]\n"
+    assert {problem.path for problem in problems(text)} == {
+        "spec.delivery[0].telegram.botToken",
+        "spec.delivery[1].email.to[1]",
+        "spec.delivery[2].x",
+        "spec.flowRelations",
+    }
+    assert len(problems(text)) == 4

@@ -8,6 +8,7 @@ from e2e.control_plane.manifests import (
     ABSENT,
     TEAM,
     crew,
+    destinations,
     flow,
     heartbeat,
     largest_crew,
@@ -173,4 +174,5 @@ ACCEPTED: Final = {
     **{f"crew: {what}": manifest for what, manifest in CREWS.items()},
     **{f"heartbeat: {what}": manifest for what, manifest in HEARTBEATS.items()},
     **numbers.ACCEPTED,
+    **destinations.ACCEPTED,
 }

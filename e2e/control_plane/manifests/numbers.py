@@ -21,6 +21,7 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.workers.concurrency": (1, 1000),
     "spec.workers.idleSeconds": (1, 86_400),
     "spec.workers.replicas": (0, 1000),
+    "spec.delivery[0].redisStream.maxLength": (1, 10_000_000),
 }
 _HEARTBEAT: Final = {"spec.intervalSeconds": (1, 31_622_400)}
 FIELDS: Final = (*_CREW, *_HEARTBEAT)
@@ -30,7 +31,9 @@ def _with(field: str, value: Any) -> dict[str, Any]:
     if field in _HEARTBEAT:
         return heartbeat({field: value})
     # so that nothing but the bound itself can be the reason
-    room = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
+    room: dict[str, Any] = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
+    if "redisStream" in field:
+        room = {"spec.delivery": [{"name": "d", "redisStream": {"stream": "s"}}]}
     return crew({**room, field: value})
 
 

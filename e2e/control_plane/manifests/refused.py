@@ -11,6 +11,7 @@ from e2e.control_plane.manifests import (
     as_yaml,
     changed,
     crew,
+    destinations,
     flow,
     heartbeat,
     numbers,
@@ -303,4 +304,5 @@ REFUSED: Final = [
     *WORKERS,
     *TIMES,
     *numbers.REFUSED,
+    *destinations.REFUSED,
 ]

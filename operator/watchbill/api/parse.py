@@ -160,6 +160,9 @@ def _validate(
 
 def _leave_out(model: type[Crew] | type[Heartbeat], content: Any, loc: Loc) -> bool:
     """Removes the field from the content; False when that could mislead a rule, or isn't possible."""
+    if loc[:2] == ("spec", "delivery"):  # the rules of a destination read all its fields
+        content["spec"].pop("delivery", None)
+        return True
     while loc and isinstance(loc[-1], int):
         loc = loc[:-1]
     if not loc or loc[-1] in _READ_BY_RULES:
