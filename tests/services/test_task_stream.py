@@ -113,7 +113,7 @@ async def test_entries_of_a_consumer_that_died_are_taken_over_and_done_once(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingress, "IDLE_MS", 1)
-    monkeypatch.setattr(ingress, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(ingress, "POLL_SECONDS", 0.05)
     async with connection.connected(runtime.url) as redis_client:
         dead = Source(redis_client, runtime.tasks, "agent_service", "dead")
         assert await dead.read(10, 1) == [], "it makes the group"

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
 """All that redis-py raises: the cluster's exceptions stand apart."""
-LOOK_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.1
 """How often somebody looks where too many others on the client wait at the server already."""
 
 
@@ -135,7 +135,7 @@ class Async:
                 with connection.blocking(self._redis) as may_block:
                     if may_block:
                         return await self._redis.execute_command(*command)
-                return await asyncio.sleep(min(seconds, LOOK_SECONDS))
+                return await asyncio.sleep(min(seconds, POLL_SECONDS))
             case Run(function, argument):
                 try:
                     if inspect.isawaitable(found := function(argument)):

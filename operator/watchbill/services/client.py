@@ -16,8 +16,8 @@ from watchbill.services import config, crew
 from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus
 from watchbill.tasks import TaskState
 
-_FIRST_LOOK_SECONDS: Final = 0.02
-_LOOK_SECONDS: Final = 1.0
+_FIRST_POLL_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 1.0
 
 
 class AgentServiceClient:
@@ -101,13 +101,13 @@ class AgentServiceClient:
                 return None
         try:
             async with asyncio.timeout(timeout):
-                pause = _FIRST_LOOK_SECONDS
+                pause = _FIRST_POLL_SECONDS
                 while True:
                     try:
                         return cast(TaskResult, await client.wait(name, task_id))
                     except NotFound:  # it may be on its way: another process has put it on the task stream
                         await asyncio.sleep(pause)
-                        pause = min(2 * pause, _LOOK_SECONDS)
+                        pause = min(2 * pause, _POLL_SECONDS)
         except TimeoutError:
             return None
 

@@ -28,7 +28,7 @@ BATCH: Final = 100
 BLOCK_MS: Final = 2000
 IDLE_MS: Final = 5000
 """An entry that a consumer has had for so long is taken over. That consumer may live: both put the same task there."""
-LOOK_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 5.0
 """How often entries are looked for that can be taken over."""
 AGAIN_SECONDS: Final = 0.5
 """How soon it tries again what the queue has no room for now."""
@@ -55,7 +55,7 @@ class Listener:
         self._client = client
         self._make_letter = refuse
         self._clock = clock
-        self._look_at = clock.monotonic()
+        self._poll_at = clock.monotonic()
 
     async def run(self) -> None:
         """Takes tasks until it is cancelled. Outlasts outages, and the loss of the stream."""
@@ -66,10 +66,10 @@ class Listener:
 
     async def _read(self) -> list[Entry]:
         now = self._clock.monotonic()
-        if now >= self._look_at:
+        if now >= self._poll_at:
             if old := await self._source.take_over(IDLE_MS, BATCH):
                 return old
-            self._look_at = now + LOOK_SECONDS
+            self._poll_at = now + POLL_SECONDS
         return await self._source.read(BATCH, BLOCK_MS)
 
     async def _take(self, entries: Sequence[Entry]) -> None:

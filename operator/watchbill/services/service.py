@@ -35,7 +35,7 @@ from watchbill.worker.worker import Worker
 
 logger = Logger("watchbill.services")
 
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """How old the queue's size in `get_status` may be, and how soon a crew that the store has lost is there again."""
 LAST_SECONDS: Final = 5.0
 """How long a service that stops may take to leave the group, and to publish the last results. Others do what it
@@ -108,12 +108,12 @@ class AgentService:
         with outages.translated():
             self._uid = await crew.make(client, self._keys, self._definition)
             await control.declare_dead(client, self._keys, self._uid)
-            await self._look()
+            await self._read()
         self._working = asyncio.create_task(self._work(), name=f"worker {self._keys.crew}")
         self._publishing = [background.start("results", self._publisher.run)]
         self._listening = [background.start("task stream", self._listener.run)]
         self._loops = [
-            background.start("service", self._look_again),
+            background.start("service", self._poll),
             background.start("eviction", lambda: eviction.warn(client)),
         ]
         await self._add_beats()
@@ -196,17 +196,17 @@ class AgentService:
                 return await self._worker.run()
             except (CrewGone, NotFound) as error:
                 logger.warning("the worker begins anew: %s", error)
-                await self._clock.sleep(LOOK_SECONDS)
+                await self._clock.sleep(POLL_SECONDS)
             except Exception:
                 logger.exception("the worker ended, and this service runs no more tasks")
                 raise
 
-    async def _look_again(self) -> None:
+    async def _poll(self) -> None:
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
-            await outages.persist(self._look)
+            await self._clock.sleep(POLL_SECONDS)
+            await outages.persist(self._read)
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         """Reads the queue's size, and makes the crew anew if the store has lost it."""
         client = self._store.client
         there = await definitions.identity(client, self._keys)
