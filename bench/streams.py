@@ -36,7 +36,7 @@ Figures = dict[str, list[dict[str, float]]]
 
 
 class Way(Protocol):
-    """How messages go through a stream."""
+    """A way in which messages go through a stream."""
 
     async def begin(self) -> None: ...
     async def add(self) -> str: ...

@@ -55,14 +55,14 @@ class EventType(StrEnum):
 
 
 class SpawnMode(StrEnum):
-    """How much a new agent knows of the one that began it."""
+    """The knowledge that a new agent has of the one that began it."""
 
     FRESH = "fresh"
     """Nothing but its own prompt."""
     FORKED_CONTEXT = "forked_context"
     """A copy of the other's context."""
     RESUMED = "resumed"
-    """What it knew itself when it last ended."""
+    """The agent's own knowledge when it last ended."""
 
 
 class TownEvent(BaseModel):
@@ -89,7 +89,7 @@ class TownEvent(BaseModel):
     child_agent_id: str | None = None
     """The agent that `agent_id` has delegated to, or handed over to."""
     scope: str | None = None
-    """What the agent is to do, in words for people."""
+    """The agent's work, in words for people."""
     spawn_mode: SpawnMode | None = None
 
     @classmethod

@@ -300,7 +300,7 @@ class LocalCrews:
                 await outages.persist(functools.partial(control.declare_dead, queue.client, keys, queue.uid))
 
     async def delivered(self, seconds: float) -> bool:
-        """Whether all that is due to be delivered has been; waits for it, but no longer than that."""
+        """Returns whether all that is due to be delivered has been; waits for it, but no longer than that."""
         try:
             async with asyncio.timeout(seconds):
                 for queue in self._queues.values():

@@ -115,7 +115,7 @@ class CrewKeys:
         self.control = root + "control"
         """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
         self.outbox = prefix + "deliveries"
-        """What has ended and is to be delivered, until it is on the delivery queue."""
+        """The outbox: ended work that is to be delivered, until it is on the delivery queue."""
         self.mover = root + "delivery:mover"
         """The worker that moves it there, for some seconds."""
         self.circuits = root + "delivery:circuits"
@@ -247,7 +247,8 @@ def delivered(stream: str) -> str:
 
 
 def published(stream: str, crew: str) -> str:
-    """Where it is kept which result of a crew was last put on this stream, in the slot of the stream."""
+    """Returns the key that tells which result of a crew was last put on this stream. It is in the slot of the
+    stream."""
     return f"wb:published:{{{stream}}}:{crew}"
 
 

@@ -133,7 +133,7 @@ class CrewDefinition(BaseModel):
     tasks: TaskPolicy = TaskPolicy()
     concurrency: int = Field(default=10, ge=1)
     delivery: list[Destination] = Field(default_factory=list)
-    """Where results are sent to, unless a task says otherwise."""
+    """The destinations of results, unless a task says otherwise."""
     created_at: datetime | None = None
     updated_at: datetime | None = None
 

@@ -355,12 +355,12 @@ class Destination(Strict):
 
     @property
     def spec(self) -> Log | Webhook | Telegram | Teams | Email | RedisStream | Apprise:
-        """What the channel needs to know."""
+        """The settings of the channel."""
         spec: Log | Webhook | Telegram | Teams | Email | RedisStream | Apprise = next(self._given())[1]
         return spec
 
     def wants(self, *, success: bool) -> bool:
-        """Whether a result of this kind is delivered."""
+        """Returns whether a result of this kind is delivered."""
         return ("Success" if success else "Failure") in self.outcomes
 
     def secret_keys(self) -> list[SecretKeyRef]:

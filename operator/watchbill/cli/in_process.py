@@ -32,7 +32,7 @@ from watchbill.store.events import BEGINNING
 from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, TaskResult, TaskState
 
 DELIVER_SECONDS: Final = 10.0
-"""How long `watchbill run` waits for deliveries that are due, once it has printed the result."""
+"""Seconds that `watchbill run` waits for deliveries that are due, once it has printed the result."""
 
 T = TypeVar("T")
 

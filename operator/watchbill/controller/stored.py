@@ -273,7 +273,7 @@ class Stored:
 
 
 def load_of(now: Figures) -> replicas.Load:
-    """What a crew has to do, of its figures."""
+    """Returns the work that a crew has, from its figures."""
     found = now.deliveries
     due = [now.due_in_ms, found.due_in_ms if found else None]
     due_in = min((ms / 1000 for ms in due if ms is not None), default=None)

@@ -132,7 +132,8 @@ def _unconnected(error: aiohttp.ClientConnectorError, receiver: str, scheme: str
 
 
 def judge(answer: Answer, receiver: str, now: datetime, *, said: str = "", final: bool = False) -> Delivered:
-    """What the status of an answer means. `said` is shown in errors. `final`: other statuses of 4xx are, too.
+    """Judges a delivery by the status of its answer. `said` is shown in errors. `final`: other statuses of 4xx are,
+    too.
 
     A status of 2xx is a success. 410 asks for no further message. All others may change, and with them also a redirect,
     which is never followed. 429, 502, 503 and 504 ask for a pause.

@@ -111,7 +111,7 @@ class RedisClient(Blocking):
         return self._do(_delete(key))
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a key, of whatever type."""
+        """Returns whether there is such a key, of whatever type."""
         return self._do(_exists(key))
 
     def set_json(self, key: str, value: Any, expire: Expiry = None) -> bool:
@@ -141,7 +141,8 @@ class RedisClient(Blocking):
                     pipe.execute()
 
     def health_check(self) -> bool:
-        """Whether the server answers within two seconds, by a new connection where the URL is known. Never raises."""
+        """Returns whether the server answers within two seconds, by a new connection where the URL is known. Never
+        raises."""
         try:
             if self._config is None:
                 return bool(self._do(call("PING")))
@@ -210,7 +211,7 @@ class AsyncRedisClient(Async):
                     await pipe.execute()
 
     async def health_check(self) -> bool:
-        """Whether the server answers within two seconds. Never raises."""
+        """Returns whether the server answers within two seconds. Never raises."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 return bool(await self._do(call("PING")))

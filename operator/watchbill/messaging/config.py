@@ -1,4 +1,4 @@
-"""Where the server is: by a URL, or by its parts. Connects to nothing."""
+"""The address of the server, by a URL or by its parts. Connects to nothing."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _name(name: object) -> str:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether this is text that Redis keeps as it is: half of a surrogate pair has no UTF-8."""
+    """Returns whether this is text that Redis keeps as it is: half of a surrogate pair has no UTF-8."""
     if not isinstance(value, str):
         return False
     try:

@@ -91,8 +91,8 @@ class RedisRateLimiter(Blocking):
         super().__init__(client)
 
     def is_allowed(self, key: str) -> bool:
-        """Whether the call is within the limit; if so, it counts. Raises StoreUnavailable during an outage: the caller
-        chooses whether to let calls pass then."""
+        """Returns whether the call is within the limit; if so, it counts. Raises StoreUnavailable during an outage: the
+        caller chooses whether to let calls pass then."""
         return self._do(self._core.is_allowed(key))
 
     def decide(self, key: str) -> RateDecision:

@@ -176,7 +176,7 @@ class RedisLock(Blocking):
 
     @property
     def held(self) -> bool:
-        """Whether the lock is surely still this object's, as far as it knows without asking the server."""
+        """True if the lock is surely still this object's, as far as it knows without asking the server."""
         return self._core.is_held(self._core.holding)
 
     @contextlib.contextmanager
@@ -247,7 +247,7 @@ class AsyncRedisLock(Async):
 
     @property
     def held(self) -> bool:
-        """Whether the lock is surely still this object's, as far as it knows without asking the server."""
+        """True if the lock is surely still this object's, as far as it knows without asking the server."""
         return self._core.is_held(self._core.holding)
 
     @contextlib.asynccontextmanager

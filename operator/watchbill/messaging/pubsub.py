@@ -123,7 +123,7 @@ class RedisPubSub(Blocking):
     # ------------------------------------------------------------ within
 
     def _begin(self) -> bool:
-        """Whether the caller is the one to listen, by `_listen`; else another thread does already."""
+        """Returns whether the caller is the one to listen, by `_listen`; else another thread does already."""
         with self._told:
             if self._listener is not None:
                 return False

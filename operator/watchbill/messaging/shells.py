@@ -21,7 +21,7 @@ T = TypeVar("T")
 FAILURES: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
 """All that redis-py raises: the cluster's exceptions stand apart."""
 POLL_SECONDS: Final = 0.1
-"""How often somebody looks where too many others on the client wait at the server already."""
+"""Seconds between two reads where too many others on the client wait at the server already."""
 
 
 class Blocking:

@@ -29,7 +29,7 @@ logger = Logger("watchbill.messaging")
 T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 60
-"""How long a script's answer is kept for its own resend. redis-py resends for less."""
+"""Seconds for which a script's answer is kept for its own resend. redis-py resends for less."""
 PAGE: Final = 1000
 """Entries that one command reads: the server is never held for long."""
 COUNT_MAX: Final = 1000
@@ -212,7 +212,7 @@ class Stream:
                 return [Given(entries.message(entry), 1) for entry in found]
 
     def _ask(self, count: int) -> Steps[list[Given]]:
-        """What can be given at once."""
+        """Returns the entries that can be given at once."""
         group, consumer = self._as_member()
         first = self._check.first(self._now())
         limits = (count, int(self.retry_after * 1000), self.max_deliveries, first, ANSWER_SECONDS)
@@ -256,7 +256,8 @@ class Stream:
 
 
 class _Check:
-    """When to check what is pending, and from where: a check is bounded, and the next one begins where it ended."""
+    """The time and the place of the next check of pending entries: a check is bounded, and the next one begins where it
+    ended."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

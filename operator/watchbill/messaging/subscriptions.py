@@ -115,7 +115,8 @@ class Subscriptions:
         self._handlers.pop(names.channel(checks.text(channel, "channel"), self._prefix), None)
 
     def is_settled(self, *channels: str) -> bool:
-        """Whether the server has confirmed these channels, or all that have a handler; or there is none to wait for."""
+        """Returns whether the server has confirmed these channels, or all that have a handler; or there is none to wait
+        for."""
         return self._is_down or self._confirmed.issuperset(channels or set(self._handlers))
 
     # ------------------------------------------------------------ listening

@@ -145,7 +145,7 @@ class RedisCache(Async):
 
 
 def _owner(agent: str) -> str:
-    """What each member of the recent view begins with that is of this agent."""
+    """Returns the prefix of the recent view's members that are of this agent."""
     return f'{{"agent":{json.dumps(agent)},'
 
 

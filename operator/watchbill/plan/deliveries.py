@@ -29,7 +29,7 @@ METADATA_MAX_BYTES: Final = 8 * 1024
 CIRCUIT_FAILURES: Final = 5
 """After so many failures in a row nothing is sent to a destination for a while."""
 CIRCUIT_SECONDS: Final = 30.0
-"""How long the first time; each time that the trial fails, twice as long."""
+"""Seconds the first time. Each time that the trial fails it is twice as long."""
 CIRCUIT_MAX_SECONDS: Final = 600.0
 
 
@@ -77,8 +77,8 @@ def as_json(destination: Destination) -> str:
 
 
 def content(result: TaskResult | RunResult, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a delivery carries of a result: the seven values that receivers get. `metadata` is the task's own. So that
-    it is no larger than a dead letter may be, what is too long is cut, and metadata says so."""
+    """The part of a result that a delivery carries: the seven values that receivers get. `metadata` is the task's own.
+    So that it is no larger than a dead letter may be, what is too long is cut, and metadata says so."""
     if isinstance(result, RunResult):
         task_id, agent, own = result.run_id, result.crew, {"status": result.status.value}
     else:

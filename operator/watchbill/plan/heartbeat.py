@@ -65,7 +65,8 @@ def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
 def destinations(
     deliver: Sequence[str] | None, own: Sequence[Destination], crew: CrewDefinition
 ) -> list[Destination | str]:
-    """Where the results of its work go. A name that the crew no longer has is left out: the work matters more."""
+    """Returns the destinations of its results. A name that the crew no longer has is left out: the work matters
+    more."""
     known = {destination.name for destination in crew.delivery}
     if deliver is None and not own:
         return [destination.name for destination in crew.delivery]

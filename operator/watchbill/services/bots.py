@@ -11,7 +11,7 @@ from watchbill.errors import UserActionRequired
 
 @runtime_checkable
 class Bot(Protocol):
-    """What answers a prompt: by a method `ask`, sync or async. It may be asked many things at the same time.
+    """An object that answers prompts by a method `ask`, sync or async. It may be asked many things at the same time.
 
     `ask(prompt, user_id=…, session_id=…)` is given those of the two that the task has and that it takes; with a
     parameter `context` also the `watchbill.agents.Context` of the task. The class attribute `task_methods` names the
@@ -23,7 +23,7 @@ class Bot(Protocol):
 
 
 class FindsBots(Protocol):
-    """What an AgentService needs of a manager of bots."""
+    """The interface of a manager of bots that an AgentService needs."""
 
     def get_bot(self, name: str, /) -> Any | Awaitable[Any]:
         """The bot of this name; None if there is none. May be async."""
@@ -77,7 +77,8 @@ def declared(bot: Any) -> tuple[str, ...]:
 
 
 def method_of(bot: Any, name: str, method: str | None) -> Callable[..., Any]:
-    """What a task calls. Raises UserActionRequired when the bot has no such method or doesn't declare it."""
+    """Returns the method that a task calls. Raises UserActionRequired when the bot has no such method or doesn't
+    declare it."""
     if method is not None and method not in (known := declared(bot)):
         listed = ", ".join(known) or "none"
         raise UserActionRequired(

@@ -138,7 +138,7 @@ class AgentServiceClient:
 
 
 def target(redis_url: str, redis_db: int) -> url.Target:
-    """Where the store is. Raises InvalidInput."""
+    """Returns the address of the store. Raises InvalidInput."""
     found = url.parse(redis_url)
     if redis_db and "db" not in found.options:
         return replace(found, options={**found.options, "db": redis_db})

@@ -59,7 +59,7 @@ class HeartbeatConfig(BaseModel):
 
 
 class AgentServiceConfig(BaseModel):
-    """What a service needs to know. All services of one task_stream share its work."""
+    """The configuration of a service. All services of one task_stream share its work."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -14,7 +14,7 @@ from watchbill.services.config import AgentServiceConfig, HeartbeatConfig, crew_
 
 
 class _Spec(HeartbeatSpec):
-    """What a heartbeat of a service asks: of an agent of any name, with any JSON as metadata."""
+    """The work of a service's heartbeat: for an agent of any name, with any JSON as metadata."""
 
     agent: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -29,9 +29,9 @@ BLOCK_MS: Final = 2000
 IDLE_MS: Final = 5000
 """An entry that a consumer has had for so long is taken over. That consumer may live: both put the same task there."""
 POLL_SECONDS: Final = 5.0
-"""How often entries are looked for that can be taken over."""
+"""Seconds between two searches for entries that can be taken over."""
 AGAIN_SECONDS: Final = 0.5
-"""How soon it tries again what the queue has no room for now."""
+"""Seconds until it tries again to submit what the queue has no room for now."""
 
 Refuse = Callable[[Entry, str], Awaitable[None]]
 """Takes an entry and why it brings no task."""

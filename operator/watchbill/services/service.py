@@ -36,9 +36,9 @@ from watchbill.worker.worker import Worker
 logger = Logger("watchbill.services")
 
 POLL_SECONDS: Final = 1.0
-"""How old the queue's size in `get_status` may be, and how soon a crew that the store has lost is there again."""
+"""Greatest age in seconds of the queue's size in `get_status`. A crew that the store has lost is back as soon."""
 LAST_SECONDS: Final = 5.0
-"""How long a service that stops may take to leave the group, and to publish the last results. Others do what it
+"""Seconds that a service that stops may take to leave the group, and to publish the last results. Others do what it
 doesn't."""
 
 

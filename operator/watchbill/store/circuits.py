@@ -22,7 +22,7 @@ from watchbill.store.queue import crew_gone
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """What the store knows of a destination that failed (packed in circuit.lua)."""
+    """The store's knowledge of a destination that failed (packed in circuit.lua)."""
 
     failures: int = 0
     """In a row."""
@@ -39,7 +39,7 @@ def key(destination: Destination) -> str:
 
 
 async def read(client: redis.asyncio.Redis, keys: CrewKeys, of: Sequence[str]) -> list[Circuit]:
-    """What the store knows of these destinations."""
+    """Returns the store's knowledge of these destinations."""
     with outages.translated():
         found = await client.hmget(keys.circuits, list(of))
     return [_circuit(str(text)) if text else Circuit() for text in found]
@@ -67,7 +67,7 @@ class Failure:
     remaining: str = ""
     """Recipients that have not got the message, where others have, as JSON."""
     news: str = ""
-    """What the crew's feed says of it."""
+    """The message of the crew's feed about it."""
 
 
 NO_FAILURE: Final = Failure("", 0, "")

@@ -51,14 +51,14 @@ def of_submission(crew: CrewDefinition, asked: Sequence[Destination | str] | Non
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the payload of a delivery says."""
+    """The payload of a delivery."""
 
     destination: str
     """Its name."""
     inline: str
     """The destination as JSON; empty: the crew's of that name."""
     message: Mapping[str, Any]
-    """What receivers get: the seven values of a result."""
+    """The seven values of a result that receivers get."""
 
     def pack(self) -> str:
         return json.dumps(
@@ -75,27 +75,28 @@ class Content:
 
 
 async def exist(client: redis.asyncio.Redis, keys: CrewKeys) -> bool:
-    """Whether the crew has anything to deliver, or has had it."""
+    """Returns whether the crew has anything to deliver, or has had it."""
     with outages.translated():
         return bool(await client.exists(keys.outbox, keys.deliveries().ids))
 
 
 async def due(client: redis.asyncio.Redis, keys: CrewKeys) -> int:
-    """How much is to be delivered now: in the outbox, waiting or being sent. What is tried again later isn't."""
+    """Counts the deliveries that are due: in the outbox, waiting or being sent. Those that are tried again later don't
+    count."""
     with outages.translated():
         outbox = int(await client.xlen(keys.outbox))
         return outbox + sum([int(await client.xlen(stream)) for stream in keys.deliveries().streams])
 
 
 async def wait(client: redis.asyncio.Redis, keys: CrewKeys, block_ms: int) -> bool:
-    """Whether there is anything in the outbox; waits for it, where this connection may block."""
+    """Returns whether there is anything in the outbox; waits for it, where this connection may block."""
     with connection.blocking(client) as may_block, outages.translated():
         return bool(await client.xread({keys.outbox: "0-0"}, count=1, block=block_ms if may_block else None))
 
 
 async def hold(client: redis.asyncio.Redis, keys: CrewKeys, who: str, hold_ms: int) -> bool:
-    """Whether `who` moves this crew's outbox for the next `hold_ms`. If two do, each delivery is made once all the
-    same: this only saves work."""
+    """Returns whether `who` moves this crew's outbox for the next `hold_ms`. If two do, each delivery is made once all
+    the same: this only saves work."""
     with outages.translated():
         if await client.set(keys.mover, who, nx=True, px=hold_ms):
             return True
@@ -192,13 +193,13 @@ class Delivery:
     submitted_at: datetime
     ended_at: datetime | None
     due_at: datetime | None
-    """When it is tried again; None: it isn't delayed."""
+    """The time of the next attempt; None: it isn't delayed."""
     log: tuple[packed.Attempt, ...]
     """The attempts that failed."""
     status: int | None = None
-    """What the destination answered that took it, of HTTP or SMTP."""
+    """The HTTP or SMTP status of the destination that took it."""
     message: Mapping[str, Any] = field(default_factory=dict)
-    """What is sent: the seven values of a result."""
+    """The seven values of a result that are sent."""
 
 
 async def listed(client: redis.asyncio.Redis, keys: CrewKeys, most: int) -> list[Delivery]:

@@ -58,7 +58,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """How much a crew has to deliver."""
+    """The deliveries of a crew."""
 
     waiting: int
     """Results that are to be sent now, also those that are not on the delivery queue yet."""
@@ -67,7 +67,7 @@ class Deliveries:
     delayed: int
     """Messages that are tried again later, or wait for a destination that fails."""
     due_in_ms: int | None
-    """When the next of them is due (negative: it is); None where there is none."""
+    """Milliseconds until the next of them is due (negative: it is due); None where there is none."""
     dead: int
     oldest_ms: int | None
     """Age of the one that has waited longest; None when nothing waits."""

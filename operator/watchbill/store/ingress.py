@@ -25,7 +25,7 @@ _GUARD: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one XADD has put on a stream."""
+    """An entry that one XADD has put on a stream."""
 
     id: str
     fields: Mapping[str, str]

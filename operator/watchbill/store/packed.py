@@ -143,10 +143,10 @@ class Attempt(NamedTuple):
     """An attempt of a delivery that failed (an item of `log` in its record, written by circuit.lua)."""
 
     at_ms: int
-    """When it failed, by the server's clock."""
+    """The time of its failure, by the server's clock."""
     number: int
     status: int | None
-    """What the destination answered, of HTTP or SMTP; None: no answer, or a channel without one."""
+    """The HTTP or SMTP status that the destination answered; None: no answer, or a channel without one."""
     error: str
 
     @property

@@ -20,7 +20,7 @@ from watchbill.worker.state import WorkerState
 
 
 class AgentWork:
-    """What agents do in one shift."""
+    """The work of agents in one shift."""
 
     def __init__(self, client: redis.asyncio.Redis, keys: CrewKeys, loader: AgentLoader) -> None:
         self._client = client

@@ -45,7 +45,7 @@ ANNOUNCE_SECONDS: Final = 0.003
 
 
 class Work(Protocol):
-    """What a shift works at: tasks of agents, or deliveries."""
+    """The work of a shift: tasks of agents, or deliveries."""
 
     counts: Counts
 

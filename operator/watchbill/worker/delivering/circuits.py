@@ -1,4 +1,4 @@
-"""What a worker knows of destinations that fail, so that it asks the store no more often than it needs to."""
+"""A worker's knowledge of destinations that fail, so that it asks the store no more often than it needs to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from watchbill.store import circuits
 from watchbill.store.circuits import Circuit, Failure
 
 BELIEVED_SECONDS: Final = 1.0
-"""How long it is believed that a destination works, before the store is asked whether others know better."""
+"""Seconds for which it is believed that a destination works, before the store is asked whether others know better."""
 _SPREAD: Final = 0.2
 _KEPT: Final = 1000
 

@@ -21,7 +21,8 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 LOOK_SECONDS: Final = 1.0
-"""How often a worker of a crew without destinations looks whether there is something to deliver all the same."""
+"""Seconds between two checks of a worker of a crew without destinations whether there is something to deliver all the
+same."""
 
 
 class Deliveries:
@@ -38,7 +39,7 @@ class Deliveries:
         self._clock = clock
         self._state: WorkerState | None = None
         self._stopped: bool | None = None
-        """Whether the grace period is none; None until somebody stops it."""
+        """True if the grace period is none; None until somebody stops it."""
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -17,10 +17,10 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 HOLD_SECONDS: Final = 5.0
-"""How long the others wait before one takes the place of a worker that moved, and has died."""
+"""Seconds that the others wait before one takes the place of a worker that moved, and has died."""
 BLOCK_SECONDS: Final = 1.5
 LOOK_SECONDS: Final = 1.0
-"""How often a worker asks whether it is its turn."""
+"""Seconds between two questions of a worker whether it is its turn."""
 _REFUSED_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 0.5
 

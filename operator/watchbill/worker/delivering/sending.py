@@ -57,10 +57,10 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Delivering:
-    """How a worker delivers."""
+    """The way in which a worker delivers."""
 
     secrets: Secrets | None = None
-    """Where secret values come from. None: this process's environment, and mounted Secrets."""
+    """The source of secret values. None: this process's environment, and mounted Secrets."""
     schedule: Sequence[float] = plan.SCHEDULE_SECONDS
     """Pauses between attempts, in seconds."""
     slots: int = plan.SLOTS

@@ -1,4 +1,5 @@
-"""What a worker needs of whatever it runs: `executor.py` for tasks of agents, `worker/delivering/` for deliveries."""
+"""The interface between a worker and the work that it runs: `executor.py` for tasks of agents, `worker/delivering/` for
+deliveries."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class Running(Protocol):
 
 
 class Executes(Protocol):
-    """What begins attempts. executor.py says what each method does."""
+    """The interface of what begins attempts. executor.py says what each method does."""
 
     def must_read(self, task: Claimed) -> bool: ...
     async def read(self, task: Claimed) -> tuple[Mapping[str, Any], Mapping[str, Any]]: ...
