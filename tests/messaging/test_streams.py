@@ -101,7 +101,7 @@ async def test_a_consumer_that_waits_gets_a_message_when_it_comes(made: Any) -> 
 # ---------------------------------------------------------------- again, and given up
 
 
-async def test_what_a_silent_consumer_holds_is_given_to_another_and_counted(made: Any, caplog: Any) -> None:
+async def test_what_is_pending_with_a_silent_consumer_is_given_to_another_and_counted(made: Any, caplog: Any) -> None:
     silent, other = await consumer(made(retry_after=SOON, max_deliveries=2)), made(retry_after=SOON, max_deliveries=2)
     await consumer(other, "worker-2")
     added = await ask(silent.add, {"n": [1], "text": "[1]"})
@@ -125,7 +125,7 @@ async def _letters_after_reading(stream: Any) -> Any:
     return await ask(stream.dead_letters)
 
 
-async def test_who_renews_a_message_keeps_it_and_who_came_too_late_learns_it(made: Any) -> None:
+async def test_who_renews_a_message_has_it_longer_and_who_came_too_late_learns_it(made: Any) -> None:
     one, other = await consumer(made(retry_after=1e6)), await consumer(made(retry_after=SOON), "worker-2")
     first, second = [await ask(one.add, {"n": n}) for n in range(2)]
     assert len(await ask(one.read_group)) == 2
@@ -137,24 +137,24 @@ async def test_who_renews_a_message_keeps_it_and_who_came_too_late_learns_it(mad
     assert await ask(one.renew) == []
 
 
-async def test_a_look_at_what_others_hold_is_bounded_and_goes_on(made: Any) -> None:
-    silent, other = await consumer(made()), await consumer(made(retry_after=SOON, max_deliveries=9), "worker-2")
+@pytest.mark.parametrize("count", [60, 200])  # fewer than a check covers, and more
+async def test_a_check_of_what_is_pending_is_bounded_and_the_next_goes_on(
+    made: Any, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, other = await consumer(made()), await consumer(made(retry_after=SOON), "worker-2")
+    monkeypatch.setattr(other._core, "_now", lambda: 0.0)  # so that one round of checks must find all
     await asyncio.gather(*(ask(silent.add, {"n": n}) for n in range(250)))
     assert len(await ask(silent.read_group, count=250)) == 250
-    await asyncio.sleep(SOON)
+    await asyncio.sleep(2 * SOON)
+
     found: list[int] = []
-
-    async def found_all() -> bool:
-        messages = await ask(other.read_group, count=60)
-        found.extend(message["data"]["n"] for message in messages)
-        await ask(other.acknowledge, *(message["id"] for message in messages))
-        return len(found) == 250
-
-    await until(found_all)
+    while some := await given(other, count):
+        found += some
     assert sorted(found) == list(range(250))
+    assert await given(other) == []
 
 
-async def test_what_was_deleted_meanwhile_is_held_by_nobody(made: Any, key: str, redis_client: Any) -> None:
+async def test_what_was_deleted_meanwhile_is_pending_no_more(made: Any, key: str, redis_client: Any) -> None:
     stream = await consumer(made(retry_after=SOON))
     added = await ask(stream.add, {"n": 1})
     await ask(stream.read_group)
@@ -168,7 +168,7 @@ async def test_what_was_deleted_meanwhile_is_held_by_nobody(made: Any, key: str,
     assert await ask(stream.dead_letters) == []
 
 
-async def test_who_leaves_gives_back_what_it_names_at_once(made: Any, key: str, redis_client: Any) -> None:
+async def test_who_leaves_hands_back_what_it_names_at_once(made: Any, key: str, redis_client: Any) -> None:
     one, other = await consumer(made()), await consumer(made(), "worker-2")
     first, second = [await ask(one.add, {"n": n}) for n in range(2)]
     await ask(one.read_group)

@@ -195,11 +195,12 @@ async def test_an_append_of_another_agent_removes_what_has_expired(cache: RedisC
 
 async def test_clear_removes_an_agent_from_both_views_and_nobody_else(cache: RedisCache, client: Any) -> None:
     await filled(cache, "al", "alice", '"al"', count=2)
+    await cache.append_response("bob", {"agent": "al", "id": "1"})
     await cache.clear("al")
 
     assert await cache.get_responses("al") == []
     assert await cache.get_responses("alice") == ["alice0", "alice1"]
-    assert await cache.get_last_responses(99) == ['"al"1', "alice1", '"al"0', "alice0"]
+    assert await cache.get_last_responses(99) == [{"agent": "al", "id": "1"}, '"al"1', "alice1", '"al"0', "alice0"]
     await cache.clear("nobody")
 
 
@@ -318,3 +319,12 @@ async def test_what_the_original_wrote_can_be_read(cache: RedisCache, client: An
     assert await cache.get_last_responses(9) == [["b"], "text", {"a": 1}]
     await cache.append_response("a", "new")
     assert (await cache.get_last_responses(9))[0] == "new"
+
+
+async def test_no_entry_is_before_one_that_came_earlier(cache: RedisCache, client: Any, prefix: str) -> None:
+    await client.zadd(
+        f"{prefix}timestamps", {'{"agent":"b","id":"1","value":"of the future"}': 4e9}
+    )  # a clock was wrong
+    await filled(cache, "a", count=2)
+
+    assert await cache.get_last_responses(9) == ["a1", "a0", "of the future"]
