@@ -53,6 +53,9 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
     "crew: every channel's Secrets": crew({"spec.delivery": listed(*FROM_SECRETS.items(), outcomes=["Failure"])}),
     "crew: a channel without fields": crew({"spec.delivery": listed(("log", {}))}),
     "crew: the most and longest destinations": crew({"spec.delivery": _LARGEST}),
+    "heartbeat: to destinations of the crew": heartbeat({"spec.deliver": ["ops", "audit"]}),
+    "heartbeat: to nobody": heartbeat({"spec.deliver": []}),
+    "heartbeat: to the crew's and its own": heartbeat({"spec.deliver": ["ops"], "spec.delivery": listed(("log", {}))}),
     "heartbeat: every channel": heartbeat({"spec.delivery": listed(*CHANNELS.items())}),
     "heartbeat: the most and longest destinations": heartbeat({"spec.delivery": _LARGEST}),
 }
@@ -163,5 +166,17 @@ REFUSED: Final = [
         "spec.delivery[0]",
         server="spec.delivery",
         says="a heartbeat's own destination can't use a Secret's key",
+    ),
+    Refused(
+        "a heartbeat's own destination of the name of one of the crew",
+        heartbeat({"spec.deliver": ["d0"], "spec.delivery": listed(("log", {}))}),
+        "spec.deliver",
+        says="that delivery has, too",
+    ),
+    Refused(
+        "a destination that a heartbeat names twice",
+        heartbeat({"spec.deliver": ["ops", "ops"]}),
+        "spec.deliver",
+        server="spec.deliver[1]",
     ),
 ]

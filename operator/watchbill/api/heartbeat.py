@@ -22,6 +22,7 @@ from watchbill.api.meta import (
     ObjectMeta,
     Prompt,
     ResourceName,
+    ResourceNames,
     Strict,
     by_key,
     bytes_rule,
@@ -37,6 +38,7 @@ UTC: Final = "UTC"
 
 _UNMOUNTED: Final = "a heartbeat's own destination can't use a Secret's key, which only the crew's workers have mounted"
 _NAME_IT: Final = "Put the destination into the crew's spec.delivery, and name it in deliver; or use env:NAME"
+_TWICE: Final = "deliver names a destination that delivery has, too"
 _NO_SECRETS: Final = " && ".join(
     f"(!has(d.{channel}) || !({' || '.join(f'has(d.{channel}.{field})' for field in fields)}))"
     for channel, fields in secret_sources().items()
@@ -75,6 +77,12 @@ class HeartbeatSpec(Strict):
                     "rule": "!has(self.delivery) || self.delivery.all(d, " + _NO_SECRETS + ")",
                     "message": f"{_UNMOUNTED}. {_NAME_IT}",
                     "fieldPath": ".delivery",
+                },
+                {
+                    "rule": "!has(self.deliver) || !has(self.delivery) "
+                    "|| self.deliver.all(n, !self.delivery.exists(d, d.name == n))",
+                    "message": f"{_TWICE}. Remove one of the two",
+                    "fieldPath": ".deliver",
                 },
             ]
         }
@@ -130,7 +138,7 @@ class HeartbeatSpec(Strict):
     metadata: dict[str, Annotated[str, Field(max_length=TEXT_MAX)]] = Field(
         default_factory=dict, max_length=METADATA_MAX_ENTRIES, description="Passed on to each task, as it is."
     )
-    deliver: list[ResourceName] | None = Field(
+    deliver: ResourceNames | None = Field(
         default=None,
         max_length=DESTINATIONS_MAX,
         description="Names of destinations of the crew that results are sent to. Omitted, without delivery: all of the "
@@ -165,9 +173,9 @@ class HeartbeatSpec(Strict):
                 yield Finding(("delivery", i), _UNMOUNTED, f"{_NAME_IT}.")
         for found in repeated(self.delivery):
             yield found._replace(loc=("delivery", *found.loc))
-        for i, name in enumerate(self.deliver or ()):
-            if name in (self.deliver or ())[:i] or name in (d.name for d in self.delivery):
-                yield Finding(("deliver", i), f"destination {name!r} is given twice", "Remove one of the two.")
+        named = [name for name in self.deliver or () if name in {destination.name for destination in self.delivery}]
+        if named:
+            yield Finding(("deliver",), f"{_TWICE}: {named[0]!r}", "Remove one of the two.")
         for name in self.inputs:
             if not names.INPUT_NAME.fullmatch(name):
                 reason = f"{name!r} can't be the name of an input"

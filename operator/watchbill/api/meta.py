@@ -85,6 +85,9 @@ def _once(value: list[str]) -> list[str]:
 UniqueNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=NAME_MAX)]], AfterValidator(_once)]
 """A list in which nothing stands twice. Declare with `json_schema_extra=SET`."""
 
+ResourceNames = Annotated[list[ResourceName], AfterValidator(_once)]
+"""Names of resources, or of parts of them, in which nothing stands twice."""
+
 _INPUT: Final = f"^{names.INPUT_NAME.pattern}$"
 InputNames = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=63, pattern=_INPUT)]],
