@@ -58,6 +58,19 @@ def test_of_a_secret_in_base64_at_most_the_bits_that_it_shares_with_its_neighbou
         assert len(told.replace(MARK, "").rstrip("=")) <= (len(before) + len(after)) * 4 / 3 + 4
 
 
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [("passwordW", 0), ("password=WX", 1), ("passwords1", 1)],  # in base64, the first two end with X
+)
+def test_of_base64_only_a_digit_is_left_that_the_next_letter_has_a_part_in(secret: str, shown: int) -> None:
+    encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
+    assert Redactor({"A_KEY": secret})(encoded) == MARK + encoded[len(encoded) - shown :]
+
+
+def test_a_secret_may_hold_bytes_that_are_no_text() -> None:
+    assert Redactor({"A_KEY": "pass\udcffword"})("<pass\udcffword>") == f"<{MARK}>"
+
+
 @pytest.mark.parametrize(("secret", "is_hidden"), [("1234567", False), ("abcdefg", False), ("abcdefgh", True)])
 def test_a_secret_is_looked_for_in_base64_and_within_words_from_eight_letters_on(secret: str, is_hidden: bool) -> None:
     redact = Redactor({"A_KEY": secret})
@@ -106,6 +119,7 @@ def test_a_secret_is_known_with_and_without_the_scheme_before_it(scheme: str) ->
         ("https://0123456789abcdef@h/", ["0123456789abcdef"]),
         ("token=one-tok;token=two-tok key=three%2Bkey", ["one-tok", "two-tok", "three%2Bkey", "three+key"]),
         ("token=one-tok,rest", ["one-tok", "one-tok,rest"]),
+        ('token="Bearer tok%2Bone"', ["tok%2Bone", "tok+one"]),
         ("""{"api_key" : "json-key", "name": "not-this"} password="with blank" pwd='and this'""",
          ["json-key", "with blank", "and this"]),
     ],
@@ -137,6 +151,7 @@ def test_what_stands_beside_credentials_is_none(value: str, text: str) -> None:
         *[(f"Basic {encoded}", "Basic [redacted]") for encoded in ("bWU6cHc=", "bWU6cHcx", "bWU6cHcxMg==")],
         *[(f"Basic {encoded}", "Basic [redacted]") for encoded in ("bWU6cHc", "bWU6cHcxMg")],  # as some write it
         *[(f"Basic {encoded}", "Basic [redacted]") for encoded in ("bWU6Pz8/", "bWU6Pj4+", "bWU6Pz8_", "bWU6Pj4-")],
+        ("at a://me:pa?ss@h/", "at a://me:[redacted]@h/"),
         ("BASIC bWU6cHc=", "BASIC [redacted]"),
         ("Basic%20bWU6cHc=", "Basic%20[redacted]"),
         ("Basic nothing", "Basic nothing"),

@@ -197,7 +197,7 @@ def test_references_behind_one_that_is_right_are_looked_at() -> None:
             "name": "c",
             "agents": [
                 {"agent_id": "a"},
-                {"agent_id": "b", "prompt": "{steps.a} {steps.a.x} {steps.x.y} {steps.b} {input.x} {inputs[ 'y' ]}"},
+                {"agent_id": "b", "prompt": "{steps.a} {steps.a.x} {steps.x.y} {steps.b} {input.Xx} {inputs[ 'y' ]}"},
             ],
         }
     )
@@ -208,8 +208,8 @@ def test_references_behind_one_that_is_right_are_looked_at() -> None:
         f"{whose} cites {{steps.x.y}}, but no agent is called 'x.y'. Use one of: a, b.",
         f"{whose} cites {{steps.b}}, but 'b' does not run before it in mode sequential. "
         "Remove the reference, or have 'b' run first (flowRelations, or the order of agents).",
-        f"{whose} has {{input.x}}, which is no reference. "
-        "Did you mean {inputs.x}? Double the braces for the text itself: {{input.x}}.",
+        f"{whose} has {{input.Xx}}, which is no reference. "
+        "Did you mean {inputs.Xx}? Double the braces for the text itself: {{input.Xx}}.",
         f"{whose} has {{inputs[ 'y' ]}}, which is no reference. "
         "Did you mean {inputs.y}? Double the braces for the text itself: {{inputs[ 'y' ]}}.",
     ]
