@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 
@@ -29,5 +30,6 @@ class Noting:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
     config, notes = AgentServiceConfig.model_validate_json(sys.argv[1]), sys.argv[2]
     asyncio.run(start_agent_service(config, BotManager({"Bot": Noting(notes)})))

@@ -46,6 +46,9 @@ class Processes:
             self.started.append(subprocess.Popen(command, stdout=log, stderr=log))
         return self.started[-1]
 
+    def log(self, number: int) -> str:
+        return (self.folder / f"{number}.log").read_text()
+
     @property
     def _notes(self) -> str:
         return str(self.folder / "notes")
@@ -112,7 +115,8 @@ async def test_services_killed_under_load_lose_nothing_double_no_result_and_reru
     last = [services.start(), services.start()]
     wanted = {*(one.task_id for one in tasks), *entries}
     await until(lambda: _published(services, wanted), what="all results")
-    for process in last:
+    for number, process in enumerate(last, 2):
+        await until(lambda n=number: "started: " in services.log(n), what="its start")  # type: ignore[misc]
         process.send_signal(signal.SIGTERM)
     assert [await asyncio.to_thread(process.wait) for process in last] == [0, 0], (
         services.folder / "3.log"

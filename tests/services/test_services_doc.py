@@ -45,7 +45,7 @@ async def running(command: list[str], folder: Path, **environment: str) -> Async
 
 
 async def test_the_programs_of_the_guide_run_as_they_are_written(url: str, tmp_path: Path) -> None:
-    service, client = (program.replace(ADDRESS, url) for program in PROGRAMS)
+    service, client, *_ = (program.replace(ADDRESS, url) for program in PROGRAMS)
     assert ADDRESS in PROGRAMS[0]
     async with running([sys.executable, "-c", service], tmp_path):
         command = [sys.executable, "-c", client]
@@ -54,6 +54,10 @@ async def test_the_programs_of_the_guide_run_as_they_are_written(url: str, tmp_p
         first, second, third = done.stdout.splitlines()
         assert (first, second) == ("Hello, Ada {'source': 'docs'}", "FIRE")
         assert "Agent 'Nobody' not found in BotManager" in third
+    task: Any = {}
+    exec(PROGRAMS[2], task)
+    assert task["task"].delivery.channel == "webhook"
+    assert len(PROGRAMS) == 3
 
 
 async def test_the_web_server_gives_tasks_to_the_service(url: str, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from watchbill.loggers import Logger
 
 OUTPUT_MAX: Final = 4096
 """Characters of an output in a line: people read logs, and what collects logs cuts long lines."""
-_logger: Final = Logger("watchbill.delivery")
+LOGGER: Final = "watchbill.delivery"
+_logger: Final = Logger(LOGGER)
 _WRITE: Final = {
     "DEBUG": _logger.debug,
     "INFO": _logger.info,

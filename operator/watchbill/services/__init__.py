@@ -17,6 +17,7 @@ from watchbill.errors import AgentNotFound
 from watchbill.services.bots import Bot, BotManager, FindsBots
 from watchbill.services.client import AgentServiceClient
 from watchbill.services.config import AgentServiceConfig, HeartbeatConfig
+from watchbill.services.delivery import DeliveryChannel, DeliveryConfig
 from watchbill.services.tasks import AgentTask, TaskPriority, TaskResult, TaskStatus
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __all__ = [
     "AgentTask",
     "Bot",
     "BotManager",
+    "DeliveryChannel",
+    "DeliveryConfig",
     "FindsBots",
     "HeartbeatConfig",
     "TaskPriority",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
 from typing import Final, cast
 
+from watchbill.api.delivery import Destination
 from watchbill.client import Client
 from watchbill.connection import Store, outages, url
 from watchbill.errors import NotFound
 from watchbill.services import config, crew
 from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus
+from watchbill.tasks import AgentTask as StoredTask
 from watchbill.tasks import TaskState
 
 _FIRST_POLL_SECONDS: Final = 0.02
@@ -35,6 +37,7 @@ class AgentServiceClient:
         self._stream = task_stream
         self._keys = config.keys_of(task_stream)
         self._client: Client | None = None
+        self._kept: MutableMapping[str, str] | None = None
 
     async def __aenter__(self) -> AgentServiceClient:
         await self.connect()
@@ -44,6 +47,10 @@ class AgentServiceClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.disconnect()
+
+    def deliver_here(self, kept: MutableMapping[str, str]) -> None:
+        """Lets tasks hold secrets, which go into `kept`: for a process that delivers by itself."""
+        self._kept = kept
 
     async def connect(self) -> None:
         """Connects, and raises StoreUnavailable if there is no store. Does nothing where it is connected.
@@ -61,8 +68,9 @@ class AgentServiceClient:
     async def submit_task(self, task: AgentTask) -> str:
         """Puts the task on the queue, durably, and returns its id. The same task again is done once.
 
-        `crew_name`: another crew of the store that has the agent, as NAME or NAMESPACE/NAME. Raises InvalidInput
-        before anything is stored, Conflict when other work has its id, QueueFull, NotFound for another crew.
+        `crew_name`: another crew of the store that has the agent, as NAME or NAMESPACE/NAME. `delivery` may not hold a
+        secret: give `env:NAME`. Raises InvalidInput before anything is stored, Conflict when other work has its id,
+        QueueFull, NotFound for another crew.
         """
         (task_id,) = await self.submit_tasks([task])
         return task_id
@@ -72,20 +80,20 @@ class AgentServiceClient:
 
         After an error some may be on the queue; the same tasks may be submitted again.
         """
-        for name, of_crew in groupby(tasks, lambda task: task.crew_name):
-            await self._submit(name, list(of_crew))
+        for (name, delivery), some in groupby(tasks, lambda task: (task.crew_name, task.delivery)):
+            await self._submit(name, [task.stored() for task in some], delivery.destinations(self._kept))
         return [task.task_id for task in tasks]
 
-    async def _submit(self, crew_name: str, tasks: Sequence[AgentTask]) -> None:
+    async def _submit(self, crew_name: str, tasks: Sequence[StoredTask], deliver: list[Destination]) -> None:
         client = await self._connected()
         try:
-            await client.submit_many(self._crew(crew_name), None, tasks)
+            await client.submit_many(self._crew(crew_name), None, tasks, deliver=deliver or None)
         except NotFound:
             if crew_name:
                 raise
             async with Store(self._target) as store:
                 await crew.make(store.client, self._keys, config.definition(self._stream), only_new=True)
-            await client.submit_many(self._keys.crew, None, tasks)
+            await client.submit_many(self._keys.crew, None, tasks, deliver=deliver or None)
 
     async def get_result(self, task_id: str, timeout: float | None = 30.0, *, crew_name: str = "") -> TaskResult | None:
         """The result, as soon as there is one; None after `timeout` seconds, whether there is such a task or not.

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from watchbill import names
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
+from watchbill.services.delivery import DeliveryConfig
 
 NAMESPACE: Final = "default"
 DEFAULT_URL: Final = "redis://localhost:6379"
@@ -49,6 +50,7 @@ class HeartbeatConfig(BaseModel):
     )
     enabled: bool = Field(default=True, description="False: the service skips it when it starts.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="Any JSON by name, for each of its tasks.")
+    delivery: DeliveryConfig = Field(default_factory=DeliveryConfig, description="Where its results go.")
 
     @model_validator(mode="after")
     def _fires(self) -> HeartbeatConfig:

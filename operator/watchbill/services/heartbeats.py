@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from pydantic import Field
@@ -20,19 +20,18 @@ class _Spec(HeartbeatSpec):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-def resources(config: AgentServiceConfig) -> Iterator[Heartbeat]:
+def resources(config: AgentServiceConfig, kept: MutableMapping[str, str]) -> Iterator[Heartbeat]:
     """The enabled heartbeats. Equal ones have equal names in every service that has them, which so fire each once.
 
-    Raises pydantic's ValidationError for what can't be a heartbeat.
+    `kept` gets the secrets of their deliveries. Raises ValueError for what can't be a heartbeat.
     """
     crew = crew_name(config.task_stream)
     enabled = [beat for beat in config.heartbeats if beat.enabled]
     for i, beat in enumerate(enabled):
-        yield _resource(beat, crew, enabled[:i].count(beat))
+        yield _resource(beat, crew, enabled[:i].count(beat), kept)
 
 
-def _resource(beat: HeartbeatConfig, crew: str, number: int) -> Heartbeat:
-    digest = hashlib.sha256(f"{beat.model_dump_json()}{number or ''}".encode()).hexdigest()[:12]
+def _resource(beat: HeartbeatConfig, crew: str, number: int, kept: MutableMapping[str, str]) -> Heartbeat:
     named = re.sub(r"[^a-z0-9]+", "-", beat.agent_name.lower()).strip("-")[:32].strip("-")
     spec = _Spec.model_validate(
         {
@@ -43,6 +42,8 @@ def _resource(beat: HeartbeatConfig, crew: str, number: int) -> Heartbeat:
             "timeZone": beat.time_zone,
             "prompt": beat.prompt_template,
             "metadata": beat.metadata,
+            "delivery": beat.delivery.destinations(kept),
         }
     )
+    digest = hashlib.sha256(f"{spec.model_dump_json(exclude_defaults=True)}{number or ''}".encode()).hexdigest()[:12]
     return Heartbeat(metadata=ObjectMeta(name=f"{named or 'agent'}-{digest}"), spec=spec)

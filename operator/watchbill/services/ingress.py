@@ -77,8 +77,10 @@ class Listener:
         tasks: list[tuple[Entry, AgentTask]] = []
         for entry in entries:
             try:
-                tasks.append((entry, task_of(self._source.stream, entry)))
-            except Malformed as error:
+                task = task_of(self._source.stream, entry)
+                task.delivery.destinations(None)  # it may hold no secret, which is on a stream already
+                tasks.append((entry, task))
+            except (Malformed, InvalidInput) as error:
                 await self._refuse(entry, error)
         try:
             await self._submit([task for _, task in tasks])
@@ -101,7 +103,7 @@ class Listener:
     async def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = f"this entry of {self._source.stream} brings no task: {error}"
         logger.warning("entry %s: %s", entry.id, redact(reason))
-        shown = Entry(entry.id, {name: _shown(value) for name, value in entry.fields.items()})
+        shown = Entry(entry.id, {name: _shown(name, value) for name, value in entry.fields.items()})
         while True:
             try:
                 await self._make_letter(shown, redact(reason))
@@ -146,6 +148,7 @@ def _json(name: str, text: str) -> Any:
         raise Malformed(f"{name} is no JSON: {error}. Correct {name}") from None
 
 
-def _shown(value: str) -> str:
+def _shown(name: str, value: str) -> str:
     """A field of an entry as it may be kept: a destination may hold secrets."""
-    return redact(value) if "delivery" not in value else "(not shown: it names a destination, which may hold a secret)"
+    names_one = name == "delivery" or '"delivery"' in value
+    return "(not shown: it names a destination, which may hold a secret)" if names_one else redact(value)

@@ -6,20 +6,21 @@ between the two. Any number of services do this at once: the store takes each re
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import Any, Final
 
 import redis.asyncio
 
+from watchbill.api.delivery import Log
 from watchbill.connection import outages
+from watchbill.delivery import Message, log
 from watchbill.errors import NotFound
-from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.services.tasks import TaskResult
 from watchbill.store import ingress, runs
 from watchbill.store.ingress import Published
 from watchbill.tasks import TaskState
-
-logger = Logger("watchbill.services")
 
 BATCH: Final = 100
 BLOCK_MS: Final = 2000
@@ -62,7 +63,7 @@ class Publisher:
             self._client, self._keys, self._stream, found, str(rows[-1][0]), most=self._most
         )
         for one in found[-count:] if count else ():
-            logger.info("result of task %s: %s", one.task_id, one.payload)
+            _log(one)
         return last
 
     async def _published(self, entry: str, fields: dict[str, str]) -> Published:
@@ -80,3 +81,11 @@ class Publisher:
             why = None if state == TaskState.COMPLETED else f"{state}; its result is no longer stored"
             result = TaskResult(task_id=task_id, agent_name="", success=state == TaskState.COMPLETED, error=why)
         return result.model_dump_json()
+
+
+def _log(one: Published) -> None:
+    """Delivers a result to the log."""
+    if logging.getLogger(log.LOGGER).isEnabledFor(logging.INFO):
+        with suppress(ValueError):  # a newer version's
+            result = TaskResult.model_validate_json(one.payload)
+            log.send(Message.of(result, one.task_id), Log())

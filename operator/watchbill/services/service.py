@@ -7,7 +7,9 @@ heartbeats. Any number of services may share the work; what one leaves undone, a
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from collections import ChainMap
 from collections.abc import Awaitable
 from contextlib import suppress
 from types import TracebackType
@@ -16,6 +18,7 @@ from typing import Final
 from watchbill import background
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import Store, outages
+from watchbill.delivery import LocalSecrets
 from watchbill.errors import CrewGone, NotFound, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.scheduler import Scheduler
@@ -31,6 +34,7 @@ from watchbill.services.tasks import AgentTask, TaskResult
 from watchbill.store import control, definitions, eviction, incarnations, ingress
 from watchbill.store.figures import figures
 from watchbill.store.ingress import Entry, Source
+from watchbill.worker.delivering.sending import Delivering
 from watchbill.worker.worker import Worker
 
 logger = Logger("watchbill.services")
@@ -50,12 +54,15 @@ class AgentService:
         is none, and ValueError for a heartbeat that could never fire."""
         self.config = config
         self._clock = clock
-        self._beats = list(heartbeats.resources(config))
+        kept: dict[str, str] = {}  # secrets of deliveries, which leave this process by no other way
+        self._beats = list(heartbeats.resources(config, kept))
+        self._delivering = Delivering(LocalSecrets(ChainMap(kept, os.environ)))
         self._loader = BotLoader(bot_manager)
         self._definition = config.crew()
         self._keys = configuration.keys_of(config.task_stream)
         found = target(config.redis_url, config.redis_db)
         self._client = AgentServiceClient(config.redis_url, redis_db=config.redis_db, task_stream=config.task_stream)
+        self._client.deliver_here(kept)
         self._uid = ""
         self._queue_size = 0
         self._store, blocking = Store(found), Store(found)  # neither connects before it is used
@@ -107,7 +114,8 @@ class AgentService:
         client = self._store.client
         with outages.translated():
             self._uid = await crew.make(client, self._keys, self._definition)
-            await control.declare_dead(client, self._keys, self._uid)
+            for keys in (self._keys, self._keys.deliveries()):
+                await control.declare_dead(client, keys, self._uid)
             await self._read()
         self._working = asyncio.create_task(self._work(), name=f"worker {self._keys.crew}")
         self._publishing = [background.start("results", self._publisher.run)]
@@ -191,6 +199,7 @@ class AgentService:
                 concurrency=self.config.max_workers,
                 grace_seconds=self.config.shutdown_timeout_seconds,
                 clock=self._clock,
+                delivering=self._delivering,
             )
             try:
                 return await self._worker.run()
@@ -232,19 +241,18 @@ async def _within(seconds: float, work: Awaitable[object]) -> None:
 
 async def start_agent_service(config: AgentServiceConfig, bot_manager: FindsBots) -> None:
     """Runs a service until SIGINT or SIGTERM, then stops it in order. Raises what ended its worker otherwise."""
-    service = AgentService(config, bot_manager)
-    loop = asyncio.get_running_loop()
-    stops: set[asyncio.Task[None]] = set()
-
-    def stop() -> None:
-        stops.add(asyncio.create_task(service.stop()))
-
-    await service.start()
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, told.set)
     try:
-        await service.ended()
+        async with AgentService(config, bot_manager) as service:
+            ended, asked = asyncio.create_task(service.ended()), asyncio.create_task(told.wait())
+            try:
+                await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    ended.result()
+            finally:
+                await background.end(ended, asked)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-        await service.stop()

@@ -5,11 +5,27 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from watchbill.tasks import AgentTask, Priority, TaskResult, TaskState
+from pydantic import Field
+
+from watchbill import tasks
+from watchbill.services.delivery import DeliveryConfig
+from watchbill.tasks import Priority, TaskResult, TaskState
 
 __all__ = ["AgentTask", "TaskPriority", "TaskResult", "TaskStatus"]
 
 TaskPriority = Priority
+
+
+class AgentTask(tasks.AgentTask):
+    """A task for a bot, and where its result goes besides the stream of results."""
+
+    delivery: DeliveryConfig = Field(default_factory=DeliveryConfig)
+
+    def stored(self) -> tasks.AgentTask:
+        """The task as the queue keeps it, without the delivery."""
+        return tasks.AgentTask.model_construct(
+            self.model_fields_set - {"delivery"}, **{name: getattr(self, name) for name in tasks.AgentTask.model_fields}
+        )
 
 
 class TaskStatus(StrEnum):

@@ -1,0 +1,120 @@
+"""The destination of one task's result, in the flat form of a service's tasks and heartbeats. Pure.
+
+A secret may be written out: then it stays in this process, and what is stored names it only. Whoever has not got it
+can't deliver, so a program that gives tasks to services elsewhere writes `env:NAME` instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import MutableMapping
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from watchbill.api.delivery import ENV_REFERENCE, Destination
+from watchbill.errors import InvalidInput, Problem
+
+
+class DeliveryChannel(StrEnum):
+    """The way by which a result is sent."""
+
+    LOG = "log"
+    """The service's log, which has every result."""
+    WEBHOOK = "webhook"
+    TELEGRAM = "telegram"
+    TEAMS = "teams"
+    EMAIL = "email"
+    REDIS_STREAM = "redis_stream"
+    """The stream of results, which has every result; or another, if `redis_stream` names one."""
+
+
+class DeliveryConfig(BaseModel):
+    """A channel, and what it needs to know. What other channels need is ignored.
+
+    Tokens, signing keys and URLs of Teams are secrets: `env:NAME` is the variable of the service's environment; any
+    other text is the secret itself, and works only in the process that has made this.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    channel: DeliveryChannel = DeliveryChannel.LOG
+    webhook_url: str | None = Field(default=None, repr=False)
+    webhook_signing_key: str | None = Field(
+        default=None, repr=False, description="Signs each request as Standard Webhooks has it."
+    )
+    telegram_bot_token: str | None = Field(default=None, repr=False)
+    telegram_chat_id: int | str | None = None
+    teams_webhook_url: str | None = Field(
+        default=None, repr=False, description="The URL of a Workflows webhook; connectors' URLs are retired."
+    )
+    email_recipients: list[str] = Field(default_factory=list)
+    email_subject: str = Field(default="", description="Default: the agent's name and how its task ended.")
+    redis_stream: str | None = Field(default=None, description="Default: the service's stream of results.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> DeliveryConfig:
+        for name in _NEEDS.get(self.channel, ()):
+            if not getattr(self, name):
+                raise ValueError(f"channel {self.channel.value} needs {name}. Give it, or choose another channel")
+        return self
+
+    def destinations(self, kept: MutableMapping[str, str] | None) -> list[Destination]:
+        """The destinations that say the same: one, or none where the result goes there anyway.
+
+        `kept` gets the secrets that are written out, by the names that the destination has for them; None: there may
+        be none. Raises InvalidInput.
+        """
+        spec = self._spec(kept)
+        if spec is None:
+            return []
+        try:
+            return [Destination.model_validate({"name": self.channel.value.replace("_", "-"), **spec})]
+        except ValidationError as error:
+            found = [detail["msg"] for detail in error.errors(include_url=False, include_input=False)]
+            raise InvalidInput([Problem(said, "Correct the delivery.", path="delivery") for said in found]) from None
+
+    def _spec(self, kept: MutableMapping[str, str] | None) -> dict[str, Any] | None:
+        match self.channel:
+            case DeliveryChannel.WEBHOOK:
+                url = self.webhook_url or ""
+                if "@" in url.partition("://")[2].partition("/")[0]:
+                    url = _reference("webhook_url", url, kept)
+                webhook = {"url": url}
+                if self.webhook_signing_key:
+                    webhook["signingKey"] = _reference("webhook_signing_key", self.webhook_signing_key, kept)
+                return {"webhook": webhook}
+            case DeliveryChannel.TELEGRAM:
+                token = _reference("telegram_bot_token", self.telegram_bot_token or "", kept)
+                return {"telegram": {"botToken": token, "chatId": str(self.telegram_chat_id)}}
+            case DeliveryChannel.TEAMS:
+                return {"teams": {"url": _reference("teams_webhook_url", self.teams_webhook_url or "", kept)}}
+            case DeliveryChannel.EMAIL:
+                return {"email": {"to": list(self.email_recipients), "subject": self.email_subject}}
+            case DeliveryChannel.REDIS_STREAM if self.redis_stream:
+                return {"redisStream": {"stream": self.redis_stream}}
+            case _:
+                return None
+
+
+_NEEDS: Final = {
+    DeliveryChannel.WEBHOOK: ("webhook_url",),
+    DeliveryChannel.TELEGRAM: ("telegram_bot_token", "telegram_chat_id"),
+    DeliveryChannel.TEAMS: ("teams_webhook_url",),
+    DeliveryChannel.EMAIL: ("email_recipients",),
+}
+
+
+def _reference(field: str, value: str, kept: MutableMapping[str, str] | None) -> str:
+    """Returns the text that is stored in place of a secret: the name of a variable."""
+    if ENV_REFERENCE.fullmatch(value):
+        return value
+    if kept is None:
+        reason = f"{field} is written out, and the services that deliver are other processes"
+        fix = "Give env:NAME, and set that variable in the environment of the services."
+        raise InvalidInput(Problem(reason, fix, path=f"delivery.{field}"))
+    # The same in each process that has the secret, so that services with equal heartbeats agree.
+    name = f"WATCHBILL_KEPT_{hashlib.sha256(value.encode()).hexdigest()[:16].upper()}"
+    kept[name] = value
+    return f"env:{name}"
