@@ -314,6 +314,36 @@ async def test_a_server_that_stands_still_does_not_hold_up_the_loop(private_redi
         assert await publishing
 
 
+async def test_a_consumer_that_is_cancelled_while_the_server_stands_still_ends_and_loses_nothing(
+    private_redis: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from watchbill.network import stream as module
+
+    monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
+    server = await private_redis()
+    async with connection.connected(server.url) as client:
+        network = RedisStream(client=client, retry_after=SOON)
+        await network.create_consumer_group(name, "agents")
+        await network.publish_message(name, {"n": 1})
+        begun = asyncio.Event()
+
+        async def body() -> None:
+            async with contextlib.aclosing(network.consume_messages(name, "agents", "a")) as messages:
+                async for _ in messages:
+                    begun.set()
+                    await asyncio.sleep(600)
+
+        task = asyncio.create_task(body())
+        await begun.wait()
+        server.pause()
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=9)  # the client alone would wait for ten seconds
+        server.resume()
+        assert done == {task}
+        assert task.cancelled()
+        assert await take(network, name, 1) == [1]
+
+
 def test_the_server_is_named_by_arguments_else_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from watchbill.network import server
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import redis.asyncio
 
@@ -14,6 +15,9 @@ from watchbill.messaging.shells import Async
 from watchbill.network import server
 
 logger = Logger("watchbill.network")
+
+LEAVE_SECONDS: Final = 2.0
+"""A consumer that ends waits for so long to hand back its message. The message is given again later if it can't."""
 
 
 class RedisStream(Async):
@@ -81,9 +85,11 @@ class RedisStream(Async):
                     held = []
         finally:
             try:
-                await self._do(core.leave(*held, counts=True))
-            except WatchbillError as error:
-                logger.info("the consumer %r could not leave %r: %s", consumer_name, stream_name, error)
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._do(core.leave(*held, counts=True))
+            except (WatchbillError, TimeoutError) as error:
+                why = str(error) or "the store doesn't answer"
+                logger.info("the consumer %r could not leave %r: %s", consumer_name, stream_name, why)
 
     async def cleanup_stream(
         self, stream_name: str, num_groups: int | None = None, group_prefix: str = "group_", *, force: bool = False
