@@ -19,6 +19,8 @@ from workshop import Crew, until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.errors import UserActionRequired
+from watchbill.messaging import AsyncRedisStream
+from watchbill.network import RedisCache
 from watchbill.store import definitions, eviction
 from watchbill.store.crews import CrewRedis
 
@@ -142,9 +144,35 @@ async def work(crew: Crew) -> None:
     assert await crew.client.cancel(crew.name, "late")
     assert "dead" in {letter.task_id async for letter in crew.client.dead_letters(crew.name)}
     assert (await crew.client.status(crew.name, "run")).status.value == "failed"
+    await say_and_remember(crew)
     await worker.drain()
     assert "NOPERM" not in worker.log
     assert "no permissions" not in worker.log
+
+
+async def say_and_remember(crew: Crew) -> None:
+    """What agents ask with a stream and the cache of their crew."""
+    options: dict[str, Any] = {"key_prefix": crew.keys.prefix, "retry_after": 0.01, "max_deliveries": 1}
+    stream = AsyncRedisStream("news", crew.redis, **options)
+    await stream.create_consumer_group("agents", "a")
+    first, second = [await stream.add({"n": n}) for n in range(2)]
+    assert len(await stream.read_group(wait=20)) == 2
+    assert await stream.renew(first, second) == [first, second]
+    assert await stream.acknowledge(first) == 1
+
+    async def letters() -> Any:
+        return await stream.read_group() or await stream.dead_letters()
+
+    assert [letter["message_id"] for letter in await until(letters)] == [second]
+    assert await stream.leave()
+    assert await stream.cleanup() == {}
+    cache = RedisCache(client=crew.redis, prefix=crew.keys.history)
+    for agent in ("a", "b"):
+        await cache.append_response(agent, "yes", expire=60)
+    await cache.clear("a")
+    assert await cache.get_responses("b") == await cache.get_last_responses(9) == ["yes"]
+    assert await cache.get_random_responses(9) == ["yes"]
+    await cache.clear_all()
 
 
 @pytest.mark.parametrize("name", ["valkey-standalone", "redis7-standalone", "valkey-cluster"])
