@@ -79,6 +79,26 @@ CAUSES: Final[Mapping[EventType, Cause]] = {
         "was replayed; a heartbeat missed slots; the store has lost the crew's work.",
         _STEP,
     ),
+    EventType.TASK_DELEGATED: Cause(
+        "agent",
+        "`context.delegate`: an agent gives a part of its work to another, the child.",
+        ("agent", "child", "run"),
+    ),
+    EventType.REVIEWER_HANDOFF: Cause(
+        "agent",
+        "`context.hand_off_for_review`: an agent's work goes to a reviewer, the child.",
+        ("agent", "child", "run"),
+    ),
+    EventType.REVIEWER_APPROVAL: Cause(
+        "agent",
+        "`context.approve`: a reviewer approves of the work of an agent, the parent.",
+        ("agent", "parent", "run"),
+    ),
+    EventType.CONDUCTOR_ESCALATION: Cause(
+        "agent",
+        "`context.escalate`: an agent asks for guidance; the parent is whom it asks, if it says so.",
+        ("agent", "parent", "run"),
+    ),
     EventType.WORKER_LOST: Cause("worker, operator", "A worker's lease ran out: others take what it held.", ()),
 }
 """The types that Watchbill emits, in the order in which things happen."""

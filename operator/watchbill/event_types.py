@@ -6,6 +6,7 @@ What changes work writes the event of it in the same script, so that feed and st
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -147,6 +148,19 @@ class TownEvent(BaseModel):
         if problems:
             raise InvalidInput(problems)
         return self.model_copy(update=values)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """An event that an agent tells while it runs, without what its worker knows: the agent, its task, its run, the
+    time."""
+
+    event_type: EventType
+    message: str
+    parent: str | None = None
+    child: str | None = None
+    scope: str | None = None
+    spawn_mode: SpawnMode | None = None
 
 
 def _chosen(kind: type[Any], value: object, path: str) -> Any:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from watchbill import testing
+from watchbill.errors import InvalidInput
+from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.tasks import Usage
 
 pytestmark = pytest.mark.pure
@@ -58,13 +62,13 @@ async def test_what_is_no_text_can_not_be_emitted_and_that_is_said() -> None:
 async def test_a_thread_emits_on_the_event_loop() -> None:
     emitted_on: list[threading.Thread] = []
     context = testing.context()
-    original = context.emit
+    original = context.tell
 
-    async def emit(message: str) -> None:
+    async def tell(told: Telling) -> None:
         emitted_on.append(threading.current_thread())
-        await original(message)
+        await original(told)
 
-    object.__setattr__(context, "emit", emit)
+    context.tell = tell
     await asyncio.to_thread(context.emit_sync, "from a thread")
     assert context.messages == ["from a thread"]
     assert emitted_on == [threading.main_thread()]
@@ -73,10 +77,10 @@ async def test_a_thread_emits_on_the_event_loop() -> None:
 async def test_what_emit_raises_reaches_the_thread() -> None:
     context = testing.context()
 
-    async def emit(message: str) -> None:
-        raise LookupError(message)
+    async def tell(told: Telling) -> None:
+        raise LookupError(told.message)
 
-    object.__setattr__(context, "emit", emit)
+    context.tell = tell
     with pytest.raises(LookupError, match="gone"):
         await asyncio.to_thread(context.emit_sync, "gone")
 
@@ -101,6 +105,39 @@ def test_a_test_without_an_event_loop_may_emit() -> None:
     context = testing.context()
     context.emit_sync("hello")
     assert context.messages == ["hello"]
+
+
+async def test_what_an_agent_tells_of_its_work_with_others_is_kept_for_a_test() -> None:
+    context = testing.context()
+    await context.delegate("writer", "go", scope="the draft", spawn_mode="resumed")
+    await context.hand_off_for_review("critic")
+    await context.approve("writer", "well done")
+    await asyncio.to_thread(context.escalate_sync, "help", to="lead")
+    assert context.messages == []
+    assert context.events == [
+        Telling(EventType.TASK_DELEGATED, "go", None, "writer", "the draft", SpawnMode.RESUMED),
+        Telling(EventType.REVIEWER_HANDOFF, "", None, "critic"),
+        Telling(EventType.REVIEWER_APPROVAL, "well done", "writer"),
+        Telling(EventType.CONDUCTOR_ESCALATION, "help", "lead"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda c: c.delegate(""), "agent: '' is no name of an agent. Name an agent of the crew."),
+        (lambda c: c.hand_off_for_review(None), "reviewer: None is no name of an agent"),
+        (lambda c: c.escalate("help", to=7), "to: 7 is no name of an agent"),
+        (lambda c: c.delegate("a", spawn_mode="warm"), "spawn_mode: 'warm' is no spawn mode. Use one of fresh, forked"),
+        (lambda c: c.approve("a", 7), "approve takes a text, not int: 7"),
+        (lambda c: c.delegate("a", scope=["x"]), "scope takes a text, not list"),
+    ],
+)
+async def test_bad_input_is_refused_by_its_name(call: Callable[[Any], Awaitable[None]], error: str) -> None:
+    context = testing.context()
+    with pytest.raises((InvalidInput, TypeError), match=re.escape(error)):
+        await call(context)
+    assert context.events == []
 
 
 def test_an_agent_sees_that_it_should_stop_also_in_a_copy_of_its_context() -> None:

@@ -12,7 +12,8 @@ from watchbill.api import Heartbeat
 from watchbill.api.heartbeat import CrewRef, HeartbeatSpec
 from watchbill.api.meta import ObjectMeta
 from watchbill.event_causes import CAUSES
-from watchbill.events import EventType, TownEvent
+from watchbill.event_types import Telling
+from watchbill.events import EventType, SpawnMode, TownEvent
 from watchbill.records import ExecutionMode
 from watchbill.store import control, dead, events, heartbeats
 
@@ -39,6 +40,16 @@ async def _cause_all(crew: Crew) -> None:
     await crew.run("stuck", PAIR)
     taken = await crew.take("w", next(numbers))
     await queue.say("w", taken[0], "half way", 1)
+    for number, told in enumerate(
+        (
+            Telling(EventType.TASK_DELEGATED, "", child="b", scope="the sources", spawn_mode=SpawnMode.FRESH),
+            Telling(EventType.REVIEWER_HANDOFF, "", child="b"),
+            Telling(EventType.REVIEWER_APPROVAL, "", parent="b"),
+            Telling(EventType.CONDUCTOR_ESCALATION, "", parent="c"),
+        ),
+        2,
+    ):
+        assert await queue.say("w", taken[0], told, number)
     await queue.park("w", taken, "AgentUnavailable: no such class")
     await crew.run("halted", PAIR)
     await control.interrupt(client, keys, uid, "halted/a", "later")
@@ -69,6 +80,7 @@ async def test_every_type_is_told_by_what_causes_it_wherever_it_belongs(crew: Cr
     for name in names:
         assert [event for _, event in await events.recent(crew.client, name, 1000)] == expected[name], name
     assert named == {kind: set(cause.streams) for kind, cause in CAUSES.items()}
+    assert set(CAUSES) == {*EventType}
 
 
 async def _told(crew: Crew, *kinds: EventType) -> list[str]:
@@ -138,3 +150,18 @@ async def test_a_plain_task_has_no_event_but_its_own(crew: Crew) -> None:
     await crew.submit("t1", "t2")
     await crew.finish("w", await crew.claim("w"))
     assert [e["event_type"] for e in await crew.events()] == ["task_assigned", "task_completed"] * 2
+
+
+async def test_what_names_an_agent_twice_is_on_its_stream_once(crew: Crew) -> None:
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    both = Telling(EventType.TASK_DELEGATED, "to one", parent="b", child="b")
+    own = Telling(EventType.TASK_DELEGATED, "to itself", parent="a", child="a")
+    for number, told in ((1, both), (1, both), (2, own), (2, own)):
+        assert await crew.queue.say("w", task, told, number)
+    found = {
+        agent: [e["message"] for e in await crew.events(crew.keys.agent_events(agent)) if "parent_agent_id" in e]
+        for agent in "ab"
+    }
+    assert found == {"a": ["to one", "to itself"], "b": ["to one"]}
+    assert [e["message"] for e in await crew.events() if "parent_agent_id" in e] == ["to one", "to itself"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from workshop import Crew, until
 
+from watchbill.event_types import Telling
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask, TaskResult
 from watchbill.testing import FakeClock
@@ -46,11 +47,11 @@ class Room:
         digest = self.crew.definition.digest()
         task = Claimed(task_id, "7", attempt, agent_id, entry, 5, False, True, payload, digest)
 
-        async def say(message: str) -> None:
-            self.said.append(message)
+        async def tell(told: Telling) -> None:
+            self.said.append(told.message)
 
         await self.executor.read(task)
-        running = self.executor.begin(task, say, self.ended)
+        running = self.executor.begin(task, tell, self.ended)
         assert running is not None
         return running
 

@@ -1,7 +1,7 @@
-"""The context of one run of an agent: its task, its inputs, and a way to send messages.
+"""The context of one run of an agent: its task, its inputs, and ways to tell what it does.
 
-A value with three ways out, `emit`, `annotate` and `report_usage`, and one way in, `cancelled`. It knows neither the
-store nor the worker.
+A value with three ways out (`tell`, which `emit`, `delegate` and others use; `annotate`; `report_usage`), and one way
+in, `cancelled`. It knows neither the store nor the worker.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pydantic_core import from_json
 
 from watchbill.agents.text import sound
 from watchbill.agents.tools import Tool
+from watchbill.errors import InvalidInput, Problem
+from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask, Usage
 
-Say = Callable[[str], Awaitable[None]]
+Tell = Callable[[Telling], Awaitable[None]]
 
 NOTE_MAX: Final = 4000
 USAGE_MAX: Final = 2**53
@@ -33,11 +35,51 @@ EMIT_SECONDS: Final = 30.0
 """Seconds that a thread waits until its message is taken. After that the event loop has ended or hangs."""
 
 
-def spoken(message: object) -> str:
+def spoken(message: object, by: str = "emit") -> str:
     """The message, cut to the length that is processed. Raises TypeError if it is not text."""
     if not isinstance(message, str):
-        raise TypeError(f"emit takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
+        raise TypeError(f"{by} takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
     return message[:_SPOKEN_MAX]
+
+
+def emission(message: str) -> Telling:
+    """Returns the event that `emit` tells. Raises TypeError if the message is not text."""
+    return Telling(EventType.MISSION_EVENT, spoken(message))
+
+
+def _delegation(agent: str, message: str, scope: str | None, spawn_mode: SpawnMode | str) -> Telling:
+    mode = next((mode for mode in SpawnMode if mode == spawn_mode), None)
+    if mode is None:
+        fix = f"Use one of {', '.join(SpawnMode)}."
+        raise InvalidInput(Problem(f"{spawn_mode!r} is no spawn mode", fix, path="spawn_mode"))
+    child = _named(agent, "agent")
+    return Telling(
+        EventType.TASK_DELEGATED, spoken(message, "delegate"), child=child, scope=_scope(scope), spawn_mode=mode
+    )
+
+
+def _handoff(reviewer: str, message: str, scope: str | None) -> Telling:
+    child, text = _named(reviewer, "reviewer"), spoken(message, "hand_off_for_review")
+    return Telling(EventType.REVIEWER_HANDOFF, text, child=child, scope=_scope(scope))
+
+
+def _approval(agent: str, message: str) -> Telling:
+    return Telling(EventType.REVIEWER_APPROVAL, spoken(message, "approve"), parent=_named(agent, "agent"))
+
+
+def _escalation(message: str, to: str | None) -> Telling:
+    parent = None if to is None else _named(to, "to")
+    return Telling(EventType.CONDUCTOR_ESCALATION, spoken(message, "escalate"), parent=parent)
+
+
+def _named(agent: object, path: str) -> str:
+    if not isinstance(agent, str) or not agent:
+        raise InvalidInput(Problem(f"{agent!r} is no name of an agent", "Name an agent of the crew.", path=path))
+    return agent
+
+
+def _scope(scope: str | None) -> str | None:
+    return None if scope is None else spoken(scope, "scope")
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
@@ -68,10 +110,11 @@ class Context:
     fence: int
     """A number that grows with every start of this task. Pass it to systems that should refuse a worker whose lease
     has ended."""
-    emit: Say
-    """Sends a message to the crew's event feed: `await context.emit("half way")`."""
+    tell: Tell
+    """Puts an event on the feeds, in order, while the task is still this worker's. An event that is sent again because
+    its answer was lost is there once. `emit` and the methods behind it use this."""
     loop: asyncio.AbstractEventLoop | None = None
-    """The event loop that `emit` belongs to; a worker always gives it."""
+    """The event loop that `tell` belongs to; a worker always gives it."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
     _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
@@ -89,11 +132,64 @@ class Context:
         """Sets `cancelled`. The worker calls it; a test may call it, too."""
         self._asked.append(True)
 
+    async def emit(self, message: str) -> None:
+        """Sends a message to the crew's event feed: `await context.emit("half way")`."""
+        await self.tell(emission(message))
+
+    async def delegate(
+        self, agent: str, message: str = "", *, scope: str | None = None, spawn_mode: SpawnMode | str = SpawnMode.FRESH
+    ) -> None:
+        """Tells that this agent gives a part of its work to another agent of the crew (`task_delegated`).
+
+        `scope` says which part, in words for people; `spawn_mode` how much the other knows of this agent's context. It
+        is told on the feeds of the crew, of both agents and of the run. It is only told: nothing is scheduled by it.
+        Raises InvalidInput if the crew has no such agent.
+        """
+        await self.tell(_delegation(agent, message, scope, spawn_mode))
+
+    async def hand_off_for_review(self, reviewer: str, message: str = "", *, scope: str | None = None) -> None:
+        """Tells that this agent's work is to be reviewed by another agent (`reviewer_handoff`). It is only told, as by
+        `delegate`, and raises as that does."""
+        await self.tell(_handoff(reviewer, message, scope))
+
+    async def approve(self, agent: str, message: str = "") -> None:
+        """Tells that this agent has reviewed the work of another agent, and approves of it (`reviewer_approval`). It is
+        only told, as by `delegate`, and raises as that does."""
+        await self.tell(_approval(agent, message))
+
+    async def escalate(self, message: str, *, to: str | None = None) -> None:
+        """Tells that this agent needs guidance, or another priority (`conductor_escalation`): of the agent `to`, or of
+        whoever conducts the crew. It is only told, as by `delegate`, and raises as that does."""
+        await self.tell(_escalation(message, to))
+
     def emit_sync(self, message: str) -> None:
         """`emit` for an agent that isn't async, and so runs in a thread. Returns once the message is taken.
 
-        Raises RuntimeError when called on the event loop itself, where it would wait for ever.
+        This and the other methods of this kind raise RuntimeError when called on the event loop itself, where they
+        would wait for ever.
         """
+        self.tell_sync(emission(message))
+
+    def delegate_sync(
+        self, agent: str, message: str = "", *, scope: str | None = None, spawn_mode: SpawnMode | str = SpawnMode.FRESH
+    ) -> None:
+        """`delegate` for an agent that isn't async."""
+        self.tell_sync(_delegation(agent, message, scope, spawn_mode))
+
+    def hand_off_for_review_sync(self, reviewer: str, message: str = "", *, scope: str | None = None) -> None:
+        """`hand_off_for_review` for an agent that isn't async."""
+        self.tell_sync(_handoff(reviewer, message, scope))
+
+    def approve_sync(self, agent: str, message: str = "") -> None:
+        """`approve` for an agent that isn't async."""
+        self.tell_sync(_approval(agent, message))
+
+    def escalate_sync(self, message: str, *, to: str | None = None) -> None:
+        """`escalate` for an agent that isn't async."""
+        self.tell_sync(_escalation(message, to))
+
+    def tell_sync(self, told: Telling) -> None:
+        """`tell` for an agent that isn't async."""
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -107,7 +203,7 @@ class Context:
             )
 
         async def say() -> None:
-            await self.emit(message)
+            await self.tell(told)
 
         saying = say()
         try:

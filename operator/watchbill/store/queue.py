@@ -17,6 +17,7 @@ import redis.asyncio
 
 from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, WorkerForgotten
+from watchbill.event_types import EventType, Telling
 from watchbill.names import RETURNED, CrewKeys, split_step_id
 from watchbill.store import packed
 from watchbill.tasks import Usage
@@ -309,11 +310,16 @@ class Queue:
             fields = map(str, await self.client.hkeys(self.keys.meta))
         return sorted(name.removeprefix("spawned:") for name in fields if name.startswith("spawned:"))
 
-    async def say(self, incarnation: str, task: Claimed, message: str, number: int) -> bool:
-        """Puts an agent's message on the feed, if the task is still this incarnation's. `number` counts from 1."""
-        keys = [*self.keys.fixed, *self.keys.of_item(task.id, task.agent)]
-        reply = await self._call("say", keys, [self.uid, incarnation, task.id, task.fence, _text(message), number])
-        return bool(reply == "ok")
+    async def say(self, incarnation: str, task: Claimed, told: Telling | str, number: int) -> bool:
+        """Puts on the feeds what an agent tells, if the task is still this incarnation's. A text is a message. `number`
+        counts from 1."""
+        if isinstance(told, str):
+            told = Telling(EventType.MISSION_EVENT, told)
+        others = (told.parent or task.agent, told.child or task.agent)
+        keys = [*self.keys.fixed, *self.keys.of_item(task.id, task.agent), *map(self.keys.agent_events, others)]
+        args = [self.uid, incarnation, task.id, task.fence, number, told.event_type.value, _text(told.message)]
+        args += (told.parent or "", told.child or "", _text(told.scope or ""), told.spawn_mode or "")
+        return bool(await self._call("say", keys, args) == "ok")
 
     async def declare_dead(self, incarnations: Sequence[str]) -> None:
         """For whoever knows that these processes have ended: their work may be taken at once."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from watchbill.agents.context import Context, spoken
+from watchbill.agents.context import Context
 from watchbill.agents.tools import Tool
+from watchbill.event_types import EventType, Telling
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask
 
@@ -22,13 +23,23 @@ class RecordingContext(Context):
     messages: list[str] = field(default_factory=list)
     """The messages that the agent emitted, in order."""
 
-    def emit_sync(self, message: str) -> None:
-        """Emits as a worker's context does. Without an event loop, as in a test that isn't async, the message is just
+    events: list[Telling] = field(default_factory=list)
+    """The other events that it told, in order: `delegate`, `hand_off_for_review`, `approve`, `escalate`."""
+
+    def tell_sync(self, told: Telling) -> None:
+        """Tells as a worker's context does. Without an event loop, as in a test that isn't async, the event is just
         kept."""
         if self.loop is None:
-            self.messages.append(spoken(message))
+            _keep(told, self.messages, self.events)
         else:
-            Context.emit_sync(self, message)
+            Context.tell_sync(self, told)
+
+
+def _keep(told: Telling, messages: list[str], events: list[Telling]) -> None:
+    if told.event_type is EventType.MISSION_EVENT:
+        messages.append(told.message)
+    else:
+        events.append(told)
 
 
 def context(
@@ -45,17 +56,19 @@ def context(
     """The context of a task that was never submitted.
 
     `tools` are functions by name; `agent` is a definition to use instead of one made from `config`. What the agent
-    emits is in `messages` of the result, and what it reports as used in `usage`.
+    emits is in `messages` of the result, what it tells of its work with others in `events`, and what it reports as used
+    in `usage`.
     """
     definition = agent or AgentDefinition(agent_id="agent", agent_class="EchoAgent", config=dict(config or {}))
     messages: list[str] = []
+    events: list[Telling] = []
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         loop = None
 
-    async def emit(message: str) -> None:
-        messages.append(spoken(message))
+    async def tell(told: Telling) -> None:
+        _keep(told, messages, events)
 
     return RecordingContext(
         crew="test/crew",
@@ -70,7 +83,8 @@ def context(
         deadline=deadline,
         attempt=1,
         fence=1,
-        emit=emit,
+        tell=tell,
         loop=loop,
         messages=messages,
+        events=events,
     )

@@ -21,8 +21,10 @@ class Job:
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
     attempt: Running | None = None
-    emitted: int = 0
-    """Number of messages that the agent has emitted."""
+    told: int = 0
+    """Number of events that the agent has told."""
+    telling: asyncio.Lock | None = None
+    """A lock that is held while one is told."""
     wish: Wish | None = None
     """The wish of somebody who asked it to stop."""
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from watchbill.agents.context import spoken
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
+from watchbill.event_types import Telling
 from watchbill.loggers import Logger
 from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
@@ -92,8 +92,8 @@ class Jobs:
 
     def _run(self, incarnation: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
         try:
-            emit, end = partial(self._emit, incarnation, job), partial(self._end, incarnation, job)
-            job.attempt = self._executor.begin(job.task, emit, end, *read)
+            tell, end = partial(self._tell, incarnation, job), partial(self._end, incarnation, job)
+            job.attempt = self._executor.begin(job.task, tell, end, *read)
             if job.reading is not None or job.claimed != job.begun:
                 self._counts.begin_delay(self._now() - job.claimed)
         except AgentNotLoadable as error:
@@ -104,15 +104,19 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._end(incarnation, job, self._executor.broken(job.task, error))
 
-    async def _emit(self, incarnation: Incarnation, job: Job, message: str) -> None:
-        if incarnation.jobs.get(job.task.id) is not job:
-            return  # a thread that outlived its task, or even its incarnation: nobody would close what it opened
-        if job.task.id in incarnation.unannounced:  # the feed has the beginning before any message
-            await self._state.persist(lambda: self._queue.finish(incarnation.name, [], announced=[job.task]))
-            incarnation.unannounced.pop(job.task.id, None)
-        job.emitted += 1
-        number, text = job.emitted, redact(spoken(message))[: results.MESSAGE_MAX]
-        await self._state.persist(lambda: self._queue.say(incarnation.name, job.task, text, number))
+    async def _tell(self, incarnation: Incarnation, job: Job, told: Telling) -> None:
+        if job.telling is None:
+            job.telling = asyncio.Lock()
+        async with job.telling:  # in order: the store takes a smaller number than the last for a repeat
+            if incarnation.jobs.get(job.task.id) is not job:
+                return  # a thread that outlived its task, or even its incarnation: nobody would close what it opened
+            if job.task.id in incarnation.unannounced:  # the feed has the beginning before all that is told
+                await self._state.persist(lambda: self._queue.finish(incarnation.name, [], announced=[job.task]))
+                incarnation.unannounced.pop(job.task.id, None)
+            job.told += 1
+            number, scope = job.told, told.scope and redact(told.scope)[: results.MESSAGE_MAX]
+            clean = replace(told, message=redact(told.message)[: results.MESSAGE_MAX], scope=scope)
+            await self._state.persist(lambda: self._queue.say(incarnation.name, job.task, clean, number))
 
     def _end(self, incarnation: Incarnation, job: Job, finished: Finished, ran_seconds: float | None = None) -> None:
         self._mean += (self._now() - job.begun - self._mean) / 8

@@ -46,23 +46,30 @@ local function append(feed, most, kind, data)
   redis.call('EXPIRE', feed, DAY)
 end
 
-local function event(kind, fields, agent_events, run_events)
+-- `others`: streams of other agents that the event names.
+local function event(kind, fields, agent_events, run_events, others)
   local data = '{"event_type":"' .. kind .. '","timestamp":"' .. stamp() .. '",' .. fields .. '}'
   append(EVENTS, 1000, kind, data)
   if agent_events then append(agent_events, 100, kind, data) end
   if run_events then append(run_events, 500, kind, data) end
+  if others then
+    for _, stream in ipairs(others) do append(stream, 100, kind, data) end
+  end
 end
 
 -- An event of a task or step. The fields that name it are kept from one event to the next: its beginning and its end
--- follow each other. An id has one agent, and one run.
+-- follow each other. An id has one agent, and one run. `more`: further fields, and the streams of the agents that they
+-- name.
 local named, naming
-local function item_event(item, kind, agent, message)
+local function item_event(item, kind, agent, message, more)
   if named ~= item.id then
     named = item.id
     naming = '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(item.id)
       .. (item.run_id and ',"mission_id":' .. quote(item.run_id) or '') .. ',"message":'
   end
-  event(kind, naming .. (message == '' and '""' or quote(message)), item.agent_events, item.run_events)
+  local fields = naming .. (message == '' and '""' or quote(message))
+  if more then return event(kind, fields .. more.fields, item.agent_events, item.run_events, more.streams) end
+  event(kind, fields, item.agent_events, item.run_events)
 end
 
 -- A worker went without leaving. Its lease stays until all that it held is taken.

@@ -18,7 +18,7 @@ import redis.asyncio
 from pydantic import ValidationError
 
 from watchbill import metrics
-from watchbill.agents.context import Say
+from watchbill.agents.context import Tell
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages
 from watchbill.delivery import Message, Secrets, Sender
@@ -147,7 +147,7 @@ class Deliverer:
     def begin(
         self,
         task: Claimed,
-        emit: Say,
+        tell: Tell,
         end: End,
         inputs: Mapping[str, Any] = _NOTHING,
         outputs: Mapping[str, Any] = _NOTHING,

@@ -23,15 +23,16 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from watchbill import logs
-from watchbill.agents.context import EMIT_SECONDS, Context, spoken
+from watchbill.agents.context import EMIT_SECONDS, Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
+from watchbill.event_types import Telling
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
@@ -123,8 +124,8 @@ class _Context(Context):
     line: _Line
     number: int
 
-    def emit_sync(self, message: str) -> None:
-        self.line.say(self.number, message).result(EMIT_SECONDS)
+    def tell_sync(self, told: Telling) -> None:
+        self.line.say(self.number, told).result(EMIT_SECONDS)
 
     def report_usage(self, usage: Usage) -> None:
         Context.report_usage(self, usage)
@@ -134,8 +135,8 @@ class _Context(Context):
 def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: _Line) -> Context:
     number = line.task
 
-    async def emit(message: str) -> None:
-        await asyncio.wrap_future(line.say(number, message))
+    async def tell(told: Telling) -> None:
+        await asyncio.wrap_future(line.say(number, told))
 
     given = asked["context"]
     return _Context(
@@ -151,7 +152,7 @@ def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line
         deadline=datetime.fromisoformat(given["deadline"]) if given["deadline"] else None,
         attempt=given["attempt"],
         fence=given["fence"],
-        emit=emit,
+        tell=tell,
         line=line,
         number=number,
     )
@@ -197,12 +198,13 @@ class _Line:
             if task == self.task and self._runs:
                 self._socket.sendall(data)
 
-    def say(self, task: int, message: str) -> Future[None]:
-        """Done once the worker has it on the feed; holds what that raised there. Raises RuntimeError for a task that
+    def say(self, task: int, told: Telling) -> Future[None]:
+        """Done once the worker has it on the feeds; holds what that raised there. Raises RuntimeError for a task that
         has ended: what one has left behind must not speak for another."""
         said: Future[None] = Future()
         known = next(self._ids)
-        data = pack(json.dumps({"kind": "emit", "id": known, "message": redact(spoken(message))}))
+        clean = replace(told, message=redact(told.message), scope=told.scope and redact(told.scope))
+        data = pack(json.dumps({"kind": "told", "id": known, "event": asdict(clean)}))
         with self._sending:
             if task != self.task or not self._runs:
                 raise RuntimeError("its task has ended")

@@ -10,15 +10,18 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill import logs
-from watchbill.agents.context import Context, Say
+from watchbill.agents.context import Context, Tell
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
+from watchbill.errors import InvalidInput, Problem
+from watchbill.event_types import Telling
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition, TaskPolicy
@@ -91,7 +94,7 @@ class Executor:
     def begin(
         self,
         task: Claimed,
-        emit: Say,
+        tell: Tell,
         end: End,
         inputs: Mapping[str, str] = _NOTHING,
         outputs: Mapping[str, Any] = _NOTHING,
@@ -111,7 +114,7 @@ class Executor:
             end(self._results.not_begun(task, policy, why))
             return None
         try:
-            context = self._context(task, role, emit, inputs, outputs)
+            context = self._context(task, role, tell, inputs, outputs)
         except (KeyError, ValueError) as failure:
             end(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
@@ -156,7 +159,7 @@ class Executor:
         return role
 
     def _context(
-        self, task: Claimed, role: Role, emit: Say, inputs: Mapping[str, str], outputs: Mapping[str, Any]
+        self, task: Claimed, role: Role, tell: Tell, inputs: Mapping[str, str], outputs: Mapping[str, Any]
     ) -> Context:
         payload = AgentTask.model_validate_json(task.payload)
         prompt = payload.prompt
@@ -179,7 +182,7 @@ class Executor:
             deadline=self._clock.now() + timedelta(seconds=role.timeout),
             attempt=task.attempt,
             fence=int(task.fence),
-            emit=emit,
+            tell=partial(_tell_of_crew, role.crew, tell),
             loop=asyncio.get_running_loop(),
         )
 
@@ -195,3 +198,17 @@ class Executor:
                     del self._definitions[oldest]
                     self._roles = {key: role for key, role in self._roles.items() if key[0] != oldest}
             return self._definitions[digest]
+
+
+async def _tell_of_crew(crew: CrewDefinition, tell: Tell, told: Telling) -> None:
+    """Tells what names agents of the crew only, by their ids. Raises InvalidInput for another."""
+    found: dict[str, str] = {}
+    for role, name in (("parent", told.parent), ("child", told.child)):
+        if name is None:
+            continue
+        agent = crew.agent(name)
+        if agent is None:
+            fix = f"Name one of its agents: {', '.join(crew.agent_ids())}."
+            raise InvalidInput(Problem(f"crew {crew.name!r} has no agent {name!r}", fix, path="agent"))
+        found[role] = agent.agent_id
+    await tell(replace(told, **found) if found else told)  # type: ignore[arg-type]  # both are names

@@ -27,6 +27,7 @@ from typing import Any, Final, TextIO
 from watchbill import logs
 from watchbill.agents.context import Context
 from watchbill.agents.sources import Sources
+from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.loggers import Logger
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
@@ -194,7 +195,7 @@ class _Process:
         try:
             await _send(writer, {"kind": "run", "level": level, **request})
             while (told := await _receive(reader))["kind"] != "end":
-                if told["kind"] == "emit":
+                if told["kind"] == "told":
                     await _send(writer, await _say(told, context))
                 elif told["kind"] == "log":
                     _log(told, context)
@@ -228,11 +229,13 @@ class _Process:
 
 
 async def _say(told: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Emits an agent's message, and returns the answer for its process."""
+    """Tells what an agent in a process told, and returns the answer for its process."""
     error: str | None = None
     value = False
     try:
-        await context.emit(told["message"])
+        event = told["event"]
+        mode = event["spawn_mode"] and SpawnMode(event["spawn_mode"])
+        await context.tell(Telling(**{**event, "event_type": EventType(event["event_type"]), "spawn_mode": mode}))
     except Exception as failure:
         error, value = describe(failure), isinstance(failure, ValueError)
     return {"kind": "said", "id": told["id"], "error": error, "value": value}
