@@ -150,6 +150,7 @@ class Queue:
         self.client = client
         self.keys = keys
         self.uid = uid
+        self._has_agents = keys.prefix == keys.root  # a delivery queue has none, and the crew's `meta`
         self._fence = 0
         """The highest that we were given: a store that went back in time may not know it any more."""
 
@@ -158,6 +159,7 @@ class Queue:
     async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int) -> None:
         """Makes the store know the incarnation, by its first claim, which is of nothing; the next has number 2. The
         feeds say that these agents are there, where no other worker has brought them."""
+        agents = agents if self._has_agents else ()
         keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
         args = [self.uid, incarnation, 1, 0, 0, lease_ms, 0, self._fence, *agents]
         self._claim(await self._call("enter", keys, args))
@@ -307,14 +309,12 @@ class Queue:
     async def _spawned(self) -> list[str]:
         """The agents of which the feeds say that they are there."""
         with outages.translated():
-            fields = map(str, await self.client.hkeys(self.keys.meta))
+            fields = map(str, await self.client.hkeys(self.keys.meta) if self._has_agents else ())
         return sorted(name.removeprefix("spawned:") for name in fields if name.startswith("spawned:"))
 
     async def say(self, incarnation: str, task: Claimed, told: Telling | str, number: int) -> bool:
-        """Puts on the feeds what an agent tells, if the task is still this incarnation's. A text is a message. `number`
-        counts from 1."""
-        if isinstance(told, str):
-            told = Telling(EventType.MISSION_EVENT, told)
+        """Puts what an agent tells on the feeds, if the task is still its. `number` counts from 1."""
+        told = Telling(EventType.MISSION_EVENT, told) if isinstance(told, str) else told
         others = (told.parent or task.agent, told.child or task.agent)
         keys = [*self.keys.fixed, *self.keys.of_item(task.id, task.agent), *map(self.keys.agent_events, others)]
         args = [self.uid, incarnation, task.id, task.fence, number, told.event_type.value, _text(told.message)]
