@@ -16,6 +16,7 @@ import workshop
 from rooms import Enter, Room
 from workshop import AGENTS, Make
 
+from watchbill import connection
 from watchbill.agents.loading import AgentLoader
 from watchbill.testing import FakeClock
 from watchbill.worker.execution import processes
@@ -69,20 +70,21 @@ def enter(make_crew: Make) -> Enter:
         clock = FakeClock()
         lease = SharedLease(monotonic=clock.monotonic)
         lease.extend(math.inf)
-        executor = Executor(
-            crew.redis,
-            crew.keys,
-            AgentLoader([AGENTS]),
-            lease,
-            on_abandoned=lambda *numbers: room.changed(*numbers),
-            store_time=clock.now,
-            clock=clock,
-        )
-        room = Room(crew, executor, clock)
-        try:
-            yield room
-        finally:
-            crew.open()
-            await executor.close()
+        async with connection.Store(crew.url) as store:
+            executor = Executor(
+                store,
+                crew.keys,
+                AgentLoader([AGENTS]),
+                lease,
+                on_abandoned=lambda *numbers: room.changed(*numbers),
+                store_time=clock.now,
+                clock=clock,
+            )
+            room = Room(crew, executor, clock)
+            try:
+                yield room
+            finally:
+                crew.open()
+                await executor.close()
 
     return made

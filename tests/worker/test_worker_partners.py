@@ -1,11 +1,13 @@
-"""What agents tell of their work with others, on the feeds of all whom it concerns."""
+"""What agents tell of their work with others, and the bus, stream, lock and limiter that they share."""
 
 from __future__ import annotations
 
 import pytest
 import workshop
-from workshop import Make
+from workshop import Make, until
 
+from watchbill import names
+from watchbill.api.delivery import Destination
 from watchbill.records import AgentDefinition
 
 TOLD = [
@@ -43,3 +45,47 @@ async def test_what_is_told_at_once_is_told_in_order_and_none_is_lost(make_crew:
         assert (await crew.client.wait(crew.name, "t", timeout=60)).output == "said"
     said = [event.message for event in await crew.events() if event.event_type == "mission_event"]
     assert said == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize("where", ["meet", "meet_sync"])
+async def test_agents_share_a_bus_a_stream_a_lock_and_a_limiter_on_keys_of_their_crew(
+    make_crew: Make, where: str
+) -> None:
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class=f"partners:{where}")])
+    prefix = crew.keys.prefix
+    async with crew.in_process():
+        await crew.submit("t", "a", "go")
+        result = await crew.client.wait(crew.name, "t", timeout=60)
+        assert result.output == [1, {"n": 1}, True, False, [True, False]], result.error
+        channel = names.channel("news", prefix)
+        assert await crew.redis.execute_command("PUBSUB", "NUMSUB", channel) == [channel, 0], "the bus is closed"
+    assert await crew.redis.xlen(names.stream("work", prefix)) == 1
+    assert await crew.redis.zcard(names.rate_log("calls", "api", prefix)) == 1
+    assert names.lock("door", prefix) == f"wb:{{{crew.name}}}:lock:door"
+
+
+async def test_an_agent_in_a_process_is_told_what_it_can_not_share(make_crew: Make) -> None:
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:Alone")])
+    async with crew.in_process():
+        await crew.submit("t", "a", "go")
+        (reason, *others) = (await crew.client.wait(crew.name, "t", timeout=60)).output
+    assert others == [reason] * 2
+    assert reason.endswith(f"with key_prefix='{crew.keys.prefix}' for keys of the crew")
+
+
+async def test_a_worker_tells_of_its_agents_when_it_comes_and_goes_and_its_deliveries_of_none(make_crew: Make) -> None:
+    ops = Destination.model_validate({"name": "ops", "log": {}})
+    crew = await make_crew({"a": "Brief", "b": "Brief"}, delivery=[ops])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        await crew.result("t")
+        await until(lambda: crew.redis.exists(crew.keys.deliveries().events), what="a delivery")
+    told = [(e.event_type, e.agent_id, e.spawn_mode) for e in await crew.events() if e.task_id is None]
+    assert [one for one in told if one[0] in ("agent_spawned", "agent_stopped")] == [
+        ("agent_spawned", "a", "fresh"),
+        ("agent_spawned", "b", "fresh"),
+        ("agent_stopped", "a", None),
+        ("agent_stopped", "b", None),
+    ]
+    kinds = {fields["event_type"] for _, fields in await crew.redis.xrange(crew.keys.deliveries().events)}
+    assert not kinds & {"agent_spawned", "agent_stopped"}

@@ -11,8 +11,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
@@ -22,6 +22,19 @@ from watchbill.errors import InvalidInput, Problem
 from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.records import AgentDefinition
 from watchbill.tasks import AgentTask, Usage
+
+if TYPE_CHECKING:  # an agent's process imports this module, and no store
+    from watchbill.agents.crew_messaging import CrewMessaging
+    from watchbill.messaging import (
+        AsyncRedisLock,
+        AsyncRedisPubSub,
+        AsyncRedisRateLimiter,
+        AsyncRedisStream,
+        RedisLock,
+        RedisPubSub,
+        RedisRateLimiter,
+        RedisStream,
+    )
 
 Tell = Callable[[Telling], Awaitable[None]]
 
@@ -115,6 +128,8 @@ class Context:
     its answer was lost is there once. `emit` and the methods behind it use this."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `tell` belongs to; a worker always gives it."""
+    messaging: CrewMessaging | None = None
+    """The way to the crew's bus, streams, locks and limits; None in a process of its own, and in a test."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
     _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
@@ -216,6 +231,54 @@ class Context:
         except TimeoutError:
             future.cancel()
             raise
+
+    @property
+    def bus(self) -> AsyncRedisPubSub:
+        """The crew's bus: messages to all who listen to a channel now. It stops listening when this run ends.
+
+        This, `stream`, `lock` and `limiter` are classes of `watchbill.messaging` on keys of the crew, shared by all its
+        agents. In a process of its own an agent has none of them, and gets RuntimeError.
+        """
+        return self._messaging().bus()
+
+    @property
+    def bus_sync(self) -> RedisPubSub:
+        """The crew's bus, for an agent that isn't async."""
+        return self._messaging().bus_sync()
+
+    def stream(self, name: str, **options: Any) -> AsyncRedisStream:
+        """Returns a stream of the crew: messages that are kept until somebody has done them. The options are those of
+        `AsyncRedisStream`."""
+        return self._messaging().stream(name, **options)
+
+    def stream_sync(self, name: str, **options: Any) -> RedisStream:
+        """Returns a stream of the crew, for an agent that isn't async."""
+        return self._messaging().stream_sync(name, **options)
+
+    def lock(self, name: str, expire: float | timedelta = 10.0) -> AsyncRedisLock:
+        """Returns a lock of the crew, which the server ends `expire` seconds after it was taken or last renewed."""
+        return self._messaging().lock(name, expire)
+
+    def lock_sync(self, name: str, expire: float | timedelta = 10.0) -> RedisLock:
+        """Returns a lock of the crew, for an agent that isn't async."""
+        return self._messaging().lock_sync(name, expire)
+
+    def limiter(self, name: str, rate: int, period: float | timedelta = 1.0) -> AsyncRedisRateLimiter:
+        """Returns a limiter of the crew: at most `rate` calls in any `period` seconds, whichever agents make them."""
+        return self._messaging().limiter(name, rate, period)
+
+    def limiter_sync(self, name: str, rate: int, period: float | timedelta = 1.0) -> RedisRateLimiter:
+        """Returns a limiter of the crew, for an agent that isn't async."""
+        return self._messaging().limiter_sync(name, rate, period)
+
+    def _messaging(self) -> CrewMessaging:
+        if self.messaging is None:
+            prefix = f"wb:{{{self.crew}}}:"
+            raise RuntimeError(
+                "this context has no connection to the store: its agent runs in a process of its own, or in a test. "
+                f"Use watchbill.messaging with a URL, and with key_prefix={prefix!r} for keys of the crew"
+            )
+        return self.messaging
 
     def report_usage(self, usage: Usage) -> None:
         """Add to the usage of this run. It may be called often, and from any thread.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import redis.asyncio
-
 from watchbill import background
 from watchbill.agents import aclose_clients
 from watchbill.agents.loading import AgentLoader
+from watchbill.connection import Store
 from watchbill.names import CrewKeys
 from watchbill.store.queue import Queue
 from watchbill.worker import parked, preload
@@ -22,15 +21,15 @@ from watchbill.worker.state import WorkerState
 class AgentWork:
     """The work of agents in one shift."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: CrewKeys, loader: AgentLoader) -> None:
-        self._client = client
+    def __init__(self, store: Store, keys: CrewKeys, loader: AgentLoader) -> None:
+        self._store = store
         self._keys = keys
         self._loader = loader
         self.counts = Counts(keys.crew)
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executor:
         return Executor(
-            self._client,
+            self._store,
             self._keys,
             self._loader,
             lease,

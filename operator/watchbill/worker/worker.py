@@ -95,7 +95,7 @@ class Worker:
             self._state,
             self._store,
             self._keys,
-            AgentWork(self._store.client, self._keys, self._loader),
+            AgentWork(self._store, self._keys, self._loader),
             current,
             slots=slots,
             recycle=self._recycle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 
@@ -43,3 +44,55 @@ class InProcess:
 async def many(context: Any) -> str:
     await asyncio.gather(*(context.emit(str(number)) for number in range(50)))
     return "said"
+
+
+async def meet(context: Any) -> Any:
+    """Uses the crew's bus, stream, lock and limiter. Leaves the bus listening."""
+    heard = asyncio.Event()
+    await context.bus.subscribe("news", lambda message: heard.set())
+    await context.bus.run_in_task()
+    count = await context.bus.publish("news", {"a": 1})
+    await asyncio.wait_for(heard.wait(), 30)
+    await context.stream("work").add({"n": 1})
+    (message,) = await context.stream("work").read()
+    door = context.lock("door")
+    async with door.acquire_context():
+        fence, other = door.fence, await context.lock("door").acquire(retry=0)
+    limiter = context.limiter("calls", 1, 60)
+    allowed = [await limiter.is_allowed("api"), await limiter.is_allowed("api")]
+    return [count, message["data"], fence > 0, bool(other), allowed]
+
+
+def meet_sync(context: Any) -> Any:
+    heard = threading.Event()
+    context.bus_sync.subscribe("news", lambda message: heard.set())
+    context.bus_sync.run_in_thread()
+    count = context.bus_sync.publish("news", {"a": 1})
+    assert heard.wait(30)
+    context.stream_sync("work").add({"n": 1})
+    (message,) = context.stream_sync("work").read()
+    door = context.lock_sync("door")
+    with door.acquire_context():
+        fence, other = door.fence, context.lock_sync("door").acquire(retry=0)
+    limiter = context.limiter_sync("calls", 1, 60)
+    allowed = [limiter.is_allowed("api"), limiter.is_allowed("api")]
+    return [count, message["data"], fence > 0, bool(other), allowed]
+
+
+class Alone:
+    runs_in = "process"
+
+    def run(self, context: Any) -> Any:
+        return [
+            _refusal(context, "bus_sync"),
+            _refusal(context, "stream_sync", "work"),
+            _refusal(context, "lock", "door"),
+        ]
+
+
+def _refusal(context: Any, name: str, *args: Any) -> str:
+    try:
+        getattr(context, name)(*args)
+    except RuntimeError as error:
+        return str(error)
+    return "none"

@@ -170,6 +170,10 @@ class Attempt:
             came = await self._call()
         except Exception as fault:  # there is no thread to be had, say
             came = failures.failed(fault, self._clock.now())
+        finally:
+            messaging = self.context.messaging
+            if messaging is not None and messaging.is_open:
+                await messaging.close()
         if isinstance(came, Output) or (came is not None and self._why is None):
             self._report(came)
 

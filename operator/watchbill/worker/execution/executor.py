@@ -7,19 +7,21 @@ Knows no slots and no claims: the worker decides what is run, and when it stops.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-import redis.asyncio
+import redis
 
 from watchbill import logs
 from watchbill.agents.context import Context, Tell
+from watchbill.agents.crew_messaging import CrewMessaging
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
-from watchbill.connection import outages
+from watchbill.connection import Store, outages
 from watchbill.errors import InvalidInput, Problem
 from watchbill.event_types import Telling
 from watchbill.names import CrewKeys
@@ -44,7 +46,7 @@ class Executor:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        store: Store,
         keys: CrewKeys,
         loader: AgentLoader,
         lease: SharedLease,
@@ -55,7 +57,10 @@ class Executor:
     ) -> None:
         """No agent begins while the lease isn't valid. `on_abandoned` gets the number of abandoned agents and how many
         of them are overdue, whenever one of the two has changed. `store_time` is the time by the store's clock."""
-        self._client = client
+        self._store = store
+        self._client = store.client
+        self._blocking: redis.Redis | None = None
+        self._connecting = threading.Lock()
         self._keys = keys
         self._loader = loader
         self._results = Results(keys.crew, store_time)
@@ -134,6 +139,15 @@ class Executor:
         """Ends what was left running, and the agents' processes."""
         await self._abandoned.close()
         await self._processes.close()
+        if self._blocking is not None:
+            self._blocking.close()
+
+    def _connect_sync(self) -> redis.Redis:
+        """Returns a client that all threads of agents share. Made at the first call: most agents need none."""
+        with self._connecting:
+            if self._blocking is None:
+                self._blocking = self._store.connect_sync()
+            return self._blocking
 
     def _role(self, task: Claimed, crew: CrewDefinition) -> Role | None:
         """Returns the agent of this task; None when the crew has no such agent. Raises AgentNotLoadable."""
@@ -184,6 +198,7 @@ class Executor:
             fence=int(task.fence),
             tell=partial(_tell_of_crew, role.crew, tell),
             loop=asyncio.get_running_loop(),
+            messaging=CrewMessaging(self._keys.prefix, self._client, self._connect_sync),
         )
 
     async def _definition(self, digest: str) -> CrewDefinition:
