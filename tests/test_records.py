@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from watchbill import api
 from watchbill.errors import InvalidInput
+from watchbill.plan import flow
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, from_crew, to_crew, tool_name
 
 pytestmark = pytest.mark.pure
@@ -126,8 +127,15 @@ def test_names_that_can_not_be_part_of_a_key_are_refused(name: str) -> None:
     assert "can't be part of a key" in refused(name=name)
 
 
-def test_a_naive_time_is_refused() -> None:
-    assert "has no time zone" in refused(created_at="2025-12-12T10:00:00")
+def test_a_naive_time_is_utc() -> None:
+    assert definition(created_at="2025-12-12T10:00:00").created_at == datetime(2025, 12, 12, 10, tzinfo=UTC)
+
+
+def test_a_crew_of_mode_loop_is_known_and_cannot_be_run() -> None:
+    loop = definition(execution_mode="loop")
+    assert loop.execution_mode is ExecutionMode.LOOP
+    with pytest.raises(InvalidInput, match="can be stored, but not run"):
+        flow.steps(loop)
 
 
 def test_a_crew_needs_an_agent() -> None:

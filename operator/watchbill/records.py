@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -41,6 +41,8 @@ class ExecutionMode(StrEnum):
     SEQUENTIAL = "sequential"
     PARALLEL = "parallel"
     FLOW = "flow"
+    LOOP = "loop"
+    """A record may have it; no version runs such a crew yet."""
 
 
 def _is_agent_name(value: str) -> bool:
@@ -152,9 +154,8 @@ class CrewDefinition(BaseModel):
     @field_validator("created_at", "updated_at")
     @classmethod
     def _aware(cls, value: datetime | None) -> datetime | None:
-        if value is not None and value.tzinfo is None:
-            raise ValueError(f"{value.isoformat()} has no time zone. Add one, as in {value.isoformat()}Z")
-        return value
+        """Take a time without a zone as UTC, in which the original of seed 000 wrote its records."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
     @model_validator(mode="after")
     def _runnable(self) -> CrewDefinition:

@@ -22,7 +22,7 @@ BROKEN = {
     "not-json": (b"{", ""),
     "not-utf8": (b'{"name": "\xff"}', ""),
     "list": (b"[]", ""),
-    "naive": (b'{"name": "n", "agents": [{"agent_id": "a"}], "created_at": "2025-01-01T00:00:00"}', "created_at"),
+    "no-time": (b'{"name": "n", "agents": [{"agent_id": "a"}], "created_at": "last week"}', "created_at"),
     "unknown-agent": (
         b'{"name": "n", "agents": [{"agent_id": "a"}], "flow_relations": [{"source": "a", "target": "market"}]}',
         "market",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from watchbill.errors import InvalidInput, Problem
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
 from watchbill.tasks import RunState, StepStatus, TaskState
 
@@ -28,9 +29,13 @@ class Step:
 
 
 def steps(crew: CrewDefinition) -> tuple[Step, ...]:
-    """The steps of a run of this crew, each after all that it depends on; ties keep the order of `agents`."""
+    """The steps of a run of this crew, each after all that it depends on; ties keep the order of `agents`. Raises
+    InvalidInput for a mode that can't be run."""
     order = [agent.agent_id for agent in crew.agents]
     match crew.execution_mode:
+        case ExecutionMode.LOOP:
+            fix = "Use sequential, parallel or flow, or submit to one of its agents."
+            raise InvalidInput(Problem("crews of mode 'loop' can be stored, but not run", fix, path="execution_mode"))
         case ExecutionMode.SEQUENTIAL:
             joined = list(itertools.pairwise(order))
         case ExecutionMode.PARALLEL:

@@ -95,7 +95,7 @@ def aware(value: object) -> datetime | None:
         time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return time if time is not None and time.tzinfo is not None else None
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
 def stamped(fields: Mapping[str, Any], before: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ _D = TypeVar("_D")
 
 _FAILURES: Final = (RedisError, RedisClusterException, OSError, UnicodeDecodeError)
 """All that a client raises: the cluster's exceptions stand apart, and a given client may decode strictly."""
-_DEFAULT_URL: Final = "redis://localhost:6379"
+_DB: Final = 2
 _CHUNK: Final = 500
 """Crews per command: few round trips, and the server is never held for long."""
 _ANSWER_SECONDS: Final = 120
@@ -45,8 +46,9 @@ _ATTEMPTS: Final = 60
 class CrewRedis:
     """The crew records of one tenant.
 
-    `redis_url` defaults to a server on this machine; `db` counts where the URL names none. `client`, an existing
-    redis.asyncio client, is used instead of a URL, and is not closed. On a Redis Cluster, tenant `global` needs a
+    `redis_url` defaults to the server that the environment names by REDIS_HOST and REDIS_PORT, else localhost:6379.
+    `db` counts where the URL names none; its default is REDIS_DB, else 2. `client`, an existing redis.asyncio client,
+    is used instead of a URL, and is not closed. On a Redis Cluster, tenant `global` needs a
     `key_prefix` with a hash tag, as in `{crew}`.
 
     What fails is logged and answered as the seed has it: False, None, 0 or []. With `strict`, the same failures raise:
@@ -58,7 +60,7 @@ class CrewRedis:
         self,
         redis_url: str | None = None,
         key_prefix: str = "crew",
-        db: int = 2,
+        db: int | None = None,
         *,
         tenant: str = names.GLOBAL_TENANT,
         strict: bool = False,
@@ -71,7 +73,7 @@ class CrewRedis:
         self.key_prefix = key_prefix
         self.strict = strict
         self._owns_client = client is None
-        self._redis = connection.connect(redis_url or _DEFAULT_URL, db=db) if client is None else client
+        self._redis = client or connection.connect(redis_url or _default_url(), db=_default_db() if db is None else db)
         self._index = names.crew_index(tenant, key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -363,6 +365,24 @@ def _chunks(values: list[str]) -> Iterator[list[str]]:
 def _pauses() -> Iterator[float]:
     """Seconds to wait after each attempt: random, so that those who met don't meet again."""
     return (random.uniform(0, min(0.2, 0.002 * 2**attempt)) for attempt in range(_ATTEMPTS))
+
+
+def _default_url() -> str:
+    """The server that the environment names as the original of seed 000 has it. Raises InvalidInput."""
+    host, port = os.environ.get("REDIS_HOST") or "localhost", os.environ.get("REDIS_PORT") or "6379"
+    port = port.rpartition(":")[2]  # Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 beside a Service called redis
+    return f"redis://{f'[{host}]' if ':' in host else host}:{_number('REDIS_PORT', port)}"
+
+
+def _default_db() -> int:
+    return _number("REDIS_DB", os.environ.get("REDIS_DB") or _DB)
+
+
+def _number(variable: str, value: str | int) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise errors.InvalidInput(errors.Problem(f"{value!r} is no number", "Correct it.", path=variable)) from None
 
 
 def _restless(name: str) -> errors.Conflict:
