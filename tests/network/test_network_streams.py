@@ -345,19 +345,20 @@ async def test_a_consumer_that_is_cancelled_while_the_server_stands_still_ends_a
 
 
 def test_the_server_is_named_by_arguments_else_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from watchbill.network import server
+    from watchbill.messaging import config
 
     monkeypatch.delenv("REDIS_HOST", raising=False)
     monkeypatch.delenv("REDIS_PORT", raising=False)
-    assert (server.config(None, None, 0).host, server.config(None, None, 3).port) == ("localhost", 6379)
+    assert (config.from_parts().host, config.from_parts(usual_db=3).port) == ("localhost", 6379)
     monkeypatch.setenv("REDIS_HOST", "redis.example")
     monkeypatch.setenv("REDIS_PORT", "7000")
-    found = server.config(None, None, 1)
+    found = config.from_parts(db=1)
     assert (found.host, found.port, found.db) == ("redis.example", 7000, 1)
-    assert (server.config("here", 1, 0).host, server.config("here", 1, 0).port) == ("here", 1)
+    here = config.from_parts("here", 1, 0)
+    assert (here.host, here.port) == ("here", 1)
     monkeypatch.setenv("REDIS_PORT", "many")
-    with pytest.raises(InvalidInput, match="port"):
-        server.config(None, None, 0)
+    with pytest.raises(InvalidInput, match="REDIS_PORT: 'many' is no number"):
+        config.from_parts()
 
 
 async def test_a_wrong_argument_is_named() -> None:

@@ -47,7 +47,7 @@ async def address(private_redis: Callable[[], Awaitable[Any]], monkeypatch: pyte
         while (await client.config_get("port"))["port"] == "0":
             with suppress(redis.exceptions.ResponseError):  # somebody was faster: take another
                 await client.config_set("port", free_port())
-        port = (await client.config_get("port"))["port"]
+        port = str((await client.config_get("port"))["port"])
     monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
     monkeypatch.setenv("REDIS_PORT", port)
     return f"redis://127.0.0.1:{port}"

@@ -312,7 +312,6 @@ async def test_a_crew_that_could_not_be_loaded_again_is_not_stored(store: CrewRe
         crew_of(metadata={"half": "\ud800"}),
         crew_of().model_copy(update={"agents": []}),
         crew_of().model_copy(update={"flow_relations": [FlowRelation(source="writer", target="market_researcher")]}),
-        crew_of().model_copy(update={"created_at": datetime.fromisoformat("2025-01-01T00:00:00")}),
     ):
         assert await store.save_crew(broken) is False
         with pytest.raises(errors.InvalidInput):

@@ -12,6 +12,9 @@ from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import checks
 
 URL_VARIABLE: Final = "WATCHBILL_REDIS_URL"
+HOST_VARIABLE: Final = "REDIS_HOST"
+PORT_VARIABLE: Final = "REDIS_PORT"
+DB_VARIABLE: Final = "REDIS_DB"
 DEFAULT_PORT: Final = 6379
 
 
@@ -62,3 +65,24 @@ _PARTS: Final = ("localhost", DEFAULT_PORT, 0, None, None, False)
 def from_environment() -> RedisConfig:
     """Returns the server that WATCHBILL_REDIS_URL names, else the one on this machine."""
     return RedisConfig(url=os.environ.get(URL_VARIABLE, ""))
+
+
+def from_parts(
+    host: str | None = None, port: int | None = None, db: int | None = None, *, usual_db: int = 0
+) -> RedisConfig:
+    """Returns the server of these parts, as seeds 000 and 002 name it. What isn't given is read from REDIS_HOST,
+    REDIS_PORT and REDIS_DB, and else is localhost, 6379 and `usual_db`. Raises InvalidInput."""
+    # Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 in pods beside a Service called redis.
+    written = os.environ.get(PORT_VARIABLE, "").rpartition(":")[2]
+    return RedisConfig(
+        host=host if host is not None else os.environ.get(HOST_VARIABLE) or "localhost",
+        port=port if port is not None else _whole(PORT_VARIABLE, written or DEFAULT_PORT),
+        db=db if db is not None else _whole(DB_VARIABLE, os.environ.get(DB_VARIABLE) or usual_db),
+    )
+
+
+def _whole(variable: str, value: str | int) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InvalidInput(Problem(f"{value!r} is no number", "Correct it.", path=variable)) from None

@@ -22,9 +22,8 @@ from redis.exceptions import ClusterCrossSlotError
 from watchbill import names
 from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, Problem
-from watchbill.messaging import checks, entries
+from watchbill.messaging import checks, config, entries
 from watchbill.messaging.shells import Async
-from watchbill.network import server
 
 _JSON_BEGINS: Final = ("{", "[", '"')
 _AT_ONCE: Final = 500
@@ -58,7 +57,7 @@ class RedisCache(Async):
         self._max_recent = 0 if max_recent is None else checks.whole(max_recent, "max_recent", least=1, most=_MOST)
         self._recent = names.cache_recent(prefix)
         self._agents = names.cache_agents(prefix)
-        super().__init__(client, None if client is not None else server.config(host, port, db))
+        super().__init__(client, None if client is not None else config.from_parts(host, port, db))
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,9 +10,8 @@ import redis.asyncio
 
 from watchbill.errors import WatchbillError
 from watchbill.loggers import Logger
-from watchbill.messaging import stream_core
+from watchbill.messaging import config, stream_core
 from watchbill.messaging.shells import Async
-from watchbill.network import server
 
 logger = Logger("watchbill.network")
 
@@ -47,7 +46,7 @@ class RedisStream(Async):
             "max_deliveries": max_deliveries,
         }
         self._core("any")  # raises InvalidInput for a wrong bound
-        super().__init__(client, None if client is not None else server.config(host, port, db))
+        super().__init__(client, None if client is not None else config.from_parts(host, port, db))
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from redis.exceptions import ClusterCrossSlotError, RedisClusterException, Redis
 
 from watchbill import connection, errors, names
 from watchbill.connection import outages, scripts
+from watchbill.messaging import config
 from watchbill.records import CrewDefinition
 from watchbill.store import crew_json
 
@@ -73,7 +73,10 @@ class CrewRedis:
         self.key_prefix = key_prefix
         self.strict = strict
         self._owns_client = client is None
-        self._redis = client or connection.connect(redis_url or _default_url(), db=_default_db() if db is None else db)
+        if client is None:
+            usual = config.from_parts(db=db, usual_db=_DB)
+            client = connection.connect(redis_url or usual.target(), db=usual.db)
+        self._redis = client
         self._index = names.crew_index(tenant, key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -365,24 +368,6 @@ def _chunks(values: list[str]) -> Iterator[list[str]]:
 def _pauses() -> Iterator[float]:
     """Seconds to wait after each attempt: random, so that those who met don't meet again."""
     return (random.uniform(0, min(0.2, 0.002 * 2**attempt)) for attempt in range(_ATTEMPTS))
-
-
-def _default_url() -> str:
-    """The server that the environment names as the original of seed 000 has it. Raises InvalidInput."""
-    host, port = os.environ.get("REDIS_HOST") or "localhost", os.environ.get("REDIS_PORT") or "6379"
-    port = port.rpartition(":")[2]  # Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 beside a Service called redis
-    return f"redis://{f'[{host}]' if ':' in host else host}:{_number('REDIS_PORT', port)}"
-
-
-def _default_db() -> int:
-    return _number("REDIS_DB", os.environ.get("REDIS_DB") or _DB)
-
-
-def _number(variable: str, value: str | int) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise errors.InvalidInput(errors.Problem(f"{value!r} is no number", "Correct it.", path=variable)) from None
 
 
 def _restless(name: str) -> errors.Conflict:
