@@ -91,6 +91,8 @@ def test_a_secret_is_found_in_every_form_that_libraries_quote_it_in(form: str) -
         ("Driver=x;Server=db;UID=me;PWD=hunt-er2;", "hunt-er2"),
         ("host=db password='with blank 1'", "with blank 1"),
         ("api-key=k-123456,x=1", "k-123456"),
+        ("user=me,token=tok-987654", "tok-987654"),
+        ("token=tok-123456, token='tok-987654'", "tok-987654"),
         ('{"auths": {"token": "tok-987654"}}', "tok-987654"),
         ("Authorization=Bearer%20abc.def-1", "abc.def-1"),
     ],
@@ -131,6 +133,12 @@ def test_a_credential_in_the_url_of_a_text_is_taken_out_though_nothing_knows_it(
 def test_a_secret_of_a_variable_in_a_query_is_told_by_the_name_of_the_variable() -> None:
     redact = Redactor({"SOME_KEY": "k-12345678"})
     assert redact("GET https://h/x?key=k-12345678&a=1") == "GET https://h/x?key=[redacted SOME_KEY]&a=1"
+
+
+def test_a_token_is_found_without_its_scheme_whatever_blanks_are_around_both() -> None:
+    assert (
+        Redactor({"API_AUTH": " Bearer abc.def-1 "})("no luck with abc.def-1.") == "no luck with [redacted API_AUTH]."
+    )
 
 
 def test_other_words_keep_their_letters() -> None:

@@ -122,7 +122,7 @@ def _forms_of(name: str, value: str, more: str) -> tuple[str, ...]:
         return ()
     secrets = list(_credentials(value))
     if is_secret(name, more):
-        secrets += [value, value.strip(), _SCHEME.sub("", value, count=1)]
+        secrets += [value, value.strip(), _SCHEME.sub("", value.strip(), count=1)]
         # a key file: also each of its lines, for whoever prints it line by line
         lines = map(str.strip, value.splitlines())
         secrets += [line for line in lines if len(line) >= _SHORTEST_LINE and not line.startswith("-----")]
@@ -143,10 +143,18 @@ def _credentials(value: str) -> Iterator[str]:
         elif len(user) >= _SHORTEST_LINE:  # https://TOKEN@github.com
             yield user
     for name, text, key, told in _PAIR.findall(value):
-        if is_secret(name or key):
-            told = text.strip("\"'") if name else told
-            for secret in (told, told.partition(",")[0]):  # some lists are separated by it
-                yield from (_SCHEME.sub("", secret, count=1), unquote(_SCHEME.sub("", secret, count=1)))
+        text = text.strip("\"'") if name else told
+        yield from _of_pair(name or key, text)
+        for part in text.split(",")[1:] if "," in text else ():  # some lists are separated by it
+            inner, _, rest = part.partition("=")
+            yield from _of_pair(inner.strip(), rest.strip(" \"'"))
+
+
+def _of_pair(name: str, told: str) -> Iterator[str]:
+    """Yields the value of `name=value`, where it is a secret."""
+    if is_secret(name):
+        for secret in (told, told.partition(",")[0]):
+            yield from (_SCHEME.sub("", secret, count=1), unquote(_SCHEME.sub("", secret, count=1)))
 
 
 def _userinfo(rest: str) -> str:
