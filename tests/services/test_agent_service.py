@@ -216,13 +216,20 @@ async def test_monday_is_monday_and_heartbeats_are_of_low_priority(runtime: Runt
     [
         ({}, "neither cron_expression nor interval_seconds is given"),
         ({"cron_expression": "* * * * *", "interval_seconds": 5}, "both cron_expression and interval_seconds"),
-        ({"cron_expression": "* * *"}, "schedule"),
-        ({"cron_expression": "0 0 30 2 *"}, "schedule"),
+        ({"cron_expression": "* * *"}, r"heartbeats\[0\]: spec.schedule: '\* \* \*' is not a cron expression of five"),
+        ({"cron_expression": "0 0 30 2 *"}, "is not a cron expression: bad day-of-month"),
+        ({"cron_expression": "0 8 * * *", "time_zone": "Europe/Nowhere"}, "is not a known time zone"),
+        ({"interval_seconds": 5, "agent_name": "two\nlines"}, "Name an agent"),
+        ({"interval_seconds": 5, "metadata": {"n": float("nan")}}, "metadata.n: this can't be stored as JSON"),
+        ({"interval_seconds": 5, "metadata": {str(n): n for n in range(63)}}, "metadata"),
     ],
 )
-async def test_a_heartbeat_that_can_not_fire_is_refused(runtime: Runtime, given: Any, said: str) -> None:
+def test_a_heartbeat_that_can_not_fire_is_refused(given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        await runtime.service(heartbeats=[HeartbeatConfig(agent_name="Bot", **given)])
+        AgentService(
+            AgentServiceConfig(heartbeats=[HeartbeatConfig(**{"agent_name": "Bot"} | given)]),
+            BotManager(),
+        )
 
 
 # ---------------------------------------------------------------- stopping

@@ -215,3 +215,21 @@ async def test_a_consumer_that_holds_entries_does_not_leave_its_group(runtime: R
         await source.remove([entry])
         assert await source.leave()
         assert await redis_client.xinfo_consumers(runtime.tasks, "group") == []
+
+
+async def test_consumers_that_died_are_removed_once_they_hold_nothing(runtime: Runtime) -> None:
+    async with connection.connected(runtime.url) as redis_client:
+        gone, holds, lives = (Source(redis_client, runtime.tasks, "group", name) for name in ("gone", "holds", "lives"))
+        await gone.read(1, 1)  # it makes the group
+        await runtime.redis.xadd(runtime.tasks, {"a": "b"})
+        assert len(await holds.read(1, 1)) == 1
+        for source in (gone, lives):
+            await source.read(1, 1)
+        await lives.remove_idle(10_000)
+        assert await _consumers(redis_client, runtime) == {"gone", "holds", "lives"}
+        await lives.remove_idle(0)
+        assert await _consumers(redis_client, runtime) == {"holds", "lives"}
+
+
+async def _consumers(redis_client: Any, runtime: Runtime) -> set[str]:
+    return {one["name"] for one in await redis_client.xinfo_consumers(runtime.tasks, "group")}

@@ -160,7 +160,8 @@ def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
 def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
     if crew.takes_any and (agent is None or crew.agent(agent) is None):
         yield Problem(
-            f"crew {crew.name!r} takes tasks for agents of any name, and {agent!r} is none",
+            f"crew {crew.name!r} takes tasks for agents of any name, and "
+            + ("none is named" if agent is None else f"{agent!r} can't be a name"),
             f"Name an agent: 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters.",
             path="agent",
         )

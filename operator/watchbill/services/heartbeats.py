@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 
-from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
+from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta, check
+from watchbill.api.heartbeat import METADATA_MAX_ENTRIES
+from watchbill.errors import InvalidInput
+from watchbill.plan import submission
 from watchbill.services.config import AgentServiceConfig, HeartbeatConfig, crew_name
 
 
@@ -17,18 +21,26 @@ class _Spec(HeartbeatSpec):
     """The work of a service's heartbeat: for an agent of any name, with any JSON as metadata."""
 
     agent: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict, max_length=METADATA_MAX_ENTRIES)
 
 
 def resources(config: AgentServiceConfig, kept: MutableMapping[str, str]) -> Iterator[Heartbeat]:
     """The enabled heartbeats. Equal ones have equal names in every service that has them, which so fire each once.
 
-    `kept` gets the secrets of their deliveries. Raises ValueError for what can't be a heartbeat.
+    `kept` gets the secrets of their deliveries. Raises ValueError, or InvalidInput, which is one, for what can't be a
+    heartbeat.
     """
     crew = crew_name(config.task_stream)
     enabled = [beat for beat in config.heartbeats if beat.enabled]
     for i, beat in enumerate(enabled):
-        yield _resource(beat, crew, enabled[:i].count(beat), kept)
+        made = _resource(beat, crew, enabled[:i].count(beat), kept)
+        problems = [replace(found, source=f"heartbeats[{config.heartbeats.index(beat)}]") for found in check(made)]
+        if problems:
+            raise InvalidInput(problems)
+        submission.check(
+            config.crew(), beat.prompt_template, agent=beat.agent_name, inputs={}, metadata=made.spec.metadata
+        )
+        yield made
 
 
 def _resource(beat: HeartbeatConfig, crew: str, number: int, kept: MutableMapping[str, str]) -> Heartbeat:

@@ -38,6 +38,9 @@ Refuse = Callable[[Entry, str], Awaitable[None]]
 
 _NO_TASK: Final = (InvalidInput, Conflict, NotFound)
 
+GONE_MS: Final = 3_600_000
+"""A consumer that has asked for nothing for so long is gone for good."""
+
 _JSON_FIELDS: Final = ("metadata", "delivery")
 """Fields of an entry without a payload that are JSON."""
 
@@ -69,6 +72,7 @@ class Listener:
         if now >= self._poll_at:
             if old := await self._source.take_over(IDLE_MS, BATCH):
                 return old
+            await self._source.remove_idle(GONE_MS)
             self._poll_at = now + POLL_SECONDS
         return await self._source.read(BATCH, BLOCK_MS)
 
@@ -83,22 +87,25 @@ class Listener:
             except (Malformed, InvalidInput) as error:
                 await self._refuse(entry, error)
         try:
-            await self._submit([task for _, task in tasks])
-        except _NO_TASK:  # some of them: one by one, then
+            await self._client.submit_tasks([task for _, task in tasks])
+        except (*_NO_TASK, QueueFull):  # for some of them: one by one, then
             for entry, task in tasks:
-                try:
-                    await self._submit([task])
-                except _NO_TASK as error:
-                    await self._refuse(entry, error)
+                await self._take_one(entry, task)
         await self._source.remove(entries)
 
-    async def _submit(self, tasks: Sequence[AgentTask]) -> None:
+    async def _take_one(self, entry: Entry, task: AgentTask) -> None:
+        """Waits while the queue is full. The entry goes at once: its task might end, and its record with it, while
+        others wait."""
         while True:
             try:
-                await self._client.submit_tasks(tasks)
-                return
+                await self._client.submit_tasks([task])
+            except _NO_TASK as error:
+                await self._refuse(entry, error)
             except QueueFull:
                 await self._clock.sleep(AGAIN_SECONDS)
+                continue
+            await self._source.remove([entry])
+            return
 
     async def _refuse(self, entry: Entry, error: Exception) -> None:
         reason = f"this entry of {self._source.stream} brings no task: {error}"

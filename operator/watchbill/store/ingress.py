@@ -85,8 +85,19 @@ class Source:
 
     async def leave(self) -> bool:
         """Leaves the group. False: entries are still given to this consumer, for others to take over."""
+        return await self._leave(self.consumer)
+
+    async def remove_idle(self, idle_ms: int) -> None:
+        """Removes consumers that have asked for nothing for so long, and hold nothing: their processes have died."""
         with outages.translated():
-            given = [self.group, self.consumer]
+            consumers: Any = await self.client.xinfo_consumers(self.stream, self.group)
+        for one in consumers:
+            if int(one["idle"]) >= idle_ms and one["name"] != self.consumer:
+                await self._leave(str(one["name"]))
+
+    async def _leave(self, consumer: str) -> bool:
+        with outages.translated():
+            given = [self.group, consumer]
             return bool(await scripts.run(self.client, "services_leave", [self.stream], given))
 
     async def _join(self, error: redis.exceptions.ResponseError) -> None:
