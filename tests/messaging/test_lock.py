@@ -110,12 +110,20 @@ async def test_the_server_ends_it(make: Callable[..., Any]) -> None:
     assert await ask(two.release) is True
 
 
-async def test_nobody_else_needs_to_come_for_it_to_be_over(make: Callable[..., Any]) -> None:
+async def test_nobody_else_needs_to_come_for_it_to_be_over(
+    make: Callable[..., Any], redis_client: Any, name: str
+) -> None:
+    async def is_over() -> bool:
+        seconds, micros = await redis_client.time()
+        return int(await redis_client.hget(names.lock(name), "until")) <= int(seconds) * 1_000_000 + int(micros)
+
     lock = make(0.02)
     await ask(lock.acquire)
 
     await until(lambda: not lock.held)
     assert await ask(lock.renew) is False
+    await until(is_over)  # a moment later: the holder counts from before it asked
+    assert await ask(lock.release) is False
 
 
 async def test_renewing_makes_it_end_later(make: Callable[..., Any], redis_client: Any, name: str) -> None:
@@ -196,19 +204,16 @@ async def test_the_context_renews_it(make: Callable[..., Any], redis_client: Any
 
 
 @pytest.mark.usefixtures("renews_at_once")
-@pytest.mark.parametrize("lost", ["deleted", "taken"])
+@pytest.mark.parametrize("lost", [{}, {"token": "another's"}, {"until": 1}], ids=["deleted", "taken", "expired"])
 async def test_a_lock_that_is_lost_is_told_of(
-    make: Callable[..., Any], twin: Twin, redis_client: Any, name: str, lost: str
+    make: Callable[..., Any], twin: Twin, redis_client: Any, name: str, lost: dict[str, Any]
 ) -> None:
     lock = make()
     ended = asyncio.Event()
 
     async def lose() -> None:
-        await (
-            redis_client.delete(names.lock(name))
-            if lost == "deleted"
-            else redis_client.hset(names.lock(name), "token", "x")
-        )
+        key = names.lock(name)
+        await (redis_client.hset(key, mapping=lost) if lost else redis_client.delete(key))
 
     async def work() -> None:
         async with entered(lock.acquire_context()):

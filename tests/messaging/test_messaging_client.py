@@ -161,14 +161,7 @@ async def test_an_outage_raises_and_is_no_answer(twin: Twin, private_redis: Call
     assert await ask(client.health_check) is True
     await server.kill()
 
-    for method, *args in (
-        (client.get, "k"),
-        (client.get_json, "k"),
-        (client.set, "k", "w"),
-        (client.exists, "k"),
-        (client.delete, "k"),
-        (client.publish, "k", "m"),
-    ):
+    for method, *args in ((client.get, "k"), (client.set, "k", "w"), (client.publish, "k", "m")):
         with pytest.raises(StoreUnavailable):
             await ask(method, *args)
     with pytest.raises(StoreUnavailable):
@@ -181,11 +174,12 @@ async def test_an_outage_raises_and_is_no_answer(twin: Twin, private_redis: Call
 
 
 async def test_a_server_that_stands_still_is_not_healthy(
-    twin: Twin, private_redis: Callable[[], Awaitable[Any]]
+    twin: Twin, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await private_redis()
     client = twin("RedisClient", server.url)
     assert await ask(client.health_check) is True
+    monkeypatch.setattr("watchbill.messaging.client.HEALTH_SECONDS", 0.5)
     server.pause()
     try:
         async with asyncio.timeout(8):  # a command waits for 10 s, and is sent again after that

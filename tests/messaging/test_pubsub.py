@@ -239,7 +239,12 @@ async def test_a_refusal_that_comes_later_is_waited_out(
     async with redis.asyncio.Redis.from_url(server.url) as client:
         await client.config_set("requirepass", "s3cret")
         await client.client_kill_filter(_type="pubsub")
-        await until(lambda: pubsub._core._is_down)
+
+        async def was_refused_twice() -> bool:
+            errors = await client.info("errorstats")
+            return int(errors.get("errorstat_NOAUTH", {"count": 0})["count"]) > 1
+
+        await until(was_refused_twice)
         await client.config_set("requirepass", "")
 
         await until(lambda: _heard(pubsub, "a", 1))

@@ -7,6 +7,7 @@ protocols belong to `watchbill.store`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from types import TracebackType
@@ -121,13 +122,15 @@ class _LateCluster:
         self._nodes = nodes
         self._options = options
         self._made: redis.RedisCluster | None = None
+        self._making = threading.Lock()
 
     @property
     def _client(self) -> redis.RedisCluster:
-        if self._made is None:
-            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]
-            self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
-        return self._made
+        with self._making:  # threads share it
+            if self._made is None:
+                nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]
+                self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
+            return self._made
 
     def evalsha(self, *args: Any) -> Any:
         return self._client.evalsha(*args)
