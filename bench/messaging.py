@@ -94,7 +94,7 @@ def report(rounds: list[Figures]) -> list[str]:
 
 
 def is_wrong(found: Figures) -> bool:
-    """Whether our limiter let too much pass, or hardly anything."""
+    """True if our limiter let too much pass, or hardly anything."""
     return found["most"] > RATE or found["share"] < 0.5
 
 

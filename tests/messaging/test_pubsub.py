@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,9 +17,7 @@ from twins import Twin, ask, threads, until
 from watchbill import names
 from watchbill.errors import InvalidInput, StoreRefuses, StoreUnavailable
 from watchbill.messaging import RedisPubSub, subscriptions
-from watchbill.messaging.steps import Pause
-from watchbill.messaging.subscriptions import Open, Ping, Read, Subscribe, Subscriptions
-from watchbill.testing import FakeClock
+from watchbill.messaging.subscriptions import Subscriptions
 
 MESSAGE = {"type": "alert", "message": "System update required", "nested": [{"a": None}]}
 
@@ -333,52 +330,3 @@ async def test_handlers_are_called_in_the_thread_that_runs(redis_url: str, chann
     await asyncio.to_thread(thread.join)
     assert found == {thread}
     await twin.close()
-
-
-# ---------------------------------------------------------------- the core alone
-
-
-@pytest.mark.pure
-def test_silence_is_asked_about_and_then_believed(caplog: pytest.LogCaptureFixture) -> None:
-    clock = FakeClock()
-    core = Subscriptions("", clock, lambda: None)
-    core.add("a", print)
-    steps = core.listen()
-    assert [next(steps), steps.send(None), steps.send(None)] == [Open(), Subscribe(("a",)), Read(0.2)]
-    assert steps.send({"type": "subscribe", "channel": "a"}) == Read(0.2)
-    assert core.is_settled()
-
-    clock._passed += 10.5
-    assert steps.send(None) == Ping()
-    assert steps.send(None) == Read(0.2)
-    assert steps.send({"type": "pong", "channel": None}) == Read(0.2)
-    clock._passed += 10.5
-    assert steps.send(None) == Ping()
-    assert steps.send(None) == Read(0.2)
-    clock._passed += 10.5
-    assert steps.send(None) == Ping()
-    assert steps.send(None) == Read(0.2)
-    clock._passed += 10.5
-    assert isinstance(steps.send(None), Pause)
-    assert steps.send(None) == Open()
-    assert core.is_settled(), "nobody waits for a server that is down"
-    core.is_stopping = True
-    with pytest.raises(StopIteration):
-        steps.send(None)
-
-
-@pytest.mark.pure
-def test_an_outage_is_logged_once_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
-    clock = FakeClock()
-    core = Subscriptions("", clock, lambda: None)
-    core.add("a", print)
-    steps = core.listen()
-    next(steps)
-    for _ in range(5):
-        pause: Any = steps.throw(redis.exceptions.ConnectionError("refused"))
-        assert 0.02 < pause.seconds <= 1
-        clock._passed += 0.5
-        assert steps.send(None) == Open()
-
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "refused" in caplog.text
