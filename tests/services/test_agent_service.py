@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from runtimes import Gated, Runtime, task, until
 
 from watchbill.agents.context import Context
 from watchbill.client import Client
-from watchbill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from watchbill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.services import (
@@ -28,6 +29,7 @@ from watchbill.services import (
 )
 from watchbill.store import definitions, heartbeats
 from watchbill.tasks import TaskState
+from watchbill.worker.execution import abandoned, attempt
 
 # ---------------------------------------------------------------- tasks
 
@@ -237,15 +239,15 @@ def test_a_heartbeat_that_can_not_fire_is_refused(given: Any, said: str) -> None
 
 async def test_what_does_not_end_in_time_is_cancelled_here_and_done_by_the_next(runtime: Runtime) -> None:
     beat = HeartbeatConfig(agent_name="Bot", interval_seconds=1, prompt_template="beat")
-    first = await runtime.service(shutdown_timeout_seconds=2, heartbeats=[beat], max_workers=3)
+    first = await runtime.service(shutdown_timeout_seconds=3, heartbeats=[beat], max_workers=3)
     long, brief = [await first.submit_task(task(prompt)) for prompt in ("wait long", "wait brief")]
     await until(lambda: {"wait long", "wait brief"} <= set(runtime.bot.asked))
+    client = await runtime.client()
     stopping = asyncio.create_task(first.stop())
     await until(lambda: not first.get_status()["running"])
-    beats = runtime.bot.asked.count("beat")
-    client = await runtime.client()
-    await runtime.redis.xadd(runtime.tasks, {"task_id": "late", "agent_name": "Bot", "prompt": "late"})
     runtime.bot.let("wait brief")
+    beats = runtime.bot.asked.count("beat")
+    await runtime.redis.xadd(runtime.tasks, {"task_id": "late", "agent_name": "Bot", "prompt": "late"})
     assert (await client.get_result(brief)).output == "done: wait brief"  # type: ignore[union-attr]
     await stopping
     assert runtime.bot.cancelled == ["wait long"]
@@ -259,6 +261,30 @@ async def test_what_does_not_end_in_time_is_cancelled_here_and_done_by_the_next(
     assert result is not None
     assert (result.output, result.attempt) == ("done: wait long", 1), "the attempt that was cancelled doesn't count"
     assert await client.get_result("late")
+
+
+async def test_a_service_whose_slots_are_all_lost_does_not_say_that_it_runs(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "CLEAN_UP_SECONDS", 0.05)
+    monkeypatch.setattr(abandoned, "CLEAN_UP_SECONDS", 0.05)
+    let_go = asyncio.Event()
+
+    class Deaf:
+        async def ask(self, prompt: str) -> None:
+            while not let_go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await let_go.wait()
+
+    service = await runtime.service(BotManager({"Deaf": Deaf()}), max_workers=1, task_timeout_seconds=1)
+    task_id = await service.submit_task(task("x", "Deaf"))
+    try:
+        with pytest.raises(WatchbillError, match="hold all of its slots"):
+            await service.ended()
+        assert service.get_status()["running"] is False
+        assert await (await runtime.client()).task_status(task_id) is TaskStatus.PENDING, "another may try"
+    finally:
+        let_go.set()
 
 
 async def test_a_service_without_a_store_says_so(tmp_path: Any) -> None:
