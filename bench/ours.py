@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,12 @@ def ledger(folder: Path) -> Ledger:
 
 
 @asynccontextmanager
-async def pod_worker(server: Server, crew: str, written: Ledger, log: Path) -> AsyncIterator[processes.Worker]:
-    """`python -m watchbill.worker`, as it runs in a pod: for one crew."""
+async def pod_worker(
+    server: Server, crew: str, written: Ledger, log: Path, more: Mapping[str, str] | None = None
+) -> AsyncIterator[processes.Worker]:
+    """`python -m watchbill.worker`, as it runs in a pod: for one crew. `more`: variables of its environment."""
     command = [sys.executable, "-m", "watchbill.worker"]
-    variables = {"WATCHBILL_CREW": f"default/{crew}", "WATCHBILL_REDIS_URL": server.url}
+    variables = {"WATCHBILL_CREW": f"default/{crew}", "WATCHBILL_REDIS_URL": server.url, **(more or {})}
     async with processes.process(command, _variables(written) | variables, log) as started:
         yield processes.Worker(started, log)
 
@@ -96,3 +98,8 @@ async def until(
         if time.perf_counter() > deadline:
             raise processes.Broken(f"not {what} within {seconds:.0f} s")
         await asyncio.sleep(poll)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -78,7 +78,7 @@ async def measure(tasks: int, window: float, lease: int, folder: Path) -> dict[s
 
 
 async def _window(pid: int, store: server.Server, seconds: float) -> dict[str, float]:
-    cpu, begin = _cpu_seconds(pid), time.perf_counter()
+    cpu, begin = ours.cpu_seconds(pid), time.perf_counter()
     await store.reset()
     highest = 0.0
     while time.perf_counter() - begin < seconds:
@@ -86,12 +86,7 @@ async def _window(pid: int, store: server.Server, seconds: float) -> dict[str, f
         await asyncio.sleep(0.5)
     took = time.perf_counter() - begin
     served = (await store.cost()).cpu_seconds
-    return {"rss": highest, "cpu": (_cpu_seconds(pid) - cpu) / took * 100, "server": served / took * 100}
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return {"rss": highest, "cpu": (ours.cpu_seconds(pid) - cpu) / took * 100, "server": served / took * 100}
 
 
 def _rss_mib(pid: int) -> float:

@@ -8,17 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support import Crew
+from support import MANY, Crew
 
 from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.delivery import Destination
 from watchbill.controller.stored import load_of
 from watchbill.names import RECEIVER
 from watchbill.plan.replicas import Load
-from watchbill.store import control, definitions, deliveries, heartbeats, packed, runs
+from watchbill.store import circuits, control, definitions, deliveries, heartbeats, packed, runs, submissions
 from watchbill.store.deliveries import Content
 from watchbill.store.figures import figures
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
+from watchbill.store.submissions import Submission
 from watchbill.tasks import TaskState
 
 
@@ -114,10 +115,10 @@ async def test_an_entry_becomes_one_delivery_whose_id_says_whose_it_is(crew: Cre
     queue = Queue(crew.client, crew.keys.deliveries(), crew.uid)
     claim = await queue.claim("d", 1, 10, lease_ms=60_000, take_over=False)
     (task,) = claim.tasks
-    assert (task.id, task.agent) == (f"t.ops.{entry}", RECEIVER + "ops")
     content = Content.unpack(task.payload)
     assert content.message["task_id"] == "t"
-    assert Destination.model_validate_json(content.inline).name == "ops"
+    own = Destination.model_validate_json(content.inline)
+    assert (task.id, task.agent) == (f"t.ops.{entry}", RECEIVER + circuits.key(own))
 
 
 async def test_a_result_that_has_gone_is_delivered_without_its_output(crew: Crew) -> None:
@@ -212,3 +213,27 @@ def test_a_deliver_field_begins_with_all_outcomes_and_reads_back() -> None:
     assert text.startswith("fs [")
     assert packed.deliver(text) == wanted
     assert packed.pack_deliver([]) == ""
+
+
+async def test_what_waits_for_one_destination_is_delayed_together_and_nothing_else(crew: Crew) -> None:
+    keys = crew.keys.deliveries()
+    queue = Queue(crew.client, keys, crew.uid)
+    tasks = [Submission(f"{who}{i}", f"to:{who}", "{}") for i in range(600) for who in ("bad", "good")]
+    await submissions.submit(crew.client, keys, crew.uid, tasks, max_queued=MANY)
+    taken = (await queue.claim("d", 1, 2, lease_ms=60_000, take_over=False)).tasks
+    now_ms = await _now_ms(crew)
+    moved = await circuits.defer(crew.client, crew.keys, crew.uid, "to:bad", due_ms=now_ms + 60_000, spread_ms=5000)
+    assert moved == 599  # one is claimed
+    due = await crew.client.zrange(keys.delayed, 0, -1, withscores=True)
+    members = [packed.Member.unpack(str(member)) for member, _ in due]
+    assert {member.agent for member in members} == {"to:bad"}
+    assert {member.attempt for member in members} == {1}
+    assert all(60_000 <= at - now_ms <= 65_000 for _, at in due)
+    assert [task.agent for task in taken] == ["to:bad", "to:good"]
+    assert await crew.client.xlen(keys.streams[2]) == 601
+    assert await circuits.defer(crew.client, crew.keys, crew.uid, "to:bad", due_ms=1, spread_ms=0) == 0
+
+
+async def _now_ms(crew: Crew) -> int:
+    seconds, micros = await crew.client.time()
+    return int(seconds) * 1000 + int(micros) // 1000

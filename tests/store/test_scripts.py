@@ -35,6 +35,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "circuit": "ends",
     "claim": "ends",
     "declare_dead": "ends",
+    "defer": "ends",
     "delete": "ends",
     "drain": "ends",
     "enter": "ends",

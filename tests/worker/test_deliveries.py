@@ -38,10 +38,8 @@ async def delivering(make_crew: Make, *destinations: Destination, **options: obj
 
 async def states(crew: Crew) -> dict[str, str]:
     """Delivery → its state, by the task and the destination that its id begins with."""
-    keys, found = crew.keys.deliveries(), {}
-    for delivery in map(str, await crew.redis.zrange(keys.ids, 0, -1)):
-        found[delivery.rpartition(".")[0]] = str(await crew.redis.hget(keys.task(delivery), "state"))
-    return found
+    listed = await deliveries.listed(crew.redis, crew.keys, 1000)
+    return {found.id.rpartition(".")[0]: found.state.value for found in listed}
 
 
 async def wait_for(crew: Crew, **wanted: str) -> None:

@@ -17,7 +17,8 @@ from watchbill.connection import outages, scripts
 from watchbill.names import CrewKeys
 from watchbill.plan import deliveries as plan
 from watchbill.store import packed
-from watchbill.store.queue import crew_gone
+from watchbill.store.queue import BATCH, crew_gone
+from watchbill.tasks import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,24 @@ async def record_failure(
 ) -> Circuit:
     """Notes a failed attempt, in the delivery's record and for its destination. Returns what is known of that now."""
     return (await _run(client, keys, uid, destination, "failure", failure))[0]
+
+
+async def defer(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int, spread_ms: int
+) -> int:
+    """Delays all messages that wait for a destination (an agent of the delivery queue): they are due from `due_ms` on,
+    spread over `spread_ms`. Returns their number. Much cheaper than to claim and to put off each of them."""
+    queue = keys.deliveries()
+    behind, delayed = "", 0
+    while True:
+        args = [uid, destination, due_ms, spread_ms, int(Priority.NORMAL), behind, BATCH]
+        with outages.translated():
+            reply = await scripts.run(client, "defer", queue.fixed, args)
+        if reply[0] == "gone":
+            raise crew_gone(keys)
+        behind, delayed = str(reply[1]), delayed + int(reply[2])
+        if not behind:
+            return delayed
 
 
 async def _run(

@@ -23,7 +23,7 @@ from watchbill.errors import NotFound
 from watchbill.names import RECEIVER, CrewKeys
 from watchbill.plan import deliveries as plan
 from watchbill.records import CrewDefinition
-from watchbill.store import packed, runs, submissions
+from watchbill.store import circuits, packed, runs, submissions
 from watchbill.store.submissions import Submission
 from watchbill.tasks import AgentTask, RunResult, TaskResult, TaskState
 
@@ -141,11 +141,16 @@ async def _deliveries(
     return [
         Submission(
             id=f"{fields['id']}.{one.name}.{entry}",
-            agent=RECEIVER + one.name,
+            agent=RECEIVER + _receiver(one),
             payload=Content(one.name, one.destination, message).pack(),
         )
         for one in to
     ]
+
+
+def _receiver(one: packed.Wanted) -> str:
+    """The name of a destination on the delivery queue. Those that only a submission has may share names."""
+    return circuits.key(Destination.model_validate_json(one.destination)) if one.destination else one.name
 
 
 async def _message(client: redis.asyncio.Redis, keys: CrewKeys, fields: Mapping[str, str]) -> dict[str, Any]:
@@ -247,8 +252,8 @@ def _delivery(delivery: str, record: Sequence[Any], due_ms: float | None) -> Del
     return Delivery(
         id=delivery,
         task_id=str(content.message["task_id"]),
-        destination=str(agent).removeprefix(RECEIVER),
-        state=TaskState(state),
+        destination=str(agent).removeprefix(RECEIVER).partition("@")[0],
+        state=TaskState(state) if due_ms is None else TaskState.DELAYED,  # defer.lua can't write records
         attempts=int(attempt or 0),
         submitted_at=_time(submitted),
         ended_at=_time(finished) if finished else None,

@@ -50,6 +50,8 @@ SLOW_SECONDS: Final = 3.0
 SLOW_SHARE: Final = 4
 """and one destination's slow ones may hold one slot in so many: the others are for other destinations."""
 PUT_OFF_SECONDS: Final = 5.0
+PACE_SECONDS: Final = 0.2
+"""A message that is put off holds its slot for about so long, or thousands of them would take time from the tasks."""
 _ERROR_MAX: Final = 1000
 _DEFINITIONS_KEPT: Final = 16
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -94,7 +96,7 @@ class DeliveryWork:
         self._sender = Sender(how.settings or read(Settings), how.secrets, store=client, clock=state.clock)
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
-        circuits = Circuits(self._client, self._keys, self._uid, state.clock, SEND_SECONDS)
+        circuits = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
         return Deliverer(self._client, self._keys, self._sender, circuits, self._how, state)
 
     def start_beside(self, state: WorkerState, queue: Queue, parked: asyncio.Event) -> list[asyncio.Task[None]]:
@@ -176,6 +178,9 @@ class Deliverer:
         if wait is None:
             return self._ended(task, destination, self._dead(task, "the destination wants no further message"))
         if wait > 0 or self._circuits.slow[destination.name] >= max(self._how.slots // SLOW_SHARE, 1):
+            if wait > 0:
+                await self._circuits.defer(task, wait)
+            await self._state.clock.sleep(PACE_SECONDS * random.uniform(0.5, 1.5))
             return self._ended(task, destination, self._put_off(task, wait or PUT_OFF_SECONDS))
         remaining = tuple(known.get("remaining", ()))
         message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)

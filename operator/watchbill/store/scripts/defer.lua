@@ -1,0 +1,50 @@
+#!lua flags=allow-oom
+-- uses streams
+-- Delays what waits on the streams for one agent, and nobody has claimed. Records can't be written here: they keep
+-- saying `waiting`.
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 agent
+--   3 due                 when the first of them is due, in ms
+--   4 spread              the last is due so much later, in ms
+--   5 class               whose stream
+--   6 behind              the entry behind which it looks; '': the last one that was claimed
+--   7 most                entries that it looks at
+-- Answers
+--   {'gone'}
+--   {'ok', last, n}       the last entry that it looked at ('': there was none), and how many it delayed
+local uid, agent, due, spread, class = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local behind, most = ARGV[6], tonumber(ARGV[7])
+local stream = STREAM[class]
+if is_gone(uid) then return { 'gone' } end
+if redis.call('EXISTS', stream) == 0 then return { 'ok', '', 0 } end
+
+if behind == '' then
+  behind = '0-0'
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local name, last
+    for i = 1, #group, 2 do
+      if group[i] == 'name' then name = group[i + 1] elseif group[i] == 'last-delivered-id' then last = group[i + 1] end
+    end
+    if name == GROUP then behind = last end
+  end
+end
+
+local entries = redis.call('XRANGE', stream, '(' .. behind, '+', 'COUNT', most)
+local delayed, last = 0, ''
+for i, entry in ipairs(entries) do
+  local id, whose, attempt = nil, nil, '1'
+  for j = 1, #entry[2], 2 do
+    local name, value = entry[2][j], entry[2][j + 1]
+    if name == 'id' then id = value elseif name == 'agent' then whose = value
+    elseif name == 'attempt' then attempt = value end
+  end
+  if id and whose == agent then
+    delay(id, class, agent, attempt, int(due + spread * i / most))
+    redis.call('XDEL', stream, entry[1])
+    delayed = delayed + 1
+  end
+  last = entry[1]
+end
+return { 'ok', last, delayed }
