@@ -16,9 +16,10 @@ from test_scripts import SCRIPTS
 
 from watchbill import connection
 from watchbill.api import Heartbeat
+from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
 from watchbill.records import TaskPolicy
-from watchbill.store import control, dead, definitions, figures, heartbeats, retention, runs
+from watchbill.store import circuits, control, dead, definitions, figures, heartbeats, ingress, retention, runs
 
 
 async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
@@ -80,6 +81,12 @@ async def _everything_workers_do(crew: Crew) -> None:
     await crew.run("r2", flow_of([("x", "y")]))
     await crew.client.delete(crew.keys.task("ghost"))
     await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
+    ops = Destination.model_validate({"name": "ops", "log": {}})
+    failure = circuits.Failure("no-delivery", 1, "it broke", counts=True)
+    await circuits.record_failure(crew.client, crew.keys, crew.uid, ops, failure)
+    await circuits.enter(crew.client, crew.keys, crew.uid, ops, 1000)
+    await circuits.record_success(crew.client, crew.keys, crew.uid, ops)
+    await ingress.refuse(crew.client, crew.keys, crew.uid, ingress.Entry("1-0", {"what": "?"}), "no task")
     await crew.queue.enter("entering", ["a", "b"], lease_ms=LEASE_MS)
     await crew.queue.leave("entering")
     for i in range(300):
