@@ -58,10 +58,21 @@ async def test_agents_share_a_bus_a_stream_a_lock_and_a_limiter_on_keys_of_their
         result = await crew.client.wait(crew.name, "t", timeout=60)
         assert result.output == [1, {"n": 1}, True, False, [True, False]], result.error
         channel = names.channel("news", prefix)
-        assert await crew.redis.execute_command("PUBSUB", "NUMSUB", channel) == [channel, 0], "the bus is closed"
+
+        async def is_closed() -> bool:
+            return bool(await crew.redis.execute_command("PUBSUB", "NUMSUB", channel) == [channel, 0])
+
+        await until(is_closed, what="the end of the bus")
     assert await crew.redis.xlen(names.stream("work", prefix)) == 1
     assert await crew.redis.zcard(names.rate_log("calls", "api", prefix)) == 1
     assert names.lock("door", prefix) == f"wb:{{{crew.name}}}:lock:door"
+
+
+async def test_a_bus_that_can_not_be_closed_does_not_lose_the_end_of_its_task(make_crew: Make) -> None:
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:leave_broken_bus")])
+    async with crew.in_process():
+        await crew.submit("t", "a", "go")
+        assert (await crew.client.wait(crew.name, "t", timeout=60)).output == "done"
 
 
 async def test_an_agent_in_a_process_is_told_what_it_can_not_share(make_crew: Make) -> None:

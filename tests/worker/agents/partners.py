@@ -63,6 +63,14 @@ async def meet(context: Any) -> Any:
     return [count, message["data"], fence > 0, bool(other), allowed]
 
 
+async def leave_broken_bus(context: Any) -> str:
+    def fail() -> None:
+        raise ConnectionError("the connection is gone")
+
+    context.bus.close = fail
+    return "done"
+
+
 def meet_sync(context: Any) -> Any:
     heard = threading.Event()
     context.bus_sync.subscribe("news", lambda message: heard.set())

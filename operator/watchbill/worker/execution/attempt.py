@@ -32,6 +32,8 @@ from watchbill.worker.execution.threads import run_in_thread
 
 logger = Logger("watchbill.worker")
 
+CLOSE_SECONDS: Final = 2.0
+"""The longest wait for the end of what an agent has left listening."""
 _ADVICE_ON_LOOP: Final = "Let asyncio.CancelledError pass, after cleaning up."
 _ADVICE_IN_PROCESS: Final = "Its process has been killed, and has not ended yet."
 _ADVICE_IN_THREAD: Final = (
@@ -167,15 +169,25 @@ class Attempt:
 
     async def _run(self) -> None:
         try:
-            came = await self._call()
-        except Exception as fault:  # there is no thread to be had, say
-            came = failures.failed(fault, self._clock.now())
+            try:
+                came = await self._call()
+            except Exception as fault:  # there is no thread to be had, say
+                came = failures.failed(fault, self._clock.now())
+            if isinstance(came, Output) or (came is not None and self._why is None):
+                self._report(came)
         finally:
-            messaging = self.context.messaging
-            if messaging is not None and messaging.is_open:
+            await self._close_messaging()
+
+    async def _close_messaging(self) -> None:
+        """Ends what the agent has left listening. Its end is reported before: a handler may raise, or block."""
+        messaging = self.context.messaging
+        if messaging is None or not messaging.is_open:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await messaging.close()
-        if isinstance(came, Output) or (came is not None and self._why is None):
-            self._report(came)
+        except Exception as error:
+            logger.warning("the bus of task %s could not be closed: %r", self.task.id, error)
 
     async def _call(self) -> Output | Failed | None:
         """Returns the agent's output or failure; None if there is none, since it was asked to stop.
