@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import servers
 import workshop
+from receiver import receiving
 from workshop import until
 
 import forks
@@ -46,6 +47,35 @@ async def test_many_tasks_are_done_once_each_and_their_clients_hear_of_it(
     assert (await crew.client.figures(crew.name)).workers == 1
     assert await crew.client.unfinished(crew.name) == []
     await worker.drain()
+
+
+async def test_results_are_delivered_once_each_and_again_by_a_replay(store: servers.Store, crew_in: CrewIn) -> None:
+    async with receiving() as receiver:
+        receiver.answers = [(410, {})]
+        destinations = [receiver.destination("gone"), receiver.destination("ops")]
+        crew = await crew_in(store, {"a": "Brief"}, delivery=destinations)
+        await crew.worker(environment={"WATCHBILL_DELIVERY_ALLOW": "loopback"})
+        await crew.client.submit(crew.name, "now", agent="a", id="first", deliver=["gone"])
+        await until(lambda: receiver.got)
+
+        async def dead() -> list[Any]:
+            return [letter async for letter in crew.client.dead_letters(crew.name, deliveries=True)]
+
+        (letter,) = await until(dead)
+        await crew.define(delivery=[destinations[0].model_copy(update={"outcomes": ["Success"]}), destinations[1]])
+        assert [told.outcome for told in await crew.client.replay(crew.name, letter.id, deliveries=True)] == [
+            "replayed"
+        ]
+        ids = await crew.client.submit_many(crew.name, "a", tasks_of(crew, 50), deliver=["ops"])
+        await until(lambda: len(receiver.got) == 52)
+        assert sorted(receiver.tasks) == sorted([*ids, "first", "first"])
+        listed = await crew.client.deliveries(crew.name)
+        await until(lambda: _ended(crew))
+        assert len(listed) == 51
+
+
+async def _ended(crew: workshop.Crew) -> bool:
+    return {one.state for one in await crew.client.deliveries(crew.name)} == {"completed"}
 
 
 async def test_a_result_comes_by_message(
