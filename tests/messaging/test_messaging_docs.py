@@ -80,8 +80,13 @@ async def test_the_seeds_pubsub_runs_as_written(server: Any, capsys: pytest.Capt
     await until(printed)
     assert not running.done()
     await until(lambda: "subscriber" in made)
-    await asyncio.to_thread(made["subscriber"].close)
-    await running
+
+    async def ended() -> bool:  # `stop` comes too early if the program has yet to call `run`
+        await asyncio.to_thread(made["subscriber"].stop)
+        return running.done()
+
+    await until(ended)
+    made["subscriber"].close()
 
 
 def test_the_seeds_lock_runs_as_written(server: Any) -> None:

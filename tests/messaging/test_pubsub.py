@@ -116,6 +116,12 @@ async def _heard(pubsub: Any, channel: str, data: Any) -> bool:
     return await ask(pubsub.publish, channel, data) == 1
 
 
+async def stopped(pubsub: Any, running: asyncio.Task[Any]) -> bool:
+    """Stops it, once more if `run` had yet to begin."""
+    await ask(pubsub.stop)
+    return running.done()
+
+
 async def test_run_beside_a_listener_waits_for_its_end(pubsub: Any, channel: str) -> None:
     await ask(pubsub.subscribe, channel, print)
     listener = await begin(pubsub)
@@ -123,9 +129,7 @@ async def test_run_beside_a_listener_waits_for_its_end(pubsub: Any, channel: str
     running = asyncio.create_task(ask(pubsub.run))
     assert await ask(pubsub.publish, channel, 1) == 1  # one connection listens
 
-    await ask(pubsub.stop)
-    await running
-    await ask(pubsub.stop)
+    await until(partial(stopped, pubsub, running))
     await until(lambda: "watchbill pubsub" not in threads())
     assert await ask(pubsub.publish, channel, 1) == 0
 
