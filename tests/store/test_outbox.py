@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support import MANY, Crew
+from support import MANY, Crew, opened
 
 from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.delivery import Destination
 from watchbill.controller.stored import load_of
+from watchbill.delivery import Message
 from watchbill.names import RECEIVER
+from watchbill.plan import deliveries as plan
 from watchbill.plan.replicas import Load
 from watchbill.store import circuits, control, definitions, deliveries, heartbeats, packed, runs, submissions
 from watchbill.store.deliveries import Content
 from watchbill.store.figures import figures
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.store.submissions import Submission
-from watchbill.tasks import TaskState
+from watchbill.tasks import TaskResult, TaskState
 
 
 def to(*outcomes: str, name: str = "ops") -> str:
@@ -118,7 +121,36 @@ async def test_an_entry_becomes_one_delivery_whose_id_says_whose_it_is(crew: Cre
     content = Content.unpack(task.payload)
     assert content.message["task_id"] == "t"
     own = Destination.model_validate_json(content.inline)
-    assert (task.id, task.agent) == (f"t.ops.{entry}", RECEIVER + circuits.key(own))
+    assert re.fullmatch(rf"t\.ops\.{entry}-[0-9a-f]{{8}}", task.id)
+    assert task.agent == RECEIVER + circuits.key(own)
+
+
+async def test_equal_tasks_of_two_crews_that_end_in_the_same_ms_are_two_deliveries(
+    crew: Crew, redis_url: str, crew_name: str
+) -> None:
+    """As those of one heartbeat in two namespaces: their receiver tells repetitions by the id alone."""
+    task = "t" * 128
+    async with opened(redis_url, f"{crew_name}-2") as other:
+        found = []
+        for each in (crew, other):
+            deliver = to("Success", name="d" * 52)
+            await each.client.xadd(
+                each.keys.outbox,
+                {"kind": "task", "id": task, "state": "completed", "deliver": deliver, "result": ""},
+                id="1795874259015-4294967295",
+            )
+            await deliveries.move(each.client, each.keys, each.uid)
+            found += await deliveries.listed(each.client, each.keys, 10)
+    first, second = found
+    assert first.id != second.id
+    assert Message(delivery_id=first.id, **first.message)  # the longest id that there can be
+
+
+@pytest.mark.parametrize("output", ["é" * 40_000, "\x01" * 30_000, "x" * 20_000 + "\x01" * 9_000])
+def test_a_long_result_fits_a_dead_letter_whatever_its_characters_are(output: str) -> None:
+    sent = plan.content(TaskResult(task_id="t", agent_name="a", success=True, output=output), {})["output"]
+    assert output.startswith(sent.removesuffix("…"))
+    assert 0 <= plan.OUTPUT_MAX_BYTES + len("…".encode()) - len(json.dumps(sent, ensure_ascii=False).encode()) < 6
 
 
 async def test_a_result_that_has_gone_is_delivered_without_its_output(crew: Crew) -> None:

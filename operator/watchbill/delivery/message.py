@@ -16,7 +16,7 @@ class Message(BaseModel):
 
     delivery_id: str = Field(
         min_length=1,
-        max_length=200,
+        max_length=240,
         pattern=r"^[A-Za-z0-9._/-]+$",
         description="Unique per result and destination, and the same at every attempt, so that receivers can tell "
         "that a message comes again.",

@@ -89,7 +89,7 @@ def content(result: TaskResult | RunResult, metadata: Mapping[str, Any]) -> dict
     output = result.output
     if (size := _size(output)) > OUTPUT_MAX_BYTES:
         text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-        output = text.encode("utf-8", "replace")[:OUTPUT_MAX_BYTES].decode("utf-8", "ignore") + "…"
+        output = f"{_shortened(text)}…"
         told = {**told, "output_bytes": size}
     return {
         "task_id": task_id,
@@ -100,6 +100,16 @@ def content(result: TaskResult | RunResult, metadata: Mapping[str, Any]) -> dict
         "execution_time_ms": result.execution_time_ms,
         "metadata": told,
     }
+
+
+def _shortened(text: str) -> str:
+    """The longest beginning that has at most OUTPUT_MAX_BYTES as JSON, which writes some characters as six."""
+    text = text[:OUTPUT_MAX_BYTES].encode("utf-8", "replace").decode()
+    fits, too_long = 0, len(text) + 1
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        fits, too_long = (middle, too_long) if _size(text[:middle]) <= OUTPUT_MAX_BYTES else (fits, middle)
+    return text[:fits]
 
 
 def _size(value: Any) -> int:

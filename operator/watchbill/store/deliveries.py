@@ -7,6 +7,7 @@ its neighbours'. Every call is safe to send twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -121,7 +122,7 @@ async def move(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> int:
         entries: Any = await client.xrange(keys.outbox, count=PAGE)
     made: list[Submission] = []
     for entry, fields in entries:
-        made += await _deliveries(client, keys, str(entry), fields)
+        made += await _deliveries(client, keys, uid, str(entry), fields)
     if made:
         await submissions.submit(client, keys.deliveries(), uid, made, max_queued=MANY)
     if entries:
@@ -131,16 +132,18 @@ async def move(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> int:
 
 
 async def _deliveries(
-    client: redis.asyncio.Redis, keys: CrewKeys, entry: str, fields: Mapping[str, str]
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, entry: str, fields: Mapping[str, str]
 ) -> list[Submission]:
     success = fields["state"] == "completed"
     to = [one for one in packed.deliver(fields["deliver"]) if ("s" if success else "f") in one.outcomes]
     if not to:
         return []
     message = await _message(client, keys, fields)
+    # Receivers tell repetitions by the id alone, and another crew may have a task of this id that ends in the same ms.
+    crew = hashlib.blake2b(uid.encode(), digest_size=4).hexdigest()
     return [
         Submission(
-            id=f"{fields['id']}.{one.name}.{entry}",
+            id=f"{fields['id']}.{one.name}.{entry}-{crew}",
             agent=RECEIVER + _receiver(one),
             payload=Content(one.name, one.destination, message).pack(),
         )
