@@ -65,6 +65,7 @@ def test_an_entry_without_an_id_gets_the_same_whenever_it_is_read_and_no_others(
         ({"agent_name": "Bot", "payload": "[" * 100_000}, "payload is no JSON"),
         ({"agent_name": "Bot", "payload": '["x"]'}, "payload is list, not an object"),
         ({"agent_name": "Bot", "prompt": "x", "priority": "2"}, "priority: "),
+        ({"agent_name": "Bot", "prompt": "x", "priority": "²"}, "priority: "),  # a digit, and no number
         ({"agent_name": "Bot", "prompt": "x", "metadata": "{"}, "metadata is no JSON"),
         ({"agent_name": "Bot", "prompt": "x", "scheduled_at": "soon"}, "scheduled_at: "),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -137,7 +138,7 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
         for name in _JSON_FIELDS:
             if name in found:
                 found[name] = _json(name, found[name])
-        if str(found.get("priority", "")).isdigit():
+        with suppress(KeyError, ValueError):  # the model says what is wrong with it
             found["priority"] = int(found["priority"])
     found.setdefault("task_id", hashlib.sha256(f"{stream} {entry.id}".encode()).hexdigest()[:32])
     try:
