@@ -112,7 +112,7 @@ async def test_a_slot_of_a_crew_that_a_newer_version_defined_is_fired_once_it_ca
 ) -> None:
     key = crew.keys.definition((await definitions.current(crew.client, crew.keys)).digest)
     readable = str(await crew.client.get(key))
-    await crew.client.set(key, readable.replace("sequential", "loop"))
+    await crew.client.set(key, readable.replace("sequential", "swarm"))
     async with crew.scheduled(beat(schedule="0 * * * *"), clock=clock):
         clock.advance(3600)
         for _ in range(2):
