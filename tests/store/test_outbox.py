@@ -146,6 +146,16 @@ async def test_equal_tasks_of_two_crews_that_end_in_the_same_ms_are_two_deliveri
     assert Message(delivery_id=first.id, **first.message)  # the longest id that there can be
 
 
+async def test_a_destination_of_a_newer_version_holds_up_no_other(crew: Crew) -> None:
+    newer = packed.pack_deliver([packed.Wanted("pager", "s", '{"name": "pager", "channelOfTomorrow": {}}')])
+    await crew.submit("newer", deliver=newer)
+    await crew.submit("t", deliver=BOTH)
+    await crew.finish("w", await crew.take("w"))
+    assert await deliveries.move(crew.client, crew.keys, crew.uid) == 2
+    found = await deliveries.listed(crew.client, crew.keys, 10)
+    assert {(one.task_id, one.destination) for one in found} == {("newer", "pager"), ("t", "ops")}
+
+
 @pytest.mark.parametrize("output", ["é" * 40_000, "\x01" * 30_000, "x" * 20_000 + "\x01" * 9_000])
 def test_a_long_result_fits_a_dead_letter_whatever_its_characters_are(output: str) -> None:
     sent = plan.content(TaskResult(task_id="t", agent_name="a", success=True, output=output), {})["output"]

@@ -153,7 +153,12 @@ async def _deliveries(
 
 def _receiver(one: packed.Wanted) -> str:
     """The name of a destination on the delivery queue. Those that only a submission has may share names."""
-    return circuits.key(Destination.model_validate_json(one.destination)) if one.destination else one.name
+    if not one.destination:
+        return one.name
+    try:
+        return circuits.key(Destination.model_validate_json(one.destination))
+    except ValueError:  # a newer version's: it may not hold up what waits behind it
+        return one.name
 
 
 async def _message(client: redis.asyncio.Redis, keys: CrewKeys, fields: Mapping[str, str]) -> dict[str, Any]:
