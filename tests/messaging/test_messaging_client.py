@@ -68,6 +68,8 @@ async def test_json_comes_back_as_it_was(client: Any, key: str, value: Any) -> N
     [
         ("set", ("", "v"), "key"),
         ("get", (5,), "key"),
+        ("get", ("half a pair: \ud83d",), "key"),
+        ("set", ("k", "half a pair: \ud83d"), "value"),
         ("set", ("k", {"a": 1}), "value"),
         ("set", ("k", None), "value"),
         ("set", ("k", True), "value"),
@@ -82,6 +84,7 @@ async def test_json_comes_back_as_it_was(client: Any, key: str, value: Any) -> N
         ("set_json", ("k", {1, 2}), "value"),
         ("publish", ("", "m"), "channel"),
         ("publish", ("c", {"when": object()}), "message"),
+        ("publish", ("c", "half a pair: \ud83d"), "message"),
     ],
 )
 async def test_what_is_wrong_is_refused_by_its_name(twin: Twin, method: str, args: Any, field: str) -> None:

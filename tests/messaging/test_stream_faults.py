@@ -129,6 +129,36 @@ async def test_processing_goes_on_after_an_outage_and_loses_nothing(twin: Twin, 
     assert handled == [1, 2]
 
 
+@pytest.mark.parametrize("patience", [None, SOON], ids=["stop", "wait"])
+async def test_processing_ends_during_an_outage(
+    twin: Twin, private_redis: Any, key: str, patience: float | None
+) -> None:
+    server = await private_redis()
+    stream = twin("RedisStream", key, url=server.url)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    await ask(stream.add, {"n": 1})
+    await server.kill()
+    processing = asyncio.create_task(ask(stream.process_messages, lambda message: None, wait=patience))
+    if patience is None:
+        await until(lambda: processing.done() or stream.stop())  # again, for it may not have begun
+
+    assert await processing == 0
+
+
+async def test_a_handler_that_stops_during_an_outage_ends_processing(twin: Twin, private_redis: Any, key: str) -> None:
+    server = await private_redis()
+    stream = twin("RedisStream", key, url=server.url)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    await ask(stream.add, {"n": 1})
+
+    def handler(message: Any) -> None:
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        stream.stop()
+
+    assert await ask(stream.process_messages, handler) == 1  # and it can't be acknowledged
+
+
 @pytest.mark.parametrize("program", [READS_AND_WAITS, HANDLES_AND_WAITS], ids=["read_group", "process_messages"])
 async def test_a_consumer_that_is_killed_between_reading_and_acknowledging_loses_nothing(
     program: str, redis_url: str, redis_client: Any, key: str

@@ -314,7 +314,7 @@ async def test_a_wrong_argument_is_named(twin: Twin, redis_url: str, made: Any, 
         with pytest.raises(InvalidInput) as refused:
             made(**options)
         assert refused.value.problems[0].path == path
-    for name in ("", "a}b", "{}"):
+    for name in ("", "a}b", "{}", "\ud83d"):
         with pytest.raises(InvalidInput) as refused:
             twin("RedisStream", name, url=redis_url)
         assert refused.value.problems[0].path == "name"
@@ -324,6 +324,11 @@ async def test_a_wrong_argument_is_named(twin: Twin, redis_url: str, made: Any, 
     await consumer(stream)
     for method, argument, path in (
         (stream.read, "$", "last_id"),
+        (stream.read, str(2**64), "last_id"),
+        (stream.acknowledge, "first", "id"),
+        (stream.renew, "first", "id"),
+        (stream.leave, "first", "id"),
+        (stream.delete_dead_letters, "first", "id"),
         (stream.read_group, 0, "count"),
         (stream.read_group, 1001, "count"),
         (stream.add, {"x": {1, 2}}, "data['x']"),

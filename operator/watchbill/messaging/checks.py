@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from watchbill.errors import InvalidInput, Problem
 
@@ -17,7 +17,20 @@ def text(value: object, field: str) -> str:
     """Returns a name or key: text that isn't empty."""
     if not isinstance(value, str) or not value:
         raise InvalidInput(Problem(f"{value!r} is no name", "Give text that isn't empty.", path=field))
+    if not is_text(value):
+        raise InvalidInput(Problem(f"{value!r} is no text in UTF-8", "Use another name.", path=field))
     return value
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Returns whether this is text that Redis keeps as it is: half of a surrogate pair has no UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def seconds(value: object, field: str, *, least: float = 0.001) -> float:
@@ -78,6 +91,8 @@ def plain(value: object, field: str) -> str | bytes | int | float:
     if not isinstance(value, str | bytes) and not is_number:
         fix = "Give text, bytes or a number, or use set_json."
         raise InvalidInput(Problem(f"a {type(value).__name__} ({value!r:.40}) is no text", fix, path=field))
+    if isinstance(value, str) and not is_text(value):
+        raise InvalidInput(Problem(f"{value!r:.40} is no text in UTF-8", "Give it as bytes or JSON.", path=field))
     return value  # type: ignore[return-value]
 
 

@@ -59,7 +59,8 @@ def _exists(key: str) -> Steps[bool]:
 
 
 def _publish(channel: str, message: object) -> Steps[int]:
-    said = message if isinstance(message, str | bytes) else checks.to_json(message, "message")
+    is_plain = isinstance(message, str | bytes)
+    said = checks.plain(message, "message") if is_plain else checks.to_json(message, "message")
     return int((yield Call(("PUBLISH", checks.text(channel, "channel"), said))))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from watchbill import names
 from watchbill.errors import InvalidInput, Problem
@@ -33,7 +33,7 @@ def encode(data: object) -> list[str]:
     fields: list[str] = []
     as_json: list[str] = []
     for name, value in data.items():
-        fields += (_name(name), value if is_text(value) else checks.to_json(value, f"data[{name!r}]"))
+        fields += (_name(name), value if checks.is_text(value) else checks.to_json(value, f"data[{name!r}]"))
         if fields[-1] is not value:
             as_json.append(name)
     if as_json or not fields:  # Redis keeps no entry without a field
@@ -86,20 +86,9 @@ def _fields(found: Any) -> dict[str, str]:
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not is_text(name):
+    if not isinstance(name, str) or not checks.is_text(name):
         raise InvalidInput(Problem(f"{name!r} is no name of a field", "Use text.", path="data"))
     if name.startswith(names.FIELDS_OF_ENTRY):
         fix = f"Use a name that doesn't begin with {names.FIELDS_OF_ENTRY!r}."
         raise InvalidInput(Problem(f"{name!r} is Watchbill's own", fix, path="data"))
     return name
-
-
-def is_text(value: object) -> TypeGuard[str]:
-    """Returns whether this is text that Redis keeps as it is: half of a surrogate pair has no UTF-8."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -86,10 +86,7 @@ class Stream:
         return str(found)
 
     def read(self, last_id: str = "0-0", count: int | None = None) -> Steps[list[Message]]:
-        checks_out = isinstance(last_id, str) and _ID.fullmatch(last_id)
-        if not checks_out:
-            fix = "Use one that a message came with, or 0-0 for the beginning."
-            raise InvalidInput(Problem(f"{last_id!r} is no id of a message", fix, path="last_id"))
+        _check_ids([last_id], "last_id", "Use one that a message came with, or 0-0 for the beginning.")
         most = None if count is None else checks.whole(count, "count", least=0, most=10**9)
         return (yield from _page(self.key, f"({last_id}", most))
 
@@ -117,18 +114,19 @@ class Stream:
 
     def acknowledge(self, *ids: str) -> Steps[int]:
         group, _ = self._as_member()
-        for one in ids:
-            checks.text(one, "id")
+        _check_ids(ids)
         return int((yield Call(("XACK", self.key, group, *ids)))) if ids else 0
 
     def renew(self, *ids: str) -> Steps[list[str]]:
         group, consumer = self._as_member()
+        _check_ids(ids)
         renewed = yield from self._in_group(Script("stream_renew", (self.key,), (group, consumer, *ids)))
         return [str(one) for one in renewed]
 
     def leave(self, *ids: str, counts: bool = False) -> Steps[bool]:
         """`counts`: the messages were begun, so that their delivery counts."""
         group, consumer = self._as_member()
+        _check_ids(ids)
         leaving = Script("stream_leave", (self.key,), (group, consumer, names.RETURNED, int(counts), *ids))
         return not (yield from self._in_group(leaving))
 
@@ -137,6 +135,7 @@ class Stream:
         return (yield from _page(self.dead, "-", most, entries.letter))
 
     def delete_dead_letters(self, *ids: str) -> Steps[int]:
+        _check_ids(ids)
         return int((yield Call(("XDEL", self.dead, *ids)))) if ids else 0
 
     def cleanup(self, groups: Sequence[str] | None = None, *, force: bool = False) -> Steps[dict[str, str]]:
@@ -155,8 +154,10 @@ class Stream:
         self.is_stopped, done, heard_at = False, 0, self._now()
         while not self.is_stopped and left != 0:
             asked = count if left is None else min(count, left)
-            patience = BLOCK_SECONDS if seconds is None else min(BLOCK_SECONDS, heard_at + seconds - self._now())
-            given = yield from _persist(lambda: self._given(asked, max(patience, 0.0)))  # noqa: B023 - taken here
+            left_of_wait = BLOCK_SECONDS if seconds is None else heard_at + seconds - self._now()
+            patience = max(min(BLOCK_SECONDS, left_of_wait), 0.0)
+            ends_at = None if seconds is None else heard_at + seconds
+            given = yield from self._persist(lambda: self._given(asked, patience), ends_at)  # noqa: B023 - taken here
             if given:
                 handled, good = yield from self._handle(given, handler)
                 done += good
@@ -173,7 +174,7 @@ class Stream:
         while waiting and not self.is_stopped:
             if self._now() - renewed_at >= self.retry_after / 3:
                 ids = [one.message["id"] for one in waiting]
-                renewed = yield from _persist(lambda: self.renew(*ids))  # noqa: B023 - taken here
+                renewed = (yield from self._persist(lambda: self.renew(*ids))) or []  # noqa: B023 - taken here
                 waiting = [one for one in waiting if one.message["id"] in renewed]
                 renewed_at = self._now()
                 continue
@@ -181,12 +182,12 @@ class Stream:
             error = yield Run(handler, one.message)
             handled, good = handled + 1, good + (error is None)
             if error is None:
-                yield from _persist(lambda: self.acknowledge(one.message["id"]))  # noqa: B023 - taken here
+                yield from self._persist(lambda: self.acknowledge(one.message["id"]))  # noqa: B023 - taken here
             else:
                 yield from self._failed(one, error)
         if waiting:
             ids = [one.message["id"] for one in waiting]
-            yield from _persist(lambda: self.leave(*ids))
+            yield from self._persist(lambda: self.leave(*ids))
         return handled, good
 
     def _failed(self, one: Given, error: Exception) -> Steps[None]:
@@ -195,7 +196,7 @@ class Stream:
         then = "it is a dead letter now" if is_last else f"it is given again in {self.retry_after:g} s"
         logger.warning("the message %s of %r failed; %s: %s", one.message["id"], self.key, then, said)
         if is_last:
-            yield from _persist(lambda: self._bury([one.message["id"]], said))
+            yield from self._persist(lambda: self._bury([one.message["id"]], said))
 
     def _given(self, count: int, wait: float) -> Steps[list[Given]]:
         group, consumer = self._as_member()
@@ -251,6 +252,23 @@ class Stream:
             fix = "create it, from the beginning of the stream, by create_consumer_group"
             raise NotFound(f"the stream {self.key!r} has no group {group!r} (any more): {fix}") from error
 
+    def _persist(self, steps: Callable[[], Steps[T]], ends_at: float | None = None) -> Steps[T | None]:
+        """Takes the steps again until the store answers; they must be safe to take twice. Answers None if the store is
+        away when `stop` was called, or at `ends_at`: what is pending then is given again later."""
+        pause, waited = 0.05, 0.0
+        while True:
+            try:
+                return (yield from steps())
+            except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+                known = outages.unavailable(error)
+                if known is None:
+                    raise
+            _notices.log(known, waited, SYSTEM.monotonic())
+            if self.is_stopped or (ends_at is not None and self._now() >= ends_at):
+                return None
+            yield Pause(pause * (0.5 + random.random()))
+            waited, pause = waited + pause, min(pause * 2, 0.7)
+
     def _answer_key(self) -> str:
         return names.stream_answer(self.key, uuid.uuid4().hex)
 
@@ -278,6 +296,13 @@ class _Check:
             self._due = now + self._seconds
 
 
+def _check_ids(ids: Sequence[str], field: str = "id", fix: str = "Use one that a message came with.") -> None:
+    for one in ids:
+        is_id = isinstance(one, str) and _ID.fullmatch(one) and all(int(part) < 2**64 for part in one.split("-"))
+        if not is_id:
+            raise InvalidInput(Problem(f"{one!r} is no id of a message", fix, path=field))
+
+
 def _page(
     key: str, first: str, most: int | None, shown: Callable[[Sequence[Any]], Message] = entries.message
 ) -> Steps[list[Message]]:
@@ -290,21 +315,6 @@ def _page(
             break
         first = f"({page[-1][0]}"
     return found
-
-
-def _persist(steps: Callable[[], Steps[T]]) -> Steps[T]:
-    """Takes the steps again until the store answers. `steps` must be safe to take twice."""
-    pause, waited = 0.05, 0.0
-    while True:
-        try:
-            return (yield from steps())
-        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
-            known = outages.unavailable(error)
-            if known is None:
-                raise
-        _notices.log(known, waited, SYSTEM.monotonic())
-        yield Pause(pause * (0.5 + random.random()))
-        waited, pause = waited + pause, min(pause * 2, 0.7)
 
 
 _notices = outages.Notices()

@@ -22,7 +22,7 @@ from redis.exceptions import ClusterCrossSlotError
 from watchbill import names
 from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, Problem
-from watchbill.messaging import checks, config, entries
+from watchbill.messaging import checks, config
 from watchbill.messaging.shells import Async
 
 _JSON_BEGINS: Final = ("{", "[", '"')
@@ -138,9 +138,7 @@ class RedisCache(Async):
             raise InvalidInput(Problem(reason, fix, path="prefix")) from error
 
     def _history(self, agent: str) -> str:
-        if not entries.is_text(checks.text(agent, "agent_id")):
-            raise InvalidInput(Problem(f"{agent!r} is no text in UTF-8", "Use another name.", path="agent_id"))
-        return names.cache_history(self.prefix, agent)
+        return names.cache_history(self.prefix, checks.text(agent, "agent_id"))
 
 
 def _owner(agent: str) -> str:
@@ -149,7 +147,7 @@ def _owner(agent: str) -> str:
 
 
 def _item(value: dict[str, Any] | list[Any] | str) -> str:
-    if entries.is_text(value) and not value.lstrip().startswith(_JSON_BEGINS):
+    if checks.is_text(value) and not value.lstrip().startswith(_JSON_BEGINS):
         return value
     return checks.to_json(value, "value")
 
