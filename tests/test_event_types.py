@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -100,3 +102,10 @@ def test_what_can_not_be_used_is_refused_by_its_name(build: Callable[[], TownEve
     with pytest.raises(InvalidInput) as refused:
         build()
     assert [problem.path for problem in refused.value.problems] == [path]
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    written = {"event_type": "mission_event", "message": "", "timestamp": "2026-01-02T03:04:05"}
+    event = TownEvent.model_validate(written)
+    assert event.timestamp == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert json.loads(event.model_dump_json())["timestamp"] == "2026-01-02T03:04:05Z"

@@ -7,11 +7,11 @@ What changes work writes the event of it in the same script, so that feed and st
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import InvalidInput, Problem
@@ -92,6 +92,12 @@ class TownEvent(BaseModel):
     scope: str | None = None
     """The agent's work, in words for people."""
     spawn_mode: SpawnMode | None = None
+
+    @field_validator("timestamp")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        """A time without a zone is UTC."""
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
 
     @classmethod
     def new(cls, event_type: EventType | str, message: str, *, clock: Clock = SYSTEM) -> Self:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final, Self
 
 import redis.asyncio
+from pydantic_core import PydanticSerializationError
 from redis.exceptions import ClusterCrossSlotError
 
 from watchbill.connection import outages
@@ -53,6 +54,7 @@ BEGINNING: Final = store.BEGINNING
 """As `last_id`: all events that the stream has."""
 EVENT_MAX: Final = 65_536
 """Maximum length of an event's JSON, in bytes."""
+_COUNT_MAX: Final = 10**9
 
 
 class EventStream:
@@ -94,7 +96,10 @@ class EventStream:
         NotFound if there is no such crew.
         """
         texts = {name: redact(text) for name in ("message", "scope") if (text := getattr(event, name))}
-        data = event.model_copy(update=texts).model_dump_json(exclude_none=True)
+        try:
+            data = event.model_copy(update=texts).model_dump_json(exclude_none=True)
+        except PydanticSerializationError as error:
+            raise _wrong(f"the event has a text that isn't UTF-8: {error}", "Mend its texts.", "event") from error
         if (size := len(data.encode())) > EVENT_MAX:
             raise _wrong(f"the event has {size} bytes of JSON", f"Shorten it to {EVENT_MAX}.", "event")
         try:
@@ -146,8 +151,8 @@ class EventStream:
 
 
 def _checked(count: int) -> int:
-    if type(count) is not int or count < 0:
-        raise _wrong(f"{count!r} is no number of events", "Give an integer from 0 on.", "count")
+    if type(count) is not int or not 0 <= count <= _COUNT_MAX:
+        raise _wrong(f"{count!r} is no number of events", f"Give an integer from 0 to {_COUNT_MAX:,}.", "count")
     return count
 
 

@@ -78,7 +78,7 @@ async def test_an_event_is_emitted_in_one_command(private_redis: Any) -> None:
         await stream.emit(full())
         calls = await client.info("commandstats")
     within = {name.removeprefix("cmdstat_"): of["calls"] for name, of in calls.items()}
-    assert within == {"config|resetstat": 1, "evalsha": 1, "get": 1, "xadd": 5, "set": 1}
+    assert within == {"config|resetstat": 1, "evalsha": 1, "get": 1, "xlen": 5, "xadd": 5, "set": 1}
 
 
 async def test_an_event_whose_reply_is_lost_is_written_once(redis_url: str, town: str, proxy: Any) -> None:
@@ -187,7 +187,10 @@ async def test_bad_input_is_refused_by_its_name(redis_client: Any, town: str) ->
     huge = TownEvent.new("mission_event", "x" * EVENT_MAX, clock=FakeClock())
     for call, path in (
         (stream.emit(huge), "event"),
+        (stream.emit(TownEvent.new("mission_event", "half a pair: \ud83d")), "event"),
         (stream.read_town_events("x"), "last_id"),
+        (stream.read_town_events(None), "last_id"),  # type: ignore[arg-type]
+        (stream.read_town_events("0-0", 10**10), "count"),
         (stream.read_agent_events("a", "0-0", -1), "count"),
         (stream.read_recent_town_events(True), "count"),
     ):
@@ -198,3 +201,10 @@ async def test_bad_input_is_refused_by_its_name(redis_client: Any, town: str) ->
         with pytest.raises(InvalidInput):
             make(redis_client, name)
     assert await redis_client.keys(f"tt:{town}:*") == []
+
+
+async def test_nothing_is_written_where_a_stream_is_another_programs_key(redis_client: Any, town: str) -> None:
+    await redis_client.set(f"tt:{town}:events:mission:m", "foreign")
+    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+        await EventStream(redis_client, town).emit(full())
+    assert await redis_client.keys(f"tt:{town}:*") == [f"tt:{town}:events:mission:m"]

@@ -147,7 +147,7 @@ async def _has_expired(client: redis.asyncio.Redis, place: tuple[int, int]) -> b
 
 def _place(entry_id: str, path: str = "after") -> tuple[int, int]:
     """The id of an event as its parts, which can be compared. Raises InvalidInput."""
-    ms, _, number = entry_id.partition("-")
+    ms, _, number = entry_id.partition("-") if isinstance(entry_id, str) else ("", "", "")
     parts = (ms, number or "0")
     if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts):
         fix = "Use one that an event came with, as in 1763689523123-0."

@@ -14,6 +14,10 @@ local sent, meta, lasts, event_type, data = KEYS[1], KEYS[2], ARGV[1], ARGV[2], 
 local known = redis.call('GET', sent)
 if known then return known end
 if lasts ~= '' and redis.call('HEXISTS', meta, 'uid') == 0 then return nil end
+for i = 3, #KEYS do
+  local stream = KEYS[i]
+  redis.call('XLEN', stream) -- fails here, before any write, if another program's key is in the way
+end
 local ids = {}
 for i = 3, #KEYS do
   local stream, most = KEYS[i], ARGV[i + 1]
