@@ -86,6 +86,26 @@ async def test_a_key_of_another_program_in_the_way_stops_a_save_before_its_first
     assert await keys_of(client, tenant) == {f"crew:{{{tenant}}}:{which}"}
 
 
+async def test_another_programs_key_keeps_no_crew_from_being_deleted(
+    client: redis.asyncio.Redis, store: CrewRedis, strict: CrewRedis, tenant: str
+) -> None:
+    record, index = f"crew:{{{tenant}}}:foreign", f"crew:{{{tenant}}}:list"
+    await client.rpush(record, "another program's")
+    await client.sadd(index, "foreign", "gone")
+    for name in ("first", "second"):
+        await store.save_crew(crew_of(name))
+    assert [crew.name for crew in await store.get_all_crews()] == ["first", "second"]
+    assert await store.list_crews() == ["first", "foreign", "second"]  # and "gone" has left it
+
+    assert await store.delete_crew("foreign") is False
+    with pytest.raises(errors.InvalidInput, match=r"another program.*:foreign"):
+        await strict.delete_crew("foreign")
+    assert await store.clear_all_crews() == 2
+    with pytest.raises(errors.InvalidInput, match=r"another program.*:foreign"):
+        await strict.clear_all_crews()
+    assert await client.llen(record) == 1
+
+
 async def test_names_without_a_record_leave_the_index(
     client: redis.asyncio.Redis, store: CrewRedis, tenant: str
 ) -> None:

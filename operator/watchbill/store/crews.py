@@ -164,14 +164,17 @@ class CrewRedis:
     def _typed(self, error: Exception) -> errors.WatchbillError:
         text = str(error) or type(error).__name__
         if isinstance(error, UnicodeDecodeError) or "WRONGTYPE" in text:
-            reason = f"a key of another program is among those of {self.key_prefix!r} ({text})"
-            return errors.InvalidInput(errors.Problem(reason, "Choose another key_prefix, or remove that key."))
+            return self._foreign(f"({text})")
         if isinstance(error, ClusterCrossSlotError) or "same key slot" in text:
             reason = f"keys with the prefix {self.key_prefix!r} don't share a slot of the Redis Cluster"
             return errors.InvalidInput(errors.Problem(reason, "Use a hash tag, as in key_prefix='{crew}'."))
         if isinstance(error, RedisClusterException):
             return errors.StoreUnavailable(f"the Redis Cluster doesn't answer as it should: {text}")
         return outages.unavailable(error) or errors.UserActionRequired(f"the store refuses this: {text}")
+
+    def _foreign(self, where: str) -> errors.InvalidInput:
+        reason = f"a key of another program is among those of {self.key_prefix!r} {where}"
+        return errors.InvalidInput(errors.Problem(reason, "Choose another key_prefix, or remove that key."))
 
     def _record(self, name: str) -> str:
         return names.crew_record(self.tenant, name, self.key_prefix)
@@ -317,29 +320,43 @@ class CrewRedis:
 
     async def _delete_one(self, name: str) -> bool:
         crew_json.check(crew_json.name_problem(name), "name")
-        if not await self._delete([name]):
+        deleted, foreign = await self._delete([name])
+        if foreign:
+            raise self._foreign(f"at {self._record(name)!r}")
+        if not deleted:
             raise errors.NotFound(f"there is no crew {name!r}")
         return True
 
     async def _clear(self) -> int:
         # A name that is no crew's could lead to a key that is no record.
         crew_names = [name for name in await self._names() if not crew_json.name_problem(name)]
-        return sum([await self._delete(chunk) for chunk in _chunks(crew_names)])
+        deleted, foreign = 0, list[str]()
+        for chunk in _chunks(crew_names):
+            count, others = await self._delete(chunk)
+            deleted, foreign = deleted + count, foreign + others
+        if foreign:
+            failure = self._foreign(f"at {', '.join(repr(self._record(name)) for name in foreign)}")
+            if self.strict:
+                raise failure
+            logger.warning("crew records of %r: %s", self.tenant, failure)
+        return deleted
 
-    async def _delete(self, crew_names: list[str]) -> int:
-        deleted = 0
+    async def _delete(self, crew_names: list[str]) -> tuple[int, list[str]]:
+        """Returns how many were deleted, and the names at whose keys another program's are, which are left alone."""
+        deleted, foreign = 0, list[str]()
         for pause in _pauses():
             records = await self._redis.mget([self._record(name) for name in crew_names])
             letters = await self._delete_as_read(crew_names, records)
             deleted += letters.count("d")
+            foreign += [name for name, letter in zip(crew_names, letters, strict=True) if letter == "f"]
             crew_names = [name for name, letter in zip(crew_names, letters, strict=True) if letter == "c"]
             if not crew_names:
-                return deleted
+                return deleted, foreign
             await asyncio.sleep(pause)
         raise _restless(crew_names[0])
 
     async def _delete_as_read(self, crew_names: Sequence[str], records: Sequence[bytes | str | None]) -> str:
-        """One letter per crew: d deleted, m missing, c changed since it was read, and left alone."""
+        """One letter per crew: d deleted, m missing; left alone: c changed since it was read, f foreign."""
         keys = [self._index, self._answer_key()]
         args: list[bytes | str | int] = [_ANSWER_SECONDS]
         for name, record in zip(crew_names, records, strict=True):
