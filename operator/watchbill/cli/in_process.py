@@ -127,7 +127,8 @@ async def _deliver(asked: Asked, client: Client, local: LocalCrews, crew: str) -
     found = (await client.figures(crew)).deliveries
     if found and (left := found.waiting + found.running + found.delayed):
         kept = asked.place.url or asked.place.folder
-        later = "a worker of this store tries again" if kept else "nothing is kept, because of --ephemeral"
+        again = f"a worker of this store tries again (watchbill deliveries list {crew} says why)"
+        later = again if kept else "nothing is kept, because of --ephemeral"
         output.say(f"note: {output.many(left, 'result')} not delivered yet; {later}")
 
 

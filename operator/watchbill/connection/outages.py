@@ -67,6 +67,8 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
         isinstance(error, redis.exceptions.ResponseError)
         and _OF_PIPELINE.sub("", text, count=1).split(" ", 1)[0] in _TRANSIENT_CODES
     ):
+        if "refused" in text.lower():
+            return StoreUnavailable(f"no store answers there: {text.rstrip('. ')}. Start one, or correct its address")
         return StoreUnavailable(f"the store doesn't answer as it should: {text or type(error).__name__}")
     return None
 
