@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from watchbill.api.delivery import Destination, Secret, SecretKeyRef
 from watchbill.delivery import Delivered, LocalSecrets, Message, Sender
-from watchbill.errors import NotDelivered
+from watchbill.errors import DeliveryRefused, NotDelivered
 from watchbill.settings import Settings
 from watchbill.tasks import RunResult, RunState, TaskResult
 
@@ -85,3 +86,12 @@ async def test_the_log_gets_one_line_per_result(
     assert record.levelno == level
     assert record.getMessage().endswith(line)
     await sender.aclose()
+
+
+@pytest.mark.parametrize("url", ["https://[not-shown]/x", "https://user:not-shown\u2100@hooks.test/x"])
+async def test_a_url_that_nobody_can_read_is_refused_without_a_part_of_it(url: str) -> None:
+    to = Destination.model_validate({"name": "hook", "webhook": {"url": "env:HOOK"}})
+    async with aclosing(Sender(Settings(), LocalSecrets({"HOOK": url}))) as sender:
+        with pytest.raises(DeliveryRefused) as refused:
+            await sender.send(message(), to)
+    assert str(refused.value) == "variable HOOK is no URL that can be used. Correct it"

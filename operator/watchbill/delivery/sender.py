@@ -103,7 +103,10 @@ class _Seen:
 
     def read(self, secret: Secret) -> str:
         value = self._secrets.read(secret)
-        parts = urlsplit(value) if "://" in value else None
+        try:
+            parts = urlsplit(value) if "://" in value else None
+        except ValueError:  # whose text quotes a part of it
+            raise DeliveryRefused(f"{secret} is no URL that can be used. Correct it") from None
         for form in (value, parts and parts.path, parts and parts.query):
             if form:
                 self._values[f"secret {len(self._values) + 1}"] = form
