@@ -185,7 +185,16 @@ async def test_no_proxy_of_the_environment_is_asked(
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.com", "https://", "https:///x", "https://a b/", "https://exämple.com/", "https://a/\r\nX: y"]
+    "url",
+    [
+        "ftp://example.com",
+        "https://",
+        "https:///x",
+        "https://a b/",
+        "https://exämple.com/",
+        "https://a/\r\nX: y",
+        "https://[::1",
+    ],
 )
 async def test_what_is_no_url_is_refused_without_being_quoted(url: str) -> None:
     text = await refused(Http((), 5), url)

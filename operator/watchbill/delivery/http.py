@@ -102,9 +102,13 @@ def _session(guard: Guard, seconds: float, options: Mapping[str, Any]) -> aiohtt
 
 
 def _scheme(url: str, receiver: str) -> str:
-    if not _URL.fullmatch(url) or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half of an IPv6 address, say
+        parts = None
+    if parts is None or not _URL.fullmatch(url) or not parts.hostname:
         raise DeliveryRefused(f"{receiver} is no URL. Begin it with https://, and encode all but ASCII")
-    return urlsplit(url).scheme
+    return parts.scheme
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
