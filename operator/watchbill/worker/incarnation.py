@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claim, Claimed, Finished, Wish
-from watchbill.worker.execution.running import Running
+from watchbill.worker.execution.protocols import RunningAttempt
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class Job:
     begun: float = 0.0
     claimed: float = 0.0
     reading: asyncio.Task[None] | None = None
-    attempt: Running | None = None
+    attempt: RunningAttempt | None = None
     told: int = 0
     """Number of events that the agent has told."""
     telling: asyncio.Lock | None = None

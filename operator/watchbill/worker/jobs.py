@@ -15,7 +15,7 @@ from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
-from watchbill.worker.execution.running import Executes
+from watchbill.worker.execution.protocols import Executes
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.reports import Reports
 from watchbill.worker.slots import Slots

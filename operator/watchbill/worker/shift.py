@@ -26,7 +26,7 @@ from watchbill.worker import retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.claims import Claims
 from watchbill.worker.counts import Counts
-from watchbill.worker.execution.running import Executes
+from watchbill.worker.execution.protocols import Executes
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.jobs import BRIEF_SECONDS, Jobs

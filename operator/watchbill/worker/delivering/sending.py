@@ -107,7 +107,7 @@ class DeliveryWork:
 
 
 class Deliverer:
-    """Begins attempts to deliver (execution.running.Executes)."""
+    """Begins attempts to deliver (execution.protocols.Executes)."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class Deliverer:
 
 
 class Sending:
-    """One attempt to deliver, in an asyncio task of its own (execution.running.Running)."""
+    """One attempt to deliver, in an asyncio task of its own (execution.protocols.RunningAttempt)."""
 
     def __init__(self, deliverer: Deliverer, task: Claimed, end: End, known: Mapping[str, Any]) -> None:
         self._deliverer = deliverer
