@@ -43,7 +43,7 @@ pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(BIN)/pytest -q -m pure
 
 # Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together.
-JOBS ?= 3
+JOBS ?= 4
 test: lint  ## lint, then all tests: what runs on any machine with Python
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 

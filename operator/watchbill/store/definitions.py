@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from watchbill import __version__
 from watchbill.connection import outages, scripts
-from watchbill.errors import NameTaken, NewerRecord, NotFound
+from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem
 from watchbill.names import RECEIVER, CrewKeys, crew_index
-from watchbill.records import CrewDefinition
+from watchbill.plan import flow
+from watchbill.records import CrewDefinition, ExecutionMode
 from watchbill.store import crew_json
 
 _BATCH: Final = 500
@@ -162,15 +163,23 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
 
 def _read(crew: str, content: str) -> CrewDefinition:
     try:
-        return CrewDefinition.model_validate_json(content, extra="ignore")
+        found = CrewDefinition.model_validate_json(content, extra="ignore")
+        if found.execution_mode is ExecutionMode.LOOP:  # which a newer version may run
+            flow.steps(found)
     except ValidationError as error:
-        found = list(crew_json.problems(error, ""))
-        reasons = [f"{problem.path}: {problem.reason}" if problem.path else problem.reason for problem in found]
-        more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-        raise NewerRecord(
-            f"crew {crew!r} was defined by a newer version of Watchbill than this ({__version__}), or its definition "
-            f"is damaged: {'; '.join(reasons[:3])}{more}. Upgrade this one, or define the crew again"
-        ) from error
+        raise _newer(crew, list(crew_json.problems(error, ""))) from error
+    except InvalidInput as error:
+        raise _newer(crew, error.problems) from error
+    return found
+
+
+def _newer(crew: str, found: Sequence[Problem]) -> NewerRecord:
+    reasons = [f"{problem.path}: {problem.reason}" if problem.path else problem.reason for problem in found]
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    return NewerRecord(
+        f"crew {crew!r} was defined by a newer version of Watchbill than this ({__version__}), or its definition "
+        f"is damaged: {'; '.join(reasons[:3])}{more}. Upgrade this one, or define the crew again"
+    )
 
 
 async def identity(client: redis.asyncio.Redis, keys: CrewKeys) -> Identity:
