@@ -250,23 +250,25 @@ async def test_a_destination_that_fails_often_is_left_in_peace_then_tried_by_one
     monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 0.5)
     crew = await delivering(make_crew, receiver.destination(), receiver.destination("other"))
     receiver.always = 500
-    ids = [f"t{i}" for i in range(12)]
+    ids = [f"t{i}" for i in range(20)]
     async with crew.in_process(delivering=replace(QUICK, slots=1)):
         for task in ids:
             await crew.submit(task, "a", deliver=["ops"])
         await until(lambda: _are(crew, dict.fromkeys(ids, "delayed")))
         known = await circuits.read(crew.redis, crew.keys, [circuits.key(receiver.destination())])
-        assert known[0].failures == plan.CIRCUIT_FAILURES
-        assert len(receiver.got) == plan.CIRCUIT_FAILURES
+        # A slow machine sees trials, too: after 0.5 s, 1 s, 2 s and so on. Without a circuit all would have been sent.
+        assert plan.CIRCUIT_FAILURES <= known[0].failures <= len(receiver.got) < len(ids)
         (told,) = [event.message for event in await crew.events() if "destination ops" in event.message]
         assert told == "destination ops fails: what waits for it is tried again later"
         receiver.always = 204
+        refused = len(receiver.got)
         await crew.submit("other", "a", deliver=["other"])
         await until(lambda: "other" in receiver.tasks)
         await until(lambda: _are(crew, {**dict.fromkeys(ids, "completed"), "other": "completed"}))
         assert await crew.redis.exists(crew.keys.circuits) == 0
-    made = [attempt.number for task in ids for attempt in await attempts(crew, task)]
-    assert sum(made) <= plan.CIRCUIT_FAILURES * 2  # what was put off had no attempt counted
+    made = [[attempt.number for attempt in await attempts(crew, task)] for task in ids]
+    assert sum(map(len, made)) == refused
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in made), "to put it off is no attempt"
 
 
 async def test_a_destination_that_is_gone_gets_nothing_until_it_is_defined_anew(
