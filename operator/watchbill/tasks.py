@@ -126,13 +126,19 @@ class RunState(StrEnum):
 RUN_TERMINAL: Final = frozenset({RunState.COMPLETED, RunState.PARTIAL, RunState.FAILED, RunState.CANCELLED})
 
 
+def _task_id(value: object) -> object:
+    return uuid.uuid4().hex if value is None else value
+
+
 class AgentTask(BaseModel):
     """One piece of work for one agent of a crew (the task of seed AgentService)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    task_id: str = Field(
-        default_factory=lambda: uuid.uuid4().hex,
+    # Not a default_factory: pydantic calls one for each task that is written as JSON, to compare.
+    task_id: Annotated[str, BeforeValidator(_task_id)] = Field(
+        default=None,
+        validate_default=True,
         description="Unique within the crew; a second submission of the same id is the same task.",
     )
     agent_name: str
