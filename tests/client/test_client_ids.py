@@ -7,8 +7,9 @@ import functools
 from typing import Any
 
 import pytest
-from support import Crew, library, until
+from support import Crew, library
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.errors import Conflict
 from watchbill.records import TaskPolicy

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from support import Crew, flow_of, stopped, until
+from support import Crew, flow_of, stopped
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.errors import NewerRecord, WatchbillError
 from watchbill.store import runs

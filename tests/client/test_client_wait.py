@@ -11,8 +11,9 @@ import pytest
 import redis
 from client_support import tasks_named
 from redis.asyncio.client import PubSub
-from support import Crew, library, opened, until
+from support import Crew, library, opened
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.errors import NotFound, StoreUnavailable
 from watchbill.store import definitions, runs

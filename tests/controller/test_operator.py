@@ -13,6 +13,7 @@ from aiohttp import web
 from kubernetes.aio.config import kube_config
 from prometheus_client import REGISTRY
 
+from waiting import until
 from watchbill import connection
 from watchbill.controller import watch
 from watchbill.controller.operator import Operator
@@ -147,12 +148,6 @@ async def api_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
     yield server
     await end()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_is_told(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import Any
 
 import redis.asyncio
 
+from waiting import until
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.clock import SYSTEM, Clock
 from watchbill.names import CrewKeys
@@ -33,15 +33,6 @@ def beat(name: str = "hb", **spec: Any) -> Heartbeat:
 def definition(max_queued: int = 1000) -> CrewDefinition:
     agents = [AgentDefinition(agent_id=agent) for agent in ("a", "b")]
     return CrewDefinition(crew_id="id", name="crew", agents=agents, tasks=TaskPolicy(max_queued=max_queued))
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
-    """Waits until the condition holds, and returns what it gave."""
-    deadline = time.monotonic() + seconds
-    while not (value := await condition()):
-        assert time.monotonic() < deadline, "it never came about"
-        await asyncio.sleep(0.02)
-    return value
 
 
 @dataclass

@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import redis.asyncio
 from places import Place
 
 import watchbill.client
+from waiting import until
 from watchbill import local
 from watchbill.client import Client
 from watchbill.embedded import EmbeddedStore
@@ -32,14 +31,6 @@ OWNER = Path(__file__).parent.parent / "worker" / "owner.py"
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "this never came true"
-        await asyncio.sleep(0.01)
-    return answer
 
 
 # ---------------------------------------------------------------- crews at work

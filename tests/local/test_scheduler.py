@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from scheduled import NOON, Crew, as_awaitable, at_least, beat, make_crew, until
+from scheduled import NOON, Crew, as_awaitable, at_least, beat, make_crew
 
+from waiting import until
 from watchbill import connection, metrics, scheduler
 from watchbill.errors import CrewGone, InvalidInput, NewerRecord
 from watchbill.scheduler import Scheduler

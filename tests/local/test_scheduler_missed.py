@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition, make_crew, until
+from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition, make_crew
 
+from waiting import until
 from watchbill import connection, metrics, scheduler
 from watchbill.scheduler import Scheduler
 from watchbill.store import definitions, heartbeats, submissions

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from twins import Twin, ask, until
+from twins import Twin, ask
 
+from waiting import until
 from watchbill import names
 from watchbill.errors import InvalidInput, StoreUnavailable
 from watchbill.messaging import RateDecision, RedisRateLimiter

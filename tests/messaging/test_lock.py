@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
-from twins import Twin, ask, entered, until
+from twins import Twin, ask, entered
 
+from waiting import until
 from watchbill import names
 from watchbill.errors import InvalidInput, LockLost, StoreUnavailable
 from watchbill.messaging import RedisLock

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import redis
-from twins import Twin, ask, entered, until
+from twins import Twin, ask, entered
 
+from waiting import until
 from watchbill import connection, messaging
 from watchbill.errors import InvalidInput, StoreUnavailable
 from watchbill.messaging import RedisConfig

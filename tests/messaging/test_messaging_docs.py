@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twins import until
 
+from waiting import until
 from watchbill import connection, messaging
 
 ROOT = Path(__file__).parents[2]

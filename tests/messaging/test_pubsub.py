@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from twins import Twin, ask, threads, until
+from twins import Twin, ask, threads
 
+from waiting import until
 from watchbill import names
 from watchbill.errors import InvalidInput, StoreRefuses, StoreUnavailable
 from watchbill.messaging import RedisPubSub, subscriptions

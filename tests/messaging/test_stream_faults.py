@@ -11,8 +11,9 @@ import uuid
 from typing import Any
 
 import pytest
-from twins import Twin, ask, until
+from twins import Twin, ask
 
+from waiting import until
 from watchbill.errors import StoreUnavailable
 from watchbill.messaging import AsyncRedisStream
 

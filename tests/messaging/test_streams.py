@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import redis
-from twins import Twin, ask, until
+from twins import Twin, ask
 
+from waiting import until
 from watchbill import names
 from watchbill.errors import InvalidInput, NotFound, QueueFull
 from watchbill.messaging import stream_core

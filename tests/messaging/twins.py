@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,18 +57,6 @@ async def entered(context: Any) -> AsyncIterator[Any]:
                 raise
         else:
             await asyncio.to_thread(context.__exit__, None, None, None)
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What the condition (awaited where it is a coroutine) says as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        found = await found if inspect.isawaitable(found) else found
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.005)
 
 
 def threads() -> set[str]:

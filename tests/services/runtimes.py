@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import redis.asyncio
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.services import AgentService, AgentServiceClient, AgentServiceConfig, AgentTask, BotManager
 from watchbill.store.dead import DeadLetter
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
-    """What `condition` (sync or async) answers once that is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if isinstance(answer, Awaitable):
-            answer = await answer
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"{what} never came true"
-        await asyncio.sleep(0.01)
 
 
 class Gated:

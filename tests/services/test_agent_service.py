@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from runtimes import Gated, Runtime, task, until
+from runtimes import Gated, Runtime, task
 
+from waiting import until
 from watchbill.agents.context import Context
 from watchbill.client import Client
 from watchbill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, WatchbillError

@@ -18,8 +18,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from runtimes import Gated, until
+from runtimes import Gated
 
+from waiting import until
 from watchbill import connection
 from watchbill.services import (
     AgentService,

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from runtimes import Runtime, task, until
+from runtimes import Runtime, task
 
+from waiting import until
 from watchbill import connection
 from watchbill.names import CrewKeys
 from watchbill.services import AgentServiceClient, AgentServiceConfig, HeartbeatConfig, TaskResult

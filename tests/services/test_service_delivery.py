@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from runtimes import Runtime, task, until
+from runtimes import Runtime, task
 
+from waiting import until
 from watchbill import connection
 from watchbill.errors import InvalidInput
 from watchbill.services import AgentServiceClient, DeliveryChannel, DeliveryConfig, HeartbeatConfig

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from runtimes import until
 
+from waiting import until
 from watchbill.services import AgentServiceClient, AgentTask
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from runtimes import Runtime, task, until
+from runtimes import Runtime, task
 
+from waiting import until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.names import CrewKeys

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from support import LEASE_MS, Crew, finished, until
+from support import LEASE_MS, Crew, finished
 
+from waiting import until
 from watchbill import connection
 from watchbill.errors import CrewGone, Fenced
 from watchbill.store.queue import Claimed, Queue

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import redis.asyncio
 
+from waiting import until
 from watchbill import connection
 from watchbill.names import WORKERS_GROUP, CrewKeys
 from watchbill.plan import flow
@@ -209,15 +209,6 @@ def finished(
         attempt=task.attempt,
     )
     return Finished(task, outcome, result.model_dump_json(), definition=definition, **options)
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
-    """What `condition` answers once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := await condition()):
-        assert time.monotonic() < deadline, "this never came true"
-        await asyncio.sleep(0.01)
-    return answer
 
 
 async def stopped(task: asyncio.Task[Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from support import MANY, Crew, Feed, finished, made, opened, payload, until
+from support import MANY, Crew, Feed, finished, made, opened, payload
 
+from waiting import until
 from watchbill import connection
 from watchbill.connection import outages
 from watchbill.errors import StoreUnavailable

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 from redis.asyncio.connection import parse_url
-from support import Crew, until
+from support import Crew
 
+from waiting import until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.connection import outages

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from support import Crew, made, next_millisecond, opened, server_ms, stopped, until
+from support import Crew, made, next_millisecond, opened, server_ms, stopped
 
+from waiting import until
 from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, RETENTION_SECONDS, EventType, Gap, TownEvent
 from watchbill.names import CrewKeys

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from support import LEASE_MS, MANY, SHORT_MS, Crew, flow_of, library, made, opened, server_ms, until
+from support import LEASE_MS, MANY, SHORT_MS, Crew, flow_of, library, made, opened, server_ms
 
+from waiting import until
 from watchbill import connection
 from watchbill.errors import QueueFull, StoreUnavailable
 from watchbill.names import CrewKeys

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support import Crew, until
+from support import Crew
 
+from waiting import until
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.store import definitions, heartbeats
 

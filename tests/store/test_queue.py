@@ -9,8 +9,9 @@ from contextlib import suppress
 
 import pytest
 from queue_calls import every_call, expired
-from support import MANY, Crew, library, payload, run_submission, until
+from support import MANY, Crew, library, payload, run_submission
 
+from waiting import until
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
 from watchbill.store import definitions, runs, unfinished
 from watchbill.store.queue import BATCH, BATCH_BYTES

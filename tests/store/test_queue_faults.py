@@ -31,10 +31,10 @@ from support import (
     payload,
     random_flow,
     run_submission,
-    until,
     workers,
 )
 
+from waiting import until
 from watchbill import connection
 from watchbill.connection import client as connections
 from watchbill.connection import outages

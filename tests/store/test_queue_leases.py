@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from queue_calls import every_call
-from support import LEASE_MS, MANY, SHORT_MS, Crew, finished, library, payload, server_ms, until
+from support import LEASE_MS, MANY, SHORT_MS, Crew, finished, library, payload, server_ms
 
+from waiting import until
 from watchbill import connection
 from watchbill.errors import DefinitionChanged, Fenced
 from watchbill.records import ExecutionMode

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support import LEASE_MS, Crew, by_class, counted, finished, library, next_millisecond, server_ms, until
+from support import LEASE_MS, Crew, by_class, counted, finished, library, next_millisecond, server_ms
 
+from waiting import until
 from watchbill.errors import QueueFull
 from watchbill.names import WAKE_CHANNEL
 from watchbill.records import ExecutionMode

@@ -7,8 +7,9 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from support import MANY, Crew, library, run_submission, until
+from support import MANY, Crew, library, run_submission
 
+from waiting import until
 from watchbill.connection import scripts
 from watchbill.errors import CrewGone, DefinitionChanged, NotFound
 from watchbill.records import ExecutionMode, TaskPolicy

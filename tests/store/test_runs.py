@@ -21,10 +21,10 @@ from support import (
     library,
     random_flow,
     run_submission,
-    until,
     workers,
 )
 
+from waiting import until
 from watchbill.connection import scripts
 from watchbill.plan import flow
 from watchbill.records import ExecutionMode

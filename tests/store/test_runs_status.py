@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from run_checks import run_ended, steps_enqueued
-from support import MANY, Crew, counted, finished, flow_of, library, next_millisecond, run_submission, until
+from support import MANY, Crew, counted, finished, flow_of, library, next_millisecond, run_submission
 
+from waiting import until
 from watchbill.errors import NotFound
 from watchbill.records import ExecutionMode
 from watchbill.store import runs, unfinished

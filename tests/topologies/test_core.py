@@ -13,9 +13,9 @@ import pytest
 import servers
 import workshop
 from receiver import receiving
-from workshop import until
 
 import forks
+from waiting import until
 from watchbill import connection
 from watchbill.api import Heartbeat
 from watchbill.client import Client

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import servers
-from workshop import until
 
+from waiting import until
 from watchbill import connection
 from watchbill.errors import StoreUnavailable
 from watchbill.store import eviction

@@ -12,8 +12,8 @@ import pytest
 import redis
 import servers
 import workshop
-from workshop import until
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.errors import RetryLater
 from watchbill.tasks import Durability

@@ -12,7 +12,8 @@ import pytest
 import redis
 import servers
 import workshop
-from workshop import until
+
+from waiting import until
 
 CrewIn = Callable[..., Any]
 

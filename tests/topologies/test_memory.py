@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import servers
-from workshop import Crew, until
+from workshop import Crew
 
+from waiting import until
 from watchbill.errors import StoreUnavailable
 from watchbill.records import ExecutionMode
 from watchbill.tasks import RunState, TaskState

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import servers
 from test_tls_and_acl import documented_rights
-from twins import Twin, ask, entered, until
+from twins import Twin, ask, entered
 
+from waiting import until
 from watchbill.errors import StoreRefuses, StoreUnavailable
 from watchbill.names import CrewKeys
 

@@ -12,8 +12,8 @@ import pytest
 import servers
 import workshop
 from bench.clock import MISSING, Clock, library
-from workshop import until
 
+from waiting import until
 from watchbill import connection
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 import servers
-from workshop import Crew, until
+from workshop import Crew
 
+from waiting import until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.errors import UserActionRequired

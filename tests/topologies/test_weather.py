@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import redis
 import servers
-from workshop import Crew, until
+from workshop import Crew
 
+from waiting import until
 from watchbill.client import Client
 from watchbill.errors import RetryLater
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from workshop import Crew, until
+from workshop import Crew
 
+from waiting import until
 from watchbill.event_types import Telling
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask, TaskResult

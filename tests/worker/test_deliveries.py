@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 from receiver import Receiver, receiving
-from workshop import Crew, Make, until
+from workshop import Crew, Make
 
+from waiting import until
 from watchbill.api.delivery import Destination
 from watchbill.errors import InvalidInput
 from watchbill.plan import deliveries as plan

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 import hands
 import pytest
 import redis
-from workshop import Crew, Make, agent, until
+from workshop import Crew, Make, agent
 
+from waiting import until
 from watchbill import connection
 from watchbill.clock import SYSTEM
 from watchbill.errors import Fenced

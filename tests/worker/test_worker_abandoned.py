@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterable
 
 from test_worker_drain import most_at_once
-from workshop import AGENTS, Crew, Make, Process, agent, metrics_of, until
+from workshop import AGENTS, Crew, Make, Process, agent, metrics_of
 
+from waiting import until
 from watchbill.worker.__main__ import RECYCLED
 
 ONCE = {"max_attempts": 1}

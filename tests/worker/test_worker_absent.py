@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from workshop import AGENTS, Crew, Make, agent, until
+from workshop import AGENTS, Crew, Make, agent
 
+from waiting import until
 from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition

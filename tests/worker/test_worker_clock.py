@@ -9,9 +9,10 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from workshop import Crew, Make, Process, agent, metrics_of, until
+from workshop import Crew, Make, Process, agent, metrics_of
 from wrong_clock import wrong_clock
 
+from waiting import until
 from watchbill.records import AgentDefinition
 from watchbill.tasks import RunResult, TaskResult
 

@@ -9,8 +9,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from workshop import Crew, Make, agent, shift_of, until
+from workshop import Crew, Make, agent, shift_of
 
+from waiting import until
 from watchbill.records import ExecutionMode
 from watchbill.store import control
 from watchbill.tasks import AgentTask

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from typing import Any
 
-from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of, until
+from workshop import OF_INCARNATIONS, Crew, Make, Process, agent, metrics_of
 
+from waiting import until
 from watchbill.records import ExecutionMode
 from watchbill.store import incarnations
 from watchbill.tasks import Priority, RunState, TaskState

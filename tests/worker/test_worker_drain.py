@@ -7,7 +7,9 @@ import signal
 import time
 from typing import Any
 
-from workshop import Crew, Make, until
+from workshop import Crew, Make
+
+from waiting import until
 
 
 def most_at_once(crew: Crew) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from workshop import Make, shift_of, until
+from workshop import Make, shift_of
 
+from waiting import until
 from watchbill.store import control
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from rooms import Enter, result
-from workshop import agent, until
+from workshop import agent
 
+from waiting import until
 from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS
 
 # ---------------------------------------------------------------- what may lose an end

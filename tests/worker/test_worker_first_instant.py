@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workshop import AGENTS, Crew, Make, agent, until
+from workshop import AGENTS, Crew, Make, agent
+
+from waiting import until
 
 NOBODY = "redis://127.0.0.1:1/0"
 COMMANDS = {

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from workshop import AGENTS, Crew, Make, shift_of, until
+from workshop import AGENTS, Crew, Make, shift_of
 
+from waiting import until
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone

@@ -11,8 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from workshop import Crew, Make, agent, metrics_of, until
+from workshop import Crew, Make, agent, metrics_of
 
+from waiting import until
 from watchbill import __version__
 from watchbill.errors import QueueFull
 from watchbill.local import LocalCrews

@@ -12,8 +12,9 @@ import pytest
 import redis
 from driver import only_rung
 from prometheus_client import REGISTRY
-from workshop import Crew, Make, until
+from workshop import Crew, Make
 
+from waiting import until
 from watchbill.agents.context import Context
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue

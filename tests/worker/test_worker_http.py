@@ -11,8 +11,9 @@ from contextlib import ExitStack, suppress
 import aiohttp
 import pytest
 from aiohttp import web
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill.worker import http
 from watchbill.worker.http import HttpServer
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis.asyncio
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill.records import ExecutionMode, FlowRelation
 from watchbill.tasks import AgentTask, Priority, TaskResult
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from workshop import Crew, Make, until
+from workshop import Crew, Make
 
+from waiting import until
 from watchbill.errors import NewerRecord
 from watchbill.metrics import BACKGROUND_RESTARTS
 from watchbill.store import definitions

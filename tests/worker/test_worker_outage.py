@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from workshop import Crew, Make, Process, until
+from workshop import Crew, Make, Process
 
+from waiting import until
 from watchbill.errors import Conflict
 from watchbill.tasks import RunState
 

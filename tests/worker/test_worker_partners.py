@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import workshop
-from workshop import Make, until
+from workshop import Make
 
+from waiting import until
 from watchbill import names
 from watchbill.api.delivery import Destination
 from watchbill.records import AgentDefinition

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 import pytest
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill import metrics
 from watchbill.records import AgentDefinition
 from watchbill.store import definitions

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from test_worker_tasks import REASONS
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill.agents.sources import Sources
 from watchbill.tasks import TaskResult
 from watchbill.worker.execution import processes

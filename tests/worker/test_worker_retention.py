@@ -7,8 +7,9 @@ import logging
 
 import pytest
 import redis
-from workshop import Crew, Make, until
+from workshop import Crew, Make
 
+from waiting import until
 from watchbill.records import TaskPolicy
 from watchbill.store import definitions
 from watchbill.store import retention as stored

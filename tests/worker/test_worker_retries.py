@@ -7,8 +7,9 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill.tasks import RunResult, TaskResult
 
 QUICK = {"backoff_seconds": 0.1, "max_attempts": 3}

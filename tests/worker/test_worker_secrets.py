@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workshop import Crew, Make, Process, agent, until
+from workshop import Crew, Make, Process, agent
+
+from waiting import until
 
 SECRETS = {
     "OPENAI_API_KEY": "sk-proj-Zx81hKqPplain",

@@ -11,8 +11,9 @@ from typing import Any
 
 import broken_hands
 import pytest
-from workshop import Make, agent, until
+from workshop import Make, agent
 
+from waiting import until
 from watchbill.records import ExecutionMode, FlowRelation
 from watchbill.tasks import RunResult, RunState, TaskResult
 

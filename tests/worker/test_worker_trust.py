@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workshop import Crew, Make, until
+from workshop import Crew, Make
 
+from waiting import until
 from watchbill import local, testing
 from watchbill.agents import AgentLoader
 from watchbill.records import AgentDefinition, CrewDefinition

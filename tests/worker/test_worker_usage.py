@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from workshop import Crew, Make, agent, until
+from workshop import Crew, Make, agent
 
+from waiting import until
 from watchbill.tasks import RunResult, Usage
 from watchbill.worker.execution.attempt import Attempt
 

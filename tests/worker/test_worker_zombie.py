@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from test_worker_processes import lives
-from workshop import AGENTS, Make, agent, until
+from workshop import AGENTS, Make, agent
 
+from waiting import until
 from watchbill.agents.sources import Sources
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import AgentTask

@@ -24,6 +24,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 import forks
+from waiting import until
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
 from watchbill.client import Client, Result
@@ -43,19 +44,6 @@ Make = Callable[..., Awaitable["Crew"]]
 
 OF_INCARNATIONS = ("leases", "claims", "workers", "meta")
 """What a new incarnation rightly writes about itself, and what others do: meta says when somebody renewed last."""
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
-    """What `condition` (sync or async) answers once that is true."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if isinstance(answer, Awaitable):
-            answer = await answer
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"{what} never came true"
-        await asyncio.sleep(0.01)
 
 
 @dataclass

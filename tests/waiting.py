@@ -1,0 +1,21 @@
+"""A wait for what a test expects, for as long as a busy machine may need."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+
+async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
+    """Returns the answer of `condition` (sync or async) once that is true. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"{what} never came true"
+        await asyncio.sleep(0.01)
