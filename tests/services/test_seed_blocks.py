@@ -1,7 +1,4 @@
-"""The code of AgentService's own documentation runs here as it is written there.
-
-Only import lines differ (`parrot.services` and `parrot.manager` are `watchbill.services`), and where the store is.
-"""
+"""The programs of seed 003's document run as they are written. Only import lines and the store's address are changed."""
 
 from __future__ import annotations
 
@@ -33,11 +30,28 @@ from watchbill.services import (
     TaskResult,
 )
 
-TEXT = (Path(__file__).parent / "agent_service.md").read_text()
-BLOCKS = {
-    heading.strip(): body
-    for heading, body in re.findall(r"^## (.*?)\n```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+SEED = (Path(__file__).parents[1] / "seeds" / "003.txt").read_text()
+IMPORTED = {
+    "from parrot.manager import": "from watchbill.services import",
+    "from parrot.services import": "from watchbill.services import",
 }
+
+
+def _blocks() -> dict[str, str]:
+    """The heading above each program → the program, with its import lines changed."""
+    found, heading = {}, ""
+    for title, block in re.findall(r"^#{2,} (.*?)$|^```python\n(.*?)^```$", SEED, re.MULTILINE | re.DOTALL):
+        heading = title or heading
+        if block:
+            assert heading not in found
+            for old, new in IMPORTED.items():
+                block = block.replace(old, new)
+            assert "parrot." not in block
+            found[heading] = block
+    return found
+
+
+BLOCKS = _blocks()
 ADDRESS = "redis://localhost:6379"
 
 
@@ -59,10 +73,10 @@ async def url(private_redis: Callable[[], Awaitable[Any]]) -> str:
 
 def test_every_block_is_run_here() -> None:
     assert list(BLOCKS) == [
-        "Minimal Example",
+        "1. Minimal Example",
         "AgentServiceConfig",
         "AgentTask",
-        "LOG",
+        "LOG (Default)",
         "Webhook",
         "Telegram",
         "MS Teams",
@@ -77,7 +91,7 @@ def test_every_block_is_run_here() -> None:
 
 
 async def test_the_minimal_example_runs_until_it_is_interrupted(url: str) -> None:
-    program = BLOCKS["Minimal Example"].replace(ADDRESS, url)
+    program = BLOCKS["1. Minimal Example"].replace(ADDRESS, url)
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     try:
         async with connection.connected(url) as store:
@@ -108,11 +122,11 @@ async def test_configurations_and_tasks_are_made_as_they_are_written() -> None:
 async def test_every_channel_is_configured_as_it_is_written() -> None:
     given = {"DeliveryConfig": DeliveryConfig, "DeliveryChannel": DeliveryChannel}
     found = {}
-    for block in ("LOG", "Webhook", "Telegram", "MS Teams", "Email", "Redis Stream"):
+    for block in ("LOG (Default)", "Webhook", "Telegram", "MS Teams", "Email", "Redis Stream"):
         delivery = (await run(block, given))["delivery"]
         found[block] = [destination.channel for destination in delivery.destinations({})]
     assert found == {
-        "LOG": [],
+        "LOG (Default)": [],
         "Webhook": ["webhook"],
         "Telegram": ["telegram"],
         "MS Teams": ["teams"],
