@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = Logger("watchbill.local")
 
-_LOOK_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ class LocalCrews:
             async with asyncio.timeout(seconds):
                 for queue in self._queues.values():
                     while await deliveries.due(queue.client, queue.keys):  # noqa: ASYNC110 - others send it
-                        await asyncio.sleep(_LOOK_SECONDS)
+                        await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             return False
         return True

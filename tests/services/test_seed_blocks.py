@@ -1,4 +1,4 @@
-"""The programs of seed 003's document run as they are written. Only import lines and the store's address are changed."""
+"""The programs of seed 003's document run as written. Only import lines and the store's address are changed."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from watchbill.api.delivery import DESTINATIONS_MAX, Destination
 from watchbill.errors import InvalidInput, Problem
+from watchbill.plan.retry import ASKED_MAX_SECONDS
 from watchbill.records import CrewDefinition
 from watchbill.tasks import RunResult, TaskResult
 
@@ -15,8 +16,6 @@ SCHEDULE_SECONDS: Final = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 36_00
 """Pauses between the attempts of a delivery: ten attempts in about two days."""
 SPREAD: Final = 0.2
 """A pause is longer by up to this share, so that deliveries that failed together don't come back together."""
-ASKED_MAX_SECONDS: Final = 86_400.0
-"""The longest pause that a destination may ask for."""
 
 SLOTS: Final = 64
 """Messages that one worker sends at once: they wait for receivers, and cost next to nothing meanwhile."""

@@ -36,7 +36,7 @@ local failures, open, gone, trial = string.match(known or '0 0 0 0 0', '^(%d+) (
 failures, open, trial = tonumber(failures), tonumber(open), tonumber(trial)
 local was_open = failures >= bound
 
-local function keep()
+local function save()
   redis.call('HSET', circuits, of, int(failures) .. ' ' .. int(open) .. ' ' .. gone .. ' ' .. int(trial) .. ' ' .. now)
 end
 
@@ -48,7 +48,7 @@ if what == 'enter' then
     wait = trial - now_ms
   elseif gone == '0' and was_open then
     trial = now_ms + shortest
-    keep()
+    save()
   end
   return { 'ok', failures, open, tonumber(gone), wait }
 end
@@ -72,7 +72,7 @@ if is_gone and gone == '0' then
   tell('wants no further message, and gets none until it is defined anew')
 end
 if counts or asked > 0 or is_gone then
-  keep()
+  save()
   if not known and redis.call('HLEN', circuits) > 1000 then      -- those of single submissions come and go
     local all = redis.call('HGETALL', circuits)
     for i = 1, #all, 2 do

@@ -14,11 +14,7 @@ for i = 1, n do
   redis.call('ZADD', LEASES, 'XX', 0, inc)
 end
 if is_alone('', 0) then
-  local agents, streams = {}, {}
-  for i = 1, #KEYS - FIXED do
-    local agent, stream = ARGV[2 + n + i], KEYS[FIXED + i]
-    agents[i], streams[i] = agent, stream
-  end
+  local agents, streams = named_agents(2 + n)
   tell_stopped(agents, streams, 'its last worker has died')
 end
 ring()

@@ -22,11 +22,7 @@ local uid, inc, number = ARGV[1], ARGV[2], ARGV[3]
 local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
 if not last_claim then
-  local agents, streams = {}, {}
-  for i = 1, #KEYS - FIXED do
-    local agent, stream = ARGV[8 + i], KEYS[FIXED + i]
-    agents[i], streams[i] = agent, stream
-  end
+  local agents, streams = named_agents(8)
   if is_alone(inc, now) then tell_stopped(agents, streams, 'its last worker has vanished') end
   for i, agent in ipairs(agents) do
     if redis.call('HSETNX', META, 'spawned:' .. agent, now) == 1 then

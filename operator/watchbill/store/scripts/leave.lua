@@ -19,11 +19,7 @@ elseif queued() > 0 then
   ring()      -- it may have heard the bell in the place of somebody who is to claim
 end
 if is_alone(inc, 0) then
-  local agents, streams = {}, {}
-  for i = 1, #KEYS - FIXED do
-    local agent, stream = ARGV[2 + i], KEYS[FIXED + i]
-    agents[i], streams[i] = agent, stream
-  end
+  local agents, streams = named_agents(2)
   tell_stopped(agents, streams, 'its last worker has left')
 end
 return 'ok'

@@ -10,7 +10,16 @@ local function is_alone(inc, since)
   return true
 end
 
--- `agents`: their names, `streams`: the streams of their events.
+-- The agents that a call names behind ARGV[at], and the streams of their events, which are behind the fixed keys.
+local function named_agents(at)
+  local agents, streams = {}, {}
+  for i = 1, #KEYS - FIXED do
+    local agent, stream = ARGV[at + i], KEYS[FIXED + i]
+    agents[i], streams[i] = agent, stream
+  end
+  return agents, streams
+end
+
 local function tell_stopped(agents, streams, message)
   for i, agent in ipairs(agents) do
     if redis.call('HDEL', META, 'spawned:' .. agent) == 1 then

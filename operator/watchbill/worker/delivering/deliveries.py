@@ -20,7 +20,7 @@ from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """Seconds between two checks of a worker of a crew without destinations whether there is something to deliver all the
 same."""
 
@@ -95,4 +95,4 @@ class Deliveries:
             except NewerRecord:  # one that can be read may come
                 pass
             while not await outages.persist(lambda: deliveries.exist(client, keys)):
-                await self._clock.sleep(LOOK_SECONDS)
+                await self._clock.sleep(POLL_SECONDS)

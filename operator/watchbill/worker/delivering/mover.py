@@ -19,7 +19,7 @@ logger = Logger("watchbill.worker")
 HOLD_SECONDS: Final = 5.0
 """Seconds that the others wait before one takes the place of a worker that moved, and has died."""
 BLOCK_SECONDS: Final = 1.5
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """Seconds between two questions of a worker whether it is its turn."""
 _REFUSED_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 0.5
@@ -32,7 +32,7 @@ async def move(state: WorkerState, client: redis.asyncio.Redis, keys: CrewKeys, 
         while True:
             try:
                 if not await state.persist(lambda: deliveries.hold(client, keys, who, int(HOLD_SECONDS * 1000))):
-                    await state.clock.sleep(LOOK_SECONDS)
+                    await state.clock.sleep(POLL_SECONDS)
                 elif await state.persist(lambda: deliveries.wait(client, keys, int(BLOCK_SECONDS * 1000))):
                     await state.persist(lambda: deliveries.move(client, keys, uid))
             except (StoreRefuses, redis.exceptions.RedisError):

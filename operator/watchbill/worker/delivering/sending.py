@@ -26,6 +26,7 @@ from watchbill.errors import CrewGone, DeliveryRefused, DestinationGone, NewerRe
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import deliveries as plan
+from watchbill.plan.retry import ASKED_MAX_SECONDS
 from watchbill.records import CrewDefinition, TaskPolicy
 from watchbill.redaction import redact
 from watchbill.settings import Settings, read
@@ -196,7 +197,7 @@ class Deliverer:
             return await self._given_up(task, destination, failure)
         except (NotDelivered, TimeoutError) as error:
             known = error if isinstance(error, NotDelivered) else NotDelivered(f"no answer in {SEND_SECONDS:g} s")
-            asked_ms = math.ceil(min(known.retry_after or 0.0, plan.ASKED_MAX_SECONDS) * 1000)
+            asked_ms = math.ceil(min(known.retry_after or 0.0, ASKED_MAX_SECONDS) * 1000)
             failure = self._failure(task, known, counts=True, asked_ms=asked_ms)
             if known.remaining:  # some were reached, so it works
                 failure = replace(failure, remaining=json.dumps(known.remaining), counts=False)
