@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-from bench import server
+from bench import ours, server
+from bench.ours import Figures
 
 from watchbill import connection
 from watchbill.events import AGENT_STREAM_MAX, CREW_STREAM_MAX, RUN_STREAM_MAX, EventStream, TownEvent
 
 Emit = Callable[[TownEvent], Awaitable[object]]
-Figures = dict[str, list[dict[str, float]]]
 
 
 def event(number: int) -> TownEvent:
@@ -99,18 +97,9 @@ def main() -> int:
             return await measure(store, arguments.events, arguments.rounds)
 
     found, wrong = asyncio.run(run())
-    print(f"{arguments.events} events, {arguments.rounds} rounds, load average {load:.1f}: median (lowest … highest)")
-    for name, rounds in found.items():
-        cells = []
-        for what in rounds[0]:
-            values = [figures[what] for figures in rounds]
-            cells.append(f"{what} {statistics.median(values):,.2f} ({min(values):,.2f} … {max(values):,.2f})")
-        print(f"{name:<12} {'; '.join(cells)}")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"rounds": found, "wrong": wrong}, indent=1) + "\n")
-    if wrong:
-        print(f"BROKEN   {wrong}", file=sys.stderr)
-    return int(bool(wrong))
+    return ours.report(
+        f"{arguments.events} events, {arguments.rounds} rounds, load average {load:.1f}", found, wrong, arguments.json
+    )
 
 
 if __name__ == "__main__":

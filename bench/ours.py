@@ -6,7 +6,9 @@ The ledger holds a line for each beginning of a task: its number, and the wall c
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,6 +26,8 @@ from watchbill.store import definitions
 from watchbill.store.queue import Queue
 
 AGENT = "bench"
+Figures = dict[str, list[dict[str, float]]]
+"""Name → the figures of each round."""
 
 
 def definition(name: str, function: str, *, concurrency: int = 10, lease_seconds: int = 15) -> CrewDefinition:
@@ -103,3 +107,20 @@ async def until(
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def report(title: str, found: Figures, wrong: list[str], file: str | None) -> int:
+    """Prints the median and the spread of each figure, and what is wrong; writes all to the file as JSON. Returns the
+    exit code."""
+    print(f"{title}: median (lowest … highest)")
+    for name, rounds in found.items():
+        cells = []
+        for what in rounds[0]:
+            values = [figures[what] for figures in rounds]
+            cells.append(f"{what} {statistics.median(values):,.2f} ({min(values):,.2f} … {max(values):,.2f})")
+        print(f"{name:<12} {'; '.join(cells)}")
+    if file:
+        Path(file).write_text(json.dumps({"rounds": found, "wrong": wrong}, indent=1) + "\n")
+    if wrong:
+        print(f"BROKEN   {wrong}", file=sys.stderr)
+    return int(bool(wrong))

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
-from bench import server
+from bench import ours, server
+from bench.ours import Figures
 
 from watchbill import connection
 from watchbill.messaging import AsyncRedisStream
@@ -32,7 +31,6 @@ from watchbill.network import RedisCache
 
 ADDERS, BATCH, APPENDS, SMALL = 20, 100, 500, 100
 MESSAGE = {"type": "analysis", "data": "x" * 200}
-Figures = dict[str, list[dict[str, float]]]
 
 
 class Way(Protocol):
@@ -174,18 +172,7 @@ def main() -> int:
 
     found, wrong = asyncio.run(run())
     sizes = f"{arguments.messages} messages, {arguments.entries} entries"
-    print(f"{sizes}, load average {load:.1f}: median (lowest … highest)")
-    for name, rounds in found.items():
-        cells = []
-        for what in rounds[0]:
-            values = [figures[what] for figures in rounds]
-            cells.append(f"{what} {statistics.median(values):,.2f} ({min(values):,.2f} … {max(values):,.2f})")
-        print(f"{name:<12} {'; '.join(cells)}")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"rounds": found, "wrong": wrong}, indent=1) + "\n")
-    if wrong:
-        print(f"BROKEN   {wrong}", file=sys.stderr)
-    return int(bool(wrong))
+    return ours.report(f"{sizes}, load average {load:.1f}", found, wrong, arguments.json)
 
 
 if __name__ == "__main__":
