@@ -37,6 +37,7 @@ lint: $(DEV)  ## check without tests: format, lint, types, layers, rendered file
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m watchbill.crd --check
 	$(BIN)/python -m watchbill.crd --check charts/watchbill/files/crds
+	$(BIN)/python charts/render.py --check
 	$(BIN)/python docs/reference/render.py --check
 
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
@@ -57,9 +58,10 @@ mutants: $(DEV)  ## Break the code in small ways and see that tests fail: half a
 	$(BIN)/python tests/mutants/generated.py $(if $(SAMPLE),--sample $(SAMPLE))
 	$(BIN)/python tests/mutants/edits.py
 
-crds: $(DEV)  ## Write crds/*.yaml from the models in watchbill/api
+crds: $(DEV)  ## Write crds/*.yaml and the values schema of charts/crew from the models in watchbill/api
 	$(BIN)/python -m watchbill.crd
 	$(BIN)/python -m watchbill.crd charts/watchbill/files/crds
+	$(BIN)/python charts/render.py
 
 reference: $(DEV)  ## Write docs/reference/*.md from settings, models, commands and metrics
 	$(BIN)/python docs/reference/render.py

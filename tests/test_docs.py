@@ -21,6 +21,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "SECURITY.md",
     ROOT / "charts" / "watchbill" / "README.md",
+    ROOT / "charts" / "crew" / "README.md",
     ROOT / "CONTRIBUTING.md",
 ]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))

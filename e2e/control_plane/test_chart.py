@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,17 @@ import redis
 import yaml
 
 import watchbill
-from e2e.cluster import control_plane, machine, programs
+from e2e.cluster import control_plane, machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
+from e2e.control_plane import charts
+from e2e.control_plane.charts import CHART, ROOT, Helm
 from watchbill import local_server
 from watchbill.api import Crew
 from watchbill.plan import manifests
 from watchbill.settings import Settings
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "watchbill"
 CRDS = {"crews.watchbill.dev", "heartbeats.watchbill.dev"}
 
 VALUES: dict[str, dict[str, Any]] = {
@@ -90,8 +90,6 @@ CREW = {
     "spec": {"agents": [{"name": "echo", "class": "EchoAgent"}]},
 }
 
-Helm = Callable[..., str]
-
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
@@ -106,15 +104,7 @@ def kubectl(plane: ControlPlane) -> Kubectl:
 
 @pytest.fixture(scope="module")
 def helm(plane: ControlPlane) -> Helm:
-    """Helm as a function; `values` become a file. Raises ClusterError with what it said."""
-    homes = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
-    environment = {"KUBECONFIG": str(plane.kubeconfig), **{home: str(plane.folder / home) for home in homes}}
-
-    def run(*words: str | Path, values: dict[str, Any] | None = None) -> str:
-        files = [] if values is None else ["--values", "-"]
-        return machine.run([programs.path("helm"), *words, *files], stdin=json.dumps(values or {}), env=environment)
-
-    return run
+    return Helm(plane)
 
 
 @pytest.fixture
@@ -134,22 +124,8 @@ def namespace(kubectl: Kubectl, helm: Helm) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def schemas(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The API server's own schemas, one file per kind, with every unknown field refused."""
-    folder = tmp_path_factory.mktemp("schemas")
-    definitions = json.loads(kubectl("get", "--raw", "/openapi/v2"))["definitions"]
-    for definition in definitions.values():
-        if "properties" in definition:
-            definition.setdefault("additionalProperties", False)
-    for name in ("util.intstr.IntOrString", "api.resource.Quantity"):
-        definitions[f"io.k8s.apimachinery.pkg.{name}"]["type"] = ["string", "integer", "number"]
-    (folder / "all.json").write_text(json.dumps({"definitions": definitions}))
-    for name, definition in definitions.items():
-        for kind in definition.get("x-kubernetes-group-version-kind", []):
-            file = "-".join(filter(None, (kind["kind"], kind["group"].partition(".")[0], kind["version"]))).lower()
-            reference = {"$ref": f"file://{folder}/all.json#/definitions/{name}"}
-            (folder / f"{file}.json").write_text(json.dumps(reference))
-    return folder
+def schemas(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return charts.write_schemas(kubectl, tmp_path_factory.mktemp("schemas"))
 
 
 def test_its_crds_and_version_are_the_projects() -> None:
@@ -165,38 +141,28 @@ def test_helm_finds_nothing_to_mend(helm: Helm, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: Path, name: str) -> None:
+def test_what_it_renders_fits_the_schemas(helm: Helm, schemas: str, name: str) -> None:
     rendered = helm("template", "some", CHART, "--namespace=default", values={**VALUES[name], **MONITORS})
     # The Prometheus operator's kinds are not the API server's; what is said of them is looked at below.
-    command: list[str | Path] = [
-        programs.path("kubeconform"),
-        "-strict",
-        "-summary",
-        "-output=json",
-        "-skip=ServiceMonitor,PodMonitor",
-    ]
-    location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    found = json.loads(machine.run([*command, f"-schema-location={location}"], stdin=rendered))
-    assert found["summary"] == {"valid": len(_objects(rendered)) - 2, "invalid": 0, "errors": 0, "skipped": 2}
+    found = charts.conform(rendered, schemas, skip="ServiceMonitor,PodMonitor")
+    assert found == {"valid": len(charts.objects(rendered)) - 2, "invalid": 0, "errors": 0, "skipped": 2}
 
 
-def test_the_schemas_refuse_what_is_wrong(schemas: Path) -> None:
+def test_the_schemas_refuse_what_is_wrong(schemas: str) -> None:
     wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"prots": []}}
-    location = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    command: list[str | Path] = [programs.path("kubeconform"), "-strict", f"-schema-location={location}"]
     with pytest.raises(ClusterError, match="prots"):
-        machine.run(command, stdin=json.dumps(wrong))
+        charts.conform(json.dumps(wrong), schemas)
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_the_api_server_would_take_what_it_renders(helm: Helm, kubectl: Kubectl, name: str) -> None:
     rendered = helm("template", "some", CHART, "--namespace=default", values=VALUES[name])
     answer = kubectl("apply", "--dry-run=server", "--server-side", "--filename=-", stdin=rendered)
-    assert answer.count("(server dry run)") == len(_objects(rendered))
+    assert answer.count("(server dry run)") == len(charts.objects(rendered))
 
 
 def test_monitors_find_what_they_are_for(helm: Helm) -> None:
-    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=MONITORS))
+    objects = charts.objects(helm("template", "watchbill", CHART, "--namespace=default", values=MONITORS))
     service, deployment = objects["Service", "watchbill"], objects["Deployment", "watchbill"]
     monitor = objects["ServiceMonitor", "watchbill"]
     labels = monitor["spec"]["selector"]["matchLabels"].items()
@@ -216,7 +182,7 @@ def test_monitors_find_what_they_are_for(helm: Helm) -> None:
 
 
 def test_images_can_be_pinned_by_digest(helm: Helm) -> None:
-    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["pinned"]))
+    objects = charts.objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["pinned"]))
     assert _container(objects["Deployment", "watchbill"])["image"] == f"a.example/operator@sha256:{'a' * 64}"
     variables = _variables(objects["Deployment", "watchbill"])
     assert variables["WATCHBILL_WORKER_IMAGE"] == f"watchbill/worker@sha256:{'b' * 64}"
@@ -228,7 +194,7 @@ def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatc
         ({}, {"memory": "1Gi"}, ()),
         (VALUES["two-namespaces"], None, ("acme.agents", "lib")),
     ):
-        objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
+        objects = charts.objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
         for name, value in _variables(objects["Deployment", "watchbill"]).items():
             monkeypatch.setenv(name, value)
         settings = Settings()
@@ -247,7 +213,7 @@ def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatc
 )
 def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[str, Any]) -> None:
     """Nor its hash, against which guesses could be tried."""
-    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
+    objects = charts.objects(helm("template", "watchbill", CHART, "--namespace=default", values=values))
     secret = objects.pop(("Secret", "watchbill-redis"))["data"]
     told = json.dumps([*objects.values()])
     texts = [base64.b64decode(value) for value in secret.values()]
@@ -262,7 +228,9 @@ def test_nothing_but_the_secret_tells_of_the_password(helm: Helm, values: dict[s
 
 
 def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_path: Path) -> None:
-    objects = _objects(helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["trial-in-memory"]))
+    objects = charts.objects(
+        helm("template", "watchbill", CHART, "--namespace=default", values=VALUES["trial-in-memory"])
+    )
     pod = objects["StatefulSet", "watchbill-valkey"]["spec"]["template"]["spec"]
     (mounted,) = [mount for mount in _container(pod)["volumeMounts"] if mount["name"] == "config"]
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "config"]
@@ -330,7 +298,7 @@ def test_metrics_of_workers_and_operator_are_for_their_namespace_and_monitoring(
         "networkPolicy": {"enabled": True, "monitoringNamespaces": ["monitoring"]},
         "watchNamespaces": watched,
     }
-    objects = _objects(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
+    objects = charts.objects(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
     policies = _policies(helm("template", "watchbill", CHART, "--namespace=watchbill", values=values))
     crew = Crew.model_validate(CREW)
     for namespace in watched or ["watchbill"]:
@@ -522,22 +490,6 @@ def test_its_notes_copy_the_secret_to_where_crews_are(
         assert _secret(kubectl, "kube-public") == {"url": values["redis"]["url"]}
     finally:
         kubectl("delete", "secret", "watchbill-redis", "--namespace=kube-public", "--ignore-not-found")
-
-
-def _objects(rendered: str) -> dict[tuple[str, str], Any]:
-    documents = [document for document in yaml.safe_load_all(rendered) if document]
-    found = {
-        (document["kind"], f"{document['metadata']['name']}{_suffix(document)}"): document for document in documents
-    }
-    assert len(found) == len(documents)
-    return found
-
-
-def _suffix(document: dict[str, Any]) -> str:
-    # Roles and policies of one name, in several namespaces.
-    return (
-        f"@{document['metadata']['namespace']}" if document["kind"] in ("Role", "RoleBinding", "NetworkPolicy") else ""
-    )
 
 
 def _container(of: dict[str, Any]) -> dict[str, Any]:
