@@ -84,6 +84,7 @@ class CrewKeys:
         "prefix",
         "results",
         "root",
+        "shared_streams",
         "streams",
         "wishes",
         "workers",
@@ -120,6 +121,8 @@ class CrewKeys:
         """The worker that moves it there, for some seconds."""
         self.circuits = root + "delivery:circuits"
         """Destinations that failed, and since when they are left in peace."""
+        self.shared_streams = root + "streams"
+        """The set of the streams of messages that the crew's agents have made."""
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,
@@ -327,6 +330,12 @@ def shares_slot(key: str) -> bool:
     return "}" not in key or bool(_TAG.search(key))
 
 
+def crew_of_prefix(prefix: str) -> CrewKeys | None:
+    """The crew whose keys begin with this prefix; None if it is no crew's."""
+    found = _CREW_PREFIX.fullmatch(prefix)
+    return CrewKeys(*found.groups()) if found else None
+
+
 def stream_dead(stream: str) -> str:
     """The stream of the messages of a stream that were given too often."""
     return beside(stream, "dead")
@@ -353,6 +362,7 @@ def cache_history(prefix: str, agent: str) -> str:
     return f"{prefix}{agent}:" if agent.rstrip(":") in ("timestamps", "agents") else f"{prefix}{agent}"
 
 
+_CREW_PREFIX: Final = re.compile(r"wb:\{([^{}/]+)/([^{}/]+)\}:")
 # A hash tag, as Redis Cluster finds it: from the first brace to the first that closes it, if something is between.
 _TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio
 from support import run_submission
 
+from waiting import until
 from watchbill import connection
-from watchbill.errors import Conflict, NameTaken
+from watchbill.errors import Conflict, NameTaken, StoreUnavailable
+from watchbill.messaging import AsyncRedisStream, RedisClient, RedisStream
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions, events, runs, submissions
@@ -193,3 +197,40 @@ async def test_a_crew_that_is_new_in_the_store_has_lost_nothing(client: redis.as
     assert await _messages(client, keys) == []
     assert await definitions.record_loss(client, keys, "u1", ""), "who doesn't know since when has no say"
     assert await _messages(client, keys) == []
+
+
+@pytest.mark.parametrize("kind", [AsyncRedisStream, RedisStream])
+async def test_the_streams_that_agents_made_go_with_their_crew_and_none_is_made_without_one(
+    client: redis.asyncio.Redis, keys: CrewKeys, redis_url: str, kind: type, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(definitions, "_BATCH", 2)
+    await definitions.apply(client, keys, definition(), uid="u1")
+    with RedisClient(redis_url) as threaded:
+        store = client if kind is AsyncRedisStream else threaded
+        made = [kind(f"s{n}", store, key_prefix=keys.prefix, retry_after=0.001, max_deliveries=1) for n in range(4)]
+        for n, stream in enumerate(made):
+            for _ in range(2 if n else 1):  # the last ones begin with a group, the first with a message
+                await ask(stream.create_consumer_group, "g", "c") if n else await ask(stream.add, {"n": 1})
+        await ask(made[3].add, {"n": 1})
+        assert await ask(made[3].read_group)
+        assert await until(lambda: _letters(made[3])), "a dead letter, which is to go, too"
+        assert await ask(made[1].cleanup, force=True) == {}
+        assert await client.smembers(keys.shared_streams) == {stream._core.key for stream in (made[0], *made[2:])}
+
+        assert await definitions.delete(client, keys, "u1")
+        assert await left(client, keys) == sorted(await client.keys(f"{keys.prefix}*:answer:*"))
+        for method, *args in (("add", {}), ("create_consumer_group", "g", "c")):
+            with pytest.raises(StoreUnavailable, match=f"the store has no crew '{keys.crew}'"):
+                await ask(getattr(made[0], method), *args)
+        assert [key for key in await left(client, keys) if ":answer:" not in key] == []
+
+
+async def _letters(stream: Any) -> Any:
+    await ask(stream.read_group)
+    return await ask(stream.dead_letters)
+
+
+async def ask(method: Any, *args: Any, **options: Any) -> Any:
+    """The answer of a method of either kind."""
+    answer = method(*args, **options)
+    return await answer if inspect.isawaitable(answer) else answer

@@ -18,7 +18,7 @@ import redis
 from watchbill import names
 from watchbill.clock import SYSTEM
 from watchbill.connection import outages
-from watchbill.errors import InvalidInput, NotFound, Problem, QueueFull
+from watchbill.errors import InvalidInput, NotFound, Problem, QueueFull, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.messaging import checks, entries
 from watchbill.messaging.entries import Message
@@ -69,6 +69,9 @@ class Stream:
             fix = "Leave it out, or use braces as in {tag}."
             raise InvalidInput(Problem(f"{name!r} has a brace that closes nothing", fix, path="name"))
         self.dead = names.stream_dead(self.key)
+        self._crew = names.crew_of_prefix(key_prefix)
+        self._listed = (self._crew.shared_streams, self._crew.meta) if self._crew else ()
+        """A crew's streams are listed, and end with it."""
         self.max_length = 0 if max_length is None else checks.whole(max_length, "max_length", least=1, most=10**9)
         self.retry_after = checks.seconds(retry_after, "retry_after")
         self.max_deliveries = checks.whole(max_deliveries, "max_deliveries", least=1, most=10**6)
@@ -79,7 +82,8 @@ class Stream:
 
     def add(self, data: Any) -> Steps[str]:
         args = (ANSWER_SECONDS, self.max_length, *entries.encode(data))
-        found = yield Script("stream_add", (self.key, self._answer_key()), args)
+        found = yield Script("stream_add", (self.key, self._answer_key(), *self._listed), args)
+        self._check_crew(found)
         if isinstance(found, list):
             fix = "wait until it has done more of them, or take the group away"
             raise QueueFull(f"the stream {self.key!r} is full of what its group {found[0]!r} still has to do: {fix}")
@@ -91,13 +95,9 @@ class Stream:
         return (yield from _page(self.key, f"({last_id}", most))
 
     def create_group(self, group: str) -> Steps[bool]:
-        try:
-            yield Call(("XGROUP CREATE", self.key, checks.text(group, "group"), "0", "MKSTREAM"))
-        except redis.exceptions.ResponseError as error:
-            if "BUSYGROUP" in str(error):
-                return False
-            raise
-        return True
+        made = yield Script("stream_group", (self.key, *self._listed), (checks.text(group, "group"),))
+        self._check_crew(made)
+        return bool(made)
 
     def join(self, group: str, consumer: str) -> None:
         """Makes later calls those of this consumer."""
@@ -141,7 +141,7 @@ class Stream:
     def cleanup(self, groups: Sequence[str] | None = None, *, force: bool = False) -> Steps[dict[str, str]]:
         heard_ms, busy_ms = int(HEARD_SECONDS * 1000), int(self.retry_after * 1000)
         options = (heard_ms, busy_ms, names.RETURNED, int(force), int(groups is not None))
-        living = yield Script("stream_cleanup", (self.key, self.dead), (*options, *(groups or ())))
+        living = yield Script("stream_cleanup", (self.key, self.dead, *self._listed[:1]), (*options, *(groups or ())))
         return {str(group): str(consumer) for group, consumer in living}
 
     def process(
@@ -268,6 +268,10 @@ class Stream:
                 return None
             yield Pause(pause * (0.5 + random.random()))
             waited, pause = waited + pause, min(pause * 2, 0.7)
+
+    def _check_crew(self, answer: Any) -> None:
+        if answer == "gone" and self._crew:  # a store that lost its data gets its crews back: so it is worth a retry
+            raise StoreUnavailable(f"the stream {self.key!r} can't be made: the store has no crew {self._crew.crew!r}")
 
     def _answer_key(self) -> str:
         return names.stream_answer(self.key, uuid.uuid4().hex)

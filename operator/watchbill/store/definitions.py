@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from watchbill import __version__
 from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem
-from watchbill.names import RECEIVER, CrewKeys, crew_index
+from watchbill.names import RECEIVER, CrewKeys, crew_index, stream_dead
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
 from watchbill.store import crew_json
@@ -216,6 +216,7 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
         while await delete_records(client, keys, uid):
             pass
         await _delete_deliveries(client, keys, uid)
+        await _delete_shared_streams(client, keys, uid)
         digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
         await _step(client, keys, uid, "records", [keys.definition(digest) for digest in digests if digest])
         return await _step(client, keys, uid, "end")
@@ -228,6 +229,16 @@ async def _delete_deliveries(client: redis.asyncio.Redis, keys: CrewKeys, uid: s
     while await delete_records(client, queue, uid):
         pass
     await _step(client, queue, uid, "records", [queue.ids, keys.circuits, keys.mover])
+
+
+async def _delete_shared_streams(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> None:
+    """Removes the streams that the crew's agents have made, and last the list of them. No new ones come: a script that
+    makes one refuses to for a crew that leaves."""
+    streams = [str(stream) async for stream in client.sscan_iter(keys.shared_streams, count=_BATCH)]
+    for start in range(0, len(streams), _BATCH):
+        doomed = [key for stream in streams[start : start + _BATCH] for key in (stream, stream_dead(stream))]
+        await _step(client, keys, uid, "records", doomed)
+    await _step(client, keys, uid, "records", [keys.shared_streams])
 
 
 async def delete_records(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:

@@ -4,12 +4,14 @@
 -- KEYS
 --   1 stream
 --   2 answer_key
+--   3 listed              the streams of the crew that this one belongs to, where it does
+--   4 meta                of that crew
 -- ARGV
 --   1 seconds             for which the answer is kept
 --   2 longest             how many entries the stream may have; 0: any number
 --   3 ...                 fields and values
--- Answers id | {group that still has to do what would go}
-local stream, answer_key = KEYS[1], KEYS[2]
+-- Answers id | {group that still has to do what would go} | gone, there is no such crew
+local stream, answer_key, listed, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local seconds, longest = ARGV[1], tonumber(ARGV[2])
 local FIRST = 3         -- the first of the fields
 local AT_ONCE = 100     -- entries that one call deletes at most
@@ -37,6 +39,10 @@ local answered = redis.call('GET', answer_key)
 if answered then
   return answered -- our first send was applied and its reply was lost
 end
+local is_new = listed and redis.call('EXISTS', stream) == 0
+if is_new and redis.call('HEXISTS', meta, 'uid') == 0 then
+  return 'gone'
+end
 local length = longest > 0 and redis.call('XLEN', stream) or 0
 local over = math.min(length + 1 - longest, AT_ONCE)
 local oldest = longest > 0 and over > 0 and redis.call('XRANGE', stream, '-', '+', 'COUNT', over) or {}
@@ -48,6 +54,7 @@ end
 if #oldest > 0 then
   redis.call('XTRIM', stream, 'MAXLEN', '=', length - #oldest)
 end
+if is_new then redis.call('SADD', listed, stream) end
 local id = redis.call('XADD', stream, '*', unpack(ARGV, FIRST))
 redis.call('SET', answer_key, id, 'EX', seconds)
 return id

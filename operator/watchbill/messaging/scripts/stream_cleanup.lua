@@ -4,6 +4,7 @@
 -- KEYS
 --   1 stream
 --   2 dead                its dead letters
+--   3 listed              the streams of the crew that this one belongs to, where it does
 -- ARGV
 --   1 heard_ms            a consumer that was heard of within so long lives
 --   2 busy_ms             and so does one with something pending, within so long
@@ -12,7 +13,7 @@
 --   5 named               '1': only the groups that follow, and not all
 --   6 ...                 groups
 -- Answers the groups that have living consumers, each with one of these
-local stream, dead = KEYS[1], KEYS[2]
+local stream, dead, listed = KEYS[1], KEYS[2], KEYS[3]
 local heard_ms, busy_ms, returned = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local force, named = ARGV[4] == '1', ARGV[5] == '1'
 local FIRST = 6
@@ -49,6 +50,7 @@ end
 
 if #alive == 0 then
   redis.call('DEL', stream, dead)
+  if listed then redis.call('SREM', listed, stream) end
 else
   for _, group in ipairs(ended) do redis.call('XGROUP', 'DESTROY', stream, group) end
 end
