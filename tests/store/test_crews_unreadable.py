@@ -75,6 +75,29 @@ async def test_what_a_strictly_decoding_client_cannot_read_is_an_answer_too(
         await CrewRedis(client=redis_client, tenant=tenant, strict=True).load_crew("bad")
 
 
+async def test_a_record_that_says_another_name_is_the_crew_of_its_key(
+    client: redis.asyncio.Redis, store: CrewRedis, tenant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.save_crew(crew_of("a"))
+    key = f"crew:{{{tenant}}}:a"
+    await client.set(key, json.dumps({**await raw(client, key), "name": "z"}))
+
+    loaded, metadata = await store.load_crew("a"), await store.get_crew_metadata("a")
+    assert loaded is not None
+    assert metadata is not None
+    assert (loaded.name, metadata["name"]) == ("a", "a")
+    assert f"the record at {key!r} says that it is the crew 'z'. It is loaded as 'a'" in caplog.text
+    assert await store.get_all_crews() == [loaded]
+    assert await store.load_crew_by_id(loaded.crew_id) == loaded
+    assert await store.load_crew("z") is None
+    assert await store.save_crew(loaded)  # mends the record, as does an update
+    assert (await raw(client, key))["name"] == "a"
+    await client.set(key, json.dumps({**await raw(client, key), "name": "z"}))
+    assert await store.update_crew_metadata("a", {"n": 1})
+    assert (await raw(client, key))["name"] == "a"
+    assert await store.list_crews() == ["a"]
+
+
 @pytest.mark.parametrize("which", ["bad", "list", "id:x"])
 async def test_a_key_of_another_program_in_the_way_stops_a_save_before_its_first_write(
     client: redis.asyncio.Redis, store: CrewRedis, strict: CrewRedis, tenant: str, which: str

@@ -6,6 +6,7 @@ The checks are the same on saving and on loading, so that what is stored can be 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,8 @@ from pydantic_core import to_jsonable_python
 
 from watchbill import errors, names
 from watchbill.records import CrewDefinition
+
+logger = logging.getLogger(__name__)
 
 
 def part_problem(value: object) -> str | None:
@@ -42,11 +45,17 @@ def check(reason: str | None, path: str) -> None:
         raise errors.InvalidInput(errors.Problem(reason, fix, path))
 
 
-def parse(record: bytes | str, source: str) -> CrewDefinition:
+def parse(record: bytes | str, source: str, name: str) -> CrewDefinition:
+    """Returns the crew of the record that is at the key `source`. The crew is called `name`, as its key says, whatever
+    the record says: index, id, save and delete go by the key."""
     try:
-        return CrewDefinition.model_validate_json(record)
+        crew = CrewDefinition.model_validate_json(record)
     except ValidationError as error:
         raise errors.InvalidInput(list(problems(error, source))) from error
+    if crew.name == name:
+        return crew
+    logger.warning("the record at %r says that it is the crew %r. It is loaded as %r", source, crew.name, name)
+    return crew.model_copy(update={"name": name})
 
 
 def problems(error: ValidationError, source: str) -> Iterator[errors.Problem]:
@@ -63,7 +72,7 @@ def problems(error: ValidationError, source: str) -> Iterator[errors.Problem]:
 def storable(crew: CrewDefinition, source: str) -> dict[str, Any]:
     """The crew's fields as JSON values, after the same checks as on loading: what is stored can be read again."""
     fields = jsonable(crew.model_dump(warnings=False), source)
-    parse(dump(fields), source)
+    parse(dump(fields), source, crew.name)
     return dict(fields)
 
 

@@ -76,7 +76,7 @@ class CrewRedis:
         if client is None:
             usual = config.from_parts(db=db, usual_db=_DB)
             client = connection.connect(redis_url or usual.target(), db=usual.db)
-        self._redis = client
+        self._redis = connection.checked(client, is_async=True)
         self._index = names.crew_index(tenant, key_prefix)
 
     async def __aenter__(self) -> Self:
@@ -243,10 +243,10 @@ class CrewRedis:
             seen = await self._read_crew(name)
             if not seen.record:
                 raise errors.NotFound(f"there is no crew {name!r}")
-            crew_json.parse(seen.record, key)
+            crew_json.parse(seen.record, key, name)
             before = crew_json.fields(seen.record)  # not the parsed crew: it lacks what this version doesn't know
             merged = {**before.get("metadata", {}), **entries}
-            record = crew_json.dump(crew_json.stamped({**before, "metadata": merged}, before, seen.now))
+            record = crew_json.dump(crew_json.stamped({**before, "name": name, "metadata": merged}, before, seen.now))
             args = [record, seen.record, _ANSWER_SECONDS]
             if await self._run("crews_update", [key, self._answer_key()], args) == "saved":
                 return True
@@ -267,7 +267,7 @@ class CrewRedis:
         record = await self._redis.get(self._record(name))
         if record is None:
             raise errors.NotFound(f"there is no crew {name!r}")
-        return crew_json.parse(record, self._record(name))
+        return crew_json.parse(record, self._record(name), name)
 
     async def _load_by_id(self, crew_id: str) -> CrewDefinition:
         crew_json.check(crew_json.id_problem(crew_id), "crew_id")
@@ -301,7 +301,7 @@ class CrewRedis:
                     gone.append(name)
                     continue
                 try:
-                    crews.append(crew_json.parse(record, key))
+                    crews.append(crew_json.parse(record, key, name))
                 except errors.InvalidInput as error:
                     logger.warning("crew records of %r: skipped %r: %s", self.tenant, name, error)
                     problems.extend(error.problems)
