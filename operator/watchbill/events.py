@@ -11,12 +11,14 @@ What Watchbill itself does is told by the scripts that do it; `watchbill.client.
 
 from __future__ import annotations
 
-from typing import Final, Self
+from collections.abc import Awaitable
+from typing import Final, Self, TypeVar
 
 import redis.asyncio
 from pydantic_core import PydanticSerializationError
 from redis.exceptions import ClusterCrossSlotError
 
+from watchbill import connection
 from watchbill.connection import outages
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.event_types import (
@@ -50,6 +52,8 @@ __all__ = [
 
 logger = Logger("watchbill.events")
 
+_T = TypeVar("_T")
+
 BEGINNING: Final = store.BEGINNING
 """As `last_id`: all events that the stream has."""
 EVENT_MAX: Final = 65_536
@@ -60,18 +64,19 @@ _COUNT_MAX: Final = 10**9
 class EventStream:
     """The event streams of a town, or of a crew: one of all events, one of each agent, one of each mission (run).
 
-    `client` is a redis.asyncio client, which is not closed. A town's streams have the seed's keys: `tt:{town}:events`,
-    `…:agent:{agent}`, `…:mission:{mission}`. They are bounded to about 1,000, 100 and 500 entries, and stay; those of a
-    mission until `archive_mission`. A crew's go a day after their last event.
+    `client` is a redis.asyncio client, as `watchbill.connection.connect` makes it, which is not closed. A town's
+    streams have the seed's keys: `tt:{town}:events`, `…:agent:{agent}`, `…:mission:{mission}`. They are bounded to
+    about 1,000, 100 and 500 entries, and stay; those of a mission until `archive_mission`. A crew's go a day after
+    their last event.
 
-    Every method raises StoreUnavailable and StoreRefuses.
+    Every method raises StoreUnavailable and StoreRefuses; InvalidInput for a wrong argument; NotFound if there is no
+    such crew.
     """
 
     def __init__(self, client: redis.asyncio.Redis, town_name: str) -> None:
-        """Raises InvalidInput if the name is no text, or empty."""
-        if not isinstance(town_name, str) or not town_name:
-            raise _wrong(f"{town_name!r} is no name of a town", "Give a str with at least one character.", "town_name")
-        self._client = client
+        """Raises InvalidInput if the name is no text, or empty, or if the client isn't asynchronous."""
+        self._client = connection.checked(client, is_async=True)
+        _named(town_name, "town", "town_name")
         self._keys: CrewKeys | TownKeys = TownKeys(town_name)
         self._name = town_name
         self.skipped = 0
@@ -80,7 +85,7 @@ class EventStream:
     @classmethod
     def of_crew(cls, client: redis.asyncio.Redis, crew: str) -> Self:
         """Returns the streams of a crew, named as `namespace/name`. Raises InvalidInput for another form."""
-        namespace, _, name = crew.partition("/")
+        namespace, _, name = _named(crew, "crew", "crew").partition("/")
         if not namespace or not name or "/" in name:
             raise _wrong(f"{crew!r} is no name of a crew", "Name it as namespace/name.", "crew")
         made = cls(client, crew)
@@ -92,9 +97,9 @@ class EventStream:
         agent, of its parent and of its child, each once; its mission's. Returns the key of each stream → the id of the
         event there.
 
-        Secrets of the environment are taken out of its texts. Raises InvalidInput if it has more than 65,536 bytes;
-        NotFound if there is no such crew.
+        Secrets of the environment are taken out of its texts. Raises InvalidInput if it has more than 65,536 bytes.
         """
+        _check_event(event)
         texts = {name: redact(text) for name in ("message", "scope") if (text := getattr(event, name))}
         try:
             data = event.model_copy(update=texts).model_dump_json(exclude_none=True)
@@ -108,7 +113,7 @@ class EventStream:
             fix = f"Name the town {{{self._name}}}, with braces: on a Redis Cluster they keep its streams together."
             raise _wrong("the streams of this town are on several nodes", fix, "town_name") from error
         if not ids:
-            raise NotFound(f"there is no crew {self._name!r} in this store")
+            raise self._no_crew()
         logger.debug("emitted %s to %s", event.event_type.value, self._name)
         return ids
 
@@ -121,39 +126,61 @@ class EventStream:
         self, agent_id: str, last_id: str = BEGINNING, count: int = 100
     ) -> list[tuple[str, TownEvent]]:
         """As `read_town_events`, of the events of one agent: its own, and those that name it as parent or child."""
-        return await self._read(self._keys.agent_events(agent_id), last_id, count)
+        return await self._read(self._keys.agent_events(_named(agent_id, "agent", "agent_id")), last_id, count)
 
     async def read_mission_events(
         self, mission_id: str, last_id: str = BEGINNING, count: int = 100
     ) -> list[tuple[str, TownEvent]]:
         """As `read_town_events`, of the events of one mission (run)."""
-        return await self._read(self._keys.run_events(mission_id), last_id, count)
+        return await self._read(self._keys.run_events(_named(mission_id, "mission", "mission_id")), last_id, count)
 
     async def read_recent_town_events(self, count: int) -> list[tuple[str, TownEvent]]:
         """Returns the newest `count` events of the whole town with their ids, the oldest of them first. Raises
         InvalidInput."""
-        if not _checked(count):
-            return []
-        return await store.recent(self._client, self._keys.events, count, self._skip)
+        _checked(count)
+        return await self._found(store.recent(self._client, self._keys.events, count, self._skip))
 
     async def archive_mission(self, mission_id: str) -> bool:
         """Deletes the stream of a mission. Returns whether there was one. Other streams keep its events."""
+        key = self._keys.run_events(_named(mission_id, "mission", "mission_id"))
         with outages.translated():
-            return bool(await self._client.delete(self._keys.run_events(mission_id)))
+            return bool(await self._found(self._client.delete(key)))
 
     async def _read(self, key: str, last_id: str, count: int) -> list[tuple[str, TownEvent]]:
-        if not _checked(count):
-            return []
-        return await store.read_from(self._client, key, last_id, count, self._skip)
+        _checked(count)
+        return await self._found(store.read_from(self._client, key, last_id, count, self._skip))
+
+    async def _found(self, reading: Awaitable[_T]) -> _T:
+        """Returns what was found. Raises NotFound if that is nothing, because there is no such crew."""
+        found = await reading
+        if not found and isinstance(self._keys, CrewKeys):
+            with outages.translated():
+                if not await self._client.hexists(self._keys.meta, "uid"):
+                    raise self._no_crew()
+        return found
+
+    def _no_crew(self) -> NotFound:
+        return NotFound(f"there is no crew {self._name!r} in this store. To put it there: watchbill apply -f FILE")
 
     def _skip(self, entries: int) -> None:
         self.skipped += entries
 
 
-def _checked(count: int) -> int:
+def _check_event(event: object) -> None:
+    if not isinstance(event, TownEvent):
+        fix = "Build it with TownEvent.new(event_type, message)."
+        raise _wrong(f"{type(event).__name__} is no event", fix, "event")
+
+
+def _named(value: object, what: str, path: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise _wrong(f"{value!r} is no name of a {what}", "Give a str with at least one character.", path)
+    return value
+
+
+def _checked(count: int) -> None:
     if type(count) is not int or not 0 <= count <= _COUNT_MAX:
         raise _wrong(f"{count!r} is no number of events", f"Give an integer from 0 to {_COUNT_MAX:,}.", "count")
-    return count
 
 
 def _wrong(reason: str, fix: str, path: str) -> InvalidInput:

@@ -294,3 +294,24 @@ def test_the_twins_have_the_same_methods_and_arguments(name: str) -> None:
     if "run_in_thread" in of_twins:
         del of_twins["run_in_thread"], of_ours["run_in_task"]
     assert of_ours == of_twins
+
+
+async def test_a_client_or_handler_of_the_wrong_kind_is_refused_at_once(twin: Twin, redis_url: str) -> None:
+    wrong = Twin(is_async=not twin.is_async)("RedisClient", redis_url)
+    makers: list[tuple[Any, ...]] = [
+        ("RedisStream", "s"),
+        ("RedisLock", "l", 10),
+        ("RedisRateLimiter", "r", 1, 1),
+        ("RedisPubSub",),
+    ]
+    for name, *args in makers:
+        for client in (redis_url, 7, wrong):
+            with pytest.raises(InvalidInput) as refused:
+                twin(name, *args, client=client)
+            assert [(one.path, "RedisClient(url)" in one.fix) for one in refused.value.problems] == [("client", True)]
+    stream, pubsub = twin("RedisStream", "s", url=redis_url), twin("RedisPubSub", url=redis_url)
+    for call in ((stream.process_messages, None), (pubsub.subscribe, "c", "print")):
+        with pytest.raises(InvalidInput) as refused:
+            await ask(*call)
+        assert [one.path for one in refused.value.problems] == ["handler"]
+    await ask(wrong.close)

@@ -163,11 +163,21 @@ async def test_a_crews_event_joins_those_of_its_queue_and_expires_with_them(crew
     told = [e.event_type for _, e in await stream.read_mission_events("r1")]
     assert told[0] is EventType.MISSION_STATE_CHANGED
     assert told[-1] is EventType.MISSION_WATCH_TRIGGERED
+    assert await stream.read_agent_events("another") == []
 
 
-async def test_nothing_is_written_for_a_crew_that_is_not_there(redis_client: Any, crew_name: str) -> None:
-    with pytest.raises(NotFound, match=f"no crew 'nowhere/{crew_name}'"):
-        await EventStream.of_crew(redis_client, f"nowhere/{crew_name}").emit(TownEvent.new("mission_event", "hello?"))
+async def test_a_crew_that_is_not_there_is_not_found(redis_client: Any, crew_name: str) -> None:
+    stream = EventStream.of_crew(redis_client, f"nowhere/{crew_name}")
+    for call in (
+        stream.emit(TownEvent.new("mission_event", "hello?")),
+        stream.read_town_events(),
+        stream.read_agent_events("a"),
+        stream.read_mission_events("m"),
+        stream.read_recent_town_events(1),
+        stream.archive_mission("m"),
+    ):
+        with pytest.raises(NotFound, match=f"no crew 'nowhere/{crew_name}'"):
+            await call
     assert await redis_client.keys(f"wb:{{nowhere/{crew_name}}}:*") == []
 
 
@@ -193,13 +203,23 @@ async def test_bad_input_is_refused_by_its_name(redis_client: Any, town: str) ->
         (stream.read_town_events("0-0", 10**10), "count"),
         (stream.read_agent_events("a", "0-0", -1), "count"),
         (stream.read_recent_town_events(True), "count"),
+        (stream.emit({}), "event"),  # type: ignore[arg-type]
+        (stream.read_agent_events(""), "agent_id"),
+        (stream.read_mission_events(None), "mission_id"),  # type: ignore[arg-type]
+        (stream.archive_mission(7), "mission_id"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidInput) as refused:
             await call
         assert [problem.path for problem in refused.value.problems] == [path]
-    for make, name in ((EventStream, ""), (EventStream.of_crew, "crew"), (EventStream.of_crew, "a/b/c")):
-        with pytest.raises(InvalidInput):
-            make(redis_client, name)
+    makers: list[tuple[Any, Any, Any, str]] = [
+        (EventStream, redis_client, "", "town_name"),
+        *((EventStream.of_crew, redis_client, name, "crew") for name in ("crew", "a/b/c", None, 7)),
+        *((EventStream, client, "town", "client") for client in (None, "redis://localhost", redis.Redis())),
+    ]
+    for make, client, name, path in makers:
+        with pytest.raises(InvalidInput) as refused:
+            make(client, name)
+        assert [problem.path for problem in refused.value.problems] == [path]
     assert await redis_client.keys(f"tt:{town}:*") == []
 
 

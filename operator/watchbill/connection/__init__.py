@@ -7,6 +7,7 @@ protocols belong to `watchbill.store`.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -24,6 +25,7 @@ from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, Le
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
 from watchbill.connection.url import POOL_OPTIONS, Target, parse
+from watchbill.errors import InvalidInput, Problem
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 RESENDS: Final = 3
@@ -150,6 +152,17 @@ class _LateCluster:
     def close(self) -> None:
         if self._made is not None:
             self._made.close()
+
+
+def checked(client: Any, *, is_async: bool, fix: str = "") -> Any:
+    """Returns the client. Raises InvalidInput, with this fix, if it isn't one, or not of this kind: at its first use
+    that would be an AttributeError."""
+    command = getattr(client, "execute_command", None)
+    if command is not None and inspect.iscoroutinefunction(command) is is_async:
+        return client
+    kind = "an asynchronous" if is_async else "a blocking"
+    fix = fix or f"Give what watchbill.connection.connect{'' if is_async else '_sync'}(url) returns."
+    raise InvalidInput(Problem(f"{type(client).__name__} is not {kind} client of redis-py", fix, path="client"))
 
 
 async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:

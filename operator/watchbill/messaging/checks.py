@@ -51,6 +51,13 @@ def whole(value: object, field: str, *, least: int, most: int) -> int:
     return value
 
 
+def function(value: object, field: str) -> Any:
+    """Returns what can be called."""
+    if not callable(value):
+        raise InvalidInput(Problem(f"{value!r} can't be called", "Give a function of one argument.", path=field))
+    return value
+
+
 def to_json(value: object, field: str) -> str:
     """Returns the value as JSON that reads back as it was. Only tuples come back as something else: as lists."""
     try:

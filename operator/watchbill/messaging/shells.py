@@ -39,7 +39,7 @@ class Blocking:
         if isinstance(client, Blocking):
             self._redis = client._redis
         elif client is not None:
-            self._redis = client
+            self._redis = connection.checked(client, is_async=False, fix="Give RedisClient(url).")
         else:
             self._redis = connection.connect_sync((config or from_environment()).target())
 
@@ -96,7 +96,7 @@ class Async:
         if isinstance(client, Async):
             self._redis = client._redis
         elif client is not None:
-            self._redis = client
+            self._redis = connection.checked(client, is_async=True, fix="Give AsyncRedisClient(url).")
         else:
             self._redis = connection.connect((config or from_environment()).target())
 

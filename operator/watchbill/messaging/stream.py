@@ -20,7 +20,7 @@ class RedisStream(Blocking):
     list). A stream keeps all messages, also what was acknowledged, unless it has a `max_length`: then it gives up its
     oldest ones, but `add` raises QueueFull rather than give up what a group still has to do.
 
-    Each message goes to one consumer of each group, at least once. It is given again when nobody has been heard about
+    Each message goes to one consumer of each group, at least once. It is given again when nobody acknowledges or renews
     it for `retry_after` seconds: its handling failed, or its consumer died. So `retry_after` is longer than a handling
     takes, or the handling calls `renew`. A message that was given `max_deliveries` times becomes a dead letter.
 

@@ -1,7 +1,7 @@
 """The core of a stream: how entries are added, given to the consumers of a group, given again and given up. No I/O.
 
 Nothing is lost when a process dies: what it was given stays pending in its group, and is given to another consumer when
-nobody has been heard about it for `retry_after` seconds. What was given `max_deliveries` times becomes a dead letter.
+nobody acknowledges or renews it for `retry_after` seconds. What was given `max_deliveries` times becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ class Stream:
         self, handler: Callable[[Message], Any], *, count: int = 10, limit: int | None = None, wait: float | None = None
     ) -> Steps[int]:
         """Does what RedisStream.process_messages says."""
+        checks.function(handler, "handler")
         checks.whole(count, "count", least=1, most=COUNT_MAX)
         left = None if limit is None else checks.whole(limit, "limit", least=0, most=10**9)
         seconds = None if wait is None else checks.seconds(wait, "wait", least=0)

@@ -108,7 +108,7 @@ class Subscriptions:
     def add(self, channel: str, handler: Handler) -> str:
         """Returns the channel as the server knows it."""
         name = names.channel(checks.text(channel, "channel"), self._prefix)
-        self._handlers[name] = (channel, handler)
+        self._handlers[name] = (channel, checks.function(handler, "handler"))
         return name
 
     def remove(self, channel: str) -> None:

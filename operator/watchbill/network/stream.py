@@ -93,7 +93,7 @@ class RedisStream(Async):
     async def cleanup_stream(
         self, stream_name: str, num_groups: int | None = None, group_prefix: str = "group_", *, force: bool = False
     ) -> dict[str, str]:
-        """Destroys groups, and then the stream with its dead letters, whatever is left to do in it: for another run.
+        """Destroys groups, and then the stream with its dead letters, whatever is left to do in it.
 
         All groups, or with `num_groups` those called `group_prefix` and a number from 1. Groups with a living consumer
         stay unless `force` is given, and with them the stream. Returns these groups, each with such a consumer.

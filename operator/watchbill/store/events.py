@@ -77,6 +77,8 @@ async def read_from(
     """At most `count` entries from the id `first` on (inclusive), oldest first; `skipped` is told how many of them
     can't be read. Raises InvalidInput for what is no id."""
     place = _id(_place(first, "last_id"))
+    if not count:
+        return []
     with outages.translated():
         entries = await client.xrange(key, place, "+", count=count)
     return _counted(entries, skipped)
@@ -86,6 +88,8 @@ async def recent(
     client: redis.asyncio.Redis, key: str, count: int = 20, skipped: Callable[[int], object] | None = None
 ) -> list[tuple[str, TownEvent]]:
     """The newest `count` events, oldest of them first; `skipped` is told how many of them can't be read."""
+    if not count:
+        return []
     with outages.translated():
         entries = await client.xrevrange(key, count=count)
     return _counted(entries, skipped)[::-1]
