@@ -19,7 +19,7 @@ from watchbill.api import Heartbeat
 from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
 from watchbill.records import TaskPolicy
-from watchbill.store import circuits, control, dead, definitions, figures, heartbeats, ingress, retention, runs
+from watchbill.store import circuits, control, dead, definitions, figures, heartbeats, ingress, retention, runs, workers
 
 
 async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
@@ -136,6 +136,7 @@ async def _everything_people_do(crew: Crew) -> None:
     await crew.queue.leave("p1")
     await _heartbeats(crew)
     assert await control.drain(*of_crew, "host", on=True)
+    assert await workers.workers(*of_crew)
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")
     await figures.figures(crew.client, crew.keys)
