@@ -1,5 +1,5 @@
-"""A web server that gives tasks to the services of start_agent_service.py. REDIS_URL says where the store is, PORT
-which port it listens on.
+"""A web server that gives tasks to the services of start_agent_service.py. WATCHBILL_REDIS_URL says where the store is
+(default: localhost:6379), PORT which port it listens on.
 
     curl -X POST localhost:8000/tasks -d '{"agent": "Echo", "prompt": "Hello"}'
     curl localhost:8000/tasks/TASK_ID
@@ -11,10 +11,10 @@ import os
 
 from aiohttp import web
 
-from watchbill.errors import InvalidInput
+from watchbill.errors import InvalidInput, NotFound
 from watchbill.services import AgentServiceClient, AgentTask
 
-client = AgentServiceClient(os.environ.get("REDIS_URL", "redis://localhost:6379"))
+client = AgentServiceClient()
 
 
 async def handle_async_task(request: web.Request) -> web.Response:
@@ -28,10 +28,15 @@ async def handle_async_task(request: web.Request) -> web.Response:
 
 
 async def handle_result(request: web.Request) -> web.Response:
-    """Wait a little for the result of a task."""
-    result = await client.get_result(request.match_info["task_id"], timeout=10)
+    """Wait a little for the result of a task. 404 for a task that nobody has submitted."""
+    task_id = request.match_info["task_id"]
+    try:
+        status = await client.task_status(task_id)
+    except NotFound as error:
+        return web.json_response({"error": str(error)}, status=404)
+    result = await client.get_result(task_id, timeout=10)
     if result is None:
-        return web.json_response({"error": "no result yet"}, status=404)
+        return web.json_response({"task_id": task_id, "status": status}, status=202)
     return web.Response(text=result.model_dump_json(), content_type="application/json")
 
 

@@ -1,10 +1,9 @@
-"""Runs a service with one bot until Ctrl-C. REDIS_URL says where the store is."""
+"""Runs a service with one bot until Ctrl-C. WATCHBILL_REDIS_URL says where the store is (default: localhost:6379)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 
 from watchbill.services import AgentServiceConfig, BotManager, HeartbeatConfig, start_agent_service
 
@@ -22,7 +21,6 @@ async def main() -> None:
     bots = BotManager()
     bots.add_bot(Echo())
     config = AgentServiceConfig(
-        redis_url=os.environ.get("REDIS_URL", "redis://localhost:6379"),
         heartbeats=[HeartbeatConfig(agent_name="Echo", interval_seconds=300, prompt_template="Still here at {now}.")],
     )
     await start_agent_service(config, bots)

@@ -62,8 +62,13 @@ async def test_the_programs_of_the_guide_run_as_they_are_written(url: str, tmp_p
 
 async def test_the_web_server_gives_tasks_to_the_service(url: str, tmp_path: Path) -> None:
     async with (
-        running([sys.executable, str(ROOT / "examples" / "start_agent_service.py")], tmp_path, REDIS_URL=url),
-        running([sys.executable, str(ROOT / "examples" / "aiohttp_web_server.py")], tmp_path, REDIS_URL=url, PORT="0"),
+        running([sys.executable, str(ROOT / "examples" / "start_agent_service.py")], tmp_path, WATCHBILL_REDIS_URL=url),
+        running(
+            [sys.executable, str(ROOT / "examples" / "aiohttp_web_server.py")],
+            tmp_path,
+            WATCHBILL_REDIS_URL=url,
+            PORT="0",
+        ),
         aiohttp.ClientSession() as session,
     ):
         log = tmp_path / "log"
@@ -75,6 +80,8 @@ async def test_the_web_server_gives_tasks_to_the_service(url: str, tmp_path: Pat
             assert (await answer.json())["output"] == "you said: Hello"
         async with session.post(f"{found[0]}/tasks", json={"agent": "two\nlines", "prompt": "Hello"}) as answer:
             assert (answer.status, "Name an agent" in await answer.text()) == (400, True)
+        async with session.get(f"{found[0]}/tasks/unknown") as answer:
+            assert (answer.status, "unknown" in await answer.text()) == (404, True)
         async with AgentServiceClient(url) as client:
             result = await client.submit_and_wait(AgentTask(agent_name="Echo", prompt="x", user_id="Ada"))
             assert result is not None

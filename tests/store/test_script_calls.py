@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,18 @@ from watchbill.api import Heartbeat
 from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
 from watchbill.records import TaskPolicy
-from watchbill.store import circuits, control, dead, definitions, figures, heartbeats, ingress, retention, runs, workers
+from watchbill.store import (
+    circuits,
+    control,
+    dead,
+    definitions,
+    figures,
+    heartbeats,
+    ingress,
+    retention,
+    runs,
+    service_heartbeats,
+)
 
 
 async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
@@ -136,7 +148,6 @@ async def _everything_people_do(crew: Crew) -> None:
     await crew.queue.leave("p1")
     await _heartbeats(crew)
     assert await control.drain(*of_crew, "host", on=True)
-    assert await workers.workers(*of_crew)
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")
     await figures.figures(crew.client, crew.keys)
@@ -155,4 +166,9 @@ async def _heartbeats(crew: Crew) -> None:
         slots = {"first": state.next or noon, "following": noon + timedelta(minutes=9)}
         assert await heartbeats.miss(crew.client, crew.keys, state, **slots, count=8, message="missed")
     await heartbeats.remove(crew.client, crew.keys, crew.uid, "hb")
+    await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=noon)
+    fires = partial(service_heartbeats.fires, crew.client, crew.keys, crew.uid, holds=timedelta(minutes=1))
+    assert await fires("s", ["hb"]) == (False, [])
+    assert await fires("s", []) == (True, ["hb"])
+    await service_heartbeats.fires_none(crew.client, crew.keys, crew.uid, "s")
     await control.cancel_all(crew.client, crew.keys, crew.uid, None, "enough", LEASE_MS)

@@ -30,10 +30,11 @@ class AgentServiceClient:
     """
 
     def __init__(
-        self, redis_url: str = config.DEFAULT_URL, *, redis_db: int = 0, task_stream: str = config.TASK_STREAM
+        self, redis_url: str | None = None, *, redis_db: int = 0, task_stream: str = config.TASK_STREAM
     ) -> None:
-        """`redis_db` counts where the URL names no database. Raises InvalidInput for what is no URL of a store."""
-        self._target = target(redis_url, redis_db)
+        """`redis_url` default: WATCHBILL_REDIS_URL, else redis://localhost:6379. `redis_db` counts where the URL names
+        no database. Raises InvalidInput for what is no URL of a store."""
+        self._target = target(redis_url or config.default_url(), redis_db)
         self._stream = task_stream
         self._keys = config.keys_of(task_stream)
         self._client: Client | None = None

@@ -1,24 +1,31 @@
-"""The configuration of a service and of its heartbeats. Pure."""
+"""The configuration of a service and of its heartbeats. Reads one variable of the environment, and does no I/O."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from watchbill import names
+from watchbill.messaging.config import URL_VARIABLE
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.services.delivery import DeliveryConfig
+from watchbill.services.known import Known
 
 NAMESPACE: Final = "default"
-DEFAULT_URL: Final = "redis://localhost:6379"
 TASK_STREAM: Final = "parrot:agent_tasks"
 RESULT_STREAM: Final = "parrot:agent_results"
 RESULTS_KEPT: Final = 10_000
 BOTS: Final = "BotManager"
 """The agent_class of a service's crew. Only a service can load it; other workers leave its tasks to one."""
+
+
+def default_url() -> str:
+    """The store that WATCHBILL_REDIS_URL names, else the one on this machine."""
+    return os.environ.get(URL_VARIABLE) or "redis://localhost:6379"
 
 
 def _stream(value: str) -> str:
@@ -33,10 +40,10 @@ def _stream(value: str) -> str:
 StreamName = Annotated[str, AfterValidator(_stream)]
 
 
-class HeartbeatConfig(BaseModel):
+class HeartbeatConfig(Known):
     """Work for one agent, again and again. An agent may have many of them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     agent_name: str = Field(min_length=1)
     cron_expression: str | None = Field(
@@ -60,12 +67,14 @@ class HeartbeatConfig(BaseModel):
         return self
 
 
-class AgentServiceConfig(BaseModel):
+class AgentServiceConfig(Known):
     """The configuration of a service. All services of one task_stream share its work."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
-    redis_url: str = DEFAULT_URL
+    redis_url: str = Field(
+        default_factory=default_url, description="Default: WATCHBILL_REDIS_URL, else redis://localhost:6379."
+    )
     redis_db: int = Field(default=0, ge=0, description="The database, where redis_url names none.")
     max_workers: int = Field(default=10, ge=1, description="Agents that run at the same time in this process.")
     task_stream: StreamName = Field(default=TASK_STREAM, description="Stream on which other programs put tasks.")

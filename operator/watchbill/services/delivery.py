@@ -11,10 +11,11 @@ from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from watchbill.api.delivery import ENV_REFERENCE, Destination
 from watchbill.errors import InvalidInput, Problem
+from watchbill.services.known import Known
 
 
 class DeliveryChannel(StrEnum):
@@ -30,14 +31,14 @@ class DeliveryChannel(StrEnum):
     """The stream of results, which has every result; or another, if `redis_stream` names one."""
 
 
-class DeliveryConfig(BaseModel):
+class DeliveryConfig(Known):
     """A channel, and what it needs to know. What other channels need is ignored.
 
     Tokens, signing keys and URLs of Teams are secrets: `env:NAME` is the variable of the service's environment; any
     other text is the secret itself, and works only in the process that has made this.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     channel: DeliveryChannel = DeliveryChannel.LOG
     webhook_url: str | None = Field(default=None, repr=False)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from watchbill.api.problems import nearest
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull
@@ -125,6 +126,7 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
 
     `payload` is a task as JSON; the fields `task_id` and `agent_name` beside it count where it has none. Without a
     payload, each field of the entry is one of the task. An entry without an id gets the same one whenever it is read.
+    What a task has no field for is ignored, because other programs write more; but not a field that is misspelt.
     """
     fields = dict(entry.fields)
     found: dict[str, Any] = {name: value for name, value in fields.items() if value != ""}
@@ -141,12 +143,13 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
         with suppress(KeyError, ValueError):  # the model says what is wrong with it
             found["priority"] = int(found["priority"])
     found.setdefault("task_id", hashlib.sha256(f"{stream} {entry.id}".encode()).hexdigest()[:32])
+    fields_of = AgentTask.model_fields
     try:
-        return AgentTask.model_validate(found)
+        return AgentTask.model_validate({n: v for n, v in found.items() if n in fields_of or nearest(n, fields_of)})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise Malformed(f"{place}: {first['msg']}. Correct {place}") from None
+        raise Malformed(f"{place}: {first['msg'].rstrip('.')}. Correct {place}") from None
 
 
 def _json(name: str, text: str) -> Any:

@@ -21,9 +21,9 @@ from watchbill.connection import Store, outages
 from watchbill.delivery import LocalSecrets
 from watchbill.errors import CrewGone, NotFound, StoreUnavailable
 from watchbill.loggers import Logger
-from watchbill.scheduler import Scheduler
 from watchbill.services import config as configuration
 from watchbill.services import crew, heartbeats
+from watchbill.services.beats import Beats
 from watchbill.services.bots import FindsBots
 from watchbill.services.client import AgentServiceClient, target
 from watchbill.services.config import AgentServiceConfig
@@ -31,10 +31,12 @@ from watchbill.services.ingress import Listener
 from watchbill.services.loader import BotLoader
 from watchbill.services.results import Publisher
 from watchbill.services.tasks import AgentTask, TaskResult
+from watchbill.settings import Settings, read
 from watchbill.store import control, definitions, eviction, incarnations, ingress
 from watchbill.store.figures import figures
 from watchbill.store.ingress import Entry, Source
 from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
 
 logger = Logger("watchbill.services")
@@ -55,7 +57,7 @@ class AgentService:
         self.config = config
         self._clock = clock
         kept: dict[str, str] = {}  # secrets of deliveries, which leave this process by no other way
-        self._beats = list(heartbeats.resources(config, kept))
+        beats = list(heartbeats.resources(config, kept))
         self._delivering = Delivering(LocalSecrets(ChainMap(kept, os.environ)))
         self._loader = BotLoader(bot_manager)
         self._definition = config.crew()
@@ -68,11 +70,12 @@ class AgentService:
         self._store, blocking = Store(found), Store(found)  # neither connects before it is used
         self._blocking = blocking
         self._worker: Worker | None = None
-        self._scheduler = Scheduler(self._store.client, clock)
+        self._beats = Beats(self._store.client, self._keys, beats, clock)
         name = config.consumer_name or incarnations.fresh()
         self._source = Source(blocking.client, config.task_stream, config.consumer_group, name)
         self._listener = Listener(self._source, self._client, self._refuse, clock)
         self._publisher = Publisher(blocking.client, self._keys, config.result_stream, config.results_kept)
+        self._health = HealthServer(lambda: observe(self._store.client, [self._keys]), self._is_ready)
         self._working: asyncio.Task[None] | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
@@ -96,27 +99,40 @@ class AgentService:
 
     # ------------------------------------------------------------ starting and stopping
 
-    async def start(self) -> None:
+    async def start(self, *, wait: bool = False) -> None:
         """Starts the worker, which goes on with what former services have left, the listener and the heartbeats.
 
-        Raises StoreUnavailable when there is no store, and RuntimeError when it was started before.
+        `wait`: waits for a store that can't be reached, and logs that it does; else StoreUnavailable is raised. Raises
+        RuntimeError when it was started before, InvalidInput for settings that can't be used, OSError when the port of
+        its metrics is taken.
         """
         if self._started:
             raise RuntimeError("the service was started before. Make a new one to start again")
         self._started = True
         try:
+            settings = read(Settings)
+            if settings.health_port is not None:
+                await self._health.start(settings.health_host, settings.health_port)
+            if wait:
+                await outages.persist(self._enter, clock=self._clock)
+            else:
+                with outages.translated():
+                    await self._enter()
             await self._begin()
         except BaseException:
             await self.stop()
             raise
 
+    async def _enter(self) -> None:
+        """Makes the crew, and lets go what services of this host that have died held. Safe to be called again."""
+        client = self._store.client
+        self._uid = await crew.make(client, self._keys, self._definition)
+        for keys in (self._keys, self._keys.deliveries()):
+            await control.declare_dead(client, keys, self._uid)
+        await self._read()
+
     async def _begin(self) -> None:
         client = self._store.client
-        with outages.translated():
-            self._uid = await crew.make(client, self._keys, self._definition)
-            for keys in (self._keys, self._keys.deliveries()):
-                await control.declare_dead(client, keys, self._uid)
-            await self._read()
         self._working = asyncio.create_task(self._work(), name=f"worker {self._keys.crew}")
         self._publishing = [background.start("results", self._publisher.run)]
         self._listening = [background.start("task stream", self._listener.run)]
@@ -124,8 +140,7 @@ class AgentService:
             background.start("service", self._poll),
             background.start("eviction", lambda: eviction.warn(client)),
         ]
-        await self._add_beats()
-        await self._scheduler.start()
+        await self._beats.start(self._uid)
         logger.info("started: tasks are in crew %s; %d heartbeats", self._keys.crew, len(self._beats))
 
     async def stop(self) -> None:
@@ -139,17 +154,19 @@ class AgentService:
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
-        await self._scheduler.stop()
+        await self._beats.stop()
         await background.end(*self._listening)
         if self._listening:
             await _within(LAST_SECONDS, self._source.leave())
         await background.end(*self._loops)
+        await _within(LAST_SECONDS, self._beats.leave())
         if self._worker is not None and self._working is not None:
             self._worker.stop()
             await asyncio.gather(self._working, return_exceptions=True)
         await background.end(*self._publishing)
         if self._publishing:
             await _within(LAST_SECONDS, self._publisher.rest())
+        await self._health.close()
         await self._client.disconnect()
         await self._blocking.aclose()
         await self._store.aclose()
@@ -187,7 +204,15 @@ class AgentService:
             "heartbeats": len(self._beats),
         }
 
+    @property
+    def health_port(self) -> int | None:
+        """The port of /healthz, /readyz and /metrics, if WATCHBILL_HEALTH_PORT asks for them and it was started."""
+        return self._health.port or None
+
     # ------------------------------------------------------------ within
+
+    def _is_ready(self) -> bool:
+        return self._worker is None or not self._worker.drained
 
     async def _work(self) -> None:
         """Runs a worker, and another one when the crew was lost for longer than a worker waits for it."""
@@ -214,6 +239,7 @@ class AgentService:
         while True:
             await self._clock.sleep(POLL_SECONDS)
             await outages.persist(self._read)
+            await outages.persist(lambda: self._beats.keep(self._uid))
 
     async def _read(self) -> None:
         """Reads the queue's size, and makes the crew anew if the store has lost it."""
@@ -221,38 +247,42 @@ class AgentService:
         there = await definitions.identity(client, self._keys)
         if there.uid != self._uid and not there.leaving:
             self._uid = await crew.make(client, self._keys, self._definition, uid=None if there.uid else self._uid)
-            await self._add_beats()
+            self._beats.lost()
         self._queue_size = (await figures(client, self._keys)).waiting
-
-    async def _add_beats(self) -> None:
-        for beat in self._beats:
-            await self._scheduler.add(self._keys, self._uid, beat)
 
     async def _refuse(self, entry: Entry, reason: str) -> None:
         await ingress.refuse(self._store.client, self._keys, self._uid, entry, reason)
 
 
 async def _within(seconds: float, work: Awaitable[object]) -> None:
-    """Does the work, unless the store is away, or it takes longer."""
-    with suppress(StoreUnavailable, TimeoutError):
+    """Does the work, unless the store is away, the crew is gone, or it takes longer."""
+    with suppress(StoreUnavailable, CrewGone, TimeoutError):
         async with asyncio.timeout(seconds):
             await work
 
 
 async def start_agent_service(config: AgentServiceConfig, bot_manager: FindsBots) -> None:
-    """Runs a service until SIGINT or SIGTERM, then stops it in order. Raises what ended its worker otherwise."""
+    """Runs a service until SIGINT or SIGTERM, then stops it in order. Waits for a store that can't be reached, and logs
+    that it does. Raises what ended the service's worker otherwise, and what `AgentService.start` raises."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
     try:
-        async with AgentService(config, bot_manager) as service:
-            ended, asked = asyncio.create_task(service.ended()), asyncio.create_task(told.wait())
-            try:
-                await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    ended.result()
-            finally:
-                await background.end(ended, asked)
+        service = AgentService(config, bot_manager)
+        running = asyncio.create_task(_run(service), name="running the service")
+        asked = asyncio.create_task(told.wait())
+        try:
+            await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            await background.end(running, asked)
+            await service.stop()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def _run(service: AgentService) -> None:
+    await service.start(wait=True)
+    await service.ended()

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from watchbill import tasks
 from watchbill.services.delivery import DeliveryConfig
+from watchbill.services.known import Known
 from watchbill.tasks import Priority, TaskResult, TaskState
 
 __all__ = ["AgentTask", "TaskPriority", "TaskResult", "TaskStatus"]
@@ -16,7 +17,7 @@ __all__ = ["AgentTask", "TaskPriority", "TaskResult", "TaskStatus"]
 TaskPriority = Priority
 
 
-class AgentTask(tasks.AgentTask):
+class AgentTask(Known, tasks.AgentTask):
     """A task for a bot, and where its result goes besides the stream of results."""
 
     delivery: DeliveryConfig = Field(default_factory=DeliveryConfig)

@@ -197,3 +197,8 @@ def rows(flat: Sequence[Any], width: int) -> Iterator[tuple[Any, ...]]:
     """The rows of a reply that holds them one behind the other. Raises ValueError where the last one isn't whole."""
     values = iter(flat)
     return zip(*[values] * width, strict=True)
+
+
+def items(names: Iterable[str]) -> str:
+    """Names as one list (`split` in lib.lua takes it apart)."""
+    return _ITEM.join(names)
