@@ -76,11 +76,11 @@ class Process:
         return self.log.read_text(errors="replace").splitlines()
 
 
-def operator(kubeconfig: Path, url: str, folder: Path, **settings: str) -> Process:
-    """Not yet started. `settings`: WATCHBILL_* variables, in lower case and without the prefix."""
+def operator(kubeconfig: Path, url: str, folder: Path, *, name: str = "operator", **settings: str) -> Process:
+    """Not yet started. `name`: of its log. `settings`: WATCHBILL_* variables, in lower case and without the prefix."""
     given = {"redis_url": url, "log_level": "INFO", **settings}
     environment = {f"WATCHBILL_{key.upper()}": value for key, value in given.items()}
-    return Process(["watchbill", "operator"], folder, "operator", {"KUBECONFIG": str(kubeconfig), **environment})
+    return Process(["watchbill", "operator"], folder, name, {"KUBECONFIG": str(kubeconfig), **environment})
 
 
 def worker(crew: str, url: str, folder: Path) -> Process:

@@ -28,6 +28,7 @@ WatchbillError
 ├── ToolError                   a tool that an agent called failed; what caused it says what to do
 └── GiveUp                      the work, or the right to do it, is no longer ours
     ├── CrewGone                the crew was deleted, or replaced by another of its name
+    ├── NotLeader               another replica of the operator leads, or may lead by now
     ├── Fenced                  this worker was taken for dead, and its work given to others
     │   └── WorkerForgotten     the store has lost what it knew of this worker
     ├── LockLost                a lock ended while its holder still worked under it
@@ -239,6 +240,10 @@ class GiveUp(WatchbillError):
 
 class CrewGone(GiveUp):
     """The crew was deleted, or replaced by another of the same name. Nothing was written."""
+
+
+class NotLeader(GiveUp):
+    """Another replica of the operator leads, or may lead by now. Nothing was written."""
 
 
 class Fenced(GiveUp):

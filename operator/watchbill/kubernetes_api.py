@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -36,10 +36,13 @@ with needed("The operator", "operator"):
     from kubernetes.aio.client.exceptions import ApiException
 
 REQUEST_TIMEOUT_SECONDS: Final = 10.0
+WRITE_TIMEOUT_SECONDS: Final = 5.0
+"""A write must end before another replica may lead: a third of the Lease's 15 seconds."""
 PAGE: Final = 500
 
 Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts"]
 
+_LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 _BASE: Final[dict[Kind, str]] = {
     "crews": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
     "heartbeats": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
@@ -81,6 +84,8 @@ class KubernetesApi:
         self._replaced: client.ApiClient | None = None
         """The client with the replaced credentials. Its requests may still be under way."""
         self._renewing = asyncio.Lock()
+        self.seconds_to_write: Callable[[], float] = lambda: WRITE_TIMEOUT_SECONDS
+        """Called before each write but those of Leases. Returns how long it may take; raises to forbid it."""
 
     @classmethod
     async def connect(cls) -> KubernetesApi:
@@ -179,6 +184,24 @@ class KubernetesApi:
         except (NotFound, Conflict):
             return
 
+    # ------------------------------------------------------------ leases
+
+    async def lease(self, namespace: str, name: str, *, timeout: float) -> Object | None:
+        """Returns the Lease; None where there is none. `timeout` is in seconds."""
+        try:
+            return await self._request("GET", f"{_LEASES.format(namespace)}/{name}", timeout=timeout)
+        except NotFound:
+            return None
+
+    async def write_lease(self, metadata: Object, spec: Object, *, timeout: float) -> Object:
+        """Replaces the Lease whose metadata were read, or creates it if they have no resourceVersion. Raises Conflict
+        when it has changed since, NotFound."""
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        path = _LEASES.format(metadata["namespace"])
+        if "resourceVersion" in metadata:
+            return await self._request("PUT", f"{path}/{metadata['name']}", body=body, timeout=timeout)
+        return await self._request("POST", path, body=body, timeout=timeout)
+
     # ------------------------------------------------------------ within
 
     @staticmethod
@@ -195,11 +218,16 @@ class KubernetesApi:
         body: Object | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        timeout: float | None = None,
     ) -> Object:
+        """Without a `timeout` in seconds, a write takes no longer than it may (`seconds_to_write`)."""
         for last in (False, True):
             api = self._api
+            seconds = timeout or (REQUEST_TIMEOUT_SECONDS if method == "GET" else self.seconds_to_write())
+            headers = {"Accept": accept, "Content-Type": content_type}
             try:
-                status, data = await self._send(api, method, path, query or {}, body, content_type, accept)
+                async with asyncio.timeout(seconds):  # a connection's making included
+                    status, data = await self._send(api, method, path, query or {}, body, headers)
             except ApiException as error:
                 status, data = error.status or 0, error.body or error.reason or ""
             except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
@@ -220,8 +248,7 @@ class KubernetesApi:
         path: str,
         query: Mapping[str, str],
         body: Object | None,
-        content_type: str,
-        accept: str,
+        headers: Mapping[str, str],
     ) -> tuple[int, Any]:
         serialize: Any = api.param_serialize
         call: Any = api.call_api
@@ -229,11 +256,11 @@ class KubernetesApi:
             method=method,
             resource_path=path,
             query_params=[(key, value) for key, value in query.items() if value],
-            header_params={"Accept": accept, "Content-Type": content_type},
+            header_params=dict(headers),
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)  # its own default is 300 s
         return response.status, await response.read()
 
     async def _renew(self, refused: client.ApiClient) -> None:

@@ -186,6 +186,10 @@ class Queues(Collector):
     def remove(self, crew: str) -> None:
         self._crews.pop(crew, None)
 
+    def clear(self) -> None:
+        """Exports no crew until it is shown again."""
+        self._crews.clear()
+
     def due(self, seconds: float) -> list[str]:
         """The busy crews whose figures were last read more than `seconds` ago, the oldest figures first.
 
@@ -301,6 +305,7 @@ HEARTBEATS_MISSED: Final = Counter(
 
 # ---------------------------------------------------------------- the operator: of the whole process, none by crew
 
+LEADER: Final = Gauge("watchbill_operator_leader", "1 while this replica of the operator leads, else 0")
 RECONCILES: Final = Counter("watchbill_operator_reconciles", "Reconciliations of a crew", ["result"])
 """result: ok, again (something is expected to change by itself), failed (tried again with growing pauses)."""
 RECONCILE_SECONDS: Final = Histogram(

@@ -115,6 +115,12 @@ class Scheduler:
         state = await outages.persist(
             lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock.now())
         )
+        await self.follow(keys, state)
+
+    async def follow(self, keys: CrewKeys, state: heartbeats.HeartbeatState) -> None:
+        """Fires a heartbeat from now on as the store has it, and writes nothing: another process stores it. May be
+        called again; a heartbeat that is removed from the store, or changed there, ends by itself. Raises NewerRecord.
+        """
         timed = _Timed(keys, state, state.next or schedule.EPOCH)
         known = self._timed.get(timed.id)
         if known and known.state.uid == state.uid and known.state.generation == state.generation:
@@ -276,7 +282,7 @@ class Scheduler:
             self._disarm(timed)
             self._definitions.pop(timed.keys.crew, None)
             why = "the crew was deleted or replaced" if outcome == "gone" else "another process changed or removed it"
-            logger.warning("heartbeat %s: this process no longer fires it, because %s", timed.id, why)
+            logger.info("heartbeat %s: this process no longer fires it, because %s", timed.id, why)
         return False
 
 

@@ -67,6 +67,19 @@ class Settings(BaseSettings):
     resync_seconds: float = Field(
         default=300, gt=0, description="How often the operator lists everything anew, and sweeps up what is gone."
     )
+    lease: str = Field(
+        default="",
+        examples=["a namespace and a name, as in watchbill/watchbill"],
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$",
+        description="The Lease by which the replicas of an operator choose a leader, as NAMESPACE/NAME. "
+        "Empty: this is the only replica.",
+    )
+    lease_seconds: float = Field(
+        default=15,
+        ge=1,
+        description="How long the Lease lasts. A leader that can't renew it stops after two thirds; another one leads "
+        "after the whole.",
+    )
     allow_modules: str = Field(
         default="",
         examples=["names of modules, separated by commas, as in acme.agents,acme.tools"],

@@ -24,10 +24,15 @@ from watchbill.store.submissions import Submission
 PrivateRedis = Callable[[], Awaitable[Any]]
 
 
+async def no_crew(_: object) -> None:
+    """The API server has no crew."""
+
+
 class NoHeartbeats:
     """A scheduler for crews without heartbeats."""
 
     async def add(self, *_: Any) -> None: ...
+    async def follow(self, *_: Any) -> None: ...
     async def remove(self, *_: Any) -> None: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -42,7 +47,7 @@ def _own_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 async def store(private_redis: PrivateRedis) -> AsyncIterator[tuple[redis.asyncio.Redis, Stored]]:
     server = await private_redis()
     async with connection.connected(server.url) as client:
-        yield client, Stored(client, NoHeartbeats(), "me")
+        yield client, Stored(client, NoHeartbeats(), "me", no_crew)
 
 
 async def synced(stored: Stored, name: str) -> CrewKeys:

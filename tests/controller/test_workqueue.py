@@ -211,3 +211,30 @@ async def test_nothing_of_a_queue_that_has_ended_comes_later() -> None:
         await settle()
     await settle()
     assert recurring.clock.sleepers == []
+
+
+async def test_a_queue_that_is_run_again_with_another_function_gives_it_what_waits_and_what_is_added() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    seen: list[str] = []
+    blocked = asyncio.Event()
+
+    async def first(key: str) -> None:
+        seen.append(f"first {key}")
+        await blocked.wait()
+
+    async def second(key: str) -> None:
+        seen.append(f"second {key}")
+
+    for key in ("a", "b"):
+        queue.add(key)
+    running = asyncio.create_task(queue.run(first, 1))
+    await settle()
+    queue.add("a")  # while it is reconciled
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    queue.add("a")
+    running = asyncio.create_task(queue.run(second, 1))
+    await settle()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert seen == ["first a", "second b", "second a"]

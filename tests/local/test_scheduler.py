@@ -204,7 +204,7 @@ async def test_a_changed_spec_takes_the_place_of_the_former(crew: Crew, clock: F
 async def test_a_removed_heartbeat_fires_no_more_in_any_scheduler(
     crew: Crew, redis_url: str, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "watchbill.scheduler")
+    caplog.set_level(logging.INFO, "watchbill.scheduler")
     async with (
         connection.connected(redis_url) as other,
         crew.scheduled(beat(), clock=clock) as here,
@@ -224,7 +224,7 @@ async def test_a_removed_heartbeat_fires_no_more_in_any_scheduler(
 async def test_a_scheduler_leaves_a_crew_that_was_replaced(
     crew: Crew, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "watchbill.scheduler")
+    caplog.set_level(logging.INFO, "watchbill.scheduler")
     async with crew.scheduled(beat(), clock=clock) as running:
         await crew.tick(clock)
         await crew.client.hset(crew.keys.meta, "uid", "another")

@@ -66,10 +66,15 @@ async def test_a_dead_workers_task_is_taken_over_in_time_though_the_clock_goes_b
     await heir.drain()
 
 
+async def no_crew(_: object) -> None:
+    """The API server has no crew."""
+
+
 class NoHeartbeats:
     """A scheduler for crews without heartbeats."""
 
     async def add(self, *_: Any) -> None: ...
+    async def follow(self, *_: Any) -> None: ...
     async def remove(self, *_: Any) -> None: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -80,7 +85,7 @@ async def test_an_attempt_waits_no_longer_without_workers_where_the_operator_loo
 ) -> None:
     store = fresh_store("valkey-standalone", environment=clock.environment)
     crew = await crew_in(store, {"a": "Gate"})
-    stored, memory = Stored(crew.redis, NoHeartbeats(), "me"), CrewMemory()
+    stored, memory = Stored(crew.redis, NoHeartbeats(), "me", no_crew), CrewMemory()
 
     async def due_in() -> float:
         seen = {"metadata": {"uid": crew.uid, "generation": 1}, "status": {"waiting": 0}}

@@ -1,4 +1,8 @@
-"""The controller: lists, watches, reconciles each crew that changes, and removes crews that are gone from the store."""
+"""The controller: lists, watches, reconciles each crew that changes, and removes crews that are gone from the store.
+
+Of several replicas one leads and does all of that. The others list and watch, too, and fire the heartbeats that the
+leader stores, so that each of them can lead at once.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from watchbill import background, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.eviction import Eviction
+from watchbill.controller.leader import Elector
 from watchbill.controller.memory import Memory
 from watchbill.controller.reconcile import Reconciler
 from watchbill.controller.statuses import Statuses
@@ -39,6 +44,9 @@ LIST_AGAIN_SECONDS: Final = 2.0
 """The pause after a listing that failed."""
 UNLISTED_AGAIN_SECONDS: Final = 60.0
 """Seconds after which a namespace that could not be listed is tried again."""
+FOLLOW_SECONDS: Final = 60.0
+"""Seconds after which a replica that does not lead reads the heartbeats of a crew again; sooner, after growing pauses,
+while the store lacks some of them."""
 EVICTION_SECONDS: Final = 2.0
 """Seconds that the first reconciliation waits for the store's maxmemory-policy, so that a restart writes no status."""
 
@@ -55,9 +63,12 @@ class Controller:
         kubernetes: KubernetesApi,
         scheduler: Heartbeats,
         owner: str,
+        identity: str,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`owner` marks what this operator stores (docs/design/operator.md, "Whose a crew is")."""
+        """`owner` marks what this operator stores (docs/design/operator.md, "Whose a crew is"). `identity`: of this
+        process, among the replicas of the operator."""
+        self._settings = settings
         self._namespaces = list(dict.fromkeys(n for n in map(str.strip, settings.watch_namespaces.split(",")) if n))
         self._resync_seconds = settings.resync_seconds
         self._client = client
@@ -66,33 +77,39 @@ class Controller:
         self._clock = clock
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._list_now = asyncio.Event()
+        self._listed = asyncio.Event()
+        """All resources have been listed once."""
         self._unlisted: set[str] = set()
         """Namespaces that could not be listed the last time: nothing of them may be swept."""
-        self.is_ready = False
+        self._lead_changed = asyncio.Event()
+        self._elector: Elector | None = None
+        """None: this is the only replica."""
+        if settings.lease:
+            seconds = settings.lease_seconds
+            self._elector = Elector(
+                kubernetes, settings.lease, identity, self._lead_changed.set, seconds=seconds, clock=clock
+            )
+            kubernetes.seconds_to_write = self._elector.seconds_to_write
         self._cache = Cache()
         self._memory = Memory()
         self._queue: WorkQueue[Key] = WorkQueue(metrics.WORKQUEUE_DEPTH.set, clock)
-        self._stored = Stored(client, scheduler, owner, clock)
+        check = self._elector.check if self._elector else lambda: None
+        self._stored = Stored(client, scheduler, owner, self._living, check=check, clock=clock)
+        self._pauses: dict[Key, float] = {}
+        """Crew whose heartbeats are not all in the store yet → the pause before they are read again."""
         self._eviction = Eviction(client, self._enqueue_all, clock)
-        gate = StoreGate(self._on_store_back, clock)
-        self._statuses = Statuses(kubernetes, self._cache, gate, self._queue.add, clock)
-        self._reconciler = Reconciler(
-            kubernetes,
-            self._cache,
-            self._stored,
-            self._statuses,
-            gate,
-            self._eviction,
-            self._memory,
-            workers=manifests.Defaults(
-                image=settings.worker_image,
-                resources=settings.worker_resources,
-                allow_modules=",".join(settings.allowed_modules),
-            ),
-            clock=clock,
-        )
+        self._gate = StoreGate(self._on_store_back, clock)
         self._wakeups = WakeUps(client, self._on_work, self._enqueue_all, clock)
         self._watch = Watch(self._namespaces, self._on_event, self._list_now.set, self._break, clock)
+
+    @property
+    def is_ready(self) -> bool:
+        """True while this replica leads, or can lead at once."""
+        return self._listed.is_set()
+
+    @property
+    def _leads(self) -> bool:
+        return self._elector is None or self._elector.is_leader
 
     async def run(self, stopped: asyncio.Future[Any]) -> None:
         """Works until `stopped` is done. Raises RuntimeError when the watch can't be kept up."""
@@ -105,14 +122,17 @@ class Controller:
                 background.start("resync", self._resync),
                 background.start("wake-ups", self._wakeups.run),
                 background.start("eviction", self._eviction.run),
-                background.start("status turns", self._statuses.turns.run),
+                asyncio.create_task(self._work(), name="reconcile"),
             ]
+            if self._elector is not None:
+                stack.push_async_callback(self._elector.release)  # after all that writes has ended
+                work.append(background.start("leader election", self._elector.run))
             stack.push_async_callback(background.end, *work)
             ends = [stopped, self._broken, *work]
             try:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self.is_ready = False
+                self._listed.clear()
             for end in ends:
                 if end.done():
                     end.result()
@@ -122,38 +142,93 @@ class Controller:
         if self.is_ready:
             await show_figures(self._client)
 
+    # ------------------------------------------------------------ leading
+
+    async def _work(self) -> None:
+        """Reconciles while this replica leads, and follows while it does not."""
+        await self._listed.wait()  # not before every crew is known
+        await self._eviction.asked(EVICTION_SECONDS)
+        while True:
+            self._lead_changed.clear()
+            work = [asyncio.create_task(self._lead() if self._leads else self._follow())]
+            changed = asyncio.create_task(self._lead_changed.wait())
+            try:
+                await asyncio.wait([*work, changed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await background.end(changed, *work)
+            if not self._lead_changed.is_set():
+                work[0].result()  # raises why it ended
+
+    async def _lead(self) -> None:
+        """Reconciles all crews, remembering nothing of the time when another replica may have led."""
+        self._memory = Memory()
+        statuses = Statuses(self._kubernetes, self._cache, self._gate, self._queue.add, self._clock)
+        reconciler = Reconciler(
+            self._kubernetes,
+            self._cache,
+            self._stored,
+            statuses,
+            self._gate,
+            self._eviction,
+            self._memory,
+            workers=manifests.Defaults(
+                image=self._settings.worker_image,
+                resources=self._settings.worker_resources,
+                allow_modules=",".join(self._settings.allowed_modules),
+            ),
+            clock=self._clock,
+        )
+        self._enqueue_all()
+        if self._elector is not None:
+            self._list_now.set()  # the watch may lag, and crews may be gone
+        async with asyncio.TaskGroup() as group:
+            group.create_task(background.supervise("status turns", statuses.turns.run))
+            group.create_task(self._queue.run(reconciler.reconcile, RECONCILES_AT_ONCE))
+
+    async def _follow(self) -> None:
+        """Writes nothing but the slots of heartbeats that this process fires, once each over all replicas."""
+        metrics.QUEUES.clear()  # the leader shows them
+        self._enqueue_all()
+        await self._queue.run(self._follow_heartbeats, RECONCILES_AT_ONCE)
+
+    async def _follow_heartbeats(self, key: Key) -> float | None:
+        beats = self._cache.heartbeats.of(key)
+        try:
+            complete = not beats or await self._stored.follow(key, beats)
+        except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
+            logger.debug("%s/%s: the heartbeats can't be read: %s", *key, error)
+            complete = False
+        pause = self._pauses.pop(key, 1.0)
+        if not complete:
+            self._pauses[key] = min(2 * pause, FOLLOW_SECONDS)
+            return pause
+        return FOLLOW_SECONDS if beats else None
+
+    async def _living(self, key: Key) -> tuple[str, int] | None:
+        seen = await self._kubernetes.get("crews", *key)
+        if seen is None or seen["metadata"].get("deletionTimestamp"):
+            return None
+        return str(seen["metadata"]["uid"]), int(seen["metadata"]["generation"])
+
     # ------------------------------------------------------------ listing
 
     async def _resync(self) -> None:
         """Lists anew, has every crew reconciled, and sweeps up crews that went while nobody watched."""
-        reconciling: asyncio.Task[None] | None = None
-        try:
-            while True:
-                listed = False
-                self._list_now.clear()
-                try:
-                    await self._list()
-                    listed = True
-                except WatchbillError as error:
-                    logger.warning("can't list: %s", error)
-                if listed and reconciling is None:  # not before every crew is known
-                    await self._eviction.asked(EVICTION_SECONDS)
-                    work = self._queue.run(self._reconciler.reconcile, RECONCILES_AT_ONCE)
-                    reconciling = asyncio.create_task(work, name="reconcile")
-                    reconciling.add_done_callback(self._on_reconciling_ended)
-                    self.is_ready = True
-                if listed:  # never sweep after a listing that failed
+        while True:
+            listed = False
+            self._list_now.clear()
+            try:
+                await self._list()
+                listed = True
+            except WatchbillError as error:
+                logger.warning("can't list: %s", error)
+            if listed:
+                self._listed.set()
+                if self._leads:  # and never sweep after a listing that failed
                     await self._sweep()
-                pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
-                if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
-                    self._memory.invalidate()
-        finally:
-            if reconciling is not None:
-                await background.end(reconciling)
-
-    def _on_reconciling_ended(self, reconciling: asyncio.Task[None]) -> None:
-        if not reconciling.cancelled():
-            self._break(f"the work queue ended: {reconciling.exception()!r}")
+            pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
+            if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
+                self._memory.invalidate()
 
     async def _list(self) -> None:
         """Lists all resources. What is not listed is gone; a namespace that may not be listed stays as it was."""

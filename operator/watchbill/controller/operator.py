@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -40,12 +42,13 @@ class Operator:
         self._schedule = schedule
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"  # not the same after a restart in the same pod
         self._controller: Controller | None = None
         """None: the API server does not serve our kinds yet."""
 
     @property
     def is_ready(self) -> bool:
-        """True while crews are reconciled."""
+        """True while this process reconciles crews, or can do so at once when its replica is elected."""
         return self._controller is not None and self._controller.is_ready
 
     def stop(self) -> None:
@@ -68,7 +71,9 @@ class Operator:
             if starting.done():
                 scheduler = self._schedule(client, self._clock)
                 owner = f"{self._settings.installation}@{starting.result()}"
-                self._controller = Controller(self._settings, client, kubernetes, scheduler, owner, self._clock)
+                self._controller = Controller(
+                    self._settings, client, kubernetes, scheduler, owner, self._identity, self._clock
+                )
                 await self._controller.run(stopped)
 
 

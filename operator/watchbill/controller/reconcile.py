@@ -155,6 +155,8 @@ class Reconciler:
         except UserActionRequired as error:  # a right that is missing, keys of another program
             logger.warning("%s/%s: %s", *key, error)
             return _Synced(None, str(error), fault)
+        except StaleObject:
+            raise  # what was seen of the crew, not the store
         except (RetryLater, redis.exceptions.RedisError, OSError) as error:
             known = error if isinstance(error, RetryLater) else outages.unavailable(error)
             if known is None:  # the store refuses this crew, and may well answer others

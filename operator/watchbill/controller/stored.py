@@ -3,6 +3,9 @@
 All of it can be made anew from the resources. The record is written before the crew's place in the queue and removed
 after it, and both name their owner, so that a sweep finds whatever an interruption left. What another operator, or
 nobody, owns is never touched. This module knows nothing of Kubernetes beyond the resources that it is given.
+
+A process that no longer leads, or sees old resources, does no harm: nothing is removed before the API server has said,
+after it was found in the store, that its uid is gone; and the store keeps a later generation of a definition.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,7 +26,7 @@ from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
-from watchbill.errors import InvalidInput, NameTaken, NotFound
+from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, StaleObject
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
 from watchbill.records import CrewDefinition
@@ -36,6 +39,8 @@ from watchbill.store.queue import Queue
 logger = logging.getLogger("watchbill.operator")
 
 T = TypeVar("T")
+Living = Callable[[Key], Awaitable[tuple[str, int] | None]]
+"""Asks the API server for the (uid, generation) of a Crew. None: it is gone, or is being deleted."""
 
 SCHEDULER_SECONDS: Final = 10.0
 """The scheduler waits for the store; we don't, because the statuses of other crews must say that it is away."""
@@ -47,6 +52,7 @@ class Heartbeats(Protocol):
     """Fires heartbeats (scheduler.Scheduler, which this layer may not import)."""
 
     async def add(self, keys: names.CrewKeys, uid: str, heartbeat: Heartbeat) -> None: ...
+    async def follow(self, keys: names.CrewKeys, state: heartbeats.HeartbeatState) -> None: ...
     async def remove(self, keys: names.CrewKeys, uid: str, name: str) -> None: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -70,10 +76,22 @@ class StoreState:
 class Stored:
     """The crews of one operator in one store. `owner` tells the operator from all others that may use the store."""
 
-    def __init__(self, client: redis.asyncio.Redis, scheduler: Heartbeats, owner: str, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        scheduler: Heartbeats,
+        owner: str,
+        living: Living,
+        *,
+        check: Callable[[], object] = lambda: None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """`check` is called before writes. It raises NotLeader when this process may no longer write."""
         self._client = client
         self._scheduler = scheduler
         self._owner = owner
+        self._living = living
+        self._check = check
         self._clock = clock
 
     async def sync(
@@ -88,7 +106,7 @@ class Stored:
 
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
         can't run; then what was stored before stays. Raises StoreUnavailable; NameTaken when another owns the crew of
-        that name; InvalidInput for what can't be stored.
+        that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; NotLeader.
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
@@ -99,10 +117,11 @@ class Stored:
         current = held.definition
         if memory.synced != wanted or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
             memory.synced = ""
+            self._check()
             if definition is not None:
                 # The figures of a crew that was stored are in its status from then on.
                 was_there = "waiting" in (seen.get("status") or {})
-                await self._store(keys, definition, uid, held, was_there=was_there)
+                await self._store(keys, definition, (uid, int(generation)), held, was_there=was_there)
                 current = definition.digest()
             elif not is_ours:
                 return None
@@ -129,16 +148,20 @@ class Stored:
         )
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
-        """Removes all that this operator stored of the crew; without a uid, of any crew of that name.
+        """Removes all that this operator stored of the crew; without a uid, of any crew of that name that is gone.
 
-        `memory`: what was remembered of the crew.
+        `memory`: what was remembered of the crew. Raises StaleObject when the crew is alive, NotLeader.
         """
         keys = names.CrewKeys(*key)
         metrics.QUEUES.remove(keys.crew)
         held = await definitions.identity(self._client, keys)
+        there = held.uid or held.leaving
+        owner, record_uid = await self._record_owner(key)
+        doomed = {u for u, o in ((there, held.owner), (record_uid, owner)) if o == self._owner and uid in (None, u)}
+        await self._check_gone(key, *doomed)
+        self._check()
         for name in memory.verdicts:
             await _bounded(self._scheduler.remove(keys, held.uid if held.owner == self._owner else "", name))
-        there = held.uid or held.leaving
         if there:
             if held.owner != self._owner or (uid is not None and there != uid):
                 return
@@ -146,6 +169,28 @@ class Stored:
                 return
         if await self._remove_record(key, uid) or there:
             logger.info("%s/%s: removed", *key)
+
+    async def _check_gone(self, key: Key, *uids: str | None) -> None:
+        """Raises StaleObject when the crew that the API server has is one of these."""
+        if (living := await self._living(key)) is not None and living[0] in uids:
+            raise StaleObject(f"{key[0]}/{key[1]}: the crew of uid {living[0]} is alive")
+
+    async def follow(self, key: Key, beats: Sequence[Mapping[str, Any]]) -> bool:
+        """Has the scheduler fire the crew's heartbeats as they are stored, for a process that does not lead.
+
+        `beats`: the Heartbeats as the API server has them. Returns whether the store has these specs. Writes nothing.
+        """
+        keys = names.CrewKeys(*key)
+        wanted = {str(seen["metadata"]["name"]): _generation(seen) for seen in beats}
+        if (await definitions.identity(self._client, keys)).owner != self._owner:
+            return False
+        states = await heartbeats.all_of(self._client, keys)
+        for state in states:
+            try:
+                await self._scheduler.follow(keys, state)
+            except NewerRecord as error:
+                logger.warning("%s", error)
+        return {state.name: state.generation for state in states} == wanted
 
     async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
         """The crews that this operator stored and that are no more, or that it did not remove to the end.
@@ -173,10 +218,19 @@ class Stored:
     # ------------------------------------------------------------ definition and record
 
     async def _store(
-        self, keys: names.CrewKeys, definition: CrewDefinition, uid: str, held: Identity, *, was_there: bool
+        self,
+        keys: names.CrewKeys,
+        definition: CrewDefinition,
+        version: tuple[str, int],
+        held: Identity,
+        *,
+        was_there: bool,
     ) -> None:
-        key = _key(keys)
+        """`version`: the (uid, generation) of the Crew that `definition` was made from."""
+        key, (uid, generation) = _key(keys), version
+        over: int | None = None
         if held.uid and held.owner == self._owner and held.uid != uid:
+            await self._check_gone(key, held.uid)
             await definitions.delete(self._client, keys, held.uid)  # the former crew of that name
         elif held.uid and (held.uid != uid or held.owner not in ("", self._owner)):
             raise NameTaken(self._taken(keys, held.owner))
@@ -184,11 +238,24 @@ class Stored:
             owner, record_uid = await self._record_owner(key)
             if record_uid is not None and record_uid != uid and owner != self._owner:
                 raise NameTaken(self._taken(keys, owner))
+        elif held.uid and int(held.generation or 0) > generation:
+            if await self._living(key) != version:
+                raise StaleObject(f"{keys.crew}: generation {held.generation} is stored, and {generation} was seen")
+            over = int(held.generation)  # the API server's own data are older again: a backup was restored
         metadata = {**definition.metadata}
         metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_OWNER: self._owner}
         record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})
         await CrewRedis(client=self._client, tenant=key[0], strict=True).save_crew(record)
-        await definitions.apply(self._client, keys, definition, uid=uid, owner=self._owner, was_there=was_there)
+        await definitions.apply(
+            self._client,
+            keys,
+            definition,
+            uid=uid,
+            owner=self._owner,
+            was_there=was_there,
+            generation=generation,
+            over=over,
+        )
 
     def _taken(self, keys: names.CrewKeys, owner: str) -> str:
         whose = f"the operator {owner!r} keeps" if owner else "was stored by hand"
@@ -278,6 +345,15 @@ def load_of(now: Figures) -> replicas.Load:
     due = [now.due_in_ms, found.due_in_ms if found else None]
     due_in = min((ms / 1000 for ms in due if ms is not None), default=None)
     return replicas.Load(now.waiting, now.running, due_in, found.waiting + found.running if found else 0)
+
+
+def _generation(seen: Mapping[str, Any]) -> str:
+    """The generation under which the store keeps this Heartbeat; empty for one that can't be stored."""
+    try:
+        heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
+    except ValidationError:
+        return ""
+    return heartbeats.generation(heartbeat.spec)
 
 
 def _key(keys: names.CrewKeys) -> Key:

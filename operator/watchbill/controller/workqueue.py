@@ -68,7 +68,8 @@ class WorkQueue(Generic[K]):
         self._timers[key] = asyncio.create_task(self._add_after(key, seconds))
 
     async def run(self, reconcile: Reconcile[K], workers: int) -> None:
-        """Reconciles up to `workers` keys at a time, until cancelled."""
+        """Reconciles up to `workers` keys at a time, until cancelled. It may be run again, also with another function:
+        keys that wait are kept, and those that were being reconciled or had a pause are to be added again."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -76,6 +77,8 @@ class WorkQueue(Generic[K]):
         finally:
             for key in list(self._timers):
                 self._stop_timer(key)
+            self._again.clear()
+            self._failures.clear()
 
     async def _work(self, reconcile: Reconcile[K]) -> None:
         while True:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from watchbill import __version__
 from watchbill.connection import outages, scripts
-from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem
+from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem, StaleObject
 from watchbill.names import RECEIVER, CrewKeys, crew_index, stream_dead
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
@@ -64,6 +64,8 @@ class Identity:
     """The digest of the current one."""
     loaded: str = field(default="", compare=False)
     """Under which definition a worker has last loaded all agents."""
+    generation: str = field(default="", compare=False)
+    """The generation of the current definition, where its owner counts."""
 
 
 async def apply(
@@ -75,14 +77,18 @@ async def apply(
     owner: str = "",
     was_there: bool = False,
     only_new: bool = False,
+    generation: int | None = None,
+    over: int | None = None,
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
     Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
-    isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it. Raises
-    NameTaken when the crew of that name has another uid or owner.
+    isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it.
+    `generation`: of the definition, for an owner that counts; a later one that is stored is not replaced, unless it is
+    `over`. Raises NameTaken when the crew of that name has another uid or owner, StaleObject when a later generation is
+    stored.
     """
     digest = definition.digest()
     loss = _LOSS if was_there else ""
@@ -96,7 +102,18 @@ async def apply(
                 client,
                 "apply",
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
-                [fresh, uid or "", digest, old, definition.content(), definition.tasks.max_queued, owner, loss],
+                [
+                    fresh,
+                    uid or "",
+                    digest,
+                    old,
+                    definition.content(),
+                    definition.tasks.max_queued,
+                    owner,
+                    loss,
+                    generation or "",
+                    over or "",
+                ],
             )
             match reply[0]:
                 case "ok":
@@ -106,6 +123,8 @@ async def apply(
                         f"crew {keys.crew!r} in the store is another crew of that name (uid {reply[1]}), "
                         + (f"which {reply[2]!r} manages" if reply[2] else "which no operator manages")
                     )
+                case "older":
+                    raise StaleObject(f"crew {keys.crew!r}: generation {reply[1]} is stored, and {generation} is older")
                 case "leaving":
                     await delete(client, keys, str(reply[1]))
 
@@ -195,7 +214,7 @@ async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> 
         for start in range(0, len(crews), _BATCH):
             async with client.pipeline(transaction=False) as pipe:
                 for keys in crews[start : start + _BATCH]:
-                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded"])
+                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded", "generation"])
                 found += [Identity(*(str(value or "") for value in reply)) for reply in await pipe.execute()]
     return found
 

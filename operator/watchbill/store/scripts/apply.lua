@@ -13,24 +13,31 @@
 --   6 max_queued
 --   7 owner               who manages it; '': nobody
 --   8 loss                what the feed says if the crew isn't here; '': nothing, since it never was
+--   9 generation          of the definition, where its owner counts; '': nobody does
+--   10 over               a later generation that this one may replace; '': none
 -- Answers
 --   {'ok', uid}
 --   {'changed'}           another definition came in between: look again
 --   {'other', uid, owner} it is another crew of that name, or another's
+--   {'older', generation} a later generation is here
 --   {'leaving', uid}      a former one is not removed to its end
 local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local max_queued, owner, loss = ARGV[6], ARGV[7], ARGV[8]
+local max_queued, owner, loss, generation, over = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
-local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving')
-local uid, known_owner, old, leaving = known[1], known[2] or '', known[3] or '', known[4]
+local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation')
+local uid, known_owner, old, leaving, last = known[1], known[2] or '', known[3] or '', known[4], known[5] or ''
 if leaving then return { 'leaving', leaving } end
 if uid and wanted ~= '' and uid ~= wanted then return { 'other', uid, known_owner } end
 if uid and known_owner ~= '' and known_owner ~= owner then return { 'other', uid, known_owner } end
+if generation ~= '' and last ~= '' and last ~= over and tonumber(generation) < tonumber(last) then
+  return { 'older', last }
+end
 if old ~= old_digest and old ~= digest then return { 'changed' } end
 local is_new = not uid
 uid = uid or fresh
 redis.call('SET', new_key, definition)
 redis.call('HSET', META, 'uid', uid, 'def', digest, 'maxQueued', max_queued)
+if generation ~= '' then redis.call('HSET', META, 'generation', generation) end
 redis.call('HSETNX', META, 'born', int(now_us))     -- what was claimed before, the store has lost
 if is_new and loss ~= '' then
   redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (record_loss.lua)

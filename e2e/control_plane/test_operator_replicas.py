@@ -1,0 +1,165 @@
+"""Two replicas of the operator: one leads, the other takes over, and both fire heartbeats, each slot once."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.cluster.kubectl import Kubectl
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import Process, hold
+from e2e.control_plane.operator_team import NARROW, OPERATOR, RELEASE, SOON, Team, crew, heartbeat
+from e2e.control_plane.tcp_proxy import Proxy
+from watchbill.names import CrewKeys
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+LEASE = f"{NARROW}/{RELEASE}"
+
+
+class Replica:
+    """An operator that takes part in the election, and what it says of itself over HTTP."""
+
+    def __init__(self, team: Team, **settings: Any) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        port = self._url.rpartition(":")[2]
+        self.process: Process = team.operator(lease=LEASE, health_port=port, name=f"operator-{port}", **settings)
+
+    @property
+    def leads(self) -> bool:
+        return "watchbill_operator_leader 1.0" in self._get("/metrics")
+
+    @property
+    def is_ready(self) -> bool:
+        return self._get("/readyz") == "ready\n"
+
+    def _get(self, path: str) -> str:
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, OSError):
+            return ""
+
+
+@pytest.fixture(autouse=True)
+def _no_lease(installed: ControlPlane, kubectl: Kubectl) -> None:
+    """A killed operator of another test holds it yet."""
+    kubectl("delete", "lease", RELEASE, f"--namespace={NARROW}", "--ignore-not-found")
+
+
+def elected(*replicas: Replica, within: float = SOON) -> Replica:
+    """The one that leads, once one does."""
+    return machine.until(
+        lambda: next((one for one in replicas if one.leads), None), within=within, what="one leads", every=0.05
+    )  # type: ignore[return-value]
+
+
+def test_another_replica_leads_soon_after_one_ends_or_dies_and_no_slot_is_missed_or_fired_twice(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+) -> None:
+    replicas = [Replica(team) for _ in range(2)]
+    team.apply(crew(), heartbeat("beat", intervalSeconds=1, agent="a", prompt="look"))
+    team.until_ready()
+    for one in replicas:
+        machine.until(lambda one=one: one.is_ready, within=SOON, what="both are ready")  # type: ignore[misc]
+    assert sorted(one.leads for one in replicas) == [False, True]
+    keys = CrewKeys(team.namespace, "echo")
+
+    def fired() -> int:
+        return int(team.store.client.zcard(keys.ids))
+
+    def goes_on() -> None:
+        """The crew and its heartbeat do, under whoever leads."""
+        before = fired()
+        machine.until(lambda: fired() >= before + 3, within=SOON, what="the heartbeat fires")
+
+    first = elected(*replicas)
+    (second,) = (one for one in replicas if one is not first)
+    machine.until(lambda: fired() >= 3, within=SOON, what="the heartbeat fires")
+
+    # it is told to end: the Lease is released, so nobody waits for its end after 15 s
+    began = time.monotonic()
+    assert first.process.terminate() == 0
+    elected(second)
+    assert time.monotonic() - began < 10
+    team.apply(crew("second"))
+    team.until_ready("second")
+    goes_on()
+
+    # it is killed: the other leads when it has seen no renewal for 15 s
+    third = Replica(team)
+    machine.until(lambda: third.is_ready, within=SOON, what="the new one is ready")
+    assert not third.leads
+    second.process.kill()
+    began = time.monotonic()
+    elected(third)
+    took = time.monotonic() - began
+    assert 12 < took < 25, f"{took:.1f} s"  # 17 s at most, on a machine that does not stand still
+    print(f"failover after kill -9: {took:.1f} s")
+    team.apply(crew("third"))
+    team.until_ready("third")
+    goes_on()
+
+    entries: Any = team.store.client.xrange(keys.streams[3])
+    slots = [int(fields["id"].removeprefix("hb-beat-")) for _, fields in entries]
+    assert slots == list(range(slots[0], slots[0] + len(slots))), "each slot was fired once, in order"
+    assert int(team.store.client.hget(keys.heartbeat("beat"), "missed") or 0) == 0
+
+    # at rest nothing is written but the Lease
+    def others(since: int) -> list[Write]:
+        return [w for w in audit_writes(since, user=OPERATOR) if w.resource not in ("leases", "heartbeats")]
+
+    team.kubectl("delete", "heartbeat", "beat")
+    machine.until(lambda: team.crew()["status"].get("waiting") == fired(), within=SOON, what="the figures settle")
+    since = control_plane.audit_position()
+    hold(4, lambda: not others(since), "it writes at rest")
+
+
+def test_a_leader_that_is_cut_off_from_the_api_server_stops_before_the_other_starts(
+    team: Team, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    team.may_be_forbidden = True
+    account = json.loads(control_plane.service_account_kubeconfig(NARROW, RELEASE).read_text())
+    cluster = account["clusters"][0]["cluster"]
+    with Proxy(cluster["server"]) as proxy:
+        cluster["server"] = proxy.url
+        kubeconfig = tmp_path / "kubeconfig-proxy"
+        kubeconfig.write_text(json.dumps(account))
+        cut_off = Replica(team, lease_seconds="5", kubeconfig=kubeconfig, resync_seconds="2")
+        elected(cut_off)
+        other = Replica(team, lease_seconds="5")
+        team.apply(crew())
+        team.until_ready()
+        machine.until(lambda: other.is_ready, within=SOON, what="the other is ready")
+
+        proxy.drop()
+        deadline = time.monotonic() + SOON
+        while not other.leads:
+            assert time.monotonic() < deadline, "the other does not lead"
+            time.sleep(0.02)
+        assert not cut_off.leads, "two lead"
+        assert cut_off.process.exit_code() is None
+        team.apply(crew("after"))
+        team.until_ready("after")
+        team.submit("after")
+        machine.until(lambda: team.replicas("after") == 1, within=SOON, what="a worker")
+
+        proxy.heal()
+        other.process.terminate()
+        elected(cut_off)
+        team.submit("after", count=10)
+        machine.until(lambda: team.replicas("after") == 2, within=SOON, what="two workers for eleven tasks")
