@@ -81,6 +81,11 @@ RIGHTS = {
     *(("", "serviceaccounts", verb) for verb in ("get", "create", "patch")),
     ("", "secrets", "get"),
 }
+LEASE_RIGHTS = {
+    ("coordination.k8s.io", "leases", "create"),
+    *(("coordination.k8s.io", "leases/watchbill", verb) for verb in ("get", "update")),
+}
+"""In the operator's own namespace."""
 CLUSTER_RIGHTS = {("", "namespaces/kube-system", "get")}
 
 CREW = {
@@ -201,6 +206,26 @@ def test_what_workers_get_by_default_reaches_the_operator(helm: Helm, monkeypatc
         assert settings.worker_resources.get("limits") == limits
         assert settings.worker_resources["requests"]
         assert settings.allowed_modules == modules
+
+
+def test_two_replicas_can_be_replaced_one_at_a_time_and_block_no_drain_of_a_node(helm: Helm) -> None:
+    rendered = {
+        n: charts.objects(helm("template", "watchbill", CHART, "--namespace=here", values={"replicas": n}))
+        for n in (1, 2)
+    }
+    spec = rendered[2]["Deployment", "watchbill"]["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
+    assert "requiredDuringSchedulingIgnoredDuringExecution" not in json.dumps(spec)
+    (term,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    labels = spec["template"]["metadata"]["labels"]
+    budget = rendered[2]["PodDisruptionBudget", "watchbill"]["spec"]
+    for selected in (term["podAffinityTerm"]["labelSelector"], budget["selector"], spec["selector"]):
+        assert selected["matchLabels"].items() <= labels.items()
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    assert ("PodDisruptionBudget", "watchbill") not in rendered[1]
+    assert _variables(rendered[2]["Deployment", "watchbill"])["WATCHBILL_LEASE"] == "here/watchbill"
+    assert rendered[2]["Role", "watchbill-leader@here"]["rules"][0]["resourceNames"] == ["watchbill"]
 
 
 @pytest.mark.parametrize(
@@ -388,8 +413,8 @@ def test_the_operator_has_the_rights_it_needs_everywhere_and_no_others(
     helm: Helm, kubectl: Kubectl, namespace: str
 ) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
-    for watched in (namespace, "kube-public"):
-        assert _rights(kubectl, f"{namespace}:watchbill", watched) == RIGHTS | CLUSTER_RIGHTS
+    assert _rights(kubectl, f"{namespace}:watchbill", namespace) == RIGHTS | CLUSTER_RIGHTS | LEASE_RIGHTS
+    assert _rights(kubectl, f"{namespace}:watchbill", "kube-public") == RIGHTS | CLUSTER_RIGHTS
 
 
 def test_with_named_namespaces_the_operator_has_rights_in_no_other(
@@ -399,7 +424,8 @@ def test_with_named_namespaces_the_operator_has_rights_in_no_other(
     helm("install", "watchbill", CHART, f"--namespace={namespace}", values=values)
     account = f"{namespace}:watchbill"
     for watched in values["watchNamespaces"]:
-        assert _rights(kubectl, account, watched) == RIGHTS | CLUSTER_RIGHTS
+        own = LEASE_RIGHTS if watched == namespace else set()
+        assert _rights(kubectl, account, watched) == RIGHTS | CLUSTER_RIGHTS | own
     for other in ("default", "kube-system"):
         assert _rights(kubectl, account, other) == CLUSTER_RIGHTS
     environment = _environment(kubectl, namespace)
