@@ -151,7 +151,7 @@ def crew_name() -> str:
 
 
 class PrivateRedis:
-    """A server of one test's own, with AOF, to be stopped and killed as the test likes. Socket and data stay."""
+    """A server of one test's own, to be stopped and killed as the test likes. Socket stays, and all it acknowledged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -167,7 +167,8 @@ class PrivateRedis:
     async def restart(self) -> None:
         """(Re)start the server on the data of the one before, which is killed if it still runs."""
         await self.kill()
-        command = local_server.server_command(local_server.find_server(), self.folder, self.socket, fsync="everysec")
+        # With everysec, the kernel may not have been given the last writes when the server is killed.
+        command = local_server.server_command(local_server.find_server(), self.folder, self.socket, fsync="no")
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 60

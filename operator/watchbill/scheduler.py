@@ -2,8 +2,9 @@
 
 Any number of schedulers may run over one store, without a leader, if their clocks agree to within GRACE. A slot is
 fired when it is due. While the store is away or the queue is full, it is tried again until the next slot is due; then
-it is missed. A slot that no scheduler found within GRACE is missed too. A missed slot is never fired later, but it is
-reported: on the crew's feed, in a metric, in the log. A suspended heartbeat misses nothing.
+it is missed. A slot that no scheduler found within GRACE is missed too. A heartbeat may ask for another deadline, and
+to have missed slots made up for. A missed slot is reported: on the crew's feed, in a metric, in the log. A suspended
+heartbeat misses nothing.
 
 This module may not know what is done with the work, nor how the store keeps heartbeats.
 """
@@ -62,6 +63,22 @@ class _Timed:
     def id(self) -> str:
         return f"{self.keys.crew}/{self.state.name}"
 
+    def now(self, clock: Clock) -> datetime:
+        """The time by which its slots are due: it is behind the clock by the heartbeat's jitter."""
+        return clock.now() - self.state.jitter
+
+    def agenda(self, now: datetime) -> schedule.Agenda:
+        spec = self.state.spec
+        deadline = timedelta(seconds=spec.starting_deadline_seconds) if spec.starting_deadline_seconds else None
+        return schedule.agenda(
+            self.state.schedule,
+            self.next,
+            now,
+            deadline=GRACE if deadline is None and spec.missed == "Skip" else deadline,
+            most=schedule.MISSED_LIMIT if spec.missed == "All" else 1,
+            trying=self.trying if deadline is None else None,
+        )
+
     def go_on(self, following: datetime) -> None:
         self.next, self.reason = following, _NOBODY
 
@@ -70,12 +87,12 @@ class _SlotTrigger(BaseTrigger):  # type: ignore[misc]
     """Wakes at the next slot by our clock, or a little early: the job that is woken computes what is due."""
 
     def __init__(self, timed: _Timed, clock: Clock) -> None:
-        self._schedule = timed.state.schedule
+        self._timed = timed
         self._clock = clock
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        at = self._clock.now()
-        return now + min(schedule.next_slot(self._schedule, at) - at, CHECK_CLOCK)
+        at = self._timed.now(self._clock)
+        return now + min(schedule.next_slot(self._timed.state.schedule, at) - at, CHECK_CLOCK)
 
 
 class Scheduler:
@@ -184,8 +201,7 @@ class Scheduler:
 
     async def _step(self, timed: _Timed) -> bool:
         """Fires or reports the oldest slots that are due. False: no slot is due any more."""
-        now = self._clock.now()
-        agenda = schedule.agenda(timed.state.schedule, timed.next, now, grace=GRACE, trying=timed.trying)
+        agenda = timed.agenda(timed.now(self._clock))
         if agenda.ready is not None:
             timed.trying = agenda.ready
         if agenda.missed:
@@ -265,9 +281,9 @@ class Scheduler:
         if replaced is None or replaced.uid != uid or replaced.generation == heartbeats.generation(heartbeat.spec):
             return
         if replaced.next is not None:
-            now = self._clock.now()
             timed = _Timed(keys, replaced, replaced.next)
             try:
+                now = timed.now(self._clock)
                 following = schedule.next_slot(replaced.schedule, now)
             except NewerRecord:
                 return

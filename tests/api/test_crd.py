@@ -118,7 +118,11 @@ def test_every_number_of_the_spec_has_a_default_or_means_something_when_absent()
         for path, node in every_node()
         if ".spec" in path and node["type"] in ("integer", "boolean") and "default" not in node
     }
-    assert without == {"crews.spec.agents[].timeoutSeconds", "heartbeats.spec.intervalSeconds"}
+    assert without == {
+        "crews.spec.agents[].timeoutSeconds",
+        "heartbeats.spec.intervalSeconds",
+        "heartbeats.spec.startingDeadlineSeconds",
+    }
 
 
 def test_defaults_of_whole_objects_are_spelled_out() -> None:

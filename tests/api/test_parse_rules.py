@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from reading import CREW, HEARTBEAT, only, problems, read
 
+from watchbill.api.heartbeat import CRON_MACROS
+
 pytestmark = pytest.mark.pure
 
 
@@ -75,7 +77,7 @@ def test_two_agents_of_one_name() -> None:
         ("0 25 * * *", "is not a cron expression: bad hour"),
         ("61 * * * *", "is not a cron expression: bad minute"),
         ("0 9 * * mondays", "is not a cron expression: bad day-of-week"),
-        ("@daily", "is not a cron expression of five fields, but has 1"),
+        ("@every 5m", f"is not the name of a schedule; there are {', '.join(CRON_MACROS)}"),
         ("0 0 9 * * 1", "is not a cron expression of five fields, but has 6"),
         ("0 0 30 2 *", "is not a cron expression: bad day-of-month"),
     ],

@@ -53,7 +53,8 @@ def test_env_merges_by_name_and_a_value_stands_in_place_of_a_reference() -> None
     "stolen", [{"value": "other/crew"}, {"valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}]
 )
 @pytest.mark.parametrize(
-    "name", ["WATCHBILL_CREW", "WATCHBILL_REDIS_URL", "WATCHBILL_HEALTH_HOST", "WATCHBILL_HEALTH_PORT"]
+    "name",
+    ["WATCHBILL_CREW", "WATCHBILL_REDIS_URL", "WATCHBILL_REVISION", "WATCHBILL_HEALTH_HOST", "WATCHBILL_HEALTH_PORT"],
 )
 def test_the_template_cannot_change_what_tells_a_worker_who_it_is(name: str, stolen: dict[str, Any]) -> None:
     merged = patched({}, {"env": [{"name": name, **stolen}]})

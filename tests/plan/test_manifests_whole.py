@@ -44,15 +44,17 @@ DEPLOYMENT = f"""
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: blog-REVISION{METADATA}
-    watchbill.dev/revision: REVISION
+  name: blog-HASH_OF_TEMPLATE{METADATA}
+    watchbill.dev/revision: HASH_OF_TEMPLATE
 spec:
   replicas: 3
   revisionHistoryLimit: 0
   progressDeadlineSeconds: 300
-  selector: {{matchLabels: {{watchbill.dev/crew: blog, watchbill.dev/revision: REVISION}}}}
+  selector: {{matchLabels: {{watchbill.dev/crew: blog, watchbill.dev/revision: HASH_OF_TEMPLATE}}}}
   template:
-    metadata: {{labels: *labels}}
+    metadata:
+      labels: *labels
+      annotations: {{cluster-autoscaler.kubernetes.io/safe-to-evict: 'false'}}
     spec:
       serviceAccountName: blog-worker
       automountServiceAccountToken: false
@@ -65,6 +67,8 @@ spec:
         env:
         - {{name: WATCHBILL_REDIS_URL, valueFrom: {{secretKeyRef: {{name: watchbill-redis, key: url}}}}}}
         - {{name: WATCHBILL_CREW, value: team/blog}}
+        - name: WATCHBILL_REVISION
+          valueFrom: {{fieldRef: {{fieldPath: "metadata.labels['watchbill.dev/revision']"}}}}
         - {{name: WATCHBILL_HEALTH_HOST, value: 0.0.0.0}}
         - {{name: WATCHBILL_HEALTH_PORT, value: '8080'}}
         - {{name: WATCHBILL_GRACE_SECONDS, value: '55'}}
@@ -89,7 +93,7 @@ spec:
 
 def test_the_deployment_of_a_crew_is_all_that_server_side_apply_is_to_own() -> None:
     template = manifests.pod_template(CREW, "team", DEFAULTS)
-    expected = yaml.safe_load(DEPLOYMENT.replace("REVISION", manifests.revision(template)))
+    expected = yaml.safe_load(DEPLOYMENT.replace("HASH_OF_TEMPLATE", manifests.revision(template)))
     assert manifests.deployment(CREW, "team", "u1", template, 3) == expected
 
 

@@ -155,7 +155,9 @@ def test_a_time_that_never_comes_is_refused(cron: str, zone: str) -> None:
         ({"cron": "61 * * * *"}, "spec.schedule"),
         ({"cron": "* * * *"}, "spec.schedule"),
         ({"cron": "*/5 * * * * *"}, "spec.schedule"),  # seconds are not ours
-        ({"cron": "@daily"}, "spec.schedule"),
+        ({"cron": "@reboot"}, "spec.schedule"),
+        ({"cron": "TZ=UTC 0 9 * * *"}, "spec.schedule"),  # timeZone says it
+        ({"cron": "CRON_TZ=UTC 0 9 * * *"}, "spec.schedule"),
         ({"cron": ""}, "spec.schedule"),
         ({"cron": "0 0 * * 8"}, "spec.schedule"),
         ({"cron": "* * * * *", "zone": "Europe/Nowhere"}, "spec.timeZone"),
@@ -203,37 +205,37 @@ FIRST = at("2026-11-21 12:00")
 
 
 def test_before_the_first_slot_there_is_nothing_to_do() -> None:
-    plan = agenda(MINUTELY, FIRST, FIRST - timedelta(seconds=10), grace=GRACE)
+    plan = agenda(MINUTELY, FIRST, FIRST - timedelta(seconds=10), deadline=GRACE)
     assert (plan.missed, plan.ready, plan.following) == ((), None, FIRST)
 
 
 @pytest.mark.parametrize("late", [timedelta(0), timedelta(seconds=12), GRACE])
 def test_a_slot_within_grace_is_fired(late: timedelta) -> None:
-    plan = agenda(MINUTELY, FIRST, FIRST + late, grace=GRACE)
+    plan = agenda(MINUTELY, FIRST, FIRST + late, deadline=GRACE)
     assert (plan.missed, plan.ready, plan.following) == ((), FIRST, FIRST)
 
 
 def test_a_slot_beyond_grace_is_missed() -> None:
-    plan = agenda(MINUTELY, FIRST, FIRST + timedelta(seconds=31), grace=GRACE)
+    plan = agenda(MINUTELY, FIRST, FIRST + timedelta(seconds=31), deadline=GRACE)
     assert (plan.missed, plan.ready, plan.following) == ((FIRST,), None, FIRST + timedelta(minutes=1))
 
 
 def test_a_slot_that_was_tried_in_time_is_fired_until_the_next_one_is_due() -> None:
     following = FIRST + timedelta(minutes=1)
-    plan = agenda(MINUTELY, FIRST, following - timedelta(microseconds=1), grace=GRACE, trying=FIRST)
+    plan = agenda(MINUTELY, FIRST, following - timedelta(microseconds=1), deadline=GRACE, trying=FIRST)
     assert (plan.missed, plan.ready) == ((), FIRST)
-    plan = agenda(MINUTELY, FIRST, following, grace=GRACE, trying=FIRST)
+    plan = agenda(MINUTELY, FIRST, following, deadline=GRACE, trying=FIRST)
     assert (plan.missed, plan.ready) == ((FIRST,), following)
 
 
 def test_a_slot_that_was_dealt_with_is_not_tried_again() -> None:
     following = FIRST + timedelta(minutes=1)
-    plan = agenda(MINUTELY, following, FIRST + timedelta(seconds=50), grace=GRACE, trying=FIRST)
+    plan = agenda(MINUTELY, following, FIRST + timedelta(seconds=50), deadline=GRACE, trying=FIRST)
     assert (plan.missed, plan.ready, plan.following) == ((), None, following)
 
 
 def test_only_the_newest_slot_is_fired_even_when_older_ones_are_within_grace() -> None:
-    plan = agenda(Schedule(interval_seconds=1), FIRST, FIRST + timedelta(seconds=3.5), grace=GRACE)
+    plan = agenda(Schedule(interval_seconds=1), FIRST, FIRST + timedelta(seconds=3.5), deadline=GRACE)
     assert [(slot - FIRST).total_seconds() for slot in plan.missed] == [0, 1, 2]
     assert plan.ready == plan.following == FIRST + timedelta(seconds=3)
 
@@ -242,7 +244,7 @@ def test_only_the_newest_slot_is_fired_even_when_older_ones_are_within_grace() -
 @pytest.mark.parametrize("late", [timedelta(seconds=1), timedelta(seconds=45)])
 def test_every_slot_up_to_now_is_missed_ready_or_said_to_be_more(count: int, late: timedelta) -> None:
     newest = FIRST + timedelta(minutes=count - 1)
-    plan = agenda(MINUTELY, FIRST, newest + late, grace=GRACE)
+    plan = agenda(MINUTELY, FIRST, newest + late, deadline=GRACE)
     listed = len(plan.missed) + (plan.ready is not None)
     assert plan.ready == (newest if late <= GRACE else None)
     assert plan.more == (listed < count)

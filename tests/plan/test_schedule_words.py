@@ -26,7 +26,11 @@ MINUTELY = "* * * * *"
             {"interval_seconds": 0},
             "spec.intervalSeconds: 0 is not an interval. Give a whole number of seconds, at least 1.",
         ),
-        ({"cron": "@daily"}, f"spec.schedule: '@daily' is not a cron expression of five fields. {FIELDS}"),
+        (
+            {"cron": "@every 5m"},
+            "spec.schedule: '@every 5m' is not the name of a schedule. Use one of @yearly, @annually, @monthly, "
+            "@weekly, @daily, @midnight, @hourly, five fields as in '0 9 * * 1-5', or intervalSeconds.",
+        ),
         (
             {"cron": "61 * * * *"},
             f"spec.schedule: '61 * * * *' is not a cron expression: bad minute. {FIELDS}",
@@ -61,12 +65,12 @@ def test_a_time_that_never_comes_is_told_with_what_to_choose() -> None:
 @pytest.mark.parametrize("seconds", [MISSED_LIMIT - 1, MISSED_LIMIT, 3 * MISSED_LIMIT])
 def test_the_newest_slot_is_fired_however_many_are_within_grace(seconds: int) -> None:
     grace = timedelta(seconds=seconds)
-    plan = agenda(Schedule(interval_seconds=1), NOON, NOON + grace, grace=grace)
+    plan = agenda(Schedule(interval_seconds=1), NOON, NOON + grace, deadline=grace)
     assert plan.ready == plan.following == NOON + grace
 
 
 def test_a_slot_that_is_tried_must_have_come_and_be_one_that_nobody_has_dealt_with() -> None:
     minute = timedelta(minutes=1)
     for trying, ready in ((NOON + minute, None), (NOON - minute, None), (NOON, NOON)):
-        plan = agenda(Schedule(cron=MINUTELY), NOON, NOON + minute / 2, grace=timedelta(), trying=trying)
+        plan = agenda(Schedule(cron=MINUTELY), NOON, NOON + minute / 2, deadline=timedelta(), trying=trying)
         assert plan.ready == ready

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.asyncio
 from runtimes import Runtime, task
 
 from waiting import until
@@ -112,7 +111,6 @@ async def test_services_killed_under_load_lose_nothing_double_no_result_and_reru
     await loading
     second = services.start()
     await until(lambda: len(services.notes("end")) >= 80, what="work of the second service")
-    await shut_down(server)
     await server.restart()
     finished |= await services.kill_at(second, 130)
     last = [services.start(), services.start()]
@@ -137,13 +135,6 @@ async def test_services_killed_under_load_lose_nothing_double_no_result_and_reru
     assert sum(begun.values()) - len(begun) <= 2 * services.config.max_workers, "more ran again than was running"
     assert await services.redis.xlen(services.config.task_stream) == 0
     assert await services.redis.xlen(services.keys.dead) == 0
-
-
-async def shut_down(server: Any) -> None:
-    """Ends the store with all that it has acknowledged on disk. One that is killed may lose its last second."""
-    async with redis.asyncio.Redis.from_url(server.url) as client:
-        await client.shutdown()
-    await server.kill()  # and reap
 
 
 async def _published(services: Processes, wanted: set[str]) -> bool:
@@ -183,7 +174,7 @@ async def test_an_outage_of_the_store_ends_nothing_and_the_status_is_true(
             service = await runtime.service()
             running = await service.submit_task(task("wait"))
             await until(lambda: "wait" in runtime.bot.asked)
-            await shut_down(server)
+            await server.kill()
             runtime.bot.let("wait")
             await server.restart()
             await runtime.has_published(running)

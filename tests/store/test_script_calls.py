@@ -31,6 +31,7 @@ from watchbill.store import (
     retention,
     runs,
     service_heartbeats,
+    workers,
 )
 
 
@@ -148,6 +149,7 @@ async def _everything_people_do(crew: Crew) -> None:
     await crew.queue.leave("p1")
     await _heartbeats(crew)
     assert await control.drain(*of_crew, "host", on=True)
+    assert await workers.workers(*of_crew)
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")
     await figures.figures(crew.client, crew.keys)

@@ -49,7 +49,7 @@ async def _submits(crew: Crew, task: str) -> bool:
 
 @pytest.mark.parametrize("binary", ["valkey", "redis7"])
 async def test_a_server_that_loads_its_data(fresh_store: Fresh, crew_in: CrewIn, binary: str) -> None:
-    slow = {"key-load-delay": "20000", "loading-process-events-interval-bytes": "1024"}
+    slow = {"key-load-delay": "20000", "loading-process-events-interval-bytes": "1024", "appendfsync": "no"}
     store = fresh_store(f"{binary}-standalone", options=slow)
     server = store.master
     crew = await crew_in(store, {"a": "Gate"}, lease_seconds=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workshop import Make, shift_of
 
 from waiting import until
-from watchbill.store import control
+from watchbill.store import control, workers
 
 
 async def test_a_worker_that_drains_makes_no_claim_though_it_has_room_and_there_is_work(make_crew: Make) -> None:
@@ -24,3 +24,33 @@ async def test_a_worker_that_drains_makes_no_claim_though_it_has_room_and_there_
         await crew.result("t1")  # a turn of the loop after that bell has sent it
         assert incarnation.number == claims
         assert await crew.waits(1)
+
+
+async def test_a_worker_that_scaling_drains_ends_what_it_runs_and_is_then_known_to_be_empty(make_crew: Make) -> None:
+    crew = await make_crew({"a": "Gate"}, lease_seconds=3600)
+
+    async def seen() -> workers.Worker:
+        (found,) = (await workers.workers(crew.redis, crew.keys, crew.uid)).of_crew
+        return found
+
+    async def told() -> bool:
+        return (await seen()).revision == "abcd1234"
+
+    async with crew.in_process(concurrency=2, revision="abcd1234") as worker:
+        await crew.submit("t1", "a")
+        await crew.started("t1")
+        await until(told, what="the revision")
+        name = (await seen()).name
+        assert 0 < (await seen()).since_ms <= int((await crew.redis.time())[0]) * 1000 + 1000
+        assert await control.drain_for_scaling(crew.redis, crew.keys, crew.uid, [name], on=True) == 1
+        await until(lambda: worker._state.draining, what="the drain")
+        assert ((await seen()).holds, worker.drained) == (1, False), "ready while it is busy"
+        crew.open("t1")
+        await crew.result("t1")
+        await until(lambda: worker.drained, what="not ready any more")
+        assert (await seen()).holds == 0
+        await crew.submit("t2", "a")
+        assert await control.drain_for_scaling(crew.redis, crew.keys, crew.uid, [name], on=False) == 1
+        await crew.started("t2")
+        assert not worker.drained
+        crew.open("t2")

@@ -100,7 +100,6 @@ async def test_a_worker_that_comes_back_first_leaves_the_others_time_to_come_bac
     if how == "silent":
         server.pause()
     else:
-        await asyncio.sleep(1.1)  # appendfsync everysec: what is older than a second is kept
         await server.kill()
         late.signal(signal.SIGCONT)  # else it is slow for all that time, so that nothing of it is on its way
     eager.signal(signal.SIGCONT)

@@ -149,6 +149,9 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
             "agent": "writer",
             "schedule": "*/5 0-6,22 1 JAN MON",
             "timeZone": "Europe/Berlin",
+            "jitterSeconds": 300,
+            "startingDeadlineSeconds": 3600,
+            "missed": "All",
             "prompt": "Write of {slot}. Äöü 😀",
             "inputs": {"notes": "of {now}", "e-m_pty": ""},
             "priority": "HIGH",
@@ -157,6 +160,9 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
         },
     },
     **{f"in zone {zone}": scheduled("0 9 * * *", zone) for zone in ("UTC", "Etc/GMT+12", "EST5EDT", "Asia/Kathmandu")},
+    **{f"{macro}": scheduled(macro) for macro in ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")},
+    **{f"missed {rule}": heartbeat({"spec.missed": rule}) for rule in ("Skip", "Once", "All")},
+    "jitter as long as the interval": heartbeat({"spec.intervalSeconds": 60, "spec.jitterSeconds": 60}),
     "zone UTC said with an interval": heartbeat({"spec.timeZone": "UTC"}),
     **{
         f"priority {name}": heartbeat({"spec.priority": name})

@@ -23,7 +23,7 @@ CHECKED: Final = [
         for expression, problem in (
             ("0 9 * *", "has 4"),
             ("0 0 9 * * *", "has 6"),
-            ("@daily", "has 1"),
+            ("@every 5m", "is not the name of a schedule"),
             (" ", "has 0"),
             ("60 * * * *", "is not a cron expression"),
             ("* 24 * * *", "is not a cron expression"),

@@ -23,13 +23,17 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.workers.replicas": (0, 1000),
     "spec.delivery[0].redisStream.maxLength": (1, 10_000_000),
 }
-_HEARTBEAT: Final = {"spec.intervalSeconds": (1, 31_622_400)}
+_HEARTBEAT: Final = {
+    "spec.intervalSeconds": (1, 31_622_400),
+    "spec.startingDeadlineSeconds": (1, 31_622_400),
+    "spec.jitterSeconds": (0, 3600),
+}
 FIELDS: Final = (*_CREW, *_HEARTBEAT)
 
 
 def _with(field: str, value: Any) -> dict[str, Any]:
     if field in _HEARTBEAT:
-        return heartbeat({field: value})
+        return heartbeat({**({"spec.intervalSeconds": 3600} if field == "spec.jitterSeconds" else {}), field: value})
     # so that nothing but the bound itself can be the reason
     room: dict[str, Any] = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
     if "redisStream" in field:

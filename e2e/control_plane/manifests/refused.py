@@ -269,6 +269,13 @@ TIMES: Final = [
     Refused("17 inputs", heartbeat({"spec.inputs": {f"i{i}": "" for i in range(17)}}), "spec.inputs"),
     Refused("an input of 32,769 characters", heartbeat({"spec.inputs": {"i": "x" * 32_769}}), "spec.inputs.i"),
     Refused("an input that is a number", heartbeat({"spec.inputs": {"i": 5}}), "spec.inputs.i"),
+    Refused(
+        "jitter that is longer than the interval",
+        heartbeat({"spec.intervalSeconds": 60, "spec.jitterSeconds": 61}),
+        "spec.jitterSeconds",
+        says="jitterSeconds is longer than intervalSeconds",
+    ),
+    *each(heartbeat, ("spec.missed", "all"), ("spec.missed", ""), ("spec.missed", True)),
     Refused("an empty schedule", scheduled(""), "spec.schedule"),
     Refused("a schedule of 257 characters", scheduled("0 9 * * *".ljust(257)), "spec.schedule"),
     Refused("a schedule that is a number", scheduled(5), "spec.schedule"),  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from watchbill.api.crew import Crew, CrewSpec
-from watchbill.api.heartbeat import Heartbeat, HeartbeatSpec
+from watchbill.api.heartbeat import CRON_MACROS, Heartbeat, HeartbeatSpec
 from watchbill.api.problems import Finding, nearest, quote
 from watchbill.api.relations import edges, find_cycle
 from watchbill.errors import Problem
@@ -50,6 +50,9 @@ def _timing(spec: HeartbeatSpec) -> Iterator[Finding]:
 def _cron_fault(expression: str) -> str | None:
     from cronsim import CronSim, CronSimError
 
+    if expression.startswith("@") and expression.lower() not in CRON_MACROS:
+        return f"is not the name of a schedule; there are {', '.join(CRON_MACROS)}"
+    expression = CRON_MACROS.get(expression.lower(), expression)
     fields = expression.split()
     if len(fields) != _CRON_FIELDS:
         return f"is not a cron expression of five fields, but has {len(fields)}"

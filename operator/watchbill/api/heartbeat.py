@@ -35,6 +35,16 @@ INPUTS_MAX_ENTRIES: Final = 16
 INPUT_MAX_CHARS: Final = 32_768
 """All of a heartbeat must fit into an object of the API server, which takes 1.5 MiB."""
 UTC: Final = "UTC"
+CRON_MACROS: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+"""Names of cron expressions, as a Kubernetes CronJob has them."""
 
 _UNMOUNTED: Final = "a heartbeat's own destination can't use a Secret's key, which only the crew's workers have mounted"
 _NAME_IT: Final = "Put the destination into the crew's spec.delivery, and name it in deliver; or use env:NAME"
@@ -72,6 +82,11 @@ class HeartbeatSpec(Strict):
                     "message": "timeZone means something with schedule only. Remove it, or use schedule",
                     "fieldPath": ".timeZone",
                 },
+                {
+                    "rule": "!has(self.intervalSeconds) || self.jitterSeconds <= self.intervalSeconds",
+                    "message": "jitterSeconds is longer than intervalSeconds. Lower it",
+                    "fieldPath": ".jitterSeconds",
+                },
                 bytes_rule("prompt", PROMPT_MAX_BYTES),
                 {
                     "rule": "!has(self.delivery) || self.delivery.all(d, " + _NO_SECRETS + ")",
@@ -97,7 +112,8 @@ class HeartbeatSpec(Strict):
         min_length=1,
         max_length=256,
         description="When it fires, as a cron expression of five fields: minute, hour, day of month, month, day of "
-        "week (0 and 7 are Sunday). Exactly one of schedule and intervalSeconds.",
+        "week (0 and 7 are Sunday). Or @hourly, @daily, @weekly, @monthly or @yearly. Exactly one of schedule and "
+        "intervalSeconds.",
     )
     interval_seconds: int | None = Field(
         default=None,
@@ -120,6 +136,27 @@ class HeartbeatSpec(Strict):
                 }
             ]
         },
+    )
+    jitter_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        description="The heartbeat is fired later than its slots by a time of at most so many seconds. The time is the "
+        "same for all of its slots, and another one for each heartbeat, so that many heartbeats don't fire at once.",
+    )
+    starting_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_622_400,
+        description="Seconds after which a slot is too late to be fired, whatever delayed it. Omitted: with missed: "
+        "Skip, 30 for a slot that was found too late, and the time to the next slot for one that was found in time; "
+        "else none.",
+    )
+    missed: Literal["Skip", "Once", "All"] = Field(
+        default="Skip",
+        description="Slots that passed while nothing could fire them, and that are not too late. Skip and Once: the "
+        "newest is fired. All: the newest 100 are fired, oldest first. The crew's feed says how many were left out. "
+        "Once and All know no lateness without startingDeadlineSeconds.",
     )
     prompt: Prompt = Field(
         default="",
@@ -168,6 +205,8 @@ class HeartbeatSpec(Strict):
         if self.schedule is None and self.time_zone != UTC:
             reason = "timeZone means nothing without schedule"
             yield Finding(("timeZone",), reason, "Remove it, or use schedule instead of intervalSeconds.")
+        if self.interval_seconds is not None and self.jitter_seconds > self.interval_seconds:
+            yield Finding(("jitterSeconds",), "jitterSeconds is longer than intervalSeconds", "Lower it.")
         for i, destination in enumerate(self.delivery):
             if destination.secret_keys():
                 yield Finding(("delivery", i), _UNMOUNTED, f"{_NAME_IT}.")

@@ -21,6 +21,9 @@ GRACE_SECONDS: Final = 60
 START_SECONDS: Final = 300
 """Seconds that a worker may take to become ready: its image may be large, its node may have to be made first."""
 
+SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+"""With "false" the cluster's autoscaler removes no node with such a pod: a task would lose what it has done so far. A
+crew's template may say "true"."""
 TMP_SIZE: Final = "1Gi"
 """Size of /tmp, unless the template sets another: without a limit it could fill the node's disk."""
 
@@ -30,6 +33,7 @@ _EXCLUDES: Final = frozenset({"value", "valueFrom"})
 _OURS: Final = (
     "WATCHBILL_REDIS_URL",
     "WATCHBILL_CREW",
+    "WATCHBILL_REVISION",
     "WATCHBILL_HEALTH_HOST",
     "WATCHBILL_HEALTH_PORT",
     "WATCHBILL_ALLOW_MODULES",
@@ -99,16 +103,7 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
     container: Object = {
         "name": names.WORKER_CONTAINER,
         "image": workers.image or defaults.image,
-        "env": [
-            {
-                "name": "WATCHBILL_REDIS_URL",
-                "valueFrom": {"secretKeyRef": {"name": workers.redis_secret_ref.name, "key": names.REDIS_SECRET_KEY}},
-            },
-            {"name": "WATCHBILL_CREW", "value": f"{namespace}/{crew.name}"},
-            {"name": "WATCHBILL_HEALTH_HOST", "value": "0.0.0.0"},  # noqa: S104 - the pod's own address
-            {"name": "WATCHBILL_HEALTH_PORT", "value": str(names.WORKER_HEALTH_PORT)},
-            {"name": "WATCHBILL_GRACE_SECONDS", "value": str(GRACE_SECONDS - 5)},
-        ],
+        "env": _env(crew, namespace, defaults),
         "ports": [{"name": "health", "containerPort": names.WORKER_HEALTH_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", **health}, "periodSeconds": 2},
         "livenessProbe": {"httpGet": {"path": "/healthz", **health}, "periodSeconds": 10, "failureThreshold": 6},
@@ -119,12 +114,10 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the pod's own
     }
-    if defaults.allow_modules:
-        container["env"].append({"name": "WATCHBILL_ALLOW_MODULES", "value": defaults.allow_modules})
     if workers.env_from:
         container["envFrom"] = [e.model_dump(by_alias=True, exclude_defaults=True) for e in workers.env_from]
     template: Object = {
-        "metadata": {"labels": labels(crew)},
+        "metadata": {"labels": labels(crew), "annotations": {SAFE_TO_EVICT: "false"}},
         "spec": {
             "serviceAccountName": names.worker_service_account(crew.name),
             "automountServiceAccountToken": False,
@@ -152,6 +145,27 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
             if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
                 one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
     return merged
+
+
+def _env(crew: Crew, namespace: str, defaults: Defaults) -> list[Object]:
+    secret = crew.spec.workers.redis_secret_ref.name
+    env: list[Object] = [
+        {
+            "name": "WATCHBILL_REDIS_URL",
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": names.REDIS_SECRET_KEY}},
+        },
+        {"name": "WATCHBILL_CREW", "value": f"{namespace}/{crew.name}"},
+        {
+            "name": "WATCHBILL_REVISION",
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{names.LABEL_REVISION}']"}},
+        },
+        {"name": "WATCHBILL_HEALTH_HOST", "value": "0.0.0.0"},  # noqa: S104 - the pod's own address
+        {"name": "WATCHBILL_HEALTH_PORT", "value": str(names.WORKER_HEALTH_PORT)},
+        {"name": "WATCHBILL_GRACE_SECONDS", "value": str(GRACE_SECONDS - 5)},
+    ]
+    if defaults.allow_modules:
+        env.append({"name": "WATCHBILL_ALLOW_MODULES", "value": defaults.allow_modules})
+    return env
 
 
 def _mount_delivery_secrets(crew: Crew, pod: Object) -> None:

@@ -4,10 +4,15 @@ A *slot* is a moment at which a heartbeat is to fire. All who compute slots get 
 Cron is CronSim's, that is Debian's: 0 and 7 are Sunday; day of month OR day of week where neither begins with `*`; a
 fixed time that the clock skips in spring comes at the end of the gap, and one that comes twice in autumn fires once;
 with `*` in minute or hour, time is counted as it passes. Intervals are counted from the Unix epoch in UTC.
+
+Jitter moves no slot: a heartbeat that has one is fired later than its slots, always by the same time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
@@ -16,12 +21,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from watchbill.api import HeartbeatSpec
+from watchbill.api.heartbeat import CRON_MACROS
 from watchbill.errors import InvalidInput, Problem
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 TICK: Final = timedelta(microseconds=1)
 MISSED_LIMIT: Final = 100
-"""Missed slots are counted up to here: a year of minutes takes long to count, and nobody needs to know."""
+"""Missed slots are counted up to here, and made up for: a year of minutes takes long to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +73,7 @@ def next_slot(schedule: Schedule, after: datetime) -> datetime:
     if schedule.interval_seconds is not None:
         interval = timedelta(seconds=schedule.interval_seconds)
         return EPOCH + ((after - EPOCH) // interval + 1) * interval
-    for moment in _parse(schedule.cron or "", after.astimezone(_zone(schedule.zone))):
-        slot = moment.astimezone(UTC)
-        # In the second pass of autumn's double hour CronSim gives moments of the first. Compared in UTC, because
-        # Python compares two times of one zone by their wall clocks.
-        if slot > after:
-            return slot
-    raise _invalid(
-        "schedule",
-        f"{schedule.cron!r} is a time that never comes",
-        "Choose a day that its months have, as in '0 0 28 2 *'.",
-    )
+    return next(_cron_slots(schedule, after))
 
 
 def due(
@@ -85,42 +81,95 @@ def due(
 ) -> tuple[tuple[datetime, ...], bool]:
     """The slots in (last, now], oldest first, at most `limit`; and whether there are more."""
     slots: list[datetime] = []
-    slot = next_slot(schedule, last)
-    while slot <= now:
+    for slot in _slots(schedule, last):
+        if slot > now:
+            break
         if len(slots) == limit:
             return tuple(slots), True
         slots.append(slot)
-        slot = next_slot(schedule, slot)
     return tuple(slots), False
 
 
 def agenda(
-    schedule: Schedule, first: datetime, now: datetime, *, grace: timedelta, trying: datetime | None = None
+    schedule: Schedule,
+    first: datetime,
+    now: datetime,
+    *,
+    deadline: timedelta | None,
+    most: int = 1,
+    trying: datetime | None = None,
 ) -> Agenda:
     """Decides at `now` about the slots from `first` on, the first slot that nobody has dealt with.
 
-    Only the newest slot is fired: if it is at most `grace` old, or is the one that we have been `trying` to fire.
-    All before it are missed.
+    The newest slots are fired, at most `most`, oldest first: those that are at most `deadline` old (None: of any age),
+    or the newest, if it is the one that we have been `trying` to fire. All others are missed.
     """
-    slots, more = due(schedule, first - TICK, now, MISSED_LIMIT + 1)
-    ready = _ready(schedule, first, now, grace, trying)
-    listed = slots[:MISSED_LIMIT] if more else slots
-    missed = tuple(slot for slot in listed if slot != ready)
+    fresh = _to_fire(schedule, first, now, deadline, most, trying)
+    ready = fresh[0] if fresh else None
+    missed, more = due(schedule, first - TICK, now if ready is None else ready - TICK)
     return Agenda(missed, more, ready, ready or next_slot(schedule, max(now, first - TICK)))
 
 
-def _ready(
-    schedule: Schedule, first: datetime, now: datetime, grace: timedelta, trying: datetime | None
-) -> datetime | None:
+def jitter(identity: str, seconds: int) -> timedelta:
+    """The time by which a heartbeat is fired after its slots: from nothing to `seconds`, the same at every call.
+
+    `identity` tells heartbeats apart, so that they are spread over that time.
+    """
+    digest = hashlib.sha256(identity.encode()).digest()
+    return timedelta(milliseconds=int.from_bytes(digest[:8]) % (seconds * 1000 + 1))
+
+
+def _to_fire(
+    schedule: Schedule,
+    first: datetime,
+    now: datetime,
+    deadline: timedelta | None,
+    most: int,
+    trying: datetime | None,
+) -> tuple[datetime, ...]:
     if trying is not None and first <= trying <= now < next_slot(schedule, trying):
-        return trying
-    # There is at most a slot a second, so this is all of them.
-    fresh, _ = due(schedule, max(first, now - grace) - TICK, now, int(grace.total_seconds()) + 1)
-    return fresh[-1] if fresh else None
+        return (trying,)
+    earliest = first if deadline is None else max(first, now - deadline)
+    # Searched backwards in steps that grow, because there may be very many slots since the first.
+    reach = timedelta(seconds=most)
+    while True:
+        start = max(earliest, now - reach) if reach < now - earliest else earliest
+        slots, _ = due(schedule, start - TICK, now, sys.maxsize)
+        if len(slots) >= most or start == earliest:
+            return slots[-most:]
+        reach *= 4
+
+
+def _slots(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    if schedule.interval_seconds is None:
+        yield from _cron_slots(schedule, after.astimezone(UTC))
+    while True:
+        after = next_slot(schedule, after)
+        yield after
+
+
+def _cron_slots(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """The slots later than `after`. Raises InvalidInput when the next one is not within 50 years."""
+    for moment in _parse(schedule.cron or "", after.astimezone(_zone(schedule.zone))):
+        slot = moment.astimezone(UTC)
+        # In the second pass of autumn's double hour CronSim gives moments of the first. Compared in UTC, because
+        # Python compares two times of one zone by their wall clocks.
+        if slot > after:
+            yield slot
+            after = slot
+    raise _invalid(
+        "schedule",
+        f"{schedule.cron!r} is a time that never comes",
+        "Choose a day that its months have, as in '0 0 28 2 *'.",
+    )
 
 
 def _parse(expression: str, start: datetime) -> CronSim:
     fix = "Write five fields: minute, hour, day of month, month, day of week, as in '0 9 * * 1-5'."
+    if expression.startswith("@") and expression.lower() not in CRON_MACROS:
+        fix = f"Use one of {', '.join(CRON_MACROS)}, five fields as in '0 9 * * 1-5', or intervalSeconds."
+        raise _invalid("schedule", f"{expression!r} is not the name of a schedule", fix)
+    expression = CRON_MACROS.get(expression.lower(), expression)
     if len(expression.split()) != 5:  # CronSim would take a sixth, for seconds
         raise _invalid("schedule", f"{expression!r} is not a cron expression of five fields", fix)
     try:

@@ -234,8 +234,17 @@ async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: str, *, on: bool) -> bool:
     """From now on this worker (an incarnation's name, without what follows the last dot) claims nothing, in all its
     lives, until that is taken back. What it runs goes on. Whether that changed anything."""
-    reply = await call(client, keys, "drain", keys.fixed, [uid, worker, int(on), keys.control])
+    reply = await call(client, keys, "drain", keys.fixed, [uid, int(on), "person", keys.control, worker])
     return bool(reply[1])
+
+
+async def drain_for_scaling(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, workers: Sequence[str], *, on: bool
+) -> int:
+    """As `drain`, for workers that are to leave. Takes back only what was asked for in this way: a worker that a person
+    drained stays so. Returns for how many that changed anything."""
+    reply = await call(client, keys, "drain", keys.fixed, [uid, int(on), "scaling", keys.control, *workers])
+    return int(reply[1])
 
 
 async def is_draining(client: redis.asyncio.Redis, keys: CrewKeys, worker: str) -> bool:

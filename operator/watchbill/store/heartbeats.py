@@ -28,7 +28,7 @@ from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Prob
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
 from watchbill.plan import heartbeat as beat
-from watchbill.plan.schedule import EPOCH, Schedule, next_slot
+from watchbill.plan.schedule import EPOCH, Schedule, jitter, next_slot
 from watchbill.store import crew_json, definitions, deliveries, runs, submissions
 from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import AgentTask, Priority, PriorityField
@@ -51,6 +51,9 @@ Telling = Literal["told", "moved", "stale", "gone"]
 """`moved`: somebody else has dealt with the first of these slots."""
 
 
+Missed = Literal["Skip", "Once", "All"]
+
+
 class StoredSpec(BaseModel):
     """The spec of a heartbeat, as it is stored. Ignores fields it doesn't know, so that an older program reads it
     too."""
@@ -60,6 +63,9 @@ class StoredSpec(BaseModel):
     schedule: str | None = None
     interval_seconds: int | None = None
     time_zone: str = "UTC"
+    jitter_seconds: int = 0
+    starting_deadline_seconds: int | None = None
+    missed: Missed = "Skip"
     agent: str | None = None
     prompt: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
@@ -103,6 +109,11 @@ class HeartbeatState:
     def schedule(self) -> Schedule:
         spec = self.spec
         return Schedule(cron=spec.schedule, zone=spec.time_zone, interval_seconds=spec.interval_seconds)
+
+    @cached_property
+    def jitter(self) -> timedelta:
+        """The time by which it is fired after its slots."""
+        return jitter(f"{self.uid}/{self.name}", self.spec.jitter_seconds)
 
 
 def generation(spec: HeartbeatSpec) -> str:

@@ -156,13 +156,13 @@ class Queue:
 
     # ------------------------------------------------------------ working
 
-    async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int) -> None:
+    async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int) -> Claim:
         """Makes the store know the incarnation, by its first claim, which is of nothing; the next has number 2. The
         feeds say that these agents are there, where no other worker has brought them."""
         agents = agents if self._has_agents else ()
         keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
         args = [self.uid, incarnation, 1, 0, 0, lease_ms, 0, self._fence, *agents]
-        self._claim(await self._call("enter", keys, args))
+        return self._claim(await self._call("enter", keys, args))
 
     async def claim(
         self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, begin: int = 0

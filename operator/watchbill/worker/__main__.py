@@ -53,6 +53,7 @@ class WorkerSettings(Settings):
 
     crew: str = Field(pattern="^[^/]+/[^/]+$", examples=["namespace/name"], description="The crew to work for.")
     folders: str = Field(default="", description="Folders of agents' modules, separated by colons.")
+    revision: str = Field(default="", description="Template revision of the worker's pod, which the operator sets.")
     redis_url: str = Field(examples=["the URL of the store"], description="The store.")
 
 
@@ -92,11 +93,7 @@ async def _work(settings: WorkerSettings) -> bool:
         folders = [Path(folder) for folder in settings.folders.split(":") if folder]
         loader = AgentLoader(folders, modules=settings.allowed_modules)
         worker = Worker(
-            store,
-            keys,
-            loader,
-            grace_seconds=settings.grace_seconds,
-            recycle=True,
+            store, keys, loader, grace_seconds=settings.grace_seconds, recycle=True, revision=settings.revision
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

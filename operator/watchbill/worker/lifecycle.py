@@ -69,7 +69,9 @@ class Lifecycle:
     async def _register(self) -> None:
         state, queue, new = self._state, self._queue, self._state.incarnation
         new.number = 1
-        await state.persist(lambda: queue.enter(new.name, self._agents, lease_ms=self._keeper.lease_ms))
+        entered = await state.persist(lambda: queue.enter(new.name, self._agents, lease_ms=self._keeper.lease_ms))
+        state.set_store_time(entered.now_ms)
+        state.since_ms = state.since_ms or entered.now_ms
         # Only now: had the store lost the crew before, it would have lost this incarnation, which then claims nothing.
         new.born = await state.persist(lambda: definitions.born(queue.client, queue.keys))
         self._keeper.guard(new.name)

@@ -40,7 +40,8 @@ class Slots:
             self._state.stop()
 
     def describe(self) -> str:
-        """Returns the report that `watchbill workers` shows of this worker, as JSON. Any thread may call it."""
+        """Returns the report of this worker for `watchbill workers` and the operator's scaling, as JSON. Any thread may
+        call it."""
         state = self._state
         return json.dumps(
             {
@@ -48,5 +49,7 @@ class Slots:
                 "slots": self.total,
                 "abandoned": self._abandoned,
                 "draining": state.stopping or state.draining,
+                "revision": state.revision,
+                "since": state.since_ms,
             }
         )

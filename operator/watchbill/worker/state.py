@@ -25,8 +25,12 @@ STORE_SECONDS: Final = 2.0
 class WorkerState:
     """The state of one worker, from before it reads its crew until after its end."""
 
-    def __init__(self, grace_seconds: float, clock: Clock) -> None:
+    def __init__(self, grace_seconds: float, clock: Clock, revision: str = "") -> None:
+        """`revision`: the template revision of the worker's pod; empty: it is in none of the operator's."""
         self.clock = clock
+        self.revision = revision
+        self.since_ms = 0
+        """The time, by the store's clock, at which the store first knew this worker; 0: it doesn't yet."""
         self._grace_seconds = grace_seconds
         self.incarnation = Incarnation(incarnations.fresh())
         self.unrecovered: list[Incarnation] = []

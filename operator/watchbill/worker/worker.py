@@ -43,9 +43,11 @@ class Worker:
         recycle: bool = False,
         clock: Clock = SYSTEM,
         delivering: Delivering | None = None,
+        revision: str = "",
     ) -> None:
         """Other users of `store.client` must not block. `concurrency` default: the crew's. `recycle`: this process is
-        started anew when it ends, so it may stop by itself once abandoned agents hold half of the slots."""
+        started anew when it ends, so it may stop by itself once abandoned agents hold half of the slots. `revision`:
+        the template revision of its pod."""
         self._delivering = delivering or Delivering()
         self._grace_seconds = grace_seconds
         self._clock = clock
@@ -55,7 +57,7 @@ class Worker:
         self._loader = loader
         self._concurrency = concurrency
         self._recycle = recycle
-        self._state = WorkerState(grace_seconds, clock)
+        self._state = WorkerState(grace_seconds, clock, revision)
         self._shift: Shift | None = None
 
     @property
