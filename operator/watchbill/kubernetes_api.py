@@ -40,7 +40,7 @@ WRITE_TIMEOUT_SECONDS: Final = 5.0
 """A write must end before another replica may lead: a third of the Lease's 15 seconds."""
 PAGE: Final = 500
 
-Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts"]
+Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "pods"]
 
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 _BASE: Final[dict[Kind, str]] = {
@@ -48,6 +48,7 @@ _BASE: Final[dict[Kind, str]] = {
     "heartbeats": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
     "deployments": "/apis/apps/v1",
     "serviceaccounts": "/api/v1",
+    "pods": "/api/v1",
 }
 
 Object = dict[str, Any]

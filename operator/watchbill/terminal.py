@@ -41,3 +41,12 @@ def escaped(document: str) -> str:
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON as people read it, in any alphabet."""
     return escaped(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def span(seconds: float) -> str:
+    """A duration in seconds as `0.4s`, `12.3s`, `4m05s` or `2h03m`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

@@ -31,6 +31,7 @@ from watchbill.store import (
     retention,
     runs,
     service_heartbeats,
+    why,
     workers,
 )
 
@@ -153,6 +154,7 @@ async def _everything_people_do(crew: Crew) -> None:
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")
     await figures.figures(crew.client, crew.keys)
+    await why.seen(crew.client, crew.keys, "r3/a")
     current = await definitions.current(crew.client, crew.keys)
     bounds = current.definition.model_copy(update={"tasks": TaskPolicy(max_results=1)})
     assert await retention.trim(*of_crew, replace(current, content=bounds.content()))

@@ -67,6 +67,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "subscribe": "ends",
     "trim": "ends",
     "unpark": "ends",
+    "why": "reads",
     "workers": "reads",
     "messaging/stream_add": "adds",
     "messaging/stream_bury": "ends",

@@ -22,6 +22,7 @@ from watchbill.cli import (
     status,
     submit,
     top,
+    why,
     worker,
 )
 from watchbill.cli.environment import leveled
@@ -61,6 +62,7 @@ for command in (
     submit.submit,
     submit.result,
     status.status,
+    why.why,
     top.top,
     events.events,
     control.cancel,

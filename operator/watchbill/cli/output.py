@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from watchbill.cli.options import Output
-from watchbill.terminal import STEERS, as_json, escaped, one_line, printable
+from watchbill.terminal import STEERS, as_json, escaped, one_line, printable, span
 
 if TYPE_CHECKING:
     from watchbill.client import Result
     from watchbill.event_types import Gap, TownEvent
 
+seconds: Final = span
 _HEADING: Final = re.compile(r"#{1,6} \S")
 
 _reserved: TextIO | None = None
@@ -234,15 +235,6 @@ def clock(time: datetime) -> str:
 
 def now() -> datetime:
     return datetime.now(UTC)  # noqa: TID251 - shown to a person, and decides nothing
-
-
-def seconds(value: float) -> str:
-    """A duration as `0.4s`, `12.3s`, `4m05s` or `2h03m`."""
-    if value < 60:
-        return f"{value:.1f}s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
 def many(count: int, noun: str) -> str:

@@ -18,11 +18,23 @@ from watchbill.client.control import Replay
 from watchbill.client.crews import Applied
 from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
+from watchbill.plan.why import Why
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
 from watchbill.store.figures import WorkerInfo
 
-__all__ = ["Applied", "CancelledAll", "Client", "DeadLetter", "Replay", "Result", "SyncClient", "WorkerInfo", "run"]
+__all__ = [
+    "Applied",
+    "CancelledAll",
+    "Client",
+    "DeadLetter",
+    "Replay",
+    "Result",
+    "SyncClient",
+    "Why",
+    "WorkerInfo",
+    "run",
+]
 
 
 async def run(

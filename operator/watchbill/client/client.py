@@ -22,10 +22,12 @@ from watchbill.connection.url import Target
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
+from watchbill.plan.why import Why, explain
 from watchbill.store import definitions, deliveries, events, runs, submissions, unfinished
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
 from watchbill.store.submissions import Submission
+from watchbill.store.why import seen
 from watchbill.tasks import AgentTask, Durability, Priority, RunResult, RunState, RunStatus, TaskResult, TaskState
 
 logger = Logger("watchbill.client")
@@ -286,6 +288,13 @@ class Client(Control, Crews, Deliveries):
         """The current state of a run and its steps."""
         keys = self._door(crew, run_id=run_id)
         return await self._of_crew(keys, runs.status(self._redis, keys, run_id))
+
+    async def why(self, crew: str, task_id: str) -> Why:
+        """Returns why the run, the task or the step (`run/step`) is where it is: what it waits for, how many tasks are
+        before it, when it is likely to begin, and its attempts so far. Raises NotFound."""
+        keys = self._door(crew, task_id=task_id)
+        most = (await self._current(keys)).definition.tasks.max_attempts
+        return explain(await seen(self._redis, keys, task_id, most))
 
     async def figures(self, crew: str) -> Figures:
         """The figures of the crew: tasks by state, and workers."""

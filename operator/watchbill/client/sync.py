@@ -114,6 +114,7 @@ class SyncClient:
     delete = _waits(Client.delete)
     state = _waits(Client.state)
     status = _waits(Client.status)
+    why = _waits(Client.why)
     figures = _waits(Client.figures)
     unfinished = _waits(Client.unfinished)
     events = _waits(Client.events)

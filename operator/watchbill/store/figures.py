@@ -184,13 +184,13 @@ async def incarnations(client: redis.asyncio.Redis, keys: CrewKeys) -> list[Work
             pipe.time()
             pipe.zrangebyscore(keys.leases, "(0", "+inf", withscores=True)
             pipe.hgetall(keys.workers)
-            (seconds, micros), leases, says = await pipe.execute()
+            (seconds, micros), leases, reports = await pipe.execute()
         fields = [f"drain:{name.rpartition('.')[0] or name}" for name, _ in leases]
         told = await client.hmget(keys.meta, fields) if fields else []
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     found = []
     for (worker, until_ms), drain in zip(leases, told, strict=True):
-        said = _says(says.get(worker, ""), drain)
+        said = says(reports.get(worker, ""), drain)
         counts = {name: said[name] for name in _COUNTS}
         found.append(WorkerInfo(worker, draining=said["draining"], lease_ms=int(until_ms) - now_ms, **counts))
     return sorted(found, key=lambda one: (-one.running, one.name))
@@ -210,6 +210,17 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
                 of_task = holder.agent, holder.incarnation, holder.priority, holder.attempt
                 found[task_id] = RunningTask(task_id, *of_task, running_ms)
     return heapq.nsmallest(most, found.values(), key=lambda task: (-task.running_ms, task.task_id))
+
+
+def says(text: str, told: object) -> dict[str, Any]:
+    """Parses the report of a worker, which another version may write in another form, and whether it drains."""
+    try:
+        said = json.loads(text or "{}")
+    except ValueError:
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    counts = {name: said[name] if isinstance(said.get(name), int) else 0 for name in _COUNTS}
+    return {**counts, "draining": bool(told) or said.get("draining") is True}
 
 
 def _deliveries(queue: Figures, outbox: Sequence[Any]) -> Deliveries:
@@ -238,18 +249,18 @@ def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> F
     for number, (waiting, runs, head) in zip(CLASSES, packed.rows(flat, 3), strict=True):
         age = max(now_ms - int(head.partition("-")[0]), 0) if head else None
         classes.append(OfClass(Priority(number).name.lower(), waiting, runs, age))
-    says = [_says(text, told) for text, told in packed.rows(workers, 2)]
+    reports = [says(text, told) for text, told in packed.rows(workers, 2)]
     return Figures(
         waiting=sum(c.waiting for c in classes),
         running=max(running, 0),
         parked=sum(parked.values()),
         dead=dead,
-        workers=len(says),
+        workers=len(reports),
         oldest_ms=max((c.oldest_ms for c in classes if c.oldest_ms is not None), default=None),
         delayed=delayed,
         due_in_ms=int(float(due)) - now_ms if due else None,
-        draining=sum(worker["draining"] for worker in says),
-        slots=sum(worker["slots"] for worker in says),
+        draining=sum(worker["draining"] for worker in reports),
+        slots=sum(worker["slots"] for worker in reports),
         parked_by=parked,
         classes=tuple(classes),
         refused=refused,
@@ -258,14 +269,3 @@ def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> F
         ended=Ended(*ended) if ended else None,
         deliveries=_deliveries(queue, outbox) if queue and outbox else None,
     )
-
-
-def _says(text: str, told: object) -> dict[str, Any]:
-    """Parses the report of a worker, which another version may write in another form, and whether it drains."""
-    try:
-        said = json.loads(text or "{}")
-    except ValueError:
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    counts = {name: said[name] if isinstance(said.get(name), int) else 0 for name in _COUNTS}
-    return {**counts, "draining": bool(told) or said.get("draining") is True}

@@ -168,6 +168,27 @@ def attempts(text: str) -> list[Attempt]:
     return found
 
 
+class Tried(NamedTuple):
+    """An attempt of a task or step that failed and was followed by another (keep_failure in finish.lua)."""
+
+    number: int
+    started_ms: int
+    ended_ms: int
+    worker: str
+    """The incarnation that made it."""
+    message: str
+
+    @classmethod
+    def unpack(cls, text: str) -> Tried:
+        number, started, ended, worker, message = text.split(_FIELD)
+        return cls(int(number), int(started), int(ended), worker, message)
+
+
+def tried(text: str) -> list[Tried]:
+    """The attempts of a `tried` field, in order."""
+    return [Tried.unpack(item) for item in ids(text)] if text else []
+
+
 def ids(text: str) -> list[str]:
     """A list of ids or names, as in a message to clients that wait (send_answers in lib_answers.lua)."""
     return text.split(_ITEM)

@@ -142,14 +142,14 @@ async def status(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str) -> Ru
         state, submitted, finished, flat = await scripts.run(client, "run", names, [])
     if state is None:
         raise NotFound(f"crew {keys.crew!r} has no run {run_id!r} ({_KEPT})")
-    with _readable(keys, run_id):
+    with readable(keys, run_id):
         return RunStatus(
             run_id=run_id,
             crew=keys.crew,
             status=RunState(state),
-            submitted_at=_time(submitted) or datetime.fromtimestamp(0, UTC),
-            finished_at=_time(finished),
-            steps=_steps(dict(packed.rows(flat, 2)), over=RunState(state) in RUN_TERMINAL),
+            submitted_at=time_of(submitted) or datetime.fromtimestamp(0, UTC),
+            finished_at=time_of(finished),
+            steps=steps_of(dict(packed.rows(flat, 2)), over=RunState(state) in RUN_TERMINAL),
         )
 
 
@@ -167,7 +167,7 @@ async def state(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> Ru
             run_state, task_state = await pipe.execute()
     if run_state is None and task_state is None:
         raise not_found(keys, task_id)
-    with _readable(keys, task_id):
+    with readable(keys, task_id):
         return TaskState(task_state) if run_state is None else RunState(run_state)
 
 
@@ -210,8 +210,8 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
         return None
     state = RunState(run_state)
     try:
-        with _readable(keys, task_id):
-            times = _time(submitted), _time(finished)
+        with readable(keys, task_id):
+            times = time_of(submitted), time_of(finished)
         return await _run_result(client, keys, task_id, state, *times, why or "")
     except NewerRecord as error:
         return RunResult(run_id=task_id, crew=keys.crew, status=state, error=str(error))
@@ -240,8 +240,8 @@ async def _run_result(
             pipe.hgetall(keys.run_steps(run_id))
             pipe.hgetall(keys.run_results(run_id))
             graph, stored = await pipe.execute()
-    with _readable(keys, run_id):
-        steps = _steps(graph, over=True)
+    with readable(keys, run_id):
+        steps = steps_of(graph, over=True)
     results = {s.name: _result(stored[s.name], f"{run_id}/{s.name}", s.agent) for s in steps if s.name in stored}
     outputs = {name: r.output for name, r in results.items() if r.success}
     errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
@@ -300,7 +300,7 @@ async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, ste
         stored = await client.hget(keys.run_steps(run_id), step)
     if stored is None:
         return None
-    with _readable(keys, f"{run_id}/{step}"):
+    with readable(keys, f"{run_id}/{step}"):
         return packed.Step.unpack(str(stored)).agent
 
 
@@ -346,7 +346,7 @@ def _result(stored: str | bytes | None, task_id: str, agent: str = "") -> TaskRe
 
 
 @contextmanager
-def _readable(keys: CrewKeys, task_id: str) -> Iterator[None]:
+def readable(keys: CrewKeys, task_id: str) -> Iterator[None]:
     """Raises NewerRecord for what can't be read within the block."""
     try:
         yield
@@ -363,7 +363,7 @@ async def definition_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str
         return str(await client.hget(keys.run(run_id), "def") or "")
 
 
-def _steps(graph: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
+def steps_of(graph: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
     steps = {name: packed.Step.unpack(text) for name, text in graph.items()}
     after: dict[str, list[str]] = {name: [] for name in steps}
     for name, step in sorted(steps.items(), key=lambda item: item[1].index):
@@ -383,15 +383,15 @@ def _steps(graph: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
                 index=step.index,
                 after=tuple(after[name]),
                 attempt=step.attempt,
-                started_at=_time(step.started_ms),
-                finished_at=_time(step.finished_ms),
+                started_at=time_of(step.started_ms),
+                finished_at=time_of(step.finished_ms),
                 tokens=step.usage.total_tokens if step.usage else 0,
             )
         )
     return tuple(sorted(found, key=lambda s: s.index))
 
 
-def _time(ms: str | int | None) -> datetime | None:
+def time_of(ms: str | int | None) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms and int(ms) else None
 
 

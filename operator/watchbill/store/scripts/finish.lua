@@ -81,9 +81,22 @@ for i = 1, tells do
 end
 
 -- 3. Results come in, and runs advance.
+local TRIED_MOST = 8192           -- bytes of what is kept of failed attempts before the oldest goes
 local acked = {}                  -- class -> entries that leave the stream
 local gone, granted = {}, {}      -- ids that nobody holds any more, and those whose wish is granted
 local ended_ids = {}
+
+-- The record of a task, or of a step's run, tells of its last failed attempts, for whoever asks why it isn't done yet
+-- (packed.Tried in Python). Deliveries have a log of their own (circuit.lua).
+local function keep_failure(item, h, message)
+  if string.sub(h.agent, 1, 3) == 'to:' then return end
+  local key, field = item.run or item.task, item.run_id and 'tried:' .. item.name or 'tried'
+  local told = string.gsub(message, '%c', ' ')
+  local known = redis.call('HGET', key, field)
+  while known and #known > TRIED_MOST do known = string.match(known, '^[^\30]*\30(.*)$') end
+  redis.call('HSET', key, field, (known and known .. LS or '') .. h.attempt .. FS .. h.started .. FS .. now .. FS
+    .. h.inc .. FS .. told)
+end
 
 -- applied | repeated | stale
 local function end_item(item, h, ended)
@@ -135,7 +148,10 @@ local function end_item(item, h, ended)
     end
     local next, due = int(tonumber(attempt) + 1), now_ms + tonumber(ended.ttl)
     if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
-    if outcome == 'retry' then item_event(item, 'mission_event', h.agent, ended.message) end
+    if outcome == 'retry' then
+      item_event(item, 'mission_event', h.agent, ended.message)
+      if item.is_there then keep_failure(item, h, ended.message) end
+    end
   elseif outcome ~= 'interrupted' then
     if outcome == 'dead' then add_letter_of(ended.message, item, h, ended.detail, ended.spent) end
     conclude(item, h, ended)

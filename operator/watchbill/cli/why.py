@@ -1,0 +1,141 @@
+"""`why`: why a task has not begun or ended, and when it is likely to begin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.options import Output
+from watchbill.cli.stores import StoreOptions, with_store
+from watchbill.errors import InvalidInput, MissingExtra, NotFound, Problem
+from watchbill.terminal import one_line
+
+if TYPE_CHECKING:
+    from watchbill.client import Client, Why
+
+
+@with_store()
+def why(
+    store: StoreOptions,
+    crew: Annotated[
+        str,
+        typer.Argument(
+            metavar="CREW|ID", help="The crew: NAME or NAMESPACE/NAME. An ID alone: all crews are searched."
+        ),
+    ],
+    task_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Id of a task or run, or RUN/STEP for a step of a run.", show_default=False),
+    ] = None,
+) -> int:
+    """Show why a task has not begun or ended: what it waits for, when it is likely to begin, and its attempts so far.
+
+    If no worker lives and an operator manages the crew, the Kubernetes cluster of the current kubeconfig is asked why
+    no pod runs. Only reads. Exit 2: there is no such work.
+    """
+
+    async def ask(client: Client) -> int:
+        told = await (_find(client, crew) if task_id is None else client.why(crew, task_id))
+        pods = await _pods(told)
+        if store.form is not Output.TEXT:
+            output.write({**dataclasses.asdict(told), "pods": list(pods), "look": _look(told)}, store.form)
+        else:
+            _show(told, pods)
+        return 0
+
+    return store.run(ask)
+
+
+async def _find(client: Client, task_id: str) -> Why:
+    """The work of this id, in whichever crew of the namespace it is. Raises NotFound, InvalidInput."""
+    found: list[Why] = []
+    crews = await client.crews()
+    for crew in crews:
+        try:
+            found.append(await client.why(crew, task_id))
+        except NotFound:
+            continue
+    if not found:
+        raise NotFound(f"none of {output.many(len(crews), 'crew')} in this namespace has a run or task {task_id!r}")
+    if len(found) > 1:
+        named = ", ".join(one.crew for one in found)
+        raise InvalidInput(Problem(f"several crews have {task_id!r}: {named}", "Name the crew before the id."))
+    return found[0]
+
+
+async def _pods(told: Why) -> Sequence[str]:
+    """Returns why no pod of the crew runs, as Kubernetes says; nothing where that is of no interest."""
+    from watchbill.plan.why import Reason
+
+    if not told.managed or told.reason not in (Reason.NO_WORKER, Reason.DRAINING, Reason.AGENT_UNAVAILABLE):
+        return ()
+    try:
+        from watchbill.cli.pods import of_crew
+    except MissingExtra as error:
+        return (f"Kubernetes can't be asked: {error}",)
+    return await of_crew(*told.crew.split("/", 1))
+
+
+def _show(told: Why, pods: Sequence[str]) -> None:
+    what = told.kind if told.kind == "run" else f"{told.kind} of agent {told.agent}, priority {told.priority}"
+    since = told.submitted_seconds_ago
+    ago = f", submitted {output.seconds(since)} ago" if since is not None else ""
+    lines = [(told.id, f"{told.state} ({what} of crew {told.crew}{ago})"), ("why", told.message)]
+    lines += [("pods", one) for one in pods]
+    if told.starts:
+        lines.append(("starts", told.starts))
+    lines += [("before", _attempt(one)) for one in told.attempts if one.outcome != "running"]
+    lines += [("look", command) for command in _look(told)]
+    width = max(len(label) for label, _ in lines[1:])
+    said = ""
+    for label, text in lines:
+        shown = "" if label == said else label
+        output.stdout().write(one_line(f"{shown.ljust(width)}  {text}") + "\n")
+        said = label
+
+
+def _attempt(one: Any) -> str:
+    by = f" on {one.worker}" if one.worker else ""
+    took = f" after {output.seconds(one.seconds)}" if one.seconds is not None else ""
+    if one.outcome == "lost":
+        return f"attempt {one.number} left no report: its worker was taken for dead, or its report is no longer kept"
+    told = one.message.removeprefix(f"attempt {one.number} failed: ")
+    return f"attempt {one.number} failed{took}{by}: {told}"
+
+
+def _look(told: Why) -> list[str]:
+    """The commands that show more, or let it go on."""
+    from watchbill.plan.why import Reason
+    from watchbill.tasks import TaskState
+
+    work = f"{told.crew} {told.id}"
+    match told.reason:
+        case Reason.ENDED if told.state == TaskState.DEAD:
+            return [f"watchbill dead show {work}", f"watchbill dead replay {work}"]
+        case Reason.ENDED if told.state == TaskState.SKIPPED:
+            return [f"watchbill status {told.crew} {told.id.partition('/')[0]}"]
+        case Reason.ENDED:
+            return [f"watchbill result {work}"]
+        case Reason.INTERRUPTED:
+            return [f"watchbill resume {work}"]
+        case Reason.AGENT_UNAVAILABLE | Reason.MOVING:
+            return [f"watchbill events {told.crew}"]
+        case Reason.NO_WORKER if not told.managed:
+            return [f"watchbill worker {told.crew}"]
+        case Reason.NO_WORKER:
+            namespace, _, name = told.crew.partition("/")
+            return [f"kubectl -n {namespace} describe crew {name}"]
+        case Reason.DRAINING:
+            return [f"watchbill workers {told.crew}"]
+        case Reason.DEPENDENCY | Reason.BEHIND_FAILURE | Reason.CONCURRENCY:
+            run = told.id.partition("/")[0]
+            return [f"watchbill why {told.crew} {run}/{name}" for name in told.waits_for[:2]] or [
+                f"watchbill status {told.crew} {run}"
+            ]
+        case Reason.RUNNING if told.kind == "run":
+            return [f"watchbill why {work}/{name}" for name in told.waits_for[:3]]
+    return []

@@ -1,0 +1,49 @@
+"""`why`: the explanation as people and programs read it."""
+
+from __future__ import annotations
+
+import json
+
+from shell import Shell
+
+
+def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, stored: str) -> None:
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t0")
+    shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
+    told = shell.run("why", stored, "t1")
+    assert told.returncode == 0
+    lines = told.stdout.splitlines()
+    head, _, ago = lines[0].rpartition(", submitted ")
+    assert head == f"t1      waiting (task of agent first, priority normal of crew default/{stored}"
+    assert ago.endswith(" ago)")
+    assert lines[1:] == [
+        "why     no worker lives; 1 task is before it",
+        "starts  unknown: when a worker comes",
+        f"look    watchbill worker default/{stored}",
+    ]
+
+    # by its id alone, and for programs
+    data = json.loads(shell.run("why", "t1", "-o", "json").stdout)
+    assert (data["crew"], data["reason"], data["before"]) == (f"default/{stored}", "no-worker", 1)
+    assert (data["starts_in_seconds"], data["attempts"], data["pods"]) == (None, [], [])
+
+    missing = shell.run("why", "nobody")
+    assert missing.returncode == 2
+    assert "in this namespace has a run or task 'nobody'" in missing.stderr
+
+
+def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(shell: Shell, stored: str) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(
+        text.replace('first, class: "cli_agents:Note"', 'first, class: "cli_agents:Flaky"').rstrip()
+        + "\n  tasks: {maxAttempts: 2, backoffSeconds: 1}\n"
+    )
+    failed = shell.run("run", "crew.yaml", "x", "--agent", "first", "--id", "t1")
+    assert failed.returncode == 1
+    lines = shell.run("why", stored, "t1").stdout.splitlines()
+    assert lines[1].startswith("why     it has ended as dead in attempt 2 of 2 after ")
+    assert lines[2].startswith("before  attempt 1 failed after ")
+    assert " on " in lines[2]
+    assert "OSError: the database is away" in lines[2]
+    work = f"default/{stored} t1"
+    assert lines[3:] == [f"look    watchbill dead show {work}", f"        watchbill dead replay {work}"]
