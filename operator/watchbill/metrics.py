@@ -299,7 +299,7 @@ HEARTBEATS_FIRED: Final = Counter(
 )
 HEARTBEATS_MISSED: Final = Counter(
     "watchbill_heartbeats_missed",
-    "Heartbeat slots skipped because no scheduler ran or the queue was full",
+    "Heartbeat slots skipped because no scheduler ran, the queue was full or the last work had not ended",
     ["crew", "heartbeat"],
 )
 

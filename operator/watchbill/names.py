@@ -207,6 +207,10 @@ class CrewKeys:
     def heartbeat(self, name: str) -> str:
         return f"{self.prefix}heartbeat:{name}"
 
+    def fired(self, heartbeat: str) -> str:
+        """The ids of what a heartbeat has fired, the newest first."""
+        return f"{self.prefix}fired:{heartbeat}"
+
     def fire(self, heartbeat: str, slot: str) -> str:
         return f"{self.prefix}fire:{heartbeat}:{slot}"
 

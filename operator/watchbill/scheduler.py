@@ -12,7 +12,7 @@ This module may not know what is done with the work, nor how the store keeps hea
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -29,7 +29,7 @@ from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import schedule
-from watchbill.store import definitions, heartbeats
+from watchbill.store import definitions, firing, heartbeats
 
 logger = Logger("watchbill.scheduler")
 
@@ -214,7 +214,7 @@ class Scheduler:
         try:
             if crew not in self._definitions:
                 self._definitions[crew] = await definitions.current(self._client, timed.keys)
-            outcome, stored = await heartbeats.fire(
+            fired = await firing.fire(
                 self._client,
                 timed.keys,
                 state,
@@ -235,12 +235,17 @@ class Scheduler:
         except (Conflict, InvalidInput) as error:
             timed.reason = str(error)
             return await self._report_missed(timed, (slot,), False, following)
-        match outcome:
+        if state.spec.concurrency_policy != "Allow" and fired.work != state.work:
+            timed.state = replace(state, work=fired.work)
+        match fired.outcome:
             case "fired" | "already":
-                if outcome == "fired":
+                if fired.outcome == "fired":
                     metrics.HEARTBEATS_FIRED.labels(crew, state.name).inc()
                     logger.info("heartbeat %s: fired the slot %s", timed.id, heartbeats.iso(slot))
-                timed.go_on(stored or following)
+                timed.go_on(fired.next or following)
+            case "busy":
+                timed.reason = f"{fired.work} has not ended, and concurrencyPolicy is Forbid"
+                return await self._report_missed(timed, (slot,), False, following)
             case "changed":
                 del self._definitions[crew]
             case "full":
@@ -251,7 +256,7 @@ class Scheduler:
                 timed.reason = _FULL
                 await self._clock.sleep(FULL_AGAIN_SECONDS)
             case "stale" | "gone":
-                return self._end(timed, outcome)
+                return self._end(timed, fired.outcome)
         return True
 
     async def _report_missed(

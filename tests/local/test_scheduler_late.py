@@ -95,3 +95,25 @@ async def test_a_heartbeat_with_jitter_is_fired_by_so_much_after_its_slot(crew: 
         clock.advance(1)
         assert await until(lambda: crew.fired(name)) == [label(60)]
     assert await crew.told() == []
+
+
+@pytest.mark.usefixtures("restless")
+async def test_a_slot_that_is_forbidden_is_told_with_what_stands_in_its_way(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(beat(concurrencyPolicy="Forbid"), clock=clock):
+        await crew.tick(clock)
+        clock.advance(1)
+        told = await until(crew.told)
+    reason = f"hb-hb-{int(NOON.timestamp()) + 1} has not ended, and concurrencyPolicy is Forbid"
+    assert told == [f"heartbeat 'hb' missed the slot 2026-11-21T12:00:02Z: {reason}"]
+    assert len(await crew.fired()) == crew.counted(metrics.HEARTBEATS_FIRED) == 1
+    assert (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) == 1
+
+
+@pytest.mark.usefixtures("restless")
+async def test_each_slot_takes_the_place_of_the_last_by_whichever_scheduler(crew: Crew, clock: FakeClock) -> None:
+    replacing = beat(concurrencyPolicy="Replace")
+    async with crew.scheduled(replacing, clock=clock), crew.scheduled(replacing, clock=clock):
+        for _ in range(5):
+            await crew.tick(clock)
+            assert len(await crew.fired()) == 1
+    assert await crew.told() == []

@@ -11,7 +11,7 @@ from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.names import CrewKeys
 from watchbill.plan.schedule import next_slot
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
-from watchbill.store import definitions, events, heartbeats
+from watchbill.store import definitions, events, firing, heartbeats
 from watchbill.tasks import AgentTask
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -56,13 +56,13 @@ class Crew:
     ) -> str:
         current = current or await definitions.current(self.client, self.keys)
         following = next_slot(state.schedule, slot)
-        outcome, _ = await heartbeats.fire(
+        fired = await firing.fire(
             self.client, self.keys, state, current, slot=slot, following=following, now=slot + timedelta(seconds=2)
         )
-        return outcome
+        return fired.outcome
 
     async def run_now(self, token: str, name: str = "hb") -> tuple[str, bool]:
-        return await heartbeats.run_now(self.client, self.keys, name, token, now=NOON)
+        return await firing.run_now(self.client, self.keys, name, token, now=NOON)
 
     async def get(self, name: str = "hb") -> heartbeats.HeartbeatState:
         state = await heartbeats.get(self.client, self.keys, name)

@@ -15,7 +15,7 @@ from watchbill.event_causes import CAUSES
 from watchbill.event_types import Telling
 from watchbill.events import EventType, SpawnMode, TownEvent
 from watchbill.records import ExecutionMode
-from watchbill.store import control, dead, events, heartbeats
+from watchbill.store import control, dead, events, firing, heartbeats
 
 PAIR = library("a", "b", mode=ExecutionMode.SEQUENTIAL)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -57,7 +57,7 @@ async def _cause_all(crew: Crew) -> None:
     await control.cancel(client, keys, uid, "halted/a", "never", 60_000)
     beat = HeartbeatSpec(crewRef=CrewRef(name="crew"), schedule="* * * * *", prompt="look")
     await heartbeats.apply(client, keys, uid, Heartbeat(metadata=ObjectMeta(name="hb"), spec=beat), now=NOW)
-    await heartbeats.run_now(client, keys, "hb", "once", now=NOW)
+    await firing.run_now(client, keys, "hb", "once", now=NOW)
     await queue.enter("vanishing", ["a"], lease_ms=LEASE_MS)
     await client.hset(keys.workers, "vanishing", "{}")
     await queue.declare_dead(["vanishing"])

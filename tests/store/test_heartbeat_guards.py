@@ -9,7 +9,7 @@ from support import Crew
 
 from waiting import until
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
-from watchbill.store import definitions, heartbeats
+from watchbill.store import definitions, firing, heartbeats
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SLOT = NOON + timedelta(minutes=1)
@@ -25,10 +25,10 @@ async def apply(crew: Crew, agent: str | None, prompt: str) -> heartbeats.Heartb
 async def fire(crew: Crew, state: heartbeats.HeartbeatState) -> str:
     current = await definitions.current(crew.client, crew.keys)
     following = SLOT + timedelta(minutes=1)
-    outcome, _ = await heartbeats.fire(
+    fired = await firing.fire(
         crew.client, crew.keys, state, current, slot=SLOT, following=following, now=SLOT + timedelta(seconds=2)
     )
-    return outcome
+    return fired.outcome
 
 
 async def test_a_slot_stays_fired_when_the_record_of_its_task_has_expired(crew: Crew) -> None:

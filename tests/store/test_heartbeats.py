@@ -15,7 +15,7 @@ from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
-from watchbill.store import definitions, heartbeats, runs, submissions
+from watchbill.store import definitions, firing, heartbeats, runs, submissions
 from watchbill.store.queue import Finished, Queue
 from watchbill.store.submissions import Submission
 from watchbill.tasks import AgentTask, Priority, RunResult, RunState, TaskState
@@ -147,7 +147,7 @@ async def test_a_slot_is_remembered_when_a_change_of_the_heartbeat_would_bring_i
 async def test_the_guard_of_a_slot_expires(crew: Crew) -> None:
     await crew.fire(await crew.apply(beat()))
     ttl = await crew.client.pttl(crew.keys.fire("hb", "1795262460"))
-    assert 0 < ttl <= heartbeats.GUARD.total_seconds() * 1000
+    assert 0 < ttl <= firing.GUARD.total_seconds() * 1000
 
 
 async def test_a_full_queue_leaves_the_slot_to_be_fired_later(crew: Crew) -> None:

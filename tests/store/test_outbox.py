@@ -18,7 +18,7 @@ from watchbill.delivery import Message
 from watchbill.names import RECEIVER
 from watchbill.plan import deliveries as plan
 from watchbill.plan.replicas import Load
-from watchbill.store import circuits, control, definitions, deliveries, heartbeats, packed, runs, submissions
+from watchbill.store import circuits, control, definitions, deliveries, firing, heartbeats, packed, runs, submissions
 from watchbill.store.deliveries import Content
 from watchbill.store.figures import figures
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
@@ -241,7 +241,7 @@ async def test_a_heartbeats_work_goes_where_it_says_else_where_its_crew_does(
     made = HeartbeatSpec.model_validate({"crewRef": {"name": "c"}, "intervalSeconds": 60, "agent": agent, **spec})
     beat = Heartbeat(metadata=ObjectMeta(name="hb"), spec=made)
     await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=now)
-    work, _ = await heartbeats.run_now(crew.client, crew.keys, "hb", "once", now=now)
+    work, _ = await firing.run_now(crew.client, crew.keys, "hb", "once", now=now)
     record = crew.keys.task(work) if agent else crew.keys.run(work)
     text = await crew.client.hget(record, "deliver")
     found = packed.deliver(text) if text else []

@@ -26,6 +26,7 @@ from watchbill.store import (
     dead,
     definitions,
     figures,
+    firing,
     heartbeats,
     ingress,
     retention,
@@ -166,7 +167,7 @@ async def _heartbeats(crew: Crew) -> None:
         spec = {"crewRef": {"name": "test"}, "schedule": "* * * * *", "prompt": "look", "agent": agent}
         beat = Heartbeat.model_validate({"metadata": {"name": "hb"}, "spec": spec})
         state = await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=noon)
-        assert (await heartbeats.run_now(crew.client, crew.keys, "hb", agent or "all", now=noon))[1]
+        assert (await firing.run_now(crew.client, crew.keys, "hb", agent or "all", now=noon))[1]
         slots = {"first": state.next or noon, "following": noon + timedelta(minutes=9)}
         assert await heartbeats.miss(crew.client, crew.keys, state, **slots, count=8, message="missed")
     await heartbeats.remove(crew.client, crew.keys, crew.uid, "hb")

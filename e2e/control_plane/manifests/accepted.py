@@ -152,6 +152,7 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
             "jitterSeconds": 300,
             "startingDeadlineSeconds": 3600,
             "missed": "All",
+            "concurrencyPolicy": "Forbid",
             "prompt": "Write of {slot}. Äöü 😀",
             "inputs": {"notes": "of {now}", "e-m_pty": ""},
             "priority": "HIGH",
@@ -162,6 +163,7 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
     **{f"in zone {zone}": scheduled("0 9 * * *", zone) for zone in ("UTC", "Etc/GMT+12", "EST5EDT", "Asia/Kathmandu")},
     **{f"{macro}": scheduled(macro) for macro in ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")},
     **{f"missed {rule}": heartbeat({"spec.missed": rule}) for rule in ("Skip", "Once", "All")},
+    **{f"concurrencyPolicy {p}": heartbeat({"spec.concurrencyPolicy": p}) for p in ("Allow", "Forbid", "Replace")},
     "jitter as long as the interval": heartbeat({"spec.intervalSeconds": 60, "spec.jitterSeconds": 60}),
     "zone UTC said with an interval": heartbeat({"spec.timeZone": "UTC"}),
     **{

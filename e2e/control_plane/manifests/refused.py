@@ -275,6 +275,7 @@ TIMES: Final = [
         "spec.jitterSeconds",
         says="jitterSeconds is longer than intervalSeconds",
     ),
+    *each(heartbeat, ("spec.concurrencyPolicy", "forbid"), ("spec.concurrencyPolicy", "")),
     *each(heartbeat, ("spec.missed", "all"), ("spec.missed", ""), ("spec.missed", True)),
     Refused("an empty schedule", scheduled(""), "spec.schedule"),
     Refused("a schedule of 257 characters", scheduled("0 9 * * *".ljust(257)), "spec.schedule"),

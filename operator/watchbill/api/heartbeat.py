@@ -158,6 +158,11 @@ class HeartbeatSpec(Strict):
         "newest is fired. All: the newest 100 are fired, oldest first. The crew's feed says how many were left out. "
         "Once and All know no lateness without startingDeadlineSeconds.",
     )
+    concurrency_policy: Literal["Allow", "Forbid", "Replace"] = Field(
+        default="Allow",
+        description="Whether it is fired while what it fired last has not ended. Allow: yes. Forbid: the slot is "
+        "missed. Replace: yes, and what has not ended is cancelled.",
+    )
     prompt: Prompt = Field(
         default="",
         description="What is asked each time. {slot} stands for the time at which it was to fire, {now} for the time "

@@ -214,13 +214,14 @@ class Client(Control, Crews, Deliveries):
     async def fire(self, crew: str, heartbeat: str, *, token: str | None = None) -> str:
         """Fires a heartbeat now, in addition to its schedule, once for each `token`. Returns the id of the run or task.
 
-        Raises NotFound when the crew has no such heartbeat, QueueFull.
+        Raises NotFound when the crew has no such heartbeat; QueueFull; Conflict when its concurrencyPolicy is Forbid,
+        and what it fired last has not ended.
         """
-        from watchbill.store import heartbeats  # with the models of the API, which only this needs
+        from watchbill.store import firing  # with the models of the API, which only this needs
 
         keys = self._door(crew, heartbeat=heartbeat, token=token)
         now = datetime.now(UTC)  # noqa: TID251 - shell
-        made, _ = await heartbeats.run_now(self._redis, keys, heartbeat, token or uuid.uuid4().hex, now=now)
+        made, _ = await firing.run_now(self._redis, keys, heartbeat, token or uuid.uuid4().hex, now=now)
         return made
 
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:

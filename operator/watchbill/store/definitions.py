@@ -228,7 +228,8 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
         if not await _step(client, keys, uid, "begin"):
             return False
         meta = {str(k): str(v) for k, v in (await client.hgetall(keys.meta)).items()}
-        doomed = [keys.heartbeat(f.removeprefix("heartbeat:")) for f in meta if f.startswith("heartbeat:")]
+        beats = [f.removeprefix("heartbeat:") for f in meta if f.startswith("heartbeat:")]
+        doomed = [key for name in beats for key in (keys.heartbeat(name), keys.fired(name))]
         doomed += await _feeds(client, keys, meta.get("def", ""))
         for start in range(0, len(doomed), _BATCH):
             await _step(client, keys, uid, "records", doomed[start : start + _BATCH])

@@ -1,4 +1,4 @@
-"""A crew's heartbeats in the store: what they ask, their next slot, and firing it once. Stubs over store/scripts.
+"""A crew's heartbeats in the store: what they ask, and their next slot. Stubs over store/scripts.
 
 A slot has been dealt with once the stored next slot lies behind it; only firing it, or telling that it was missed,
 moves that. So however many schedulers there are, each slot is fired once or told once. Reads no clock: the caller says
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, Literal, cast
 
 import redis.asyncio
@@ -24,34 +24,24 @@ from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
+from watchbill.errors import InvalidInput, NewerRecord, Problem
 from watchbill.names import CrewKeys
-from watchbill.plan import flow, submission
-from watchbill.plan import heartbeat as beat
 from watchbill.plan.schedule import EPOCH, Schedule, jitter, next_slot
-from watchbill.store import crew_json, definitions, deliveries, runs, submissions
-from watchbill.store.queue import BATCH, crew_gone, queue_full
-from watchbill.tasks import AgentTask, Priority, PriorityField
+from watchbill.store import crew_json
+from watchbill.store.queue import crew_gone
+from watchbill.tasks import Priority, PriorityField
 
-GUARD: Final = timedelta(hours=1)
-"""The time for which a slot is remembered by itself. The stored next slot does the rest; this covers clocks that
-disagree while a heartbeat is changed or removed."""
-RUN_NOW_GUARD: Final = timedelta(days=1)
-"""The time for which the token of a run-now is remembered."""
 TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _INDEX: Final = "heartbeat:"
 """Fields of the crew's meta hash that begin so are its heartbeats' names."""
 
-Outcome = Literal["fired", "already", "full", "changed", "stale", "gone"]
-"""`fired`: it is on the queue, by this call. `already`: it was fired, or told as missed, before. `full`: the queue took
-nothing, try again. `changed`: the crew has another definition by now. `stale`: the heartbeat was removed, suspended or
-given another spec. `gone`: the crew was deleted or replaced."""
 Telling = Literal["told", "moved", "stale", "gone"]
 """`moved`: somebody else has dealt with the first of these slots."""
 
 
 Missed = Literal["Skip", "Once", "All"]
+ConcurrencyPolicy = Literal["Allow", "Forbid", "Replace"]
 
 
 class StoredSpec(BaseModel):
@@ -66,6 +56,7 @@ class StoredSpec(BaseModel):
     jitter_seconds: int = 0
     starting_deadline_seconds: int | None = None
     missed: Missed = "Skip"
+    concurrency_policy: ConcurrencyPolicy = "Allow"
     agent: str | None = None
     prompt: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
@@ -90,6 +81,8 @@ class HeartbeatState:
     """The first slot that nobody has dealt with; None while suspended."""
     last: datetime | None
     """The last slot that was fired; when it was asked for, where a person did."""
+    work: str
+    """The id of the task or run that it made last; empty: it has made none."""
     missed: int
     """Slots missed since the heartbeat came into being; beyond 100 in a row they are not counted."""
 
@@ -123,12 +116,12 @@ def generation(spec: HeartbeatSpec) -> str:
 
 def task_id(name: str, slot: datetime) -> str:
     """The id of the task, or run, that a slot becomes."""
-    return _id(name, _label(slot))
+    return work_id(name, label(slot))
 
 
-def is_of(name: str, work_id: str) -> bool:
+def is_of(name: str, made: str) -> bool:
     """Returns whether this id of a task or run is one that the heartbeat gives."""
-    return re.fullmatch(rf"{re.escape(_id(name, ''))}(\d+|now-{TOKEN.pattern})", work_id) is not None
+    return re.fullmatch(rf"{re.escape(work_id(name, ''))}(\d+|now-{TOKEN.pattern})", made) is not None
 
 
 def run_now_id(name: str, token: str) -> str:
@@ -136,7 +129,26 @@ def run_now_id(name: str, token: str) -> str:
     if not TOKEN.fullmatch(token):
         fix = "Use 1 to 64 letters, digits, dots, dashes and underscores."
         raise InvalidInput(Problem(f"{token!r} can't be a token", fix, path="token"))
-    return _id(name, f"now-{token}")
+    return work_id(name, f"now-{token}")
+
+
+def work_id(name: str, label: str) -> str:
+    """The id of the task, or run, that a heartbeat makes. `label` tells one from another."""
+    return f"hb-{name}-{label}"
+
+
+def label(slot: datetime) -> str:
+    return str((slot - EPOCH) // timedelta(seconds=1))
+
+
+def ms(at: datetime) -> str:
+    """A time as scripts take it."""
+    return str((at - EPOCH) // timedelta(milliseconds=1))
+
+
+def moment(milliseconds: str) -> datetime | None:
+    """A time as scripts give it."""
+    return EPOCH + timedelta(milliseconds=int(milliseconds)) if milliseconds else None
 
 
 async def apply(
@@ -153,19 +165,22 @@ async def apply(
         reply = await scripts.run(
             client,
             "heartbeat_apply",
-            [*keys.fixed, keys.heartbeat(heartbeat.name)],
-            [uid, heartbeat.name, digest, content, "" if spec.suspend else _ms(first)],
+            [*keys.fixed, keys.heartbeat(heartbeat.name), keys.fired(heartbeat.name)],
+            [uid, heartbeat.name, digest, content, "" if spec.suspend else ms(first)],
         )
     if reply[0] == "gone":
         raise crew_gone(keys)
     fields = {"uid": uid, "generation": digest, "spec": content, "next": reply[1], "last": reply[2], "missed": reply[3]}
+    fields["work"] = reply[4]
     return _state(heartbeat.name, fields)
 
 
 async def remove(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, name: str) -> None:
     """The heartbeat fires no more. What it has fired stays. Removing what isn't there is fine, crew included."""
     with outages.translated():
-        await scripts.run(client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name)], [uid, name])
+        await scripts.run(
+            client, "heartbeat_remove", [*keys.fixed, keys.heartbeat(name), keys.fired(name)], [uid, name]
+        )
 
 
 async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> HeartbeatState | None:
@@ -187,53 +202,6 @@ async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[HeartbeatS
     return [_state(name, fields) for name, fields in zip(known, stored, strict=True) if fields.get("uid") == uid]
 
 
-async def fire(
-    client: redis.asyncio.Redis,
-    keys: CrewKeys,
-    state: HeartbeatState,
-    current: definitions.Current,
-    *,
-    slot: datetime,
-    following: datetime,
-    now: datetime,
-) -> tuple[Outcome, datetime | None]:
-    """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
-
-    Returns the stored next slot with it, where it is fired or was. Raises InvalidInput when the crew has more agents
-    than one script may start, Conflict when the task's id is taken, NewerRecord; of these, nothing was written.
-    """
-    at = _At(_label(slot), slot, now, _ms(slot), _ms(following), GUARD)
-    return await _fire(client, keys, state, current, at)
-
-
-async def run_now(
-    client: redis.asyncio.Redis, keys: CrewKeys, name: str, token: str, *, now: datetime
-) -> tuple[str, bool]:
-    """Fires beside the schedule, once for each token, suspended or not. Returns the id of the task or run, and whether
-    this call made it.
-
-    Raises NotFound when there is no such heartbeat or crew, QueueFull, CrewGone, and what `fire` raises.
-    """
-    made = run_now_id(name, token)
-    while True:
-        state = await get(client, keys, name)
-        current = await definitions.current(client, keys)
-        if state is None or state.uid != current.uid:
-            listed = ", ".join(sorted(one.name for one in await all_of(client, keys))) or "none"
-            raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {listed}")
-        outcome, _ = await _fire(client, keys, state, current, _At(f"now-{token}", now, now, "", "", RUN_NOW_GUARD))
-        match outcome:
-            case "fired" | "already":
-                return made, outcome == "fired"
-            case "gone":
-                raise crew_gone(keys)
-            case "full":
-                most = current.definition.tasks.max_queued
-                raise queue_full(keys, most)
-            case "changed" | "stale":
-                continue  # between our reads and the call: look again
-
-
 async def miss(
     client: redis.asyncio.Redis,
     keys: CrewKeys,
@@ -253,9 +221,9 @@ async def miss(
             client,
             "heartbeat_miss",
             [*keys.fixed, keys.heartbeat(state.name)],
-            [state.uid, state.generation, _ms(first), _ms(following), count, message],
+            [state.uid, state.generation, ms(first), ms(following), count, message],
         )
-    return cast(Telling, reply[0]), _time(reply[1]) if len(reply) > 1 else None
+    return cast(Telling, reply[0]), moment(reply[1]) if len(reply) > 1 else None
 
 
 def iso(moment: datetime) -> str:
@@ -264,78 +232,6 @@ def iso(moment: datetime) -> str:
 
 
 # -------------------------------------------------------------------- within
-
-
-@dataclass(frozen=True, slots=True)
-class _At:
-    """The time at which a heartbeat fires."""
-
-    label: str
-    slot: datetime
-    now: datetime
-    slot_ms: str
-    """Empty: it was asked for by a person, beside the schedule."""
-    following_ms: str
-    guard: timedelta
-    """The time for which it is remembered by itself that the slot has fired."""
-
-
-async def _fire(
-    client: redis.asyncio.Redis, keys: CrewKeys, state: HeartbeatState, current: definitions.Current, at: _At
-) -> tuple[Outcome, datetime | None]:
-    made, spec, crew = _id(state.name, at.label), state.spec, current.definition
-    asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
-    prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
-    submission.check_own(prompt, made, {}, {})  # its times may have made it too long
-    agent = crew.agent(spec.agent) if spec.agent else None
-    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
-    agent_id = agent.agent_id if agent else spec.agent or ""
-    payload = AgentTask(
-        task_id=made,
-        agent_name=agent_id,
-        prompt=prompt,
-        crew_name=crew.name,
-        priority=spec.priority,
-        metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)},
-    ).model_dump_json()
-    work = submission.work(agent_id, prompt, inputs)
-    destinations = beat.destinations(spec.deliver, spec.delivery, crew)
-    deliver = deliveries.wanted(destinations, crew.delivery)
-    most = crew.tasks.max_queued
-    guard_ms = at.guard // timedelta(milliseconds=1)
-    kind = "task" if agent_id else "run"
-    args: list[Any] = [state.uid, keys.crew, most, state.generation, at.slot_ms, at.following_ms, guard_ms]
-    args += [kind, made, current.digest]
-    if agent_id:
-        task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work, deliver=deliver)
-        args += submissions.script_args(task)
-    else:
-        steps = flow.steps(crew)
-        if len(steps) > BATCH:
-            reason = (
-                f"crew {keys.crew!r} has {len(steps)} agents, and a heartbeat can start at most {BATCH} steps at once"
-            )
-            raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
-        run = runs.RunSubmission(
-            made,
-            payload,
-            current.digest,
-            crew.execution_mode,
-            steps,
-            crew.max_parallel_tasks,
-            spec.priority,
-            inputs,
-            work=work,
-            deliver=deliver,
-        )
-        args += runs.script_args(run, 0, "")
-    names = [*keys.fixed, keys.heartbeat(state.name), keys.fire(state.name, at.label), keys.run(made)]
-    names += [keys.run_steps(made), keys.task(made), keys.run_events(made)]
-    with outages.translated():
-        reply = await scripts.run(client, "heartbeat_fire", names, args)
-    if reply[0] == "conflict":
-        raise Conflict(f"{made!r} is the id of another task or run of crew {keys.crew!r}")
-    return cast(Outcome, reply[0]), _time(reply[1]) if len(reply) > 1 else None
 
 
 def _content(spec: HeartbeatSpec) -> str:
@@ -350,23 +246,8 @@ def _state(name: str, fields: Mapping[str, str]) -> HeartbeatState:
         uid=fields["uid"],
         generation=fields["generation"],
         content=fields["spec"],
-        next=_time(fields["next"]),
-        last=_time(fields.get("last", "")),
+        next=moment(fields["next"]),
+        last=moment(fields.get("last", "")),
+        work=fields.get("work", ""),
         missed=int(fields.get("missed", "0")),
     )
-
-
-def _id(name: str, label: str) -> str:
-    return f"hb-{name}-{label}"
-
-
-def _label(slot: datetime) -> str:
-    return str((slot - EPOCH) // timedelta(seconds=1))
-
-
-def _ms(moment: datetime) -> str:
-    return str((moment - EPOCH) // timedelta(milliseconds=1))
-
-
-def _time(ms: str) -> datetime | None:
-    return EPOCH + timedelta(milliseconds=int(ms)) if ms else None

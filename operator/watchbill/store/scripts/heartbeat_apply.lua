@@ -3,6 +3,7 @@
 -- A heartbeat comes into being, or changes. One that is as it was keeps its next slot.
 -- KEYS fixed, then
 --   1 heartbeat
+--   2 fired
 -- ARGV
 --   1 uid
 --   2 name
@@ -11,15 +12,15 @@
 --   5 first               next slot in ms if this generation is new here; '': none, since it is suspended
 -- Answers
 --   {'gone'}
---   {'ok', next slot or '', last slot fired or '', number of missed slots}
+--   {'ok', next slot or '', last slot fired or '', number of missed slots, last work or ''}
 local uid, name, generation, spec, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local heartbeat = KEYS[FIXED + 1]
+local heartbeat, fired = KEYS[FIXED + 1], KEYS[FIXED + 2]
 if is_gone(uid) then return { 'gone' } end
 local known = redis.call('HMGET', heartbeat, 'uid', 'generation')
-if known[1] ~= uid then redis.call('DEL', heartbeat) end      -- of a former crew of that name
+if known[1] ~= uid then redis.call('DEL', heartbeat, fired) end      -- of a former crew of that name
 if known[1] ~= uid or known[2] ~= generation then
   redis.call('HSET', heartbeat, 'uid', uid, 'generation', generation, 'spec', spec, 'next', first)
 end
 redis.call('HSET', META, 'heartbeat:' .. name, '1')       -- the index of heartbeats
-local slots = redis.call('HMGET', heartbeat, 'next', 'last', 'missed')
-return { 'ok', slots[1] or '', slots[2] or '', slots[3] or '0' }
+local slots = redis.call('HMGET', heartbeat, 'next', 'last', 'missed', 'work')
+return { 'ok', slots[1] or '', slots[2] or '', slots[3] or '0', slots[4] or '' }
