@@ -236,7 +236,8 @@ TASKS_RUNNING: Final = Gauge("watchbill_worker_tasks_running", "Tasks that run i
 DELIVERIES: Final = Counter(
     "watchbill_deliveries", "Attempts of this process to deliver a result", ["crew", "channel", "outcome"]
 )
-"""outcome: delivered, retry (another attempt follows), put off (not tried: the destination fails), dead."""
+"""outcome: delivered, retry (another attempt follows), put off (not tried: the destination fails), dead. channel: none
+where a delivery died because its crew has no such destination any more."""
 
 
 class Times(Histogram):

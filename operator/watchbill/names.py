@@ -67,6 +67,7 @@ class CrewKeys:
         "claims",
         "control",
         "crew",
+        "crew_feed",
         "dead",
         "delayed",
         "events",
@@ -115,6 +116,8 @@ class CrewKeys:
         self.wishes = prefix + "wishes"
         self.control = root + "control"
         """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
+        self.crew_feed = (root + "events",) if queue else ()
+        """The feed that hears of what dies on another queue of the crew."""
         self.outbox = prefix + "deliveries"
         """The outbox: ended work that is to be delivered, until it is on the delivery queue."""
         self.mover = root + "delivery:mover"

@@ -21,6 +21,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NETWORKS: Final = {
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     "loopback": ("127.0.0.0/8", "::1/128"),
+    "apprise": (),
 }
 
 
@@ -94,10 +95,10 @@ class Settings(BaseSettings):
     )
     delivery_allow: str = Field(
         default="",
-        examples=["networks, separated by commas, as in 10.20.0.0/16, or the words private and loopback"],
+        examples=["networks, separated by commas, as in 10.20.0.0/16, or the words private, loopback and apprise"],
         description="Networks inside that results may be delivered to, over http:// too, separated by commas: CIDRs, "
-        "or the words private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7) and loopback. Empty: only public "
-        "addresses, over https://.",
+        "or the words private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7) and loopback. The word apprise "
+        "allows that channel, which may connect anywhere. Empty: only public addresses, over https://.",
     )
     delivery_timeout_seconds: float = Field(
         default=20, gt=0, le=300, description="How long a destination may take to accept a result."
@@ -139,6 +140,11 @@ class Settings(BaseSettings):
     def delivery_networks(self) -> tuple[Network, ...]:
         """The networks that delivery_allow names."""
         return _read_networks(self.delivery_allow)
+
+    @property
+    def delivers_by_apprise(self) -> bool:
+        """True if delivery_allow has the word apprise."""
+        return "apprise" in (part.strip().lower() for part in self.delivery_allow.split(","))
 
     @property
     def allowed_modules(self) -> tuple[str, ...]:

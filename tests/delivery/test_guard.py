@@ -69,7 +69,7 @@ def test_a_setting_that_is_no_list_of_networks_is_refused_by_its_name(
     listed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHBILL_DELIVERY_ALLOW", listed)
-    with pytest.raises(InvalidInput, match=r"WATCHBILL_DELIVERY_ALLOW: .*the words private and loopback"):
+    with pytest.raises(InvalidInput, match=r"WATCHBILL_DELIVERY_ALLOW: .*the words private, loopback and apprise"):
         settings.read(Settings)
 
 

@@ -91,6 +91,7 @@ async def test_a_key_that_is_no_stream_and_a_store_that_is_away(
 apprise_loads_old_modules = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SERVICE = destination(apprise={"url": "env:SERVICE"})
 HIDDEN = "h1dd3nt0k3n"
+ALLOWED = {"delivery_allow": "loopback, Apprise"}
 
 
 @apprise_loads_old_modules
@@ -99,7 +100,7 @@ async def test_any_service_of_apprise_can_be_notified(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     secrets["SERVICE"] = f"{receiver.url.replace('http', 'json')}/{HIDDEN}"
-    assert await sender().send(message(output="a <b> c"), SERVICE) == Delivered()
+    assert await sender(**ALLOWED).send(message(output="a <b> c"), SERVICE) == Delivered()
     (got,) = receiver.got
     sent = json.loads(got.body)
     assert got.path == f"/{HIDDEN}"
@@ -111,6 +112,15 @@ async def test_any_service_of_apprise_can_be_notified(
     assert HIDDEN not in caplog.text, "neither apprise nor the library beneath it says where it connects"
 
 
+async def test_apprise_connects_nowhere_unless_a_setting_allows_it(
+    receiver: Receiver, sender: Make, secrets: dict[str, str]
+) -> None:
+    secrets["SERVICE"] = receiver.url.replace("http", "json")
+    with pytest.raises(DeliveryRefused, match="add the word apprise to WATCHBILL_DELIVERY_ALLOW"):
+        await sender().send(message(), SERVICE)
+    assert receiver.got == []
+
+
 @apprise_loads_old_modules
 async def test_a_service_that_refuses_may_be_better_next_time(
     receiver: Receiver, sender: Make, secrets: dict[str, str], caplog: pytest.LogCaptureFixture
@@ -119,7 +129,7 @@ async def test_a_service_that_refuses_may_be_better_next_time(
     secrets["SERVICE"] = f"{receiver.url.replace('http', 'json')}/{HIDDEN}"
     receiver.answer(410)
     with pytest.raises(NotDelivered) as caught:
-        await sender().send(message(), SERVICE)
+        await sender(**ALLOWED).send(message(), SERVICE)
     assert str(caught.value) == "the service of variable SERVICE did not take it; apprise can't say why"
     assert HIDDEN not in caplog.text
     logging.getLogger("apprise").warning("somebody else's line")
@@ -133,7 +143,7 @@ async def test_what_is_no_service_is_refused_without_being_quoted(
 ) -> None:
     secrets["SERVICE"] = url
     with pytest.raises(DeliveryRefused) as caught:
-        await sender().send(message(), SERVICE)
+        await sender(**ALLOWED).send(message(), SERVICE)
     assert str(caught.value).startswith("variable SERVICE is no URL that apprise knows, or names more than one service")
 
 
@@ -148,7 +158,7 @@ async def test_a_slow_service_is_left_after_the_time(sender: Make, secrets: dict
     secrets["SERVICE"] = f"json://127.0.0.1:{port}/?rto=60"
     try:
         with pytest.raises(NotDelivered, match=r"the service of variable SERVICE did not take it within 0\.2 s"):
-            await sender(delivery_timeout_seconds=0.2).send(message(), SERVICE)
+            await sender(delivery_timeout_seconds=0.2, **ALLOWED).send(message(), SERVICE)
     finally:
         gone.set()
         server.close()
@@ -172,7 +182,7 @@ async def test_a_part_that_is_not_installed_is_named(
         monkeypatch.delattr(watchbill.delivery, module.rpartition(".")[2], raising=False)
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(NotDelivered, match=rf"The channel .*{library}.* needs an optional part of Watchbill"):
-            await sender().send(message(), to)
+            await sender(**ALLOWED).send(message(), to)
 
 
 @pytest.mark.pure
@@ -181,7 +191,7 @@ async def test_a_fault_of_our_own_is_no_reason_to_lose_a_message(secrets: dict[s
         def read(self, secret: Any) -> str:
             raise KeyError("oops")
 
-    sends = sender()
+    sends = sender(**ALLOWED)
     sends._secrets = Broken()
     with pytest.raises(NotDelivered) as caught:
         await sends.send(message(), SERVICE)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support import MANY, Crew, opened
+from support import MANY, Crew, opened, server_ms
 
 from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.delivery import Destination
@@ -260,22 +261,34 @@ def test_a_deliver_field_begins_with_all_outcomes_and_reads_back() -> None:
 async def test_what_waits_for_one_destination_is_delayed_together_and_nothing_else(crew: Crew) -> None:
     keys = crew.keys.deliveries()
     queue = Queue(crew.client, keys, crew.uid)
-    tasks = [Submission(f"{who}{i}", f"to:{who}", "{}") for i in range(600) for who in ("bad", "good")]
-    await submissions.submit(crew.client, keys, crew.uid, tasks, max_queued=MANY)
+    of = crew.client, crew.keys, crew.uid
+    now_ms = await server_ms(crew.client)
+    until, later = now_ms + 600_000, now_ms + 660_000
+    for due_ms in (0, now_ms + 300_000):  # those of the second call come due while nothing may be sent
+        waits = [
+            Submission(f"{who}-{due_ms}-{i}", f"to:{who}", "{}", due_ms=due_ms)
+            for i in range(600)
+            for who in ("bad", "good")
+        ]
+        await submissions.submit(crew.client, keys, crew.uid, waits, max_queued=MANY)
+    much_later = Submission("bad-retry", "to:bad", "{}", due_ms=now_ms + 7_200_000)
+    await submissions.submit(crew.client, keys, crew.uid, [much_later], max_queued=MANY)
     taken = (await queue.claim("d", 1, 2, lease_ms=60_000, take_over=False)).tasks
-    now_ms = await _now_ms(crew)
-    moved = await circuits.defer(crew.client, crew.keys, crew.uid, "to:bad", due_ms=now_ms + 60_000, spread_ms=5000)
-    assert moved == 599  # one is claimed
-    due = await crew.client.zrange(keys.delayed, 0, -1, withscores=True)
-    members = [packed.Member.unpack(str(member)) for member, _ in due]
-    assert {member.agent for member in members} == {"to:bad"}
-    assert {member.attempt for member in members} == {1}
-    assert all(60_000 <= at - now_ms <= 65_000 for _, at in due)
     assert [task.agent for task in taken] == ["to:bad", "to:good"]
+
+    assert await circuits.defer(*of, "to:bad", due_ms=later, first_ms=until) == 599 + 600
+    assert Counter(await _due(crew, "to:bad")) == {until: 1, later: 599 + 600 - 1, now_ms + 7_200_000: 1}
+    assert set(await _due(crew, "to:good")) == {now_ms + 300_000}
     assert await crew.client.xlen(keys.streams[2]) == 601
-    assert await circuits.defer(crew.client, crew.keys, crew.uid, "to:bad", due_ms=1, spread_ms=0) == 0
+    assert await circuits.defer(*of, "to:bad", due_ms=1) == 0, "nothing waits any more"
+
+    assert await circuits.bring_forward(*of, "to:bad", due_ms=later) == 599 + 600 - 1
+    assert sorted(await _due(crew, "to:bad"))[-2:] == [until, now_ms + 7_200_000]
+    assert sorted(await _due(crew, "to:bad"))[-3] <= await server_ms(crew.client)
+    assert set(await _due(crew, "to:good")) == {now_ms + 300_000}
 
 
-async def _now_ms(crew: Crew) -> int:
-    seconds, micros = await crew.client.time()
-    return int(seconds) * 1000 + int(micros) // 1000
+async def _due(crew: Crew, destination: str) -> list[int]:
+    """The times at which its delayed deliveries are due, in ms."""
+    delayed = await crew.client.zrange(crew.keys.deliveries().delayed, 0, -1, withscores=True)
+    return [int(at) for member, at in delayed if packed.Member.unpack(str(member)).agent == destination]

@@ -57,6 +57,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "refuse": "ends",
     "renew": "ends",
     "replay": "adds",
+    "reschedule": "ends",
     "resume": "ends",
     "run": "reads",
     "say": "ends",

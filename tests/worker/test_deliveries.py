@@ -223,7 +223,8 @@ async def test_after_the_last_attempt_there_is_a_dead_letter_that_can_be_replaye
         assert "500" in letter.reason
         assert len(set(receiver.ids)) == 1
         assert len(receiver.ids) == 10
-        assert any("is dead after attempt 10" in event.message for event in await crew.events())
+        told = [event.message for event in await crew.events() if "is dead" in event.message]
+        assert told == [f"delivery {letter.task_id} is dead: {letter.reason}"]
         receiver.always = 204
         await dead.replay(crew.redis, keys, crew.uid, [letter], max_queued=deliveries.MANY)
         await wait_for(crew, t="completed")
@@ -270,6 +271,33 @@ async def test_a_destination_that_fails_often_is_left_in_peace_then_tried_by_one
     made = [[attempt.number for attempt in await attempts(crew, task)] for task in ids]
     assert sum(map(len, made)) == refused
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in made), "to put it off is no attempt"
+
+
+async def test_what_waits_for_a_destination_that_fails_is_put_off_without_being_claimed(
+    make_crew: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 0.2)
+    monkeypatch.setattr("watchbill.worker.delivering.sending.SEND_SECONDS", 600)  # what waits comes back after a trial
+    crew = await delivering(make_crew, receiver.destination())
+    receiver.always = 500
+    await crew.client.submit_many(crew.name, "a", ["x"] * 300)
+    await crew.client.cancel_all(crew.name)
+    while await deliveries.move(crew.redis, crew.keys, crew.uid):
+        pass
+    async with crew.in_process(delivering=replace(QUICK, slots=4)):
+        await until(lambda: _has_failed(crew, receiver, plan.CIRCUIT_FAILURES + 3))
+        keys = crew.keys.deliveries()
+        fences = [await crew.redis.hget(keys.task(str(i)), "fence") for i in await crew.redis.zrange(keys.ids, 0, -1)]
+        assert len(fences) == 300
+        assert sum(fence is not None for fence in fences) < 40, "so many were ever claimed"
+        receiver.always = 204
+        await until(lambda: states_are(crew, "completed"))
+    assert len(set(receiver.ids)) == 300
+
+
+async def _has_failed(crew: Crew, receiver: Receiver, times: int) -> bool:
+    (circuit,) = await circuits.read(crew.redis, crew.keys, [circuits.key(receiver.destination())])
+    return circuit.failures >= times
 
 
 async def test_a_destination_that_is_gone_gets_nothing_until_it_is_defined_anew(

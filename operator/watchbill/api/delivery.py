@@ -288,7 +288,8 @@ class RedisStream(_Channel):
 
 
 class Apprise(_Channel):
-    """Any service that the library apprise knows. It can't say why a service refused."""
+    """Any service that the library apprise knows, if WATCHBILL_DELIVERY_ALLOW of the workers has the word apprise. It
+    can't say why a service refused."""
 
     _pairs = (_Pair("url"),)
     model_config = _config(*_pairs)
@@ -327,7 +328,10 @@ class Destination(Strict):
     teams: Teams | None = Field(default=None, description="Post a card to Microsoft Teams.")
     email: Email | None = Field(default=None, description="Send mail.")
     redis_stream: RedisStream | None = Field(default=None, description="Add an entry to a stream in the crew's store.")
-    apprise: Apprise | None = Field(default=None, description="Notify by any service that apprise knows.")
+    apprise: Apprise | None = Field(
+        default=None,
+        description="Notify by any service that apprise knows, where WATCHBILL_DELIVERY_ALLOW has the word apprise.",
+    )
 
     @model_validator(mode="after")
     def _one_channel(self) -> Destination:

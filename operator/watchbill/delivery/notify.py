@@ -1,7 +1,8 @@
 """The channel apprise: any service that the library apprise knows, for those that have no channel here.
 
-The library doesn't say why a service refuses, so every failure is tried again. It connects by itself, past the guard.
-Its log lines quote URLs, and so none of them is let through.
+The library doesn't say why a service refuses, so every failure is tried again. It connects by itself, past the guard:
+the sender comes here only if the setting WATCHBILL_DELIVERY_ALLOW allows that. Its log lines quote URLs, and so none of
+them is let through.
 """
 
 from __future__ import annotations

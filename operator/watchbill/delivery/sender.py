@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
 import redis.asyncio
@@ -14,6 +15,11 @@ from watchbill.delivery.secrets import LocalSecrets, Secrets
 from watchbill.errors import DeliveryRefused, MissingExtra, NotDelivered
 from watchbill.redaction import Redactor, redact
 from watchbill.settings import Settings
+
+_NO_APPRISE: Final = (
+    "the channel apprise is not allowed here, because apprise connects by itself, to addresses inside, too. If whoever "
+    "names its URL may do that, add the word apprise to WATCHBILL_DELIVERY_ALLOW where results are delivered"
+)
 
 
 class Sender:
@@ -78,6 +84,8 @@ class Sender:
 
                 return await mail.send(message, channel, settings, clock)
             case Apprise() as channel:
+                if not settings.delivers_by_apprise:
+                    raise DeliveryRefused(_NO_APPRISE)
                 from watchbill.delivery import notify  # an optional part, and slow to import
 
                 return await notify.send(message, channel, secrets, settings.delivery_timeout_seconds)

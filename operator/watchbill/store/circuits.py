@@ -67,8 +67,6 @@ class Failure:
     """For so long it asks to wait, with all messages."""
     remaining: str = ""
     """Recipients that have not got the message, where others have, as JSON."""
-    news: str = ""
-    """The message of the crew's feed about it."""
 
 
 NO_FAILURE: Final = Failure("", 0, "")
@@ -95,21 +93,57 @@ async def record_failure(
 
 
 async def defer(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int, spread_ms: int
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int, first_ms: int = 0
 ) -> int:
-    """Delays all messages that wait for a destination (an agent of the delivery queue): they are due from `due_ms` on,
-    spread over `spread_ms`. Returns their number. Much cheaper than to claim and to put off each of them."""
-    queue = keys.deliveries()
+    """Delays all messages for a destination (an agent of the delivery queue) that wait, or are due before `due_ms`:
+    then all of them are due, but for one, which is due at `first_ms`. 0: delays only those that wait. Returns their
+    number.
+
+    This is much cheaper than to claim and to put off each of them.
+    """
     behind, delayed = "", 0
     while True:
-        args = [uid, destination, due_ms, spread_ms, int(Priority.NORMAL), behind, BATCH]
-        with outages.translated():
-            reply = await scripts.run(client, "defer", queue.fixed, args)
-        if reply[0] == "gone":
-            raise crew_gone(keys)
+        reply = await _call(client, keys, "defer", uid, destination, due_ms, int(Priority.NORMAL), behind, BATCH)
         behind, delayed = str(reply[1]), delayed + int(reply[2])
         if not behind:
-            return delayed
+            break
+    if first_ms:
+        delayed += await _reschedule(client, keys, uid, destination, "-inf", f"({due_ms}", str(due_ms))
+        await _reschedule(client, keys, uid, destination, str(due_ms), str(due_ms), str(first_ms), wanted=1)
+    return delayed
+
+
+async def bring_forward(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int) -> int:
+    """The messages for a destination that are due at exactly `due_ms` are due now. Returns their number."""
+    return await _reschedule(client, keys, uid, destination, str(due_ms), str(due_ms), "")
+
+
+async def _reschedule(
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    destination: str,
+    low: str,
+    high: str,
+    due: str,
+    *,
+    wanted: int = BATCH,
+) -> int:
+    total, skip = 0, 0
+    while True:
+        reply = await _call(client, keys, "reschedule", uid, destination, low, high, due, skip, BATCH, wanted)
+        looked, changed = int(reply[1]), int(reply[2])
+        total, skip = total + changed, skip + looked - changed
+        if looked < BATCH or total >= wanted < BATCH:
+            return total
+
+
+async def _call(client: redis.asyncio.Redis, keys: CrewKeys, script: str, *args: str | int) -> Any:
+    with outages.translated():
+        reply = await scripts.run(client, script, keys.deliveries().fixed, list(args))
+    if reply[0] == "gone":
+        raise crew_gone(keys)
+    return reply
 
 
 async def _run(
@@ -128,7 +162,7 @@ async def _run(
     args += [plan.CIRCUIT_FAILURES, shortest_ms, int(plan.CIRCUIT_MAX_SECONDS * 1000)]
     args += [int(failure.counts), int(failure.is_gone), failure.asked_ms]
     line = packed.pack_attempt(failure.attempt, failure.status, " ".join(failure.error.split()))
-    args += [line, destination.name, failure.remaining, failure.news]
+    args += [line, destination.name, failure.remaining]
     with outages.translated():
         reply = await scripts.run(client, "circuit", names, args)
     if reply[0] == "gone":

@@ -237,6 +237,7 @@ class Queue:
             spent = "" if f.usage is None else packed.pack_usage(f.usage)
             message, detail = f.message and _text(f.message), f.detail and _text(f.detail)
             args += (task.id, task.fence, f.outcome, f.ttl_ms, spent, f.result, message, detail)
+        keys += self.keys.crew_feed
         reply = await self._call("finish", keys, args, sent)
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 

@@ -18,14 +18,13 @@
 --   10 attempt            that failed, packed (packed.Attempt in Python)
 --   11 name               of the destination, for the feed
 --   12 remaining          recipients that it has not reached; '': as before
---   13 news               what the feed says besides; '': nothing
 -- Answers
 --   {'gone'}
 --   {'ok', failures, open, gone, wait}    failures in a row; before when nothing is sent, in ms; 1: it wants no
 --     message; of enter: in how many ms to ask again (0: send)
 local uid, of, what, bound = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local shortest, longest, counts, is_gone = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8] == '1'
-local asked, attempt, name, remaining, news = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local asked, attempt, name, remaining = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
 local circuits, record = KEYS[FIXED + 1], KEYS[FIXED + 2]
 if redis.call('HGET', META, 'uid') ~= uid then return { 'gone' } end
 
@@ -86,5 +85,4 @@ if redis.call('EXISTS', record) == 1 then
   redis.call('HSET', record, 'log', (log and log .. LS or '') .. now .. FS .. attempt)
   if remaining ~= '' then redis.call('HSET', record, 'remaining', remaining) end
 end
-if news ~= '' then event('mission_event', '"message":' .. quote(news)) end
 return { 'ok', failures, open, tonumber(gone), 0 }

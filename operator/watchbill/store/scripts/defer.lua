@@ -6,16 +6,14 @@
 -- ARGV
 --   1 uid
 --   2 agent
---   3 due                 when the first of them is due, in ms
---   4 spread              the last is due so much later, in ms
---   5 class               whose stream
---   6 behind              the entry behind which it looks; '': the last one that was claimed
---   7 most                entries that it looks at
+--   3 due                 when they are due, in ms
+--   4 class               whose stream
+--   5 behind              the entry behind which it looks; '': the last one that was claimed
+--   6 most                entries that it looks at
 -- Answers
 --   {'gone'}
 --   {'ok', last, n}       the last entry that it looked at ('': there was none), and how many it delayed
-local uid, agent, due, spread, class = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local behind, most = ARGV[6], tonumber(ARGV[7])
+local uid, agent, due, class, behind, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local stream = STREAM[class]
 if is_gone(uid) then return { 'gone' } end
 if redis.call('EXISTS', stream) == 0 then return { 'ok', '', 0 } end
@@ -33,7 +31,7 @@ end
 
 local entries = redis.call('XRANGE', stream, '(' .. behind, '+', 'COUNT', most)
 local delayed, last = 0, ''
-for i, entry in ipairs(entries) do
+for _, entry in ipairs(entries) do
   local id, whose, attempt = nil, nil, '1'
   for j = 1, #entry[2], 2 do
     local name, value = entry[2][j], entry[2][j + 1]
@@ -41,7 +39,7 @@ for i, entry in ipairs(entries) do
     elseif name == 'attempt' then attempt = value end
   end
   if id and whose == agent then
-    delay(id, class, agent, attempt, int(due + spread * i / most))
+    delay(id, class, agent, attempt, due)
     redis.call('XDEL', stream, entry[1])
     delayed = delayed + 1
   end

@@ -3,7 +3,7 @@
 -- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
 -- and runs advance; then the next claim, in the same call.
 -- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
---   (lib_items.lua)
+--   (lib_items.lua); of the delivery queue then the crew's feed
 -- ARGV
 --   1 uid
 --   2 inc
@@ -31,7 +31,7 @@
 --   {'unknown'}
 --   {'ok', outcomes, claimed}    for each item that ends applied | repeated | stale; and what `claim` says, or {}
 local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local begins, tells, ends = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), KEYS[#KEYS]
 local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
 local at = 12
@@ -153,7 +153,13 @@ local function end_item(item, h, ended)
       if item.is_there then keep_failure(item, h, ended.message) end
     end
   elseif outcome ~= 'interrupted' then
-    if outcome == 'dead' then add_letter_of(ended.message, item, h, ended.detail, ended.spent) end
+    if outcome == 'dead' then
+      add_letter_of(ended.message, item, h, ended.detail, ended.spent)
+      if string.sub(h.agent, 1, 3) == 'to:' then      -- a delivery (RECEIVER in Python): its crew hears of it
+        append(crew_feed, 1000, 'mission_event', '{"event_type":"mission_event","timestamp":"' .. stamp()
+          .. '","message":' .. quote('delivery ' .. id .. ' is dead: ' .. ended.message) .. '}')
+      end
+    end
     conclude(item, h, ended)
   elseif item.is_there then
     set_aside(item, { agent = h.agent, attempt = attempt, fence = fence, why = why or ended.message,

@@ -14,7 +14,6 @@ from watchbill.names import CrewKeys
 from watchbill.plan import deliveries as plan
 from watchbill.store import circuits
 from watchbill.store.circuits import Circuit, Failure
-from watchbill.store.queue import Claimed
 from watchbill.worker.state import WorkerState
 
 BELIEVED_SECONDS: Final = 1.0
@@ -39,6 +38,8 @@ class Circuits:
         self._known: dict[str, tuple[Circuit, float]] = {}
         """Destination → what is known of it, and since when."""
         self._deferring: set[str] = set()
+        self._deferred: dict[str, int] = {}
+        """Agent of the delivery queue → the time, in ms, until which its messages were delayed last."""
         self.slow: Counter[str] = Counter()
         """Destination → messages that have been on their way to it for long."""
 
@@ -65,33 +66,71 @@ class Circuits:
             return None
         return again_ms / 1000 * (1 + _SPREAD * random.random())
 
-    async def defer(self, task: Claimed, seconds: float) -> None:
-        """Delays what else waits for the destination of this task, which waits for so long. Does nothing while that is
-        being done."""
-        if task.agent in self._deferring:
+    async def defer(self, destination: Destination, agent: str) -> None:
+        """Delays what else waits for a destination to which nothing may be sent now. `agent`: its name on the delivery
+        queue. Does nothing while that is being done."""
+        if agent in self._deferring:
             return
-        self._deferring.add(task.agent)
+        self._deferring.add(agent)
         try:
-            due_ms = int((self._state.store_time().timestamp() + seconds) * 1000)
-            of = self._client, self._keys, self._uid, task.agent
-            spread_ms = int(seconds * _SPREAD * 1000)
-            await outages.persist(lambda: circuits.defer(*of, due_ms=due_ms, spread_ms=spread_ms))
+            before = Circuit()
+            while (circuit := self._knowledge(destination)).until_ms != before.until_ms:  # it may change meanwhile
+                if circuit.until_ms:
+                    await self._defer(circuit, agent)
+                else:
+                    await self._bring_forward(before, agent)
+                before = circuit
         finally:
-            self._deferring.discard(task.agent)
+            self._deferring.discard(agent)
 
-    async def succeeded(self, destination: Destination) -> None:
-        key = circuits.key(destination)
-        if self._known.get(key, (Circuit(), 0.0))[0] != Circuit():
-            await outages.persist(
-                lambda: circuits.record_success(self._client, self._keys, self._uid, destination),
-            )
-            self._note(key, Circuit())
+    async def _defer(self, circuit: Circuit, agent: str) -> None:
+        of = self._client, self._keys, self._uid, agent
+        now_ms = int(self._state.store_time().timestamp() * 1000)
+        if circuit.until_ms <= now_ms:  # a trial is being made
+            await outages.persist(lambda: circuits.defer(*of, due_ms=now_ms + self._trial_ms))
+            return
+        due_ms = self._after_trial(circuit)
+        # What is delayed has to be looked through once for each time that the destination is left in peace.
+        first_ms = 0 if self._deferred.get(agent) == due_ms else circuit.until_ms
+        await outages.persist(lambda: circuits.defer(*of, due_ms=due_ms, first_ms=first_ms))
+        self._deferred[agent] = due_ms
+        while len(self._deferred) > _KEPT:
+            del self._deferred[next(iter(self._deferred))]
 
-    async def failed(self, destination: Destination, failure: Failure) -> None:
+    async def _bring_forward(self, circuit: Circuit, agent: str) -> None:
+        self._deferred.pop(agent, None)
+        of, due_ms = (self._client, self._keys, self._uid, agent), self._after_trial(circuit)
+        await outages.persist(lambda: circuits.bring_forward(*of, due_ms=due_ms))
+
+    def _knowledge(self, destination: Destination) -> Circuit:
+        return self._known.get(circuits.key(destination), (Circuit(), 0.0))[0]
+
+    def _after_trial(self, circuit: Circuit) -> int:
+        """The time, in ms, at which the messages are due that don't make the trial: it has failed by then, and they are
+        delayed again; or it has succeeded, and they were brought forward."""
+        return circuit.until_ms + self._trial_ms
+
+    async def succeeded(self, destination: Destination, agent: str) -> None:
+        """Notes that the destination took a message. `agent`: its name on the delivery queue."""
+        known = self._knowledge(destination)
+        if known == Circuit():
+            return
+        await outages.persist(lambda: circuits.record_success(self._client, self._keys, self._uid, destination))
+        self._note(circuits.key(destination), Circuit())
+        if known.until_ms:
+            await self._bring_forward(known, agent)
+
+    async def failed(self, destination: Destination, agent: str, failure: Failure) -> float:
+        """Notes a failed attempt. Returns for how many seconds nothing is sent to the destination now."""
         circuit = await outages.persist(
             lambda: circuits.record_failure(self._client, self._keys, self._uid, destination, failure)
         )
         self._note(circuits.key(destination), circuit)
+        left = circuit.until_ms / 1000 - self._state.store_time().timestamp()
+        if left <= 0 or circuit.is_gone:
+            return 0.0
+        await self.defer(destination, agent)
+        return left * (1 + _SPREAD * random.random())
 
     def _note(self, key: str, circuit: Circuit) -> None:
         self._known.pop(key, None)

@@ -55,6 +55,7 @@ PACE_SECONDS: Final = 0.2
 """A message that is put off holds its slot for about so long, or thousands of them would take time from the tasks."""
 _ERROR_MAX: Final = 1000
 _DEFINITIONS_KEPT: Final = 16
+_CHANNELS_KEPT: Final = 1000
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -71,14 +72,29 @@ class Delivering:
     """None: what the environment says."""
 
 
-class Uncounted(Counts):
-    """Deliveries are no tasks of agents, and have metrics of their own."""
+class DeliveryCounts(Counts):
+    """Deliveries are no tasks of agents, and have a metric of their own."""
+
+    def __init__(self, crew: str) -> None:
+        super().__init__(crew)
+        self._channels: dict[str, str] = {}
+        """Destination, as the delivery queue names it → its channel."""
+
+    def knows(self, agent: str, destination: Destination) -> None:
+        self._channels.pop(agent, None)
+        self._channels[agent] = destination.channel
+        if len(self._channels) > _CHANNELS_KEPT:
+            del self._channels[next(iter(self._channels))]
+
+    def ended(self, agent: str, outcome: str) -> None:
+        if outcome != "stale":  # whoever holds it now counts its end
+            shown = {"completed": "delivered", "later": "put off"}.get(outcome, outcome)
+            metrics.DELIVERIES.labels(self._crew, self._channels.get(agent, "none"), shown).inc()
 
     def claimed(self, task: Claimed) -> None: ...
     def waited(self, seconds: float) -> None: ...
     def begin_delay(self, seconds: float) -> None: ...
     def ran(self, agent: str, seconds: float) -> None: ...
-    def ended(self, agent: str, outcome: str) -> None: ...
     def show(self, running: int) -> None: ...
 
 
@@ -89,7 +105,8 @@ class DeliveryWork:
         self, client: redis.asyncio.Redis, keys: CrewKeys, uid: str, how: Delivering, state: WorkerState
     ) -> None:
         """`keys`: the crew's own."""
-        self.counts: Counts = Uncounted(keys.crew)
+        self.counts: Counts = (counts := DeliveryCounts(keys.crew))
+        self._counts = counts
         self._client = client
         self._keys = keys
         self._uid = uid
@@ -98,7 +115,7 @@ class DeliveryWork:
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
         circuits = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
-        return Deliverer(self._client, self._keys, self._sender, circuits, self._how, state)
+        return Deliverer(self._client, self._keys, self._sender, circuits, self._how, state, self._counts)
 
     def start_beside(self, state: WorkerState, queue: Queue, parked: asyncio.Event) -> list[asyncio.Task[None]]:
         return []
@@ -118,9 +135,11 @@ class Deliverer:
         circuits: Circuits,
         how: Delivering,
         state: WorkerState,
+        counts: DeliveryCounts,
     ) -> None:
         self._client = client
         self._keys = keys
+        self._counts = counts
         self._sender = sender
         self._circuits = circuits
         self._how = how
@@ -173,19 +192,20 @@ class Deliverer:
         destination = self._destination(task, content)
         if destination is None:
             return self._dead(task, f"the crew has no destination {content.destination!r} any more")
+        self._counts.knows(task.agent, destination)
         if task.attempt > len(self._how.schedule) + 1:
             return self._dead(task, f"its worker died while attempt {task.attempt - 1} was made")
         wait = await self._circuits.wait(destination)
         if wait is None:
-            return self._ended(task, destination, self._dead(task, "the destination wants no further message"))
+            return self._dead(task, "the destination wants no further message")
         if wait > 0 or self._circuits.slow[destination.name] >= max(self._how.slots // SLOW_SHARE, 1):
             if wait > 0:
-                await self._circuits.defer(task, wait)
+                await self._circuits.defer(destination, task.agent)
             await self._state.clock.sleep(PACE_SECONDS * random.uniform(0.5, 1.5))
-            return self._ended(task, destination, self._put_off(task, wait or PUT_OFF_SECONDS))
+            return self._put_off(task, wait or PUT_OFF_SECONDS)
         remaining = tuple(known.get("remaining", ()))
         message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)
-        return self._ended(task, destination, await self._attempt(task, destination, message, sending))
+        return await self._attempt(task, destination, message, sending)
 
     async def _attempt(self, task: Claimed, destination: Destination, message: Message, sending: Sending) -> Finished:
         sending.watch(self._circuits.slow, destination.name, self._state)
@@ -204,17 +224,15 @@ class Deliverer:
             seconds = plan.pause(task.attempt, known.retry_after, schedule=self._how.schedule, chance=random.random())
             if seconds is None:
                 return await self._given_up(task, destination, failure)
-            await self._circuits.failed(destination, failure)
+            seconds = max(seconds, await self._circuits.failed(destination, task.agent, failure))
             said = f"attempt {task.attempt} failed: {failure.error}; the next is in {seconds:.0f} s"
             return self._finished(task, "retry", "", said, math.ceil(seconds * 1000))
-        await self._circuits.succeeded(destination)
+        await self._circuits.succeeded(destination, task.agent)
         output = outputs.made(task.agent, {"status": taken.status, "detail": taken.detail})
         return self._finished(task, "completed", self._result(task, output=output))
 
     async def _given_up(self, task: Claimed, destination: Destination, failure: Failure) -> Finished:
-        logger.warning("delivery %s of %s is dead: %s", task.id, self._keys.crew, failure.error)
-        news = f"delivery {task.id} is dead after attempt {task.attempt}: {failure.error}"
-        await self._circuits.failed(destination, replace(failure, news=news))
+        await self._circuits.failed(destination, task.agent, failure)
         return self._dead(task, failure.error)
 
     def _failure(self, task: Claimed, error: NotDelivered | DeliveryRefused, **more: Any) -> Failure:
@@ -226,15 +244,11 @@ class Deliverer:
         of_crew = self._definitions[task.definition].delivery
         return next((one for one in of_crew if one.name == content.destination), None)
 
-    def _ended(self, task: Claimed, destination: Destination, finished: Finished) -> Finished:
-        outcome = {"completed": "delivered", "later": "put off"}.get(finished.outcome, finished.outcome)
-        metrics.DELIVERIES.labels(self._keys.crew, destination.channel, outcome).inc()
-        return finished
-
     def _put_off(self, task: Claimed, seconds: float) -> Finished:
         return self._finished(task, "later", "", "", math.ceil(seconds * 1000))
 
     def _dead(self, task: Claimed, error: str) -> Finished:
+        logger.warning("delivery %s of %s is dead: %s", task.id, self._keys.crew, error)
         return self._finished(task, "dead", self._result(task, error=error), error)
 
     def _result(self, task: Claimed, *, output: outputs.Output = outputs.NOTHING, error: str | None = None) -> str:
