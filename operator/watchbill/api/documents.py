@@ -236,7 +236,10 @@ def _key_faults(key: yaml.Node, value: yaml.Node, loc: Loc, first: dict[str, int
         return
     if key.tag != STRING:
         shown = key.value if isinstance(key.value, str) else "of several values"
-        yield Finding((*loc, str(shown)), f"the key {shown} is not text", "Put it in quotes.")
+        fix = "Put it in quotes."
+        if shown == "on" and "delivery" in loc:  # YAML reads it as true, so the field has another name
+            fix = "The field is called outcomes, as in outcomes: [Failure]."
+        yield Finding((*loc, str(shown)), f"the key {shown} is not text", fix)
     elif _HALF.search(key.value):
         yield Finding(loc, f"the key {key.value!a} has half a character", "Write the character itself.")
     elif key.value in first:
