@@ -41,7 +41,6 @@ CREW_NAME_MAX: Final = 52
 STEP_SEPARATOR: Final = "/"
 """Between a run's id and a step's name. No caller's id may contain it, so the two can never meet."""
 
-
 RECEIVER: Final = "to:"
 """Before a destination's name, where the delivery queue has the name of an agent. No agent of a resource has a colon in
 its name, so that the two are never taken for each other."""
@@ -116,8 +115,7 @@ class CrewKeys:
         self.wishes = prefix + "wishes"
         self.control = root + "control"
         """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
-        self.crew_feed = (root + "events",) if queue else ()
-        """The feed that hears of what dies on another queue of the crew."""
+        self.crew_feed = (root + "events",) if queue else ()  # which hears of what dies on another queue of the crew
         self.outbox = prefix + "deliveries"
         """The outbox: ended work that is to be delivered, until it is on the delivery queue."""
         self.mover = root + "delivery:mover"

@@ -120,6 +120,12 @@ def test_a_key_that_is_not_text(key: str) -> None:
     assert problem.fix == "Put it in quotes."
 
 
+def test_a_destination_whose_outcomes_are_called_on_is_told_the_name_of_the_field() -> None:
+    problem = only(CREW + "  delivery:\n    - name: ops\n      on: [Failure]\n      log: {}\n")
+    assert problem.path == "spec.delivery[0].on"
+    assert problem.fix == "The field is called outcomes, as in outcomes: [Failure]."
+
+
 def test_a_key_given_twice_is_not_silently_overridden() -> None:
     problem = only(CREW.replace("  agents:", "  model: other\n  agents:"))
     assert (problem.source, problem.path) == ("crew.yaml:7", "spec.model")

@@ -18,6 +18,8 @@ from watchbill.worker.state import WorkerState
 
 BELIEVED_SECONDS: Final = 1.0
 """Seconds for which it is believed that a destination works, before the store is asked whether others know better."""
+TRIAL_POLL_SECONDS: Final = 5.0
+"""Seconds for which a message is put off that was claimed while another makes the trial."""
 _SPREAD: Final = 0.2
 _KEPT: Final = 1000
 
@@ -64,7 +66,10 @@ class Circuits:
         self._note(key, circuit)
         if circuit.is_gone:
             return None
-        return again_ms / 1000 * (1 + _SPREAD * random.random())
+        seconds = again_ms / 1000
+        if circuit.until_ms / 1000 <= self._state.store_time().timestamp():  # a trial is being made
+            seconds = min(seconds, TRIAL_POLL_SECONDS)
+        return seconds * (1 + _SPREAD * random.random())
 
     async def defer(self, destination: Destination, agent: str) -> None:
         """Delays what else waits for a destination to which nothing may be sent now. `agent`: its name on the delivery
@@ -86,21 +91,23 @@ class Circuits:
     async def _defer(self, circuit: Circuit, agent: str) -> None:
         of = self._client, self._keys, self._uid, agent
         now_ms = int(self._state.store_time().timestamp() * 1000)
+        before, due_ms, first_ms = self._deferred.get(agent, 0), self._after_trial(circuit), 0
         if circuit.until_ms <= now_ms:  # a trial is being made
-            await outages.persist(lambda: circuits.defer(*of, due_ms=now_ms + self._trial_ms))
-            return
-        due_ms = self._after_trial(circuit)
-        # What is delayed has to be looked through once for each time that the destination is left in peace.
-        first_ms = 0 if self._deferred.get(agent) == due_ms else circuit.until_ms
+            due_ms = max(before, due_ms)
+            due_ms = due_ms if due_ms > now_ms else now_ms + self._trial_ms
+        elif before != due_ms:  # what is delayed is looked through once for each time in which nothing is sent
+            first_ms = circuit.until_ms
         await outages.persist(lambda: circuits.defer(*of, due_ms=due_ms, first_ms=first_ms))
         self._deferred[agent] = due_ms
         while len(self._deferred) > _KEPT:
             del self._deferred[next(iter(self._deferred))]
 
     async def _bring_forward(self, circuit: Circuit, agent: str) -> None:
-        self._deferred.pop(agent, None)
-        of, due_ms = (self._client, self._keys, self._uid, agent), self._after_trial(circuit)
-        await outages.persist(lambda: circuits.bring_forward(*of, due_ms=due_ms))
+        """Brings forward what was delayed until after a trial of this circuit: by others, and by this worker."""
+        of = self._client, self._keys, self._uid, agent
+        due_ms = self._after_trial(circuit)
+        for each in {due_ms, self._deferred.pop(agent, due_ms)}:
+            await outages.persist(lambda at=each: circuits.bring_forward(*of, due_ms=at))  # type: ignore[misc]
 
     def _knowledge(self, destination: Destination) -> Circuit:
         return self._known.get(circuits.key(destination), (Circuit(), 0.0))[0]
