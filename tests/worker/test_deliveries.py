@@ -272,31 +272,6 @@ async def test_a_destination_that_fails_often_is_left_in_peace_then_tried_by_one
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in made), "to put it off is no attempt"
 
 
-async def test_what_waits_for_a_destination_that_fails_is_put_off_without_being_claimed(
-    make_crew: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 0.1)
-    monkeypatch.setattr("watchbill.worker.delivering.sending.SEND_SECONDS", 600)  # what waits comes back after a trial
-    crew = await delivering(make_crew, receiver.destination())
-    receiver.always, key = 500, circuits.key(receiver.destination())
-
-    async def three_trials() -> bool:
-        return (await circuits.read(crew.redis, crew.keys, [key]))[0].failures >= plan.CIRCUIT_FAILURES + 3
-
-    await crew.client.submit_many(crew.name, "a", ["x"] * 300)
-    await crew.client.cancel_all(crew.name)
-    while await deliveries.move(crew.redis, crew.keys, crew.uid):
-        pass
-    async with crew.in_process(delivering=replace(QUICK, slots=32)):
-        await until(three_trials)
-        keys = crew.keys.deliveries()
-        fences = [await crew.redis.hget(keys.task(str(i)), "fence") for i in await crew.redis.zrange(keys.ids, 0, -1)]
-        assert sum(fence is not None for fence in fences) < 100, "so many were ever claimed"
-        receiver.always = 204
-        await until(lambda: states_are(crew, "completed"))
-    assert len(set(receiver.ids)) == 300
-
-
 async def test_a_destination_that_is_gone_gets_nothing_until_it_is_defined_anew(
     make_crew: Make, receiver: Receiver
 ) -> None:
