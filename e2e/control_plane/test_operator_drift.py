@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.cluster.kubectl import KubectlError
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import SOON, Team, crew
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew
 
 team = operator_team.team
 store = operator_team.store
@@ -35,6 +38,26 @@ def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: T
 
     machine.until(right, within=SOON, what="image and replicas are put right, the rest stays")
     hold(2, right, "it did not stay so")
+
+
+def test_a_paused_crew_is_left_as_others_change_it_and_put_right_afterwards(
+    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+) -> None:
+    team.operator(resync_seconds="1")
+    since = control_plane.audit_position()
+    team.apply(crew(minReplicas=1))
+    team.until_ready()
+    assert len([w for w in audit_writes(since, user=OPERATOR) if w.subresource == "status"]) == 1, "one status"
+    team.kubectl("annotate", "crew", "echo", "watchbill.dev/paused=true")
+    team.kubectl("wait", "crew/echo", "--for=condition=Paused", "--timeout=60s")
+    since = control_plane.audit_position()
+    team.kubectl("scale", "deployment", team.deployments()[0]["metadata"]["name"], "--replicas=0")
+    team.submit(count=30)
+    hold(4, lambda: team.replicas() == 0 and not audit_writes(since, user=OPERATOR), "it acts on a paused crew")
+    assert team.conditions()["Ready"][0] == "True"
+    team.kubectl("annotate", "crew", "echo", "watchbill.dev/paused-")
+    machine.until(lambda: team.replicas() == 3, within=SOON, what="three workers for 30 tasks")
+    machine.until(lambda: "Paused" not in team.conditions(), within=SOON, what="it says so no longer")
 
 
 def test_a_deleted_deployment_is_made_anew(team: Team) -> None:

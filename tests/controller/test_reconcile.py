@@ -15,7 +15,14 @@ from watchbill.controller.reconcile import Reconciler
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
-from watchbill.errors import KubernetesForbids, NameTaken, StoreUnavailable
+from watchbill.errors import (
+    KubernetesForbids,
+    KubernetesUnavailable,
+    NameTaken,
+    NotLeader,
+    StaleObject,
+    StoreUnavailable,
+)
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan.manifests import Defaults
 from watchbill.plan.replicas import Load
@@ -74,12 +81,19 @@ class Store:
         self.error: Exception | None = None
         self.asked = 0
         self.removed: list[Key] = []
+        self.followed = 0
 
     async def sync(self, *_: Any) -> StoreState:
         self.asked += 1
         if self.error is not None:
             raise self.error
         return StoreState(self.load, (), True, {}, {})
+
+    async def follow(self, key: Key, beats: Any) -> bool:
+        self.followed += 1
+        if self.error is not None:
+            raise self.error
+        return True
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
         self.removed.append(key)
@@ -255,6 +269,17 @@ async def test_while_the_store_is_away_one_reconciliation_a_second_asks_it() -> 
     assert room.condition() == ("False", "StoreUnavailable")
 
 
+@pytest.mark.parametrize("error", [StaleObject("older"), KubernetesUnavailable("down"), NotLeader("another leads")])
+async def test_what_is_no_fault_of_the_store_is_not_taken_for_one(error: Exception) -> None:
+    room = Room()
+    room.store.error = error
+    with pytest.raises(type(error)):
+        await room.reconcile()
+    room.store.error = None
+    await room.reconcile()
+    assert room.condition() == ("True", "Available")
+
+
 async def test_a_crew_that_is_only_missing_from_the_cache_is_not_removed() -> None:
     room = Room()
     room.cache.take("crews", "DELETED", room.server.objects["crews", "echo"])
@@ -273,3 +298,50 @@ async def test_a_crew_that_is_gone_is_removed_and_forgotten_and_its_heartbeats_s
     assert room.store.removed == [ECHO]
     assert room.condition("Stalled", "heartbeats", "beat") == ("True", "CrewNotFound")
     assert room.memory.of(ECHO) == CrewMemory()
+
+
+async def test_a_new_crew_costs_one_write_for_each_child_and_one_for_its_status() -> None:
+    room = Room()
+    assert [a for a in await room.asks() if a != "secret"] == [
+        "apply serviceaccounts",
+        "apply deployments",
+        "status of crews",
+    ]
+    assert room.condition() == ("True", "Available")
+    assert await room.asks() == []
+
+
+async def test_a_paused_crew_is_left_alone_and_says_so_until_it_is_no_longer() -> None:
+    room = Room()
+    await room.reconcile()
+    before = room.server.objects["crews", "echo"]["status"]
+    room.change("crews", generation=2, **before)
+    crew = room.server.objects["crews", "echo"]
+
+    def annotate(**annotations: str) -> None:
+        crew["metadata"]["annotations"] = annotations
+        room.cache.take(
+            "crews", "MODIFIED", room.server.store("crews", {**room.server.objects["crews", "echo"], **crew})
+        )
+
+    annotate(**{"watchbill.dev/paused": "true"})
+    room.store.load = Load(100, 0, None)
+    asked = room.store.asked
+    assert await room.asks() == ["status of crews"]
+    assert room.store.asked == asked
+    assert room.store.followed == 1
+    assert room.workers() == 0
+    assert room.condition("Paused") == ("True", "Annotated")
+    assert room.condition() == ("True", "Available")
+    assert room.server.objects["crews", "echo"]["status"]["observedGeneration"] == 1
+    assert await room.asks() == []
+    room.store.error = StoreUnavailable("away")
+    assert await room.reconcile() == 60, "its heartbeats are read again"
+    room.store.error = None
+
+    crew["status"] = room.server.objects["crews", "echo"]["status"]
+    annotate(**{"watchbill.dev/paused": "false"})
+    await room.reconcile()
+    assert room.workers() == 10
+    assert room.condition("Paused") == ("", "")
+    assert room.server.objects["crews", "echo"]["status"]["observedGeneration"] == 2

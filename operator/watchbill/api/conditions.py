@@ -1,6 +1,6 @@
 """The conditions that a resource's status may carry, and their reasons. Pure.
 
-As Kubernetes tools expect them: `Ready` sums up; `Reconciling` and `Stalled` are there only while they are true.
+As Kubernetes tools expect them: `Ready` sums up; the others are there only while they are true.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class ConditionType(StrEnum):
     """The resource has changed, and the cluster has not followed yet. No action is needed."""
     STALLED = "Stalled"
     """Nothing will go on until somebody changes something: the message says what."""
+    PAUSED = "Paused"
+    """An annotation tells the operator to leave the crew alone. All other conditions are as they were before."""
 
 
 class Reason(StrEnum):
@@ -45,6 +47,8 @@ class Reason(StrEnum):
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
     PROGRESSING = "Progressing"
     """Reconciling, not Ready: the latest change is being put into effect."""
+    ANNOTATED = "Annotated"
+    """Paused: the Crew has the annotation watchbill.dev/paused with the value true."""
     FLOW_CYCLE = "FlowCycle"
     """Stalled: the flow relations of a crew go in a circle, so no step could ever start. The message names it."""
     AGENT_UNAVAILABLE = "AgentUnavailable"
@@ -114,7 +118,7 @@ class Condition(Strict):
     """One observation about a resource (Kubernetes' metav1.Condition)."""
 
     type: str = Field(
-        description="What is said: Ready, Reconciling or Stalled.",
+        description="What is said: Ready, Reconciling, Stalled or Paused.",
         max_length=316,
         pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$",
     )

@@ -27,6 +27,7 @@ from watchbill.errors import (
     InvalidInput,
     KubernetesForbids,
     KubernetesRefuses,
+    KubernetesUnavailable,
     NameTaken,
     RetryLater,
     StaleObject,
@@ -35,7 +36,7 @@ from watchbill.errors import (
 from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import manifests, prompts, replicas
+from watchbill.plan import manifests, paused, prompts, replicas
 from watchbill.records import CrewDefinition, from_crew
 
 logger = logging.getLogger("watchbill.operator")
@@ -45,6 +46,8 @@ DENIED_AGAIN_SECONDS: Final = 5.0
 DENIED_MOST_SECONDS: Final = 60.0
 SECRET_SECONDS: Final = 60.0
 """Seconds for which a Secret that was there is believed to be there."""
+PAUSED_AGAIN_SECONDS: Final = 60.0
+"""Seconds after which the heartbeats of a paused crew are read again."""
 NO_SECRET_SECONDS: Final = 2.5
 """Seconds for which a Secret that was not there is believed not to be there."""
 
@@ -107,6 +110,8 @@ class Reconciler:
         if seen is None or seen["metadata"].get("deletionTimestamp"):
             return await self._remove(key, seen)
         memory = self._memory.of(key)
+        if paused.is_paused(seen):
+            return await self._leave_alone(key, seen, memory)
         crew, definition, fault = read(seen)
         synced = await self._sync_store(key, seen, definition, fault, memory)
         if self._repeats_conflict(key, seen, synced, memory):
@@ -123,6 +128,16 @@ class Reconciler:
             if memory.denied is not None:
                 pauses.append(max(memory.denied_until - self._clock.monotonic(), 0.0))
         return plan.shortest(pauses)
+
+    async def _leave_alone(self, key: Key, seen: Object, memory: CrewMemory) -> float | None:
+        """A paused crew: its status says so, and its heartbeats are fired as they are stored. Nothing else is done."""
+        memory.synced = ""
+        try:
+            await self._stored.follow(key, self._cache.heartbeats.of(key))
+        except (RetryLater, redis.exceptions.RedisError, OSError) as error:
+            logger.info("%s/%s: the heartbeats can't be read: %s", *key, error)
+        status = paused.status(seen.get("status") or {}, now=self._clock.now())
+        return plan.shortest([await self._statuses.write("crews", seen, status, key, memory), PAUSED_AGAIN_SECONDS])
 
     async def _remove(self, key: Key, seen: Object | None) -> float | None:
         """The crew is gone, or going. Its children go with their owner."""
@@ -155,8 +170,8 @@ class Reconciler:
         except UserActionRequired as error:  # a right that is missing, keys of another program
             logger.warning("%s/%s: %s", *key, error)
             return _Synced(None, str(error), fault)
-        except StaleObject:
-            raise  # what was seen of the crew, not the store
+        except (StaleObject, KubernetesUnavailable):
+            raise  # the store is not to blame
         except (RetryLater, redis.exceptions.RedisError, OSError) as error:
             known = error if isinstance(error, RetryLater) else outages.unavailable(error)
             if known is None:  # the store refuses this crew, and may well answer others
@@ -245,6 +260,9 @@ class Reconciler:
             planned = self._plan(dataclasses.replace(observed, refusal=memory.refusal[1:]))
         else:
             memory.denials = memory.denials if was_denied else 0
+            if planned.applies:  # the status that is written is that of what has just been made
+                made = dataclasses.replace(observed, children=self._cache.deployments.of(key), has_service_account=True)
+                planned = dataclasses.replace(planned, status=self._plan(made).status)
         if planned.resize is not None:
             await self._resize(key, *planned.resize)
         for child in planned.deletes:
