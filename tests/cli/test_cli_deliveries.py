@@ -69,6 +69,8 @@ def delivered(shell: Shell, redis_url: str, crew_name: str, receiver: Receiver) 
     shell.env |= {"WATCHBILL_REDIS_URL": redis_url, "WATCHBILL_DELIVERY_ALLOW": "loopback"}
     done = shell.run("run", "crew.yaml", "hello", "--id", "r1")
     assert done.returncode == 0, done.stderr
+    said = f"note: the result can't be delivered to gone (watchbill deliveries list default/{crew_name} says why)"
+    assert [line for line in done.stderr.splitlines() if line.startswith("note:")] == [said]
     assert sorted(receiver.got) == [("/gone", "r1"), ("/ops", "r1")]
     return crew_name
 
@@ -99,9 +101,27 @@ def test_deliveries_are_listed_and_shown_and_dead_ones_are_letters(shell: Shell,
     assert (letter["task_id"], letter["agent"]) == (wanted, "to:gone")
     assert shell.run("dead", "list", delivered).stderr == "no dead letters\n"
     assert "1 dead" in shell.run("status", delivered).stderr
+    top = shell.run("top", delivered, "--once", "-i", "0.2").stdout.splitlines()
+    (title,) = [number for number, line in enumerate(top) if line.startswith("DELIVERIES")]
+    assert top[title + 1].split()[1:5] == ["0", "0", "0", "1"]
+    told = shell.run("events", delivered, "--deliveries").stdout
+    assert "task_completed" in told
+    assert "to:ops" in told
+    assert f"delivery {wanted} is dead: " in shell.run("events", delivered).stdout
+    assert shell.run("events", delivered, "--deliveries", "--run", "r1").returncode == 2
     replayed = shell.run("dead", "replay", delivered, wanted, "--deliveries")
     assert (replayed.returncode, replayed.stdout) == (0, f"{wanted}\n")
     assert shell.run("dead", "list", delivered, "--deliveries").stderr == "no dead letters\n"
+
+
+def test_a_run_tells_of_its_own_result_only(shell: Shell, delivered: str) -> None:
+    """Those of earlier runs are not its business, however many of them wait."""
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.replace("/ops", "/again").replace("/gone", "/again"))
+    shell.run("dead", "replay", delivered, "--deliveries", "--reason", "410")
+    done = shell.run("run", "crew.yaml", "hello", "--id", "r2")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith("note:")]
 
 
 def test_a_submission_names_its_destinations(shell: Shell, delivered: str, receiver: Receiver) -> None:

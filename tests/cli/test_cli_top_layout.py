@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from watchbill.cli import overview
 from watchbill.cli.overview import CREWS, Row, Shot
 from watchbill.cli.top import rates
-from watchbill.store.figures import Ended, Figures, RunningTask, WorkerInfo
+from watchbill.store.figures import Deliveries, Ended, Figures, RunningTask, WorkerInfo
 
 
 def shot(crews: int = 30, **more: Any) -> Shot:
@@ -46,6 +46,19 @@ def test_where_there_is_no_room_the_less_important_columns_go_and_rows_are_count
     assert narrow[-1].strip() == "… 25 more"
     assert "30 crews, 30 with work" in wide[1]
     assert "… " not in "".join(wide)
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("workers", [None, ()])
+def test_deliveries_and_destinations_that_fail_are_shown_where_there_are_any(workers: tuple[()] | None) -> None:
+    idle = Row("team/idle", Figures(deliveries=Deliveries(0, 0, 0, None, 0, None)), 0.0, 0.0)
+    busy = Row("team/busy", Figures(deliveries=Deliveries(3, 1, 9999, None, 2, 5000)), 0.0, 0.0, ("hook", "ops"))
+    text = lines(Shot((busy, idle), workers), 120, 40)
+    (title,) = [number for number, line in enumerate(text) if line.startswith("DELIVERIES")]
+    assert text[title + 1].split() == ["team/busy", "3", "1", "9999", "2", "5.0s", "hook,", "ops"]
+    assert len(text) == title + 2
+    assert overview.data(Shot((busy,)))[0]["failing"] == ("hook", "ops")
+    assert not [line for line in lines(Shot((idle,), workers), 120, 40) if line.startswith("DELIVERIES")]
 
 
 @pytest.mark.pure

@@ -288,6 +288,18 @@ async def test_what_waits_for_one_destination_is_delayed_together_and_nothing_el
     assert set(await _due(crew, "to:good")) == {now_ms + 300_000}
 
 
+async def test_destinations_that_fail_are_named_while_they_are_left_in_peace(crew: Crew) -> None:
+    failing = [Destination.model_validate({"name": name, "log": {}}) for name in ("ops", "gone", "shaky")]
+    now_ms = await server_ms(crew.client)
+    of = crew.client, crew.keys, crew.uid
+    for _ in range(plan.CIRCUIT_FAILURES):
+        await circuits.record_failure(*of, failing[0], circuits.Failure("d", 1, "no", counts=True))
+    await circuits.record_failure(*of, failing[1], circuits.Failure("d", 1, "no", is_gone=True))
+    await circuits.record_failure(*of, failing[2], circuits.Failure("d", 1, "no", counts=True))
+    assert await circuits.failing(crew.client, [crew.keys], now_ms) == [["ops"]]
+    assert await circuits.failing(crew.client, [crew.keys], now_ms + 600_000) == [[]], "nobody tries it any more"
+
+
 async def _due(crew: Crew, destination: str) -> list[int]:
     """The times at which its delayed deliveries are due, in ms."""
     delayed = await crew.client.zrange(crew.keys.deliveries().delayed, 0, -1, withscores=True)

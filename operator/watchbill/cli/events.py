@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,6 +29,10 @@ def events(
     run: Annotated[
         str | None, typer.Option("--run", metavar="ID", help="Show only events of this run.", show_default=False)
     ] = None,
+    deliveries: Annotated[
+        bool,
+        typer.Option("--deliveries", help="Show events of deliveries. Each is a task, and destinations its agents."),
+    ] = False,
     count: Annotated[int, typer.Option("--count", min=0, help="Number of events to show, the newest ones.")] = 20,
     after: Annotated[
         str | None,
@@ -44,59 +48,73 @@ def events(
 
     Events call a run a mission. A line "events were missed" stands where events were deleted before they were read.
     """
-    refuse_together({("--agent", "--run"): (agent, run, "Choose one of the two feeds.")})
+    fix = "Choose one of the feeds."
+    refuse_together(
+        {
+            ("--agent", "--run"): (agent, run, fix),
+            ("--deliveries", "--agent"): (deliveries, agent, fix),
+            ("--deliveries", "--run"): (deliveries, run, fix),
+        }
+    )
+    which = Feed(crew, agent, run, deliveries)
     _check_id(after)
 
     async def work(client: Client, target: Target) -> int:
         if follow and after is not None:
-            await _check_exists(client, crew, run)
+            await _check_exists(client, which)
             last = after
         else:
-            last = await _past(client, target, crew, agent, run, after, count, store.form)
+            last = await _past(client, target, which, after, count, store.form)
         if follow:
-            async for entry_id, event in client.follow(crew, agent=agent, run=run, after=last):
+            async for entry_id, event in client.follow(crew, **which.options, after=last):
                 output.event(entry_id, event, store.form)
         return 0
 
     return store.run_on(work)
 
 
-async def _past(
-    client: Client,
-    target: Target,
-    crew: str,
-    agent: str | None,
-    run: str | None,
-    after: str | None,
-    count: int,
-    form: Output,
-) -> str:
+class Feed(NamedTuple):
+    """The feed that is asked for."""
+
+    crew: str
+    agent: str | None
+    run: str | None
+    deliveries: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"agent": self.agent, "run": self.run, "deliveries": self.deliveries}
+
+
+async def _past(client: Client, target: Target, which: Feed, after: str | None, count: int, form: Output) -> str:
     """Prints past events. Returns the id of the last event. Raises NotFound."""
     from watchbill import connection
     from watchbill.store import events as feed
 
     last = after or feed.BEGINNING
     if after is not None:
+        keys = client.keys(which.crew)
+        keys = keys.deliveries() if which.deliveries else keys
         async with connection.connected(target) as redis:
-            found = await feed.read(redis, feed.stream(client.keys(crew), agent=agent, run=run), after, count)
+            found = await feed.read(redis, feed.stream(keys, agent=which.agent, run=which.run), after, count)
     else:
-        found = await client.events(crew, agent=agent, run=run, count=count) if count else []
+        found = await client.events(which.crew, **which.options, count=count) if count else []
     if not found:
-        await _check_exists(client, crew, run)
+        await _check_exists(client, which)
     for entry_id, event in found:
         output.event(entry_id, event, form)
         last = entry_id
     if not count and after is None:  # only what comes from now on
-        newest = await client.events(crew, agent=agent, run=run, count=1)
+        newest = await client.events(which.crew, **which.options, count=1)
         last = newest[-1][0] if newest else last
     return last
 
 
-async def _check_exists(client: Client, crew: str, run: str | None) -> None:
+async def _check_exists(client: Client, which: Feed) -> None:
     """Raises NotFound if there is no such crew or run. The feed of a run may outlast its record."""
-    await client.figures(crew)
-    if run is not None and not await client.events(crew, run=run, count=1):
-        await client.status(crew, run)
+    await client.figures(which.crew)
+    if which.run is not None and not await client.events(which.crew, run=which.run, count=1):
+        await client.status(which.crew, which.run)
 
 
 def _check_id(after: str | None) -> None:

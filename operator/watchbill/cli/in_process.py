@@ -117,19 +117,21 @@ async def once(asked: Asked, signals: Signals) -> int:
                         asked.next.say_of_crash(ended, letters)
                     if sys.stderr.isatty() and not environment.is_quiet():
                         asked.next.say(task_id, ended, letters)
-                await signals.guard(_deliver(asked, client, local, crew))
+                await signals.guard(_deliver(asked, client, local, crew, task_id))
                 return code
 
 
-async def _deliver(asked: Asked, client: Client, local: LocalCrews, crew: str) -> None:
-    """Waits for deliveries that are due, and says what is not delivered yet."""
+async def _deliver(asked: Asked, client: Client, local: LocalCrews, crew: str, task_id: str) -> None:
+    """Waits for deliveries that are due, and says to whom this result is not delivered."""
     await local.delivered(DELIVER_SECONDS)
-    found = (await client.figures(crew)).deliveries
-    if found and (left := found.waiting + found.running + found.delayed):
+    found = [one for one in await client.deliveries(crew) if one.task_id == task_id]
+    why = f"watchbill deliveries list {crew} says why"
+    if dead := sorted({one.destination for one in found if one.state is TaskState.DEAD}):
+        output.say(f"note: the result can't be delivered to {', '.join(dead)} ({why})")
+    if left := sorted({one.destination for one in found if one.state not in TERMINAL}):
         kept = asked.place.url or asked.place.folder
-        again = f"a worker of this store tries again (watchbill deliveries list {crew} says why)"
-        later = again if kept else "nothing is kept, because of --ephemeral"
-        output.say(f"note: {output.many(left, 'result')} not delivered yet; {later}")
+        later = f"a worker of this store tries again ({why})" if kept else "nothing is kept, because of --ephemeral"
+        output.say(f"note: the result is not delivered to {', '.join(left)} yet; {later}")
 
 
 async def watch(asked: Asked, signals: Signals) -> int:

@@ -16,6 +16,8 @@ from watchbill.tasks import Priority
 from watchbill.terminal import one_line
 
 Cells = Sequence[str]
+_ROOM_FOR_TWO: Final = 12
+"""Lines below which only crews are shown, and not their deliveries."""
 FIRST: Final = 32
 """Width up to which the first column is not cut before other columns are dropped."""
 
@@ -28,6 +30,8 @@ class Row:
     now: Figures
     done: float | None
     failed: float | None
+    failing: tuple[str, ...] = ()
+    """Destinations of its results to which nothing is sent now, because they fail."""
 
     @property
     def load(self) -> int:
@@ -80,6 +84,11 @@ CREWS: Final = Table(
     ("PARKED", "DELAYED", "SLOTS", "FAILED/S", "DEAD", "OLDEST", "WORKERS", "DONE/S", "RUNNING"),
 )
 CLASSES: Final = Table(("PRIORITY", "WAITING", "RUNNING", "OLDEST"), frozenset({"PRIORITY"}), ("OLDEST", "RUNNING"))
+DELIVERIES: Final = Table(
+    ("DELIVERIES", "WAITING", "SENDING", "RETRYING", "DEAD", "OLDEST", "FAILING"),
+    frozenset({"DELIVERIES", "FAILING"}),
+    ("OLDEST", "SENDING", "DEAD", "RETRYING"),
+)
 WORKERS: Final = Table(
     ("WORKER", "RUNNING", "SLOTS", "LEASE", "STATE"), frozenset({"WORKER", "STATE"}), ("LEASE", "SLOTS")
 )
@@ -101,6 +110,18 @@ def crew_cells(row: Row) -> Cells:
 
 def class_cells(now: Figures) -> list[Cells]:
     return [(c.name, str(c.waiting), str(c.running), _age(c.oldest_ms)) for c in now.classes]
+
+
+def delivery_cells(rows: Sequence[Row]) -> list[Cells]:
+    """The crews that have deliveries which are not made, or destinations that fail."""
+    found: list[Cells] = []
+    for row in rows:
+        to = row.now.deliveries
+        if to and (row.failing or to.waiting + to.running + to.delayed + to.dead):
+            counts = (to.waiting, to.running, to.delayed, to.dead)
+            failing = one_line(", ".join(row.failing)) or "-"
+            found.append((one_line(row.crew), *map(str, counts), _age(to.oldest_ms), failing))
+    return found
 
 
 def worker_cells(workers: Sequence[WorkerInfo]) -> list[Cells]:
@@ -133,10 +154,9 @@ def longest_cells(longest: Sequence[RunningTask]) -> list[Cells]:
 def plain(shot: Shot) -> None:
     """Writes the reading on stdout, for people and for awk."""
     output.table(CREWS.title, [crew_cells(row) for row in shot.rows])
-    if shot.workers is not None:
-        for table, rows in _parts(shot):
-            output.blank()
-            output.table(table.title, rows)
+    for table, rows in _parts(shot):
+        output.blank()
+        output.table(table.title, rows)
 
 
 def data(shot: Shot) -> Any:
@@ -145,6 +165,7 @@ def data(shot: Shot) -> Any:
         {
             "crew": row.crew,
             **{k: v for k, v in dataclasses.asdict(row.now).items() if k not in ("now_ms", "ended")},
+            "failing": row.failing,
             "done_per_second": row.done,
             "failed_per_second": row.failed,
         }
@@ -165,15 +186,22 @@ def screen(title: str, trouble: str, shot: Shot | None, width: int, height: int)
     if shot is not None:
         lines.append(("", ""))
         room = height - len(lines)
-        if shot.workers is None:
-            lines += _block(CREWS, [crew_cells(row) for row in shot.rows], width, room)
-        else:
-            lines += _one_crew(shot, width, room)
+        lines += _all_crews(shot, width, room) if shot.workers is None else _one_crew(shot, width, room)
     text = Text(no_wrap=True, overflow="crop", end="")
     for number, (line, style) in enumerate(lines[:height]):
         text.append("\n" if number else "")
         text.append(set_cell_size(line, width), style)
     return text
+
+
+def _all_crews(shot: Shot, width: int, room: int) -> list[tuple[str, str]]:
+    cells = [crew_cells(row) for row in shot.rows]
+    below = [(table, rows) for table, rows in _parts(shot) if room >= _ROOM_FOR_TWO]
+    later = sum(min(len(rows) + 2, room // 3) for _, rows in below)
+    lines = _block(CREWS, cells, width, room - later)
+    for table, rows in below:
+        lines += [("", ""), *_block(table, rows, width, room - len(lines) - 1)]
+    return lines
 
 
 def _one_crew(shot: Shot, width: int, room: int) -> list[tuple[str, str]]:
@@ -190,11 +218,11 @@ def _one_crew(shot: Shot, width: int, room: int) -> list[tuple[str, str]]:
 
 
 def _parts(shot: Shot) -> list[tuple[Table, list[Cells]]]:
-    parts = [
-        (CLASSES, class_cells(shot.rows[0].now)),
-        (WORKERS, worker_cells(shot.workers or ())),
-        (LONGEST, longest_cells(shot.longest)),
-    ]
+    deliveries = (DELIVERIES, delivery_cells(shot.rows))
+    parts = [deliveries]
+    if shot.workers is not None:
+        of_crew = (WORKERS, worker_cells(shot.workers)), (LONGEST, longest_cells(shot.longest))
+        parts = [(CLASSES, class_cells(shot.rows[0].now)), deliveries, *of_crew]
     return [(table, rows) for table, rows in parts if rows]
 
 

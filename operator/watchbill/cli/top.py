@@ -62,6 +62,8 @@ def top(
 ) -> int:
     """Show the work of crews, the busiest first, until q or Ctrl-C.
 
+    Below are the results that crews deliver, and the destinations that fail, if there are any.
+
     With --once, with --output json or yaml, or if stdout is no terminal, the table is printed once. DONE/S and
     FAILED/S are tasks and steps per second that ended since the reading before.
     """
@@ -110,12 +112,18 @@ class Sampler:
     async def read(self) -> Shot:
         """Reads the figures once. Raises StoreUnavailable."""
         from watchbill.cli.overview import Row, Shot
-        from watchbill.store import figures
+        from watchbill.store import circuits, figures
 
         crews = await self._crews()
         since = {crew: before.ended.last_id if before.ended else "0-0" for crew, before in self._before.items()}
         now = {crew: found async for crew, found in figures.each(self._redis, crews, since) if found is not None}
-        rows = [Row(crew, found, *rates(self._before.get(crew), found)) for crew, found in now.items()]
+        deliver = [keys for keys in crews if keys.crew in now and now[keys.crew].deliveries]
+        now_ms = max((found.now_ms for found in now.values()), default=0)
+        failing = dict(zip(deliver, await circuits.failing(self._redis, deliver, now_ms), strict=True))
+        fails = {keys.crew: tuple(names) for keys, names in failing.items()}
+        rows = [
+            Row(crew, found, *rates(self._before.get(crew), found), fails.get(crew, ())) for crew, found in now.items()
+        ]
         self._before = now
         rows.sort(key=lambda row: (-row.load, -(row.done or 0), -row.now.workers, row.crew))
         if not self._single or not rows:

@@ -308,17 +308,26 @@ class Client(Control, Crews, Deliveries):
         return await unfinished.newest(self._redis, self.keys(crew))
 
     async def events(
-        self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20
+        self, crew: str, *, agent: str | None = None, run: str | None = None, count: int = 20, deliveries: bool = False
     ) -> list[tuple[str, TownEvent]]:
-        """The newest events of the crew, an agent or a run, with their ids, in order of time."""
+        """The newest events of the crew, an agent or a run, with their ids, in order of time. `deliveries`: those of
+        its deliveries, whose agents are destinations, as in `to:ops`."""
         keys = self._door(crew, agent=agent, run=run)
+        keys = keys.deliveries() if deliveries else keys
         return await events.recent(self._redis, events.stream(keys, agent=agent, run=run), count)
 
     def follow(
-        self, crew: str, *, agent: str | None = None, run: str | None = None, after: str = BEGINNING
+        self,
+        crew: str,
+        *,
+        agent: str | None = None,
+        run: str | None = None,
+        after: str = BEGINNING,
+        deliveries: bool = False,
     ) -> AsyncIterator[tuple[str, TownEvent | Gap]]:
-        """Yields events as they come, after the id `after`, without end."""
+        """Yields events as they come, after the id `after`, without end. `deliveries`: as for `events`."""
         keys = self._door(crew, agent=agent, run=run, after=after)
+        keys = keys.deliveries() if deliveries else keys
         return events.follow(self._redis, events.stream(keys, agent=agent, run=run), after)
 
     # ------------------------------------------------------------ within

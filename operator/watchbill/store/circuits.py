@@ -20,6 +20,9 @@ from watchbill.store import packed
 from watchbill.store.queue import BATCH, crew_gone
 from watchbill.tasks import Priority
 
+_TRIAL_SECONDS: Final = 120
+"""Seconds within which a trial is made and has ended, if anything waits for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
@@ -44,6 +47,22 @@ async def read(client: redis.asyncio.Redis, keys: CrewKeys, of: Sequence[str]) -
     with outages.translated():
         found = await client.hmget(keys.circuits, list(of))
     return [_circuit(str(text)) if text else Circuit() for text in found]
+
+
+async def failing(client: redis.asyncio.Redis, crews: Sequence[CrewKeys], now_ms: int) -> list[list[str]]:
+    """Returns, for each crew, the names of destinations to which nothing is sent now, but for a trial."""
+    with outages.translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for keys in crews:
+                pipe.hgetall(keys.circuits)
+            replies: list[Any] = await pipe.execute() if crews else []
+    since_ms = now_ms - _TRIAL_SECONDS * 1000  # one that nobody tries any more was defined anew, or gets no messages
+    found = []
+    for reply in replies:
+        known = {str(name): _circuit(str(text)) for name, text in reply.items()}
+        shown = {name.partition("@")[0] for name, one in known.items() if not one.is_gone and one.until_ms > since_ms}
+        found.append(sorted(shown))
+    return found
 
 
 def _circuit(text: str) -> Circuit:
