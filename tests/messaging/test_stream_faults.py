@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import uuid
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from twins import Twin, ask
 
 from waiting import until
+from watchbill.connection.client import REPLY_TIMEOUT_SECONDS
 from watchbill.errors import StoreUnavailable
 from watchbill.messaging import AsyncRedisStream
 
@@ -87,6 +89,24 @@ async def test_a_dead_letter_is_written_once(twin: Twin, proxy: Any, key: str) -
 
     assert len(await until(letters)) == 1
     assert len(await letters()) == 1
+
+
+async def test_a_dead_letter_is_replayed_once(twin: Twin, proxy: Any, key: str) -> None:
+    way = await proxy()
+    stream = twin("RedisStream", key, url=way.url, retry_after=SOON, max_deliveries=1)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    await ask(stream.add, {"n": 1})
+    await ask(stream.read_group)
+
+    async def letters() -> Any:
+        return await ask(stream.read_group) or await ask(stream.dead_letters)
+
+    [letter] = await until(letters)
+    way.drop_every_reply_once = True
+    assert await ask(stream.replay_dead_letters, letter["id"]) == [letter["id"]]
+    again = await until(lambda: ask(stream.read_group))
+    assert [message["id"] for message in again] == [letter["message_id"]]
+    assert await ask(stream.read_group) == []
 
 
 async def test_an_outage_is_an_error_and_never_an_empty_answer(twin: Twin, private_redis: Any, key: str) -> None:
@@ -177,3 +197,30 @@ async def test_a_consumer_that_is_killed_between_reading_and_acknowledging_loses
     [message] = await until(stream.read_group)
     assert message == {"id": added, "data": {"n": 1}}
     assert await stream.acknowledge(added) == 1
+
+
+@pytest.mark.parametrize("at", ["reading", "acknowledging"])
+async def test_stop_ends_processing_while_the_server_stands_still(
+    twin: Twin, private_redis: Any, key: str, at: str
+) -> None:
+    server = await private_redis()
+    stream, producer = twin("RedisStream", key, url=server.url), twin("RedisStream", key, url=server.url)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    handled: list[Any] = []
+
+    def handler(message: Any) -> None:
+        if at == "acknowledging":
+            os.kill(server.pid, signal.SIGSTOP)
+        handled.append(message["id"])
+
+    processing = asyncio.create_task(ask(stream.process_messages, handler))
+    added = await ask(producer.add, {"n": 1})
+    try:
+        await until(lambda: handled == [added])
+        os.kill(server.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        stream.stop()
+        assert await processing == 1
+        assert time.monotonic() - began < 0.8 * REPLY_TIMEOUT_SECONDS  # until the client itself gives up
+    finally:
+        os.kill(server.pid, signal.SIGCONT)

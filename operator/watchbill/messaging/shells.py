@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, TypeVar
 
 import redis
@@ -48,12 +48,14 @@ class Blocking:
         if self._owns:
             self._redis.close()
 
-    def _do(self, steps: Generator[Any, Any, T]) -> T:
+    def _do(self, steps: Generator[Any, Any, T], take: Callable[[Any], Any] | None = None) -> T:
+        """`take` takes the steps in place of `_take`."""
+        take = take or self._take
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = self._take(step)
+                    answer = take(step)
                 except FAILURES as error:
                     step = steps.throw(error)
                 else:
@@ -105,12 +107,14 @@ class Async:
         if self._owns:
             await self._redis.aclose()
 
-    async def _do(self, steps: Generator[Any, Any, T]) -> T:
+    async def _do(self, steps: Generator[Any, Any, T], take: Callable[[Any], Awaitable[Any]] | None = None) -> T:
+        """`take` takes the steps in place of `_take`."""
+        take = take or self._take
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._take(step)
+                    answer = await take(step)
                 except FAILURES as error:
                     step = steps.throw(error)
                 else:

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from watchbill.messaging import stream_core
+from watchbill.messaging import stopping, stream_core
 from watchbill.messaging.entries import Message
 from watchbill.messaging.shells import Async, Blocking
 
@@ -99,10 +99,12 @@ class RedisStream(Blocking):
         for `wait` seconds. Returns how many were handled without an error. What was read and not begun goes back at
         once.
         """
-        return self._do(self._core.process(handler, count=count, limit=limit, wait=wait))
+        with stopping.Helper(self._take, lambda: self._core.is_stopped) as helper:
+            return self._do(self._core.process(handler, count=count, limit=limit, wait=wait), helper.take)
 
     def stop(self) -> None:
-        """Ends process_messages, here or in another thread, after the message that it is at."""
+        """Ends process_messages, here or in another thread, after the message that it is at; within two seconds if the
+        server doesn't answer. What it was given then is given again later."""
         self._core.is_stopped = True
 
     def leave(self, *ids: str) -> bool:
@@ -115,9 +117,21 @@ class RedisStream(Blocking):
         """Dead letters, oldest first: as messages, with `message_id`, `group`, `deliveries` and `error` besides."""
         return self._do(self._core.dead_letters(count))
 
+    def replay_dead_letters(self, *ids: str) -> list[str]:
+        """Gives the messages of these dead letters to their group again, with all their deliveries, and deletes the
+        letters. Returns the ids of the letters that were replayed: not those that are gone, or whose group is.
+
+        A message that the stream has given up meanwhile is added to it anew, and so comes to all groups.
+        """
+        return self._do(self._core.replay_dead_letters(*ids))
+
     def delete_dead_letters(self, *ids: str) -> int:
         """Deletes dead letters by their `id`. Returns how many there were."""
         return self._do(self._core.delete_dead_letters(*ids))
+
+    def purge_dead_letters(self) -> int:
+        """Deletes all dead letters. Returns how many there were."""
+        return self._do(self._core.purge_dead_letters())
 
     def cleanup(self, groups: Sequence[str] | None = None, *, force: bool = False) -> dict[str, str]:
         """Destroys groups, by default all, and then the stream with its dead letters, whatever is left to do in it.
@@ -149,6 +163,7 @@ class AsyncRedisStream(Async):
             max_deliveries=max_deliveries,
             key_prefix=key_prefix,
         )
+        self._limits = stopping.Limits(self._take, lambda: self._core.is_stopped)
         super().__init__(client)
 
     async def add(self, data: dict[str, Any]) -> str:
@@ -189,11 +204,12 @@ class AsyncRedisStream(Async):
         wait: float | None = None,
     ) -> int:
         """Does what RedisStream.process_messages does."""
-        return await self._do(self._core.process(handler, count=count, limit=limit, wait=wait))
+        return await self._do(self._core.process(handler, count=count, limit=limit, wait=wait), self._limits.take)
 
     def stop(self) -> None:
         """Does what RedisStream.stop does."""
         self._core.is_stopped = True
+        self._limits.stop()
 
     async def leave(self, *ids: str) -> bool:
         """Does what RedisStream.leave does."""
@@ -202,6 +218,14 @@ class AsyncRedisStream(Async):
     async def dead_letters(self, count: int | None = None) -> list[Message]:
         """Does what RedisStream.dead_letters does."""
         return await self._do(self._core.dead_letters(count))
+
+    async def replay_dead_letters(self, *ids: str) -> list[str]:
+        """Does what RedisStream.replay_dead_letters does."""
+        return await self._do(self._core.replay_dead_letters(*ids))
+
+    async def purge_dead_letters(self) -> int:
+        """Does what RedisStream.purge_dead_letters does."""
+        return await self._do(self._core.purge_dead_letters())
 
     async def delete_dead_letters(self, *ids: str) -> int:
         """Does what RedisStream.delete_dead_letters does."""

@@ -32,6 +32,8 @@ ANSWER_SECONDS: Final = 60
 """Seconds for which a script's answer is kept for its own resend. redis-py resends for less."""
 PAGE: Final = 1000
 """Entries that one command reads: the server is never held for long."""
+LETTERS_AT_ONCE: Final = 100
+"""Dead letters that one script replays, for the same reason."""
 COUNT_MAX: Final = 1000
 """Messages that one call gives, for the same reason."""
 BLOCK_SECONDS: Final = 1.0
@@ -137,6 +139,18 @@ class Stream:
     def delete_dead_letters(self, *ids: str) -> Steps[int]:
         _check_ids(ids)
         return int((yield Call(("XDEL", self.dead, *ids)))) if ids else 0
+
+    def replay_dead_letters(self, *ids: str) -> Steps[list[str]]:
+        _check_ids(ids)
+        replayed: list[str] = []
+        for start in range(0, len(ids), LETTERS_AT_ONCE):
+            keys = (self.key, self.dead, self._answer_key())
+            args = (names.RETURNED, ANSWER_SECONDS, *ids[start : start + LETTERS_AT_ONCE])
+            replayed += str((yield Script("stream_replay", keys, args))).split()
+        return replayed
+
+    def purge_dead_letters(self) -> Steps[int]:
+        return int((yield Call(("XTRIM", self.dead, "MAXLEN", "=", 0))))
 
     def cleanup(self, groups: Sequence[str] | None = None, *, force: bool = False) -> Steps[dict[str, str]]:
         heard_ms, busy_ms = int(HEARD_SECONDS * 1000), int(self.retry_after * 1000)
