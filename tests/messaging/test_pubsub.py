@@ -340,3 +340,19 @@ async def test_handlers_are_called_in_the_thread_that_runs(redis_url: str, chann
     await asyncio.to_thread(thread.join)
     assert found == {thread}
     await twin.close()
+
+
+async def test_who_listens_before_anybody_has_subscribed_is_warned(pubsub: Any, channel: str, caplog: Any) -> None:
+    got: list[Any] = []
+    running = asyncio.create_task(ask(pubsub.run))
+    await until(lambda: "run() hears nothing until subscribe(channel, handler) is called" in caplog.text)
+    await ask(pubsub.subscribe, channel, got.append)
+    await ask(pubsub.publish, channel, 1)
+    await until(lambda: got == [1])
+    await ask(pubsub.stop)
+    await running
+    again = asyncio.create_task(ask(pubsub.run))  # with a subscription
+    await until(lambda: ask(pubsub.publish, channel, 2))
+    await ask(pubsub.stop)
+    await again
+    assert caplog.text.count("run() hears nothing") == 1

@@ -87,9 +87,10 @@ class RedisPubSub(Blocking):
         self._core.remove(channel)
 
     def run(self) -> None:
-        """Listens until `stop` is called, by a handler or in another thread. If another thread listens already, waits
-        for its end. Raises StoreRefuses if the server refuses us from the beginning."""
+        """Listens until `stop` is called, by a handler or in another thread; warns if nobody has subscribed. If another
+        thread listens already, waits for its end. Raises StoreRefuses if the server refuses us from the beginning."""
         if self._begin():
+            self._core.warn_if_none()
             self._listen()
         else:
             with self._told:
@@ -228,12 +229,14 @@ class AsyncRedisPubSub(Async):
         self._core.remove(channel)
 
     async def run(self) -> None:
-        """Listens until `stop` is called, or the task is cancelled. If this object listens in a task already, waits for
-        its end. Raises StoreRefuses if the server refuses us from the beginning."""
+        """Listens until `stop` is called, or the task is cancelled; warns if nobody has subscribed. If this object
+        listens in a task already, waits for its end. Raises StoreRefuses if the server refuses us from the
+        beginning."""
         if self._listener is not None:
             await asyncio.wait([self._listener])
             return
         self._core.is_stopping = False
+        self._core.warn_if_none()
         await self._listen()
 
     async def run_in_task(self) -> asyncio.Task[None]:

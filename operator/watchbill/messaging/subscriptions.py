@@ -114,6 +114,11 @@ class Subscriptions:
     def remove(self, channel: str) -> None:
         self._handlers.pop(names.channel(checks.text(channel, "channel"), self._prefix), None)
 
+    def warn_if_none(self) -> None:
+        """Warns a caller that listens, and blocks, before anybody has subscribed."""
+        if not self._handlers:
+            logger.warning("run() hears nothing until subscribe(channel, handler) is called: no channel has a handler")
+
     def is_settled(self, *channels: str) -> bool:
         """Returns whether the server has confirmed these channels, or all that have a handler; or there is none to wait
         for."""
