@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -72,6 +73,18 @@ async def test_no_window_has_more_and_steady_traffic_gets_all(make: Callable[...
     for start, _ in allowed:
         surely_within = [1 for before, after in allowed if start <= before and after < start + period * 1e6]
         assert len(surely_within) <= rate
+
+
+async def test_a_clients_clock_counts_for_nothing(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, now = make(rate=1, period=MINUTE), time.time()
+    assert await ask(limiter.is_allowed, "k")
+    for wrong in (now + 3600, now - 3600):
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda: wrong)  # noqa: B023 - called here
+            clock.setattr(time, "time_ns", lambda: int(wrong * 1e9))  # noqa: B023
+            said = await ask(limiter.decide, "k")
+        assert not said.allowed
+        assert 0 < said.retry_after <= MINUTE
 
 
 async def test_denied_calls_cost_nothing(make: Callable[..., Any], redis_client: Any, prefix: str) -> None:

@@ -272,6 +272,35 @@ async def test_an_outage_raises(private_redis: Any, prefix: str) -> None:
                 await call
 
 
+async def test_no_call_looks_through_the_keys_of_the_server(private_redis: Any, prefix: str) -> None:
+    server = await private_redis()
+    async with connection.connected(server.url) as client:
+        cache = RedisCache(client=client, prefix=prefix)
+        await client.config_resetstat()
+        await filled(cache, "a", "b", count=2)
+        assert await cache.get_responses("a") == ["a0", "a1"]
+        assert len(await cache.get_last_responses(9)) == len(await cache.get_random_responses(9)) == 4
+        await cache.clear("a")
+        await cache.clear_all()
+        called = {name.removeprefix("cmdstat_") for name in await client.info("commandstats")}
+    assert "zadd" in called
+    assert called.isdisjoint({"scan", "keys", "randomkey"})
+
+
+async def test_a_server_that_stands_still_does_not_hold_up_the_loop_of_a_cache(private_redis: Any, prefix: str) -> None:
+    server = await private_redis()
+    async with connection.connected(server.url) as client:
+        cache = RedisCache(client=client, prefix=prefix)
+        await cache.append_response("a", "a0")
+        server.pause()
+        calls = [asyncio.create_task(call) for call in (cache.append_response("a", "a1"), cache.get_responses("b"))]
+        for _ in range(20):
+            await asyncio.sleep(0.001)  # others go on
+        assert not any(call.done() for call in calls)
+        server.resume()
+        assert await asyncio.gather(*calls) == [None, []]
+
+
 async def test_a_server_of_its_own_by_host_and_port_is_closed_and_a_given_client_is_not(
     redis_url: str, client: Any
 ) -> None:
