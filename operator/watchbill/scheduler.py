@@ -30,6 +30,7 @@ from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import schedule
 from watchbill.store import definitions, firing, heartbeats
+from watchbill.store import fired as history
 
 logger = Logger("watchbill.scheduler")
 
@@ -243,6 +244,8 @@ class Scheduler:
                     metrics.HEARTBEATS_FIRED.labels(crew, state.name).inc()
                     logger.info("heartbeat %s: fired the slot %s", timed.id, heartbeats.iso(slot))
                 timed.go_on(fired.next or following)
+                if fired.outcome == "fired":
+                    await history.trim(self._client, timed.keys, timed.state)
             case "busy":
                 timed.reason = f"{fired.work} has not ended, and concurrencyPolicy is Forbid"
                 return await self._report_missed(timed, (slot,), False, following)

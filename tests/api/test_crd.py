@@ -120,8 +120,10 @@ def test_every_number_of_the_spec_has_a_default_or_means_something_when_absent()
     }
     assert without == {
         "crews.spec.agents[].timeoutSeconds",
+        "heartbeats.spec.failedRunsHistoryLimit",
         "heartbeats.spec.intervalSeconds",
         "heartbeats.spec.startingDeadlineSeconds",
+        "heartbeats.spec.successfulRunsHistoryLimit",
     }
 
 

@@ -140,3 +140,17 @@ def test_the_private_store_is_given_crews_too(shell: Shell) -> None:
     assert shell.run("submit", "notes", "x", "--id", "mine").stdout == "mine\n"
     assert yaml.safe_load(shell.run("get", "crews", "-o", "yaml").stdout)["items"][0]["metadata"]["name"] == "notes"
     assert Path(shell.folder, ".watchbill").is_dir()
+
+
+def test_heartbeats_are_shown_with_their_times_and_what_they_fired(shell: Shell, named: str) -> None:
+    add(shell, HEARTBEAT.format(name=named, prompt="Wake up."))
+    shell.run("apply", "-f", ".")
+    fired = shell.run("submit", named, "--heartbeat", "early").stdout.strip()
+    [told] = json.loads(shell.run("heartbeats", named, "-o", "json", "--count", "3").stdout)
+    assert (told["name"], told["suspended"], len(told["next"])) == ("early", False, 3)
+    assert [(work["id"], work["state"], work["finished"]) for work in told["last"]] == [(fired, "running", None)]
+    shown = shell.run("heartbeats", named).stdout
+    assert "0 4 * * * Europe/Berlin" in shown
+    assert f"{fired}  running" in shown
+    assert len(shown.splitlines()) == 2 + 1 + 11 + 1 + 2, "its own row, ten times, one run; each with a header"
+    assert f"{named}  early" in shell.run("heartbeats").stdout

@@ -26,6 +26,7 @@ from watchbill.store import (
     dead,
     definitions,
     figures,
+    fired,
     firing,
     heartbeats,
     ingress,
@@ -170,10 +171,15 @@ async def _heartbeats(crew: Crew) -> None:
         assert (await firing.run_now(crew.client, crew.keys, "hb", agent or "all", now=noon))[1]
         slots = {"first": state.next or noon, "following": noon + timedelta(minutes=9)}
         assert await heartbeats.miss(crew.client, crew.keys, state, **slots, count=8, message="missed")
+        await control.cancel_all(crew.client, crew.keys, crew.uid, None, "enough", LEASE_MS)
+        kept_none = Heartbeat.model_validate(
+            {"metadata": {"name": "hb"}, "spec": {**spec, "failedRunsHistoryLimit": 0}}
+        )
+        state = await heartbeats.apply(crew.client, crew.keys, crew.uid, kept_none, now=noon)
+        assert await fired.trim(crew.client, crew.keys, state) == 1
     await heartbeats.remove(crew.client, crew.keys, crew.uid, "hb")
     await heartbeats.apply(crew.client, crew.keys, crew.uid, beat, now=noon)
     fires = partial(service_heartbeats.fires, crew.client, crew.keys, crew.uid, holds=timedelta(minutes=1))
     assert await fires("s", ["hb"]) == (False, [])
     assert await fires("s", []) == (True, ["hb"])
     await service_heartbeats.fires_none(crew.client, crew.keys, crew.uid, "s")
-    await control.cancel_all(crew.client, crew.keys, crew.uid, None, "enough", LEASE_MS)

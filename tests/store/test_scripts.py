@@ -47,6 +47,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "heartbeat_miss": "ends",
     "heartbeat_remove": "ends",
     "heartbeat_services": "ends",
+    "heartbeat_trim": "ends",
     "leave": "ends",
     "loaded": "ends",
     "move_due": "ends",

@@ -152,6 +152,8 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
             "jitterSeconds": 300,
             "startingDeadlineSeconds": 3600,
             "missed": "All",
+            "successfulRunsHistoryLimit": 3,
+            "failedRunsHistoryLimit": 0,
             "concurrencyPolicy": "Forbid",
             "prompt": "Write of {slot}. Äöü 😀",
             "inputs": {"notes": "of {now}", "e-m_pty": ""},

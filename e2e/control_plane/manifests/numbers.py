@@ -27,6 +27,8 @@ _HEARTBEAT: Final = {
     "spec.intervalSeconds": (1, 31_622_400),
     "spec.startingDeadlineSeconds": (1, 31_622_400),
     "spec.jitterSeconds": (0, 3600),
+    "spec.successfulRunsHistoryLimit": (0, 100),
+    "spec.failedRunsHistoryLimit": (0, 100),
 }
 FIELDS: Final = (*_CREW, *_HEARTBEAT)
 

@@ -163,6 +163,20 @@ class HeartbeatSpec(Strict):
         description="Whether it is fired while what it fired last has not ended. Allow: yes. Forbid: the slot is "
         "missed. Replace: yes, and what has not ended is cancelled.",
     )
+    successful_runs_history_limit: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Tasks or runs of this heartbeat that were completed and whose records and results are kept. Older "
+        "ones go when it fires. Omitted: the crew's tasks.maxResults and tasks.resultTTLSeconds decide, which hold in "
+        "any case.",
+    )
+    failed_runs_history_limit: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="The same, of those that ended otherwise.",
+    )
     prompt: Prompt = Field(
         default="",
         description="What is asked each time. {slot} stands for the time at which it was to fire, {now} for the time "

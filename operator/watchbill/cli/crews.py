@@ -215,7 +215,7 @@ def _beat(crew: str, beat: HeartbeatState) -> dict[str, Any]:
         "crew": crew,
         "agent": spec.agent,
         "prompt": spec.prompt,
-        "schedule": f"{spec.schedule} {spec.time_zone}" if spec.schedule else f"every {spec.interval_seconds} s",
+        "schedule": beat.timing,
         "next": iso(beat.next) if beat.next else None,
         "last": iso(beat.last) if beat.last else None,
         "missed": beat.missed,

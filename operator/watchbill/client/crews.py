@@ -22,6 +22,7 @@ from watchbill.store.crews import CrewRedis
 
 if TYPE_CHECKING:
     from watchbill.api import Crew, Heartbeat
+    from watchbill.store.fired import HeartbeatReport
     from watchbill.store.heartbeats import HeartbeatState
 
 Change = Literal["created", "configured", "unchanged"]
@@ -93,6 +94,16 @@ class Crews(Connected):
         keys = self.keys(crew)
         await self._current(keys)
         return await heartbeats.all_of(self._redis, keys)
+
+    async def heartbeat_reports(self, crew: str, *, most: int = 10) -> list[HeartbeatReport]:
+        """The crew's heartbeats, each with its next times and what became of what it fired last, at most `most` of
+        both (100 of what was fired). Raises NotFound, NewerRecord."""
+        from watchbill.store import fired  # with the models of the API
+
+        keys = self.keys(crew)
+        await self._current(keys)
+        now = datetime.now(UTC)  # noqa: TID251 - shell
+        return await fired.reports(self._redis, keys, now=now, most=most)
 
     async def delete(self, crew: str, *, heartbeat: str | None = None) -> None:
         """Removes the crew with all its work, results, events and heartbeats; its workers end. With `heartbeat`: only

@@ -111,6 +111,7 @@ class SyncClient:
     crew = _waits(Client.crew)
     manifest = _waits(Client.manifest)
     heartbeats = _waits(Client.heartbeats)
+    heartbeat_reports = _waits(Client.heartbeat_reports)
     delete = _waits(Client.delete)
     state = _waits(Client.state)
     status = _waits(Client.status)

@@ -57,6 +57,8 @@ class StoredSpec(BaseModel):
     starting_deadline_seconds: int | None = None
     missed: Missed = "Skip"
     concurrency_policy: ConcurrencyPolicy = "Allow"
+    successful_runs_history_limit: int | None = None
+    failed_runs_history_limit: int | None = None
     agent: str | None = None
     prompt: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
@@ -102,6 +104,12 @@ class HeartbeatState:
     def schedule(self) -> Schedule:
         spec = self.spec
         return Schedule(cron=spec.schedule, zone=spec.time_zone, interval_seconds=spec.interval_seconds)
+
+    @property
+    def timing(self) -> str:
+        """The schedule in words."""
+        spec = self.spec
+        return f"{spec.schedule} {spec.time_zone}" if spec.schedule else f"every {spec.interval_seconds} s"
 
     @cached_property
     def jitter(self) -> timedelta:

@@ -48,7 +48,7 @@ async def fires_none(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, serv
 async def _say(
     client: redis.asyncio.Redis, keys: CrewKeys, said: list[Any], *, ended: Sequence[str], given: Sequence[str]
 ) -> tuple[bool, list[str]]:
-    sent = [*keys.fixed, *(keys.heartbeat(name) for name in given)]
+    sent = [*keys.fixed, *(key for name in given for key in (keys.heartbeat(name), keys.fired(name)))]
     with outages.translated():
         reply = await scripts.run(client, "heartbeat_services", sent, [*said, packed.pack_ids(ended), *given])
     if reply[0] == "gone":

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- uses nothing
 -- A service says which heartbeats it fires, for a while. Those that are given, and that no service fires, are removed.
--- KEYS fixed, then the keys of the given heartbeats
+-- KEYS fixed, then for each of the given heartbeats
+--   heartbeat
+--   fired
 -- ARGV
 --   1 uid
 --   2 service
@@ -36,9 +38,9 @@ for i = 1, #meta, 2 do
 end
 local reply = { 'ok', was_known }
 for i = 6, #ARGV do
-  local name, heartbeat = ARGV[i], KEYS[FIXED + i - 5]
+  local name, heartbeat, fired = ARGV[i], KEYS[FIXED + 2 * i - 11], KEYS[FIXED + 2 * i - 10]
   if not is_fired[name] then
-    redis.call('DEL', heartbeat)
+    redis.call('DEL', heartbeat, fired)
     redis.call('HDEL', META, 'heartbeat:' .. name)
     reply[#reply + 1] = name
   end
