@@ -6,6 +6,9 @@ apply sends exactly what is meant.
 Writes are server-side applies under one field manager, each the full intent: a field left out is a field removed. A
 `resourceVersion` in the body fences the write (409 when the object has changed since it was seen).
 
+When the API server asks for a pause (429, or 503 with Retry-After), no request of ours is sent before its end. Requests
+for Leases are an exception: a leader that waited would lose its Lease, and they are few.
+
 Credentials are read anew when the API server doesn't accept them any longer: tokens of pods are short-lived.
 """
 
@@ -20,7 +23,8 @@ from typing import Any, Final, Literal
 
 import aiohttp
 
-from watchbill import names
+from watchbill import metrics, names
+from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import (
     Conflict,
     KubernetesForbids,
@@ -39,6 +43,11 @@ REQUEST_TIMEOUT_SECONDS: Final = 10.0
 WRITE_TIMEOUT_SECONDS: Final = 5.0
 """A write must end before another replica may lead: a third of the Lease's 15 seconds."""
 PAGE: Final = 500
+BUSY_SECONDS: Final = 1.0
+"""The pause where the API server is busy and names none."""
+BUSY_MOST_SECONDS: Final = 30.0
+BUSY_TRIES: Final = 10
+"""Number of times that a request is sent to an API server that is busy."""
 
 Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "pods"]
 
@@ -80,8 +89,11 @@ class Credentials:
 class KubernetesApi:
     """A connection to one API server; an async context manager."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, clock: Clock = SYSTEM) -> None:
         self._api = api
+        self._clock = clock
+        self._quiet_until = 0.0
+        """The API server has asked for a pause until then, by the clock's `monotonic`."""
         self._replaced: client.ApiClient | None = None
         """The client with the replaced credentials. Its requests may still be under way."""
         self._renewing = asyncio.Lock()
@@ -89,11 +101,11 @@ class KubernetesApi:
         """Called before each write but those of Leases. Returns how long it may take; raises to forbid it."""
 
     @classmethod
-    async def connect(cls) -> KubernetesApi:
+    async def connect(cls, clock: Clock = SYSTEM) -> KubernetesApi:
         """Connects with the pod's ServiceAccount, or else as the kubeconfig says. Raises UserActionRequired without
         either."""
         try:
-            return cls(client.ApiClient(configuration=await _configuration()))
+            return cls(client.ApiClient(configuration=await _configuration()), clock)
         except (OSError, config.ConfigException) as error:
             raise UserActionRequired(
                 f"this is no pod with a ServiceAccount, and no kubeconfig says which cluster is meant ({error}). "
@@ -222,20 +234,27 @@ class KubernetesApi:
         timeout: float | None = None,
     ) -> Object:
         """Without a `timeout` in seconds, a write takes no longer than it may (`seconds_to_write`)."""
-        for last in (False, True):
+        may_renew, is_lease = True, timeout is not None
+        headers = {"Accept": accept, "Content-Type": content_type}
+        for _ in range(BUSY_TRIES):
+            while not is_lease and (pause := self._quiet_until - self._clock.monotonic()) > 0:
+                await self._clock.sleep(pause)
             api = self._api
             seconds = timeout or (REQUEST_TIMEOUT_SECONDS if method == "GET" else self.seconds_to_write())
-            headers = {"Accept": accept, "Content-Type": content_type}
             try:
                 async with asyncio.timeout(seconds):  # a connection's making included
-                    status, data = await self._send(api, method, path, query or {}, body, headers)
+                    status, data, busy = await self._send(api, method, path, query or {}, body, headers)
             except ApiException as error:
-                status, data = error.status or 0, error.body or error.reason or ""
+                status, data, busy = error.status or 0, error.body or error.reason or "", None
             except (OSError, TimeoutError, aiohttp.ClientError, config.ConfigException) as error:
                 text = str(error) or type(error).__name__
                 raise KubernetesUnavailable(f"the API server doesn't answer: {text}") from error
-            if status == 401 and not last:
+            if status == 401 and may_renew:
+                may_renew = False
                 await self._renew(api)
+            elif busy is not None and not is_lease:
+                metrics.API_SERVER_BUSY.inc()
+                self._quiet_until = max(self._quiet_until, self._clock.monotonic() + busy)
             elif 200 <= status < 300:
                 return json.loads(data) if data else {}
             else:
@@ -250,7 +269,8 @@ class KubernetesApi:
         query: Mapping[str, str],
         body: Object | None,
         headers: Mapping[str, str],
-    ) -> tuple[int, Any]:
+    ) -> tuple[int, Any, float | None]:
+        """Returns the status, the body, and for how many seconds the API server asks to be left alone."""
         serialize: Any = api.param_serialize
         call: Any = api.call_api
         request = await serialize(
@@ -262,7 +282,7 @@ class KubernetesApi:
             auth_settings=["BearerToken"],
         )
         response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)  # its own default is 300 s
-        return response.status, await response.read()
+        return response.status, await response.read(), _busy(response.status, response.headers.get("Retry-After"))
 
     async def _renew(self, refused: client.ApiClient) -> None:
         """Reads the credentials anew, once for all requests that were refused with the replaced credentials."""
@@ -305,6 +325,16 @@ async def _configuration() -> client.Configuration:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
     return settings
+
+
+def _busy(status: int, retry_after: str | None) -> float | None:
+    """Returns the pause in seconds that an answer asks for; None: it asks for none."""
+    if status != 429 and not (status == 503 and retry_after):
+        return None
+    try:
+        return min(max(float(retry_after or BUSY_SECONDS), 0.0), BUSY_MOST_SECONDS)
+    except ValueError:  # a date, which no API server sends
+        return BUSY_SECONDS
 
 
 def _meaning(status: int, body: Any, path: str) -> Exception:

@@ -321,4 +321,7 @@ STORE_UP: Final = Gauge("watchbill_operator_store_up", "1 while the store answer
 STORE_EVICTS: Final = Gauge(
     "watchbill_operator_store_evicts", "1 while the store's maxmemory-policy allows it to delete work, else 0"
 )
+API_SERVER_BUSY: Final = Counter(
+    "watchbill_operator_api_server_busy", "Times that the API server asked for a pause (429 or 503)"
+)
 WATCH_RESTARTS: Final = Counter("watchbill_operator_watch_restarts", "Times that a watch of the API server ended")

@@ -205,3 +205,33 @@ async def test_a_watch_that_ends_is_started_again_and_what_it_missed_is_found(
     operator.stop()
     async with asyncio.timeout(60):
         await running
+
+
+@pytest.mark.parametrize("how", ["half open", "expired"])
+async def test_a_watch_that_hears_nothing_or_is_too_old_is_made_anew_and_loses_nothing(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Long before the next listing of our own."""
+    made = watch.settings()
+    assert made.watching.inactivity_timeout <= 90, "bookmarks come each minute"
+    if how == "half open":
+        made.watching.inactivity_timeout = 0.5
+        monkeypatch.setattr(watch, "settings", lambda: made)
+    api_server.serves_crews = True
+    operator = Operator(Settings(watch_namespaces="team"), (await private_redis()).url, Scheduler)
+    running = asyncio.create_task(operator.run())
+    await until(lambda: api_server.ready() == "AgentsUnchecked")
+    await until(lambda: len(api_server.watches) == 3)
+
+    crews = "/apis/watchbill.dev/v1alpha1/namespaces/team/crews"
+    standing = api_server.watches[crews]
+    api_server.version += 1
+    metadata = {**CREW["metadata"], "name": "after", "uid": "v", "resourceVersion": str(api_server.version)}  # type: ignore[dict-item]
+    api_server.objects[f"{crews}/after"] = {**CREW, "metadata": metadata}  # and no event of it is sent
+    if how == "expired":
+        standing.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}})
+    await until(lambda: "status" in api_server.objects[f"{crews}/after"])
+    assert api_server.watches[crews] is not standing
+    operator.stop()
+    async with asyncio.timeout(60):
+        await running

@@ -63,7 +63,7 @@ class Operator:
         async with AsyncExitStack() as stack:
             client = connection.connect(self._url)
             stack.push_async_callback(client.aclose)
-            kubernetes = await stack.enter_async_context(await KubernetesApi.connect())
+            kubernetes = await stack.enter_async_context(await KubernetesApi.connect(self._clock))
             stopped = asyncio.create_task(self._stopping.wait())
             starting = asyncio.create_task(_until_served(kubernetes, self._clock))
             stack.push_async_callback(background.end, stopped, starting)

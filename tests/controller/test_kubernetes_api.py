@@ -1,4 +1,4 @@
-"""Over HTTP: a write to the API server starts only while it may, and ends when it must; reads go on."""
+"""The client of the API server, over HTTP: writes that may not start, and pauses that the API server asks for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.config import kube_config
 
+from waiting import until
 from watchbill.errors import Conflict, KubernetesUnavailable, NotLeader
 from watchbill.kubernetes_api import KubernetesApi
+from watchbill.testing import FakeClock
 
+MANIFEST = {"metadata": {"namespace": "team", "name": "echo"}}
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/ops/leases"
 
 
@@ -26,10 +29,17 @@ class Server:
         self.lease: dict[str, Any] | None = None
         self.goes_on = asyncio.Event()
         self.goes_on.set()
+        self.busy: list[tuple[int, str | None]] = []
+        """(status, Retry-After) of the next answers."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
         await self.goes_on.wait()
+        if self.busy:
+            status, after = self.busy.pop(0)
+            return web.json_response(
+                {"message": "busy"}, status=status, headers={"Retry-After": after} if after else {}
+            )
         if not request.path.startswith(LEASES):
             return web.json_response({"metadata": {"name": "echo"}})
         if request.method == "GET":
@@ -66,12 +76,11 @@ async def test_no_write_starts_while_writes_are_forbidden_and_reads_and_leases_g
     def forbid() -> float:
         raise NotLeader("another leads")
 
-    manifest = {"metadata": {"namespace": "team", "name": "echo"}}
     async with await KubernetesApi.connect() as kubernetes:
         kubernetes.seconds_to_write = forbid
         for write in (
-            kubernetes.apply("deployments", manifest),
-            kubernetes.apply_status("crews", manifest),
+            kubernetes.apply("deployments", MANIFEST),
+            kubernetes.apply_status("crews", MANIFEST),
             kubernetes.scale("team", "echo", 1, resource_version="1"),
             kubernetes.delete("deployments", "team", "echo", uid="u"),
         ):
@@ -93,4 +102,58 @@ async def test_a_write_that_gets_no_answer_is_given_up_in_time(server: Server) -
     async with await KubernetesApi.connect() as kubernetes:
         kubernetes.seconds_to_write = lambda: 0.05
         with pytest.raises(KubernetesUnavailable):
-            await kubernetes.apply("deployments", {"metadata": {"namespace": "team", "name": "echo"}})
+            await kubernetes.apply("deployments", MANIFEST)
+
+
+async def test_a_pause_that_the_api_server_asks_for_holds_for_all_requests_but_those_for_the_lease(
+    server: Server,
+) -> None:
+    clock = FakeClock()
+    async with await KubernetesApi.connect(clock) as kubernetes:
+        server.busy = [(429, "7")]
+        first = asyncio.create_task(kubernetes.apply("deployments", MANIFEST))
+        await until(lambda: clock.sleepers == [7])
+        others = [asyncio.create_task(kubernetes.get("crews", "team", str(i))) for i in range(3)]
+        await until(lambda: clock.sleepers == [7] * 4)
+        assert len(server.asked) == 1
+        assert await kubernetes.lease("ops", "it", timeout=5) is None
+        server.busy = [(503, "2"), (429, None)]
+        clock.advance(6.9)
+        assert len(server.asked) == 2
+        clock.advance(0.2)
+        await until(lambda: len(server.asked) == 6)
+        answered = asyncio.gather(first, *others)
+        while not answered.done():
+            await asyncio.sleep(0.01)
+            clock.advance(1)
+        assert len(server.asked) == 8, "each that was refused was sent again"
+        assert first.result() == {"metadata": {"name": "echo"}}
+
+
+async def test_a_write_that_waited_for_the_api_server_asks_again_whether_it_may_be_sent(server: Server) -> None:
+    clock = FakeClock()
+    leads = [True]
+
+    def may() -> float:
+        if not leads[0]:
+            raise NotLeader("another leads")
+        return 5
+
+    async with await KubernetesApi.connect(clock) as kubernetes:
+        kubernetes.seconds_to_write = may
+        server.busy = [(429, "20")]
+        write = asyncio.create_task(kubernetes.apply("deployments", MANIFEST))
+        await until(lambda: clock.sleepers == [20])
+        leads[0] = False
+        clock.advance(20)
+        with pytest.raises(NotLeader):
+            await write
+        assert len(server.asked) == 1
+
+
+async def test_an_api_server_that_stays_busy_is_given_up_for_this_request(server: Server) -> None:
+    async with await KubernetesApi.connect() as kubernetes:
+        server.busy = [(429, "0")] * 10
+        with pytest.raises(KubernetesUnavailable, match="busy"):
+            await kubernetes.apply("deployments", MANIFEST)
+        assert await kubernetes.get("crews", "team", "echo")
