@@ -31,7 +31,7 @@ FRAGMENT = re.compile(
 )
 """Words that begin half a sentence, whose other half is elsewhere."""
 VERBS = re.compile(
-    r"(Add|Cancel|Continue|Create|Delete|Don't|Fire|Let|List|Log|Print|Read|Remove|Replay|Resume|Return|Run|Select|Set"
+    r"(Add|Cancel|Continue|Create|Delete|Don't|Examine|Fire|Let|List|Log|Print|Read|Remove|Replay|Resume|Return|Run|Select|Set"
     r"|Show|Stop|Submit|Use|Wait)\b"
 )
 NOUNS = re.compile(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +19,10 @@ from e2e.cluster.kubectl import Kubectl
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "charts" / "watchbill"
 CREW_CHART: Final = ROOT / "charts" / "crew"
+
+
+Found = dict[str, list[dict[str, str]]]
+"""The findings of each check of `watchbill doctor`."""
 
 
 class Helm:
@@ -70,3 +78,20 @@ def objects(rendered: str) -> dict[tuple[str, str], Any]:
         found[kind, name] = document
     assert len(found) == len(documents)
     return found
+
+
+def doctor(kubeconfig: Path, words: list[str], environment: Mapping[str, str]) -> tuple[int, Found]:
+    """Runs `watchbill doctor` with these words and variables. Returns its exit code and what it found."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("WATCHBILL_", "KUBE"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "watchbill", *words, "--output=json"],
+        env={**own, **environment, "KUBECONFIG": str(kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout, done.stderr
+    found: Found = {}
+    for finding in json.loads(done.stdout):
+        found.setdefault(finding["check"], []).append(finding)
+    return done.returncode, found

@@ -30,6 +30,7 @@ from e2e.control_plane import charts
 from e2e.control_plane.charts import CHART, ROOT, Helm
 from watchbill import local_server
 from watchbill.api import Crew
+from watchbill.doctor import rights
 from watchbill.plan import manifests
 from watchbill.settings import Settings
 
@@ -72,21 +73,14 @@ MONITORS = {
 }
 
 # (group, resource, verb) in a namespace that the operator watches. More than this is a leak, less is a failure.
-RIGHTS = {
-    *(("watchbill.dev", kind, verb) for kind in ("crews", "heartbeats") for verb in ("list", "watch")),
-    ("watchbill.dev", "crews", "get"),
-    *(("watchbill.dev", f"{kind}/status", "patch") for kind in ("crews", "heartbeats")),
-    ("watchbill.dev", "crews/finalizers", "update"),
-    *(("apps", "deployments", verb) for verb in ("list", "watch", "create", "patch", "delete")),
-    *(("", "serviceaccounts", verb) for verb in ("get", "create", "patch")),
-    ("", "secrets", "get"),
-}
+# (group, resource, verb) in a namespace that the operator watches. More than this is a leak, less is a failure.
+RIGHTS = {right[:3] for right in rights.IN_NAMESPACES}
 LEASE_RIGHTS = {
-    ("coordination.k8s.io", "leases", "create"),
-    *(("coordination.k8s.io", "leases/watchbill", verb) for verb in ("get", "update")),
+    (group, f"{resource}/{name}" if name else resource, verb)
+    for group, resource, verb, name in rights.on_lease("watchbill")
 }
 """In the operator's own namespace."""
-CLUSTER_RIGHTS = {("", "namespaces/kube-system", "get")}
+CLUSTER_RIGHTS = {(group, f"{resource}/{name}", verb) for group, resource, verb, name in rights.IN_CLUSTER}
 
 CREW = {
     "apiVersion": "watchbill.dev/v1alpha1",
@@ -482,6 +476,15 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     helm("upgrade", "other", CHART, where, values={"crds": {"keep": False}})
     helm("uninstall", "other", where)
     machine.until(lambda: not _crds(kubectl), within=60, what="no CRDs")
+
+
+def test_the_doctor_misses_the_crds_of_a_cluster_without_an_install(plane: ControlPlane, namespace: str) -> None:
+    environment = {"WATCHBILL_REDIS_URL": "redis://127.0.0.1:1"}
+    for words, severity in ((["doctor", "--cluster"], "error"), (["doctor"], "skipped")):
+        _, found = charts.doctor(plane.kubeconfig, words, environment)
+        (finding,) = found["crds"]
+        assert (finding["severity"], finding["message"]) == (severity, "the cluster has no CRD of Crew and Heartbeat")
+        assert finding["fix"].startswith("helm install watchbill")
 
 
 def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str) -> None:

@@ -165,6 +165,14 @@ class KubernetesApi:
             return False
         return any(resource["name"] == plural for resource in found.get("resources", []))
 
+    async def read(self, path: str, *, selector: str = "") -> Object:
+        """Returns what the API server has at any path. Raises NotFound, KubernetesForbids."""
+        return await self._request("GET", path, {"labelSelector": selector})
+
+    async def review(self, question: Object) -> Object:
+        """Returns the answer to a review, such as a SelfSubjectAccessReview, which the API server doesn't store."""
+        return await self._request("POST", f"/apis/{question['apiVersion']}/{question['kind'].lower()}s", body=question)
+
     # ------------------------------------------------------------ writing
 
     async def apply(self, kind: Kind, manifest: Object) -> Object:

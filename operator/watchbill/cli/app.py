@@ -14,6 +14,7 @@ from watchbill.cli import (
     crews,
     dead,
     deliveries,
+    doctor,
     events,
     failures,
     heartbeats,
@@ -74,6 +75,7 @@ for command in (
     control.workers,
     control.drain,
     operator.operator,
+    doctor.doctor,
     about.crds,
     about.version,
 ):

@@ -22,10 +22,10 @@ UNREACHABLE: Final = 3
 BUG: Final = 70
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EXIT_CODES: Final = (
-    "Exit codes: 0 ok; 1 the task failed, was cancelled or hasn't ended, or stdout couldn't be written to; 2 wrong "
-    "usage or input; 3 no store can be reached; 70 a bug of Watchbill, with its traceback on stderr; 130 after Ctrl-C "
-    "and 143 after SIGTERM (the normal end of `run --watch`; `worker` and `operator` end with 0); 141 stdout was "
-    "closed."
+    "Exit codes: 0 ok; 1 the task failed, was cancelled or hasn't ended, `doctor` found an error, or stdout couldn't "
+    "be written to; 2 wrong usage or input; 3 no store can be reached; 70 a bug of Watchbill, with its traceback on "
+    "stderr; 130 after Ctrl-C and 143 after SIGTERM (the normal end of `run --watch`; `worker` and `operator` end with "
+    "0); 141 stdout was closed."
 )
 
 P = ParamSpec("P")

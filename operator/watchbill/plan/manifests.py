@@ -272,7 +272,7 @@ def contains(observed: Any, desired: Any, *, quantities: bool = False) -> bool:
     `quantities`: these are amounts of resources, of which the server keeps a canonical form.
     """
     if quantities and isinstance(desired, str | int | float) and isinstance(observed, str | int | float):
-        return observed == desired or (_amount(observed) is not None and _amount(observed) == _amount(desired))
+        return observed == desired or (amount(observed) is not None and amount(observed) == amount(desired))
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
             k in observed and contains(observed[k], v, quantities=quantities or k in _RESOURCES)
@@ -300,7 +300,7 @@ _SCALE: Final = {
 }
 
 
-def _amount(quantity: str | float) -> Decimal | None:
+def amount(quantity: str | float) -> Decimal | None:
     """Returns the amount of a Kubernetes quantity (500m, 1Gi, 0.5); None where it is none."""
     match = _QUANTITY.fullmatch(str(quantity))
     if match is None:

@@ -1,0 +1,71 @@
+"""What the doctor makes of what it has read. That it reads it is tested on real stores and a real API server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from watchbill.doctor import findings
+from watchbill.doctor.findings import Severity
+
+pytestmark = pytest.mark.pure
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def crew(age: float, **status: Any) -> dict[str, Any]:
+    made = (NOW - timedelta(seconds=age)).isoformat()
+    return {"metadata": {"namespace": "a", "name": "b", "creationTimestamp": made}, "spec": {}, "status": status}
+
+
+def test_a_crew_that_no_operator_takes_up_is_an_error_after_a_minute() -> None:
+    (finding,) = findings.crew_findings([crew(61, observedGeneration=-1)], "", NOW)
+    assert finding.severity is Severity.ERROR
+    assert finding.message == "no operator has taken up crew a/b in 61 s"
+    for fine in (crew(59, observedGeneration=-1), crew(61, observedGeneration=1)):
+        (finding,) = findings.crew_findings([fine], "", NOW)
+        assert finding.severity is Severity.OK
+
+
+@pytest.mark.parametrize(
+    ("image", "is_loose"),
+    [
+        ("worker", True),
+        ("r.example:5000/worker", True),
+        ("r.example:5000/worker:latest", True),
+        ("r.example:5000/worker:1", False),
+        ("worker@sha256:0", False),
+        ("", False),
+    ],
+)
+def test_an_image_needs_a_tag_that_stays(image: str, is_loose: bool) -> None:
+    (finding,) = findings.crew_findings([crew(0, observedGeneration=1)], image, NOW)
+    assert (finding.check == "image") is is_loose
+
+
+def test_a_quota_is_used_up_in_whatever_units() -> None:
+    hard = {"pods": "2", "limits.memory": "1Gi", "requests.cpu": "1", "services": "0", "secrets": "3"}
+    used = {"pods": "2", "limits.memory": "1024Mi", "requests.cpu": "999m", "services": "0", "secrets": "2"}
+    assert findings.used_up({"status": {"hard": hard, "used": used}}) == [
+        "limits.memory (1024Mi of 1Gi)",
+        "pods (2 of 2)",
+        "services (0 of 0)",
+    ]
+    assert findings.used_up({}) == []
+
+
+def test_a_newer_crd_is_a_warning() -> None:
+    finding = findings.crd_version("Crew", {"spec.a", "spec.b", "spec.c", "spec.d", "spec.e"}, {"spec.a"})
+    assert finding.severity is Severity.WARNING
+    assert finding.message.endswith("which ignores spec.b, spec.c, spec.d and 1 more")
+
+
+@pytest.mark.parametrize(("seconds", "bad"), [(5, False), (-5, False), (5.1, True), (-5.1, True)])
+def test_clocks_may_differ_a_little(seconds: float, bad: bool) -> None:
+    finding = findings.skew("clock", "x", seconds)
+    assert finding.is_bad is bad
+    assert not findings.skew("clock", "x", seconds, uncertain=1).is_bad
+    if bad:
+        assert ("ahead of" if seconds > 0 else "behind") in finding.message
