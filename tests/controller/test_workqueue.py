@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from barriers import settle
 
-from watchbill.controller.workqueue import WorkQueue
+from watchbill.controller.workqueue import Lane, WorkQueue
 from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
@@ -43,7 +43,7 @@ async def reconciled(fill: Callable[[WorkQueue[str]], None], count: int, *, work
 async def test_a_woken_crew_does_not_wait_for_a_resync_of_all() -> None:
     def fill(queue: WorkQueue[str]) -> None:
         for i in range(100):
-            queue.add(f"idle-{i}", later=True)
+            queue.add(f"idle-{i}", Lane.RESYNC)
         queue.add("woken")
 
     seen = await reconciled(fill, 101)
@@ -54,9 +54,9 @@ async def test_a_woken_crew_does_not_wait_for_a_resync_of_all() -> None:
 async def test_a_key_that_waits_for_its_turn_moves_forward_and_is_reconciled_once() -> None:
     def fill(queue: WorkQueue[str]) -> None:
         for key in ("a", "b", "c"):
-            queue.add(key, later=True)
+            queue.add(key, Lane.RESYNC)
         queue.add("c")
-        queue.add("c", later=True)
+        queue.add("c", Lane.RESYNC)
 
     assert await reconciled(fill, 3) == ["c", "a", "b"]
 
@@ -68,10 +68,10 @@ async def test_a_key_that_is_asked_for_while_it_is_reconciled_is_reconciled_agai
     async def reconcile(key: str) -> None:
         seen.append(key)
         if seen == ["a"]:
-            queue.add("a", later=True)
+            queue.add("a", Lane.RESYNC)
             queue.add("a")
-            queue.add("a", later=True)
-            queue.add("b", later=True)
+            queue.add("a", Lane.RESYNC)
+            queue.add("b", Lane.RESYNC)
         if len(seen) == 3:
             done.set()
 
@@ -91,7 +91,7 @@ async def test_the_depth_is_reported_and_ends_at_zero() -> None:
     async def reconcile(key: str) -> None: ...
 
     queue: WorkQueue[str] = WorkQueue(depths.append)
-    queue.add("a", later=True)
+    queue.add("a", Lane.RESYNC)
     queue.add("b")
     queue.add("a")
     assert depths[-1] == 2
@@ -101,6 +101,33 @@ async def test_the_depth_is_reported_and_ends_at_zero() -> None:
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_change_waits_neither_for_new_crews_nor_for_a_resync_and_starves_neither() -> None:
+    def fill(queue: WorkQueue[str]) -> None:
+        for i in range(100):
+            queue.add(f"resync-{i}", Lane.RESYNC)
+            queue.add(f"new-{i}", Lane.ROUTINE)
+        for i in range(300):
+            queue.add(f"change-{i}", Lane.CHANGE)
+
+    seen = await reconciled(fill, 400)
+    first = [key.partition("-")[0] for key in seen[:80]]
+    assert first[0] == "change"
+    assert (first.count("change"), first.count("new"), first.count("resync")) == (60, 10, 10)
+    for kind in ("change", "new", "resync"):
+        numbers = [int(key.partition("-")[2]) for key in seen if key.startswith(kind)]
+        assert numbers == sorted(numbers), "each lane keeps the order in which keys came"
+
+
+async def test_a_new_crew_goes_before_a_resync() -> None:
+    def fill(queue: WorkQueue[str]) -> None:
+        for i in range(10):
+            queue.add(f"resync-{i}", Lane.RESYNC)
+        queue.add("new", Lane.ROUTINE)
+        queue.add("resync-5", Lane.ROUTINE)
+
+    assert (await reconciled(fill, 11))[:2] == ["new", "resync-5"]
 
 
 # ------------------------------------------------------------------ later
@@ -172,7 +199,7 @@ async def test_a_key_that_something_asks_for_does_not_come_back_for_its_former_p
 async def test_a_key_that_waits_already_needs_no_later_turn() -> None:
     recurring = Recurring()
     recurring.queue.add("a")
-    recurring.queue.add("b", later=True)
+    recurring.queue.add("b", Lane.RESYNC)
     recurring.queue.add_after("a", 1)
     recurring.queue.add_after("b", 1)
     async with recurring.running():

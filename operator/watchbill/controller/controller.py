@@ -27,7 +27,7 @@ from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Heartbeats, Stored
 from watchbill.controller.wakeups import WakeUps
 from watchbill.controller.watch import Watch
-from watchbill.controller.workqueue import WorkQueue
+from watchbill.controller.workqueue import Lane, WorkQueue
 from watchbill.errors import KubernetesForbids, WatchbillError
 from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import manifests
@@ -250,7 +250,7 @@ class Controller:
                     continue
                 for kind, listing in listings:
                     for key in self._cache.replace(kind, namespace, listing):
-                        self._queue.add(key, later=True)
+                        self._queue.add(key, Lane.RESYNC)
         finally:
             self._cache.listed()
         self._unlisted = unlisted
@@ -272,7 +272,7 @@ class Controller:
 
     def _enqueue_all(self) -> None:
         for key in {*self._cache.crews.crews(), *self._cache.heartbeats.crews()}:
-            self._queue.add(key, later=True)
+            self._queue.add(key, Lane.RESYNC)
 
     def _on_store_back(self) -> None:
         self._eviction.ask_now()
@@ -280,8 +280,9 @@ class Controller:
 
     def _on_event(self, plural: str, kind: str, obj: Object) -> None:
         """An event of the watch. An event that is lost is found by the next listing."""
+        is_change = plural != "deployments" and obj.get("status", {}).get("observedGeneration", -1) >= 0
         for key in self._cache.take(plural, kind, obj):
-            self._queue.add(key)
+            self._queue.add(key, Lane.CHANGE if is_change else Lane.ROUTINE)
 
     def _on_work(self, key: Key) -> None:
         if key in self._cache.crews:

@@ -1,7 +1,8 @@
 """A queue of keys to reconcile. A key waits once however often it was added, and is never reconciled twice at a time.
 
-A key that was asked for goes before keys that are reconciled only to make sure, or a crew with new work would wait for
-all others. A reconciliation that fails is repeated with growing, jittered pauses; one that returns seconds, after them.
+A change of a person, and new work, go before what comes with thousands of new crews, and this before keys that are
+reconciled only to make sure; but each lane gets some turns, so that none waits for ever. A reconciliation that fails is
+repeated with growing, jittered pauses; one that returns seconds, after them.
 
 Not asyncio's queues, because: they hold a key as often as it was added, and give it out while it is reconciled. Not
 kopf's, because: they hold events of one object, and most reconciliations are asked for by the store, or by time.
@@ -10,10 +11,12 @@ kopf's, because: they hold events of one object, and most reconciliations are as
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from enum import IntEnum
+from typing import Final, Generic, TypeVar
 
 from watchbill.clock import SYSTEM, Clock
 
@@ -23,6 +26,25 @@ K = TypeVar("K", bound=Hashable)
 Reconcile = Callable[[K], Awaitable[float | None]]
 """Returns in how many seconds to reconcile the key again, or None."""
 
+
+class Lane(IntEnum):
+    """The urgency of a reconciliation. The lower goes first."""
+
+    CHANGE = 0
+    """A person changed something that was reconciled before, or work has come."""
+    ROUTINE = 1
+    """A new crew, a change of its Deployments, a time that has come, another try."""
+    RESYNC = 2
+    """Nothing is known to have changed."""
+
+
+_TURNS: Final[tuple[tuple[Lane, ...], ...]] = (
+    *[(Lane.CHANGE, Lane.ROUTINE, Lane.RESYNC)] * 3,
+    (Lane.ROUTINE, Lane.CHANGE, Lane.RESYNC),
+    *[(Lane.CHANGE, Lane.ROUTINE, Lane.RESYNC)] * 3,
+    (Lane.RESYNC, Lane.ROUTINE, Lane.CHANGE),
+)
+"""The order in which the lanes are looked at, turn by turn."""
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 _WARN_FROM = 3
@@ -36,33 +58,35 @@ class WorkQueue(Generic[K]):
         """`on_depth` is called with the number of keys that wait whenever it changes."""
         self._on_depth = on_depth
         self._clock = clock
-        self._soon: dict[K, None] = {}
-        self._later: dict[K, None] = {}
-        """Keys that are reconciled when none waits in `_soon`. Both are in the order in which the keys came."""
+        self._lanes: dict[Lane, dict[K, None]] = {lane: {} for lane in Lane}
+        """The keys that wait, each in one lane, in the order in which they came."""
+        self._turns = itertools.cycle(_TURNS)
         self._waiting = asyncio.Semaphore(0)
-        """Counts the keys of `_soon` and `_later`."""
+        """Counts the keys of all lanes."""
         self._busy: set[K] = set()
-        self._again: dict[K, bool] = {}
-        """Keys that were added while they were reconciled → whether for later."""
+        self._again: dict[K, Lane] = {}
+        """Keys that were added while they were reconciled."""
         self._timers: dict[K, asyncio.Task[None]] = {}
         self._failures: dict[K, int] = {}
 
-    def add(self, key: K, *, later: bool = False) -> None:
-        """Reconciles the key as soon as possible, or (`later`) when nothing else is to be done."""
+    def add(self, key: K, lane: Lane = Lane.CHANGE) -> None:
+        """Reconciles the key when it is its turn in the lane, or in a more urgent one where it waits already."""
         self._stop_timer(key)
         if key in self._busy:
-            self._again[key] = later and self._again.get(key, True)
-        elif key in self._later and not later:
-            del self._later[key]
-            self._soon[key] = None
-        elif key not in self._soon and key not in self._later:
-            (self._later if later else self._soon)[key] = None
+            self._again[key] = min(lane, self._again.get(key, lane))
+            return
+        known = self._lane_of(key)
+        if known is None:
+            self._lanes[lane][key] = None
             self._waiting.release()
             self._report_depth()
+        elif lane < known:
+            del self._lanes[known][key]
+            self._lanes[lane][key] = None
 
     def add_after(self, key: K, seconds: float) -> None:
         """Reconciles the key then, or sooner if something else asks for it."""
-        if key in self._soon or key in self._later or key in self._again:
+        if self._lane_of(key) is not None or key in self._again:
             return
         self._stop_timer(key)
         self._timers[key] = asyncio.create_task(self._add_after(key, seconds))
@@ -83,9 +107,9 @@ class WorkQueue(Generic[K]):
     async def _work(self, reconcile: Reconcile[K]) -> None:
         while True:
             await self._waiting.acquire()
-            lane = self._soon or self._later
-            key = next(iter(lane))
-            del lane[key]
+            waiting = next(found for lane in next(self._turns) if (found := self._lanes[lane]))
+            key = next(iter(waiting))
+            del waiting[key]
             self._report_depth()
             self._busy.add(key)
             after: float | None
@@ -101,18 +125,21 @@ class WorkQueue(Generic[K]):
             finally:
                 self._busy.discard(key)
             if key in self._again:
-                self.add(key, later=self._again.pop(key))
+                self.add(key, self._again.pop(key))
             elif after is not None:
                 self.add_after(key, after)
 
     async def _add_after(self, key: K, seconds: float) -> None:
         await self._clock.sleep(seconds)
         del self._timers[key]  # before `add`, which would cancel this task
-        self.add(key)
+        self.add(key, Lane.ROUTINE)
+
+    def _lane_of(self, key: K) -> Lane | None:
+        return next((lane for lane, waiting in self._lanes.items() if key in waiting), None)
 
     def _stop_timer(self, key: K) -> None:
         if timer := self._timers.pop(key, None):
             timer.cancel()
 
     def _report_depth(self) -> None:
-        self._on_depth(len(self._soon) + len(self._later))
+        self._on_depth(sum(map(len, self._lanes.values())))
