@@ -40,13 +40,16 @@ lint: $(DEV)  ## check without tests: format, lint, types, layers, rendered file
 	$(BIN)/python charts/render.py --check
 	$(BIN)/python docs/reference/render.py --check
 
+# Each process that runs tests imports all of them: each test file is compiled once, whatever the environment says.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
+
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
-	$(BIN)/pytest -q -m pure
+	$(PYTEST) -q -m pure
 
 # Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together.
 JOBS ?= 4
 test: lint  ## lint, then all tests: what runs on any machine with Python
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	$(PYTEST) --numprocesses $(JOBS) --dist loadfile
 
 bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short
 	$(BIN)/python -m bench $(ARGS)

@@ -36,6 +36,7 @@ IMPORTS = (
     "watchbill.cli.serving",
     "watchbill.cli.stores",
     "watchbill.scheduler",
+    "watchbill.services.service",
     "watchbill.local",
     "watchbill.worker.health",
 )

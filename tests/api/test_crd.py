@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ALLOWED = {
 }
 
 
+@cache
 def rendered() -> dict[str, dict[str, Any]]:
     return {name: yaml.safe_load(text) for name, text in crd.render().items()}
 

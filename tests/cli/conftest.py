@@ -13,11 +13,20 @@ import pytest
 from shell import Shell, until
 
 
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes share which run tests at the same time."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "commands"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
-def shell() -> Iterator[Shell]:
+def shell(commands: Path) -> Iterator[Shell]:
     """A folder with a crew of three agents; at the end nothing of it may still run."""
     with tempfile.TemporaryDirectory(prefix="wb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        made = Shell(Path(folder))
+        made = Shell(Path(folder), commands)
         try:
             yield made
             left = made.servers

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import forks
 
@@ -91,15 +92,13 @@ class Fail:
 '''
 
 
-_STARTED: list[Sequence[str]] = []
-"""The commands that have been started from nothing, so that a module that is used and not imported is missed."""
-
-
 class Shell:
     """Runs `watchbill` in a folder with a crew in it, and remembers what it started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commands: Path) -> None:
+        """`commands`: a folder with the commands that were started from nothing by any process that runs tests."""
         self.folder = folder
+        self._commands = commands
         self._started: list[subprocess.Popen[str]] = []
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")} | {"COLUMNS": "200"}
         (folder / "cli_agents.py").write_text(AGENTS)
@@ -149,14 +148,20 @@ class Shell:
         return process
 
     def _start(self, arguments: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
-        """Forks it, but for the first process of each command."""
+        """Forks it, but for the first process of each command: so a module that is used and not imported is missed."""
         command = ["-m", "watchbill", *arguments]
         options |= {"cwd": self.folder, "env": {**self.env, **env}}
-        if arguments[:1] in _STARTED or "--help" in arguments:  # which runs no command
+        if "--help" in arguments or not self._is_first(arguments[:1]):  # the former runs no command
             return forks.start(command, **options)
-        _STARTED.append(arguments[:1])
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.Popen([sys.executable, *command], text=True, **options)
+
+    def _is_first(self, command: Sequence[str]) -> bool:
+        try:
+            (self._commands / quote(" ".join(command), safe="")).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def on_terminal(self, *arguments: str, typed: bytes) -> tuple[int, str]:
         """Runs it with a terminal as its stdin, and types once it asks. Its exit code, and what it said on stderr."""

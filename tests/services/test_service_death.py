@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from runtimes import Runtime, task
 
+import forks
 from waiting import until
 from watchbill import connection
 from watchbill.names import CrewKeys
@@ -42,9 +43,9 @@ class Processes:
         return keys_of(self.config.task_stream)
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(HERE / "service_process.py"), self.config.model_dump_json(), self._notes]
+        command = [str(HERE / "service_process.py"), self.config.model_dump_json(), self._notes]
         with (self.folder / f"{len(self.started)}.log").open("wb") as log:
-            self.started.append(subprocess.Popen(command, stdout=log, stderr=log))
+            self.started.append(forks.start(command, stdout=log, stderr=log, env=os.environ))
         return self.started[-1]
 
     def log(self, number: int) -> str:

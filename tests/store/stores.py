@@ -14,43 +14,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import forks
 from watchbill import state_folder
 from watchbill.embedded import EmbeddedStore
 
-# Opens a store, says so, and keeps it open until a signal comes. After Ctrl-C it writes once more, and closes it.
-CHILD = """
-import asyncio, json, os, signal, sys, time
-from pathlib import Path
-from watchbill.embedded import EmbeddedStore
-
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, and whoever it starts
-
-def say(store, **more):
-    pids = [p.pid for p in (store._server, store._watchdog) if p is not None]
-    about = {"url": store.url, "owner": store.owner, "pids": pids, "folder": str(store.folder)}
-    print(json.dumps(about | more), flush=True)
-
-def fork():
-    pid = os.fork()
-    if not pid:
-        time.sleep(60)
-        os._exit(0)
-    return pid
-
-async def main():
-    folder = None if sys.argv[1] == "ephemeral" else Path(sys.argv[1])
-    async with await EmbeddedStore.open(folder) as store:
-        say(store, child=fork() if "fork" in sys.argv else None)
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            import redis.asyncio
-            async with redis.asyncio.Redis.from_url(store.url) as client:
-                await client.set("last", "words")
-            raise
-
-asyncio.run(main())
-"""
+OWNER = Path(__file__).with_name("store_owner.py")
 
 
 @dataclass
@@ -76,14 +44,16 @@ class Children:
         self.pids: set[int] = set()
 
     def start(self, folder: Path | None, *options: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, "ephemeral" if folder is None else str(folder), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # a process group, as that of a terminal, to which Ctrl-C goes
-        )
+        ours, theirs = os.pipe()
+        with os.fdopen(theirs, "w") as out, open(os.devnull, "w") as err:
+            process = forks.start(
+                [OWNER, "ephemeral" if folder is None else str(folder), *options],
+                stdout=out,
+                stderr=err,
+                env=os.environ,
+                start_new_session=True,  # a process group, as that of a terminal, to which Ctrl-C goes
+            )
+        process.stdout = os.fdopen(ours)
         self.processes.append(process)
         return process
 
@@ -99,7 +69,13 @@ class Children:
 
 def alive(pid: int) -> bool:
     """A zombie is not: it only waits for its parent to take note."""
-    return not ps(pid, "stat").startswith(("Z", "nothing"))
+    if sys.platform != "linux":
+        return not ps(pid, "stat").startswith(("Z", "nothing"))
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return not state.rpartition(") ")[2].startswith(("Z", "X"))
 
 
 def ps(pid: int, field: str) -> str:

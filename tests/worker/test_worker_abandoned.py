@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 
 from test_worker_drain import most_at_once
 from workshop import AGENTS, Crew, Make, Process, agent, metrics_of
 
+import forks
 from waiting import until
 from watchbill.worker.__main__ import RECYCLED
 
@@ -29,8 +28,7 @@ def pod(crew: Crew, *, grace_seconds: float = 20) -> Process:
     folder = crew.folder / f"process-{len(crew.processes)}"
     folder.mkdir()
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        command = [sys.executable, "-P", "-m", "watchbill.worker"]
-        started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+        started = forks.start(["-m", "watchbill.worker"], stdout=out, stderr=err, env=environment)
     process = Process(started, folder)
     crew.processes.append(process)
     return process
