@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from e2e.cluster import control_plane, docker, images, install, kind, machine, programs, recipe
+from e2e.cluster import chart_tools, control_plane, docker, images, install, kind, machine, programs, recipe
 from e2e.cluster.kubectl import KubectlError
 from e2e.cluster.machine import ClusterError, say
 
-BUILDS = ("control-plane", "kind", "helm", "python", "all")
+BUILDS = ("control-plane", "kind", "helm", "charts", "python", "all")
 DEFAULT_NAME = "watchbill"
 
 
@@ -86,6 +86,8 @@ def _build(arguments: argparse.Namespace) -> None:
     python = bool(parts & {"kind", "python"}) and not os.environ.get("E2E_BASE_IMAGE")
     for part in sorted(parts & set(programs.PARTS)):
         programs.build(part)
+    if "charts" in parts:
+        chart_tools.build()
     if nodes:
         programs.build("node")
     if nodes or python:
@@ -172,6 +174,7 @@ def _path(arguments: argparse.Namespace) -> None:
 
 def _clean(_: argparse.Namespace) -> None:
     programs.remove_older()
+    chart_tools.remove_older()
     if docker.answers():
         images.remove_older()
 

@@ -11,8 +11,8 @@ control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, unt
 	@$(CLUSTER) build control-plane
 	@$(CLUSTER) control-plane
 
-test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 7 minutes the first time
-	@$(CLUSTER) build control-plane helm
+test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 9 minutes the first time
+	@$(CLUSTER) build control-plane helm charts
 	$(BIN)/pytest e2e/control_plane --numprocesses 2 --dist loadfile $(ARGS)
 
 bench-cluster: $(DEV)  ## Measure the operator on a bare control plane, 500 crews; with pods: ARGS=--kind

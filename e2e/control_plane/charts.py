@@ -28,8 +28,9 @@ Found = dict[str, list[dict[str, str]]]
 class Helm:
     """Helm as a function; `values` become a file. Raises ClusterError with what it said."""
 
-    def __init__(self, plane: ControlPlane, program: str = "helm") -> None:
-        self._program = programs.path(program)
+    def __init__(self, plane: ControlPlane, program: Path | None = None) -> None:
+        """`program`: another Helm than the newest."""
+        self._program = program or programs.path("helm")
         homes = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         self._environment = {home: str(plane.folder / home) for home in homes}
         self._environment["KUBECONFIG"] = str(plane.kubeconfig)
