@@ -51,6 +51,7 @@ BUSY_TRIES: Final = 10
 
 Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "pods"]
 
+_EVENTS: Final = "/apis/events.k8s.io/v1/namespaces/{}/events"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 _BASE: Final[dict[Kind, str]] = {
     "crews": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
@@ -204,6 +205,15 @@ class KubernetesApi:
             await self._request("DELETE", self._path(kind, namespace, name), body=body)
         except (NotFound, Conflict):
             return
+
+    async def create_event(self, event: Object) -> None:
+        """Creates an Event of events.k8s.io."""
+        await self._request("POST", _EVENTS.format(event["metadata"]["namespace"]), body=event)
+
+    async def count_event(self, namespace: str, name: str, series: Object) -> None:
+        """Writes how often the change that an Event tells of has come, and when last. Raises NotFound."""
+        path = f"{_EVENTS.format(namespace)}/{name}"
+        await self._request("PATCH", path, body={"series": series}, content_type="application/merge-patch+json")
 
     # ------------------------------------------------------------ leases
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from watchbill.controller.cache import Cache, Key
+from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.reconcile import Reconciler
@@ -107,14 +108,16 @@ class Room:
         self.server, self.store = ApiServer(), Store()
         kubernetes = cast(KubernetesApi, self.server)
         gate = StoreGate(lambda: None, self.clock)
+        self.events = Events(kubernetes, "operator-0", self.clock)
         self.reconciler = Reconciler(
             kubernetes,
             self.cache,
             cast(Stored, self.store),
-            Statuses(kubernetes, self.cache, gate, lambda _: None, self.clock),
+            Statuses(kubernetes, self.cache, gate, lambda _: None, self.events, self.clock),
             gate,
             cast(Eviction, SimpleNamespace(message="")),
             self.memory,
+            self.events,
             workers=Defaults(image="worker"),
             clock=self.clock,
         )

@@ -11,6 +11,7 @@ import pytest
 from barriers import settle
 
 from watchbill.controller.cache import Cache, Key
+from watchbill.controller.events import Events
 from watchbill.controller.memory import CrewMemory, Resource
 from watchbill.controller.statuses import Statuses, Turns, urgency
 from watchbill.controller.store_gate import StoreGate
@@ -243,7 +244,8 @@ class Writing:
         self.gate = StoreGate(lambda: None, self.clock)
         self.woken: list[Key] = []
         kubernetes = cast(KubernetesApi, self.server)
-        self.statuses = Statuses(kubernetes, self.cache, self.gate, self.woken.append, self.clock)
+        events = Events(kubernetes, "operator-0", self.clock)
+        self.statuses = Statuses(kubernetes, self.cache, self.gate, self.woken.append, events, self.clock)
         self.memory = CrewMemory()
 
     async def write(self, before: dict[str, Any] | None, after: dict[str, Any] | None, name: str = "echo") -> Any:

@@ -121,6 +121,9 @@ capabilities: {drop: [ALL]}
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, create, patch]
+- apiGroups: [events.k8s.io]  # what people see in `kubectl describe`
+  resources: [events]
+  verbs: [create, patch]
 - apiGroups: [""]  # only those that a crew names: Secrets are never listed
   resources: [secrets]
   verbs: [get]

@@ -18,6 +18,7 @@ import redis.asyncio
 from watchbill import background, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
 from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.leader import Elector
 from watchbill.controller.memory import Memory
@@ -69,6 +70,7 @@ class Controller:
         """`owner` marks what this operator stores (docs/design/operator.md, "Whose a crew is"). `identity`: of this
         process, among the replicas of the operator."""
         self._settings = settings
+        self._identity = identity
         self._namespaces = list(dict.fromkeys(n for n in map(str.strip, settings.watch_namespaces.split(",")) if n))
         self._resync_seconds = settings.resync_seconds
         self._client = client
@@ -162,7 +164,8 @@ class Controller:
     async def _lead(self) -> None:
         """Reconciles all crews, remembering nothing of the time when another replica may have led."""
         self._memory = Memory()
-        statuses = Statuses(self._kubernetes, self._cache, self._gate, self._queue.add, self._clock)
+        events = Events(self._kubernetes, self._identity, self._clock)
+        statuses = Statuses(self._kubernetes, self._cache, self._gate, self._queue.add, events, self._clock)
         reconciler = Reconciler(
             self._kubernetes,
             self._cache,
@@ -171,6 +174,7 @@ class Controller:
             self._gate,
             self._eviction,
             self._memory,
+            events,
             workers=manifests.Defaults(
                 image=self._settings.worker_image,
                 resources=self._settings.worker_resources,
@@ -183,6 +187,7 @@ class Controller:
             self._list_now.set()  # the watch may lag, and crews may be gone
         async with asyncio.TaskGroup() as group:
             group.create_task(background.supervise("status turns", statuses.turns.run))
+            group.create_task(background.supervise("events", events.run))
             group.create_task(self._queue.run(reconciler.reconcile, RECONCILES_AT_ONCE))
 
     async def _follow(self) -> None:

@@ -39,6 +39,8 @@ class CrewMemory:
     """Heartbeat → whether it fires."""
     parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
     """The number of parked tasks, the time of that reading, and the agents that they wait for."""
+    dead: int | None = None
+    """Number of dead letters at the last reading; None: not read yet."""
     written: dict[Resource, float] = field(default_factory=dict)
     """The time at which the status of each resource was last written."""
 

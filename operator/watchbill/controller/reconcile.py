@@ -17,6 +17,7 @@ from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
 from watchbill.controller.cache import Cache, Key, Object
+from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.statuses import Statuses
@@ -35,6 +36,7 @@ from watchbill.errors import (
 )
 from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import crew as plan
+from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import manifests, paused, prompts, replicas
 from watchbill.records import CrewDefinition, from_crew
@@ -75,6 +77,7 @@ class Reconciler:
         gate: StoreGate,
         eviction: Eviction,
         memory: Memory,
+        events: Events,
         *,
         workers: manifests.Defaults,
         clock: Clock = SYSTEM,
@@ -87,6 +90,7 @@ class Reconciler:
         self._gate = gate
         self._eviction = eviction
         self._memory = memory
+        self._events = events
         self._workers = workers
         self._clock = clock
 
@@ -123,6 +127,11 @@ class Reconciler:
         else:
             observed = await self._observe(key, crew, seen, synced, memory)
             planned = await self._act(key, observed, memory)
+            told = tell.of_plan(observed, planned)
+            if synced.state is not None:
+                told += tell.of_dead("/".join(key), memory.dead, synced.state.dead)
+                memory.dead = synced.state.dead
+            self._events.tell("crews", seen["metadata"], told)
             pauses.append(await self._statuses.write("crews", seen, planned.status, key, memory))
             pauses.append(planned.again_seconds)
             if memory.denied is not None:

@@ -16,11 +16,13 @@ from watchbill import metrics, names
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Cache, Key
+from watchbill.controller.events import Events
 from watchbill.controller.memory import CrewMemory, Resource
 from watchbill.controller.store_gate import StoreGate
 from watchbill.errors import NotFound
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
+from watchbill.plan import events as tell
 from watchbill.plan import heartbeat
 
 PER_SECOND: Final = 20
@@ -93,8 +95,10 @@ class Statuses:
         cache: Cache,
         gate: StoreGate,
         wake: Callable[[Key], None],
+        events: Events,
         clock: Clock = SYSTEM,
     ) -> None:
+        self._events = events
         self._kubernetes = kubernetes
         self._cache = cache
         self._gate = gate
@@ -132,10 +136,12 @@ class Statuses:
         now = self._clock.monotonic()
         recent = {other: at for other, at in memory.written.items() if now - at < FIGURES_SECONDS}
         memory.written = {**recent, resource: now}
-        await self._apply(kind, metadata, status)
+        if await self._apply(kind, metadata, status):
+            self._events.tell(kind, metadata, tell.of_status(before, status))
         return None
 
-    async def _apply(self, kind: Kind, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+    async def _apply(self, kind: Kind, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+        """Returns whether it was written: the resource may have been deleted meanwhile."""
         manifest = {
             "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
             "kind": _KINDS[kind],
@@ -146,8 +152,9 @@ class Statuses:
         try:
             written = await self._kubernetes.apply_status(kind, manifest)
         except NotFound:
-            return  # it was deleted meanwhile
+            return False
         self._cache.take(kind, "MODIFIED", written)
+        return True
 
 
 def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now", "shared", "figures"]:

@@ -71,6 +71,8 @@ class StoreState:
     """Heartbeat → whether it fires."""
     times: Mapping[str, heartbeats.HeartbeatState]
     """Heartbeat → when it fired last and fires next."""
+    dead: int = 0
+    """Number of dead letters of its tasks."""
 
 
 class Stored:
@@ -145,6 +147,7 @@ class Stored:
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
             times={state.name: state for state in states},
+            dead=now.dead,
         )
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:

@@ -1,0 +1,90 @@
+"""Changes of a crew that a Kubernetes Event tells people of. Pure.
+
+Each function compares a state with the one before, so that a change is told once. A crew that goes between no worker
+and one is not told: it does so with each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from watchbill.api.conditions import ConditionType, Reason
+from watchbill.plan.crew import Observed, Plan, summary
+
+NOTE_MAX_BYTES: Final = 1024
+"""The bound of the API server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an Event says."""
+
+    reason: str
+    """One word for programs, such as `Scaled`."""
+    action: str
+    """What the operator did or tried, in one word."""
+    note: str
+    """A sentence for people."""
+    warning: bool = False
+
+
+def of_plan(seen: Observed, planned: Plan) -> list[Told]:
+    """Returns what a plan that was carried out has changed: the number of workers, or the template that they have."""
+    told = []
+    children = [child for child in seen.children if child.owner in ("", seen.uid)]
+    before, now = sum(child.replicas for child in children), planned.scaled
+    if now is not None and now.replicas != before and max(now.replicas, before) > 1:
+        told.append(Told("Scaled", "Scale", f"{now.replicas} workers instead of {before} ({now.why}){_figures(seen)}"))
+    revisions = {child.revision for child in children}
+    is_new = planned.revision not in revisions
+    if revisions and is_new and any(kind == "deployments" for kind, _ in planned.applies):
+        others = ", ".join(sorted(revisions))
+        note = f"workers of template revision {planned.revision} take the place of those of {others}"
+        told.append(Told("RolloutStarted", "RollOut", note))
+    left = {child.revision for child in children if child not in planned.deletes}
+    if left == {planned.revision} and len(revisions) > 1:
+        note = f"all workers are of template revision {planned.revision}"
+        told.append(Told("RolloutFinished", "RollOut", note))
+    return told
+
+
+def of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Told]:
+    """Returns what a status that was written says newly: that somebody must act, or need no longer; that the store is
+    away, or back."""
+    told = []
+    was, now = _stalled(before), _stalled(after)
+    if now and now.get("reason") != was.get("reason"):
+        told.append(Told(str(now["reason"]), "Reconcile", str(now["message"]), warning=True))
+    if was and not now:
+        told.append(Told("Recovered", "Reconcile", f"it is no longer stalled ({was['reason']})"))
+    was_away, is_away = (summary(status).get("reason") == Reason.STORE_UNAVAILABLE for status in (before, after))
+    if is_away and not was_away:
+        told.append(Told("StoreUnavailable", "Reconcile", str(summary(after)["message"]), warning=True))
+    if was_away and not is_away:
+        told.append(Told("StoreAvailable", "Reconcile", "the store answers again"))
+    return told
+
+
+def of_dead(crew: str, before: int | None, now: int) -> list[Told]:
+    """Returns that a crew without dead letters has some. `before`: their number at the last reading; None: unknown."""
+    if before != 0 or not now:
+        return []
+    note = f"tasks have failed for good: {now} dead letters (watchbill dead list {crew})"
+    return [Told("DeadLetters", "Run", note, warning=True)]
+
+
+def _figures(seen: Observed) -> str:
+    if seen.load is None:
+        return ""
+    deliveries = f", {seen.load.deliveries} deliveries" if seen.load.deliveries else ""
+    concurrency = seen.crew.spec.workers.concurrency
+    return f": {seen.load.waiting} tasks wait, {seen.load.running} run{deliveries}; each worker runs {concurrency}"
+
+
+def _stalled(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    for condition in status.get("conditions") or []:
+        if condition["type"] == ConditionType.STALLED and condition["status"] == "True":
+            return dict(condition)
+    return {}
