@@ -27,10 +27,10 @@ def test_a_task_without_a_worker_tells_why_its_pod_is_not_scheduled(team: Team, 
         return next((c["message"] for c in found if c["type"] == "PodScheduled" and c["status"] == "False"), "")
 
     message = machine.until(unscheduled, within=SOON, what="the scheduler has looked at the pod")
-    (task_id,) = team.store.client.zrange(f"wb:{{{team.namespace}/echo}}:ids", 0, -1)  # type: ignore[misc]
+    (task_id,) = team.store.client.zrange(f"wb:{{{team.namespace}/echo}}:ids", 0, -1)
     command = (sys.executable, "-m", "watchbill", "why", f"{team.namespace}/echo", str(task_id), "--output=json")
     environment = {"KUBECONFIG": str(control_plane.kubeconfig), "WATCHBILL_REDIS_URL": team.store.url}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SOON, check=True)
     told = json.loads(done.stdout)
-    assert (told["state"], told["reason"], told["managed"]) == ("waiting", "no-worker", True)
+    assert (told["kind"], told["step"]["state"], told["step"]["reason"]) == ("run", "waiting", "no-worker")
     assert told["pods"] == [f"a pod can't be scheduled (Unschedulable): {message}"]

@@ -27,6 +27,15 @@ def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, 
     assert (data["crew"], data["reason"], data["before"]) == (f"default/{stored}", "no-worker", 1)
     assert (data["starts_in_seconds"], data["attempts"], data["pods"]) == (None, [], [])
 
+    # a run: the step that is ready
+    shell.run("submit", stored, "x", "--id", "r1")
+    assert shell.run("why", stored, "r1").stdout.splitlines()[1:] == [
+        "why     0 of 3 steps have ended; now: first waiting",
+        "        r1/first: no worker lives; 2 tasks are before it",
+        "starts  unknown: when a worker comes",
+        f"look    watchbill why default/{stored} r1/first",
+    ]
+
     missing = shell.run("why", "nobody")
     assert missing.returncode == 2
     assert "in this namespace has a run or task 'nobody'" in missing.stderr

@@ -40,7 +40,7 @@ def why(
 
     async def ask(client: Client) -> int:
         told = await (_find(client, crew) if task_id is None else client.why(crew, task_id))
-        pods = await _pods(told)
+        pods = await _pods(told.step or told)
         if store.form is not Output.TEXT:
             output.write({**dataclasses.asdict(told), "pods": list(pods), "look": _look(told)}, store.form)
         else:
@@ -85,10 +85,14 @@ def _show(told: Why, pods: Sequence[str]) -> None:
     since = told.submitted_seconds_ago
     ago = f", submitted {output.seconds(since)} ago" if since is not None else ""
     lines = [(told.id, f"{told.state} ({what} of crew {told.crew}{ago})"), ("why", told.message)]
+    waiting = told
+    if told.step is not None:
+        waiting = told.step
+        lines.append(("", f"{waiting.id}: {waiting.message}"))
     lines += [("pods", one) for one in pods]
-    if told.starts:
-        lines.append(("starts", told.starts))
-    lines += [("before", _attempt(one)) for one in told.attempts if one.outcome != "running"]
+    if waiting.starts:
+        lines.append(("starts", waiting.starts))
+    lines += [("before", _attempt(one)) for one in waiting.attempts if one.outcome != "running"]
     lines += [("look", command) for command in _look(told)]
     width = max(len(label) for label, _ in lines[1:])
     said = ""

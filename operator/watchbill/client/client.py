@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
@@ -19,6 +20,7 @@ from watchbill.client.deliveries import Deliveries
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
 from watchbill.connection import outages
 from watchbill.connection.url import Target
+from watchbill.errors import NotFound
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission
@@ -295,7 +297,12 @@ class Client(Control, Crews, Deliveries):
         before it, when it is likely to begin, and its attempts so far. Raises NotFound."""
         keys = self._door(crew, task_id=task_id)
         most = (await self._current(keys)).definition.tasks.max_attempts
-        return explain(await seen(self._redis, keys, task_id, most))
+        told = explain(await seen(self._redis, keys, task_id, most))
+        if told.kind == "run" and told.waits_for:
+            with contextlib.suppress(NotFound):  # its record may have expired meanwhile
+                step = await seen(self._redis, keys, f"{task_id}/{told.waits_for[0]}", most)
+                return replace(told, step=explain(step))
+        return told
 
     async def figures(self, crew: str) -> Figures:
         """The figures of the crew: tasks by state, and workers."""

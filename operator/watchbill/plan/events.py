@@ -19,12 +19,12 @@ NOTE_MAX_BYTES: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an Event says."""
+    """The content of an Event."""
 
     reason: str
     """One word for programs, such as `Scaled`."""
     action: str
-    """What the operator did or tried, in one word."""
+    """The action of the operator, in one word."""
     note: str
     """A sentence for people."""
     warning: bool = False

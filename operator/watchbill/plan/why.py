@@ -85,9 +85,12 @@ class Why:
     max_attempts: int
     attempts: tuple[Attempt, ...]
     waits_for: tuple[str, ...]
-    """The steps that must end before, or the unfinished steps of a run that are ready."""
+    """The steps that must end before, or the unfinished steps of a run that are ready: those that run come last."""
     submitted_seconds_ago: float | None
     managed: bool
+    """An operator manages the crew."""
+    step: Why | None = None
+    """The explanation of a run's step that is ready; of one that doesn't run, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,8 @@ def _of_run(run: RunStatus) -> _Said:
     ended = sum(step.status in TERMINAL for step in run.steps)
     if run.status in RUN_TERMINAL:
         return _Said(Reason.ENDED, f"the run has ended as {run.status}: {ended} of {len(run.steps)} steps ended")
-    ready = tuple(step.name for step in run.steps if step.status not in TERMINAL and not _open(run, step))
+    unfinished = [step for step in run.steps if step.status not in TERMINAL and not _open(run, step)]
+    ready = tuple(s.name for s in sorted(unfinished, key=lambda step: step.status is TaskState.RUNNING))
     now = ", ".join(f"{s.name} {s.status}" for s in run.steps if s.name in ready[:5])
     more = f" and {len(ready) - 5} more" if len(ready) > 5 else ""
     reason = Reason.CANCELLING if run.status is RunState.CANCELLING else Reason.RUNNING
