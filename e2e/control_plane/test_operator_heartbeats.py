@@ -64,7 +64,7 @@ def test_a_heartbeat_without_its_crew_says_so(team: Team) -> None:
 
 
 def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team) -> None:
-    team.operator()
+    team.operator(heartbeat_status_seconds="1")
     team.apply(crew(), heartbeat("beat", intervalSeconds=20), heartbeat("still", intervalSeconds=20, suspend=True))
     machine.until(lambda: team.heartbeat().get("status", {}).get("nextFireTime"), within=SOON, what="it says when")
     first = team.heartbeat()["status"]
@@ -75,6 +75,13 @@ def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team) -> None:
     assert said["lastFireTime"] == first["nextFireTime"]
     moved = datetime.fromisoformat(said["nextFireTime"]) - datetime.fromisoformat(said["lastFireTime"])
     assert moved.total_seconds() == 20
+    assert said["lastSlot"] == said["lastFireTime"]
+    with team.worker("echo").start():
+        machine.until(
+            lambda: team.heartbeat()["status"].get("lastResult") == "completed",
+            within=SOON,
+            what="it says how it ended",
+        )
     still = team.heartbeat("still")["status"]
     assert not {"lastFireTime", "nextFireTime"} & set(still)
     assert "suspended" in team.conditions("still", "heartbeat")["Ready"][2]
@@ -85,7 +92,7 @@ def test_a_heartbeat_says_when_it_fired_and_when_it_will(team: Team) -> None:
 def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_between_firings(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
 ) -> None:
-    team.operator(resync_seconds="1")
+    team.operator(resync_seconds="1", heartbeat_status_seconds="10")
     team.apply(crew(), heartbeat("fast", intervalSeconds=1), crew("other"))
     team.apply(heartbeat("slow", intervalSeconds=86400, crewRef={"name": "other"}))
     team.until_ready("echo", "other")
@@ -121,3 +128,29 @@ def test_a_schedule_that_becomes_none_stops_firing(team: Team) -> None:
     team.until_stalled("beat", "InvalidSchedule", kind="heartbeat")
     assert not any(":heartbeat:beat" in k for k in team.stored())
     assert "nextFireTime" not in team.heartbeat()["status"]
+
+
+def test_an_annotation_has_a_heartbeat_fired_once_and_never_again_after_a_flush(team: Team) -> None:
+    operator = team.operator(heartbeat_status_seconds="1")
+    team.apply(crew(), heartbeat("beat", intervalSeconds=86400, suspend=True, concurrencyPolicy="Forbid"))
+    team.until_ready()
+
+    def annotate(token: str) -> str:
+        team.kubectl("annotate", "heartbeat", "beat", f"watchbill.dev/run-now={token}", "--overwrite")
+        said = machine.until(
+            lambda: (s := team.heartbeat()["status"]).get("lastHandledRunNow") == token and s,
+            within=SOON,
+            what=f"{token} is handled",
+        )
+        return str(said["runNowMessage"])
+
+    assert annotate("t1") == "fired hb-beat-now-t1"
+    assert "'hb-beat-now-t1' has not ended" in annotate("t2"), "it counts like any other"
+    assert "can't be a token" in annotate("a token")
+    assert any(":run:hb-beat-now-t1" in key for key in team.stored())
+    annotate("t1b")
+    operator.kill()
+    team.store.client.flushall()
+    team.operator(heartbeat_status_seconds="1")
+    machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored again")
+    hold(2, lambda: not any(":run:hb-beat" in key for key in team.stored()), "it was fired again")

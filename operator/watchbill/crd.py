@@ -49,6 +49,7 @@ _HEARTBEAT_COLUMNS: Final[_Columns] = (
     ("Interval", "integer", ".spec.intervalSeconds"),
     ("Suspended", "boolean", ".spec.suspend"),
     ("Last", "date", ".status.lastFireTime"),
+    ("Result", "string", ".status.lastResult"),
     # a date column shows an age, which a time to come has not
     ("Next", "string", ".status.nextFireTime"),
     _READY,

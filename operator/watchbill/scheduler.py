@@ -123,23 +123,27 @@ class Scheduler:
         for timed in self._timed.values():
             await _cancel(timed)
 
-    async def add(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat) -> None:
-        """Stores the heartbeat and fires it from now on; a heartbeat that is known gets its new spec.
+    async def add(self, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, fired: datetime | None = None) -> None:
+        """Stores the heartbeat and fires it from now on; a heartbeat that is known gets its new spec. `fired`: the
+        newest slot that was fired, as the caller remembers it.
 
         It may be called again with the same heartbeat, and waits while the store is away. Raises InvalidInput when the
         heartbeat could never fire, CrewGone.
         """
         await self._report_missed_of_replaced(keys, uid, heartbeat)
         state = await outages.persist(
-            lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock.now())
+            lambda: heartbeats.apply(self._client, keys, uid, heartbeat, now=self._clock.now(), fired=fired)
         )
-        await self.follow(keys, state)
+        await self.follow(keys, state, fired=fired)
 
-    async def follow(self, keys: CrewKeys, state: heartbeats.HeartbeatState) -> None:
+    async def follow(self, keys: CrewKeys, state: heartbeats.HeartbeatState, *, fired: datetime | None = None) -> None:
         """Fires a heartbeat from now on as the store has it, and writes nothing: another process stores it. May be
-        called again; a heartbeat that is removed from the store, or changed there, ends by itself. Raises NewerRecord.
+        called again; a heartbeat that is removed from the store, or changed there, ends by itself. `fired`: as in
+        `add`. Raises NewerRecord.
         """
         timed = _Timed(keys, state, state.next or schedule.EPOCH)
+        if fired and timed.next <= fired:  # the store has lost that, and its next slot is not mended yet
+            timed.next = schedule.next_slot(state.schedule, fired)
         known = self._timed.get(timed.id)
         if known and known.state.uid == state.uid and known.state.generation == state.generation:
             return

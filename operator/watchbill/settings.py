@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         description="How long the Lease lasts. A leader that can't renew it stops after two thirds; another one leads "
         "after the whole.",
     )
+    heartbeat_status_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="How often the operator writes times and results of one Heartbeat into its status, at most.",
+    )
     allow_modules: str = Field(
         default="",
         examples=["names of modules, separated by commas, as in acme.agents,acme.tools"],

@@ -188,7 +188,17 @@ def test_names_columns_and_subresources() -> None:
     assert heartbeats["spec"]["names"]["shortNames"] == ["hb"]
     columns = {file: [c["name"] for c in version(file)["additionalPrinterColumns"]] for file in ("crews", "heartbeats")}
     assert columns["crews"] == ["Ready", "Mode", "Workers", "Waiting", "Running", "Age"]
-    assert columns["heartbeats"] == ["Crew", "Schedule", "Interval", "Suspended", "Last", "Next", "Ready", "Age"]
+    assert columns["heartbeats"] == [
+        "Crew",
+        "Schedule",
+        "Interval",
+        "Suspended",
+        "Last",
+        "Result",
+        "Next",
+        "Ready",
+        "Age",
+    ]
     assert version("crews")["subresources"]["scale"]["specReplicasPath"] == ".spec.workers.replicas"
     assert version("heartbeats")["subresources"] == {"status": {}}
 

@@ -377,7 +377,7 @@ async def test_a_resource_that_was_deleted_meanwhile_is_no_error() -> None:
 async def test_only_recent_writes_are_remembered() -> None:
     writing = Writing()
     await writing.write(None, status(), "old")
-    writing.clock.advance(9)
+    writing.clock.advance(59)
     await writing.write(None, status(), "recent")
     writing.clock.advance(1)
     await writing.write(None, status())

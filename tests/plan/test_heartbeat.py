@@ -28,16 +28,57 @@ def resource(**spec: Any) -> Heartbeat:
     )
 
 
+def observed(**fields: Any) -> heartbeat.Observed:
+    known = {"last": NOW, "following": LATER, "slot": NOW, "work": "hb-1", "result": "running", "missed": 0}
+    return heartbeat.Observed(**{**known, **fields})
+
+
+FIRES = heartbeat.fires(resource())
+
+
 def test_one_that_fires_is_ready_and_says_when() -> None:
-    status = heartbeat.status(seen(), heartbeat.fires(resource()), last=NOW, following=LATER, now=NOW)
+    status = heartbeat.status(seen(), FIRES, observed(missed=2), now=NOW)
+    assert (status["lastSlot"], status["lastWork"], status["lastResult"]) == ("2026-03-01T12:00:00Z", "hb-1", "running")
+    assert status["missedSlots"] == 2
     assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "Available")]
     assert (status["lastFireTime"], status["nextFireTime"]) == ("2026-03-01T12:00:00Z", "2026-03-01T13:00:00Z")
     assert status["observedGeneration"] == 3
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    status = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
-    assert not {"lastFireTime", "nextFireTime"} & set(status)
+    status = heartbeat.status(seen(), FIRES, observed(last=None, following=None, slot=None, work=""), now=NOW)
+    assert set(status) == {"observedGeneration", "conditions"}
+    assert set(heartbeat.status(seen(), FIRES, None, now=NOW)) == {"observedGeneration", "conditions"}
+
+
+def test_the_newest_slot_that_was_fired_outlives_a_store_that_lost_it() -> None:
+    before = {"lastSlot": "2026-03-01T13:00:00Z", "nextFireTime": "2026-03-01T14:00:00Z"}
+    assert heartbeat.last_slot(seen(**before)) == LATER
+    assert heartbeat.last_slot(seen()) is None
+    for now_known in (observed(), observed(slot=None), None):
+        assert heartbeat.status(seen(**before), FIRES, now_known, now=NOW)["lastSlot"] == "2026-03-01T13:00:00Z"
+    status = heartbeat.status(seen(lastSlot="2026-03-01T11:00:00Z"), FIRES, observed(), now=NOW)
+    assert status["lastSlot"] == "2026-03-01T12:00:00Z"
+
+
+def test_a_result_is_kept_when_its_record_has_expired_and_not_taken_for_that_of_other_work() -> None:
+    before = {"lastWork": "hb-1", "lastResult": "failed"}
+    assert heartbeat.status(seen(**before), FIRES, observed(result=""), now=NOW)["lastResult"] == "failed"
+    assert "lastResult" not in heartbeat.status(seen(**before), FIRES, observed(work="hb-2", result=""), now=NOW)
+
+
+def test_a_run_now_is_asked_for_once_by_each_value_of_its_annotation() -> None:
+    asking = seen()
+    assert heartbeat.run_now(asking) == ""
+    asking["metadata"]["annotations"] = {"watchbill.dev/run-now": "t1"}
+    assert heartbeat.run_now(asking) == "t1"
+    status = heartbeat.status(asking, FIRES, None, now=NOW, handled=("t1", "fired x"))
+    assert (status["lastHandledRunNow"], status["runNowMessage"]) == ("t1", "fired x")
+    assert heartbeat.run_now({**asking, "status": status}) == ""
+    again = heartbeat.status({**asking, "status": status}, FIRES, None, now=NOW)
+    assert (again["lastHandledRunNow"], again["runNowMessage"]) == ("t1", "fired x"), "after a restart"
+    asking["metadata"]["annotations"] = {"watchbill.dev/run-now": "t2"}
+    assert heartbeat.run_now({**asking, "status": status}) == "t2"
 
 
 def test_a_suspended_one_says_so() -> None:
@@ -46,14 +87,14 @@ def test_a_suspended_one_says_so() -> None:
 
 
 def test_one_that_does_not_fire_is_stalled_since_it_stopped() -> None:
-    fired = heartbeat.status(seen(), heartbeat.fires(resource()), last=None, following=None, now=NOW)
-    stalled = heartbeat.status(seen(**fired), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=LATER)
+    fired = heartbeat.status(seen(), FIRES, None, now=NOW)
+    stalled = heartbeat.status(seen(**fired), (Reason.INVALID_SCHEDULE, "61"), None, now=LATER)
     assert [(c["type"], c["status"], c["reason"]) for c in stalled["conditions"]] == [
         ("Ready", "False", "InvalidSchedule"),
         ("Stalled", "True", "InvalidSchedule"),
     ]
     assert stalled["conditions"][0]["lastTransitionTime"] == "2026-03-01T13:00:00Z"
-    again = heartbeat.status(seen(**stalled), (Reason.INVALID_SCHEDULE, "61"), last=None, following=None, now=NOW)
+    again = heartbeat.status(seen(**stalled), (Reason.INVALID_SCHEDULE, "61"), None, now=NOW)
     assert again == stalled
 
 

@@ -188,3 +188,26 @@ async def test_a_prompt_that_its_times_make_too_long_is_refused_and_nothing_is_w
     with pytest.raises(InvalidInput, match="the prompt has 500000 bytes"):
         await crew.fire(state)
     assert await crew.dump() == before
+
+
+# ------------------------------------------------------------------ lost writes
+
+
+async def test_a_store_that_lost_writes_does_not_fire_again_what_somebody_remembers(crew: Crew) -> None:
+    assert await crew.fire(await crew.apply(beat())) == "fired"
+    await crew.client.hset(crew.keys.heartbeat("hb"), "next", heartbeats.ms(SLOT))  # as before the slot was fired
+    for key in (crew.keys.fire("hb", heartbeats.label(SLOT)), crew.keys.task(heartbeats.task_id("hb", SLOT))):
+        await crew.client.delete(key)
+    again = await heartbeats.apply(crew.client, crew.keys, crew.uid, beat(), now=SLOT, fired=SLOT)
+    assert again.next == FOLLOWING
+    assert await crew.fire(again) == "already"
+
+
+async def test_what_somebody_remembers_moves_no_slot_that_was_not_fired(crew: Crew) -> None:
+    state = await crew.apply(beat())
+    again = await heartbeats.apply(
+        crew.client, crew.keys, crew.uid, beat(), now=NOON, fired=SLOT - timedelta(minutes=1)
+    )
+    assert again.next == state.next == SLOT
+    suspended = await heartbeats.apply(crew.client, crew.keys, crew.uid, beat(suspend=True), now=NOON, fired=SLOT)
+    assert suspended.next is None

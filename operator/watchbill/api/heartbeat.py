@@ -250,8 +250,27 @@ class HeartbeatStatus(Strict):
         description="Observations: Ready sums up.",
         json_schema_extra=by_key("type"),
     )
-    last_fire_time: datetime | None = Field(default=None, description="When it last fired.")
-    next_fire_time: datetime | None = Field(default=None, description="When it will fire next.")
+    last_fire_time: datetime | None = Field(
+        default=None, description="The slot that it last fired, or when somebody had it fired beside its schedule."
+    )
+    next_fire_time: datetime | None = Field(default=None, description="Its next slot. jitterSeconds come on top.")
+    last_slot: datetime | None = Field(
+        default=None,
+        description="The newest slot that was fired. A store that has lost its last writes doesn't fire it again.",
+    )
+    last_work: str | None = Field(default=None, description="The id of the task or run that it fired last.")
+    last_result: str | None = Field(
+        default=None,
+        description="How that stands: waiting, running, and so on; once it has ended, completed, partial, failed, dead "
+        "or cancelled. Written a minute late, at most.",
+    )
+    missed_slots: int | None = Field(
+        default=None, description="Slots missed since it came into being; beyond 100 in a row they are not counted."
+    )
+    last_handled_run_now: str | None = Field(
+        default=None, description="The last value of the annotation watchbill.dev/run-now that was handled."
+    )
+    run_now_message: str | None = Field(default=None, description="What became of that.")
 
 
 class Heartbeat(Strict):

@@ -73,6 +73,7 @@ class Controller:
         self._identity = identity
         self._namespaces = list(dict.fromkeys(n for n in map(str.strip, settings.watch_namespaces.split(",")) if n))
         self._resync_seconds = settings.resync_seconds
+        self._heartbeat_seconds = settings.heartbeat_status_seconds
         self._client = client
         self._kubernetes = kubernetes
         self._scheduler = scheduler
@@ -165,7 +166,15 @@ class Controller:
         """Reconciles all crews, remembering nothing of the time when another replica may have led."""
         self._memory = Memory()
         events = Events(self._kubernetes, self._identity, self._clock)
-        statuses = Statuses(self._kubernetes, self._cache, self._gate, self._queue.add, events, self._clock)
+        statuses = Statuses(
+            self._kubernetes,
+            self._cache,
+            self._gate,
+            self._queue.add,
+            events,
+            self._clock,
+            heartbeat_seconds=self._heartbeat_seconds,
+        )
         reconciler = Reconciler(
             self._kubernetes,
             self._cache,

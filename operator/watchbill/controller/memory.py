@@ -37,6 +37,8 @@ class CrewMemory:
     """Uid, generation and heartbeats that were stored last; empty: they must be stored again."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """Heartbeat → whether it fires."""
+    run_now: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Heartbeat → the value of the annotation that had it fired last, and what became of it."""
     parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
     """The number of parked tasks, the time of that reading, and the agents that they wait for."""
     dead: int | None = None

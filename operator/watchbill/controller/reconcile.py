@@ -53,6 +53,9 @@ PAUSED_AGAIN_SECONDS: Final = 60.0
 NO_SECRET_SECONDS: Final = 2.5
 """Seconds for which a Secret that was not there is believed not to be there."""
 
+RUN_NOW_SECONDS: Final = 2.0
+"""The pause before a heartbeat is tried again that somebody wants fired now, and for which the queue had no room."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Synced:
@@ -312,18 +315,17 @@ class Reconciler:
 
         Returns in how many seconds to come again for each heartbeat.
         """
-        pauses = []
+        pauses: list[float | None] = [RUN_NOW_SECONDS] if state and state.is_run_now_left else []
         for seen in self._cache.heartbeats.of(key):
             name = seen["metadata"]["name"]
-            times = state.times.get(name) if state else None
             if state is not None and name in state.verdicts:
                 verdict = state.verdicts[name]
             elif fault is not None:
                 verdict = _not_stored(key, fault)
             else:
                 continue
-            last, following = (times.last, times.next) if times else (None, None)
-            status = beat.status(seen, verdict, last=last, following=following, now=self._clock.now())
+            observed, handled = state.beats.get(name) if state else None, memory.run_now.get(name)
+            status = beat.status(seen, verdict, observed, now=self._clock.now(), handled=handled)
             pauses.append(await self._statuses.write("heartbeats", seen, status, key, memory))
         return pauses
 

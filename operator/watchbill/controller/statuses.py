@@ -1,8 +1,8 @@
 """Writes statuses, and no more of them than the API server should bear.
 
 A change that concerns one resource is written at once. Changes that many resources share (the store went away or came
-back), and figures, are written in turns, twenty a second, shared changes first. The figures of one resource are written
-at most every ten seconds.
+back), and figures, are written in turns, twenty a second, shared changes first. The figures of a Crew are written at
+most every ten seconds, those of a Heartbeat every minute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ PER_SECOND: Final = 20
 SHARED_SECONDS: Final = 10.0
 """Seconds that a cause that many resources share must last before it is written."""
 FIGURES_SECONDS: Final = 10.0
-"""Seconds between two writes of one resource's figures, unless they become zero or cease to be zero."""
+"""Seconds between two writes of one Crew's figures, unless they become zero or cease to be zero."""
+HEARTBEAT_SECONDS: Final = 60.0
+"""Seconds between two writes of one Heartbeat's times and results."""
 
 Kind = Literal["crews", "heartbeats"]
 
@@ -97,8 +99,10 @@ class Statuses:
         wake: Callable[[Key], None],
         events: Events,
         clock: Clock = SYSTEM,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._events = events
+        self._seconds: Mapping[Kind, float] = {"crews": FIGURES_SECONDS, "heartbeats": heartbeat_seconds}
         self._kubernetes = kubernetes
         self._cache = cache
         self._gate = gate
@@ -128,13 +132,13 @@ class Statuses:
                 if not self.turns.take(resource, crew, first=True):
                     return None
             case "figures":
-                wait = memory.written.get(resource, -math.inf) + FIGURES_SECONDS - self._clock.monotonic()
+                wait = memory.written.get(resource, -math.inf) + self._seconds[kind] - self._clock.monotonic()
                 if wait > 0:
                     return wait
                 if not self.turns.take(resource, crew, first=False):
                     return None
         now = self._clock.monotonic()
-        recent = {other: at for other, at in memory.written.items() if now - at < FIGURES_SECONDS}
+        recent = {other: at for other, at in memory.written.items() if now - at < max(self._seconds.values())}
         memory.written = {**recent, resource: now}
         if await self._apply(kind, metadata, status):
             self._events.tell(kind, metadata, tell.of_status(before, status))
@@ -172,5 +176,5 @@ def _substance(status: Mapping[str, Any]) -> Any:
     """The status without what may wait: figures (other than whether they are zero), times, messages."""
     figures = {field: bool(status.get(field)) for field in plan.FIGURES}
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])]
-    left_out = {"conditions", *plan.FIGURES, *heartbeat.TIMES}
+    left_out = {"conditions", *plan.FIGURES, *heartbeat.FIGURES}
     return figures, conditions, {k: v for k, v in status.items() if k not in left_out}

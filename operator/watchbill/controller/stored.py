@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import redis.asyncio
@@ -24,6 +25,7 @@ from watchbill import api, metrics, names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
+from watchbill.controller import beats_now
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
 from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, StaleObject
@@ -51,8 +53,12 @@ PARKED_SECONDS: Final = 10.0
 class Heartbeats(Protocol):
     """Fires heartbeats (scheduler.Scheduler, which this layer may not import)."""
 
-    async def add(self, keys: names.CrewKeys, uid: str, heartbeat: Heartbeat) -> None: ...
-    async def follow(self, keys: names.CrewKeys, state: heartbeats.HeartbeatState) -> None: ...
+    async def add(
+        self, keys: names.CrewKeys, uid: str, heartbeat: Heartbeat, *, fired: datetime | None = None
+    ) -> None: ...
+    async def follow(
+        self, keys: names.CrewKeys, state: heartbeats.HeartbeatState, *, fired: datetime | None = None
+    ) -> None: ...
     async def remove(self, keys: names.CrewKeys, uid: str, name: str) -> None: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -69,10 +75,12 @@ class StoreState:
     """A worker has loaded all agents under the current definition."""
     verdicts: Mapping[str, beat.Verdict]
     """Heartbeat → whether it fires."""
-    times: Mapping[str, heartbeats.HeartbeatState]
-    """Heartbeat → when it fired last and fires next."""
+    beats: Mapping[str, beat.Observed]
+    """Heartbeat → when it fired last and fires next, and what became of that."""
     dead: int = 0
     """Number of dead letters of its tasks."""
+    is_run_now_left: bool = False
+    """A heartbeat could not be fired, as somebody asks for by its annotation, because the queue is full."""
 
 
 class Stored:
@@ -131,6 +139,10 @@ class Stored:
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
             memory.synced = wanted
+        is_left = False
+        if asked := beats_now.asked(beats, memory):
+            self._check()
+            is_left = await beats_now.fire(self._client, keys, asked, memory, now=self._clock.now())
         now = await figures(self._client, keys)
         to_deliver = now.deliveries
         if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
@@ -140,14 +152,14 @@ class Stored:
         if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
             now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
-        states = await heartbeats.all_of(self._client, keys) if memory.verdicts else []
         return StoreState(
             load=load_of(now),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
-            times={state.name: state for state in states},
+            beats=await beats_now.observed(self._client, keys) if memory.verdicts else {},
             dead=now.dead,
+            is_run_now_left=is_left,
         )
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
@@ -188,9 +200,10 @@ class Stored:
         if (await definitions.identity(self._client, keys)).owner != self._owner:
             return False
         states = await heartbeats.all_of(self._client, keys)
+        fired = {str(seen["metadata"]["name"]): beat.last_slot(seen) for seen in beats}
         for state in states:
             try:
-                await self._scheduler.follow(keys, state)
+                await self._scheduler.follow(keys, state, fired=fired.get(state.name))
             except NewerRecord as error:
                 logger.warning("%s", error)
         return {state.name: state.generation for state in states} == wanted
@@ -318,7 +331,7 @@ class Stored:
             if problems := beat.lacks(heartbeat, definition):
                 await _bounded(self._scheduler.remove(keys, uid, heartbeat.name))
                 return Reason.INVALID_SPEC, "\n".join(map(str, problems))
-            await _bounded(self._scheduler.add(keys, uid, heartbeat))
+            await _bounded(self._scheduler.add(keys, uid, heartbeat, fired=beat.last_slot(seen)))
         except (ValidationError, InvalidInput) as error:
             await _bounded(self._scheduler.remove(keys, uid, str(seen["metadata"]["name"])))
             return Reason.INVALID_SCHEDULE, str(error)

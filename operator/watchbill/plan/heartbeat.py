@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from watchbill import names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import ConditionType, Reason, Said, stamp, stated
 from watchbill.api.delivery import Destination
@@ -19,8 +20,24 @@ from watchbill.records import CrewDefinition
 Verdict = tuple[Reason, str]
 """The state of a Heartbeat and its message: Available, or the reason why it is stalled."""
 
-TIMES = ("lastFireTime", "nextFireTime")
+FIGURES: Final = ("lastFireTime", "nextFireTime", "lastSlot", "lastWork", "lastResult", "missedSlots")
 """Fields of the status that change with every firing."""
+RUN_NOW_ANNOTATION: Final = f"{names.API_GROUP}/run-now"
+"""Annotation of a Heartbeat: each new value has it fired once, beside its schedule."""
+RUN_NOW: Final = ("lastHandledRunNow", "runNowMessage")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A heartbeat as the store has it."""
+
+    last: datetime | None
+    following: datetime | None
+    slot: datetime | None
+    work: str
+    result: str
+    """The state of `work`; empty: it is no longer known."""
+    missed: int
 
 
 _TIME: Final = re.compile(r"\{(\{)?(slot|now)\}(?(1)\})")
@@ -81,20 +98,54 @@ def fires(heartbeat: Heartbeat) -> Verdict:
     )
 
 
+def run_now(seen: Mapping[str, Any]) -> str:
+    """The value of the annotation that has it fired now, which was not handled yet; empty: there is none."""
+    token = str((seen["metadata"].get("annotations") or {}).get(RUN_NOW_ANNOTATION) or "")
+    return "" if token == (seen.get("status") or {}).get(RUN_NOW[0]) else token
+
+
+def last_slot(seen: Mapping[str, Any]) -> datetime | None:
+    """The newest slot that was fired, as the status says."""
+    said = (seen.get("status") or {}).get("lastSlot")
+    return datetime.fromisoformat(said) if said else None
+
+
 def status(
-    seen: Mapping[str, Any], verdict: Verdict, *, last: datetime | None, following: datetime | None, now: datetime
+    seen: Mapping[str, Any],
+    verdict: Verdict,
+    observed: Observed | None,
+    *,
+    now: datetime,
+    handled: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The whole status. `seen`: the Heartbeat as the API server has it."""
+    """The whole status.
+
+    `seen`: the Heartbeat as the API server has it. `observed`: None where the store has none. `handled`: the value of
+    the run-now annotation that was handled, and what became of it; None: none since what the status says.
+    """
     reason, message = verdict
     ready = reason is Reason.AVAILABLE
     said: list[Said] = [(ConditionType.READY, ready, reason, message)]
     if not ready:
         said.append((ConditionType.STALLED, True, reason, message))
     generation = int(seen["metadata"]["generation"])
-    before = (seen.get("status") or {}).get("conditions", [])
-    times = {name: stamp(at) for name, at in zip(TIMES, (last, following), strict=True) if at is not None}
+    before = seen.get("status") or {}
+    figures: dict[str, Any] = {}
+    if observed is not None:
+        slots = [slot for slot in (observed.slot, last_slot(seen)) if slot is not None]
+        moments = (observed.last, observed.following, max(slots, default=None))
+        figures = {name: stamp(at) for name, at in zip(FIGURES, moments, strict=False) if at is not None}
+        if observed.work:
+            is_same = before.get("lastWork") == observed.work
+            result = observed.result or (before.get("lastResult", "") if is_same else "")
+            figures |= {"lastWork": observed.work, **({"lastResult": result} if result else {})}
+        figures |= {"missedSlots": observed.missed} if observed.missed else {}
+    elif "lastSlot" in before:
+        figures = {"lastSlot": before["lastSlot"]}
+    told = dict(zip(RUN_NOW, handled, strict=True)) if handled else {k: before[k] for k in RUN_NOW if k in before}
     return {
         "observedGeneration": generation,
-        "conditions": stated(said, before, generation=generation, now=now),
-        **times,
+        "conditions": stated(said, before.get("conditions", []), generation=generation, now=now),
+        **figures,
+        **told,
     }

@@ -84,12 +84,13 @@ async def recent(
             for name in names:
                 pipe.lrange(keys.fired(name), 0, most - 1)
             listed: list[list[str]] = await pipe.execute()
-        async with client.pipeline(transaction=False) as pipe:
-            for work_id in (entry.partition(" ")[0] for entries in listed for entry in entries):
-                pipe.hmget(keys.task(work_id), ["state", "finished"])
-                pipe.hmget(keys.run(work_id), ["state", "finished"])
-            records = iter(await pipe.execute())
-    return [tuple(_work(entry, next(records), next(records)) for entry in entries) for entries in listed]
+    ends = iter(await _ends(client, keys, [entry.partition(" ")[0] for entries in listed for entry in entries]))
+    return [tuple(_work(entry, *next(ends)) for entry in entries) for entries in listed]
+
+
+async def states(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> list[str]:
+    """The state of each task or run; `expired` where its record is gone."""
+    return [state for state, _ in await _ends(client, keys, ids)] if ids else []
 
 
 async def trim(client: redis.asyncio.Redis, keys: CrewKeys, state: HeartbeatState) -> int:
@@ -132,12 +133,20 @@ def _following(state: HeartbeatState, now: datetime, most: int) -> tuple[datetim
     return tuple(slots)
 
 
-def _work(entry: str, task: Sequence[Any], run: Sequence[Any]) -> FiredWork:
+async def _ends(client: redis.asyncio.Redis, keys: CrewKeys, ids: Sequence[str]) -> list[tuple[str, datetime | None]]:
+    """State and end of each task or run."""
+    with outages.translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for work_id in ids:
+                pipe.hmget(keys.task(work_id), ["state", "finished"])
+                pipe.hmget(keys.run(work_id), ["state", "finished"])
+            records: list[Any] = await pipe.execute()
+    found = (task if task[0] is not None else run for task, run in zip(records[::2], records[1::2], strict=True))
+    return [
+        (EXPIRED if state is None else str(state), heartbeats.moment(str(finished or ""))) for state, finished in found
+    ]
+
+
+def _work(entry: str, state: str, finished: datetime | None) -> FiredWork:
     work_id, _, fired = entry.partition(" ")
-    state, finished = task if task[0] is not None else run
-    return FiredWork(
-        id=work_id,
-        fired=heartbeats.moment(fired) or schedule.EPOCH,
-        state=EXPIRED if state is None else str(state),
-        finished=heartbeats.moment(str(finished or "")),
-    )
+    return FiredWork(work_id, heartbeats.moment(fired) or schedule.EPOCH, state, finished)

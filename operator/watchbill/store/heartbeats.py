@@ -83,6 +83,8 @@ class HeartbeatState:
     """The first slot that nobody has dealt with; None while suspended."""
     last: datetime | None
     """The last slot that was fired; when it was asked for, where a person did."""
+    slot: datetime | None
+    """The newest slot that was fired."""
     work: str
     """The id of the task or run that it made last; empty: it has made none."""
     missed: int
@@ -160,26 +162,35 @@ def moment(milliseconds: str) -> datetime | None:
 
 
 async def apply(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, heartbeat: Heartbeat, *, now: datetime
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    heartbeat: Heartbeat,
+    *,
+    now: datetime,
+    fired: datetime | None = None,
 ) -> HeartbeatState:
     """Stores the heartbeat. One whose spec is new here goes on with the first slot after `now`; else all stays.
 
+    `fired`: the newest slot that was fired, as somebody else remembers it: the store may have lost that, and then goes
+    on behind it.
     Raises InvalidInput when it can't ever fire, CrewGone.
     """
     spec = heartbeat.spec
     first = next_slot(Schedule.of(spec), now)
+    known = [ms(fired), ms(next_slot(Schedule.of(spec), fired))] if fired else ["", ""]
     content, digest = _content(spec), generation(spec)
     with outages.translated():
         reply = await scripts.run(
             client,
             "heartbeat_apply",
             [*keys.fixed, keys.heartbeat(heartbeat.name), keys.fired(heartbeat.name)],
-            [uid, heartbeat.name, digest, content, "" if spec.suspend else ms(first)],
+            [uid, heartbeat.name, digest, content, "" if spec.suspend else ms(first), *known],
         )
     if reply[0] == "gone":
         raise crew_gone(keys)
     fields = {"uid": uid, "generation": digest, "spec": content, "next": reply[1], "last": reply[2], "missed": reply[3]}
-    fields["work"] = reply[4]
+    fields |= {"work": reply[4], "slot": reply[5]}
     return _state(heartbeat.name, fields)
 
 
@@ -256,6 +267,7 @@ def _state(name: str, fields: Mapping[str, str]) -> HeartbeatState:
         content=fields["spec"],
         next=moment(fields["next"]),
         last=moment(fields.get("last", "")),
+        slot=moment(fields.get("slot", "")),
         work=fields.get("work", ""),
         missed=int(fields.get("missed", "0")),
     )

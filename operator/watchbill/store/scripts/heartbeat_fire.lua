@@ -88,6 +88,7 @@ else
   add_task(task, 14, '')
 end
 redis.call('HSET', heartbeat, 'last', slot ~= '' and slot or int(now_ms), 'work', id)
+if slot ~= '' then redis.call('HSET', heartbeat, 'slot', slot) end
 redis.call('LPUSH', fired, id .. ' ' .. now)
 redis.call('LTRIM', fired, 0, KEPT - 1)
 pass()
