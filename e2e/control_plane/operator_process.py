@@ -67,6 +67,15 @@ class Process:
         self._process = None
         return code
 
+    def stop(self) -> None:
+        """It stands still, as on a frozen machine."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def exit_code(self) -> int | None:
         """None while it runs."""
         assert self._process is not None

@@ -18,7 +18,7 @@ from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import Process, hold
-from e2e.control_plane.operator_team import NARROW, OPERATOR, RELEASE, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import EVERYWHERE, NARROW, OPERATOR, RELEASE, SOON, Team, crew, heartbeat
 from e2e.control_plane.tcp_proxy import Proxy
 from watchbill.names import CrewKeys
 
@@ -163,3 +163,44 @@ def test_a_leader_that_is_cut_off_from_the_api_server_stops_before_the_other_sta
         elected(cut_off)
         team.submit("after", count=10)
         machine.until(lambda: team.replicas("after") == 2, within=SOON, what="two workers for eleven tasks")
+
+
+def test_a_leader_that_stood_still_writes_nothing_when_it_goes_on(
+    team: Team, kubectl: Kubectl, audit_writes: Callable[..., list[Write]], control_plane: ControlPlane
+) -> None:
+    """Its account is another than the other's, so that the audit log tells whose a write is."""
+    account = f"{EVERYWHERE}:{RELEASE}"
+    binding = ("rolebinding", "other-account", f"--namespace={NARROW}")
+    kubectl("create", *binding, f"--role={RELEASE}-leader", f"--serviceaccount={account}")
+    try:
+        frozen = Replica(team, everywhere=True, watch_namespaces=team.namespace, lease_seconds="5")
+        elected(frozen)
+        team.apply(crew())
+        team.until_ready()
+        other = Replica(team, lease_seconds="5")
+        machine.until(lambda: other.is_ready, within=SOON, what="the other is ready")
+
+        team.submit(count=5)
+        frozen.process.stop()  # in the midst of what that asks of it
+        elected(other)
+        team.apply(crew(image="mine:2"))
+
+        def images() -> list[str]:
+            return [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in team.deployments()]
+
+        machine.until(lambda: "mine:2" in images(), within=SOON, what="the new revision")
+        machine.until(lambda: team.crew()["status"]["observedGeneration"] == 2, within=SOON, what="the status")
+        stored, since = team.meta(), control_plane.audit_position()
+        frozen.process.go_on()
+        machine.until(lambda: frozen.is_ready, within=SOON, what="it answers")
+
+        def writes() -> list[Write]:
+            return audit_writes(since, user=f"system:serviceaccount:{account}")
+
+        hold(4, lambda: not writes() and not frozen.leads and other.leads, "it writes or leads")
+        assert {k: team.meta()[k] for k in ("uid", "def", "generation")} == {
+            k: stored[k] for k in ("uid", "def", "generation")
+        }
+        assert frozen.process.exit_code() is None
+    finally:
+        kubectl("delete", *binding)

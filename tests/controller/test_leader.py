@@ -136,7 +136,7 @@ async def test_the_lease_of_one_that_died_is_taken_when_it_has_not_changed_for_i
     async with running(b):
         await turn(clock, 11)
         assert not b.elector.is_leader
-        await turn(clock, 6.3)
+        await turn(clock, 7)
         assert b.elector.is_leader
         assert clock.monotonic() - renewed < 20
         assert leases.spec["leaseTransitions"] == 2
@@ -226,3 +226,19 @@ async def test_a_leader_whose_lease_somebody_took_by_hand_stops_at_its_next_rene
         leases.lease_["spec"]["holderIdentity"] = "hand"
         await turn(clock, 5)
         assert a.told == [True, False]
+
+
+async def test_a_lease_that_somebody_deletes_is_made_anew_by_its_holder_and_no_other_leads_meanwhile() -> None:
+    clock, leases, a, b = pair()
+    async with running(a), running(b):
+        await turn(clock, 3)
+        leases.lease_ = None
+        await turn(clock, 40)
+        assert (a.told, b.told) == ([True], [])
+        assert leases.spec["holderIdentity"] == "a"
+    async with running(b):
+        leases.lease_ = None
+        await turn(clock, 11)
+        assert not b.elector.is_leader
+        await turn(clock, 9)  # 2 looks of at most 2.2 s each, and the lease
+        assert b.elector.is_leader, "its holder is gone, too"

@@ -121,6 +121,8 @@ class Elector:
     async def _read(self) -> Mapping[str, Any] | None:
         seen = await self._kubernetes.lease(self._namespace, self._name, timeout=self._seconds * _RETRY)
         spec = (seen or {}).get("spec") or {}
+        if seen is None and self._spec:  # somebody deleted it, and its holder may not know yet
+            spec = {**self._spec, "deleted": True}
         if self._spec is None or spec != self._spec:
             self._spec, self._changed_at = spec, self._clock.monotonic()
         return seen
