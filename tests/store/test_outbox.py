@@ -14,6 +14,7 @@ from support import MANY, Crew, opened, server_ms
 
 from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.delivery import Destination
+from watchbill.connection import scripts
 from watchbill.controller.stored import load_of
 from watchbill.delivery import Message
 from watchbill.names import RECEIVER
@@ -24,7 +25,7 @@ from watchbill.store.deliveries import Content
 from watchbill.store.figures import figures
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.store.submissions import Submission
-from watchbill.tasks import TaskResult, TaskState
+from watchbill.tasks import Priority, TaskResult, TaskState
 
 
 def to(*outcomes: str, name: str = "ops") -> str:
@@ -286,6 +287,20 @@ async def test_what_waits_for_one_destination_is_delayed_together_and_nothing_el
     assert sorted(await _due(crew, "to:bad"))[-2:] == [until, now_ms + 7_200_000]
     assert sorted(await _due(crew, "to:bad"))[-3] <= await server_ms(crew.client)
     assert set(await _due(crew, "to:good")) == {now_ms + 300_000}
+
+
+async def test_what_others_claim_while_the_rest_is_delayed_is_not_delayed_as_well(crew: Crew) -> None:
+    keys = crew.keys.deliveries()
+    waits = [Submission(f"bad-{i}", "to:bad", "{}") for i in range(6)]
+    await submissions.submit(crew.client, keys, crew.uid, waits, max_queued=MANY)
+    due_ms = await server_ms(crew.client) + 600_000
+    of = crew.client, "defer", keys.fixed
+    _, last, _ = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), "0-0", 2])
+    claimed = (await Queue(crew.client, keys, crew.uid).claim("d", 1, 2, lease_ms=60_000, take_over=False)).tasks
+    assert [task.id for task in claimed] == ["bad-2", "bad-3"]
+    _, _, n = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), last, 9])
+    assert n == 2
+    assert len(await _due(crew, "to:bad")) == await crew.client.xlen(keys.streams[2]) + 2 == 4
 
 
 async def test_destinations_that_fail_are_named_while_they_are_left_in_peace(crew: Crew) -> None:

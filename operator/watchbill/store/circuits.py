@@ -99,9 +99,10 @@ async def enter(
     return await _run(client, keys, uid, destination, "enter", shortest_ms=trial_ms)
 
 
-async def record_success(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination) -> None:
-    """A destination that failed took a message."""
-    await _run(client, keys, uid, destination, "success")
+async def record_success(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination) -> Circuit:
+    """A destination that failed took a message. Returns what is known of it now: of one to which nothing may be sent,
+    the same as before, because that message was on its way by then."""
+    return (await _run(client, keys, uid, destination, "success"))[0]
 
 
 async def record_failure(
@@ -120,12 +121,10 @@ async def defer(
 
     This is much cheaper than to claim and to put off each of them.
     """
-    behind, delayed = "", 0
-    while True:
+    behind, delayed = "0-0", 0
+    while behind:
         reply = await _call(client, keys, "defer", uid, destination, due_ms, int(Priority.NORMAL), behind, BATCH)
         behind, delayed = str(reply[1]), delayed + int(reply[2])
-        if not behind:
-            break
     if first_ms:
         delayed += await _reschedule(client, keys, uid, destination, "-inf", f"({due_ms}", str(due_ms))
         await _reschedule(client, keys, uid, destination, str(due_ms), str(due_ms), str(first_ms), wanted=1)

@@ -52,12 +52,14 @@ if what == 'enter' then
   return { 'ok', failures, open, tonumber(gone), wait }
 end
 
+-- Messages that were on their way when the circuit opened say nothing new, whether they are taken or fail. So nobody
+-- sends before `open`, and a worker that knows of it needn't ask again.
 if what == 'success' then
+  if gone == '1' or open > now_ms then return { 'ok', failures, open, tonumber(gone), 0 } end
   if redis.call('HDEL', circuits, of) == 1 and was_open then tell('takes messages again') end
   return { 'ok', 0, 0, 0, 0 }
 end
 
--- Failures of messages that were on their way when the circuit opened say nothing new.
 if counts and open <= now_ms then
   failures, trial = failures + 1, 0
   if failures >= bound then

@@ -8,7 +8,7 @@
 --   2 agent
 --   3 due                 when they are due, in ms
 --   4 class               whose stream
---   5 behind              the entry behind which it looks; '': the last one that was claimed
+--   5 behind              the entry behind which it looks, and behind the last one that was claimed
 --   6 most                entries that it looks at
 -- Answers
 --   {'gone'}
@@ -18,15 +18,20 @@ local stream = STREAM[class]
 if is_gone(uid) then return { 'gone' } end
 if redis.call('EXISTS', stream) == 0 then return { 'ok', '', 0 } end
 
-if behind == '' then
-  behind = '0-0'
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local name, last
-    for i = 1, #group, 2 do
-      if group[i] == 'name' then name = group[i + 1] elseif group[i] == 'last-delivered-id' then last = group[i + 1] end
-    end
-    if name == GROUP then behind = last end
+local function is_before(one, other)
+  local ms, seq = string.match(one, '(%d+)-(%d+)')
+  local other_ms, other_seq = string.match(other, '(%d+)-(%d+)')
+  if ms ~= other_ms then return tonumber(ms) < tonumber(other_ms) end
+  return tonumber(seq) < tonumber(other_seq)
+end
+
+-- Others claim between two calls. What they hold must not be delayed as well: it would be there twice.
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local name, last
+  for i = 1, #group, 2 do
+    if group[i] == 'name' then name = group[i + 1] elseif group[i] == 'last-delivered-id' then last = group[i + 1] end
   end
+  if name == GROUP and is_before(behind, last) then behind = last end
 end
 
 local entries = redis.call('XRANGE', stream, '(' .. behind, '+', 'COUNT', most)

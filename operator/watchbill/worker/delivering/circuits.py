@@ -51,7 +51,7 @@ class Circuits:
         circuit, since = self._known.get(key, (Circuit(), -BELIEVED_SECONDS))
         left = circuit.until_ms / 1000 - self._state.store_time().timestamp()
         if left > 0 and not circuit.is_gone:  # nobody sends before that, so nobody can know better
-            return left * (1 + _SPREAD * random.random())
+            return self._spread(left)
         if self._clock.monotonic() - since >= BELIEVED_SECONDS:
             self._note(key, circuit)  # the others of this moment needn't ask
             circuit = (await outages.persist(lambda: circuits.read(self._client, self._keys, [key])))[0]
@@ -69,7 +69,7 @@ class Circuits:
         seconds = again_ms / 1000
         if circuit.until_ms / 1000 <= self._state.store_time().timestamp():  # a trial is being made
             seconds = min(seconds, TRIAL_POLL_SECONDS)
-        return seconds * (1 + _SPREAD * random.random())
+        return self._spread(seconds)
 
     async def defer(self, destination: Destination, agent: str) -> None:
         """Delays what else waits for a destination to which nothing may be sent now. `agent`: its name on the delivery
@@ -122,9 +122,11 @@ class Circuits:
         known = self._knowledge(destination)
         if known == Circuit():
             return
-        await outages.persist(lambda: circuits.record_success(self._client, self._keys, self._uid, destination))
-        self._note(circuits.key(destination), Circuit())
-        if known.until_ms:
+        circuit = await outages.persist(
+            lambda: circuits.record_success(self._client, self._keys, self._uid, destination)
+        )
+        self._note(circuits.key(destination), circuit)
+        if known.until_ms and circuit == Circuit():
             await self._bring_forward(known, agent)
 
     async def failed(self, destination: Destination, agent: str, failure: Failure) -> float:
@@ -133,11 +135,18 @@ class Circuits:
             lambda: circuits.record_failure(self._client, self._keys, self._uid, destination, failure)
         )
         self._note(circuits.key(destination), circuit)
+        if not failure.counts and not failure.is_gone:  # it answered: if this was the trial, that has succeeded
+            await self.succeeded(destination, agent)
+            circuit = self._knowledge(destination)
         left = circuit.until_ms / 1000 - self._state.store_time().timestamp()
         if left <= 0 or circuit.is_gone:
             return 0.0
         await self.defer(destination, agent)
-        return left * (1 + _SPREAD * random.random())
+        return self._spread(left)
+
+    def _spread(self, seconds: float) -> float:
+        """Somewhat more, so that not all come back at the same moment; no later than what was delayed together."""
+        return seconds + random.random() * min(_SPREAD * seconds, self._trial_ms / 1000)
 
     def _note(self, key: str, circuit: Circuit) -> None:
         self._known.pop(key, None)
