@@ -225,6 +225,8 @@ def test_the_address_survives_storing() -> None:
 
 # from and to a Crew
 
+POLICY = {"type": "Pods", "value": 4, "periodSeconds": 60}
+
 FULL: dict[str, Any] = {
     "metadata": {"name": "blog-team", "namespace": "team", "labels": {"a": "b"}, "annotations": {"note": "x"}},
     "spec": {
@@ -267,7 +269,11 @@ FULL: dict[str, Any] = {
             "envFrom": [{"prefix": "A_", "secretRef": {"name": "keys"}}],
             "redisSecretRef": {"name": "other-redis"},
             "template": {"spec": {"priorityClassName": "low"}},
-            "scaling": {"mode": "External"},
+            "scaling": {
+                "mode": "External",
+                "up": {"stabilizationWindowSeconds": 9, "policies": [POLICY], "waitSeconds": 30},
+                "down": {"stabilizationWindowSeconds": 600, "policies": [POLICY]},
+            },
             "replicas": 2,
         },
         "delivery": [

@@ -92,9 +92,10 @@ def operator(kubeconfig: Path, url: str, folder: Path, *, name: str = "operator"
     return Process(["watchbill", "operator"], folder, name, {"KUBECONFIG": str(kubeconfig), **environment})
 
 
-def worker(crew: str, url: str, folder: Path) -> Process:
+def worker(crew: str, url: str, folder: Path, **settings: str) -> Process:
     """A worker of the crew (namespace/name), which the control plane has no node for. Not yet started."""
-    environment = {"WATCHBILL_REDIS_URL": url, "WATCHBILL_CREW": crew, "WATCHBILL_LOG_LEVEL": "INFO"}
+    given = {"redis_url": url, "crew": crew, "log_level": "INFO", **settings}
+    environment = {f"WATCHBILL_{key.upper()}": value for key, value in given.items()}
     return Process(["watchbill.worker"], folder, f"worker-{crew.replace('/', '-')}", environment)
 
 

@@ -94,8 +94,8 @@ class Team:
     def kubectl(self, *words: str | Path, **more: Any) -> str:
         return self._kubectl(*words, f"--namespace={self.namespace}", **more)
 
-    def worker(self, crew: str) -> Process:
-        return operator_process.worker(f"{self.namespace}/{crew}", self.store.url, self.folder)
+    def worker(self, crew: str, **settings: str) -> Process:
+        return operator_process.worker(f"{self.namespace}/{crew}", self.store.url, self.folder, **settings)
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self._kubectl.apply(*objects, namespace=self.namespace)

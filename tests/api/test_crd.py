@@ -122,6 +122,11 @@ def test_every_number_of_the_spec_has_a_default_or_means_something_when_absent()
     }
     assert without == {
         "crews.spec.agents[].timeoutSeconds",
+        *(
+            f"crews.spec.workers.scaling.{way}.policies[].{field}"  # required
+            for way in ("up", "down")
+            for field in ("value", "periodSeconds")
+        ),
         "heartbeats.spec.failedRunsHistoryLimit",
         "heartbeats.spec.intervalSeconds",
         "heartbeats.spec.startingDeadlineSeconds",
@@ -136,7 +141,11 @@ def test_defaults_of_whole_objects_are_spelled_out() -> None:
         "concurrency": 10,
         "idleSeconds": 300,
         "redisSecretRef": {"name": "watchbill-redis"},
-        "scaling": {"mode": "Auto"},
+        "scaling": {
+            "mode": "Auto",
+            "up": {"stabilizationWindowSeconds": 0, "waitSeconds": 60},
+            "down": {"stabilizationWindowSeconds": 300},
+        },
         "replicas": 1,
     }
     assert schema("crews", "spec", "tasks")["default"]["resultTTLSeconds"] == 3600

@@ -40,7 +40,11 @@ def test_a_minimal_crew_gets_every_default() -> None:
         "envFrom": [],
         "redisSecretRef": {"name": "watchbill-redis"},
         "template": {},
-        "scaling": {"mode": "Auto"},
+        "scaling": {
+            "mode": "Auto",
+            "up": {"stabilizationWindowSeconds": 0, "policies": [], "waitSeconds": 60},
+            "down": {"stabilizationWindowSeconds": 300, "policies": []},
+        },
         "replicas": 1,
     }
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from watchbill.api import Crew
+from watchbill.plan import children, manifests
 from watchbill.plan import crew as plan
-from watchbill.plan import manifests
+from watchbill.plan.drain import Fleet
 from watchbill.plan.replicas import Load
 
 IMAGE = "watchbill:1"
@@ -43,23 +44,24 @@ def seen(of: Crew | None = None, **changes: Any) -> plan.Observed:
         store_error=None,
         idle_for=None,
     )
-    return dataclasses.replace(nothing, **changes)
+    known = {"fleet": None if changes.get("load", IDLE) is None else Fleet()}
+    return dataclasses.replace(nothing, **{**known, **changes})
 
 
 def planned(observed: plan.Observed, now: datetime = NOW) -> plan.Plan:
     return plan.plan(observed, now=now, defaults=DEFAULTS)
 
 
-def stored(manifest: dict[str, Any], *, version: str = "7", created: str = "", **status: Any) -> plan.Child:
+def stored(manifest: dict[str, Any], *, version: str = "7", created: str = "", **status: Any) -> children.Child:
     """As the API server has it once it was applied."""
     deployment = copy.deepcopy(manifest)
     deployment["metadata"] |= {"uid": f"uid-{manifest['metadata']['name']}", "resourceVersion": version}
     deployment["metadata"]["creationTimestamp"] = created or "2026-03-01T11:00:00Z"
     deployment["status"] = status
-    return plan.project(deployment)
+    return children.project(deployment)
 
 
-def child(of: Crew | None = None, replicas: int = 0, **more: Any) -> plan.Child:
+def child(of: Crew | None = None, replicas: int = 0, **more: Any) -> children.Child:
     of = of or crew()
     template = manifests.pod_template(of, "team", DEFAULTS)
     return stored(manifests.deployment(of, "team", "u1", template, replicas), **more)
@@ -70,7 +72,8 @@ def settled(of: Crew | None = None, replicas: int = 0, **changes: Any) -> plan.O
     there = seen(of, children=[child(of, replicas)], has_service_account=True)
     status = planned(there).status
     assert status is not None
-    return dataclasses.replace(there, **{"status": status, **changes})
+    known = {"fleet": None if changes.get("load", IDLE) is None else Fleet()}
+    return dataclasses.replace(there, **{"status": status, **known, **changes})
 
 
 def conditions(status: dict[str, Any] | None) -> dict[str, tuple[str, str]]:

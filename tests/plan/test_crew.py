@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from crew_plans import (
     DEFAULTS,
-    IDLE,
     IMAGE,
     LATER,
     NEW,
@@ -26,8 +25,9 @@ from crew_plans import (
 
 from watchbill import names
 from watchbill.api.conditions import Reason
+from watchbill.plan import children, manifests
 from watchbill.plan import crew as plan
-from watchbill.plan import manifests
+from watchbill.plan.drain import Fleet, Worker
 from watchbill.plan.replicas import Load
 
 pytestmark = pytest.mark.pure
@@ -91,7 +91,7 @@ def test_a_new_crew_has_as_many_replicas_in_its_status_as_it_is_to_have() -> Non
 
 def test_waiting_work_starts_workers_with_a_write_that_is_fenced_by_what_was_seen() -> None:
     made = planned(settled(load=Load(25, 0)))
-    assert made.resize is None, "the write of the Deployment says how many"
+    assert made.sizes == (), "the write of the Deployment says how many"
     assert applied(made)["spec"]["replicas"] == 3
     assert applied(made)["metadata"]["resourceVersion"] == "7"
     assert made.scaled is not None
@@ -108,7 +108,7 @@ def test_idle_workers_go_once_idle_seconds_are_over_and_not_before() -> None:
 
 @pytest.mark.parametrize("edited", [0, 1, 9])
 def test_hand_edited_replicas_are_put_right(edited: int) -> None:
-    """Down only when idle: more workers than needed are no harm, and shrinking could hit a busy one."""
+    """What is within the bounds stays: fewer must have been wanted for a while before some leave."""
     made = planned(settled(crew(minReplicas=2, maxReplicas=5), 2, children=[child(crew(), edited)], idle_for=0.0))
     assert applied(made)["spec"]["replicas"] == max(2, min(edited, 5))
 
@@ -143,10 +143,10 @@ def test_a_deployment_is_projected_to_what_plans_depend_on() -> None:
     owners = [{"uid": "of-somebody"}, {"uid": "u1", "controller": True}]
     metadata = {"name": "n", "uid": "u", "resourceVersion": "7"}
     more = {"labels": {names.LABEL_REVISION: "r"}, "ownerReferences": owners, "creationTimestamp": "t"}
-    project = plan.project({"metadata": metadata | more, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}})
-    assert dataclasses.replace(project, content="") == plan.Child("n", "u", "7", "r", "u1", "t", 3, 2, "", None, "")
-    bare = plan.project({"metadata": metadata})
-    assert dataclasses.replace(bare, content="") == plan.Child("n", "u", "7", "", "", "", 1, 0, "", None, "")
+    project = children.project({"metadata": metadata | more, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}})
+    assert dataclasses.replace(project, content="") == children.Child("n", "u", "7", "r", "u1", "t", 3, 2, "", None, "")
+    bare = children.project({"metadata": metadata})
+    assert dataclasses.replace(bare, content="") == children.Child("n", "u", "7", "", "", "", 1, 0, "", None, "")
 
 
 def test_a_missing_service_account_alone_is_made_anew() -> None:
@@ -157,31 +157,57 @@ def test_a_missing_service_account_alone_is_made_anew() -> None:
 # ---------------------------------------------------------------- revisions
 
 
-def test_a_new_template_gets_a_deployment_of_its_own_with_as_many_workers() -> None:
-    made = planned(settled(NEW, children=[child(crew(), 3)], load=Load(0, 3)))
+def workers(of: children.Child, *holds: int, draining: Any = "") -> list[Worker]:
+    """The workers in pods of a Deployment, and how many tasks each holds."""
+    return [
+        Worker(f"{of.revision}-{draining}{n}", of.revision, held, draining, age_seconds=60.0, empty_seconds=60.0)
+        for n, held in enumerate(holds)
+    ]
+
+
+def test_a_new_template_gets_a_deployment_of_its_own_with_as_many_workers_as_may_surge() -> None:
+    old = child(crew(), 8)
+    made = planned(settled(NEW, children=[old], load=Load(0, 80), fleet=Fleet(workers(old, *[10] * 8))))
     assert applied(made)["metadata"]["name"] != child().name
-    assert applied(made)["spec"]["replicas"] == 3
-    assert made.deletes == ()
-
-
-@pytest.mark.parametrize(("load", "goes"), [(IDLE, True), (Load(0, 1), False), (Load(3, 1), False), (None, False)])
-def test_an_old_revision_goes_only_when_nothing_runs_and_that_is_known(load: Load | None, goes: bool) -> None:
-    both = [child(crew(), 1), dataclasses.replace(child(NEW, 1), ready=1)]
-    made = planned(settled(NEW, children=both, load=load, store_error=None if load else "away", idle_for=0.0))
-    assert made.deletes == ((both[0],) if goes else ())
-    if not goes:
-        assert made.again_seconds == plan.OLD_AGAIN_SECONDS, "nobody would come back for it"
-
-
-def test_an_old_revision_stays_until_the_new_one_is_there() -> None:
-    made = planned(settled(NEW, children=[child(crew(), 1)]))
-    assert made.deletes == ()
-
-
-def test_an_old_revision_stays_until_a_pod_of_the_new_one_is_ready() -> None:
-    made = planned(settled(NEW, children=[child(crew(), 1), child(NEW, 1)], load=IDLE, idle_for=0.0))
-    assert made.deletes == ()
+    assert applied(made)["spec"]["replicas"] == 2
+    assert (made.drain, made.sizes, made.deletes) == ((), (), ())
     assert made.again_seconds == plan.OLD_AGAIN_SECONDS, "nobody would come back for it"
+
+
+def test_an_old_revision_leaves_worker_by_worker_as_those_of_the_new_one_claim() -> None:
+    old, new = child(crew(), 4), child(NEW, 1)
+    fleet = Fleet(workers(old, 9, 0, 3, 9) + workers(new, 0))
+    made = planned(settled(NEW, children=[old, new], load=Load(0, 21), fleet=fleet))
+    assert made.drain == (f"{old.revision}-1",), "the idle one first"
+    assert (made.sizes, made.applies) == ((), ())
+    fleet = Fleet(workers(old, 9, 3, 9) + workers(old, 2, draining="scaling") + workers(new, 0))
+    made = planned(settled(NEW, children=[old, new], load=Load(0, 33), fleet=fleet))
+    assert applied(made)["spec"]["replicas"] == 2, "the one that drains gives its place"
+    assert made.drain == ()
+
+
+def test_an_old_revision_stays_until_a_worker_of_the_new_one_claims() -> None:
+    old, new = child(crew(), 1), dataclasses.replace(child(NEW, 1), ready=1)
+    made = planned(settled(NEW, children=[old, new], load=Load(0, 1), fleet=Fleet(workers(old, 1))))
+    assert (made.drain, made.sizes, made.deletes) == ((), (), ())
+    assert made.again_seconds == plan.OLD_AGAIN_SECONDS, "nobody would come back for it"
+
+
+def test_an_old_revision_whose_last_worker_is_busy_for_hours_stays_and_then_goes() -> None:
+    old, new = child(crew(), 1), child(NEW, 1)
+    busy = Fleet(workers(old, 1, draining="scaling") + workers(new, 3))
+    held = planned(settled(NEW, children=[old, new], load=Load(0, 4), fleet=busy))
+    assert (held.sizes, held.deletes, held.applies) == ((), (), ())
+    ended = Fleet(workers(old, 0, draining="scaling") + workers(new, 3))
+    assert planned(settled(NEW, children=[old, new], load=Load(0, 3), fleet=ended)).sizes == ((old, 0),)
+    empty = child(crew(), 0)
+    assert planned(settled(NEW, children=[empty, new], load=Load(0, 3), fleet=ended)).deletes == (empty,)
+
+
+def test_while_the_store_does_not_answer_no_old_revision_goes() -> None:
+    both = [child(crew(), 1), dataclasses.replace(child(NEW, 1), ready=1)]
+    made = planned(settled(NEW, children=both, load=None, store_error="away"))
+    assert (made.drain, made.sizes, made.deletes, made.applies) == ((), (), (), ())
 
 
 def test_replicas_in_the_status_are_those_of_all_revisions() -> None:

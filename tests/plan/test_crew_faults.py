@@ -117,20 +117,19 @@ def test_what_was_refused_is_known_from_the_status_alone_until_spec_or_template_
 def test_while_a_template_is_refused_the_newest_revision_before_it_is_scaled(
     load: Load | None, idle_for: float | None, size: int
 ) -> None:
-    older = dataclasses.replace(child(crew(image="mine:0"), 1, created="2026-03-01T09:00:00Z"), ready=1)
+    older = child(crew(image="mine:0"), created="2026-03-01T09:00:00Z")
     old = dataclasses.replace(child(crew(), 1, created="2026-03-01T10:00:00Z"), ready=1)
     made = planned(refused(NEW, children=[old, older], load=load, idle_for=idle_for))
     assert made.applies == ()
-    assert made.resize == (old, size)
+    assert (made.sizes, made.deletes) == (((old, size),), (older,))
     assert made.scaled is not None
-    assert made.deletes == (older,)
     assert conditions(made.status)["Stalled"] == ("True", "TemplateInvalid")
 
 
 def test_what_is_forbidden_is_said_and_does_not_stop_the_scaling_of_what_there_is() -> None:
     made = planned(settled(NEW, children=[child(crew(), 1)], load=Load(25, 0), denied="exceeded quota"))
     assert made.applies == ()
-    assert made.resize == (child(crew(), 1), 3)
+    assert made.sizes == ((child(crew(), 1), 3),)
     assert conditions(made.status)["Stalled"] == ("True", "Forbidden")
 
 
@@ -138,10 +137,10 @@ def test_a_crew_that_is_anothers_gets_no_workers_and_keeps_those_it_has() -> Non
     external = crew(scaling={"mode": "External"}, replicas=3)
     fault = (Reason.OWNER_CONFLICT, "another's")
     new = planned(seen(external, load=None, fault=fault))
-    assert (new.applies, new.resize, new.deletes) == ((), None, ())
+    assert (new.applies, new.sizes, new.deletes) == ((), (), ())
     assert conditions(new.status) == {"Ready": ("False", "OwnerConflict"), "Stalled": ("True", "OwnerConflict")}
     old = planned(settled(external, 1, load=None, fault=fault))
-    assert (old.applies, old.resize, old.deletes) == ((), None, ())
+    assert (old.applies, old.sizes, old.deletes) == ((), (), ())
 
 
 def test_a_cycle_is_said_as_it_is() -> None:

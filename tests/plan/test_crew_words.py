@@ -10,8 +10,9 @@ import pytest
 
 from watchbill.api import Crew
 from watchbill.api.conditions import Reason
+from watchbill.plan import children, manifests
 from watchbill.plan import crew as plan
-from watchbill.plan import manifests
+from watchbill.plan.drain import Fleet
 from watchbill.plan.replicas import Decision, Load
 
 pytestmark = pytest.mark.pure
@@ -27,12 +28,12 @@ def crew(**workers: Any) -> Crew:
     )
 
 
-def child(of: Crew, replicas: int, **changes: Any) -> plan.Child:
+def child(of: Crew, replicas: int, **changes: Any) -> children.Child:
     """The Deployment of this crew as the API server has it, with these fields of its projection changed."""
     template = manifests.pod_template(of, "team", DEFAULTS)
     made = manifests.deployment(of, "team", "u1", template, replicas)
     made["metadata"] |= {"uid": "u", "resourceVersion": "7"}
-    return dataclasses.replace(plan.project(made), **changes)
+    return dataclasses.replace(children.project(made), **changes)
 
 
 def planned(of: Crew | None = None, **changes: Any) -> plan.Plan:
@@ -48,6 +49,7 @@ def planned(of: Crew | None = None, **changes: Any) -> plan.Plan:
         "load": Load(0, 0),
         "store_error": None,
         "idle_for": None,
+        "fleet": None if "load" in changes and changes["load"] is None else Fleet(),
     }
     return plan.plan(plan.Observed(crew=of, **(seen | changes)), now=NOW, defaults=DEFAULTS)
 
@@ -149,16 +151,10 @@ def test_without_its_secret_a_crew_that_has_no_workers_gets_none_and_any_other_i
     assert planned(has_redis_secret=False, load=Load(11, 0)).scaled == Decision(2, "scale-up")
 
 
-def test_a_new_revision_begins_with_as_many_workers_as_the_largest_of_the_old_ones() -> None:
-    old = [child(crew(image=f"old:{number}"), number) for number in (1, 3, 2)]
-    ((_, made),) = planned(children=old, load=Load(1, 0)).applies
-    assert made["spec"]["replicas"] == 3
-
-
 def test_of_several_old_revisions_the_newest_stands_in_and_of_two_as_new_the_last_by_name() -> None:
     times = ("2026-03-01T10:00:00Z", "2026-03-01T11:00:00Z", "2026-03-01T11:00:00Z")
     old = [child(crew(image=f"old:{i}"), 1, created=time, name=f"blog-{2 - i}") for i, time in enumerate(times)]
-    assert planned(children=old, denied="quota", load=Load(20, 0)).resize == (old[1], 2)
+    assert planned(children=old, denied="quota", load=Load(60, 0)).sizes == ((old[1], 5),)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +178,7 @@ def test_of_several_old_revisions_the_newest_stands_in_and_of_two_as_new_the_las
 def test_the_trouble_of_a_deployment_is_what_its_controller_says_of_it(
     conditions: list[dict[str, str]], trouble: str
 ) -> None:
-    assert plan.project({"metadata": META, "status": {"conditions": conditions}}).trouble == trouble
+    assert children.project({"metadata": META, "status": {"conditions": conditions}}).trouble == trouble
 
 
 @pytest.mark.parametrize(
@@ -197,7 +193,7 @@ def test_the_trouble_of_a_deployment_is_what_its_controller_says_of_it(
 def test_a_deployment_is_unavailable_since_the_time_that_its_controller_says(
     available: dict[str, str], since: datetime | None
 ) -> None:
-    seen = plan.project({"metadata": META, "status": {"conditions": [{"type": "Available", **available}]}})
+    seen = children.project({"metadata": META, "status": {"conditions": [{"type": "Available", **available}]}})
     assert seen.unavailable_since == since
 
 

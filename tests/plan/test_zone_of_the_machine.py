@@ -11,7 +11,7 @@ import pytest
 from watchbill.api import checks
 from watchbill.api.conditions import stamp
 from watchbill.api.heartbeat import HeartbeatSpec
-from watchbill.plan import crew, heartbeat, schedule
+from watchbill.plan import children, heartbeat, schedule
 
 pytestmark = pytest.mark.pure
 
@@ -42,7 +42,7 @@ def test_slots_are_told_in_utc() -> None:
 def test_times_of_a_status_are_told_in_utc() -> None:
     assert stamp(EAST) == "2026-03-01T12:00:00Z"
     available = {"type": "Available", "status": "False", "lastTransitionTime": "2026-03-01T21:00:00+09:00"}
-    child = crew.project(
+    child = children.project(
         {"metadata": {"name": "n", "uid": "u", "resourceVersion": "7"}, "status": {"conditions": [available]}}
     )
     assert child.unavailable_since is not None

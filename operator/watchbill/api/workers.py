@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -43,6 +43,62 @@ class EnvFrom(Strict):
         return self
 
 
+class ScalingPolicy(Strict):
+    """One bound of how fast the number of workers changes."""
+
+    type: Literal["Pods", "Percent"] = Field(description="Pods: value is a number of workers. Percent: of those there.")
+    value: int = Field(ge=1, le=1000, description="Largest change within one period.")
+    period_seconds: int = Field(ge=1, le=1800, description="Seconds of one period.")
+
+
+_POLICIES: Final = (
+    "Bounds of the change. Of several the one counts that allows the most; without any there is no bound."
+)
+
+
+class ScaleUp(Strict):
+    """The pace at which workers are added."""
+
+    stabilization_window_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        description="Seconds for which more workers must have been wanted before they are added.",
+    )
+    policies: list[ScalingPolicy] = Field(
+        default_factory=list,
+        max_length=8,
+        description=_POLICIES,
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    wait_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        description="Age in seconds of the oldest waiting task from which on it comes before everything that is set "
+        "here, as a waiting task of the priority CRITICAL does at once: workers are added without delay, one more than "
+        "the tasks fill if all run, and none leaves.",
+    )
+
+
+class ScaleDown(Strict):
+    """The pace at which workers leave. Each ends the tasks that it runs before it goes."""
+
+    stabilization_window_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=3600,
+        description="Seconds for which fewer workers must have been wanted before some leave. A crew without any task "
+        "is scaled to minReplicas after idleSeconds.",
+    )
+    policies: list[ScalingPolicy] = Field(
+        default_factory=list,
+        max_length=8,
+        description=_POLICIES,
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+
+
 class Scaling(Strict):
     """The way in which the number of workers is decided."""
 
@@ -51,6 +107,8 @@ class Scaling(Strict):
         description="Auto: the operator decides, by the tasks in the queue. External: workers.replicas decides, which "
         "kubectl scale, an HPA or KEDA write; within minReplicas and maxReplicas.",
     )
+    up: ScaleUp = Field(default_factory=lambda: ScaleUp(), description="The pace at which workers are added.")
+    down: ScaleDown = Field(default_factory=lambda: ScaleDown(), description="The pace at which workers leave.")
 
 
 class Workers(Strict):

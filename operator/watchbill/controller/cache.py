@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from watchbill import names
 from watchbill.kubernetes_api import Listing
-from watchbill.plan import crew as plan
+from watchbill.plan import children
 
 Key = tuple[str, str]
 """(namespace, name)"""
@@ -105,7 +105,7 @@ class Cache:
     def __init__(self) -> None:
         self.crews: Index[Object] = Index()
         self.heartbeats: Index[Object] = Index()
-        self.deployments: Index[plan.Child] = Index()
+        self.deployments: Index[children.Child] = Index()
         self._kinds: dict[str, Index[Any]] = {
             "crews": self.crews,
             "heartbeats": self.heartbeats,
@@ -163,7 +163,7 @@ def _crew_of(plural: str, obj: Object) -> Key | None:
 def _small(plural: str, obj: Object) -> Any:
     """Leaves out managedFields and kubectl's copy of the object, which are larger than the rest."""
     if plural == "deployments":
-        return plan.project(obj)
+        return children.project(obj)
     metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
     annotations = metadata.get("annotations") or {}
     metadata["annotations"] = {k: v for k, v in annotations.items() if not k.startswith("kubectl.kubernetes.io/")}

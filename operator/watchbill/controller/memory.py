@@ -11,6 +11,7 @@ from typing import Literal
 
 from watchbill.controller.cache import Key
 from watchbill.plan.heartbeat import Verdict
+from watchbill.plan.replicas import Past
 
 Resource = tuple[Literal["crews", "heartbeats"], str, str]
 """(plural, namespace, name) of a resource whose status the operator writes."""
@@ -43,6 +44,10 @@ class CrewMemory:
     """The number of parked tasks, the time of that reading, and the agents that they wait for."""
     dead: int | None = None
     """Number of dead letters at the last reading; None: not read yet."""
+    past: Past = Past()  # noqa: RUF009 - it is frozen
+    """The earlier decisions on the number of workers."""
+    empty_since: dict[str, float] = field(default_factory=dict)
+    """Worker → since when it has been seen drained and empty."""
     written: dict[Resource, float] = field(default_factory=dict)
     """The time at which the status of each resource was last written."""
 

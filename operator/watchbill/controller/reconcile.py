@@ -39,6 +39,7 @@ from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import manifests, paused, prompts, replicas
+from watchbill.plan.children import Child
 from watchbill.records import CrewDefinition, from_crew
 
 logger = logging.getLogger("watchbill.operator")
@@ -174,7 +175,9 @@ class Reconciler:
             return _Synced(None, self._gate.error, fault)
         state = None
         try:
-            state = await self._stored.sync(key, seen, definition, self._cache.heartbeats.of(key), memory)
+            has_pods = any(child.replicas or child.there for child in self._cache.deployments.of(key))
+            beats = self._cache.heartbeats.of(key)
+            state = await self._stored.sync(key, seen, definition, beats, memory, has_pods)
         except NameTaken as error:
             fault = fault or (Reason.OWNER_CONFLICT, str(error))
         except InvalidInput as error:
@@ -228,6 +231,9 @@ class Reconciler:
             refusal=memory.refusal[1:] if memory.refusal is not None and refused else None,
             denied=memory.denied if self._clock.monotonic() < memory.denied_until else None,
             evicts=self._eviction.message,
+            fleet=state.fleet if state else None,
+            past=memory.past,
+            at=self._clock.monotonic(),
         )
 
     async def _has_service_account(self, key: Key, memory: CrewMemory) -> bool:
@@ -258,6 +264,8 @@ class Reconciler:
     async def _act(self, key: Key, observed: plan.Observed, memory: CrewMemory) -> plan.Plan:
         """Does what is planned. Returns the plan, made anew if the API server refused it."""
         planned = self._plan(observed)
+        if planned.undrain:  # before their Deployment gets larger: it may not have to
+            await self._drain(key, observed.uid, planned.undrain, on=False)
         was_denied, memory.denied = observed.denied is not None, observed.denied
         try:
             await self._apply(planned)
@@ -275,14 +283,21 @@ class Reconciler:
             if planned.applies:  # the status that is written is that of what has just been made
                 made = dataclasses.replace(observed, children=self._cache.deployments.of(key), has_service_account=True)
                 planned = dataclasses.replace(planned, status=self._plan(made).status)
-        if planned.resize is not None:
-            await self._resize(key, *planned.resize)
+        for child, size in planned.sizes:
+            await self._resize(key, child, size)
+        if planned.drain:
+            await self._drain(key, observed.uid, planned.drain, on=True)
+        memory.past = planned.past
         for child in planned.deletes:
             await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid)
         if planned.scaled is not None:
             metrics.SCALE_DECISIONS.labels(planned.scaled.why).inc()
             logger.info("%s/%s: %d workers (%s)", *key, planned.scaled.replicas, planned.scaled.why)
         return planned
+
+    async def _drain(self, key: Key, uid: str, workers: Sequence[str], *, on: bool) -> None:
+        logger.info("%s/%s: %s: %s", *key, "draining" if on else "no longer draining", ", ".join(workers))
+        await self._stored.drain(key, uid, workers, on=on)
 
     async def _apply(self, planned: plan.Plan) -> None:
         for kind, manifest in planned.applies:
@@ -293,7 +308,7 @@ class Reconciler:
             if kind == "deployments":
                 self._cache.take("deployments", "MODIFIED", applied)
 
-    async def _resize(self, key: Key, child: plan.Child, size: int) -> None:
+    async def _resize(self, key: Key, child: Child, size: int) -> None:
         try:
             scaled = await self._kubernetes.scale(key[0], child.name, size, resource_version=child.resource_version)
         except Conflict as error:

@@ -25,18 +25,20 @@ from watchbill import api, metrics, names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now
+from watchbill.controller import beats_now, fleet
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
 from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, StaleObject
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
+from watchbill.plan.drain import Fleet
 from watchbill.records import CrewDefinition
-from watchbill.store import definitions, heartbeats
+from watchbill.store import control, definitions, heartbeats
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
 from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue
+from watchbill.store.workers import workers
 
 logger = logging.getLogger("watchbill.operator")
 
@@ -81,6 +83,7 @@ class StoreState:
     """Number of dead letters of its tasks."""
     is_run_now_left: bool = False
     """A heartbeat could not be fired, as somebody asks for by its annotation, because the queue is full."""
+    fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
 
 
 class Stored:
@@ -111,12 +114,14 @@ class Stored:
         definition: CrewDefinition | None,
         beats: Sequence[Mapping[str, Any]],
         memory: CrewMemory,
+        has_pods: bool = True,
     ) -> StoreState | None:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
-        can't run; then what was stored before stays. Raises StoreUnavailable; NameTaken when another owns the crew of
-        that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; NotLeader.
+        can't run; then what was stored before stays. `has_pods`: there may be workers to read of. Raises
+        StoreUnavailable; NameTaken when another owns the crew of that name; InvalidInput for what can't be stored;
+        StaleObject when `seen` is old; NotLeader.
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
@@ -160,7 +165,13 @@ class Stored:
             beats=await beats_now.observed(self._client, keys) if memory.verdicts else {},
             dead=now.dead,
             is_run_now_left=is_left,
+            fleet=fleet.of(await workers(self._client, keys, uid), memory, self._clock) if has_pods else Fleet(),
         )
+
+    async def drain(self, key: Key, uid: str, names_of: Sequence[str], *, on: bool) -> None:
+        """Has these workers claim no more, or again. Raises CrewGone when the crew was replaced, NotLeader."""
+        self._check()
+        await control.drain_for_scaling(self._client, names.CrewKeys(*key), uid, names_of, on=on)
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
         """Removes all that this operator stored of the crew; without a uid, of any crew of that name that is gone.
@@ -360,7 +371,9 @@ def load_of(now: Figures) -> replicas.Load:
     found = now.deliveries
     due = [now.due_in_ms, found.due_in_ms if found else None]
     due_in = min((ms / 1000 for ms in due if ms is not None), default=None)
-    return replicas.Load(now.waiting, now.running, due_in, found.waiting + found.running if found else 0)
+    deliveries = found.waiting + found.running if found else 0
+    oldest_seconds = (now.oldest_ms or 0) / 1000
+    return replicas.Load(now.waiting, now.running, due_in, deliveries, now.classes[0].waiting, oldest_seconds)
 
 
 def _generation(seen: Mapping[str, Any]) -> str:

@@ -7,16 +7,16 @@ same end.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from watchbill import names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, Said, stated
-from watchbill.plan import manifests, replicas
+from watchbill.plan import drain, manifests, replicas
+from watchbill.plan.children import Child, compared
 
 Object = dict[str, Any]
 Fault = tuple[Reason, str]
@@ -29,29 +29,6 @@ ACTIVE_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has work or workers."""
 OLD_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has workers of an old revision."""
-_POD_NAME: Final = re.compile(r'^pods "[^"]*"')
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A worker Deployment, as small as it can be kept."""
-
-    name: str
-    uid: str
-    resource_version: str
-    revision: str
-    owner: str
-    """The uid of the crew whose it is; empty where none is named."""
-    created: str
-    replicas: int
-    ready: int
-    trouble: str
-    """The reason why its pods can't be made, or don't become ready, as its controller says; empty where it says
-    none."""
-    unavailable_since: datetime | None
-    """Since when it has too few ready workers; None: it has enough, or that is not known."""
-    content: str
-    """Labels, owners and spec as JSON, for comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +60,11 @@ class Observed:
     """A worker has loaded all agents under the current definition."""
     evicts: str = ""
     """The reason why the store may delete work, and the fix; empty where it doesn't."""
+    fleet: drain.Fleet | None = None
+    """The workers, as the store knows them; None: it can't say."""
+    past: replicas.Past = replicas.Past()  # noqa: RUF009 - it is frozen
+    at: float = 0.0
+    """The time of `past` and of this observation, by a monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +75,19 @@ class Plan:
     """Revision of the desired template."""
     applies: tuple[tuple[str, Object], ...] = ()
     """(kind, manifest)"""
-    resize: tuple[Child, int] | None = None
-    """An old revision that stands in for one that can't be made, and its new size."""
+    undrain: tuple[str, ...] = ()
+    """Workers that are to claim again. This comes first."""
+    drain: tuple[str, ...] = ()
+    """Workers that are to claim no more."""
+    sizes: tuple[tuple[Child, int], ...] = ()
+    """Deployments that are not applied, since they are of another template revision, and their new sizes."""
     deletes: tuple[Child, ...] = ()
     status: Object | None = None
     """None: it says already what it should."""
     again_seconds: float | None = None
     scaled: replicas.Decision | None = None
+    past: replicas.Past = field(default=replicas.Past(), compare=False)
+    """The memory for the next decision."""
 
 
 def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
@@ -115,57 +103,41 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
     serving = current
     if serving is None and blocked is not None:  # what there was goes on, until there is something better
         serving = max(children, key=lambda c: (c.created, c.name), default=None)
-    decision = _scale(seen, serving, children)
-    changes = serving is not None and decision.replicas != serving.replicas
-    applies: tuple[tuple[str, Object], ...] = ()
-    if seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT:
-        changes = False  # workers of this name would do another's work
-    elif blocked is None and not former:
-        applies = _applies(
-            seen, current, manifests.deployment(crew, seen.namespace, seen.uid, template, decision.replicas)
-        )
-    # An old revision goes once the new one is up, and nothing is left that its pods could be running.
     old = tuple(c for c in children if c is not serving)
-    is_up = serving is not None and (serving.ready > 0 or serving.replicas == 0)
-    gone = old if is_up and seen.load is not None and not seen.load.running else ()
+    before = drain.wanted_before(serving, old, seen.fleet, seen.past.size)
+    decision = _scale(seen, serving, before, drain.claiming(children, seen.fleet))
+    step = drain.step(decision.replicas, serving, old, seen.fleet)
+    applies: tuple[tuple[str, Object], ...] = ()
+    if (seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT) or former:
+        step = drain.Step(serving.replicas if serving else 0)  # workers of this name would do another's work
+    elif blocked is None:
+        applies = _applies(seen, current, manifests.deployment(crew, seen.namespace, seen.uid, template, step.size))
+    sizes = step.sizes
+    resized = serving is not None and step.size != serving.replicas
+    if blocked is not None and resized and serving is not None:
+        sizes = ((serving, step.size), *sizes)
     trouble, trouble_in = _trouble(serving, now)
-    there = sum(c.replicas for c in children) if serving is not None else decision.replicas
+    there = sum(c.replicas for c in children) if serving is not None else step.size
     status = _status(seen, there, _conditions(seen, serving, blocked, trouble, now))
-    old_again = OLD_AGAIN_SECONDS if former or (old and not gone) else None
+    old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
+    moves = resized or bool(step.drain or step.undrain or step.sizes)
     return Plan(
         revision=revision,
         applies=applies,
-        resize=(serving, decision.replicas) if blocked is not None and changes and serving is not None else None,
-        deletes=former + gone,
+        undrain=step.undrain,
+        drain=step.drain,
+        sizes=sizes,
+        deletes=former + step.gone,
         status=None if says(seen.status, status) else status,
         again_seconds=shortest([decision.again_seconds, trouble_in, old_again, *_pauses(seen)]),
-        scaled=decision if changes else None,
+        scaled=decision if moves and decision.replicas != before else None,
+        past=decision.past,
     )
 
 
 def shortest(pauses: Iterable[float | None]) -> float | None:
     """The shortest of the pauses that there are; None: there is none."""
     return min((pause for pause in pauses if pause is not None), default=None)
-
-
-def project(deployment: Mapping[str, Any]) -> Child:
-    """The part of a Deployment that plans depend on."""
-    metadata, spec, status = deployment["metadata"], deployment.get("spec", {}), deployment.get("status", {})
-    conditions = {c["type"]: c for c in status.get("conditions") or []}
-    return Child(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        resource_version=metadata["resourceVersion"],
-        revision=metadata.get("labels", {}).get(names.LABEL_REVISION, ""),
-        owner=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
-        created=metadata.get("creationTimestamp") or "",
-        replicas=spec.get("replicas", 1),
-        ready=status.get("readyReplicas") or 0,
-        trouble=_message_if(conditions.get("ReplicaFailure"), "True")
-        or _message_if(conditions.get("Progressing"), "False"),
-        unavailable_since=_since(conditions.get("Available")),
-        content=json.dumps(_compared(deployment)),
-    )
 
 
 def refused_message(revision: str, message: str) -> str:
@@ -197,20 +169,11 @@ def _applies(seen: Observed, current: Child | None, desired: Object) -> tuple[tu
     applies: list[tuple[str, Object]] = []
     if not seen.has_service_account:
         applies.append(("serviceaccounts", manifests.service_account(seen.crew, seen.namespace, seen.uid)))
-    if current is None or not manifests.contains(json.loads(current.content), _compared(desired)):
+    if current is None or not manifests.contains(json.loads(current.content), compared(desired)):
         if current is not None:
             desired["metadata"]["resourceVersion"] = current.resource_version
         applies.append(("deployments", desired))
     return tuple(applies)
-
-
-def _compared(deployment: Mapping[str, Any]) -> Object:
-    metadata = deployment["metadata"]
-    return {
-        "labels": metadata.get("labels", {}),
-        "ownerReferences": metadata.get("ownerReferences", []),
-        "spec": deployment.get("spec", {}),
-    }
 
 
 def _blocked(seen: Observed, revision: str) -> Fault | None:
@@ -229,18 +192,22 @@ def _blocked(seen: Observed, revision: str) -> Fault | None:
     return None
 
 
-def _scale(seen: Observed, serving: Child | None, children: Sequence[Child]) -> replicas.Decision:
+def _scale(seen: Observed, serving: Child | None, before: int, claiming: int | None) -> replicas.Decision:
     workers = seen.crew.spec.workers
     bounds = replicas.Bounds(
-        workers.min_replicas, workers.max_replicas, workers.concurrency, float(workers.idle_seconds)
+        workers.min_replicas,
+        workers.max_replicas,
+        workers.concurrency,
+        float(workers.idle_seconds),
+        workers.scaling.up,
+        workers.scaling.down,
     )
-    # A new revision begins with as many as the old one has: a rollout is not a reason to do less.
-    have = serving.replicas if serving is not None else max((c.replicas for c in children), default=0)
     if workers.scaling.mode == "External":
-        return replicas.Decision(min(max(workers.replicas, bounds.min_replicas), bounds.max_replicas), "external")
+        wanted = bounds.clamp(workers.replicas)
+        return replicas.Decision(wanted, "external", past=seen.past.changed(seen.at, wanted, 0))
     if not seen.has_redis_secret and serving is None:
         return replicas.Decision(0, "hold")  # its pods could not even start
-    return replicas.decide(bounds, seen.load, have, seen.idle_for)
+    return replicas.decide(bounds, seen.load, before, seen.idle_for, up=claiming, past=seen.past, now=seen.at)
 
 
 def _pauses(seen: Observed) -> list[float | None]:
@@ -267,19 +234,6 @@ def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
         return "", left
     since = f"{serving.unavailable_since:%Y-%m-%dT%H:%M:%SZ}"
     return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
-
-
-def _message_if(condition: Mapping[str, Any] | None, status: str) -> str:
-    if condition is None or condition["status"] != status:
-        return ""
-    # Each attempt is a pod of another name, and would be another message.
-    return _POD_NAME.sub("pods", condition.get("message") or condition.get("reason") or "unknown")
-
-
-def _since(available: Mapping[str, Any] | None) -> datetime | None:
-    if available is None or available["status"] != "False" or not available.get("lastTransitionTime"):
-        return None
-    return datetime.fromisoformat(available["lastTransitionTime"]).astimezone(UTC)
 
 
 def _status(seen: Observed, there: int, conditions: list[Object]) -> Object:

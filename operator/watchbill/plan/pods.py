@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from watchbill import names
-from watchbill.plan.crew import project
+from watchbill.plan.children import project
 
 Object = Mapping[str, Any]
 

@@ -1,17 +1,26 @@
-"""Queue figures and idle time → how many workers a crew has. Pure.
+"""Queue figures, the past and the bounds → how many workers a crew wants. Pure.
 
-Up on what is queued, at once; down only to `minReplicas`, and only after `idleSeconds` without anything waiting or
-running. What is not known changes nothing: unknown is never zero.
+Wanted is what runs all that waits and runs at once. Up at once, unless the crew says otherwise; down to what was wanted
+at most within a window, and to `minReplicas` only after `idleSeconds` without anything waiting or running. What is not
+known changes nothing: unknown is never zero. plan/drain.py says how workers leave.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
+from watchbill.api.workers import ScaleDown, ScaleUp
 from watchbill.plan.deliveries import SLOTS
 
-Why = Literal["scale-up", "idle", "bounds", "hold", "unknown", "external"]
+Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external"]
+
+Noted = tuple[tuple[float, int], ...]
+"""(time, number), oldest first. Times are of a monotonic clock, in seconds."""
+
+CHANGES_SECONDS: Final = 1800.0
+"""The longest period of a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,10 @@ class Load:
     """Seconds until delayed work is due; None: there is none."""
     deliveries: int = 0
     """Results that are to be sent now, or are being sent."""
+    critical: int = 0
+    """Number of waiting tasks of the priority CRITICAL."""
+    oldest_seconds: float = 0.0
+    """Age of the task that has waited longest; 0: none waits."""
 
     @property
     def none(self) -> bool:
@@ -38,6 +51,48 @@ class Bounds:
     max_replicas: int
     concurrency: int
     idle_seconds: float
+    up: ScaleUp = field(default_factory=ScaleUp)
+    down: ScaleDown = field(default_factory=ScaleDown)
+
+    def clamp(self, number: int) -> int:
+        return min(max(number, self.min_replicas), self.max_replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The memory of earlier decisions. Without it nothing goes down before a window is over: what was there when it
+    began counts as wanted then."""
+
+    highs: Noted = ()
+    """The last time at which each number was wanted, without those that a later, higher one outlasts."""
+    lows: Noted = ()
+    """As `highs`, without those that a later, lower one outlasts."""
+    changes: Noted = ()
+    """By how many workers the crew was changed, and when."""
+    size: int | None = None
+    """The number that was last decided on."""
+
+    def wanted(self, now: float, number: int, current: int) -> Past:
+        """Notes a number that is wanted; `current`: the one that there is."""
+        highs, lows = self.highs or ((now, current),), self.lows or ((now, current),)
+        return replace(
+            self,
+            highs=(*(entry for entry in highs if entry[1] > number), (now, number)),
+            lows=(*(entry for entry in lows if entry[1] < number), (now, number)),
+            changes=tuple(entry for entry in self.changes if entry[0] > now - CHANGES_SECONDS),
+        )
+
+    def most(self, since: float) -> int:
+        """The highest number that was wanted after that time, or is now. Call `wanted` first."""
+        return max(number for at, number in self.highs if at > since or (at, number) == self.highs[-1])
+
+    def least(self, since: float) -> int:
+        """The lowest number that was wanted after that time, or is now. Call `wanted` first."""
+        return min(number for at, number in self.lows if at > since or (at, number) == self.lows[-1])
+
+    def changed(self, now: float, size: int, by: int) -> Past:
+        """Notes the decision for this size."""
+        return replace(self, size=size, changes=(*self.changes, (now, by)) if by else self.changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +102,89 @@ class Decision:
     replicas: int
     why: Why
     again_seconds: float | None = None
-    """Seconds until time alone may change the decision; None: it can't."""
+    """Seconds until time alone may change the decision; None: it can't, or the crew is looked at before."""
+    past: Past = field(default=Past(), compare=False)
+    """The memory for the next decision."""
 
 
-def decide(bounds: Bounds, load: Load | None, current: int, idle_for: float | None) -> Decision:
-    """`idle_for`: seconds since the crew last had work, None while it has or where that is unknown."""
-    inside = min(max(current, bounds.min_replicas), bounds.max_replicas)
+def decide(
+    bounds: Bounds,
+    load: Load | None,
+    current: int,
+    idle_for: float | None,
+    *,
+    up: int | None = None,
+    past: Past = Past(),
+    now: float = 0.0,
+) -> Decision:
+    """`current`: workers that there are, or that start; `up`: those of them that claim, None where that is unknown.
+    `idle_for`: seconds since the crew last had work, None while it has or where that is unknown."""
     if load is None:
-        return Decision(current, "unknown")
-    # A worker sends results beside its tasks, in slots of its own.
+        return Decision(current, "unknown", past=past)
+    inside = bounds.clamp(current)
+    is_idle, again = _idle(bounds, load, inside, idle_for)
+    waits_long = load.waiting > 0 and load.oldest_seconds >= bounds.up.wait_seconds
+    wanted = _wanted(bounds, load, inside)
+    if waits_long and wanted <= inside and up is not None and up >= inside:
+        wanted = bounds.clamp(inside + 1)  # the workers there are don't take it: abandoned agents hold slots, say
+    past = past.wanted(now, wanted, inside)
+    decided = inside
+    why: Why = "bounds" if inside != current else "hold"
+    if is_idle:
+        decided, why = bounds.min_replicas, "idle"
+    elif wanted > inside:
+        is_urgent = waits_long or load.critical > 0
+        decided = wanted if is_urgent else min(wanted, _ceiling(bounds.up, inside, past, now))
+    elif not waits_long and load.critical == 0:
+        decided = max(wanted, _floor(bounds.down, inside, past, now))
+    if decided > inside:
+        why = "scale-up"
+    elif decided < inside and not is_idle:
+        why = "scale-down"
+    return Decision(decided, why, again, past.changed(now, decided, decided - current))
+
+
+# -------------------------------------------------------------------- within
+
+
+def _wanted(bounds: Bounds, load: Load, inside: int) -> int:
+    if load.none:  # one stays until the crew counts as idle
+        return bounds.clamp(min(inside, 1))
     for_tasks = -(-(load.waiting + load.running) // bounds.concurrency)
-    wanted = min(max(for_tasks, -(-load.deliveries // SLOTS)), bounds.max_replicas)
-    if wanted > inside:
-        return Decision(wanted, "scale-up")
-    if load.none and inside > bounds.min_replicas:
-        if load.due_in is not None and load.due_in <= bounds.idle_seconds:
-            return Decision(inside, "hold", max(load.due_in, 0.0))
-        if idle_for is None:
-            return Decision(inside, "hold", bounds.idle_seconds)
-        if idle_for >= bounds.idle_seconds:
-            return Decision(bounds.min_replicas, "idle")
-        return Decision(inside, "hold", bounds.idle_seconds - idle_for)
-    return Decision(inside, "bounds" if inside != current else "hold")
+    # A worker sends results beside its tasks, in slots of its own.
+    return bounds.clamp(max(for_tasks, -(-load.deliveries // SLOTS)))
+
+
+def _idle(bounds: Bounds, load: Load, inside: int, idle_for: float | None) -> tuple[bool, float | None]:
+    """Returns whether the crew counts as idle, and in how many seconds it may."""
+    if not load.none or inside <= bounds.min_replicas:
+        return False, None
+    if load.due_in is not None and load.due_in <= bounds.idle_seconds:
+        return False, max(load.due_in, 0.0)
+    if idle_for is None:
+        return False, bounds.idle_seconds
+    return idle_for >= bounds.idle_seconds, None if idle_for >= bounds.idle_seconds else bounds.idle_seconds - idle_for
+
+
+def _ceiling(up: ScaleUp, inside: int, past: Past, now: float) -> int:
+    """The highest number that may be now. Of several policies the one counts that allows the most."""
+    allowed = []
+    for policy in up.policies:
+        added = sum(by for at, by in past.changes if by > 0 and at > now - policy.period_seconds)
+        base = max(inside - added, 0)
+        more = policy.value if policy.type == "Pods" else math.ceil(base * policy.value / 100)
+        allowed.append(max(base + more, 1))  # or no percentage would ever leave 0
+    wanted = past.least(now - up.stabilization_window_seconds)
+    return max(inside, min(wanted, max(allowed, default=wanted)))
+
+
+def _floor(down: ScaleDown, inside: int, past: Past, now: float) -> int:
+    """The lowest number that may be now. Of several policies the one counts that allows the most."""
+    allowed = []
+    for policy in down.policies:
+        removed = sum(-by for at, by in past.changes if by < 0 and at > now - policy.period_seconds)
+        base = inside + removed
+        less = policy.value if policy.type == "Pods" else math.ceil(base * policy.value / 100)
+        allowed.append(base - less)
+    wanted = past.most(now - down.stabilization_window_seconds)
+    return min(inside, max(wanted, min(allowed, default=wanted)))

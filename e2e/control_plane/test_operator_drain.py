@@ -1,0 +1,137 @@
+"""Workers that leave, on a bare control plane: its controllers choose the pods that go. No kubelet runs: workers are
+processes of the test, which also says which pods are ready."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from e2e.cluster import machine
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_process import Process, hold
+from e2e.control_plane.operator_team import SOON, Team, crew
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+AGENT = """
+import asyncio, pathlib
+
+class Gate:
+    async def run(self, context):
+        while not (pathlib.Path({folder!r}) / context.prompt).exists():
+            await asyncio.sleep(0.02)
+        return context.prompt
+"""
+
+
+class Pods:
+    """The crew's pods and workers, as a kubelet would keep them."""
+
+    def __init__(self, team: Team, stack: ExitStack) -> None:
+        self.team = team
+        self._stack = stack
+        (team.folder / "gates").mkdir()
+        (team.folder / "agents").mkdir()
+        (team.folder / "agents" / "gate.py").write_text(AGENT.format(folder=str(team.folder / "gates")))
+
+    def crew(self, **workers: Any) -> dict[str, Any]:
+        made = crew(
+            maxReplicas=3,
+            concurrency=1,
+            scaling={"down": {"stabilizationWindowSeconds": 0}},
+            **workers,
+        )
+        made["spec"]["agents"] = [{"name": "a", "class": "gate:Gate"}]
+        return made
+
+    def start_worker(self, revision: str) -> Process:
+        folders = str(self.team.folder / "agents")
+        made = self.team.worker("echo", revision=revision, folders=folders, allow_modules="gate")
+        self._stack.enter_context(made)
+        return made.start()
+
+    def of(self, revision: str) -> list[str]:
+        pods = self.team.items("pods", f"--selector=watchbill.dev/revision={revision}")
+        return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def is_ready(self, *pods: str, ready: bool) -> None:
+        conditions = [{"type": "Ready", "status": str(ready)}]
+        patch = json.dumps({"status": {"phase": "Running", "conditions": conditions}})
+        for pod in pods:
+            self.team.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+    def open(self, *prompts: str) -> None:
+        for prompt in prompts:
+            (self.team.folder / "gates" / prompt).touch()
+
+    def running(self) -> int:
+        return int(self.team.store.client.hlen(f"wb:{{{self.team.namespace}/echo}}:holders"))
+
+    def draining(self) -> set[str]:
+        return {field for field in self.team.meta() if field.startswith("drain:")}
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            d["metadata"]["labels"]["watchbill.dev/revision"]: d["spec"]["replicas"] for d in self.team.deployments()
+        }
+
+
+@pytest.fixture
+def pods(team: Team) -> Iterator[Pods]:
+    with ExitStack() as stack:
+        yield Pods(team, stack)
+
+
+def test_workers_leave_under_load_and_by_a_rollout_and_none_of_them_with_a_task(team: Team, pods: Pods) -> None:
+    first = team.operator()
+    team.apply(pods.crew())
+    team.until_ready()
+    for prompt in ("t1", "t2", "t3"):
+        team.submit(prompt=prompt, agent="a")
+    machine.until(lambda: team.replicas() == 3, within=SOON, what="a worker for each task")
+    (old,) = pods.sizes()
+    machine.until(lambda: len(pods.of(old)) == 3, within=SOON, what="the pods")
+    for _ in range(3):
+        pods.start_worker(old)
+    machine.until(lambda: pods.running() == 3, within=SOON, what="all tasks run")
+    pods.is_ready(*pods.of(old), ready=True)
+
+    # One has nothing more to do: it is drained, and its Deployment stays while the controller could take a busy one.
+    pods.open("t1")
+    (flag,) = machine.until(pods.draining, within=SOON, what="the idle one is drained")
+    assert team.meta()[flag].endswith(" scaling")
+    first.kill()
+    victim = pods.of(old)[1]
+    team.operator()
+    hold(3, lambda: pods.sizes() == {old: 3}, "a pod went that may have been busy")
+    pods.is_ready(victim, ready=False)
+    machine.until(lambda: pods.sizes() == {old: 2}, within=SOON, what="the Deployment is smaller")
+    machine.until(lambda: len(pods.of(old)) == 2, within=SOON, what="a pod goes")
+    assert victim not in pods.of(old)
+    assert pods.running() == 2
+
+    # A new template: its first worker claims, and only then one of the two busy ones is drained, and ends its task.
+    team.apply(pods.crew(image="other:2"))
+    machine.until(lambda: len(pods.sizes()) == 2, within=SOON, what="a Deployment of the new revision")
+    new = next(revision for revision in pods.sizes() if revision != old)
+    assert pods.sizes() == {old: 2, new: 1}, "one more than are wanted"
+    hold(3, lambda: pods.draining() == {flag}, "drained without a worker in its place")
+    pods.start_worker(new)
+    machine.until(lambda: len(pods.draining()) == 2, within=SOON, what="one of the old revision drains")
+    machine.until(lambda: pods.sizes() == {old: 2, new: 2}, within=SOON, what="the next of the new revision")
+    pods.start_worker(new)
+    machine.until(lambda: len(pods.draining()) == 3, within=SOON, what="the other one drains")
+    team.submit(prompt="t4", agent="a")
+    machine.until(lambda: pods.running() == 3, within=SOON, what="a new worker takes it")
+    hold(3, lambda: pods.sizes().get(old) == 2, "a busy worker's pod went")
+    pods.open("t2", "t3", "t4")
+    machine.until(lambda: old not in pods.sizes(), within=SOON, what="the old revision is gone")
+    machine.until(lambda: pods.running() == 0, within=SOON, what="all tasks have ended")
+    results: Any = team.store.client.xrange(f"wb:{{{team.namespace}/echo}}:results")
+    assert [fields["state"] for _, fields in results] == ["completed"] * 4

@@ -1,0 +1,85 @@
+"""The part of a worker Deployment that plans depend on. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from watchbill import names
+
+Object = dict[str, Any]
+
+_POD_NAME: Final = re.compile(r'^pods "[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A worker Deployment, as small as it can be kept."""
+
+    name: str
+    uid: str
+    resource_version: str
+    revision: str
+    owner: str
+    """The uid of the crew whose it is; empty where none is named."""
+    created: str
+    replicas: int
+    ready: int
+    trouble: str
+    """The reason why its pods can't be made, or don't become ready, as its controller says; empty where it says
+    none."""
+    unavailable_since: datetime | None
+    """Since when it has too few ready workers; None: it has enough, or that is not known."""
+    content: str
+    """Labels, owners and spec as JSON, for comparison."""
+    there: int | None = 0
+    """The number of its pods; None while its status is of an earlier spec."""
+
+
+def project(deployment: Mapping[str, Any]) -> Child:
+    """The part of a Deployment that plans depend on."""
+    metadata, spec, status = deployment["metadata"], deployment.get("spec", {}), deployment.get("status", {})
+    conditions = {c["type"]: c for c in status.get("conditions") or []}
+    is_current = (status.get("observedGeneration") or 0) >= (metadata.get("generation") or 0)
+    return Child(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        revision=metadata.get("labels", {}).get(names.LABEL_REVISION, ""),
+        owner=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
+        created=metadata.get("creationTimestamp") or "",
+        replicas=spec.get("replicas", 1),
+        ready=status.get("readyReplicas") or 0,
+        trouble=_message_if(conditions.get("ReplicaFailure"), "True")
+        or _message_if(conditions.get("Progressing"), "False"),
+        unavailable_since=_since(conditions.get("Available")),
+        content=json.dumps(compared(deployment)),
+        there=(status.get("replicas") or 0) if is_current else None,
+    )
+
+
+def compared(deployment: Mapping[str, Any]) -> Object:
+    """The part of a Deployment that is compared with the desired one."""
+    metadata = deployment["metadata"]
+    return {
+        "labels": metadata.get("labels", {}),
+        "ownerReferences": metadata.get("ownerReferences", []),
+        "spec": deployment.get("spec", {}),
+    }
+
+
+def _message_if(condition: Mapping[str, Any] | None, status: str) -> str:
+    if condition is None or condition["status"] != status:
+        return ""
+    # Each attempt is a pod of another name, and would be another message.
+    return _POD_NAME.sub("pods", condition.get("message") or condition.get("reason") or "unknown")
+
+
+def _since(available: Mapping[str, Any] | None) -> datetime | None:
+    if available is None or available["status"] != "False" or not available.get("lastTransitionTime"):
+        return None
+    return datetime.fromisoformat(available["lastTransitionTime"]).astimezone(UTC)
