@@ -195,10 +195,9 @@ async def test_a_dead_and_a_slow_destination_hold_up_no_other(make_crew: Make, m
         others = [dead.destination("dead"), slow.destination("slow")]
         crew = await make_crew({"a": "Gate"}, delivery=others)
         crew.open()
-        await waiting(crew, 400)
+        await waiting(crew, 40)
         await crew.define(delivery=[*others, healthy.destination("healthy")])
         await crew.submit("t", "a", deliver=["healthy"])
         async with crew.in_process(delivering=HOW):
             await until(lambda: healthy.tasks == ["t"])
-            assert len(slow.got) <= HOW.slots
-            assert len(dead.got) < 100
+            assert len(dead.got) < 40
