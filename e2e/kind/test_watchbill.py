@@ -227,6 +227,26 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) 
     machine.until(lambda: shown()[1:] == (0, 0), within=SOON, what="nothing waits or runs")
 
 
+# ---------------------------------------------------------------- by Helm
+
+
+def test_the_doctor_finds_nothing_wrong_as_helm_test_runs_it(team: Team) -> None:
+    said = install.helm(team.cluster, "test", install.RELEASE, f"--namespace={NAMESPACE}", "--logs")
+    assert "Succeeded" in said
+    assert "error" not in said.partition("POD LOGS")[2].lower(), said
+
+
+def test_a_crew_that_helm_installs_works_and_goes_with_its_release(team: Team, name: str) -> None:
+    chart, values = install.ROOT / "charts" / "crew", {"agents": [{"name": "one", "class": "EchoAgent"}]}
+    install.helm(team.cluster, "install", name, chart, f"--namespace={NAMESPACE}", values=values)
+    try:
+        team.until_ready(name)
+        assert team.result(name, "hello") == "hello"
+    finally:
+        install.helm(team.cluster, "uninstall", name, f"--namespace={NAMESPACE}")
+    machine.until(lambda: not team.keys(name), within=SOON, what="the store has nothing of it", every=1)
+
+
 # ---------------------------------------------------------------- agents of one's own
 
 
