@@ -155,6 +155,7 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
         "SCHEDULE": "0 9 * * 1-5",
         "INTERVAL": "",
         "SUSPENDED": "false",
+        "RESULT": "",
         "NEXT": "2030-01-02T08:00:00Z",
         "READY": "True",
     }
