@@ -20,11 +20,19 @@ from watchbill.store.ingress import Entry, Source
 
 FULL = AgentTask(task_id="t1", agent_name="Bot", prompt="hello", priority=3, user_id="u", metadata={"k": [1]})
 
+# As the client of the original writes a task: each field that it knows, null where it has no value.
+ORIGINAL = """{"task_id": "t1", "agent_name": "Bot", "prompt": "hello", "priority": 3, "status": "pending",
+"user_id": "u", "session_id": null, "method_name": null, "delivery": {"channel": "log", "webhook_url": null,
+"telegram_bot_token": null, "telegram_chat_id": null, "teams_webhook_url": null, "email_recipients": null,
+"email_subject": null, "response_stream": null, "extra": {}}, "metadata": {"k": [1]},
+"created_at": "2026-01-01T00:00:00", "scheduled_at": null, "crew_name": null, "execution_mode": null}"""
+
 
 @pytest.mark.parametrize(
     ("fields", "task"),
     [
         ({"task_id": "t1", "agent_name": "Bot", "payload": FULL.model_dump_json()}, FULL),
+        ({"task_id": "t1", "agent_name": "Bot", "payload": ORIGINAL}, FULL),
         ({"task_id": "t1", "agent_name": "Bot", "payload": '{"prompt": "hello"}'}, {"prompt": "hello"}),
         ({"payload": '{"task_id": "t1", "agent_name": "Bot", "prompt": "x", "created_at": "?"}'}, {"prompt": "x"}),
         ({"task_id": "t1", "agent_name": "Bot", "prompt": "x", "priority": "high"}, {"prompt": "x", "priority": 3}),
@@ -69,6 +77,7 @@ def test_an_entry_without_an_id_gets_the_same_whenever_it_is_read_and_no_others(
         ({"agent_name": "Bot", "prompt": "x", "priority": "²"}, "priority: "),  # a digit, and no number
         ({"agent_name": "Bot", "prompt": "x", "metadata": "{"}, "metadata is no JSON"),
         ({"agent_name": "Bot", "prompt": "x", "scheduled_at": "soon"}, "scheduled_at: "),
+        ({"agent_name": "Bot", "prompt": "x", "delivery": '{"chanel": "log"}'}, "delivery.chanel: "),
     ],
 )
 def test_what_brings_no_task_is_told_by_its_field(fields: dict[str, str], said: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from watchbill.api.problems import nearest
 from watchbill.clock import SYSTEM, Clock
@@ -21,6 +21,7 @@ from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFu
 from watchbill.loggers import Logger
 from watchbill.redaction import redact
 from watchbill.services.client import AgentServiceClient
+from watchbill.services.delivery import DeliveryConfig
 from watchbill.services.tasks import AgentTask
 from watchbill.store.ingress import Entry, Source
 
@@ -143,13 +144,20 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
         with suppress(KeyError, ValueError):  # the model says what is wrong with it
             found["priority"] = int(found["priority"])
     found.setdefault("task_id", hashlib.sha256(f"{stream} {entry.id}".encode()).hexdigest()[:32])
-    fields_of = AgentTask.model_fields
+    if isinstance(found.get("delivery"), dict):
+        found["delivery"] = _known(DeliveryConfig, found["delivery"])
     try:
-        return AgentTask.model_validate({n: v for n, v in found.items() if n in fields_of or nearest(n, fields_of)})
+        return AgentTask.model_validate(_known(AgentTask, found))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise Malformed(f"{place}: {first['msg'].rstrip('.')}. Correct {place}") from None
+
+
+def _known(model: type[BaseModel], found: dict[str, Any]) -> dict[str, Any]:
+    """Drops null and fields that the model has not got. A misspelt one stays, and the model refuses it."""
+    fields = model.model_fields
+    return {n: v for n, v in found.items() if v is not None and (n in fields or nearest(n, fields))}
 
 
 def _json(name: str, text: str) -> Any:
