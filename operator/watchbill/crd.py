@@ -64,11 +64,15 @@ _SCALE: Final = {
 
 def render() -> dict[str, str]:
     """File name → text of every CRD. The same at every call. Raises MissingExtra without PyYAML."""
-    definitions = (
+    return {f"{names.API_GROUP}_{d['spec']['names']['plural']}.yaml": _to_yaml(d) for d in definitions()}
+
+
+def definitions() -> tuple[dict[str, Any], ...]:
+    """The CRDs as objects, each anew at every call."""
+    return (
         _definition(Crew, "crews", "crew", _CREW_COLUMNS, {"scale": _SCALE}),
         _definition(Heartbeat, "heartbeats", "hb", _HEARTBEAT_COLUMNS, {}),
     )
-    return {f"{names.API_GROUP}_{d['spec']['names']['plural']}.yaml": _to_yaml(d) for d in definitions}
 
 
 def _definition(

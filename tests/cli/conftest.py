@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from shell import Shell, until
@@ -42,6 +44,17 @@ def shell(commands: Path) -> Iterator[Shell]:
 @pytest.fixture
 def stored(shell: Shell, redis_url: str, crew_name: str) -> str:
     """A crew in the session's store, known by the environment; nobody works for it."""
+    return _store(shell, redis_url, crew_name)
+
+
+@pytest.fixture
+async def alone(shell: Shell, private_redis: Callable[[], Awaitable[Any]], crew_name: str) -> str:
+    """A crew in a store of its own, known by the environment, where no other test has any; nobody works for it."""
+    server = await private_redis()
+    return await asyncio.to_thread(_store, shell, server.url, crew_name)
+
+
+def _store(shell: Shell, redis_url: str, crew_name: str) -> str:
     shell.write_crew(crew_name)
     shell.env["WATCHBILL_REDIS_URL"] = redis_url
     assert shell.run("run", "crew.yaml", "before", "--id", "before").returncode == 0

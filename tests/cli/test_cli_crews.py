@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -153,4 +154,4 @@ def test_heartbeats_are_shown_with_their_times_and_what_they_fired(shell: Shell,
     assert "0 4 * * * Europe/Berlin" in shown
     assert f"{fired}  running" in shown
     assert len(shown.splitlines()) == 2 + 1 + 11 + 1 + 2, "its own row, ten times, one run; each with a header"
-    assert f"{named}  early" in shell.run("heartbeats").stdout
+    assert re.search(rf"^{named} +early ", shell.run("heartbeats").stdout, re.MULTILINE)

@@ -11,7 +11,7 @@ from shell import Shell
 from watchbill.names import CrewKeys
 
 
-def test_a_sound_store_is_worth_0_and_dead_letters_are_a_warning(shell: Shell, stored: str, redis_url: str) -> None:
+def test_a_sound_store_is_worth_0_and_dead_letters_are_a_warning(shell: Shell, alone: str) -> None:
     done = shell.run("doctor", "--no-cluster", "-o", "json")
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
@@ -19,13 +19,13 @@ def test_a_sound_store_is_worth_0_and_dead_letters_are_a_warning(shell: Shell, s
     assert found["acl"]["severity"] == "ok"
     assert "crews" in found
 
-    with redis.Redis.from_url(redis_url) as client:
-        client.xadd(CrewKeys("default", stored).dead, {"id": "t"})
+    with redis.Redis.from_url(shell.env["WATCHBILL_REDIS_URL"]) as client:
+        client.xadd(CrewKeys("default", alone).dead, {"id": "t"})
     done = shell.run("doctor", "--no-cluster")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    told = lines.index(f"warning  crews        crew default/{stored} has 1 dead letters")
-    assert lines[told + 1].strip() == f"watchbill dead list default/{stored}"
+    told = lines.index(f"warning  crews        crew default/{alone} has 1 dead letters")
+    assert lines[told + 1].strip() == f"watchbill dead list default/{alone}"
 
 
 @pytest.mark.parametrize("options", [(), ("--redis-url", "redis://127.0.0.1:1")], ids=["none", "away"])
@@ -37,7 +37,7 @@ def test_no_store_is_an_error_with_its_fix_and_worth_1(shell: Shell, options: tu
     assert finding["fix"].startswith("export WATCHBILL_REDIS_URL=")
 
 
-def test_no_cluster_is_passed_over_unless_it_was_asked_for(shell: Shell, stored: str) -> None:
+def test_no_cluster_is_passed_over_unless_it_was_asked_for(shell: Shell, alone: str) -> None:
     shell.env |= {"KUBECONFIG": str(shell.folder / "none"), "HOME": str(shell.folder)}
     for words, severity, code in (((), "skipped", 0), (("--cluster",), "error", 1)):
         done = shell.run("doctor", *words, "-o", "json")

@@ -7,33 +7,33 @@ import json
 from shell import Shell
 
 
-def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, stored: str) -> None:
-    shell.run("submit", stored, "x", "--agent", "first", "--id", "t0")
-    shell.run("submit", stored, "x", "--agent", "first", "--id", "t1")
-    told = shell.run("why", stored, "t1")
+def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, alone: str) -> None:
+    shell.run("submit", alone, "x", "--agent", "first", "--id", "t0")
+    shell.run("submit", alone, "x", "--agent", "first", "--id", "t1")
+    told = shell.run("why", alone, "t1")
     assert told.returncode == 0
     lines = told.stdout.splitlines()
     head, _, ago = lines[0].rpartition(", submitted ")
-    assert head == f"t1      waiting (task of agent first, priority normal of crew default/{stored}"
+    assert head == f"t1      waiting (task of agent first, priority normal of crew default/{alone}"
     assert ago.endswith(" ago)")
     assert lines[1:] == [
         "why     no worker lives; 1 task is before it",
         "starts  unknown: when a worker comes",
-        f"look    watchbill worker default/{stored}",
+        f"look    watchbill worker default/{alone}",
     ]
 
     # by its id alone, and for programs
     data = json.loads(shell.run("why", "t1", "-o", "json").stdout)
-    assert (data["crew"], data["reason"], data["before"]) == (f"default/{stored}", "no-worker", 1)
+    assert (data["crew"], data["reason"], data["before"]) == (f"default/{alone}", "no-worker", 1)
     assert (data["starts_in_seconds"], data["attempts"], data["pods"]) == (None, [], [])
 
     # a run: the step that is ready
-    shell.run("submit", stored, "x", "--id", "r1")
-    assert shell.run("why", stored, "r1").stdout.splitlines()[1:] == [
+    shell.run("submit", alone, "x", "--id", "r1")
+    assert shell.run("why", alone, "r1").stdout.splitlines()[1:] == [
         "why     0 of 3 steps have ended; now: first waiting",
         "        r1/first: no worker lives; 2 tasks are before it",
         "starts  unknown: when a worker comes",
-        f"look    watchbill why default/{stored} r1/first",
+        f"look    watchbill why default/{alone} r1/first",
     ]
 
     missing = shell.run("why", "nobody")
@@ -41,7 +41,7 @@ def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, 
     assert "in this namespace has a run or task 'nobody'" in missing.stderr
 
 
-def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(shell: Shell, stored: str) -> None:
+def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(shell: Shell, alone: str) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(
         text.replace('first, class: "cli_agents:Note"', 'first, class: "cli_agents:Flaky"').rstrip()
@@ -49,10 +49,10 @@ def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(s
     )
     failed = shell.run("run", "crew.yaml", "x", "--agent", "first", "--id", "t1")
     assert failed.returncode == 1
-    lines = shell.run("why", stored, "t1").stdout.splitlines()
+    lines = shell.run("why", alone, "t1").stdout.splitlines()
     assert lines[1].startswith("why     it has ended as dead in attempt 2 of 2 after ")
     assert lines[2].startswith("before  attempt 1 failed after ")
     assert " on " in lines[2]
     assert "OSError: the database is away" in lines[2]
-    work = f"default/{stored} t1"
+    work = f"default/{alone} t1"
     assert lines[3:] == [f"look    watchbill dead show {work}", f"        watchbill dead replay {work}"]

@@ -10,11 +10,9 @@ import asyncio
 import inspect
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -24,6 +22,7 @@ import redis.asyncio
 import redis.exceptions
 from pydantic import ValidationError
 
+from ports import free_ports
 from watchbill.crews import AgentDefinition, CrewDefinition, CrewRedis, ExecutionMode
 from watchbill.errors import InvalidInput
 
@@ -44,18 +43,11 @@ async def address(private_redis: Callable[[], Awaitable[Any]], monkeypatch: pyte
     server = await private_redis()
     async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as client:
         await client.config_set("bind", "127.0.0.1")
-        while (await client.config_get("port"))["port"] == "0":
-            with suppress(redis.exceptions.ResponseError):  # somebody was faster: take another
-                await client.config_set("port", free_port())
-        port = str((await client.config_get("port"))["port"])
+        (port,) = free_ports(1)
+        await client.config_set("port", port)
     monkeypatch.setenv("REDIS_HOST", "127.0.0.1")
-    monkeypatch.setenv("REDIS_PORT", port)
+    monkeypatch.setenv("REDIS_PORT", str(port))
     return f"redis://127.0.0.1:{port}"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def compiled(block: str, url: str) -> CodeType:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import socket
 import subprocess
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import redis.asyncio
 import redis.exceptions
 from crew_records import crew_of
 
+from ports import free_ports
 from watchbill import errors, local_server
 from watchbill.store.crews import CrewRedis
 
@@ -67,17 +65,8 @@ async def test_a_refusal_that_waiting_cannot_cure_is_not_called_unavailable(
     assert isinstance(caught.value.__cause__, redis.exceptions.NoPermissionError)
 
 
-def free_port() -> int:
-    """Below those that the kernel gives to clients, so that none is given it before the server has it."""
-    while True:
-        port = random.randrange(22_000, 32_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
-
-
 async def test_on_a_cluster_the_keys_of_a_tenant_share_a_slot(tmp_path: Path) -> None:
-    port, bus_port = free_port(), free_port()
+    port, bus_port = free_ports(2)
     command = local_server.server_command(local_server.find_server(), tmp_path, Path("cluster.sock"), fsync=None)
     cluster = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus_port)]
     with (tmp_path / "log").open("wb") as log:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,11 +24,11 @@ from typing import Any, Literal
 import redis
 from redis.crc import key_slot
 
+from ports import HOST, free_ports
 from watchbill import local_server
 
 SERVICE = "watch-master"
 SLOTS = 16384
-HOST = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 
 Kind = Literal["standalone", "sentinel", "cluster"]
@@ -60,22 +58,6 @@ def redis7() -> Path | None:
         if re.search(r"v=7\.0\.", said):
             return link
     return None
-
-
-def free_ports(count: int) -> list[int]:
-    """Nobody else's now; below those that the kernel gives to clients, so that none takes them meanwhile."""
-    found: list[int] = []
-    while len(found) < count:  # at random: others do the same at the same time
-        port = random.randrange(10_000, 22_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind((HOST, port))
-            if port not in _given:
-                found.append(port)
-    _given.update(found)
-    return found
-
-
-_given: set[int] = set()
 
 
 def _die_with_us() -> None:
@@ -310,11 +292,15 @@ def cluster(binary: Path, folder: Path, tls: Path | None = None) -> Iterator[Sto
         bounds = [SLOTS * i // 3 for i in range(4)]
         for server, first, end in zip(servers, bounds, bounds[1:], strict=False):
             server.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-        for server, bus in zip(servers[1:], ports[4:], strict=True):
-            server.ask("CLUSTER", "MEET", HOST, server.port, bus)
-            servers[0].ask("CLUSTER", "MEET", HOST, server.port, bus)
-        for server in servers:
-            wait_for(lambda s=server: _is_whole(s), 30, "the cluster")  # type: ignore[misc]
+
+        def is_whole() -> bool:
+            if all(map(_is_whole, servers)):
+                return True
+            for server, bus in zip(servers[1:], ports[4:], strict=True):  # a server forgets one that answers late
+                servers[0].ask("CLUSTER", "MEET", HOST, server.port, bus)
+            return False
+
+        wait_for(is_whole, 60, "the cluster", every=0.2)
         yield store
     finally:
         store.close()
@@ -371,8 +357,8 @@ def _raw(server: Server, *command: Any) -> Any:
         return client.execute_command(*command)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0, what: str = "this") -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this", *, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.02)
+        time.sleep(every)

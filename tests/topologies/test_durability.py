@@ -10,6 +10,7 @@ import pytest
 import servers
 from workshop import Crew
 
+from ports import HOST, free_ports
 from watchbill.client import Client
 from watchbill.errors import NotDurable, UserActionRequired
 from watchbill.store import durability as durable
@@ -71,12 +72,10 @@ async def test_without_a_replica_nobody_confirms_and_sending_again_is_safe(
         await crew.client.submit(crew.name, "x", durability=Durability.REPLICA)
     (run,) = of_run.value.ids  # which nobody gave
     assert set(await crew.client.unfinished(crew.name)) == {"t", run}
-    replica = servers.Server(
-        store.master.binary, store.master.folder / "replica", servers.free_ports(1)[0], servers.DATA
-    )
+    replica = servers.Server(store.master.binary, store.master.folder / "replica", free_ports(1)[0], servers.DATA)
     store.servers.append(replica)
     await asyncio.to_thread(replica.start)
-    await asyncio.to_thread(replica.ask, "REPLICAOF", servers.HOST, store.servers[0].port)
+    await asyncio.to_thread(replica.ask, "REPLICAOF", HOST, store.servers[0].port)
     monkeypatch.setattr(durable, "CONFIRM_SECONDS", 10)
     assert await crew.submit("t", "a", durability=Durability.REPLICA) == "t"
     assert await crew.submit(run, None, "x", durability=Durability.REPLICA) == run

@@ -16,6 +16,7 @@ import redis
 import servers
 from workshop import Crew
 
+from ports import HOST
 from waiting import until
 from watchbill import connection
 from watchbill.client import Client
@@ -207,7 +208,7 @@ async def test_a_user_of_one_crew_works_for_it_and_reaches_no_other(
             with pytest.raises((UserActionRequired, redis.exceptions.NoPermissionError)):
                 await attempt()
         home = store.home(crew.keys.meta)
-        with redis.Redis(host=servers.HOST, port=home.port, username="blog-team", password="hunter2") as server:
+        with redis.Redis(host=HOST, port=home.port, username="blog-team", password="hunter2") as server:
             for command in (
                 ("PUBLISH", theirs.keys.control, "x"),
                 ("PUBLISH", theirs.keys.reply("c"), "x"),

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-import yaml
-
 from watchbill import crd, names
 from watchbill.doctor import rights
 from watchbill.doctor.findings import (
@@ -88,7 +86,7 @@ async def _crds(api: KubernetesApi, found: Cluster, lacking: Severity) -> bool:
     except NotFound:
         schemas = {}
     by_kind = {kind: schema for schema in schemas.values() if (kind := _kind(schema))}
-    known = {d["spec"]["names"]["kind"]: d["spec"] for d in map(yaml.safe_load, crd.render().values())}
+    known = {d["spec"]["names"]["kind"]: d["spec"] for d in crd.definitions()}
     if missing := [kind for kind in known if kind not in by_kind]:
         install = "helm install watchbill charts/watchbill --namespace watchbill --create-namespace"
         if len(missing) < len(known):
