@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_every_state_has_a_status(state: TaskState) -> None:
 class Odd:
     """Notes how it is asked."""
 
-    task_methods = ("listed", "blocking")
+    task_methods = ("listed", "blocking", "wrapped")
     name = "Odd"
 
     async def ask(self, question: str, user_id: str = "nobody", **more: Any) -> Any:
@@ -113,6 +114,9 @@ class Odd:
     async def listed(self, question: str, *, context: Context) -> Any:
         await context.emit("half way")
         return [question, context.task.metadata, context.attempt]
+
+    async def wrapped(self, question: str) -> Any:
+        return SimpleNamespace(output=question, client=object())
 
     def blocking(self, question: str, session_id: str = "none") -> Any:
         return [question, session_id, threading.current_thread() is threading.main_thread()]
@@ -131,6 +135,7 @@ class OddManager:
         ({}, ["x", "nobody", {}]),
         ({"user_id": "u", "session_id": "s"}, ["x", "u", {"session_id": "s"}]),
         ({"method_name": "listed", "metadata": {"k": 1}}, ["x", {"k": 1}, 1]),
+        ({"method_name": "wrapped"}, "x"),
         ({"method_name": "blocking", "user_id": "u", "session_id": "s"}, ["x", "s", False]),
     ],
 )

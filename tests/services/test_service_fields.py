@@ -1,13 +1,15 @@
-"""Fields that no model of a service has are refused by name, and the one that was meant is named."""
+"""What comes into a service and out of a bot: fields that no model has are refused, answers are kept."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from watchbill.services import AgentServiceConfig, AgentTask, DeliveryConfig, HeartbeatConfig
+from watchbill.services.bots import answer_of
 
 pytestmark = pytest.mark.pure
 
@@ -34,3 +36,29 @@ def test_an_unknown_field_is_refused(model: type[BaseModel], given: dict[str, An
     assert f"has no field {wrong!r}" in details[wrong]["msg"]
     assert (f"Write {meant!r}" if meant else "Use one of: ") in details[wrong]["msg"]
     assert "SECRET" not in f"{caught.value} {caught.value.errors()}"
+
+
+@pytest.mark.parametrize("answer", ["text", {"output": 1}, [1], None, 5])
+def test_a_plain_answer_is_kept_as_it_is(answer: object) -> None:
+    assert answer_of(answer) == answer
+
+
+def test_of_a_response_object_its_text_is_kept_and_a_model_is_kept_whole() -> None:
+    class Report(BaseModel):
+        output: str = "o"
+        score: int = 1
+
+    class Message(Report):
+        @property
+        def to_text(self) -> str:
+            return "said"
+
+    assert answer_of(Report()) == Report()
+    assert answer_of(Message()) == "said"
+    assert answer_of(SimpleNamespace(to_text=lambda: "t", output="o")) == "t"
+    assert answer_of(SimpleNamespace(output=None, response={"a": 1})) == {"a": 1}
+
+
+def test_a_delivery_without_recipients_or_subject_may_say_null() -> None:
+    given = DeliveryConfig.model_validate({"channel": "log", "email_recipients": None, "email_subject": None})
+    assert given == DeliveryConfig()

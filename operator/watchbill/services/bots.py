@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel
 
 from watchbill.errors import UserActionRequired
 
@@ -89,6 +92,21 @@ def method_of(bot: Any, name: str, method: str | None) -> Callable[..., Any]:
     if not callable(found):
         raise UserActionRequired(f"Agent {name!r} has no method {method or 'ask'!r}")
     return found  # type: ignore[no-any-return]
+
+
+def answer_of(answer: Any) -> Any:
+    """Returns the part of a bot's answer that is stored: of a response object its `to_text`, or its `output` or
+    `response`; anything else as it is.
+
+    A model of pydantic that has no `to_text` is stored whole, and so is a dataclass.
+    """
+    names = ("to_text",) if isinstance(answer, BaseModel) or is_dataclass(answer) else ("to_text", "output", "response")
+    for name in names:
+        found = getattr(answer, name, None)
+        found = found() if callable(found) else found
+        if found is not None:
+            return found
+    return answer
 
 
 def options(method: Callable[..., Any], given: Mapping[str, Any], on_request: Mapping[str, Any]) -> dict[str, Any]:

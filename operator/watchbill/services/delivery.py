@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any, Final
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from watchbill.api.delivery import ENV_REFERENCE, Destination
 from watchbill.errors import InvalidInput, Problem
@@ -52,7 +52,14 @@ class DeliveryConfig(Known):
     )
     email_recipients: list[str] = Field(default_factory=list)
     email_subject: str = Field(default="", description="Default: the agent's name and how its task ended.")
-    redis_stream: str | None = Field(default=None, description="Default: the service's stream of results.")
+    redis_stream: str | None = Field(
+        default=None, description="Default: the service's stream of results, which needs no name."
+    )
+
+    @field_validator("email_recipients", "email_subject", mode="before")
+    @classmethod
+    def _absent(cls, given: Any, info: ValidationInfo) -> Any:
+        return given if given is not None else [] if info.field_name == "email_recipients" else ""
 
     @model_validator(mode="after")
     def _complete(self) -> DeliveryConfig:

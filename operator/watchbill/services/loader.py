@@ -46,6 +46,6 @@ class BotLoader(AgentLoader):
         given = {label: value for label, value in labels.items() if value is not None}
         options = bots.options(method, given, {"context": context})
         if inspect.iscoroutinefunction(method):
-            return await method(context.prompt, **options)
+            return bots.answer_of(await method(context.prompt, **options))
         answer = await run_in_thread(lambda: method(context.prompt, **options))
-        return await answer if inspect.isawaitable(answer) else answer
+        return bots.answer_of(await answer if inspect.isawaitable(answer) else answer)
