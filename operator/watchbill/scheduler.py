@@ -41,7 +41,7 @@ CHECK_CLOCK: Final = timedelta(seconds=30)
 FULL_AGAIN_SECONDS: Final = 0.5
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
 
-_NOBODY: Final = "no scheduler was running"
+_NOBODY: Final = "no scheduler fired in time"
 _AWAY: Final = "the store was away"
 _FULL: Final = "the crew's queue was full"
 

@@ -65,7 +65,7 @@ async def test_of_more_than_a_hundred_the_newest_are_made_up_for_and_the_others_
         await crew.settled()
     assert fired == [label(minute) for minute in range(51, 151)]
     assert await crew.told() == [
-        "heartbeat 'hb' missed 50 slots, 2026-11-21T12:01:00Z to 2026-11-21T12:50:00Z: no scheduler was running"
+        "heartbeat 'hb' missed 50 slots, 2026-11-21T12:01:00Z to 2026-11-21T12:50:00Z: no scheduler fired in time"
     ]
 
 

@@ -50,7 +50,7 @@ async def test_slots_that_passed_while_nobody_was_there_are_told_and_not_fired(
     async with crew.scheduled(beat(schedule="*/10 * * * *"), clock=clock):
         told = await until(crew.told)
         await crew.settled()
-    message = "heartbeat 'hb' missed 6 slots, 2026-11-21T12:10:00Z to 2026-11-21T13:00:00Z: no scheduler was running"
+    message = "heartbeat 'hb' missed 6 slots, 2026-11-21T12:10:00Z to 2026-11-21T13:00:00Z: no scheduler fired in time"
     assert told == [message]
     assert message in caplog.text
     assert await crew.fired() == []
@@ -66,7 +66,7 @@ async def test_a_long_absence_is_told_in_one_event(crew: Crew, clock: FakeClock)
         await until(crew.fired)
         await crew.settled()
     assert await crew.told() == [
-        "heartbeat 'hb' missed more than 100 slots, from 2026-11-21T12:00:01Z on: no scheduler was running"
+        "heartbeat 'hb' missed more than 100 slots, from 2026-11-21T12:00:01Z on: no scheduler fired in time"
     ]
     assert await crew.fired() == [str(int(clock.now().timestamp()))], "the newest slot is not too late"
 
@@ -193,7 +193,7 @@ async def test_a_slot_is_fired_late_when_the_store_returns_before_the_next_one(
             await server.kill()
             clock.advance(3600)
             [timed] = running._timed.values()
-            await until(lambda: as_awaitable(timed.reason != "no scheduler was running"))  # it has been tried
+            await until(lambda: as_awaitable(timed.reason != "no scheduler fired in time"))  # it has been tried
             clock.advance(1800)  # far beyond the grace
             await server.restart()
             assert await until(crew.fired) == ["1795266000"]
