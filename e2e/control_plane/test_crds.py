@@ -243,7 +243,7 @@ def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None) -> None:
     for name in NAMES:
         schema = kubectl.json("get", "crd", name)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for path, fields in objects(schema["properties"]["spec"], "spec"):
-            numbered = re.sub(r"^spec\.(agents|delivery)", r"spec.\1[0]", path)
+            numbered = re.sub(r"^(spec\.agents|spec\.delivery|.*\.policies)", r"\1[0]", path)
             found |= {f"{numbered}.{field}" for field, child in fields.items() if child["type"] == "integer"}
     assert found == set(numbers.FIELDS)
 

@@ -52,6 +52,12 @@ def test_a_wrong_value_is_told_with_what_is_expected(field: str, value: str, rea
     assert problem.fix == fix
 
 
+def test_a_required_field_with_a_wrong_value_is_not_told_to_be_missing_as_well() -> None:
+    policies = "[{type: Pods, value: 0, periodSeconds: 60}]"
+    problem = wrong("workers", f"{{scaling: {{up: {{policies: {policies}}}}}}}")
+    assert (problem.path, problem.fix) == ("spec.workers.scaling.up.policies[0].value", "Use 1 or more.")
+
+
 def test_a_missing_field_is_told_with_what_it_is_for() -> None:
     problem = only(CREW.replace("    - name: writer\n", "    - class: EchoAgent\n"))
     assert (problem.source, problem.path) == ("crew.yaml:9", "spec.agents[1].name")

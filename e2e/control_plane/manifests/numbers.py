@@ -21,6 +21,13 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.workers.concurrency": (1, 1000),
     "spec.workers.idleSeconds": (1, 86_400),
     "spec.workers.replicas": (0, 1000),
+    "spec.workers.scaling.up.stabilizationWindowSeconds": (0, 3600),
+    "spec.workers.scaling.up.waitSeconds": (1, 86_400),
+    "spec.workers.scaling.up.policies[0].value": (1, 1000),
+    "spec.workers.scaling.up.policies[0].periodSeconds": (1, 1800),
+    "spec.workers.scaling.down.stabilizationWindowSeconds": (0, 3600),
+    "spec.workers.scaling.down.policies[0].value": (1, 1000),
+    "spec.workers.scaling.down.policies[0].periodSeconds": (1, 1800),
     "spec.delivery[0].redisStream.maxLength": (1, 10_000_000),
 }
 _HEARTBEAT: Final = {
@@ -40,6 +47,9 @@ def _with(field: str, value: Any) -> dict[str, Any]:
     room: dict[str, Any] = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
     if "redisStream" in field:
         room = {"spec.delivery": [{"name": "d", "redisStream": {"stream": "s"}}]}
+    if "policies" in field:
+        policies = field.partition("[")[0]
+        room = {policies: [{"type": "Pods", "value": 1, "periodSeconds": 1}]}
     return crew({**room, field: value})
 
 

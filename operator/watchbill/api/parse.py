@@ -155,7 +155,8 @@ def _validate(
     try:
         return model.model_validate(rest), found
     except ValidationError as error:
-        return None, found + explain(model, error)
+        told = {finding.loc for finding in found}  # a field that must be there is missing once it is left out
+        return None, found + [finding for finding in explain(model, error) if finding.loc not in told]
 
 
 def _leave_out(model: type[Crew] | type[Heartbeat], content: Any, loc: Loc) -> bool:
