@@ -6,11 +6,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
-from scheduled import NOON, Crew, as_awaitable, at_least, beat, make_crew
+from scheduled import Crew, as_awaitable, at_least, beat, make_crew
 
 from waiting import until
 from watchbill import connection, metrics, scheduler
@@ -18,24 +16,6 @@ from watchbill.errors import CrewGone, InvalidInput, NewerRecord
 from watchbill.scheduler import Scheduler
 from watchbill.store import definitions, heartbeats
 from watchbill.testing import FakeClock
-
-
-@pytest.fixture
-async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
-    async with connection.connected(redis_url) as client:
-        yield await make_crew(client, crew_name)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(NOON)
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads the clock all the time, so that a fake one can be moved."""
-    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
-
 
 # ------------------------------------------------------------------ firing
 

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition, make_crew
+from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition
 
 from waiting import until
-from watchbill import connection, metrics, scheduler
+from watchbill import metrics, scheduler
 from watchbill.plan import schedule
 from watchbill.store import definitions, submissions
 from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
-
-
-@pytest.fixture
-async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
-    async with connection.connected(redis_url) as client:
-        yield await make_crew(client, crew_name)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(NOON)
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads the clock all the time, so that a fake one can be moved."""
-    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
 
 
 def label(minutes: int) -> str:

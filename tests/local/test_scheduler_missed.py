@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,24 +18,6 @@ from watchbill.scheduler import Scheduler
 from watchbill.store import definitions, heartbeats, submissions
 from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
-
-
-@pytest.fixture
-async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
-    async with connection.connected(redis_url) as client:
-        yield await make_crew(client, crew_name)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(NOON)
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads the clock all the time, so that a fake one can be moved."""
-    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
-
 
 # ------------------------------------------------------------------ what is missed
 

@@ -1,0 +1,29 @@
+"""The fixtures of the scheduler's tests: a crew in the session's store, and a clock that a test turns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from scheduled import NOON, Crew, make_crew
+
+from watchbill import connection, scheduler
+from watchbill.testing import FakeClock
+
+
+@pytest.fixture
+async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
+    async with connection.connected(redis_url) as client:
+        yield await make_crew(client, crew_name)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOON)
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads the clock all the time, so that a fake one can be moved."""
+    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
