@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -51,9 +51,15 @@ class ScalingPolicy(Strict):
     period_seconds: int = Field(ge=1, le=1800, description="Seconds of one period.")
 
 
-_POLICIES: Final = (
-    "Bounds of the change. Of several the one counts that allows the most; without any there is no bound."
-)
+_Policies = Annotated[
+    list[ScalingPolicy],
+    Field(
+        max_length=8,
+        description="Bounds of the change. Of several the one counts that allows the most; without any there is no "
+        "bound.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    ),
+]
 
 
 class ScaleUp(Strict):
@@ -65,12 +71,7 @@ class ScaleUp(Strict):
         le=3600,
         description="Seconds for which more workers must have been wanted before they are added.",
     )
-    policies: list[ScalingPolicy] = Field(
-        default_factory=list,
-        max_length=8,
-        description=_POLICIES,
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
-    )
+    policies: _Policies = Field(default_factory=list)
     wait_seconds: int = Field(
         default=60,
         ge=1,
@@ -91,12 +92,7 @@ class ScaleDown(Strict):
         description="Seconds for which fewer workers must have been wanted before some leave. A crew without any task "
         "is scaled to minReplicas after idleSeconds.",
     )
-    policies: list[ScalingPolicy] = Field(
-        default_factory=list,
-        max_length=8,
-        description=_POLICIES,
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
-    )
+    policies: _Policies = Field(default_factory=list)
 
 
 class Scaling(Strict):

@@ -335,8 +335,7 @@ class Stored:
         self, keys: names.CrewKeys, uid: str, definition: CrewDefinition | None, seen: Mapping[str, Any]
     ) -> beat.Verdict:
         try:
-            # Fields that a later version added are ignored, so that one can go back to this one.
-            heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
+            heartbeat = _heartbeat(seen)
             if problems := api.check(heartbeat):
                 raise InvalidInput(problems)
             if problems := beat.lacks(heartbeat, definition):
@@ -379,10 +378,15 @@ def load_of(now: Figures) -> replicas.Load:
 def _generation(seen: Mapping[str, Any]) -> str:
     """The generation under which the store keeps this Heartbeat; empty for one that can't be stored."""
     try:
-        heartbeat = Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
+        return heartbeats.generation(_heartbeat(seen).spec)
     except ValidationError:
         return ""
-    return heartbeats.generation(heartbeat.spec)
+
+
+def _heartbeat(seen: Mapping[str, Any]) -> Heartbeat:
+    """Reads a resource without the fields that a later version added, so that one can go back to this one. Raises
+    ValidationError."""
+    return Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
 
 
 def _key(keys: names.CrewKeys) -> Key:
