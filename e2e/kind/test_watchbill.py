@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -153,7 +154,10 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) 
 def test_the_doctor_finds_nothing_wrong_as_helm_test_runs_it(team: Team) -> None:
     said = install.helm(team.cluster, "test", install.RELEASE, f"--namespace={NAMESPACE}", "--logs")
     assert "Succeeded" in said
-    assert "error" not in said.partition("POD LOGS")[2].lower(), said
+    _, log, found = said.partition("POD LOGS")
+    assert log, said
+    assert re.search(r"^ok +store ", found, re.MULTILINE), said
+    assert "error" not in found.lower(), said
 
 
 def test_a_crew_that_helm_installs_works_and_goes_with_its_release(team: Team, name: str) -> None:
