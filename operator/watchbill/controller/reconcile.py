@@ -1,8 +1,7 @@
-"""Reconciles one crew: observe, plan, act, report."""
+"""Reconciles one crew: observe, plan and act (acting.py), report."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
+from watchbill.controller.acting import Actor
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
@@ -24,29 +24,22 @@ from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
 from watchbill.errors import (
-    Conflict,
     InvalidInput,
-    KubernetesForbids,
-    KubernetesRefuses,
     KubernetesUnavailable,
     NameTaken,
     RetryLater,
     StaleObject,
     UserActionRequired,
 )
-from watchbill.kubernetes_api import Kind, KubernetesApi
+from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import manifests, paused, prompts, replicas
-from watchbill.plan.children import Child
 from watchbill.records import CrewDefinition, from_crew
 
 logger = logging.getLogger("watchbill.operator")
 
-DENIED_AGAIN_SECONDS: Final = 5.0
-"""The first pause before something that was forbidden is tried again; it doubles with each denial."""
-DENIED_MOST_SECONDS: Final = 60.0
 SECRET_SECONDS: Final = 60.0
 """Seconds for which a Secret that was there is believed to be there."""
 PAUSED_AGAIN_SECONDS: Final = 60.0
@@ -95,7 +88,7 @@ class Reconciler:
         self._eviction = eviction
         self._memory = memory
         self._events = events
-        self._workers = workers
+        self._actor = Actor(kubernetes, cache, stored, workers, clock)
         self._clock = clock
 
     async def reconcile(self, key: Key) -> float | None:
@@ -130,7 +123,7 @@ class Reconciler:
             pauses.append(await self._write_unreadable_status(key, seen, memory, synced.fault))
         else:
             observed = await self._observe(key, crew, seen, synced, memory)
-            planned = await self._act(key, observed, memory)
+            planned = await self._actor.act(key, observed, memory)
             told = tell.of_plan(observed, planned)
             if synced.state is not None:
                 told += tell.of_dead("/".join(key), memory.dead, synced.state.dead)
@@ -259,68 +252,6 @@ class Reconciler:
         memory.idle_since = now if memory.idle_since is None else memory.idle_since
         return now - memory.idle_since
 
-    # ------------------------------------------------------------ act
-
-    async def _act(self, key: Key, observed: plan.Observed, memory: CrewMemory) -> plan.Plan:
-        """Does what is planned. Returns the plan, made anew if the API server refused it."""
-        planned = self._plan(observed)
-        if planned.undrain:  # before their Deployment gets larger: it may not have to
-            await self._drain(key, observed.uid, planned.undrain, on=False)
-        was_denied, memory.denied = observed.denied is not None, observed.denied
-        try:
-            await self._apply(planned)
-        except KubernetesForbids as error:
-            memory.denials += 1
-            memory.denied = str(error)
-            pause = min(DENIED_AGAIN_SECONDS * 2 ** (memory.denials - 1), DENIED_MOST_SECONDS)
-            memory.denied_until = self._clock.monotonic() + pause
-            planned = self._plan(dataclasses.replace(observed, denied=memory.denied))
-        except KubernetesRefuses as error:
-            memory.refusal = (observed.generation, planned.revision, str(error))
-            planned = self._plan(dataclasses.replace(observed, refusal=memory.refusal[1:]))
-        else:
-            memory.denials = memory.denials if was_denied else 0
-            if planned.applies:  # the status that is written is that of what has just been made
-                made = dataclasses.replace(observed, children=self._cache.deployments.of(key), has_service_account=True)
-                planned = dataclasses.replace(planned, status=self._plan(made).status)
-        for child, size in planned.sizes:
-            await self._resize(key, child, size)
-        if planned.drain:
-            await self._drain(key, observed.uid, planned.drain, on=True)
-        memory.past = planned.past
-        for child in planned.deletes:
-            await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid)
-        if planned.scaled is not None:
-            metrics.SCALE_DECISIONS.labels(planned.scaled.why).inc()
-            logger.info("%s/%s: %d workers (%s)", *key, planned.scaled.replicas, planned.scaled.why)
-        return planned
-
-    async def _drain(self, key: Key, uid: str, workers: Sequence[str], *, on: bool) -> None:
-        logger.info("%s/%s: %s: %s", *key, "draining" if on else "no longer draining", ", ".join(workers))
-        await self._stored.drain(key, uid, workers, on=on)
-
-    async def _apply(self, planned: plan.Plan) -> None:
-        for kind, manifest in planned.applies:
-            try:
-                applied = await self._kubernetes.apply(_kind(kind), manifest)
-            except Conflict as error:
-                raise StaleObject(str(error)) from error
-            if kind == "deployments":
-                self._cache.take("deployments", "MODIFIED", applied)
-
-    async def _resize(self, key: Key, child: Child, size: int) -> None:
-        try:
-            scaled = await self._kubernetes.scale(key[0], child.name, size, resource_version=child.resource_version)
-        except Conflict as error:
-            raise StaleObject(str(error)) from error
-        except KubernetesRefuses as error:
-            logger.warning("%s/%s: can't be scaled: %s", *key, error)
-        else:
-            self._cache.take("deployments", "MODIFIED", scaled)
-
-    def _plan(self, observed: plan.Observed) -> plan.Plan:
-        return plan.plan(observed, now=self._clock.now(), defaults=self._workers)
-
     # ------------------------------------------------------------ report
 
     async def _write_heartbeat_statuses(
@@ -386,7 +317,3 @@ def _not_stored(key: Key, fault: plan.Fault) -> beat.Verdict:
 
 def _lines(problems: Sequence[object]) -> str:
     return "\n".join(map(str, problems))
-
-
-def _kind(kind: str) -> Kind:
-    return "deployments" if kind == "deployments" else "serviceaccounts"
