@@ -27,7 +27,7 @@ from e2e.cluster.machine import ClusterError
 from e2e.control_plane import operator_process
 from e2e.control_plane.operator_process import Process, Store
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.client import Client
 
 NAMESPACE = "bench"
@@ -112,7 +112,7 @@ async def _measure(
 ) -> None:
     await asyncio.sleep(2 * QUIET_SECONDS)
     found.memory_empty = _memory(operator)
-    crews_path = f"/apis/{names.API_GROUP}/{names.API_VERSION}/namespaces/{NAMESPACE}/crews"
+    crews_path = f"/apis/{cluster_names.API_GROUP}/{cluster_names.API_VERSION}/namespaces/{NAMESPACE}/crews"
     deployments_path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
     async with Watch(plane.kubectl, crews_path) as crews, Watch(plane.kubectl, deployments_path) as deployments:
         machine.say(f"creating {found.crews} crews")
@@ -235,14 +235,20 @@ def _prepared(plane: ControlPlane, store: Store) -> Path:
             "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}],
         },
     )
-    secret = ("create", "secret", "generic", names.REDIS_SECRET, f"--from-literal={names.REDIS_SECRET_KEY}={store.url}")
+    secret = (
+        "create",
+        "secret",
+        "generic",
+        cluster_names.REDIS_SECRET,
+        f"--from-literal={cluster_names.REDIS_SECRET_KEY}={store.url}",
+    )
     kubectl(*secret, f"--namespace={NAMESPACE}")
     return plane.service_account_kubeconfig(ACCOUNT_NAMESPACE, ACCOUNT)
 
 
 def _crew(name: str) -> dict[str, Any]:
     return {
-        "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+        "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
         "kind": "Crew",
         "metadata": {"name": name},
         "spec": {"agents": [{"name": "echo", "class": "EchoAgent"}]},
@@ -250,7 +256,7 @@ def _crew(name: str) -> dict[str, Any]:
 
 
 def _crew_of(deployment: dict[str, Any]) -> str:
-    return str(deployment["metadata"]["labels"][names.LABEL_CREW])
+    return str(deployment["metadata"]["labels"][cluster_names.LABEL_CREW])
 
 
 def _is_observed(deployment: dict[str, Any]) -> bool:

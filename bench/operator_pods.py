@@ -19,7 +19,7 @@ from e2e.cluster import machine
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
 
-from watchbill import connection, names
+from watchbill import cluster_names, connection
 from watchbill.client import Client
 from watchbill.errors import WatchbillError
 
@@ -66,7 +66,7 @@ async def measure_through(kubectl: Kubectl, namespace: str, url: str, samples: i
     found = Found()
     name = f"bench-{uuid.uuid4().hex[:8]}"
     where = f"--namespace={namespace}"
-    selector = f"{names.LABEL_CREW}={name}"
+    selector = f"{cluster_names.LABEL_CREW}={name}"
     async with (
         Client(url, namespace=namespace) as client,
         Watch(kubectl, f"/apis/apps/v1/namespaces/{namespace}/deployments", selector=selector) as deployments,
@@ -192,8 +192,8 @@ async def _environment(kubectl: Kubectl, url: str, namespace: str) -> dict[str, 
 
 def _url(kubectl: Kubectl, namespace: str, port: int) -> str:
     """Returns the URL at which this machine reaches the store that the Secret names."""
-    secret = kubectl.json("get", "secret", names.REDIS_SECRET, f"--namespace={namespace}")
-    url = urlsplit(base64.b64decode(secret["data"][names.REDIS_SECRET_KEY]).decode())
+    secret = kubectl.json("get", "secret", cluster_names.REDIS_SECRET, f"--namespace={namespace}")
+    url = urlsplit(base64.b64decode(secret["data"][cluster_names.REDIS_SECRET_KEY]).decode())
     credentials = f"{url.netloc.rpartition('@')[0]}@" if "@" in url.netloc else ""
     return url._replace(netloc=f"{credentials}127.0.0.1:{port}").geturl()
 
@@ -204,7 +204,7 @@ def _is_running(pod: Object) -> bool:
 
 def _crew(name: str) -> Object:
     return {
-        "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+        "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
         "kind": "Crew",
         "metadata": {"name": name},
         "spec": {

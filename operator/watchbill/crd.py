@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api.crew import Crew
 from watchbill.api.heartbeat import Heartbeat
 from watchbill.errors import MissingExtra, needed
@@ -64,7 +64,7 @@ _SCALE: Final = {
 
 def render() -> dict[str, str]:
     """File name → text of every CRD. The same at every call. Raises MissingExtra without PyYAML."""
-    return {f"{names.API_GROUP}_{d['spec']['names']['plural']}.yaml": _to_yaml(d) for d in definitions()}
+    return {f"{cluster_names.API_GROUP}_{d['spec']['names']['plural']}.yaml": _to_yaml(d) for d in definitions()}
 
 
 def definitions() -> tuple[dict[str, Any], ...]:
@@ -82,9 +82,9 @@ def _definition(
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{names.API_GROUP}"},
+        "metadata": {"name": f"{plural}.{cluster_names.API_GROUP}"},
         "spec": {
-            "group": names.API_GROUP,
+            "group": cluster_names.API_GROUP,
             "scope": "Namespaced",
             "names": {
                 "kind": kind,
@@ -97,7 +97,7 @@ def _definition(
             "conversion": {"strategy": "None"},
             "versions": [
                 {
-                    "name": names.API_VERSION,
+                    "name": cluster_names.API_VERSION,
                     "served": True,
                     "storage": True,
                     "additionalPrinterColumns": [{"name": n, "type": t, "jsonPath": path} for n, t, path in columns],

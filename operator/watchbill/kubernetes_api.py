@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 
-from watchbill import metrics, names
+from watchbill import cluster_names, metrics
 from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import (
     Conflict,
@@ -54,8 +54,8 @@ Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "pods"]
 _EVENTS: Final = "/apis/events.k8s.io/v1/namespaces/{}/events"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 _BASE: Final[dict[Kind, str]] = {
-    "crews": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
-    "heartbeats": f"/apis/{names.API_GROUP}/{names.API_VERSION}",
+    "crews": f"/apis/{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
+    "heartbeats": f"/apis/{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
     "deployments": "/apis/apps/v1",
     "serviceaccounts": "/api/v1",
     "pods": "/api/v1",
@@ -179,14 +179,14 @@ class KubernetesApi:
     async def apply(self, kind: Kind, manifest: Object) -> Object:
         """Applies the manifest on the server. Raises KubernetesRefuses; Conflict when its resourceVersion is old."""
         metadata = manifest["metadata"]
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+        query = {"fieldManager": cluster_names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         path = self._path(kind, metadata["namespace"], metadata["name"])
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
     async def apply_status(self, kind: Kind, manifest: Object) -> Object:
         """Applies the full status of a Crew or Heartbeat. Raises KubernetesRefuses, NotFound."""
         metadata = manifest["metadata"]
-        query = {"fieldManager": f"{names.FIELD_MANAGER}-status", "force": "true"}
+        query = {"fieldManager": f"{cluster_names.FIELD_MANAGER}-status", "force": "true"}
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
@@ -194,7 +194,7 @@ class KubernetesApi:
         """Sets only the size of a Deployment whose manifest is no longer known. Raises KubernetesRefuses; Conflict when
         the version is old."""
         body = {"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}}
-        query = {"fieldManager": f"{names.FIELD_MANAGER}-scale"}
+        query = {"fieldManager": f"{cluster_names.FIELD_MANAGER}-scale"}
         path = self._path("deployments", namespace, name)
         return await self._request("PATCH", path, query, body=body, content_type="application/merge-patch+json")
 

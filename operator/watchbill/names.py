@@ -1,16 +1,13 @@
-"""Every name that more than one place must agree on: Redis keys, channels, bounds of identifiers.
+"""The names of crews, tasks and their keys in the store, and the bounds of identifiers.
 
-One function or attribute per name, so that no key is ever spelled twice. Pure: no I/O.
-The key table is explained in docs/design/queue.md.
+One function or attribute per name, so that no key is ever spelled twice. Pure: no I/O. The key table is explained in
+docs/design/queue.md. Names of messages are in message_names, those in Kubernetes in cluster_names.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Final
-
-API_GROUP: Final = "watchbill.dev"
-API_VERSION: Final = "v1alpha1"
 
 WORKERS_GROUP: Final = "workers"
 """The consumer group of the task streams."""
@@ -285,116 +282,10 @@ def _records(tenant: str, prefix: str) -> str:
     return prefix if tenant == GLOBAL_TENANT else f"{prefix}:{{{tenant}}}"
 
 
-# ---------------------------------------------------------------- messaging
-
-KEY_PREFIX: Final = "wb:"
-"""Before the keys of locks and limits that belong to no crew. A crew's have `CrewKeys.prefix` instead."""
-
-
-def lock(name: str, prefix: str = KEY_PREFIX) -> str:
-    return f"{prefix}lock:{name}"
-
-
-def rate_log(limiter: str, key: str, prefix: str = KEY_PREFIX) -> str:
-    """Returns the key of a limiter's log of calls under `key`. The limiter's name is escaped, so that no two share a
-    log."""
-    return f"{prefix}rate:{limiter.replace('%', '%25').replace(':', '%3A')}:{key}"
-
-
-def channel(name: str, prefix: str = "") -> str:
-    """Pub/sub channel; without a prefix it is the name itself, which other programs know, too."""
-    return f"{prefix}channel:{name}" if prefix else name
-
-
-FIELDS_OF_ENTRY: Final = "wb:"
-"""The prefix of fields that describe a stream's entry itself; no field of a user has it."""
-JSON_FIELDS: Final = "wb:json"
-"""The field of an entry that lists those of its fields which are JSON. All others are text."""
-LETTER_ID: Final = "wb:id"
-LETTER_GROUP: Final = "wb:group"
-LETTER_DELIVERIES: Final = "wb:deliveries"
-LETTER_ERROR: Final = "wb:error"
-
-
-def stream(name: str, prefix: str = "") -> str:
-    """A stream of messages; without a prefix it is the name itself, which other programs know, too."""
-    return f"{prefix}stream:{name}" if prefix else name
-
-
-def beside(key: str, what: str) -> str:
-    """A key in the hash slot of another.
-
-    >>> beside("tasks", "dead"), beside("wb:{team/blog}:stream:news", "dead")
-    ('{tasks}:dead', 'wb:{team/blog}:stream:news:dead')
-    """
-    return f"{key}:{what}" if _TAG.search(key) else f"{{{key}}}:{what}"
-
-
-def shares_slot(key: str) -> bool:
-    """Returns whether `beside` finds a key in this key's slot: not if the key has a brace that closes no hash tag."""
-    return "}" not in key or bool(_TAG.search(key))
-
-
 def crew_of_prefix(prefix: str) -> CrewKeys | None:
     """The crew whose keys begin with this prefix; None if it is no crew's."""
     found = _CREW_PREFIX.fullmatch(prefix)
     return CrewKeys(*found.groups()) if found else None
 
 
-def stream_dead(stream: str) -> str:
-    """The stream of the messages of a stream that were given too often."""
-    return beside(stream, "dead")
-
-
-def stream_answer(stream: str, call: str) -> str:
-    """Returns the key under which a script keeps its answer to a call, for when the call is sent again."""
-    return beside(stream, f"answer:{call}")
-
-
-def cache_recent(prefix: str) -> str:
-    """The recent view of a cache: a sorted set by time."""
-    return f"{prefix}timestamps"
-
-
-def cache_agents(prefix: str) -> str:
-    """The agents that have a history in a cache, by the time at which it expires."""
-    return f"{prefix}agents"
-
-
-def cache_history(prefix: str, agent: str) -> str:
-    """The list of an agent's responses. The name of a key beside the lists, with any number of colons, gets one more,
-    so that no two agents and no agent and index share a key."""
-    return f"{prefix}{agent}:" if agent.rstrip(":") in ("timestamps", "agents") else f"{prefix}{agent}"
-
-
 _CREW_PREFIX: Final = re.compile(r"wb:\{([^{}/]+)/([^{}/]+)\}:")
-# A hash tag, as Redis Cluster finds it: from the first brace to the first that closes it, if something is between.
-_TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
-
-
-# ---------------------------------------------------------------- Kubernetes
-
-FIELD_MANAGER: Final = "watchbill"
-LABEL_NAME: Final = "app.kubernetes.io/name"
-LABEL_COMPONENT: Final = "app.kubernetes.io/component"
-LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-LABEL_CREW: Final = f"{API_GROUP}/crew"
-LABEL_REVISION: Final = f"{API_GROUP}/revision"
-ANNOTATION_OWNER: Final = f"{API_GROUP}/owner"
-"""Annotation of a crew's record in the store: the operator that wrote it."""
-WORKER_CONTAINER: Final = "worker"
-WORKER_HEALTH_PORT: Final = 8080
-REDIS_SECRET: Final = "watchbill-redis"  # noqa: S105 - the name of a Secret
-REDIS_SECRET_KEY: Final = "url"  # noqa: S105
-DELIVERY_SECRETS: Final = "/etc/watchbill/delivery"
-"""The folder in a worker's pod where the Secrets of destinations are mounted: `<secret>/<key>`."""
-WORKER_SELECTOR: Final = f"{LABEL_MANAGED_BY}=watchbill,{LABEL_COMPONENT}=worker"
-
-
-def worker_deployment(crew: str, revision: str) -> str:
-    """One Deployment per template revision."""
-    return f"{crew}-{revision}"
-
-
-def worker_service_account(crew: str) -> str:
-    return f"{crew}-worker"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from watchbill import crd, names, tasks
+from watchbill import cluster_names, crd, tasks
 from watchbill.api import heartbeat, meta
 
 pytestmark = pytest.mark.pure
@@ -228,5 +228,5 @@ def test_every_path_that_a_column_or_subresource_shows_is_in_the_schema(file: st
 def test_what_layers_can_not_share_is_equal() -> None:
     assert meta.PROMPT_MAX_BYTES == tasks.PROMPT_MAX_BYTES
     assert heartbeat.METADATA_MAX_ENTRIES + len(("heartbeat", "slot")) == tasks.METADATA_MAX_ENTRIES
-    assert f"{names.API_GROUP}/{names.API_VERSION}" == meta.API_VERSION
+    assert f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}" == meta.API_VERSION
     assert set(schema("heartbeats", "spec", "priority")["enum"]) == set(tasks.Priority.__members__)

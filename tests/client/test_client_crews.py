@@ -14,8 +14,9 @@ from support import Crew
 from watchbill.api import Crew as Manifest
 from watchbill.api import Heartbeat
 from watchbill.client import Applied, Client, SyncClient
+from watchbill.cluster_names import ANNOTATION_OWNER
 from watchbill.errors import Conflict, InvalidInput, NotFound
-from watchbill.names import ANNOTATION_OWNER, CrewKeys
+from watchbill.names import CrewKeys
 from watchbill.records import from_crew
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis

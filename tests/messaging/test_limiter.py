@@ -12,7 +12,7 @@ import pytest
 from twins import Twin, ask
 
 from waiting import until
-from watchbill import names
+from watchbill import message_names, names
 from watchbill.errors import InvalidInput, StoreUnavailable
 from watchbill.messaging import RateDecision, RedisRateLimiter
 
@@ -91,7 +91,7 @@ async def test_denied_calls_cost_nothing(make: Callable[..., Any], redis_client:
     limiter = make(rate=2, period=MINUTE)
     await ask(limiter.is_allowed, "k")
     await ask(limiter.is_allowed, "k")
-    log = names.rate_log(prefix, "k")
+    log = message_names.rate_log(prefix, "k")
     before = await redis_client.zrange(log, 0, -1, withscores=True)
 
     for _ in range(20):
@@ -105,7 +105,7 @@ async def test_a_call_is_allowed_when_retry_after_says_so(
     make: Callable[..., Any], redis_client: Any, prefix: str
 ) -> None:
     limiter = make(rate=2, period=MINUTE)
-    now, log = await us(redis_client), names.rate_log(prefix, "k")
+    now, log = await us(redis_client), message_names.rate_log(prefix, "k")
     await redis_client.zadd(log, {"old": now - 50_000_000, "new": now - 1_000_000})
 
     denied = await ask(limiter.decide, "k")
@@ -121,7 +121,7 @@ async def test_where_others_allowed_more_it_waits_for_enough_to_leave(
     make: Callable[..., Any], redis_client: Any, prefix: str
 ) -> None:
     now = await us(redis_client)
-    await redis_client.zadd(names.rate_log(prefix, "k"), {f"{n}": now - n * 10_000_000 for n in range(5)})
+    await redis_client.zadd(message_names.rate_log(prefix, "k"), {f"{n}": now - n * 10_000_000 for n in range(5)})
 
     said = await ask(make(rate=2, period=MINUTE).decide, "k")  # 40, 30, 20 and 10 s ago must leave
     assert (said.allowed, said.remaining) == (False, 0)
@@ -133,7 +133,7 @@ async def test_a_clock_that_is_set_back_stops_nobody_for_longer_than_a_period(
 ) -> None:
     limiter = make(rate=2, period=MINUTE)
     future = await us(redis_client) + 3_600_000_000
-    await redis_client.zadd(names.rate_log(prefix, "k"), {"a": future, "b": future + 5})
+    await redis_client.zadd(message_names.rate_log(prefix, "k"), {"a": future, "b": future + 5})
 
     said = await ask(limiter.decide, "k")
     assert not said.allowed, "they were allowed, and it may have been just now"
@@ -149,7 +149,7 @@ async def test_a_lost_reply_costs_one_call_and_not_two(
 
     assert [await ask(limiter.is_allowed, "k") for _ in range(4)] == [True, True, True, False]
     assert way.dropped == 4
-    assert await redis_client.zcard(names.rate_log(prefix, "k")) == 3
+    assert await redis_client.zcard(message_names.rate_log(prefix, "k")) == 3
 
 
 async def test_a_log_is_gone_once_nothing_in_it_counts(
@@ -158,8 +158,8 @@ async def test_a_log_is_gone_once_nothing_in_it_counts(
     await ask(make(rate=2, period=0.05).is_allowed, "k")
     await ask(make(rate=2, period=MINUTE).is_allowed, "long")
 
-    assert 0 < await redis_client.pttl(names.rate_log(prefix, "long")) <= 60_001
-    await until(lambda: _is_gone(redis_client, names.rate_log(prefix, "k")))
+    assert 0 < await redis_client.pttl(message_names.rate_log(prefix, "long")) <= 60_001
+    await until(lambda: _is_gone(redis_client, message_names.rate_log(prefix, "k")))
 
 
 async def _is_gone(client: Any, key: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from twins import Twin, ask, entered
 
 from waiting import until
-from watchbill import names
+from watchbill import message_names, names
 from watchbill.errors import InvalidInput, LockLost, StoreUnavailable
 from watchbill.messaging import RedisLock
 from watchbill.messaging.lock import LockCore
@@ -89,9 +89,9 @@ async def test_each_acquisition_has_a_greater_fence(make: Callable[..., Any], re
 
     for _ in range(3):
         await take()
-    await redis_client.delete(names.lock(name))  # the server has lost its data
+    await redis_client.delete(message_names.lock(name))  # the server has lost its data
     await take()
-    await redis_client.hset(names.lock(name), "fence", 9 * 10**15)  # the server's clock was an hour or so ahead
+    await redis_client.hset(message_names.lock(name), "fence", 9 * 10**15)  # the server's clock was an hour or so ahead
     await take()
 
     assert all(isinstance(fence, int) for fence in fences)
@@ -115,7 +115,7 @@ async def test_nobody_else_needs_to_come_for_it_to_be_over(
 ) -> None:
     async def is_over() -> bool:
         seconds, micros = await redis_client.time()
-        return int(await redis_client.hget(names.lock(name), "until")) <= int(seconds) * 1_000_000 + int(micros)
+        return int(await redis_client.hget(message_names.lock(name), "until")) <= int(seconds) * 1_000_000 + int(micros)
 
     lock = make(0.02)
     await ask(lock.acquire)
@@ -128,7 +128,7 @@ async def test_nobody_else_needs_to_come_for_it_to_be_over(
 
 async def test_renewing_makes_it_end_later(make: Callable[..., Any], redis_client: Any, name: str) -> None:
     async def ends() -> int:
-        return int(await redis_client.hget(names.lock(name), "until"))
+        return int(await redis_client.hget(message_names.lock(name), "until"))
 
     lock = make()
     await ask(lock.acquire)
@@ -158,7 +158,7 @@ async def test_a_lost_reply_changes_nothing(
     way.drop_every_reply_once = True
 
     assert await ask(lock.acquire, retry=0) is True
-    assert str(lock.fence) == await redis_client.hget(names.lock(name), "fence")
+    assert str(lock.fence) == await redis_client.hget(message_names.lock(name), "fence")
     assert await ask(lock.renew) is True
     assert await ask(lock.release) is True
     assert way.dropped == 3
@@ -197,7 +197,7 @@ async def test_the_context_renews_it(make: Callable[..., Any], redis_client: Any
         seen: set[str] = set()
 
         async def moved() -> bool:
-            seen.add(await redis_client.hget(names.lock(name), "until"))
+            seen.add(await redis_client.hget(message_names.lock(name), "until"))
             return len(seen) > 3
 
         await until(moved)
@@ -212,7 +212,7 @@ async def test_a_lock_that_is_lost_is_told_of(
     ended = asyncio.Event()
 
     async def lose() -> None:
-        key = names.lock(name)
+        key = message_names.lock(name)
         await (redis_client.hset(key, mapping=lost) if lost else redis_client.delete(key))
 
     async def work() -> None:

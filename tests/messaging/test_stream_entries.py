@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.errors import InvalidInput
 from watchbill.messaging import entries
 
@@ -89,7 +89,9 @@ def test_what_would_not_come_back_is_refused(data: Any, path: str, reason: str) 
     "key", ["tasks", "wb:{team/blog}:stream:news", "a{b", "{a}{b}", "a{}b", "{}", "a}b", "a}{b}", "}{", "{a"]
 )
 def test_a_key_beside_a_stream_is_in_its_slot_or_the_stream_is_refused(key: str) -> None:
-    slots = {key_slot(name.encode()) for name in (key, names.stream_dead(key), names.stream_answer(key, "x"))}
+    slots = {
+        key_slot(name.encode()) for name in (key, message_names.stream_dead(key), message_names.stream_answer(key, "x"))
+    }
 
-    assert names.shares_slot(key) == (len(slots) == 1)
-    assert names.stream_dead(key) != names.stream_answer(key, "dead")
+    assert message_names.shares_slot(key) == (len(slots) == 1)
+    assert message_names.stream_dead(key) != message_names.stream_answer(key, "dead")

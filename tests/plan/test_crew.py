@@ -23,7 +23,7 @@ from crew_plans import (
     stored,
 )
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api.conditions import Reason
 from watchbill.plan import children, manifests
 from watchbill.plan import crew as plan
@@ -131,7 +131,7 @@ def test_foreign_labels_and_annotations_are_no_reason_to_write() -> None:
 def test_a_label_and_an_owner_that_were_edited_are_put_right() -> None:
     manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
     changes: tuple[dict[str, Any], ...] = (
-        {"labels": manifest["metadata"]["labels"] | {names.LABEL_CREW: "other"}},
+        {"labels": manifest["metadata"]["labels"] | {cluster_names.LABEL_CREW: "other"}},
         {"ownerReferences": []},
     )
     for edited in changes:
@@ -142,7 +142,7 @@ def test_a_label_and_an_owner_that_were_edited_are_put_right() -> None:
 def test_a_deployment_is_projected_to_what_plans_depend_on() -> None:
     owners = [{"uid": "of-somebody"}, {"uid": "u1", "controller": True}]
     metadata = {"name": "n", "uid": "u", "resourceVersion": "7"}
-    more = {"labels": {names.LABEL_REVISION: "r"}, "ownerReferences": owners, "creationTimestamp": "t"}
+    more = {"labels": {cluster_names.LABEL_REVISION: "r"}, "ownerReferences": owners, "creationTimestamp": "t"}
     project = children.project({"metadata": metadata | more, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}})
     assert dataclasses.replace(project, content="") == children.Child("n", "u", "7", "r", "u1", "t", 3, 2, "", None, "")
     bare = children.project({"metadata": metadata})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pods import DEFAULTS, IMAGE, UID, crew, env, patched, template, worker
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api import Crew
 from watchbill.plan import manifests
 
@@ -98,7 +98,7 @@ def test_a_deployment_is_named_labelled_and_selects_by_its_revision() -> None:
     assert made["metadata"]["namespace"] == "team"
     assert made["metadata"]["ownerReferences"] == manifests.owner(crew(), UID)
     pods, selector = made["spec"]["template"]["metadata"]["labels"], made["spec"]["selector"]["matchLabels"]
-    assert selector == {names.LABEL_CREW: "blog", names.LABEL_REVISION: revision}
+    assert selector == {cluster_names.LABEL_CREW: "blog", cluster_names.LABEL_REVISION: revision}
     assert selector.items() <= pods.items()
     assert pods.items() <= made["metadata"]["labels"].items()
     assert made["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "watchbill"
@@ -111,7 +111,7 @@ def test_a_deployment_always_says_how_many() -> None:
 
 def test_our_selectors_find_every_revisions_pods_and_deployments() -> None:
     labels = deployment()["spec"]["template"]["metadata"]["labels"]
-    for selector in (manifests.selector("blog"), names.WORKER_SELECTOR):
+    for selector in (manifests.selector("blog"), cluster_names.WORKER_SELECTOR):
         assert all(labels[key] == value for key, value in (part.split("=") for part in selector.split(",")))
 
 
@@ -191,7 +191,7 @@ def test_what_the_server_and_others_add_is_no_difference() -> None:
     [
         lambda d: d["spec"].update(replicas=9),
         lambda d: d["spec"].pop("replicas"),
-        lambda d: d["metadata"]["labels"].pop(names.LABEL_CREW),
+        lambda d: d["metadata"]["labels"].pop(cluster_names.LABEL_CREW),
         lambda d: d["metadata"].update(ownerReferences=[]),
         lambda d: d["metadata"]["ownerReferences"][0].update(uid="other"),
         lambda d: worker(d["spec"]["template"]).update(image="hacked"),

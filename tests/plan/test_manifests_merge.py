@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pods import IMAGE, UID, crew, env, patched, template, worker
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.plan import manifests
 
 pytestmark = pytest.mark.pure
@@ -107,12 +107,17 @@ def test_the_temporary_folder_has_a_size() -> None:
 
 
 def test_the_template_cannot_change_the_labels_by_which_we_find_pods() -> None:
-    stolen = {names.LABEL_CREW: "other", names.LABEL_MANAGED_BY: "me", names.LABEL_REVISION: "x", "team": "red"}
+    stolen = {
+        cluster_names.LABEL_CREW: "other",
+        cluster_names.LABEL_MANAGED_BY: "me",
+        cluster_names.LABEL_REVISION: "x",
+        "team": "red",
+    }
     changed = template(template={"metadata": {"labels": stolen}})
     pods = manifests.deployment(crew(), "team", UID, changed, 1)["spec"]["template"]["metadata"]["labels"]
-    assert pods[names.LABEL_CREW] == "blog"
-    assert pods[names.LABEL_MANAGED_BY] == "watchbill"
-    assert pods[names.LABEL_REVISION] == manifests.revision(changed)
+    assert pods[cluster_names.LABEL_CREW] == "blog"
+    assert pods[cluster_names.LABEL_MANAGED_BY] == "watchbill"
+    assert pods[cluster_names.LABEL_REVISION] == manifests.revision(changed)
     assert pods["team"] == "red"
 
 

@@ -7,7 +7,7 @@ import workshop
 from workshop import Make
 
 from waiting import until
-from watchbill import names
+from watchbill import message_names
 from watchbill.api.delivery import Destination
 from watchbill.records import AgentDefinition
 
@@ -58,15 +58,15 @@ async def test_agents_share_a_bus_a_stream_a_lock_and_a_limiter_on_keys_of_their
         await crew.submit("t", "a", "go")
         result = await crew.client.wait(crew.name, "t", timeout=60)
         assert result.output == [1, {"n": 1}, True, False, [True, False]], result.error
-        channel = names.channel("news", prefix)
+        channel = message_names.channel("news", prefix)
 
         async def is_closed() -> bool:
             return bool(await crew.redis.execute_command("PUBSUB", "NUMSUB", channel) == [channel, 0])
 
         await until(is_closed, what="the end of the bus")
-    assert await crew.redis.xlen(names.stream("work", prefix)) == 1
-    assert await crew.redis.zcard(names.rate_log("calls", "api", prefix)) == 1
-    assert names.lock("door", prefix) == f"wb:{{{crew.name}}}:lock:door"
+    assert await crew.redis.xlen(message_names.stream("work", prefix)) == 1
+    assert await crew.redis.zcard(message_names.rate_log("calls", "api", prefix)) == 1
+    assert message_names.lock("door", prefix) == f"wb:{{{crew.name}}}:lock:door"
 
 
 async def test_a_bus_that_can_not_be_closed_does_not_lose_the_end_of_its_task(make_crew: Make) -> None:

@@ -13,7 +13,7 @@ from watchbill import names
 from watchbill.api.problems import Finding, Hint, quote, raise_findings, refuse
 
 API_VERSION: Final[Literal["watchbill.dev/v1alpha1"]] = "watchbill.dev/v1alpha1"
-"""names.API_GROUP and names.API_VERSION; a test holds them together."""
+"""cluster_names.API_GROUP and cluster_names.API_VERSION; a test holds them together."""
 
 PROMPT_MAX_BYTES: Final = 256 * 1024
 """A copy of tasks.PROMPT_MAX_BYTES, which this layer can't import; a test compares the two."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api.meta import NAME_MAX, Strict
 from watchbill.api.problems import Finding, raise_findings
 
@@ -148,9 +148,9 @@ class Workers(Strict):
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     redis_secret_ref: LocalReference = Field(
-        default_factory=lambda: LocalReference(name=names.REDIS_SECRET),
-        description=f"The Secret of the namespace whose key {names.REDIS_SECRET_KEY} is the URL of the store.",
-        json_schema_extra={"default": {"name": names.REDIS_SECRET}},
+        default_factory=lambda: LocalReference(name=cluster_names.REDIS_SECRET),
+        description=f"The Secret of the namespace whose key {cluster_names.REDIS_SECRET_KEY} is the URL of the store.",
+        json_schema_extra={"default": {"name": cluster_names.REDIS_SECRET}},
     )
     template: dict[str, Any] = Field(
         default_factory=dict,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.errors import NotFound, UserActionRequired, WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import pods
@@ -16,7 +16,7 @@ SECONDS: Final = 4.0
 
 async def of_crew(namespace: str, name: str) -> tuple[str, ...]:
     """Returns what keeps workers of the crew from running, one sentence each, or why that can't be told."""
-    selector = f"{names.WORKER_SELECTOR},{names.LABEL_CREW}={name}"
+    selector = f"{cluster_names.WORKER_SELECTOR},{cluster_names.LABEL_CREW}={name}"
     try:
         async with asyncio.timeout(SECONDS), await KubernetesApi.connect() as api:
             crew = await api.get("crews", namespace, name)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from watchbill import names
+from watchbill import cluster_names, names
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.plan import texts
@@ -171,7 +171,7 @@ class Crews(Connected):
         owner = held.owner
         if not owner and (record := await self._record(keys)) is not None:
             annotations = record.metadata.get("annotations")
-            owner = str(annotations.get(names.ANNOTATION_OWNER, "")) if isinstance(annotations, dict) else ""
+            owner = str(annotations.get(cluster_names.ANNOTATION_OWNER, "")) if isinstance(annotations, dict) else ""
         if owner:
             raise Conflict(
                 f"the operator {owner!r} keeps crew {keys.crew!r}, as its Crew in Kubernetes says. "

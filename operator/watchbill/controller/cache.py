@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.kubernetes_api import Listing
 from watchbill.plan import children
 
@@ -156,8 +156,8 @@ def _crew_of(plural: str, obj: Object) -> Key | None:
             return namespace, str(obj["spec"]["crewRef"]["name"])
         case _:
             labels = obj["metadata"].get("labels") or {}
-            crew = labels.get(names.LABEL_CREW)
-            return (namespace, str(crew)) if crew and labels.get(names.LABEL_COMPONENT) == "worker" else None
+            crew = labels.get(cluster_names.LABEL_CREW)
+            return (namespace, str(crew)) if crew and labels.get(cluster_names.LABEL_COMPONENT) == "worker" else None
 
 
 def _small(plural: str, obj: Object) -> Any:

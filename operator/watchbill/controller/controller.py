@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import redis.asyncio
 
-from watchbill import background, metrics, names
+from watchbill import background, cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
@@ -51,7 +51,7 @@ while the store lacks some of them."""
 EVICTION_SECONDS: Final = 2.0
 """Seconds that the first reconciliation waits for the store's maxmemory-policy, so that a restart writes no status."""
 
-_SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": names.WORKER_SELECTOR}
+_SELECTORS: Final[dict[Kind, str]] = {"crews": "", "heartbeats": "", "deployments": cluster_names.WORKER_SELECTOR}
 
 
 class Controller:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
 from watchbill.errors import NotFound, WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
@@ -36,7 +36,7 @@ SERIES_SECONDS: Final = 30.0
 PER_SECOND: Final = 10
 WAITING_MOST: Final = 1000
 """Events that wait to be written; more are dropped."""
-CONTROLLER: Final = f"{names.API_GROUP}/operator"
+CONTROLLER: Final = f"{cluster_names.API_GROUP}/operator"
 
 Kind = Literal["crews", "heartbeats"]
 _KINDS: Final[dict[Kind, str]] = {"crews": "Crew", "heartbeats": "Heartbeat"}
@@ -139,7 +139,7 @@ class Events:
             "action": told.action,
             "note": note,
             "regarding": {
-                "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+                "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
                 "kind": _KINDS[kind],
                 "namespace": metadata["namespace"],
                 "name": name,

@@ -10,7 +10,7 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import metrics, names
+from watchbill import cluster_names, metrics
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
@@ -230,7 +230,7 @@ class Reconciler:
         )
 
     async def _has_service_account(self, key: Key, memory: CrewMemory) -> bool:
-        found = await self._kubernetes.get("serviceaccounts", key[0], names.worker_service_account(key[1]))
+        found = await self._kubernetes.get("serviceaccounts", key[0], cluster_names.worker_service_account(key[1]))
         memory.has_service_account = found is not None
         return memory.has_service_account
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
-from watchbill import metrics, names
+from watchbill import cluster_names, metrics
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
 from watchbill.controller.cache import Cache, Key
@@ -147,7 +147,7 @@ class Statuses:
     async def _apply(self, kind: Kind, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
         """Returns whether it was written: the resource may have been deleted meanwhile."""
         manifest = {
-            "apiVersion": f"{names.API_GROUP}/{names.API_VERSION}",
+            "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
             "kind": _KINDS[kind],
             "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
             "status": dict(status),

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import api, metrics, names
+from watchbill import api, cluster_names, metrics, names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
@@ -270,7 +270,7 @@ class Stored:
                 raise StaleObject(f"{keys.crew}: generation {held.generation} is stored, and {generation} was seen")
             over = int(held.generation)  # the API server's own data are older again: a backup was restored
         metadata = {**definition.metadata}
-        metadata["annotations"] = {**metadata.get("annotations", {}), names.ANNOTATION_OWNER: self._owner}
+        metadata["annotations"] = {**metadata.get("annotations", {}), cluster_names.ANNOTATION_OWNER: self._owner}
         record = definition.model_copy(update={"metadata": metadata, "crew_id": uid})
         await CrewRedis(client=self._client, tenant=key[0], strict=True).save_crew(record)
         await definitions.apply(
@@ -301,7 +301,7 @@ class Stored:
         except InvalidInput:
             return "", ""
         annotations = record.metadata.get("annotations") if record else None
-        owner = annotations.get(names.ANNOTATION_OWNER) if isinstance(annotations, dict) else None
+        owner = annotations.get(cluster_names.ANNOTATION_OWNER) if isinstance(annotations, dict) else None
         return str(owner or ""), record.crew_id if record else None
 
     async def _remove_record(self, key: Key, uid: str | None) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from watchbill import kubernetes_api, metrics, names
+from watchbill import cluster_names, kubernetes_api, metrics
 from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import needed
 
@@ -131,9 +131,9 @@ def registry(hand_over: Sink) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers, backoff=LOGIN_AGAIN_SECONDS)(_login)
     for group, version, plural, labels in (
-        (names.API_GROUP, names.API_VERSION, "crews", None),
-        (names.API_GROUP, names.API_VERSION, "heartbeats", None),
-        ("apps", "v1", "deployments", {names.LABEL_MANAGED_BY: "watchbill"}),
+        (cluster_names.API_GROUP, cluster_names.API_VERSION, "crews", None),
+        (cluster_names.API_GROUP, cluster_names.API_VERSION, "heartbeats", None),
+        ("apps", "v1", "deployments", {cluster_names.LABEL_MANAGED_BY: "watchbill"}),
     ):
         kopf.on.event(group, version, plural, registry=handlers, labels=labels)(_handler(plural, hand_over))
     return handlers

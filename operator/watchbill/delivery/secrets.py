@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api.delivery import ENV_REFERENCE, Secret
 from watchbill.errors import NotDelivered
 
-MOUNTED: Final = Path(names.DELIVERY_SECRETS)
+MOUNTED: Final = Path(cluster_names.DELIVERY_SECRETS)
 """The folder in a worker's pod where the Secrets of destinations are mounted: `<secret>/<key>`."""
 
 

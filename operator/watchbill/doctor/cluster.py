@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from watchbill import crd, names
+from watchbill import cluster_names, crd
 from watchbill.doctor import rights
 from watchbill.doctor.findings import (
     Finding,
@@ -29,7 +29,7 @@ from watchbill.doctor.findings import (
 from watchbill.errors import KubernetesForbids, KubernetesUnavailable, NotFound, UserActionRequired
 from watchbill.kubernetes_api import REQUEST_TIMEOUT_SECONDS, KubernetesApi, Object
 
-_API: Final = f"{names.API_GROUP}/{names.API_VERSION}"
+_API: Final = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
 _ACCOUNT: Final = "system:serviceaccount:"
 TRIES: Final = 10
 TRY_SECONDS: Final = 1.0
@@ -106,7 +106,7 @@ def _fields(schema: Object) -> set[str]:
 
 def _kind(schema: Object) -> str:
     for kind in schema.get("x-kubernetes-group-version-kind", ()):
-        if kind["group"] == names.API_GROUP and not kind["kind"].endswith("List"):
+        if kind["group"] == cluster_names.API_GROUP and not kind["kind"].endswith("List"):
             return str(kind["kind"])
     return ""
 
@@ -204,12 +204,12 @@ async def _listed(
 
 
 async def _pods(api: KubernetesApi, found: Cluster, namespaces: Sequence[str]) -> None:
-    pods = await _listed(api, found, "pods", "/api/v1", namespaces, names.LABEL_CREW)
+    pods = await _listed(api, found, "pods", "/api/v1", namespaces, cluster_names.LABEL_CREW)
     for pod in pods or ():
         for container in (pod.get("status") or {}).get("containerStatuses") or ():
             waiting = (container.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in _IMAGE_TROUBLE:
-                crew = f"{pod['metadata']['namespace']}/{pod['metadata']['labels'][names.LABEL_CREW]}"
+                crew = f"{pod['metadata']['namespace']}/{pod['metadata']['labels'][cluster_names.LABEL_CREW]}"
                 said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": .")
                 message = f"a worker of crew {crew} has no image {container['image']} ({said})"
                 found.add("image", Severity.ERROR, message, describe("pod", pod["metadata"]))

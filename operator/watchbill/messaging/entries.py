@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import checks
 
@@ -37,16 +37,16 @@ def encode(data: object) -> list[str]:
         if fields[-1] is not value:
             as_json.append(name)
     if as_json or not fields:  # Redis keeps no entry without a field
-        fields += (names.JSON_FIELDS, json.dumps(as_json, ensure_ascii=False))
+        fields += (message_names.JSON_FIELDS, json.dumps(as_json, ensure_ascii=False))
     return fields
 
 
 def decode(fields: Mapping[str, str]) -> dict[str, Any]:
     """Returns what `encode` was given. What isn't as it writes it comes as the text that it is."""
-    as_json = checks.from_json_or_text(fields.get(names.JSON_FIELDS, "[]"))
+    as_json = checks.from_json_or_text(fields.get(message_names.JSON_FIELDS, "[]"))
     if not isinstance(as_json, list):
         return dict(fields)
-    shown = {name: value for name, value in fields.items() if not name.startswith(names.FIELDS_OF_ENTRY)}
+    shown = {name: value for name, value in fields.items() if not name.startswith(message_names.FIELDS_OF_ENTRY)}
     return shown | {
         name: checks.from_json_or_text(shown[name]) for name in as_json if isinstance(name, str) and name in shown
     }
@@ -62,10 +62,10 @@ def letter(entry: Sequence[Any]) -> Message:
     fields = _fields(entry[1])
     return {
         **message(entry),
-        "message_id": fields.get(names.LETTER_ID, ""),
-        "group": fields.get(names.LETTER_GROUP, ""),
-        "deliveries": int(fields.get(names.LETTER_DELIVERIES, "0")),
-        "error": fields.get(names.LETTER_ERROR, ""),
+        "message_id": fields.get(message_names.LETTER_ID, ""),
+        "group": fields.get(message_names.LETTER_GROUP, ""),
+        "deliveries": int(fields.get(message_names.LETTER_DELIVERIES, "0")),
+        "error": fields.get(message_names.LETTER_ERROR, ""),
     }
 
 
@@ -88,7 +88,7 @@ def _fields(found: Any) -> dict[str, str]:
 def _name(name: object) -> str:
     if not isinstance(name, str) or not checks.is_text(name):
         raise InvalidInput(Problem(f"{name!r} is no name of a field", "Use text.", path="data"))
-    if name.startswith(names.FIELDS_OF_ENTRY):
-        fix = f"Use a name that doesn't begin with {names.FIELDS_OF_ENTRY!r}."
+    if name.startswith(message_names.FIELDS_OF_ENTRY):
+        fix = f"Use a name that doesn't begin with {message_names.FIELDS_OF_ENTRY!r}."
         raise InvalidInput(Problem(f"{name!r} is Watchbill's own", fix, path="data"))
     return name

@@ -14,7 +14,7 @@ from typing import Final
 import redis
 import redis.asyncio
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.messaging import checks
 from watchbill.messaging.shells import Async, Blocking
 from watchbill.messaging.steps import Script, Steps
@@ -59,7 +59,7 @@ class LimiterCore:
         return (yield from self._ask(key, "")).remaining
 
     def _ask(self, key: str, call: str) -> Steps[RateDecision]:
-        log = names.rate_log(self._prefix, checks.text(key, "key"), self._key_prefix)
+        log = message_names.rate_log(self._prefix, checks.text(key, "key"), self._key_prefix)
         allowed, remaining, wait_us = yield Script("limit", (log,), (*self._limit, call))
         return RateDecision(allowed == 1, int(remaining), int(wait_us) / 1e6)
 
@@ -83,7 +83,7 @@ class RedisRateLimiter(Blocking):
         period: float | timedelta = 1.0,
         client: Blocking | redis.Redis | None = None,
         *,
-        key_prefix: str = names.KEY_PREFIX,
+        key_prefix: str = message_names.KEY_PREFIX,
     ) -> None:
         """Raises InvalidInput for an empty prefix, a rate that is no whole number from 1 to a million, or a period of
         less than a millisecond."""
@@ -118,7 +118,7 @@ class AsyncRedisRateLimiter(Async):
         period: float | timedelta = 1.0,
         client: Async | redis.asyncio.Redis | None = None,
         *,
-        key_prefix: str = names.KEY_PREFIX,
+        key_prefix: str = message_names.KEY_PREFIX,
     ) -> None:
         """Raises InvalidInput as RedisRateLimiter does."""
         self._core = LimiterCore(prefix, rate, period, key_prefix)

@@ -18,7 +18,7 @@ from typing import Final
 import redis
 import redis.asyncio
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import LockLost
 from watchbill.loggers import Logger
@@ -55,7 +55,7 @@ class LockCore:
     def __init__(self, name: str, expire: float | timedelta, key_prefix: str, clock: Clock) -> None:
         self.name = checks.text(name, "name")
         self.expire = checks.seconds(expire, "expire", least=0.01)
-        self.key = names.lock(name, key_prefix)
+        self.key = message_names.lock(name, key_prefix)
         self.holding: Holding | None = None
         self._now = clock.monotonic
 
@@ -147,7 +147,7 @@ class RedisLock(Blocking):
         expire: float | timedelta = EXPIRE_SECONDS,
         client: Blocking | redis.Redis | None = None,
         *,
-        key_prefix: str = names.KEY_PREFIX,
+        key_prefix: str = message_names.KEY_PREFIX,
         clock: Clock = SYSTEM,
     ) -> None:
         """Raises InvalidInput for a name that is empty, or an `expire` of less than 0.01 s."""
@@ -221,7 +221,7 @@ class AsyncRedisLock(Async):
         expire: float | timedelta = EXPIRE_SECONDS,
         client: Async | redis.asyncio.Redis | None = None,
         *,
-        key_prefix: str = names.KEY_PREFIX,
+        key_prefix: str = message_names.KEY_PREFIX,
         clock: Clock = SYSTEM,
     ) -> None:
         """Raises InvalidInput for a name that is empty, or an `expire` of less than 0.01 s."""

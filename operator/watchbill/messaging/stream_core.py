@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from watchbill import names
+from watchbill import message_names, names
 from watchbill.clock import SYSTEM
 from watchbill.connection import outages
 from watchbill.errors import InvalidInput, NotFound, Problem, QueueFull, StoreUnavailable
@@ -66,11 +66,11 @@ class Stream:
         key_prefix: str = "",
         now: Callable[[], float] = SYSTEM.monotonic,
     ) -> None:
-        self.key = names.stream(checks.text(name, "name"), key_prefix)
-        if not names.shares_slot(self.key):
+        self.key = message_names.stream(checks.text(name, "name"), key_prefix)
+        if not message_names.shares_slot(self.key):
             fix = "Leave it out, or use braces as in {tag}."
             raise InvalidInput(Problem(f"{name!r} has a brace that closes nothing", fix, path="name"))
-        self.dead = names.stream_dead(self.key)
+        self.dead = message_names.stream_dead(self.key)
         self._crew = names.crew_of_prefix(key_prefix)
         self._listed = (self._crew.shared_streams, self._crew.meta) if self._crew else ()
         """A crew's streams are listed, and end with it."""
@@ -289,7 +289,7 @@ class Stream:
             raise StoreUnavailable(f"the stream {self.key!r} can't be made: the store has no crew {self._crew.crew!r}")
 
     def _answer_key(self) -> str:
-        return names.stream_answer(self.key, uuid.uuid4().hex)
+        return message_names.stream_answer(self.key, uuid.uuid4().hex)
 
 
 class _Check:

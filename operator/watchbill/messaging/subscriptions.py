@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import redis
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.clock import Clock
 from watchbill.connection import outages
 from watchbill.errors import StoreUnavailable
@@ -101,18 +101,18 @@ class Subscriptions:
         self.is_stopping = False
 
     def publish(self, channel: str, message: object) -> Steps[int]:
-        name = names.channel(checks.text(channel, "channel"), self._prefix)
+        name = message_names.channel(checks.text(channel, "channel"), self._prefix)
         answer = yield Call(("PUBLISH", name, checks.to_json(message, "message")))
         return int(answer)
 
     def add(self, channel: str, handler: Handler) -> str:
         """Returns the channel as the server knows it."""
-        name = names.channel(checks.text(channel, "channel"), self._prefix)
+        name = message_names.channel(checks.text(channel, "channel"), self._prefix)
         self._handlers[name] = (channel, checks.function(handler, "handler"))
         return name
 
     def remove(self, channel: str) -> None:
-        self._handlers.pop(names.channel(checks.text(channel, "channel"), self._prefix), None)
+        self._handlers.pop(message_names.channel(checks.text(channel, "channel"), self._prefix), None)
 
     def warn_if_none(self) -> None:
         """Warns a caller that listens, and blocks, before anybody has subscribed."""

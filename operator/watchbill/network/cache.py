@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Self
 import redis.asyncio
 from redis.exceptions import ClusterCrossSlotError
 
-from watchbill import names
+from watchbill import message_names
 from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import checks, config
@@ -55,8 +55,8 @@ class RedisCache(Async):
         self.prefix = checks.text(prefix, "prefix")
         self._max_history = 0 if max_history is None else checks.whole(max_history, "max_history", least=1, most=_MOST)
         self._max_recent = 0 if max_recent is None else checks.whole(max_recent, "max_recent", least=1, most=_MOST)
-        self._recent = names.cache_recent(prefix)
-        self._agents = names.cache_agents(prefix)
+        self._recent = message_names.cache_recent(prefix)
+        self._agents = message_names.cache_agents(prefix)
         super().__init__(client, None if client is not None else config.from_parts(host, port, db))
 
     async def __aenter__(self) -> Self:
@@ -138,7 +138,7 @@ class RedisCache(Async):
             raise InvalidInput(Problem(reason, fix, path="prefix")) from error
 
     def _history(self, agent: str) -> str:
-        return names.cache_history(self.prefix, checks.text(agent, "agent_id"))
+        return message_names.cache_history(self.prefix, checks.text(agent, "agent_id"))
 
 
 def _owner(agent: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import cluster_names
 
 Object = dict[str, Any]
 
@@ -49,7 +49,7 @@ def project(deployment: Mapping[str, Any]) -> Child:
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
-        revision=metadata.get("labels", {}).get(names.LABEL_REVISION, ""),
+        revision=metadata.get("labels", {}).get(cluster_names.LABEL_REVISION, ""),
         owner=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
         created=metadata.get("creationTimestamp") or "",
         replicas=spec.get("replicas", 1),

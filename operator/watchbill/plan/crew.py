@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, Said, stated
 from watchbill.plan import drain, manifests, replicas
@@ -285,7 +285,7 @@ def _stalled(seen: Observed, trouble: str) -> Fault | None:
         return (
             Reason.REDIS_SECRET_MISSING,
             f"there is no Secret {name!r} in namespace {seen.namespace!r}. Create it with the store's URL as its key "
-            f"{names.REDIS_SECRET_KEY!r}, or name another in workers.redisSecretRef",
+            f"{cluster_names.REDIS_SECRET_KEY!r}, or name another in workers.redisSecretRef",
         )
     if seen.unavailable:
         agents = ", ".join(repr(agent) for agent in seen.unavailable[:10])

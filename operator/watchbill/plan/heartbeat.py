@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import ConditionType, Reason, Said, stamp, stated
 from watchbill.api.delivery import Destination
@@ -22,7 +22,7 @@ Verdict = tuple[Reason, str]
 
 FIGURES: Final = ("lastFireTime", "nextFireTime", "lastSlot", "lastWork", "lastResult", "missedSlots")
 """Fields of the status that change with every firing."""
-RUN_NOW_ANNOTATION: Final = f"{names.API_GROUP}/run-now"
+RUN_NOW_ANNOTATION: Final = f"{cluster_names.API_GROUP}/run-now"
 """Annotation of a Heartbeat: each new value has it fired once, beside its schedule."""
 RUN_NOW: Final = ("lastHandledRunNow", "runNowMessage")
 

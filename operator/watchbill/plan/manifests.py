@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api import Crew
 
 Object = dict[str, Any]
@@ -55,16 +55,16 @@ class Defaults:
 def labels(crew: Crew) -> dict[str, str]:
     """The labels of every child object."""
     return {
-        names.LABEL_NAME: "watchbill",
-        names.LABEL_COMPONENT: "worker",
-        names.LABEL_MANAGED_BY: "watchbill",
-        names.LABEL_CREW: crew.name,
+        cluster_names.LABEL_NAME: "watchbill",
+        cluster_names.LABEL_COMPONENT: "worker",
+        cluster_names.LABEL_MANAGED_BY: "watchbill",
+        cluster_names.LABEL_CREW: crew.name,
     }
 
 
 def selector(crew: str) -> str:
     """The label selector of a crew's worker pods, of all revisions."""
-    return f"{names.LABEL_COMPONENT}=worker,{names.LABEL_CREW}={crew}"
+    return f"{cluster_names.LABEL_COMPONENT}=worker,{cluster_names.LABEL_CREW}={crew}"
 
 
 def owner(crew: Crew, uid: str) -> list[Object]:
@@ -87,7 +87,7 @@ def service_account(crew: Crew, namespace: str, uid: str) -> Object:
         "apiVersion": "v1",
         "kind": "ServiceAccount",
         "metadata": {
-            "name": names.worker_service_account(crew.name),
+            "name": cluster_names.worker_service_account(crew.name),
             "namespace": namespace,
             "labels": labels(crew),
             "ownerReferences": owner(crew, uid),
@@ -99,12 +99,12 @@ def service_account(crew: Crew, namespace: str, uid: str) -> Object:
 def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
     """The workers' pods, without the label of their revision."""
     workers = crew.spec.workers
-    health = {"port": names.WORKER_HEALTH_PORT}
+    health = {"port": cluster_names.WORKER_HEALTH_PORT}
     container: Object = {
-        "name": names.WORKER_CONTAINER,
+        "name": cluster_names.WORKER_CONTAINER,
         "image": workers.image or defaults.image,
         "env": _env(crew, namespace, defaults),
-        "ports": [{"name": "health", "containerPort": names.WORKER_HEALTH_PORT, "protocol": "TCP"}],
+        "ports": [{"name": "health", "containerPort": cluster_names.WORKER_HEALTH_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", **health}, "periodSeconds": 2},
         "livenessProbe": {"httpGet": {"path": "/healthz", **health}, "periodSeconds": 10, "failureThreshold": 6},
         "securityContext": {
@@ -119,7 +119,7 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
     template: Object = {
         "metadata": {"labels": labels(crew), "annotations": {SAFE_TO_EVICT: "false"}},
         "spec": {
-            "serviceAccountName": names.worker_service_account(crew.name),
+            "serviceAccountName": cluster_names.worker_service_account(crew.name),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -140,7 +140,7 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
     spec = merged.get("spec")
     containers = spec.get("containers") if isinstance(spec, dict) else None
     for one in containers if isinstance(containers, list) else []:
-        if isinstance(one, dict) and one.get("name") == names.WORKER_CONTAINER:
+        if isinstance(one, dict) and one.get("name") == cluster_names.WORKER_CONTAINER:
             one["env"] = _with_ours(one.get("env", []), container["env"])
             if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
                 one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
@@ -152,15 +152,15 @@ def _env(crew: Crew, namespace: str, defaults: Defaults) -> list[Object]:
     env: list[Object] = [
         {
             "name": "WATCHBILL_REDIS_URL",
-            "valueFrom": {"secretKeyRef": {"name": secret, "key": names.REDIS_SECRET_KEY}},
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": cluster_names.REDIS_SECRET_KEY}},
         },
         {"name": "WATCHBILL_CREW", "value": f"{namespace}/{crew.name}"},
         {
             "name": "WATCHBILL_REVISION",
-            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{names.LABEL_REVISION}']"}},
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{cluster_names.LABEL_REVISION}']"}},
         },
         {"name": "WATCHBILL_HEALTH_HOST", "value": "0.0.0.0"},  # noqa: S104 - the pod's own address
-        {"name": "WATCHBILL_HEALTH_PORT", "value": str(names.WORKER_HEALTH_PORT)},
+        {"name": "WATCHBILL_HEALTH_PORT", "value": str(cluster_names.WORKER_HEALTH_PORT)},
         {"name": "WATCHBILL_GRACE_SECONDS", "value": str(GRACE_SECONDS - 5)},
     ]
     if defaults.allow_modules:
@@ -190,7 +190,7 @@ def _mount_delivery_secrets(crew: Crew, pod: Object) -> None:
         for name in sorted(keys)
     ]
     pod["volumes"].append({"name": "delivery", "projected": {"sources": sources}})
-    mount = {"name": "delivery", "mountPath": names.DELIVERY_SECRETS, "readOnly": True}
+    mount = {"name": "delivery", "mountPath": cluster_names.DELIVERY_SECRETS, "readOnly": True}
     pod["containers"][0]["volumeMounts"].append(mount)
 
 
@@ -210,15 +210,15 @@ def revision(template: Mapping[str, Any]) -> str:
 def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas: int) -> Object:
     """The Deployment of one template revision. `replicas` is always there: an apply without it would remove it."""
     of = revision(template)
-    selected = {**labels(crew), names.LABEL_REVISION: of}
+    selected = {**labels(crew), cluster_names.LABEL_REVISION: of}
     template = copy.deepcopy(template)
     if (found := _labels(template)) is not None:
-        found[names.LABEL_REVISION] = of
+        found[cluster_names.LABEL_REVISION] = of
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": names.worker_deployment(crew.name, of),
+            "name": cluster_names.worker_deployment(crew.name, of),
             "namespace": namespace,
             "labels": selected,
             "ownerReferences": owner(crew, uid),
@@ -227,7 +227,7 @@ def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas:
             "replicas": replicas,
             "revisionHistoryLimit": 0,
             "progressDeadlineSeconds": START_SECONDS,
-            "selector": {"matchLabels": {names.LABEL_CREW: crew.name, names.LABEL_REVISION: of}},
+            "selector": {"matchLabels": {cluster_names.LABEL_CREW: crew.name, cluster_names.LABEL_REVISION: of}},
             "template": template,
         },
     }

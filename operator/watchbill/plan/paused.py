@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.api.conditions import ConditionType, Reason, stated
 
-ANNOTATION: Final = f"{names.API_GROUP}/paused"
+ANNOTATION: Final = f"{cluster_names.API_GROUP}/paused"
 _MESSAGE: Final = (
     f"the annotation {ANNOTATION} keeps the operator from changing or scaling anything of this crew. Work "
     "and heartbeats go on as they were stored. Remove the annotation to have the operator go on"

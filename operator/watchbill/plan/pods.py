@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import cluster_names
 from watchbill.plan.children import project
 
 Object = Mapping[str, Any]
@@ -70,7 +70,7 @@ def _container(container: Object) -> Iterator[str]:
         why = f"its last start ended as {ended.get('reason') or 'unknown'} with exit code {ended.get('exitCode')}"
         if ended.get("message"):
             why += f": {ended['message'].strip()}"
-        if container["name"] == names.WORKER_CONTAINER:
+        if container["name"] == cluster_names.WORKER_CONTAINER:
             why += "; its log says more (kubectl logs --previous)"
         yield f"{of} doesn't stay up ({reason}): {why}"
     else:

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from watchbill import __version__
 from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem, StaleObject
-from watchbill.names import RECEIVER, CrewKeys, crew_index, stream_dead
+from watchbill.message_names import stream_dead
+from watchbill.names import RECEIVER, CrewKeys, crew_index
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
 from watchbill.store import crew_json
