@@ -121,10 +121,10 @@ async def test_configurations_and_tasks_are_made_as_they_are_written() -> None:
 
 async def test_every_channel_is_configured_as_it_is_written() -> None:
     given = {"DeliveryConfig": DeliveryConfig, "DeliveryChannel": DeliveryChannel}
-    found = {}
+    streams, found = AgentServiceConfig().streams, {}
     for block in ("LOG (Default)", "Webhook", "Telegram", "MS Teams", "Email", "Redis Stream"):
         delivery = (await run(block, given))["delivery"]
-        found[block] = [destination.channel for destination in delivery.destinations({})]
+        found[block] = [destination.channel for destination in delivery.destinations({}, streams)]
     assert found == {
         "LOG (Default)": [],
         "Webhook": ["webhook"],

@@ -16,8 +16,10 @@ from runtimes import Runtime, task
 
 from waiting import until
 from watchbill import connection
+from watchbill.client import Client
 from watchbill.errors import InvalidInput
 from watchbill.services import AgentServiceClient, DeliveryChannel, DeliveryConfig, HeartbeatConfig
+from watchbill.store.dead import DeadLetter
 
 TOKEN = "123456:A-token-that-nobody-may-see-1234567"
 
@@ -176,6 +178,43 @@ async def test_a_result_goes_to_another_stream_where_one_is_named(runtime: Runti
     assert json.loads(entry[1]["payload"])["output"] == "done: 1"
 
 
+@pytest.mark.parametrize(("of", "fix"), [("results", "Leave redis_stream out"), ("tasks", "Name another stream")])
+async def test_a_stream_of_the_service_is_refused_wherever_a_delivery_names_it(
+    runtime: Runtime, of: str, fix: str
+) -> None:
+    """A result would be there twice, or be taken for a task."""
+    named = getattr(runtime, of)
+    given = task("x", delivery=DeliveryConfig(channel=DeliveryChannel.REDIS_STREAM, redis_stream=named))
+    said = f"^delivery.redis_stream: '{named}' is the service's {of[:-1]}_stream, .*{fix}"
+    beats = [HeartbeatConfig(agent_name="Bot", interval_seconds=1, delivery=given.delivery)]
+    with pytest.raises(InvalidInput, match=said):
+        await runtime.service(heartbeats=beats)
+    service = await runtime.service()
+    async with AgentServiceClient(runtime.url, task_stream=runtime.tasks, result_stream=runtime.results) as client:
+        for submit in (service.submit_task, client.submit_task):
+            with pytest.raises(InvalidInput, match=said):
+                await submit(given)
+    await runtime.redis.xadd(runtime.tasks, {"payload": given.model_dump_json()})
+    await until(lambda: _letters(runtime, service, 1))
+    assert "delivery.redis_stream: " in (await runtime.letters(service))[0].reason
+    assert runtime.bot.asked == []
+
+
+async def test_a_client_that_does_not_know_the_stream_of_results_gets_no_result_there_twice(runtime: Runtime) -> None:
+    service = await runtime.service()
+    client = await runtime.client()
+    same = DeliveryConfig(channel=DeliveryChannel.REDIS_STREAM, redis_stream=runtime.results)
+    task_id = await client.submit_task(task("hello", delivery=same))
+    async with Client(runtime.url) as commands:
+
+        async def dead() -> list[DeadLetter]:
+            return [letter async for letter in commands.dead_letters(service.crew, deliveries=True)]
+
+        (letter,) = await until(dead)
+    assert f"stream '{runtime.results}' is the service's own" in letter.reason
+    assert await runtime.has_published(task_id) == {task_id: 1}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -215,15 +254,17 @@ async def test_a_destination_that_can_not_be_is_refused_before_anything_is_store
 def test_email_and_teams_say_what_they_are_given() -> None:
     kept: dict[str, str] = {}
     mail = DeliveryConfig(channel=DeliveryChannel.EMAIL, email_recipients=["a@b.example"], email_subject="Daily")
-    (destination,) = mail.destinations(None)
+    (destination,) = mail.destinations(None, {})
     assert destination.email is not None
     assert (destination.email.to, destination.email.subject, destination.name) == (["a@b.example"], "Daily", "email")
-    (teams,) = DeliveryConfig(channel=DeliveryChannel.TEAMS, teams_webhook_url="https://x.example/y").destinations(kept)
+    (teams,) = DeliveryConfig(channel=DeliveryChannel.TEAMS, teams_webhook_url="https://x.example/y").destinations(
+        kept, {}
+    )
     assert teams.teams is not None
     ((name, value),) = kept.items()
     assert (teams.teams.url, value) == (f"env:{name}", "https://x.example/y")
     signed = {"webhook_url": "https://u:p@x.example/", "webhook_signing_key": "env:KEY"}
-    (hook,) = DeliveryConfig(channel=DeliveryChannel.WEBHOOK, **signed).destinations(kept)
+    (hook,) = DeliveryConfig(channel=DeliveryChannel.WEBHOOK, **signed).destinations(kept, {})
     assert hook.webhook is not None
     assert (hook.webhook.url or "").startswith("env:WATCHBILL_KEPT_"), "it has a password"
     assert hook.webhook.signing_key == "env:KEY"

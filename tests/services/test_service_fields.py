@@ -38,6 +38,11 @@ def test_an_unknown_field_is_refused(model: type[BaseModel], given: dict[str, An
     assert "SECRET" not in f"{caught.value} {caught.value.errors()}"
 
 
+def test_a_service_whose_results_would_be_its_tasks_is_refused() -> None:
+    with pytest.raises(ValidationError, match="both 'one', and a result brings no task"):
+        AgentServiceConfig(task_stream="one", result_stream="one")
+
+
 @pytest.mark.parametrize("answer", ["text", {"output": 1}, [1], None, 5])
 def test_a_plain_answer_is_kept_as_it_is(answer: object) -> None:
     assert answer_of(answer) == answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,6 +22,11 @@ _NO_APPRISE: Final = (
     "names its URL may do that, add the word apprise to WATCHBILL_DELIVERY_ALLOW where results are delivered"
 )
 
+_OWN_STREAM: Final = (
+    "stream {!r} is the service's own: its task_stream takes no results, and its result_stream has each of them "
+    "anyway. Name another stream"
+)
+
 
 class Sender:
     """Sends messages to destinations. It belongs to one event loop, and may serve any number of sends at once.
@@ -34,13 +40,16 @@ class Sender:
         secrets: Secrets | None = None,
         *,
         store: redis.asyncio.Redis | None = None,
+        own_streams: Collection[str] = (),
         clock: Clock = SYSTEM,
     ) -> None:
         """`secrets` default: this process's environment and the folder of mounted Secrets. `store`: a client of the
-        crew's store, which the channel redisStream writes to; it is not closed."""
+        crew's store, which the channel redisStream writes to; it is not closed. `own_streams`: streams of that store
+        that are refused, because this process reads or writes them by itself."""
         self._settings = settings
         self._secrets: Secrets = secrets or LocalSecrets()
         self._store = store
+        self._own_streams = own_streams
         self._clock = clock
         self._http: http.Http | None = None
 
@@ -78,6 +87,8 @@ class Sender:
             case RedisStream() as channel:
                 if self._store is None:
                     raise NotDelivered("there is no store here that has streams")
+                if channel.stream in self._own_streams:
+                    raise DeliveryRefused(_OWN_STREAM.format(channel.stream))
                 return await redis_stream.send(message, channel, self._store)
             case Email() as channel:
                 from watchbill.delivery import mail  # an optional part

@@ -14,6 +14,7 @@ from watchbill.client import Client
 from watchbill.connection import Store, outages, url
 from watchbill.errors import NotFound
 from watchbill.services import config, crew
+from watchbill.services.delivery import DeliveryConfig
 from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus
 from watchbill.tasks import AgentTask as StoredTask
 from watchbill.tasks import TaskState
@@ -30,12 +31,19 @@ class AgentServiceClient:
     """
 
     def __init__(
-        self, redis_url: str | None = None, *, redis_db: int = 0, task_stream: str = config.TASK_STREAM
+        self,
+        redis_url: str | None = None,
+        *,
+        redis_db: int = 0,
+        task_stream: str = config.TASK_STREAM,
+        result_stream: str = config.RESULT_STREAM,
     ) -> None:
         """`redis_url` default: WATCHBILL_REDIS_URL, else redis://localhost:6379. `redis_db` counts where the URL names
-        no database. Raises InvalidInput for what is no URL of a store."""
+        no database. The streams are the services' own; no delivery may name one. Raises InvalidInput for what is no URL
+        of a store."""
         self._target = target(redis_url or config.default_url(), redis_db)
         self._stream = task_stream
+        self._streams = {"task_stream": task_stream, "result_stream": result_stream}
         self._keys = config.keys_of(task_stream)
         self._client: Client | None = None
         self._kept: MutableMapping[str, str] | None = None
@@ -82,8 +90,15 @@ class AgentServiceClient:
         After an error some may be on the queue; the same tasks may be submitted again.
         """
         for (name, delivery), some in groupby(tasks, lambda task: (task.crew_name, task.delivery)):
-            await self._submit(name, [task.stored() for task in some], delivery.destinations(self._kept))
+            await self._submit(name, [task.stored() for task in some], self._destinations(delivery))
         return [task.task_id for task in tasks]
+
+    def check(self, delivery: DeliveryConfig) -> None:
+        """Raises InvalidInput for a delivery that a task of another process may not have."""
+        delivery.destinations(None, self._streams)
+
+    def _destinations(self, delivery: DeliveryConfig) -> list[Destination]:
+        return delivery.destinations(self._kept, self._streams)
 
     async def _submit(self, crew_name: str, tasks: Sequence[StoredTask], deliver: list[Destination]) -> None:
         client = await self._connected()

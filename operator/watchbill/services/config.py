@@ -87,6 +87,20 @@ class AgentServiceConfig(Known):
     max_attempts: int = Field(default=3, ge=1, description="Attempts of a task that fails, or whose service dies.")
     heartbeats: list[HeartbeatConfig] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _has_two_streams(self) -> AgentServiceConfig:
+        if self.task_stream == self.result_stream:
+            raise ValueError(
+                f"task_stream and result_stream are both {self.task_stream!r}, and a result brings no task. Give "
+                "result_stream another name"
+            )
+        return self
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """The streams of the service, by field. No delivery may name one."""
+        return {"task_stream": self.task_stream, "result_stream": self.result_stream}
+
     def crew(self) -> CrewDefinition:
         """The crew whose queue holds the tasks."""
         return definition(

@@ -7,7 +7,7 @@ can't deliver, so a program that gives tasks to services elsewhere writes `env:N
 from __future__ import annotations
 
 import hashlib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -29,6 +29,13 @@ class DeliveryChannel(StrEnum):
     EMAIL = "email"
     REDIS_STREAM = "redis_stream"
     """The stream of results, which has every result; or another, if `redis_stream` names one."""
+
+
+_TAKEN: Final = {
+    "task_stream": ("which takes tasks: a result on it brings none", "Name another stream."),
+    "result_stream": ("which gets each result anyway", "Leave redis_stream out, or name another stream."),
+}
+"""Field of a service's configuration → why no delivery may name its stream, and the way to mend that."""
 
 
 class DeliveryConfig(Known):
@@ -53,7 +60,8 @@ class DeliveryConfig(Known):
     email_recipients: list[str] = Field(default_factory=list)
     email_subject: str = Field(default="", description="Default: the agent's name and how its task ended.")
     redis_stream: str | None = Field(
-        default=None, description="Default: the service's stream of results, which needs no name."
+        default=None,
+        description="A stream other than the service's own two. Default: its stream of results, which needs no name.",
     )
 
     @field_validator("email_recipients", "email_subject", mode="before")
@@ -68,12 +76,19 @@ class DeliveryConfig(Known):
                 raise ValueError(f"channel {self.channel.value} needs {name}. Give it, or choose another channel")
         return self
 
-    def destinations(self, kept: MutableMapping[str, str] | None) -> list[Destination]:
+    def destinations(self, kept: MutableMapping[str, str] | None, streams: Mapping[str, str]) -> list[Destination]:
         """The destinations that say the same: one, or none where the result goes there anyway.
 
         `kept` gets the secrets that are written out, by the names that the destination has for them; None: there may
-        be none. Raises InvalidInput.
+        be none. `streams` are the service's own, by field of its configuration: task_stream, result_stream. Raises
+        InvalidInput.
         """
+        if self.channel is DeliveryChannel.REDIS_STREAM:
+            for field, stream in streams.items():
+                if self.redis_stream == stream:
+                    why, fix = _TAKEN[field]
+                    reason = f"{stream!r} is the service's {field}, {why}"
+                    raise InvalidInput(Problem(reason, fix, path="delivery.redis_stream"))
         spec = self._spec(kept)
         if spec is None:
             return []

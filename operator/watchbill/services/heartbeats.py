@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta, check
+from watchbill.api.delivery import Destination
 from watchbill.api.heartbeat import METADATA_MAX_ENTRIES
 from watchbill.errors import InvalidInput
 from watchbill.plan import submission
@@ -33,7 +34,7 @@ def resources(config: AgentServiceConfig, kept: MutableMapping[str, str]) -> Ite
     crew = crew_name(config.task_stream)
     enabled = [beat for beat in config.heartbeats if beat.enabled]
     for i, beat in enumerate(enabled):
-        made = _resource(beat, crew, enabled[:i].count(beat), kept)
+        made = _resource(beat, crew, enabled[:i].count(beat), beat.delivery.destinations(kept, config.streams))
         problems = [replace(found, source=f"heartbeats[{config.heartbeats.index(beat)}]") for found in check(made)]
         if problems:
             raise InvalidInput(problems)
@@ -43,7 +44,7 @@ def resources(config: AgentServiceConfig, kept: MutableMapping[str, str]) -> Ite
         yield made
 
 
-def _resource(beat: HeartbeatConfig, crew: str, number: int, kept: MutableMapping[str, str]) -> Heartbeat:
+def _resource(beat: HeartbeatConfig, crew: str, number: int, delivery: list[Destination]) -> Heartbeat:
     named = re.sub(r"[^a-z0-9]+", "-", beat.agent_name.lower()).strip("-")[:32].strip("-")
     spec = _Spec.model_validate(
         {
@@ -54,7 +55,7 @@ def _resource(beat: HeartbeatConfig, crew: str, number: int, kept: MutableMappin
             "timeZone": beat.time_zone,
             "prompt": beat.prompt_template,
             "metadata": beat.metadata,
-            "delivery": beat.delivery.destinations(kept),
+            "delivery": delivery,
         }
     )
     digest = hashlib.sha256(f"{spec.model_dump_json(exclude_defaults=True)}{number or ''}".encode()).hexdigest()[:12]

@@ -85,7 +85,7 @@ class Listener:
         for entry in entries:
             try:
                 task = task_of(self._source.stream, entry)
-                task.delivery.destinations(None)  # it may hold no secret, which is on a stream already
+                self._client.check(task.delivery)  # it may hold no secret, which is on a stream already
                 tasks.append((entry, task))
             except (Malformed, InvalidInput) as error:
                 await self._refuse(entry, error)

@@ -58,12 +58,18 @@ class AgentService:
         self._clock = clock
         kept: dict[str, str] = {}  # secrets of deliveries, which leave this process by no other way
         beats = list(heartbeats.resources(config, kept))
-        self._delivering = Delivering(LocalSecrets(ChainMap(kept, os.environ)))
+        own = frozenset(config.streams.values())
+        self._delivering = Delivering(LocalSecrets(ChainMap(kept, os.environ)), own_streams=own)
         self._loader = BotLoader(bot_manager)
         self._definition = config.crew()
         self._keys = configuration.keys_of(config.task_stream)
         found = target(config.redis_url, config.redis_db)
-        self._client = AgentServiceClient(config.redis_url, redis_db=config.redis_db, task_stream=config.task_stream)
+        self._client = AgentServiceClient(
+            config.redis_url,
+            redis_db=config.redis_db,
+            task_stream=config.task_stream,
+            result_stream=config.result_stream,
+        )
         self._client.deliver_here(kept)
         self._uid = ""
         self._queue_size = 0

@@ -70,6 +70,8 @@ class Delivering:
     slots: int = plan.SLOTS
     settings: Settings | None = None
     """None: what the environment says."""
+    own_streams: frozenset[str] = frozenset()
+    """Streams that this process reads or writes by itself, so that no result is delivered there."""
 
 
 class DeliveryCounts(Counts):
@@ -111,7 +113,8 @@ class DeliveryWork:
         self._keys = keys
         self._uid = uid
         self._how = how
-        self._sender = Sender(how.settings or read(Settings), how.secrets, store=client, clock=state.clock)
+        settings = how.settings or read(Settings)
+        self._sender = Sender(settings, how.secrets, store=client, own_streams=how.own_streams, clock=state.clock)
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
         circuits = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
