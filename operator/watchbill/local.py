@@ -334,11 +334,14 @@ class LocalCrews:
     async def serve_health(self, host: str, port: int) -> HealthServer:
         """Starts the HTTP of health and metrics; closed with the crews."""
         from watchbill.worker.health import HealthServer, observe
+        from watchbill.worker.lease_keeper import STUCK_SECONDS
 
         def crews() -> list[names.CrewKeys]:
             return [queue.keys for queue in self._queues.values()]
 
-        server = HealthServer(lambda: observe(self._store.client, crews()), lambda: self.is_ready)
+        server = HealthServer(
+            lambda: observe(self._store.client, crews()), lambda: self.is_ready, stuck_seconds=STUCK_SECONDS
+        )
         await server.start(host, port)
         self._stack.push_async_callback(server.close)
         return server

@@ -208,7 +208,7 @@ class Queues(Collector):
                 family = CounterMetricFamily(name, help_text, labels=["crew", *labels])
             else:
                 family = GaugeMetricFamily(name, help_text, labels=["crew", *labels])
-            for crew, shown in self._crews.items():
+            for crew, shown in list(self._crews.items()):  # of one moment: any thread may export them
                 for values, value in rows(shown.figures):
                     family.add_metric([crew, *values], value)
             yield family

@@ -177,5 +177,5 @@ class _Pods:
         if any(worker.empty_seconds < PROBED_SECONDS for worker in self.empty):
             return 0
         if self.not_ready > self.unknown + len(self.empty):
-            return 0  # one that works isn't ready: its event loop is blocked, say
+            return 0  # one that works isn't ready: its node is away, say
         return min(self.not_ready, loose + len(self.empty))

@@ -37,6 +37,7 @@ from watchbill.store.figures import figures
 from watchbill.store.ingress import Entry, Source
 from watchbill.worker.delivering.sending import Delivering
 from watchbill.worker.health import HealthServer, observe
+from watchbill.worker.lease_keeper import STUCK_SECONDS
 from watchbill.worker.worker import Worker
 
 logger = Logger("watchbill.services")
@@ -81,7 +82,9 @@ class AgentService:
         self._source = Source(blocking.client, config.task_stream, config.consumer_group, name)
         self._listener = Listener(self._source, self._client, self._refuse, clock)
         self._publisher = Publisher(blocking.client, self._keys, config.result_stream, config.results_kept)
-        self._health = HealthServer(lambda: observe(self._store.client, [self._keys]), self._is_ready)
+        self._health = HealthServer(
+            lambda: observe(self._store.client, [self._keys]), self._is_ready, stuck_seconds=STUCK_SECONDS
+        )
         self._working: asyncio.Task[None] | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []

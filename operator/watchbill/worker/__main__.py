@@ -37,6 +37,7 @@ from watchbill.settings import Settings, read
 from watchbill.store import eviction
 from watchbill.terminal import one_line
 from watchbill.worker.health import HealthServer, observe
+from watchbill.worker.lease_keeper import STUCK_SECONDS
 from watchbill.worker.worker import Worker
 
 logger = Logger("watchbill.worker")
@@ -99,7 +100,9 @@ async def _work(settings: WorkerSettings) -> bool:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
         if settings.health_port is not None:
-            health = HealthServer(lambda: observe(store.client, [keys]), lambda: not worker.drained)
+            health = HealthServer(
+                lambda: observe(store.client, [keys]), lambda: not worker.drained, stuck_seconds=STUCK_SECONDS
+            )
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)
         await worker.run()

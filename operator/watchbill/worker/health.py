@@ -1,20 +1,26 @@
-"""Serves /healthz, /readyz and /metrics of a process over HTTP.
+"""Serves /healthz, /readyz and /metrics of a process over HTTP, from a thread of its own.
 
-Alive: the event loop answers. Ready: from the start, and no longer once drained; never for the store's sake or for
-load, because scale-in reads readiness (OPERATOR protocol, §4).
+A thread, because an agent may block the process's event loop for as long as it computes. Scale-in reads readiness, so a
+busy worker must not lose it, nor be restarted, for not answering.
+
+Ready: from the start, and no longer once drained; never for the store's sake or for load. Alive: the event loop has
+turned within `stuck_seconds`. A process that has ended answers nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 import redis.asyncio
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
+from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -24,15 +30,35 @@ from watchbill.worker.http import HttpServer
 logger = Logger("watchbill.health")
 
 FIGURES_SECONDS: Final = 1.0
+STUCK_SECONDS: Final = 30.0
+"""Default of `stuck_seconds`."""
 
 
 class HealthServer:
-    """Serves until it is closed. Each scrape calls `observe`, which reads the figures that the metrics show."""
+    """Serves until it is closed. Each scrape calls `observe` on the event loop of the process, which reads the figures
+    that the metrics show; `is_ready` is called in the thread."""
 
-    def __init__(self, observe: Callable[[], Awaitable[None]], is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        observe: Callable[[], Awaitable[None]],
+        is_ready: Callable[[], bool],
+        *,
+        stuck_seconds: float = STUCK_SECONDS,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """`stuck_seconds`: an event loop that stands still for so long makes the process count as dead. For a worker
+        give what its lease keeper has: by then others have its tasks."""
         self._observe = observe
         self._is_ready = is_ready
+        self._stuck_seconds = stuck_seconds
+        self._clock = clock
         self._server = HttpServer({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
+        self._served: asyncio.AbstractEventLoop | None = None
+        """The event loop of the process."""
+        self._own: asyncio.AbstractEventLoop | None = None
+        """The event loop of the thread."""
+        self._asked_at: float | None = None
+        """The time at which the loop of the process was asked to turn; None: it has turned since."""
 
     @property
     def port(self) -> int:
@@ -40,19 +66,49 @@ class HealthServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listens; port 0 takes any free one, told by `port`. Raises OSError when it is taken."""
-        await self._server.start(host, port)
+        self._served, own = asyncio.get_running_loop(), asyncio.new_event_loop()
+        self._own = own
+        threading.Thread(target=_run, args=(own,), name="watchbill-health", daemon=True).start()
+        try:
+            await _at(own, self._server.start(host, port))
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
-        await self._server.close()
+        """Stops serving. Open requests get no answer."""
+        own, self._own = self._own, None
+        if own is not None:
+            await _at(own, self._server.close())
+            own.call_soon_threadsafe(own.stop)
+
+    # ------------------------------------------------------------ in the thread
 
     async def _healthz(self) -> web.Response:
+        now = self._clock.monotonic()
+        if self._asked_at is None and self._served is not None:
+            self._asked_at = now
+            self._served.call_soon_threadsafe(self._turned)
+        if self._asked_at is not None and now - self._asked_at >= self._stuck_seconds:
+            return web.Response(status=503, text="stuck\n")
         return web.Response(text="ok\n")
+
+    def _turned(self) -> None:
+        self._asked_at = None
 
     async def _readyz(self) -> web.Response:
         return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
 
     async def _metrics(self) -> web.Response:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
+        if self._served is not None:
+            with suppress(TimeoutError):  # it is blocked
+                async with asyncio.timeout(FIGURES_SECONDS):
+                    await _at(self._served, self._read_figures())
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _read_figures(self) -> None:
+        """Runs on the event loop of the process."""
         try:
             async with asyncio.timeout(FIGURES_SECONDS):
                 await self._observe()
@@ -60,7 +116,18 @@ class HealthServer:
             pass
         except Exception:
             logger.exception("the figures of queues could not be read")
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _at(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work on the loop of another thread."""
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 async def observe(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> None:

@@ -74,8 +74,8 @@ class Incarnation:
     def sending(self) -> Iterator[list[Finished]]:
         """Gives the results for one call. If the call fails, they are in `finished` again."""
         batch = _within_bounds(self.finished[:BATCH])
+        self.sent.append(batch)  # first: the thread that tells whether the worker is ready must not miss them
         del self.finished[: len(batch)]
-        self.sent.append(batch)
         try:
             yield batch
         except BaseException:
@@ -92,7 +92,7 @@ class Incarnation:
     @property
     def is_idle(self) -> bool:
         """It holds nothing, and has nothing to report."""
-        return not (self.is_working or self.held or self.heard)
+        return not (self.heard or self.held or self.is_working)  # as tasks move: any thread may ask
 
     @property
     def entries(self) -> set[str]:

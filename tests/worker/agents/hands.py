@@ -140,6 +140,19 @@ class SignalsOnce:
         return "sent"
 
 
+class Spinner:
+    """Computes on the event loop until its gate is open, and never lets anything else run there."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        note(self.folder, "start", context)
+        while not is_open(self.folder, context):
+            sum(range(10_000))
+        return "computed"
+
+
 class Blocker:
     """Blocks the event loop, as an agent shouldn't."""
 
