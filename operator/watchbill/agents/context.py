@@ -128,11 +128,12 @@ class Context:
     its answer was lost is there once. `emit` and the methods behind it use this."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `tell` belongs to; a worker always gives it."""
-    messaging: CrewMessaging | None = None
-    """The way to the crew's bus, streams, locks and limits; None in a process of its own, and in a test."""
+    connect_messaging: Callable[[], CrewMessaging] | None = None
+    """Makes the way to the crew's bus, streams, locks and limits; None in a process of its own, and in a test."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
     _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
+    _connected: list[CrewMessaging] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -271,14 +272,21 @@ class Context:
         """Returns a limiter of the crew, for an agent that isn't async."""
         return self._messaging().limiter_sync(name, rate, period)
 
+    @property
+    def messaging(self) -> CrewMessaging | None:
+        """The way to the crew's messaging, once the agent has used it."""
+        return self._connected[0] if self._connected else None
+
     def _messaging(self) -> CrewMessaging:
-        if self.messaging is None:
+        if self.connect_messaging is None:
             prefix = f"wb:{{{self.crew}}}:"
             raise RuntimeError(
                 "this context has no connection to the store: its agent runs in a process of its own, or in a test. "
                 f"Use watchbill.messaging with a URL, and with key_prefix={prefix!r} for keys of the crew"
             )
-        return self.messaging
+        if not self._connected:
+            self._connected.append(self.connect_messaging())  # the first counts, if threads of an agent meet here
+        return self._connected[0]
 
     def report_usage(self, usage: Usage) -> None:
         """Add to the usage of this run. It may be called often, and from any thread.

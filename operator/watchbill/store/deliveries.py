@@ -47,6 +47,8 @@ def wanted(destinations: Sequence[Destination | str], known: Sequence[Destinatio
 
 def of_submission(crew: CrewDefinition, asked: Sequence[Destination | str] | None) -> str:
     """The `deliver` field of a submission (plan.chosen). Raises InvalidInput."""
+    if asked is None and not crew.delivery:
+        return ""
     return wanted(plan.chosen(crew, asked), crew.delivery)
 
 

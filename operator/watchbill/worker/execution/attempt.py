@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from watchbill import metrics
 from watchbill.agents.context import Context
@@ -29,6 +29,9 @@ from watchbill.worker.execution.processes import Processes
 from watchbill.worker.execution.results import Extras, Results
 from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 from watchbill.worker.execution.threads import run_in_thread
+
+if TYPE_CHECKING:
+    from watchbill.agents.crew_messaging import CrewMessaging
 
 logger = Logger("watchbill.worker")
 
@@ -176,13 +179,11 @@ class Attempt:
             if isinstance(came, Output) or (came is not None and self._why is None):
                 self._report(came)
         finally:
-            await self._close_messaging()
+            if (messaging := self.context.messaging) is not None and messaging.is_open:
+                await self._close(messaging)
 
-    async def _close_messaging(self) -> None:
+    async def _close(self, messaging: CrewMessaging) -> None:
         """Ends what the agent has left listening. Its end is reported before: a handler may raise, or block."""
-        messaging = self.context.messaging
-        if messaging is None or not messaging.is_open:
-            return
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await messaging.close()

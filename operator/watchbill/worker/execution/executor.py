@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
+from pydantic_core import from_json
 
 from watchbill import logs
 from watchbill.agents.context import Context, Tell
-from watchbill.agents.crew_messaging import CrewMessaging
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import Store, outages
@@ -35,6 +35,9 @@ from watchbill.worker.execution.attempt import Attempt, End, Role
 from watchbill.worker.execution.processes import Processes
 from watchbill.worker.execution.results import Results
 from watchbill.worker.execution.shared_lease import SharedLease
+
+if TYPE_CHECKING:
+    from watchbill.agents.crew_messaging import CrewMessaging
 
 _DEFINITIONS_KEPT: Final = 16
 _ROLES_KEPT: Final = 10_000
@@ -120,7 +123,7 @@ class Executor:
             return None
         try:
             context = self._context(task, role, tell, inputs, outputs)
-        except (KeyError, ValueError) as failure:
+        except (KeyError, TypeError, ValueError) as failure:
             end(self._results.not_begun(task, policy, f"no prompt for {task.agent!r}: {failure}"))
             return None
         return Attempt(
@@ -141,6 +144,11 @@ class Executor:
         await self._processes.close()
         if self._blocking is not None:
             self._blocking.close()
+
+    def _connect_messaging(self) -> CrewMessaging:
+        from watchbill.agents.crew_messaging import CrewMessaging  # 40 ms, and most workers need none
+
+        return CrewMessaging(self._keys.prefix, self._client, self._connect_sync)
 
     def _connect_sync(self) -> redis.Redis:
         """Returns a client that all threads of agents share. Made at the first call: most agents need none."""
@@ -175,10 +183,9 @@ class Executor:
     def _context(
         self, task: Claimed, role: Role, tell: Tell, inputs: Mapping[str, str], outputs: Mapping[str, Any]
     ) -> Context:
-        payload = AgentTask.model_validate_json(task.payload)
-        prompt = payload.prompt
-        if payload.task_id != task.id or payload.agent_name != task.agent:
-            payload = payload.model_copy(update={"task_id": task.id, "agent_name": task.agent})
+        stored = from_json(task.payload)
+        payload = AgentTask.model_validate({**stored, "task_id": task.id, "agent_name": task.agent})
+        run_id = task.run_id
         named = outputs
         if role.agent.prompt:  # templates may cite effective names too
             effective = {a.effective_name: outputs[a.agent_id] for a in role.crew.agents if a.agent_id in outputs}
@@ -187,18 +194,18 @@ class Executor:
             crew=self._keys.crew,
             agent=role.runner.agent,
             task=payload,
-            run_id=task.run_id,
-            prompt=prompts.compose(role.agent.prompt, prompt, inputs, named),
+            run_id=run_id,
+            prompt=prompts.compose(role.agent.prompt, payload.prompt, inputs, named),
             inputs=dict(inputs),
             outputs=dict(outputs),
             tools=role.tools,
-            logger=logs.of_agent(self._keys.crew, task.agent, task.run_id, task.id),
+            logger=logs.of_agent(self._keys.crew, task.agent, run_id, task.id),
             deadline=self._clock.now() + timedelta(seconds=role.timeout),
             attempt=task.attempt,
             fence=int(task.fence),
             tell=partial(_tell_of_crew, role.crew, tell),
             loop=asyncio.get_running_loop(),
-            messaging=CrewMessaging(self._keys.prefix, self._client, self._connect_sync),
+            connect_messaging=self._connect_messaging,
         )
 
     async def _definition(self, digest: str) -> CrewDefinition:

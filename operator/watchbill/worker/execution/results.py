@@ -189,7 +189,7 @@ def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Fi
 
 def _metadata_of(task: Claimed) -> Mapping[str, Any]:
     """Returns the metadata that a task of its own was submitted with."""
-    if task.run_id is not None or '"metadata":' not in task.payload:  # within a text, the quotes would be escaped
+    if '"metadata":' not in task.payload or task.run_id is not None:  # within a text, the quotes would be escaped
         return {}
     try:
         return AgentTask.model_validate_json(task.payload).metadata
