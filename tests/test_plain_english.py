@@ -32,7 +32,7 @@ FRAGMENT = re.compile(
 """Words that begin half a sentence, whose other half is elsewhere."""
 VERBS = re.compile(
     r"(Add|Cancel|Continue|Create|Delete|Don't|Examine|Fire|Let|List|Log|Print|Read|Remove|Replay|Resume|Return|Run|Select|Set"
-    r"|Show|Stop|Submit|Use|Wait)\b"
+    r"|Show|Stop|Submit|Suspend|Use|Wait)\b"
 )
 NOUNS = re.compile(
     r"(An?|One more|The|Named|Longest|Earliest) \w+|(Crews?|Folder|Format|Ids?|Image|Key|Kind|Model|Names?|Namespace"

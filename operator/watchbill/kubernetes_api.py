@@ -190,6 +190,13 @@ class KubernetesApi:
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
 
+    async def merge(self, kind: Kind, namespace: str, name: str, fields: Object) -> Object:
+        """Changes these fields of an object, as a person asks for it. Raises KubernetesRefuses, KubernetesForbids,
+        NotFound."""
+        query = {"fieldManager": f"{cluster_names.FIELD_MANAGER}-cli"}
+        path = self._path(kind, namespace, name)
+        return await self._request("PATCH", path, query, body=fields, content_type="application/merge-patch+json")
+
     async def scale(self, namespace: str, name: str, replicas: int, *, resource_version: str) -> Object:
         """Sets only the size of a Deployment whose manifest is no longer known. Raises KubernetesRefuses; Conflict when
         the version is old."""

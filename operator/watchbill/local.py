@@ -26,7 +26,7 @@ from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import prompts, submission
-from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew
+from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew, suspends
 from watchbill.store import control, definitions, deliveries, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
@@ -266,7 +266,7 @@ class LocalCrews:
         for crew in self._manifests.crews:
             namespace = crew.metadata.namespace or self._namespace
             keys = names.CrewKeys(namespace, crew.name)
-            uid = await definitions.apply(client, keys, from_crew(crew))
+            uid = await definitions.apply(client, keys, from_crew(crew), suspended=suspends(crew))
             await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
             await self._employ(keys, uid, loader)
             if self._scheduler:

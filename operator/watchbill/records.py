@@ -276,6 +276,11 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
     )
 
 
+def suspends(crew: api.Crew) -> bool | None:
+    """Returns whether the Crew is to be suspended; None: it says nothing of that, so that it stays as it is."""
+    return crew.spec.suspend if "suspend" in crew.spec.model_fields_set else None
+
+
 def to_crew(definition: CrewDefinition, namespace: str) -> api.Crew:
     """The Crew that says the same, without identity and times.
 

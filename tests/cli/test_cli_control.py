@@ -298,3 +298,34 @@ def test_what_runs_is_cancelled_though_its_worker_was_killed_and_there_is_no_oth
     done = shell.run("cancel", stored, "--all")
     assert (done.returncode, done.stdout) == (0, "2 cancelled\n")
     assert "cancelling" not in shell.run("status", stored).stdout
+
+
+def test_a_suspended_crew_begins_nothing_until_it_is_resumed_and_why_says_so(shell: Shell, alone: str) -> None:
+    assert shell.run("suspend", alone).stdout == "suspended\n"
+    again = shell.run("suspend", alone)
+    assert (again.returncode, again.stderr) == (0, f"nothing was changed: {alone} is suspended already\n")
+    shell.run("submit", alone, "x", "--agent", "first", "--id", "t1")
+    told = shell.run("why", alone, "t1").stdout.splitlines()
+    assert told[1:] == [
+        "why     its crew is suspended; nothing is before it",
+        "starts  unknown: when somebody resumes the crew",
+        f"look    watchbill resume default/{alone}",
+    ]
+    assert "the crew is suspended: no task begins" in shell.run("status", alone).stderr
+    assert "suspend: true" in shell.run("get", "crew", alone, "-o", "yaml").stdout
+
+    assert json.loads(shell.run("resume", alone, "-o", "json").stdout) == {
+        "crew": f"default/{alone}",
+        "suspended": False,
+    }
+    assert "no worker lives" in shell.run("why", alone, "t1").stdout
+    assert shell.run("resume", alone).stderr == f"nothing was changed: {alone} was not suspended\n"
+
+
+def test_a_suspended_crew_is_not_run_from_its_file(shell: Shell) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.rstrip() + "\n  suspend: true\n")
+    refused = shell.run("run", "crew.yaml", "x")
+    assert refused.returncode == 2
+    assert "spec.suspend" in refused.stderr
+    assert "nothing would begin" in refused.stderr

@@ -42,7 +42,7 @@ class Room:
         seen = {"metadata": metadata, "status": self.status}
         wanted = beats_now.asked([seen], self.memory)
         is_left = await beats_now.fire(self.client, self.keys, wanted, self.memory, now=NOON)
-        observed = (await beats_now.observed(self.client, self.keys))["hb"]
+        observed = (await beats_now.observed(self.client, self.keys, suspended=False))["hb"]
         handled = self.memory.run_now.get("hb")
         self.status = beat.status(seen, self.memory.verdicts["hb"], observed, now=NOON, handled=handled)
         return is_left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,20 @@ def test_a_step_of_a_run_that_is_cancelled_never_begins() -> None:
     run = RunStatus(run_id="r", crew="team/blog", status=RunState.CANCELLING, submitted_at=at, steps=(step,))
     told = explain(dataclasses.replace(WAITS, id="r/s", run=run, place=Place(0, True)))
     assert (told.kind, told.reason, told.starts) == ("step", Reason.CANCELLING, "never")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "its crew is suspended; 7 tasks are before it"),
+        ({"place": None}, "its crew is suspended; nothing is before it"),
+        ({"aside": "delayed", "aside_ms": NOW + 9000}, "due in 9.0s, but no task of its crew begins"),
+        ({"aside": "delayed", "aside_ms": NOW + 9000, "attempt": 2}, "attempt 2 failed; no task of its crew begins"),
+        ({"holder": Holder("w1", 1, NOW - 1000, None, False)}, "its lease is over"),
+    ],
+    ids=["waits", "was returned", "delayed", "retried", "worker silent"],
+)
+def test_what_can_not_begin_because_its_crew_is_suspended_has_no_time(changes: dict[str, Any], said: str) -> None:
+    told = explain(dataclasses.replace(WAITS, suspended=True, workers=BUSY, ended=ended(30, 1000), **changes))
+    assert (told.reason, told.starts_in_seconds) == (Reason.SUSPENDED, None)
+    assert said in told.message

@@ -15,6 +15,7 @@ import redis.asyncio
 from support import LEASE_MS, MANY, Crew, finished, flow_of, opened, server_ms
 from test_scripts import SCRIPTS
 
+from waiting import until
 from watchbill import connection
 from watchbill.api import Heartbeat
 from watchbill.api.delivery import Destination
@@ -33,6 +34,7 @@ from watchbill.store import (
     retention,
     runs,
     service_heartbeats,
+    suspension,
     why,
     workers,
 )
@@ -152,6 +154,11 @@ async def _everything_people_do(crew: Crew) -> None:
     await crew.queue.leave("p1")
     await _heartbeats(crew)
     assert await control.drain(*of_crew, "host", on=True)
+    await crew.claim("silent", lease_ms=1)
+    assert await suspension.suspend(*of_crew, on=True)
+    await until(lambda: suspension.silent(crew.client, crew.keys))
+    assert await suspension.return_dead(*of_crew, ["silent"]) == 0
+    assert await suspension.suspend(*of_crew, on=False)
     assert await workers.workers(*of_crew)
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")

@@ -59,7 +59,7 @@ async def test_the_script_writes_nothing_and_a_reader_may_call_it(crew: Crew) ->
     names = [*keys.fixed, keys.task("t2"), keys.run("t2"), keys.run_steps("t2")]
     text, _ = scripts.source("why")
     answer = await crew.client.execute_command("EVAL_RO", text, len(names), *names, "t2", "", "", 10)
-    assert answer[8][0] == 1
+    assert answer[9][0] == 1
     assert await crew.dump() == before
 
 

@@ -29,6 +29,8 @@ class ConditionType(StrEnum):
     """The resource has changed, and the cluster has not followed yet. No action is needed."""
     STALLED = "Stalled"
     """Nothing will go on until somebody changes something: the message says what."""
+    SUSPENDED = "Suspended"
+    """No task of the crew begins, as its spec says. The store knows: no worker has claimed any since."""
     PAUSED = "Paused"
     """An annotation tells the operator to leave the crew alone. All other conditions are as they were before."""
 
@@ -45,6 +47,8 @@ class Reason(StrEnum):
     STORE_EVICTS = "StoreEvicts"
     """Ready: the crew takes work, and may lose it, because the store's maxmemory-policy is another than noeviction: it
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
+    SUSPENDED = "Suspended"
+    """Ready, Suspended: spec.suspend is true. Tasks are taken, and none begins."""
     PROGRESSING = "Progressing"
     """Reconciling, not Ready: the latest change is being put into effect."""
     ANNOTATED = "Annotated"
@@ -118,7 +122,7 @@ class Condition(Strict):
     """One observation about a resource (Kubernetes' metav1.Condition)."""
 
     type: str = Field(
-        description="What is said: Ready, Reconciling, Stalled or Paused.",
+        description="What is said: Ready, Reconciling, Stalled, Suspended or Paused.",
         max_length=316,
         pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$",
     )

@@ -269,6 +269,11 @@ class CrewSpec(Strict):
     max_parallel_tasks: int = Field(
         default=10, ge=1, le=1000, description="Number of steps of one run that run at once."
     )
+    suspend: bool = Field(
+        default=False,
+        description="While true, no task begins: those that run go on to their end, the workers then leave, what is "
+        "submitted waits, and heartbeats don't fire nor make up for it. Results are still delivered.",
+    )
     tasks: Tasks = Field(default_factory=Tasks, description="Bounds of the crew's tasks.")
     workers: Workers = Field(default_factory=Workers, description="Number and properties of the crew's workers.")
     delivery: list[Destination] = Field(

@@ -70,6 +70,7 @@ for command in (
     events.events,
     control.cancel,
     control.interrupt,
+    control.suspend,
     control.resume,
     worker.worker,
     control.workers,

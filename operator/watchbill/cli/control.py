@@ -1,4 +1,4 @@
-"""`cancel`, `interrupt`, `resume`, `workers` and `drain`: commands for submitted work and for workers."""
+"""`cancel`, `interrupt`, `suspend`, `resume`, `workers` and `drain`: commands for submitted work and for workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from watchbill.cli import output
+from watchbill.cli import output, suspension
 from watchbill.cli.options import (
     CrewArgument,
     Output,
@@ -103,14 +103,35 @@ def interrupt(
 
 
 @with_store()
+def suspend(
+    store: StoreOptions,
+    crew: CrewArgument,
+) -> int:
+    """Suspend a crew: no task of it begins until it is resumed.
+
+    What runs goes on, what is submitted waits, heartbeats don't fire, results are delivered. If an operator manages the
+    crew, its Crew is changed in the Kubernetes cluster of the current kubeconfig; its workers leave once they are idle.
+    """
+    return store.run(lambda client: suspension.tell(client, crew, store.form, on=True))
+
+
+@with_store()
 def resume(
     store: StoreOptions,
     crew: CrewArgument,
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")],
+    task_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID", help="A task, or a step of a run: RUN/STEP. Without it: the crew.", show_default=False
+        ),
+    ] = None,
 ) -> int:
-    """Resume an interrupted task or step, with its prompt and inputs, and print its state."""
+    """Resume an interrupted task or step, with its prompt and inputs, and print its state. Without ID: a suspended
+    crew."""
 
     async def ask(client: Client) -> int:
+        if task_id is None:
+            return await suspension.tell(client, crew, store.form, on=False)
         resumed = await client.resume(crew, task_id)
         await _say_state(client, crew, task_id, store.form)
         if not resumed:

@@ -103,6 +103,7 @@ def crew_cells(row: Row) -> Cells:
     now = row.now
     counts = (now.waiting, now.running, now.parked, now.delayed, now.dead)
     workers = f"{now.workers}" if not now.draining else f"{now.workers} ({now.draining} draining)"
+    workers += " (suspended)" if now.suspended else ""
     slots = f"{now.running}/{now.slots}" if now.slots else "-"
     rates = (_rate(row.done), _rate(row.failed))
     return (one_line(row.crew), *map(str, counts), _age(now.oldest_ms), workers, slots, *rates)

@@ -159,6 +159,9 @@ def _warn(crew: Crew, prompt: str, agent: str | None, inputs: Mapping[str, str],
     from watchbill.plan import submission
     from watchbill.records import from_crew
 
+    if crew.spec.suspend:
+        fix = "Remove it, or set it to false."
+        raise InvalidInput(Problem("the crew is suspended, so nothing would begin", fix, path="spec.suspend"))
     for warning in submission.check(from_crew(crew), prompt, agent=agent, inputs=inputs, task_id=task_id):
         output.say(f"warning: {warning}")
     in_process.say_warnings_once()

@@ -63,6 +63,8 @@ async def _crews(client: Client, target: Target, store: StoreOptions) -> None:
         output.say(f"no crews in namespace {namespace!r} of this store")
     else:
         output.table(_HEADER, [(crew.partition("/")[2], *_cells(now)) for crew, now in found.items()])
+        if suspended := [crew.partition("/")[2] for crew, now in found.items() if now and now.suspended]:
+            output.say(f"suspended: {', '.join(suspended)}")
 
 
 def _plain(figures: Figures | None) -> dict[str, Any]:
@@ -101,6 +103,8 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
         return
     output.table(_HEADER, [(crew, *_cells(figures))])
+    if figures.suspended:
+        output.say(f"the crew is suspended: no task begins until somebody resumes it (watchbill resume {crew})")
     if (to := figures.deliveries) and to.waiting + to.running + to.delayed + to.dead:
         output.say(
             f"deliveries: {to.waiting} waiting, {to.running} being sent, {to.delayed} delayed, {to.dead} dead "

@@ -126,6 +126,8 @@ def _look(told: Why) -> list[str]:
             return [f"watchbill result {work}"]
         case Reason.INTERRUPTED:
             return [f"watchbill resume {work}"]
+        case Reason.SUSPENDED:
+            return [f"watchbill resume {told.crew}"]
         case Reason.AGENT_UNAVAILABLE | Reason.MOVING:
             return [f"watchbill events {told.crew}"]
         case Reason.NO_WORKER if not told.managed:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from watchbill.client.connected import Connected
-from watchbill.errors import InvalidInput, NotFound, Problem
+from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import texts
-from watchbill.store import control, dead, definitions
+from watchbill.store import control, dead, definitions, suspension
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
 from watchbill.store.deliveries import MANY
@@ -97,13 +97,35 @@ class Control(Connected):
             keys, lambda current: control.interrupt(self._redis, keys, current.uid, task_id, reason)
         )
 
-    async def resume(self, crew: str, task_id: str) -> bool:
-        """Puts an interrupted task back into the queue; it begins anew. Returns False if it was not interrupted.
+    async def suspend(self, crew: str) -> bool:
+        """Suspends the crew: when this returns, no task of it begins until `resume(crew)`.
 
-        Raises NotFound, and Conflict when it has ended.
+        What runs goes on, what is submitted waits, heartbeats don't fire, and results are delivered. Returns whether
+        that changed anything. Raises NotFound, and Conflict when an operator manages the crew: its Crew has
+        `spec.suspend`.
         """
+        return await self._suspend(crew, on=True)
+
+    async def resume(self, crew: str, task_id: str | None = None) -> bool:
+        """Puts an interrupted task back into the queue; it begins anew. Without an id: takes back `suspend`.
+
+        Returns False if it was not interrupted (or suspended). Raises NotFound; Conflict when the task has ended, or,
+        without an id, when an operator manages the crew.
+        """
+        if task_id is None:
+            return await self._suspend(crew, on=False)
         keys = self._door(crew, task_id=task_id)
         return await self._with_current(keys, lambda current: control.resume(self._redis, keys, current.uid, task_id))
+
+    async def _suspend(self, crew: str, *, on: bool) -> bool:
+        keys = self.keys(crew)
+        current = await self._current(keys)  # anew: a crew that is made anew under this name is not meant
+        if owner := (await definitions.identity(self._redis, keys)).owner:
+            raise Conflict(
+                f"the operator {owner!r} keeps crew {keys.crew!r}, as its Crew in Kubernetes says. "
+                f"Use: {suspension.by_kubectl(keys, on=on)}"
+            )
+        return await suspension.suspend(self._redis, keys, current.uid, on=on)
 
     # ------------------------------------------------------------ workers
 

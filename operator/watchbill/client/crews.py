@@ -16,7 +16,7 @@ from watchbill import cluster_names, names
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.plan import texts
-from watchbill.records import CrewDefinition, from_crew, to_crew
+from watchbill.records import CrewDefinition, from_crew, suspends, to_crew
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
 
@@ -52,14 +52,14 @@ class Crews(Connected):
         Conflict when an operator manages the crew.
         """
         crews, beats = self._declared(sources)
-        for keys, _ in crews:
+        for keys, *_ in crews:
             await self._refuse_managed(keys, "apply", "-f FILE")
-        known = {keys.crew: definition for keys, definition in crews}
+        known = {keys.crew: definition for keys, definition, _ in crews}
         for keys, beat in beats:
             await self._refuse_misfit(keys, beat, known)
         done: list[Applied] = []
-        for keys, definition in crews:
-            done.append(Applied("crew", keys.crew, await self._put_crew(keys, definition)))
+        for keys, definition, suspended in crews:
+            done.append(Applied("crew", keys.crew, await self._put_crew(keys, definition, suspended)))
         for keys, beat in beats:
             name = f"{_split(keys)[0]}/{beat.name}"
             done.append(Applied("heartbeat", name, await self._put_heartbeat(keys, beat)))
@@ -75,6 +75,22 @@ class Crews(Connected):
         """The current definition of the crew. Raises NotFound, NewerRecord."""
         return (await self._current(self.keys(crew))).definition
 
+    async def owner(self, crew: str) -> str:
+        """The operator that manages the crew; empty if none does. Raises NotFound."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return (await definitions.identity(self._redis, keys)).owner
+
+    async def uid(self, crew: str) -> str:
+        """The uid, which tells the crew from former and later ones of its name. Raises NotFound."""
+        return (await self._current(self.keys(crew))).uid
+
+    async def is_suspended(self, crew: str) -> bool:
+        """Returns whether no task of the crew begins until somebody resumes it. Raises NotFound."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return bool((await definitions.identity(self._redis, keys)).suspended)
+
     async def manifest(self, crew: str) -> dict[str, Any]:
         """The crew as a manifest without default values, which can be applied again.
 
@@ -83,6 +99,8 @@ class Crews(Connected):
         keys = self.keys(crew)
         definition = await self._record(keys) or (await self._current(keys)).definition
         made = to_crew(definition, _split(keys)[0])
+        if (await definitions.identity(self._redis, keys)).suspended:
+            made = made.model_copy(update={"spec": made.spec.model_copy(update={"suspend": True})})
         return {"apiVersion": made.api_version, "kind": made.kind} | made.model_dump(
             mode="json", by_alias=True, exclude_defaults=True
         )
@@ -103,7 +121,10 @@ class Crews(Connected):
         keys = self.keys(crew)
         await self._current(keys)
         now = datetime.now(UTC)  # noqa: TID251 - shell
-        return await fired.reports(self._redis, keys, now=now, most=most)
+        found = await fired.reports(self._redis, keys, now=now, most=most)
+        if (await definitions.identity(self._redis, keys)).suspended:
+            return [replace(report, suspended=True, next=()) for report in found]
+        return found
 
     async def delete(self, crew: str, *, heartbeat: str | None = None) -> None:
         """Removes the crew with all its work, results, events and heartbeats; its workers end. With `heartbeat`: only
@@ -129,8 +150,9 @@ class Crews(Connected):
 
     def _declared(
         self, sources: str | Path | Crew | Heartbeat | Iterable[str | Path | Crew | Heartbeat]
-    ) -> tuple[list[tuple[names.CrewKeys, CrewDefinition]], list[tuple[names.CrewKeys, Heartbeat]]]:
-        """The crews and the heartbeats, each with the keys of its crew. Raises InvalidInput."""
+    ) -> tuple[list[tuple[names.CrewKeys, CrewDefinition, bool | None]], list[tuple[names.CrewKeys, Heartbeat]]]:
+        """The crews, each with whether it is to be suspended (None: as it is), and the heartbeats, each with the keys
+        of its crew. Raises InvalidInput."""
         from watchbill import local  # which reads files; what it brings along, only who applies pays for
         from watchbill.api import Crew, Heartbeat
 
@@ -149,7 +171,7 @@ class Crews(Connected):
             return self.keys(f"{resource.metadata.namespace or self._namespace}/{name}")
 
         return (
-            [(keys(crew, crew.name), from_crew(crew)) for crew in crews],
+            [(keys(crew, crew.name), from_crew(crew), suspends(crew)) for crew in crews],
             [(keys(beat, beat.spec.crew_ref.name), beat) for beat in beats],
         )
 
@@ -179,12 +201,13 @@ class Crews(Connected):
             )
         return held
 
-    async def _put_crew(self, keys: names.CrewKeys, definition: CrewDefinition) -> Change:
+    async def _put_crew(self, keys: names.CrewKeys, definition: CrewDefinition, suspended: bool | None) -> Change:
         before, held = await self._record(keys), await definitions.identity(self._redis, keys)
         same = before is not None and (before.content(), before.metadata) == (definition.content(), definition.metadata)
+        same = same and suspended in (None, bool(held.suspended))
         if same and held.uid and (await self._current(keys)).digest == definition.digest():
             return "unchanged"
-        uid = await definitions.apply(self._redis, keys, definition)
+        uid = await definitions.apply(self._redis, keys, definition, suspended=suspended)
         await self._records(_split(keys)[0]).save_crew(definition.model_copy(update={"crew_id": uid}))
         self._crews.pop(keys.crew, None)
         return "configured" if held.uid else "created"

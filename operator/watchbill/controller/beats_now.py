@@ -54,15 +54,15 @@ async def fire(
     return is_left
 
 
-async def observed(client: redis.asyncio.Redis, keys: CrewKeys) -> dict[str, beat.Observed]:
-    """The crew's heartbeats as the store has them, by name."""
+async def observed(client: redis.asyncio.Redis, keys: CrewKeys, *, suspended: bool) -> dict[str, beat.Observed]:
+    """The crew's heartbeats as the store has them, by name. Those of a suspended crew fire nothing next."""
     states = await heartbeats.all_of(client, keys)
     made = [state.work for state in states if state.work]
     results = dict(zip(made, await fired.states(client, keys, made), strict=True))
     return {
         state.name: beat.Observed(
             last=state.last,
-            following=state.next,
+            following=None if suspended else state.next,
             slot=state.slot,
             work=state.work,
             result="" if (result := results.get(state.work, "")) == fired.EXPIRED else result,

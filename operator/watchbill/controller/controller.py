@@ -17,6 +17,7 @@ import redis.asyncio
 
 from watchbill import background, cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
+from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
@@ -25,7 +26,7 @@ from watchbill.controller.memory import Memory
 from watchbill.controller.reconcile import Reconciler
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
-from watchbill.controller.stored import Heartbeats, Stored
+from watchbill.controller.stored import Stored
 from watchbill.controller.wakeups import WakeUps
 from watchbill.controller.watch import Watch
 from watchbill.controller.workqueue import Lane, WorkQueue

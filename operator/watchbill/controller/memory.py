@@ -48,6 +48,8 @@ class CrewMemory:
     """The earlier decisions on the number of workers."""
     empty_since: dict[str, float] = field(default_factory=dict)
     """Worker → since when it has been seen drained and empty."""
+    silent_since: dict[str, float] = field(default_factory=dict)
+    """Incarnation of a suspended crew → since when its lease has been seen to be over."""
     written: dict[Resource, float] = field(default_factory=dict)
     """The time at which the status of each resource was last written."""
 

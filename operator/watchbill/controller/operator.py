@@ -14,8 +14,8 @@ import redis.asyncio
 
 from watchbill import background, connection
 from watchbill.clock import SYSTEM, Clock
+from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.controller import Controller
-from watchbill.controller.stored import Heartbeats
 from watchbill.errors import WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.settings import Settings

@@ -10,30 +10,27 @@ after it was found in the store, that its uid is gone; and the store keeps a lat
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 import redis.asyncio
-from pydantic import ValidationError
 
-from watchbill import api, cluster_names, metrics, names
-from watchbill.api import Heartbeat
-from watchbill.api.conditions import Reason
+from watchbill import cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now, fleet
+from watchbill.controller import beats_now, fleet, suspension
+from watchbill.controller.beats_stored import Heartbeats, StoredHeartbeats
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
-from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, StaleObject
+from watchbill.errors import InvalidInput, NameTaken, NotFound, StaleObject
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
 from watchbill.plan.drain import Fleet
 from watchbill.records import CrewDefinition
-from watchbill.store import control, definitions, heartbeats
+from watchbill.store import control, definitions
+from watchbill.store import suspension as store_suspension
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
 from watchbill.store.figures import Figures, figures
@@ -42,28 +39,13 @@ from watchbill.store.workers import workers
 
 logger = logging.getLogger("watchbill.operator")
 
-T = TypeVar("T")
 Living = Callable[[Key], Awaitable[tuple[str, int] | None]]
 """Asks the API server for the (uid, generation) of a Crew. None: it is gone, or is being deleted."""
 
-SCHEDULER_SECONDS: Final = 10.0
-"""The scheduler waits for the store; we don't, because the statuses of other crews must say that it is away."""
+UNKNOWN_LEASE_SECONDS: Final = 60.0
+"""The lease that workers are supposed to have whose crew can't be read."""
 PARKED_SECONDS: Final = 10.0
 """Seconds between two reads of the agents whose tasks are parked."""
-
-
-class Heartbeats(Protocol):
-    """Fires heartbeats (scheduler.Scheduler, which this layer may not import)."""
-
-    async def add(
-        self, keys: names.CrewKeys, uid: str, heartbeat: Heartbeat, *, fired: datetime | None = None
-    ) -> None: ...
-    async def follow(
-        self, keys: names.CrewKeys, state: heartbeats.HeartbeatState, *, fired: datetime | None = None
-    ) -> None: ...
-    async def remove(self, keys: names.CrewKeys, uid: str, name: str) -> None: ...
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +83,7 @@ class Stored:
     ) -> None:
         """`check` is called before writes. It raises NotLeader when this process may no longer write."""
         self._client = client
-        self._scheduler = scheduler
+        self._beats = StoredHeartbeats(client, scheduler)
         self._owner = owner
         self._living = living
         self._check = check
@@ -125,7 +107,8 @@ class Stored:
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
-        wanted = json.dumps([uid, definition is not None and generation, generations])
+        suspended = _suspends(seen)
+        wanted = json.dumps([uid, definition is not None and generation, suspended, generations])
         held = await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
         queue = Queue(self._client, keys, uid)
@@ -136,11 +119,13 @@ class Stored:
             if definition is not None:
                 # The figures of a crew that was stored are in its status from then on.
                 was_there = "waiting" in (seen.get("status") or {})
-                await self._store(keys, definition, (uid, int(generation)), held, was_there=was_there)
+                await self._store(keys, definition, seen, held, was_there=was_there)
                 current = definition.digest()
             elif not is_ours:
                 return None
-            await self._store_heartbeats(keys, uid, definition, beats, memory)
+            elif bool(held.suspended) != suspended:
+                await store_suspension.suspend(self._client, keys, uid, on=suspended)
+            await self._beats.store(keys, uid, definition, beats, memory, suspended=suspended)
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
             memory.synced = wanted
@@ -156,13 +141,17 @@ class Stored:
             await Queue(self._client, keys.deliveries(), uid).move_due()
         if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
             now = await figures(self._client, keys)
+        if now.suspended and now.running:
+            lease_seconds = definition.tasks.lease_seconds if definition else UNKNOWN_LEASE_SECONDS
+            if await suspension.return_dead(self._client, keys, uid, memory, lease_seconds, self._clock):
+                now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
         return StoreState(
             load=load_of(now),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
-            beats=await beats_now.observed(self._client, keys) if memory.verdicts else {},
+            beats=await beats_now.observed(self._client, keys, suspended=suspended) if memory.verdicts else {},
             dead=now.dead,
             is_run_now_left=is_left,
             fleet=fleet.of(await workers(self._client, keys, uid), memory, self._clock) if has_pods else Fleet(),
@@ -187,7 +176,7 @@ class Stored:
         await self._check_gone(key, *doomed)
         self._check()
         for name in memory.verdicts:
-            await _bounded(self._scheduler.remove(keys, held.uid if held.owner == self._owner else "", name))
+            await self._beats.remove(keys, held.uid if held.owner == self._owner else "", name)
         if there:
             if held.owner != self._owner or (uid is not None and there != uid):
                 return
@@ -207,17 +196,9 @@ class Stored:
         `beats`: the Heartbeats as the API server has them. Returns whether the store has these specs. Writes nothing.
         """
         keys = names.CrewKeys(*key)
-        wanted = {str(seen["metadata"]["name"]): _generation(seen) for seen in beats}
         if (await definitions.identity(self._client, keys)).owner != self._owner:
             return False
-        states = await heartbeats.all_of(self._client, keys)
-        fired = {str(seen["metadata"]["name"]): beat.last_slot(seen) for seen in beats}
-        for state in states:
-            try:
-                await self._scheduler.follow(keys, state, fired=fired.get(state.name))
-            except NewerRecord as error:
-                logger.warning("%s", error)
-        return {state.name: state.generation for state in states} == wanted
+        return await self._beats.follow(keys, beats)
 
     async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
         """The crews that this operator stored and that are no more, or that it did not remove to the end.
@@ -248,13 +229,13 @@ class Stored:
         self,
         keys: names.CrewKeys,
         definition: CrewDefinition,
-        version: tuple[str, int],
+        seen: Mapping[str, Any],
         held: Identity,
         *,
         was_there: bool,
     ) -> None:
-        """`version`: the (uid, generation) of the Crew that `definition` was made from."""
-        key, (uid, generation) = _key(keys), version
+        """`seen`: the Crew that `definition` was made from."""
+        key, uid, generation = _key(keys), str(seen["metadata"]["uid"]), int(seen["metadata"]["generation"])
         over: int | None = None
         if held.uid and held.owner == self._owner and held.uid != uid:
             await self._check_gone(key, held.uid)
@@ -266,7 +247,7 @@ class Stored:
             if record_uid is not None and record_uid != uid and owner != self._owner:
                 raise NameTaken(self._taken(keys, owner))
         elif held.uid and int(held.generation or 0) > generation:
-            if await self._living(key) != version:
+            if await self._living(key) != (uid, generation):
                 raise StaleObject(f"{keys.crew}: generation {held.generation} is stored, and {generation} was seen")
             over = int(held.generation)  # the API server's own data are older again: a backup was restored
         metadata = {**definition.metadata}
@@ -282,6 +263,7 @@ class Stored:
             was_there=was_there,
             generation=generation,
             over=over,
+            suspended=_suspends(seen),
         )
 
     def _taken(self, keys: names.CrewKeys, owner: str) -> str:
@@ -313,39 +295,7 @@ class Stored:
     async def _identities(self, crews: Sequence[Key]) -> list[Identity]:
         return await definitions.identities(self._client, [names.CrewKeys(*key) for key in crews])
 
-    # ------------------------------------------------------------ heartbeats, parked work
-
-    async def _store_heartbeats(
-        self,
-        keys: names.CrewKeys,
-        uid: str,
-        definition: CrewDefinition | None,
-        beats: Sequence[Mapping[str, Any]],
-        memory: CrewMemory,
-    ) -> None:
-        before, memory.verdicts = memory.verdicts, {}
-        for seen in beats:
-            name = str(seen["metadata"]["name"])
-            memory.verdicts[name] = await self._store_heartbeat(keys, uid, definition, seen)
-        stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
-        for name in (stored | set(before)) - set(memory.verdicts):
-            await _bounded(self._scheduler.remove(keys, uid, name))
-
-    async def _store_heartbeat(
-        self, keys: names.CrewKeys, uid: str, definition: CrewDefinition | None, seen: Mapping[str, Any]
-    ) -> beat.Verdict:
-        try:
-            heartbeat = _heartbeat(seen)
-            if problems := api.check(heartbeat):
-                raise InvalidInput(problems)
-            if problems := beat.lacks(heartbeat, definition):
-                await _bounded(self._scheduler.remove(keys, uid, heartbeat.name))
-                return Reason.INVALID_SPEC, "\n".join(map(str, problems))
-            await _bounded(self._scheduler.add(keys, uid, heartbeat, fired=beat.last_slot(seen)))
-        except (ValidationError, InvalidInput) as error:
-            await _bounded(self._scheduler.remove(keys, uid, str(seen["metadata"]["name"])))
-            return Reason.INVALID_SCHEDULE, str(error)
-        return beat.fires(heartbeat)
+    # ------------------------------------------------------------ parked work
 
     async def _try_parked(self, queue: Queue) -> None:
         """Moves parked tasks back onto the queue: the crew has changed, and may now have the agents that were missing.
@@ -375,25 +325,11 @@ def load_of(now: Figures) -> replicas.Load:
     return replicas.Load(now.waiting, now.running, due_in, deliveries, now.classes[0].waiting, oldest_seconds)
 
 
-def _generation(seen: Mapping[str, Any]) -> str:
-    """The generation under which the store keeps this Heartbeat; empty for one that can't be stored."""
-    try:
-        return heartbeats.generation(_heartbeat(seen).spec)
-    except ValidationError:
-        return ""
-
-
-def _heartbeat(seen: Mapping[str, Any]) -> Heartbeat:
-    """Reads a resource without the fields that a later version added, so that one can go back to this one. Raises
-    ValidationError."""
-    return Heartbeat.model_validate({k: v for k, v in seen.items() if k != "status"}, extra="ignore")
+def _suspends(seen: Mapping[str, Any]) -> bool:
+    """Returns whether the Crew says that no task of it is to begin, be the rest of it sound or not."""
+    return bool(seen.get("spec", {}).get("suspend"))
 
 
 def _key(keys: names.CrewKeys) -> Key:
     namespace, _, name = keys.crew.partition("/")
     return namespace, name
-
-
-async def _bounded(work: Awaitable[T]) -> T:
-    async with asyncio.timeout(SCHEDULER_SECONDS):
-        return await work

@@ -27,6 +27,7 @@ AGAIN_SECONDS: Final = 5.0
 """After so long a crew is reconciled again whose trouble somebody else must mend."""
 ACTIVE_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has work or workers."""
+_SUSPENDED: Final = "tasks are taken, and none begins while spec.suspend is true"
 OLD_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has workers of an old revision."""
 
@@ -202,6 +203,8 @@ def _scale(seen: Observed, serving: Child | None, before: int, claiming: int | N
         workers.scaling.up,
         workers.scaling.down,
     )
+    if seen.crew.spec.suspend:
+        return replicas.of_suspended(bounds, seen.load, before, seen.past, seen.at)
     if workers.scaling.mode == "External":
         wanted = bounds.clamp(workers.replicas)
         return replicas.Decision(wanted, "external", past=seen.past.changed(seen.at, wanted, 0))
@@ -214,7 +217,8 @@ def _pauses(seen: Observed) -> list[float | None]:
     """After how many seconds what was seen may have changed, with no event to tell of it."""
     active = due = None
     if seen.load is not None:
-        active = ACTIVE_AGAIN_SECONDS if not seen.load.none or any(c.replicas for c in seen.children) else None
+        works = seen.load.running + seen.load.deliveries > 0 or (seen.load.waiting > 0 and not seen.crew.spec.suspend)
+        active = ACTIVE_AGAIN_SECONDS if works or any(c.replicas for c in seen.children) else None
         due = None if seen.load.due_in is None else max(seen.load.due_in, 0.0)
     is_taken = seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT
     is_stuck = seen.store_error is not None or not seen.has_redis_secret or is_taken
@@ -266,6 +270,8 @@ def _conditions(
             (ConditionType.READY, False, Reason.PROGRESSING, message),
             (ConditionType.RECONCILING, True, Reason.PROGRESSING, message),
         ]
+    elif seen.crew.spec.suspend:
+        said = [(ConditionType.READY, True, Reason.SUSPENDED, _SUSPENDED)]
     elif seen.evicts:
         said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
     elif not seen.agents_loaded:
@@ -276,7 +282,11 @@ def _conditions(
     else:
         # At zero replicas there is nothing to wait for: work that comes starts workers.
         said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work")]
-    return stated(said, seen.status.get("conditions", []), generation=seen.generation, now=now)
+    before = seen.status.get("conditions", [])
+    was_suspended = any(c["type"] == ConditionType.SUSPENDED for c in before)
+    if seen.crew.spec.suspend and (seen.load is not None or was_suspended):
+        said.append((ConditionType.SUSPENDED, True, Reason.SUSPENDED, _SUSPENDED))
+    return stated(said, before, generation=seen.generation, now=now)
 
 
 def _stalled(seen: Observed, trouble: str) -> Fault | None:

@@ -59,6 +59,11 @@ def of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Told]
         told.append(Told(str(now["reason"]), "Reconcile", str(now["message"]), warning=True))
     if was and not now:
         told.append(Told("Recovered", "Reconcile", f"it is no longer stalled ({was['reason']})"))
+    was_suspended, is_suspended = (_has(status, ConditionType.SUSPENDED) for status in (before, after))
+    if is_suspended and not was_suspended:
+        told.append(Told("Suspended", "Suspend", "no task begins until spec.suspend is false"))
+    if was_suspended and not is_suspended:
+        told.append(Told("Resumed", "Resume", "tasks begin again"))
     was_away, is_away = (summary(status).get("reason") == Reason.STORE_UNAVAILABLE for status in (before, after))
     if is_away and not was_away:
         told.append(Told("StoreUnavailable", "Reconcile", str(summary(after)["message"]), warning=True))
@@ -81,6 +86,10 @@ def _figures(seen: Observed) -> str:
     deliveries = f", {seen.load.deliveries} deliveries" if seen.load.deliveries else ""
     concurrency = seen.crew.spec.workers.concurrency
     return f": {seen.load.waiting} tasks wait, {seen.load.running} run{deliveries}; each worker runs {concurrency}"
+
+
+def _has(status: Mapping[str, Any], kind: ConditionType) -> bool:
+    return any(c["type"] == kind and c["status"] == "True" for c in status.get("conditions") or [])
 
 
 def _stalled(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -90,12 +90,13 @@ def destinations(
     return [*(name for name in deliver or () if name in known), *own]
 
 
-def fires(heartbeat: Heartbeat) -> Verdict:
+def fires(heartbeat: Heartbeat, *, crew_suspended: bool = False) -> Verdict:
     """The verdict on a stored heartbeat."""
-    return (
-        Reason.AVAILABLE,
-        "suspended: it fires nothing until suspend is false" if heartbeat.spec.suspend else "it fires",
-    )
+    if heartbeat.spec.suspend:
+        return Reason.AVAILABLE, "suspended: it fires nothing until suspend is false"
+    if crew_suspended:
+        return Reason.AVAILABLE, "its crew is suspended: it fires nothing until the crew is resumed"
+    return Reason.AVAILABLE, "it fires"
 
 
 def run_now(seen: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from watchbill.api.workers import ScaleDown, ScaleUp
 from watchbill.plan.deliveries import SLOTS
 
-Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external"]
+Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external", "suspended"]
 
 Noted = tuple[tuple[float, int], ...]
 """(time, number), oldest first. Times are of a monotonic clock, in seconds."""
@@ -142,6 +142,12 @@ def decide(
     elif decided < inside and not is_idle:
         why = "scale-down"
     return Decision(decided, why, again, past.changed(now, decided, decided - current))
+
+
+def of_suspended(bounds: Bounds, load: Load | None, current: int, past: Past, now: float) -> Decision:
+    """A crew none of whose tasks begins: as many workers as its deliveries need, whatever its bounds say."""
+    wanted = current if load is None else min(-(-load.deliveries // SLOTS), bounds.max_replicas)
+    return Decision(wanted, "unknown" if load is None else "suspended", past=past.changed(now, wanted, 0))
 
 
 # -------------------------------------------------------------------- within

@@ -78,6 +78,8 @@ class Seen:
     now_ms: int
     managed: bool = False
     """An operator manages the crew."""
+    suspended: bool = False
+    """No task of the crew begins until it is resumed."""
     state: str = ""
     """The state of a task or step; empty for a run."""
     agent: str = ""

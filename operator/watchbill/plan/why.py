@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """No worker lives that could claim it."""
     DRAINING = "draining"
     """All workers drain, and claim nothing."""
+    SUSPENDED = "suspended"
+    """Its crew is suspended: no task begins until somebody resumes the crew."""
     HANDED_BACK = "handed-back"
     """A worker returned it; the next claim takes it first in its class."""
     DELAYED = "delayed"
@@ -208,6 +210,8 @@ def _held(seen: Seen, held: Holder) -> _Said:
     by = f"worker {held.worker}"
     if held.lease_ms is None or held.lease_ms <= 0:
         message = f"{by} holds it, and its lease is over; the next worker that claims takes it over"
+        if seen.suspended:
+            return _suspended(message)
         starts = "at the next claim of a worker" if seen.workers.alive else "unknown: no worker lives"
         return _Said(Reason.WORKER_SILENT, message, starts=starts)
     if seen.wish:
@@ -224,6 +228,9 @@ def _delayed(seen: Seen) -> _Said:
     left = (seen.aside_ms - seen.now_ms) / 1000
     when = f"in {span(left)}" if left > 0 else "now"
     starts = f"{when}, if a slot is free then"
+    if seen.suspended:
+        message = f"it is due {when}, but" if not seen.attempt else f"attempt {seen.attempt} failed;"
+        return _suspended(f"{message} no task of its crew begins")
     if seen.attempt > 0:
         following = f"attempt {seen.attempt + 1}" + (f" of {seen.max_attempts}" if seen.max_attempts else "")
         message = f"attempt {seen.attempt} failed; {following} is due {when}"
@@ -244,6 +251,8 @@ def _dependent(run: RunStatus, missing: Sequence[StepStatus]) -> _Said:
 
 
 def _queued(seen: Seen, before: int | None, is_least: bool) -> _Said:
+    if seen.suspended:
+        return _suspended(_told_before(seen, before or 0, is_least))
     if before is None:
         return _Said(Reason.MOVING, "it moves between two places of the store; ask again", starts="unknown")
     workers = seen.workers
@@ -266,6 +275,11 @@ def _queued(seen: Seen, before: int | None, is_least: bool) -> _Said:
     seconds = (before - free + 1) * pace[0]
     least = "not before" if is_least else "in about"
     return _Said(reason, message, seconds, f"{least} {span(seconds)}: {pace[1]}")
+
+
+def _suspended(message: str) -> _Said:
+    why = f"its crew is suspended; {message}"
+    return _Said(Reason.SUSPENDED, why, starts="unknown: when somebody resumes the crew")
 
 
 def _told_before(seen: Seen, before: int, is_least: bool) -> str:

@@ -67,6 +67,8 @@ class Identity:
     """Under which definition a worker has last loaded all agents."""
     generation: str = field(default="", compare=False)
     """The generation of the current definition, where its owner counts."""
+    suspended: str = field(default="", compare=False)
+    """Since when no task of the crew begins, in ms; empty: they do."""
 
 
 async def apply(
@@ -80,6 +82,7 @@ async def apply(
     only_new: bool = False,
     generation: int | None = None,
     over: int | None = None,
+    suspended: bool | None = None,
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
@@ -87,6 +90,7 @@ async def apply(
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
     isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it.
+    `suspended`: whether no task is to begin; None: as it was.
     `generation`: of the definition, for an owner that counts; a later one that is stored is not replaced, unless it is
     `over`. Raises NameTaken when the crew of that name has another uid or owner, StaleObject when a later generation is
     stored.
@@ -114,6 +118,8 @@ async def apply(
                     loss,
                     generation or "",
                     over or "",
+                    keys.crew,
+                    "" if suspended is None else int(suspended),
                 ],
             )
             match reply[0]:
@@ -215,7 +221,7 @@ async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> 
         for start in range(0, len(crews), _BATCH):
             async with client.pipeline(transaction=False) as pipe:
                 for keys in crews[start : start + _BATCH]:
-                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded", "generation"])
+                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded", "generation", "suspended"])
                 found += [Identity(*(str(value or "") for value in reply)) for reply in await pipe.execute()]
     return found
 

@@ -91,6 +91,8 @@ class Figures:
     """Milliseconds until the next of them is due (negative: it is due); None where there is none."""
     draining: int = 0
     """Workers that claim no more."""
+    suspended: bool = False
+    """No task of the crew begins until it is resumed."""
     slots: int = 0
     """Number of tasks that the workers can run at once. A worker reports it within a second of its start."""
     parked_by: Mapping[str, int] = field(default_factory=dict)
@@ -241,7 +243,7 @@ def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> F
     """`deliveries`: the answer for the crew's delivery queue."""
     if not reply:
         return None
-    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, *rest = reply
+    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, suspended, *rest = reply
     flat, workers, ended, outbox = rest
     queue = _figures(deliveries) if deliveries else None
     parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
@@ -260,6 +262,7 @@ def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> F
         delayed=delayed,
         due_in_ms=int(float(due)) - now_ms if due else None,
         draining=sum(worker["draining"] for worker in reports),
+        suspended=bool(suspended),
         slots=sum(worker["slots"] for worker in reports),
         parked_by=parked,
         classes=tuple(classes),

@@ -34,14 +34,14 @@ async def seen(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, max_at
         answer = await _ask(client, keys, task_id, "")
         before = 0
         for _ in range(_PAGES):
-            place = answer[8] if answer else []
+            place = answer[9] if answer else []
             if not place or place[2] or place[0] < _PAGE:
                 break
             before += place[0]
             await asyncio.sleep(_PAUSE_SECONDS)
             answer = await _ask(client, keys, task_id, place[1])
         recent: Any = await client.xrevrange(keys.results, count=ENDED_MOST)
-    if not answer or not (answer[2] or answer[3]):
+    if not answer or not (answer[3] or answer[4]):
         raise runs.not_found(keys, task_id)
     with runs.readable(keys, task_id):
         from_ms = _time_of(recent[-1][0]) if len(recent) == ENDED_MOST else 0
@@ -57,13 +57,14 @@ async def _ask(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, behind
 
 
 def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> Seen:
-    now_ms, owner, record, of_run, graph, holder, wish, (aside, aside_ms), place, classes, workers = answer
+    now_ms, owner, suspended, record, of_run, graph, holder, wish, (aside, aside_ms), place, classes, workers = answer
     run, active, parallel = _run(keys, task_id, of_run, graph)
     found = Seen(
         crew=keys.crew,
         id=task_id,
         now_ms=now_ms,
         managed=bool(owner),
+        suspended=bool(suspended),
         holder=_holder(holder, now_ms),
         wish=packed.StopRequest.unpack(wish).what if wish else "",
         aside=aside,

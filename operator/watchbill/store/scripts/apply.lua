@@ -1,5 +1,5 @@
 #!lua
--- uses events
+-- uses events wake suspend
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
 -- KEYS fixed, then
 --   1 new_key             of the new definition
@@ -15,6 +15,8 @@
 --   8 loss                what the feed says if the crew isn't here; '': nothing, since it never was
 --   9 generation          of the definition, where its owner counts; '': nobody does
 --   10 over               a later generation that this one may replace; '': none
+--   11 crew
+--   12 suspended          1: no task of it is to begin; 0: they are; '': as it was
 -- Answers
 --   {'ok', uid}
 --   {'changed'}           another definition came in between: look again
@@ -23,6 +25,7 @@
 --   {'leaving', uid}      a former one is not removed to its end
 local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_queued, owner, loss, generation, over = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local crew, suspended = ARGV[11], ARGV[12]
 local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
 local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation')
 local uid, known_owner, old, leaving, last = known[1], known[2] or '', known[3] or '', known[4], known[5] or ''
@@ -43,6 +46,7 @@ if is_new and loss ~= '' then
   redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (record_loss.lua)
   event('mission_event', '"message":' .. quote(loss))
 end
+if suspended ~= '' then suspend(crew, suspended == '1') end
 if owner ~= '' then redis.call('HSET', META, 'owner', owner) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= digest and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', old_key) end
 for _, c in ipairs(CLASSES) do

@@ -9,13 +9,13 @@
 -- Answers
 --   {}                    there is no such crew
 --   {now in ms, when delayed work is due ('': there is none), delayed, running, parked for concurrency, for an agent,
---     for an interrupt, dead, refused, trimmed, classes, workers, ended, outbox}
+--     for an interrupt, dead, refused, trimmed, suspended since in ms ('': it is not), classes, workers, ended, outbox}
 --   classes               for each waiting, running, id of the head or ''
 --   workers               for each that lives what it says of itself, or ''; is it to drain?
 --   ended                 {} | {results ever, id of the last, looked at, completed, failed}
 --   outbox                {} (the crew has never delivered anything) | {entries, id of the first or ''}
 local most, behind = tonumber(ARGV[1]), ARGV[2]
-local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed', 'delivers')
+local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed', 'delivers', 'suspended')
 if not meta[1] then return {} end
 
 local classes, waits_again, counts = {}, 0, count_classes()
@@ -53,5 +53,5 @@ end
 local due = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
 return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', HOLDERS) - waits_again,
   redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT),
-  redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), classes, workers, ended,
-  outbox }
+  redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), meta[5] or '', classes,
+  workers, ended, outbox }

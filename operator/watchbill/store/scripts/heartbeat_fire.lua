@@ -35,7 +35,7 @@
 --   {'busy'}              what it fired last has not ended
 --   {'full'}
 --   {'fired', next slot}
---   {'already', next slot}
+--   {'already', next slot}  it was fired or told as missed before, or its crew is suspended
 local policy, last, is_stopped = ARGV[1], ARGV[2], ARGV[3] == '1'
 local uid, crew, max_queued, generation, slot = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local following, guard_ms, is_task, id, definition = ARGV[9], ARGV[10], ARGV[11] == 'task', ARGV[12], ARGV[13]
@@ -57,6 +57,10 @@ local function pass()
     next_slot = following
     redis.call('HSET', heartbeat, 'next', next_slot)
   end
+end
+if slot ~= '' and redis.call('HEXISTS', META, 'suspended') == 1 then     -- the crew is: the slot passes
+  pass()
+  return { 'already', next_slot }
 end
 if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task or of.run) == 1 then
   pass()

@@ -254,6 +254,7 @@ end
 --   6 lease_ms
 --   7 take_over           1: from incarnations whose leases ran out, too
 --   8 highest             of the fences that the worker was given
+-- A suspended crew's tasks are not claimed, nor taken over; what is due comes onto its stream, and waits there.
 -- Answers {'ok', look again in ms, now in ms, current definition, rows, is the worker to drain?}
 --   rows, one behind the other: id, fence, attempt, agent, entry, class, previous, state, payload, definition, inputs
 --   previous: '' (it is new) | returned (it was handed back, or that isn't known any more) | the dead incarnation that
@@ -281,14 +282,20 @@ local function claim(inc)
   end
 
   local drain = 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)
-  local known = redis.call('HMGET', META, 'def', drain, 'picks', 'fence')
+  local known = redis.call('HMGET', META, 'def', drain, 'picks', 'fence', 'suspended')
   local definition, draining, picks, fence = known[1], known[2], tonumber(known[3] or '0'), tonumber(known[4] or '0')
+  local suspended = known[5] and not string.find(HOLDERS, ':delivery:holders', 1, true)     -- deliveries go on
   local due = next_due()
   -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be
   -- lost. A server that took another's place may have missed the last of them, and hears of those from the
   -- workers.
   fresh_fence = int(math.max(now_us, fence + 1, highest + 1))
-  if slots > 0 and draining then
+  if suspended then
+    if due and due <= now_ms then
+      move_due(100)
+      due = next_due()
+    end
+  elseif slots > 0 and draining then
     ring()      -- it may have heard the bell in the place of somebody who is to claim
   elseif slots > 0 then
     local dead, more = {}, false
@@ -314,6 +321,7 @@ local function claim(inc)
 
   local again = 2000
   if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy
+  if suspended then return { 'ok', again, now, definition or '', rows, draining and 1 or 0 } end
   if somebody_gone then leases = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2) end
   for i = 1, #leases, 2 do
     if leases[i] ~= inc then

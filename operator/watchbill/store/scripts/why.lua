@@ -13,8 +13,9 @@
 --   4 most
 -- Answers
 --   {}                    there is no such crew
---   {now in ms, owner, record, run, steps, holder, wish, set aside, place, classes, workers}
+--   {now in ms, owner, suspended, record, run, steps, holder, wish, set aside, place, classes, workers}
 --   owner                 of the crew
+--   suspended             since when no task of the crew begins, in ms; '': they do
 --   record                of a task or step, or {}: {state, agent, class, the last attempt that began, when it was
 --     submitted, started and ended (ms), its failed attempts (packed)}
 --   run                   {state, when it was submitted and ended (ms), steps on streams, its bound, class} or {}
@@ -28,7 +29,7 @@
 --   workers               for each that lives what it says of itself, or ''; is it to drain?
 local task, run, steps = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3]
 local id, step, behind, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local meta = redis.call('HMGET', META, 'uid', 'owner')
+local meta = redis.call('HMGET', META, 'uid', 'owner', 'suspended')
 if not meta[1] then return {} end
 
 local of_run = redis.call('HMGET', run, 'state', 'submitted', 'finished', 'active', 'parallel', 'class')
@@ -93,5 +94,6 @@ end
 local is_queued = (state == 'waiting' or state == 'delayed') and aside[1] == '' and (not packed or inc == RETURNED)
 local place = is_queued and place_of(counts[class]) or {}
 
-return { now_ms, meta[2] or '', record, of_run[1] and of_run or {}, of_run[1] and redis.call('HGETALL', steps) or {},
-  holder, redis.call('HGET', WISHES, id) or '', aside, place, classes, live_workers() }
+return { now_ms, meta[2] or '', meta[3] or '', record, of_run[1] and of_run or {},
+  of_run[1] and redis.call('HGETALL', steps) or {}, holder, redis.call('HGET', WISHES, id) or '', aside, place,
+  classes, live_workers() }

@@ -1,0 +1,71 @@
+"""Suspends and resumes crews: in the store, or, where an operator manages the crew, in the Kubernetes cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Final
+
+from watchbill.cli import output
+from watchbill.cli.options import Output
+from watchbill.errors import Conflict, UserActionRequired
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+
+TAKEN_UP_SECONDS: Final = 15.0
+"""An operator that has not taken up a change after so long is not waited for."""
+_LOOK_SECONDS: Final = 0.05
+
+
+async def tell(client: Client, crew: str, form: Output, *, on: bool) -> int:
+    """Suspends or resumes the crew, and prints its state. Returns the exit code."""
+    full, state = client.keys(crew).crew, "suspended" if on else "resumed"
+    was = await client.is_suspended(crew)
+    if await client.owner(crew):
+        await _in_cluster(client, crew, on=on)
+    else:
+        await (client.suspend(crew) if on else client.resume(crew))
+    if form is Output.TEXT:
+        sys.stdout.write(f"{state}\n")
+        sys.stdout.flush()
+        if was is on:
+            output.say(f"nothing was changed: {crew} {'is suspended already' if on else 'was not suspended'}")
+    else:
+        output.write({"crew": full, "suspended": on}, form)
+    if on and (running := (await client.figures(crew)).running):
+        output.say(f"{output.many(running, 'task')} that began before will end as usual")
+    return 0
+
+
+async def _in_cluster(client: Client, crew: str, *, on: bool) -> None:
+    """Changes the Crew, and waits until the operator has told the store. Raises UserActionRequired, Conflict."""
+    from watchbill.kubernetes_api import KubernetesApi
+    from watchbill.store import suspension
+
+    keys = client.keys(crew)
+    namespace, _, name = keys.crew.partition("/")
+    command = suspension.by_kubectl(keys, on=on)
+    try:
+        connection = await KubernetesApi.connect()
+    except UserActionRequired as error:
+        raise UserActionRequired(f"an operator manages crew {keys.crew!r}, and {error}; or use: {command}") from error
+    async with connection as api:
+        seen = await api.get("crews", namespace, name)
+        if seen is None or seen["metadata"]["uid"] != await client.uid(crew):
+            raise Conflict(
+                f"the operator that manages crew {keys.crew!r} is not in the cluster of the current kubeconfig. "
+                f"In its own: {command}"
+            )
+        await api.merge(
+            "crews", namespace, name, {"metadata": {"uid": seen["metadata"]["uid"]}, "spec": {"suspend": on}}
+        )
+    try:
+        async with asyncio.timeout(TAKEN_UP_SECONDS):
+            while await client.is_suspended(crew) is not on:  # noqa: ASYNC110 - the operator does it
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError as error:
+        raise Conflict(
+            f"the Crew {keys.crew!r} says it now, and no operator has taken it up after {TAKEN_UP_SECONDS:.0f} s. "
+            f"Is it running? Why not: watchbill doctor"
+        ) from error

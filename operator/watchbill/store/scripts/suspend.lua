@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- uses events wake suspend
+-- No task of the crew begins from now on, or tasks do again.
+-- KEYS fixed
+-- ARGV
+--   1 uid
+--   2 crew
+--   3 is_on               1: none begins; 0: again
+-- Answers
+--   {'gone'}
+--   {'ok', changed}
+local uid, crew, is_on = ARGV[1], ARGV[2], ARGV[3] == '1'
+if is_gone(uid) then return { 'gone' } end
+return { 'ok', suspend(crew, is_on) and 1 or 0 }
