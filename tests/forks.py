@@ -7,6 +7,7 @@ can't tell whether each module imports what it uses: for that, some processes of
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -115,7 +117,8 @@ def start(
 ) -> subprocess.Popen[Any]:
     """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments.
 
-    From nothing, where `env` says what is read before anything runs.
+    From nothing, where `env` says what is read before anything runs. A new session whose stdin is a terminal is
+    controlled by it.
     """
     global _template
     if any(name.startswith(_READ_AT_START) and os.environ.get(name) != value for name, value in env.items()):
@@ -204,6 +207,8 @@ def _become(descriptors: Sequence[int]) -> dict[str, Any]:
     os.closerange(3, 1024)
     if request["start_new_session"]:
         os.setsid()
+        if os.isatty(0):
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C and a change of its size become signals
     os.chdir(request["cwd"])
     importlib.reload(places)  # it keeps the folder in which the process has started
     os.environ.clear()

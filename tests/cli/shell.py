@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pty
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -166,32 +164,28 @@ class Shell:
     def on_terminal(self, *arguments: str, typed: bytes) -> tuple[int, str]:
         """Runs it with a terminal as its stdin, and types once it asks. Its exit code, and what it said on stderr."""
         leader, follower = pty.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "watchbill", *arguments],
-            cwd=self.folder,
-            env=self.env,
-            stdin=follower,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=lambda: _controlling(follower),
-        )
+        error, its_error = os.pipe()
+        command = ["-m", "watchbill", *arguments]
+        streams: dict[str, Any] = {"stdin": follower, "stderr": its_error}
+        with Path(os.devnull).open("w") as nothing:
+            process = forks.start(
+                command, cwd=self.folder, env=self.env, stdout=nothing, start_new_session=True, **streams
+            )
         os.close(follower)
-        assert process.stderr is not None
+        os.close(its_error)
         try:
-            said = ""
-            while typed and "[y/N]" not in said:
-                line = process.stderr.readline()
-                assert line, said
-                said += line
-            os.write(leader, typed)
-            said += process.stderr.read()
+            with os.fdopen(error) as stderr:
+                said = ""
+                while typed and "[y/N]" not in said:
+                    line = stderr.readline()
+                    assert line, said
+                    said += line
+                os.write(leader, typed)
+                said += stderr.read()
             return process.wait(30), said
         finally:
             process.kill()
             process.wait()
-            process.stderr.close()
             os.close(leader)
 
     def read(self, process: subprocess.Popen[str], stream: str = "err") -> str:
@@ -216,10 +210,6 @@ class Shell:
             if process.poll() is None:
                 process.kill()
             process.wait()
-
-
-def _controlling(terminal: int) -> None:
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def until(condition: Callable[[], object], seconds: float = 60, explain: Callable[[], object] = str) -> None:

@@ -299,7 +299,6 @@ def test_it_follows_the_size_of_the_terminal(crews: Crews, terminal: Callable[..
     top.shows(r"FAILED/S")
     top.shows(r"crew-11")
     top.resize(50, 8)
-    top.process.send_signal(signal.SIGWINCH)
     top.shows(r"… \d+ more")
     picture = top.picture
     assert "FAILED/S" not in picture
