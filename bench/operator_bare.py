@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import operator_phases
+from bench.operator_phases import Changes, Outage
 from bench.operator_watch import Watch, condition, store_version
 from e2e.cluster import control_plane as planes
 from e2e.cluster import machine, recipe
@@ -30,7 +32,7 @@ from e2e.control_plane.operator_process import Process, Store
 from watchbill import cluster_names
 from watchbill.client import Client
 
-NAMESPACE = "bench"
+NAMESPACE, BARE_NAMESPACE = "bench", "bench-bare"
 ACCOUNT_NAMESPACE, ACCOUNT = "watchbill-system", "operator"
 USER = f"system:serviceaccount:{ACCOUNT_NAMESPACE}:{ACCOUNT}"
 
@@ -62,8 +64,12 @@ class Found:
     memory_full: dict[str, float] = field(default_factory=dict)
     writes_creating: dict[str, int] = field(default_factory=dict)
     writes_scaling: dict[str, int] = field(default_factory=dict)
+    bare_writes_per_second: float = 0.0
     writes_at_rest: dict[str, int] = field(default_factory=dict)
     rest_seconds: float = 0.0
+    changed_to_ready: list[float] = field(default_factory=list)
+    writes_after_restart: dict[str, int] = field(default_factory=dict)
+    outage: Outage | None = None
     wrong: list[str] = field(default_factory=list)
     """Findings that must not be."""
 
@@ -86,6 +92,10 @@ async def measure(crews: int, samples: int, rest_seconds: float, resync_seconds:
                     "controller manager": " ".join(CONTROLLER_FLAGS),
                     "operator's resync, s": resync_seconds,
                 }
+                machine.say("measuring the API server's writes alone")
+                _namespace(plane, BARE_NAMESPACE)
+                found.bare_writes_per_second = await operator_phases.bare_rate(kubeconfig, BARE_NAMESPACE)
+                plane.kubectl("delete", "namespace", BARE_NAMESPACE, timeout=READY_SECONDS)
                 port = _free_port()
                 settings = {"health_port": str(port), "resync_seconds": str(resync_seconds)}
                 with operator_process.operator(kubeconfig, store.url, folder, **settings) as operator:
@@ -126,6 +136,18 @@ async def _measure(
         )
         await _quiet(plane)
         found.writes_creating = _counted(plane.writes(began, user=USER))
+        found.memory_full = _memory(operator)
+
+        machine.say("restarting the operator")
+        began = plane.audit_position()
+        if code := operator.terminate():
+            found.wrong.append(f"the operator ended with exit code {code}")
+        operator.start()
+        await asyncio.sleep(2 * QUIET_SECONDS)
+        await _quiet(plane)
+        found.writes_after_restart = _counted(plane.writes(began, user=USER))
+        if found.writes_after_restart:
+            found.wrong.append(f"writes after a restart: {found.writes_after_restart}")
 
         machine.say(f"at rest for {rest_seconds:g} s")
         began = plane.audit_position()
@@ -133,7 +155,6 @@ async def _measure(
         await asyncio.sleep(rest_seconds)
         found.rest_seconds = time.perf_counter() - start
         found.writes_at_rest = _counted(plane.writes(began, user=USER))
-        found.memory_full = _memory(operator)
         if found.writes_at_rest:
             found.wrong.append(f"writes at rest: {found.writes_at_rest}")
 
@@ -151,10 +172,22 @@ async def _measure(
             await _quiet(plane)
             found.writes_scaling = _counted(plane.writes(began, user=USER))
             await _check(found, client, deployments, chosen)
+        await _quiet(plane)
+        found.outage = await operator_phases.outage(plane, USER, NAMESPACE, store, crews, deployments)
 
 
 async def _create(found: Found, plane: ControlPlane, crews: Watch) -> None:
     manifests = [_crew(f"crew-{number:05d}") for number in range(found.crews)]
+    first, manifests = manifests[: operator_phases.CHANGED], manifests[operator_phases.CHANGED :]
+    plane.kubectl.apply(*first, namespace=NAMESPACE)
+    await crews.until(
+        lambda: sum(map(operator_phases.is_ready, crews.objects.values())) == len(first),
+        within=READY_SECONDS,
+        what="the first crews are Ready",
+    )
+    changes = Changes()
+    names = [one["metadata"]["name"] for one in first]
+    changing = asyncio.create_task(operator_phases.change_beside(plane, NAMESPACE, crews, names, changes))
     begin = time.perf_counter()
     lists = [{"apiVersion": "v1", "kind": "List", "items": manifests[first::CREATORS]} for first in range(CREATORS)]
     words = ("create", "--filename=-", "--validate=false", "--output=name", f"--namespace={NAMESPACE}")
@@ -177,9 +210,14 @@ async def _create(found: Found, plane: ControlPlane, crews: Watch) -> None:
             if condition(seen.object, "Ready") == "True":
                 ready.setdefault(name, seen.at)
         position = len(crews.events)
-        return len(ready) == found.crews
+        return len(ready) == found.crews or changing.done()
 
     await crews.until(all_ready, within=READY_SECONDS, what=f"{found.crews} crews are Ready", every=0.05)
+    changing.cancel()
+    await asyncio.wait([changing])
+    if not changing.cancelled():
+        changing.result()  # raises what ended it
+    found.changed_to_ready = [1000 * seconds for seconds in changes.seconds]
     found.all_ready_seconds = max(ready.values()) - begin
     found.created_to_ready = [1000 * (ready[name] - created[name]) for name in ready]
 
@@ -223,9 +261,9 @@ def _prepared(plane: ControlPlane, store: Store) -> Path:
         kubectl("apply", "--server-side", "--filename", crd)
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/crews.watchbill.dev")
     kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/heartbeats.watchbill.dev")
+    for namespace in (NAMESPACE, ACCOUNT_NAMESPACE):
+        _namespace(plane, namespace)
     kubectl.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ACCOUNT_NAMESPACE}},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}},
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -244,6 +282,10 @@ def _prepared(plane: ControlPlane, store: Store) -> Path:
     )
     kubectl(*secret, f"--namespace={NAMESPACE}")
     return plane.service_account_kubeconfig(ACCOUNT_NAMESPACE, ACCOUNT)
+
+
+def _namespace(plane: ControlPlane, name: str) -> None:
+    plane.kubectl("create", "namespace", name)
 
 
 def _crew(name: str) -> dict[str, Any]:

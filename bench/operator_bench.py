@@ -4,8 +4,9 @@
     python -m bench.operator_bench --kind [--samples 10] [--namespace default] [--json FILE]
 
 The first runs a control plane, a store and the operator of its own, without pods (build it: `make control-plane`):
-memory without crews; --crews are created; writes while nobody asks for anything; then --samples of them, each at zero
-and each once, get a task, one after the other. A time ends when a watch on Deployments shows replicas: 1, so it holds
+memory without crews; --crews are created, and beside them some are changed; the operator is restarted; writes while
+nobody asks for anything; then --samples of them, each at zero and each once, get a task, one after the other; then the
+store goes away for half a minute. A time ends when a watch on Deployments shows replicas: 1, so it holds
 the watch's own few milliseconds too; it begins with the call of `submit` or, in the second figure, at its return.
 
 The second needs a cluster with Watchbill and its bundled Valkey, that of KUBECONFIG (`make e2e-up`), and measures there
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import operator_bare, operator_pods
+from bench.operator_phases import STATUS_WRITES_GOAL
 from bench.operator_watch import row
 from e2e.cluster import kind
 from e2e.cluster.kubectl import KubectlError
@@ -84,12 +86,23 @@ def _print_bare(found: operator_bare.Found, samples: int) -> None:
     print(f"{found.crews} crews created in {found.creating_seconds:.1f} s")
     print(row("  created → Ready, each", found.created_to_ready))
     print(f"{'  all Ready, from the first request on':<44} {found.all_ready_seconds:.1f} s")
+    print(row("  one change meanwhile → Ready", found.changed_to_ready))
+    rate = (sum(found.writes_creating.values()) + found.crews) / found.all_ready_seconds
+    share = f"{rate / found.bare_writes_per_second:.0%} of {found.bare_writes_per_second:.0f}, of writes alone"
+    print(f"{'  writes per second, of crews and for them':<44} {rate:.0f} ({share}; goal: 80%)")
+    print(f"{'  writes after a restart':<44} {sum(found.writes_after_restart.values())} (must be 0)")
     print(f"{'  writes per crew':<44} {_each(found.writes_creating, found.crews)}")
     at_rest = 60 * sum(found.writes_at_rest.values()) / found.rest_seconds
     print(f"{'  writes per minute at rest':<44} {at_rest:.3g} (over {found.rest_seconds:.0f} s; must be 0)")
     for what, memory in (("no crews", found.memory_empty), (f"{found.crews} crews", found.memory_full)):
         label = f"operator's memory, {what}"
         print(f"{label:<44} {memory['RSS']:.1f} MiB (peak {memory['peak']:.1f})")
+    if (away := found.outage) is not None:
+        print(f"the store away for {away.down_seconds:.0f} s: {away.told} statuses said so")
+        print(f"{'  its return → all Ready':<44} {away.healed_seconds:.1f} s (goal: < 60 s)")
+        most = f"{away.status_writes_in_worst_second} in the worst second (goal: {STATUS_WRITES_GOAL})"
+        print(f"{'  status writes':<44} {away.status_writes}, {most}")
+        print(f"{'  Deployments whose size changed':<44} {away.replicas_changed} (must be 0)")
 
 
 def _print_pods(found: operator_pods.Found) -> None:
