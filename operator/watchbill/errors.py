@@ -9,6 +9,7 @@ WatchbillError
 │   ├── AgentNotFound           a service has no bot of the name that a task asks for
 │   ├── AgentNotLoadable        the class of an agent, or a tool of it, cannot be used
 │   ├── NewerRecord             the store holds what a newer version wrote, or what is damaged
+│   ├── Closed                  a service, client or stream was closed or stopped, or was never started
 │   ├── MissingExtra            an optional dependency is not installed
 │   ├── NoStore                 no store was given and none was found; says what was tried
 │   ├── StoreRefuses            the store refuses our user, password, certificate or rights
@@ -57,6 +58,12 @@ class UserActionRequired(WatchbillError):
     """Somebody must change something; trying again as it is cannot help."""
 
 
+def sentence(text: object) -> str:
+    """Returns the text as a sentence that ends once, whether or not it has an end: another may follow it."""
+    said = str(text).rstrip()
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with one value."""
@@ -72,7 +79,12 @@ class Problem:
 
     def __str__(self) -> str:
         where = ": ".join(part for part in (self.source, self.path) if part)
-        return f"{where}: {self.reason}. {self.fix}" if where else f"{self.reason}. {self.fix}"
+        return f"{where}: {self.said}" if where else self.said
+
+    @property
+    def said(self) -> str:
+        """The reason and the fix, without the place."""
+        return f"{sentence(self.reason)} {self.fix}"
 
 
 class InvalidInput(UserActionRequired, ValueError):
@@ -137,6 +149,11 @@ class KubernetesRefuses(UserActionRequired):
 
 class KubernetesForbids(KubernetesRefuses):
     """The API server forbids a request: a right is missing, or a quota is used up."""
+
+
+class Closed(UserActionRequired, RuntimeError):
+    """The object was closed or stopped, or has not been started. Nothing was sent or stored. The message says how to
+    go on."""
 
 
 class MissingExtra(UserActionRequired, ModuleNotFoundError):

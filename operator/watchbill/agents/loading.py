@@ -29,7 +29,7 @@ from watchbill.agents.context import Context
 from watchbill.agents.importing import Finder, Unusable, suggest
 from watchbill.agents.sources import Sources
 from watchbill.agents.tools import Tool
-from watchbill.errors import AgentNotLoadable, Problem
+from watchbill.errors import AgentNotLoadable, Problem, sentence
 from watchbill.records import AgentDefinition, CrewDefinition, tool_name
 
 ENTRY_POINTS: Final = "watchbill.agents"
@@ -116,7 +116,7 @@ class AgentLoader:
         try:
             found = self._class(agent)
         except Unusable as error:
-            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {error.reason}. {error.fix}") from error
+            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {sentence(error.reason)} {error.fix}") from error
         if problems := _check_config(found, agent.config):
             raise AgentNotLoadable(f"agent {agent.agent_id!r}: " + "; ".join(str(problem) for problem in problems))
         start, is_async = _runnable(found, agent.config)
@@ -127,7 +127,7 @@ class AgentLoader:
         try:
             return {tool_name(reference): self._tool(reference) for reference in crew.tools_of(agent)}
         except Unusable as error:
-            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {error.reason}. {error.fix}") from error
+            raise AgentNotLoadable(f"agent {agent.agent_id!r}: {sentence(error.reason)} {error.fix}") from error
 
     def _check_tool(self, reference: str, before: Sequence[str], path: str) -> Iterator[Problem]:
         name = tool_name(reference)

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError, needed
+from watchbill.errors import RetryAfter, RetryLater, TaskFailed, UserActionRequired, WatchbillError, needed, sentence
 from watchbill.plan import retry_after
 from watchbill.redaction import redact
 
@@ -139,7 +139,9 @@ def _without_status(error: ModelAPIError, asked: str, now: datetime) -> Watchbil
         fix = "Make baseURL the address that it redirects to: keys and prompts follow no redirect"
         return UserActionRequired(f"{asked} answers with a redirect (HTTP {redirect}). {fix}")
     reason = _quoted(_innermost(error))
-    return _later(error, f"{asked} can't be reached, or gave no readable answer: {reason}. Is its server running?", now)
+    return _later(
+        error, f"{asked} can't be reached, or gave no readable answer: {sentence(reason)} Is its server running?", now
+    )
 
 
 def _http(
@@ -157,7 +159,9 @@ def _http(
     if isinstance(error, ModelQuotaExceededError):
         return UserActionRequired(f"{asked}: the account's quota is used up (HTTP {status}): {said}")
     if status == 404:
-        return UserActionRequired(f"{asked}: not found (HTTP 404): {said}. Check the model's name, and baseURL")
+        return UserActionRequired(
+            f"{asked}: not found (HTTP 404): {sentence(said)} Check the model's name, and baseURL"
+        )
     if status in {408, 409, 429} or status >= 500:
         return _later(error, f"{asked}: the provider can't answer now (HTTP {status}): {said}", now)
     return UserActionRequired(f"{asked}: the provider refused the request (HTTP {status}): {said}")

@@ -113,7 +113,7 @@ def without_key(model: str, base_url: str | None) -> str | None:
 def build(model: str, base_url: str | None) -> Model:
     """The model, ready to be asked on the running event loop. Raises UserActionRequired."""
     if problems := check(model, base_url):
-        raise UserActionRequired("; ".join(f"{problem.reason}. {problem.fix}" for problem in problems))
+        raise UserActionRequired("; ".join(problem.said for problem in problems))
     if model == TEST:
         # By default it calls every tool with made-up arguments, which most tools rightly refuse.
         return TestModel(call_tools=[])
@@ -123,8 +123,7 @@ def build(model: str, base_url: str | None) -> Model:
     try:
         return infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
     except UserError as error:
-        problem = _lacks(model, error)
-        raise UserActionRequired(f"{problem.reason}. {problem.fix}") from None
+        raise UserActionRequired(_lacks(model, error).said) from None
 
 
 def _lacks(model: str, error: UserError) -> Problem:

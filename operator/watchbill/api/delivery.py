@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from watchbill.api.meta import NAME_MAX, SET, ResourceName, Strict, first_repeated
 from watchbill.api.problems import Finding, Hint, raise_findings
+from watchbill.errors import sentence
 
 DESTINATIONS_MAX: Final = 16
 """Destinations of one crew or heartbeat."""
@@ -115,7 +116,7 @@ class _Pair(NamedTuple):
         forms = f"{ENV_REFERENCE.pattern}|{_URL.pattern}" if self.url else ENV_REFERENCE.pattern
         yield {
             "rule": f"!has(self.{field}) || self.{field}.matches('^({forms})$')",
-            "message": f"{self.reason}. {self.fix}",
+            "message": f"{sentence(self.reason)} {self.fix}",
             "fieldPath": f".{field}",
         }
 
@@ -143,9 +144,9 @@ class _Channel(Strict):
                 reason = f"{pair.field} and {pair.twin} are both given"
                 yield Finding((pair.twin,), reason, "Remove one of the two.")
             elif pair.required and secret == (None, None):
-                yield Finding((pair.field,), f"neither {pair.field} nor {pair.twin} is given", f"{pair.fix}.")
+                yield Finding((pair.field,), f"neither {pair.field} nor {pair.twin} is given", sentence(pair.fix))
             if secret.text is not None and not pair.fits(secret.text):
-                yield Finding((pair.field,), pair.reason, f"{pair.fix}.")
+                yield Finding((pair.field,), pair.reason, sentence(pair.fix))
 
     def secrets(self) -> dict[str, Secret]:
         """Field → its value's place, of the fields that may hold a secret and are given."""

@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 Loc = tuple[str | int, ...]
 
-_BROKEN: Final = "broken_rule"
+BROKEN: Final = "broken_rule"
+"""The type of pydantic's errors that findings become: their context has `reason` and `fix`."""
 _TEXT: Final = "text"
 _LARGEST_QUOTE: Final = 80
 
@@ -62,7 +63,7 @@ def raise_findings(model: type[BaseModel], findings: Iterable[Finding]) -> None:
     """Raises, from within a validator, one error per finding, each at its own place; nothing when there is none."""
     details = [
         InitErrorDetails(
-            type=PydanticCustomError(_BROKEN, "{reason}. {fix}", {"reason": f.reason, "fix": f.fix}),
+            type=PydanticCustomError(BROKEN, "{reason}. {fix}", {"reason": f.reason, "fix": f.fix}),
             loc=f.loc,
             input=None,
         )
@@ -74,7 +75,7 @@ def raise_findings(model: type[BaseModel], findings: Iterable[Finding]) -> None:
 
 def refuse(reason: str, fix: str) -> NoReturn:
     """Raises, from within a field's validator, an error about that very field."""
-    raise PydanticCustomError(_BROKEN, "{reason}. {fix}", {"reason": reason, "fix": fix})
+    raise PydanticCustomError(BROKEN, "{reason}. {fix}", {"reason": reason, "fix": fix})
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[Finding]:
@@ -139,7 +140,7 @@ def _finding(model: type[BaseModel], details: ErrorDetails) -> Finding:
     loc = tuple(part for part in details["loc"] if part != "[key]")
     context: dict[str, Any] = details.get("ctx", {})
     kind = details["type"]
-    if kind == _BROKEN:
+    if kind == BROKEN:
         return Finding(loc, context["reason"], context["fix"])
     if kind == "missing":
         return Finding(loc, f"{loc[-1]!r} is missing", f"Add {loc[-1]!r}: {_meaning(model, loc)}")

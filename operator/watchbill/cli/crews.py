@@ -13,7 +13,7 @@ from watchbill.cli import output
 from watchbill.cli.control import confirmed
 from watchbill.cli.options import Output
 from watchbill.cli.stores import StoreOptions, with_store
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import InvalidInput, Problem, sentence
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -70,7 +70,7 @@ def apply(
         else:
             output.write([{"kind": one.kind, "name": one.name, "change": one.change} for one in done], store.form)
         for problem in unloadable:
-            output.say(f"note: {problem.source}: {problem.path}: {problem.reason}. Workers need it")
+            output.say(f"note: {problem.source}: {problem.path}: {sentence(problem.reason)} Workers need it")
         return 0
 
     return store.run(work, make=True)

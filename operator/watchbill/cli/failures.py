@@ -13,7 +13,15 @@ from typing import Final, ParamSpec
 import typer
 
 from watchbill.cli import output
-from watchbill.errors import InvalidInput, NoStore, RetryLater, StoreUnavailable, UserActionRequired, WatchbillError
+from watchbill.errors import (
+    InvalidInput,
+    NoStore,
+    RetryLater,
+    StoreUnavailable,
+    UserActionRequired,
+    WatchbillError,
+    sentence,
+)
 from watchbill.redaction import redact
 
 FAILED: Final = 1
@@ -72,7 +80,7 @@ def _unwritten(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), output.stdout().fileno())
     if isinstance(error, BrokenPipeError):  # `watchbill events | head`: not our fault
         return 128 + signal.SIGPIPE
-    output.say(f"error: stdout can't be written to: {error.strerror or error}.")
+    output.say(f"error: stdout can't be written to: {sentence(error.strerror or error)}")
     return FAILED
 
 
@@ -90,7 +98,7 @@ def report(error: Exception) -> int:
     if _is_of_redis(error):
         # Refusals that waiting can't mend: a password, a permission, a server that is too old.
         fix = "Check the URL's user and password; Redis 7.0 is the oldest."
-        output.say(f"error: the store refuses: {redact(str(error))}. {fix}")
+        output.say(f"error: the store refuses: {sentence(redact(str(error)))} {fix}")
         return UNREACHABLE
     return _bug(error)
 

@@ -19,7 +19,7 @@ from watchbill.cli.options import (
     add,
     contradiction,
 )
-from watchbill.errors import InvalidInput, NoStore, Problem, StoreRefuses, StoreUnavailable
+from watchbill.errors import InvalidInput, NoStore, Problem, StoreRefuses, StoreUnavailable, sentence
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -186,4 +186,6 @@ def _check_database(shown: str, tried: str, error: BaseException) -> None:
 
 
 def _refused(shown: str, tried: str, error: BaseException) -> NoStore:
-    return NoStore(f"the store at {shown!r}, from {tried}, refuses the connection: {error}. Check user and password")
+    return NoStore(
+        f"the store at {shown!r}, from {tried}, refuses the connection: {sentence(error)} Check user and password"
+    )

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 import redis
 
 from watchbill.clock import SYSTEM, Clock
-from watchbill.errors import StoreRefuses, StoreUnavailable
+from watchbill.errors import StoreRefuses, StoreUnavailable, sentence
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.connection.outages")
@@ -68,7 +68,7 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
         and _OF_PIPELINE.sub("", text, count=1).split(" ", 1)[0] in _TRANSIENT_CODES
     ):
         if "refused" in text.lower():
-            return StoreUnavailable(f"no store answers there: {text.rstrip('. ')}. Start one, or correct its address")
+            return StoreUnavailable(f"no store answers there: {sentence(text)} Start one, or correct its address")
         return StoreUnavailable(f"the store doesn't answer as it should: {text or type(error).__name__}")
     return None
 
@@ -83,7 +83,7 @@ def refused(error: BaseException) -> StoreRefuses | None:
         what = "Check user and password in its URL"  # redis-py wraps it when it connects
     else:
         what = next((fix for part, fix in _REFUSALS.items() if part in str(error)), "")
-    return StoreRefuses(f"the store refuses us: {str(error).rstrip('. ')}. {what}") if what else None
+    return StoreRefuses(f"the store refuses us: {sentence(error)} {what}") if what else None
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Eviction:
     def message(self) -> str:
         """The fault and its fix; empty where there is none. It names no server, or a failover would change the statuses
         of all crews."""
-        return f"{self._found.reason}. {self._found.fix}" if self._found else ""
+        return self._found.said if self._found else ""
 
     async def asked(self, seconds: float) -> None:
         """Returns once the store has been asked, and after so many seconds in any case."""

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from watchbill import __version__
 from watchbill.connection import outages, scripts
-from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem, StaleObject
+from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem, StaleObject, sentence
 from watchbill.message_names import stream_dead
 from watchbill.names import RECEIVER, CrewKeys, crew_index
 from watchbill.plan import flow
@@ -204,7 +204,7 @@ def _newer(crew: str, found: Sequence[Problem]) -> NewerRecord:
     more = f", and {len(found) - 3} more" if len(found) > 3 else ""
     return NewerRecord(
         f"crew {crew!r} was defined by a newer version of Watchbill than this ({__version__}), or its definition "
-        f"is damaged: {'; '.join(reasons[:3])}{more}. Upgrade this one, or define the crew again"
+        f"is damaged: {sentence('; '.join(reasons[:3]) + more)} Upgrade this one, or define the crew again"
     )
 
 

@@ -24,7 +24,7 @@ from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages, scripts
-from watchbill.errors import InvalidInput, NewerRecord, Problem
+from watchbill.errors import InvalidInput, NewerRecord, Problem, sentence
 from watchbill.names import CrewKeys
 from watchbill.plan.schedule import EPOCH, Schedule, jitter, next_slot
 from watchbill.store import crew_json
@@ -99,7 +99,7 @@ class HeartbeatState:
             reasons = "; ".join(f"{problem.path}: {problem.reason}" for problem in crew_json.problems(error, ""))
             raise NewerRecord(
                 f"heartbeat {self.name!r} was written by a newer version of Watchbill than this ({__version__}), or is "
-                f"damaged: {reasons}. Upgrade this one, or apply the heartbeat again"
+                f"damaged: {sentence(reasons)} Upgrade this one, or apply the heartbeat again"
             ) from error
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from watchbill.errors import AgentNotLoadable, NewerRecord
+from watchbill.errors import AgentNotLoadable, NewerRecord, sentence
 from watchbill.loggers import Logger
 from watchbill.plan import retry
 from watchbill.records import TaskPolicy
@@ -177,8 +177,8 @@ def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
 def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
     """Says why a task is parked, for its feed."""
     if isinstance(error, NewerRecord):
-        return f"NewerRecord: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that can read it"
-    return f"AgentUnavailable: {str(error).rstrip('.')}. Task {task.id!r} waits for a worker that has it"
+        return f"NewerRecord: {sentence(error)} Task {task.id!r} waits for a worker that can read it"
+    return f"AgentUnavailable: {sentence(error)} Task {task.id!r} waits for a worker that has it"
 
 
 def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Finished:
