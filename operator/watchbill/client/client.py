@@ -62,9 +62,11 @@ class Client(Control, Crews, Deliveries):
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections. Submitted work goes on."""
+        """Closes the connections. Submitted work goes on. Every other method raises Closed from then on, also one that
+        waits."""
         await self._replies.close()
         await self._redis.aclose()
+        self._replies.wake()
 
     # ------------------------------------------------------------ giving work
 

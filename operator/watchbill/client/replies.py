@@ -76,6 +76,12 @@ class Replies:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):
                 await self._channels.aclose()
 
+    def wake(self) -> None:
+        """Lets all waiters read now."""
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.told.set()
+
     async def _subscribe(self, channel: str) -> None:
         if self._channels is None:
             self._channels = self._client.pubsub(ignore_subscribe_messages=True)

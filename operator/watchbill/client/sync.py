@@ -20,7 +20,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from watchbill import names
 from watchbill.client.client import Client
+from watchbill.connection.client import closed
 from watchbill.connection.url import Target
+from watchbill.errors import Closed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,8 +57,8 @@ class SyncClient:
 
     It runs an event loop in a thread of its own, which begins with the first call and ends with `close`; so it may
     also be used where a loop runs (and blocks that loop). Ctrl-C, or another exception while a call waits, cancels the
-    call. A forked process must make its own client: one that was used before the fork raises RuntimeError, and so does
-    one that was closed.
+    call. A forked process must make its own client: one that was used before the fork raises RuntimeError, and one that
+    was closed raises Closed.
     """
 
     def __init__(self, url: str | Target, *, namespace: str = "default") -> None:
@@ -77,7 +79,7 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; calls that wait in other threads raise RuntimeError. Submitted work goes on."""
+        """Closes the connections; calls that wait in other threads raise Closed. Submitted work goes on."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
@@ -138,7 +140,7 @@ class SyncClient:
         try:
             return future.result()
         except CancelledError:
-            raise RuntimeError("the client was closed while this waited") from None
+            raise Closed("the client was closed while this waited. Make a new one") from None
         finally:
             future.cancel()  # nothing once it is done
 
@@ -159,7 +161,7 @@ class SyncClient:
     def _begin(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> Future[T]:
         with self._lock:
             if self._closed:
-                raise RuntimeError("the client is closed")
+                raise closed()
             loop = self._loop or self._start()
             if self._process != os.getpid():
                 raise RuntimeError("the client was used before this process was forked. Make one in each process")

@@ -19,9 +19,9 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, pool
+from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, closed, pool
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
 from watchbill.connection.url import POOL_OPTIONS, Target, parse
@@ -105,16 +105,40 @@ def connect_sync(
     if target.kind == "sentinel":
         own = {"socket_timeout": GUIDE_SECONDS, "retry": Retry(NoBackoff(), 0), "ssl": target.tls}
         own |= target.sentinel_options
-        return Sentinel(target.nodes, sentinel_kwargs=own).master_for(target.service, **options)  # type: ignore[no-any-return]
+        sentinel = Sentinel(target.nodes, sentinel_kwargs=own)
+        return sentinel.master_for(target.service, connection_pool_class=_SentinelPool, **options)  # type: ignore[no-any-return]
     return cast("redis.Redis", _LateCluster(target.nodes, options))
+
+
+class _Pool(redis.ConnectionPool):
+    """Gives no connection once its client is closed."""
+
+    is_closed = False
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self.is_closed:
+            raise closed()
+        connection = super().get_connection(*args, **options)
+        if self.is_closed:  # by another thread, while it connected
+            connection.disconnect()
+            raise closed()
+        return connection
+
+    def close(self) -> None:
+        self.is_closed = True
+        super().close()
+
+
+class _SentinelPool(_Pool, SentinelConnectionPool):
+    pass
 
 
 def _sync_pool(target: Target, options: Mapping[str, Any]) -> redis.ConnectionPool:
     if not target.nodes:
-        return redis.ConnectionPool(redis.UnixDomainSocketConnection, **options)
+        return _Pool(redis.UnixDomainSocketConnection, **options)
     host, port = target.nodes[0]
     kind = redis.SSLConnection if target.tls else redis.Connection
-    return redis.ConnectionPool(kind, host=host, port=port, **options)
+    return _Pool(kind, host=host, port=port, **options)
 
 
 class _LateCluster:
@@ -125,10 +149,13 @@ class _LateCluster:
         self._options = options
         self._made: redis.RedisCluster | None = None
         self._making = threading.Lock()
+        self._is_closed = False
 
     @property
     def _client(self) -> redis.RedisCluster:
         with self._making:  # threads share it
+            if self._is_closed:
+                raise closed()
             if self._made is None:
                 nodes = [redis.cluster.ClusterNode(host, port) for host, port in self._nodes]
                 self._made = redis.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **self._options)
@@ -150,6 +177,8 @@ class _LateCluster:
         return self._client.pubsub(**options)
 
     def close(self) -> None:
+        with self._making:
+            self._is_closed = True
         if self._made is not None:
             self._made.close()
 

@@ -25,6 +25,7 @@ from redis.asyncio.connection import (
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from watchbill.connection.url import Address, Target
+from watchbill.errors import Closed
 
 T = TypeVar("T")
 
@@ -79,9 +80,33 @@ def pool(target: Target, options: Mapping[str, Any], address: Address | None) ->
     return _pool(_Tls if target.tls else _Tcp, {**options, "host": address[0], "port": address[1]})
 
 
-def _pool(kind: type[AbstractConnection], options: Mapping[str, Any]) -> BlockingConnectionPool:
+class _Pool(BlockingConnectionPool):
+    """Gives no connection once its client is closed; redis-py's would, and nobody would close that."""
+
+    is_closed = False
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        if self.is_closed:
+            raise closed()
+        connection = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        if self.is_closed:  # while it connected
+            await connection.disconnect()
+            raise closed()
+        return connection
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+        await super().aclose()
+
+
+def _pool(kind: type[AbstractConnection], options: Mapping[str, Any]) -> _Pool:
     limits = {"max_connections": CONNECTIONS_MAX, "timeout": REPLY_TIMEOUT_SECONDS}
-    return BlockingConnectionPool(connection_class=kind, **{**limits, **options})
+    return _Pool(connection_class=kind, **{**limits, **options})
+
+
+def closed() -> Closed:
+    """Returns the error that every command of a closed client raises."""
+    return Closed("the client was closed. Make a new one")
 
 
 def _packed(connection: Connection, command: Sequence[Any]) -> Sequence[bytes]:
@@ -202,6 +227,11 @@ class LeanClient(redis.asyncio.Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> redis.asyncio.client.Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Closes the connections for good: every later command raises Closed."""
+        self._idle = []  # what is under way gives its connection back to the former list
+        await super().aclose(close_connection_pool)
 
     async def home(self, key: str) -> redis.asyncio.Redis:
         """Returns a client of the server that keeps this key now."""

@@ -66,6 +66,8 @@ def parse(url: str | Target) -> Target:
     no store."""
     if isinstance(url, Target):
         return url
+    if not isinstance(url, str):
+        raise _refusal(f"a {type(url).__name__} is not the URL of a Redis or Valkey", _FORMS)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _KINDS:
         raise _refusal(f"{without_secret(url)!r} is not the URL of a Redis or Valkey", _FORMS)

@@ -142,10 +142,10 @@ class RedisClient(Blocking):
                     pipe.execute()
 
     def health_check(self) -> bool:
-        """Returns whether the server answers within two seconds, by a new connection where the URL is known. Never
-        raises."""
+        """Returns whether the server answers within two seconds, by a new connection where the URL is known. False once
+        this is closed. Never raises."""
         try:
-            if self._config is None:
+            if self._config is None or self._is_closed:
                 return bool(self._do(call("PING")))
             target, seconds = self._config.target(), HEALTH_SECONDS / 2  # to connect, and to answer
             with contextlib.closing(connection.connect_sync(target, reply_timeout=seconds, resends=0)) as own:
@@ -212,7 +212,7 @@ class AsyncRedisClient(Async):
                     await pipe.execute()
 
     async def health_check(self) -> bool:
-        """Returns whether the server answers within two seconds. Never raises."""
+        """Returns whether the server answers within two seconds. False once this is closed. Never raises."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 return bool(await self._do(call("PING")))

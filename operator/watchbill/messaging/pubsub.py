@@ -75,6 +75,7 @@ class RedisPubSub(Blocking):
         """Calls `handler(message)` for each message of the channel, in place of the handler that it had. Text that is
         no JSON comes as it is. If this object listens already, returns when the server has confirmed the subscription,
         or can't be reached."""
+        self._check_open()
         if inspect.iscoroutinefunction(handler):
             fix = "Use AsyncRedisPubSub, or give a function."
             raise InvalidInput(Problem(f"{handler!r} is a coroutine function", fix, path="handler"))
@@ -117,7 +118,7 @@ class RedisPubSub(Blocking):
                 self._told.wait_for(lambda: self._listener is None, subscriptions.STOP_SECONDS)
 
     def close(self) -> None:
-        """Ends listening, and closes the connections, unless they are another object's."""
+        """Ends listening and the use of this object, and closes the connections, unless they are another object's."""
         self.stop()
         super().close()
 
@@ -125,6 +126,7 @@ class RedisPubSub(Blocking):
 
     def _begin(self) -> bool:
         """Returns whether the caller is the one to listen, by `_listen`; else another thread does already."""
+        self._check_open()
         with self._told:
             if self._listener is not None:
                 return False
@@ -220,6 +222,7 @@ class AsyncRedisPubSub(Async):
 
     async def subscribe(self, channel: str, handler: Handler) -> None:
         """Does what RedisPubSub.subscribe does."""
+        self._check_open()
         name = self._core.add(channel, handler)
         if self._listener not in (None, asyncio.current_task()):
             await self._wait_until_settled(name)
@@ -232,6 +235,7 @@ class AsyncRedisPubSub(Async):
         """Listens until `stop` is called, or the task is cancelled; warns if nobody has subscribed. If this object
         listens in a task already, waits for its end. Raises StoreRefuses if the server refuses us from the
         beginning."""
+        self._check_open()
         if self._listener is not None:
             await asyncio.wait([self._listener])
             return
@@ -242,6 +246,7 @@ class AsyncRedisPubSub(Async):
     async def run_in_task(self) -> asyncio.Task[None]:
         """Listens in a task, and returns it when the server has confirmed the subscriptions, or can't be reached. The
         task ends by `stop`, or when it is cancelled."""
+        self._check_open()
         if self._listener is None:
             self._core.is_stopping = False
             self._listener = asyncio.create_task(self._listen(), name="watchbill pubsub")
@@ -260,7 +265,7 @@ class AsyncRedisPubSub(Async):
             await asyncio.wait([self._listener], timeout=subscriptions.STOP_SECONDS)
 
     async def close(self) -> None:
-        """Ends listening, and closes the connections, unless they are another object's."""
+        """Ends listening and the use of this object, and closes the connections, unless they are another object's."""
         await self.stop()
         await super().close()
 

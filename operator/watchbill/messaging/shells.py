@@ -13,6 +13,7 @@ import redis.asyncio
 
 from watchbill import connection
 from watchbill.connection import outages, scripts
+from watchbill.connection.client import closed
 from watchbill.messaging.config import RedisConfig, from_environment
 from watchbill.messaging.steps import Block, Call, Pause, Run, Script, Step
 
@@ -30,23 +31,36 @@ class Blocking:
     `client` is another of these objects, or a redis-py client that answers with text (as `connection.connect_sync`
     makes it): its connections are used, and stay open. Without one, the object connects by itself, as RedisClient does
     without arguments, and `close` ends that. Raises StoreUnavailable where waiting may help, StoreRefuses where
-    somebody must change the URL or our rights, and redis-py's ResponseError when a key is of another type.
+    somebody must change the URL or our rights, redis-py's ResponseError when a key is of another type, and Closed after
+    `close` of this object, or of the one whose connections it uses.
     """
 
     def __init__(self, client: Blocking | redis.Redis | None = None, config: RedisConfig | None = None) -> None:
         self._owns = client is None
-        self._redis: redis.Redis
+        self._is_closed = False
+        self._given: redis.Redis
         if isinstance(client, Blocking):
-            self._redis = client._redis
+            self._given = client._redis
         elif client is not None:
-            self._redis = connection.checked(client, is_async=False, fix="Give RedisClient(url).")
+            self._given = connection.checked(client, is_async=False, fix="Give RedisClient(url).")
         else:
-            self._redis = connection.connect_sync((config or from_environment()).target())
+            self._given = connection.connect_sync((config or from_environment()).target())
 
     def close(self) -> None:
-        """Closes the connections, unless they are another object's."""
+        """Ends the use of this object, and closes the connections, unless they are another object's."""
+        self._is_closed = True
         if self._owns:
-            self._redis.close()
+            self._given.close()
+
+    def _check_open(self) -> None:
+        """Raises Closed once this is closed."""
+        if self._is_closed:
+            raise closed()
+
+    @property
+    def _redis(self) -> redis.Redis:
+        self._check_open()
+        return self._given
 
     def _do(self, steps: Generator[Any, Any, T], take: Callable[[Any], Any] | None = None) -> T:
         """`take` takes the steps in place of `_take`."""
@@ -94,18 +108,30 @@ class Async:
 
     def __init__(self, client: Async | redis.asyncio.Redis | None = None, config: RedisConfig | None = None) -> None:
         self._owns = client is None
-        self._redis: redis.asyncio.Redis
+        self._is_closed = False
+        self._given: redis.asyncio.Redis
         if isinstance(client, Async):
-            self._redis = client._redis
+            self._given = client._redis
         elif client is not None:
-            self._redis = connection.checked(client, is_async=True, fix="Give AsyncRedisClient(url).")
+            self._given = connection.checked(client, is_async=True, fix="Give AsyncRedisClient(url).")
         else:
-            self._redis = connection.connect((config or from_environment()).target())
+            self._given = connection.connect((config or from_environment()).target())
 
     async def close(self) -> None:
-        """Closes the connections, unless they are another object's."""
+        """Ends the use of this object, and closes the connections, unless they are another object's."""
+        self._is_closed = True
         if self._owns:
-            await self._redis.aclose()
+            await self._given.aclose()
+
+    def _check_open(self) -> None:
+        """Raises Closed once this is closed."""
+        if self._is_closed:
+            raise closed()
+
+    @property
+    def _redis(self) -> redis.asyncio.Redis:
+        self._check_open()
+        return self._given
 
     async def _do(self, steps: Generator[Any, Any, T], take: Callable[[Any], Awaitable[Any]] | None = None) -> T:
         """`take` takes the steps in place of `_take`."""

@@ -66,6 +66,7 @@ class RedisStream(Blocking):
 
     def join(self, group: str, consumer: str) -> None:
         """Makes this object a consumer of a group that is there. Asks nobody."""
+        self._check_open()
         self._core.join(group, consumer)
 
     def read_group(self, count: int = 10, wait: float = 0.0) -> list[Message]:
@@ -181,6 +182,7 @@ class AsyncRedisStream(Async):
 
     def join(self, group: str, consumer: str) -> None:
         """Does what RedisStream.join does."""
+        self._check_open()
         self._core.join(group, consumer)
 
     async def read_group(self, count: int = 10, wait: float = 0.0) -> list[Message]:

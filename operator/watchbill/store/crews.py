@@ -53,7 +53,8 @@ class CrewRedis:
 
     What fails is logged and answered as the seed has it: False, None, 0 or []. With `strict`, the same failures raise:
     StoreUnavailable; NotFound; InvalidInput for what can't be stored or read; Conflict when the id is another crew's,
-    when the record is no longer as expected, or when it never stopped changing. The constructor raises InvalidInput.
+    when the record is no longer as expected, or when it never stopped changing; Closed after `close`. The constructor
+    raises InvalidInput.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class CrewRedis:
         """Returns whether the server answers. Never raises."""
         try:
             return bool(await self._redis.ping())
-        except _FAILURES as error:
+        except (*_FAILURES, errors.Closed) as error:
             logger.warning("crew records: the store does not answer: %s", error)
             return False
 
