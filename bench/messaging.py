@@ -1,13 +1,16 @@
-"""Locks and limits of watchbill.messaging beside redis-py's Lock and the `limits` package, on one private server.
+"""Locks, limits and streams of watchbill.messaging beside redis-py's Lock, the `limits` package and a bare loop.
 
-    python -m bench.messaging [--rounds 5] [--seconds 1] [--locks 2000] [--json FILE]
+    python -m bench.messaging [--rounds 5] [--seconds 1] [--locks 2000] [--messages 2000] [--json FILE]
 
 Each round measures every one of them once, so that what the machine does meanwhile hits all alike; figures are medians,
 and ratios are taken within a round. `limits` runs in an environment of its own, which is made at first use (pip); where
 that can't be, it is left out.
 
-Exits with 1 when our limiter allowed more than its rate in one window, or starved who asks all the time. A slow machine
-is no failure.
+`process_messages` of a blocking stream, which `stop` can end while the server is silent, is beside a loop of
+`read_group` and `acknowledge` that nothing can end then; the handler does nothing.
+
+Exits with 1 when a message was lost, or when our limiter allowed more than its rate in one window, or starved who asks
+all the time. A slow machine is no failure.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any
 import redis
 from bench import environments, limiting, server
 
-from watchbill.messaging import AsyncRedisClient, AsyncRedisLock, RedisClient, RedisLock, RedisRateLimiter
+from watchbill.messaging import AsyncRedisClient, AsyncRedisLock, RedisClient, RedisLock, RedisRateLimiter, RedisStream
 
 RATE, PERIOD = 20, 1
 Figures = dict[str, float]
@@ -40,9 +43,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="Of each measure of a limiter. Default 1.")
     parser.add_argument("--locks", type=int, default=2000, help="Acquired and released in a round. Default 2000.")
+    parser.add_argument("--messages", type=int, default=2000, help="Handled in a round by each way. Default 2000.")
     parser.add_argument("--json", metavar="FILE", help="Write each round's figures.")
     arguments = parser.parse_args()
-    rounds = asyncio.run(_run(arguments.rounds, arguments.seconds, arguments.locks))
+    rounds = asyncio.run(_run(arguments))
     for line in report(rounds):
         print(line)
     if arguments.json:
@@ -50,17 +54,18 @@ def main() -> int:
     return 1 if any(is_wrong(found) for found in rounds) else 0
 
 
-async def _run(count: int, seconds: float, locks: int) -> list[Figures]:
+async def _run(asked: argparse.Namespace) -> list[Figures]:
     peer = _peer()
     rounds = []
     async with server.private() as store:
-        for number in range(count):
+        for number in range(asked.rounds):
             await store.clear()
-            found = await asyncio.to_thread(_locks, store.url, locks)
-            found |= await _async_locks(store.url, locks)
-            found |= await asyncio.to_thread(_limits, store.url, seconds, peer)
+            found = await asyncio.to_thread(_locks, store.url, asked.locks)
+            found |= await _async_locks(store.url, asked.locks)
+            found |= await asyncio.to_thread(_limits, store.url, asked.seconds, peer)
+            found |= await asyncio.to_thread(_streams, store.url, asked.messages)
             rounds.append(found)
-            print(f"round {number + 1} of {count}", file=sys.stderr, flush=True)
+            print(f"round {number + 1} of {asked.rounds}", file=sys.stderr, flush=True)
     return rounds
 
 
@@ -82,6 +87,10 @@ def report(rounds: list[Figures]) -> list[str]:
         f"limiter, {RATE} in {PERIOD} s, asked all the time: at most {max(f['most'] for f in rounds):.0f} in a window, "
         f"{median('share'):.0%} of what may pass",
     ]
+    lines.append(
+        f"process_messages: {median('processed/s'):,.0f} messages/s; read_group and acknowledge in a loop: "
+        f"{median('by hand/s'):,.0f}: ours {ratio('processed/s', 'by hand/s'):.2f} of it"
+    )
     if all("limits allowed/s" in found for found in rounds):
         lines += [
             f"limits, moving window: {median('limits allowed/s'):,.0f} allowed/s, "
@@ -94,8 +103,8 @@ def report(rounds: list[Figures]) -> list[str]:
 
 
 def is_wrong(found: Figures) -> bool:
-    """True if our limiter let too much pass, or hardly anything."""
-    return found["most"] > RATE or found["share"] < 0.5
+    """True if our limiter let too much pass, or hardly anything; or if messages are missing."""
+    return found["most"] > RATE or found["share"] < 0.5 or found["missing"] != 0
 
 
 def _locks(url: str, count: int) -> Figures:
@@ -111,6 +120,27 @@ def _locks(url: str, count: int) -> Figures:
             other.release()
             _note(found, began, between)
     return {name: statistics.median(took) for name, took in found.items()}
+
+
+def _streams(url: str, count: int) -> Figures:
+    found: Figures = {"missing": 0}
+    with RedisClient(url) as client:
+        for name in ("processed/s", "by hand/s"):
+            stream, seen = RedisStream(f"bench {name}", client), list[Any]()
+            stream.create_consumer_group("group", "consumer")
+            for number in range(count):
+                stream.add({"number": number})
+            began = time.perf_counter()
+            if name == "processed/s":
+                stream.process_messages(seen.append, wait=0)
+            else:
+                while messages := stream.read_group():
+                    for message in messages:
+                        seen.append(message)
+                        stream.acknowledge(message["id"])
+            found[name] = count / (time.perf_counter() - began)
+            found["missing"] += abs(count - len(seen)) + client.client.xpending(f"bench {name}", "group")["pending"]
+    return found
 
 
 def _note(found: dict[str, list[float]], began: int, between: int) -> None:

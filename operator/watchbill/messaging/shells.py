@@ -15,7 +15,7 @@ from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.connection.client import closed
 from watchbill.messaging.config import RedisConfig, from_environment
-from watchbill.messaging.steps import Block, Call, Pause, Run, Script, Step
+from watchbill.messaging.steps import Acknowledge, Block, Call, Pause, Run, Script, Settle, Step
 
 T = TypeVar("T")
 
@@ -92,6 +92,11 @@ class Blocking:
                 return time.sleep(seconds)
             case Block(command):
                 return self._redis.execute_command(*command)
+            case Acknowledge(key, group, message):
+                self._redis.execute_command("XACK", key, group, message)
+                return True
+            case Settle():
+                return True
             case Run(function, argument):
                 try:
                     function(argument)
@@ -166,6 +171,11 @@ class Async:
                     if may_block:
                         return await self._redis.execute_command(*command)
                 return await asyncio.sleep(min(seconds, POLL_SECONDS))
+            case Acknowledge(key, group, message):
+                await self._redis.execute_command("XACK", key, group, message)
+                return True
+            case Settle():
+                return True
             case Run(function, argument):
                 try:
                     if inspect.isawaitable(found := function(argument)):

@@ -53,7 +53,22 @@ class Run:
     argument: Any
 
 
-Step = Call | Script | Pause | Block | Run
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """An acknowledgement of one message of a group. A shell may answer before it is sent, and send several as one: True
+    unless such an earlier one has failed. Safe to be taken twice."""
+
+    key: str
+    group: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """A wait until all acknowledgements are sent. Its answer is True unless one has failed since the last such step."""
+
+
+Step = Call | Script | Pause | Block | Run | Acknowledge | Settle
 Steps = Generator[Step, Any, T]
 """A core's method, which returns a T in the end."""
 

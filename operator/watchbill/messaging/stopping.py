@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from watchbill.clock import SYSTEM
-from watchbill.messaging.steps import Pause, Run, Step
+from watchbill.messaging.steps import Acknowledge, Call, Pause, Run, Settle, Step
 
 STOP_SECONDS: Final = 1.5
 """After `stop`, the server has so long for an answer."""
@@ -21,7 +22,11 @@ POLL_SECONDS: Final = 0.1
 
 class Helper:
     """Takes steps in a thread of its own, so that the caller can leave an answer to itself. Functions of the user are
-    called in the caller's thread. A context manager."""
+    called in the caller's thread. A context manager.
+
+    The caller doesn't wait for acknowledgements, because to change threads for each of them costs more than they do;
+    those that are given meanwhile are sent as one.
+    """
 
     def __init__(self, take: Callable[[Step], Any], is_stopped: Callable[[], bool]) -> None:
         self._take = take
@@ -29,13 +34,18 @@ class Helper:
         self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._is_left = False
+        self._has_failed = False
+        """True if an acknowledgement has failed since the last Settle."""
+        self._thread = threading.Thread(target=self._work, name="watchbill stream", daemon=True)
 
     def __enter__(self) -> Helper:
-        threading.Thread(target=self._work, name="watchbill stream", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._steps.put(None)  # a thread whose answer was left to itself ends once it has that
+        if not self._is_left:
+            self._thread.join(STOP_SECONDS)  # acknowledgements may be under way when a handler was interrupted
 
     def take(self, step: Step) -> Any:
         """Takes a step. Raises redis-py's TimeoutError if there is no answer STOP_SECONDS after the stop."""
@@ -43,6 +53,8 @@ class Helper:
             return self._take(step)
         if not self._is_left:
             self._steps.put(step)
+            if isinstance(step, Acknowledge):
+                return not self._has_failed
         answer, error = self._answer()
         if error is not None:
             raise error
@@ -61,11 +73,37 @@ class Helper:
         return None, redis.exceptions.TimeoutError("the server doesn't answer, and stop() was called")
 
     def _work(self) -> None:
-        while (step := self._steps.get()) is not None:
-            try:
-                self._answers.put((self._take(step), None))
-            except Exception as error:
-                self._answers.put((None, error))
+        step = self._steps.get()
+        while step is not None:
+            if isinstance(step, Acknowledge):
+                step = self._acknowledge(step)
+                continue
+            if isinstance(step, Settle):
+                found = not self._has_failed
+                self._has_failed = False
+                self._answers.put((found, None))
+            else:
+                try:
+                    self._answers.put((self._take(step), None))
+                except Exception as error:
+                    self._answers.put((None, error))
+            step = self._steps.get()
+
+    def _acknowledge(self, first: Acknowledge) -> Step | None:
+        """Sends this acknowledgement, and with it those that are given already. Returns the step behind them."""
+        messages, following = [first.message], list[Step | None]()
+        with contextlib.suppress(queue.Empty):
+            while not following:
+                step = self._steps.get_nowait()
+                if isinstance(step, Acknowledge):
+                    messages.append(step.message)
+                else:
+                    following.append(step)
+        try:
+            self._take(Call(("XACK", first.key, first.group, *messages)))
+        except Exception:  # whoever settles sends it again, and meets what is wrong
+            self._has_failed = True
+        return following[0] if following else self._steps.get()
 
 
 class Limits:

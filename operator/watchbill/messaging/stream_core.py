@@ -22,7 +22,7 @@ from watchbill.errors import InvalidInput, NotFound, Problem, QueueFull, StoreUn
 from watchbill.loggers import Logger
 from watchbill.messaging import checks, entries
 from watchbill.messaging.entries import Message
-from watchbill.messaging.steps import Block, Call, Pause, Run, Script, Steps
+from watchbill.messaging.steps import Acknowledge, Block, Call, Pause, Run, Script, Settle, Steps
 
 logger = Logger("watchbill.messaging")
 
@@ -185,6 +185,7 @@ class Stream:
     def _handle(self, given: Sequence[Given], handler: Callable[[Message], Any]) -> Steps[tuple[int, int]]:
         """Returns how many messages were handled, and how many of them without an error."""
         handled = good = 0
+        done: list[str] = []
         waiting, renewed_at = list(given), self._now()
         while waiting and not self.is_stopped:
             if self._now() - renewed_at >= self.retry_after / 3:
@@ -197,13 +198,24 @@ class Stream:
             error = yield Run(handler, one.message)
             handled, good = handled + 1, good + (error is None)
             if error is None:
-                yield from self._persist(lambda: self.acknowledge(one.message["id"]))  # noqa: B023 - taken here
+                done.append(one.message["id"])
+                yield from self._done(done, Acknowledge(self.key, self._member[0], done[-1]))
             else:
                 yield from self._failed(one, error)
+        yield from self._done(done, Settle())
         if waiting:
             ids = [one.message["id"] for one in waiting]
             yield from self._persist(lambda: self.leave(*ids))
         return handled, good
+
+    def _done(self, ids: Sequence[str], step: Acknowledge | Settle) -> Steps[None]:
+        """Takes the step, and acknowledges all of `ids` again if one of them has failed."""
+
+        def settle() -> Steps[None]:
+            if not (yield step):
+                yield from self.acknowledge(*ids)
+
+        yield from self._persist(settle)
 
     def _failed(self, one: Given, error: Exception) -> Steps[None]:
         said = f"{type(error).__name__}: {error}"[:ERROR_MAX]
