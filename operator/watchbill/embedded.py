@@ -134,9 +134,9 @@ class EmbeddedStore:
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             fix = "Make room on its disk" if full else "Make the folder yours, or name another with --state DIR"
-            place = str(folder or tempfile.gettempdir())
+            wanted = str(folder or tempfile.gettempdir())
             raise errors.NoStore(
-                f"The private store can't be set up in {place!r}: {errors.sentence(error)} "
+                f"The private store can't be set up in {wanted!r}: {errors.sentence(error)} "
                 f"{fix}, keep nothing (--ephemeral), or use a Redis that runs already: --redis-url redis://…"
             ) from error
         return store

@@ -78,8 +78,10 @@ async def test_a_service_that_was_taken_for_dead_stores_its_heartbeats_again(
     service = await runtime.service(**config("own"))
     keys = CrewKeys(*service.crew.split("/"))
     (own,) = await _states(runtime, service)
+    assert service._running is not None
+    name = service._running._beats._name
     async with runtime.redis.pipeline(transaction=True) as pipe:
-        pipe.hdel(keys.meta, f"service:{service._beats._name}", f"heartbeat:{own.name}")
+        pipe.hdel(keys.meta, f"service:{name}", f"heartbeat:{own.name}")
         pipe.delete(keys.heartbeat(own.name))
         await pipe.execute()
     await until(lambda: _is(runtime, service, {"own"}))

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from waiting import until
 from watchbill.services import AgentServiceClient, AgentTask
@@ -22,6 +23,21 @@ from watchbill.services import AgentServiceClient, AgentTask
 ROOT = Path(__file__).parents[2]
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "services.md").read_text(), re.MULTILINE | re.DOTALL)
 ADDRESS = "redis://localhost:6379"
+
+WRONG_BODIES = {
+    b"": "the body is no JSON",
+    b"{": "the body is no JSON",
+    b"\xff\xfe\xff": "the body is no JSON",
+    b"[" * 100_000: "the body is no JSON",
+    b"[1]": "the body is no object. Send one, as in {",
+    b"{}": "agent: it is missing",
+    b'{"agent": "Echo", "prompt": 5}': "prompt: it is missing, or no text. Give text, as in {",
+    b'{"agent": ["Echo"], "prompt": "x"}': "agent: ",
+    b'{"agent": "two\\nlines", "prompt": "Hello"}': "Name an agent",
+    b'{"agent": "Echo", "prompt": "half a pair: \\ud800"}': "prompt",
+}
+"""Body of a request → a part of the answer's error."""
+ODD_HEADERS = {"Content-Type": "application/json; charset=nonsense"}
 
 
 @pytest.fixture
@@ -78,10 +94,12 @@ async def test_the_web_server_gives_tasks_to_the_service(url: str, tmp_path: Pat
         assert told == {"task_id": told["task_id"], "status": "queued"}
         async with session.get(f"{found[0]}/tasks/{told['task_id']}") as answer:
             assert (await answer.json())["output"] == "you said: Hello"
-        async with session.post(f"{found[0]}/tasks", json={"agent": "two\nlines", "prompt": "Hello"}) as answer:
-            assert (answer.status, "Name an agent" in await answer.text()) == (400, True)
-        async with session.get(f"{found[0]}/tasks/unknown") as answer:
-            assert (answer.status, "unknown" in await answer.text()) == (404, True)
+        for body, said in WRONG_BODIES.items():
+            async with session.post(f"{found[0]}/tasks", data=body, headers=ODD_HEADERS) as answer:
+                assert (answer.status, said in (await answer.json())["error"]) == (400, True), body[:50]
+        for task_id in ("unknown", "no%20id%00"):
+            async with session.get(URL(f"{found[0]}/tasks/{task_id}", encoded=True)) as answer:
+                assert (answer.status, task_id[:2] in (await answer.json())["error"]) == (404, True), task_id
         async with AgentServiceClient(url) as client:
             result = await client.submit_and_wait(AgentTask(agent_name="Echo", prompt="x", user_id="Ada"))
             assert result is not None

@@ -69,7 +69,7 @@ def test_an_entry_without_an_id_gets_the_same_whenever_it_is_read_and_no_others(
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"what": "junk"}, "agent_name: Field required. Correct agent_name"),
+        ({"what": "junk"}, "agent_name: 'agent_name' is missing. Give agent_name"),
         ({"agent_name": "Bot", "payload": "Do it"}, "payload is no JSON"),
         ({"agent_name": "Bot", "payload": "[" * 100_000}, "payload is no JSON"),
         ({"agent_name": "Bot", "payload": '["x"]'}, "payload is list, not an object"),

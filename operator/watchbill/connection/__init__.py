@@ -25,7 +25,7 @@ from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, Le
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
 from watchbill.connection.url import POOL_OPTIONS, Target, parse
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import Closed, InvalidInput, Problem
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 RESENDS: Final = 3
@@ -116,13 +116,18 @@ class _Pool(redis.ConnectionPool):
     is_closed = False
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
+        self._check_open()
+        connection = super().get_connection(*args, **options)
+        try:
+            self._check_open()
+        except Closed:  # by another thread, while it connected
+            connection.disconnect()
+            raise
+        return connection
+
+    def _check_open(self) -> None:
         if self.is_closed:
             raise closed()
-        connection = super().get_connection(*args, **options)
-        if self.is_closed:  # by another thread, while it connected
-            connection.disconnect()
-            raise closed()
-        return connection
 
     def close(self) -> None:
         self.is_closed = True

@@ -86,13 +86,18 @@ class _Pool(BlockingConnectionPool):
     is_closed = False
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
+        self._check_open()
+        connection = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        try:
+            self._check_open()
+        except Closed:  # while it connected
+            await connection.disconnect()
+            raise
+        return connection
+
+    def _check_open(self) -> None:
         if self.is_closed:
             raise closed()
-        connection = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
-        if self.is_closed:  # while it connected
-            await connection.disconnect()
-            raise closed()
-        return connection
 
     async def aclose(self) -> None:
         self.is_closed = True

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from watchbill.api.delivery import Destination
 from watchbill.client import Client
 from watchbill.connection import Store, outages, url
-from watchbill.errors import NotFound
+from watchbill.errors import Closed, NotFound
+from watchbill.messaging import checks
 from watchbill.services import config, crew
 from watchbill.services.delivery import DeliveryConfig
-from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus
+from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus, task_of, tasks_of
 from watchbill.tasks import AgentTask as StoredTask
 from watchbill.tasks import TaskState
 
@@ -27,7 +28,7 @@ class AgentServiceClient:
     """Gives tasks to the services of one task stream. An async context manager; safe for concurrent use.
 
     No service need run: tasks wait for one. All methods raise StoreUnavailable when the store can't be reached, but
-    those that wait for a result go on waiting.
+    those that wait for a result go on waiting. After `disconnect` they raise Closed, also those that wait.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class AgentServiceClient:
         self._streams = {"task_stream": task_stream, "result_stream": result_stream}
         self._keys = config.keys_of(task_stream)
         self._client: Client | None = None
+        self._is_closed = False
         self._kept: MutableMapping[str, str] | None = None
 
     async def __aenter__(self) -> AgentServiceClient:
@@ -64,31 +66,38 @@ class AgentServiceClient:
     async def connect(self) -> None:
         """Connects, and raises StoreUnavailable if there is no store. Does nothing where it is connected.
 
-        All other methods connect by themselves.
+        All other methods connect by themselves, but not after `disconnect`.
         """
+        self._is_closed = False
         await self._connected()
 
     async def disconnect(self) -> None:
         """Closes the connections. Tasks go on. May be called again, and `connect` after it."""
+        self._is_closed = True
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    async def submit_task(self, task: AgentTask) -> str:
+    async def submit_task(self, task: AgentTask | Mapping[str, Any]) -> str:
         """Puts the task on the queue, durably, and returns its id. The same task again is done once.
 
-        `crew_name`: another crew of the store that has the agent, as NAME or NAMESPACE/NAME. `delivery` may not hold a
-        secret: give `env:NAME`. Raises InvalidInput before anything is stored, Conflict when other work has its id,
-        QueueFull, NotFound for another crew.
+        `task` may be given as its fields, as in `{"agent_name": "MyAgent", "prompt": "Hello"}`. Its `crew_name` is
+        another crew of the store that has the agent, as NAME or NAMESPACE/NAME. Its `delivery` may not hold a secret:
+        give `env:NAME`. Raises InvalidInput before anything is stored, Conflict when other work has its id, QueueFull,
+        NotFound for another crew.
         """
-        (task_id,) = await self.submit_tasks([task])
+        (task_id,) = await self._submit_all([task_of(task)])
         return task_id
 
-    async def submit_tasks(self, tasks: Sequence[AgentTask]) -> list[str]:
+    async def submit_tasks(self, tasks: Sequence[AgentTask | Mapping[str, Any]]) -> list[str]:
         """Submits many tasks, as `submit_task` does. Returns their ids, in order.
 
-        After an error some may be on the queue; the same tasks may be submitted again.
+        Nothing is stored if one is no task. After another error some may be on the queue; the same tasks may be
+        submitted again.
         """
+        return await self._submit_all(list(tasks_of(tasks)))
+
+    async def _submit_all(self, tasks: Sequence[AgentTask]) -> list[str]:
         for (name, delivery), some in groupby(tasks, lambda task: (task.crew_name, task.delivery)):
             await self._submit(name, [task.stored() for task in some], self._destinations(delivery))
         return [task.task_id for task in tasks]
@@ -116,6 +125,7 @@ class AgentServiceClient:
 
         `timeout`: 0 looks once, None waits for as long as it takes. Results are kept for an hour.
         """
+        timeout = timeout if timeout is None else checks.seconds(timeout, "timeout", least=0)
         client = await self._connected()
         name = self._crew(crew_name)
         if timeout == 0:
@@ -134,13 +144,20 @@ class AgentServiceClient:
                         pause = min(2 * pause, _POLL_SECONDS)
         except TimeoutError:
             return None
+        except Closed:
+            self._check_open()
+            raise
 
-    async def submit_and_wait(self, task: AgentTask, timeout: float | None = 60.0) -> TaskResult | None:
+    async def submit_and_wait(
+        self, task: AgentTask | Mapping[str, Any], timeout: float | None = 60.0
+    ) -> TaskResult | None:
         """Submits the task and returns its result; None after `timeout` seconds: the task goes on."""
+        given = task_of(task)
+        timeout = timeout if timeout is None else checks.seconds(timeout, "timeout", least=0)
         try:
             async with asyncio.timeout(timeout):
-                task_id = await self.submit_task(task)
-                return await self.get_result(task_id, None, crew_name=task.crew_name)
+                task_id = await self.submit_task(given)
+                return await self.get_result(task_id, None, crew_name=given.crew_name)
         except TimeoutError:
             return None
 
@@ -154,11 +171,17 @@ class AgentServiceClient:
 
     async def _connected(self) -> Client:
         if self._client is None:
+            self._check_open()
             async with Store(self._target) as store:
                 with outages.translated():
                     await store.client.ping()
+            self._check_open()  # it may have been disconnected meanwhile
             self._client = self._client or Client(self._target, namespace=config.NAMESPACE)
         return self._client
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Closed("the client is disconnected. Call connect() first")
 
 
 def target(redis_url: str, redis_db: int) -> url.Target:

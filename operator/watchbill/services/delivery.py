@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from watchbill.api.delivery import ENV_REFERENCE, Destination
 from watchbill.errors import InvalidInput, Problem
-from watchbill.services.known import Known
+from watchbill.services.known import Known, problems
 
 
 class DeliveryChannel(StrEnum):
@@ -95,8 +96,7 @@ class DeliveryConfig(Known):
         try:
             return [Destination.model_validate({"name": self.channel.value.replace("_", "-"), **spec})]
         except ValidationError as error:
-            found = [detail["msg"] for detail in error.errors(include_url=False, include_input=False)]
-            raise InvalidInput([Problem(said, "Correct the delivery.", path="delivery") for said in found]) from None
+            raise InvalidInput([replace(found, path=_ours(found.path)) for found in problems(error)]) from None
 
     def _spec(self, kept: MutableMapping[str, str] | None) -> dict[str, Any] | None:
         match self.channel:
@@ -127,6 +127,27 @@ _NEEDS: Final = {
     DeliveryChannel.TEAMS: ("teams_webhook_url",),
     DeliveryChannel.EMAIL: ("email_recipients",),
 }
+
+
+_FIELDS: Final = {
+    "webhook.url": "webhook_url",
+    "webhook.signingKey": "webhook_signing_key",
+    "telegram.botToken": "telegram_bot_token",
+    "telegram.chatId": "telegram_chat_id",
+    "teams.url": "teams_webhook_url",
+    "email.to": "email_recipients",
+    "email.subject": "email_subject",
+    "redisStream.stream": "redis_stream",
+}
+"""Place in a destination → the field that says it here."""
+
+
+def _ours(path: str) -> str:
+    """Returns the field for a place in a destination."""
+    for theirs, field in _FIELDS.items():
+        if path.startswith(theirs):
+            return f"delivery.{field}{path.removeprefix(theirs)}"
+    return "delivery"
 
 
 def _reference(field: str, value: str, kept: MutableMapping[str, str] | None) -> str:

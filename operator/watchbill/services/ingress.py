@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from watchbill.api.problems import nearest
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
-from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull
+from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, sentence
 from watchbill.loggers import Logger
 from watchbill.redaction import redact
 from watchbill.services.client import AgentServiceClient
 from watchbill.services.delivery import DeliveryConfig
+from watchbill.services.known import problems
 from watchbill.services.tasks import AgentTask
 from watchbill.store.ingress import Entry, Source
 
@@ -149,9 +150,7 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
     try:
         return AgentTask.model_validate(_known(AgentTask, found))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise Malformed(f"{place}: {first['msg'].rstrip('.')}. Correct {place}") from None
+        raise Malformed(str(problems(error)[0])) from None
 
 
 def _known(model: type[BaseModel], found: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"{name} is no JSON: {error}. Correct {name}") from None
+        raise Malformed(f"{name} is no JSON: {sentence(error)} Correct {name}") from None
 
 
 def _shown(name: str, value: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from watchbill import tasks
+from watchbill.client.arguments import naming
+from watchbill.errors import InvalidInput, Problem
 from watchbill.services.delivery import DeliveryConfig
-from watchbill.services.known import Known
+from watchbill.services.known import Known, problems
 from watchbill.tasks import Priority, TaskResult, TaskState
 
 __all__ = ["AgentTask", "TaskPriority", "TaskResult", "TaskStatus"]
@@ -27,6 +30,31 @@ class AgentTask(Known, tasks.AgentTask):
         return tasks.AgentTask.model_construct(
             self.model_fields_set - {"delivery"}, **{name: getattr(self, name) for name in tasks.AgentTask.model_fields}
         )
+
+
+def task_of(given: object) -> AgentTask:
+    """Returns the task, which may be given as a mapping of its fields. Raises InvalidInput, which names each field that
+    is wrong."""
+    if isinstance(given, AgentTask):
+        return given
+    if not isinstance(given, Mapping):
+        fix = "Give an AgentTask, or its fields as a dict."
+        raise InvalidInput(Problem(f"a {type(given).__name__} is no task", fix, path="task"))
+    try:
+        return AgentTask.model_validate(dict(given))
+    except ValidationError as error:
+        raise InvalidInput(problems(error)) from None
+
+
+def tasks_of(given: object) -> Iterator[AgentTask]:
+    """Yields the tasks, as `task_of` does. Raises InvalidInput."""
+    if isinstance(given, str | Mapping | AgentTask) or not isinstance(given, Iterable):
+        reason, fix = f"a {type(given).__name__} is no list of tasks", "Give a list of AgentTasks."
+        raise InvalidInput(Problem(reason, fix, path="tasks"))
+    for i, one in enumerate(given):
+        with naming(i):
+            task = task_of(one)
+        yield task
 
 
 class TaskStatus(StrEnum):
