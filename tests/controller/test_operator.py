@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from waiting import until
 from watchbill import connection
-from watchbill.controller import watch
+from watchbill.controller import autoscaler, wakeups, watch
 from watchbill.controller.operator import Operator
 from watchbill.names import CrewKeys
 from watchbill.scheduler import Scheduler
@@ -179,6 +179,29 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
     async with asyncio.timeout(60):
         await running
     assert not operator.is_ready
+
+
+async def test_work_starts_workers_though_no_message_tells_of_it(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(wakeups.WakeUps, "run", deaf)
+    monkeypatch.setattr(autoscaler, "SWEEP_SECONDS", 0.01)
+    api_server.serves_crews = True
+    store = await private_redis()
+    operator = Operator(Settings(watch_namespaces="team"), store.url, Scheduler)
+    running = asyncio.create_task(operator.run())
+    await until(lambda: api_server.ready() == "AgentsUnchecked")
+    async with connection.connected(store.url) as client:
+        keys = CrewKeys("team", "echo")
+        uid = (await definitions.identity(client, keys)).uid
+        await submissions.submit(client, keys, uid, [Submission("t", "a", "{}")], max_queued=9)
+    await until(lambda: api_server.replicas() == 1)
+    operator.stop()
+    async with asyncio.timeout(60):
+        await running
 
 
 async def test_an_operator_that_waits_for_the_api_server_can_be_stopped(

@@ -81,6 +81,8 @@ class Store:
         self.load = IDLE
         self.error: Exception | None = None
         self.asked = 0
+        self.swept = 0
+        """So many readings are the autoscaler's."""
         self.removed: list[Key] = []
         self.followed = 0
 
@@ -88,7 +90,8 @@ class Store:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return StoreState(self.load, (), True, {}, {})
+        self.swept -= 1
+        return StoreState(self.load, (), True, {}, {}, is_swept=self.swept >= 0)
 
     async def follow(self, key: Key, beats: Any) -> bool:
         self.followed += 1
@@ -159,13 +162,14 @@ class Room:
 async def test_workers_go_after_the_idle_seconds_and_what_came_meanwhile_counts() -> None:
     room = Room()
     room.store.load = Load(1, 0, None)
-    assert await room.reconcile() == 2, "a crew with work is watched"
+    assert await room.reconcile() == 60, "then its task has waited for long"
+    assert room.memory.of(ECHO).watch == "closely"
     assert room.workers() == 1
     room.store.load = IDLE
     await room.reconcile()
     room.clock.advance(200)
     await room.reconcile()
-    room.memory.reset_idle(ECHO)  # work that was done before anybody saw it
+    room.memory.on_work(ECHO)  # work that was done before anybody saw it
     await room.reconcile()
     room.clock.advance(299)
     await room.reconcile()
@@ -174,6 +178,31 @@ async def test_workers_go_after_the_idle_seconds_and_what_came_meanwhile_counts(
     await room.reconcile()
     assert room.workers() == 0
     assert await room.reconcile() is None, "nothing is to be expected of an idle crew without workers"
+
+
+async def test_no_pod_goes_before_the_store_itself_was_asked() -> None:
+    room = Room()
+    room.store.load = Load(1, 0, None)
+    await room.reconcile()
+    room.store.load = IDLE
+    await room.reconcile()
+    room.clock.advance(300)
+    asked, room.store.swept = room.store.asked, 1
+    await room.reconcile()
+    assert (room.workers(), room.store.asked - asked) == (0, 2)
+    room.store.load, room.store.swept = Load(1, 0, None), 1
+    await room.reconcile()
+    assert (room.workers(), room.store.asked - asked) == (1, 3), "more workers do no harm"
+
+
+async def test_what_fails_is_not_looked_at_again_before_its_pause_is_over() -> None:
+    room = Room()
+    room.store.load = Load(1, 0, None)
+    await room.reconcile()
+    room.store.error = KubernetesUnavailable("down")
+    with pytest.raises(KubernetesUnavailable):
+        await room.reconcile()
+    assert room.memory.of(ECHO).watch == ""
 
 
 async def test_seconds_in_which_the_store_was_away_are_not_idle() -> None:

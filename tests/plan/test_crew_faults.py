@@ -13,6 +13,7 @@ from watchbill.api import Crew
 from watchbill.api.conditions import Reason
 from watchbill.plan import crew as plan
 from watchbill.plan import manifests
+from watchbill.plan.drain import Fleet, Worker
 from watchbill.plan.replicas import Load
 
 pytestmark = pytest.mark.pure
@@ -232,9 +233,10 @@ def test_workers_that_never_become_ready_are_said_once_they_had_time_to() -> Non
     ("changes", "seconds"),
     [
         ({}, None),
-        ({"load": Load(1, 0)}, 2),
-        ({"children": [child(replicas=1)], "idle_for": 0.0}, 2),
+        ({"load": Load(1, 0)}, 60),
+        ({"load": Load(1, 0, oldest_seconds=59.0)}, 1),
         ({"load": Load(0, 0, 600.0)}, 600),
+        ({"children": [child(replicas=1)], "idle_for": 0.0}, 300),
         ({"load": Load(0, 0, -3.0)}, 0),
         ({"load": None, "store_error": "away"}, 5),
         ({"load": None}, None),
@@ -248,3 +250,26 @@ def test_a_crew_is_reconciled_again_when_no_event_would_tell_of_a_change(
     changes: dict[str, Any], seconds: float | None
 ) -> None:
     assert planned(settled(**changes)).again_seconds == seconds
+
+
+def worker(revision: str, holds: int = 0, **more: Any) -> Worker:
+    return Worker("pod-1", revision, holds, **more)
+
+
+def test_the_store_is_looked_at_as_closely_as_workers_move() -> None:
+    revision = child().revision
+    up = dataclasses.replace(child(replicas=1), there=1, ready=1)
+    busy: dict[str, Any] = {"load": Load(0, 1), "children": [up]}
+    assert planned(settled()).watch == ""
+    assert planned(settled(load=None, store_error="away")).watch == ""
+    assert planned(settled(load=Load(1, 0))).watch == "closely", "a worker is to be started"
+    assert planned(settled(**busy, fleet=Fleet([worker(revision, 1)]))).watch == "changes"
+    assert planned(settled(**busy, fleet=Fleet())).watch == "closely", "it starts"
+    assert planned(settled(**busy, fleet=Fleet([worker(revision, 1, draining="person")]))).watch == "closely"
+    waits = {**busy, "load": Load(1, 1, oldest_seconds=60.0)}
+    assert planned(settled(**waits, fleet=Fleet([worker(revision, 1)]))).watch == "closely"
+    idle = {**busy, "load": Load(0, 0)}
+    assert planned(settled(**idle, fleet=Fleet([worker(revision)]), idle_for=0.0)).watch == "changes"
+    assert not planned(settled(**idle, fleet=Fleet([worker(revision)]), idle_for=0.0)).shrinks
+    gone = settled(**idle, fleet=Fleet([worker(revision, draining="scaling", empty_seconds=60.0)]), idle_for=300.0)
+    assert planned(gone).shrinks

@@ -15,7 +15,7 @@ from support import MANY, Crew, opened, server_ms
 from watchbill.api import Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
-from watchbill.controller.stored import load_of
+from watchbill.controller import load
 from watchbill.delivery import Message
 from watchbill.names import RECEIVER
 from watchbill.plan import deliveries as plan
@@ -196,7 +196,7 @@ async def test_figures_tell_what_is_to_be_delivered_and_only_of_crews_that_deliv
     assert (now.deliveries.waiting, now.deliveries.running, now.deliveries.delayed) == (1, 0, 1)
     assert now.deliveries.due_in_ms is not None
     assert 0 < now.deliveries.due_in_ms <= 30_000
-    assert load_of(now) == Load(0, 0, now.deliveries.due_in_ms / 1000, deliveries=1)
+    assert load.of(now) == Load(0, 0, now.deliveries.due_in_ms / 1000, deliveries=1)
 
 
 async def test_what_is_put_off_keeps_its_attempts_and_what_is_tried_again_does_not(crew: Crew) -> None:

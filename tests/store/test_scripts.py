@@ -29,7 +29,7 @@ APART: Final = sorted(
 SCRIPTS: Final = sorted(name for name in TEXTS if not name.startswith("lib") and name not in APART)
 """The scripts that the queue's stubs call."""
 
-MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
+MEMORY: Final[dict[str, Literal["adds", "ends", "reads", "sweeps"]]] = {
     "apply": "adds",
     "cancel_run": "ends",
     "circuit": "ends",
@@ -69,6 +69,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "submit_run": "adds",
     "subscribe": "ends",
     "suspend": "ends",
+    "sweep": "sweeps",
     "trim": "ends",
     "unpark": "ends",
     "why": "reads",
@@ -85,8 +86,13 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads"]]] = {
     "network/cache_remove": "ends",
 }
 """`adds`: it brings work, and is refused when the server's memory is short; `ends`: it ends work or lets it go on, and
-is not refused; `reads`: it writes nothing."""
-FLAGS: Final = {"adds": "#!lua", "ends": "#!lua flags=allow-oom", "reads": "#!lua flags=no-writes"}
+is not refused; `reads`: it writes nothing; `sweeps`: neither does it, and what it reads is in many slots."""
+FLAGS: Final = {
+    "adds": "#!lua",
+    "ends": "#!lua flags=allow-oom",
+    "reads": "#!lua flags=no-writes",
+    "sweeps": "#!lua flags=no-writes,allow-cross-slot-keys",
+}
 
 
 _NAME: Final = r"[A-Za-z_]\w*"

@@ -28,6 +28,10 @@ DENIED_AGAIN_SECONDS: Final = 5.0
 DENIED_MOST_SECONDS: Final = 60.0
 
 
+class Outdated(Exception):
+    """A pod is to go, because of what the autoscaler read some time ago: a worker may have begun something since."""
+
+
 class Actor:
     """Carries plans out."""
 
@@ -44,10 +48,12 @@ class Actor:
     async def act(self, key: Key, observed: plan.Observed, memory: CrewMemory) -> plan.Plan:
         """Does what is planned. Returns the plan, made anew if the API server refused it.
 
-        Raises StaleObject when an object has changed since it was observed, CrewGone when the crew was replaced in the
-        store, KubernetesUnavailable, StoreUnavailable, NotLeader.
+        Raises Outdated when the store must be asked first, StaleObject when an object has changed since it was
+        observed, CrewGone when the crew was replaced in the store, KubernetesUnavailable, StoreUnavailable, NotLeader.
         """
         planned = self._plan(observed)
+        if planned.shrinks and observed.is_swept:
+            raise Outdated
         if planned.undrain:  # before their Deployment gets larger: it may not have to
             await self._drain(key, observed.uid, planned.undrain, on=False)
         was_denied, memory.denied = observed.denied is not None, observed.denied

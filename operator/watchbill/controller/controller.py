@@ -17,6 +17,7 @@ import redis.asyncio
 
 from watchbill import background, cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
+from watchbill.controller.autoscaler import Autoscaler
 from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
@@ -192,12 +193,16 @@ class Controller:
             ),
             clock=self._clock,
         )
+        autoscaler = Autoscaler(
+            self._client, self._cache.crews.crews, self._memory, self._queue.add, self._on_work, self._clock
+        )
         self._enqueue_all()
         if self._elector is not None:
             self._list_now.set()  # the watch may lag, and crews may be gone
         async with asyncio.TaskGroup() as group:
             group.create_task(background.supervise("status turns", statuses.turns.run))
             group.create_task(background.supervise("events", events.run))
+            group.create_task(background.supervise("autoscaler", autoscaler.run))
             group.create_task(self._queue.run(reconciler.reconcile, RECONCILES_AT_ONCE))
 
     async def _follow(self) -> None:
@@ -301,7 +306,7 @@ class Controller:
 
     def _on_work(self, key: Key) -> None:
         if key in self._cache.crews:
-            self._memory.reset_idle(key)
+            self._memory.on_work(key)
             self._queue.add(key)
 
     def _break(self, why: str) -> None:

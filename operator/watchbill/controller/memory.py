@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Final, Literal
 
 from watchbill.controller.cache import Key
+from watchbill.plan.crew import Watch
 from watchbill.plan.heartbeat import Verdict
 from watchbill.plan.replicas import Past
+from watchbill.store.sweep import Whole
+
+READING_SECONDS: Final = 1.0
+"""The greatest age of a reading that a reconciliation uses."""
 
 Resource = tuple[Literal["crews", "heartbeats"], str, str]
 """(plural, namespace, name) of a resource whose status the operator writes."""
@@ -50,8 +55,28 @@ class CrewMemory:
     """Worker → since when it has been seen drained and empty."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Incarnation of a suspended crew → since when its lease has been seen to be over."""
+    watch: Watch = ""
+    """The way in which the autoscaler looks at the crew; empty during a reconciliation, and after one that failed."""
+    reading: tuple[float, Whole] | None = None
+    """The time of the autoscaler's last reading of the crew, and the reading. It serves one reconciliation."""
+    swept: Any = None
+    """The substance of the reading that the last reconciliation used; None: it asked the store itself."""
+    changes: int = 0
+    """Counts what makes a reading outdated that was asked for before."""
     written: dict[Resource, float] = field(default_factory=dict)
     """The time at which the status of each resource was last written."""
+
+    def outdate(self) -> None:
+        """Something has changed in the store: what was read of the crew before, or is being read, counts no more."""
+        self.reading = None
+        self.changes += 1
+
+    def take(self, now: float) -> Whole | None:
+        """Returns the reading, if it is a new one. It is taken once."""
+        found, self.reading = self.reading, None
+        whole = found[1] if found is not None and now - found[0] < READING_SECONDS else None
+        self.swept = whole.substance if whole is not None else None
+        return whole
 
 
 class Memory:
@@ -70,10 +95,11 @@ class Memory:
         """Removes and returns the memory of a crew that is gone."""
         return self._crews.pop(key, CrewMemory())
 
-    def reset_idle(self, key: Key) -> None:
+    def on_work(self, key: Key) -> None:
         """Work has come to the crew, and may be done before the crew is reconciled."""
         if memory := self._crews.get(key):
             memory.idle_since = None
+            memory.outdate()
 
     def invalidate(self) -> None:
         """Has the next reconciliation of each crew make sure of everything that was stored or seen before."""

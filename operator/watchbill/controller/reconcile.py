@@ -15,7 +15,7 @@ from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
-from watchbill.controller.acting import Actor
+from watchbill.controller.acting import Actor, Outdated
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
@@ -113,6 +113,15 @@ class Reconciler:
         memory = self._memory.of(key)
         if paused.is_paused(seen):
             return await self._leave_alone(key, seen, memory)
+        memory.watch = ""
+        try:
+            return await self._bring(key, seen, memory)
+        except Outdated:
+            return await self._bring(key, seen, memory)  # which has no reading any more, and asks the store
+        finally:
+            memory.outdate()
+
+    async def _bring(self, key: Key, seen: Object, memory: CrewMemory) -> float | None:
         crew, definition, fault = read(seen)
         synced = await self._sync_store(key, seen, definition, fault, memory)
         if self._repeats_conflict(key, seen, synced, memory):
@@ -131,6 +140,7 @@ class Reconciler:
             self._events.tell("crews", seen["metadata"], told)
             pauses.append(await self._statuses.write("crews", seen, planned.status, key, memory))
             pauses.append(planned.again_seconds)
+            memory.watch = planned.watch
             if memory.denied is not None:
                 pauses.append(max(memory.denied_until - self._clock.monotonic(), 0.0))
         return plan.shortest(pauses)
@@ -227,6 +237,7 @@ class Reconciler:
             fleet=state.fleet if state else None,
             past=memory.past,
             at=self._clock.monotonic(),
+            is_swept=state is not None and state.is_swept,
         )
 
     async def _has_service_account(self, key: Key, memory: CrewMemory) -> bool:

@@ -20,7 +20,7 @@ import redis.asyncio
 
 from watchbill import cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now, fleet, suspension
+from watchbill.controller import beats_now, fleet, load, suspension
 from watchbill.controller.beats_stored import Heartbeats, StoredHeartbeats
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
@@ -35,6 +35,7 @@ from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
 from watchbill.store.figures import Figures, figures
 from watchbill.store.queue import Queue
+from watchbill.store.sweep import Whole
 from watchbill.store.workers import workers
 
 logger = logging.getLogger("watchbill.operator")
@@ -66,6 +67,8 @@ class StoreState:
     is_run_now_left: bool = False
     """A heartbeat could not be fired, as somebody asks for by its annotation, because the queue is full."""
     fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
+    is_swept: bool = False
+    """It was read by the autoscaler, up to a second ago."""
 
 
 class Stored:
@@ -109,12 +112,13 @@ class Stored:
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
         suspended = _suspends(seen)
         wanted = json.dumps([uid, definition is not None and generation, suspended, generations])
-        held = await definitions.identity(self._client, keys)
+        reading = memory.take(self._clock.monotonic())
+        held = reading.identity if reading else await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
         queue = Queue(self._client, keys, uid)
         current = held.definition
         if memory.synced != wanted or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
-            memory.synced = ""
+            memory.synced, reading = "", None
             self._check()
             if definition is not None:
                 # The figures of a crew that was stored are in its status from then on.
@@ -133,29 +137,37 @@ class Stored:
         if asked := beats_now.asked(beats, memory):
             self._check()
             is_left = await beats_now.fire(self._client, keys, asked, memory, now=self._clock.now())
-        now = await figures(self._client, keys)
-        to_deliver = now.deliveries
-        if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
-            await queue.move_due()
-        if to_deliver and to_deliver.due_in_ms is not None:
-            await Queue(self._client, keys.deliveries(), uid).move_due()
-        if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
-            now = await figures(self._client, keys)
+        now = await self._figures(keys, uid, reading)
         if now.suspended and now.running:
             lease_seconds = definition.tasks.lease_seconds if definition else UNKNOWN_LEASE_SECONDS
             if await suspension.return_dead(self._client, keys, uid, memory, lease_seconds, self._clock):
                 now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
+        if has_pods:
+            at_work = reading.workers if reading else await workers(self._client, keys, uid)
         return StoreState(
-            load=load_of(now),
+            load=load.of(now),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
             beats=await beats_now.observed(self._client, keys, suspended=suspended) if memory.verdicts else {},
             dead=now.dead,
             is_run_now_left=is_left,
-            fleet=fleet.of(await workers(self._client, keys, uid), memory, self._clock) if has_pods else Fleet(),
+            fleet=fleet.of(at_work, memory, self._clock) if has_pods else Fleet(),
+            is_swept=reading is not None,
         )
+
+    async def _figures(self, keys: names.CrewKeys, uid: str, reading: Whole | None) -> Figures:
+        """Returns the figures once what is due is on the queues."""
+        now = reading.figures if reading else await figures(self._client, keys)
+        to_deliver = now.deliveries
+        if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
+            await Queue(self._client, keys, uid).move_due()
+        if to_deliver and to_deliver.due_in_ms is not None:
+            await Queue(self._client, keys.deliveries(), uid).move_due()
+        if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
+            now = await figures(self._client, keys)
+        return now
 
     async def drain(self, key: Key, uid: str, names_of: Sequence[str], *, on: bool) -> None:
         """Has these workers claim no more, or again. Raises CrewGone when the crew was replaced, NotLeader."""
@@ -313,16 +325,6 @@ class Stored:
         elif known == 0 or (count != known and now - at >= PARKED_SECONDS):
             memory.parked = (count, now, sorted(await queue.parked_agents()))
         return memory.parked[2]
-
-
-def load_of(now: Figures) -> replicas.Load:
-    """Returns the work that a crew has, from its figures."""
-    found = now.deliveries
-    due = [now.due_in_ms, found.due_in_ms if found else None]
-    due_in = min((ms / 1000 for ms in due if ms is not None), default=None)
-    deliveries = found.waiting + found.running if found else 0
-    oldest_seconds = (now.oldest_ms or 0) / 1000
-    return replicas.Load(now.waiting, now.running, due_in, deliveries, now.classes[0].waiting, oldest_seconds)
 
 
 def _suspends(seen: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Hears of work that has arrived, so that its crew is reconciled at once.
 
-A message may be lost: the next resync finds the work.
+A message may be lost: the autoscaler's next look finds the work.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from watchbill import cluster_names
 from watchbill.api import Crew
@@ -20,13 +20,14 @@ from watchbill.plan.children import Child, compared
 
 Object = dict[str, Any]
 Fault = tuple[Reason, str]
+Watch = Literal["", "changes", "closely"]
+"""The way in which the store is to be looked at, which tells of no change of a crew's tasks and workers: not at all,
+because it has none; so that the crew is reconciled once they change; or each time, because its workers move."""
 
 FIGURES: Final = ("waiting", "running")
 """Fields of the status that change all the time."""
 AGAIN_SECONDS: Final = 5.0
 """After so long a crew is reconciled again whose trouble somebody else must mend."""
-ACTIVE_AGAIN_SECONDS: Final = 2.0
-"""After so long a crew is reconciled again that has work or workers."""
 _SUSPENDED: Final = "tasks are taken, and none begins while spec.suspend is true"
 OLD_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has workers of an old revision."""
@@ -66,6 +67,8 @@ class Observed:
     past: replicas.Past = replicas.Past()  # noqa: RUF009 - it is frozen
     at: float = 0.0
     """The time of `past` and of this observation, by a monotonic clock."""
+    is_swept: bool = False
+    """The store's answers are up to a second old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,9 @@ class Plan:
     scaled: replicas.Decision | None = None
     past: replicas.Past = field(default=replicas.Past(), compare=False)
     """The memory for the next decision."""
+    watch: Watch = ""
+    shrinks: bool = False
+    """A pod goes."""
 
 
 def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
@@ -122,6 +128,8 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
     status = _status(seen, there, _conditions(seen, serving, blocked, trouble, now))
     old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
     moves = resized or bool(step.drain or step.undrain or step.sizes)
+    held_in = decision.held.seconds if decision.held else None
+    sized = [*step.sizes, *([(serving, step.size)] if serving else [])]
     return Plan(
         revision=revision,
         applies=applies,
@@ -130,9 +138,11 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         sizes=sizes,
         deletes=former + step.gone,
         status=None if says(seen.status, status) else status,
-        again_seconds=shortest([decision.again_seconds, trouble_in, old_again, *_pauses(seen)]),
+        again_seconds=shortest([decision.again_seconds, held_in, trouble_in, old_again, *_pauses(seen)]),
         scaled=decision if moves and decision.replicas != before else None,
         past=decision.past,
+        watch=_watch(seen, children, is_moving=moves or bool(old) or decision.replicas != before),
+        shrinks=any(size < child.replicas for child, size in sized),
     )
 
 
@@ -215,14 +225,30 @@ def _scale(seen: Observed, serving: Child | None, before: int, claiming: int | N
 
 def _pauses(seen: Observed) -> list[float | None]:
     """After how many seconds what was seen may have changed, with no event to tell of it."""
-    active = due = None
+    due = long_in = None
     if seen.load is not None:
-        works = seen.load.running + seen.load.deliveries > 0 or (seen.load.waiting > 0 and not seen.crew.spec.suspend)
-        active = ACTIVE_AGAIN_SECONDS if works or any(c.replicas for c in seen.children) else None
         due = None if seen.load.due_in is None else max(seen.load.due_in, 0.0)
+        left = seen.crew.spec.workers.scaling.up.wait_seconds - seen.load.oldest_seconds
+        long_in = left if seen.load.waiting and left > 0 and not seen.crew.spec.suspend else None
     is_taken = seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT
     is_stuck = seen.store_error is not None or not seen.has_redis_secret or is_taken
-    return [active, due, AGAIN_SECONDS if is_stuck else None]
+    return [due, long_in, AGAIN_SECONDS if is_stuck else None]
+
+
+def _watch(seen: Observed, children: Sequence[Child], *, is_moving: bool) -> Watch:
+    load, spec = seen.load, seen.crew.spec
+    if load is None:
+        return ""
+    waiting = 0 if spec.suspend else load.waiting
+    if waiting + load.running + load.deliveries == 0 and not any(child.replicas for child in children):
+        return ""
+    waits_long = waiting and load.oldest_seconds >= spec.workers.scaling.up.wait_seconds
+    ends = spec.suspend and load.running  # what dead workers hold has to be returned
+    drains = seen.fleet is None or any(worker.draining for worker in seen.fleet.workers)
+    pods = sum(child.replicas for child in children)
+    starts = any(child.ready != child.replicas or child.there != child.replicas for child in children)
+    is_known = drain.claiming(children, seen.fleet) == pods
+    return "closely" if is_moving or waits_long or ends or drains or starts or not is_known else "changes"
 
 
 def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:

@@ -8,10 +8,11 @@ known changes nothing: unknown is never zero. plan/drain.py says how workers lea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from watchbill.api.workers import ScaleDown, ScaleUp
+from watchbill.api.workers import ScaleDown, ScaleUp, ScalingPolicy
 from watchbill.plan.deliveries import SLOTS
 
 Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external", "suspended"]
@@ -73,8 +74,10 @@ class Past:
     """The number that was last decided on."""
 
     def wanted(self, now: float, number: int, current: int) -> Past:
-        """Notes a number that is wanted; `current`: the one that there is."""
-        highs, lows = self.highs or ((now, current),), self.lows or ((now, current),)
+        """Notes a number that is wanted; `current`: the one that there is. What was noted last was wanted until now:
+        nobody looks at a crew while nothing changes."""
+        highs = (*self.highs[:-1], (now, self.highs[-1][1] if self.highs else current))
+        lows = (*self.lows[:-1], (now, self.lows[-1][1] if self.lows else current))
         return replace(
             self,
             highs=(*(entry for entry in highs if entry[1] > number), (now, number)),
@@ -82,17 +85,29 @@ class Past:
             changes=tuple(entry for entry in self.changes if entry[0] > now - CHANGES_SECONDS),
         )
 
-    def most(self, since: float) -> int:
-        """The highest number that was wanted after that time, or is now. Call `wanted` first."""
-        return max(number for at, number in self.highs if at > since or (at, number) == self.highs[-1])
+    def most(self, since: float) -> tuple[float, int]:
+        """The highest number that was wanted after that time, or is now, and when it last was. Call `wanted` first."""
+        return next(entry for entry in self.highs if entry[0] > since or entry == self.highs[-1])
 
-    def least(self, since: float) -> int:
-        """The lowest number that was wanted after that time, or is now. Call `wanted` first."""
-        return min(number for at, number in self.lows if at > since or (at, number) == self.lows[-1])
+    def least(self, since: float) -> tuple[float, int]:
+        """The lowest number that was wanted after that time, or is now, and when it last was. Call `wanted` first."""
+        return next(entry for entry in self.lows if entry[0] > since or entry == self.lows[-1])
 
     def changed(self, now: float, size: int, by: int) -> Past:
         """Notes the decision for this size."""
         return replace(self, size=size, changes=(*self.changes, (now, by)) if by else self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The bound by which the number of workers isn't the one that the tasks ask for."""
+
+    by: Literal["window", "policy", "waits", "critical"]
+    """`window`, `policy`: of `scaling`; `waits`: a task has waited for `scaling.up.waitSeconds`, so that nobody leaves;
+    `critical`: one of the priority CRITICAL waits, so that nobody leaves."""
+    wanted: int
+    seconds: float | None = None
+    """Seconds until it may change by itself; None: not before something else changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +117,10 @@ class Decision:
     replicas: int
     why: Why
     again_seconds: float | None = None
-    """Seconds until time alone may change the decision; None: it can't, or the crew is looked at before."""
+    """Seconds until the crew may count as idle; None: it can't, unless something else changes."""
     past: Past = field(default=Past(), compare=False)
     """The memory for the next decision."""
+    held: Held | None = field(default=None, compare=False)
 
 
 def decide(
@@ -128,20 +144,22 @@ def decide(
     if waits_long and wanted <= inside and up is not None and up >= inside:
         wanted = bounds.clamp(inside + 1)  # the workers there are don't take it: abandoned agents hold slots, say
     past = past.wanted(now, wanted, inside)
-    decided = inside
+    decided, held = inside, None
     why: Why = "bounds" if inside != current else "hold"
     if is_idle:
         decided, why = bounds.min_replicas, "idle"
     elif wanted > inside:
         is_urgent = waits_long or load.critical > 0
-        decided = wanted if is_urgent else min(wanted, _ceiling(bounds.up, inside, past, now))
-    elif not waits_long and load.critical == 0:
-        decided = max(wanted, _floor(bounds.down, inside, past, now))
+        decided, held = (wanted, None) if is_urgent else _ceiling(bounds.up, inside, wanted, past, now)
+    elif wanted < inside and (waits_long or load.critical):
+        held = Held("waits" if waits_long else "critical", wanted)
+    elif wanted < inside:
+        decided, held = _floor(bounds.down, inside, wanted, past, now)
     if decided > inside:
         why = "scale-up"
     elif decided < inside and not is_idle:
         why = "scale-down"
-    return Decision(decided, why, again, past.changed(now, decided, decided - current))
+    return Decision(decided, why, again, past.changed(now, decided, decided - current), held)
 
 
 def of_suspended(bounds: Bounds, load: Load | None, current: int, past: Past, now: float) -> Decision:
@@ -172,25 +190,48 @@ def _idle(bounds: Bounds, load: Load, inside: int, idle_for: float | None) -> tu
     return idle_for >= bounds.idle_seconds, None if idle_for >= bounds.idle_seconds else bounds.idle_seconds - idle_for
 
 
-def _ceiling(up: ScaleUp, inside: int, past: Past, now: float) -> int:
-    """The highest number that may be now. Of several policies the one counts that allows the most."""
+def _ceiling(up: ScaleUp, inside: int, wanted: int, past: Past, now: float) -> tuple[int, Held | None]:
+    """Returns the highest number that may be now, up to the wanted one, and what holds it. Of several policies the one
+    counts that allows the most."""
     allowed = []
     for policy in up.policies:
         added = sum(by for at, by in past.changes if by > 0 and at > now - policy.period_seconds)
         base = max(inside - added, 0)
         more = policy.value if policy.type == "Pods" else math.ceil(base * policy.value / 100)
         allowed.append(max(base + more, 1))  # or no percentage would ever leave 0
-    wanted = past.least(now - up.stabilization_window_seconds)
-    return max(inside, min(wanted, max(allowed, default=wanted)))
+    low_at, low = past.least(now - up.stabilization_window_seconds)
+    found = max(inside, min(low, max(allowed, default=low)))
+    if found >= wanted:
+        return wanted, None
+    if low < wanted:
+        return found, Held("window", wanted, low_at + up.stabilization_window_seconds - now)
+    return found, Held("policy", wanted, _policy_seconds(up.policies, past, now, grows=True))
 
 
-def _floor(down: ScaleDown, inside: int, past: Past, now: float) -> int:
-    """The lowest number that may be now. Of several policies the one counts that allows the most."""
+def _floor(down: ScaleDown, inside: int, wanted: int, past: Past, now: float) -> tuple[int, Held | None]:
+    """Returns the lowest number that may be now, down to the wanted one, and what holds it. Of several policies the one
+    counts that allows the most."""
     allowed = []
     for policy in down.policies:
         removed = sum(-by for at, by in past.changes if by < 0 and at > now - policy.period_seconds)
         base = inside + removed
         less = policy.value if policy.type == "Pods" else math.ceil(base * policy.value / 100)
         allowed.append(base - less)
-    wanted = past.most(now - down.stabilization_window_seconds)
-    return min(inside, max(wanted, min(allowed, default=wanted)))
+    high_at, high = past.most(now - down.stabilization_window_seconds)
+    found = min(inside, max(high, min(allowed, default=high)))
+    if found <= wanted:
+        return wanted, None
+    if high > wanted:
+        return found, Held("window", wanted, high_at + down.stabilization_window_seconds - now)
+    return found, Held("policy", wanted, _policy_seconds(down.policies, past, now, grows=False))
+
+
+def _policy_seconds(policies: Sequence[ScalingPolicy], past: Past, now: float, *, grows: bool) -> float:
+    """Returns in how many seconds a policy allows more. A change that is made now counts from now on."""
+    ends = [
+        at + policy.period_seconds - now
+        for policy in policies
+        for at, by in past.changes
+        if (by > 0) == grows and by and at > now - policy.period_seconds
+    ]
+    return min(ends, default=float(min(policy.period_seconds for policy in policies)))

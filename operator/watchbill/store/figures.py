@@ -158,7 +158,7 @@ async def each(
         deliver = [keys for keys, reply in zip(batch, replies, strict=True) if reply and reply[-1]]
         queues = dict(zip(deliver, await _ask(client, [(k.deliveries(), 0, "") for k in deliver]), strict=True))
         for keys, reply in zip(batch, replies, strict=True):
-            yield keys.crew, _figures(reply, queues.get(keys))
+            yield keys.crew, parsed(reply, queues.get(keys))
 
 
 async def _ask(client: redis.asyncio.Redis, asked: Sequence[tuple[CrewKeys, int, str]]) -> list[Any]:
@@ -239,13 +239,14 @@ def _deliveries(queue: Figures, outbox: Sequence[Any]) -> Deliveries:
     )
 
 
-def _figures(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> Figures | None:
-    """`deliveries`: the answer for the crew's delivery queue."""
+def parsed(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> Figures | None:
+    """Returns the figures of an answer of figures.lua; None: there is no such crew. `deliveries`: the answer for the
+    crew's delivery queue."""
     if not reply:
         return None
     now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, suspended, *rest = reply
     flat, workers, ended, outbox = rest
-    queue = _figures(deliveries) if deliveries else None
+    queue = parsed(deliveries) if deliveries else None
     parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
     classes = []
     for number, (waiting, runs, head) in zip(CLASSES, packed.rows(flat, 3), strict=True):

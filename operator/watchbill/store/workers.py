@@ -6,6 +6,7 @@ Only reads. One worker takes part in two queues, the crew's and its delivery que
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -51,6 +52,11 @@ async def workers(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> Work
         reply, delivering = [await scripts.run(client, "workers", of.fixed, [uid]) for of in (keys, keys.deliveries())]
     if "gone" in (reply[0], delivering[0]):
         raise crew_gone(keys)
+    return parsed(reply, delivering)
+
+
+def parsed(reply: Sequence[Any], delivering: Sequence[Any]) -> Workers:
+    """Returns the workers of two answers of workers.lua: for the crew's queue, and for its delivery queue."""
     _, now_ms, undrained_ms, flat = reply
     found: dict[str, Worker] = {}
     for incarnation, holds, says, told in packed.rows(flat, 4):

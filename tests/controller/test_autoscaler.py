@@ -1,0 +1,123 @@
+"""Crews with work, and idle ones whose wake-up was lost, seen by one call for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
+
+import pytest
+import redis.asyncio
+from test_figures_shown import NoHeartbeats, evalshas, give, no_crew
+
+from watchbill import connection
+from watchbill.controller.autoscaler import IDLE_PARTS, Autoscaler
+from watchbill.controller.cache import Key
+from watchbill.controller.memory import CrewMemory, Memory
+from watchbill.controller.stored import Stored, StoreState
+from watchbill.names import CrewKeys
+from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.testing import FakeClock
+
+ACTIVE, IDLE = 50, 300
+
+
+class Room(NamedTuple):
+    client: redis.asyncio.Redis
+    stored: Stored
+    memory: Memory
+    scaler: Autoscaler
+    clock: FakeClock
+    added: list[Key]
+    woken: list[Key]
+
+    async def sync(self, name: str) -> StoreState:
+        """Stores and reads the crew as a reconciliation does."""
+        key, seen = ("team", name), {"metadata": {"uid": f"uid-of-{name}", "generation": 1}}
+        definition = CrewDefinition(name=name, agents=[AgentDefinition(agent_id="a", agent_class="EchoAgent")])
+        memory = self.memory.of(key)
+        state = await self.stored.sync(key, seen, definition, [], memory)
+        assert state is not None
+        memory.watch = "changes" if not state.load.none else ""
+        memory.outdate()
+        return state
+
+    async def look(self) -> tuple[list[Key], list[Key]]:
+        """Returns which crews that look has reconciled because of a change, and because work has come."""
+        self.added.clear()
+        self.woken.clear()
+        await self.scaler.look()
+        return sorted(self.added), sorted(self.woken)
+
+
+@pytest.fixture
+async def room(private_redis: Callable[[], Awaitable[Any]]) -> AsyncIterator[Room]:
+    server = await private_redis()
+    async with connection.connected(server.url) as client:
+        clock, memory, added, woken = FakeClock(), Memory(), list[Key](), list[Key]()
+        names = [f"busy-{i}" for i in range(ACTIVE)] + [f"idle-{i}" for i in range(IDLE)]
+        keys = [("team", name) for name in names]
+        scaler = Autoscaler(client, lambda: keys, memory, lambda key, _: added.append(key), woken.append, clock)
+        made = Room(
+            client, Stored(client, NoHeartbeats(), "me", no_crew, clock=clock), memory, scaler, clock, added, woken
+        )
+        for _, name in keys[:ACTIVE]:
+            await made.sync(name)
+        yield made
+
+
+async def test_crews_with_work_are_read_by_few_calls_and_reconciled_when_they_have_changed(room: Room) -> None:
+    for i in range(ACTIVE):
+        await give(room.client, CrewKeys("team", f"busy-{i}"), "t1", "t2")
+        await room.sync(f"busy-{i}")
+    before = await evalshas(room.client)
+    busy = sorted(("team", f"busy-{i}") for i in range(ACTIVE))
+    assert await room.look() == (busy, []), "their reconciliations asked the store, and not for this"
+    for _, name in busy:
+        assert (await room.sync(name)).load.waiting == 2
+    calls = await evalshas(room.client) - before
+    assert calls <= 3, "2 for 50 crews, 1 for a part of the idle ones; each alone needs 3"
+    assert await room.look() == ([], []), "nothing has changed"
+    await give(room.client, CrewKeys("team", "busy-7"), "t3")
+    assert await room.look() == ([("team", "busy-7")], [])
+    state = await room.sync("busy-7")
+    assert (state.load.waiting, state.is_swept) == (3, True)
+    assert not (await room.sync("busy-7")).is_swept, "it serves once"
+
+
+async def test_a_reading_that_was_asked_for_before_work_came_or_long_ago_serves_nobody(room: Room) -> None:
+    key = ("team", "busy-0")
+    await give(room.client, CrewKeys(*key), "t1")
+    await room.sync("busy-0")
+    await room.look()
+    room.memory.on_work(key)
+    assert not (await room.sync("busy-0")).is_swept
+    await room.look()
+    room.clock.advance(1)
+    assert not (await room.sync("busy-0")).is_swept
+
+
+async def test_work_of_which_no_message_told_is_found_and_told_once(room: Room) -> None:
+    await room.sync("idle-3")
+    await give(room.client, CrewKeys("team", "idle-3"), "t1")
+    found = [await room.look() for _ in range(2 * IDLE_PARTS)]
+    assert [woken for _, woken in found if woken] == [[("team", "idle-3")]]
+
+
+async def test_crews_that_can_not_be_read_together_are_reconciled_one_by_one(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    await give(room.client, CrewKeys("team", "busy-0"), "t1")
+    await room.sync("busy-0")
+    await room.client.hdel(CrewKeys("team", "busy-0").meta, "uid")  # somebody flushed it
+    assert await room.look() == ([("team", "busy-0")], [])
+    await room.client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    for _ in range(2):
+        assert await room.look() == ([("team", "busy-0")], [])
+    assert [record.message for record in caplog.records if "one by one" in record.message][1:] == []
+    assert "evalsha" in caplog.text
+
+
+def test_a_crew_that_is_reconciled_meanwhile_keeps_no_reading() -> None:
+    memory = CrewMemory(reading=(0.0, None))  # type: ignore[arg-type]
+    memory.outdate()
+    assert (memory.reading, memory.take(0.0), memory.swept) == (None, None, None)
