@@ -277,7 +277,8 @@ async def test_what_waits_for_one_destination_is_delayed_together_and_nothing_el
     taken = (await queue.claim("d", 1, 2, lease_ms=60_000, take_over=False)).tasks
     assert [task.agent for task in taken] == ["to:bad", "to:good"]
 
-    assert await circuits.defer(*of, "to:bad", due_ms=later, first_ms=until) == 599 + 600
+    assert await circuits.defer(*of, "to:bad", due_ms=later, before_ms=later) == 599 + 600
+    assert await circuits.bring_forward(*of, "to:bad", due_ms=later, to_ms=until, most=1) == 1
     assert Counter(await _due(crew, "to:bad")) == {until: 1, later: 599 + 600 - 1, now_ms + 7_200_000: 1}
     assert set(await _due(crew, "to:good")) == {now_ms + 300_000}
     assert await crew.client.xlen(keys.streams[2]) == 601
@@ -295,10 +296,10 @@ async def test_what_others_claim_while_the_rest_is_delayed_is_not_delayed_as_wel
     await submissions.submit(crew.client, keys, crew.uid, waits, max_queued=MANY)
     due_ms = await server_ms(crew.client) + 600_000
     of = crew.client, "defer", keys.fixed
-    _, last, _ = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), "0-0", 2])
+    _, last, _ = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), "0-0", 2, ""])
     claimed = (await Queue(crew.client, keys, crew.uid).claim("d", 1, 2, lease_ms=60_000, take_over=False)).tasks
     assert [task.id for task in claimed] == ["bad-2", "bad-3"]
-    _, _, n = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), last, 9])
+    _, _, n = await scripts.run(*of, [crew.uid, "to:bad", due_ms, int(Priority.NORMAL), last, 9, ""])
     assert n == 2
     assert len(await _due(crew, "to:bad")) == await crew.client.xlen(keys.streams[2]) + 2 == 4
 

@@ -105,7 +105,13 @@ async def _everything_workers_do(crew: Crew) -> None:
     await circuits.record_failure(crew.client, crew.keys, crew.uid, ops, failure)
     await circuits.enter(crew.client, crew.keys, crew.uid, ops, 1000)
     await circuits.record_success(crew.client, crew.keys, crew.uid, ops)
-    await circuits.defer(crew.client, crew.keys, crew.uid, "to:ops", due_ms=1, first_ms=1)
+    await circuits.defer(crew.client, crew.keys, crew.uid, "to:ops", due_ms=1, before_ms=1)
+    for url in ("https://a.example", "https://b.example"):
+        hook = Destination.model_validate({"name": "hook", "webhook": {"url": url}})
+        await definitions.apply(
+            crew.client, crew.keys, crew.definition.model_copy(update={"delivery": [hook]}), uid=crew.uid
+        )
+    await definitions.apply(crew.client, crew.keys, crew.definition, uid=crew.uid)
     await ingress.refuse(crew.client, crew.keys, crew.uid, ingress.Entry("1-0", {"what": "?"}), "no task")
     await crew.queue.enter("entering", ["a", "b"], lease_ms=LEASE_MS)
     await crew.queue.leave("entering")

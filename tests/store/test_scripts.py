@@ -56,6 +56,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads", "sweeps"]]] = {
     "record_loss": "ends",
     "recover": "ends",
     "refuse": "ends",
+    "release": "ends",
     "renew": "ends",
     "replay": "adds",
     "reschedule": "ends",

@@ -55,10 +55,14 @@ class Receiver:
             await self._runner.cleanup()
             self._runner = None
 
+    def renew(self) -> None:
+        """What comes from now on waits for another `let_go`."""
+        self.let_go = asyncio.Event()
+
     async def _answer(self, request: web.Request) -> web.Response:
         self.got.append((request.headers["webhook-id"], await request.json()))
         if self.hangs:
-            await self.let_go.wait()
+            await self.let_go.wait()  # the one of now: see renew
         status, headers = self.answers.pop(0) if self.answers else (self.always, {})
         return web.Response(status=status, headers=headers)
 

@@ -294,7 +294,7 @@ async def test_a_destination_that_is_gone_gets_nothing_until_it_is_defined_anew(
 async def test_while_a_receiver_hangs_work_goes_on_and_so_do_other_deliveries(
     make_crew: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("watchbill.worker.delivering.sending.SLOW_SECONDS", 0.01)
+    monkeypatch.setattr("watchbill.worker.delivering.shares.LATE_SECONDS", 0.01)
     async with receiving(hangs=True) as hanging:
         crew = await delivering(make_crew, hanging.destination("stuck"), receiver.destination("ops"))
         async with crew.in_process(delivering=replace(QUICK, slots=8), concurrency=1) as worker:

@@ -53,9 +53,10 @@ async def read(crew: Crew, destination: Destination = OPS) -> Circuit:
 async def test_a_message_taken_after_a_pause_was_asked_for_lets_no_worker_send_before_its_end(make_crew: Make) -> None:
     crew = await make_crew({"a": "Gate"}, delivery=[OPS])
     one, other = await knowledge(crew), await knowledge(crew)
-    await one.failed(OPS, TO_OPS, Failure("d", 1, "busy", counts=True))
+    await one.failed(OPS, Failure("d", 1, "busy", counts=True, agent=TO_OPS))
     await other.wait(OPS)
-    await one.failed(OPS, TO_OPS, Failure("d", 2, "busy", counts=True, asked_ms=int(LONG_SECONDS * 1000)))
+    asked_ms = int(LONG_SECONDS * 1000)
+    await one.failed(OPS, Failure("d", 2, "busy", counts=True, asked_ms=asked_ms, agent=TO_OPS))
     await other.succeeded(OPS, TO_OPS)  # it was on its way when the pause began
     for each in (other, one):
         seconds = await each.wait(OPS)
@@ -71,14 +72,14 @@ async def test_a_trial_that_is_refused_for_good_shows_that_the_destination_answe
     worker = await knowledge(crew, LONG_SECONDS)
     monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 0.05)
     for i in range(plan.CIRCUIT_FAILURES):
-        await worker.failed(OPS, TO_OPS, Failure("d", i, "broken", counts=True))
+        await worker.failed(OPS, Failure("d", i, "broken", counts=True, agent=TO_OPS))
     assert await crew.redis.zcard(crew.keys.deliveries().delayed) == 3
 
     async def is_trial() -> bool:
         return await worker.wait(OPS) == 0
 
     await until(is_trial)
-    assert await worker.failed(OPS, TO_OPS, Failure("d", 1, "400: too long")) == 0
+    assert await worker.failed(OPS, Failure("d", 1, "400: too long", agent=TO_OPS)) == 0
     assert await read(crew) == Circuit()
     seconds, _ = await crew.redis.time()
     delayed = await crew.redis.zrange(crew.keys.deliveries().delayed, 0, -1, withscores=True)
@@ -119,7 +120,9 @@ async def in_the_sweep(crew: Crew, to: Destination) -> None:
 async def after_the_sweep(crew: Crew, to: Destination) -> None:
     await after_the_failure(crew, to)
     until_ms = (await read(crew, to)).until_ms
-    await circuits.defer(crew.redis, crew.keys, crew.uid, TO_OPS, due_ms=until_ms + 300, first_ms=until_ms)
+    of, due_ms = (crew.redis, crew.keys, crew.uid, TO_OPS), until_ms + 300
+    await circuits.defer(*of, due_ms=due_ms, before_ms=due_ms)
+    await circuits.bring_forward(*of, due_ms=due_ms, to_ms=until_ms, most=1)
 
 
 async def in_the_trial(crew: Crew, to: Destination) -> None:
@@ -190,7 +193,7 @@ async def _let_pass(crew: Crew, receiver: Receiver, seconds: int) -> None:
 
 
 async def test_a_dead_and_a_slow_destination_hold_up_no_other(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("watchbill.worker.delivering.sending.SLOW_SECONDS", 0.01)
+    monkeypatch.setattr("watchbill.worker.delivering.shares.LATE_SECONDS", 0.01)
     async with receiving(always=500) as dead, receiving(hangs=True) as slow, receiving() as healthy:
         others = [dead.destination("dead"), slow.destination("slow")]
         crew = await make_crew({"a": "Gate"}, delivery=others)

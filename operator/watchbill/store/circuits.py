@@ -14,7 +14,7 @@ import redis.asyncio
 
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages, scripts
-from watchbill.names import CrewKeys
+from watchbill.names import RECEIVER, CrewKeys
 from watchbill.plan import deliveries as plan
 from watchbill.store import packed
 from watchbill.store.queue import BATCH, crew_gone
@@ -86,6 +86,8 @@ class Failure:
     """For so long it asks to wait, with all messages."""
     remaining: str = ""
     """Recipients that have not got the message, where others have, as JSON."""
+    agent: str = ""
+    """The destination's name on the delivery queue; empty: it makes no difference whether it was defined anew."""
 
 
 NO_FAILURE: Final = Failure("", 0, "")
@@ -96,7 +98,7 @@ async def enter(
 ) -> tuple[Circuit, int]:
     """Asks whether a message may be sent to a destination that failed. Returns what is known of it, and in how many ms
     to ask again; 0: it may be sent. Where it failed often that is the trial, and nobody else sends for `trial_ms`."""
-    return await _run(client, keys, uid, destination, "enter", shortest_ms=trial_ms)
+    return (await _run(client, keys, uid, destination, "enter", shortest_ms=trial_ms))[:2]
 
 
 async def record_success(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination) -> Circuit:
@@ -107,61 +109,92 @@ async def record_success(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, 
 
 async def record_failure(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination, failure: Failure
-) -> Circuit:
-    """Notes a failed attempt, in the delivery's record and for its destination. Returns what is known of that now."""
-    return (await _run(client, keys, uid, destination, "failure", failure))[0]
+) -> tuple[Circuit, bool]:
+    """Notes a failed attempt, in the delivery's record and for its destination. Returns what is known of that now, and
+    whether the crew has another destination of this name by now (`failure.agent`)."""
+    circuit, _, is_redefined = await _run(client, keys, uid, destination, "failure", failure)
+    return circuit, is_redefined
 
 
 async def defer(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int, first_ms: int = 0
-) -> int:
-    """Delays all messages for a destination (an agent of the delivery queue) that wait, or are due before `due_ms`:
-    then all of them are due, but for one, which is due at `first_ms`. 0: delays only those that wait. Returns their
-    number.
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    agent: str,
+    *,
+    due_ms: int,
+    before_ms: int = 0,
+    of: str = "",
+) -> int | None:
+    """Delays all messages for a destination that wait, and those that are due before `before_ms`, until `due_ms`.
+    Returns their number. `agent`: its name on the delivery queue. `of`: its `key`; None is returned, and nothing more
+    delayed, once the crew has another destination of this name.
 
     This is much cheaper than to claim and to put off each of them.
     """
     behind, delayed = "0-0", 0
     while behind:
-        reply = await _call(client, keys, "defer", uid, destination, due_ms, int(Priority.NORMAL), behind, BATCH)
+        reply = await _call(client, keys, "defer", uid, agent, due_ms, int(Priority.NORMAL), behind, BATCH, of)
+        if reply is None:
+            return None
         behind, delayed = str(reply[1]), delayed + int(reply[2])
-    if first_ms:
-        delayed += await _reschedule(client, keys, uid, destination, "-inf", f"({due_ms}", str(due_ms))
-        await _reschedule(client, keys, uid, destination, str(due_ms), str(due_ms), str(first_ms), wanted=1)
-    return delayed
+    if not before_ms:
+        return delayed
+    rest = await _reschedule(client, keys, [uid, agent, "-inf", f"({before_ms}", due_ms], of=of)
+    return None if rest is None else delayed + rest
 
 
-async def bring_forward(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: str, *, due_ms: int) -> int:
-    """The messages for a destination that are due at exactly `due_ms` are due now. Returns their number."""
-    return await _reschedule(client, keys, uid, destination, str(due_ms), str(due_ms), "")
-
-
-async def _reschedule(
+async def bring_forward(
     client: redis.asyncio.Redis,
     keys: CrewKeys,
     uid: str,
-    destination: str,
-    low: str,
-    high: str,
-    due: str,
+    agent: str,
     *,
-    wanted: int = BATCH,
+    due_ms: int,
+    to_ms: int = 0,
+    most: int | None = None,
 ) -> int:
+    """The messages for a destination that are due at exactly `due_ms`, at most `most` of them, are due at `to_ms`; 0:
+    now. Returns their number."""
+    return await _reschedule(client, keys, [uid, agent, due_ms, due_ms, to_ms or ""], most=most) or 0
+
+
+async def release(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, destination: Destination) -> None:
+    """Makes everything due now that is delayed for a destination that was defined anew, and forgets its failures.
+    Does nothing where that was done."""
+    queue, skip = keys.deliveries(), "0"
+    args = [uid, keys.crew, RECEIVER + destination.name, key(destination)]
+    while skip:
+        with outages.translated():
+            reply = await scripts.run(client, "release", [*queue.fixed, keys.circuits], [*args, skip, BATCH])
+        if reply[0] == "gone":
+            raise crew_gone(keys)
+        skip = str(reply[1])
+
+
+async def _reschedule(
+    client: redis.asyncio.Redis, keys: CrewKeys, which: Sequence[str | int], *, most: int | None = None, of: str = ""
+) -> int | None:
+    """`which`: uid, agent, low, high, due of reschedule.lua. None: the destination was defined anew."""
     total, skip = 0, 0
     while True:
-        reply = await _call(client, keys, "reschedule", uid, destination, low, high, due, skip, BATCH, wanted)
+        wanted = BATCH if most is None else min(BATCH, most - total)
+        reply = await _call(client, keys, "reschedule", *which, skip, BATCH, wanted, of)
+        if reply is None:
+            return None
         looked, changed = int(reply[1]), int(reply[2])
         total, skip = total + changed, skip + looked - changed
-        if looked < BATCH or total >= wanted < BATCH:
+        if looked < BATCH or total == most:
             return total
 
 
 async def _call(client: redis.asyncio.Redis, keys: CrewKeys, script: str, *args: str | int) -> Any:
+    """Returns None when the destination was defined anew."""
     with outages.translated():
         reply = await scripts.run(client, script, keys.deliveries().fixed, list(args))
     if reply[0] == "gone":
         raise crew_gone(keys)
-    return reply
+    return None if reply[0] == "redefined" else reply
 
 
 async def _run(
@@ -173,17 +206,17 @@ async def _run(
     failure: Failure = NO_FAILURE,
     *,
     shortest_ms: int | None = None,
-) -> tuple[Circuit, int]:
+) -> tuple[Circuit, int, bool]:
     names = [*keys.fixed, keys.circuits, keys.deliveries().task(failure.delivery)]
     args: list[Any] = [uid, key(destination), what]
     shortest_ms = int(plan.CIRCUIT_SECONDS * 1000) if shortest_ms is None else shortest_ms
     args += [plan.CIRCUIT_FAILURES, shortest_ms, int(plan.CIRCUIT_MAX_SECONDS * 1000)]
     args += [int(failure.counts), int(failure.is_gone), failure.asked_ms]
     line = packed.pack_attempt(failure.attempt, failure.status, " ".join(failure.error.split()))
-    args += [line, destination.name, failure.remaining]
+    args += [line, destination.name, failure.remaining, failure.agent]
     with outages.translated():
         reply = await scripts.run(client, "circuit", names, args)
     if reply[0] == "gone":
         raise crew_gone(keys)
-    _, failures, until_ms, is_gone, again_ms = reply
-    return Circuit(int(failures), int(until_ms), is_gone == 1), int(again_ms)
+    _, failures, until_ms, is_gone, again_ms, is_redefined = reply
+    return Circuit(int(failures), int(until_ms), is_gone == 1), int(again_ms), is_redefined == 1

@@ -269,16 +269,18 @@ async def is_gone(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool
 
 async def heard(client: redis.asyncio.Redis, keys: CrewKeys) -> AsyncIterator[packed.Order]:
     """Yields the orders to the crew's workers, without end: to stop these tasks, if they have them; `drain`: to read
-    whether they are to drain; `gone`: the crew of this uid is deleted. What is said while the store is away is lost.
+    whether they are to drain; `gone`: the crew of this uid is deleted; `deliver`: it has something to deliver. What is
+    said while the store is away is lost; `listening` says that nothing is from now on.
 
     It proves nothing, since anybody may have said it: a reason to ask the store (`wishes`, `is_draining`, `is_gone`).
     """
-    async with client.pubsub(ignore_subscribe_messages=True) as listening:
+    async with client.pubsub() as listening:
         await outages.persist(lambda: listening.subscribe(keys.control))
         while True:
             # redis-py subscribes again by itself when it connects again
             if message := await outages.persist(lambda: listening.get_message(timeout=_LISTEN_SECONDS)):
-                yield packed.Order.unpack(message["data"])
+                heard = message["type"] == "message"
+                yield packed.Order.unpack(message["data"]) if heard else packed.Order("listening", ())
 
 
 async def _stop(

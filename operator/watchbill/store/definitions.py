@@ -22,7 +22,7 @@ from watchbill.message_names import stream_dead
 from watchbill.names import RECEIVER, CrewKeys, crew_index
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
-from watchbill.store import crew_json
+from watchbill.store import circuits, crew_json
 
 _BATCH: Final = 500
 _LOSS: Final = (
@@ -86,7 +86,8 @@ async def apply(
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
-    Runs that have started keep the definition they started with. `uid` must be the crew's own where given;
+    Runs that have started keep the definition they started with. What is delayed for a destination that is defined anew
+    is due at once. `uid` must be the crew's own where given;
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
     isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it.
@@ -98,6 +99,7 @@ async def apply(
     digest = definition.digest()
     loss = _LOSS if was_there else ""
     fresh = uid or str(uuid.uuid4())
+    to = {RECEIVER + destination.name: destination for destination in definition.delivery}
     with outages.translated():
         while True:
             known, old = (str(value or "") for value in await client.hmget(keys.meta, ["uid", "def"]))
@@ -120,10 +122,13 @@ async def apply(
                     over or "",
                     keys.crew,
                     "" if suspended is None else int(suspended),
+                    *(text for agent, one in to.items() for text in (agent, circuits.key(one))),
                 ],
             )
             match reply[0]:
                 case "ok":
+                    for agent in reply[2]:
+                        await circuits.release(client, keys, str(reply[1]), to[str(agent)])
                     return str(reply[1])
                 case "other":
                     raise NameTaken(

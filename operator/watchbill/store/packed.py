@@ -104,7 +104,7 @@ class StopRequest(NamedTuple):
 
 
 class Order(NamedTuple):
-    """A message to a crew's workers (settle_stops in lib_stops.lua, delete.lua, drain.lua)."""
+    """A message to a crew's workers (settle_stops in lib_stops.lua, lib_outbox.lua, delete.lua, drain.lua)."""
 
     what: str
     ids: tuple[str, ...]

@@ -119,7 +119,8 @@ class Finished:
     usage: Usage | None = None
     """Usage of all its attempts."""
     ttl_ms: int = 3_600_000
-    """Milliseconds for which its record is kept; with outcomes `retry` and `later`, until the next attempt."""
+    """Milliseconds for which its record is kept; with outcomes `retry` and `later`, until the next attempt, or the time
+    of that by the server's clock (ms since 1970), negated."""
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter."""

@@ -46,6 +46,8 @@ class Orders:
                         if ids == (queue.uid,) and await state.persist(self._is_gone):
                             state.deleted = True
                             state.end_incarnation(state.incarnation.name, crew_gone(queue.keys))
+                    elif what in ("deliver", "listening"):  # it may have been said before
+                        state.may_deliver.set()
                     elif what in results.STOPPED:  # else it is from a newer version, or from a stranger
                         await self._stop_tasks(ids)
             except (StoreRefuses, redis.exceptions.RedisError) as error:  # a right that is missing, say

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from watchbill.loggers import Logger
 from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
+
+LENT_MOST: Final = 3
+"""A worker lends no more slots than so many times its own."""
 
 
 class Slots:
@@ -18,12 +22,20 @@ class Slots:
         self._state = state
         self._recycle = recycle
         self._abandoned = 0
+        self._lent = 0
         self.total = total
 
     @property
     def capacity(self) -> int:
-        """The slots that neither abandoned agents hold nor tasks that the store has lost."""
-        return self.total - self._abandoned - sum(len(old.jobs) for old in self._state.unrecovered)
+        """The slots that neither abandoned agents hold nor tasks that the store has lost, and those that are lent."""
+        lent = min(self._lent, LENT_MOST * self.total)
+        return self.total + lent - self._abandoned - sum(len(old.jobs) for old in self._state.unrecovered)
+
+    def lend(self, slots: int) -> None:
+        """Gives so many slots more, for tasks that keep theirs for long and cost next to nothing meanwhile; a negative
+        number takes them back."""
+        self._lent += slots
+        self._state.wake.set()
 
     def set_abandoned(self, abandoned: int, overdue: int) -> None:
         """Notes how many agents are abandoned, and how many of them had their time to clean up. Stops the worker when

@@ -37,6 +37,8 @@ class WorkerState:
         """Earlier incarnations whose tasks the store has lost, until their results are written."""
         self.wake = asyncio.Event()
         """Set when something has changed that the loop must see."""
+        self.may_deliver = asyncio.Event()
+        """Set when the crew may have something to deliver, for the part that delivers."""
         self.stop_by: float | None = None
         """The end of the grace period, by the clock's `monotonic`; None until somebody stops the worker."""
         self.draining = False

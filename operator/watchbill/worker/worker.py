@@ -109,6 +109,7 @@ class Worker:
             self._clock,
             uid=current.uid,
             grace_seconds=self._grace_seconds,
+            told=self._state.may_deliver,
         )
         self._deliveries.start()
         try:

@@ -17,8 +17,11 @@
 --   10 over               a later generation that this one may replace; '': none
 --   11 crew
 --   12 suspended          1: no task of it is to begin; 0: they are; '': as it was
+--   then for each of its destinations
+--     agent               its name on the delivery queue
+--     of                  the destination (circuits.key in Python)
 -- Answers
---   {'ok', uid}
+--   {'ok', uid, agents}   of destinations that were defined anew, and for which something may still be delayed
 --   {'changed'}           another definition came in between: look again
 --   {'other', uid, owner} it is another crew of that name, or another's
 --   {'older', generation} a later generation is here
@@ -52,4 +55,15 @@ if old ~= '' and old ~= digest and redis.call('HEXISTS', META, 'ref:' .. old) ==
 for _, c in ipairs(CLASSES) do
   redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error: it is there already, or the stream isn't
 end
-return { 'ok', uid }
+local anew = {}
+for i = 13, #ARGV, 2 do
+  local agent, of = ARGV[i], ARGV[i + 1]
+  local before = redis.call('HGET', META, agent)
+  if before and before ~= of then
+    redis.call('HSET', META, agent, of .. ' ')      -- until all is brought forward (release.lua)
+    anew[#anew + 1] = agent
+  elseif not before then
+    redis.call('HSET', META, agent, of)
+  end
+end
+return { 'ok', uid, anew }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events
+-- uses events destinations
 -- What is known of a destination that fails: after some failures in a row nothing is sent to it for a while, then one
 -- message as a trial. One that wants no further message gets none. A destination that works has no entry here.
 -- KEYS fixed, then
@@ -18,13 +18,15 @@
 --   10 attempt            that failed, packed (packed.Attempt in Python)
 --   11 name               of the destination, for the feed
 --   12 remaining          recipients that it has not reached; '': as before
+--   13 agent              the destination's name on the delivery queue; '': it doesn't matter
 -- Answers
 --   {'gone'}
---   {'ok', failures, open, gone, wait}    failures in a row; before when nothing is sent, in ms; 1: it wants no
---     message; of enter: in how many ms to ask again (0: send)
+--   {'ok', failures, open, gone, wait, redefined}    failures in a row; before when nothing is sent, in ms; 1: it wants
+--     no message; of enter: in how many ms to ask again (0: send); of failure: 1: the crew has another destination of
+--     this name by now
 local uid, of, what, bound = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local shortest, longest, counts, is_gone = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8] == '1'
-local asked, attempt, name, remaining = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12]
+local asked, attempt, name, remaining, agent = tonumber(ARGV[9]), ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 local circuits, record = KEYS[FIXED + 1], KEYS[FIXED + 2]
 if redis.call('HGET', META, 'uid') ~= uid then return { 'gone' } end
 
@@ -49,15 +51,15 @@ if what == 'enter' then
     trial = now_ms + shortest
     save()
   end
-  return { 'ok', failures, open, tonumber(gone), wait }
+  return { 'ok', failures, open, tonumber(gone), wait, 0 }
 end
 
 -- Messages that were on their way when the circuit opened say nothing new, whether they are taken or fail. So nobody
 -- sends before `open`, and a worker that knows of it needn't ask again.
 if what == 'success' then
-  if gone == '1' or open > now_ms then return { 'ok', failures, open, tonumber(gone), 0 } end
+  if gone == '1' or open > now_ms then return { 'ok', failures, open, tonumber(gone), 0, 0 } end
   if redis.call('HDEL', circuits, of) == 1 and was_open then tell('takes messages again') end
-  return { 'ok', 0, 0, 0, 0 }
+  return { 'ok', 0, 0, 0, 0, 0 }
 end
 
 if counts and open <= now_ms then
@@ -87,4 +89,4 @@ if redis.call('EXISTS', record) == 1 then
   redis.call('HSET', record, 'log', (log and log .. LS or '') .. now .. FS .. attempt)
   if remaining ~= '' then redis.call('HSET', record, 'remaining', remaining) end
 end
-return { 'ok', failures, open, tonumber(gone), 0 }
+return { 'ok', failures, open, tonumber(gone), 0, is_redefined(agent, of) and 1 or 0 }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses streams
+-- uses streams destinations
 -- Delays what waits on the streams for one agent, and nobody has claimed. Records can't be written here: they keep
 -- saying `waiting`.
 -- KEYS fixed
@@ -10,12 +10,15 @@
 --   4 class               whose stream
 --   5 behind              the entry behind which it looks, and behind the last one that was claimed
 --   6 most                entries that it looks at
+--   7 of                  the destination (is_redefined); '': any
 -- Answers
 --   {'gone'}
+--   {'redefined'}         the crew has another destination of this name
 --   {'ok', last, n}       the last entry that it looked at ('': there was none), and how many it delayed
 local uid, agent, due, class, behind, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local stream = STREAM[class]
+local of, stream = ARGV[7], STREAM[class]
 if is_gone(uid) then return { 'gone' } end
+if is_redefined(agent, of) then return { 'redefined' } end
 if redis.call('EXISTS', stream) == 0 then return { 'ok', '', 0 } end
 
 local function is_before(one, other)

@@ -20,7 +20,8 @@
 --     fence
 --     outcome             completed | failed | dead | retry | later (this attempt doesn't count) | cancelled
 --                         | interrupted
---     ttl                 for how long the record is kept, in ms; of retry and later: after how long it is tried again
+--     ttl                 for how long the record is kept, in ms; of retry and later: after how long it is tried
+--                         again; below 0: at which time, negated
 --     spent               by all attempts; '': nothing
 --     result
 --     message
@@ -146,7 +147,8 @@ local function end_item(item, h, ended)
     elseif item.is_there then
       redis.call('HSET', item.task, 'state', 'delayed', 'fence', fence, 'attempt', attempt, 'spent', ended.spent)
     end
-    local next, due = int(tonumber(attempt) + 1), now_ms + tonumber(ended.ttl)
+    local next, ttl = int(tonumber(attempt) + 1), tonumber(ended.ttl)
+    local due = ttl < 0 and int(-ttl) or now_ms + ttl
     if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
     if outcome == 'retry' then
       item_event(item, 'mission_event', h.agent, ended.message)

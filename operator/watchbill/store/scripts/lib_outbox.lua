@@ -10,6 +10,12 @@ local function post(deliver, kind, id, state, result)
   if not deliver or not string.find(deliver, state == 'completed' and '^%l*s' or '^%l*f') then return end
   redis.call('XADD', OUTBOX, '*', 'kind', kind, 'id', id, 'state', state, 'deliver', deliver,
     'result', #result <= OUTBOX_ALONG and result or '')
-  redis.call('HSETNX', META, 'delivers', '1')     -- whoever asks how much there is to do, asks for deliveries, too
   is_posted = true
+  -- Whoever asks how much there is to do, asks for deliveries from now on, too. Workers that deliver nothing yet hear
+  -- of it, once a second at most.
+  local told = tonumber(redis.call('HGET', META, 'delivers') or '0')
+  if now_ms - told >= 1000 or now_ms < told then
+    redis.call('HSET', META, 'delivers', now)
+    redis.call('PUBLISH', string.gsub(META, 'meta$', 'control'), 'deliver')
+  end
 end

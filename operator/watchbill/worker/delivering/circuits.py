@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from typing import Final
 
 import redis.asyncio
@@ -22,6 +21,7 @@ TRIAL_POLL_SECONDS: Final = 5.0
 """Seconds for which a message is put off that was claimed while another makes the trial."""
 _SPREAD: Final = 0.2
 _KEPT: Final = 1000
+_DUES: Final = 16
 
 
 class Circuits:
@@ -40,10 +40,8 @@ class Circuits:
         self._known: dict[str, tuple[Circuit, float]] = {}
         """Destination → what is known of it, and since when."""
         self._deferring: set[str] = set()
-        self._deferred: dict[str, int] = {}
-        """Agent of the delivery queue → the time, in ms, until which its messages were delayed last."""
-        self.slow: Counter[str] = Counter()
-        """Destination → messages that have been on their way to it for long."""
+        self._deferred: dict[str, list[int]] = {}
+        """Agent of the delivery queue → the times, in ms, until which its messages are delayed."""
 
     async def wait(self, destination: Destination) -> float | None:
         """Seconds until a message may be sent; 0: now; None: never, because the destination is gone."""
@@ -81,24 +79,28 @@ class Circuits:
             before = Circuit()
             while (circuit := self._knowledge(destination)).until_ms != before.until_ms:  # it may change meanwhile
                 if circuit.until_ms:
-                    await self._defer(circuit, agent)
+                    await self._defer(destination, circuit, agent)
                 else:
                     await self._bring_forward(before, agent)
                 before = circuit
         finally:
             self._deferring.discard(agent)
 
-    async def _defer(self, circuit: Circuit, agent: str) -> None:
-        of = self._client, self._keys, self._uid, agent
+    async def _defer(self, destination: Destination, circuit: Circuit, agent: str) -> None:
+        of, named = (self._client, self._keys, self._uid, agent), circuits.key(destination)
         now_ms = int(self._state.store_time().timestamp() * 1000)
-        before, due_ms, first_ms = self._deferred.get(agent, 0), self._after_trial(circuit), 0
+        dues, due_ms, first_ms = self._deferred.get(agent, []), self._after_trial(circuit), 0
+        before = max(dues, default=0)
         if circuit.until_ms <= now_ms:  # a trial is being made
             due_ms = max(before, due_ms)
             due_ms = due_ms if due_ms > now_ms else now_ms + self._trial_ms
         elif before != due_ms:  # what is delayed is looked through once for each time in which nothing is sent
             first_ms = circuit.until_ms
-        await outages.persist(lambda: circuits.defer(*of, due_ms=due_ms, first_ms=first_ms))
-        self._deferred[agent] = due_ms
+        before_ms = due_ms if first_ms else 0
+        await outages.persist(lambda: circuits.defer(*of, due_ms=due_ms, before_ms=before_ms, of=named))
+        if first_ms:
+            await outages.persist(lambda: circuits.bring_forward(*of, due_ms=due_ms, to_ms=first_ms, most=1))
+        self._deferred[agent] = [due_ms] if first_ms else [*(due for due in dues if due != due_ms), due_ms][-_DUES:]
         while len(self._deferred) > _KEPT:
             del self._deferred[next(iter(self._deferred))]
 
@@ -106,7 +108,7 @@ class Circuits:
         """Brings forward what was delayed until after a trial of this circuit: by others, and by this worker."""
         of = self._client, self._keys, self._uid, agent
         due_ms = self._after_trial(circuit)
-        for each in {due_ms, self._deferred.pop(agent, due_ms)}:
+        for each in {due_ms, *self._deferred.pop(agent, ())}:
             await outages.persist(lambda at=each: circuits.bring_forward(*of, due_ms=at))  # type: ignore[misc]
 
     def _knowledge(self, destination: Destination) -> Circuit:
@@ -129,12 +131,16 @@ class Circuits:
         if known.until_ms and circuit == Circuit():
             await self._bring_forward(known, agent)
 
-    async def failed(self, destination: Destination, agent: str, failure: Failure) -> float:
-        """Notes a failed attempt. Returns for how many seconds nothing is sent to the destination now."""
-        circuit = await outages.persist(
+    async def failed(self, destination: Destination, failure: Failure) -> float | None:
+        """Notes a failed attempt of a message for `failure.agent`. Returns for how many seconds nothing is sent to the
+        destination now; None: the crew has another destination of this name by now, which needn't wait."""
+        agent = failure.agent
+        circuit, is_redefined = await outages.persist(
             lambda: circuits.record_failure(self._client, self._keys, self._uid, destination, failure)
         )
         self._note(circuits.key(destination), circuit)
+        if is_redefined:
+            return None
         if not failure.counts and not failure.is_gone:  # it answered: if this was the trial, that has succeeded
             await self.succeeded(destination, agent)
             circuit = self._knowledge(destination)

@@ -1,13 +1,14 @@
 """The part of a worker that delivers. It begins once its crew has something to deliver, and then costs a worker four
-connections and a thread; a crew that delivers nothing pays one short command a second."""
+connections and a thread. The script that ends the first work whose result is to be delivered tells the workers."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Final
 
 from watchbill import background
-from watchbill.clock import Clock
+from watchbill.clock import Clock, wait_for_event
 from watchbill.connection import Store, outages
 from watchbill.errors import CrewGone, NewerRecord, NotFound, StoreUnavailable
 from watchbill.loggers import Logger
@@ -20,21 +21,31 @@ from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
 
-POLL_SECONDS: Final = 1.0
-"""Seconds between two checks of a worker of a crew without destinations whether there is something to deliver all the
-same."""
+POLL_SECONDS: Final = 30.0
+"""Seconds, about, between two checks of a worker that was told of nothing to deliver whether there is something all the
+same: it may have no right to listen."""
 
 
 class Deliveries:
     """Delivers the results of one crew until it is stopped, or the crew is gone."""
 
     def __init__(
-        self, store: Store, keys: CrewKeys, how: Delivering, clock: Clock, *, uid: str, grace_seconds: float
+        self,
+        store: Store,
+        keys: CrewKeys,
+        how: Delivering,
+        clock: Clock,
+        *,
+        uid: str,
+        grace_seconds: float,
+        told: asyncio.Event,
     ) -> None:
+        """`told`: set when there may be something to deliver."""
         self._store = store
         self._keys = keys
         self._how = how
         self._uid = uid
+        self._told = told
         self._grace_seconds = grace_seconds
         self._clock = clock
         self._state: WorkerState | None = None
@@ -87,6 +98,7 @@ class Deliveries:
         """Returns the crew once there is something to deliver, or it has destinations."""
         client, keys = self._store.client, self._keys
         while True:
+            self._told.clear()
             current = await outages.persist(lambda: definitions.current(client, keys))
             try:
                 has_some = bool(current.definition.delivery)
@@ -94,5 +106,4 @@ class Deliveries:
                     return current
             except NewerRecord:  # one that can be read may come
                 pass
-            while not await outages.persist(lambda: deliveries.exist(client, keys)):
-                await self._clock.sleep(POLL_SECONDS)
+            await wait_for_event(self._told, POLL_SECONDS * random.uniform(0.5, 1.5), self._clock)

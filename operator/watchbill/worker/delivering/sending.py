@@ -36,6 +36,7 @@ from watchbill.store.deliveries import Content
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.worker.counts import Counts
 from watchbill.worker.delivering.circuits import Circuits
+from watchbill.worker.delivering.shares import Shares
 from watchbill.worker.execution import outputs, results
 from watchbill.worker.execution.attempt import End
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -46,10 +47,6 @@ logger = Logger("watchbill.worker")
 
 SEND_SECONDS: Final = 60.0
 """A destination that hasn't taken a message by then has not taken it. Channels have tighter bounds of their own."""
-SLOW_SECONDS: Final = 3.0
-"""A message that is on its way for longer than this counts as a slow one,"""
-SLOW_SHARE: Final = 4
-"""and one destination's slow ones may hold one slot in so many: the others are for other destinations."""
 PUT_OFF_SECONDS: Final = 5.0
 PACE_SECONDS: Final = 0.2
 """A message that is put off holds its slot for about so long, or thousands of them would take time from the tasks."""
@@ -118,7 +115,8 @@ class DeliveryWork:
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
         circuits = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
-        return Deliverer(self._client, self._keys, self._sender, circuits, self._how, state, self._counts)
+        shares = Shares(self._client, self._keys, self._uid, state, slots)
+        return Deliverer(self._client, self._keys, self._sender, circuits, shares, self._how, state, self._counts)
 
     def start_beside(self, state: WorkerState, queue: Queue, parked: asyncio.Event) -> list[asyncio.Task[None]]:
         return []
@@ -136,6 +134,7 @@ class Deliverer:
         keys: CrewKeys,
         sender: Sender,
         circuits: Circuits,
+        shares: Shares,
         how: Delivering,
         state: WorkerState,
         counts: DeliveryCounts,
@@ -145,6 +144,7 @@ class Deliverer:
         self._counts = counts
         self._sender = sender
         self._circuits = circuits
+        self._shares = shares
         self._how = how
         self._state = state
         self._definitions: dict[str, CrewDefinition] = {}
@@ -187,7 +187,7 @@ class Deliverer:
 
     async def close(self) -> None: ...
 
-    async def deliver(self, task: Claimed, known: Mapping[str, Any], sending: Sending) -> Finished:
+    async def deliver(self, task: Claimed, known: Mapping[str, Any]) -> Finished:
         """Makes one attempt, and returns how it ended. Raises CrewGone."""
         if "unreadable" in known:
             return self._put_off(task, PUT_OFF_SECONDS)
@@ -201,23 +201,32 @@ class Deliverer:
         wait = await self._circuits.wait(destination)
         if wait is None:
             return self._dead(task, "the destination wants no further message")
-        if wait > 0 or self._circuits.slow[destination.name] >= max(self._how.slots // SLOW_SHARE, 1):
-            if wait > 0:
-                await self._circuits.defer(destination, task.agent)
-            await self._state.clock.sleep(PACE_SECONDS * random.uniform(0.5, 1.5))
-            return self._put_off(task, wait or PUT_OFF_SECONDS)
+        if wait > 0:
+            await self._circuits.defer(destination, task.agent)
+            await self._pause()
+            return self._put_off(task, wait)
+        if self._shares.room(destination) <= 0:
+            due_ms = await self._shares.set_aside(destination, task.agent)
+            await self._pause()
+            if self._shares.room(destination) <= 0:
+                return self._finished(task, "later", "", "", -due_ms)
         remaining = tuple(known.get("remaining", ()))
         message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)
-        return await self._attempt(task, destination, message, sending)
+        with self._shares.sending(destination):
+            finished = await self._attempt(task, destination, message)
+        await self._shares.go_on(destination, task.agent)
+        return finished
 
-    async def _attempt(self, task: Claimed, destination: Destination, message: Message, sending: Sending) -> Finished:
-        sending.watch(self._circuits.slow, destination.name, self._state)
+    async def _pause(self) -> None:
+        await self._state.clock.sleep(PACE_SECONDS * random.uniform(0.5, 1.5))
+
+    async def _attempt(self, task: Claimed, destination: Destination, message: Message) -> Finished:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 taken = await self._sender.send(message, destination)
         except DeliveryRefused as error:
             failure = self._failure(task, error, is_gone=isinstance(error, DestinationGone))
-            return await self._given_up(task, destination, failure)
+            return await self._failed(task, destination, failure, None)
         except (NotDelivered, TimeoutError) as error:
             known = error if isinstance(error, NotDelivered) else NotDelivered(f"no answer in {SEND_SECONDS:g} s")
             asked_ms = math.ceil(min(known.retry_after or 0.0, ASKED_MAX_SECONDS) * 1000)
@@ -225,21 +234,25 @@ class Deliverer:
             if known.remaining:  # some were reached, so it works
                 failure = replace(failure, remaining=json.dumps(known.remaining), counts=False)
             seconds = plan.pause(task.attempt, known.retry_after, schedule=self._how.schedule, chance=random.random())
-            if seconds is None:
-                return await self._given_up(task, destination, failure)
-            seconds = max(seconds, await self._circuits.failed(destination, task.agent, failure))
-            said = f"attempt {task.attempt} failed: {failure.error}; the next is in {seconds:.0f} s"
-            return self._finished(task, "retry", "", said, math.ceil(seconds * 1000))
+            return await self._failed(task, destination, failure, seconds)
         await self._circuits.succeeded(destination, task.agent)
         output = outputs.made(task.agent, {"status": taken.status, "detail": taken.detail})
         return self._finished(task, "completed", self._result(task, output=output))
 
-    async def _given_up(self, task: Claimed, destination: Destination, failure: Failure) -> Finished:
-        await self._circuits.failed(destination, task.agent, failure)
-        return self._dead(task, failure.error)
+    async def _failed(self, task: Claimed, destination: Destination, failure: Failure, pause: float | None) -> Finished:
+        """`pause`: seconds until the next attempt; None: there is none, but to a destination that was defined anew."""
+        left = await self._circuits.failed(destination, failure)
+        schedule = self._how.schedule
+        if left is None and task.attempt <= len(schedule):
+            pause, left = schedule[0], 0.0
+        if pause is None:
+            return self._dead(task, failure.error)
+        seconds = max(pause, left or 0.0)
+        said = f"attempt {task.attempt} failed: {failure.error}; the next is in {seconds:.0f} s"
+        return self._finished(task, "retry", "", said, math.ceil(seconds * 1000))
 
     def _failure(self, task: Claimed, error: NotDelivered | DeliveryRefused, **more: Any) -> Failure:
-        return Failure(task.id, task.attempt, redact(str(error))[:_ERROR_MAX], error.status, **more)
+        return Failure(task.id, task.attempt, redact(str(error))[:_ERROR_MAX], error.status, agent=task.agent, **more)
 
     def _destination(self, task: Claimed, content: Content) -> Destination | None:
         if content.inline:
@@ -280,7 +293,6 @@ class Sending:
         self._claimed = task
         self._end: End | None = end
         self._known = known
-        self._unwatch: list[Any] = []
         self._task = asyncio.create_task(self._run(), name="delivery")
 
     def stop(self, why: Literal["cancelled", "interrupted"], within_seconds: float) -> None:
@@ -291,16 +303,6 @@ class Sending:
         self._end = None
         self._task.cancel()
 
-    def watch(self, slow: Any, name: str, state: WorkerState) -> None:
-        """Counts the message among the slow ones of its destination once it has been on its way for long."""
-
-        def count() -> None:
-            slow[name] += 1
-            self._unwatch.append(lambda: slow.subtract({name: 1}))
-
-        timer = state.clock.call_later(SLOW_SECONDS, count)
-        self._unwatch.append(timer.cancel)
-
     def _report(self, finished: Finished) -> None:
         end, self._end = self._end, None
         if end is not None:
@@ -308,7 +310,7 @@ class Sending:
 
     async def _run(self) -> None:
         try:
-            finished = await self._deliverer.deliver(self._claimed, self._known, self)
+            finished = await self._deliverer.deliver(self._claimed, self._known)
         except CrewGone:  # the shift hears it, too
             return
         except (ValueError, LookupError, ValidationError) as error:  # a payload that can't be read
@@ -316,7 +318,4 @@ class Sending:
         except Exception as error:  # our own fault
             logger.exception("delivery %s could not be made", self._claimed.id)
             finished = self._deliverer.broken(self._claimed, error)
-        finally:
-            for undo in self._unwatch:
-                undo()
         self._report(finished)
