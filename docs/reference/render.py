@@ -1,4 +1,4 @@
-"""The code → the pages of docs/reference: settings, Crew, Heartbeat, the command line, metrics, events.
+"""The code → the pages of docs/reference: settings, Crew, Heartbeat, the command line, metrics, conditions, events.
 
 Run as `python docs/reference/render.py [--check]`: by `make reference`, and by `make check`.
 """
@@ -6,6 +6,8 @@ Run as `python docs/reference/render.py [--check]`: by `make reference`, and by 
 from __future__ import annotations
 
 import argparse
+import ast
+import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import yaml
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from watchbill import crd, metrics
+from watchbill.api import conditions
 from watchbill.event_causes import CAUSES
 from watchbill.settings import Settings
 from watchbill.worker.__main__ import WorkerSettings
@@ -34,6 +37,7 @@ def render() -> dict[str, str]:
         "heartbeat.md": ("operator/watchbill/api/heartbeat.py", _resource(heartbeat)),
         "cli.md": ("operator/watchbill/cli", _commands()),
         "metrics.md": ("operator/watchbill/metrics.py", _metrics()),
+        "conditions.md": ("operator/watchbill/api/conditions.py", _conditions()),
         "events.md": ("operator/watchbill/event_causes.py", _events()),
     }
     return {name: HEADER.format(source=f"`{source}`") + text for name, (source, text) in pages.items()}
@@ -149,6 +153,30 @@ def _metrics() -> str:
         "# Metrics\n\nEvery metric that a process serves at `/metrics`. [metrics.md](../metrics.md) says how to read "
         "them.\n\n" + _table(("metric", "type", "labels", "help"), table)
     )
+
+
+def _conditions() -> str:
+    types = [(f"`{name}`", meaning) for name, meaning in _members("ConditionType")]
+    reasons = []
+    for name, meaning in _members("Reason"):
+        of, _, said = meaning.partition(": ")
+        reasons.append((f"`{name}`", of, said[:1].upper() + said[1:]))
+    return (
+        "# Conditions\n\nEvery condition of a Crew or Heartbeat, and every reason. `Ready` is always there; the others "
+        "only while they are `True`. [gitops.md](../gitops.md) says what tools make of them.\n\n"
+        + _table(("condition", "meaning"), types)
+        + "\n"
+        + _table(("reason", "of", "meaning"), reasons)
+    )
+
+
+def _members(enumeration: str) -> Iterator[tuple[str, str]]:
+    """The value and the text of each member of an enumeration in api/conditions.py."""
+    tree = ast.parse(Path(conditions.__file__).read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == enumeration)
+    for member, text in itertools.pairwise(found.body):
+        if isinstance(member, ast.Assign):
+            yield ast.literal_eval(member.value), " ".join(ast.literal_eval(text.value).split())  # type: ignore[attr-defined]
 
 
 def _events() -> str:

@@ -126,7 +126,10 @@ def row(printed: str) -> dict[str, str]:
 def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, namespace: str) -> None:
     status = {"observedGeneration": 1, "conditions": [READY]}
     for manifest, more in (
-        (crew(), {"replicas": 3, "waiting": 2, "running": 0}),
+        (
+            crew(),
+            {"replicas": 3, "waiting": 2, "running": 0, "dead": 1, "delayed": 4, "agents": 2, "revision": "abcd1234"},
+        ),
         (
             scheduled("0 9 * * 1-5", "Europe/Berlin"),
             {"lastFireTime": "2020-01-02T08:00:00Z", "nextFireTime": "2030-01-02T08:00:00Z"},
@@ -145,6 +148,15 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
         "WORKERS": "3",
         "WAITING": "2",
         "RUNNING": "0",
+        "DEAD": "1",
+    }
+    wide = row(kubectl_here("get", "crew", f"--namespace={namespace}", "--output=wide"))
+    assert {name: wide[name] for name in ("DELAYED", "SUSPEND", "AGENTS", "REVISION", "REASON")} == {
+        "DELAYED": "4",
+        "SUSPEND": "false",
+        "AGENTS": "2",
+        "REVISION": "abcd1234",
+        "REASON": "Available",
     }
     shown = row(kubectl_here("get", "hb", f"--namespace={namespace}"))
     assert re.fullmatch(r"\d+s", shown.pop("AGE"))
@@ -154,7 +166,7 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
         "CREW": "blog-team",
         "SCHEDULE": "0 9 * * 1-5",
         "INTERVAL": "",
-        "SUSPENDED": "false",
+        "SUSPEND": "false",
         "RESULT": "",
         "NEXT": "2030-01-02T08:00:00Z",
         "READY": "True",

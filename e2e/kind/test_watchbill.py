@@ -113,7 +113,7 @@ def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: 
         machine.until(lambda: team.pods("log-triage") == [], within=2 * SOON, what="no pods once idle", every=1)
         machine.until(lambda: team.workers("log-triage") == 0, within=SOON, what="the status says so")
         listed = team.kubectl("get", "crews", "log-triage")
-        assert listed.split()[:7] == ["NAME", "READY", "MODE", "WORKERS", "WAITING", "RUNNING", "AGE"]
+        assert listed.split()[:8] == ["NAME", "READY", "MODE", "WORKERS", "WAITING", "RUNNING", "DEAD", "AGE"]
         assert listed.splitlines()[1].split()[:6] == ["log-triage", "True", "sequential", "0", "0", "0"]
     finally:
         team.kubectl("delete", "crew", "log-triage")

@@ -33,6 +33,7 @@ written."""
 
 _READY: Final = ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status')
 _AGE: Final = ("Age", "date", ".metadata.creationTimestamp")
+_REASON: Final = ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason')
 _Columns = tuple[tuple[str, str, str], ...]
 
 _CREW_COLUMNS: Final[_Columns] = (
@@ -41,19 +42,33 @@ _CREW_COLUMNS: Final[_Columns] = (
     ("Workers", "integer", ".status.replicas"),
     ("Waiting", "integer", ".status.waiting"),
     ("Running", "integer", ".status.running"),
+    ("Dead", "integer", ".status.dead"),
     _AGE,
 )
+_CREW_WIDE: Final[_Columns] = (
+    ("Delayed", "integer", ".status.delayed"),
+    ("Suspend", "boolean", ".spec.suspend"),
+    ("Agents", "integer", ".status.agents"),
+    ("Revision", "string", ".status.revision"),
+    _REASON,
+)
 _HEARTBEAT_COLUMNS: Final[_Columns] = (
+    _READY,
     ("Crew", "string", ".spec.crewRef.name"),
     ("Schedule", "string", ".spec.schedule"),
     ("Interval", "integer", ".spec.intervalSeconds"),
-    ("Suspended", "boolean", ".spec.suspend"),
+    ("Suspend", "boolean", ".spec.suspend"),
     ("Last", "date", ".status.lastFireTime"),
     ("Result", "string", ".status.lastResult"),
     # a date column shows an age, which a time to come has not
     ("Next", "string", ".status.nextFireTime"),
-    _READY,
     _AGE,
+)
+_HEARTBEAT_WIDE: Final[_Columns] = (
+    ("TimeZone", "string", ".spec.timeZone"),
+    ("Agent", "string", ".spec.agent"),
+    ("Missed", "integer", ".status.missedSlots"),
+    _REASON,
 )
 _SCALE: Final = {
     "specReplicasPath": ".spec.workers.replicas",
@@ -70,14 +85,19 @@ def render() -> dict[str, str]:
 def definitions() -> tuple[dict[str, Any], ...]:
     """The CRDs as objects, each anew at every call."""
     return (
-        _definition(Crew, "crews", "crew", _CREW_COLUMNS, {"scale": _SCALE}),
-        _definition(Heartbeat, "heartbeats", "hb", _HEARTBEAT_COLUMNS, {}),
+        _definition(Crew, "crews", "crew", (_CREW_COLUMNS, _CREW_WIDE), {"scale": _SCALE}),
+        _definition(Heartbeat, "heartbeats", "hb", (_HEARTBEAT_COLUMNS, _HEARTBEAT_WIDE), {}),
     )
 
 
 def _definition(
-    model: type[BaseModel], plural: str, short: str, columns: _Columns, subresources: Mapping[str, Any]
+    model: type[BaseModel],
+    plural: str,
+    short: str,
+    columns: tuple[_Columns, _Columns],
+    subresources: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """`columns`: those that kubectl always shows, and those that it adds with `-o wide`."""
     kind = model.__name__
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -100,7 +120,11 @@ def _definition(
                     "name": cluster_names.API_VERSION,
                     "served": True,
                     "storage": True,
-                    "additionalPrinterColumns": [{"name": n, "type": t, "jsonPath": path} for n, t, path in columns],
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": type_, "jsonPath": path, **({"priority": wide} if wide else {})}
+                        for wide in (0, 1)
+                        for name, type_, path in columns[wide]
+                    ],
                     "subresources": {"status": {}, **subresources},
                     "schema": {"openAPIV3Schema": _root(model)},
                 }

@@ -48,7 +48,7 @@ class Reason(StrEnum):
     """Ready: the crew takes work, and may lose it, because the store's maxmemory-policy is another than noeviction: it
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
     SUSPENDED = "Suspended"
-    """Ready, Suspended: spec.suspend is true. Tasks are taken, and none begins."""
+    """Ready, Suspended: the spec has suspend: true. Tasks are taken, and none begins."""
     PROGRESSING = "Progressing"
     """Reconciling, not Ready: the latest change is being put into effect."""
     ANNOTATED = "Annotated"

@@ -355,6 +355,12 @@ class CrewStatus(Strict):
     running: int | None = Field(
         default=None, ge=0, description="Tasks that run, as of the last write; absent while unknown."
     )
+    agents: int | None = Field(default=None, ge=0, description="Number of agents.")
+    delayed: int | None = Field(default=None, ge=0, description="Tasks for a later time, or between two attempts.")
+    dead: int | None = Field(default=None, ge=0, description="Dead letters of tasks.")
+    revision: str = Field(
+        default="", max_length=63, description="Revision of the template of the workers that new work starts."
+    )
 
 
 class Crew(Strict):

@@ -228,6 +228,8 @@ class Reconciler:
             load=load,
             store_error=synced.error,
             idle_for=self._idle_for(memory, load),
+            dead=state.dead if state else 0,
+            delayed=state.delayed if state else 0,
             unavailable=state.unavailable if state else (),
             agents_loaded=state is None or state.agents_loaded,
             fault=synced.fault,
@@ -297,7 +299,7 @@ class Reconciler:
             generation=generation,
             now=self._clock.now(),
         )
-        unchanged = {k: v for k, v in before.items() if k in ("replicas", "selector", *plan.FIGURES)}
+        unchanged = {k: v for k, v in before.items() if k in ("replicas", "selector", "revision", *plan.FIGURES)}
         status = {**unchanged, "observedGeneration": generation, "conditions": conditions}
         return await self._statuses.write("crews", seen, status, key, memory)
 

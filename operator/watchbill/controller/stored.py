@@ -64,6 +64,7 @@ class StoreState:
     """Heartbeat → when it fired last and fires next, and what became of that."""
     dead: int = 0
     """Number of dead letters of its tasks."""
+    delayed: int = 0
     is_run_now_left: bool = False
     """A heartbeat could not be fired, as somebody asks for by its annotation, because the queue is full."""
     fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
@@ -152,6 +153,7 @@ class Stored:
             verdicts=dict(memory.verdicts),
             beats=await beats_now.observed(self._client, keys, suspended=suspended) if memory.verdicts else {},
             dead=now.dead,
+            delayed=now.delayed,
             is_run_now_left=is_left,
             fleet=fleet.of(at_work, memory, self._clock) if has_pods else Fleet(),
             is_swept=reading is not None,

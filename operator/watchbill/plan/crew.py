@@ -24,7 +24,7 @@ Watch = Literal["", "changes", "closely"]
 """The way in which the store is to be looked at, which tells of no change of a crew's tasks and workers: not at all,
 because it has none; so that the crew is reconciled once they change; or each time, because its workers move."""
 
-FIGURES: Final = ("waiting", "running")
+FIGURES: Final = ("waiting", "running", "dead", "delayed")
 """Fields of the status that change all the time."""
 AGAIN_SECONDS: Final = 5.0
 """After so long a crew is reconciled again whose trouble somebody else must mend."""
@@ -47,9 +47,13 @@ class Observed:
     has_service_account: bool
     has_redis_secret: bool
     load: replicas.Load | None
-    """None: the store can't say."""
+    """None: the store can't say. Then the next two are not known either."""
     store_error: str | None
     idle_for: float | None
+    dead: int = 0
+    """Number of dead letters."""
+    delayed: int = 0
+    """Number of delayed tasks."""
     unavailable: Sequence[str] = ()
     """Agents whose tasks wait for a worker that has them."""
     fault: Fault | None = None
@@ -125,7 +129,7 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         sizes = ((serving, step.size), *sizes)
     trouble, trouble_in = _trouble(serving, now)
     there = sum(c.replicas for c in children) if serving is not None else step.size
-    status = _status(seen, there, _conditions(seen, serving, blocked, trouble, now))
+    status = _status(seen, there, serving, _conditions(seen, serving, blocked, trouble, now))
     old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
     moves = resized or bool(step.drain or step.undrain or step.sizes)
     held_in = decision.held.seconds if decision.held else None
@@ -266,15 +270,18 @@ def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
     return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
 
 
-def _status(seen: Observed, there: int, conditions: list[Object]) -> Object:
+def _status(seen: Observed, there: int, serving: Child | None, conditions: list[Object]) -> Object:
     status: Object = {
         "observedGeneration": seen.generation,
         "conditions": conditions,
         "replicas": there,
         "selector": manifests.selector(seen.crew.name),
+        "agents": len(seen.crew.spec.agents),
+        **({"revision": serving.revision} if serving is not None else {}),
     }
     if seen.load is not None:
-        status |= {"waiting": seen.load.waiting, "running": seen.load.running}
+        figures = (seen.load.waiting, seen.load.running, seen.dead, seen.delayed)
+        status |= dict(zip(FIGURES, figures, strict=True))
     else:
         status |= {key: seen.status[key] for key in FIGURES if key in seen.status}
     return status
