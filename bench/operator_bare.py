@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import operator_phases
+from bench import operator_phases, ours
 from bench.operator_phases import Changes, Outage
 from bench.operator_watch import Watch, condition, store_version
 from e2e.cluster import control_plane as planes
@@ -59,6 +59,8 @@ class Found:
     submit_call: list[float] = field(default_factory=list)
     created_to_ready: list[float] = field(default_factory=list)
     creating_seconds: float = 0.0
+    cpu_creating: float = 0.0
+    """CPU time of the operator, in s, from the first crew on until its last write."""
     all_ready_seconds: float = 0.0
     memory_empty: dict[str, float] = field(default_factory=dict)
     memory_full: dict[str, float] = field(default_factory=dict)
@@ -126,7 +128,7 @@ async def _measure(
     deployments_path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
     async with Watch(plane.kubectl, crews_path) as crews, Watch(plane.kubectl, deployments_path) as deployments:
         machine.say(f"creating {found.crews} crews")
-        began = plane.audit_position()
+        began, cpu = plane.audit_position(), _cpu_seconds(operator)
         await _create(found, plane, crews)
         await deployments.until(
             lambda: len(deployments.objects) == found.crews and all(map(_is_observed, deployments.objects.values())),
@@ -136,6 +138,7 @@ async def _measure(
         )
         await _quiet(plane)
         found.writes_creating = _counted(plane.writes(began, user=USER))
+        found.cpu_creating = _cpu_seconds(operator) - cpu
         found.memory_full = _memory(operator)
 
         machine.say("restarting the operator")
@@ -327,9 +330,14 @@ def _counted(writes: Sequence[Write]) -> dict[str, int]:
     return dict(sorted(collections.Counter(map(label, writes)).items()))
 
 
+def _cpu_seconds(operator: Process) -> float:
+    assert operator._process is not None  # it does not tell its pid
+    return ours.cpu_seconds(operator._process.pid)
+
+
 def _memory(operator: Process) -> dict[str, float]:
     """Returns the memory that the process has now, and the most that it has had."""
-    assert operator._process is not None  # it does not tell its pid
+    assert operator._process is not None
     lines = Path(f"/proc/{operator._process.pid}/status").read_text().splitlines()
     kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
     return {"RSS": kibibytes["VmRSS"] / 1024, "peak": kibibytes["VmHWM"] / 1024}

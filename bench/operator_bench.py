@@ -90,6 +90,8 @@ def _print_bare(found: operator_bare.Found, samples: int) -> None:
     rate = (sum(found.writes_creating.values()) + found.crews) / found.all_ready_seconds
     share = f"{rate / found.bare_writes_per_second:.0%} of {found.bare_writes_per_second:.0f}, of writes alone"
     print(f"{'  writes per second, of crews and for them':<44} {rate:.0f} ({share}; goal: 80%)")
+    cpu = 1000 * found.cpu_creating / found.crews
+    print(f"{'  CPU time of the operator per crew':<44} {cpu:.1f} ms")
     print(f"{'  writes after a restart':<44} {sum(found.writes_after_restart.values())} (must be 0)")
     print(f"{'  writes per crew':<44} {_each(found.writes_creating, found.crews)}")
     at_rest = 60 * sum(found.writes_at_rest.values()) / found.rest_seconds

@@ -58,7 +58,7 @@ class Actor:
             await self._drain(key, observed.uid, planned.undrain, on=False)
         was_denied, memory.denied = observed.denied is not None, observed.denied
         try:
-            await self._apply(planned)
+            await self._apply(planned, memory)
         except KubernetesForbids as error:
             memory.denials += 1
             memory.denied = str(error)
@@ -89,7 +89,7 @@ class Actor:
         logger.info("%s/%s: %s: %s", *key, "draining" if on else "no longer draining", ", ".join(workers))
         await self._stored.drain(key, uid, workers, on=on)
 
-    async def _apply(self, planned: plan.Plan) -> None:
+    async def _apply(self, planned: plan.Plan, memory: CrewMemory) -> None:
         for kind, manifest in planned.applies:
             try:
                 applied = await self._kubernetes.apply(_kind(kind), manifest)
@@ -97,6 +97,8 @@ class Actor:
                 raise StaleObject(str(error)) from error
             if kind == "deployments":
                 self._cache.take("deployments", "MODIFIED", applied)
+            else:
+                memory.has_service_account = True
 
     async def _resize(self, key: Key, child: Child, size: int) -> None:
         try:

@@ -223,7 +223,7 @@ class Reconciler:
             generation=generation,
             status=seen.get("status") or {},
             children=self._cache.deployments.of(key),
-            has_service_account=memory.has_service_account or await self._has_service_account(key, memory),
+            has_service_account=memory.has_service_account or await self._has_service_account(key, seen, memory),
             has_redis_secret=await self._has_secret(key[0], crew.spec.workers.redis_secret_ref.name),
             load=load,
             store_error=synced.error,
@@ -242,7 +242,9 @@ class Reconciler:
             is_swept=state is not None and state.is_swept,
         )
 
-    async def _has_service_account(self, key: Key, memory: CrewMemory) -> bool:
+    async def _has_service_account(self, key: Key, seen: Object, memory: CrewMemory) -> bool:
+        if (seen.get("status") or {}).get("observedGeneration", -1) < 0:
+            return False  # a new crew; to apply what is there already changes nothing
         found = await self._kubernetes.get("serviceaccounts", key[0], cluster_names.worker_service_account(key[1]))
         memory.has_service_account = found is not None
         return memory.has_service_account

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -149,12 +149,47 @@ def settings() -> kopf.OperatorSettings:
     made.watching.chunk_size = kubernetes_api.PAGE
     made.networking.request_timeout = 30.0
     made.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
+    made.persistence.diffbase_storage = _NothingHandled()
+    made.persistence.progress_storage = _NoProgress()
     made.process.ultimate_exiting_timeout = None  # else a kopf that fails kills this process
     return made
 
 
-def _handler(plural: str, hand_over: Sink) -> Callable[..., None]:
-    def handler(event: Mapping[str, Any], **_: Any) -> None:
+class _NothingHandled(kopf.DiffBaseStorage):
+    """Keeps no state that was handled last. kopf's own copies each object twice to compare it, which is for handlers
+    that we don't have, and a quarter of what an event costs."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Keeps no progress of handlers: ours are done when they return."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
+def _handler(plural: str, hand_over: Sink) -> Callable[..., Awaitable[None]]:
+    async def handler(event: Mapping[str, Any], **_: Any) -> None:  # not sync: kopf would take a thread for each event
         # A plain copy, because kopf's own views belong to its loop.
         hand_over(plural, str(event.get("type") or ""), dict(event["object"]))
 
