@@ -52,10 +52,11 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(PYTEST) -q -m pure
 
-# Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together.
+# Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together. The order is
+# that of tests/conftest.py: xdist's own, by the number of tests, would leave the longest file for the end.
 JOBS ?= 4
 test: lint  ## lint, then all tests: what runs on any machine with Python
-	$(PYTEST) --numprocesses $(JOBS) --dist loadfile
+	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short
 	$(BIN)/python -m bench $(ARGS)

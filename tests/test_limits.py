@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import long
+
 pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,3 +61,7 @@ def test_no_function_is_too_long() -> None:
     }
     assert {name: lines for name, lines in long.items() if name not in ONE_STORY} == {}
     assert set(ONE_STORY) - set(long) == set(), "these are short enough now, and need no exception"
+
+
+def test_the_files_that_run_first_are_there() -> None:
+    assert long.FILES - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
