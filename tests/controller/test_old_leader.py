@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -154,11 +153,6 @@ async def test_a_replica_that_follows_fires_what_the_leader_stored_each_slot_onc
     async def tick(seconds: int) -> None:
         """Both find what is due."""
         clock.advance(seconds)
-        for one in (leader, follower):
-            for timed in one.scheduler._timed.values():
-                one.scheduler._begin(timed)
-        working = [t.work for one in (leader, follower) for t in one.scheduler._timed.values() if t.work]
-        await asyncio.gather(*working, return_exceptions=True)
 
     for slot in range(1, 6):
         await tick(60)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 from scheduled import NOON, Crew, make_crew
 
-from watchbill import connection, scheduler
+from watchbill import connection
 from watchbill.testing import FakeClock
 
 
@@ -21,9 +20,3 @@ async def crew(redis_url: str, crew_name: str) -> AsyncIterator[Crew]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(NOON)
-
-
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads the clock all the time, so that a fake one can be moved."""
-    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))

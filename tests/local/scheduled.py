@@ -71,8 +71,7 @@ class Crew:
 
     async def settled(self) -> None:
         """Returns when this process has nothing left to fire or to report."""
-        prefix = f"heartbeat {self.keys.crew}/"
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith(prefix)))
+        await settled()
 
     async def assert_complete(self) -> None:
         """Every slot since the first that was fired was fired once, or is counted as missed."""
@@ -101,6 +100,26 @@ class Crew:
 async def make_crew(client: redis.asyncio.Redis, name: str) -> Crew:
     keys = CrewKeys("team", name)
     return Crew(client, keys, await definitions.apply(client, keys, definition()))
+
+
+def works() -> list[asyncio.Task[Any]]:
+    """What schedulers of this process do just now, beside waiting for the clock."""
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat ")]
+
+
+async def looked() -> None:
+    """Returns when each scheduler whose clock was turned has seen that, and has done what takes no answer."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def settled() -> None:
+    """Returns when no scheduler of this process has anything left to fire or to report."""
+    while True:
+        await looked()
+        if not (found := works()):
+            return
+        await asyncio.wait(found)
 
 
 async def at_least(crew: Crew, count: int, name: str = "hb") -> list[str]:

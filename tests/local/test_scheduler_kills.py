@@ -45,17 +45,8 @@ class Replica:
             await self.scheduler.follow(crew.keys, state)
         await self.scheduler.start()
 
-    def look(self) -> None:
-        """The clock was turned."""
-        for timed in list(self.scheduler._timed.values()):
-            self.scheduler._begin(timed)
-
     async def kill(self) -> None:
         """Nothing more is sent, nothing more is heard: calls that are under way may have been made or not."""
-        works = [timed.work for timed in self.scheduler._timed.values() if timed.work is not None]
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)
         await self.scheduler.stop()
         await self.client.aclose()
 
@@ -73,8 +64,6 @@ async def test_each_slot_of_400_heartbeats_is_fired_once_though_schedulers_are_k
 
     for minute in range(1, MINUTES + 1):
         clock.advance((NOON + timedelta(minutes=minute) - clock.now()).total_seconds())
-        for replica in replicas:
-            replica.look()
         moment = (minute - 1) * BEATS + chance.randrange(1, BEATS)
         while await fired() < moment:
             await asyncio.sleep(0)

@@ -13,8 +13,8 @@ import pytest
 from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition, make_crew
 
 from waiting import until
-from watchbill import connection, metrics, scheduler
-from watchbill.scheduler import Scheduler
+from watchbill import connection, metrics
+from watchbill.scheduler import Scheduler, scheduler
 from watchbill.store import definitions, heartbeats, submissions
 from watchbill.store.submissions import Submission
 from watchbill.testing import FakeClock
@@ -84,7 +84,6 @@ async def test_schedulers_that_start_together_tell_of_missed_slots_once(
     assert (await crew.state()).missed == 9
 
 
-@pytest.mark.usefixtures("restless")
 async def test_a_suspended_heartbeat_neither_fires_nor_misses(crew: Crew, clock: FakeClock) -> None:
     awake = beat("awake", schedule="0 * * * *")
     async with crew.scheduled(beat(suspend=True), awake, clock=clock):
@@ -127,14 +126,13 @@ async def test_a_slot_whose_id_is_taken_is_told(crew: Crew, clock: FakeClock) ->
     assert repr(taken) in told
 
 
-@pytest.mark.usefixtures("restless")
 async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: Crew, clock: FakeClock) -> None:
     await definitions.apply(crew.client, crew.keys, definition(max_queued=1))
     await submissions.submit(crew.client, crew.keys, crew.uid, [Submission("x", "a", "{}")], max_queued=1)
     async with crew.scheduled(beat(), clock=clock):
         for _ in range(2):
             clock.advance(1)
-            await until(lambda: as_awaitable(clock.sleepers == [scheduler.FULL_AGAIN_SECONDS]))
+            await until(lambda: as_awaitable(scheduler.FULL_AGAIN_SECONDS in clock.sleepers))
         assert await crew.told() == ["heartbeat 'hb' missed the slot 2026-11-21T12:00:01Z: the crew's queue was full"]
         assert await crew.fired() == []
         await definitions.apply(crew.client, crew.keys, definition(max_queued=1000))
@@ -143,7 +141,6 @@ async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: C
     assert (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) == 1
 
 
-@pytest.mark.usefixtures("restless")
 async def test_each_slot_of_a_store_outage_is_fired_late_or_told(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str, clock: FakeClock
 ) -> None:
@@ -165,9 +162,8 @@ async def test_each_slot_of_a_store_outage_is_fired_late_or_told(
 
 
 async def test_a_slot_is_fired_late_when_the_store_returns_before_the_next_one(
-    private_redis: Callable[[], Awaitable[Any]], crew_name: str, monkeypatch: pytest.MonkeyPatch, clock: FakeClock
+    private_redis: Callable[[], Awaitable[Any]], crew_name: str, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(scheduler, "CHECK_CLOCK", timedelta(milliseconds=20))
     server = await private_redis()
     async with connection.connected(server.url) as client:
         crew = await make_crew(client, crew_name)

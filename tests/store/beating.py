@@ -56,10 +56,9 @@ class Crew:
     ) -> str:
         current = current or await definitions.current(self.client, self.keys)
         following = next_slot(state.schedule, slot)
-        fired = await firing.fire(
-            self.client, self.keys, state, current, slot=slot, following=following, now=slot + timedelta(seconds=2)
-        )
-        return fired.outcome
+        now = slot + timedelta(seconds=2)
+        call = firing.prepare(self.keys, state, current, slot=slot, following=following, now=now)
+        return (await firing.fire(self.client, call)).outcome
 
     async def run_now(self, token: str, name: str = "hb") -> tuple[str, bool]:
         return await firing.run_now(self.client, self.keys, name, token, now=NOON)

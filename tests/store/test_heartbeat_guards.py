@@ -25,10 +25,9 @@ async def apply(crew: Crew, agent: str | None, prompt: str) -> heartbeats.Heartb
 async def fire(crew: Crew, state: heartbeats.HeartbeatState) -> str:
     current = await definitions.current(crew.client, crew.keys)
     following = SLOT + timedelta(minutes=1)
-    fired = await firing.fire(
-        crew.client, crew.keys, state, current, slot=SLOT, following=following, now=SLOT + timedelta(seconds=2)
-    )
-    return fired.outcome
+    now = SLOT + timedelta(seconds=2)
+    call = firing.prepare(crew.keys, state, current, slot=SLOT, following=following, now=now)
+    return (await firing.fire(crew.client, call)).outcome
 
 
 async def test_a_slot_stays_fired_when_the_record_of_its_task_has_expired(crew: Crew) -> None:

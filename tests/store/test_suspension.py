@@ -118,7 +118,8 @@ async def test_slots_of_a_suspended_crews_heartbeats_pass_and_a_person_may_fire_
         assert state is not None
         current = await definitions.current(crew.client, crew.keys)
         following = slot + timedelta(minutes=1)
-        fired = await firing.fire(crew.client, crew.keys, state, current, slot=slot, following=following, now=slot)
+        call = firing.prepare(crew.keys, state, current, slot=slot, following=following, now=slot)
+        fired = await firing.fire(crew.client, call)
         assert fired.next == following
         return fired.outcome
 

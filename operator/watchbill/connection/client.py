@@ -165,7 +165,11 @@ class LeanClient(redis.asyncio.Redis):
     async def execute_two(self, first: Sequence[Any], second: Sequence[Any], *, asking: bool = False) -> list[Any]:
         """Sends two commands in one trip on one connection, and never again. The server does the second right after the
         first, even where that blocks. An answer may be the error of a command."""
-        commands = [_ASKING, first, second] if asking else [first, second]
+        return (await self.execute_all([_ASKING, first, second] if asking else [first, second]))[-2:]
+
+    async def execute_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Sends commands to this server in one trip on one connection, and never again. An answer may be the error of a
+        command."""
 
         async def answers(connection: Connection) -> list[Any]:
             found: list[Any] = []
@@ -176,7 +180,7 @@ class LeanClient(redis.asyncio.Redis):
                     raise
                 except ResponseError as error:
                     found.append(error)
-            return found[-2:]
+            return found
 
         async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
             return await self._trip(commands, answers)
@@ -238,7 +242,7 @@ class LeanClient(redis.asyncio.Redis):
         self._idle = []  # what is under way gives its connection back to the former list
         await super().aclose(close_connection_pool)
 
-    async def home(self, key: str) -> redis.asyncio.Redis:
+    async def home(self, key: str) -> LeanClient:
         """Returns a client of the server that keeps this key now."""
         return self
 

@@ -29,7 +29,7 @@ PATIENCE_SECONDS: Final = 2.0
 """A command is sent again for so long while the cluster moves its slot or elects a master."""
 REDIRECTIONS: Final = 16
 
-_ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
+ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
 """Errors of a command of which nothing was done. (MOVED is an ASK to redis-py.)"""
 _WITH_SUBCOMMAND: Final = frozenset({"MEMORY", "OBJECT", "XGROUP", "XINFO"})
 _WITHOUT_KEY: Final = frozenset(
@@ -72,12 +72,12 @@ class ClusterClient(LeanClient):
 
         async def call(node: LeanClient, asking: bool) -> list[Any]:
             answers = await node.execute_two(first, second, asking=asking)
-            if isinstance(answers[0], _ELSEWHERE):
+            if isinstance(answers[0], ELSEWHERE):
                 raise answers[0]
             return answers
 
         answers = await self.at_home(key, call)
-        if isinstance(answers[1], _ELSEWHERE):  # the first was done, and must not be done again
+        if isinstance(answers[1], ELSEWHERE):  # the first was done, and must not be done again
             answers[1] = await self.answer(second, {})
         return answers
 
@@ -252,7 +252,7 @@ class _ClusterPipeline(redis.asyncio.client.Pipeline):
                 self._cluster.drop_slots()
                 raise
             for index, reply in zip(indices, found, strict=True):
-                if isinstance(reply, _ELSEWHERE):
+                if isinstance(reply, ELSEWHERE):
                     reply = await self._cluster.answer(*self.command_stack[index])
                 replies[index] = reply
 

@@ -5,6 +5,8 @@ Reads no clock: the caller says which slot, and what time it is. Every call is s
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import redis.asyncio
 
-from watchbill.connection import outages, scripts
+from watchbill.connection import batches, outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
@@ -46,8 +48,31 @@ class Fired(NamedTuple):
     """The id of the heartbeat's last task or run, as far as this call has learned it."""
 
 
-async def fire(
-    client: redis.asyncio.Redis,
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The call that fires a heartbeat, ready to be sent. It can be made long before."""
+
+    keys: CrewKeys
+    state: HeartbeatState
+    slot: datetime
+    following: datetime
+    """The slot after it."""
+    made: str
+    """The id of the task or run."""
+    ttl_ms: int
+    """The time for which results of the crew are kept."""
+    names: Sequence[str]
+    args: Sequence[Any]
+
+    def sent(self, last: str, is_stopped: bool) -> tuple[list[str], list[Any]]:
+        """The script's keys and arguments. `last`: the id of what the heartbeat fired last; `is_stopped`: the caller
+        has cancelled that."""
+        of_last = [self.keys.task(last or self.made), self.keys.run(last or self.made)]
+        policy = self.state.spec.concurrency_policy
+        return [*self.names, *of_last], [policy, last, int(is_stopped), *self.args]
+
+
+def prepare(
     keys: CrewKeys,
     state: HeartbeatState,
     current: definitions.Current,
@@ -55,15 +80,31 @@ async def fire(
     slot: datetime,
     following: datetime,
     now: datetime,
-) -> Fired:
-    """Puts the work of this slot on the queue, unless that was done; `following` is the slot after it.
+) -> Call:
+    """The call for this slot; `following` is the slot after it, and `now` the time that the work is told.
+
+    Raises InvalidInput when the crew has more agents than one script may start, or the work would be too long, and
+    NewerRecord.
+    """
+    return _call(keys, state, current, _At(label(slot), slot, now, following, GUARD))
+
+
+async def fire(client: redis.asyncio.Redis, call: Call) -> Fired:
+    """Puts the work of a slot on the queue, unless that was done.
 
     With concurrencyPolicy Replace, what the heartbeat fired last is cancelled first, where it has not ended. Raises
-    InvalidInput when the crew has more agents than one script may start, Conflict when the task's id is taken,
-    NewerRecord; then nothing was written.
+    Conflict when the task's id is taken; then nothing was written.
     """
-    at = _At(label(slot), slot, now, ms(slot), ms(following), GUARD)
-    return await _fire(client, keys, state, current, at)
+    return await _fire(client, call, None)
+
+
+async def fire_all(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Fired | BaseException]:
+    """Fires many slots, in batches, as `fire` does. Returns in order what became of each, or the error."""
+    replies = await batches.run(
+        client, "heartbeat_fire", [call.sent(call.state.work, is_stopped=False) for call in calls]
+    )
+    works = (_fire(client, call, reply) for call, reply in zip(calls, replies, strict=True))
+    return await asyncio.gather(*works, return_exceptions=True)
 
 
 async def run_now(
@@ -82,7 +123,8 @@ async def run_now(
         if state is None or state.uid != current.uid:
             listed = ", ".join(sorted(one.name for one in await heartbeats.all_of(client, keys))) or "none"
             raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {listed}")
-        fired = await _fire(client, keys, state, current, _At(f"now-{token}", now, now, "", "", RUN_NOW_GUARD))
+        at = _At(f"now-{token}", now, now, None, RUN_NOW_GUARD)
+        fired = await fire(client, _call(keys, state, current, at))
         match fired.outcome:
             case "fired" | "already":
                 return made, fired.outcome == "fired"
@@ -110,43 +152,37 @@ class _At:
     label: str
     slot: datetime
     now: datetime
-    slot_ms: str
-    """Empty: it was asked for by a person, beside the schedule."""
-    following_ms: str
+    following: datetime | None
+    """The slot after it; None: it was asked for by a person, beside the schedule."""
     guard: timedelta
     """The time for which it is remembered by itself that the slot has fired."""
 
 
-async def _fire(
-    client: redis.asyncio.Redis, keys: CrewKeys, state: HeartbeatState, current: definitions.Current, at: _At
-) -> Fired:
-    args, names = _script_args(keys, state, current, at)
-    policy, last, is_stopped = state.spec.concurrency_policy, state.work, False
-    made = heartbeats.work_id(state.name, at.label)
+async def _fire(client: redis.asyncio.Redis, call: Call, reply: Any) -> Fired:
+    """`reply`: the answer to the first call, or its error; None: it is still to be sent."""
+    state, last, is_stopped = call.state, call.state.work, False
     while True:
-        of_last = [keys.task(last or made), keys.run(last or made)]
         with outages.translated():
-            given = [policy, last, int(is_stopped), *args]
-            reply = await scripts.run(client, "heartbeat_fire", [*names, *of_last], given)
+            if isinstance(reply, BaseException):
+                raise reply
+            reply = reply or await scripts.run(client, "heartbeat_fire", *call.sent(last, is_stopped))
         outcome = reply[0]
         if outcome == "conflict":
-            raise Conflict(f"{made!r} is the id of another task or run of crew {keys.crew!r}")
+            raise Conflict(f"{call.made!r} is the id of another task or run of crew {call.keys.crew!r}")
         if outcome == "other":  # somebody else has fired since
             last, is_stopped = reply[1], False
-        elif outcome == "busy" and policy == "Replace":
-            ttl_ms = current.definition.tasks.result_ttl_seconds * 1000
+        elif outcome == "busy" and state.spec.concurrency_policy == "Replace":
             why = f"heartbeat {state.name} fires anew"
             with suppress(NotFound, Conflict):  # it has ended meanwhile
-                await control.cancel(client, keys, state.uid, last, why, ttl_ms)
+                await control.cancel(client, call.keys, state.uid, last, why, call.ttl_ms)
             is_stopped = True
         else:
-            work = made if outcome == "fired" else last
+            work = call.made if outcome == "fired" else last
             return Fired(cast(Outcome, outcome), heartbeats.moment(reply[1]) if len(reply) > 1 else None, work)
+        reply = None
 
 
-def _script_args(
-    keys: CrewKeys, state: HeartbeatState, current: definitions.Current, at: _At
-) -> tuple[list[Any], list[str]]:
+def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, at: _At) -> Call:
     made, spec, crew = heartbeats.work_id(state.name, at.label), state.spec, current.definition
     asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
     prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
@@ -168,7 +204,8 @@ def _script_args(
     most = crew.tasks.max_queued
     guard_ms = at.guard // timedelta(milliseconds=1)
     kind = "task" if agent_id else "run"
-    args: list[Any] = [state.uid, keys.crew, most, state.generation, at.slot_ms, at.following_ms, guard_ms]
+    slots = [ms(at.slot), ms(at.following)] if at.following else ["", ""]
+    args: list[Any] = [state.uid, keys.crew, most, state.generation, *slots, guard_ms]
     args += [kind, made, current.digest]
     if agent_id:
         task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work, deliver=deliver)
@@ -195,4 +232,5 @@ def _script_args(
         args += runs.script_args(run, 0, "")
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fired(state.name), keys.fire(state.name, at.label)]
     names += [keys.run(made), keys.run_steps(made), keys.task(made), keys.run_events(made)]
-    return args, names
+    ttl_ms = crew.tasks.result_ttl_seconds * 1000
+    return Call(keys, state, at.slot, at.following or at.slot, made, ttl_ms, names, args)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -23,7 +23,7 @@ from pydantic.alias_generators import to_camel
 from watchbill import __version__
 from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.api.delivery import Destination
-from watchbill.connection import outages, scripts
+from watchbill.connection import batches, outages, scripts
 from watchbill.errors import InvalidInput, NewerRecord, Problem, sentence
 from watchbill.names import CrewKeys
 from watchbill.plan.schedule import EPOCH, Schedule, jitter, next_slot
@@ -102,7 +102,7 @@ class HeartbeatState:
                 f"damaged: {sentence(reasons)} Upgrade this one, or apply the heartbeat again"
             ) from error
 
-    @property
+    @cached_property
     def schedule(self) -> Schedule:
         spec = self.spec
         return Schedule(cron=spec.schedule, zone=spec.time_zone, interval_seconds=spec.interval_seconds)
@@ -219,6 +219,12 @@ async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[HeartbeatS
                 pipe.hgetall(keys.heartbeat(name))
             stored = await pipe.execute()
     return [_state(name, fields) for name, fields in zip(known, stored, strict=True) if fields.get("uid") == uid]
+
+
+async def next_slots(client: redis.asyncio.Redis, beats: Sequence[tuple[CrewKeys, str]]) -> list[datetime | None]:
+    """The stored next slot of each of these heartbeats; None where that is not known."""
+    found = await batches.send(client, [("HGET", keys.heartbeat(name), "next") for keys, name in beats])
+    return [moment(answer) if isinstance(answer, str) else None for answer in found]
 
 
 async def miss(

@@ -1,0 +1,5 @@
+"""Fires heartbeats."""
+
+from watchbill.scheduler.scheduler import Scheduler
+
+__all__ = ["Scheduler"]
