@@ -19,6 +19,7 @@ from workshop import AGENTS, Make
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
 from watchbill.testing import FakeClock
+from watchbill.worker.delivering import shares
 from watchbill.worker.execution import processes
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -31,6 +32,12 @@ sys.path.append(str(workshop.AGENTS))
 def _time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was killed ends when the machine gets round to it."""
     monkeypatch.setattr(processes, "_END_SECONDS", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No destination becomes slow because the machine is busy."""
+    monkeypatch.setattr(shares, "LATE_SECONDS", 3600.0)
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from watchbill.store.queue import Queue, Renewed
 from watchbill.testing import FakeClock
 from watchbill.worker import lease_keeper
 from watchbill.worker.execution.shared_lease import SharedLease
-from watchbill.worker.lease_keeper import _POLL_SECONDS as POLL_SECONDS
-from watchbill.worker.lease_keeper import BLOCKED_SECONDS, LeaseKeeper
+from watchbill.worker.lease_keeper import BLOCKED_SECONDS, POLL_SECONDS, LeaseKeeper
 from watchbill.worker.state import WorkerState
 
 LEASE_MS = 600

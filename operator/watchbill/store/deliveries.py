@@ -101,11 +101,10 @@ async def hold(client: redis.asyncio.Redis, keys: CrewKeys, who: str, hold_ms: i
     """Returns whether `who` moves this crew's outbox for the next `hold_ms`. If two do, each delivery is made once all
     the same: this only saves work."""
     with outages.translated():
-        if await client.set(keys.mover, who, nx=True, px=hold_ms):
-            return True
-        if await client.get(keys.mover) != who:
-            return False
-        return bool(await client.pexpire(keys.mover, hold_ms))
+        holder = await client.get(keys.mover)
+        if holder is None:
+            return bool(await client.set(keys.mover, who, nx=True, px=hold_ms))
+        return holder == who and bool(await client.pexpire(keys.mover, hold_ms))
 
 
 async def release(client: redis.asyncio.Redis, keys: CrewKeys, who: str) -> None:

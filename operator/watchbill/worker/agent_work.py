@@ -10,7 +10,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Store
 from watchbill.names import CrewKeys
 from watchbill.store.queue import Queue
-from watchbill.worker import parked, preload
+from watchbill.worker import lease_keeper, parked, preload
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -20,6 +20,8 @@ from watchbill.worker.state import WorkerState
 
 class AgentWork:
     """The work of agents in one shift."""
+
+    poll_seconds: float = lease_keeper.POLL_SECONDS
 
     def __init__(self, store: Store, keys: CrewKeys, loader: AgentLoader) -> None:
         self._store = store

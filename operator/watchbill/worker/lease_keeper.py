@@ -32,8 +32,8 @@ BLOCKED_SECONDS: Final = 5.0
 """An event loop that hasn't turned for this long is logged, with the line where it stands and the agent."""
 STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease ends, and others take its tasks over."""
-_TICK_SECONDS: Final = 0.5
-_POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.25
+"""Seconds between two checks of the thread. Each takes the interpreter from the event loop for a moment."""
 _END_SECONDS: Final = 2.0
 
 
@@ -51,15 +51,18 @@ class LeaseKeeper:
         lease_ms: int,
         describe: Callable[[], str],
         on_renewed: Callable[[str, Renewed], None],
+        poll_seconds: float = POLL_SECONDS,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
-        """`describe` returns what the store shows of this worker; the thread calls it."""
+        """`describe` returns what the store shows of this worker; the thread calls it, and checks every
+        `poll_seconds` whether there is something to do."""
         self._client = store.connect_sync()
         self._queue = queue
         self._state = state
         self._now = state.clock.monotonic
         self._lease = lease
         self.lease_ms = lease_ms
+        self._poll_seconds = poll_seconds
         self._stuck_seconds = stuck_seconds
         self._describe = describe
         self._on_renewed = on_renewed
@@ -120,11 +123,12 @@ class LeaseKeeper:
         self._turned_at = self._now()
         self._lease.tick()
         if not self._stop.is_set():
-            self._state.clock.call_later(_TICK_SECONDS, self._tick)
+            self._state.clock.call_later(2 * self._poll_seconds, self._tick)
 
     def _keep(self) -> None:
         interval = self.lease_ms / 3000
-        while not self._stop.wait(min(_POLL_SECONDS, interval / 4)):
+        poll_seconds = min(self._poll_seconds, interval / 4)
+        while not self._stop.wait(poll_seconds):
             self._watch()
             if not self._is_stuck:
                 self._lease.tick()
@@ -133,7 +137,7 @@ class LeaseKeeper:
                 continue
             self._due = now + interval
             if not self._renew(self._incarnation, interval):
-                self._due = now + min(_POLL_SECONDS, interval / 4)
+                self._due = now + poll_seconds
 
     def _renew(self, incarnation: str, interval: float) -> bool:
         if self._is_stuck:
@@ -184,7 +188,7 @@ class LeaseKeeper:
             self._seen_turn, self._blocked = self._turned_at, 0.0
             return
         before = self._blocked
-        self._blocked += min(passed, 2 * _POLL_SECONDS)
+        self._blocked += min(passed, 2 * self._poll_seconds)
         if before < BLOCKED_SECONDS <= self._blocked:
             self._blame()
 

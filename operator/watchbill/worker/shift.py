@@ -48,6 +48,8 @@ class Work(Protocol):
     """The work of a shift: tasks of agents, or deliveries."""
 
     counts: Counts
+    poll_seconds: float
+    """Seconds between two checks of the lease keeper."""
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executes:
         """Returns what begins attempts. Called once."""
@@ -104,6 +106,7 @@ class Shift:
             state,
             lease=lease,
             lease_ms=self._lease_ms,
+            poll_seconds=work.poll_seconds,
             describe=self._slots.describe,
             on_renewed=self._orders.renewed,
         )

@@ -320,7 +320,10 @@ local function claim(inc)
   if #answered > 0 then redis.call('HSET', META, 'fence', fresh_fence) end
 
   local again = 2000
-  if due then again = math.max(math.min(due - now_ms, 1000), 1) end     -- any idle worker must look: others may be busy
+  if due then      -- any idle worker must look: others may be busy; a delivery may be another second late
+    local longest = string.find(HOLDERS, ':delivery:holders', 1, true) and again or 1000
+    again = math.max(math.min(due - now_ms, longest), 1)
+  end
   if suspended then return { 'ok', again, now, definition or '', rows, draining and 1 or 0 } end
   if somebody_gone then leases = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2) end
   for i = 1, #leases, 2 do

@@ -18,7 +18,7 @@ logger = Logger("watchbill.worker")
 
 HOLD_SECONDS: Final = 5.0
 """Seconds that the others wait before one takes the place of a worker that moved, and has died."""
-BLOCK_SECONDS: Final = 1.5
+BLOCK_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 1.0
 """Seconds between two questions of a worker whether it is its turn."""
 _REFUSED_SECONDS: Final = 10.0

@@ -100,6 +100,9 @@ class DeliveryCounts(Counts):
 class DeliveryWork:
     """The deliveries of one crew, in one shift."""
 
+    # No agent blocks the loop, or runs in a process that must see its lease end; and tasks go on beside the deliveries.
+    poll_seconds: float = 1.0
+
     def __init__(
         self, client: redis.asyncio.Redis, keys: CrewKeys, uid: str, how: Delivering, state: WorkerState
     ) -> None:

@@ -22,7 +22,7 @@ from watchbill.store import circuits
 from watchbill.worker.slots import Slots
 from watchbill.worker.state import WorkerState
 
-LATE_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 3.0
 """A message that is on its way for longer than this is late. It holds no slot any more, but counts for its destination:
 messages cost next to nothing while they wait for a receiver."""
 SHARE: Final = 4
