@@ -2,11 +2,16 @@
 or fired twice, by two live replicas.
 
     python -m bench.heartbeats [--beats 10000] [--due 1000] [--rounds 3] [--json FILE]
+    python -m bench.heartbeats --kills [--due 400] [--period 60] [--rounds 15] [--json FILE]
 
 A server, and two processes with a scheduler each, as two replicas of the operator have them. A round is one slot of
 the due heartbeats; all others are due at other times of the day. Lateness is the time from the slot to the entry on
 the queue, by the store's clock, which is this machine's. Measured alone before: the script that fires, for as many
 slots at once, its calls ready to be sent. The goal is a p99 that is at most 250 ms beyond that.
+
+With --kills all heartbeats are due each --period seconds, and two seconds before each slot (at second 58 of each
+minute) one of the replicas, in turn, is killed (kill -9) and another one started. Each slot must be fired once all the
+same.
 
 Exits with 1 when a slot was fired twice or missed. A slow machine is no failure.
 """
@@ -72,7 +77,7 @@ async def populate(client: Any, arguments: argparse.Namespace) -> str:
     uid = await definitions.apply(client, CREW, crew)
     now = datetime.now(UTC)
     far = (now + timedelta(hours=12)).hour
-    beats = [beat(f"due{i}", intervalSeconds=PERIOD, suspend=True) for i in range(arguments.due)]
+    beats = [beat(f"due{i}", intervalSeconds=PERIOD, suspend=True) for i in range(min(arguments.due, arguments.beats))]
     beats += [beat(f"b{i}", schedule=f"{i % 60} {far} * * *") for i in range(arguments.beats - arguments.due)]
     for start in range(0, len(beats), AT_ONCE):
         stored = (heartbeats.apply(client, CREW, uid, one, now=now) for one in beats[start : start + AT_ONCE])
@@ -110,7 +115,7 @@ async def entries(client: Any) -> list[tuple[int, str]]:
 
 
 def spread(late: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(late)
+    ordered = sorted(late) or [0.0]
     p99 = ordered[int(len(ordered) * 0.99)]
     return {"p50_ms": round(statistics.median(ordered), 1), "p99_ms": round(p99, 1), "max_ms": round(ordered[-1], 1)}
 
@@ -122,38 +127,74 @@ async def measure(client: Any, uid: str, url: str, arguments: argparse.Namespace
     )
     for i in range(arguments.due):
         await heartbeats.apply(client, CREW, uid, beat(f"due{i}", intervalSeconds=PERIOD), now=first - TICK)
-    processes = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bench.heartbeats", "--replica", url),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
+    replicas = await asyncio.gather(started(url), started(url))
     try:
-        for process in processes:
-            assert process.stdout is not None
-            await process.stdout.readline()
         if datetime.now(UTC) > first:
             sys.exit(f"the replicas were not ready within {arguments.warm} s: give more by --warm")
         last = first + timedelta(seconds=PERIOD * (arguments.rounds - 1))
         await asyncio.sleep((last - datetime.now(UTC)).total_seconds() + PERIOD - 2)
     finally:
-        for process in processes:
+        for process in replicas:
             if process.stdin is not None:
                 process.stdin.close()
             await process.wait()
-    came = [one for one in await entries(client) if int(one[1].rpartition("-")[2]) <= last.timestamp()]
+    return await counted(client, first, last, PERIOD, arguments.due)
+
+
+async def started(url: str) -> asyncio.subprocess.Process:
+    """A replica that is ready, in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.heartbeats", "--replica", url),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    return process
+
+
+async def kill_in_turn(client: Any, uid: str, url: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rounds in each of which one of two replicas is killed shortly before the slot, and another one is started."""
+    period = arguments.period
+    timing: dict[str, Any] = {"schedule": "* * * * *"} if period == 60 else {"intervalSeconds": period, "missed": "All"}
+    lead = timedelta(seconds=min(2, period / 3))
+    replicas: list[asyncio.subprocess.Process] = []
+    try:
+        for i in range(arguments.due):
+            await heartbeats.apply(client, CREW, uid, beat(f"due{i}", **timing), now=datetime.now(UTC))
+        replicas += await asyncio.gather(started(url), started(url))
+        slot = datetime.now(UTC)
+        slots = []
+        for _ in range(arguments.rounds):
+            slot = schedule.next_slot(schedule.Schedule(interval_seconds=period), max(slot, datetime.now(UTC) + lead))
+            slots.append(slot)
+            await asyncio.sleep((slot - lead - datetime.now(UTC)).total_seconds())
+            doomed = replicas.pop(0)
+            doomed.kill()
+            await doomed.wait()
+            replicas.append(await started(url))
+        deadline = slot + timedelta(seconds=60)
+        found = await counted(client, slots[0], slot, period, arguments.due)
+        while found["missed"] and datetime.now(UTC) < deadline:
+            await asyncio.sleep(0.2)
+            found = await counted(client, slots[0], slot, period, arguments.due)
+    finally:
+        for process in replicas:
+            process.kill()
+            await process.wait()
+    return found
+
+
+async def counted(client: Any, first: datetime, last: datetime, period: int, due: int) -> dict[str, Any]:
+    """Lateness of the slots from `first` to `last` in ms, and how many were fired twice or missed."""
+    slots = range(int(first.timestamp()), int(last.timestamp()) + 1, period)
+    came = [one for one in await entries(client) if int(one[1].rpartition("-")[2]) in slots]
     fired = Counter(name for _, name in came)
-    late = [at - int(name.rpartition("-")[2]) * 1000 for at, name in came]
-    slots = {name.rpartition("-")[2] for name in fired}
-    missed = sum(state.missed for state in await heartbeats.all_of(client, CREW))
     return {
         "slots": len(fired),
-        "rounds": len(slots),
-        "doubled": sum(count - 1 for count in fired.values()),
-        "missed": missed + arguments.rounds * arguments.due - len(fired),
-        **spread(late),
+        "doubled": len(came) - len(fired),
+        "missed": len(slots) * due - len(fired),
+        **spread([at - int(name.rpartition("-")[2]) * 1000 for at, name in came]),
     }
 
 
@@ -162,17 +203,23 @@ async def run(arguments: argparse.Namespace) -> int:
         await replica(arguments.replica)
         return 0
     async with server.private() as store, connection.connected(store.url) as client:
-        uid = await populate(client, arguments)
-        load, script = os.getloadavg()[0], await alone(client, uid, arguments.due)
-        measured = await measure(client, uid, store.url, arguments)
-    beyond = round(measured["p99_ms"] - script["p99_ms"], 1)
-    found = {"load": load, "alone": script, **measured, "p99_beyond_alone_ms": beyond}
+        load = os.getloadavg()[0]
+        if arguments.kills:
+            arguments.beats = 0
+            found = await kill_in_turn(client, await populate(client, arguments), store.url, arguments)
+        else:
+            uid = await populate(client, arguments)
+            script = await alone(client, uid, arguments.due)
+            found = {"alone": script, **await measure(client, uid, store.url, arguments)}
+    found = {"load": load, **found}
     print(json.dumps(found, indent=1))
-    verdict = "met" if beyond < GOAL_MS else "not met"
-    print(f"p99 beyond the script alone: {beyond} ms (goal: < {GOAL_MS:g} ms, {verdict})")
+    if not arguments.kills:
+        beyond = found["p99_ms"] - script["p99_ms"]
+        verdict = "met" if beyond < GOAL_MS else "not met"
+        print(f"p99 beyond the script alone: {beyond:.1f} ms (goal: < {GOAL_MS:g} ms, {verdict})")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 1 if measured["doubled"] or measured["missed"] else 0
+    return 1 if found["doubled"] or found["missed"] else 0
 
 
 def main() -> int:
@@ -180,12 +227,17 @@ def main() -> int:
         prog="python -m bench.heartbeats", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--beats", type=int, default=10_000, help="Heartbeats in all. Default 10000.")
-    parser.add_argument("--due", type=int, default=1000, help="Heartbeats that are due at once. Default 1000.")
-    parser.add_argument("--rounds", type=int, default=3, help="Slots of each of these. Default 3.")
+    parser.add_argument("--due", type=int, help="Heartbeats that are due at once. Default 1000, with --kills 400.")
+    parser.add_argument("--rounds", type=int, help="Slots of each of these. Default 3, with --kills 15.")
+    parser.add_argument("--kills", action="store_true", help="Kill a replica shortly before each slot.")
+    parser.add_argument("--period", type=int, default=60, help="Seconds between slots, with --kills. Default 60.")
     parser.add_argument("--warm", type=int, default=60, help="Seconds for replicas to start. Default 60.")
     parser.add_argument("--json", metavar="FILE", help="Write what was measured.")
     parser.add_argument("--replica", metavar="URL", help=argparse.SUPPRESS)
-    return asyncio.run(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    arguments.due = arguments.due or (400 if arguments.kills else 1000)
+    arguments.rounds = arguments.rounds or (15 if arguments.kills else 3)
+    return asyncio.run(run(arguments))
 
 
 if __name__ == "__main__":

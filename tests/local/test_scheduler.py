@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 
 import pytest
 from scheduled import Crew, as_awaitable, at_least, beat, make_crew
@@ -30,61 +28,6 @@ async def test_slots_are_fired_as_they_come_and_each_in_its_second(crew: Crew) -
     entries = await crew.client.xrange(crew.keys.streams[3])
     early = [fields["id"] for entry, fields in entries if int(entry.partition("-")[0]) < _slot_ms(fields["id"])]
     assert early == [], "none before its time"
-
-
-PROCESS = """
-import asyncio, sys
-from watchbill import connection
-from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
-from watchbill.names import CrewKeys
-from watchbill.scheduler import Scheduler, scheduler
-
-async def main(url, crew, uid):
-    async with connection.connected(url) as client:
-        spec = HeartbeatSpec(crewRef=CrewRef(name="crew"), intervalSeconds=1, agent="a", prompt="look")
-        scheduler = Scheduler(client)
-        await scheduler.add(CrewKeys("team", crew), uid, Heartbeat(metadata=ObjectMeta(name="hb"), spec=spec))
-        await scheduler.start()
-        print("ready", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until the test closes it, or ends
-        await scheduler.stop()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-async def test_of_three_processes_over_one_store_one_fires_each_slot(crew: Crew, redis_url: str) -> None:
-    processes = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            PROCESS,
-            redis_url,
-            crew.keys.crew.removeprefix("team/"),
-            crew.uid,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
-        )
-        for _ in range(3)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
-        await until(lambda: at_least(crew, 6), 40)
-        processes[0].kill()  # the others go on
-        await until(lambda: at_least(crew, 9), 20)
-        for process in processes[1:]:
-            assert process.stdin is not None
-            process.stdin.close()
-            assert await asyncio.wait_for(process.wait(), 20) == 0
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-    await crew.assert_complete()
 
 
 async def test_a_slot_of_a_crew_that_a_newer_version_defined_is_fired_once_it_can_be_read(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from scheduled import NOON, Crew, beat, definition, make_crew
@@ -17,6 +21,7 @@ from watchbill.store import definitions, heartbeats
 from watchbill.testing import FakeClock
 
 BEATS, MINUTES = 400, 3
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -86,3 +91,12 @@ async def test_each_slot_of_400_heartbeats_is_fired_once_though_schedulers_are_k
     wanted = sorted(heartbeats.task_id(f"hb{i}", slot) for i in range(BEATS) for slot in slots)
     assert sorted(fields["id"] for _, fields in entries) == wanted, "each slot once"
     assert await crew.told() == [], "none is missed"
+
+
+def test_each_slot_is_fired_once_by_processes_that_are_killed_shortly_before() -> None:
+    command = [sys.executable, "-m", "bench.heartbeats", "--kills", "--due=50", "--period=2", "--rounds=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["doubled"], found["missed"]) == (0, 0)
+    assert found["slots"] >= 150
