@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane
@@ -67,3 +68,27 @@ def test_a_suspended_crew_loses_its_workers_keeps_its_work_and_goes_on_when_it_i
     machine.until(lambda: team.replicas() == 1, within=SOON, what="its minimum again")
     events = {event["reason"] for event in team.items("events.events.k8s.io")}
     assert {"Suspended", "Resumed"} <= events
+
+
+def test_a_deleted_crew_keeps_its_keys_until_its_work_has_ended_and_a_new_one_of_its_name_starts_clean(
+    team: Team, cluster: ControlPlane
+) -> None:
+    team.operator()
+    slow = {"agents": [{"name": "a", "class": "EchoAgent", "config": {"delay_seconds": 8}}]}
+    team.apply(crew(spec=slow), crew("cancelled", spec={**slow, "deletionPolicy": "Cancel"}))
+    team.until_ready("echo", "cancelled")
+    holders = f"wb:{{{team.namespace}/echo}}:holders"
+    with team.worker("echo").start(), team.worker("cancelled").start():
+        for name in ("echo", "cancelled"):
+            team.submit(name, agent="a")
+        machine.until(lambda: team.store.client.hlen(holders), within=SOON, what="the task runs")
+        team.submit("cancelled", agent="a", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
+        team.kubectl("delete", "crew", "echo", "cancelled", "--wait=false")
+        machine.until(lambda: "closed" in team.meta(), within=SOON, what="it is closed")
+        team.apply(crew("cancelled"))
+        machine.until(lambda: not team.stored("echo"), within=SOON, what="all is removed once the work has ended")
+        team.until_ready("cancelled")
+        assert "closed" not in team.meta("cancelled"), "a new crew of that name starts clean"
+        assert team.results("cancelled") == []
+        uid = team.crew("cancelled")["metadata"]["uid"]
+        assert team.meta("cancelled")["uid"] == uid

@@ -158,7 +158,7 @@ def test_the_names_that_python_uses_are_unknown_fields(name: str) -> None:
 
 def test_an_unknown_field_like_no_other_is_to_be_removed() -> None:
     problem = only(CREW + "  zzz: 1\n")
-    assert problem.fix.startswith("Remove it. The fields here are: agents, delivery, description,")
+    assert problem.fix.startswith("Remove it. The fields here are: agents, deletionPolicy, delivery,")
 
 
 def test_a_prompt_above_the_limit() -> None:

@@ -84,6 +84,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
             await _everything_workers_do(crew)
             await _everything_people_do(crew)
             await crew.assert_idle()
+            await control.call(crew.client, crew.keys, "close", crew.keys.fixed, [crew.uid])
             await definitions.delete(crew.client, crew.keys, crew.uid)
         await probe.aclose()
     left = {"renew": "a thread calls it; it has the fixed keys only", "sweep": "it declares no keys, and only reads"}

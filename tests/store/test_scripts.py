@@ -34,6 +34,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads", "sweeps"]]] = {
     "cancel_run": "ends",
     "circuit": "ends",
     "claim": "ends",
+    "close": "ends",
     "declare_dead": "ends",
     "defer": "ends",
     "delete": "ends",

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
-from watchbill.api.conditions import NO_STATUS, Condition
+from watchbill.api.conditions import NO_STATUS
+from watchbill.api.crew_status import CrewStatus
 from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated
 from watchbill.api.meta import (
     AGENT_NAME_HINT,
@@ -274,6 +275,11 @@ class CrewSpec(Strict):
         description="While true, no task begins: those that run go on to their end, the workers then leave, what is "
         "submitted waits, and heartbeats don't fire nor make up for it. Results are still delivered.",
     )
+    deletion_policy: Literal["Drain", "Cancel"] = Field(
+        default="Drain",
+        description="Fate of the work when the Crew is deleted. Drain: tasks that run may end within the grace period "
+        "of the workers' pods; what waits is removed unrun. Cancel: all work is cancelled, and told so.",
+    )
     tasks: Tasks = Field(default_factory=Tasks, description="Bounds of the crew's tasks.")
     workers: Workers = Field(default_factory=Workers, description="Number and properties of the crew's workers.")
     delivery: list[Destination] = Field(
@@ -335,32 +341,6 @@ class CrewSpec(Strict):
                             f"no agent of this crew is called {name!r}",
                             f"Add it to agents, or cite one that is there: {', '.join(known)}.",
                         )
-
-
-class CrewStatus(Strict):
-    """The last observed state of the crew. The operator writes it."""
-
-    observed_generation: int = Field(default=-1, description="The metadata.generation that this status is about.")
-    conditions: list[Condition] = Field(
-        default_factory=list,
-        max_length=16,
-        description="Conditions of the crew; Ready sums them up.",
-        json_schema_extra=by_key("type"),
-    )
-    replicas: int | None = Field(default=None, ge=0, description="Number of existing workers.")
-    selector: str = Field(default="", max_length=TEXT_MAX, description="Label selector of the workers' pods.")
-    waiting: int | None = Field(
-        default=None, ge=0, description="Tasks that wait for a worker, as of the last write; absent while unknown."
-    )
-    running: int | None = Field(
-        default=None, ge=0, description="Tasks that run, as of the last write; absent while unknown."
-    )
-    agents: int | None = Field(default=None, ge=0, description="Number of agents.")
-    delayed: int | None = Field(default=None, ge=0, description="Tasks for a later time, or between two attempts.")
-    dead: int | None = Field(default=None, ge=0, description="Dead letters of tasks.")
-    revision: str = Field(
-        default="", max_length=63, description="Revision of the template of the workers that new work starts."
-    )
 
 
 class Crew(Strict):

@@ -161,7 +161,7 @@ class Reconciler:
         self._statuses.turns.drop(("crews", *key))
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
         pauses = await self._write_heartbeat_statuses(key, memory, None, (Reason.CREW_NOT_FOUND, message))
-        await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory)
+        pauses.append(await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory))
         return plan.shortest(pauses)
 
     # ------------------------------------------------------------ observe

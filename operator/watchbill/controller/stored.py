@@ -20,7 +20,7 @@ import redis.asyncio
 
 from watchbill import cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now, fleet, load, suspension
+from watchbill.controller import beats_now, farewell, fleet, load, suspension
 from watchbill.controller.beats_stored import Heartbeats, StoredHeartbeats
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
@@ -88,6 +88,7 @@ class Stored:
         """`check` is called before writes. It raises NotLeader when this process may no longer write."""
         self._client = client
         self._beats = StoredHeartbeats(client, scheduler)
+        self._farewell = farewell.Farewell(client, clock)
         self._owner = owner
         self._living = living
         self._check = check
@@ -176,10 +177,11 @@ class Stored:
         self._check()
         await control.drain_for_scaling(self._client, names.CrewKeys(*key), uid, names_of, on=on)
 
-    async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
+    async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> float | None:
         """Removes all that this operator stored of the crew; without a uid, of any crew of that name that is gone.
 
-        `memory`: what was remembered of the crew. Raises StaleObject when the crew is alive, NotLeader.
+        `memory`: what was remembered of the crew. Returns in how many seconds to call again: its work has not ended
+        yet; None: nothing of it is left. Raises StaleObject when the crew is alive, NotLeader.
         """
         keys = names.CrewKeys(*key)
         metrics.QUEUES.remove(keys.crew)
@@ -193,11 +195,14 @@ class Stored:
             await self._beats.remove(keys, held.uid if held.owner == self._owner else "", name)
         if there:
             if held.owner != self._owner or (uid is not None and there != uid):
-                return
+                return None
+            if held.uid and (pause := await self._farewell.pause(keys, held.uid)) is not None:
+                return pause
             if not await definitions.delete(self._client, keys, there):
-                return
+                return None
         if await self._remove_record(key, uid) or there:
             logger.info("%s/%s: removed", *key)
+        return None
 
     async def _check_gone(self, key: Key, *uids: str | None) -> None:
         """Raises StaleObject when the crew that the API server has is one of these."""
@@ -278,6 +283,7 @@ class Stored:
             generation=generation,
             over=over,
             suspended=_suspends(seen),
+            deletion=farewell.policy_of(seen.get("spec", {})),
         )
 
     def _taken(self, keys: names.CrewKeys, owner: str) -> str:

@@ -83,6 +83,7 @@ async def apply(
     generation: int | None = None,
     over: int | None = None,
     suspended: bool | None = None,
+    deletion: str = "",
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
@@ -91,7 +92,8 @@ async def apply(
     `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
     was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
     isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it.
-    `suspended`: whether no task is to begin; None: as it was.
+    `suspended`: whether no task is to begin; None: as it was. `deletion`: what becomes of its work when its owner
+    deletes it (controller/farewell.py).
     `generation`: of the definition, for an owner that counts; a later one that is stored is not replaced, unless it is
     `over`. Raises NameTaken when the crew of that name has another uid or owner, StaleObject when a later generation is
     stored.
@@ -122,6 +124,7 @@ async def apply(
                     over or "",
                     keys.crew,
                     "" if suspended is None else int(suspended),
+                    deletion,
                     *(text for agent, one in to.items() for text in (agent, circuits.key(one))),
                 ],
             )

@@ -17,6 +17,7 @@
 --   10 over               a later generation that this one may replace; '': none
 --   11 crew
 --   12 suspended          1: no task of it is to begin; 0: they are; '': as it was
+--   13 deletion           what becomes of its work when it is deleted (close.lua); '': nobody says
 --   then for each of its destinations
 --     agent               its name on the delivery queue
 --     of                  the destination (circuits.key in Python)
@@ -28,7 +29,7 @@
 --   {'leaving', uid}      a former one is not removed to its end
 local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_queued, owner, loss, generation, over = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local crew, suspended = ARGV[11], ARGV[12]
+local crew, suspended, deletion = ARGV[11], ARGV[12], ARGV[13]
 local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
 local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation')
 local uid, known_owner, old, leaving, last = known[1], known[2] or '', known[3] or '', known[4], known[5] or ''
@@ -49,6 +50,10 @@ if is_new and loss ~= '' then
   redis.call('HSET', META, 'lost', now)     -- so that no worker tells it again (record_loss.lua)
   event('mission_event', '"message":' .. quote(loss))
 end
+if deletion ~= '' then
+  redis.call('HSET', META, 'deletion', deletion)
+  redis.call('HDEL', META, 'closed')     -- its Crew is there
+end
 if suspended ~= '' then suspend(crew, suspended == '1') end
 if owner ~= '' then redis.call('HSET', META, 'owner', owner) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= digest and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', old_key) end
@@ -56,7 +61,7 @@ for _, c in ipairs(CLASSES) do
   redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error: it is there already, or the stream isn't
 end
 local anew = {}
-for i = 13, #ARGV, 2 do
+for i = 14, #ARGV, 2 do
   local agent, of = ARGV[i], ARGV[i + 1]
   local before = redis.call('HGET', META, agent)
   if before and before ~= of then

@@ -30,8 +30,8 @@
 --   {'ok', ...}           for each task: submitted | exists | duplicate:<id>
 local uid, crew, definition, max_queued, reply = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local n = tonumber(ARGV[6])
-local meta = redis.call('HMGET', META, 'uid', 'def')
-if meta[1] ~= uid then return { 'gone' } end
+local meta = redis.call('HMGET', META, 'uid', 'def', 'closed')
+if meta[1] ~= uid or meta[3] then return { 'gone' } end
 if definition ~= '' and meta[2] ~= definition then return { 'changed' } end
 local waiting = queued()
 local before = present(waiting)

@@ -26,7 +26,8 @@ local is_last, in_all, run = ARGV[5] == '1', tonumber(ARGV[6]), read_run(7)
 local dedupe = KEYS[FIXED + 5]
 local of = { run_id = run.id, run = KEYS[FIXED + 1], steps = KEYS[FIXED + 2], task = KEYS[FIXED + 3],
   run_events = KEYS[FIXED + 4] }
-if is_gone(uid) then return { 'gone' } end
+local meta = redis.call('HMGET', META, 'uid', 'closed')
+if meta[1] ~= uid or meta[2] then return { 'gone' } end
 local waiting = queued()
 local before = run.steps[1] and tonumber(run.steps[1].index) or 0      -- steps of the calls before
 if redis.call('HLEN', of.steps) < before then return { 'ok', 'torn' } end
