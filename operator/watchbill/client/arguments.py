@@ -14,9 +14,62 @@ from pydantic import ValidationError
 
 from watchbill.errors import InvalidInput, Problem
 from watchbill.plan import submission
-from watchbill.tasks import AgentTask, Priority
+from watchbill.tasks import AgentTask, Durability, Priority
 
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
+COUNT_MAX: Final = 10**9
+SECONDS_MAX: Final = 10**9
+
+
+def mapping(value: Any, path: str) -> dict[str, Any]:
+    """Returns the items of a mapping; none for None. Raises InvalidInput."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no mapping", "Give a dict.", path=path))
+    return dict(value)
+
+
+def listed(value: Any, path: str) -> list[Any]:
+    """Returns the items of a list, a generator or the like. Raises InvalidInput."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no list", "Give a list.", path=path))
+    return list(value)
+
+
+def count(value: Any, path: str, *, least: int = 1) -> int:
+    """Returns a whole number, of `least` or more. Raises InvalidInput."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= COUNT_MAX:
+        fix = f"Give a whole number from {least} to {COUNT_MAX:,}."
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no such number", fix, path=path))
+    return value
+
+
+def timeout(value: Any) -> float | None:
+    """Returns a time to wait in seconds; None: as long as it takes. Raises InvalidInput."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value <= SECONDS_MAX):
+        fix = f"Give seconds, from 0 to {SECONDS_MAX:,}, or None to wait for as long as it takes."
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no time to wait", fix, path="timeout"))
+    return None if value is None else float(value)
+
+
+def moment(value: Any, path: str) -> datetime | None:
+    """Returns a time, with its zone, or None. Raises InvalidInput."""
+    if value is not None and not isinstance(value, datetime):
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no time", "Give an aware datetime.", path=path))
+    if value is not None and value.tzinfo is None:
+        raise InvalidInput(Problem(f"{value!r} has no time zone", "Give an aware datetime.", path=path))
+    return value
+
+
+def durability(value: Any) -> Durability | None:
+    """Returns the safety that is asked for, which may be given by its name. Raises InvalidInput."""
+    try:
+        return None if value is None else Durability(value)
+    except ValueError:
+        fix = f"Give one of: {', '.join(Durability)}."
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no durability", fix, path="durability")) from None
 
 
 def check_each(tasks: Iterable[AgentTask]) -> None:
@@ -40,8 +93,11 @@ def naming(index: int) -> Iterator[None]:
         raise InvalidInput([replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]) from None
 
 
-def task(given: AgentTask | str, agent: str | None, index: int) -> AgentTask:
+def task(given: object, agent: str | None, index: int) -> AgentTask:
     """The task with the agent that it is for. Raises InvalidInput."""
+    if not isinstance(given, str | AgentTask):
+        fix = "Give AgentTasks, or prompts with agent=."
+        raise InvalidInput(Problem(f"a {type(given).__name__} is no task", fix, path=f"tasks[{index}]"))
     if isinstance(given, str):
         if agent is None:
             fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
@@ -66,7 +122,7 @@ def _wrong(found: Mapping[str, Any]) -> Problem:
 
 def dedupe_ms(seconds: float) -> int:
     """The time of a dedupe key in milliseconds. Raises InvalidInput."""
-    if not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
+    if not isinstance(seconds, int | float) or not 0.001 <= seconds <= DEDUPE_MAX_SECONDS:
         fix = f"Give 0.001 to {DEDUPE_MAX_SECONDS} seconds."
         raise InvalidInput(Problem(f"{seconds!r} is no window for a dedupe key", fix, path="dedupe_seconds"))
     return int(seconds * 1000)
@@ -74,11 +130,9 @@ def dedupe_ms(seconds: float) -> int:
 
 def due(at: datetime | None, agent: str | None) -> int:
     """The time in milliseconds since 1970; 0: at once. Raises InvalidInput."""
-    if at is None:
+    if moment(at, "scheduled_at") is None or at is None:
         return 0
     if agent is None:
         reason = "a run of a whole crew can't be scheduled for a time"
         raise InvalidInput(Problem(reason, "Schedule a task of one agent, or use a Heartbeat.", path="scheduled_at"))
-    if at.tzinfo is None:
-        raise InvalidInput(Problem(f"{at!r} has no time zone", "Give an aware datetime.", path="scheduled_at"))
     return max(math.ceil(at.timestamp() * 1000), 1)

@@ -23,7 +23,7 @@ from watchbill.connection.url import Target
 from watchbill.errors import NotFound
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
-from watchbill.plan import flow, submission
+from watchbill.plan import flow, submission, texts
 from watchbill.plan.why import Why, explain
 from watchbill.store import definitions, deliveries, events, runs, submissions, unfinished
 from watchbill.store.events import BEGINNING
@@ -98,9 +98,11 @@ class Client(Control, Crews, Deliveries):
         QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self._door(crew, agent=agent)
-        inputs = inputs or {}
+        inputs, metadata = arguments.mapping(inputs, "inputs"), arguments.mapping(metadata, "metadata")
+        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver")
+        durability = arguments.durability(durability)
         labels = {"user_id": user_id, "session_id": session_id, "dedupe_key": dedupe_key}
-        submission.check_own(prompt, id or None, metadata or {}, labels)
+        submission.check_own(prompt, id or None, metadata, labels)
         due_ms = arguments.due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
         payload, priority = arguments.task_json(
@@ -111,7 +113,7 @@ class Client(Control, Crews, Deliveries):
             priority=priority,
             user_id=user_id,
             session_id=session_id,
-            metadata=dict(metadata or {}),
+            metadata=metadata,
         )
         dedupe_ms = arguments.dedupe_ms(dedupe_seconds) if dedupe_key else 0
         # awaited by `run`; a later `wait` subscribes by itself
@@ -153,8 +155,10 @@ class Client(Control, Crews, Deliveries):
         other work, NotDurable (see `submit`, also for `deliver`).
         """
         keys = self._door(crew, agent=agent)
-        work = [arguments.task(task, agent, i) for i, task in enumerate(tasks)]
+        work = [arguments.task(task, agent, i) for i, task in enumerate(arguments.listed(tasks, "tasks"))]
+        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver")
         arguments.check_each(work)
+        durability = arguments.durability(durability)
         first = {task.agent_name: i for i, task in reversed(list(enumerate(work)))}
 
         async def give(current: definitions.Current) -> list[str]:
@@ -223,14 +227,15 @@ class Client(Control, Crews, Deliveries):
         """
         from watchbill.store import firing  # with the models of the API, which only this needs
 
-        keys = self._door(crew, heartbeat=heartbeat, token=token)
+        texts.check(("heartbeat",), heartbeat=heartbeat)
+        keys = self._door(crew, token=token)
         now = datetime.now(UTC)  # noqa: TID251 - shell
         made, _ = await firing.run_now(self._redis, keys, heartbeat, token or uuid.uuid4().hex, now=now)
         return made
 
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:
         """Calls `submit`, with its options, and `wait`."""
-        keys = self.keys(crew)
+        keys, timeout = self.keys(crew), arguments.timeout(timeout)
         given = options.pop("id", None) or None
         task_id = given or uuid.uuid4().hex
         with self._replies.awaited(keys, task_id) as waiter:  # before it can end
@@ -322,6 +327,7 @@ class Client(Control, Crews, Deliveries):
         """The newest events of the crew, an agent or a run, with their ids, in order of time. `deliveries`: those of
         its deliveries, whose agents are destinations, as in `to:ops`."""
         keys = self._door(crew, agent=agent, run=run)
+        arguments.count(count, "count", least=0)
         keys = keys.deliveries() if deliveries else keys
         return await events.recent(self._redis, events.stream(keys, agent=agent, run=run), count)
 
@@ -346,7 +352,7 @@ class Client(Control, Crews, Deliveries):
 async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> AsyncIterator[None]:
     """Raises TimeoutError with the id of the work, which the caller may not know otherwise."""
     try:
-        async with asyncio.timeout(seconds) as timer:
+        async with asyncio.timeout(arguments.timeout(seconds)) as timer:
             yield
     except TimeoutError:
         if not timer.expired():

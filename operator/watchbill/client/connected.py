@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from watchbill import connection, names
 from watchbill.connection import outages
@@ -13,6 +13,10 @@ from watchbill.plan import texts
 from watchbill.store import definitions
 
 T = TypeVar("T")
+
+
+_NEEDED: Final = frozenset({"delivery_id", "letter_or_task", "run_id", "task_id", "worker"})
+"""Arguments that are never None."""
 
 
 class Connected:
@@ -28,7 +32,7 @@ class Connected:
         """The crew's keys. Raises InvalidInput if `crew` can't be a crew's name."""
         if isinstance(crew, str) and (known := self._keys.get(crew)):
             return known
-        texts.check(crew=crew, namespace=self._namespace)
+        texts.check(("crew",), crew=crew, namespace=self._namespace)
         namespace, separator, name = crew.rpartition("/")
         namespace = namespace if separator else self._namespace
         if not name or not namespace or any(c in crew for c in "{}:") or "/" in namespace:
@@ -36,8 +40,9 @@ class Connected:
         return self._keys.setdefault(crew, names.CrewKeys(namespace, name))
 
     def _door(self, crew: str, **given: object) -> names.CrewKeys:
-        """Checks the arguments of a call, and returns the crew's keys. Raises InvalidInput if one is no text."""
-        texts.check(**given)
+        """Checks the arguments of a call, and returns the crew's keys. Raises InvalidInput if one is no text, or if one
+        without which there is no such call is None."""
+        texts.check(_NEEDED, **given)
         return self.keys(crew)
 
     async def _current(self, keys: names.CrewKeys) -> definitions.Current:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from watchbill.client import arguments
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
@@ -267,9 +268,10 @@ class Control(Connected):
         if ids is None and not everything and matches is _any:
             fix = "Give ids, a filter (agent, reason, before, after), or everything=True."
             raise InvalidInput(Problem("nothing says which dead letters are meant", fix, path="ids"))
-        wanted = None if ids is None else dict.fromkeys([ids] if isinstance(ids, str) else ids)
+        wanted = None if ids is None else [ids] if isinstance(ids, str) else arguments.listed(ids, "ids")
         for one in wanted or ():
-            texts.check(ids=one)
+            texts.check(("ids",), ids=one)
+        wanted = wanted if wanted is None else list(dict.fromkeys(wanted))
         await self._current(keys)
         chosen: list[tuple[str, DeadLetter]] = []
         found: set[str] = set()
@@ -293,10 +295,9 @@ def _any(_: DeadLetter) -> bool:
 def _matching(
     agent: str | None, reason: str | None, before: datetime | None, after: datetime | None
 ) -> Callable[[DeadLetter], bool]:
-    """Checks the filter. Raises InvalidInput for times without a zone."""
+    """Checks the filter. Raises InvalidInput for what is no time with a zone."""
     for name, time in (("before", before), ("after", after)):
-        if time is not None and time.tzinfo is None:
-            raise InvalidInput(Problem(f"{time!r} has no time zone", "Give an aware datetime.", path=name))
+        arguments.moment(time, name)
     if agent is None and reason is None and before is None and after is None:
         return _any
     return dead.matching(agent=agent, reason=reason, before=before, after=after)

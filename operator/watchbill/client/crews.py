@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from watchbill import cluster_names, names
+from watchbill.client import arguments
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.plan import texts
@@ -118,6 +119,7 @@ class Crews(Connected):
         both (100 of what was fired). Raises NotFound, NewerRecord."""
         from watchbill.store import fired  # with the models of the API
 
+        arguments.count(most, "most")
         keys = self.keys(crew)
         await self._current(keys)
         now = datetime.now(UTC)  # noqa: TID251 - shell
@@ -156,9 +158,10 @@ class Crews(Connected):
         from watchbill import local  # which reads files; what it brings along, only who applies pays for
         from watchbill.api import Crew, Heartbeat
 
-        given = [sources] if isinstance(sources, str | Path | Crew | Heartbeat) else list(sources)
-        for one in given:
-            texts.check(sources=one if isinstance(one, str) else None)
+        given = [sources] if isinstance(sources, str | Path | Crew | Heartbeat) else sources
+        for one in arguments.listed(given, "sources"):
+            if not isinstance(one, Path | Crew | Heartbeat):
+                texts.check(("sources",), sources=one)
         crews = [one for one in given if isinstance(one, Crew)]
         beats = [one for one in given if isinstance(one, Heartbeat)]
         if paths := [Path(one) for one in given if isinstance(one, str | Path)]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from watchbill.client import arguments
 from watchbill.client.connected import Connected
-from watchbill.errors import InvalidInput, Problem
 from watchbill.store import deliveries
 from watchbill.store.deliveries import Delivery
 
@@ -17,8 +17,7 @@ class Deliveries(Connected):
         Raises NotFound when there is no such crew.
         """
         keys = self._door(crew)
-        if count < 1:
-            raise InvalidInput(Problem(f"{count} deliveries can't be read", "Give 1 or more.", path="count"))
+        arguments.count(count, "count")
         await self._current(keys)
         return await deliveries.listed(self._redis, keys, count)
 

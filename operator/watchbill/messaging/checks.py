@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeGuard
 
@@ -20,6 +21,18 @@ def text(value: object, field: str) -> str:
     if not is_text(value):
         raise InvalidInput(Problem(f"{value!r} is no text in UTF-8", "Use another name.", path=field))
     return value
+
+
+def prefix(value: object, field: str = "key_prefix") -> str:
+    """Returns the beginning of keys: text, which may be empty."""
+    return "" if value == "" else text(value, field)
+
+
+def texts(value: object, field: str) -> list[str]:
+    """Returns names as a list."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidInput(Problem(f"{value!r:.40} is no list of names", "Give a list.", path=field))
+    return [text(one, field) for one in value]
 
 
 def is_text(value: object) -> TypeGuard[str]:

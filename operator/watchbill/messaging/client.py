@@ -14,6 +14,7 @@ import redis.asyncio
 
 from watchbill import connection
 from watchbill.connection import outages
+from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import checks
 from watchbill.messaging.config import RedisConfig, from_environment
 from watchbill.messaging.shells import Async, Blocking
@@ -64,8 +65,13 @@ def _publish(channel: str, message: object) -> Steps[int]:
     return int((yield Call(("PUBLISH", checks.text(channel, "channel"), said))))
 
 
-def _config(config: RedisConfig | str | None) -> RedisConfig:
-    return RedisConfig(url=config) if isinstance(config, str) else config or from_environment()
+def _config(config: object) -> RedisConfig:
+    if config is None:
+        return from_environment()
+    if not isinstance(config, str | RedisConfig):
+        fix = "Give a RedisConfig or a URL."
+        raise InvalidInput(Problem(f"a {type(config).__name__} names no server", fix, path="config"))
+    return RedisConfig(url=config) if isinstance(config, str) else config
 
 
 # ---------------------------------------------------------------- the shells

@@ -22,18 +22,18 @@ Message = dict[str, Any]
 """`{"id": …, "data": {…}}`."""
 
 
-def encode(data: object) -> list[str]:
+def encode(data: object, field: str = "data") -> list[str]:
     """Returns the fields of an entry: names and values by turns. Raises InvalidInput, which names the field."""
     if not isinstance(data, Mapping):
         fix = "Give a dict, as in {'type': 'analysis'}."
-        raise InvalidInput(Problem(f"a {type(data).__name__} is no message", fix, path="data"))
+        raise InvalidInput(Problem(f"a {type(data).__name__} is no message", fix, path=field))
     if len(data) > FIELDS_MAX:
         fix = f"Give at most {FIELDS_MAX}, or put them into one field as a dict."
-        raise InvalidInput(Problem(f"a message with {len(data)} fields is too wide", fix, path="data"))
+        raise InvalidInput(Problem(f"a message with {len(data)} fields is too wide", fix, path=field))
     fields: list[str] = []
     as_json: list[str] = []
     for name, value in data.items():
-        fields += (_name(name), value if checks.is_text(value) else checks.to_json(value, f"data[{name!r}]"))
+        fields += (_name(name, field), value if checks.is_text(value) else checks.to_json(value, f"{field}[{name!r}]"))
         if fields[-1] is not value:
             as_json.append(name)
     if as_json or not fields:  # Redis keeps no entry without a field
@@ -85,10 +85,10 @@ def _fields(found: Any) -> dict[str, str]:
     return dict(zip(flat, flat, strict=True))
 
 
-def _name(name: object) -> str:
+def _name(name: object, field: str) -> str:
     if not isinstance(name, str) or not checks.is_text(name):
-        raise InvalidInput(Problem(f"{name!r} is no name of a field", "Use text.", path="data"))
+        raise InvalidInput(Problem(f"{name!r} is no name of a field", "Use text.", path=field))
     if name.startswith(message_names.FIELDS_OF_ENTRY):
         fix = f"Use a name that doesn't begin with {message_names.FIELDS_OF_ENTRY!r}."
-        raise InvalidInput(Problem(f"{name!r} is Watchbill's own", fix, path="data"))
+        raise InvalidInput(Problem(f"{name!r} is Watchbill's own", fix, path=field))
     return name

@@ -42,7 +42,7 @@ class LimiterCore:
 
     def __init__(self, prefix: str, rate: int, period: float | timedelta, key_prefix: str) -> None:
         self._prefix = checks.text(prefix, "prefix")
-        self._key_prefix = key_prefix
+        self._key_prefix = checks.prefix(key_prefix)
         rate = checks.whole(rate, "rate", least=1, most=RATE_MAX)
         self._limit = (str(rate), f"{checks.seconds(period, 'period') * 1e6:.0f}")
 

@@ -55,7 +55,7 @@ class LockCore:
     def __init__(self, name: str, expire: float | timedelta, key_prefix: str, clock: Clock) -> None:
         self.name = checks.text(name, "name")
         self.expire = checks.seconds(expire, "expire", least=0.01)
-        self.key = message_names.lock(name, key_prefix)
+        self.key = message_names.lock(name, checks.prefix(key_prefix))
         self.holding: Holding | None = None
         self._now = clock.monotonic
 

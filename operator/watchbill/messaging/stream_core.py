@@ -66,7 +66,7 @@ class Stream:
         key_prefix: str = "",
         now: Callable[[], float] = SYSTEM.monotonic,
     ) -> None:
-        self.key = message_names.stream(checks.text(name, "name"), key_prefix)
+        self.key = message_names.stream(checks.text(name, "name"), checks.prefix(key_prefix))
         if not message_names.shares_slot(self.key):
             fix = "Leave it out, or use braces as in {tag}."
             raise InvalidInput(Problem(f"{name!r} has a brace that closes nothing", fix, path="name"))
@@ -82,8 +82,8 @@ class Stream:
         self._now = now
         self._check = _Check(min(self.retry_after / 4, BLOCK_SECONDS))
 
-    def add(self, data: Any) -> Steps[str]:
-        args = (ANSWER_SECONDS, self.max_length, *entries.encode(data))
+    def add(self, data: Any, field: str = "data") -> Steps[str]:
+        args = (ANSWER_SECONDS, self.max_length, *entries.encode(data, field))
         found = yield Script("stream_add", (self.key, self._answer_key(), *self._listed), args)
         self._check_crew(found)
         if isinstance(found, list):
@@ -154,7 +154,8 @@ class Stream:
 
     def cleanup(self, groups: Sequence[str] | None = None, *, force: bool = False) -> Steps[dict[str, str]]:
         heard_ms, busy_ms = int(HEARD_SECONDS * 1000), int(self.retry_after * 1000)
-        options = (heard_ms, busy_ms, names.RETURNED, int(force), int(groups is not None))
+        groups = groups if groups is None else checks.texts(groups, "groups")
+        options = (heard_ms, busy_ms, names.RETURNED, int(bool(force)), int(groups is not None))
         living = yield Script("stream_cleanup", (self.key, self.dead, *self._listed[:1]), (*options, *(groups or ())))
         return {str(group): str(consumer) for group, consumer in living}
 

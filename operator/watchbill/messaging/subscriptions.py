@@ -89,7 +89,7 @@ class Subscriptions:
 
     def __init__(self, key_prefix: str, clock: Clock, changed: Callable[[], None]) -> None:
         """`changed` is called when `is_settled` may have changed."""
-        self._prefix = key_prefix
+        self._prefix = checks.prefix(key_prefix)
         self._now = clock.monotonic
         self._changed = changed
         self._notices = outages.Notices()

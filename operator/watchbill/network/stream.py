@@ -10,7 +10,7 @@ import redis.asyncio
 
 from watchbill.errors import WatchbillError
 from watchbill.loggers import Logger
-from watchbill.messaging import config, stream_core
+from watchbill.messaging import checks, config, stream_core
 from watchbill.messaging.shells import Async
 
 logger = Logger("watchbill.network")
@@ -56,11 +56,11 @@ class RedisStream(Async):
 
     async def create_consumer_group(self, stream_name: str, group_name: str) -> bool:
         """Makes a group that begins with the first message of the stream. False if there is one of this name."""
-        return await self._do(self._core(stream_name).create_group(group_name))
+        return await self._do(self._core(stream_name).create_group(checks.text(group_name, "group_name")))
 
     async def publish_message(self, stream_name: str, message_data: dict[str, Any]) -> str:
         """Adds a message, once, also where an answer was lost. Returns its id."""
-        return await self._do(self._core(stream_name).add(message_data))
+        return await self._do(self._core(stream_name).add(message_data, "message_data"))
 
     async def consume_messages(
         self, stream_name: str, group_name: str, consumer_name: str
@@ -73,7 +73,7 @@ class RedisStream(Async):
         no such group.
         """
         core = self._core(stream_name)
-        core.join(group_name, consumer_name)
+        core.join(checks.text(group_name, "group_name"), checks.text(consumer_name, "consumer_name"))
         held: list[str] = []
         try:
             while True:
@@ -98,11 +98,14 @@ class RedisStream(Async):
         All groups, or with `num_groups` those called `group_prefix` and a number from 1. Groups with a living consumer
         stay unless `force` is given, and with them the stream. Returns these groups, each with such a consumer.
         """
-        groups = None if num_groups is None else [f"{group_prefix}{n + 1}" for n in range(num_groups)]
+        most = stream_core.COUNT_MAX
+        number = None if num_groups is None else checks.whole(num_groups, "num_groups", least=0, most=most)
+        checks.prefix(group_prefix, "group_prefix")
+        groups = None if number is None else [f"{group_prefix}{n + 1}" for n in range(number)]
         left = await self._do(self._core(stream_name).cleanup(groups, force=force))
         if left:
             logger.warning("the stream %r stays, because these groups are in use: %s", stream_name, ", ".join(left))
         return left
 
     def _core(self, name: str) -> stream_core.Stream:
-        return stream_core.Stream(name, **self._bounds)
+        return stream_core.Stream(checks.text(name, "stream_name"), **self._bounds)

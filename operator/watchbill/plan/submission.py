@@ -79,7 +79,7 @@ def _own(
     prompt: str, task_id: str | None, metadata: Mapping[str, Any], labels: Mapping[str, str | None]
 ) -> Iterator[Problem]:
     """Checks the parts that belong to this one submission only."""
-    wrong = list(texts.problems({"prompt": prompt}))
+    wrong = list(texts.problems({"prompt": prompt}, needed=("prompt",)))
     yield from wrong
     if not wrong and (size := len(prompt) if prompt.isascii() else len(prompt.encode())) > PROMPT_MAX_BYTES:
         yield Problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from watchbill.errors import InvalidInput, Problem
@@ -11,16 +11,19 @@ _FIX: Final = "Give UTF-8 text: text.encode('utf-8', 'replace').decode() makes ?
 _INPUT_FIX: Final = "Give it as UTF-8, or as an input, which may be any bytes (surrogateescape)."
 
 
-def check(**given: object) -> None:
-    """`given`: argument → value; None is not given. Raises InvalidInput, which names those that are no text."""
-    if found := list(problems(given)):
+def check(needed: Collection[str] = (), /, **given: object) -> None:
+    """`given`: argument → value; None is not given, and wrong for those `needed`. Raises InvalidInput, which names
+    those that are no text."""
+    if found := list(problems(given, needed=needed)):
         raise InvalidInput(found)
 
 
-def problems(given: Mapping[str, object], most_bytes: int | None = None) -> Iterator[Problem]:
+def problems(
+    given: Mapping[str, object], most_bytes: int | None = None, *, needed: Collection[str] = ()
+) -> Iterator[Problem]:
     """The problems that `check` raises; also those of texts that are longer than `most_bytes`."""
     for name, value in given.items():
-        if value is None:
+        if value is None and name not in needed:
             continue
         if not isinstance(value, str):
             yield Problem(f"{repr(value)[:80]} can't be used: it is no text", "Give a str.", path=name)

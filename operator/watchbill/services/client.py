@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from watchbill.api.delivery import Destination
-from watchbill.client import Client
+from watchbill.client import Client, arguments
 from watchbill.connection import Store, outages, url
-from watchbill.errors import Closed, NotFound
-from watchbill.messaging import checks
+from watchbill.errors import Closed, InvalidInput, NotFound, Problem
+from watchbill.plan import texts
 from watchbill.services import config, crew
 from watchbill.services.delivery import DeliveryConfig
 from watchbill.services.tasks import AgentTask, TaskResult, TaskStatus, task_of, tasks_of
@@ -42,6 +42,8 @@ class AgentServiceClient:
         """`redis_url` default: WATCHBILL_REDIS_URL, else redis://localhost:6379. `redis_db` counts where the URL names
         no database. The streams are the services' own; no delivery may name one. Raises InvalidInput for what is no URL
         of a store."""
+        for field, stream in (("task_stream", task_stream), ("result_stream", result_stream)):
+            config.check_stream(stream, field)
         self._target = target(redis_url or config.default_url(), redis_db)
         self._stream = task_stream
         self._streams = {"task_stream": task_stream, "result_stream": result_stream}
@@ -125,7 +127,8 @@ class AgentServiceClient:
 
         `timeout`: 0 looks once, None waits for as long as it takes. Results are kept for an hour.
         """
-        timeout = timeout if timeout is None else checks.seconds(timeout, "timeout", least=0)
+        texts.check(("task_id", "crew_name"), task_id=task_id, crew_name=crew_name)
+        timeout = arguments.timeout(timeout)
         client = await self._connected()
         name = self._crew(crew_name)
         if timeout == 0:
@@ -153,7 +156,7 @@ class AgentServiceClient:
     ) -> TaskResult | None:
         """Submits the task and returns its result; None after `timeout` seconds: the task goes on."""
         given = task_of(task)
-        timeout = timeout if timeout is None else checks.seconds(timeout, "timeout", least=0)
+        timeout = arguments.timeout(timeout)
         try:
             async with asyncio.timeout(timeout):
                 task_id = await self.submit_task(given)
@@ -163,6 +166,7 @@ class AgentServiceClient:
 
     async def task_status(self, task_id: str, *, crew_name: str = "") -> TaskStatus:
         """The state of a task. Raises NotFound, also once it is no longer kept."""
+        texts.check(("task_id", "crew_name"), task_id=task_id, crew_name=crew_name)
         client = await self._connected()
         return TaskStatus.of(cast(TaskState, await client.state(self._crew(crew_name), task_id)))
 
@@ -187,6 +191,8 @@ class AgentServiceClient:
 def target(redis_url: str, redis_db: int) -> url.Target:
     """Returns the address of the store. Raises InvalidInput."""
     found = url.parse(redis_url)
+    if not isinstance(redis_db, int) or isinstance(redis_db, bool) or redis_db < 0:
+        raise InvalidInput(Problem(f"{redis_db!r} is no database", "Give its number, 0 or more.", path="redis_db"))
     if redis_db and "db" not in found.options:
         return replace(found, options={**found.options, "db": redis_db})
     return found

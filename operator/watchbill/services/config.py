@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from watchbill import names
+from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging.config import URL_VARIABLE
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.services.delivery import DeliveryConfig
@@ -35,6 +36,14 @@ def _stream(value: str) -> str:
             "begins with wb: or crew:, as Watchbill's own keys do"
         )
     return value
+
+
+def check_stream(value: object, field: str) -> None:
+    """Raises InvalidInput for what can't be the name of a service's stream."""
+    try:
+        _stream(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise InvalidInput(Problem(str(error), f"Correct {field}.", path=field)) from None
 
 
 StreamName = Annotated[str, AfterValidator(_stream)]
