@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,16 @@ from watchbill import connection, messaging, network
 from watchbill.api import Heartbeat
 from watchbill.client import Client, SyncClient
 from watchbill.crews import AgentDefinition, CrewDefinition, CrewRedis
-from watchbill.errors import Closed
-from watchbill.services import AgentService, AgentServiceClient, DeliveryChannel, DeliveryConfig, HeartbeatConfig
+from watchbill.errors import Closed, InvalidInput, StoreUnavailable
+from watchbill.services import (
+    AgentService,
+    AgentServiceClient,
+    AgentServiceConfig,
+    BotManager,
+    DeliveryChannel,
+    DeliveryConfig,
+    HeartbeatConfig,
+)
 from watchbill.services.config import keys_of
 
 # ---------------------------------------------------------------- services
@@ -91,6 +100,19 @@ async def test_a_start_that_failed_may_be_repeated(runtime: Runtime, monkeypatch
     monkeypatch.delenv("WATCHBILL_HEALTH_PORT")
     async with service:
         assert await service.get_result(await service.submit_task(task("now")))
+
+
+async def test_a_service_may_be_stopped_while_it_waits_for_its_store(tmp_path: Path) -> None:
+    service = AgentService(AgentServiceConfig(redis_url=f"unix://{tmp_path}/nothing.sock"), BotManager())
+    starting = asyncio.create_task(service.start(wait=True))
+    await until(lambda: service._running is not None)
+    await service.stop()
+    with pytest.raises(Closed, match="stopped while it started"):
+        await starting
+    with pytest.raises(StoreUnavailable):
+        await service.start()
+    with pytest.raises(Closed, match="is stopped"):
+        await service.submit_task(task("x"))
 
 
 async def test_a_secret_of_a_delivery_outlives_a_restart_of_the_service(runtime: Runtime) -> None:
@@ -265,6 +287,11 @@ async def test_clients_of_any_kind_do_nothing_once_they_are_closed(redis_url: st
 async def test_a_client_that_waits_is_told_that_it_is_closed(runtime: Runtime) -> None:
     async with AgentServiceClient(runtime.url, task_stream=runtime.tasks) as client, Client(runtime.url) as other:
         task_id = await client.submit_task(task("nobody does it"))
+        wrong = {"prompt": "half a pair: \ud800", "metadata": {"n": float("nan")}, "user_id": "u" * 600}
+        for field, value in wrong.items():
+            with pytest.raises(InvalidInput) as caught:
+                await client.submit_task({"agent_name": "Bot", "prompt": "x", field: value})
+            assert caught.value.problems[0].path.partition(".")[0] == field
         crew = keys_of(runtime.tasks).crew
         waiting = [asyncio.create_task(one) for one in (client.get_result(task_id, None), other.wait(crew, task_id))]
         await until(lambda: other._replies.are_awaited(keys_of(runtime.tasks), task_id))

@@ -88,7 +88,10 @@ class AgentServiceClient:
         give `env:NAME`. Raises InvalidInput before anything is stored, Conflict when other work has its id, QueueFull,
         NotFound for another crew.
         """
-        (task_id,) = await self._submit_all([task_of(task)])
+        try:
+            (task_id,) = await self._submit_all([task_of(task)])
+        except InvalidInput as error:  # nobody gave a list
+            raise InvalidInput([replace(p, path=p.path.removeprefix("tasks[0].")) for p in error.problems]) from None
         return task_id
 
     async def submit_tasks(self, tasks: Sequence[AgentTask | Mapping[str, Any]]) -> list[str]:

@@ -63,7 +63,7 @@ class AgentService:
 
         `wait`: waits for a store that can't be reached, and logs that it does; else StoreUnavailable is raised. A
         service that stops is started when it has stopped. Raises RuntimeError while it is started, InvalidInput for
-        settings that can't be used, OSError when the port of its metrics is taken.
+        settings that can't be used, OSError when the port of its metrics is taken, Closed when it is stopped meanwhile.
         """
         while self._stopping is not None:
             await asyncio.shield(self._stopping)
@@ -73,8 +73,10 @@ class AgentService:
         self._running = Running(self.config, self._loader, self._beats, self._kept, self._clock)
         try:
             await self._running.start(wait=wait)
-        except BaseException:
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, Closed):
+                raise Closed("the service was stopped while it started. Call start() again") from None
             raise
 
     async def stop(self) -> None:
