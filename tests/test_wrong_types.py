@@ -11,6 +11,7 @@ import pytest
 
 from watchbill import connection, messaging, network
 from watchbill.client import Client, SyncClient, arguments
+from watchbill.crews import CrewRedis
 from watchbill.errors import InvalidInput
 from watchbill.events import TownEvent
 from watchbill.services import AgentService, AgentServiceClient, AgentServiceConfig, AgentTask, BotManager
@@ -188,3 +189,10 @@ def test_a_durability_may_be_given_by_its_name_and_a_time_needs_a_zone() -> None
     assert arguments.durability(None) is None
     with pytest.raises(InvalidInput, match=r"before: .* has no time zone"):
         arguments.moment(datetime.now(UTC).replace(tzinfo=None), "before")
+
+
+async def test_a_crew_record_of_another_type_is_refused_as_other_records_are() -> None:
+    async with CrewRedis(NOWHERE) as records, CrewRedis(NOWHERE, strict=True) as strict:
+        assert await records.save_crew({"name": "x"}) is False  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="crew: a dict is no crew"):
+            await strict.save_crew({"name": "x"})  # type: ignore[arg-type]

@@ -39,6 +39,13 @@ def id_problem(crew_id: object) -> str | None:
     return None if isinstance(crew_id, str) and crew_id and crew_id.isprintable() else f"{crew_id!r} is no id"
 
 
+def check_crew(crew: object) -> None:
+    """Raises InvalidInput for what is no CrewDefinition."""
+    if not isinstance(crew, CrewDefinition):
+        reason = f"a {type(crew).__name__} is no crew"
+        raise errors.InvalidInput(errors.Problem(reason, "Give a CrewDefinition.", path="crew"))
+
+
 def check(reason: str | None, path: str) -> None:
     if reason:
         fix = "Use another, of 1 to 253 printable characters other than { } : /."

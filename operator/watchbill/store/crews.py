@@ -95,7 +95,7 @@ class CrewRedis:
         crew_id than before, the previous id no longer resolves; an id that is another crew's is refused. Give the
         `updated_at` of the crew as loaded as `unchanged_since` to store nothing if the record has changed since.
         """
-        return await self._answer(f"save {crew.name!r}", self._save(crew, unchanged_since), False)
+        return await self._answer(f"save {getattr(crew, 'name', crew)!r}", self._save(crew, unchanged_since), False)
 
     async def load_crew(self, name: str) -> CrewDefinition | None:
         """The crew of this name; None if there is none that can be read."""
@@ -189,6 +189,7 @@ class CrewRedis:
         return self._record(f"answer:{uuid.uuid4().hex}")
 
     async def _save(self, crew: CrewDefinition, unchanged_since: datetime | None) -> bool:
+        crew_json.check_crew(crew)
         name, crew_id = crew.name, crew.crew_id
         crew_json.check(crew_json.name_problem(name), "name")
         crew_json.check(crew_json.id_problem(crew_id), "crew_id")
