@@ -142,6 +142,9 @@ async def test_a_replica_that_follows_fires_what_the_leader_stored_each_slot_onc
     assert not await follower.stored.follow(KEY, [beat(60)]), "nothing is stored yet"
     await leader.sync("a", beat(60))
     assert await follower.stored.follow(KEY, [beat(60)])
+    reads = (await client.info("commandstats"))["cmdstat_hgetall"]["calls"]
+    assert await follower.stored.follow(KEY, [beat(60)])
+    assert (await client.info("commandstats"))["cmdstat_hgetall"]["calls"] == reads, "nothing new is to be read"
     assert not await follower.stored.follow(KEY, [beat(30, 2)]), "it waits for what the leader has not stored yet"
 
     async def fired(slots: int) -> None:

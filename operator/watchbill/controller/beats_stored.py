@@ -37,6 +37,7 @@ class Heartbeats(Protocol):
     async def follow(
         self, keys: CrewKeys, state: heartbeats.HeartbeatState, *, fired: datetime | None = None
     ) -> None: ...
+    def fires(self, keys: CrewKeys, uid: str, name: str, generation: str) -> bool: ...
     async def remove(self, keys: CrewKeys, uid: str, name: str) -> None: ...
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -71,9 +72,11 @@ class StoredHeartbeats:
         for name in (stored | set(before)) - set(memory.verdicts):
             await self.remove(keys, uid, name)
 
-    async def follow(self, keys: CrewKeys, beats: Sequence[Object]) -> bool:
-        """Has the scheduler fire the heartbeats as they are stored. Returns whether the store has these specs. Writes
-        nothing."""
+    async def follow(self, keys: CrewKeys, uid: str, beats: Sequence[Object]) -> bool:
+        """Has the scheduler fire the heartbeats as they are stored; reads nothing where it does so already. Returns
+        whether the store has these specs. Writes nothing. `uid`: the stored crew's."""
+        if beats and all(self._scheduler.fires(keys, uid, str(s["metadata"]["name"]), _generation(s)) for s in beats):
+            return True
         wanted = {str(seen["metadata"]["name"]): _generation(seen) for seen in beats}
         states = await heartbeats.all_of(self._client, keys)
         fired = {str(seen["metadata"]["name"]): beat.last_slot(seen) for seen in beats}

@@ -215,9 +215,8 @@ class Stored:
         `beats`: the Heartbeats as the API server has them. Returns whether the store has these specs. Writes nothing.
         """
         keys = names.CrewKeys(*key)
-        if (await definitions.identity(self._client, keys)).owner != self._owner:
-            return False
-        return await self._beats.follow(keys, beats)
+        held = await definitions.identity(self._client, keys)
+        return held.owner == self._owner and await self._beats.follow(keys, held.uid, beats)
 
     async def strays(self, namespaces: Collection[str], living: Mapping[Key, str]) -> list[Key]:
         """The crews that this operator stored and that are no more, or that it did not remove to the end.
