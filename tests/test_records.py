@@ -269,6 +269,7 @@ FULL: dict[str, Any] = {
             "envFrom": [{"prefix": "A_", "secretRef": {"name": "keys"}}],
             "redisSecretRef": {"name": "other-redis"},
             "template": {"spec": {"priorityClassName": "low"}},
+            "rolloutOnChange": False,
             "scaling": {
                 "mode": "External",
                 "up": {"stabilizationWindowSeconds": 9, "policies": [POLICY], "waitSeconds": 30},

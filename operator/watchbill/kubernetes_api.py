@@ -144,14 +144,14 @@ class KubernetesApi:
         except NotFound:
             return None
 
-    async def secret_exists(self, namespace: str, name: str) -> bool:
-        """Returns whether there is such a Secret. Only its metadata are read, never what it holds."""
+    async def metadata(self, plural: Literal["secrets", "configmaps"], namespace: str, name: str) -> Object | None:
+        """Returns the metadata of a Secret or ConfigMap, never what it holds; None where there is none."""
         accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
         try:
-            await self._request("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}", accept=accept)
+            found = await self._request("GET", f"/api/v1/namespaces/{namespace}/{plural}/{name}", accept=accept)
         except NotFound:
-            return False
-        return True
+            return None
+        return dict(found["metadata"])
 
     async def uid(self) -> str:
         """Returns what tells this cluster from all others: the uid of its namespace kube-system."""

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     resync_seconds: float = Field(
         default=300, gt=0, description="How often the operator lists everything anew, and sweeps up what is gone."
     )
+    references_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="How often the operator looks, at least, whether a Secret or ConfigMap has changed that workers "
+        "refer to.",
+    )
     lease: str = Field(
         default="",
         examples=["a namespace and a name, as in watchbill/watchbill"],

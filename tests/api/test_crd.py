@@ -141,6 +141,7 @@ def test_defaults_of_whole_objects_are_spelled_out() -> None:
         "concurrency": 10,
         "idleSeconds": 300,
         "redisSecretRef": {"name": "watchbill-redis"},
+        "rolloutOnChange": True,
         "scaling": {
             "mode": "Auto",
             "up": {"stabilizationWindowSeconds": 0, "waitSeconds": 60},
@@ -158,7 +159,7 @@ def test_a_resource_without_a_status_is_not_taken_for_done() -> None:
 
 
 def test_unknown_figures_are_absent_and_never_zero() -> None:
-    for figure in ("replicas", "waiting", "running"):
+    for figure in ("replicas", "templateVersion", "waiting", "running"):
         assert "default" not in schema("crews", "status", figure)
 
 

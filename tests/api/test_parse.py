@@ -40,6 +40,7 @@ def test_a_minimal_crew_gets_every_default() -> None:
         "envFrom": [],
         "redisSecretRef": {"name": "watchbill-redis"},
         "template": {},
+        "rolloutOnChange": True,
         "scaling": {
             "mode": "Auto",
             "up": {"stabilizationWindowSeconds": 0, "policies": [], "waitSeconds": 60},

@@ -112,7 +112,7 @@ class ApiServer:
         if path == "/api/v1/namespaces/kube-system":
             return web.json_response({"metadata": {"uid": "cluster"}})
         if path == "/api/v1/namespaces/team/secrets/watchbill-redis":
-            return web.json_response({"metadata": {}})
+            return web.json_response({"metadata": {"uid": "s", "resourceVersion": "1"}})
         if path in self.objects:
             return web.json_response(self.objects[path])
         if path.rpartition("/")[2] in ("crews", "heartbeats", "deployments"):

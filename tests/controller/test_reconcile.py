@@ -13,6 +13,7 @@ from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.reconcile import Reconciler
+from watchbill.controller.references import FRESH_SECONDS, References
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
@@ -55,9 +56,9 @@ class ApiServer:
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         return self.objects.get((kind, name))
 
-    async def secret_exists(self, namespace: str, name: str) -> bool:
-        self.asked.append("secret")
-        return self.has_secret
+    async def metadata(self, plural: str, namespace: str, name: str) -> dict[str, Any] | None:
+        self.asked.append(plural)
+        return {"uid": "s", "resourceVersion": "1"} if self.has_secret else None
 
     async def apply(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(f"apply {kind}")
@@ -121,6 +122,7 @@ class Room:
             cast(Eviction, SimpleNamespace(message="")),
             self.memory,
             self.events,
+            References(kubernetes, lambda _: None, 300, self.clock),
             workers=Defaults(image="worker"),
             clock=self.clock,
         )
@@ -220,22 +222,17 @@ async def test_seconds_in_which_the_store_was_away_are_not_idle() -> None:
     assert room.workers() == 1
 
 
-async def test_a_secret_is_asked_for_once_a_minute_and_one_that_is_missing_sooner() -> None:
+async def test_a_crew_without_its_secret_says_so_until_it_comes() -> None:
     room = Room()
     room.server.has_secret = False
-    assert "secret" in await room.asks()
+    assert "secrets" in await room.asks()
     assert room.condition("Stalled") == ("True", "RedisSecretMissing")
-    room.clock.advance(2)
-    assert "secret" not in await room.asks()
+    assert "secrets" not in await room.asks()
     room.server.has_secret = True
-    room.clock.advance(0.5)
-    assert "secret" in await room.asks()
-    room.clock.advance(59)
-    assert "secret" not in await room.asks()
-    room.clock.advance(1)
-    assert "secret" in await room.asks()
-    room.memory.invalidate()
-    assert "secret" in await room.asks()
+    room.change("crews", generation=2)
+    room.clock.advance(FRESH_SECONDS)
+    assert "secrets" in await room.asks()
+    assert room.condition("Stalled") == ("", "")
 
 
 async def test_a_service_account_is_made_once_and_again_when_it_is_gone_at_a_resync() -> None:
@@ -334,7 +331,7 @@ async def test_a_crew_that_is_gone_is_removed_and_forgotten_and_its_heartbeats_s
 
 async def test_a_new_crew_costs_one_write_for_each_child_and_one_for_its_status() -> None:
     room = Room()
-    assert [a for a in await room.asks() if a != "secret"] == [
+    assert [a for a in await room.asks() if a != "secrets"] == [
         "apply serviceaccounts",
         "apply deployments",
         "status of crews",

@@ -124,7 +124,7 @@ def test_a_hand_edited_template_is_put_right_and_the_write_is_fenced() -> None:
 def test_foreign_labels_and_annotations_are_no_reason_to_write() -> None:
     manifest = manifests.deployment(crew(), "team", "u1", manifests.pod_template(crew(), "team", DEFAULTS), 0)
     manifest["metadata"]["labels"]["theirs"] = "1"
-    manifest["metadata"]["annotations"] = {"theirs": "1"}
+    manifest["metadata"]["annotations"]["theirs"] = "1"
     assert planned(settled(children=[stored(manifest)])).applies == ()
 
 

@@ -148,7 +148,9 @@ def test_a_change_of_scale_says_why(workers: dict[str, Any], changes: dict[str, 
 def test_without_its_secret_a_crew_that_has_no_workers_gets_none_and_any_other_is_scaled() -> None:
     ((_, made),) = planned(crew(minReplicas=2), children=[], has_redis_secret=False, load=Load(50, 0)).applies
     assert made["spec"]["replicas"] == 0
-    assert planned(has_redis_secret=False, load=Load(11, 0)).scaled == Decision(2, "scale-up")
+    assert planned(has_redis_secret=False, load=Load(11, 0)).applies == ()
+    there = [child(crew(), 1)]
+    assert planned(children=there, has_redis_secret=False, load=Load(11, 0)).scaled == Decision(2, "scale-up")
 
 
 def test_of_several_old_revisions_the_newest_stands_in_and_of_two_as_new_the_last_by_name() -> None:

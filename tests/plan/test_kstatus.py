@@ -44,6 +44,9 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
     """Situation → status, what kstatus says, what Argo CD says."""
     there = settled()
     silent = dataclasses.replace(child(replicas=1), unavailable_since=NOW - timedelta(hours=1))
+    redis, keys = "Secret/watchbill-redis", "Secret/keys"
+    older = dataclasses.replace(child(replicas=1), config=json.dumps({redis: "1"}))
+    with_keys = crew(envFrom=[{"secretRef": {"name": "keys"}}])
     faults = [
         *(Reason.FLOW_CYCLE, Reason.INVALID_PROMPT, Reason.INVALID_SPEC, Reason.OWNER_CONFLICT),
     ]
@@ -58,6 +61,12 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
         "ready": (of(), "Current", "Healthy"),
         "ready, agents unchecked": (of(agents_loaded=False), "Current", "Healthy"),
         "ready, the store evicts": (of(evicts="it may delete work"), "Current", "Healthy"),
+        "ready, with an older Secret": (
+            of(crew=crew(rolloutOnChange=False), children=[older], config={redis: "2"}),
+            "Current",
+            "Healthy",
+        ),
+        "a reference missing": (of(crew=with_keys, children=[], config={redis: "1", keys: ""}), "Failed", "Degraded"),
         "suspended": (of(crew=_suspended()), "Current", "Suspended"),
         "suspended and stalled": (of(crew=_suspended(), has_redis_secret=False), "Failed", "Degraded"),
         "store away": (of(load=None, fleet=None, store_error="away"), "InProgress", "Progressing"),

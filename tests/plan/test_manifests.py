@@ -175,7 +175,8 @@ def test_the_builders_keep_nothing_of_what_they_were_given() -> None:
 def test_what_the_server_and_others_add_is_no_difference() -> None:
     desired = deployment(2)
     observed = copy.deepcopy(desired)
-    observed["metadata"] |= {"uid": "1", "resourceVersion": "7", "annotations": {"theirs": "1"}}
+    observed["metadata"] |= {"uid": "1", "resourceVersion": "7"}
+    observed["metadata"]["annotations"]["theirs"] = "1"
     observed["metadata"]["labels"]["theirs"] = "1"
     observed["spec"]["paused"] = False
     pod = observed["spec"]["template"]["spec"]

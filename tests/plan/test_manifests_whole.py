@@ -46,6 +46,7 @@ kind: Deployment
 metadata:
   name: blog-HASH_OF_TEMPLATE{METADATA}
     watchbill.dev/revision: HASH_OF_TEMPLATE
+  annotations: {{watchbill.dev/template: HASH_OF_TEMPLATE, watchbill.dev/config: '{{}}'}}
 spec:
   replicas: 3
   revisionHistoryLimit: 0

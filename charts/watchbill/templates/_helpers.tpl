@@ -124,7 +124,14 @@ capabilities: {drop: [ALL]}
 - apiGroups: [events.k8s.io]  # what people see in `kubectl describe`
   resources: [events]
   verbs: [create, patch]
-- apiGroups: [""]  # only those that a crew names: Secrets are never listed
+{{- if .Values.rbac.readSecrets }}
+- apiGroups: [""]  # only those that a crew refers to, and of these the metadata: Secrets are never listed
   resources: [secrets]
   verbs: [get]
+{{- end }}
+{{- if .Values.rbac.readConfigMaps }}
+- apiGroups: [""]  # likewise
+  resources: [configmaps]
+  verbs: [get]
+{{- end }}
 {{- end -}}

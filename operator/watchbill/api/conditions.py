@@ -49,6 +49,9 @@ class Reason(StrEnum):
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
     SUSPENDED = "Suspended"
     """Ready, Suspended: the spec has suspend: true. Tasks are taken, and none begins."""
+    CONFIG_OUTDATED = "ConfigOutdated"
+    """Ready: the crew takes work; a Secret or ConfigMap has changed since its workers started, and they stay because
+    workers.rolloutOnChange is false. The message names it, and says how to replace them."""
     PROGRESSING = "Progressing"
     """Reconciling, not Ready: the latest change is being put into effect."""
     ANNOTATED = "Annotated"
@@ -73,6 +76,9 @@ class Reason(StrEnum):
     the message is the Deployment's. Clears by itself when they do."""
     REDIS_SECRET_MISSING = "RedisSecretMissing"  # noqa: S105 - a reason
     """Stalled: the Secret with the store's URL isn't in the crew's namespace."""
+    REFERENCE_MISSING = "ReferenceMissing"
+    """Stalled: a Secret or ConfigMap that the workers' template refers to, and that is not optional, isn't in the
+    crew's namespace. Workers that run go on, and none can start. Clears by itself when it is there."""
     TEMPLATE_INVALID = "TemplateInvalid"
     """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
     changes; until then workers of the revision before go on, and are scaled."""

@@ -20,6 +20,9 @@ class CrewStatus(Strict):
     )
     replicas: int | None = Field(default=None, ge=0, description="Number of existing workers.")
     selector: str = Field(default="", max_length=TEXT_MAX, description="Label selector of the workers' pods.")
+    template_version: int | None = Field(
+        default=None, ge=1, description="Version of the operator's template that the workers' pods are made from."
+    )
     waiting: int | None = Field(
         default=None, ge=0, description="Tasks that wait for a worker, as of the last write; absent while unknown."
     )

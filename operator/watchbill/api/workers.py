@@ -159,6 +159,12 @@ class Workers(Strict):
         "name, volumeMounts by mountPath, other lists as a whole. The workers' own container is called worker.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
+    rollout_on_change: bool = Field(
+        default=True,
+        description="True: when a Secret or ConfigMap changes that the workers' environment or volumes refer to, other "
+        "workers take the place of those that are there, as after a change of the template. False: they stay, and the "
+        "condition Ready has the reason ConfigOutdated.",
+    )
     scaling: Scaling = Field(
         default_factory=lambda: Scaling(), description="Way in which the number of workers is decided."
     )

@@ -25,6 +25,7 @@ from watchbill.controller.eviction import Eviction
 from watchbill.controller.leader import Elector
 from watchbill.controller.memory import Memory
 from watchbill.controller.reconcile import Reconciler
+from watchbill.controller.references import References
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored
@@ -177,6 +178,7 @@ class Controller:
             self._clock,
             heartbeat_seconds=self._heartbeat_seconds,
         )
+        references = References(self._kubernetes, self._on_reference, self._settings.references_seconds, self._clock)
         reconciler = Reconciler(
             self._kubernetes,
             self._cache,
@@ -186,6 +188,7 @@ class Controller:
             self._eviction,
             self._memory,
             events,
+            references,
             workers=manifests.Defaults(
                 image=self._settings.worker_image,
                 resources=self._settings.worker_resources,
@@ -203,6 +206,7 @@ class Controller:
             group.create_task(background.supervise("status turns", statuses.turns.run))
             group.create_task(background.supervise("events", events.run))
             group.create_task(background.supervise("autoscaler", autoscaler.run))
+            group.create_task(background.supervise("references", references.run))
             group.create_task(self._queue.run(reconciler.reconcile, RECONCILES_AT_ONCE))
 
     async def _follow(self) -> None:
@@ -308,6 +312,10 @@ class Controller:
         if key in self._cache.crews:
             self._memory.on_work(key)
             self._queue.add(key)
+
+    def _on_reference(self, key: Key) -> None:
+        """A Secret or ConfigMap has changed, maybe that of many crews."""
+        self._queue.add(key, Lane.ROUTINE)
 
     def _break(self, why: str) -> None:
         if not self._broken.done():

@@ -80,12 +80,10 @@ class CrewMemory:
 
 
 class Memory:
-    """The memories of all crews, and what crews of one namespace share."""
+    """The memories of all crews."""
 
     def __init__(self) -> None:
         self._crews: dict[Key, CrewMemory] = {}
-        self.secrets: dict[tuple[str, str], tuple[bool, float]] = {}
-        """(namespace, name) of a Secret with a store's URL → whether it was there, and until when that is believed."""
 
     def of(self, key: Key) -> CrewMemory:
         """Returns the crew's memory, which the caller may change."""
@@ -103,7 +101,6 @@ class Memory:
 
     def invalidate(self) -> None:
         """Has the next reconciliation of each crew make sure of everything that was stored or seen before."""
-        self.secrets.clear()
         for memory in self._crews.values():
             memory.synced = ""
             memory.has_service_account = False

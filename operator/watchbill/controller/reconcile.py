@@ -20,6 +20,7 @@ from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.memory import CrewMemory, Memory
+from watchbill.controller.references import References
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
 from watchbill.controller.stored import Stored, StoreState
@@ -35,18 +36,13 @@ from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import manifests, paused, prompts, replicas
+from watchbill.plan import manifests, paused, prompts, references, replicas
 from watchbill.records import CrewDefinition, from_crew
 
 logger = logging.getLogger("watchbill.operator")
 
-SECRET_SECONDS: Final = 60.0
-"""Seconds for which a Secret that was there is believed to be there."""
 PAUSED_AGAIN_SECONDS: Final = 60.0
 """Seconds after which the heartbeats of a paused crew are read again."""
-NO_SECRET_SECONDS: Final = 2.5
-"""Seconds for which a Secret that was not there is believed not to be there."""
-
 RUN_NOW_SECONDS: Final = 2.0
 """The pause before a heartbeat is tried again that somebody wants fired now, and for which the queue had no room."""
 
@@ -75,6 +71,7 @@ class Reconciler:
         eviction: Eviction,
         memory: Memory,
         events: Events,
+        states: References,
         *,
         workers: manifests.Defaults,
         clock: Clock = SYSTEM,
@@ -88,6 +85,8 @@ class Reconciler:
         self._eviction = eviction
         self._memory = memory
         self._events = events
+        self._states = states
+        self._workers = workers
         self._actor = Actor(kubernetes, cache, stored, workers, clock)
         self._clock = clock
 
@@ -159,6 +158,7 @@ class Reconciler:
         """The crew is gone, or going. Its children go with their owner."""
         memory = self._memory.pop(key)
         self._statuses.turns.drop(("crews", *key))
+        self._states.forget(key)
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
         pauses = await self._write_heartbeat_statuses(key, memory, None, (Reason.CREW_NOT_FOUND, message))
         pauses.append(await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory))
@@ -216,15 +216,20 @@ class Reconciler:
         state, generation = synced.state, int(seen["metadata"]["generation"])
         load = state.load if state else None
         refused = memory.refusal is not None and memory.refusal[0] == generation
+        status = seen.get("status") or {}
+        needed = references.of_template(manifests.pod_template(crew, key[0], self._workers))
+        is_new = status.get("observedGeneration") != generation
+        config = await self._states.states(key, needed, changed=is_new)
         return plan.Observed(
             crew=crew,
             namespace=key[0],
             uid=seen["metadata"]["uid"],
             generation=generation,
-            status=seen.get("status") or {},
+            status=status,
             children=self._cache.deployments.of(key),
             has_service_account=memory.has_service_account or await self._has_service_account(key, seen, memory),
-            has_redis_secret=await self._has_secret(key[0], crew.spec.workers.redis_secret_ref.name),
+            has_redis_secret=config.get(f"Secret/{crew.spec.workers.redis_secret_ref.name}") != references.MISSING,
+            config=config,
             load=load,
             store_error=synced.error,
             idle_for=self._idle_for(memory, load),
@@ -248,15 +253,6 @@ class Reconciler:
         found = await self._kubernetes.get("serviceaccounts", key[0], cluster_names.worker_service_account(key[1]))
         memory.has_service_account = found is not None
         return memory.has_service_account
-
-    async def _has_secret(self, namespace: str, name: str) -> bool:
-        """Asks the API server once for all crews of the namespace."""
-        found, until = self._memory.secrets.get((namespace, name), (False, 0.0))
-        if self._clock.monotonic() >= until:
-            found = await self._kubernetes.secret_exists(namespace, name)
-            until = self._clock.monotonic() + (SECRET_SECONDS if found else NO_SECRET_SECONDS)
-            self._memory.secrets[namespace, name] = found, until
-        return found
 
     def _idle_for(self, memory: CrewMemory, load: replicas.Load | None) -> float | None:
         """Seconds without work, as far as this process has seen; None where that is unknown."""
@@ -301,7 +297,8 @@ class Reconciler:
             generation=generation,
             now=self._clock.now(),
         )
-        unchanged = {k: v for k, v in before.items() if k in ("replicas", "selector", "revision", *plan.FIGURES)}
+        kept = ("replicas", "selector", "revision", "templateVersion", *plan.FIGURES)
+        unchanged = {k: v for k, v in before.items() if k in kept}
         status = {**unchanged, "observedGeneration": generation, "conditions": conditions}
         return await self._statuses.write("crews", seen, status, key, memory)
 

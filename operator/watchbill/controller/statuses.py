@@ -174,8 +174,9 @@ def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now
 
 def _substance(status: Mapping[str, Any]) -> Any:
     """The status without what may wait: figures (other than whether they are zero; a pause
-    between two attempts is nothing that concerns anybody at once), times, messages."""
+    between two attempts is nothing that concerns anybody at once), times, messages; and the version of the template,
+    which a newer operator has to write for each crew."""
     figures = {field: bool(status.get(field)) for field in plan.FIGURES if field != "delayed"}
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])]
-    left_out = {"conditions", *plan.FIGURES, *heartbeat.FIGURES}
+    left_out = {"conditions", "templateVersion", *plan.FIGURES, *heartbeat.FIGURES}
     return figures, conditions, {k: v for k, v in status.items() if k not in left_out}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -122,17 +122,22 @@ async def _rights(api: KubernetesApi, found: Cluster, account: str, namespaces: 
         namespace, _, name = lease.partition("/")
         wanted += [(right, namespace) for right in rights.on_lease(name)]
     allowed = await asyncio.gather(*(_may(api, right, namespace) for right, namespace in wanted))
-    refused = [
-        f"{right}{f' in {namespace}' if namespace else ''}"
-        for (right, namespace), may in zip(wanted, allowed, strict=True)
-        if not may
-    ]
+    lacking = [right for right, may in zip(wanted, allowed, strict=True) if not may]
     who = account.removeprefix(_ACCOUNT).replace(":", "/")
-    if refused:
+    if refused := _listed_rights(one for one in lacking if one[0] not in rights.OPTIONAL):
         fix = "helm upgrade watchbill charts/watchbill --reuse-values   # or: kubectl auth can-i --list --as=" + account
-        found.add("rbac", Severity.ERROR, f"ServiceAccount {who} may not {', '.join(refused)}", fix)
-    else:
+        found.add("rbac", Severity.ERROR, f"ServiceAccount {who} may not {refused}", fix)
+    if kept := _listed_rights(one for one in lacking if one[0] in rights.OPTIONAL):
+        message = f"ServiceAccount {who} may not {kept}, so what changes there replaces no workers"
+        values = "rbac.readSecrets=true,rbac.readConfigMaps=true"
+        fix = f"helm upgrade watchbill charts/watchbill --reuse-values --set {values}"
+        found.add("rbac", Severity.WARNING, message, fix)
+    if not lacking:
         found.add("rbac", Severity.OK, f"ServiceAccount {who} has the {len(wanted)} rights that the operator needs")
+
+
+def _listed_rights(lacking: Iterable[tuple[rights.Right, str]]) -> str:
+    return ", ".join(f"{right}{f' in {namespace}' if namespace else ''}" for right, namespace in lacking)
 
 
 async def _may(api: KubernetesApi, right: rights.Right, namespace: str) -> bool:

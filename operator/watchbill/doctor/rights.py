@@ -32,8 +32,12 @@ IN_NAMESPACES: Final = (
     *(Right("apps", "deployments", verb) for verb in ("list", "watch", "create", "patch", "delete")),
     *(Right("", "serviceaccounts", verb) for verb in ("get", "create", "patch")),
     Right("", "secrets", "get"),
+    Right("", "configmaps", "get"),
 )
 """In each watched namespace."""
+
+OPTIONAL: Final = frozenset({Right("", "secrets", "get"), Right("", "configmaps", "get")})
+"""Rights that a value of the chart takes away (rbac.readSecrets, rbac.readConfigMaps)."""
 
 IN_CLUSTER: Final = (Right("", "namespaces", "get", "kube-system"),)
 

@@ -13,6 +13,12 @@ from watchbill import cluster_names
 
 Object = dict[str, Any]
 
+ANNOTATION_TEMPLATE: Final = f"{cluster_names.API_GROUP}/template"
+"""Annotation of a Deployment: the hash of its pods' template."""
+ANNOTATION_CONFIG: Final = f"{cluster_names.API_GROUP}/config"
+"""Annotation of a Deployment: the Secrets and ConfigMaps that its pods were made with, and the state of each, as
+JSON."""
+
 _POD_NAME: Final = re.compile(r'^pods "[^"]*"')
 
 
@@ -35,9 +41,18 @@ class Child:
     unavailable_since: datetime | None
     """Since when it has too few ready workers; None: it has enough, or that is not known."""
     content: str
-    """Labels, owners and spec as JSON, for comparison."""
+    """Labels, annotations of ours, owners and spec as JSON, for comparison."""
     there: int | None = 0
     """The number of its pods; None while its status is of an earlier spec."""
+    template: str = ""
+    """The hash of its template; empty where the Deployment does not say it."""
+    config: str = ""
+    """The states of the Secrets and ConfigMaps that its pods were made with, as JSON; empty where it does not say."""
+
+    @property
+    def is_idle(self) -> bool:
+        """It has no pods."""
+        return self.replicas == 0 and self.there == 0
 
 
 def project(deployment: Mapping[str, Any]) -> Child:
@@ -59,6 +74,8 @@ def project(deployment: Mapping[str, Any]) -> Child:
         unavailable_since=_since(conditions.get("Available")),
         content=json.dumps(compared(deployment)),
         there=(status.get("replicas") or 0) if is_current else None,
+        template=_ours(metadata).get(ANNOTATION_TEMPLATE, ""),
+        config=_ours(metadata).get(ANNOTATION_CONFIG, ""),
     )
 
 
@@ -67,9 +84,15 @@ def compared(deployment: Mapping[str, Any]) -> Object:
     metadata = deployment["metadata"]
     return {
         "labels": metadata.get("labels", {}),
+        "annotations": _ours(metadata),
         "ownerReferences": metadata.get("ownerReferences", []),
         "spec": deployment.get("spec", {}),
     }
+
+
+def _ours(metadata: Mapping[str, Any]) -> dict[str, str]:
+    annotations = metadata.get("annotations") or {}
+    return {k: annotations[k] for k in (ANNOTATION_TEMPLATE, ANNOTATION_CONFIG) if k in annotations}
 
 
 def _message_if(condition: Mapping[str, Any] | None, status: str) -> str:

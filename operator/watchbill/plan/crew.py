@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from watchbill import cluster_names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, Said, stated
-from watchbill.plan import drain, manifests, replicas
+from watchbill.plan import drain, manifests, references, replicas, revisions
 from watchbill.plan.children import Child, compared
 
 Object = dict[str, Any]
@@ -68,6 +68,9 @@ class Observed:
     """The reason why the store may delete work, and the fix; empty where it doesn't."""
     fleet: drain.Fleet | None = None
     """The workers, as the store knows them; None: it can't say."""
+    config: Mapping[str, str] | None = None
+    """Secrets and ConfigMaps that the template refers to → the state of each, where it may be read
+    (plan/references.py). None: nothing was looked at."""
     past: replicas.Past = replicas.Past()  # noqa: RUF009 - it is frozen
     at: float = 0.0
     """The time of `past` and of this observation, by a monotonic clock."""
@@ -94,6 +97,8 @@ class Plan:
     """None: it says already what it should."""
     again_seconds: float | None = None
     scaled: replicas.Decision | None = None
+    replaced: tuple[str, ...] = ()
+    """Secrets and ConfigMaps for whose change other workers are started."""
     past: replicas.Past = field(default=replicas.Past(), compare=False)
     """The memory for the next decision."""
     watch: Watch = ""
@@ -104,11 +109,11 @@ class Plan:
 def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
     """One step towards what is wanted."""
     crew = seen.crew
-    template = manifests.pod_template(crew, seen.namespace, defaults)
-    revision = manifests.revision(template)
     # Those of a former crew of that name go with it; that they go first keeps their workers out of the new one's count.
     former = tuple(c for c in seen.children if c.owner not in ("", seen.uid))
     children = [c for c in seen.children if c not in former]
+    wanted = revisions.choose(crew, seen.namespace, defaults, children, seen.config)
+    revision = wanted.made.name
     current = next((c for c in children if c.revision == revision), None)
     blocked = _blocked(seen, revision)
     serving = current
@@ -116,20 +121,22 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         serving = max(children, key=lambda c: (c.created, c.name), default=None)
     old = tuple(c for c in children if c is not serving)
     before = drain.wanted_before(serving, old, seen.fleet, seen.past.size)
-    decision = _scale(seen, serving, before, drain.claiming(children, seen.fleet))
+    decision = _scale(seen, wanted, serving, before, drain.claiming(children, seen.fleet))
     step = drain.step(decision.replicas, serving, old, seen.fleet)
     applies: tuple[tuple[str, Object], ...] = ()
     if (seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT) or former:
         step = drain.Step(serving.replicas if serving else 0)  # workers of this name would do another's work
     elif blocked is None:
-        applies = _applies(seen, current, manifests.deployment(crew, seen.namespace, seen.uid, template, step.size))
+        desired = manifests.deployment(crew, seen.namespace, seen.uid, wanted.template, step.size, wanted.made)
+        applies = _applies(seen, current, desired)
     sizes = step.sizes
     resized = serving is not None and step.size != serving.replicas
     if blocked is not None and resized and serving is not None:
         sizes = ((serving, step.size), *sizes)
     trouble, trouble_in = _trouble(serving, now)
     there = sum(c.replicas for c in children) if serving is not None else step.size
-    status = _status(seen, there, serving, _conditions(seen, serving, blocked, trouble, now))
+    conditions = _conditions(seen, wanted, serving, blocked, trouble, now)
+    status = _status(seen, wanted, there, serving, conditions)
     old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
     moves = resized or bool(step.drain or step.undrain or step.sizes)
     held_in = decision.held.seconds if decision.held else None
@@ -142,8 +149,9 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         sizes=sizes,
         deletes=former + step.gone,
         status=None if says(seen.status, status) else status,
-        again_seconds=shortest([decision.again_seconds, held_in, trouble_in, old_again, *_pauses(seen)]),
+        again_seconds=shortest([decision.again_seconds, held_in, trouble_in, old_again, *_pauses(seen, wanted)]),
         scaled=decision if moves and decision.replicas != before else None,
+        replaced=wanted.replaced if current is None else (),
         past=decision.past,
         watch=_watch(seen, children, is_moving=moves or bool(old) or decision.replicas != before),
         shrinks=any(size < child.replicas for child, size in sized),
@@ -207,7 +215,9 @@ def _blocked(seen: Observed, revision: str) -> Fault | None:
     return None
 
 
-def _scale(seen: Observed, serving: Child | None, before: int, claiming: int | None) -> replicas.Decision:
+def _scale(
+    seen: Observed, wanted: revisions.Wanted, serving: Child | None, before: int, claiming: int | None
+) -> replicas.Decision:
     workers = seen.crew.spec.workers
     bounds = replicas.Bounds(
         workers.min_replicas,
@@ -220,14 +230,14 @@ def _scale(seen: Observed, serving: Child | None, before: int, claiming: int | N
     if seen.crew.spec.suspend:
         return replicas.of_suspended(bounds, seen.load, before, seen.past, seen.at)
     if workers.scaling.mode == "External":
-        wanted = bounds.clamp(workers.replicas)
-        return replicas.Decision(wanted, "external", past=seen.past.changed(seen.at, wanted, 0))
-    if not seen.has_redis_secret and serving is None:
+        number = bounds.clamp(workers.replicas)
+        return replicas.Decision(number, "external", past=seen.past.changed(seen.at, number, 0))
+    if (serving is None or not serving.replicas) and (not seen.has_redis_secret or wanted.missing):
         return replicas.Decision(0, "hold")  # its pods could not even start
     return replicas.decide(bounds, seen.load, before, seen.idle_for, up=claiming, past=seen.past, now=seen.at)
 
 
-def _pauses(seen: Observed) -> list[float | None]:
+def _pauses(seen: Observed, wanted: revisions.Wanted) -> list[float | None]:
     """After how many seconds what was seen may have changed, with no event to tell of it."""
     due = long_in = None
     if seen.load is not None:
@@ -235,7 +245,7 @@ def _pauses(seen: Observed) -> list[float | None]:
         left = seen.crew.spec.workers.scaling.up.wait_seconds - seen.load.oldest_seconds
         long_in = left if seen.load.waiting and left > 0 and not seen.crew.spec.suspend else None
     is_taken = seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT
-    is_stuck = seen.store_error is not None or not seen.has_redis_secret or is_taken
+    is_stuck = seen.store_error is not None or not seen.has_redis_secret or bool(wanted.missing) or is_taken
     return [due, long_in, AGAIN_SECONDS if is_stuck else None]
 
 
@@ -270,7 +280,9 @@ def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
     return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
 
 
-def _status(seen: Observed, there: int, serving: Child | None, conditions: list[Object]) -> Object:
+def _status(
+    seen: Observed, wanted: revisions.Wanted, there: int, serving: Child | None, conditions: list[Object]
+) -> Object:
     status: Object = {
         "observedGeneration": seen.generation,
         "conditions": conditions,
@@ -278,6 +290,7 @@ def _status(seen: Observed, there: int, serving: Child | None, conditions: list[
         "selector": manifests.selector(seen.crew.name),
         "agents": len(seen.crew.spec.agents),
         **({"revision": serving.revision} if serving is not None else {}),
+        "templateVersion": wanted.version,
     }
     if seen.load is not None:
         figures = (seen.load.waiting, seen.load.running, seen.dead, seen.delayed)
@@ -288,9 +301,9 @@ def _status(seen: Observed, there: int, serving: Child | None, conditions: list[
 
 
 def _conditions(
-    seen: Observed, serving: Child | None, blocked: Fault | None, trouble: str, now: datetime
+    seen: Observed, wanted: revisions.Wanted, serving: Child | None, blocked: Fault | None, trouble: str, now: datetime
 ) -> list[Object]:
-    stalled = seen.fault or blocked or _stalled(seen, trouble)
+    stalled = seen.fault or blocked or _stalled(seen, wanted, trouble)
     said: list[Said]
     if stalled is not None:
         said = [(ConditionType.READY, False, *stalled), (ConditionType.STALLED, True, *stalled)]
@@ -307,14 +320,16 @@ def _conditions(
         said = [(ConditionType.READY, True, Reason.SUSPENDED, _SUSPENDED)]
     elif seen.evicts:
         said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
+    elif wanted.outdated:
+        said = [(ConditionType.READY, True, Reason.CONFIG_OUTDATED, _outdated(wanted))]
     elif not seen.agents_loaded:
         message = (
             "the crew takes work; no worker has loaded all of its agents yet. One that tried in vain has logged why"
         )
-        said = [(ConditionType.READY, True, Reason.AGENTS_UNCHECKED, message)]
+        said = [(ConditionType.READY, True, Reason.AGENTS_UNCHECKED, message + _unread(wanted))]
     else:
         # At zero replicas there is nothing to wait for: work that comes starts workers.
-        said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work")]
+        said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work" + _unread(wanted))]
     before = seen.status.get("conditions", [])
     was_suspended = any(c["type"] == ConditionType.SUSPENDED for c in before)
     if seen.crew.spec.suspend and (seen.load is not None or was_suspended):
@@ -322,7 +337,23 @@ def _conditions(
     return stated(said, before, generation=seen.generation, now=now)
 
 
-def _stalled(seen: Observed, trouble: str) -> Fault | None:
+def _outdated(wanted: revisions.Wanted) -> str:
+    return (
+        f"the crew takes work; its workers run with an older {references.described(wanted.outdated)}, because "
+        "workers.rolloutOnChange is false. To replace them, set or change an annotation in workers.template.metadata"
+    )
+
+
+def _unread(wanted: revisions.Wanted) -> str:
+    if not wanted.unread:
+        return ""
+    return (
+        f"; a change of {references.described(wanted.unread)} replaces no workers, because the operator lacks the "
+        "right to get it (rbac.readSecrets and rbac.readConfigMaps of its chart)"
+    )
+
+
+def _stalled(seen: Observed, wanted: revisions.Wanted, trouble: str) -> Fault | None:
     if not seen.has_redis_secret:
         name = seen.crew.spec.workers.redis_secret_ref.name
         return (
@@ -337,6 +368,12 @@ def _stalled(seen: Observed, trouble: str) -> Fault | None:
             Reason.AGENT_UNAVAILABLE,
             f"tasks wait for a worker that can load the agents {agents}{more}. The crew's events say why "
             f"(watchbill events {seen.namespace}/{seen.crew.name}); build them into workers.image, or mend their class",
+        )
+    if wanted.missing:
+        return (
+            Reason.REFERENCE_MISSING,
+            f"namespace {seen.namespace!r} lacks {references.described(wanted.missing)}, without which no worker can "
+            "start. Create it, or mend its name in spec.workers; those that run go on",
         )
     if trouble:
         return Reason.WORKERS_UNAVAILABLE, f"workers don't start: {trouble}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill.api.conditions import ConditionType, Reason
+from watchbill.plan import references
 from watchbill.plan.crew import Observed, Plan, summary
 
 NOTE_MAX_BYTES: Final = 1024
@@ -41,7 +42,8 @@ def of_plan(seen: Observed, planned: Plan) -> list[Told]:
     is_new = planned.revision not in revisions
     if revisions and is_new and any(kind == "deployments" for kind, _ in planned.applies):
         others = ", ".join(sorted(revisions))
-        note = f"workers of template revision {planned.revision} take the place of those of {others}"
+        why = f", for a change of {references.described(planned.replaced)}" if planned.replaced else ""
+        note = f"workers of template revision {planned.revision} take the place of those of {others}{why}"
         told.append(Told("RolloutStarted", "RollOut", note))
     left = {child.revision for child in children if child not in planned.deletes}
     if left == {planned.revision} and len(revisions) > 1:

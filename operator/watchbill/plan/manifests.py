@@ -6,13 +6,14 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from watchbill import cluster_names
 from watchbill.api import Crew
+from watchbill.plan.children import ANNOTATION_CONFIG, ANNOTATION_TEMPLATE
 
 Object = dict[str, Any]
 
@@ -38,6 +39,21 @@ _OURS: Final = (
     "WATCHBILL_HEALTH_PORT",
     "WATCHBILL_ALLOW_MODULES",
 )
+
+BEFORE: Final[tuple[Callable[[Object], None], ...]] = ()
+"""The differences between the versions of the template. Number n turns a template of version n + 2 into one of version
+n + 1, in place, before the crew's own is merged into it. Whoever gives the template another default adds the function
+that takes it away again, so that workers which run already are not replaced for it, and a golden file
+(tests/plan/golden). Defaults of the operator's settings are no part of a version: workers follow these at once."""
+
+
+class Revision(NamedTuple):
+    """The workers' pods of one Deployment, told apart from those of others."""
+
+    name: str
+    """Eight hex digits."""
+    config: Mapping[str, str]
+    """Secrets and ConfigMaps that they were made with → the state of each (plan/references.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +112,34 @@ def service_account(crew: Crew, namespace: str, uid: str) -> Object:
     }
 
 
-def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
-    """The workers' pods, without the label of their revision."""
+def newest() -> int:
+    """Returns the version of the template that new workers get."""
+    return 1 + len(BEFORE)
+
+
+def pod_template(crew: Crew, namespace: str, defaults: Defaults, version: int | None = None) -> Object:
+    """The workers' pods, without the label of their revision. `version`: of the template; default: the newest."""
+    template = _template(crew, namespace, defaults)
+    for step in reversed(BEFORE[(version or newest()) - 1 :]):
+        step(template)
+    (container,) = template["spec"]["containers"]
+    merged: Object = merge(template, crew.spec.workers.template)
+    # What tells a worker who it is and what it trusts, and the selector's labels, are not the template's to change. A
+    # template that makes no sense stays as it is: the API server says best what is wrong with it.
+    if (found := _labels(merged)) is not None:
+        found |= labels(crew)
+    spec = merged.get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    for one in containers if isinstance(containers, list) else []:
+        if isinstance(one, dict) and one.get("name") == cluster_names.WORKER_CONTAINER:
+            one["env"] = _with_ours(one.get("env", []), container["env"])
+            if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
+                one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
+    return merged
+
+
+def _template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
+    """The newest template, before the crew's own is merged into it."""
     workers = crew.spec.workers
     health = {"port": cluster_names.WORKER_HEALTH_PORT}
     container: Object = {
@@ -132,19 +174,7 @@ def pod_template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
         },
     }
     _mount_delivery_secrets(crew, template["spec"])
-    merged: Object = merge(template, workers.template)
-    # What tells a worker who it is and what it trusts, and the selector's labels, are not the template's to change. A
-    # template that makes no sense stays as it is: the API server says best what is wrong with it.
-    if (found := _labels(merged)) is not None:
-        found |= labels(crew)
-    spec = merged.get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    for one in containers if isinstance(containers, list) else []:
-        if isinstance(one, dict) and one.get("name") == cluster_names.WORKER_CONTAINER:
-            one["env"] = _with_ours(one.get("env", []), container["env"])
-            if defaults.resources:  # as a whole: a limit of the one may be below a request of the other
-                one.setdefault("resources", copy.deepcopy(dict(defaults.resources)))
-    return merged
+    return template
 
 
 def _env(crew: Crew, namespace: str, defaults: Defaults) -> list[Object]:
@@ -202,14 +232,19 @@ def _with_ours(env: Any, base: Sequence[Object]) -> Any:
     return merge({"env": env}, {"env": list(ours.values())})["env"]
 
 
-def revision(template: Mapping[str, Any]) -> str:
-    """Eight hex digits by which pods of different templates are told apart."""
-    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:8]
+def revision(template: Mapping[str, Any], *more: Any) -> str:
+    """Eight hex digits by which pods of different templates are told apart. `more`: what else tells them apart."""
+    text = "".join(json.dumps(part, sort_keys=True) for part in (template, *more))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas: int) -> Object:
-    """The Deployment of one template revision. `replicas` is always there: an apply without it would remove it."""
-    of = revision(template)
+def deployment(
+    crew: Crew, namespace: str, uid: str, template: Object, replicas: int, made: Revision | None = None
+) -> Object:
+    """The Deployment of one revision. `replicas` is always there: an apply without it would remove it. `made`: what
+    the pods are called and made with, if that is not said by the template alone."""
+    plain = revision(template)
+    of, config = made or Revision(plain, {})
     selected = {**labels(crew), cluster_names.LABEL_REVISION: of}
     template = copy.deepcopy(template)
     if (found := _labels(template)) is not None:
@@ -221,6 +256,10 @@ def deployment(crew: Crew, namespace: str, uid: str, template: Object, replicas:
             "name": cluster_names.worker_deployment(crew.name, of),
             "namespace": namespace,
             "labels": selected,
+            "annotations": {
+                ANNOTATION_TEMPLATE: plain,
+                ANNOTATION_CONFIG: json.dumps(dict(config), sort_keys=True),
+            },
             "ownerReferences": owner(crew, uid),
         },
         "spec": {
