@@ -188,6 +188,17 @@ def _defaulted(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
+def field_paths(schema: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The paths of all fields that an OpenAPI schema declares, as in `spec.agents[].name`."""
+    found: set[str] = set()
+    for name, child in schema.get("properties", {}).items():
+        path = f"{prefix}.{name}" if prefix else name
+        found |= {path} | field_paths(child, path)
+    if isinstance(items := schema.get("items"), Mapping):
+        found |= field_paths(items, f"{prefix}[]")
+    return found
+
+
 def _to_yaml(definition: Mapping[str, Any]) -> str:
     with needed("Writing YAML files", "cli"):
         import yaml

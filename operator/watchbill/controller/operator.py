@@ -14,6 +14,7 @@ import redis.asyncio
 
 from watchbill import background, connection
 from watchbill.clock import SYSTEM, Clock
+from watchbill.controller import served
 from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.controller import Controller
 from watchbill.errors import WatchbillError
@@ -78,13 +79,21 @@ class Operator:
 
 
 async def _until_served(kubernetes: KubernetesApi, clock: Clock) -> str:
-    """Waits until the API server serves our kinds. Returns the cluster's uid."""
+    """Waits until the API server serves our kinds, with all fields that we know. Returns the cluster's uid."""
     while True:
         try:
-            served = [await kubernetes.is_established(plural) for plural in ("crews", "heartbeats")]
-            if all(served):
+            established = [await kubernetes.is_established(plural) for plural in ("crews", "heartbeats")]
+            if not all(established):
+                logger.warning("the API server does not serve crews and heartbeats yet")
+            elif lacking := await served.lacking(kubernetes):
+                shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+                logger.error(
+                    "nothing is done until the CRDs are upgraded, which are older than this operator: they lack %s. "
+                    "Upgrade them: watchbill crds | kubectl apply --server-side --force-conflicts -f -",
+                    shown,
+                )
+            else:
                 return await kubernetes.uid()
-            logger.warning("the API server does not serve crews and heartbeats yet")
         except WatchbillError as error:
             logger.warning("can't start yet: %s", error)
         await clock.sleep(START_SECONDS)

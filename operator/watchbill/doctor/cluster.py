@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from watchbill import cluster_names, crd
+from watchbill.controller import served
 from watchbill.doctor import rights
 from watchbill.doctor.findings import (
     Finding,
@@ -22,11 +23,10 @@ from watchbill.doctor.findings import (
     crd_version,
     crew_findings,
     describe,
-    field_paths,
     skew,
     used_up,
 )
-from watchbill.errors import KubernetesForbids, KubernetesUnavailable, NotFound, UserActionRequired
+from watchbill.errors import KubernetesForbids, KubernetesUnavailable, UserActionRequired
 from watchbill.kubernetes_api import REQUEST_TIMEOUT_SECONDS, KubernetesApi, Object
 
 _API: Final = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
@@ -81,11 +81,7 @@ async def examine(namespaces: Sequence[str], *, asked: bool, worker_image: str =
 
 async def _crds(api: KubernetesApi, found: Cluster, lacking: Severity) -> bool:
     """Returns whether they are installed. Their fields are compared by what everyone may read."""
-    try:
-        schemas = (await api.read(f"/openapi/v3/apis/{_API}"))["components"]["schemas"]
-    except NotFound:
-        schemas = {}
-    by_kind = {kind: schema for schema in schemas.values() if (kind := _kind(schema))}
+    by_kind = await served.schemas(api)
     known = {d["spec"]["names"]["kind"]: d["spec"] for d in crd.definitions()}
     if missing := [kind for kind in known if kind not in by_kind]:
         install = "helm install watchbill charts/watchbill --namespace watchbill --create-namespace"
@@ -94,21 +90,9 @@ async def _crds(api: KubernetesApi, found: Cluster, lacking: Severity) -> bool:
         found.add("crds", lacking, f"the cluster has no CRD of {' and '.join(missing)}", install)
         return False
     for kind, spec in known.items():
-        served = _fields(by_kind[kind])
-        wanted = _fields(spec["versions"][0]["schema"]["openAPIV3Schema"])
-        found.findings.append(crd_version(kind, served, wanted))
+        wanted = served.fields(spec["versions"][0]["schema"]["openAPIV3Schema"])
+        found.findings.append(crd_version(kind, served.fields(by_kind[kind]), wanted))
     return True
-
-
-def _fields(schema: Object) -> set[str]:
-    return field_paths({"properties": {part: schema["properties"].get(part, {}) for part in ("spec", "status")}})
-
-
-def _kind(schema: Object) -> str:
-    for kind in schema.get("x-kubernetes-group-version-kind", ()):
-        if kind["group"] == cluster_names.API_GROUP and not kind["kind"].endswith("List"):
-            return str(kind["kind"])
-    return ""
 
 
 async def _rights(api: KubernetesApi, found: Cluster, account: str, namespaces: Sequence[str], lease: str) -> None:

@@ -55,17 +55,6 @@ def skew(check: str, other: str, seconds: float, uncertain: float = 0.0) -> Find
     return Finding(check, Severity.WARNING, message, "timedatectl set-ntp true   # on the machine that is wrong")
 
 
-def field_paths(schema: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """The paths of all fields that an OpenAPI schema declares, as in `spec.agents[].name`."""
-    found: set[str] = set()
-    for name, child in schema.get("properties", {}).items():
-        path = f"{prefix}.{name}" if prefix else name
-        found |= {path} | field_paths(child, path)
-    if isinstance(items := schema.get("items"), Mapping):
-        found |= field_paths(items, f"{prefix}[]")
-    return found
-
-
 def crd_version(kind: str, served: set[str], known: set[str]) -> Finding:
     """Compares the fields that the API server knows of a kind with those that this program knows."""
     upgrade = "watchbill crds | kubectl apply --server-side --force-conflicts -f -"
