@@ -84,6 +84,7 @@ class Store:
         self.asked = 0
         self.swept = 0
         """So many readings are the autoscaler's."""
+        self.explained = 0
         self.removed: list[Key] = []
         self.followed = 0
 
@@ -93,6 +94,9 @@ class Store:
             raise self.error
         self.swept -= 1
         return StoreState(self.load, (), True, {}, {}, is_swept=self.swept >= 0)
+
+    async def explain(self, *_: Any) -> None:
+        self.explained += 1
 
     async def follow(self, key: Key, beats: Any) -> bool:
         self.followed += 1

@@ -20,6 +20,7 @@ from watchbill import connection
 from watchbill.api import Heartbeat
 from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
+from watchbill.plan.scaling import Scaling
 from watchbill.records import TaskPolicy
 from watchbill.store import (
     circuits,
@@ -33,6 +34,7 @@ from watchbill.store import (
     ingress,
     retention,
     runs,
+    scaling,
     service_heartbeats,
     suspension,
     why,
@@ -99,6 +101,9 @@ async def _everything_workers_do(crew: Crew) -> None:
     await crew.queue.move_due()
     await crew.run("r1", flow_of([("a", "b"), ("b", "c"), ("d", "e")]), parallel=1, dedupe_key="l", dedupe_ms=1000)
     await crew.run("r2", flow_of([("x", "y")]))
+    told = Scaling(at="", mode="Auto", why="hold", wanted=1, replicas=1)
+    await scaling.keep(crew.client, crew.keys, crew.uid, told)
+    assert await scaling.last(crew.client, crew.keys) == told
     await crew.client.delete(crew.keys.task("ghost"))
     await crew.client.xadd(crew.keys.streams[0], {"bad": "entry"})
     ops = Destination.model_validate({"name": "ops", "log": {}})

@@ -40,6 +40,7 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads", "sweeps"]]] = {
     "delete": "ends",
     "drain": "ends",
     "enter": "ends",
+    "explain": "ends",
     "figures": "reads",
     "finish": "ends",
     "hand_back": "ends",

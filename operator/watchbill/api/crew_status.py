@@ -6,6 +6,7 @@ from pydantic import Field
 
 from watchbill.api.conditions import Condition
 from watchbill.api.meta import TEXT_MAX, Strict, by_key
+from watchbill.api.workers import Held
 
 
 class CrewStatus(Strict):
@@ -35,3 +36,4 @@ class CrewStatus(Strict):
     revision: str = Field(
         default="", max_length=63, description="Revision of the template of the workers that new work starts."
     )
+    scaling: Held | None = Field(default=None, description="Absent where there are as many workers as are wanted.")

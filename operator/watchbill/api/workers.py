@@ -107,6 +107,18 @@ class Scaling(Strict):
     down: ScaleDown = Field(default_factory=lambda: ScaleDown(), description="The pace at which workers leave.")
 
 
+class Held(Strict):
+    """The bound by which a crew has more or fewer workers than its tasks ask for."""
+
+    reason: str = Field(
+        max_length=64,
+        pattern=r"^[A-Za-z]+$",
+        description="StabilizationWindow, ScalingPolicy, TaskWaits, CriticalTaskWaits, WorkersDrain, DeploymentLags, "
+        "ReadinessUnseen, WorkersNotReady, OlderWorkers or FiguresUnknown.",
+    )
+    message: str = Field(max_length=1024, description="The same as a sentence, as of the last write.")
+
+
 class Workers(Strict):
     """The number of workers of the crew, and their properties."""
 

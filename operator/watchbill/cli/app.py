@@ -16,6 +16,7 @@ from watchbill.cli import (
     deliveries,
     doctor,
     events,
+    explain,
     failures,
     heartbeats,
     operator,
@@ -88,6 +89,10 @@ letters.command()(reported(leveled(dead.show)))
 letters.command()(reported(leveled(dead.replay)))
 letters.command()(reported(leveled(dead.purge)))
 app.add_typer(letters, no_args_is_help=True)
+
+told = typer.Typer(name="explain", help="Show why the operator has decided as it has.")
+told.command("crew")(reported(leveled(explain.crew)))
+app.add_typer(told, no_args_is_help=True)
 
 sent = typer.Typer(name="deliveries", help="List and show deliveries: results that are sent to destinations.")
 sent.command("list")(reported(leveled(deliveries.list_)))

@@ -18,6 +18,7 @@ from watchbill.client.control import Replay
 from watchbill.client.crews import Applied
 from watchbill.client.sync import SyncClient
 from watchbill.errors import NotFound
+from watchbill.plan.scaling import Scaling
 from watchbill.plan.why import Why
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
@@ -30,6 +31,7 @@ __all__ = [
     "DeadLetter",
     "Replay",
     "Result",
+    "Scaling",
     "SyncClient",
     "Why",
     "WorkerInfo",

@@ -24,8 +24,9 @@ from watchbill.errors import NotFound
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import flow, submission, texts
+from watchbill.plan.scaling import Scaling
 from watchbill.plan.why import Why, explain
-from watchbill.store import definitions, deliveries, events, runs, submissions, unfinished
+from watchbill.store import definitions, deliveries, events, runs, scaling, submissions, unfinished
 from watchbill.store.events import BEGINNING
 from watchbill.store.figures import Figures, figures
 from watchbill.store.submissions import Submission
@@ -310,6 +311,13 @@ class Client(Control, Crews, Deliveries):
                 step = await seen(self._redis, keys, f"{task_id}/{told.waits_for[0]}", most)
                 return replace(told, step=explain(step))
         return told
+
+    async def explain(self, crew: str) -> Scaling | None:
+        """Returns why the crew has as many workers as it has, from the values of the operator's last plan; None: no
+        operator scales it. `watchbill.plan.scaling.sentences` tells it in words."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return await scaling.last(self._redis, keys)
 
     async def figures(self, crew: str) -> Figures:
         """The figures of the crew: tasks by state, and workers."""

@@ -122,6 +122,7 @@ class SyncClient:
     state = _waits(Client.state)
     status = _waits(Client.status)
     why = _waits(Client.why)
+    explain = _waits(Client.explain)
     figures = _waits(Client.figures)
     unfinished = _waits(Client.unfinished)
     events = _waits(Client.events)

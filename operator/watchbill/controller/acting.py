@@ -78,6 +78,8 @@ class Actor:
         if planned.drain:
             await self._drain(key, observed.uid, planned.drain, on=True)
         memory.past = planned.past
+        if planned.scaling is not None and observed.load is not None:
+            await self._stored.explain(key, observed.uid, planned.scaling, memory)
         for child in planned.deletes:
             await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid)
         if planned.scaled is not None:

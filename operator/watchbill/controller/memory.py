@@ -55,6 +55,8 @@ class CrewMemory:
     """Worker → since when it has been seen drained and empty."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Incarnation of a suspended crew → since when its lease has been seen to be over."""
+    explained: tuple[Any, float] | None = None
+    """The key of the explanation of the number of workers that was kept last, and when."""
     watch: Watch = ""
     """The way in which the autoscaler looks at the crew; empty during a reconciliation, and after one that failed."""
     reading: tuple[float, Whole] | None = None

@@ -178,5 +178,5 @@ def _substance(status: Mapping[str, Any]) -> Any:
     which a newer operator has to write for each crew."""
     figures = {field: bool(status.get(field)) for field in plan.FIGURES if field != "delayed"}
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])]
-    left_out = {"conditions", "templateVersion", *plan.FIGURES, *heartbeat.FIGURES}
+    left_out = {"conditions", "scaling", "templateVersion", *plan.FIGURES, *heartbeat.FIGURES}
     return figures, conditions, {k: v for k, v in status.items() if k not in left_out}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,8 +29,9 @@ from watchbill.errors import InvalidInput, NameTaken, NotFound, StaleObject
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import replicas
 from watchbill.plan.drain import Fleet
+from watchbill.plan.scaling import Scaling
 from watchbill.records import CrewDefinition
-from watchbill.store import control, definitions
+from watchbill.store import control, definitions, scaling
 from watchbill.store import suspension as store_suspension
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
@@ -45,6 +47,8 @@ Living = Callable[[Key], Awaitable[tuple[str, int] | None]]
 
 UNKNOWN_LEASE_SECONDS: Final = 60.0
 """The lease that workers are supposed to have whose crew can't be read."""
+EXPLAINED_SECONDS: Final = 10.0
+"""Seconds between two writes of why a crew has so many workers, where only its figures have changed."""
 PARKED_SECONDS: Final = 10.0
 """Seconds between two reads of the agents whose tasks are parked."""
 
@@ -176,6 +180,15 @@ class Stored:
         """Has these workers claim no more, or again. Raises CrewGone when the crew was replaced, NotLeader."""
         self._check()
         await control.drain_for_scaling(self._client, names.CrewKeys(*key), uid, names_of, on=on)
+
+    async def explain(self, key: Key, uid: str, told: Scaling, memory: CrewMemory) -> None:
+        """Keeps why the crew has as many workers as it has: when that has changed, and its figures now and then."""
+        now = self._clock.monotonic()
+        last, at = memory.explained or (None, -math.inf)
+        if last != told.key or now - at >= EXPLAINED_SECONDS:
+            self._check()
+            await scaling.keep(self._client, names.CrewKeys(*key), uid, told)
+            memory.explained = (told.key, now)
 
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> float | None:
         """Removes all that this operator stored of the crew; without a uid, of any crew of that name that is gone.

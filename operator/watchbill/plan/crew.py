@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 from watchbill import cluster_names
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, Said, stated
-from watchbill.plan import drain, manifests, references, replicas, revisions
+from watchbill.plan import drain, explained, manifests, references, replicas, revisions, scaling
 from watchbill.plan.children import Child, compared
+from watchbill.plan.scaling import Scaling
 
 Object = dict[str, Any]
 Fault = tuple[Reason, str]
@@ -104,6 +105,8 @@ class Plan:
     watch: Watch = ""
     shrinks: bool = False
     """A pod goes."""
+    scaling: Scaling | None = field(default=None, compare=False)
+    """The explanation of the number of workers."""
 
 
 def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
@@ -135,8 +138,9 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         sizes = ((serving, step.size), *sizes)
     trouble, trouble_in = _trouble(serving, now)
     there = sum(c.replicas for c in children) if serving is not None else step.size
+    told = explained.of(crew, seen.load, decision, step, [(c, c is serving) for c in children], seen.fleet, now)
     conditions = _conditions(seen, wanted, serving, blocked, trouble, now)
-    status = _status(seen, wanted, there, serving, conditions)
+    status = _status(seen, wanted, there, serving, conditions) | _held(told)
     old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
     moves = resized or bool(step.drain or step.undrain or step.sizes)
     held_in = decision.held.seconds if decision.held else None
@@ -154,6 +158,7 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         replaced=wanted.replaced if current is None else (),
         past=decision.past,
         watch=_watch(seen, children, is_moving=moves or bool(old) or decision.replicas != before),
+        scaling=told,
         shrinks=any(size < child.replicas for child, size in sized),
     )
 
@@ -172,11 +177,13 @@ def says(observed: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
     """Returns whether a status has every desired field, and no field of ours that it should no longer have."""
     ours = {kind.value for kind in ConditionType}
     there, wanted = ({c["type"]: c for c in status.get("conditions", [])} for status in (observed, desired))
+    reasons = [(status.get("scaling") or {}).get("reason") for status in (observed, desired)]  # its message only ages
+    rest = [{k: v for k, v in status.items() if k not in ("conditions", "scaling")} for status in (observed, desired)]
     return (
         set(there) & ours == set(wanted)
         and manifests.contains(there, wanted)
-        and {k: v for k, v in observed.items() if k != "conditions"}
-        == {k: v for k, v in desired.items() if k != "conditions"}
+        and reasons[0] == reasons[1]
+        and rest[0] == rest[1]
     )
 
 
@@ -298,6 +305,11 @@ def _status(
     else:
         status |= {key: seen.status[key] for key in FIGURES if key in seen.status}
     return status
+
+
+def _held(told: Scaling) -> Object:
+    """The part of the status that says why there are more or fewer workers than are wanted, where there are."""
+    return {"scaling": {"reason": scaling.REASONS[told.held], "message": scaling.hold(told)}} if told.held else {}
 
 
 def _conditions(

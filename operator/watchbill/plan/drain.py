@@ -10,7 +10,7 @@ may be gone on with, or taken back, by an operator that has just started.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from watchbill.plan.children import Child
@@ -20,6 +20,9 @@ PROBED_SECONDS: Final = 8.0
 time."""
 SURGE: Final = 4
 """A rollout has at most one worker more for each so many that are wanted, and at least one."""
+
+
+Waits = Literal["", "controller", "probes", "not-ready", "older-release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,9 @@ class Step:
     undrain: tuple[str, ...] = ()
     gone: tuple[Child, ...] = ()
     """Old revisions without any pod."""
+    waits: Waits = field(default="", compare=False)
+    """The reason why pods stay that could go: a Deployment's status lags, readiness was not seen yet, a busy worker is
+    not ready, or one has not said in which pod it is."""
 
 
 def capacity(children: Sequence[Child], fleet: Fleet | None) -> int:
@@ -110,7 +116,8 @@ def step(wanted: int, serving: Child | None, old: Sequence[Child], fleet: Fleet 
         if pods.child is not None and left != pods.replicas:
             sizes.append((pods.child, left))
     gone = tuple(p.child for p in olds if p.child is not None and p.replicas == 0 and p.child.there == 0)
-    return Step(size, tuple(sizes), tuple(drain), tuple(undrain), gone)
+    waits: Waits = next((pods.waits for pods in (new, *olds) if pods.waits), "")
+    return Step(size, tuple(sizes), tuple(drain), tuple(undrain), gone, waits)
 
 
 class _Pods:
@@ -139,6 +146,8 @@ class _Pods:
         self.is_quiet = not self.active and not busy
         """Whatever pod goes, nothing is lost."""
         self.capacity = max(self.replicas - busy - self.staying, 0)
+        self.waits: Waits = ""
+        """The reason why empty pods could not go in the step that was planned."""
 
     def toward(self, target: int) -> tuple[int, list[str], list[str]]:
         """Returns the number of pods for so many that claim, and who is to drain, and to claim again."""
@@ -164,18 +173,30 @@ class _Pods:
 
     def _removable(self, loose: int) -> int:
         """Returns how many pods may go now. `loose`: those without a worker that are too many."""
-        if self.is_hidden:
+        if loose + self.staying == 0:
+            return 0
+        self.waits = self._waits()
+        if self.waits:
             return 0
         if self.is_quiet:
             return loose + self.staying
+        removable = min(self.not_ready, loose + len(self.empty))
+        self.waits = "" if removable else "probes"
+        return removable
+
+    def _waits(self) -> Waits:
+        if self.is_hidden:
+            return "older-release"
+        if self.is_quiet:
+            return ""
         if self.child is None or self.doomed or self.child.there != self.replicas:
-            return 0  # the controller has yet to follow
+            return "controller"  # it has yet to follow
         if self.undrained_seconds < PROBED_SECONDS:
-            return 0
+            return "probes"
         if any(worker.age_seconds < PROBED_SECONDS for worker in self.active):
-            return 0  # it works, and does not count as ready yet
+            return "probes"  # it works, and does not count as ready yet
         if any(worker.empty_seconds < PROBED_SECONDS for worker in self.empty):
-            return 0
+            return "probes"
         if self.not_ready > self.unknown + len(self.empty):
-            return 0  # one that works isn't ready: its node is away, say
-        return min(self.not_ready, loose + len(self.empty))
+            return "not-ready"  # one that works isn't ready: its node is away, say
+        return ""

@@ -1,0 +1,69 @@
+"""Makes the explanation of a crew's number of workers from what its plan was made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from watchbill.api import Crew
+from watchbill.api.conditions import stamp
+from watchbill.plan import drain, replicas
+from watchbill.plan.children import Child
+from watchbill.plan.scaling import Draining, HeldBy, Pods, Scaling
+
+
+def of(
+    crew: Crew,
+    load: replicas.Load | None,
+    decision: replicas.Decision,
+    step: drain.Step,
+    children: Sequence[tuple[Child, bool]],
+    fleet: drain.Fleet | None,
+    now: datetime,
+) -> Scaling:
+    """`children`: Deployments, and whether each serves."""
+    workers, held = crew.spec.workers, decision.held
+    drained = [worker for worker in (fleet.workers if fleet else ()) if worker.draining]
+    until = held.seconds if held is not None else None
+    return Scaling(
+        at=stamp(now),
+        mode=workers.scaling.mode,
+        why=decision.why,
+        wanted=held.wanted if held is not None else decision.replicas,
+        replicas=decision.replicas,
+        held=_held(load, decision, step, children, drained),
+        until=stamp(now + timedelta(seconds=until)) if until is not None else "",
+        waiting=load.waiting if load else None,
+        running=load.running if load else None,
+        deliveries=load.deliveries if load else None,
+        oldest_seconds=load.oldest_seconds if load else 0.0,
+        min_replicas=workers.min_replicas,
+        max_replicas=workers.max_replicas,
+        concurrency=workers.concurrency,
+        idle_seconds=workers.idle_seconds,
+        up_window_seconds=workers.scaling.up.stabilization_window_seconds,
+        down_window_seconds=workers.scaling.down.stabilization_window_seconds,
+        wait_seconds=workers.scaling.up.wait_seconds,
+        pods=tuple(Pods(child.name, child.replicas, child.ready, serves) for child, serves in children),
+        draining=tuple(Draining(worker.name, worker.holds, worker.draining) for worker in drained),
+        victims=step.drain,
+        undrained=step.undrain,
+    )
+
+
+def _held(
+    load: replicas.Load | None,
+    decision: replicas.Decision,
+    step: drain.Step,
+    children: Sequence[tuple[Child, bool]],
+    drained: Sequence[drain.Worker],
+) -> HeldBy:
+    if load is None:
+        return "unknown"
+    if decision.held is not None:
+        return decision.held.by
+    if sum(child.replicas for child, _ in children) <= decision.replicas:
+        return ""
+    if step.waits:
+        return step.waits
+    return "drains" if any(worker.holds for worker in drained) else ""
