@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
-from crew_plans import IDLE, NEW, child, planned, seen, settled
+from crew_plans import IDLE, NEW, child, crew, planned, seen, settled
 
 from watchbill.plan import events
 from watchbill.plan.crew import Observed
+from watchbill.plan.drain import Fleet, Worker
 from watchbill.plan.replicas import Load
 
 pytestmark = pytest.mark.pure
@@ -70,3 +72,23 @@ def test_the_begin_and_the_end_of_a_rollout_are_told() -> None:
     (told,) = of(seen(NEW, children=[child(), new], has_service_account=True, load=IDLE))
     assert (told.reason, told.note) == ("RolloutFinished", f"all workers are of template revision {new.revision}")
     assert of(seen(NEW, has_service_account=True)) == [], "a crew that is made is no rollout"
+
+
+def test_a_drain_is_told_when_it_begins_is_taken_back_and_has_ended_and_names_no_worker() -> None:
+    revision = child().revision
+    down = crew(scaling={"down": {"stabilizationWindowSeconds": 0}})
+
+    def drains(load: Load, *workers: Worker, ready: int = 2) -> list[events.Told]:
+        up = dataclasses.replace(child(down, 2), there=2, ready=ready)
+        told = of(settled(down, children=[up], load=load, fleet=Fleet(workers)))
+        return [one for one in told if one.reason.startswith("Drain")]
+
+    busy, idle = (Worker(name, revision, holds, age_seconds=60.0) for name, holds in (("pod-a", 3), ("pod-b", 1)))
+    (began,) = drains(Load(0, 4), busy, idle)
+    assert (began.reason, began.note[:27]) == ("DrainStarted", "workers drain for scale-in:")
+    leaving = dataclasses.replace(idle, draining="scaling")
+    assert drains(Load(0, 4), busy, leaving) == [], "it is told once"
+    assert said(drains(Load(9, 4), busy, leaving)) == [("DrainCancelled", False)]
+    empty = dataclasses.replace(leaving, holds=0, empty_seconds=60.0)
+    (ended,) = drains(Load(0, 3), busy, empty, ready=1)
+    assert (ended.reason, "pod" in ended.note) == ("DrainFinished", False)

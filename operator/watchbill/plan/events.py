@@ -49,7 +49,7 @@ def of_plan(seen: Observed, planned: Plan) -> list[Told]:
     if left == {planned.revision} and len(revisions) > 1:
         note = f"all workers are of template revision {planned.revision}"
         told.append(Told("RolloutFinished", "RollOut", note))
-    return told
+    return told + _of_drain(seen, planned, "a rollout" if len(revisions | {planned.revision}) > 1 else "scale-in")
 
 
 def of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Told]:
@@ -80,6 +80,20 @@ def of_dead(crew: str, before: int | None, now: int) -> list[Told]:
         return []
     note = f"tasks have failed for good: {now} dead letters (watchbill dead list {crew})"
     return [Told("DeadLetters", "Run", note, warning=True)]
+
+
+def _of_drain(seen: Observed, planned: Plan, cause: str) -> list[Told]:
+    """The notes name no workers, so that many drains are one series."""
+    told = []
+    if planned.drain:
+        note = f"workers drain for {cause}: they claim no more, and leave once what they run has ended"
+        told.append(Told("DrainStarted", "Drain", note))
+    if planned.undrain:
+        told.append(Told("DrainCancelled", "Drain", "work has come, and workers that drained claim again"))
+    draining = [worker for worker in (seen.fleet.workers if seen.fleet else ()) if worker.draining == "scaling"]
+    if planned.shrinks and draining and not planned.drain and all(worker.is_empty for worker in draining):
+        told.append(Told("DrainFinished", "Drain", f"the workers that drained for {cause} have ended what they ran"))
+    return told
 
 
 def _figures(seen: Observed) -> str:
