@@ -1,5 +1,5 @@
-"""Fires heartbeats. A heap has the times at which they are due, plan/schedule computes the slots, the store fires each
-slot once.
+"""Fires heartbeats. A heap has the times at which they are due, APScheduler wakes us at the next of them (alarm.py),
+plan/schedule computes the slots, the store fires each slot once.
 
 Any number of schedulers may run over one store, without a leader, if their clocks agree to within GRACE. A slot is
 fired when it is due: its call is made some seconds before, and all calls of one moment are sent in batches. A scheduler
@@ -31,12 +31,13 @@ import redis.asyncio
 
 from watchbill import metrics
 from watchbill.api import Heartbeat
-from watchbill.clock import SYSTEM, Clock, wait_for_event
+from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
 from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import schedule
+from watchbill.scheduler.alarm import Alarm
 from watchbill.scheduler.timed import AWAY, Timed, missed_message
 from watchbill.store import definitions, firing, heartbeats
 from watchbill.store import fired as history
@@ -67,7 +68,7 @@ class Scheduler:
         """The times at which heartbeats are looked at: to make their calls, and to fire them. An entry that no longer
         counts is skipped."""
         self._number = itertools.count()
-        self._sooner = asyncio.Event()
+        self._alarm = Alarm(self._look, clock, CHECK_CLOCK)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_running = False
         self._stand_back = 0.0
@@ -80,11 +81,13 @@ class Scheduler:
             self._heap.clear()
             for timed in self._timed.values():
                 self._put(timed)
-            self._spawn(self._watch(), "heartbeats")
+            self._alarm.start()
 
     async def stop(self) -> None:
         """Ends firing. A slot that was being fired may have been fired or not; the store knows which."""
         self._is_running = False
+        self._alarm.stop()
+        await asyncio.sleep(0)  # APScheduler shuts down in a callback of the loop
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -133,28 +136,32 @@ class Scheduler:
 
     def _put(self, timed: Timed) -> None:
         for at in (timed.due - AHEAD, timed.due):
-            heapq.heappush(self._heap, (at, next(self._number), timed))
-        self._sooner.set()
+            self._push(at, timed)
 
-    async def _watch(self) -> None:
-        while True:
-            self._sooner.clear()
-            now = self._clock.now()
-            looked: dict[Timed, None] = {}  # in the order of their times
-            while self._heap and self._heap[0][0] <= now:
-                timed = heapq.heappop(self._heap)[2]
-                if self._timed.get(timed.id) is timed and not timed.is_at_work:
-                    looked[timed] = None
-            due = [timed for timed in looked if timed.due <= now]
-            coming = [timed for timed in looked if now < timed.due <= now + AHEAD]
-            for timed in due:  # whatever becomes of it
-                heapq.heappush(self._heap, (now + CHECK_CLOCK, next(self._number), timed))
-            if due:
-                self._spawn(self._fire_due(due), "heartbeat batch")
-            if coming:
-                self._spawn(self._prepare(coming), "heartbeat calls")
-            wait = min(self._heap[0][0] - now, CHECK_CLOCK) if self._heap else CHECK_CLOCK
-            await wait_for_event(self._sooner, wait.total_seconds(), self._clock)
+    def _push(self, at: datetime, timed: Timed) -> None:
+        entry = at, next(self._number), timed
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            self._alarm.set(at - self._clock.now())
+
+    def _look(self) -> None:
+        """Sees to all whose time has come."""
+        now = self._clock.now()
+        looked: dict[Timed, None] = {}  # in the order of their times
+        while self._heap and self._heap[0][0] <= now:
+            timed = heapq.heappop(self._heap)[2]
+            if self._timed.get(timed.id) is timed and not timed.is_at_work:
+                looked[timed] = None
+        due = [timed for timed in looked if timed.due <= now]
+        coming = [timed for timed in looked if now < timed.due <= now + AHEAD]
+        for timed in due:  # whatever becomes of it
+            heapq.heappush(self._heap, (now + CHECK_CLOCK, next(self._number), timed))
+        if due:
+            self._spawn(self._fire_due(due), "heartbeat batch")
+        if coming:
+            self._spawn(self._prepare(coming), "heartbeat calls")
+        if self._heap:
+            self._alarm.set(self._heap[0][0] - now)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
