@@ -124,12 +124,12 @@ capabilities: {drop: [ALL]}
 - apiGroups: [events.k8s.io]  # what people see in `kubectl describe`
   resources: [events]
   verbs: [create, patch]
-{{- if .Values.rbac.readSecrets }}
+{{- if dig "readSecrets" true .Values.rbac }}{{- /* missing with --reuse-values of an earlier release */}}
 - apiGroups: [""]  # only those that a crew refers to, and of these the metadata: Secrets are never listed
   resources: [secrets]
   verbs: [get]
 {{- end }}
-{{- if .Values.rbac.readConfigMaps }}
+{{- if dig "readConfigMaps" true .Values.rbac }}
 - apiGroups: [""]  # likewise
   resources: [configmaps]
   verbs: [get]
