@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from watchbill import local_server
 ROOT = recipe.HERE.parent.parent
 CHART = ROOT / "charts" / "watchbill"
 RELEASE = "watchbill"
+BEFORE = "0900aef"
+"""The release before this one, which tests upgrade from: a commit or tag of this repository. Set it anew at each
+release."""
 PUBLIC_VALKEY_IMAGE = "valkey/valkey:8.1"
 
 _VALKEY = """\
@@ -73,29 +77,56 @@ def prepared(cluster: Cluster) -> Images:
             raise ClusterError("This cluster takes its images from a registry, and none are named", fix)
         return Images(given[0], given[1], os.environ.get("E2E_VALKEY_IMAGE", PUBLIC_VALKEY_IMAGE))
     with machine.lock("install"), docker.engine():
-        base = images.base_image()
-        say("building the images")
-        arguments = {"BASE": base, "VERSION": watchbill.__version__}
-        targets = {
-            target: _built(target, dockerfile=ROOT / "Dockerfile", context=ROOT, target=target, arguments=arguments)
-            for target in ("operator", "worker")
-        }
+        operator, worker = _ours(ROOT)
         with tempfile.TemporaryDirectory() as folder:
             context = Path(folder)
             shutil.copy(local_server.find_server(), context / "valkey-server")
             (context / "Dockerfile").write_text(_VALKEY)
-            valkey = _built("valkey", dockerfile=context / "Dockerfile", context=context, arguments={"BASE": base})
-        made = Images(targets["operator"], targets["worker"], valkey)
+            arguments = {"BASE": images.base_image()}
+            valkey = _built("valkey", dockerfile=context / "Dockerfile", context=context, arguments=arguments)
+        made = Images(operator, worker, valkey)
         say("loading them")
         cluster.load(made.operator, made.worker, made.valkey)
         return made
 
 
-def install(cluster: Cluster, made: Images, *, namespace: str, values: Mapping[str, Any] | None = None) -> None:
+def prepared_before(cluster: Cluster, folder: Path, valkey: str) -> Images:
+    """The images of the release before, on the nodes of a kind cluster, with the store of this one. Its files, and so
+    its chart, are in `folder` afterwards."""
+    archive = folder / "before.tar"
+    fix = f"Fetch it: git fetch --unshallow, or git fetch origin {BEFORE}"
+    machine.run(["git", "-C", ROOT, "archive", f"--output={archive}", BEFORE], fix=fix)
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    with machine.lock("install"), docker.engine():
+        made = Images(*_ours(folder, "before-"), valkey)
+        cluster.load(made.operator, made.worker)
+        return made
+
+
+def _ours(source: Path, prefix: str = "") -> tuple[str, str]:
+    """Builds operator and worker of these sources."""
+    say(f"building the images of {source.name}")
+    arguments = {"BASE": images.base_image(), "VERSION": watchbill.__version__}
+    operator, worker = (
+        _built(prefix + target, dockerfile=source / "Dockerfile", context=source, target=target, arguments=arguments)
+        for target in ("operator", "worker")
+    )
+    return operator, worker
+
+
+def install(
+    cluster: Cluster,
+    made: Images,
+    *,
+    namespace: str,
+    values: Mapping[str, Any] | None = None,
+    chart: Path = CHART,
+) -> None:
     """Installs or upgrades the release with the bundled Valkey, and waits until all of it is ready."""
     given = {**made.values, **(values or {})}
     given["valkey"] = {"enabled": True, **given["valkey"]}
-    words = ("upgrade", "--install", RELEASE, CHART, f"--namespace={namespace}", "--wait", "--timeout=120s")
+    words = ("upgrade", "--install", RELEASE, chart, f"--namespace={namespace}", "--wait", "--timeout=120s")
     helm(cluster, *words, values=given)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from e2e.cluster import machine
+from e2e.cluster import install, machine
 from e2e.cluster.install import Images
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl
@@ -97,6 +97,28 @@ class Team:
 
         with self.store() as url:
             return asyncio.run(work(url))
+
+
+@contextmanager
+def released(kubectl: Kubectl, cluster: Cluster, made: Images, chart: Path = install.CHART) -> Iterator[Team]:
+    """The chart is installed in the namespace, which enforces the restricted Pod Security Standard. Afterwards all of
+    it is gone."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    try:
+        install.install(cluster, made, namespace=NAMESPACE, chart=chart)
+        yield Team(kubectl, cluster, made)
+        log = kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill")
+        assert "Traceback" not in log, log
+    finally:
+        print(kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill", "--tail=100"))
+        # The crews first, while somebody is there to clear up after them, and a store for their workers to leave.
+        kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
+        workers = ("pods", "--selector=watchbill.dev/crew", f"--namespace={NAMESPACE}")
+        machine.until(lambda: not kubectl.items(*workers), within=SOON, what="no worker is left", every=0.5)
+        install.helm(cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
+        kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

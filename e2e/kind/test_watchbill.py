@@ -21,7 +21,7 @@ import redis
 from e2e.cluster import docker, install, machine
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl, KubectlError
-from e2e.kind.team import NAMESPACE, SOON, Team
+from e2e.kind.team import NAMESPACE, SOON, Team, released
 from watchbill.client import Client
 
 EXAMPLE = install.ROOT / "examples" / "log-triage"
@@ -39,28 +39,8 @@ class Sleeper:
 
 @pytest.fixture(scope="module")
 def team(kubectl: Kubectl, kind_cluster: Cluster) -> Iterator[Team]:
-    made = install.prepared(kind_cluster)
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-    )
-    try:
-        install.install(kind_cluster, made, namespace=NAMESPACE)
-        yield Team(kubectl, kind_cluster, made)
-        log = kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill")
-        assert "Traceback" not in log, log
-    finally:
-        print(kubectl("logs", f"--namespace={NAMESPACE}", "deploy/watchbill", "--tail=100"))
-        # The crews first, while somebody is there to clear up after them, and a store for their workers to leave.
-        kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
-        workers = ("pods", "--selector=watchbill.dev/crew", f"--namespace={NAMESPACE}")
-        machine.until(lambda: not kubectl.items(*workers), within=SOON, what="no worker is left", every=0.5)
-        install.helm(kind_cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
-        kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
-        kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")
+    with released(kubectl, kind_cluster, install.prepared(kind_cluster)) as made:
+        yield made
 
 
 @pytest.fixture
