@@ -18,6 +18,7 @@ from watchbill.tasks import (
     METADATA_MAX_BYTES,
     METADATA_MAX_ENTRIES,
     PROMPT_MAX_BYTES,
+    AgentTask,
 )
 
 pytestmark = pytest.mark.pure
@@ -94,6 +95,7 @@ def test_a_submission_within_the_limits_is_accepted(given: dict[str, Any]) -> No
         ({"metadata": {"n": [HALF]}}, "metadata.n", "half a character", "Give UTF-8 text"),
         ({"metadata": {"n": float("nan")}}, "metadata.n", "can't be stored as JSON", "Give text, numbers"),
         ({"metadata": {"n": json.loads("[" * 300 + "]" * 300)}}, "metadata.n", "stored as JSON", "Give"),
+        ({"metadata": {"n": json.loads("[" * 199 + "1" + "]" * 199)}}, "metadata.n", "stored as JSON", "Give"),
         ({"inputs": {"read": LARGEST + "x"}}, "inputs.read", "has 16777217 bytes; the limit is 16777216", "reference"),
         ({"inputs": {"read": 1}}, "inputs.read", "input 'read' is no text: 1", "Give it as a str."),
         ({"inputs": {"read": HALF}}, "inputs.read", "half a character at position 4", "surrogateescape"),
@@ -107,6 +109,13 @@ def test_what_no_crew_can_work_on_is_refused_by_its_name(given: Any, path: str, 
     assert at == path
     assert reason in because
     assert fix in (remedy or "")
+
+
+def test_metadata_that_are_accepted_can_be_read_within_their_task() -> None:
+    metadata = {"n": json.loads("[" * 198 + "1" + "]" * 198)}
+    assert refused(metadata=metadata) == []
+    task = AgentTask(agent_name="a", prompt="x", metadata=metadata)
+    assert AgentTask.model_validate_json(task.model_dump_json()) == task
 
 
 def test_inputs_are_refused_together_when_each_is_within_its_limit() -> None:

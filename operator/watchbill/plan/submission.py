@@ -111,7 +111,8 @@ def _of_metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
         if not isinstance(value, str):
             try:
                 text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-                from_json(text.encode("utf-8", "replace"))  # readers give up where it is nested too deeply
+                # readers give up where it is nested too deeply, and it stands within two objects: metadata, a task
+                from_json(b"[[%b]]" % text.encode("utf-8", "replace"))
             except (TypeError, ValueError, RecursionError) as error:
                 reason, fix = (
                     f"this can't be stored as JSON: {error}",
