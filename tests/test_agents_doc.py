@@ -69,6 +69,7 @@ def test_the_page_names_what_there_is() -> None:
     names = {name for name in (*Context.__dataclass_fields__, *vars(Context)) if not name.startswith("_")}
     ways_in = {name.removesuffix("_sync") for name in names}
     told = set(re.findall(r"`(?:await )?(\w+)", TEXT.split("The context has:\n")[1].split("\n\nA function")[0]))
-    assert ways_in - told <= {"cancel", "loop", "messaging", "tell", "usage", "metadata"}  # the worker's own
+    of_worker = {"cancel", "connect_messaging", "loop", "messaging", "tell", "usage", "metadata"}
+    assert ways_in - told <= of_worker
     declared = {metrics.ABANDONED._name, metrics.LOOP_BLOCKED._name + "_total"}
     assert set(re.findall(r"watchbill_worker_\w+", TEXT)) == declared
