@@ -6,6 +6,7 @@ docs/design/queue.md. Names of messages are in message_names, those in Kubernete
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 
@@ -14,8 +15,8 @@ WORKERS_GROUP: Final = "workers"
 RETURNED: Final = "returned"
 """The consumer of what was handed back (lib.lua): it is always dead, so anyone may take from it."""
 
-WAKE_CHANNEL: Final = "wb:wake"
-"""Pub/sub: "this crew has work", to whatever scales workers. Payload: `namespace/name`."""
+WAKE_PATTERN: Final = "wb:{*}:wake"
+"""The channels of all crews on which whatever scales workers hears of work. The channel says whose work it is."""
 
 CLASSES: Final = (1, 3, 5, 7, 9)
 """Priority classes, most urgent first; one task stream each."""
@@ -83,6 +84,7 @@ class CrewKeys:
         "root",
         "shared_streams",
         "streams",
+        "wake",
         "wishes",
         "workers",
     )
@@ -112,6 +114,8 @@ class CrewKeys:
         self.wishes = prefix + "wishes"
         self.control = root + "control"
         """Pub/sub: what the crew's workers are asked for (to cancel, to interrupt, to read the drain flag)."""
+        self.wake = root + "wake"
+        """Pub/sub: this crew has work."""
         self.crew_feed = (root + "events",) if queue else ()  # which hears of what dies on another queue of the crew
         self.outbox = prefix + "deliveries"
         """The outbox: ended work that is to be delivered, until it is on the delivery queue."""
@@ -286,6 +290,12 @@ def crew_of_prefix(prefix: str) -> CrewKeys | None:
     """The crew whose keys begin with this prefix; None if it is no crew's."""
     found = _CREW_PREFIX.fullmatch(prefix)
     return CrewKeys(*found.groups()) if found else None
+
+
+def redis_user(owner: str, crew: str = "") -> str:
+    """The store's user for the workers of a crew (`namespace/name`), made by the operator `owner`. Without a crew: what
+    the names of all users begin with that this operator makes."""
+    return f"watchbill:{hashlib.sha256(owner.encode()).hexdigest()[:16]}:{crew}"
 
 
 _CREW_PREFIX: Final = re.compile(r"wb:\{([^{}/]+)/([^{}/]+)\}:")

@@ -89,7 +89,7 @@ async def test_what_is_cancelled_is_there_and_wakes_whoever_starts_workers(crew:
     await crew.submit("t", deliver=BOTH)
     await crew.run("r", deliver=BOTH)
     async with crew.client.pubsub(ignore_subscribe_messages=True) as listening:
-        await listening.subscribe("wb:wake")
+        await listening.subscribe(crew.keys.wake)
         await crew.client.hdel(crew.keys.meta, "woken")
         for work in ("t", "r"):
             await control.cancel(crew.client, crew.keys, crew.uid, work, "", 60_000)

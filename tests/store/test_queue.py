@@ -162,7 +162,7 @@ async def test_what_a_dedupe_key_names_already_needs_no_room(crew: Crew) -> None
 
 async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew) -> None:
     async with crew.client.pubsub() as listener:
-        await listener.subscribe("wb:wake")
+        await listener.subscribe(crew.keys.wake)
         assert (await listener.get_message(timeout=5))["type"] == "subscribe"
         await crew.submit("t1")
         heard = None

@@ -7,7 +7,6 @@ from support import LEASE_MS, Crew, by_class, counted, finished, library, next_m
 
 from waiting import until
 from watchbill.errors import QueueFull
-from watchbill.names import WAKE_CHANNEL
 from watchbill.records import ExecutionMode
 from watchbill.store.figures import figures
 from watchbill.store.queue import BATCH, Claimed
@@ -57,7 +56,7 @@ async def test_arrival_of_the_next_due_work_rings_the_bell_and_wakes_whoever_loo
     now = await server_ms(crew.client)
     await crew.submit("t0")
     async with crew.client.pubsub() as listener:
-        await listener.subscribe(WAKE_CHANNEL)
+        await listener.subscribe(crew.keys.wake)
         assert await listener.get_message(timeout=5)
         await crew.submit("later", due_ms=now + 60_000)
         message = await listener.get_message(timeout=5)

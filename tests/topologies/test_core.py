@@ -19,7 +19,7 @@ from waiting import until
 from watchbill import connection
 from watchbill.api import Heartbeat
 from watchbill.client import Client
-from watchbill.names import WAKE_CHANNEL, CrewKeys
+from watchbill.names import WAKE_PATTERN, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions, heartbeats
 from watchbill.store.crews import CrewRedis
@@ -234,14 +234,14 @@ async def test_whoever_scales_workers_hears_of_work_wherever_it_is(store: server
     crews = [await crew_in(store, {"a": "Brief"}) for _ in range(6)]
     async with connection.connected(store.url) as client:
         ears = client.pubsub(ignore_subscribe_messages=True)
-        await ears.subscribe(WAKE_CHANNEL)
+        await ears.psubscribe(WAKE_PATTERN)
         heard: set[str] = set()
 
         async def hear() -> bool:
             message = await ears.get_message(timeout=0.2)
             if message:
-                heard.add(message["data"])
-            return heard >= {crew.name for crew in crews}
+                heard.add(message["channel"])
+            return heard >= {crew.keys.wake for crew in crews}
 
         await hear()  # it is subscribed now
         for crew in crews:

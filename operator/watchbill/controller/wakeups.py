@@ -45,14 +45,17 @@ class WakeUps:
 
     async def _listen(self, subscription: _Subscription) -> None:
         """Returns when the other end has been silent for too long: a connection may be dead without saying so."""
-        await outages.persist(lambda: subscription.subscribe(names.WAKE_CHANNEL))
+        await outages.persist(lambda: subscription.psubscribe(names.WAKE_PATTERN))
         subscription.heard_at = self._clock.monotonic()
         while (silent_for := self._clock.monotonic() - subscription.heard_at) < 2 * SILENCE_SECONDS:
             if silent_for >= SILENCE_SECONDS:
                 await outages.persist(subscription.ping)
             message = await outages.persist(lambda: subscription.get_message(timeout=SILENCE_SECONDS))
-            if message is not None and message["type"] == "message":
-                namespace, _, name = str(message["data"]).partition("/")
+            if message is None or message["type"] != "pmessage":
+                continue
+            # Whoever may publish there may write to the crew; what a message says proves nothing.
+            if keys := names.crew_of_prefix(str(message["channel"]).removesuffix("wake")):
+                namespace, _, name = keys.crew.partition("/")
                 self._on_wake((namespace, name))
 
 

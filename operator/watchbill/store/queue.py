@@ -338,8 +338,8 @@ class Queue:
 
     async def move_due(self) -> int | None:
         """Puts onto the streams what is due; claims do the same, so this is for crews without workers. Returns when to
-        call again, in ms since 1970 by the server's clock; None: when `wb:wake` names the crew, or something else says
-        that there is delayed work."""
+        call again, in ms since 1970 by the server's clock; None: when the channel `wake`, or something else, says that
+        there is delayed work."""
         while True:
             _, moved, due = await self._call("move_due", self.keys.fixed, [self.uid, self.keys.crew, BATCH])
             if int(moved) < BATCH:

@@ -7,6 +7,6 @@ local function wake(crew, sooner)
   local last = tonumber(redis.call('HGET', META, 'woken') or '0')
   if sooner or now_ms - last >= 200 or now_ms < last then
     redis.call('HSET', META, 'woken', now)
-    redis.call('PUBLISH', 'wb:wake', crew)
+    redis.call('PUBLISH', (string.gsub(META, 'meta$', 'wake')), crew)
   end
 end
