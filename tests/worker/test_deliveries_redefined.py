@@ -140,7 +140,7 @@ async def test_an_operator_that_died_in_between_brings_it_forward_when_it_applie
             await crew.define(delivery=[NEW])
     assert await delayed(crew) == 700
     async with crew.redis.pubsub(ignore_subscribe_messages=True) as scaler:
-        await scaler.subscribe("wb:wake")
+        await scaler.subscribe(crew.keys.wake)
         await definitions.apply(crew.redis, crew.keys, crew.definition)
         assert await delayed(crew) == 0
 

@@ -21,6 +21,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from watchbill.connection import acceptance
 from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, closed, pool
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
@@ -98,6 +99,8 @@ def connect_sync(
         "retry": Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), resends),
         **{name: value for name, value in target.options.items() if name not in POOL_OPTIONS},
     }
+    if target.kind != "cluster":  # where redis-py has introduced itself before it asks us
+        options["redis_connect_func"] = acceptance.connect_sync
     if target.kind == "server":
         return redis.Redis.from_pool(_sync_pool(target, options))
     if target.tls:
@@ -212,6 +215,12 @@ def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:
 async def masters(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Redis]:
     """Returns a client for each server that takes writes now, by address; by '' where the URL names one server."""
     return await client.masters() if isinstance(client, LeanClient) else {"": client}
+
+
+async def servers(client: redis.asyncio.Redis) -> Mapping[str, redis.asyncio.Redis]:
+    """Returns a client for each server, replicas included as far as the URL leads to them, by address; by '' where the
+    URL names one server."""
+    return await client.servers() if isinstance(client, LeanClient) else {"": client}
 
 
 @asynccontextmanager

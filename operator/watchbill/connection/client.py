@@ -24,6 +24,7 @@ from redis.asyncio.connection import (
 )
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from watchbill.connection.acceptance import introducing
 from watchbill.connection.url import Address, Target
 from watchbill.errors import Closed
 
@@ -49,7 +50,11 @@ except ImportError:  # it is not there for every platform
 
 class _Honest(AbstractConnection):
     """Raises redis-py's ConnectionError for a connection that was reset while it was idle. uvloop raises RuntimeError
-    there, which no caller takes for a reason to wait."""
+    there, which no caller takes for a reason to wait. So does a user that the server has known before."""
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        with introducing(self):
+            await super().on_connect_check_health(check_health)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         try:
@@ -249,6 +254,10 @@ class LeanClient(redis.asyncio.Redis):
     async def masters(self) -> dict[str, redis.asyncio.Redis]:
         """Returns a client for each server that takes writes now, by address; by '' where there is one server."""
         return {"": self}
+
+    async def servers(self) -> dict[str, redis.asyncio.Redis]:
+        """Returns a client for each server, replicas included as far as the URL leads to them, by address."""
+        return await self.masters()
 
 
 # ---------------------------------------------------------------- addresses that change

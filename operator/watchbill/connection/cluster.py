@@ -50,6 +50,8 @@ class ClusterClient(LeanClient):
         self._slots: dict[int, Address] = {}
         """Slot → node, as the cluster last said; empty while unknown."""
         self._known = list(target.nodes)
+        self._serving: list[Address] = []
+        """Masters and replicas, as the cluster last said."""
         self._turn = itertools.count(random.randrange(1000))
         self._learning: asyncio.Task[None] | None = None
 
@@ -106,6 +108,10 @@ class ClusterClient(LeanClient):
             raise ClusterDownError("CLUSTERDOWN no node serves any slot")
         return {f"{host}:{port}": self._node((host, port)) for host, port in set(self._slots.values())}
 
+    async def servers(self) -> dict[str, redis.asyncio.Redis]:
+        await self._learn()
+        return {f"{host}:{port}": self._node((host, port)) for host, port in self._serving}
+
     async def at_home(self, key: str, call: Callable[[LeanClient, bool], Awaitable[T]]) -> T:
         """Returns the answer of `call(node, asking)` at the node that has the key, wherever the key moves meanwhile."""
         loop = asyncio.get_running_loop()
@@ -160,11 +166,14 @@ class ClusterClient(LeanClient):
             asked, ranges = await ask()
         slots: dict[int, Address] = {}
         known = dict.fromkeys(self._target.nodes)
+        serving: dict[Address, None] = {}
         for first, last, *nodes in ranges:
             addresses = [(_host(node[0]) or asked, int(node[1])) for node in nodes]
             slots.update(dict.fromkeys(range(int(first), int(last) + 1), addresses[0]))
             known.update(dict.fromkeys(addresses))
+            serving.update(dict.fromkeys(addresses))
         self._slots, self._known = slots, list(known)
+        self._serving = list(serving)
 
     def _node(self, address: Address) -> LeanClient:
         node = self._nodes.get(address)

@@ -19,7 +19,11 @@ class SentinelClient(LeanClient):
 
     def __init__(self, target: Target, options: Mapping[str, Any]) -> None:
         super().__init__(finding_pool(target, options, self._master))
+        self._target = target
+        self._options = options
         self._service = target.service
+        self._servers: dict[str, LeanClient] = {}
+        """Address → client of that very server."""
         own: dict[str, Any] = {
             "decode_responses": True,
             "socket_timeout": None,
@@ -30,6 +34,22 @@ class SentinelClient(LeanClient):
 
     def __repr__(self) -> str:  # redis-py's would come round to ourselves
         return f"<SentinelClient of {self._service!r}>"
+
+    async def servers(self) -> dict[str, redis.asyncio.Redis]:
+        """The master, and the replicas that the Sentinels see."""
+        found = {"%s:%s" % await self._master()}
+        for sentinel in self._sentinels:
+            try:
+                async with asyncio.timeout(GUIDE_SECONDS):
+                    replicas = await sentinel.execute_command("SENTINEL REPLICAS", self._service)
+            except BROKEN:
+                continue
+            found |= {f"{one['ip']}:{one['port']}" for one in map(_fields, replicas) if "down" not in one["flags"]}
+            break
+        for place in found - set(self._servers):
+            host, _, port = place.rpartition(":")
+            self._servers[place] = LeanClient(pool(self._target, self._options, (host, int(port))))
+        return {place: self._servers[place] for place in found}
 
     async def _master(self) -> Address:
         found: list[str] = []
@@ -50,5 +70,10 @@ class SentinelClient(LeanClient):
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
-        for sentinel in self._sentinels:
-            await sentinel.aclose()
+        for one in (*self._sentinels, *self._servers.values()):
+            await one.aclose()
+
+
+def _fields(reply: Any) -> dict[str, Any]:
+    """The fields of a replica, which redis-py may have read already."""
+    return dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
