@@ -69,3 +69,26 @@ def test_clocks_may_differ_a_little(seconds: float, bad: bool) -> None:
     assert not findings.skew("clock", "x", seconds, uncertain=1).is_bad
     if bad:
         assert ("ahead of" if seconds > 0 else "behind") in finding.message
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [("", "", "all namespaces"), ("", "a,b", "a, b"), ("a, b", "b,c", "b"), ("a", "b", None)],
+)
+def test_two_releases_that_watch_the_same_namespace_are_an_error(one: str, other: str, both: str | None) -> None:
+    found = findings.overlaps([operator("x/first", one), operator("y/second", other)])
+    if both is None:
+        assert found == []
+        return
+    assert found[0].severity is Severity.ERROR
+    assert found[0].message == f"the releases x/first and y/second both watch {both}, and undo each other's work"
+    assert found[0].fix.startswith("helm upgrade second charts/watchbill -n y ")
+
+
+def operator(installation: str, watched: str) -> dict[str, Any]:
+    env = [
+        {"name": "WATCHBILL_INSTALLATION", "value": installation},
+        {"name": "WATCHBILL_WATCH_NAMESPACES", "value": watched},
+        {"name": "WATCHBILL_REDIS_URL", "valueFrom": {}},
+    ]
+    return {"spec": {"template": {"spec": {"containers": [{"name": "operator", "env": env}]}}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,6 +97,29 @@ def crew_findings(crews: Sequence[Mapping[str, Any]], worker_image: str, now: da
         fix = f"kubectl patch crew {metadata['name']} -n {metadata['namespace']} --type merge -p '{patch}'"
         found.append(Finding("image", Severity.WARNING, message, fix))
     return found or [Finding("crews", Severity.OK, f"none of {len(crews)} crews is Stalled")]
+
+
+def overlaps(operators: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Reads the Deployments of operators: which of them watch the same namespaces, and undo each other's work."""
+    watched: dict[str, set[str]] = {}
+    """Installation → its namespaces; none: all."""
+    for operator in operators:
+        for container in operator["spec"]["template"]["spec"]["containers"]:
+            env = {entry["name"]: entry.get("value") or "" for entry in container.get("env") or ()}
+            if installation := env.get("WATCHBILL_INSTALLATION"):
+                namespaces = env.get("WATCHBILL_WATCH_NAMESPACES", "").split(",")
+                watched[installation] = {name for part in namespaces if (name := part.strip())}
+    found = []
+    for one, other in itertools.combinations(sorted(watched), 2):
+        both = watched[one] & watched[other] or watched[one] or watched[other]
+        if watched[one] and watched[other] and not watched[one] & watched[other]:
+            continue
+        which = ", ".join(sorted(both)) or "all namespaces"
+        message = f"the releases {one} and {other} both watch {which}, and undo each other's work"
+        namespace, _, release = other.partition("/")
+        fix = f"helm upgrade {release} charts/watchbill -n {namespace} --reuse-values --set watchNamespaces={{...}}"
+        found.append(Finding("overlap", Severity.ERROR, message, f"{fix}   # without {which}"))
+    return found
 
 
 def describe(kind: str, metadata: Mapping[str, Any]) -> str:
