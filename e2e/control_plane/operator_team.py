@@ -34,8 +34,9 @@ SOON = 60.0
 """Seconds: for what should take one, on a machine with a twentieth of the usual speed."""
 
 
-def rendered(where: str, *namespaces: str) -> list[dict[str, Any]]:
-    """The chart's ServiceAccount, roles and bindings, for a release that watches these namespaces (none: all)."""
+def rendered(where: str, *namespaces: str, **given: Any) -> list[dict[str, Any]]:
+    """The chart's ServiceAccount, roles and bindings, for a release that watches these namespaces (none: all).
+    `given`: more of its values."""
     command: list[str | Path] = [
         programs.path("helm"),
         "template",
@@ -45,7 +46,7 @@ def rendered(where: str, *namespaces: str) -> list[dict[str, Any]]:
     ]
     with tempfile.TemporaryDirectory() as home:
         environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
-        values = json.dumps({"watchNamespaces": namespaces, "rbac": {"aggregate": False}})
+        values = json.dumps({"watchNamespaces": namespaces, "rbac": {"aggregate": False}, **given})
         text = machine.run([*command, "--values=-"], stdin=values, env=environment)
     kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
     return [document for document in yaml.safe_load_all(text) if document and document["kind"] in kinds]

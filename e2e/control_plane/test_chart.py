@@ -28,7 +28,7 @@ from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
 from e2e.control_plane import charts
 from e2e.control_plane.charts import CHART, ROOT, Helm
-from watchbill import local_server
+from watchbill import cluster_names, local_server
 from watchbill.api import Crew
 from watchbill.doctor import rights
 from watchbill.plan import manifests
@@ -429,7 +429,12 @@ def test_with_named_namespaces_the_operator_has_rights_in_no_other(
         assert _rights(kubectl, account, watched) == RIGHTS | CLUSTER_RIGHTS | own
     for other in ("default", "kube-system"):
         assert _rights(kubectl, account, other) == CLUSTER_RIGHTS
+    helm("upgrade", "watchbill", CHART, f"--namespace={namespace}", values={**values, "redis": {"aclPerCrew": True}})
+    assert _rights(kubectl, account, "kube-public") == RIGHTS | CLUSTER_RIGHTS | {one[:3] for one in rights.FOR_USERS}
+    assert _rights(kubectl, account, "default") == CLUSTER_RIGHTS
+    assert _rights(kubectl, f"{namespace}:{cluster_names.worker_service_account('echo')}", namespace) == set()
     environment = _environment(kubectl, namespace)
+    assert environment["WATCHBILL_REDIS_ACL_PER_CREW"] == "true"
     assert environment["WATCHBILL_WATCH_NAMESPACES"] == f"{namespace},kube-public"
     assert environment["WATCHBILL_INSTALLATION"] == f"{namespace}/watchbill"
 
@@ -494,8 +499,17 @@ def test_the_doctor_misses_the_crds_of_a_cluster_without_an_install(plane: Contr
         assert finding["fix"].startswith("helm install watchbill")
 
 
-def test_a_second_release_leaves_the_crds_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str) -> None:
+def test_a_second_release_leaves_crds_and_namespaces_to_the_first(helm: Helm, kubectl: Kubectl, namespace: str) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
+    where, others = "--namespace=kube-public", {"crds": {"enabled": False}}
+    first = f"kube-public/again and {namespace}/watchbill would both watch"
+    for watched, both in ((["kube-public"], "kube-public, and"), ([], "all namespaces, and")):
+        with pytest.raises(ClusterError, match=f"{first} {both} undo.*set watchNamespaces of both"):
+            helm("install", "again", CHART, where, values={**others, "watchNamespaces": watched})
+    values = {"watchNamespaces": [namespace, "default"]}
+    helm("upgrade", "watchbill", CHART, f"--namespace={namespace}", values=values)
+    with pytest.raises(ClusterError, match=f"{first} default, and"):
+        helm("install", "again", CHART, where, values={**others, "watchNamespaces": ["default", "kube-public"]})
     second = {"crds": {"enabled": False}, "watchNamespaces": ["kube-public"]}
     with pytest.raises(ClusterError, match="cannot be imported into the current release"):
         helm("install", "second", CHART, "--namespace=kube-public", values={**second, "crds": {"enabled": True}})

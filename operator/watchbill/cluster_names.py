@@ -18,6 +18,12 @@ LABEL_CREW: Final = f"{API_GROUP}/crew"
 LABEL_REVISION: Final = f"{API_GROUP}/revision"
 ANNOTATION_OWNER: Final = f"{API_GROUP}/owner"
 """Annotation of a crew's record in the store: the operator that wrote it."""
+ANNOTATION_ROTATE: Final = f"{API_GROUP}/rotate-redis-user"
+"""Annotation of a Crew: another value has the password of its user of the store replaced. Its Secret names the value
+that was handled last."""
+ANNOTATION_ROTATED_AT: Final = f"{API_GROUP}/rotated-at"
+ANNOTATION_FORMER: Final = f"{API_GROUP}/former-password-sha256"
+"""Annotations of the Secret: when its password was made, and the hash of the one before."""
 WORKER_CONTAINER: Final = "worker"
 WORKER_HEALTH_PORT: Final = 8080
 REDIS_SECRET: Final = "watchbill-redis"  # noqa: S105 - the name of a Secret
@@ -30,6 +36,11 @@ WORKER_SELECTOR: Final = f"{LABEL_MANAGED_BY}=watchbill,{LABEL_COMPONENT}=worker
 def worker_deployment(crew: str, revision: str) -> str:
     """One Deployment per template revision."""
     return f"{crew}-{revision}"
+
+
+def redis_secret(crew: str) -> str:
+    """The Secret with the credential of the crew's own user of the store."""
+    return f"{crew}-redis"
 
 
 def worker_service_account(crew: str) -> str:

@@ -49,7 +49,7 @@ BUSY_MOST_SECONDS: Final = 30.0
 BUSY_TRIES: Final = 10
 """Number of times that a request is sent to an API server that is busy."""
 
-Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "pods"]
+Kind = Literal["crews", "heartbeats", "deployments", "serviceaccounts", "secrets", "pods"]
 
 _EVENTS: Final = "/apis/events.k8s.io/v1/namespaces/{}/events"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
@@ -58,6 +58,7 @@ _BASE: Final[dict[Kind, str]] = {
     "heartbeats": f"/apis/{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
     "deployments": "/apis/apps/v1",
     "serviceaccounts": "/api/v1",
+    "secrets": "/api/v1",
     "pods": "/api/v1",
 }
 
@@ -182,6 +183,11 @@ class KubernetesApi:
         query = {"fieldManager": cluster_names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         path = self._path(kind, metadata["namespace"], metadata["name"])
         return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
+
+    async def create(self, kind: Kind, manifest: Object) -> Object:
+        """Creates the object. Raises Conflict when there is one of that name, KubernetesRefuses."""
+        query = {"fieldManager": cluster_names.FIELD_MANAGER, "fieldValidation": "Strict"}
+        return await self._request("POST", self._path(kind, manifest["metadata"]["namespace"]), query, body=manifest)
 
     async def apply_status(self, kind: Kind, manifest: Object) -> Object:
         """Applies the full status of a Crew or Heartbeat. Raises KubernetesRefuses, NotFound."""

@@ -92,6 +92,13 @@ class Settings(BaseSettings):
         gt=0,
         description="How often the operator writes times and results of one Heartbeat into its status, at most.",
     )
+    redis_acl_per_crew: bool = Field(
+        default=False,
+        description="The operator makes a user in the store for each crew, and a Secret with its password.",
+    )
+    redis_acl_rotate_seconds: float = Field(
+        default=0, ge=0, description="The age at which the operator replaces the password of a crew's user. 0: never."
+    )
     allow_modules: str = Field(
         default="",
         examples=["names of modules, separated by commas, as in acme.agents,acme.tools"],

@@ -72,6 +72,7 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
         "store away": (of(load=None, fleet=None, store_error="away"), "InProgress", "Progressing"),
         "paused": (paused.status(there.status, now=NOW), "Current", "Healthy"),
         "no Secret": (of(has_redis_secret=False), "Failed", "Degraded"),
+        "no user": (of(no_user=(Reason.REDIS_USER_REFUSED, "so")), "Failed", "Degraded"),
         "no agent": (of(unavailable=["a"]), "Failed", "Degraded"),
         "no worker": (of(children=[silent], load=Load(1, 0)), "Failed", "Degraded"),
         "refused": (of(children=[], refusal=(planned(there).revision, "no")), "Failed", "Degraded"),

@@ -11,7 +11,7 @@ from support import LEASE_MS, SHORT_MS, Crew, finished, server_ms
 
 from waiting import until
 from watchbill.errors import Fenced
-from watchbill.names import WAKE_CHANNEL, WORKERS_GROUP
+from watchbill.names import WORKERS_GROUP
 from watchbill.store import definitions, figures, firing, heartbeats, suspension, why
 from watchbill.store.queue import Queue
 
@@ -46,7 +46,7 @@ async def test_a_suspended_crew_takes_work_and_no_worker_gets_any_of_it_until_it
     assert (now.suspended, now.waiting, now.running, now.delayed) == (True, 3, 0, 0), "what is due waits on its stream"
 
     async with crew.client.pubsub(ignore_subscribe_messages=True) as heard:
-        await heard.subscribe(WAKE_CHANNEL)
+        await heard.subscribe(crew.keys.wake)
         assert await suspend(crew, on=False)
         assert await crew.bell(), "a worker looks at once"
         message = await until(lambda: heard.get_message(timeout=1))

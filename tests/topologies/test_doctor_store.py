@@ -19,6 +19,7 @@ from watchbill import connection
 from watchbill.connection.url import parse
 from watchbill.doctor import crews, store
 from watchbill.doctor.findings import Finding, Severity
+from watchbill.store import rights
 
 Fresh = Callable[..., servers.Store]
 CrewIn = Callable[..., Any]
@@ -74,7 +75,7 @@ async def test_each_fault_of_a_store_is_named_with_its_fix(fresh_store: Fresh) -
     ask("ACL", "SETUSER", "loose", "on", ">x", *rights, "-multi")
     (finding,) = (await found(fresh.url.replace("://", "://less:x@")))["acl"]
     assert finding.severity is Severity.ERROR
-    assert finding.message.endswith("may not call ZADD, XCLAIM, EVALSHA")
+    assert finding.message.endswith("may not call ZADD, XAUTOCLAIM, XCLAIM, EVALSHA")
     (finding,) = (await found(fresh.url.replace("://", "://single:x@")))["acl"]
     assert finding.severity is Severity.WARNING
     assert "reaches only some keys" in finding.message
@@ -118,4 +119,4 @@ def _moved(fresh: servers.Store) -> bool:
 def test_the_rights_of_every_command_of_the_scripts_are_tried() -> None:
     scripts = (Path(watchbill.__file__).parent).rglob("*.lua")
     used = {name for script in scripts for name in re.findall(r"redis\.p?call\('(\w+)'", script.read_text())}
-    assert used - {line.split()[0] for line in store.COMMANDS} == set()
+    assert used - {line.split()[0] for line in rights.COMMANDS} == set()

@@ -134,4 +134,9 @@ capabilities: {drop: [ALL]}
   resources: [configmaps]
   verbs: [get]
 {{- end }}
+{{- if .Values.redis.aclPerCrew }}
+- apiGroups: [""]  # <crew>-redis, with the credential of the crew's own user of the store
+  resources: [secrets]
+  verbs: [get, create, patch]
+{{- end }}
 {{- end -}}

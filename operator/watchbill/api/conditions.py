@@ -79,6 +79,9 @@ class Reason(StrEnum):
     REFERENCE_MISSING = "ReferenceMissing"
     """Stalled: a Secret or ConfigMap that the workers' template refers to, and that is not optional, isn't in the
     crew's namespace. Workers that run go on, and none can start. Clears by itself when it is there."""
+    REDIS_USER_REFUSED = "RedisUserRefused"
+    """Stalled: the operator makes a user in the store for each crew, and can't make this crew's: the store doesn't let
+    it, or the Secret for it is somebody else's. The message says which. Tried again by itself."""
     TEMPLATE_INVALID = "TemplateInvalid"
     """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
     changes; until then workers of the revision before go on, and are scaled."""

@@ -65,7 +65,9 @@ async def _cluster(settings: Settings, *, asked: bool) -> Cluster | None:
     namespaces = [name for part in settings.watch_namespaces.split(",") if (name := part.strip())]
     # Elsewhere than in the operator's pod nobody has set it, and the default isn't the operator's.
     image = settings.worker_image if "worker_image" in settings.model_fields_set else ""
-    return await cluster.examine(namespaces, asked=asked, worker_image=image, lease=settings.lease)
+    return await cluster.examine(
+        namespaces, asked=asked, worker_image=image, lease=settings.lease, user_per_crew=settings.redis_acl_per_crew
+    )
 
 
 async def _store(options: StoreOptions, settings: Settings, seen: Cluster | None) -> list[Finding]:
@@ -77,7 +79,9 @@ async def _store(options: StoreOptions, settings: Settings, seen: Cluster | None
     try:
         where = options.place(settings)
         async with opened(where) as target:
-            found = await store.examine(target, f"the store of {where.tried.partition(' ')[0]}")
+            found = await store.examine(
+                target, f"the store of {where.tried.partition(' ')[0]}", makes_users=settings.redis_acl_per_crew
+            )
             async with (
                 connection.connected(target) as redis,
                 Client(target, namespace=options.namespace or settings.namespace) as client,

@@ -23,7 +23,7 @@ Credentials = tuple[Any, Any]
 
 
 class Acceptance:
-    """What the store says of the credentials of this process."""
+    """Keeps which credentials of this process the store accepts."""
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock

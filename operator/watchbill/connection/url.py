@@ -105,6 +105,19 @@ def without_secret(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
+def without_user(url: str) -> tuple[str, str]:
+    """Returns the URL's scheme and what follows its user and password, for another user. Raises InvalidInput if it has
+    more that is secret, or is meant for one place only: credentials of Sentinels, a client's certificate."""
+    own = parse(url).sentinel_options.keys() & {"username", "password"} | parse(url).options.keys() & set(_FILES[1:])
+    if own:
+        raise _refusal(
+            f"{without_secret(url)!r} has options that can't be given to workers: {', '.join(sorted(own))}",
+            "Give a URL without them, or set WATCHBILL_REDIS_ACL_PER_CREW to false.",
+        )
+    scheme, _, rest = without_secret(url).partition("://")
+    return scheme, rest
+
+
 def _server(url: str, scheme: str, tls: bool) -> Target:
     options: dict[str, Any] = dict(parse_url(url))
     options.pop("connection_class", None)

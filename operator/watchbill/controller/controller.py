@@ -11,12 +11,14 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill import background, cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock, wait_for_event
+from watchbill.connection.url import without_user
 from watchbill.controller.autoscaler import Autoscaler
 from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.cache import Cache, Key, Object
@@ -25,6 +27,7 @@ from watchbill.controller.eviction import Eviction
 from watchbill.controller.leader import Elector
 from watchbill.controller.memory import Memory
 from watchbill.controller.reconcile import Reconciler
+from watchbill.controller.redis_users import RedisUsers
 from watchbill.controller.references import References
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
@@ -35,8 +38,9 @@ from watchbill.controller.workqueue import Lane, WorkQueue
 from watchbill.errors import KubernetesForbids, WatchbillError
 from watchbill.kubernetes_api import Kind, KubernetesApi
 from watchbill.plan import manifests
+from watchbill.plan.redis_users import Address
 from watchbill.settings import Settings
-from watchbill.store import figures
+from watchbill.store import definitions, figures
 
 logger = logging.getLogger("watchbill.operator")
 
@@ -101,6 +105,11 @@ class Controller:
         self._queue: WorkQueue[Key] = WorkQueue(metrics.WORKQUEUE_DEPTH.set, clock)
         check = self._elector.check if self._elector else lambda: None
         self._stored = Stored(client, scheduler, owner, self._living, check=check, clock=clock)
+        self._users: RedisUsers | None = None
+        if settings.redis_acl_per_crew:
+            address = Address(*without_user(settings.redis_url or ""))
+            rotate = timedelta(seconds=settings.redis_acl_rotate_seconds) if settings.redis_acl_rotate_seconds else None
+            self._users = RedisUsers(client, kubernetes, owner, address, rotate, check, clock)
         self._pauses: dict[Key, float] = {}
         """Crew whose heartbeats are not all in the store yet → the pause before they are read again."""
         self._eviction = Eviction(client, self._enqueue_all, clock)
@@ -168,6 +177,8 @@ class Controller:
     async def _lead(self) -> None:
         """Reconciles all crews, remembering nothing of the time when another replica may have led."""
         self._memory = Memory()
+        if self._users is not None:
+            self._users.forget()
         events = Events(self._kubernetes, self._identity, self._clock)
         statuses = Statuses(
             self._kubernetes,
@@ -193,7 +204,9 @@ class Controller:
                 image=self._settings.worker_image,
                 resources=self._settings.worker_resources,
                 allow_modules=",".join(self._settings.allowed_modules),
+                user_per_crew=self._users is not None,
             ),
+            users=self._users,
             clock=self._clock,
         )
         autoscaler = Autoscaler(
@@ -207,6 +220,8 @@ class Controller:
             group.create_task(background.supervise("events", events.run))
             group.create_task(background.supervise("autoscaler", autoscaler.run))
             group.create_task(background.supervise("references", references.run))
+            if self._users is not None:
+                group.create_task(background.supervise("users of the store", self._users.run))
             group.create_task(self._queue.run(reconciler.reconcile, RECONCILES_AT_ONCE))
 
     async def _follow(self) -> None:
@@ -227,6 +242,12 @@ class Controller:
             self._pauses[key] = min(2 * pause, FOLLOW_SECONDS)
             return pause
         return FOLLOW_SECONDS if beats else None
+
+    async def _is_gone(self, key: Key) -> bool:
+        held = await definitions.identity(self._client, names.CrewKeys(*key))
+        if held.uid or held.leaving:  # its workers may end their tasks
+            return False
+        return await self._kubernetes.get("crews", *key) is None
 
     async def _living(self, key: Key) -> tuple[str, int] | None:
         seen = await self._kubernetes.get("crews", *key)
@@ -253,6 +274,8 @@ class Controller:
             pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
             if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
                 self._memory.invalidate()
+                if self._users is not None:
+                    self._users.invalidate()
 
     async def _list(self) -> None:
         """Lists all resources. What is not listed is gone; a namespace that may not be listed stays as it was."""
@@ -285,6 +308,8 @@ class Controller:
         living = {key: str(crew["metadata"]["uid"]) for key, crew in self._cache.crews.items()}
         try:
             strays = await self._stored.strays(self._namespaces, living)
+            if self._users is not None:
+                await self._users.sweep(living, self._is_gone)
         except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
             logger.warning("the sweep is put off: %s", error)
             return

@@ -20,6 +20,7 @@ from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
 from watchbill.controller.memory import CrewMemory, Memory
+from watchbill.controller.redis_users import RedisUsers
 from watchbill.controller.references import References
 from watchbill.controller.statuses import Statuses
 from watchbill.controller.store_gate import StoreGate
@@ -74,9 +75,11 @@ class Reconciler:
         states: References,
         *,
         workers: manifests.Defaults,
+        users: RedisUsers | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`workers`: what their Deployments have where a crew's template says nothing."""
+        """`workers`: what their Deployments have where a crew's template says nothing. `users`: None if crews have no
+        users of their own in the store."""
         self._kubernetes = kubernetes
         self._cache = cache
         self._stored = stored
@@ -88,6 +91,7 @@ class Reconciler:
         self._states = states
         self._workers = workers
         self._actor = Actor(kubernetes, cache, stored, workers, clock)
+        self._users = users
         self._clock = clock
 
     async def reconcile(self, key: Key) -> float | None:
@@ -128,6 +132,7 @@ class Reconciler:
         unstored = synced.fault if synced.state is None and synced.error is None else None
         pauses = await self._write_heartbeat_statuses(key, memory, synced.state, unstored)
         if crew is None:
+            await self._keep_user(key, seen)
             pauses.append(await self._write_unreadable_status(key, seen, memory, synced.fault))
         else:
             observed = await self._observe(key, crew, seen, synced, memory)
@@ -151,8 +156,14 @@ class Reconciler:
             await self._stored.follow(key, self._cache.heartbeats.of(key))
         except (RetryLater, redis.exceptions.RedisError, OSError) as error:
             logger.info("%s/%s: the heartbeats can't be read: %s", *key, error)
+        await self._keep_user(key, seen)
         status = paused.status(seen.get("status") or {}, now=self._clock.now())
         return plan.shortest([await self._statuses.write("crews", seen, status, key, memory), PAUSED_AGAIN_SECONDS])
+
+    async def _keep_user(self, key: Key, seen: Object) -> None:
+        """Has the store know the user of a crew of which nothing is changed: a server may forget it any time."""
+        if self._users is not None:
+            await self._users.ensure(key, seen, may_write=False)
 
     async def _remove(self, key: Key, seen: Object | None) -> float | None:
         """The crew is gone, or going. Its children go with their owner."""
@@ -161,7 +172,10 @@ class Reconciler:
         self._states.forget(key)
         message = f"there is no Crew {key[1]!r} in namespace {key[0]!r}. Create it, or mend crewRef"
         pauses = await self._write_heartbeat_statuses(key, memory, None, (Reason.CREW_NOT_FOUND, message))
-        pauses.append(await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory))
+        again = await self._stored.remove(key, str(seen["metadata"]["uid"]) if seen else None, memory)
+        if again is None and self._users is not None:  # until then workers end their tasks
+            await self._users.remove(key)
+        pauses.append(again)
         return plan.shortest(pauses)
 
     # ------------------------------------------------------------ observe
@@ -214,6 +228,9 @@ class Reconciler:
 
     async def _observe(self, key: Key, crew: Crew, seen: Object, synced: _Synced, memory: CrewMemory) -> plan.Observed:
         state, generation = synced.state, int(seen["metadata"]["generation"])
+        is_own, secret = self._workers.has_own_user(crew), self._workers.redis_secret(crew)
+        may_write = state is not None  # else the crew may be another operator's
+        no_user = await self._users.ensure(key, seen, may_write=may_write) if self._users and is_own else None
         load = state.load if state else None
         refused = memory.refusal is not None and memory.refusal[0] == generation
         status = seen.get("status") or {}
@@ -228,7 +245,7 @@ class Reconciler:
             status=status,
             children=self._cache.deployments.of(key),
             has_service_account=memory.has_service_account or await self._has_service_account(key, seen, memory),
-            has_redis_secret=config.get(f"Secret/{crew.spec.workers.redis_secret_ref.name}") != references.MISSING,
+            has_redis_secret=no_user is None and (is_own or config.get(f"Secret/{secret}") != references.MISSING),
             config=config,
             load=load,
             store_error=synced.error,
@@ -240,6 +257,7 @@ class Reconciler:
             fault=synced.fault,
             refusal=memory.refusal[1:] if memory.refusal is not None and refused else None,
             denied=memory.denied if self._clock.monotonic() < memory.denied_until else None,
+            no_user=no_user,
             evicts=self._eviction.message,
             fleet=state.fleet if state else None,
             past=memory.past,

@@ -23,6 +23,7 @@ from watchbill.doctor.findings import (
     crd_version,
     crew_findings,
     describe,
+    overlaps,
     skew,
     used_up,
 )
@@ -48,9 +49,12 @@ class Cluster:
         self.findings.append(Finding(check, severity, message, fix))
 
 
-async def examine(namespaces: Sequence[str], *, asked: bool, worker_image: str = "", lease: str = "") -> Cluster:
+async def examine(
+    namespaces: Sequence[str], *, asked: bool, worker_image: str = "", lease: str = "", user_per_crew: bool = False
+) -> Cluster:
     """`namespaces`: the watched ones; empty: all. `asked`: a cluster without Watchbill is an error. `worker_image`: of
-    crews that name none. `lease`: that of the operator's replicas, as `namespace/name`. Raises nothing."""
+    crews that name none. `lease`: that of the operator's replicas, as `namespace/name`. `user_per_crew`: the operator
+    makes a user of the store for each crew. Raises nothing."""
     found = Cluster()
     lacking = Severity.ERROR if asked else Severity.SKIPPED
     try:
@@ -63,12 +67,14 @@ async def examine(namespaces: Sequence[str], *, asked: bool, worker_image: str =
             if not await _crds(api, found, lacking):
                 return found
             account = str(who["status"]["userInfo"].get("username", ""))
-            await _rights(api, found, account, namespaces, lease)
+            wanted = (*rights.IN_NAMESPACES, *(rights.FOR_USERS if user_per_crew else ()))
+            await _rights(api, found, account, [(one, name) for name in namespaces or [""] for one in wanted], lease)
             await _leader(api, found, lease, now)
             crews = await _listed(api, found, "crews", f"/apis/{_API}", namespaces)
             if crews is not None:
                 found.findings += crew_findings(crews, worker_image, now)
                 found.crews = sorted(f"{c['metadata']['namespace']}/{c['metadata']['name']}" for c in crews)
+            await _overlaps(api, found)
             await _pods(api, found, namespaces)
             await _quotas(api, found, namespaces)
     except UserActionRequired as error:
@@ -95,13 +101,15 @@ async def _crds(api: KubernetesApi, found: Cluster, lacking: Severity) -> bool:
     return True
 
 
-async def _rights(api: KubernetesApi, found: Cluster, account: str, namespaces: Sequence[str], lease: str) -> None:
+async def _rights(
+    api: KubernetesApi, found: Cluster, account: str, inside: Sequence[tuple[rights.Right, str]], lease: str
+) -> None:
+    """`inside`: rights in namespaces."""
     if not account.startswith(_ACCOUNT):
         fix = "kubectl exec -n watchbill deploy/watchbill -- watchbill doctor"
         found.add("rbac", Severity.SKIPPED, "the operator's rights are examined in its own pod", fix)
         return
-    wanted = [(right, namespace) for namespace in namespaces or [""] for right in rights.IN_NAMESPACES]
-    wanted += [(right, "") for right in rights.IN_CLUSTER]
+    wanted = [*inside, *((right, "") for right in rights.IN_CLUSTER)]
     if lease:
         namespace, _, name = lease.partition("/")
         wanted += [(right, namespace) for right in rights.on_lease(name)]
@@ -190,6 +198,18 @@ async def _listed(
             found.add(plural, Severity.SKIPPED, f"this user may not list {plural}")
             return None
     return objects
+
+
+async def _overlaps(api: KubernetesApi, found: Cluster) -> None:
+    selector = f"{cluster_names.LABEL_NAME}=watchbill,{cluster_names.LABEL_COMPONENT}=operator"
+    try:
+        operators = await api.read("/apis/apps/v1/deployments", selector=selector)
+    except KubernetesForbids:
+        found.add("overlap", Severity.SKIPPED, "this user may not list the operators of all namespaces")
+        return
+    found.findings += overlaps(operators.get("items") or []) or [
+        Finding("overlap", Severity.OK, "no two operators watch the same namespace")
+    ]
 
 
 async def _pods(api: KubernetesApi, found: Cluster, namespaces: Sequence[str]) -> None:

@@ -38,6 +38,8 @@ IN_NAMESPACES: Final = (
 
 OPTIONAL: Final = frozenset({Right("", "secrets", "get"), Right("", "configmaps", "get")})
 """Rights that a value of the chart takes away (rbac.readSecrets, rbac.readConfigMaps)."""
+FOR_USERS: Final = (Right("", "secrets", "create"), Right("", "secrets", "patch"))
+"""In each watched namespace, where each crew gets a user of its own in the store."""
 
 IN_CLUSTER: Final = (Right("", "namespaces", "get", "kube-system"),)
 

@@ -18,58 +18,37 @@ from watchbill.connection import outages
 from watchbill.connection.url import Target
 from watchbill.doctor.findings import Finding, Severity, skew
 from watchbill.errors import WatchbillError
-from watchbill.store import eviction
+from watchbill.store import eviction, rights
 
 OLDEST: Final = (7, 0)
 """The oldest version of Redis whose scripts can do what ours do."""
 _CLI: Final = 'redis-cli -u "$WATCHBILL_REDIS_URL"'
 _RIGHTS: Final = (
-    "~wb:* ~crew:* &wb:* +@read +@write +@connection +@pubsub +@transaction -@dangerous "
+    "~wb:* ~crew:* &wb:* &wb:{*}:wake +@read +@write +@connection +@pubsub +@transaction -@dangerous "
     "+eval +evalsha +info +time +wait +cluster|slots"
 )
 
-COMMANDS: Final = (
-    *("GET K", "SET K v", "DEL K", "UNLINK K", "EXISTS K", "TYPE K", "EXPIRE K 1", "PEXPIRE K 1", "PEXPIREAT K 1"),
-    *("PERSIST K", "HGET K f", "HSET K f v", "HSETNX K f v", "HMGET K f", "HGETALL K", "HDEL K f", "HLEN K"),
-    *("HKEYS K", "HEXISTS K f", "HINCRBY K f 1", "ZADD K 1 m", "ZREM K m", "ZSCORE K m", "ZMSCORE K m", "ZCARD K"),
-    *("ZCOUNT K 0 1", "ZRANGE K 0 1", "ZREVRANGE K 0 1", "ZRANGEBYSCORE K 0 1", "ZRANGEBYLEX K - +", "ZRANDMEMBER K"),
-    *("ZREMRANGEBYSCORE K 0 1", "ZREMRANGEBYRANK K 0 1", "SADD K m", "SREM K m", "SISMEMBER K m", "RPUSH K v"),
-    *(
-        "LPUSH K v",
-        "LREM K 1 v",
-        "LLEN K",
-        "LTRIM K 0 1",
-        "XADD K * f v",
-        "XLEN K",
-        "XRANGE K - +",
-        "XREVRANGE K + -",
-        "XDEL K 0-1",
-    ),
-    *("XTRIM K MAXLEN 0", "XACK K g 0-1", "XCLAIM K g c 0 0-1", "XPENDING K g", "XINFO STREAM K", "XREAD STREAMS K 0"),
-    *("XGROUP CREATE K g $ MKSTREAM", "XREADGROUP GROUP g c STREAMS K >", "PUBLISH wb:doctor v", "SUBSCRIBE wb:doctor"),
-    *("EVALSHA 0 1 K", "TIME", "INFO"),
-)
-"""The commands that scripts and clients send, each with arguments that it takes. K: a key."""
 KEYS: Final = ("wb:{doctor}:probe", "crew:{doctor}:probe")
 
 
-async def examine(target: Target, shown: str) -> list[Finding]:
-    """`shown`: the store in words. Raises nothing: a store that can't be reached is a finding."""
+async def examine(target: Target, shown: str, *, makes_users: bool = False) -> list[Finding]:
+    """`shown`: the store in words. `makes_users`: our user is to make users for crews. Raises nothing: a
+    store that can't be reached is a finding."""
     try:
         async with connection.connected(target) as client:
-            return [finding async for finding in _examine(client, shown)]
+            return [finding async for finding in _examine(client, shown, makes_users=makes_users)]
     except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
         return [Finding("store", Severity.ERROR, f"{shown} doesn't answer: {error}", f"{_CLI} PING")]
 
 
-async def _examine(client: redis.asyncio.Redis, shown: str) -> AsyncIterator[Finding]:
+async def _examine(client: redis.asyncio.Redis, shown: str, *, makes_users: bool) -> AsyncIterator[Finding]:
     with outages.translated():
         masters = await connection.masters(client)
         for address, server in masters.items():
             place = f"the store at {address}" if address else shown
             for finding in await _server(server, place):
                 yield finding
-            for finding in await _rights(server, place):
+            for finding in await _rights(server, place, makes_users=makes_users):
                 yield finding
     if fault := await eviction.fault(client):
         yield Finding("store", Severity.ERROR, fault.reason, f"{_CLI} CONFIG SET maxmemory-policy {eviction.SAFE}")
@@ -110,10 +89,11 @@ def _persistence(info: dict[str, Any], place: str) -> Iterator[Finding]:
         yield Finding("persistence", Severity.OK, f"{place} writes its log to disk")
 
 
-async def _rights(server: redis.asyncio.Redis, place: str) -> list[Finding]:
+async def _rights(server: redis.asyncio.Redis, place: str, *, makes_users: bool) -> list[Finding]:
     refused: list[str] = []
     keys: list[str] = []
-    commands = [line.replace(" K", f" {key}") for key in KEYS for line in COMMANDS]
+    commands = [line.replace(" K", f" {key}") for key in KEYS for line in rights.COMMANDS]
+    commands += rights.FOR_USERS if makes_users else ()
     opened = await _sent(server, ["MULTI", "DISCARD"])
     if any(isinstance(reply, Exception) for reply in opened):  # without a transaction they would be carried out
         refused = ["MULTI", "DISCARD"]
@@ -123,7 +103,8 @@ async def _rights(server: redis.asyncio.Redis, place: str) -> list[Finding]:
             if isinstance(reply, redis.exceptions.NoPermissionError):
                 about_keys = "key" in str(reply) or "channel" in str(reply)
                 (keys if about_keys else refused).append(command.split()[1 if about_keys else 0])
-    fix = f"{_CLI} ACL SETUSER NAME {_RIGHTS}   # docs/redis.md has those of a single crew"
+    more = " +acl|setuser +acl|deluser +acl|users" if makes_users else ""
+    fix = f"{_CLI} ACL SETUSER NAME {_RIGHTS}{more}   # docs/redis.md has those of a single crew"
     if refused:
         message = f"our user at {place} may not call {', '.join(dict.fromkeys(refused))}"
         return [Finding("acl", Severity.ERROR, message, fix)]

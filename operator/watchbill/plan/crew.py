@@ -65,6 +65,8 @@ class Observed:
     """The message with which the API server has just forbidden a write."""
     agents_loaded: bool = True
     """A worker has loaded all agents under the current definition."""
+    no_user: Fault | None = None
+    """The reason why the crew can't have its own user of the store."""
     evicts: str = ""
     """The reason why the store may delete work, and the fix; empty where it doesn't."""
     fleet: drain.Fleet | None = None
@@ -366,6 +368,8 @@ def _unread(wanted: revisions.Wanted) -> str:
 
 
 def _stalled(seen: Observed, wanted: revisions.Wanted, trouble: str) -> Fault | None:
+    if seen.no_user is not None:
+        return seen.no_user
     if not seen.has_redis_secret:
         name = seen.crew.spec.workers.redis_secret_ref.name
         return (

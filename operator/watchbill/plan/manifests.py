@@ -66,6 +66,17 @@ class Defaults:
     """Resources of containers whose template names none."""
     allow_modules: str = ""
     """WATCHBILL_ALLOW_MODULES. Empty: as the image has it."""
+    user_per_crew: bool = False
+    """Each crew has a user of its own in the store."""
+
+    def has_own_user(self, crew: Crew) -> bool:
+        """Returns whether the operator makes this crew's user. A crew that names another Secret has one by hand."""
+        return self.user_per_crew and crew.spec.workers.redis_secret_ref.name == cluster_names.REDIS_SECRET
+
+    def redis_secret(self, crew: Crew) -> str:
+        """Returns the name of the Secret with the URL by which the crew's workers reach the store."""
+        own = self.has_own_user(crew)
+        return cluster_names.redis_secret(crew.name) if own else crew.spec.workers.redis_secret_ref.name
 
 
 def labels(crew: Crew) -> dict[str, str]:
@@ -178,7 +189,7 @@ def _template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
 
 
 def _env(crew: Crew, namespace: str, defaults: Defaults) -> list[Object]:
-    secret = crew.spec.workers.redis_secret_ref.name
+    secret = defaults.redis_secret(crew)
     env: list[Object] = [
         {
             "name": "WATCHBILL_REDIS_URL",
