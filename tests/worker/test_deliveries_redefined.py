@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from watchbill.plan import deliveries as plan
 from watchbill.settings import Settings
 from watchbill.store import circuits, definitions
 from watchbill.store.circuits import Circuit, Failure
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering import shares
+from watchbill.worker.delivering.circuits import Circuits
+from watchbill.worker.delivering.sending import Deliverer, Delivering
+from watchbill.worker.delivering.shares import Shares
 
 HOW = Delivering(slots=8, settings=Settings(delivery_allow="127.0.0.0/8"))
 TO_OPS = RECEIVER + "ops"
@@ -38,11 +42,11 @@ async def delayed(crew: Crew) -> int:
     return int(await crew.redis.zcount(crew.keys.deliveries().delayed, seconds * 1000 + micros // 1000 + 1, "+inf"))
 
 
-async def fail(crew: Crew, times: int = plan.CIRCUIT_FAILURES) -> None:
+async def fail(crew: Crew, times: int = plan.CIRCUIT_FAILURES, of: Destination = OLD) -> None:
     """Opens the circuit of the old definition, as a worker does."""
     worker = await knowledge(crew)
     for i in range(times):
-        await worker.failed(OLD, Failure("d", i, "broken", counts=True, agent=TO_OPS))
+        await worker.failed(of, Failure("d", i, "broken", counts=True, agent=TO_OPS))
 
 
 async def test_what_waits_for_a_dead_receiver_is_sent_at_once_by_a_definition_that_mends_it(make_crew: Make) -> None:
@@ -81,6 +85,35 @@ async def test_a_failure_of_the_old_definition_that_comes_late_delays_nothing_fo
             await _let_pass(crew)
             await until(lambda: outgoing.ended(crew, "completed", 8))
         assert sorted(new.ids) == sorted(set(old.ids))
+
+
+@pytest.mark.parametrize("held", ["is put off", "is set aside", "has failed"])
+async def test_a_message_that_a_worker_is_about_to_delay_is_sent_at_once(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    """Nobody else can bring forward what a worker holds."""
+    monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 600.0)
+    monkeypatch.setattr(shares, "PERIOD_MS", 600_000)
+    how = Delivering(schedule=(0.02,) * 9, slots=8, settings=HOW.settings)
+    async with receiving(always=500) as dead, receiving() as healthy:
+        old, new = dead.destination(), healthy.destination()
+        crew = await make_crew({"a": "Gate"}, delivery=[old])
+        await fail(crew, plan.CIRCUIT_FAILURES - (held == "has failed"), of=old)
+        if held == "is set aside":
+            await crew.redis.delete(crew.keys.circuits)
+            monkeypatch.setattr(Shares, "room", lambda _, to: 0 if to == old else math.inf)
+
+        async def redefine(*_: object) -> None:
+            await crew.define(delivery=[new])
+
+        if held == "has failed":
+            monkeypatch.setattr(Circuits, "defer", redefine)
+        else:
+            monkeypatch.setattr(Deliverer, "_pause", redefine)
+        await outgoing.enqueue(crew, "ops", 1)
+        async with crew.in_process(delivering=how):
+            await until(lambda: outgoing.ended(crew, "completed", 1))
+        assert (len(dead.got), healthy.ids) == (held == "has failed", ["ops-0"])
 
 
 async def _let_pass(crew: Crew) -> None:

@@ -49,6 +49,14 @@ async def read(client: redis.asyncio.Redis, keys: CrewKeys, of: Sequence[str]) -
     return [_circuit(str(text)) if text else Circuit() for text in found]
 
 
+async def is_redefined(client: redis.asyncio.Redis, keys: CrewKeys, agent: str, of: str) -> bool:
+    """Returns whether the crew has another destination of this name by now (lib_destinations.lua). `agent`: its name on
+    the delivery queue; `of`: its `key`."""
+    with outages.translated():
+        known = await client.hget(keys.meta, agent)
+    return known is not None and str(known).strip() != of
+
+
 async def failing(client: redis.asyncio.Redis, crews: Sequence[CrewKeys], now_ms: int) -> list[list[str]]:
     """Returns, for each crew, the names of destinations to which nothing is sent now, but for a trial."""
     with outages.translated():

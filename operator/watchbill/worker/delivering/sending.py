@@ -30,7 +30,7 @@ from watchbill.plan.retry import ASKED_MAX_SECONDS
 from watchbill.records import CrewDefinition, TaskPolicy
 from watchbill.redaction import redact
 from watchbill.settings import Settings, read
-from watchbill.store import definitions
+from watchbill.store import circuits, definitions
 from watchbill.store.circuits import Failure
 from watchbill.store.deliveries import Content
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
@@ -117,9 +117,9 @@ class DeliveryWork:
         self._sender = Sender(settings, how.secrets, store=client, own_streams=how.own_streams, clock=state.clock)
 
     def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
-        circuits = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
+        known = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
         shares = Shares(self._client, self._keys, self._uid, state, slots)
-        return Deliverer(self._client, self._keys, self._sender, circuits, shares, self._how, state, self._counts)
+        return Deliverer(self._client, self._keys, self._sender, known, shares, self._how, state, self._counts)
 
     def start_beside(self, state: WorkerState, queue: Queue, parked: asyncio.Event) -> list[asyncio.Task[None]]:
         return []
@@ -136,7 +136,7 @@ class Deliverer:
         client: redis.asyncio.Redis,
         keys: CrewKeys,
         sender: Sender,
-        circuits: Circuits,
+        known: Circuits,
         shares: Shares,
         how: Delivering,
         state: WorkerState,
@@ -146,7 +146,7 @@ class Deliverer:
         self._keys = keys
         self._counts = counts
         self._sender = sender
-        self._circuits = circuits
+        self._circuits = known
         self._shares = shares
         self._how = how
         self._state = state
@@ -193,7 +193,7 @@ class Deliverer:
     async def deliver(self, task: Claimed, known: Mapping[str, Any]) -> Finished:
         """Makes one attempt, and returns how it ended. Raises CrewGone."""
         if "unreadable" in known:
-            return self._put_off(task, PUT_OFF_SECONDS)
+            return self._finished(task, "later", "", "", math.ceil(PUT_OFF_SECONDS * 1000))
         content = Content.unpack(task.payload)
         destination = self._destination(task, content)
         if destination is None:
@@ -207,12 +207,12 @@ class Deliverer:
         if wait > 0:
             await self._circuits.defer(destination, task.agent)
             await self._pause()
-            return self._put_off(task, wait)
+            return await self._wait_for(destination, task, math.ceil(wait * 1000))
         if self._shares.room(destination) <= 0:
             due_ms = await self._shares.set_aside(destination, task.agent)
             await self._pause()
             if self._shares.room(destination) <= 0:
-                return self._finished(task, "later", "", "", -due_ms)
+                return await self._wait_for(destination, task, -due_ms)
         remaining = tuple(known.get("remaining", ()))
         message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)
         with self._shares.sending(destination):
@@ -245,6 +245,8 @@ class Deliverer:
     async def _failed(self, task: Claimed, destination: Destination, failure: Failure, pause: float | None) -> Finished:
         """`pause`: seconds until the next attempt; None: there is none, but to a destination that was defined anew."""
         left = await self._circuits.failed(destination, failure)
+        if left and await self._is_redefined(destination, task):
+            left = None
         schedule = self._how.schedule
         if left is None and task.attempt <= len(schedule):
             pause, left = schedule[0], 0.0
@@ -263,8 +265,16 @@ class Deliverer:
         of_crew = self._definitions[task.definition].delivery
         return next((one for one in of_crew if one.name == content.destination), None)
 
-    def _put_off(self, task: Claimed, seconds: float) -> Finished:
-        return self._finished(task, "later", "", "", math.ceil(seconds * 1000))
+    async def _wait_for(self, destination: Destination, task: Claimed, ttl_ms: int) -> Finished:
+        """Puts the message off; one whose destination was defined anew is due at once."""
+        ttl_ms = 1 if await self._is_redefined(destination, task) else ttl_ms
+        return self._finished(task, "later", "", "", ttl_ms)
+
+    async def _is_redefined(self, destination: Destination, task: Claimed) -> bool:
+        """Asked shortly before the message is delayed: what waits for a destination that is defined anew is brought
+        forward, but not what a worker holds."""
+        of = circuits.key(destination)
+        return await outages.persist(lambda: circuits.is_redefined(self._client, self._keys, task.agent, of))
 
     def _dead(self, task: Claimed, error: str) -> Finished:
         logger.warning("delivery %s of %s is dead: %s", task.id, self._keys.crew, error)
