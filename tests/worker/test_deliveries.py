@@ -142,7 +142,7 @@ async def test_a_submission_names_destinations_or_brings_its_own(make_crew: Make
     [
         (["opps"], "deliver[0]: crew 'crew-…' has no destination 'opps'. Use one of: ops."),
         (["ops", "ops"], "deliver[1]: destination 'ops' is given twice. Remove one of the two."),
-        ("ops", "deliver: 'ops' is no list of destinations. Give a list of names, or of Destinations."),
+        ("ops", "deliver: 'ops' is no list. Give a list of names or Destinations."),
     ],
 )
 async def test_a_destination_that_is_none_is_refused_before_anything_is_stored(

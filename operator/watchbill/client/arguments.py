@@ -30,10 +30,10 @@ def mapping(value: Any, path: str) -> dict[str, Any]:
     return dict(value)
 
 
-def listed(value: Any, path: str) -> list[Any]:
-    """Returns the items of a list, a generator or the like. Raises InvalidInput."""
+def listed(value: Any, path: str, of: str = "") -> list[Any]:
+    """Returns the items of a list, a generator or the like. `of`: the items, for the error. Raises InvalidInput."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidInput(Problem(f"{repr(value)[:80]} is no list", "Give a list.", path=path))
+        raise InvalidInput(Problem(f"{repr(value)[:80]} is no list", f"Give a list{of and f' of {of}'}.", path=path))
     return list(value)
 
 

@@ -100,7 +100,7 @@ class Client(Control, Crews, Deliveries):
         """
         keys = self._door(crew, agent=agent)
         inputs, metadata = arguments.mapping(inputs, "inputs"), arguments.mapping(metadata, "metadata")
-        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver")
+        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver", "names or Destinations")
         durability = arguments.durability(durability)
         labels = {"user_id": user_id, "session_id": session_id, "dedupe_key": dedupe_key}
         submission.check_own(prompt, id or None, metadata, labels)
@@ -157,7 +157,7 @@ class Client(Control, Crews, Deliveries):
         """
         keys = self._door(crew, agent=agent)
         work = [arguments.task(task, agent, i) for i, task in enumerate(arguments.listed(tasks, "tasks"))]
-        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver")
+        deliver = deliver if deliver is None else arguments.listed(deliver, "deliver", "names or Destinations")
         arguments.check_each(work)
         durability = arguments.durability(durability)
         first = {task.agent_name: i for i, task in reversed(list(enumerate(work)))}
