@@ -16,10 +16,11 @@ from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.clock import SYSTEM, Clock
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
-from watchbill.scheduler import Scheduler
+from watchbill.scheduler import Scheduler, scheduler
 from watchbill.store import definitions, events, heartbeats
 from watchbill.testing import FakeClock
 
+BACK = scheduler.STAND_BACK_SECONDS[1]
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
@@ -61,11 +62,15 @@ class Crew:
         return float(counter.labels(self.keys.crew, name)._value.get())
 
     async def tick(self, clock: FakeClock, name: str = "hb") -> None:
-        """Moves the clock by a second, to a slot, and returns when that is fired."""
-        slot = str(int(clock.advance(1).timestamp()))
+        """Moves the clock to the next full second, to a slot, and returns when that is fired."""
+        slot = str(int(clock.advance(1 - clock.now().microsecond / 1e6).timestamp()))
 
         async def is_fired() -> bool:
-            return slot in await self.fired(name)
+            if slot in await self.fired(name):
+                return True
+            if clock.now().microsecond < 600_000 and any(seconds <= BACK for seconds in clock.sleepers):
+                clock.advance(BACK)  # each of two may have found a slot fired by the other, and stands back
+            return False
 
         await until(is_fired)
 

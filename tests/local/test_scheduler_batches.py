@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from scheduled import NOON, Crew, at_least, beat, looked, make_crew, settled
+from scheduled import BACK, NOON, Crew, at_least, beat, looked, make_crew, settled
 
 from waiting import until
 from watchbill import connection
@@ -17,7 +17,6 @@ from watchbill.store import definitions
 from watchbill.testing import FakeClock
 
 BEATS = 10
-BACK = scheduler.STAND_BACK_SECONDS[1]
 
 
 @pytest.fixture
