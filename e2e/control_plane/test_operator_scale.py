@@ -1,0 +1,173 @@
+"""The number of workers of a crew that others scale, and what a crew tells of a number that is held."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster import machine
+from e2e.cluster.control_plane import ControlPlane
+from e2e.cluster.kubectl import Kubectl, KubectlError
+from e2e.control_plane import operator_team
+from e2e.control_plane.operator_team import SOON, Team, crew
+from watchbill import client
+
+team = operator_team.team
+store = operator_team.store
+installed = operator_team.installed
+
+
+class Watch:
+    """Every version of the crew `echo` since it began, as (resourceVersion, workers.replicas)."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def seen(self) -> list[tuple[str, int]]:
+        lines = self._log.read_text().splitlines(keepends=True)
+        pairs = (line.split() for line in lines if line.endswith("\n"))
+        return [(version, int(replicas)) for version, replicas in pairs]
+
+    def values(self, team: Team) -> list[int]:
+        """The values of replicas up to now, each once per change."""
+        now = team.crew()["metadata"]["resourceVersion"]
+        machine.until(lambda: now in dict(self.seen()), within=SOON, what="the watch has seen the last version")
+        return [value for value, _ in groupby(replicas for _, replicas in self.seen())]
+
+
+@contextmanager
+def watching(team: Team, kubectl: Kubectl) -> Iterator[Watch]:
+    log = team.folder / "crew.watch"
+    columns = r'jsonpath={.metadata.resourceVersion} {.spec.workers.replicas}{"\n"}'
+    command = [str(kubectl.program), "get", "crew", "echo", "--watch", f"--namespace={team.namespace}", "-o", columns]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*command, f"--kubeconfig={kubectl.kubeconfig}"], stdout=out)
+    try:
+        watch = Watch(log)
+        machine.until(watch.seen, within=SOON, what="the watch has begun")
+        yield watch
+    finally:
+        process.kill()
+        process.wait()
+
+
+def from_git(team: Team, **workers: Any) -> None:
+    """Applies the manifest of a repository, which says nothing of replicas, as a GitOps tool does: twice."""
+    manifest = json.dumps(crew(maxReplicas=5, scaling={"mode": "External"}, **workers))
+    for _ in range(2):
+        team.kubectl("apply", "--server-side", "--field-manager=gitops", "--filename=-", stdin=manifest)
+
+
+def autoscaler() -> dict[str, Any]:
+    """An HPA that no metrics reach: nobody serves them here."""
+    target = {"apiVersion": "watchbill.dev/v1alpha1", "kind": "Crew", "name": "echo"}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "echo"},
+        "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 4},
+    }
+
+
+def explained(team: Team, plane: ControlPlane) -> dict[str, Any]:
+    """The answer of `watchbill explain crew`, which asks the store."""
+    command = (sys.executable, "-m", "watchbill", "explain", "crew", f"{team.namespace}/echo", "--output=json")
+    environment = {"KUBECONFIG": str(plane.kubeconfig), "WATCHBILL_REDIS_URL": team.store.url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SOON, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def test_a_person_and_an_hpa_scale_a_crew_and_its_manifest_in_git_changes_nothing_of_that(
+    team: Team, kubectl: Kubectl, control_plane: ControlPlane
+) -> None:
+    def until_workers(count: int) -> None:
+        machine.until(lambda: team.replicas() == count, within=SOON, what=f"{count} workers")
+
+    team.operator()
+    from_git(team)
+    team.until_ready()
+    until_workers(1)
+    with watching(team, kubectl) as watch:
+        team.kubectl("scale", "crew/echo", "--replicas=3")
+        from_git(team)
+        until_workers(3)
+        told = explained(team, control_plane)
+        assert (told["mode"], told["why"], told["replicas"]) == ("External", "external", 3)
+        assert "workers.replicas says so" in told["sentences"][0]
+        machine.until(lambda: team.crew()["status"]["replicas"] == 3, within=SOON, what="the status has them")
+        scale = kubectl.json("get", "--subresource=scale", "crew/echo", f"--namespace={team.namespace}")
+        assert scale["status"]["replicas"] == 3
+        assert len(team.items("pods", f"--selector={scale['status']['selector']}")) == 3
+
+        # The HPA leaves a crew without workers alone: for it, zero means that scaling is off.
+        team.kubectl("scale", "crew/echo", "--replicas=0")
+        until_workers(0)
+        team.apply(autoscaler())
+
+        def conditions() -> dict[str, str]:
+            (hpa,) = team.items("hpa")
+            return {c["type"]: c["reason"] for c in hpa.get("status", {}).get("conditions", [])}
+
+        machine.until(
+            lambda: conditions().get("ScalingActive") == "ScalingDisabled", within=SOON, what="the HPA tells that"
+        )
+        from_git(team)
+        assert watch.values(team) == [1, 3, 0]
+
+        # From 1 up it scales, also without metrics: to its own minimum here.
+        team.kubectl("scale", "crew/echo", "--replicas=1")
+        until_workers(2)
+        from_git(team)
+        from_git(team, image="other:2")  # a commit that changes something else
+        machine.until(lambda: len(team.deployments()) == 2, within=SOON, what="a Deployment of the new revision")
+        team.kubectl("scale", "crew/echo", "--replicas=5")
+        machine.until(lambda: watch.values(team)[-1] == 4, within=SOON, what="the HPA keeps its maximum")
+        from_git(team, image="other:2")
+        assert watch.values(team) == [1, 3, 0, 1, 2, 5, 4]
+
+
+def test_in_auto_a_scale_is_refused_and_a_held_number_of_workers_is_told_alike_by_status_and_explain(
+    team: Team, control_plane: ControlPlane
+) -> None:
+    def made(window: int) -> dict[str, Any]:
+        down = {"stabilizationWindowSeconds": window}
+        return crew(maxReplicas=3, concurrency=1, scaling={"up": {"waitSeconds": 3600}, "down": down})
+
+    team.operator()
+    team.apply(made(3600))
+    team.until_ready()
+    with pytest.raises(KubectlError, match=r"scaling\.mode is Auto\. Set scaling\.mode: External, or change min"):
+        team.kubectl("scale", "crew/echo", "--replicas=2")
+    team.submit(count=3)
+    machine.until(lambda: team.replicas() == 3, within=SOON, what="a worker for each task")
+    tasks = [str(task) for task in team.store.client.zrange(f"wb:{{{team.namespace}/echo}}:ids", 0, -1)]
+    with client.SyncClient(team.store.url) as own:
+        for task in tasks[1:]:
+            own.cancel(f"{team.namespace}/echo", task)
+
+    def held() -> dict[str, str]:
+        return dict(team.crew()["status"].get("scaling", {}))
+
+    status = machine.until(held, within=SOON, what="the status tells what holds the workers")
+    told = explained(team, control_plane)
+    assert status["reason"] == "StabilizationWindow"
+    assert status["message"].startswith("3 workers stay until ")
+    assert "(scaling.down.stabilizationWindowSeconds)" in status["message"]
+    assert (told["held"], told["wanted"], told["replicas"]) == ("window", 1, 3)
+    assert told["sentences"][1] == f"{status['message']}."
+    assert f"until {told['until']}:" in status["message"]
+    assert team.replicas() == 3
+
+    team.apply(made(0))
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="two leave without the window")
+    machine.until(lambda: not held(), within=SOON, what="the status tells of no hold")
+    told = explained(team, control_plane)
+    assert (told["held"], told["wanted"], told["replicas"]) == ("", 1, 1)
