@@ -111,7 +111,7 @@ class Store:
 
     def start(self) -> None:
         """On the data of the one before. Returns when it answers."""
-        command = local_server.server_command(local_server.find_server(), self._folder, self._socket, fsync="everysec")
+        command = local_server.server_command(local_server.find_server(), self._folder, self._socket, fsync="no")
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         machine.until(
