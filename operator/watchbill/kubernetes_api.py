@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -42,6 +43,7 @@ with needed("The operator", "operator"):
 REQUEST_TIMEOUT_SECONDS: Final = 10.0
 WRITE_TIMEOUT_SECONDS: Final = 5.0
 """A write must end before another replica may lead: a third of the Lease's 15 seconds."""
+_APPLY: Final = "application/apply-patch+yaml; charset=utf-8"  # the kubernetes package writes the bare type as JSON
 PAGE: Final = 500
 BUSY_SECONDS: Final = 1.0
 """The pause where the API server is busy and names none."""
@@ -182,7 +184,7 @@ class KubernetesApi:
         metadata = manifest["metadata"]
         query = {"fieldManager": cluster_names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         path = self._path(kind, metadata["namespace"], metadata["name"])
-        return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
+        return await self._request("PATCH", path, query, body=_yaml(manifest), content_type=_APPLY)
 
     async def create(self, kind: Kind, manifest: Object) -> Object:
         """Creates the object. Raises Conflict when there is one of that name, KubernetesRefuses."""
@@ -194,7 +196,7 @@ class KubernetesApi:
         metadata = manifest["metadata"]
         query = {"fieldManager": f"{cluster_names.FIELD_MANAGER}-status", "force": "true"}
         path = self._path(kind, metadata["namespace"], metadata["name"]) + "/status"
-        return await self._request("PATCH", path, query, body=manifest, content_type="application/apply-patch+yaml")
+        return await self._request("PATCH", path, query, body=_yaml(manifest), content_type=_APPLY)
 
     async def merge(self, kind: Kind, namespace: str, name: str, fields: Object) -> Object:
         """Changes these fields of an object, as a person asks for it. Raises KubernetesRefuses, KubernetesForbids,
@@ -259,7 +261,7 @@ class KubernetesApi:
         path: str,
         query: Mapping[str, str] | None = None,
         *,
-        body: Object | None = None,
+        body: Object | bytes | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float | None = None,
@@ -298,7 +300,7 @@ class KubernetesApi:
         method: str,
         path: str,
         query: Mapping[str, str],
-        body: Object | None,
+        body: Object | bytes | None,
         headers: Mapping[str, str],
     ) -> tuple[int, Any, float | None]:
         """Returns the status, the body, and for how many seconds the API server asks to be left alone."""
@@ -327,6 +329,12 @@ class KubernetesApi:
             if self._replaced is not None:  # a token's lifetime has passed since its last request
                 await self._replaced.close()  # type: ignore[no-untyped-call]
             self._replaced, self._api = refused, client.ApiClient(configuration=fresh)
+
+
+def _yaml(manifest: Object) -> bytes:
+    """JSON that is YAML too: YAML has no surrogates for what is beyond 16 bits, and wants some of the rest escaped."""
+    plain = json.dumps(manifest, ensure_ascii=False)
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", plain).encode()
 
 
 async def credentials() -> Credentials:

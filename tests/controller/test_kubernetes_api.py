@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 from kubernetes.aio.config import kube_config
 
@@ -31,9 +32,12 @@ class Server:
         self.goes_on.set()
         self.busy: list[tuple[int, str | None]] = []
         """(status, Retry-After) of the next answers."""
+        self.body = b""
+        """What was sent last."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
+        self.body = await request.read()
         await self.goes_on.wait()
         if self.busy:
             status, after = self.busy.pop(0)
@@ -95,6 +99,16 @@ async def test_no_write_starts_while_writes_are_forbidden_and_reads_and_leases_g
             await kubernetes.write_lease(made["metadata"], {"holderIdentity": "c"}, timeout=5)
         assert await kubernetes.lease("ops", "it", timeout=5) == taken
         assert taken["spec"]["holderIdentity"] == "b"
+
+
+async def test_what_is_applied_is_yaml_and_json_whatever_characters_it_has(server: Server) -> None:
+    text = '😀 é \u0085 \u009f \u2028 \ufeff \uffff \x7f \x00 \\ud83d\\ude00 "'
+    manifest = {**MANIFEST, "spec": {text: text}}
+    async with await KubernetesApi.connect() as kubernetes:
+        for apply in (kubernetes.apply("deployments", manifest), kubernetes.apply_status("crews", manifest)):
+            await apply
+            assert json.loads(server.body) == yaml.safe_load(server.body) == manifest
+            assert "😀".encode() in server.body
 
 
 async def test_a_write_that_gets_no_answer_is_given_up_in_time(server: Server) -> None:
