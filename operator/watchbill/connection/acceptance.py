@@ -60,6 +60,8 @@ def introducing(connection: AbstractConnection | redis.Connection) -> Iterator[N
     try:
         yield
     except redis.exceptions.AuthenticationError as error:
+        if not connection.password:  # it has no user that could have been forgotten
+            raise
         raise _ACCEPTANCE.refuse(credentials, error) from None
     _ACCEPTANCE.accept(credentials)
 
