@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -90,12 +91,17 @@ def prepared(cluster: Cluster) -> Images:
         return made
 
 
+def has_before() -> bool:
+    """Returns whether this clone has the release before: a shallow one has not."""
+    command = ["git", "-C", str(ROOT), "cat-file", "-e", f"{BEFORE}^{{commit}}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def prepared_before(cluster: Cluster, folder: Path, valkey: str) -> Images:
     """The images of the release before, on the nodes of a kind cluster, with the store of this one. Its files, and so
     its chart, are in `folder` afterwards."""
     archive = folder / "before.tar"
-    fix = f"Fetch it: git fetch --unshallow, or git fetch origin {BEFORE}"
-    machine.run(["git", "-C", ROOT, "archive", f"--output={archive}", BEFORE], fix=fix)
+    machine.run(["git", "-C", ROOT, "archive", f"--output={archive}", BEFORE])
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
     with machine.lock("install"), docker.engine():

@@ -115,7 +115,7 @@ def released(kubectl: Kubectl, cluster: Cluster, made: Images, chart: Path = ins
         # The crews first, while somebody is there to clear up after them, and a store for their workers to leave.
         kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
         workers = ("pods", "--selector=watchbill.dev/crew", f"--namespace={NAMESPACE}")
-        machine.until(lambda: not kubectl.items(*workers), within=SOON, what="no worker is left", every=0.5)
+        machine.until(lambda: not kubectl.items(*workers), within=3 * SOON, what="no worker is left", every=0.5)
         install.helm(cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
         kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
         kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")

@@ -70,6 +70,8 @@ def images(
     """The chart of the release before, its images, and those of this one."""
     if not kind_cluster.kind_name:
         pytest.skip("the images of the release before can only be put on the nodes of a kind cluster")
+    if not install.has_before():
+        pytest.skip(f"commit {install.BEFORE}, the release before, is not in this clone: git fetch --unshallow")
     now = install.prepared(kind_cluster)
     folder = tmp_path_factory.mktemp("before")
     before = install.prepared_before(kind_cluster, folder, now.valkey)
