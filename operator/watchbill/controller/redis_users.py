@@ -141,10 +141,6 @@ class RedisUsers:
             logger.info("%s/%s: its user of the store has %s password", *key, "a" if secret is None else "another")
         return None
 
-    def has(self, key: Key) -> bool:
-        """Returns whether the crew's user and Secret are there, as far as is known."""
-        return key in self._known
-
     async def remove(self, key: Key) -> None:
         """The crew is gone: removes its user from all servers. The Secret goes with its owner."""
         self._known.pop(key, None)
