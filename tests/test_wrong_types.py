@@ -9,54 +9,17 @@ from typing import Any
 
 import pytest
 
+from right_arguments import RIGHT
 from watchbill import connection, messaging, network
 from watchbill.client import Client, SyncClient, arguments
 from watchbill.crews import CrewRedis
 from watchbill.errors import InvalidInput
-from watchbill.events import TownEvent
 from watchbill.services import AgentService, AgentServiceClient, AgentServiceConfig, AgentTask, BotManager
 from watchbill.tasks import Durability
 
 pytestmark = pytest.mark.pure
 
 NOWHERE = "redis://localhost:1"
-RIGHT: dict[str, Any] = {
-    "crew": "crew",
-    "prompt": "x",
-    "agent": "agent",
-    "tasks": ["x"],
-    "heartbeat": "beat",
-    "task_id": "a",
-    "run_id": "a",
-    "delivery_id": "a",
-    "letter_or_task": "a",
-    "worker": "w",
-    "sources": ["folder"],
-    "task": {"agent_name": "Bot", "prompt": "x"},
-    "channel": "a",
-    "count": 1,
-    "consumer": "c",
-    "consumer_name": "c",
-    "crew_id": "a",
-    "data": {"a": 1},
-    "event": TownEvent.new("agent_spawned", "x"),
-    "group": "g",
-    "group_name": "g",
-    "handler": print,
-    "key": "a",
-    "message": "a",
-    "message_data": {"a": 1},
-    "mission_id": "m",
-    "name": "a",
-    "prefix": "p",
-    "sample_size": 1,
-    "stream_name": "s",
-    "town_name": "t",
-    "agent_id": "a",
-    "value": "a",
-    "rate": 1,
-}
-"""A value for each parameter that has no default, whatever method has it."""
 BESIDE = {"dedupe_seconds": {"dedupe_key": "key"}}
 """Arguments without which another is not looked at."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from runtimes import Runtime, task
 
+from right_arguments import RIGHT
 from waiting import until
 from watchbill import connection, messaging, network
 from watchbill.api import Heartbeat
@@ -125,37 +126,12 @@ async def test_a_secret_of_a_delivery_outlives_a_restart_of_the_service(runtime:
 
 # ---------------------------------------------------------------- clients
 
-ARGUMENTS: dict[str, Any] = {
-    "crew": "crew",
-    "prompt": "x",
-    "agent": "agent",
-    "tasks": ["x"],
-    "heartbeat": "beat",
-    "task_id": "a",
-    "run_id": "a",
-    "count": 1,
-    "key": "a",
-    "value": "a",
-    "channel": "a",
-    "message": "a",
-    "handler": print,
-    "data": {"a": 1},
-    "message_data": {"a": 1},
-    "group": "g",
-    "consumer": "c",
-    "stream_name": "s",
-    "group_name": "g",
-    "consumer_name": "c",
+ARGUMENTS = RIGHT | {
     "sources": Heartbeat.model_validate(
         {"metadata": {"name": "a"}, "spec": {"crewRef": {"name": "a"}, "intervalSeconds": 60}}
     ),
-    "agent_id": "a",
-    "sample_size": 1,
-    "name": "a",
-    "crew_id": "a",
     "metadata": {},
 }
-"""A value for each parameter that has no default, whatever method has it."""
 LOCAL = {"close", "stop", "keys", "unsubscribe", "health_check", "client", "held", "fence"}
 """Methods that end something, or ask nobody."""
 
