@@ -1,16 +1,19 @@
-# Watchbill's two images: the worker's, with what a worker needs and nothing of Kubernetes, and the operator's.
+# Watchbill's images: the worker's, with what a worker needs and nothing of Kubernetes; the same with the libraries of
+# agents that are language models; and the operator's.
 #
 #   docker build --target worker -t watchbill-worker .
+#   docker build --target worker-llm -t watchbill-worker-llm .
 #   docker build --target operator -t watchbill-operator .
 #
-# Both run as user 65532 on a read-only root file system, with /tmp to write to. What is installed is pinned and hashed,
+# All run as user 65532 on a read-only root file system, with /tmp to write to. What is installed is pinned and hashed,
 # comes as wheels only, and is put together in stages of which nothing but the result is kept: no pip, no cache, and
 # nothing of the secrets that a build may need to reach its package index (both may be missing):
 #   --secret id=pip,src=pip.conf   --secret id=ca,src=certificates.pem
 #
-# Neither needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on.
+# None needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on.
 #
-# The worker delivers by every channel but apprise, which brings more than all the rest: an image of your own has it.
+# The worker delivers by every channel but apprise, which brings more than all the rest: an image of your own has it. Of the
+# models' providers worker-llm has OpenAI's library, which most servers can be asked with; another is in an image of yours.
 #
 # Your own agents, either way: in an image of yours (with what they import beyond Watchbill), or in a ConfigMap that is
 # mounted at /agents.
@@ -54,6 +57,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 COPY --from=wheel /wheel /wheel
 RUN /tools/bin/pip --python /opt/watchbill/bin/python3 install --no-deps --no-index --find-links /wheel watchbill
 
+FROM worker-venv AS worker-llm-venv
+COPY constraints/worker-llm.txt /build/constraints/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    /tools/bin/pinned /opt/watchbill /build/constraints/worker-llm.txt
+
 FROM tools AS operator-venv
 COPY constraints/operator.txt /build/constraints/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
@@ -83,12 +91,19 @@ COPY --from=operator-venv /opt/watchbill /opt/watchbill
 ENTRYPOINT ["watchbill"]
 CMD ["operator"]
 
-FROM runtime AS worker
-LABEL org.opencontainers.image.title="Watchbill worker" \
-      org.opencontainers.image.description="Runs the tasks of a crew of AI agents"
-COPY --from=worker-venv /opt/watchbill /opt/watchbill
 # Where a crew's own modules are. -P keeps the working folder off the module path, where it would come before Python's
 # own modules: a crew's calendar.py hides nothing.
+FROM runtime AS worker-runtime
 WORKDIR /agents
 ENV WATCHBILL_FOLDERS=/agents
 ENTRYPOINT ["python3", "-P", "-m", "watchbill.worker"]
+
+FROM worker-runtime AS worker-llm
+LABEL org.opencontainers.image.title="Watchbill worker-llm" \
+      org.opencontainers.image.description="Runs the tasks of a crew of AI agents, language models among them"
+COPY --from=worker-llm-venv /opt/watchbill /opt/watchbill
+
+FROM worker-runtime AS worker
+LABEL org.opencontainers.image.title="Watchbill worker" \
+      org.opencontainers.image.description="Runs the tasks of a crew of AI agents"
+COPY --from=worker-venv /opt/watchbill /opt/watchbill

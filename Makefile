@@ -52,9 +52,10 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(PYTEST) -q -m pure
 
-# Most of a test's time is waiting, for a lease to end or a process to start; a file's tests stay together. The order is
-# that of tests/conftest.py: xdist's own, by the number of tests, would leave the longest file for the end.
-JOBS ?= 4
+# Most of a test's time is waiting, for a lease to end or a process to start: three at a time keep a core busy. A file's
+# tests stay together. The order is that of tests/long.py: xdist's own, by the number of tests, would leave the longest
+# file for the end.
+JOBS ?= 6
 test: lint  ## lint, then all tests: what runs on any machine with Python
 	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
@@ -68,7 +69,7 @@ mutants: $(DEV)  ## Break the code in small ways and see that tests fail: half a
 	$(BIN)/python tests/mutants/generated.py $(if $(SAMPLE),--sample $(SAMPLE))
 	$(BIN)/python tests/mutants/edits.py
 
-crds: $(DEV)  ## Write crds/*.yaml and the values schema of charts/crew from the models in watchbill/api
+crds: $(DEV)  ## Write crds/*.yaml, the values schema of charts/crew, boards and alerts from the code
 	$(BIN)/python -m watchbill.crd
 	$(BIN)/python -m watchbill.crd charts/watchbill/files/crds
 	$(BIN)/python charts/render.py
@@ -91,8 +92,12 @@ lock:  ## Pin anew after a change of dependencies; newer versions too: make lock
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install uv
 	$(COMPILE) pyproject.toml --extra dev --output-file constraints/dev.txt
 	echo hatchling | $(COMPILE) pyproject.toml - --extra all --constraints constraints/dev.txt --output-file constraints/all.txt
-	echo aiosmtplib | $(COMPILE) pyproject.toml - --constraints constraints/dev.txt --output-file constraints/worker.txt
-	$(COMPILE) pyproject.toml --extra cli --extra operator --constraints constraints/dev.txt --output-file constraints/operator.txt
+	echo aiosmtplib | $(COMPILE) pyproject.toml - --extra otel --constraints constraints/dev.txt \
+		--output-file constraints/worker.txt
+	echo aiosmtplib | $(COMPILE) pyproject.toml - --extra otel --extra llm --extra mcp --constraints constraints/dev.txt \
+		--output-file constraints/worker-llm.txt
+	$(COMPILE) pyproject.toml --extra cli --extra operator --extra otel --constraints constraints/dev.txt \
+		--output-file constraints/operator.txt
 	echo hatchling | $(COMPILE) - --constraints constraints/dev.txt --output-file constraints/build.txt
 	rm -rf $(LOCK_VENV)
 

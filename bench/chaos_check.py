@@ -44,6 +44,11 @@ class Beginning:
     ends: list[str] = field(default_factory=list)
     """returned | failed | refused | cancelled: one of them, or none where it saw no end."""
 
+    @property
+    def claimed(self) -> float:
+        """Monotonic: a fence is the time of its claim in µs (docs/design/queue.md), if nobody set its clock."""
+        return self.fence / 1e6 - (self.wall - self.at)
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -267,14 +272,26 @@ def begun_late(evidence: Evidence) -> list[Beginning]:
 
 
 def _late(evidence: Evidence) -> Iterator[str]:
-    """Nothing runs once its end was stored. But who was stopped may have stood before an agent's very first step."""
+    """Nothing runs once its end was stored. But who was stopped may have stood before an agent's very first step; and a
+    store that was rolled back may have given others what it had forgotten that a worker holds."""
     by_process: dict[int, list[Beginning]] = defaultdict(list)
     for one in begun_late(evidence):
-        by_process[one.pid].append(one)
+        if not any(one.claimed <= at <= one.at for at in evidence.rolled_back):
+            by_process[one.pid].append(one)
     for pid, late in by_process.items():
-        if len(late) > len(evidence.hits.get(pid, ())):
+        hits = evidence.hits.get(pid, ())
+        if len(late) > len(hits):
             ids = ", ".join(one.id for one in late)
-            yield f"process {pid} began {ids} when their ends had been stored"
+            times = "; ".join(
+                f"{one.id} was claimed at {one.claimed:.3f}, begun at {one.at:.3f}, "
+                f"and ended at {evidence.stored[one.id].finished - one.wall + one.at:.3f}"
+                for one in late
+            )
+            yield (
+                f"process {pid} began {ids} when their ends had been stored: {times}; "
+                f"it was hit at {[round(at, 3) for at in hits]}, "
+                f"the store rolled back at {[round(at, 3) for at in evidence.rolled_back]}"
+            )
 
 
 def _explained(one: Beginning, following: Beginning, evidence: Evidence) -> bool:

@@ -6,11 +6,13 @@
 the first webhook to the last. The worker moves them, sends each by HTTP on this machine, and notes that in the store.
 CPU is the worker's own.
 
-`dead`: two servers, each with a crew and its worker. One crew has so many deliveries to a port at which nobody listens.
-Once all of them wait for their next attempt, each crew is given one task after the other, in turn, while the deliveries
-are tried and put off; what the machine does meanwhile hits both alike. The ratio of their latencies is what the
-deliveries cost, and so is the difference of the CPU that workers and servers used. A p99 is only worth something where
-many latencies are beyond it, 20 of 2000; `low` and `high` are the bounds of the ratio in 90 of 100 draws from these.
+`dead`: three servers, each with a crew and its worker. `quiet` delivers nothing. `served` has delivered one result, and
+nothing waits. `loud` has so many deliveries to a port at which nobody listens. Once all of them wait for their next
+attempt, each crew is given one task after the other, in turn, while the deliveries are tried and put off; what the
+machine does meanwhile hits all alike. The ratios of their latencies, and the differences of the CPU that workers and
+servers used, are what delivering costs (loud/quiet), and what the dead receiver costs (loud/served). A p99 is only
+worth something where many latencies are beyond it, 20 of 2000; `low` and `high` are the bounds of the ratio in 90 of
+100 draws from these.
 
 Exits with 1 when a delivery is missing, or came twice.
 """
@@ -28,12 +30,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
-from bench import ours, server
+from bench import ours, processes, server
 
 from watchbill.api.delivery import Destination
 from watchbill.client import Client
@@ -113,7 +115,7 @@ async def rate(count: int, folder: Path) -> dict[str, float]:
 async def dead(count: int, probes: int, folder: Path) -> dict[str, float]:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    latencies: dict[str, list[float]] = {"quiet": [], "loud": []}
+    latencies: dict[str, list[float]] = {"quiet": [], "served": [], "loud": []}
     async with AsyncExitStack() as stack:
         clients, workers, stores = {}, {}, {}
         for name in latencies:
@@ -125,6 +127,7 @@ async def dead(count: int, probes: int, folder: Path) -> dict[str, float]:
             working = ours.pod_worker(store, name, written, folder / name / "log", ALLOW)
             workers[name] = await stack.enter_async_context(working)
             await client.run(name, "0", agent=ours.AGENT, timeout=60)
+        await _serve(clients["served"], workers["served"])
         loud = clients["loud"]
         work = [AgentTask(task_id=f"d{n}", agent_name=ours.AGENT, prompt="0") for n in range(count)]
         await loud.submit_many("loud", ours.AGENT, work, deliver=[destination(port)])
@@ -133,32 +136,47 @@ async def dead(count: int, probes: int, folder: Path) -> dict[str, float]:
         for store in stores.values():
             await store.reset()
         since = time.perf_counter()
+        names = list(latencies)
         for number in range(probes):
-            for name in ("quiet", "loud") if number % 2 else ("loud", "quiet"):
+            for name in names[number % 3 :] + names[: number % 3]:
                 began = time.perf_counter()
                 await clients[name].run(name, "0", agent=ours.AGENT, timeout=60)
                 latencies[name].append((time.perf_counter() - began) * 1000)
             await asyncio.sleep(PAUSE_SECONDS)
         took = (time.perf_counter() - since) / 100
-        cpu = {name: (ours.cpu_seconds(working.process.pid) - cpu[name]) / took for name, working in workers.items()}
-        served = {name: (await store.cost()).cpu_seconds / took for name, store in stores.items()}
+        used = {
+            name: (
+                (ours.cpu_seconds(workers[name].process.pid) - cpu[name]) / took,
+                (await stores[name].cost()).cpu_seconds / took,
+            )
+            for name in names
+        }
         figures = (await loud.figures("loud")).deliveries
-    p50 = {name: quantile(values, 0.5) for name, values in latencies.items()}
-    p99 = {name: quantile(values, 0.99) for name, values in latencies.items()}
-    low, high = spread(latencies["quiet"], latencies["loud"])
-    return {
-        "p50 quiet ms": p50["quiet"],
-        "p50 ratio": p50["loud"] / p50["quiet"],
-        "p99 quiet ms": p99["quiet"],
-        "p99 ratio": p99["loud"] / p99["quiet"],
-        "p99 ratio low": low,
-        "p99 ratio high": high,
-        "worker quiet % of a core": cpu["quiet"],
-        "worker loud % of a core": cpu["loud"],
-        "server quiet % of a core": served["quiet"],
-        "server loud % of a core": served["loud"],
-        "still to be delivered": figures.delayed + figures.waiting + figures.running if figures else 0,
-    }
+    found = _latencies(latencies)
+    for name, (worker, store_) in used.items():
+        found |= {f"worker {name} % of a core": worker, f"server {name} % of a core": store_}
+    waiting = figures.delayed + figures.waiting + figures.running if figures else 0
+    return found | {"still to be delivered": waiting}
+
+
+async def _serve(client: Client, worker: processes.Worker) -> None:
+    """Has the worker deliver one result."""
+    got: Counter[str] = Counter()
+    async with receiving(got, []) as port:
+        work = [AgentTask(task_id="d", agent_name=ours.AGENT, prompt="0")]
+        await client.submit_many("served", ours.AGENT, work, deliver=[destination(port)])
+        await ours.until(lambda: bool(got), worker, 60, "delivered", poll=0.01)
+
+
+def _latencies(measured: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    shares = {"p50": 0.5, "p99": 0.99}
+    found = {f"{q} {name} ms": quantile(values, at) for name, values in measured.items() for q, at in shares.items()}
+    for base in ("quiet", "served"):
+        for q in shares:
+            found[f"{q} loud/{base}"] = found[f"{q} loud ms"] / found[f"{q} {base} ms"]
+        low, high = spread(measured[base], measured["loud"])
+        found |= {f"p99 loud/{base} low": low, f"p99 loud/{base} high": high}
+    return found
 
 
 def quantile(values: Sequence[float], share: float) -> float:

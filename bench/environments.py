@@ -7,6 +7,8 @@ Watchbill and the floor run in the environment that the bench runs in. Installs 
 
 from __future__ import annotations
 
+import compileall
+import functools
 import os
 import re
 import shutil
@@ -16,6 +18,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import watchbill
 
 PEERS: Final = Path(__file__).parent / "peers"
 ROOT: Final = PEERS.parent.parent
@@ -52,6 +56,14 @@ def ready(peer: str, *, renew: bool = False) -> Environment:
     if peer in OURS:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return Environment(peer, (python, "-m", f"bench.peers.{module}"), variables)
+
+
+@functools.cache
+def compile_ours() -> None:
+    """Compiles Watchbill and the bench beside their sources, as images and installed peers are compiled: an interpreter
+    that may write no bytecode would else do that at each start of a worker."""
+    for folder in (Path(watchbill.__file__).parent, PEERS.parent):
+        compileall.compile_dir(folder, quiet=1)
 
 
 def cache() -> Path:

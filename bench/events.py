@@ -11,7 +11,6 @@ Exits with 1 when a stream doesn't have what was emitted.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import statistics
@@ -91,12 +90,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
-
-    async def run() -> tuple[Figures, list[str]]:
-        async with server.private() as store:
-            return await measure(store, arguments.events, arguments.rounds)
-
-    found, wrong = asyncio.run(run())
+    found, wrong = ours.on_own_store(lambda store: measure(store, arguments.events, arguments.rounds))
     return ours.report(
         f"{arguments.events} events, {arguments.rounds} rounds, load average {load:.1f}", found, wrong, arguments.json
     )

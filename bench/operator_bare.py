@@ -7,11 +7,8 @@ and control plane are its own, and gone afterwards.
 from __future__ import annotations
 
 import asyncio
-import collections
-import http.client
 import json
 import random
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,30 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import operator_phases, ours
+from bench import operator_phases, operator_plane
 from bench.operator_phases import Changes, Outage
+from bench.operator_plane import NAMESPACE
 from bench.operator_watch import Watch, condition, store_version
 from e2e.cluster import control_plane as planes
 from e2e.cluster import machine, recipe
-from e2e.cluster.control_plane import ControlPlane, Write
-from e2e.cluster.machine import ClusterError
+from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_process
 from e2e.control_plane.operator_process import Process, Store
 
 from watchbill import cluster_names
 from watchbill.client import Client
 
-NAMESPACE, BARE_NAMESPACE = "bench", "bench-bare"
-ACCOUNT_NAMESPACE, ACCOUNT = "watchbill-system", "operator"
-USER = f"system:serviceaccount:{ACCOUNT_NAMESPACE}:{ACCOUNT}"
-
-CONTROLLER_FLAGS = ("--kube-api-qps=500", "--kube-api-burst=1000")
-"""Its own 20 requests per second would be what is measured: ReplicaSets of 500 Deployments in 25 s."""
+BARE_NAMESPACE = "bench-bare"
+ACCOUNT = "operator"
+USER = operator_plane.user(ACCOUNT)
 
 CREATORS = 5
 """Processes that create crews: one alone holds itself to 50 requests per second."""
-START_SECONDS = 60.0
-READY_SECONDS = 600.0
+READY_SECONDS = 1800.0
 SCALE_SECONDS = 60.0
 QUIET_SECONDS = 5.0
 """Settled: the operator has written nothing for that long."""
@@ -59,8 +52,12 @@ class Found:
     submit_call: list[float] = field(default_factory=list)
     created_to_ready: list[float] = field(default_factory=list)
     creating_seconds: float = 0.0
-    cpu_creating: float = 0.0
-    """CPU time of the operator, in s, from the first crew on until its last write."""
+    cpu_creating: dict[str, float] = field(default_factory=dict)
+    """CPU time of each program, in s, from the first crew on until the operator's last write."""
+    cpu_writing: dict[str, float] = field(default_factory=dict)
+    """CPU time of each program, in ms for each write, while writes alone were measured."""
+    reconciles: float = 0.0
+    """Reconciliations, in the same time."""
     all_ready_seconds: float = 0.0
     memory_empty: dict[str, float] = field(default_factory=dict)
     memory_full: dict[str, float] = field(default_factory=dict)
@@ -86,31 +83,25 @@ async def measure(crews: int, samples: int, rest_seconds: float, resync_seconds:
         machine.say("starting a control plane and a store")
         try:
             store.start()
-            with planes.running(folder / "plane", controller_manager_flags=CONTROLLER_FLAGS) as plane:
-                kubeconfig = _prepared(plane, store)
+            with planes.running(folder / "plane", controller_manager_flags=operator_plane.CONTROLLER_FLAGS) as plane:
+                (kubeconfig,) = operator_plane.prepare(plane, store, ACCOUNT)
                 found.environment = {
                     "Kubernetes": recipe.KUBERNETES,
                     "store": store_version(store.client.info("server")),
-                    "controller manager": " ".join(CONTROLLER_FLAGS),
+                    "controller manager": " ".join(operator_plane.CONTROLLER_FLAGS),
                     "operator's resync, s": resync_seconds,
                 }
                 machine.say("measuring the API server's writes alone")
-                _namespace(plane, BARE_NAMESPACE)
-                found.bare_writes_per_second = await operator_phases.bare_rate(kubeconfig, BARE_NAMESPACE)
+                plane.kubectl("create", "namespace", BARE_NAMESPACE)
+                bare = await operator_phases.bare_rate(kubeconfig, BARE_NAMESPACE, plane)
+                found.bare_writes_per_second, found.cpu_writing = bare
                 plane.kubectl("delete", "namespace", BARE_NAMESPACE, timeout=READY_SECONDS)
-                port = _free_port()
+                port = operator_plane.free_port()
                 settings = {"health_port": str(port), "resync_seconds": str(resync_seconds)}
                 with operator_process.operator(kubeconfig, store.url, folder, **settings) as operator:
                     operator.start()
-                    machine.until(
-                        lambda: operator.exit_code() is not None or _is_ready(port),
-                        within=START_SECONDS,
-                        what="the operator is ready",
-                        ignoring=(OSError, http.client.HTTPException),
-                    )
-                    if operator.exit_code() is not None:
-                        raise ClusterError(f"the operator ended by itself, with exit code {operator.exit_code()}")
-                    await _measure(found, plane, store, operator, samples, rest_seconds)
+                    operator_plane.until_ready(operator, port)
+                    await _measure(found, plane, store, operator, port, samples, rest_seconds)
                     if code := operator.terminate():
                         found.wrong.append(f"the operator ended with exit code {code}")
         finally:
@@ -120,27 +111,15 @@ async def measure(crews: int, samples: int, rest_seconds: float, resync_seconds:
 
 
 async def _measure(
-    found: Found, plane: ControlPlane, store: Store, operator: Process, samples: int, rest_seconds: float
+    found: Found, plane: ControlPlane, store: Store, operator: Process, port: int, samples: int, rest_seconds: float
 ) -> None:
     await asyncio.sleep(2 * QUIET_SECONDS)
-    found.memory_empty = _memory(operator)
-    crews_path = f"/apis/{cluster_names.API_GROUP}/{cluster_names.API_VERSION}/namespaces/{NAMESPACE}/crews"
-    deployments_path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-    async with Watch(plane.kubectl, crews_path) as crews, Watch(plane.kubectl, deployments_path) as deployments:
-        machine.say(f"creating {found.crews} crews")
-        began, cpu = plane.audit_position(), _cpu_seconds(operator)
-        await _create(found, plane, crews)
-        await deployments.until(
-            lambda: len(deployments.objects) == found.crews and all(map(_is_observed, deployments.objects.values())),
-            within=READY_SECONDS,
-            what="every Deployment was seen by its controller",
-            every=0.5,
-        )
-        await _quiet(plane)
-        found.writes_creating = _counted(plane.writes(began, user=USER))
-        found.cpu_creating = _cpu_seconds(operator) - cpu
-        found.memory_full = _memory(operator)
-
+    found.memory_empty = operator_plane.memory(operator)
+    async with (
+        Watch(plane.kubectl, operator_plane.path("crews")) as crews,
+        Watch(plane.kubectl, operator_plane.deployments_path()) as deployments,
+    ):
+        await _creating(found, plane, store, operator, port, crews, deployments)
         machine.say("restarting the operator")
         began = plane.audit_position()
         if code := operator.terminate():
@@ -148,7 +127,7 @@ async def _measure(
         operator.start()
         await asyncio.sleep(2 * QUIET_SECONDS)
         await _quiet(plane)
-        found.writes_after_restart = _counted(plane.writes(began, user=USER))
+        found.writes_after_restart = operator_plane.counted(plane.writes(began, user=USER))
         if found.writes_after_restart:
             found.wrong.append(f"writes after a restart: {found.writes_after_restart}")
 
@@ -157,7 +136,7 @@ async def _measure(
         start = time.perf_counter()
         await asyncio.sleep(rest_seconds)
         found.rest_seconds = time.perf_counter() - start
-        found.writes_at_rest = _counted(plane.writes(began, user=USER))
+        found.writes_at_rest = operator_plane.counted(plane.writes(began, user=USER))
         if found.writes_at_rest:
             found.wrong.append(f"writes at rest: {found.writes_at_rest}")
 
@@ -173,14 +152,35 @@ async def _measure(
                     0.3 + 0.4 * random.random()
                 )  # what follows from it is done; no timer is met in step
             await _quiet(plane)
-            found.writes_scaling = _counted(plane.writes(began, user=USER))
+            found.writes_scaling = operator_plane.counted(plane.writes(began, user=USER))
             await _check(found, client, deployments, chosen)
         await _quiet(plane)
         found.outage = await operator_phases.outage(plane, USER, NAMESPACE, store, crews, deployments)
 
 
+async def _creating(
+    found: Found, plane: ControlPlane, store: Store, operator: Process, port: int, crews: Watch, deployments: Watch
+) -> None:
+    machine.say(f"creating {found.crews} crews")
+    began, cpu = plane.audit_position(), operator_plane.cpu_of(plane, operator, store)
+    reconciles = operator_plane.reconciles(port)
+    await _create(found, plane, crews)
+    await deployments.until(
+        lambda: len(deployments.objects) == found.crews and all(map(_is_observed, deployments.objects.values())),
+        within=READY_SECONDS,
+        what="every Deployment was seen by its controller",
+        every=0.5,
+    )
+    await _quiet(plane)
+    found.writes_creating = operator_plane.counted(plane.writes(began, user=USER))
+    used = operator_plane.cpu_of(plane, operator, store)
+    found.cpu_creating = {program: seconds - cpu[program] for program, seconds in used.items()}
+    found.reconciles = operator_plane.reconciles(port) - reconciles
+    found.memory_full = operator_plane.memory(operator)
+
+
 async def _create(found: Found, plane: ControlPlane, crews: Watch) -> None:
-    manifests = [_crew(f"crew-{number:05d}") for number in range(found.crews)]
+    manifests = [operator_plane.crew(f"crew-{number:05d}") for number in range(found.crews)]
     first, manifests = manifests[: operator_phases.CHANGED], manifests[operator_phases.CHANGED :]
     plane.kubectl.apply(*first, namespace=NAMESPACE)
     await crews.until(
@@ -257,49 +257,6 @@ async def _check(found: Found, client: Client, deployments: Watch, chosen: Seque
             found.wrong.append(f"{crew} has {figures.waiting} tasks waiting and {figures.running} running, not 1 and 0")
 
 
-def _prepared(plane: ControlPlane, store: Store) -> Path:
-    """A kubeconfig for the operator: a user of its own, so that the audit log tells its writes."""
-    kubectl = plane.kubectl
-    for crd in sorted((recipe.HERE.parent.parent / "crds").glob("*.yaml")):
-        kubectl("apply", "--server-side", "--filename", crd)
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/crews.watchbill.dev")
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/heartbeats.watchbill.dev")
-    for namespace in (NAMESPACE, ACCOUNT_NAMESPACE):
-        _namespace(plane, namespace)
-    kubectl.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}},
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "watchbill-bench-operator"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": ACCOUNT_NAMESPACE}],
-        },
-    )
-    secret = (
-        "create",
-        "secret",
-        "generic",
-        cluster_names.REDIS_SECRET,
-        f"--from-literal={cluster_names.REDIS_SECRET_KEY}={store.url}",
-    )
-    kubectl(*secret, f"--namespace={NAMESPACE}")
-    return plane.service_account_kubeconfig(ACCOUNT_NAMESPACE, ACCOUNT)
-
-
-def _namespace(plane: ControlPlane, name: str) -> None:
-    plane.kubectl("create", "namespace", name)
-
-
-def _crew(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
-        "kind": "Crew",
-        "metadata": {"name": name},
-        "spec": {"agents": [{"name": "echo", "class": "EchoAgent"}]},
-    }
-
-
 def _crew_of(deployment: dict[str, Any]) -> str:
     return str(deployment["metadata"]["labels"][cluster_names.LABEL_CREW])
 
@@ -317,42 +274,3 @@ async def _quiet(plane: ControlPlane) -> None:
         if not plane.writes(position, user=USER):
             return
     raise TimeoutError(f"the operator writes on and on, for {READY_SECONDS:g} s")
-
-
-def _counted(writes: Sequence[Write]) -> dict[str, int]:
-    """By what was done to which resource; refused ones apart."""
-
-    def label(write: Write) -> str:
-        subresource = f"/{write.subresource}" if write.subresource else ""
-        refused = f" refused with {write.code}" if write.code >= 400 else ""
-        return f"{write.verb} {write.resource}{subresource}{refused}"
-
-    return dict(sorted(collections.Counter(map(label, writes)).items()))
-
-
-def _cpu_seconds(operator: Process) -> float:
-    assert operator._process is not None  # it does not tell its pid
-    return ours.cpu_seconds(operator._process.pid)
-
-
-def _memory(operator: Process) -> dict[str, float]:
-    """Returns the memory that the process has now, and the most that it has had."""
-    assert operator._process is not None
-    lines = Path(f"/proc/{operator._process.pid}/status").read_text().splitlines()
-    kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-    return {"RSS": kibibytes["VmRSS"] / 1024, "peak": kibibytes["VmHWM"] / 1024}
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    finally:
-        connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

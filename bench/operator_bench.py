@@ -24,14 +24,13 @@ import asyncio
 import dataclasses
 import json
 import os
-import platform
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import operator_bare, operator_pods
+from bench import operator_bare, operator_plane, operator_pods
 from bench.operator_phases import STATUS_WRITES_GOAL
 from bench.operator_watch import row
 from e2e.cluster import kind
@@ -62,12 +61,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    found.environment = {
-        "Python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load average at start, at end": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
-        **found.environment,
-    }
+    found.environment = operator_plane.surroundings(load) | found.environment
     print("\n" + ", ".join(f"{what}: {value}" for what, value in found.environment.items()) + "\n")
     _print_pods(found) if isinstance(found, operator_pods.Found) else _print_bare(found, samples)
     if arguments.json:
@@ -90,8 +84,13 @@ def _print_bare(found: operator_bare.Found, samples: int) -> None:
     rate = (sum(found.writes_creating.values()) + found.crews) / found.all_ready_seconds
     share = f"{rate / found.bare_writes_per_second:.0%} of {found.bare_writes_per_second:.0f}, of writes alone"
     print(f"{'  writes per second, of crews and for them':<44} {rate:.0f} ({share}; goal: 80%)")
-    cpu = 1000 * found.cpu_creating / found.crews
-    print(f"{'  CPU time of the operator per crew':<44} {cpu:.1f} ms")
+    cpu = {program: 1000 * seconds / found.crews for program, seconds in found.cpu_creating.items()}
+    print(f"{'  CPU time of the operator per crew':<44} {cpu['operator']:.1f} ms")
+    print(f"{'  CPU time of all programs per crew':<44} {sum(cpu.values()):.1f} ms ({_shares(cpu)})")
+    bounds = [_most(found, sum(cpu.values()) - less) for less in (0.0, cpu["operator"])]
+    print(f"{'  at most, of writes alone, by CPU time':<44} {bounds[0]:.0%}; {bounds[1]:.0%} without the operator's")
+    print(f"{'  CPU time per write alone':<44} {sum(found.cpu_writing.values()):.2f} ms ({_shares(found.cpu_writing)})")
+    print(f"{'  reconciliations per crew':<44} {found.reconciles / found.crews:.2f}")
     print(f"{'  writes after a restart':<44} {sum(found.writes_after_restart.values())} (must be 0)")
     print(f"{'  writes per crew':<44} {_each(found.writes_creating, found.crews)}")
     at_rest = 60 * sum(found.writes_at_rest.values()) / found.rest_seconds
@@ -112,6 +111,16 @@ def _print_pods(found: operator_pods.Found) -> None:
     for stage in operator_pods.STAGES:
         print(row(f"  {stage}", found.stages[stage]))
     print(f"{'  the first time, not counted':<44} {found.first['0 → first result']:,.1f} ms")
+
+
+def _most(found: operator_bare.Found, milliseconds: float) -> float:
+    """Returns the share of writes alone that this machine allows where all programs together need that for a crew."""
+    writes = sum(found.writes_creating.values()) / found.crews + 1
+    return (os.cpu_count() or 1) * 1000 / milliseconds * writes / found.bare_writes_per_second
+
+
+def _shares(milliseconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{program} {each:.1f}" for program, each in milliseconds.items())
 
 
 def _each(writes: Mapping[str, int], count: int) -> str:

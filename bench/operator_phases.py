@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench import operator_plane
 from bench.operator_watch import Object, Seen, Watch, condition
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
@@ -60,9 +61,11 @@ class Changes:
     seconds: list[float] = field(default_factory=list)
 
 
-async def bare_rate(kubeconfig: Path, namespace: str) -> float:
+async def bare_rate(kubeconfig: Path, namespace: str, plane: ControlPlane) -> tuple[float, dict[str, float]]:
     """Returns how many writes per second the API server takes from the operator's own client when nobody has to decide
-    anything: a ServiceAccount and a Deployment without replicas by turns."""
+    anything: a ServiceAccount and a Deployment without replicas by turns; and the CPU time of each program, in ms for
+    each write. `bench` is the client."""
+    before = operator_plane.cpu_of(plane)
     process = await asyncio.create_subprocess_exec(  # a process of its own, as the operator is
         *(sys.executable, "-m", "bench.operator_phases", namespace),
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
@@ -71,10 +74,13 @@ async def bare_rate(kubeconfig: Path, namespace: str) -> float:
     said, _ = await process.communicate()
     if process.returncode:
         raise ClusterError("the API server's writes could not be measured")
-    return float(said)
+    rate, count = map(float, said.split())
+    used = operator_plane.cpu_of(plane)
+    return rate, {program: 1000 * (seconds - before[program]) / count for program, seconds in used.items()}
 
 
-async def _write_alone(namespace: str) -> float:
+async def _write_alone(namespace: str) -> tuple[float, int]:
+    """Returns the number of writes in a second, and in all."""
     kubernetes = await KubernetesApi.connect()
     end = time.perf_counter() + BARE_SECONDS
     count = 0
@@ -92,7 +98,7 @@ async def _write_alone(namespace: str) -> float:
     async with kubernetes:
         start = time.perf_counter()
         await asyncio.gather(*map(write, range(BARE_WRITERS)))
-        return count / (time.perf_counter() - start)
+        return count / (time.perf_counter() - start), count
 
 
 def _deployment(name: Object) -> Object:
@@ -114,12 +120,12 @@ async def change_beside(
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _change(plane: ControlPlane, namespace: str, crews: Watch, name: str, idle_seconds: int) -> float:
+async def _change(plane: ControlPlane, namespace: str, crews: Watch, name: str, seconds: int) -> float:
     since = len(crews.events)
-    await asyncio.to_thread(patch_idle_seconds, plane, namespace, name, idle_seconds)
+    await asyncio.to_thread(patch_idle_seconds, plane, namespace, name, seconds)
 
     def is_changed(one: Object) -> bool:
-        return bool(one["metadata"]["name"] == name and _idle_seconds(one) == idle_seconds)
+        return bool(one["metadata"]["name"] == name and idle_seconds(one) == seconds)
 
     changed = await crews.first(is_changed, since=since, within=HEALED_SECONDS, what=f"{name} is changed")
     ready = await crews.first(
@@ -134,7 +140,7 @@ def patch_idle_seconds(plane: ControlPlane, namespace: str, name: str, seconds: 
     plane.kubectl("patch", "crew", name, f"--namespace={namespace}", "--type=merge", f"--patch={change}")
 
 
-def _idle_seconds(crew: Object) -> Any:
+def idle_seconds(crew: Object) -> Any:
     return crew["spec"].get("workers", {}).get("idleSeconds")
 
 
@@ -162,7 +168,7 @@ async def outage(
     back = time.perf_counter()
     found.down_seconds = back - start
     await crews.until(
-        lambda: _idle_seconds(crews.objects[changed]) == 99 and all(map(is_ready, crews.objects.values())),
+        lambda: idle_seconds(crews.objects[changed]) == 99 and all(map(is_ready, crews.objects.values())),
         within=HEALED_SECONDS,
         what="every crew is Ready after the outage",
         every=0.1,
@@ -196,4 +202,4 @@ def _name(seen: Seen) -> str:
 
 
 if __name__ == "__main__":
-    print(asyncio.run(_write_alone(sys.argv[1])))
+    print(*asyncio.run(_write_alone(sys.argv[1])))

@@ -15,17 +15,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench import processes
 from bench.environments import ROOT
-from bench.server import Server
+from bench.server import Server, private
 
+from watchbill.client import Client
+from watchbill.connection import outages
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
 
 AGENT = "bench"
+LEASE_SECONDS = 600
+"""The lease of a worker that is stopped for a while."""
+Measured = TypeVar("Measured")
 Figures = dict[str, list[dict[str, float]]]
 """Name → the figures of each round."""
 
@@ -67,10 +73,15 @@ def ledger(folder: Path) -> Ledger:
 
 @asynccontextmanager
 async def pod_worker(
-    server: Server, crew: str, written: Ledger, log: Path, more: Mapping[str, str] | None = None
+    server: Server,
+    crew: str,
+    written: Ledger,
+    log: Path,
+    more: Mapping[str, str] | None = None,
+    module: str = "watchbill.worker",
 ) -> AsyncIterator[processes.Worker]:
     """`python -m watchbill.worker`, as it runs in a pod: for one crew. `more`: variables of its environment."""
-    command = [sys.executable, "-m", "watchbill.worker"]
+    command = [sys.executable, "-m", module]
     variables = {"WATCHBILL_CREW": f"default/{crew}", "WATCHBILL_REDIS_URL": server.url, **(more or {})}
     async with processes.process(command, _variables(written) | variables, log) as started:
         yield processes.Worker(started, log)
@@ -86,7 +97,7 @@ async def cli_worker(server: Server, crews: list[str], written: Ledger, log: Pat
 
 def _variables(written: Ledger) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {"BENCH_LEDGER": str(written.path), "PYTHONPATH": path}
+    return {"BENCH_LEDGER": str(written.path), "PYTHONPATH": path, "WATCHBILL_ALLOW_MODULES": "bench.agents"}
 
 
 async def until(
@@ -104,9 +115,29 @@ async def until(
         await asyncio.sleep(poll)
 
 
+async def all_there(client: Client, crew: str, workers: int, seconds: float = 120) -> None:
+    """Waits until so many workers of the crew may claim tasks. Raises Broken after `seconds`."""
+    deadline = time.perf_counter() + seconds
+    # The first worker of a crew of thousands of agents keeps a busy store for seconds: it tells of each that is there.
+    while (there := (await outages.persist(lambda: client.figures(crew))).workers) < workers:
+        if time.perf_counter() > deadline:
+            raise processes.Broken(f"{there} of {workers} workers have started within {seconds:.0f} s")
+        await asyncio.sleep(0.01)
+
+
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def on_own_store(measure: Callable[[Server], Awaitable[Measured]]) -> Measured:
+    """Measures with a store that is there for that alone."""
+
+    async def run() -> Measured:
+        async with private() as store:
+            return await measure(store)
+
+    return asyncio.run(run())
 
 
 def report(title: str, found: Figures, wrong: list[str], file: str | None) -> int:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from bench.environments import ROOT, Environment
+from bench.environments import ROOT, Environment, compile_ours
 
 ANSWER_SECONDS: Final = 600.0
 STOP_SECONDS: Final = 15.0
@@ -90,6 +90,7 @@ async def process(
     command: Sequence[str], variables: Mapping[str, str], log: Path, *, talks: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process in a session of its own, at the repository's root. What it says is logged, unless it `talks` to us."""
+    compile_ours()
     with log.open("ab") as output:
         started = await asyncio.create_subprocess_exec(
             *command,

@@ -165,12 +165,9 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
-
-    async def run() -> tuple[Figures, list[str]]:
-        async with server.private() as store:
-            return await measure(store, arguments.messages, arguments.entries, arguments.rounds)
-
-    found, wrong = asyncio.run(run())
+    found, wrong = ours.on_own_store(
+        lambda store: measure(store, arguments.messages, arguments.entries, arguments.rounds)
+    )
     sizes = f"{arguments.messages} messages, {arguments.entries} entries"
     return ours.report(f"{sizes}, load average {load:.1f}", found, wrong, arguments.json)
 

@@ -1,7 +1,9 @@
-"""The models → charts/crew/values.schema.json. Run as `python charts/render.py [--check]`.
+"""Writes what the charts have of code: the schema of a crew's values, dashboards, alerts.
 
-The chart's values are the fields of a Crew's spec, and its heartbeats those of a Heartbeat's. So the schema is what the
-CRDs say of them, as JSON Schema: shapes, bounds and patterns. Rules that join several fields are the API server's.
+Run as `python charts/render.py [--check]`, by `make crds` and by `make check`. The dashboards and alerts come of
+charts/monitoring, the schema of the models: the chart's values are the fields of a Crew's spec, and its heartbeats
+those of a Heartbeat's. So the schema is what the CRDs say of them, as JSON Schema: shapes, bounds and patterns. Rules
+that join several fields are the API server's.
 """
 
 from __future__ import annotations
@@ -15,27 +17,49 @@ from typing import Any, Final
 
 import yaml
 
+from monitoring import alerts, panels
+from monitoring.boards import BOARDS
 from watchbill import crd, names
 
-FILE: Final = Path(__file__).parent / "crew" / "values.schema.json"
+CHARTS: Final = Path(__file__).parent
+SCHEMA: Final = CHARTS / "crew" / "values.schema.json"
+MONITORING: Final = CHARTS / "watchbill" / "files"
 
 _KUBERNETES: Final = "x-kubernetes-"
 _NAME: Final = names.DNS_LABEL.pattern
 
 
-def render() -> str:
-    """The text of the schema. The same at every call."""
+def render() -> dict[Path, str]:
+    """The text of every file. The same at every call."""
+    found = {SCHEMA: schema()}
+    for name, board in BOARDS.items():
+        made = panels.render(board, alerts.RUNBOOKS)
+        found[MONITORING / "dashboards" / f"{name}.json"] = _minified(made)
+    found[MONITORING / "alerts.json"] = json.dumps({"groups": alerts.data()}, indent=1, ensure_ascii=False) + "\n"
+    rules = yaml.safe_dump(alerts.render(), sort_keys=False, allow_unicode=True, width=120)
+    found[MONITORING / "rules.yaml"] = (
+        f"# Rendered from charts/monitoring/alerts.py by `make crds`. Do not edit.\n{rules}"
+    )
+    return found
+
+
+def _minified(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def schema() -> str:
+    """The text of the schema of a crew's values."""
     crew, heartbeat = (_spec(text) for text in crd.render().values())
     del heartbeat["properties"]["crewRef"]
     heartbeat["required"] = [name for name in heartbeat.get("required", []) if name != "crewRef"]
-    schema = {
+    found = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": "Generated from operator/watchbill/api by `make crds`. Do not edit.",
         "title": "Values of the chart crew",
         **_closed(crew),
         "description": "The fields of the Crew's spec, and those of the chart.",
     }
-    schema["properties"] |= {
+    found["properties"] |= {
         "crew": {
             "description": "The Crew as an object of Kubernetes.",
             "type": "object",
@@ -61,7 +85,7 @@ def render() -> str:
         },
         "global": {"description": "Helm's own, where this chart is part of another.", "type": "object"},
     }
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 _TEXTS: Final = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -89,16 +113,19 @@ def _closed(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Writes the file, or with --check compares it. Returns 1 when it differs from the models."""
+    """Writes the files, or with --check compares them. Returns 1 when one differs from the code."""
     parser = argparse.ArgumentParser(prog="python charts/render.py", description=main.__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the file is not up to date")
-    text = render()
-    if not parser.parse_args().check:
-        FILE.write_text(text, encoding="utf-8")
-    elif not FILE.is_file() or FILE.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{FILE}: not what the models say. Run: make crds\n")
-        return 1
-    return 0
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    check = parser.parse_args().check
+    stale = 0
+    for path, text in render().items():
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.stderr.write(f"{path}: not what the code says. Run: make crds\n")
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import uvloop
 from redis.asyncio.connection import parse_url
 
 import forks
-import long
+from collecting import pytest_collection, pytest_collection_modifyitems, pytest_ignore_collect  # noqa: F401
 from watchbill import embedded, local_server
 
 # A shell that starts us in the background has SIGINT ignored, and every process that a test starts would inherit that.
@@ -40,11 +40,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEST_REDIS = os.environ.get("WATCHBILL_TEST_REDIS", "")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, pure tests last: the quick ones fill up the time in which the last of the others end."""
-    items.sort(key=lambda item: (item.path.name not in long.FILES, item.get_closest_marker("pure") is not None))
 
 
 def _forbid_unless_local(address: Any) -> None:
@@ -117,7 +112,7 @@ def _only_this_machine() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WATCHBILL_")]:
+        for name in [name for name in os.environ if name.startswith(("WATCHBILL_", "OTEL_"))]:
             patch.delenv(name)
         yield
 

@@ -1,13 +1,16 @@
 """Starts Python processes as forks of one that has imported Watchbill: importing takes most of a brief one's time.
 
 What a fork runs, it runs as `python -m` would: with the arguments, environment, folder and descriptors of its own. It
-can't tell whether each module imports what it uses: for that, some processes of each kind are started from nothing.
+can't tell whether each module imports what it uses, nor what goes wrong while Python takes its modules apart: for that,
+some processes of each kind are started from nothing.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
 import io
@@ -30,13 +33,21 @@ from typing import IO, Any
 IMPORTS = (
     "uvloop",
     "rich.console",
+    "rich.markdown",
     "rich.table",
+    "yaml",
     "watchbill.agents.loading",
+    "watchbill.api.loader",
     "watchbill.cli.app",
+    "watchbill.cli.beats",
+    "watchbill.cli.hints",
+    "watchbill.cli.in_process",
     "watchbill.cli.process",
     "watchbill.cli.progress",
+    "watchbill.cli.reading",
     "watchbill.cli.serving",
     "watchbill.cli.stores",
+    "watchbill.init",
     "watchbill.scheduler",
     "watchbill.services.service",
     "watchbill.local",
@@ -226,20 +237,47 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def _run(arguments: list[str]) -> None:
-    if arguments[0] == "-m":
-        sys.path.insert(0, os.getcwd())
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        runpy.run_path(arguments[0], run_name="__main__")
+    try:
+        if arguments[0] == "-m":
+            sys.path.insert(0, os.getcwd())
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):  # Python prints it
+            raise
+        _end(end.code or 0)
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """Ends the process as Python does, up to the point where Python takes apart all that was imported: that costs more
+    than most commands, for the kernel must copy it. Leaves it to Python where a stream can't be written."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()  # warns of what nobody has awaited or closed
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except (OSError, ValueError):
+        sys.exit(code)
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
     for name in IMPORTS:
         importlib.import_module(name)
+    import typer.main
+
+    from watchbill.cli import app
     from watchbill.worker.execution import places
 
+    # Each start of the command line puts all of its commands together, in the same way.
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app.app)
     gc.collect()
     gc.freeze()
     _run(_serve(socket.socket(fileno=int(sys.argv[1])))["arguments"])

@@ -15,6 +15,7 @@ RIGHT: dict[str, Any] = {
     "task_id": "a",
     "run_id": "a",
     "delivery_id": "a",
+    "session_id": "a",
     "letter_or_task": "a",
     "worker": "w",
     "sources": ["folder"],

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
-from test_readme import BLOCK, ROOT
-from watchbill import errors, local, metrics
+import pages
+from test_readme import ROOT
+from watchbill import errors, metrics
 from watchbill.agents.context import Context
-from watchbill.plan import flow
-from watchbill.records import from_crew
-from watchbill.tasks import RunState
 from watchbill.worker import __main__ as pod
 from watchbill.worker import jobs, lease_keeper
 from watchbill.worker.execution import abandoned
@@ -24,19 +19,7 @@ TEXT = (ROOT / "docs" / "agents.md").read_text()
 
 
 def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WATCHBILL_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    outputs = []
-    for kind, text in BLOCK.findall(TEXT):
-        if named := re.match(r"# (\S+\.(?:yaml|py))\n", text):
-            (tmp_path / named[1]).write_text(text)
-        elif kind == "sh":
-            done = subprocess.run(
-                ["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-            )
-            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-            outputs.append(done)
-    run, twice = outputs
+    run, twice = pages.run(TEXT, tmp_path)
     result = json.loads(run.stdout)  # what an agent prints, in a process too, is not among it
     assert result["output"] == {"booked": True, "attempt": 1}
     assert "what is printed goes where" in run.stderr
@@ -46,16 +29,6 @@ def test_the_agents_of_the_page_work_as_it_says(tmp_path: Path) -> None:
         booked = db.execute("SELECT task, count(*) FROM bookings GROUP BY task").fetchall()
     db.close()
     assert ("order-17/book", 1) in booked
-
-
-def test_the_flow_of_the_page_has_the_order_that_it_tells(tmp_path: Path) -> None:
-    (text,) = (text for _, text in BLOCK.findall(TEXT) if text.startswith("# brief.yaml"))
-    (tmp_path / "brief.yaml").write_text(text)
-    (crew,) = local.load([tmp_path / "brief.yaml"]).crews
-    planned = {step.name: step.after for step in flow.steps(from_crew(crew))}
-    assert planned == {"facts": (), "prices": (), "letter": ("facts", "prices"), "archive": ("facts",)}
-    states = {state.value for state in RunState} & set(re.findall(r"^\| `(\w+)`", TEXT, re.MULTILINE))
-    assert states == {"completed", "partial", "failed", "cancelled"}
 
 
 def test_the_page_names_what_there_is() -> None:
@@ -69,7 +42,17 @@ def test_the_page_names_what_there_is() -> None:
     names = {name for name in (*Context.__dataclass_fields__, *vars(Context)) if not name.startswith("_")}
     ways_in = {name.removesuffix("_sync") for name in names}
     told = set(re.findall(r"`(?:await )?(\w+)", TEXT.split("The context has:\n")[1].split("\n\nA function")[0]))
-    of_worker = {"cancel", "connect_messaging", "loop", "messaging", "tell", "usage", "metadata"}
+    of_worker = {
+        "cancel",
+        "checkpoints",
+        "connect_checkpoints",
+        "connect_messaging",
+        "loop",
+        "messaging",
+        "tell",
+        "team",
+    }
+    of_worker |= {"await_in_thread", "spending", "to_worker", "usage", "metadata"}
     assert ways_in - told <= of_worker
     declared = {metrics.ABANDONED._name, metrics.LOOP_BLOCKED._name + "_total"}
     assert set(re.findall(r"watchbill_worker_\w+", TEXT)) == declared

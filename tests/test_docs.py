@@ -25,6 +25,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
 ]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
+PAGES += [page for page in sorted((ROOT / "examples").rglob("*.md")) if page.name == "README.md"]
 WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 """By hand: the others are rendered."""
 SPAN = re.compile(r"`([^`\n]+)`")

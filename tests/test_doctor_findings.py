@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from watchbill.doctor import findings
+from watchbill.doctor import findings, quotas
 from watchbill.doctor.findings import Severity
+from watchbill.plan.quotas import Hard
 
 pytestmark = pytest.mark.pure
 
@@ -54,6 +55,35 @@ def test_a_quota_is_used_up_in_whatever_units() -> None:
         "services (0 of 0)",
     ]
     assert findings.used_up({}) == []
+
+
+def test_a_quota_of_watchbill_is_used_up_where_a_crew_has_no_room_or_less_than_it_wants() -> None:
+    hard = {"a": Hard(crews=2, queued=300_000, workers=5, setting="quotas.default.hard")}
+    of = [crew(10, replicas=2), crew(9, replicas=2)]
+    for number, one in enumerate(of):
+        one["metadata"]["uid"] = str(number)
+
+    def told() -> list[tuple[str, str]]:
+        found = quotas.findings(of, lambda namespace: hard.get(namespace, Hard()))
+        return [(finding.severity.value, finding.message) for finding in found]
+
+    spent = "the quota of namespace a (quotas.default.hard) has nothing left of crews (2 of 2)"
+    assert told() == [("warning", spent)]
+    of[0]["spec"] = {"tasks": {"maxQueued": 250_000}}
+    of[0]["status"]["scaling"] = of[1]["status"]["scaling"] = {"reason": "NamespaceQuota"}
+    assert told() == [
+        (
+            "warning",
+            "the quota of namespace a (quotas.default.hard) has nothing left of workers (4 of 5), "
+            "queued (250000 of 300000)",
+        )
+    ]
+    (finding,) = quotas.findings(of, hard.__getitem__)
+    values = "quotas.default.hard.workers=10,quotas.default.hard.queued=600000"
+    assert finding.fix == f"helm upgrade watchbill charts/watchbill --reuse-values --set {values}"
+    del of[1:], of[0]["status"]["scaling"]
+    assert told() == [("ok", "no quota of Watchbill's own is used up, in 1 namespaces with one")]
+    assert quotas.findings(of, lambda _: Hard()) == []
 
 
 def test_a_newer_crd_is_a_warning() -> None:

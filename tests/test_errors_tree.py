@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import watchbill
+from statements import statements
 from watchbill import errors
 from watchbill.errors import WatchbillError
 
@@ -32,7 +33,7 @@ def test_every_error_is_declared_in_one_module() -> None:
     elsewhere = [
         f"{path.relative_to(PACKAGE)}: {node.name}"
         for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in statements(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.ClassDef) and path != PACKAGE / "errors.py"
         if any(ast.unparse(base).rpartition(".")[2] in known for base in node.bases)
     ]

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import long
+from statements import statements
 
 pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("operator", "tests", "e2e", "bench")
+FOLDERS = ("operator", "charts", "tests", "e2e", "bench")
 FILE_LINES = 400
 FUNCTION_LINES = 60
 TOO_LONG = {
@@ -56,7 +57,7 @@ def test_no_function_is_too_long() -> None:
     long = {
         f"{name}:{node.name}": length(node)
         for name, text in modules()
-        for node in ast.walk(ast.parse(text))
+        for node in statements(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > FUNCTION_LINES
     }
     assert {name: lines for name, lines in long.items() if name not in ONE_STORY} == {}
@@ -64,4 +65,4 @@ def test_no_function_is_too_long() -> None:
 
 
 def test_the_files_that_run_first_are_there() -> None:
-    assert long.FILES - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
+    assert set(long.FILES) - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()

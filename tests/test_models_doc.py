@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
+import pages
 from test_readme import BLOCK, ROOT
+from watchbill import local
+from watchbill.agents import memory
 from watchbill.agents.llm import LLMConfig
+from watchbill.agents.memory import HistoryConfig
+from watchbill.store import sessions
 from watchbill.testing import CutOff, FakeModel, ToolCall
 
 TEXT = (ROOT / "docs" / "models.md").read_text()
 
 
 async def test_the_crew_of_the_page_works_as_it_says(tmp_path: Path) -> None:
-    for _, text in BLOCK.findall(TEXT):
-        if named := re.match(r"# (\S+\.(?:yaml|py))\n", text):
-            (tmp_path / named[1]).write_text(text)
-    [command] = [text for kind, text in BLOCK.findall(TEXT) if kind == "sh"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WATCHBILL_", "OPENAI_"))}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-
-    async def run(line: str, **more: str) -> tuple[int | None, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-euc", line), cwd=tmp_path, env=environment | more, stdout=-1, stderr=-1
-        )
-        out, err = await process.communicate()
-        return process.returncode, out.decode(), err.decode()
-
-    code, out, err = await run(command)
+    pages.write(TEXT, tmp_path)
+    [command] = pages.shell(TEXT)
+    code, out, err = await pages.run_beside(command, tmp_path)
     assert (code, out) == (2, "")
     assert "OPENAI_API_KEY is not set" in err
 
@@ -46,9 +36,9 @@ async def test_the_crew_of_the_page_works_as_it_says(tmp_path: Path) -> None:
     ]
     async with FakeModel(answers) as model:
         key = {"OPENAI_API_KEY": "sk-of-nobody", "OPENAI_BASE_URL": model.base_url}
-        code, out, err = await run(command, **key)
+        code, out, err = await pages.run_beside(command, tmp_path, **key)
         assert (code, out) == (0, "Four lamps are 50 euros.\n"), err
-        code, out, err = await run(command.strip() + " -o json", **key)
+        code, out, err = await pages.run_beside(command.strip() + " -o json", tmp_path, **key)
     assert code == 1
     assert "raise max_tokens" in json.loads(out)["error"] + err
     first, *_, writer, _, _ = model.requests
@@ -65,6 +55,18 @@ def test_the_page_names_all_of_config() -> None:
     listed = {name: default.strip().strip("`") for names, default in rows for name in re.findall(r"`(\w+)`", names)}
     assert listed.keys() == LLMConfig.model_fields.keys()
     for name, field in LLMConfig.model_fields.items():
-        assert (
-            listed[name] == str(field.default) if field.default is not None else listed[name] in ("the model's", "none")
-        )
+        expected = ("the model's", "none") if field.default is None else (str(field.default).lower(),)
+        assert listed[name] in expected
+
+
+def test_the_page_names_the_bounds_of_sessions(tmp_path: Path) -> None:
+    (text,) = (text for _, text in BLOCK.findall(TEXT) if text.startswith("# chat.yaml"))
+    (tmp_path / "chat.yaml").write_text(text)
+    (crew,) = local.load([tmp_path / "chat.yaml"]).crews
+    default = HistoryConfig()
+    assert LLMConfig.model_validate(crew.spec.agents[0].config).history == default
+    for said in (f"`turns` ({default.turns})", f"`tokens` ({default.tokens})", f"`days` ({default.days:g})"):
+        assert said in TEXT
+    assert f"its last {sessions.TURNS_MAX:,} turns" in TEXT
+    assert f"A turn may have {sessions.BODY_MAX // 2**20} MiB" in TEXT
+    assert f"A token counts as {memory.BYTES_PER_TOKEN} bytes" in TEXT

@@ -16,7 +16,9 @@ OPTIONAL = (
     "apprise",
     "kopf",
     "kubernetes",
+    "mcp",
     "openai",
+    "opentelemetry",
     "pydantic_ai",
     "rich",
     "typer",
@@ -79,6 +81,8 @@ def test_every_module_can_be_imported_or_says_what_to_install(
     assert said["watchbill.kubernetes_api"] == f"The operator (kubernetes not found){needs}{install('operator')}"
     assert said["watchbill.controller.watch"] == said["watchbill.kubernetes_api"]
     assert said["watchbill.agents.llm"] == f"LLMAgent (pydantic_ai not found){needs}{install('llm')}"
+    assert said["watchbill.agents.mcp_client"] == f"A tool server (mcp not found){needs}{install('mcp')}"
+    assert said["watchbill.tracing.exporting"] == f"Tracing (opentelemetry not found){needs}{install('otel')}"
     assert said["watchbill.cli"] == f"The command line (typer, rich, yaml not found){needs}{install('cli')}"
     assert said["watchbill.delivery.mail"] == f"The channel email (aiosmtplib not found){needs}{install('delivery')}"
     assert said["watchbill.delivery.notify"] == f"The channel apprise (apprise not found){needs}{install('delivery')}"

@@ -12,27 +12,29 @@ import pytest
 import typer
 from prometheus_client import REGISTRY
 
-from watchbill import metrics  # noqa: F401 - it registers what REGISTRY collects
+from statements import statements
 from watchbill.cli.app import app
+from watchbill.metrics.queues import FAMILIES
 
 pytestmark = pytest.mark.pure
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = re.compile(
     r"(Age|Duration|Time) of |Time (from|that) |Times that |Version of |1 while .*, else 0$"
-    r"|(Tasks|Attempts|Agents|Workers|Submissions|Dead letters|Tokens|Lease renewals|Heartbeat slots|Crews|Changes"
-    r"|Reconciliations|Statuses|Deliveries)\b"
+    r"|(Tasks|Steps|Requests|Attempts|Agents|Workers|Submissions|Dead letters|Tokens|Lease renewals|Heartbeat slots"
+    r"|Crews|Changes|Reconciliations|Statuses|Deliveries|Memory)\b"
 )
 """A HELP begins with what is measured."""
-HELP = {family.name: family.documentation for family in REGISTRY.collect() if family.name.startswith("watchbill_")}
+HELP = {family.name: family.help for family in FAMILIES}
+HELP |= {family.name: family.documentation for family in REGISTRY.collect() if family.name.startswith("watchbill_")}
 FRAGMENT = re.compile(
     r"(Of|Those|These|The same|Unless|Which|Who|Whoever|Whose|They|And|Or|But|Their|Else|See"
     r"|What|How|Whether|Where|When|Why)\b"
 )
 """Words that begin half a sentence, whose other half is elsewhere."""
 VERBS = re.compile(
-    r"(Add|Cancel|Continue|Create|Delete|Don't|Examine|Fire|Let|List|Log|Print|Read|Remove|Replay|Resume|Return|Run|Select|Set"
-    r"|Show|Stop|Submit|Suspend|Use|Wait)\b"
+    r"(Add|Approve|Cancel|Continue|Create|Delete|Don't|Examine|Fire|Let|List|Log|Print|Read|Reject|Remove|Replay|Resume"
+    r"|Return|Run|Select|Set|Show|Stop|Submit|Suspend|Use|Wait)\b"
 )
 NOUNS = re.compile(
     r"(An?|One more|The|Named|Longest|Earliest) \w+|(Crews?|Folder|Format|Ids?|Image|Key|Kind|Model|Names?|Namespace"
@@ -57,11 +59,10 @@ OPTIONS = {
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """Those of modules, classes and functions, and those below attributes."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
-            match statement:
-                case ast.Expr(value=ast.Constant(value=str(text)), lineno=line):
-                    yield line, text.strip()
+    for statement in statements(ast.parse(path.read_text())):
+        match statement:
+            case ast.Expr(value=ast.Constant(value=str(text)), lineno=line):
+                yield line, text.strip()
 
 
 def test_every_help_of_a_metric_begins_with_what_is_measured() -> None:
@@ -82,7 +83,7 @@ def test_every_command_and_option_has_a_help_of_whole_sentences() -> None:
 def test_no_docstring_begins_as_half_a_sentence() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text[:60]}"
-        for folder in ("operator", "bench", "e2e")
+        for folder in ("operator", "charts", "bench", "e2e")
         for path in sorted((ROOT / folder).rglob("*.py"))
         for line, text in docstrings(path)
         if FRAGMENT.match(text)

@@ -178,7 +178,7 @@ def test_a_log_line_has_no_secret_steers_nothing_and_begins_one_line(monkeypatch
     written = io.StringIO()
     logger = logging.Logger(logs.AGENTS)  # noqa: LOG001 - not everybody's
     logger.addHandler(logs.Handler(written, logs.Formatter("%(levelname)s %(who)s: %(message)s")))
-    told = logging.LoggerAdapter(logger, logs.about("team/notes", "mail", "r", "r/mail"))
+    told = logging.LoggerAdapter(logger, logs.about("team/notes", "mail", "r", "r/mail", 1))
     try:
         raise ValueError("tok-en-1234567\nINFO forged\x1b[2J")
     except ValueError:

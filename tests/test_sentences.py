@@ -21,10 +21,13 @@ COPIED = re.compile(r"\S*[/=]\S*$")
 ENDS = (".", "?", "!", "…", ":", "\n")
 
 
-def trees() -> Iterator[tuple[str, ast.AST]]:
+def calls(*names: str) -> Iterator[tuple[str, ast.Call]]:
+    """Where each call of a function or method with such a name is, and the call."""
     for path in sorted(PRODUCT.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            yield f"{path.relative_to(PRODUCT)}:{getattr(node, 'lineno', 0)}", node
+            match node:
+                case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in names:
+                    yield f"{path.relative_to(PRODUCT)}:{node.lineno}", node
 
 
 def end_of(node: ast.AST) -> str:
@@ -87,9 +90,7 @@ def test_no_message_puts_a_full_stop_behind_another_message() -> None:
 def test_a_reason_has_no_full_stop_and_a_fix_has_one() -> None:
     wrong = []
     count = 0
-    for where, node in trees():
-        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in ("Problem", "refuse"):
-            continue
+    for where, node in calls("Problem", "refuse"):
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         reason, fix = (*node.args[:2], given.get("reason"), given.get("fix"))[:2]
         count += 1

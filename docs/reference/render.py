@@ -21,7 +21,8 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 from watchbill import crd, metrics
 from watchbill.api import conditions
 from watchbill.event_causes import CAUSES
-from watchbill.settings import Settings
+from watchbill.metrics import queues
+from watchbill.settings import Settings, variable_of
 from watchbill.worker.__main__ import WorkerSettings
 
 FOLDER: Final = Path(__file__).parent
@@ -36,7 +37,7 @@ def render() -> dict[str, str]:
         "crew.md": ("operator/watchbill/api/crew.py", _resource(crew)),
         "heartbeat.md": ("operator/watchbill/api/heartbeat.py", _resource(heartbeat)),
         "cli.md": ("operator/watchbill/cli", _commands()),
-        "metrics.md": ("operator/watchbill/metrics.py", _metrics()),
+        "metrics.md": ("operator/watchbill/metrics/__init__.py", _metrics()),
         "conditions.md": ("operator/watchbill/api/conditions.py", _conditions()),
         "events.md": ("operator/watchbill/event_causes.py", _events()),
     }
@@ -64,10 +65,9 @@ def _settings() -> str:
 
 
 def _variables(fields: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    prefix = Settings.model_config["env_prefix"]
     for name, field in fields.items():
         default = "required" if field.is_required() else _code(field.default)
-        yield f"`{prefix}{name}`".upper(), default, field.description or ""
+        yield f"`{variable_of(WorkerSettings, name)}`", default, field.description or ""
 
 
 def _code(value: object) -> str:
@@ -138,17 +138,14 @@ def _commands() -> str:
 
 
 def _metrics() -> str:
-    rows = []
+    suffixes = {"counter": "_total", "info": "_info"}
+    rows = [(family.name, family.type, (*metrics.OF_CREW, *family.labels), family.help) for family in queues.FAMILIES]
     for declared in vars(metrics).values():
         if isinstance(declared, Counter | Gauge | Histogram | Info):
-            rows += [(family, declared._labelnames) for family in declared.describe()]
-        elif isinstance(declared, metrics.Queues):
-            rows += [(family, family._labelnames) for family in declared.collect()]  # type: ignore[attr-defined]
-    suffixes = {"counter": "_total", "info": "_info"}
-    table = (
-        (f"`{family.name}{suffixes.get(family.type, '')}`", family.type, ", ".join(labels), family.documentation)
-        for family, labels in rows
-    )
+            for found in declared.describe():
+                name = found.name + suffixes.get(found.type, "")
+                rows.append((name, found.type, tuple(declared._labelnames), found.documentation))
+    table = ((f"`{name}`", kind, ", ".join(labels), text) for name, kind, labels, text in rows)
     return (
         "# Metrics\n\nEvery metric that a process serves at `/metrics`. [metrics.md](../metrics.md) says how to read "
         "them.\n\n" + _table(("metric", "type", "labels", "help"), table)

@@ -9,13 +9,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from e2e.cluster import chart_tools, control_plane, docker, images, install, kind, machine, programs, recipe
+from e2e.cluster import (
+    chart_tools,
+    control_plane,
+    docker,
+    images,
+    install,
+    kind,
+    machine,
+    monitored,
+    monitoring,
+    programs,
+    recipe,
+)
 from e2e.cluster.kubectl import KubectlError
 from e2e.cluster.machine import ClusterError, say
 
-BUILDS = ("control-plane", "kind", "helm", "charts", "python", "all")
+BUILDS = ("control-plane", "kind", "helm", "charts", "monitoring", "python", "all")
 DEFAULT_NAME = "watchbill"
 
 
@@ -52,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     up = command("up", _up, "make a cluster with Watchbill and a Valkey in it, or renew those; print how to use it")
     up.add_argument("name", nargs="?", default=DEFAULT_NAME)
     up.add_argument("--bare", action="store_true", help="the cluster only")
+    up.add_argument("--monitoring", action="store_true", help="with Prometheus and Alertmanager")
     up.add_argument("--workers", type=int, default=0, help="nodes besides the control plane's (default 0)")
     down = command("down", _down, "remove a cluster; after the last one also network, firewall rule, our Docker engine")
     down.add_argument("name", nargs="?", default=DEFAULT_NAME)
@@ -71,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "docker", _docker, "start an engine if none answers, to stay until stopped; stop one that was started here"
     )
     engine.add_argument("action", choices=("start", "stop"))
-    path = command("path", _path, "print where a built program is: helm, kubeconform, kubectl, kind …")
+    path = command("path", _path, "print where a program is: helm, kubeconform, kubectl, kind, promtool …")
     path.add_argument("program")
     command("clean", _clean, "remove what older recipes have built: programs, Debian trees, images")
     command("doctor", _doctor, "say what this machine has and what it lacks")
@@ -88,6 +102,8 @@ def _build(arguments: argparse.Namespace) -> None:
         programs.build(part)
     if "charts" in parts:
         chart_tools.build()
+    if "monitoring" in parts:
+        monitoring.build()
     if nodes:
         programs.build("node")
     if nodes or python:
@@ -117,13 +133,17 @@ def _up(arguments: argparse.Namespace) -> None:
     if not arguments.bare:
         made = install.prepared(cluster)
         say("installing Watchbill")
-        install.install(cluster, made, namespace="default")
+        install.install(cluster, replace(made, worker=made.worker_llm), namespace="default")
+    if arguments.monitoring:
+        monitored.put_in(cluster)
     say(f"the cluster {arguments.name!r} runs\n")
     print(f"export KUBECONFIG={cluster.kubeconfig}")
     print(f"alias kubectl={programs.path('kubectl')}")
     print(f"alias helm={programs.path('helm')}")
     if not arguments.bare:
         print(f"\n{install.NEXT}", end="")
+    if arguments.monitoring:
+        print(f"\n{monitored.LOOK}", end="")
     down = "make e2e-down" if arguments.name == DEFAULT_NAME else f"python -m e2e.cluster down {arguments.name}"
     print(f"\nRemove it: {down}")
 
@@ -167,9 +187,12 @@ def _docker(arguments: argparse.Namespace) -> None:
 
 
 def _path(arguments: argparse.Namespace) -> None:
-    if arguments.program not in {name for names in programs.PARTS.values() for name in names}:
+    if arguments.program in monitoring.NAMES:
+        print(monitoring.path(arguments.program))
+    elif arguments.program in {name for names in programs.PARTS.values() for name in names}:
+        print(programs.path(arguments.program))
+    else:
         raise ClusterError(f"{arguments.program!r} is none of ours")
-    print(programs.path(arguments.program))
 
 
 def _clean(_: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Watchbill on a cluster: its images built and put on the nodes, its chart installed with a Valkey of its own.
 
 What is built gets a tag by its content, so that a changed image means changed pods. A cluster that is not kind's takes
-its images from a registry: there E2E_OPERATOR_IMAGE, E2E_WORKER_IMAGE and E2E_VALKEY_IMAGE name them.
+its images from a registry: there E2E_OPERATOR_IMAGE, E2E_WORKER_IMAGE, E2E_WORKER_LLM_IMAGE and E2E_VALKEY_IMAGE name
+them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Images:
     operator: str
     worker: str
     valkey: str
+    worker_llm: str = ""
+    """Empty: there is none."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -76,18 +79,19 @@ def prepared(cluster: Cluster) -> Images:
         if not all(given):
             fix = "Push what `make image` builds, and set E2E_OPERATOR_IMAGE and E2E_WORKER_IMAGE to their names."
             raise ClusterError("This cluster takes its images from a registry, and none are named", fix)
-        return Images(given[0], given[1], os.environ.get("E2E_VALKEY_IMAGE", PUBLIC_VALKEY_IMAGE))
+        more = (("VALKEY", PUBLIC_VALKEY_IMAGE), ("WORKER_LLM", ""))
+        return Images(*given, *(os.environ.get(f"E2E_{name}_IMAGE", default) for name, default in more))
     with machine.lock("install"), docker.engine():
-        operator, worker = _ours(ROOT)
+        operator, worker, worker_llm = _ours(ROOT, "operator", "worker", "worker-llm")
         with tempfile.TemporaryDirectory() as folder:
             context = Path(folder)
             shutil.copy(local_server.find_server(), context / "valkey-server")
             (context / "Dockerfile").write_text(_VALKEY)
             arguments = {"BASE": images.base_image()}
-            valkey = _built("valkey", dockerfile=context / "Dockerfile", context=context, arguments=arguments)
-        made = Images(operator, worker, valkey)
+            valkey = built("valkey", dockerfile=context / "Dockerfile", context=context, arguments=arguments)
+        made = Images(operator, worker, valkey, worker_llm)
         say("loading them")
-        cluster.load(made.operator, made.worker, made.valkey)
+        cluster.load(made.operator, made.worker, made.valkey, made.worker_llm)
         return made
 
 
@@ -105,20 +109,20 @@ def prepared_before(cluster: Cluster, folder: Path, valkey: str) -> Images:
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
     with machine.lock("install"), docker.engine():
-        made = Images(*_ours(folder, "before-"), valkey)
+        operator, worker = _ours(folder, "operator", "worker", prefix="before-")
+        made = Images(operator, worker, valkey)
         cluster.load(made.operator, made.worker)
         return made
 
 
-def _ours(source: Path, prefix: str = "") -> tuple[str, str]:
-    """Builds operator and worker of these sources."""
+def _ours(source: Path, *targets: str, prefix: str = "") -> list[str]:
+    """Builds these targets of the Dockerfile of these sources, and returns the images' names."""
     say(f"building the images of {source.name}")
     arguments = {"BASE": images.base_image(), "VERSION": watchbill.__version__}
-    operator, worker = (
-        _built(prefix + target, dockerfile=source / "Dockerfile", context=source, target=target, arguments=arguments)
-        for target in ("operator", "worker")
-    )
-    return operator, worker
+    return [
+        built(prefix + target, dockerfile=source / "Dockerfile", context=source, target=target, arguments=arguments)
+        for target in targets
+    ]
 
 
 def install(
@@ -152,7 +156,7 @@ def helm(cluster: Cluster, *words: str | Path, values: Mapping[str, Any] | None 
     )
 
 
-def _built(name: str, **how: Any) -> str:
+def built(name: str, **how: Any) -> str:
     """Builds an image, and names it by its content. What was built before under that name goes."""
     repository = f"{recipe.NAME}/{name}"
     docker.build(f"{repository}:new", **how)

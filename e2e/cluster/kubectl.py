@@ -6,8 +6,9 @@ import json
 import os
 import select
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ class Kubectl:
             except KubectlError:
                 if not left:
                     raise
+
+    @contextmanager
+    def lines(self, *words: str) -> Iterator[Callable[[], list[bytes]]]:
+        """kubectl runs for the length of the block. A call gives the lines that it has printed so far."""
+        with tempfile.TemporaryFile() as output:
+            command = [str(self.program), *words]
+            process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output)
+            try:
+                yield lambda: os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0).split(b"\n")[:-1]
+            finally:
+                process.kill()
+                process.wait()
 
     @contextmanager
     def port_forward(self, target: str, port: int, *, namespace: str, within: float = 30) -> Iterator[int]:

@@ -5,14 +5,14 @@
 # make e2e ARGS="-k drain"        hands words to pytest
 
 CLUSTER := $(BIN)/python -m e2e.cluster
-.PHONY: control-plane test-cluster bench-cluster image e2e e2e-up e2e-down
+.PHONY: control-plane test-cluster bench-cluster image e2e e2e-up e2e-down monitor pictures
 
 control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, until Ctrl-C
 	@$(CLUSTER) build control-plane
 	@$(CLUSTER) control-plane
 
 test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 9 minutes the first time
-	@$(CLUSTER) build control-plane helm charts
+	@$(CLUSTER) build control-plane helm charts monitoring
 	$(BIN)/pytest e2e/control_plane --numprocesses 2 --dist loadfile $(ARGS)
 
 bench-cluster: $(DEV)  ## Measure the operator on a bare control plane, 500 crews; with pods: ARGS=--kind
@@ -25,15 +25,28 @@ ifndef E2E_USE_CLUSTER
 endif
 	$(BIN)/pytest e2e/kind $(ARGS)
 
-e2e-up: $(DEV)  ## Make a kind cluster with Watchbill in it, and print what to try
-	@$(CLUSTER) build kind helm
-	@$(CLUSTER) up
+e2e-up: $(DEV)  ## Make a kind cluster with Watchbill in it, and print what to try; MONITORING=1: with Prometheus
+	@$(CLUSTER) build kind helm $(if $(MONITORING),monitoring)
+	@$(CLUSTER) up $(if $(MONITORING),--monitoring)
 
 e2e-down: $(DEV)  ## Remove that cluster, and what was started for it
 	@$(CLUSTER) down
 
 IMAGE ?= watchbill
 TAG ?= dev
-image: $(DEV)  ## Build the images, watchbill-worker:dev and watchbill-operator:dev (IMAGE=name TAG=tag)
+image: $(DEV)  ## Build the images, watchbill-worker:dev, -worker-llm:dev and -operator:dev (IMAGE=name TAG=tag)
 	@$(CLUSTER) image $(IMAGE)-worker:$(TAG) --target worker
+	@$(CLUSTER) image $(IMAGE)-worker-llm:$(TAG) --target worker-llm
 	@$(CLUSTER) image $(IMAGE)-operator:$(TAG) --target operator
+
+# TARGETS="127.0.0.1:8081 ..." make monitor           looks at processes of yours, started with --health-port
+# PROMETHEUS=http://127.0.0.1:9090 make monitor       asks one that runs
+# BOARD=fleet|crew|operator|store CREW=namespace/name ONCE=1 make monitor
+MONITOR := PYTHONPATH=charts $(BIN)/python -m e2e.monitor
+monitor: $(DEV)  ## Watchbill's boards in the terminal, on a Prometheus over the example at work; ONCE=1
+	@$(MONITOR) $(if $(TARGETS),--targets $(TARGETS)) $(if $(PROMETHEUS),--prometheus $(PROMETHEUS)) \
+		$(if $(BOARD),--board $(BOARD)) $(if $(CREW),--crew $(CREW)) $(if $(ONCE),--once)
+
+pictures: $(DEV)  ## Write docs/monitoring/*.svg, the boards as they are while all alerts fire: as make test-cluster
+	@$(CLUSTER) build control-plane helm monitoring
+	PICTURES=docs/monitoring $(BIN)/pytest -q e2e/control_plane/test_alerts_fired.py

@@ -76,6 +76,16 @@ class Process:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        """Started, and not ended by the test."""
+        return self._process is not None
+
     def exit_code(self) -> int | None:
         """None while it runs."""
         assert self._process is not None
@@ -92,11 +102,12 @@ def operator(kubeconfig: Path, url: str, folder: Path, *, name: str = "operator"
     return Process(["watchbill", "operator"], folder, name, {"KUBECONFIG": str(kubeconfig), **environment})
 
 
-def worker(crew: str, url: str, folder: Path, **settings: str) -> Process:
-    """A worker of the crew (namespace/name), which the control plane has no node for. Not yet started."""
+def worker(crew: str, url: str, folder: Path, *, name: str = "", **settings: str) -> Process:
+    """A worker of the crew (namespace/name), which the control plane has no node for. Not yet started. `name`: of its
+    log."""
     given = {"redis_url": url, "crew": crew, "log_level": "INFO", **settings}
     environment = {f"WATCHBILL_{key.upper()}": value for key, value in given.items()}
-    return Process(["watchbill.worker"], folder, f"worker-{crew.replace('/', '-')}", environment)
+    return Process(["watchbill.worker"], folder, name or f"worker-{crew.replace('/', '-')}", environment)
 
 
 class Store:

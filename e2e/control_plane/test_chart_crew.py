@@ -124,7 +124,7 @@ def test_bad_values_are_refused_by_name_before_anything_is_sent(helm: Helm) -> N
         helm("template", "blog", CREW_CHART, values=bad)
     for said in (
         "at '/agents/0': additional properties 'clas' not allowed",
-        "at '/executionMode': value must be one of 'sequential', 'parallel', 'flow'",
+        "at '/executionMode': value must be one of 'sequential', 'parallel', 'flow', 'loop'",
         "at '/workers/maxReplicas': got string, want integer",
         "at '/heartbeats/x': additional properties 'every' not allowed",
     ):

@@ -212,9 +212,12 @@ def test_a_file_that_neither_takes(kubectl_here: Kubectl, file: reading.File) ->
 
 
 def test_the_examples_are_taken(kubectl_here: Kubectl, namespace: str) -> None:
-    folder = recipe.HERE.parent.parent / "examples" / "log-triage"
-    said = kubectl_here("apply", "--dry-run=server", f"--namespace={namespace}", "--filename", folder)
-    assert "crew.watchbill.dev/log-triage created" in said
+    files = sorted((recipe.HERE.parent.parent / "examples").rglob("*.yaml"))
+    files = [file for file in files if file.name != "compose.yaml"]
+    words = ("apply", "--dry-run=server", f"--namespace={namespace}", *(f"--filename={file}" for file in files))
+    said = kubectl_here(*words)
+    assert said.count(" created") == len(files)
+    assert "heartbeat.watchbill.dev/night created" in said
 
 
 # ── the largest
@@ -243,7 +246,8 @@ def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None) -> None:
     for name in NAMES:
         schema = kubectl.json("get", "crd", name)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for path, fields in objects(schema["properties"]["spec"], "spec"):
-            numbered = re.sub(r"^(spec\.agents|spec\.delivery|.*\.policies)", r"\1[0]", path)
+            lists = r"^(spec\.(?:agents|budgets|modelLimits|delivery|toolServers|httpTools)|.*\.policies)"
+            numbered = re.sub(lists, r"\1[0]", path)
             found |= {f"{numbered}.{field}" for field, child in fields.items() if child["type"] == "integer"}
     assert found == set(numbers.FIELDS)
 

@@ -6,6 +6,7 @@ Asserted is the state of the world: what the API server and the store have, and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -43,7 +44,8 @@ def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team) -> None:
     assert {f"crew:{{{team.namespace}}}:echo", f"crew:{{{team.namespace}}}:list"} <= team.stored()
 
 
-def test_workers_get_what_the_operators_settings_say(team: Team) -> None:
+def test_workers_get_what_the_operators_settings_say(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     team.operator(worker_resources='{"limits": {"memory": "1024Mi"}}', allow_modules="acme.agents, lib")
     own = {"name": "worker", "env": [{"name": "WATCHBILL_ALLOW_MODULES", "value": "subprocess"}]}
     team.apply(crew(), crew("own", template={"spec": {"containers": [{**own, "resources": {"limits": {"cpu": 1}}}]}}))
@@ -55,11 +57,12 @@ def test_workers_get_what_the_operators_settings_say(team: Team) -> None:
         assert container["resources"] == {"limits": limits}
         variables = [entry for entry in container["env"] if entry["name"] == "WATCHBILL_ALLOW_MODULES"]
         assert variables == [{"name": "WATCHBILL_ALLOW_MODULES", "value": "acme.agents,lib"}]
+        assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"} in container["env"]
         assert pod["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
 
 
 def test_work_starts_workers_and_they_go_once_idle(team: Team) -> None:
-    team.operator()
+    operator = team.operator(log_format="json")
     team.apply(crew(idleSeconds=3))
     team.until_ready()
 
@@ -72,6 +75,10 @@ def test_work_starts_workers_and_they_go_once_idle(team: Team) -> None:
         machine.until(lambda: team.replicas() == 0, within=SOON, what="no workers")
     machine.until(lambda: team.crew()["status"]["waiting"] == 0, within=SOON, what="the status says that none waits")
     machine.until(lambda: team.crew()["status"]["replicas"] == 0, within=SOON, what="the status says no workers")
+    logged = [json.loads(line) for line in operator.said()]
+    scaled = [line["message"] for line in logged if line.get("crew") == f"{team.namespace}/echo"]
+    assert any(" 3 workers " in message for message in scaled), scaled
+    assert {line["level"] for line in logged} == {"INFO"}, [line for line in logged if line["level"] != "INFO"]
 
 
 def test_a_crew_in_steady_use_keeps_its_workers(team: Team) -> None:

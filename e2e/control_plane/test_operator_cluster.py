@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import socket
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,7 @@ def test_its_metrics_say_what_it_does_and_name_no_crew(team: Team) -> None:
     def scraped() -> dict[str, float]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
+        assert not [line for line in lines if "_created" in line]
         found = [line.rpartition(" ") for line in lines if line.startswith("watchbill_operator_")]
         return {name: float(value) for name, _, value in found}
 
@@ -281,6 +283,13 @@ def test_its_metrics_say_what_it_does_and_name_no_crew(team: Team) -> None:
     assert value('reconciles_total{result="ok"}') >= 1
     assert value("workqueue_depth") >= 0
     assert value('status_writes_total{kind="heartbeats"}') >= 1
+    assert value('api_requests_total{code="200",verb="list"}') >= 2
+    assert value('api_requests_total{code="201",verb="patch"}') >= 2, "a ServiceAccount and a Deployment are new"
+    assert value('api_requests_total{code="200",verb="patch"}') >= 2, "two statuses"
+    now, waits = scraped(), "watchbill_operator_workqueue_wait_seconds_count"
+    waited = sum(count for name, count in now.items() if name.startswith(waits))
+    assert waited >= now["watchbill_operator_reconcile_seconds_count"]
+    assert 0 <= time.time() - value('watch_event_timestamp_seconds{kind="heartbeats"}') < SOON
     assert value('scale_decisions_total{reason="scale-up"}') == -1
     team.submit()
     machine.until(lambda: value('scale_decisions_total{reason="scale-up"}') == 1, within=SOON, what="it is counted")

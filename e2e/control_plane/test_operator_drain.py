@@ -50,9 +50,9 @@ class Pods:
         made["spec"]["agents"] = [{"name": "a", "class": "gate:Gate"}]
         return made
 
-    def start_worker(self, revision: str) -> Process:
+    def start_worker(self, revision: str, crew: str = "echo") -> Process:
         folders = str(self.team.folder / "agents")
-        made = self.team.worker("echo", revision=revision, folders=folders, allow_modules="gate")
+        made = self.team.worker(crew, revision=revision, folders=folders, allow_modules="gate")
         self._stack.enter_context(made)
         return made.start()
 
@@ -70,8 +70,8 @@ class Pods:
         for prompt in prompts:
             (self.team.folder / "gates" / prompt).touch()
 
-    def running(self) -> int:
-        return int(self.team.store.client.hlen(f"wb:{{{self.team.namespace}/echo}}:holders"))
+    def running(self, crew: str = "echo") -> int:
+        return int(self.team.store.client.hlen(f"wb:{{{self.team.namespace}/{crew}}}:holders"))
 
     def draining(self) -> set[str]:
         return {field for field in self.team.meta() if field.startswith("drain:")}

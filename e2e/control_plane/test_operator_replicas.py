@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 import urllib.error
@@ -19,7 +18,7 @@ from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import Process, hold
 from e2e.control_plane.operator_team import EVERYWHERE, NARROW, OPERATOR, RELEASE, SOON, Team, crew, heartbeat
-from e2e.control_plane.tcp_proxy import Proxy
+from e2e.control_plane.tcp_proxy import before_api_server
 from watchbill.names import CrewKeys
 
 team = operator_team.team
@@ -133,12 +132,8 @@ def test_a_leader_that_is_cut_off_from_the_api_server_stops_before_the_other_sta
     team: Team, control_plane: ControlPlane, tmp_path: Path
 ) -> None:
     team.may_be_forbidden = True
-    account = json.loads(control_plane.service_account_kubeconfig(NARROW, RELEASE).read_text())
-    cluster = account["clusters"][0]["cluster"]
-    with Proxy(cluster["server"]) as proxy:
-        cluster["server"] = proxy.url
-        kubeconfig = tmp_path / "kubeconfig-proxy"
-        kubeconfig.write_text(json.dumps(account))
+    kubeconfig = tmp_path / "kubeconfig-proxy"
+    with before_api_server(control_plane.service_account_kubeconfig(NARROW, RELEASE), kubeconfig) as proxy:
         cut_off = Replica(team, lease_seconds="5", kubeconfig=kubeconfig, resync_seconds="2")
         elected(cut_off)
         other = Replica(team, lease_seconds="5")

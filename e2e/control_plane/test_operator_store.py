@@ -86,7 +86,7 @@ def test_work_that_comes_right_after_the_store_is_back_is_heard(team: Team) -> N
     machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
 
 
-def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_on(team: Team) -> None:
+def test_while_the_store_is_away_workers_are_held_and_then_all_goes_on(team: Team) -> None:
     running = team.operator()
     team.apply(crew(idleSeconds=2), crew("external", scaling={"mode": "External"}, replicas=2))
     team.until_ready("echo", "external")
@@ -94,12 +94,11 @@ def test_for_thirty_seconds_without_a_store_workers_are_held_and_then_all_goes_o
     machine.until(lambda: team.replicas() == 2, within=SOON, what="two workers")
 
     team.store.kill()
-    went = time.monotonic()
     machine.until(
         lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=SOON, what="it says so"
     )
     assert "held as they are" in team.conditions()["Ready"][2]
-    hold(30 - (time.monotonic() - went), lambda: team.replicas() == 2, "workers went while the store was down")
+    hold(4, lambda: team.replicas() == 2, "workers went though idle seconds were over")
     assert running.exit_code() is None
 
     team.store.start()
@@ -128,7 +127,7 @@ def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwar
     machine.until(lambda: team.replicas("other") == 1, within=SOON, what="work that comes now is heard")
 
 
-def test_what_all_crews_share_is_written_late_and_twenty_a_second(
+def test_what_all_crews_share_is_written_late_and_in_turns(
     team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
 ) -> None:
     names = [f"crew-{i}" for i in range(60)]

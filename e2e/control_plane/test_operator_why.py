@@ -9,7 +9,7 @@ import sys
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_team
-from e2e.control_plane.operator_team import SOON, Team, crew
+from e2e.control_plane.operator_team import SOON, Team, crew, heartbeat
 
 team = operator_team.team
 store = operator_team.store
@@ -18,8 +18,9 @@ installed = operator_team.installed
 
 def test_a_task_without_a_worker_tells_why_its_pod_is_not_scheduled(team: Team, control_plane: ControlPlane) -> None:
     team.operator()
-    team.apply(crew())
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3600, agent="a"))
     team.until_ready()
+    machine.until(lambda: "nextFireTime" in team.heartbeat().get("status", {}), within=SOON, what="it is stored")
     team.submit()
 
     def unscheduled() -> str:
@@ -34,3 +35,11 @@ def test_a_task_without_a_worker_tells_why_its_pod_is_not_scheduled(team: Team, 
     told = json.loads(done.stdout)
     assert (told["kind"], told["step"]["state"], told["step"]["reason"]) == ("run", "waiting", "no-worker")
     assert told["pods"] == [f"a pod can't be scheduled (Unschedulable): {message}"]
+    assert not told["paused"]
+
+    team.kubectl("annotate", "crew", "echo", "watchbill.dev/paused=true")
+    remedy = f"until: kubectl annotate crew echo -n {team.namespace} watchbill.dev/paused-"
+    for words in (("why", str(task_id)), ("heartbeats",)):
+        command = (sys.executable, "-m", "watchbill", words[0], f"--namespace={team.namespace}", *words[1:])
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SOON, check=True)
+        assert remedy in done.stdout + done.stderr, words

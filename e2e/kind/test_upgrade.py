@@ -19,8 +19,8 @@ from e2e.cluster import install, machine
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane.operator_process import hold
+from e2e.kind import crews
 from e2e.kind.team import NAMESPACE, SOON, Team, released
-from e2e.kind.test_watchbill import sleepers
 from watchbill.client import Client
 
 CREW = "under-load"
@@ -92,7 +92,7 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
 ) -> None:
     _, before, now = images
     load = Load(team)
-    team.apply(sleepers(team, CREW, minReplicas=2, maxReplicas=2, concurrency=2))
+    team.apply(*crews.sample(CREW, "Sleeper", minReplicas=2, maxReplicas=2, concurrency=2))
     team.until_ready(CREW)
     old = uids(team.until_pods(CREW, 2))
     load.add()

@@ -22,6 +22,12 @@ def start(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.T
     return asyncio.create_task(supervise(name, work), name=name)
 
 
+def is_cancelled() -> bool:
+    """Returns whether somebody has cancelled the current asyncio task. If not, a CancelledError is a library's, that
+    nobody asked for."""
+    return (ours := asyncio.current_task()) is None or bool(ours.cancelling())
+
+
 async def end(*tasks: asyncio.Future[Any]) -> None:
     """Cancels the tasks, and returns when all have ended. What they raised is dropped."""
     for task in tasks:
@@ -38,12 +44,10 @@ async def supervise(name: str, work: Callable[[], Coroutine[Any, Any, None]], cl
         try:
             await work()
             return
-        except Exception as error:
-            fault: BaseException = error
-        except asyncio.CancelledError as error:
-            if (ours := asyncio.current_task()) is None or ours.cancelling():
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
-            fault = error  # a library's, that nobody asked for
+            fault = error
         failures = 1 if clock.monotonic() - began > LONGEST_PAUSE_SECONDS else failures + 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
         metrics.BACKGROUND_RESTARTS.labels(name).inc()

@@ -9,9 +9,11 @@ WatchbillError
 │   ├── AgentNotFound           a service has no bot of the name that a task asks for
 │   ├── AgentNotLoadable        the class of an agent, or a tool of it, cannot be used
 │   ├── NewerRecord             the store holds what a newer version wrote, or what is damaged
-│   ├── Closed                  a service, client or stream was closed or stopped, or was never started
+│   ├── Closed                  a crew, service, client or stream was closed or stopped, or was never started
 │   ├── MissingExtra            an optional dependency is not installed
 │   ├── NoStore                 no store was given and none was found; says what was tried
+│   ├── BudgetExhausted         a request to a model would exceed a budget of the crew
+│   ├── QuotaExceeded           the quota of a namespace has no room for the crew
 │   ├── StoreRefuses            the store refuses our user, password, certificate or rights
 │   ├── DeliveryRefused         a destination will never take this message
 │   │   └── DestinationGone     nor any other: it has said that it is gone for good
@@ -25,6 +27,7 @@ WatchbillError
 │   ├── KubernetesUnavailable   the API server can't be reached, or asks for a pause
 │   ├── StaleObject             the object in Kubernetes has changed since it was read
 │   ├── NotDelivered            a destination did not take a message, and may take it later
+│   ├── Postponed               a task may not go on yet, and is set aside; its attempt doesn't count
 │   └── RetryAfter              raised by agents: this attempt failed, and another may succeed after so long
 ├── ToolError                   a tool that an agent called failed; what caused it says what to do
 └── GiveUp                      the work, or the right to do it, is no longer ours
@@ -34,6 +37,9 @@ WatchbillError
     │   └── WorkerForgotten     the store has lost what it knew of this worker
     ├── LockLost                a lock ended while its holder still worked under it
     ├── NotWorthRetrying        raised by agents: another attempt would fail, too
+    │   ├── ApprovalRejected    somebody has rejected what the task asked approval for
+    │   ├── ApprovalTimedOut    nobody has approved of it in time
+    │   └── DelegationFailed    work that an agent delegated has failed, or was rejected
     └── TaskFailed              the task ran and failed; carries the result
 """
 
@@ -122,6 +128,14 @@ class NewerRecord(UserActionRequired):
     """A record in the store is a newer version's, or damaged: this version can't read it. It stays as it is."""
 
 
+class QuotaExceeded(UserActionRequired):
+    """The quota of a namespace has no room for the crew, so it takes no work. Nothing was stored."""
+
+
+class BudgetExhausted(UserActionRequired):
+    """A request to a model would exceed a budget of the crew, by which its task fails then. It was not made."""
+
+
 class StoreRefuses(UserActionRequired):
     """The store refuses our user, password, certificate or rights, or is of another kind than its URL says."""
 
@@ -152,8 +166,8 @@ class KubernetesForbids(KubernetesRefuses):
 
 
 class Closed(UserActionRequired, RuntimeError):
-    """The object was closed or stopped, or has not been started. Nothing was sent or stored. The message says how to
-    go on."""
+    """The object was closed or stopped, or has not been started; or the crew is closed to new work. Nothing was sent or
+    stored. The message says how to go on."""
 
 
 class MissingExtra(UserActionRequired, ModuleNotFoundError):
@@ -239,6 +253,20 @@ class NotDelivered(RetryLater):
         super().__init__(message)
 
 
+class Postponed(RetryLater):
+    """A task may not go on yet. Its worker sets it aside, and the attempt doesn't count."""
+
+    def __init__(
+        self, message: str, *, seconds: float = 0.0, until_ms: int | None = None, of_model: bool = False
+    ) -> None:
+        """`seconds`: for so long; or until a time by the store's clock (ms since 1970). `of_model`: another model may
+        be asked meanwhile."""
+        self.of_model = of_model
+        self.later_ms = -until_ms if until_ms is not None else int(seconds * 1000)
+        """Milliseconds until it goes on, or the time of that by the store's clock, negated."""
+        super().__init__(message)
+
+
 class RetryAfter(RetryLater):
     """Raised by an agent whose attempt failed: another may succeed after `seconds`."""
 
@@ -278,6 +306,18 @@ class LockLost(GiveUp):
 
 class NotWorthRetrying(GiveUp):
     """Raised by an agent whose task would fail again: it has failed for good, however many attempts are left."""
+
+
+class ApprovalRejected(NotWorthRetrying):
+    """Somebody has rejected what the task asked approval for. The message says why."""
+
+
+class ApprovalTimedOut(NotWorthRetrying):
+    """Nobody has approved of what the task asked approval for, nor rejected it, in time."""
+
+
+class DelegationFailed(NotWorthRetrying):
+    """Work that an agent delegated has failed, or its reviewer rejected it in each round. The message says why."""
 
 
 class TaskFailed(GiveUp):

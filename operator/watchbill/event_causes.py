@@ -1,6 +1,6 @@
 """A table of who emits which type of event, when, and on which streams it is beside the whole crew's. Pure.
 
-docs/reference/events.md is rendered from it, and tests/store/test_event_causes.py provokes every type.
+docs/reference/events.md is rendered from it, and tests/worker/test_events_provoked.py provokes every type.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ CAUSES: Final[Mapping[EventType, Cause]] = {
     EventType.TASK_FAILED: Cause("worker", "A task or step has failed for good, or is dead.", _STEP),
     EventType.TASK_CANCELLED: Cause("client, worker", "A task or step was cancelled, and has ended.", _STEP),
     EventType.AGENT_INTERRUPTED: Cause("client, worker", "A task or step was set aside.", _STEP),
-    EventType.AGENT_RESUMED: Cause("client", "An interrupted task or step goes on.", _STEP),
+    EventType.AGENT_RESUMED: Cause(
+        "client", "An interrupted task or step goes on, or somebody approved of what it asked, or rejected it.", _STEP
+    ),
     EventType.AGENT_COMPLETED: Cause(
         "worker",
         "An agent has completed its step of a run. Not told of a task of its own: `task_completed` says the same, and "
@@ -65,33 +67,42 @@ CAUSES: Final[Mapping[EventType, Cause]] = {
     EventType.MISSION_WORK_COMPLETED: Cause("worker", "A step has completed.", ("run",)),
     EventType.MISSION_WORK_BLOCKED: Cause(
         "worker",
-        "A step can't begin: no worker can run its agent, or a step before it has ended without success (told of the "
-        "first 20 steps right behind that one).",
+        "A step can't go on: no worker can run its agent, its requests to models have to wait, or a step "
+        "before it has ended without success (told of the first 20 steps right behind that one).",
         _STEP,
     ),
     EventType.MISSION_HELP_NEEDED: Cause(
-        "worker", "A step is dead: it has no attempt left, and waits for somebody to replay it.", ("run",)
+        "worker, agent, operator",
+        "A task or step waits for approval, of its beginning, of what its agent asks (`context.approval`) or of calls "
+        "of tools; an agent escalates. Or a step is dead: it has no attempt left, and waits for somebody to replay it. "
+        "Or ready work makes no progress, because nobody is at work, or no worker can run its agent: told of the "
+        "oldest task or step, 1 minute after that was noticed, 5 and 15 minutes later, and then each hour.",
+        _STEP,
     ),
     EventType.MISSION_WATCH_TRIGGERED: Cause("scheduler, client", "A heartbeat has begun the run.", ("run",)),
     EventType.MISSION_EVENT: Cause(
         "agent, worker, scheduler, client",
-        "An agent said something (`context.emit`); another attempt follows; no worker can run the agent; a dead letter "
-        "was replayed; a heartbeat missed slots; the store has lost the crew's work.",
+        "An agent said something (`context.emit`); another attempt follows; no worker can run the agent; a task's "
+        "requests to models have to wait; a dead letter was replayed; a heartbeat missed slots; the store has "
+        "lost the crew's work.",
         _STEP,
     ),
     EventType.TASK_DELEGATED: Cause(
         "agent",
-        "`context.delegate`: an agent gives a part of its work to another, the child.",
+        "`context.delegate`: an agent gives a part of its work to another, the child. In a hierarchical crew the step "
+        "of the child is made with that.",
         ("agent", "child", "run"),
     ),
     EventType.REVIEWER_HANDOFF: Cause(
         "agent",
-        "`context.hand_off_for_review`: an agent's work goes to a reviewer, the child.",
+        "`context.hand_off_for_review`: an agent's work goes to a reviewer, the child. In a hierarchical crew the step "
+        "of the review is made with that, for the agent that has delegated the work.",
         ("agent", "child", "run"),
     ),
     EventType.REVIEWER_APPROVAL: Cause(
         "agent",
-        "`context.approve`: a reviewer approves of the work of an agent, the parent.",
+        "`context.approve`: a reviewer approves of the work of an agent, the parent. In a hierarchical crew its step "
+        "ends with that.",
         ("agent", "parent", "run"),
     ),
     EventType.CONDUCTOR_ESCALATION: Cause(

@@ -33,6 +33,7 @@ from watchbill.event_types import (
 )
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys, TownKeys
+from watchbill.plan import texts
 from watchbill.redaction import redact
 from watchbill.store import events as store
 
@@ -100,9 +101,9 @@ class EventStream:
         Secrets of the environment are taken out of its texts. Raises InvalidInput if it has more than 65,536 bytes.
         """
         _check_event(event)
-        texts = {name: redact(text) for name in ("message", "scope") if (text := getattr(event, name))}
+        shown = {name: redact(text) for name in ("message", "scope") if (text := getattr(event, name))}
         try:
-            data = event.model_copy(update=texts).model_dump_json(exclude_none=True)
+            data = event.model_copy(update=shown).model_dump_json(exclude_none=True)
         except PydanticSerializationError as error:
             raise _wrong(f"the event has a text that isn't UTF-8: {error}", "Mend its texts.", "event") from error
         if (size := len(data.encode())) > EVENT_MAX:
@@ -173,8 +174,9 @@ def _check_event(event: object) -> None:
 
 
 def _named(value: object, what: str, path: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(f"{value!r} is no name of a {what}", "Give a str with at least one character.", path)
+    if not isinstance(value, str) or not value or any(texts.problems({path: value})):
+        fix = "Give a str with at least one character, and no half of one."
+        raise _wrong(f"{value!r} is no name of a {what}", fix, path)
     return value
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from watchbill import background, names
-from watchbill.agents.loading import AgentLoader
+from watchbill.agents import AgentLoader, tool_servers
 from watchbill.api import Crew, Heartbeat, parse
 from watchbill.client import Client, Result
 from watchbill.connection import Store, outages
@@ -24,13 +24,14 @@ from watchbill.connection.url import Target
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
+from watchbill.plan import flow, prompts, submission
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import prompts, submission
-from watchbill.records import DEFAULT_CLASS, CrewDefinition, from_crew, suspends
+from watchbill.plan.models import with_model
+from watchbill.records import CrewDefinition, from_crew
 from watchbill.store import control, definitions, deliveries, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def files(paths: Sequence[Path]) -> list[Path]:
 def _chosen(crews: Iterable[Crew]) -> Iterator[str]:
     """All that the files name: whoever runs them has chosen it, from all that is installed."""
     for crew in map(from_crew, crews):
-        yield from crew.shared_tools
-        for agent in crew.agents:
+        yield from (*crew.shared_tools, *map(tool_servers.chosen, crew.tool_servers))
+        for agent in flow.members(crew):
             yield from (agent.agent_class, *agent.tools)
 
 
@@ -176,17 +177,6 @@ def fits(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
 def _loc(path: str) -> tuple[str | int, ...]:
     """`spec.agents[1].class` as keys and positions."""
     return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", path))
-
-
-def with_model(crew: Crew, model: str) -> Crew:
-    """The crew with `model` as its default; agents that carry a systemPrompt become LLMAgents."""
-    agents = [
-        agent.model_copy(update={"agent_class": DEFAULT_CLASS, "model": "", "config": {}})
-        if agent.system_prompt
-        else agent
-        for agent in crew.spec.agents
-    ]
-    return crew.model_copy(update={"spec": crew.spec.model_copy(update={"agents": agents, "model": model})})
 
 
 def _read(path: Path) -> str:
@@ -266,7 +256,7 @@ class LocalCrews:
         for crew in self._manifests.crews:
             namespace = crew.metadata.namespace or self._namespace
             keys = names.CrewKeys(namespace, crew.name)
-            uid = await definitions.apply(client, keys, from_crew(crew), suspended=suspends(crew))
+            uid = await definitions.apply(client, keys, from_crew(crew), suspended=crew.suspends)
             await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
             await self._employ(keys, uid, loader)
             if self._scheduler:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 WORKERS_GROUP: Final = "workers"
 """The consumer group of the task streams."""
 RETURNED: Final = "returned"
 """The consumer of what was handed back (lib.lua): it is always dead, so anyone may take from it."""
+LIMITED: Final = "limited:"
+"""Before the name of an agent: the consumer of its tasks that wait for the agent's limits (lib_limits.lua)."""
 
 WAKE_PATTERN: Final = "wb:{*}:wake"
 """The channels of all crews on which whatever scales workers hears of work. The channel says whose work it is."""
@@ -39,6 +41,18 @@ CREW_NAME_MAX: Final = 52
 STEP_SEPARATOR: Final = "/"
 """Between a run's id and a step's name. No caller's id may contain it, so the two can never meet."""
 
+STEP_MARK: Final = "@"
+"""Stands before the number of an iteration or of an item in a step's name: `critic@2`, `reader@17`. No agent of a
+resource has it in its name."""
+EACH: Final = "each"
+"""Stands for the number in the name of the step that makes the steps of a list's items: `reader@each`."""
+UNTIL: Final = "until"
+"""The name of a loop's condition, in place of an agent's: the steps `until@1`, `until@2` judge the iterations."""
+DELEGATED: Final = ":"
+"""Stands before the number of an item in the name of a step that an agent has delegated: `lead:2`, `lead:2:review`."""
+SYNTHESIS: Final = "synthesis"
+"""The agent that sums up a run, and its step."""
+
 RECEIVER: Final = "to:"
 """Before a destination's name, where the delivery queue has the name of an agent. No agent of a resource has a colon in
 its name, so that the two are never taken for each other."""
@@ -48,6 +62,20 @@ def split_step_id(task_id: str) -> tuple[str, str] | None:
     """(run id, step) of a step's task id; None for a task that belongs to no run."""
     run_id, separator, step = task_id.partition(STEP_SEPARATOR)
     return (run_id, step) if separator else None
+
+
+class BatchKeys(NamedTuple):
+    """The keys of a crew's requests that go by batches of their providers."""
+
+    lane: str
+    """The place of each request: gathered, or in a batch."""
+    requests: str
+    batches: str
+    """The batches, and what the requests that are gathered together have in common."""
+    sender: str
+    """The worker that sends them, for some seconds."""
+    reserved: str
+    """The reservations of their cost: as `CrewKeys.reserved`, but they are under way for longer than a day."""
 
 
 class CrewKeys:
@@ -83,6 +111,7 @@ class CrewKeys:
         "results",
         "root",
         "shared_streams",
+        "spending",
         "streams",
         "wake",
         "wishes",
@@ -125,6 +154,8 @@ class CrewKeys:
         """Destinations that failed, and since when they are left in peace."""
         self.shared_streams = root + "streams"
         """The set of the streams of messages that the crew's agents have made."""
+        self.spending = root + "spending"
+        """The counters of the crew's budgets."""
         self.streams = tuple(f"{prefix}tasks:{c}" for c in CLASSES)
         self.fixed = (
             self.meta,
@@ -154,8 +185,18 @@ class CrewKeys:
         namespace, _, name = self.crew.partition("/")
         return CrewKeys(namespace, name, "delivery:")
 
+    @property
+    def batch(self) -> BatchKeys:
+        parts = ("lane", "requests", "batches", "sender", "reserved")
+        return BatchKeys(*(f"{self.root}batch:{part}" for part in parts))
+
     def definition(self, digest: str) -> str:
         return f"{self.root}def:{digest}"
+
+    def reserved(self, day: int) -> str:
+        """Requests to models that began on this day (since 1970) and have not ended. A key expires a day after its last
+        request, so that it is free for the day after the next."""
+        return f"{self.root}reserved:{day % 2}"
 
     def task(self, task_id: str) -> str:
         return f"{self.prefix}task:{task_id}"
@@ -168,6 +209,11 @@ class CrewKeys:
 
     def run_results(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}:results"
+
+    def record(self, task_id: str) -> str:
+        """The record of a task; of a step (`run/step`) that of its run."""
+        run_id, separator, _ = task_id.partition(STEP_SEPARATOR)
+        return self.run(run_id) if separator else self.task(task_id)
 
     def agent_events(self, agent: str) -> str:
         return f"{self.prefix}events:agent:{agent}"
@@ -220,6 +266,15 @@ class CrewKeys:
     def history(self) -> str:
         """The prefix of the cache of what the crew's agents answered."""
         return f"{self.prefix}history:"
+
+    def session(self, name: str) -> str:
+        """The turns of a session; the name is of packed.session_name."""
+        return f"{self.prefix}session:{name}"
+
+    @property
+    def sessions(self) -> str:
+        """The names of the crew's sessions, by the time at which each expires."""
+        return f"{self.prefix}sessions"
 
     def reply(self, client: str) -> str:
         """Pub/sub channel on which one client hears that its tasks are done."""

@@ -24,11 +24,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.alias_generators import to_camel
 
 from watchbill import api, names
+from watchbill.api.approvals import is_tool
+from watchbill.api.batches import StoredBatch
+from watchbill.api.budgets import Budget, Price
 from watchbill.api.delivery import Destination
+from watchbill.api.hierarchy import StoredHierarchy, fault
+from watchbill.api.limits import ModelLimit, StoredRate
+from watchbill.api.models import ModelChoice
+from watchbill.api.modes import OnError, StoredLoop, StoredSynthesis, StoredWhen
 from watchbill.api.problems import explain
 from watchbill.api.relations import edges, find_cycle
+from watchbill.api.tool_sources import HttpTool, ToolServer
 from watchbill.errors import InvalidInput, Problem
 
 DEFAULT_CLASS: Final = "LLMAgent"
@@ -41,8 +50,9 @@ class ExecutionMode(StrEnum):
     SEQUENTIAL = "sequential"
     PARALLEL = "parallel"
     FLOW = "flow"
+    HIERARCHICAL = "hierarchical"
     LOOP = "loop"
-    """A record may have it; no version runs such a crew yet."""
+    """A record may have it without the bounds of its loop. No such crew can be run."""
 
 
 def _is_agent_name(value: str) -> bool:
@@ -52,9 +62,8 @@ def _is_agent_name(value: str) -> bool:
 def _agent_name(value: str) -> str:
     """Names of agents become parts of ids, keys and packed values."""
     if not _is_agent_name(value):
-        raise ValueError(
-            f"{value!r} can't be an agent's name. Use 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters"
-        )
+        fix = f"Use 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters"
+        raise ValueError(f"{value!r} can't be an agent's name. {fix}")
     return value
 
 
@@ -75,6 +84,15 @@ class AgentDefinition(BaseModel):
     timeout_seconds: int | None = None
     inputs: list[str] = Field(default_factory=list)
     """That it reads by itself, beside those that its prompt cites."""
+    when: StoredWhen | None = None
+    for_each: str | None = None
+    on_error: OnError | None = None
+    """None: the crew's."""
+    fallback_models: list[ModelChoice] = Field(default_factory=list)
+    output_schema: dict[str, Any] | None = None
+    batch: StoredBatch | None = None
+    max_concurrent: int | None = None
+    rate_limit: StoredRate | None = None
 
     @property
     def effective_name(self) -> str:
@@ -130,12 +148,26 @@ class CrewDefinition(BaseModel):
     flow_relations: list[FlowRelation] = Field(default_factory=list)
     shared_tools: list[str] = Field(default_factory=list)
     max_parallel_tasks: int = Field(default=10, ge=1)
+    loop: StoredLoop | None = None
+    on_error: OnError = "Fail"
+    synthesis: StoredSynthesis | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     model: str | None = None
+    base_url: str | None = None
+    """The server of models of OpenAI's protocol that name none."""
     tasks: TaskPolicy = TaskPolicy()
     concurrency: int = Field(default=10, ge=1)
     delivery: list[Destination] = Field(default_factory=list)
     """The destinations of results, unless a task says otherwise."""
+    tool_servers: list[ToolServer] = Field(default_factory=list)
+    http_tools: list[HttpTool] = Field(default_factory=list)
+    hierarchy: StoredHierarchy | None = None
+    requires_approval: list[str] = Field(default_factory=list)
+    """Agents and tools, of each of whose tasks or calls somebody must approve before it begins."""
+    approval_timeout_seconds: int = Field(default=86_400, ge=1)
+    budgets: list[Budget] = Field(default_factory=list)
+    prices: list[Price] = Field(default_factory=list)
+    model_limits: list[ModelLimit] = Field(default_factory=list)
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
@@ -143,10 +175,8 @@ class CrewDefinition(BaseModel):
     @classmethod
     def _storable(cls, value: str) -> str:
         if value in names.RESERVED_CREW_NAMES:
-            raise ValueError(
-                f"{value!r} is the name of an index of the crew records. Choose another name than "
-                + ", ".join(sorted(names.RESERVED_CREW_NAMES))
-            )
+            fix = f"Choose another name than {', '.join(sorted(names.RESERVED_CREW_NAMES))}"
+            raise ValueError(f"{value!r} is the name of an index of the crew records. {fix}")
         if not value or len(value) > 253 or any(c in value for c in "{}:/") or not value.isprintable():
             raise ValueError(f"{value!r} can't be part of a key. Use printable characters other than {{ }} : /")
         return value
@@ -165,20 +195,22 @@ class CrewDefinition(BaseModel):
                 if name in known:
                     raise ValueError(f"two agents are called {name!r}. Give each agent a name of its own")
                 known[name] = agent.agent_id
-        for relation in self.flow_relations:
-            for name in (*relation.sources, *relation.targets):
-                if name not in known:
-                    raise ValueError(
-                        f"flow_relations cites the agent {name!r}, which is not in this crew. "
-                        f"Add it to agents, or use one of: {', '.join(a.agent_id for a in self.agents)}"
-                    )
+        cited = [("flow_relations", name) for r in self.flow_relations for name in (*r.sources, *r.targets)]
+        tools = {*self.shared_tools, *(tool for agent in self.agents for tool in agent.tools)}
+        cited += [("requires_approval", name) for name in self.requires_approval if not is_tool(name, tools)]
+        for field, name in cited:
+            if name not in known:
+                fix = f"Add it to agents, or use one of: {', '.join(a.agent_id for a in self.agents)}"
+                raise ValueError(f"{field} cites the agent {name!r}, which is not in this crew. {fix}")
+        if why := fault(self.execution_mode, self.hierarchy, known):
+            raise ValueError(why)
         if cycle := find_cycle([a.agent_id for a in self.agents], self.edges()):
             raise ValueError(f"flow_relations form a cycle: {' -> '.join(cycle)}. Remove one of these relations")
         return self
 
-    @field_serializer("delivery")
-    def _as_written(self, value: list[Destination]) -> list[dict[str, Any]]:
-        return [destination.model_dump(mode="json", by_alias=True, exclude_unset=True) for destination in value]
+    @field_serializer("delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits")
+    def _as_written(self, value: list[BaseModel]) -> list[dict[str, Any]]:
+        return [part.model_dump(mode="json", by_alias=True, exclude_unset=True) for part in value]
 
     def agent_ids(self) -> dict[str, str]:
         """Every name by which an agent may be cited (agent_id, effective name) → its agent_id."""
@@ -224,6 +256,8 @@ def tool_name(reference: str) -> str:
     return reference.rpartition(":")[2]
 
 
+_SAME: Final = ("timeout_seconds", "when", "for_each", "on_error", "batch", "max_concurrent", "rate_limit")
+_LISTS: Final = {"delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits"}
 _KEPT_IN_METADATA: Final = frozenset({"labels", "annotations", "workers"})
 """Parts of a Crew for which a crew record has no field. Runs don't depend on them, so they aren't in the digest."""
 _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -231,10 +265,8 @@ _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
-    """The definition to store for a Crew; `crew_id` defaults to a new one.
-
-    Raises InvalidInput when the crew can't run (a cycle in its flow).
-    """
+    """The definition to store for a Crew; `crew_id` defaults to a new one. Raises InvalidInput when the crew can't run
+    (a cycle in its flow)."""
     if problems := api.check(crew):
         raise InvalidInput(problems)
     spec = crew.spec
@@ -244,9 +276,10 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
         "annotations": annotations,
         "workers": spec.workers.model_dump(by_alias=True, exclude={"concurrency"}, exclude_defaults=True),
     }
-    identity = {} if crew_id is None else {"crew_id": crew_id}
+    given: dict[str, Any] = {part: list(getattr(spec, part)) for part in _LISTS}
+    given |= {} if crew_id is None else {"crew_id": crew_id}
     return CrewDefinition(
-        **identity,
+        **given,
         name=crew.name,
         description=spec.description or None,
         execution_mode=ExecutionMode(spec.execution_mode),
@@ -255,30 +288,32 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
                 agent_id=agent.name,
                 agent_class=agent.agent_class or DEFAULT_CLASS,
                 config=dict(agent.config),
-                tools=list(agent.tools),
                 system_prompt=agent.system_prompt or None,
                 model=agent.model or None,
                 base_url=agent.base_url or None,
                 prompt=agent.prompt or None,
-                timeout_seconds=agent.timeout_seconds,
-                inputs=list(agent.inputs),
+                **{part: list(getattr(agent, part)) for part in ("tools", "inputs")},
+                fallback_models=list(map(ModelChoice.of, agent.fallback_models)),
+                output_schema=dict(agent.output_schema) or None,
+                **{part: getattr(agent, part) for part in _SAME},
             )
             for agent in spec.agents
         ],
         flow_relations=[FlowRelation(source=list(r.source), target=list(r.target)) for r in spec.flow_relations],
         shared_tools=list(spec.shared_tools),
         max_parallel_tasks=spec.max_parallel_tasks,
+        loop=spec.loop,
+        on_error=spec.on_error,
+        synthesis=spec.synthesis,
         metadata={name: value for name, value in kept.items() if value},
         model=spec.model or None,
+        base_url=spec.base_url or None,
         tasks=TaskPolicy(**spec.tasks.model_dump()),
         concurrency=spec.workers.concurrency,
-        delivery=list(spec.delivery),
+        hierarchy=spec.hierarchy,
+        requires_approval=list(spec.requires_approval),
+        approval_timeout_seconds=spec.approval_timeout_seconds,
     )
-
-
-def suspends(crew: api.Crew) -> bool | None:
-    """Returns whether the Crew is to be suspended; None: it says nothing of that, so that it stays as it is."""
-    return crew.spec.suspend if "suspend" in crew.spec.model_fields_set else None
 
 
 def to_crew(definition: CrewDefinition, namespace: str) -> api.Crew:
@@ -327,8 +362,10 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
             "prompt": agent.prompt,
             "tools": agent.tools,
             "config": agent.config,
-            "timeoutSeconds": agent.timeout_seconds,
             "inputs": agent.inputs or None,
+            **{to_camel(part): value for part, value in agent.model_dump(include=set(_SAME)).items()},
+            "fallbackModels": [each.as_written() for each in agent.fallback_models] or None,
+            "outputSchema": agent.output_schema,
         }
         for agent in definition.agents
     ]
@@ -337,19 +374,24 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
         "executionMode": definition.execution_mode.value,
         "agents": [_set_only(agent) for agent in agents],
         "model": definition.model,
+        "baseURL": definition.base_url,
         "sharedTools": definition.shared_tools,
         "flowRelations": [
             {"source": [known[name] for name in r.sources], "target": [known[name] for name in r.targets]}
             for r in definition.flow_relations
         ],
         "maxParallelTasks": definition.max_parallel_tasks,
+        "onError": definition.on_error,
+        **definition.model_dump(include={"loop", "synthesis", "hierarchy"}),
         "tasks": {
             api.Tasks.model_fields[name].alias: value
             for name, value in definition.tasks.model_dump().items()
             if name in api.Tasks.model_fields
         },
         "workers": {**workers, "concurrency": definition.concurrency} if isinstance(workers, dict) else workers,
-        "delivery": definition.model_dump(include={"delivery"})["delivery"] or None,
+        **{to_camel(part): written or None for part, written in definition.model_dump(include=_LISTS).items()},
+        "requiresApproval": [known.get(name, name) for name in definition.requires_approval] or None,
+        "approvalTimeoutSeconds": definition.approval_timeout_seconds,
     }
     return {"metadata": {"name": definition.name, "namespace": namespace, **_set_only(named)}, "spec": _set_only(spec)}
 

@@ -73,12 +73,20 @@ def is_secret(name: str, more: str = "") -> bool:
 
 
 class Redactor:
-    """Takes secrets out of texts. Looks at the environment as it is when it is called. For any thread."""
+    """Takes secrets out of texts. Looks at the environment as it is when it is called, and knows what it was told
+    besides. For any thread."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """`environment` default: this process's own, changes included."""
         self._environment = os.environ if environment is None else environment
-        self._known: tuple[dict[Any, Any], dict[str, str]] = ({}, {})
+        self._learned: Mapping[str, str] = {}
+        """Secret that the environment doesn't hold → its name."""
+        self._known: tuple[dict[Any, Any], Mapping[str, str], dict[str, str]] = ({}, self._learned, {})
+
+    def learn(self, name: str, secret: str) -> None:
+        """From now on also takes out this secret, which a file holds, say. `name` is shown in its place."""
+        if secret not in self._learned and _matters(secret):
+            self._learned = {**self._learned, secret: name}  # another dict: threads may be reading the last
 
     def __call__(self, text: str) -> str:
         """The text with `[redacted NAME]` in place of secrets."""
@@ -96,18 +104,20 @@ class Redactor:
 
     def _forms(self) -> Mapping[str, str]:
         """Each form of a secret in a text → the variable that holds the secret."""
-        seen, names = self._known
+        seen, seen_learned, names = self._known
+        learned = self._learned
         # what os.environ wraps: two dicts are compared in microseconds, where os.environ itself decodes each entry
         now: Mapping[Any, Any] = getattr(self._environment, "_data", self._environment)
-        if now != seen:
+        if now != seen or learned is not seen_learned:
             seen = dict(now)
             more = self._environment.get(_MORE_NAMES, "")
             # one look at each, as others may change it meanwhile
             held = ((name, self._environment.get(name)) for name in list(self._environment))
             fresh = {form: name for name, value in held if value for form in _forms_of(name, value, more)}
+            fresh |= {form: name for secret, name in learned.items() for form in _forms(secret)}
             gone = [form for form in names if form not in fresh][-_FORGET_AFTER:]
             names = {form: names[form] for form in gone} | fresh
-            self._known = (seen, names)
+            self._known = (seen, learned, names)
         return names
 
 

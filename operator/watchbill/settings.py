@@ -7,9 +7,9 @@ Every field is `WATCHBILL_<NAME>`. Secrets live in the environment only: nothing
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import Field, Json, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from watchbill import logs
@@ -25,10 +25,43 @@ _NETWORKS: Final = {
 }
 
 
-def _read_networks(listed: str) -> tuple[Network, ...]:
+def networks(listed: str) -> tuple[Network, ...]:
     """The networks of a list with commas, of CIDRs and words. Raises ValueError."""
     parts = [part.strip().lower() for part in listed.split(",") if part.strip()]
     return tuple(ipaddress.ip_network(cidr) for part in parts for cidr in _NETWORKS.get(part, (part,)))
+
+
+class Hard(BaseModel):
+    """The bounds of a namespace. None: there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    crews: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0)
+    queued: int | None = Field(default=None, ge=0)
+
+
+class Quota(BaseModel):
+    """The quota of a namespace, shaped like a ResourceQuota's spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    hard: Hard = Hard()
+
+
+class Quotas(BaseModel):
+    """The quotas of all namespaces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    default: Quota = Quota()
+    namespaces: dict[str, Quota] = Field(default_factory=dict)
+
+    def of(self, namespace: str) -> tuple[Hard, str]:
+        """Returns the bounds of a namespace, and where they stand in the setting."""
+        if (own := self.namespaces.get(namespace)) is not None:
+            return own.hard, f"quotas.namespaces.{namespace}.hard"
+        return self.default.hard, "quotas.default.hard"
 
 
 class Settings(BaseSettings):
@@ -87,6 +120,12 @@ class Settings(BaseSettings):
         description="How long the Lease lasts. A leader that can't renew it stops after two thirds; another one leads "
         "after the whole.",
     )
+    quotas: Json[Quotas] = Field(  # type: ignore[assignment]  # settings validate their defaults, too
+        default="{}",
+        description="How many crews, workers and queued tasks a namespace may have, in JSON: "
+        '{"default": {"hard": {"crews": 20, "workers": 50, "queued": 500000}}, "namespaces": {"team": {"hard": {}}}}. '
+        "A namespace that is named has its own bounds in place of the default ones. What `hard` leaves out has none.",
+    )
     heartbeat_status_seconds: float = Field(
         default=60,
         gt=0,
@@ -118,6 +157,18 @@ class Settings(BaseSettings):
         "or the words private (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7) and loopback. The word apprise "
         "allows that channel, which may connect anywhere. Empty: only public addresses, over https://.",
     )
+    allow_commands: str = Field(
+        default="",
+        examples=["the beginnings of command lines, separated by commas, as in mcp-server-git,python -m acme.mcp"],
+        description="Commands of tool servers that a worker may start, by the beginnings of their command lines, "
+        "separated by commas. `watchbill run` starts what its file names.",
+    )
+    tools_allow: str = Field(
+        default="",
+        examples=["networks, separated by commas, as in 10.20.0.0/16, or the words private and loopback"],
+        description="Networks inside that tool servers and HTTP tools may be in, over http:// too, as in "
+        "WATCHBILL_DELIVERY_ALLOW. Empty: only public addresses, over https://.",
+    )
     delivery_timeout_seconds: float = Field(
         default=20, gt=0, le=300, description="How long a destination may take to accept a result."
     )
@@ -135,6 +186,40 @@ class Settings(BaseSettings):
         description="DEBUG, INFO, WARNING or ERROR: which lines are logged on stderr. On the command line -v, -vv and "
         "-q say more and less than this.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text or json: how lines are logged on stderr. docs/logs.md tells the fields."
+    )
+    trace_content: bool = Field(
+        default=False,
+        description="Spans may have prompts, answers, arguments and results of tools, and messages of errors.",
+    )
+    otel_exporter_otlp_endpoint: str = Field(
+        default="",
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        examples=["the URL of the collector, as in http://otel-collector:4318"],
+        pattern=r"^(https?://\S+)?$",
+        description="The collector that traces are sent to, by OTLP over HTTP. Empty: no traces. docs/tracing.md",
+    )
+    otel_traces_sampler: str = Field(
+        default="",
+        validation_alias="OTEL_TRACES_SAMPLER",
+        pattern="^((parentbased_)?(always_on|always_off|traceidratio))?$",
+        examples=["a sampler, as in parentbased_traceidratio"],
+        description="Which traces are recorded: always_on, always_off or traceidratio; with parentbased_ before it, as "
+        "the submitter's trace is, if there is one. Empty: parentbased_always_on.",
+    )
+    otel_traces_sampler_arg: str = Field(
+        default="",
+        validation_alias="OTEL_TRACES_SAMPLER_ARG",
+        pattern=r"^([01]|1\.0*|0?\.\d+|\d(\.\d+)?e-\d+)?$",
+        examples=["a share from 0 to 1, as in 0.01"],
+        description="The share of traces that a sampler with traceidratio records, from 0 to 1.",
+    )
+    otel_resource_attributes: str = Field(
+        default="",
+        validation_alias="OTEL_RESOURCE_ATTRIBUTES",
+        description="What spans say of their process besides: NAME=VALUE, separated by commas.",
+    )
     secret_names: str = Field(
         default="",
         description="Names of variables whose values are secrets though no word of theirs says so, separated by "
@@ -148,16 +233,30 @@ class Settings(BaseSettings):
             raise ValueError(f"it is none of {', '.join(logs.LEVELS)}")
         return level.upper()
 
-    @field_validator("delivery_allow")
+    @field_validator("delivery_allow", "tools_allow")
     @classmethod
     def _networks(cls, listed: str) -> str:
-        _read_networks(listed)
+        networks(listed)
         return listed
+
+    @property
+    def of_tracing(self) -> dict[str, str]:
+        """The variables that a worker needs to trace as this process does; none while it doesn't."""
+        if not self.otel_exporter_otlp_endpoint:
+            return {}
+        found = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otel_exporter_otlp_endpoint,
+            "OTEL_TRACES_SAMPLER": self.otel_traces_sampler,
+            "OTEL_TRACES_SAMPLER_ARG": self.otel_traces_sampler_arg,
+            "OTEL_RESOURCE_ATTRIBUTES": self.otel_resource_attributes,
+            "WATCHBILL_TRACE_CONTENT": "true" if self.trace_content else "",
+        }
+        return {name: value for name, value in found.items() if value}
 
     @property
     def delivery_networks(self) -> tuple[Network, ...]:
         """The networks that delivery_allow names."""
-        return _read_networks(self.delivery_allow)
+        return networks(self.delivery_allow)
 
     @property
     def delivers_by_apprise(self) -> bool:
@@ -169,21 +268,30 @@ class Settings(BaseSettings):
         return tuple(filter(None, (module.strip() for module in self.allow_modules.split(","))))
 
 
+def variable_of(kind: type[Settings], name: str) -> str:
+    """Returns the variable of a setting."""
+    return str(kind.model_fields[name].validation_alias or f"{kind.model_config['env_prefix']}{name}".upper())
+
+
 def read(kind: type[S]) -> S:
     """The settings of that kind. Raises InvalidInput, which names the variables and shows no password."""
     try:
         return kind()
     except ValidationError as error:
         problems = []
+        fields = {
+            field.validation_alias or name: (variable_of(kind, name), field)
+            for name, field in kind.model_fields.items()
+        }
         for detail in error.errors(include_url=False):
-            field = str(detail["loc"][0])
-            variable = f"{kind.model_config['env_prefix']}{field}".upper()
-            example = (kind.model_fields[field].examples or [""])[0]
+            variable, field = fields[str(detail["loc"][0])]
+            place = ".".join([variable, *map(str, detail["loc"][1:])])
+            example = (field.examples or [""])[0]
             if detail["type"] == "missing":
                 problems.append(Problem(f"{variable} is missing", f"Set it to {example}."))
             elif detail["type"] == "string_pattern_mismatch" and example:  # which says more than the pattern
-                problems.append(Problem(f"{detail['input']!r} can't be used", f"Set it to {example}.", path=variable))
+                problems.append(Problem(f"{detail['input']!r} can't be used", f"Set it to {example}.", path=place))
             else:
                 reason = f"{detail['input']!r} can't be used: {detail['msg'].removeprefix('Value error, ')}"
-                problems.append(Problem(reason, f"Set it to {example}." if example else "Correct it.", path=variable))
+                problems.append(Problem(reason, f"Set it to {example}." if example else "Correct it.", path=place))
         raise InvalidInput(problems) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -72,6 +73,8 @@ class TaskState(StrEnum):
     """It is due later: it was submitted so, or an attempt failed and another follows."""
     INTERRUPTED = "interrupted"
     """Set aside, until somebody resumes it."""
+    APPROVAL = "approval"
+    """Set aside, until somebody approves of what it waits for, or rejects it, or nobody has done so in time."""
     CANCELLING = "cancelling"
     """Its worker was asked to stop it. If it ends by itself before that, it has ended so."""
     COMPLETED = "completed"
@@ -79,7 +82,8 @@ class TaskState(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
-    """Only steps: never started, because something before it didn't complete, or the run was cancelled."""
+    """Only steps: never started, because something before it didn't complete, or the run was cancelled; or passed over,
+    because its own condition (`when`) did not hold."""
 
 
 TERMINAL: Final = frozenset(
@@ -90,13 +94,14 @@ _S = TaskState
 _ENDS: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.DEAD, _S.CANCELLED})
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     # from waiting to delayed or to an end: it was so brief that it was never seen to run
-    _S.WAITING: _ENDS | {_S.RUNNING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.CANCELLING, _S.SKIPPED},
+    _S.WAITING: _ENDS | {_S.RUNNING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.APPROVAL, _S.CANCELLING, _S.SKIPPED},
     # a claim that finds it due can't write its record, so it is seen as delayed until it runs, returns or ends
-    _S.DELAYED: _ENDS | {_S.RUNNING, _S.WAITING, _S.PARKED, _S.INTERRUPTED, _S.CANCELLING},
+    _S.DELAYED: _ENDS | {_S.RUNNING, _S.WAITING, _S.PARKED, _S.INTERRUPTED, _S.APPROVAL, _S.CANCELLING, _S.SKIPPED},
+    _S.APPROVAL: _ENDS | {_S.RUNNING, _S.WAITING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.CANCELLING, _S.SKIPPED},
     _S.PARKED: frozenset({_S.WAITING, _S.INTERRUPTED, _S.CANCELLED, _S.SKIPPED}),
     # back to waiting: the worker handed the task back, or was taken for dead
-    _S.RUNNING: _ENDS | {_S.WAITING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.CANCELLING},
-    _S.INTERRUPTED: frozenset({_S.WAITING, _S.DELAYED, _S.CANCELLED}),
+    _S.RUNNING: _ENDS | {_S.WAITING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.APPROVAL, _S.CANCELLING, _S.SKIPPED},
+    _S.INTERRUPTED: frozenset({_S.WAITING, _S.DELAYED, _S.APPROVAL, _S.CANCELLED}),
     _S.CANCELLING: _ENDS,
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),
@@ -107,6 +112,24 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
 """The legal moves. The scripts make them; tests/store checks each against this table."""
 
 
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One approval that a task or step waits for, or that somebody has decided."""
+
+    what: str
+    """The work that it is for, in words of the agent; `call TOOL #…` for a call of a tool; empty: the beginning of the
+    task."""
+    state: Literal["waiting", "approved", "rejected"]
+    asked_at: datetime
+    until: datetime
+    """The time after which nobody can decide any more: then it counts as not given."""
+    decided_at: datetime | None = None
+    reason: str = ""
+    """The reason of whoever decided."""
+    details: str = ""
+    """The arguments of a tool's call, as JSON without secrets; empty: it is for none."""
+
+
 class RunState(StrEnum):
     """The state of a run."""
 
@@ -115,11 +138,11 @@ class RunState(StrEnum):
     CANCELLING = "cancelling"
     """No further step begins; it ends as soon as those that run have stopped."""
     COMPLETED = "completed"
-    """Every step completed."""
+    """Every step completed, or was passed over by its own condition."""
     PARTIAL = "partial"
-    """Something failed, and yet at least one of the last steps completed."""
+    """Something failed, and yet at least one of the last steps completed, or was passed over."""
     FAILED = "failed"
-    """None of the last steps completed."""
+    """Something failed, and none of the last steps completed."""
     CANCELLED = "cancelled"
 
 
@@ -205,6 +228,10 @@ class TaskResult(BaseModel):
     """The time of its end, however it ended."""
 
 
+StepKind = Literal["agent", "until", "synthesis", "delegated"]
+"""A step is one of an agent, the condition of a loop, the synthesis of its run, or work for the step that began it."""
+
+
 class StepStatus(BaseModel):
     """One step of a run as the store has it now."""
 
@@ -220,6 +247,12 @@ class StepStatus(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     tokens: int = 0
+    kind: StepKind = "agent"
+
+    @property
+    def is_passed_over(self) -> bool:
+        """It was skipped because its own condition (`when`) did not hold. What comes after it runs."""
+        return self.status is TaskState.SKIPPED and self.attempt > 0
 
 
 class RunStatus(BaseModel):
@@ -251,6 +284,9 @@ class RunResult(BaseModel):
     error: str | None = None
     steps: dict[str, TaskResult] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    """The steps that never ran."""
+    passed_over: tuple[str, ...] = ()
+    """The steps among these that were skipped by their own conditions (`when`): nothing is wrong with that."""
     usage: Usage = Usage()
     execution_time_ms: float = 0.0
     finished_at: datetime | None = None

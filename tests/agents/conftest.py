@@ -10,6 +10,8 @@ from textwrap import dedent
 
 import pytest
 
+import forgetting
+
 Write = Callable[..., Path]
 
 
@@ -23,7 +25,6 @@ def _no_keys_and_no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """`write("team", agents="...")` makes a folder with `agents.py`. What is imported from there is forgotten."""
-    before = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def folder(name: str, **modules: str) -> Path:
@@ -33,7 +34,5 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             (path / f"{module}.py").write_text(dedent(text))
         return path
 
-    yield folder
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    with forgetting.modules_below(tmp_path):
+        yield folder

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from asking import BOTH, ask, failure
-from pydantic_ai.exceptions import FallbackExceptionGroup, ModelAPIError, ModelHTTPError
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 
 from watchbill import testing
 from watchbill.agents import aclose_clients, model_errors
@@ -86,8 +86,7 @@ def test_what_any_error_of_the_library_says_of_waiting_is_kept_to() -> None:
     refused = ModelAPIError("any", "cut off")
     refused.__cause__ = OSError()
     refused.__cause__.response = SimpleNamespace(headers={"Retry-After": "9"})  # type: ignore[attr-defined]
-    group = FallbackExceptionGroup("all", [ModelHTTPError(400, "a"), ModelHTTPError(429, "b", retry_after=4), refused])
-    for error, seconds in ((refused, 9.0), (ModelHTTPError(503, "any", retry_after=8), 8.0), (group, 4.0)):
+    for error, seconds in ((refused, 9.0), (ModelHTTPError(503, "any", retry_after=8), 8.0)):
         told = model_errors.explain(error, "openai:any", None, 50, now)
         assert failures.judge(told, now) == Failure(retry_after_seconds=seconds)
 

@@ -133,9 +133,9 @@ def test_a_setting_that_is_none_is_refused(config: dict[str, Any], path: str, re
 def test_every_setting_is_one_that_pydantic_ai_knows() -> None:
     from pydantic_ai.settings import ModelSettings
 
-    from watchbill.agents.llm import LLMConfig
+    from watchbill.agents.llm import OWN_SETTINGS, LLMConfig
 
-    assert set(LLMConfig.model_fields) - {"request_limit", "truncated"} <= set(ModelSettings.__annotations__)
+    assert set(LLMConfig.model_fields) - set(OWN_SETTINGS) <= set(ModelSettings.__annotations__)
 
 
 @pytest.mark.pure

@@ -121,7 +121,16 @@ def test_every_number_of_the_spec_has_a_default_or_means_something_when_absent()
         if ".spec" in path and node["type"] in ("integer", "boolean") and "default" not in node
     }
     assert without == {
+        "crews.spec.agents[].batch.maxWaitSeconds",  # required
+        "crews.spec.agents[].maxConcurrent",
+        "crews.spec.agents[].rateLimit.requests",  # required
         "crews.spec.agents[].timeoutSeconds",
+        "crews.spec.agents[].when.exists",
+        "crews.spec.budgets[].tokens",
+        "crews.spec.loop.maxIterations",  # required
+        "crews.spec.modelLimits[].requests",
+        "crews.spec.modelLimits[].tokens",
+        "crews.spec.synthesis.timeoutSeconds",
         *(
             f"crews.spec.workers.scaling.{way}.policies[].{field}"  # required
             for way in ("up", "down")
@@ -175,9 +184,15 @@ def test_named_lists_are_maps() -> None:
     assert schema("crews", "spec", "flowRelations")["x-kubernetes-list-type"] == "atomic"
 
 
-def test_only_the_config_of_an_agent_and_the_pod_template_are_free() -> None:
+def test_only_config_schemas_and_the_pod_template_are_free() -> None:
     free = [path for path, node in every_node() if node.get("x-kubernetes-preserve-unknown-fields")]
-    assert free == ["crews.spec.agents[].config", "crews.spec.workers.template"]
+    assert free == [
+        "crews.spec.agents[].outputSchema",
+        "crews.spec.agents[].config",
+        "crews.spec.httpTools[].parameters",
+        "crews.spec.synthesis.config",
+        "crews.spec.workers.template",
+    ]
 
 
 def test_rules_have_a_message_with_a_reason_and_a_fix() -> None:

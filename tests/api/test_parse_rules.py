@@ -38,6 +38,56 @@ def test_the_agent_that_the_seed_forgot_is_named_wherever_it_is_cited() -> None:
     assert (second.source, second.path) == ("crew.yaml:16", "spec.flowRelations[1].source[1]")
 
 
+@pytest.mark.parametrize(
+    ("fields", "path", "reason"),
+    [
+        ("executionMode: hierarchical", "hierarchy", "executionMode hierarchical and hierarchy need each other"),
+        ("hierarchy: {manager: writer}", "hierarchy", "executionMode hierarchical and hierarchy need each other"),
+        ("{MODE} {manager: boss}", "hierarchy.manager", "no agent of this crew is called 'boss'"),
+        ("{MODE} {manager: writer, reviewer: x}", "hierarchy.reviewer", "no agent of this crew is called 'x'"),
+        (
+            "{MODE} {manager: writer, reviewer: writer}",
+            "hierarchy.reviewer",
+            "'writer' is the manager, and can't review",
+        ),
+        ("{MODE} {manager: writer, reviewer: researcher}", "agents", "the manager has nobody to delegate to"),
+    ],
+)
+def test_a_hierarchy_that_can_not_work_is_refused_at_its_place(fields: str, path: str, reason: str) -> None:
+    problem = only(CREW + "  " + fields.replace("{MODE}", "executionMode: hierarchical\n  hierarchy:") + "\n")
+    assert problem.path == f"spec.{path}"
+    assert problem.reason.startswith(reason)
+
+
+def test_who_works_when_it_is_asked_to_has_neither_a_condition_nor_a_list() -> None:
+    text = """\
+        apiVersion: watchbill.dev/v1alpha1
+        kind: Crew
+        metadata: {name: team}
+        spec:
+          executionMode: hierarchical
+          hierarchy: {manager: lead, reviewer: critic}
+          model: m
+          agents:
+            - {name: lead, forEach: "{inputs.works}"}
+            - {name: coder, forEach: "{inputs.works}"}
+            - {name: critic, when: {step: lead, exists: true}}
+        """
+    first, second = problems(text)
+    assert (first.source, first.path) == ("crew.yaml:10", "spec.agents[1].forEach")
+    assert first.reason == "agent 'coder' works whenever it is asked to, and can't have forEach"
+    assert first.fix == "Remove it: its manager decides."
+    assert (second.source, second.path) == ("crew.yaml:11", "spec.agents[2].when")
+
+
+def test_approval_of_what_is_not_there_is_refused_at_its_place() -> None:
+    problem = only(CREW + "  sharedTools: [calculator]\n  requiresApproval: [writer, calculator, editor]\n")
+    assert problem.path == "spec.requiresApproval[2]"
+    assert problem.reason == "'editor' is no agent of this crew, and no tool that one of them cites"
+    assert problem.fix == "Name one of these: researcher, writer, calculator."
+    assert only(CREW + "  approvalTimeoutSeconds: 0\n").path == "spec.approvalTimeoutSeconds"
+
+
 def test_a_cycle_is_named() -> None:
     text = """\
         apiVersion: watchbill.dev/v1alpha1
@@ -147,7 +197,8 @@ def test_an_unknown_field_gets_the_one_that_was_meant() -> None:
     assert problem.reason == "there is no field 'systemPromt' here"
     assert problem.fix == (
         "Write 'systemPrompt' instead, or remove it. The fields here are: "
-        "baseURL, class, config, inputs, model, name, prompt, systemPrompt, timeoutSeconds, tools."
+        "baseURL, batch, class, config, fallbackModels, forEach, inputs, maxConcurrent, model, name, onError, "
+        "outputSchema, prompt, rateLimit, systemPrompt, timeoutSeconds, tools, when."
     )
 
 
@@ -158,7 +209,7 @@ def test_the_names_that_python_uses_are_unknown_fields(name: str) -> None:
 
 def test_an_unknown_field_like_no_other_is_to_be_removed() -> None:
     problem = only(CREW + "  zzz: 1\n")
-    assert problem.fix.startswith("Remove it. The fields here are: agents, deletionPolicy, delivery,")
+    assert problem.fix.startswith("Remove it. The fields here are: agents, approvalTimeoutSeconds, baseURL,")
 
 
 def test_a_prompt_above_the_limit() -> None:

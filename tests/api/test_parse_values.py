@@ -21,7 +21,7 @@ WHOLE = "Write a whole number"
 
 MAPPING = "a mapping of names to values"
 
-MODES = "sequential, parallel, flow"
+MODES = "sequential, parallel, flow, loop, hierarchical"
 
 REMOVE = "or remove the field."
 

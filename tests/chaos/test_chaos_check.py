@@ -154,6 +154,33 @@ def test_what_a_rolled_back_store_forgot_may_be_done_again() -> None:
     assert judge(WORK, evidence) == []
 
 
+@pytest.mark.parametrize(
+    ("claimed", "rolled_back", "complains"),
+    [(1.0, 4.5, False), (1.0, 5.5, True), (4.7, 4.5, True)],
+    ids=["between claim and first step", "after the first step", "before the claim"],
+)
+def test_what_was_held_when_the_store_was_rolled_back_may_begin_late(
+    claimed: float, rolled_back: float, complains: bool
+) -> None:
+    evidence = good()
+    change(evidence, TASK, fence=5_000_000)
+    for beginning in evidence.ledger:
+        if beginning.fence == 30:
+            beginning.fence = 5_000_000
+    stored_output = json.loads(evidence.stored[TASK].result)
+    stored_output["output"]["fence"] = 5_000_000
+    change(evidence, TASK, result=json.dumps(stored_output))
+    evidence.results = [
+        {**r, "result": evidence.stored[TASK].result} if r["id"] == TASK else r for r in evidence.results
+    ]
+    evidence.ledger.append(Beginning(TASK, 2, int(claimed * 1e6), OTHER, 5.0, 5.0))
+    evidence.ledger.sort(key=lambda one: (one.id, one.fence))
+    evidence.rolled_back = [rolled_back]
+    assert any("process 2 began task when" in wrong for wrong in judge(WORK, evidence)) == complains, judge(
+        WORK, evidence
+    )
+
+
 def test_times_of_a_store_whose_clock_was_set_say_nothing() -> None:
     evidence = good()
     early(evidence)

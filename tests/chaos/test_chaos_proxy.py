@@ -73,7 +73,7 @@ async def test_all_kinds_of_trouble_happen_and_what_arrives_is_what_was_sent(tmp
         ends: Counter[str] = Counter()
         deadline = time.monotonic() + 30
         did: dict[str, int] = {}
-        while time.monotonic() < deadline and not (ends["reset"] and ends["closed"] and ends.total() > 60):
+        while time.monotonic() < deadline and not (ends["reset"] and ends["closed"] and ends.total() > 120):
             ends.update(await asyncio.gather(*(_ask(port) for _ in range(5))))
         proxy.stdin.write(b'{"do": "calm"}\n')
         did = json.loads(await proxy.stdout.readline())

@@ -155,3 +155,12 @@ def test_heartbeats_are_shown_with_their_times_and_what_they_fired(shell: Shell,
     assert f"{fired}  running" in shown
     assert len(shown.splitlines()) == 2 + 1 + 11 + 1 + 2, "its own row, ten times, one run; each with a header"
     assert re.search(rf"^{named} +early ", shell.run("heartbeats").stdout, re.MULTILINE)
+
+    shell.run("suspend", named)
+    at_rest = shell.run("heartbeats", named)
+    assert "crew suspended" in at_rest.stdout
+    assert at_rest.stderr.strip().endswith(
+        f"crew default/{named} is suspended, and none of its heartbeats fires until: watchbill resume default/{named}"
+    )
+    [told] = json.loads(shell.run("heartbeats", named, "-o", "json").stdout)
+    assert (told["suspended"], told["crew_suspended"], told["next"]) == (True, True, [])

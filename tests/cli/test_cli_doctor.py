@@ -8,6 +8,7 @@ import pytest
 import redis
 from shell import Shell
 
+from watchbill.client import SyncClient
 from watchbill.names import CrewKeys
 
 
@@ -21,11 +22,15 @@ def test_a_sound_store_is_worth_0_and_dead_letters_are_a_warning(shell: Shell, a
 
     with redis.Redis.from_url(shell.env["WATCHBILL_REDIS_URL"]) as client:
         client.xadd(CrewKeys("default", alone).dead, {"id": "t"})
+    with SyncClient(shell.env["WATCHBILL_REDIS_URL"]) as person:
+        person.close_crew(alone)
     done = shell.run("doctor", "--no-cluster")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     told = lines.index(f"warning  crews        crew default/{alone} has 1 dead letters")
     assert lines[told + 1].strip() == f"watchbill dead list default/{alone}"
+    told = lines.index(f"warning  crews        crew default/{alone} is closed: it is deleted once its work has ended")
+    assert lines[told + 1].strip().startswith(f"watchbill resume default/{alone} ")
 
 
 @pytest.mark.parametrize("options", [(), ("--redis-url", "redis://127.0.0.1:1")], ids=["none", "away"])

@@ -344,6 +344,11 @@ def test_health_is_served_where_asked_and_a_taken_port_is_named(shell: Shell) ->
     (port,) = re.findall(r"http://127.0.0.1:(\d+)", shell.read(process))
     with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
         assert answer.status == 200
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        page = answer.read().decode()
+    assert "watchbill_tasks_claimed_total{" in page
+    assert "_created" not in page
+    assert "watchbill_operator_" not in page, "a leader of 0 would tell of an outage"
 
     taken = shell.run("run", "crew.yaml", "x", "--ephemeral", "--health-port", port)
     assert taken.returncode == 2

@@ -353,7 +353,7 @@ def test_a_crew_that_a_newer_version_defined_is_told_as_that(shell: Shell, store
     keys = CrewKeys("default", stored)
     with redis.Redis.from_url(shell.env["WATCHBILL_REDIS_URL"], decode_responses=True) as store:
         key = keys.definition(str(store.hget(keys.meta, "def")))
-        newer = json.loads(str(store.get(key))) | {"execution_mode": "loop"}
+        newer = json.loads(str(store.get(key))) | {"execution_mode": "swarm"}
         store.set(key, json.dumps(newer))
     refused = shell.run("submit", stored, "x")
     assert (refused.returncode, refused.stdout) == (2, "")

@@ -119,6 +119,14 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.follower, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
+    def listens(self, seconds: float = 60) -> list[Any]:
+        """Waits until it hears keys as they are pressed, and returns the terminal's attributes then."""
+        deadline = time.monotonic() + seconds
+        while (now := termios.tcgetattr(self.follower))[6][termios.VSUSP] != b"\0":
+            assert time.monotonic() < deadline, "the terminal is as it was"
+            time.sleep(0.02)
+        return now
+
     def read(self) -> str:
         while select.select([self.leader], [], [], 0.05)[0]:
             try:
@@ -273,7 +281,7 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(
     crews.make("live")
     top = terminal("top", "live", "-i", "0.2")
     top.shows(r"^PRIORITY")
-    assert termios.tcgetattr(top.follower) != top.before
+    top.listens()
     top.process.send_signal(number)
     assert top.ended() == code
     assert top.is_restored()
@@ -285,7 +293,7 @@ def test_keys_are_heard_as_they_are_pressed_and_ctrl_z_does_not_strand_the_termi
     crews.make("live")
     top = terminal("top", "-i", "0.2")
     top.shows(r"live +0")
-    termios_now = termios.tcgetattr(top.follower)
+    termios_now = top.listens()
     assert termios_now[6][termios.VSUSP] == b"\0"
     assert termios_now[3] & termios.ISIG, "Ctrl-C still is a signal"
     assert not termios_now[3] & (termios.ICANON | termios.ECHO)

@@ -36,6 +36,13 @@ def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, 
         f"look    watchbill why default/{alone} r1/first",
     ]
 
+    # while the crew is suspended
+    shell.run("suspend", alone)
+    why = ["its crew is suspended; 1 task is before it", "unknown: when somebody resumes the crew"]
+    look = f"look    watchbill resume default/{alone}"
+    assert shell.run("why", alone, "t1").stdout.splitlines()[1:] == [f"why     {why[0]}", f"starts  {why[1]}", look]
+    assert shell.run("why", alone, "r1").stdout.splitlines()[-1] == look
+
     missing = shell.run("why", "nobody")
     assert missing.returncode == 2
     assert "in this namespace has a run or task 'nobody'" in missing.stderr

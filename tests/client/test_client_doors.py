@@ -23,6 +23,7 @@ REQUIRED: dict[str, Any] = {
     "task_id": "t1",
     "delivery_id": "d1",
     "run_id": "r1",
+    "session_id": "s1",
     "letter_or_task": "t1",
     "worker": "w",
     "heartbeat": "h",

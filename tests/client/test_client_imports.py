@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+OF_TRACING = ("opentelemetry.exporter", "opentelemetry.sdk.trace")
+"""redis-py loads the rest of OpenTelemetry, where it is installed."""
 HEAVY = (
     "aiohttp",
     "apprise",
@@ -14,6 +16,7 @@ HEAVY = (
     "kopf",
     "kubernetes",
     "openai",
+    *OF_TRACING,
     "prometheus_client",
     "pydantic_ai",
     "pydantic_settings",
@@ -47,4 +50,19 @@ def test_the_names_that_must_stay_away_are_names_of_modules() -> None:
     heavy = "watchbill.local, watchbill.scheduler, watchbill.worker.health, watchbill.settings"
     loaded = loaded_by(f"import {heavy}, watchbill.cli.steps, watchbill.cli.app, yaml")
 
-    assert {name for name in HEAVY if name not in loaded} <= {"apprise", "kopf", "kubernetes", "openai", "pydantic_ai"}
+    assert {name for name in HEAVY if name not in loaded} <= {
+        "apprise",
+        "kopf",
+        "kubernetes",
+        "openai",
+        "pydantic_ai",
+        *OF_TRACING,
+    }
+
+
+def test_a_worker_that_delivers_nothing_starts_without_what_sends() -> None:
+    loaded = loaded_by("import watchbill.worker.__main__")
+
+    assert "watchbill.worker.shift" in loaded
+    away = ("aiohttp", *OF_TRACING, "watchbill.delivery", "watchbill.worker.health")
+    assert sorted(name for name in away if name in loaded) == []

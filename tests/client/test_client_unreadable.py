@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from support import Crew, flow_of, stopped
+from support import Crew, flow_of, library, stopped
 
 from waiting import until
 from watchbill.client import Client
 from watchbill.errors import NewerRecord, WatchbillError
-from watchbill.store import runs
+from watchbill.store import definitions, runs
 from watchbill.tasks import TaskState
 
 DAMAGED: dict[str, bytes | None] = {
@@ -84,6 +84,22 @@ async def test_a_state_of_a_newer_version_is_told_as_such(crew: Crew, client: Cl
             await client.state(crew.keys.crew, task_id)
 
 
+async def test_a_definition_that_the_store_has_lost_is_told_and_can_be_given_again(crew: Crew, client: Client) -> None:
+    await client.submit(crew.keys.crew, "x", id="t0", agent="a")
+    await crew.run("r1")
+    await crew.finish("w", [task for task in await crew.take("w") if task.run_id], "dead")
+    later = library("a", "b", description="mended")
+    await definitions.apply(crew.client, crew.keys, later)
+    await crew.client.delete(crew.keys.definition(later.digest()))
+    async with asyncio.timeout(60):
+        with pytest.raises(NewerRecord, match="has lost the definition of crew"):
+            await client.replay(crew.keys.crew, everything=True)
+        with pytest.raises(NewerRecord, match="has lost the definition of crew"):
+            await client.submit(crew.keys.crew, "x", id="t1", agent="a")
+    await definitions.apply(crew.client, crew.keys, later)
+    assert await client.submit(crew.keys.crew, "x", id="t1", agent="a") == "t1"
+
+
 async def test_a_damaged_dead_letter_hides_none_of_the_others(crew: Crew, client: Client) -> None:
     await crew.submit("t1")
     await crew.finish("w", await crew.take("w"), "dead", message="it broke")
@@ -107,8 +123,7 @@ async def test_who_waits_believes_the_store_and_no_message(crew: Crew, client: C
     """Forged results and rubbish on the channel of a client that waits are a reason to look, and nothing else."""
     await crew.submit("t1")
     waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=30))
-    channels: list[Any] = await until(lambda: crew.client.pubsub_channels(crew.keys.reply("*")))
-    (channel,) = [c for c in channels if c in (await crew.task("t1"))["reply"]]
+    channel: str = await until(lambda: crew.client.hget(crew.keys.task("t1"), "reply"))
     forged = b'{"task_id":"t1","agent_name":"a","success":true,"output":"FORGED"}'
     looks = int((await crew.client.info("commandstats"))["cmdstat_hmget"]["calls"])
     for message in (b"t1\x1f" + forged, b"t1", b"t1\x1fgarbage", b"\xff\xfe\x1e\x1e", b"", b"\x1e" * 10_000):

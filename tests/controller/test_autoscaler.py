@@ -10,12 +10,14 @@ import redis.asyncio
 from test_figures_shown import NoHeartbeats, evalshas, give, no_crew
 
 from watchbill import connection
+from watchbill.connection import scripts
 from watchbill.controller.autoscaler import IDLE_PARTS, Autoscaler
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.stored import Stored, StoreState
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store import sweep
 from watchbill.testing import FakeClock
 
 ACTIVE, IDLE = 50, 300
@@ -29,6 +31,7 @@ class Room(NamedTuple):
     clock: FakeClock
     added: list[Key]
     woken: list[Key]
+    keys: list[Key]
 
     async def sync(self, name: str) -> StoreState:
         """Stores and reads the crew as a reconciliation does."""
@@ -58,7 +61,14 @@ async def room(private_redis: Callable[[], Awaitable[Any]]) -> AsyncIterator[Roo
         keys = [("team", name) for name in names]
         scaler = Autoscaler(client, lambda: keys, memory, lambda key, _: added.append(key), woken.append, clock)
         made = Room(
-            client, Stored(client, NoHeartbeats(), "me", no_crew, clock=clock), memory, scaler, clock, added, woken
+            client,
+            Stored(client, NoHeartbeats(), "me", no_crew, clock=clock),
+            memory,
+            scaler,
+            clock,
+            added,
+            woken,
+            keys,
         )
         for _, name in keys[:ACTIVE]:
             await made.sync(name)
@@ -94,6 +104,37 @@ async def test_a_reading_that_was_asked_for_before_work_came_or_long_ago_serves_
     await room.look()
     room.clock.advance(1)
     assert not (await room.sync("busy-0")).is_swept
+
+
+async def test_a_look_that_takes_long_gives_readings_that_are_new_enough(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(ACTIVE):
+        await give(room.client, CrewKeys("team", f"busy-{i}"), "t1")
+        await room.sync(f"busy-{i}")
+    run = scripts.run
+
+    async def slow(*args: Any) -> Any:
+        answer = await run(*args)
+        room.clock.advance(0.3)
+        return answer
+
+    monkeypatch.setattr(sweep, "WHOLE_AT_ONCE", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(scripts, "run", slow)
+        await room.look()
+    assert [(await room.sync(f"busy-{i}")).is_swept for i in (0, ACTIVE - 1)] == [False, True]
+
+
+async def test_an_idle_crew_that_is_gone_is_forgotten(room: Room) -> None:
+    await room.sync("idle-3")
+    await give(room.client, CrewKeys("team", "idle-3"), "t1")
+    for _ in range(IDLE_PARTS):
+        await room.look()
+    room.memory.pop(("team", "idle-3"))
+    room.keys.remove(("team", "idle-3"))
+    await room.look()
+    assert ("team", "idle-3") not in vars(room.memory)["_crews"]
 
 
 async def test_work_of_which_no_message_told_is_found_and_told_once(room: Room) -> None:

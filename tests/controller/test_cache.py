@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from watchbill.controller.cache import Cache
-from watchbill.kubernetes_api import Listing
+from watchbill.controller.cache import Cache, entries
+from watchbill.plan.children import Child
 
 pytestmark = pytest.mark.pure
 
@@ -41,13 +41,32 @@ def test_an_older_event_does_not_replace_a_newer_one() -> None:
     assert version_of(cache) == "10"
 
 
+def test_the_event_that_tells_of_what_is_known_already_concerns_nobody() -> None:
+    """The answer to a write of our own comes by itself, and once more by the watch."""
+    cache = Cache()
+    assert cache.take("crews", "MODIFIED", crew(9)) == {ECHO}
+    assert cache.take("crews", "MODIFIED", crew(9)) == set()
+    assert version_of(cache) == "9"
+
+
+def test_a_deployment_that_no_plan_can_tell_from_before_concerns_nobody_and_is_fenced_by_its_new_version() -> None:
+    cache = Cache()
+    cache.take("deployments", "ADDED", deployment(1))
+    later = deployment(2, annotations={"deployment.kubernetes.io/revision": "1"})
+    assert cache.take("deployments", "MODIFIED", later) == set()
+    assert cache.deployments.of(ECHO)[0].resource_version == "2"
+    ready = {**deployment(3), "status": {"readyReplicas": 1}}
+    assert cache.take("deployments", "MODIFIED", ready) == {ECHO}
+    assert cache.deployments.of(ECHO)[0].ready == 1
+
+
 def test_a_listing_does_not_bring_back_what_an_event_has_replaced_since() -> None:
     cache = Cache()
     cache.expect_listing()
     cache.take("crews", "MODIFIED", crew(7))
     cache.take("deployments", "MODIFIED", deployment(7, replicas=3))
-    cache.replace("crews", None, Listing([crew(4)], 5))
-    cache.replace("deployments", None, Listing([deployment(4, replicas=1)], 5))
+    cache.replace("crews", None, 5, entries("crews", [crew(4)]))
+    cache.replace("deployments", None, 5, entries("deployments", [deployment(4, replicas=1)]))
     assert version_of(cache) == "7"
     assert cache.deployments.of(ECHO)[0].replicas == 3
 
@@ -57,7 +76,7 @@ def test_a_listing_does_not_bring_back_what_was_deleted_meanwhile() -> None:
     cache.take("crews", "ADDED", crew(4))
     cache.expect_listing()
     cache.take("crews", "DELETED", crew(6))
-    cache.replace("crews", None, Listing([crew(4)], 5))
+    cache.replace("crews", None, 5, entries("crews", [crew(4)]))
     cache.listed()
     assert ECHO not in cache.crews
     # made anew, it is taken
@@ -69,7 +88,7 @@ def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_
     cache = Cache()
     cache.take("crews", "ADDED", crew(9, "new"))
     cache.take("crews", "ADDED", crew(3, "old"))
-    concerned = cache.replace("crews", None, Listing([], 5))
+    concerned = cache.replace("crews", None, 5, entries("crews", []))
     assert concerned == {("team", "old")}
     assert ("team", "new") in cache.crews
 
@@ -77,9 +96,9 @@ def test_what_came_into_being_during_a_listing_is_not_gone_because_it_is_not_in_
 def test_a_listing_of_one_namespace_says_nothing_of_others() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(3))
-    assert cache.replace("crews", "elsewhere", Listing([], 5)) == set()
+    assert cache.replace("crews", "elsewhere", 5, entries("crews", [])) == set()
     assert ECHO in cache.crews
-    assert cache.replace("crews", "team", Listing([], 5)) == {ECHO}
+    assert cache.replace("crews", "team", 5, entries("crews", [])) == {ECHO}
 
 
 def test_a_late_deletion_of_a_former_object_does_not_remove_the_new_one() -> None:
@@ -135,31 +154,22 @@ def test_what_is_large_and_of_no_use_is_not_kept() -> None:
     assert seen["metadata"]["annotations"] == {"mine": "y"}
 
 
-def test_an_object_that_is_seen_again_is_taken_again() -> None:
-    cache = Cache()
-    cache.take("crews", "ADDED", crew(9))
-    assert cache.take("crews", "MODIFIED", crew(9, labels={"a": "b"})) == {ECHO}
-    seen = cache.crews.get(ECHO)
-    assert seen is not None
-    assert seen["metadata"]["labels"] == {"a": "b"}
-
-
 def test_a_deletion_counts_as_newer_than_the_object_of_its_version() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(6))
     cache.expect_listing()
     cache.take("crews", "DELETED", crew(6))
     assert ECHO not in cache.crews
-    assert cache.replace("crews", None, Listing([crew(6)], 6)) == set()
+    assert cache.replace("crews", None, 6, entries("crews", [crew(6)])) == set()
     assert ECHO not in cache.crews
-    assert cache.replace("crews", None, Listing([crew(7)], 7)) == {ECHO}, "it was made anew"
+    assert cache.replace("crews", None, 7, entries("crews", [crew(7)])) == {ECHO}, "it was made anew"
 
 
 def test_an_object_of_the_version_of_a_listing_that_lacks_it_is_gone() -> None:
     cache = Cache()
     cache.take("crews", "ADDED", crew(5))
     cache.take("crews", "ADDED", crew(6, "new"))
-    assert cache.replace("crews", None, Listing([], 5)) == {ECHO}
+    assert cache.replace("crews", None, 5, entries("crews", [])) == {ECHO}
     assert ("team", "new") in cache.crews
 
 
@@ -170,22 +180,22 @@ def test_a_deletion_before_a_listing_says_nothing_of_it() -> None:
     cache.listed()
     cache.take("crews", "DELETED", crew(9))
     cache.expect_listing()
-    assert cache.replace("crews", None, Listing([crew(8)], 10)) == {ECHO}
+    assert cache.replace("crews", None, 10, entries("crews", [crew(8)])) == {ECHO}
 
 
 def test_each_kind_minds_its_own_deletions() -> None:
     cache = Cache()
     cache.expect_listing()
     cache.take("heartbeats", "DELETED", heartbeat(6, "echo", "echo"))
-    assert cache.replace("crews", None, Listing([crew(4)], 7)) == {ECHO}
-    assert cache.replace("heartbeats", None, Listing([heartbeat(4, "echo", "echo")], 7)) == set()
+    assert cache.replace("crews", None, 7, entries("crews", [crew(4)])) == {ECHO}
+    assert cache.replace("heartbeats", None, 7, entries("heartbeats", [heartbeat(4, "echo", "echo")])) == set()
 
 
 def test_a_listing_concerns_the_crews_whose_objects_it_brings() -> None:
     cache = Cache()
     cache.take("heartbeats", "ADDED", heartbeat(1, "former"))
-    listing = Listing([heartbeat(2, "echo"), heartbeat(3, "other", "another")], 3)
-    assert cache.replace("heartbeats", "team", listing) == {ECHO, ("team", "former"), ("team", "other")}
+    listed = entries("heartbeats", [heartbeat(2, "echo"), heartbeat(3, "other", "another")])
+    assert cache.replace("heartbeats", "team", 3, listed) == {ECHO, ("team", "former"), ("team", "other")}
 
 
 def test_the_objects_of_a_crew_come_by_name_and_go_one_by_one() -> None:
@@ -219,7 +229,7 @@ def test_a_deployment_that_is_no_workers_is_none_of_ours(labels: dict[str, str] 
     cache, other = Cache(), deployment(2)
     other["metadata"]["labels"] = labels
     assert cache.take("deployments", "ADDED", other) == set()
-    assert cache.replace("deployments", None, Listing([other], 3)) == set()
+    assert cache.replace("deployments", None, 3, entries("deployments", [other])) == set()
     assert cache.deployments.items() == []
 
 
@@ -227,5 +237,13 @@ def test_what_a_listing_brings_is_known_and_the_rest_is_not() -> None:
     cache = Cache()
     for name in ("a", "b", "gone"):
         cache.take("crews", "ADDED", crew(2, name))
-    assert cache.replace("crews", None, Listing([crew(2, "a"), crew(3, "b"), crew(4, "new")], 4)) >= {("team", "gone")}
+    listed = entries("crews", [crew(2, "a"), crew(3, "b"), crew(4, "new")])
+    assert cache.replace("crews", None, 4, listed) >= {("team", "gone")}
     assert sorted(name for (_, name), _ in cache.crews.items()) == ["a", "b", "new"]
+
+
+def test_of_a_deployment_less_is_kept_than_the_api_server_sends() -> None:
+    (entry,) = entries("deployments", [deployment(2, managedFields=[{"manager": "kubectl"}])])
+    assert entry[:3] == (("team", "echo-1"), ECHO, 2)
+    assert isinstance(entry[3], Child)
+    assert "managedFields" not in entry[3].content

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kubernetes.aio.config import incluster_config, kube_config
 
-from watchbill import kubernetes_api
+from watchbill import kubernetes_credentials
 from watchbill.controller import watch
 
 
@@ -41,5 +41,14 @@ async def test_a_kubeconfig_says_it_outside_of_a_pod(tmp_path: Path, monkeypatch
         '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}'
     )
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
-    found = await kubernetes_api.credentials()
+    found = await kubernetes_credentials.credentials()
     assert (found.server, found.token, found.insecure) == ("https://127.0.0.1:1", "mine", True)
+
+
+async def test_the_environment_names_the_proxy_for_both_clients(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert (await watch._login()).proxy_url == "http://proxy:3128"
+    assert (await kubernetes_credentials.configuration()).proxy == "http://proxy:3128"
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1")
+    assert (await watch._login()).proxy_url is None

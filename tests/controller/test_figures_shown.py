@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from prometheus_client import REGISTRY
 
 from watchbill import connection, metrics
 from watchbill.controller import controller
@@ -70,7 +69,10 @@ async def give(client: redis.asyncio.Redis, keys: CrewKeys, *ids: str) -> None:
 
 
 def shown(crew: str, state: str = "waiting") -> float | None:
-    return REGISTRY.get_sample_value("watchbill_queue_depth", {"crew": crew, "state": state})
+    namespace, name = metrics.of_crew(crew)
+    series = f'watchbill_queue_depth{{crew="{name}",namespace="{namespace}",state="{state}"}} '
+    lines = metrics.QUEUES.text(is_open_metrics=False).splitlines()
+    return next((float(line.removeprefix(series)) for line in lines if line.startswith(series)), None)
 
 
 async def evalshas(client: redis.asyncio.Redis) -> int:
@@ -110,6 +112,14 @@ async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_th
         assert await evalshas(client) == 3, "27 idle crews cost nothing"
         assert shown("team/c0") == 2
         assert shown("team/c9") is None
+
+        monkeypatch.setattr(controller, "FIGURES_AT_ONCE", 2)
+        await client.config_resetstat()
+        await controller.show_figures(client)
+        assert await evalshas(client) == 2, "however many there are"
+        await give(client, crews[2], "t3")
+        await controller.show_figures(client)
+        assert shown("team/c2") == 2, "the oldest go first"
 
 
 async def test_retries_of_deliveries_hold_no_worker_and_are_work_once_they_are_due(private_redis: PrivateRedis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import REGISTRY
 
 from watchbill.controller import fleet
 from watchbill.controller.memory import CrewMemory
@@ -50,3 +51,26 @@ def test_what_was_seen_of_workers_that_are_gone_is_forgotten() -> None:
     assert list(memory.empty_since) == ["a"]
     fleet.of(found(), memory, FakeClock())
     assert memory.empty_since == {}
+
+
+def test_a_drain_lasts_until_its_worker_has_ended_all_or_is_gone_and_one_that_is_taken_back_does_not_count() -> None:
+    def drains() -> tuple[float, float]:
+        count, total = (REGISTRY.get_sample_value(f"watchbill_operator_drain_seconds_{w}") for w in ("count", "sum"))
+        return count or 0.0, total or 0.0
+
+    def worker(name: str, holds: int) -> Worker:
+        return Worker(name, holds, "scaling", "abcd1234", 90_000)
+
+    clock, memory = FakeClock(), CrewMemory()
+    before = drains()
+    memory.drained_at = {"a": clock.monotonic(), "b": clock.monotonic()}
+    clock.advance(7)
+    fleet.of(found(worker("a", 1), worker("b", 2)), memory, clock)
+    assert drains() == before
+    fleet.of(found(worker("a", 0), worker("b", 1)), memory, clock)
+    clock.advance(5)
+    fleet.of(found(worker("a", 0)), memory, clock)
+    fleet.of(found(worker("a", 0)), memory, clock)
+    count, total = drains()
+    assert (count - before[0], total - before[1]) == (2, 7 + 12)
+    assert memory.drained_at == {}

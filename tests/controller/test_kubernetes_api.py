@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 import yaml
 from aiohttp import web
 from kubernetes.aio.config import kube_config
+from prometheus_client import REGISTRY
 
 from waiting import until
-from watchbill.errors import Conflict, KubernetesUnavailable, NotLeader
+from watchbill.errors import Conflict, KubernetesRefuses, KubernetesUnavailable, NotLeader
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.testing import FakeClock
 
@@ -32,8 +35,11 @@ class Server:
         self.goes_on.set()
         self.busy: list[tuple[int, str | None]] = []
         """(status, Retry-After) of the next answers."""
+        self.says = "busy"
         self.body = b""
         """What was sent last."""
+        self.pages: list[list[str]] = []
+        """Names of the objects on each page of a listing."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
@@ -42,8 +48,13 @@ class Server:
         if self.busy:
             status, after = self.busy.pop(0)
             return web.json_response(
-                {"message": "busy"}, status=status, headers={"Retry-After": after} if after else {}
+                {"message": self.says}, status=status, headers={"Retry-After": after} if after else {}
             )
+        if "limit" in request.query:
+            number = int(request.query.get("continue", "0"))
+            more = str(number + 1) if number + 1 < len(self.pages) else ""
+            items = [{"metadata": {"name": name}} for name in self.pages[number]]
+            return web.json_response({"metadata": {"resourceVersion": "7", "continue": more}, "items": items})
         if not request.path.startswith(LEASES):
             return web.json_response({"metadata": {"name": "echo"}})
         if request.method == "GET":
@@ -101,6 +112,22 @@ async def test_no_write_starts_while_writes_are_forbidden_and_reads_and_leases_g
         assert taken["spec"]["holderIdentity"] == "b"
 
 
+async def test_requests_go_through_the_proxy_that_the_environment_names_and_need_no_thread(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((tmp_path / "config").read_text())
+    cluster = config["clusters"][0]["cluster"]
+    monkeypatch.setenv("http_proxy", cluster["server"])
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    cluster["server"] = "http://kubernetes.invalid:6443"
+    (tmp_path / "config").write_text(json.dumps(config))
+    threads = set(threading.enumerate())
+    async with await KubernetesApi.connect() as kubernetes:
+        assert await kubernetes.get("crews", "team", "echo") == {"metadata": {"name": "echo"}}
+    assert set(threading.enumerate()) == threads
+
+
 async def test_what_is_applied_is_yaml_and_json_whatever_characters_it_has(server: Server) -> None:
     text = '😀 é \u0085 \u009f \u2028 \ufeff \uffff \x7f \x00 \\ud83d\\ude00 "'
     manifest = {**MANIFEST, "spec": {text: text}}
@@ -109,6 +136,26 @@ async def test_what_is_applied_is_yaml_and_json_whatever_characters_it_has(serve
             await apply
             assert json.loads(server.body) == yaml.safe_load(server.body) == manifest
             assert "😀".encode() in server.body
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "failed to create typed patch object: .spec.x: field not declared in schema",
+        "failed to convert new object to proper version: quantities must match",
+        'strict decoding error: unknown field "spec.x"',
+    ],
+)
+async def test_a_mistake_in_a_manifest_is_told_though_the_api_server_takes_it_for_its_own(
+    server: Server, says: str
+) -> None:
+    async with await KubernetesApi.connect() as kubernetes:
+        server.says, server.busy = says, [(500, None)]
+        with pytest.raises(KubernetesRefuses, match=re.escape(says)):
+            await kubernetes.apply("deployments", MANIFEST)
+        server.says, server.busy = "etcdserver: request timed out", [(500, None)]
+        with pytest.raises(KubernetesUnavailable, match="timed out"):
+            await kubernetes.apply("deployments", MANIFEST)
 
 
 async def test_a_write_that_gets_no_answer_is_given_up_in_time(server: Server) -> None:
@@ -122,7 +169,10 @@ async def test_a_write_that_gets_no_answer_is_given_up_in_time(server: Server) -
 async def test_a_pause_that_the_api_server_asks_for_holds_for_all_requests_but_those_for_the_lease(
     server: Server,
 ) -> None:
-    clock = FakeClock()
+    def counted() -> float:
+        return REGISTRY.get_sample_value("watchbill_operator_api_server_busy_total") or 0.0
+
+    clock, before = FakeClock(), counted()
     async with await KubernetesApi.connect(clock) as kubernetes:
         server.busy = [(429, "7")]
         first = asyncio.create_task(kubernetes.apply("deployments", MANIFEST))
@@ -141,6 +191,7 @@ async def test_a_pause_that_the_api_server_asks_for_holds_for_all_requests_but_t
             await asyncio.sleep(0.01)
             clock.advance(1)
         assert len(server.asked) == 8, "each that was refused was sent again"
+        assert counted() - before == 3
         assert first.result() == {"metadata": {"name": "echo"}}
 
 
@@ -171,3 +222,41 @@ async def test_an_api_server_that_stays_busy_is_given_up_for_this_request(server
         with pytest.raises(KubernetesUnavailable, match="busy"):
             await kubernetes.apply("deployments", MANIFEST)
         assert await kubernetes.get("crews", "team", "echo")
+
+
+async def test_requests_are_counted_by_verb_and_code_and_timed_when_they_are_answered(server: Server) -> None:
+    def counted(verb: str, code: str) -> float:
+        labels = {"verb": verb, "code": code}
+        return REGISTRY.get_sample_value("watchbill_operator_api_requests_total", labels) or 0.0
+
+    def timed(verb: str) -> float:
+        return REGISTRY.get_sample_value("watchbill_operator_api_request_seconds_count", {"verb": verb}) or 0.0
+
+    asked = [("get", "200"), ("get", "404"), ("patch", "200"), ("delete", "409"), ("create", "200"), ("patch", "none")]
+    before, seconds = {one: counted(*one) for one in asked}, {verb: timed(verb) for verb, _ in asked}
+    async with await KubernetesApi.connect() as kubernetes:
+        await kubernetes.get("crews", "team", "echo")
+        await kubernetes.lease("ops", "it", timeout=5)
+        await kubernetes.apply("deployments", MANIFEST)
+        server.busy = [(409, None)]
+        await kubernetes.delete("deployments", "team", "echo", uid="u")
+        await kubernetes.write_lease({"namespace": "ops", "name": "it"}, {"holderIdentity": "a"}, timeout=5)
+        server.goes_on.clear()
+        kubernetes.seconds_to_write = lambda: 0.05
+        with pytest.raises(KubernetesUnavailable):
+            await kubernetes.apply("deployments", MANIFEST)
+    assert {one: counted(*one) - before[one] for one in asked} == dict.fromkeys(asked, 1)
+    assert {verb: timed(verb) - seconds[verb] for verb in seconds} == {"get": 2, "patch": 1, "delete": 1, "create": 1}
+
+
+async def test_a_page_of_a_listing_is_asked_for_when_the_one_before_it_was_used(server: Server) -> None:
+    server.pages = [["a", "b"], ["c"]]
+    async with await KubernetesApi.connect() as api:
+        found = []
+        async for page in api.pages("crews", "team"):
+            found.append([one["metadata"]["name"] for one in page.objects])
+            assert len(server.asked) == len(found)
+            assert page.version == 7
+        assert found == server.pages
+        whole = await api.list("crews", "team")
+        assert [one["metadata"]["name"] for one in whole.objects] == ["a", "b", "c"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from kubernetes.aio.config import kube_config
 from prometheus_client import REGISTRY
 
 from waiting import until
-from watchbill import connection
+from watchbill import connection, metrics
 from watchbill.controller import autoscaler, wakeups, watch
 from watchbill.controller.operator import Operator
 from watchbill.names import CrewKeys
@@ -30,6 +32,8 @@ CREW = {
     "spec": {"agents": [{"name": "a", "class": "EchoAgent"}]},
 }
 
+CREWS = "/apis/watchbill.dev/v1alpha1/namespaces/team/crews"
+
 GROUPS = [
     {"name": name, "versions": [{"version": version}], "preferredVersion": {"version": version}}
     for name, version in (("watchbill.dev", "v1alpha1"), ("apps", "v1"))
@@ -39,8 +43,12 @@ GROUPS = [
 class ApiServer:
     """As much of the Kubernetes API as the operator uses, for one namespace."""
 
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {"/apis/watchbill.dev/v1alpha1/namespaces/team/crews/echo": CREW}
+    def __init__(self, cluster: str = "cluster") -> None:
+        """`cluster`: the uid of its namespace kube-system."""
+        self.cluster = cluster
+        self.objects: dict[str, dict[str, Any]] = {f"{CREWS}/echo": CREW}
+        self.listed = 0
+        """How often its crews were listed."""
         self.serves_crews = False
         self.version = 1
         self.watches: dict[str, asyncio.Queue[dict[str, Any]]] = {}
@@ -110,11 +118,12 @@ class ApiServer:
         if path in ("/api", "/apis"):
             return web.json_response({"versions": [], "groups": GROUPS} if path == "/apis" else {"versions": ["v1"]})
         if path == "/api/v1/namespaces/kube-system":
-            return web.json_response({"metadata": {"uid": "cluster"}})
+            return web.json_response({"metadata": {"uid": self.cluster}})
         if path == "/api/v1/namespaces/team/secrets/watchbill-redis":
             return web.json_response({"metadata": {"uid": "s", "resourceVersion": "1"}})
         if path in self.objects:
             return web.json_response(self.objects[path])
+        self.listed += path == CREWS
         if path.rpartition("/")[2] in ("crews", "heartbeats", "deployments"):
             version = {"resourceVersion": str(self.version)}
             return web.json_response({"metadata": version, "items": self._items(path)})
@@ -154,7 +163,7 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
     api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("watchbill.controller.operator.START_SECONDS", 0.01)
-    store = await private_redis()
+    store, began = await private_redis(), time.time()
     operator = Operator(Settings(watch_namespaces="team"), store.url, Scheduler)
     running = asyncio.create_task(operator.run())
     await asyncio.sleep(0)
@@ -173,7 +182,12 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
         await submissions.submit(client, keys, identity.uid, [Submission("t", "a", "{}")], max_queued=9)
     await until(lambda: api_server.replicas() == 1)
     await operator.observe()
-    assert REGISTRY.get_sample_value("watchbill_queue_depth", {"crew": "team/echo", "state": "waiting"}) == 1
+    assert REGISTRY.get_sample_value("watchbill_operator_workqueue_oldest_seconds") is not None
+    event = REGISTRY.get_sample_value("watchbill_operator_watch_event_timestamp_seconds", {"kind": "crews"})
+    assert event is not None
+    assert began <= event <= time.time()
+    shown = metrics.QUEUES.text(is_open_metrics=False)
+    assert 'watchbill_queue_depth{crew="echo",namespace="team",state="waiting"} 1.0\n' in shown
 
     operator.stop()
     async with asyncio.timeout(60):
@@ -237,6 +251,7 @@ async def test_a_watch_that_hears_nothing_or_is_too_old_is_made_anew_and_loses_n
     """Long before the next listing of our own."""
     made = watch.settings()
     assert made.watching.inactivity_timeout <= 90, "bookmarks come each minute"
+    assert made.queueing.idle_timeout < 1, "kopf keeps each object of a listing for so long"
     if how == "half open":
         made.watching.inactivity_timeout = 0.5
         monkeypatch.setattr(watch, "settings", lambda: made)
@@ -246,15 +261,44 @@ async def test_a_watch_that_hears_nothing_or_is_too_old_is_made_anew_and_loses_n
     await until(lambda: api_server.ready() == "AgentsUnchecked")
     await until(lambda: len(api_server.watches) == 3)
 
-    crews = "/apis/watchbill.dev/v1alpha1/namespaces/team/crews"
-    standing = api_server.watches[crews]
+    standing = api_server.watches[CREWS]
     api_server.version += 1
     metadata = {**CREW["metadata"], "name": "after", "uid": "v", "resourceVersion": str(api_server.version)}  # type: ignore[dict-item]
-    api_server.objects[f"{crews}/after"] = {**CREW, "metadata": metadata}  # and no event of it is sent
+    api_server.objects[f"{CREWS}/after"] = {**CREW, "metadata": metadata}  # and no event of it is sent
     if how == "expired":
         standing.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}})
-    await until(lambda: "status" in api_server.objects[f"{crews}/after"])
-    assert api_server.watches[crews] is not standing
+    await until(lambda: "status" in api_server.objects[f"{CREWS}/after"])
+    assert api_server.watches[CREWS] is not standing
     operator.stop()
     async with asyncio.timeout(60):
         await running
+
+
+async def test_the_operator_of_another_cluster_refuses_the_crews_of_the_first_and_sweeps_none(
+    tmp_path: Path, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have a namespace `team` and a crew `echo`; the second knows nothing of the first one's crew `alone`."""
+    store = await private_redis()
+    first, second = ApiServer("one"), ApiServer("two")
+    first.objects[f"{CREWS}/alone"] = {**CREW, "metadata": {**CREW["metadata"], "name": "alone", "uid": "w"}}  # type: ignore[dict-item]
+    second.objects[f"{CREWS}/echo"] = {**CREW, "metadata": {**CREW["metadata"], "uid": "v"}}  # type: ignore[dict-item]
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    async with AsyncExitStack() as stack, connection.connected(store.url) as client:
+        for server in (first, second):
+            server.serves_crews = True
+            folder = tmp_path / server.cluster
+            folder.mkdir()
+            stack.push_async_callback(await server.start(folder))
+            monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "config"))
+            operator = Operator(Settings(watch_namespaces="team", resync_seconds=0.3), store.url, Scheduler)
+            running = asyncio.create_task(operator.run())
+            stack.push_async_callback(asyncio.wait_for, running, 60)
+            stack.callback(operator.stop)
+            await until(lambda: server.ready() and len(server.watches) == 3)  # noqa: B023 - awaited here
+        await until(lambda: second.ready() == "OwnerConflict")
+        seen = second.listed
+        await until(lambda: second.listed >= seen + 3)  # and each was followed by a sweep, but for the last
+        for name in ("echo", "alone"):
+            assert (await definitions.identity(client, CrewKeys("team", name))).owner.endswith("@one")
+        assert first.ready() == "AgentsUnchecked"
+        assert second.replicas() is None, "no worker of the one does the other's work"

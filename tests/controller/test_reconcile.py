@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
+from prometheus_client import REGISTRY
 
+from watchbill.controller import faults
 from watchbill.controller.cache import Cache, Key
 from watchbill.controller.events import Events
 from watchbill.controller.eviction import Eviction
@@ -26,7 +30,7 @@ from watchbill.errors import (
     StoreUnavailable,
 )
 from watchbill.kubernetes_api import KubernetesApi
-from watchbill.plan.manifests import Defaults
+from watchbill.plan import manifests
 from watchbill.plan.replicas import Load
 from watchbill.testing import FakeClock
 
@@ -36,6 +40,11 @@ ECHO = ("team", "echo")
 IDLE = Load(0, 0, None)
 
 
+def counted(reason: str) -> float:
+    """The errors of this reason so far."""
+    return REGISTRY.get_sample_value("watchbill_operator_reconcile_errors_total", {"reason": reason}) or 0.0
+
+
 class ApiServer:
     """Objects in memory, with versions; and what it was asked for."""
 
@@ -43,8 +52,10 @@ class ApiServer:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.version = 0
         self.has_secret = True
-        self.forbids = False
+        self.error: Exception | None = None
+        """The answer to each apply."""
         self.asked: list[str] = []
+        self.on_apply: Callable[[dict[str, Any]], object] = lambda _: None
 
     def store(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -62,8 +73,9 @@ class ApiServer:
 
     async def apply(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(f"apply {kind}")
-        if self.forbids:
-            raise KubernetesForbids("no right", 403)
+        if self.error is not None:
+            raise self.error
+        self.on_apply(copy.deepcopy(manifest))
         return self.store(kind, manifest)
 
     async def apply_status(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +116,8 @@ class Store:
             raise self.error
         return True
 
+    async def drain(self, *_: Any, **__: Any) -> None: ...
+
     async def remove(self, key: Key, uid: str | None, memory: CrewMemory) -> None:
         self.removed.append(key)
 
@@ -127,7 +141,7 @@ class Room:
             self.memory,
             self.events,
             References(kubernetes, lambda _: None, 300, self.clock),
-            workers=Defaults(image="worker"),
+            workers=manifests.Defaults(image="worker"),
             clock=self.clock,
         )
         self.change("crews", generation=1)
@@ -239,20 +253,9 @@ async def test_a_crew_without_its_secret_says_so_until_it_comes() -> None:
     assert room.condition("Stalled") == ("", "")
 
 
-async def test_a_service_account_is_made_once_and_again_when_it_is_gone_at_a_resync() -> None:
-    room = Room()
-    assert "apply serviceaccounts" in await room.asks()
-    await room.reconcile()
-    [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
-    del room.server.objects[account]
-    assert "apply serviceaccounts" not in await room.asks(), "it was there"
-    room.memory.invalidate()
-    assert "apply serviceaccounts" in await room.asks()
-
-
 async def test_what_is_forbidden_is_tried_again_after_growing_pauses() -> None:
     room = Room()
-    room.server.forbids = True
+    room.server.error = KubernetesForbids("no right", 403)
     for pause in (5, 10, 20, 40, 60, 60):
         assert "apply serviceaccounts" in await room.asks()
         assert room.condition() == ("False", "Forbidden")
@@ -260,10 +263,10 @@ async def test_what_is_forbidden_is_tried_again_after_growing_pauses() -> None:
         assert await room.reconcile() == 1, "then it is tried again"
         assert "apply serviceaccounts" not in await room.asks()
         room.clock.advance(1)
-    room.server.forbids = False
+    room.server.error = None
     assert "apply deployments" in await room.asks()
     assert room.condition("Stalled") == ("", "")
-    room.server.forbids = True
+    room.server.error = KubernetesForbids("no right", 403)
     [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
     del room.server.objects[account]
     room.memory.invalidate()
@@ -304,13 +307,16 @@ async def test_while_the_store_is_away_one_reconciliation_a_second_asks_it() -> 
 
 @pytest.mark.parametrize("error", [StaleObject("older"), KubernetesUnavailable("down"), NotLeader("another leads")])
 async def test_what_is_no_fault_of_the_store_is_not_taken_for_one(error: Exception) -> None:
-    room = Room()
+    reason = faults.reason(error)
+    room, before = Room(), counted(reason)
     room.store.error = error
     with pytest.raises(type(error)):
         await room.reconcile()
+    assert counted(reason) - before == 1
     room.store.error = None
     await room.reconcile()
     assert room.condition() == ("True", "Available")
+    assert counted(reason) - before == 1
 
 
 async def test_a_crew_that_is_only_missing_from_the_cache_is_not_removed() -> None:
@@ -333,7 +339,9 @@ async def test_a_crew_that_is_gone_is_removed_and_forgotten_and_its_heartbeats_s
     assert room.memory.of(ECHO) == CrewMemory()
 
 
-async def test_a_new_crew_costs_one_write_for_each_child_and_one_for_its_status() -> None:
+async def test_a_new_crew_costs_a_write_for_each_child_and_one_for_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Mock(wraps=manifests.pod_template)
+    monkeypatch.setattr(manifests, "pod_template", made)
     room = Room()
     assert [a for a in await room.asks() if a != "secrets"] == [
         "apply serviceaccounts",
@@ -341,7 +349,9 @@ async def test_a_new_crew_costs_one_write_for_each_child_and_one_for_its_status(
         "status of crews",
     ]
     assert room.condition() == ("True", "Available")
+    assert made.call_count == 1
     assert await room.asks() == []
+    assert made.call_count == 2
 
 
 async def test_a_paused_crew_is_left_alone_and_says_so_until_it_is_no_longer() -> None:
@@ -378,3 +388,11 @@ async def test_a_paused_crew_is_left_alone_and_says_so_until_it_is_no_longer() -
     assert room.workers() == 10
     assert room.condition("Paused") == ("", "")
     assert room.server.objects["crews", "echo"]["status"]["observedGeneration"] == 2
+
+
+async def test_drains_are_remembered_until_they_end_so_that_they_can_be_timed() -> None:
+    room, memory = Room(), CrewMemory()
+    await room.reconciler._actor._drain(ECHO, "u", ["a", "b"], memory, on=True)
+    assert memory.drained_at == dict.fromkeys("ab", room.clock.monotonic())
+    await room.reconciler._actor._drain(ECHO, "u", ["a"], memory, on=False)
+    assert list(memory.drained_at) == ["b"]

@@ -1,10 +1,8 @@
-"""How soon a status is written, and in which turn."""
+"""How soon a status is written."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -12,8 +10,8 @@ from barriers import settle
 
 from watchbill.controller.cache import Cache, Key
 from watchbill.controller.events import Events
-from watchbill.controller.memory import CrewMemory, Resource
-from watchbill.controller.statuses import Statuses, Turns, urgency
+from watchbill.controller.memory import CrewMemory
+from watchbill.controller.statuses import Statuses, urgency
 from watchbill.controller.store_gate import StoreGate
 from watchbill.errors import NotFound
 from watchbill.kubernetes_api import KubernetesApi
@@ -21,7 +19,7 @@ from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
 
-TURN = 1 / 20
+TURN = 1 / 18
 
 
 def status(reason: str = "Available", **more: Any) -> dict[str, Any]:
@@ -66,158 +64,6 @@ def test_with_a_store_that_evicts_too_what_concerns_one_is_written_at_once() -> 
     assert urgency(status("Progressing"), status("StoreEvicts")) == "now"
 
 
-# ------------------------------------------------------------------ turns
-
-
-class CountingClock(FakeClock):
-    sleeps = 0
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps += 1
-        await super().sleep(seconds)
-
-
-class Asking:
-    """Resources that ask for a turn, and again when they are woken."""
-
-    def __init__(self) -> None:
-        self.clock = CountingClock()
-        self.turns = Turns(self.ask, self.clock)
-        self.wrote: list[str] = []
-        self.woken: list[Key] = []
-
-    def ask(self, key: Key) -> None:
-        """The namespace says whether it goes first."""
-        self.woken.append(key)
-        if self.turns.take(("crews", *key), key, first=key[0] == "first"):
-            self.wrote.append("/".join(key))
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        task = asyncio.create_task(self.turns.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def advance(self, seconds: float) -> list[str]:
-        """What was written within these seconds."""
-        before = len(self.wrote)
-        self.clock.advance(seconds)
-        await settle()
-        return self.wrote[before:]
-
-
-async def test_turns_come_twenty_a_second_and_shared_changes_come_first() -> None:
-    asking = Asking()
-    with asking.running():
-        for key in [("later", "a"), ("later", "b"), ("later", "c"), ("first", "d"), ("first", "e")]:
-            asking.ask(key)
-        assert asking.wrote == ["later/a"], "the first to ask has nobody before it"
-        assert await asking.advance(0.99 * TURN) == []
-        assert await asking.advance(0.01 * TURN) == ["first/d"]
-        assert await asking.advance(0.99 * TURN) == []
-        assert await asking.advance(0.01 * TURN) == ["first/e"]
-        assert await asking.advance(TURN) == ["later/b"]
-        assert await asking.advance(TURN) == ["later/c"]
-
-
-async def test_after_a_rest_a_turn_comes_at_once_and_only_one() -> None:
-    asking = Asking()
-    with asking.running():
-        for name in "abc":
-            asking.ask(("first", name))
-        await asking.advance(TURN)
-        await asking.advance(TURN)
-        assert asking.wrote == ["first/a", "first/b", "first/c"]
-        asking.ask(("first", "d"))
-        assert len(asking.wrote) == 3, "a turn was given just now"
-        assert await asking.advance(TURN) == ["first/d"]
-        await asking.advance(60)
-        asking.ask(("first", "e"))
-        asking.ask(("first", "f"))
-        assert asking.wrote[4:] == ["first/e"]
-        assert await asking.advance(TURN) == ["first/f"]
-
-
-def test_a_turn_comes_at_once_when_the_one_before_it_is_over() -> None:
-    asking = Asking()
-    asking.ask(("first", "a"))
-    asking.clock.advance(TURN)
-    asking.ask(("first", "b"))
-    assert asking.wrote == ["first/a", "first/b"]
-
-
-async def test_a_resource_that_waits_keeps_its_place_before_one_that_asks_when_a_turn_is_due() -> None:
-    asking = Asking()
-    asking.ask(("first", "a"))
-    asking.ask(("first", "b"))
-    asking.clock.advance(60)  # nobody gives turns yet
-    asking.ask(("first", "c"))
-    assert asking.wrote == ["first/a"]
-    with asking.running():
-        await settle()
-        assert asking.wrote == ["first/a", "first/b"]
-        assert await asking.advance(TURN) == ["first/c"]
-
-
-async def test_a_resource_with_nothing_to_write_any_more_takes_no_turn() -> None:
-    asking = Asking()
-    with asking.running():
-        for name in "abc":
-            asking.ask(("later", name))
-        asking.turns.drop(("crews", "later", "b"))
-        assert await asking.advance(TURN) == ["later/c"]
-        assert asking.woken[3:] == [("later", "c")]
-
-
-async def test_a_resource_whose_change_became_a_shared_one_moves_forward_and_is_woken_once() -> None:
-    asking = Asking()
-    resource: Resource = ("crews", "later", "c")
-    crew = ("later", "c")
-    with asking.running():
-        for name in "abc":
-            asking.ask(("later", name))
-        assert not asking.turns.take(resource, crew, first=True)
-        assert await asking.advance(TURN) == ["later/c"]
-        assert await asking.advance(TURN) == ["later/b"]
-        assert await asking.advance(TURN) == []
-        assert asking.woken[3:] == [("later", "c"), ("later", "b")]
-
-
-async def test_with_nothing_to_write_no_turns_are_given() -> None:
-    asking = Asking()
-    with asking.running():
-        asking.ask(("first", "a"))
-        asking.ask(("first", "b"))
-        await asking.advance(TURN)
-        await asking.advance(TURN)
-        sleeps = asking.clock.sleeps
-        await asking.advance(60)
-        assert asking.clock.sleeps == sleeps, "it would be a busy loop"
-
-
-async def test_a_turn_that_was_given_is_lost_with_the_change_that_it_was_for() -> None:
-    clock = FakeClock()
-    woken: list[Key] = []
-    turns = Turns(woken.append, clock)
-    a: Resource = ("crews", "t", "a")
-    b: Resource = ("crews", "t", "b")
-    task = asyncio.create_task(turns.run())
-    assert turns.take(a, ("t", "a"), first=True)
-    assert not turns.take(b, ("t", "b"), first=True)
-    clock.advance(TURN)
-    await settle()
-    assert woken == [("t", "b")]
-    turns.drop(b)
-    assert not turns.take(b, ("t", "b"), first=True), "it is another change"
-    clock.advance(TURN)
-    await settle()
-    assert turns.take(b, ("t", "b"), first=True)
-    assert not turns.take(b, ("t", "b"), first=True), "a turn is for one write"
-    task.cancel()
-
-
 # ------------------------------------------------------------------ writing
 
 
@@ -227,12 +73,21 @@ class ApiServer:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.is_gone = False
+        self.changed: dict[str, Any] = {}  # the metadata that somebody else has changed
+
+    async def get(self, kind: str, namespace: str, name: str) -> None:
+        assert self.is_gone
 
     async def apply_status(self, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         if self.is_gone:
             raise NotFound("gone")
         self.sent.append(manifest)
-        metadata = {**manifest["metadata"], "resourceVersion": str(100 + len(self.sent)), "generation": 1}
+        metadata = {
+            **manifest["metadata"],
+            "resourceVersion": str(100 + len(self.sent)),
+            "generation": 1,
+            **self.changed,
+        }
         return {**manifest, "metadata": metadata, "spec": {"crewRef": {"name": "echo"}}}
 
 
@@ -250,7 +105,14 @@ class Writing:
 
     async def write(self, before: dict[str, Any] | None, after: dict[str, Any] | None, name: str = "echo") -> Any:
         """Returns in how many seconds to come again."""
-        metadata = {"namespace": "team", "name": name, "uid": "u", "labels": {}, "resourceVersion": "1"}
+        metadata = {
+            "namespace": "team",
+            "name": name,
+            "uid": "u",
+            "labels": {},
+            "resourceVersion": "1",
+            "generation": 1,
+        }
         seen = {"metadata": metadata, **({"status": before} if before else {})}
         return await self.statuses.write("crews", seen, after, ("team", name), self.memory)
 

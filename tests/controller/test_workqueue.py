@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from barriers import settle
+from prometheus_client import REGISTRY
 
 from watchbill.controller.workqueue import Lane, WorkQueue
 from watchbill.testing import FakeClock
@@ -140,7 +141,7 @@ class Recurring:
         self.clock = FakeClock()
         self.queue: WorkQueue[str] = WorkQueue(clock=self.clock)
         self.again: float | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.seen: list[str] = []
 
     async def reconcile(self, key: str) -> float | None:
@@ -229,6 +230,55 @@ async def test_a_key_that_fails_comes_back_with_growing_pauses_and_the_third_tim
     levels = [record.levelname for record in caplog.records]
     assert levels == ["INFO", "INFO", *["WARNING"] * 7, "INFO", "INFO"]
     assert "a: ValueError: stale; again in 0.5 s" in caplog.text
+
+
+async def test_a_key_whose_reconciliation_a_library_cancels_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    recurring = Recurring()
+    recurring.error = asyncio.CancelledError()
+    async with recurring.running():
+        recurring.queue.add("a")
+        assert await recurring.after(0) == ["a"]
+        recurring.error = None
+        assert await recurring.after(0.5) == ["a"]
+
+
+async def test_the_wait_in_each_lane_is_measured_and_retries_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waited(lane: str) -> tuple[float, float]:
+        count, total = (
+            REGISTRY.get_sample_value(f"watchbill_operator_workqueue_wait_seconds_{what}", {"lane": lane}) or 0.0
+            for what in ("count", "sum")
+        )
+        return count, total
+
+    def passed(lane: str, before: tuple[float, float]) -> tuple[float, float]:
+        now = waited(lane)
+        return now[0] - before[0], now[1] - before[1]
+
+    def retries() -> float:
+        return REGISTRY.get_sample_value("watchbill_operator_workqueue_retries_total") or 0.0
+
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+    recurring = Recurring()
+    changes, resyncs, tried = waited("change"), waited("resync"), retries()
+    assert recurring.queue.oldest_seconds == 0
+    recurring.queue.add("a", Lane.RESYNC)
+    recurring.clock.advance(3)
+    recurring.queue.add("b", Lane.RESYNC)
+    recurring.queue.add("c")
+    recurring.clock.advance(1)
+    recurring.queue.add("b", Lane.RESYNC)
+    assert recurring.queue.oldest_seconds == 4
+    async with recurring.running():
+        await recurring.after(0)
+        assert passed("resync", resyncs) == (2, 5)
+        assert passed("change", changes) == (1, 1)
+        assert (recurring.queue.oldest_seconds, retries() - tried) == (0, 0)
+        recurring.error = ValueError("stale")
+        recurring.queue.add("a")
+        await recurring.after(0)
+        await recurring.after(0.5)
+        assert retries() - tried == 2
 
 
 async def test_nothing_of_a_queue_that_has_ended_comes_later() -> None:

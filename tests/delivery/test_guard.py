@@ -15,9 +15,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from receivers import Receiver, certificate, raw
 
 from watchbill import settings
-from watchbill.delivery.guard import AddressRefused, Guard
 from watchbill.delivery.http import Http
 from watchbill.errors import DeliveryRefused, InvalidInput, NotDelivered
+from watchbill.guard import AddressRefused, Guard
 from watchbill.settings import Settings
 
 PUBLIC = ["1.1.1.1", "93.184.216.34", "192.0.1.1", "100.63.255.255", "2606:4700::1", "2a00:1450:4001::1"]
@@ -41,8 +41,8 @@ def allows(guard: Guard, address: str) -> bool:
     return True
 
 
-def of(allow: str, **options: bool) -> Guard:
-    return Guard(Settings(delivery_allow=allow).delivery_networks, **options)
+def of(allow: str, *, public: bool = True) -> Guard:
+    return Guard(Settings(delivery_allow=allow).delivery_networks, public=public)
 
 
 @pytest.mark.pure

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
 from receivers import certificate, destination, message, raw
 
+import smtp_server
+from smtp_server import Mailbox
 from watchbill.delivery import Delivered, Sender, mail
 from watchbill.delivery.mail import Server
 from watchbill.errors import DeliveryRefused, NotDelivered
@@ -25,62 +26,15 @@ PASSWORD = "s3cr3t/p@ss"
 Make = Callable[..., Sender]
 
 
-class Mailbox:
-    """The handler of an SMTP server. `answers`: address or command → answer in place of its own."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[list[str], EmailMessage]] = []
-        self.answers: dict[str, str] = {}
-        self.raw: list[bytes] = []
-        self.secure: list[bool] = []
-        self.port = 0
-
-    async def handle_RCPT(
-        self, server: SMTP, session: Any, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if address in self.answers:
-            return self.answers[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_MAIL(
-        self, server: SMTP, session: Any, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        if "MAIL" in self.answers:
-            return self.answers["MAIL"]
-        envelope.mail_from = address
-        return "250 OK"
-
-    async def handle_DATA(self, server: SMTP, session: Any, envelope: Envelope) -> str:
-        if "DATA" in self.answers:
-            return self.answers["DATA"]
-        assert isinstance(envelope.content, bytes)
-        self.raw.append(envelope.content)
-        self.secure.append(session.ssl is not None)
-        found = message_from_bytes(envelope.content, policy=policy.default)
-        assert isinstance(found, EmailMessage)
-        self.got.append((envelope.rcpt_tos, found))
-        return "250 queued as 4711"
-
-
 @pytest.fixture
 async def mailbox() -> AsyncIterator[Callable[..., Any]]:
     """`await mailbox(...)` starts a server with these options of aiosmtpd's SMTP, in this event loop."""
-    servers: list[asyncio.Server] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(tls: ssl.SSLContext | None = None, **options: Any) -> Mailbox:
-        box = Mailbox()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: SMTP(box, hostname="mail.test", enable_SMTPUTF8=False, **options), "127.0.0.1", 0, ssl=tls
-        )
-        servers.append(server)
-        box.port = server.sockets[0].getsockname()[1]
-        return box
+        async def start(tls: ssl.SSLContext | None = None, **options: Any) -> Mailbox:
+            return await stack.enter_async_context(smtp_server.mailbox(tls, **options))
 
-    yield start
-    for server in servers:
-        server.close()
+        yield start
 
 
 @pytest.fixture

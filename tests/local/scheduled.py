@@ -12,6 +12,7 @@ from typing import Any
 import redis.asyncio
 
 from waiting import until
+from watchbill import metrics
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.clock import SYSTEM, Clock
 from watchbill.names import CrewKeys
@@ -59,7 +60,7 @@ class Crew:
         return state
 
     def counted(self, counter: Any, name: str = "hb") -> float:
-        return float(counter.labels(self.keys.crew, name)._value.get())
+        return float(counter.labels(*metrics.of_crew(self.keys.crew), name)._value.get())
 
     async def tick(self, clock: FakeClock, name: str = "hb") -> None:
         """Moves the clock to the next full second, to a slot, and returns when that is fired."""

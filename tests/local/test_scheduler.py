@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+from prometheus_client import REGISTRY
 from scheduled import Crew, as_awaitable, at_least, beat, make_crew
 
 from waiting import until
@@ -84,6 +85,33 @@ async def test_a_clock_that_is_set_forward_is_noticed(crew: Crew, clock: FakeClo
         clock.advance(3605)
         assert await until(lambda: at_least(crew, 2)) == ["1795266000", "1795269600"]
     assert await crew.told() == []
+
+
+async def test_the_lateness_of_each_slot_is_measured(crew: Crew, clock: FakeClock) -> None:
+    def late(what: str) -> float:
+        return REGISTRY.get_sample_value(f"watchbill_heartbeat_lateness_seconds_{what}") or 0.0
+
+    count, total = late("count"), late("sum")
+    async with crew.scheduled(beat(schedule="0 * * * *"), clock=clock):
+        clock.advance(3600)
+        await until(lambda: at_least(crew, 1))
+        clock.advance(3607)
+        await until(lambda: at_least(crew, 2))
+        await crew.settled()
+        assert late("count") - count == 2
+        assert late("sum") - total == pytest.approx(7)
+
+
+async def test_what_was_counted_of_a_heartbeat_is_exported_until_it_is_removed(crew: Crew, clock: FakeClock) -> None:
+    def exported() -> float | None:
+        labels = dict(zip(metrics.OF_CREW, metrics.of_crew(crew.keys.crew), strict=True))
+        return REGISTRY.get_sample_value("watchbill_heartbeats_fired_total", labels | {"heartbeat": "hb"})
+
+    async with crew.scheduled(beat(), clock=clock) as running:
+        await crew.tick(clock)
+        await until(lambda: as_awaitable(exported() == 1))
+        await running.remove(crew.keys, crew.uid, "hb")
+        assert exported() is None
 
 
 async def test_after_stop_nothing_fires_and_nothing_is_left_running(

@@ -13,7 +13,7 @@ from twins import Twin, ask, entered
 from waiting import until
 from watchbill import message_names, names
 from watchbill.errors import InvalidInput, LockLost, StoreUnavailable
-from watchbill.messaging import RedisLock
+from watchbill.messaging import AsyncRedisLock, RedisLock
 from watchbill.messaging.lock import LockCore
 from watchbill.messaging.steps import Pause, Script
 from watchbill.testing import FakeClock
@@ -282,6 +282,33 @@ async def test_a_task_that_is_cancelled_within_the_context_releases_it(redis_url
     with pytest.raises(asyncio.CancelledError):
         await working
     assert await two.acquire(retry=0) is True
+    await twin.close()
+
+
+@pytest.mark.parametrize("way", ["acquire", "context"])
+async def test_a_task_that_is_cancelled_at_any_moment_leaves_no_lock(redis_url: str, name: str, way: str) -> None:
+    twin = Twin(is_async=True)
+    client = twin("RedisClient", redis_url)
+
+    async def work(lock: AsyncRedisLock) -> None:
+        if way == "acquire":
+            await lock.acquire(retry=0)
+            await lock.release()
+        else:
+            async with lock.acquire_context(retry=0):
+                await asyncio.sleep(0)
+
+    cancelled = 0
+    for turns in range(60):
+        one, two = (AsyncRedisLock(f"{name}-{turns}", LONG, client) for _ in range(2))
+        working = asyncio.create_task(work(one))
+        for _ in range(turns // 2):
+            await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.wait([working])
+        cancelled += working.cancelled()
+        assert await two.acquire(retry=0), turns
+    assert cancelled > 3
     await twin.close()
 
 

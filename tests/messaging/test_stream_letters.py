@@ -84,3 +84,55 @@ async def test_many_are_replayed_and_the_rest_purged(stream: Any) -> None:
     with pytest.raises(InvalidInput) as refused:
         await ask(stream.replay_dead_letters, "first")
     assert refused.value.problems[0].path == "id"
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nobody can read it")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Unreadable(), "Unreadable: its text can't be read: RuntimeError"),
+        (ValueError("half a pair: \ud800"), "ValueError: half a pair: ?"),
+        (ValueError("the key is A-key-that-nobody-may-see"), "ValueError: the key is [redacted SERVICE_KEY]"),
+        (ValueError("x" * 2_000_000), "ValueError: " + "x" * 988),
+    ],
+    ids=["unreadable", "no text", "a secret", "long"],
+)
+async def test_whatever_a_handler_raises_is_kept_as_short_text_without_secrets(
+    twin: Twin, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any, error: Exception, said: str
+) -> None:
+    monkeypatch.setenv("SERVICE_KEY", "A-key-that-nobody-may-see")
+    stream = twin("RedisStream", f"stream-{uuid.uuid4().hex}", url=redis_url, max_deliveries=1)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    await ask(stream.add, {"n": 1})
+
+    def handler(_: Any) -> None:
+        raise error
+
+    assert await ask(stream.process_messages, handler, limit=1) == 0
+    [letter] = await ask(stream.dead_letters)
+    assert letter["error"] == said
+    assert "A-key-that-nobody-may-see" not in caplog.text
+
+
+async def test_a_large_message_is_not_kept_twice_and_can_be_replayed(twin: Twin, redis_url: str) -> None:
+    stream = twin("RedisStream", f"stream-{uuid.uuid4().hex}", url=redis_url, max_deliveries=1)
+    await ask(stream.create_consumer_group, "workers", "worker-1")
+    large, small = {"text": "x" * 1_048_576, "n": 1}, {"text": "x" * 1000, "n": 2}
+    for data in (large, small):
+        await ask(stream.add, data)
+
+    def handler(_: Any) -> None:
+        raise ValueError("not today")
+
+    await ask(stream.process_messages, handler, limit=2)
+    of_large, of_small = await ask(stream.dead_letters)
+    assert (of_large["data"], of_small["data"]) == ({}, small)
+    why = "It is too large for a copy (3 fields, 1048594 bytes), and is still in the stream. ValueError: not today"
+    assert (of_large["error"], of_small["error"]) == (why, "ValueError: not today")
+    assert await ask(stream.replay_dead_letters, of_large["id"]) == [of_large["id"]]
+    [message] = await until(lambda: ask(stream.read_group))
+    assert message == {"id": of_large["message_id"], "data": large}

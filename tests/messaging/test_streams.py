@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import uuid
 from typing import Any
@@ -97,6 +98,20 @@ async def test_a_consumer_that_waits_gets_a_message_when_it_comes(made: Any) -> 
 
     assert await waiting == [{"id": added, "data": {"n": 1}}]
     assert await ask(stream.read_group, wait=0.01) == []
+
+
+async def test_nested_values_are_json_on_the_server_and_come_back_as_they_were(
+    made: Any, key: str, redis_client: Any
+) -> None:
+    stream = await consumer(made())
+    nested = {"inputs": ["a.csv", {"deep": [None, True, 1.5]}], "options": {"k": "v"}, "n": 7}
+    await ask(stream.add, {**nested, "text": "[1]"})
+
+    [(_, fields)] = await redis_client.xrange(key)
+    assert {name: json.loads(fields[name]) for name in nested} == nested
+    assert fields["text"] == "[1]"
+    [message] = await ask(stream.read_group)
+    assert message["data"] == {**nested, "text": "[1]"}
 
 
 # ---------------------------------------------------------------- again, and given up

@@ -31,12 +31,14 @@ def crew(**workers: Any) -> Crew:
 
 
 def seen(of: Crew | None = None, **changes: Any) -> plan.Observed:
+    of = of or crew()
     nothing = plan.Observed(
-        crew=of or crew(),
+        crew=of,
         namespace="team",
         uid="u1",
         generation=1,
         status={"observedGeneration": -1},
+        template=manifests.pod_template(of, "team", DEFAULTS),
         children=[],
         has_service_account=False,
         has_redis_secret=True,

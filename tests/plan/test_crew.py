@@ -142,11 +142,26 @@ def test_a_label_and_an_owner_that_were_edited_are_put_right() -> None:
 def test_a_deployment_is_projected_to_what_plans_depend_on() -> None:
     owners = [{"uid": "of-somebody"}, {"uid": "u1", "controller": True}]
     metadata = {"name": "n", "uid": "u", "resourceVersion": "7"}
-    more = {"labels": {cluster_names.LABEL_REVISION: "r"}, "ownerReferences": owners, "creationTimestamp": "t"}
-    project = children.project({"metadata": metadata | more, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}})
+    more = {"labels": {cluster_names.LABEL_REVISION: "other"}, "ownerReferences": owners, "creationTimestamp": "t"}
+    spec = {"replicas": 3, "selector": {"matchLabels": {cluster_names.LABEL_REVISION: "r"}}}
+    project = children.project({"metadata": metadata | more, "spec": spec, "status": {"readyReplicas": 2}})
     assert dataclasses.replace(project, content="") == children.Child("n", "u", "7", "r", "u1", "t", 3, 2, "", None, "")
+    assert project.resource_version == "7"
     bare = children.project({"metadata": metadata})
     assert dataclasses.replace(bare, content="") == children.Child("n", "u", "7", "", "", "", 1, 0, "", None, "")
+
+
+@pytest.mark.parametrize(
+    ("generation", "replicas", "observed", "there"),
+    [(1, 0, None, 0), (1, 1, None, None), (1, 1, 1, 0), (2, 0, 1, None), (2, 0, 2, 0)],
+)
+def test_pods_are_counted_by_a_controller_that_has_seen_the_spec_unless_there_never_were_any(
+    generation: int, replicas: int, observed: int | None, there: int | None
+) -> None:
+    metadata = {"name": "n", "uid": "u", "resourceVersion": "7", "generation": generation}
+    status = {"observedGeneration": observed} if observed else {}
+    seen = children.project({"metadata": metadata, "spec": {"replicas": replicas}, "status": status})
+    assert seen.there == there
 
 
 def test_a_missing_service_account_alone_is_made_anew() -> None:
@@ -179,11 +194,10 @@ def test_an_old_revision_leaves_worker_by_worker_as_those_of_the_new_one_claim()
     fleet = Fleet(workers(old, 9, 0, 3, 9) + workers(new, 0))
     made = planned(settled(NEW, children=[old, new], load=Load(0, 21), fleet=fleet))
     assert made.drain == (f"{old.revision}-1",), "the idle one first"
-    assert (made.sizes, made.applies) == ((), ())
+    assert (made.sizes, applied(made)["spec"]["replicas"]) == ((), 2), "the one that drains gives its place"
     fleet = Fleet(workers(old, 9, 3, 9) + workers(old, 2, draining="scaling") + workers(new, 0))
-    made = planned(settled(NEW, children=[old, new], load=Load(0, 33), fleet=fleet))
-    assert applied(made)["spec"]["replicas"] == 2, "the one that drains gives its place"
-    assert made.drain == ()
+    made = planned(settled(NEW, children=[old, child(NEW, 2)], load=Load(0, 33), fleet=fleet))
+    assert (made.drain, made.sizes, made.applies) == ((), (), ()), "the second of the new ones does not claim yet"
 
 
 def test_an_old_revision_stays_until_a_worker_of_the_new_one_claims() -> None:

@@ -110,7 +110,8 @@ def test_what_was_refused_is_known_from_the_status_alone_until_spec_or_template_
     assert again.applies == ()
     assert again.status is None
     assert planned(seen(crew(), status=made.status, generation=2)).applies
-    other_image = plan.plan(seen(crew(), status=made.status), now=NOW, defaults=manifests.Defaults("watchbill:2"))
+    template = manifests.pod_template(crew(), "team", manifests.Defaults("watchbill:2"))
+    other_image = planned(seen(crew(), status=made.status, template=template))
     assert other_image.applies, "an operator with another image never tried its template"
 
 

@@ -43,6 +43,7 @@ def planned(of: Crew | None = None, **changes: Any) -> plan.Plan:
         "uid": "u1",
         "generation": 1,
         "status": {},
+        "template": manifests.pod_template(of, "team", DEFAULTS),
         "children": [child(of, 0)],
         "has_service_account": True,
         "has_redis_secret": True,

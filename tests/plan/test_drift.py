@@ -10,6 +10,7 @@ import pytest
 from crew_plans import DEFAULTS, crew, planned, seen, stored
 
 from watchbill.plan import manifests
+from watchbill.plan.replicas import Load
 
 pytestmark = pytest.mark.pure
 
@@ -27,7 +28,10 @@ OF = crew(
                     "name": "worker",
                     "env": [{"name": "MINE", "value": "1"}],
                     "resources": {"limits": {"memory": "1Gi"}},
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    "volumeMounts": [
+                        {"name": "data", "mountPath": "/data"},
+                        {"name": "data", "mountPath": "/more", "subPath": "more"},
+                    ],
                 },
                 {"name": "side", "image": "side:1"},
             ],
@@ -70,6 +74,18 @@ OWNED = [
 LEAVES = [path for path in OWNED if not isinstance(at(manifest(), path), dict | list)]
 
 
+def test_a_label_that_is_changed_is_put_right_at_the_present_size() -> None:
+    """The size that a rollout begins with would stop workers."""
+    of = crew(minReplicas=0, scaling={"up": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]}})
+    there = manifests.deployment(of, "team", "u1", manifests.pod_template(of, "team", DEFAULTS), 7)
+    there["metadata"]["labels"]["watchbill.dev/revision"] = "other"
+    observed = stored(there, version="9", readyReplicas=7, replicas=7)
+    plan = planned(seen(of, children=[observed], load=Load(0, 7), has_service_account=True))
+    ((_, applied),) = plan.applies
+    assert (applied["spec"]["replicas"], applied["metadata"]["resourceVersion"]) == (7, "9")
+    assert not plan.deletes
+
+
 def test_what_is_there_as_applied_is_left_alone() -> None:
     assert not is_acted_on(manifest())
     assert len(LEAVES) > 50
@@ -99,9 +115,23 @@ def test_an_owned_part_that_is_removed_is_put_right() -> None:
         assert is_acted_on(observed), path
 
 
-def test_what_others_add_anywhere_is_left_alone() -> None:
+WHOLE = ("nodeSelector", "secretKeyRef")
+
+
+def test_what_others_add_to_a_map_that_the_api_server_takes_as_a_whole_is_put_right() -> None:
+    paths = [path for path, _ in parts(manifest()) if path[-1] in WHOLE]
+    assert {path[-1] for path in paths} == set(WHOLE)
+    for path in paths:
+        observed = manifest()
+        at(observed, path)["theirs"] = "1"
+        assert is_acted_on(observed), path
+
+
+def test_what_others_add_anywhere_else_is_left_alone() -> None:
     for path, value in [((), manifest()), *parts(manifest())]:
         observed = copy.deepcopy(manifest())
+        if path and path[-1] in WHOLE:
+            continue
         if isinstance(value, dict):
             at(observed, path)["theirs"] = "1"
         elif (

@@ -32,9 +32,7 @@ def planned(mode: str, agents: str = "abcd", relations: list[tuple[Any, Any]] | 
 
 
 def reads(definition: CrewDefinition, name: str, *cited: str) -> list[str]:
-    agent = definition.agent(name)
-    assert agent is not None
-    return flow.reads(definition, agent, flow.steps(definition), cited)
+    return flow.Plan(definition).reads(name, "agent", cited)
 
 
 def status(name: str, state: TaskState, *after: str) -> StepStatus:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew_plans import NOW, child, crew, planned, seen, settled
+from crew_plans import DEFAULTS, NOW, child, crew, planned, seen, settled
 
 from watchbill import connection
+from watchbill.api.budgets import Budget
 from watchbill.api.conditions import Reason
-from watchbill.plan import heartbeat, paused
+from watchbill.plan import budget, heartbeat, manifests, paused
+from watchbill.plan.quotas import Hold
 from watchbill.plan.replicas import Load
 
 DOCS = Path(__file__).parents[2] / "docs" / "gitops.md"
@@ -40,6 +42,9 @@ def _suspended() -> Any:
     return of.model_copy(update={"spec": of.spec.model_copy(update={"suspend": True})})
 
 
+_SPENT = budget.Seen([budget.State(Budget.model_validate({"name": "day", "tokens": 1}), "", is_exhausted=True)])
+
+
 def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
     """Situation → status, what kstatus says, what Argo CD says."""
     there = settled()
@@ -52,7 +57,8 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
     ]
 
     def of(**changes: Any) -> Mapping[str, Any]:
-        observed = dataclasses.replace(there, **changes)
+        template = manifests.pod_template(changes.get("crew", there.crew), "team", DEFAULTS)
+        observed = dataclasses.replace(there, template=template, **changes)
         return planned(observed).status or observed.status
 
     return {
@@ -70,6 +76,11 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
         "suspended": (of(crew=_suspended()), "Current", "Suspended"),
         "suspended and stalled": (of(crew=_suspended(), has_redis_secret=False), "Failed", "Degraded"),
         "store away": (of(load=None, fleet=None, store_error="away"), "InProgress", "Progressing"),
+        "a budget exhausted": (
+            of(budgets=_SPENT),
+            "Current",
+            "Healthy",
+        ),
         "paused": (paused.status(there.status, now=NOW), "Current", "Healthy"),
         "no Secret": (of(has_redis_secret=False), "Failed", "Degraded"),
         "no user": (of(no_user=(Reason.REDIS_USER_REFUSED, "so")), "Failed", "Degraded"),
@@ -77,6 +88,7 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
         "no worker": (of(children=[silent], load=Load(1, 0)), "Failed", "Degraded"),
         "refused": (of(children=[], refusal=(planned(there).revision, "no")), "Failed", "Degraded"),
         "forbidden": (of(denied="no right"), "Failed", "Degraded"),
+        "no room": (of(hold=Hold("team", "crews", 3, 3, 1, "quotas.default.hard")), "Failed", "Degraded"),
         **{reason.value: (of(fault=(reason, "so")), "Failed", "Degraded") for reason in faults},
     }
 

@@ -82,6 +82,25 @@ def test_a_variable_of_ours_stands_before_those_that_cite_it() -> None:
     assert list(env(merged)) == [*ours, "GREETING"]
 
 
+def test_workers_log_as_the_operator_does_and_a_template_may_say_otherwise() -> None:
+    name = "WATCHBILL_LOG_FORMAT"
+    as_json = manifests.Defaults(IMAGE, log_format="json")
+    assert env(template(as_json))[name] == {"name": name, "value": "json"}
+    assert name not in env(template())  # workers of before are not replaced for the default
+    mine = {"containers": [{"name": "worker", "env": [{"name": name, "value": "text"}]}]}
+    assert env(template(as_json, template={"spec": mine}))[name] == {"name": name, "value": "text"}
+
+
+def test_workers_trace_as_the_operator_is_told_and_a_template_may_say_otherwise() -> None:
+    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    traced = manifests.Defaults(IMAGE, tracing={name: "http://collector:4318", "OTEL_TRACES_SAMPLER": "always_on"})
+    assert list(env(template(traced)))[-2:] == [name, "OTEL_TRACES_SAMPLER"]
+    assert env(template(traced))[name]["value"] == "http://collector:4318"
+    assert name not in env(template())
+    mine = {"containers": [{"name": "worker", "env": [{"name": name, "value": ""}]}]}
+    assert env(template(traced, template={"spec": mine}))[name]["value"] == ""
+
+
 BOUNDS = {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}}
 
 

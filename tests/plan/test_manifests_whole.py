@@ -79,7 +79,7 @@ spec:
         ports:
         - {{name: health, containerPort: 8080, protocol: TCP}}
         readinessProbe: {{httpGet: {{path: /readyz, port: 8080}}, periodSeconds: 2}}
-        livenessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 10, failureThreshold: 6}}
+        livenessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 10, failureThreshold: 30}}
         resources: {{limits: {{memory: 1Gi}}}}
         securityContext:
           allowPrivilegeEscalation: false

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from watchbill.plan import prompts
+from watchbill.plan import prompts, values
 from watchbill.records import CrewDefinition
 
 pytestmark = pytest.mark.pure
@@ -140,7 +140,7 @@ def test_without_a_template_the_outputs_of_the_steps_before_follow_in_full_and_i
     ],
 )
 def test_text_is_put_in_as_it_is_and_everything_else_as_json(output: Any, text: str) -> None:
-    assert prompts.as_text(output) == text
+    assert values.as_text(output) == text
     assert composed("<{steps.a}>", a=output) == f"<{text}>"
     assert composed(None, a=output).endswith(f"## a\n\n{text}")
     if not isinstance(output, str):
@@ -231,9 +231,54 @@ def test_ordinary_braces_are_no_problem(template: str) -> None:
     assert prompts.check(crew("sequential", a=None, b=template)) == []
 
 
-def test_that_fields_of_an_output_can_not_be_cited_is_told() -> None:
-    (problem,) = prompts.check(crew("sequential", a=None, b="{steps.a.output}"))
-    assert problem.fix == "Fields of an output can't be cited: use {steps.a}, which is all of it."
+def test_a_field_of_an_output_may_be_cited_and_its_agent_must_be_there() -> None:
+    assert prompts.check(crew("sequential", a=None, b="{steps.a.output}")) == []
+    (problem,) = prompts.check(crew("sequential", a=None, b="{steps.c.output}"))
+    assert problem.reason == "the prompt of agent 'b' cites {steps.c.output}, but no agent is called 'c.output'"
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [("a.score", "7"), ("a.review.by", "Kim"), ("a.items.1", "two"), ("text.score", "8"), ("b.c", "all"), ("b.d", "4")],
+)
+def test_a_field_is_put_in_place_of_its_reference(reference: str, text: str) -> None:
+    outputs = {
+        "a": {"score": 7, "review": {"by": "Kim"}, "items": ["one", "two"]},
+        "text": ' {"score": 8}',
+        "b": {"c": "a field, where the agent b.c is meant", "d": 4},
+        "b.c": "all",
+    }
+    assert prompts.compose(f"<{{steps.{reference}}}>", "P", {}, outputs) == f"<{text}>"
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ("a.none", "the output of 'a' has no field 'none': it is an object with score"),
+        ("a.score.x", "'score' of the output of 'a' has no field 'x': it is the number 7"),
+        ("b.x", "the output of 'b' has no field 'x': it is the text 'plain'"),
+        ("c.0", "the output of 'c' has no field '0': it is a list of 0"),
+        ("gone", "there is no output of 'gone': it was skipped, or has not run"),
+    ],
+)
+def test_a_field_that_is_not_there_is_an_error(reference: str, why: str) -> None:
+    outputs = {"a": {"score": 7}, "b": "plain", "c": [], "gone": values.MISSING}
+    with pytest.raises(values.Unusable) as caught:
+        prompts.compose(f"{{steps.{reference}}}", "P", {}, outputs)
+    assert str(caught.value) == why
+
+
+def test_an_item_is_cited_where_there_is_one_and_is_text_elsewhere() -> None:
+    template = "{item.name}: {input} {{item}} {item}"
+    item = {"name": "{input}"}
+    said = '{input}: P {item} {\n  "name": "{input}"\n}'
+    assert prompts.compose(template, "P", {}, {}, item) == said
+    assert prompts.compose(template, "P", {}, {}) == "{item.name}: P {{item}} {item}"
+    assert prompts.compose(None, "P", {}, {}, "it") == "P\n\nThis item:\n\nit"
+
+
+def test_what_a_loop_has_not_come_to_yet_is_empty() -> None:
+    assert prompts.compose("<{steps.a}{steps.a.x}>", "P", {}, {"a": prompts.NOTHING_YET}) == "<>"
 
 
 # checking a submission

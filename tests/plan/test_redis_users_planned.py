@@ -94,6 +94,16 @@ def test_a_url_that_is_not_this_users_is_replaced_and_its_password_never_valid(d
     assert step.secret is not None
 
 
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_a_secret_that_somebody_changed_is_put_right_with_the_same_password(field: str) -> None:
+    secret = stored(plan.step(None, WANTED, "one", NOON))
+    changed = {**secret, "metadata": {**secret["metadata"], field: {"theirs": "1"}}}
+    step = plan.step(changed, WANTED, "two", NOON)
+    assert step.secret == secret
+    assert step.credential.hashes == (sha("one"),)
+    assert plan.step({**secret, "immutable": True}, WANTED, "two", NOON) == plan.Step(step.credential)
+
+
 @pytest.mark.parametrize("owners", [[], [{"uid": "another"}]])
 def test_a_secret_of_somebody_else_is_left_alone(owners: Any) -> None:
     secret = stored(plan.step(None, WANTED, "one", NOON))

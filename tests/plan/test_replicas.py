@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from watchbill.plan.replicas import Bounds, Decision, Load, decide
+from watchbill.plan.replicas import Bounds, Decision, Load, Past, decide, of_suspended
 
 pytestmark = pytest.mark.pure
 
@@ -24,10 +25,24 @@ def test_arriving_work_starts_as_many_workers_as_it_fills_up_to_the_maximum(
     assert decide(BOUNDS, Load(waiting, running), 0, None) == Decision(wanted, "scale-up")
 
 
+def test_no_more_workers_start_than_the_limits_of_all_agents_keep_busy() -> None:
+    limited = replace(BOUNDS, at_once=25)
+    assert decide(limited, Load(1000, 0), 0, None).replicas == 3
+    assert decide(limited, Load(9, 0), 0, None).replicas == 1
+    assert decide(limited, Load(1000, 25, deliveries=300), 0, None).replicas == 5
+
+
 @pytest.mark.parametrize(("deliveries", "wanted"), [(1, 1), (64, 1), (65, 2), (100_000, 20)])
 def test_results_that_are_to_be_sent_start_as_many_workers_as_send_them_at_once(deliveries: int, wanted: int) -> None:
     assert decide(BOUNDS, Load(0, 0, deliveries=deliveries), 0, 1e9) == Decision(wanted, "scale-up")
     assert decide(BOUNDS, Load(30, 0, deliveries=deliveries), 0, None).replicas == max(wanted, 3)
+
+
+def test_one_worker_looks_after_the_batches_of_a_crew_that_has_nothing_else_to_do() -> None:
+    load = Load(0, 0, has_batches=True)
+    assert decide(BOUNDS, load, 0, 1e9) == Decision(1, "scale-up")
+    assert decide(BOUNDS, load, 1, 1e9) == Decision(1, "hold")
+    assert of_suspended(BOUNDS, load, 1, Past(), 0.0).replicas == 1
 
 
 @pytest.mark.parametrize("load", [Load(1, 0), Load(0, 1), Load(3, 4), Load(0, 0, deliveries=1)])

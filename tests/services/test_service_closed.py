@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runtimes import Runtime, task
+from runtimes import Gated, Runtime, task
 
 from right_arguments import RIGHT
 from waiting import until
@@ -27,8 +28,10 @@ from watchbill.services import (
     DeliveryChannel,
     DeliveryConfig,
     HeartbeatConfig,
+    running,
 )
 from watchbill.services.config import keys_of
+from watchbill.worker import state
 
 # ---------------------------------------------------------------- services
 
@@ -91,6 +94,49 @@ async def test_a_service_that_was_stopped_can_be_started_again(
     await until(lambda: runtime.bot.asked.count("beat") > beats, what="a heartbeat")
     await service.stop()
     assert (first_port is not None, service.health_port) == (True, None)
+
+
+@pytest.mark.parametrize("field", ["task_stream", "result_stream"])
+async def test_a_stream_that_is_another_programs_key_is_told_at_the_start(runtime: Runtime, field: str) -> None:
+    key = runtime.config().streams[field]
+    await runtime.redis.lpush(key, "another program's")
+    with pytest.raises(InvalidInput, match=f"{field}: at '{key}' is a list of another program"):
+        await runtime.service()
+    await runtime.redis.delete(key)
+    service = await runtime.service()
+    assert await service.get_result(await service.submit_task(task("x")))
+
+
+async def test_a_service_stops_whatever_fails_meanwhile(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    service = await runtime.service()
+    await runtime.redis.lpush(runtime.results, "another program's")
+    assert await service.get_result(await service.submit_task(task("x")))
+    await service.stop()
+    assert "the last results could not be published" in caplog.text
+    assert not [one for one in asyncio.all_tasks() if one.get_name().startswith(("worker", "results"))]
+    with pytest.raises(Closed):
+        await service.submit_task(task("y"))
+    await runtime.redis.delete(runtime.results)
+    await service.start()
+    assert await service.get_result(await service.submit_task(task("z")))
+
+
+async def test_a_store_that_does_not_answer_hardly_delays_a_stop(
+    private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LAST_SECONDS", 1.5)  # there are three things that it may be spent for
+    monkeypatch.setattr(state, "STORE_SECONDS", 0.1)
+    server, bot = await private_redis(), Gated()
+    beat = HeartbeatConfig(agent_name="Bot", interval_seconds=3600, prompt_template="beat")
+    config = AgentServiceConfig(redis_url=server.url, heartbeats=[beat], shutdown_timeout_seconds=0)
+    async with AgentService(config, BotManager({"Bot": bot})) as service:
+        await service.submit_task(task("wait"))
+        await until(lambda: "wait" in bot.asked)
+        server.pause()
+        began = time.monotonic()
+        await service.stop()
+        assert time.monotonic() - began < 3.5
+    assert bot.cancelled == ["wait"]
 
 
 async def test_a_start_that_failed_may_be_repeated(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

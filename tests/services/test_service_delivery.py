@@ -215,6 +215,26 @@ async def test_a_client_that_does_not_know_the_stream_of_results_gets_no_result_
     assert await runtime.has_published(task_id) == {task_id: 1}
 
 
+async def test_a_webhook_to_an_address_inside_is_never_connected_to(runtime: Runtime) -> None:
+    connections: list[Any] = []
+    server = await asyncio.start_server(lambda *peer: connections.append(peer), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        service = await runtime.service()
+        for url in (f"https://127.0.0.1:{port}/", f"http://localhost:{port}/", f"https://[::ffff:127.0.0.1]:{port}/"):
+            hook = DeliveryConfig(channel=DeliveryChannel.WEBHOOK, webhook_url=url)
+            await service.submit_task(task("hello", delivery=hook))
+        async with Client(runtime.url) as commands:
+
+            async def refused() -> list[DeadLetter]:
+                found = [letter async for letter in commands.dead_letters(service.crew, deliveries=True)]
+                return found if len(found) == 3 else []
+
+            letters = await until(refused)
+    assert all("WATCHBILL_DELIVERY_ALLOW" in letter.reason for letter in letters)
+    assert connections == []
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from watchbill.services import AgentServiceConfig, AgentTask, DeliveryConfig, HeartbeatConfig
+from watchbill.errors import InvalidInput
+from watchbill.services import AgentServiceConfig, AgentTask, DeliveryChannel, DeliveryConfig, HeartbeatConfig
 from watchbill.services.bots import answer_of
 
 pytestmark = pytest.mark.pure
@@ -36,6 +37,18 @@ def test_an_unknown_field_is_refused(model: type[BaseModel], given: dict[str, An
     assert f"has no field {wrong!r}" in details[wrong]["msg"]
     assert (f"Write {meant!r}" if meant else "Use one of: ") in details[wrong]["msg"]
     assert "SECRET" not in f"{caught.value} {caught.value.errors()}"
+
+
+@pytest.mark.parametrize("field", ["results_kept", "task_timeout_seconds", "max_attempts"])
+def test_a_number_that_no_store_and_no_clock_can_take_is_refused(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field}\n.*less than or equal to"):
+        AgentServiceConfig(**{field: 10**12})
+
+
+def test_a_secret_that_is_no_text_is_refused_by_its_field() -> None:
+    chat = DeliveryConfig(channel=DeliveryChannel.TELEGRAM, telegram_bot_token="half: \ud800", telegram_chat_id=1)
+    with pytest.raises(InvalidInput, match=r"delivery\.telegram_bot_token: this is no text"):
+        chat.destinations({}, {})
 
 
 def test_a_service_whose_results_would_be_its_tasks_is_refused() -> None:

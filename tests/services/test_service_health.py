@@ -39,8 +39,10 @@ async def test_a_service_shows_health_and_metrics_where_a_workers_setting_says(
     held = await service.submit_task(task("wait"))
     await until(lambda: runtime.bot.asked == ["wait"])
     shown = (await get(port, "/metrics"))[1]
-    assert f'watchbill_worker_tasks_running{{crew="{service.crew}"}} 1.0\n' in shown
-    assert f'watchbill_queue_depth{{crew="{service.crew}",state="running"}} 1.0\n' in shown, "it has read the store"
+    namespace, crew = service.crew.split("/")
+    labels = f'crew="{crew}",namespace="{namespace}"'
+    assert f"watchbill_worker_tasks_running{{{labels}}} 1.0\n" in shown
+    assert f'watchbill_queue_depth{{{labels},state="running"}} 1.0\n' in shown, "it has read the store"
     runtime.bot.let("wait")
     assert await service.get_result(held)
     await service.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from waiting import until
 from watchbill import connection
 from watchbill.client import Client
 from watchbill.names import CrewKeys
-from watchbill.services import AgentTask, TaskResult, ingress
+from watchbill.services import AgentServiceClient, AgentTask, TaskResult, ingress
 from watchbill.services.ingress import Malformed
 from watchbill.services.results import Publisher
 from watchbill.store.ingress import Entry, Source
@@ -96,6 +97,7 @@ async def test_tasks_of_other_programs_are_done_and_what_is_none_is_a_dead_lette
         {"agent_name": "Bot", "prompt": "x", "task_id": "no id"},
         {"agent_name": "Bot", "prompt": "x", "crew_name": "not-there"},
         {"agent_name": "Bot", b"prompt": b"\xff\xfe"},
+        {"payload": '{"agent_name": "Bot", "prompt": "x", "method_name": "\\ud800"}'},
     ]
     for fields in (*bad[:2], good, *bad[2:], {"agent_name": "Bot", "prompt": "flat", "task_id": "t2"}):
         await runtime.redis.xadd(runtime.tasks, fields)
@@ -106,10 +108,38 @@ async def test_tasks_of_other_programs_are_done_and_what_is_none_is_a_dead_lette
     assert [letter.raw for letter in letters][:2] == bad[:2]
     assert not any(letter.replayable for letter in letters)
     reasons = [letter.reason.removeprefix(f"this entry of {runtime.tasks} brings no task: ") for letter in letters]
-    for reason, part in zip(reasons, ["payload", "'taken'", "'no id'", "not-there", "half a character"], strict=True):
+    parts = [
+        "payload",
+        "'taken'",
+        "id: 'no id'",
+        "not-there",
+        "prompt: this is no text",
+        "method_name: this is no text",
+    ]
+    for reason, part in zip(reasons, parts, strict=True):
         assert part in reason
     await until(lambda: _is_empty(runtime))
     assert set(runtime.bot.asked) == {"first", "hello", "flat"}
+
+
+async def test_an_entry_that_nobody_can_cope_with_holds_up_no_other(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = AgentServiceClient._submit
+
+    async def fails(client: AgentServiceClient, crew: str, tasks: Any, deliver: Any) -> None:
+        if any(one.prompt == "odd" for one in tasks):
+            raise OverflowError("too odd")
+        await submit(client, crew, tasks, deliver)
+
+    monkeypatch.setattr(AgentServiceClient, "_submit", fails)
+    for prompt in ("one", "odd", "two"):
+        await runtime.redis.xadd(runtime.tasks, {"task_id": prompt, "agent_name": "Bot", "prompt": prompt})
+    service = await runtime.service()
+    await runtime.has_published("one", "two")
+    await until(lambda: _is_empty(runtime))
+    (letter,) = await runtime.letters(service)
+    assert letter.reason == f"this entry of {runtime.tasks} brings no task: too odd"
 
 
 async def _has_letters(runtime: Runtime, service: Any, number: int) -> bool:
@@ -213,6 +243,23 @@ async def test_the_stream_of_results_is_bounded_and_results_are_found_without_it
     result = await service.get_result(ids[0], 0)
     assert result is not None
     assert json.loads(result.model_dump_json())["output"] == "done: 0"
+
+
+async def test_a_result_is_found_without_reading_a_stream(private_redis: Callable[[], Awaitable[Any]]) -> None:
+    server = await private_redis()
+    async with connection.connected(server.url) as redis_client:
+        runtime = Runtime(server.url, redis_client)
+        async with runtime.stack:
+            client, service = await runtime.client(), await runtime.service()
+            ids = await client.submit_tasks([task(str(n)) for n in range(20)])
+            await runtime.has_published(*ids)
+            await service.stop()
+            await redis_client.config_resetstat()
+            result = await client.get_result(ids[0])
+            called = {name.removeprefix("cmdstat_") for name in await redis_client.info("commandstats")}
+    assert result is not None
+    assert result.output == "done: 0"
+    assert {name for name in called if name.startswith("x")} == set()
 
 
 async def test_a_consumer_that_holds_entries_does_not_leave_its_group(runtime: Runtime) -> None:

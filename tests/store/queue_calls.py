@@ -10,6 +10,7 @@ from support import LEASE_MS, Crew, finished
 from waiting import until
 from watchbill import connection
 from watchbill.errors import CrewGone, Fenced
+from watchbill.store import checkpoints
 from watchbill.store.queue import Claimed, Queue
 
 
@@ -27,6 +28,8 @@ async def every_call(crew: Crew, queue: Queue, tasks: Sequence[Claimed], incarna
                 incarnation, [finished(t) for t in tasks], number=8, slots=5, lease_ms=LEASE_MS, take_over=True
             ),
             lambda: queue.say(incarnation, tasks[0], "hello", 99),
+            lambda: checkpoints.store(queue, incarnation, tasks[0], 1, "s#1", "1"),
+            lambda: checkpoints.stored(queue, incarnation, tasks[0]),
             lambda: queue.hand_back(incarnation, tasks),
             lambda: queue.park(incarnation, tasks, "not in this image"),
             lambda: asyncio.to_thread(queue.renew, sync, incarnation, LEASE_MS, "{}"),

@@ -193,13 +193,12 @@ class Stored:
         before = self.run_states.get(run.id, run.state)
         assert before is run.state or run.state in _RUN_MOVES.get(before, RunState), f"{run.id}: {before} → {run.state}"
         self.run_states[run.id] = run.state
-        bad = (TaskState.FAILED, TaskState.DEAD, TaskState.CANCELLED)
         expected = {
             "state": run.state.value,
             "active": run.active(),
             "parked": sum(step.place is Place.BOUND for step in run.steps.values()),
-            "completed": run.count(TaskState.COMPLETED),
-            "failed": run.count(*bad),
+            "completed": run.done(),
+            "failed": run.failed(),
             "ends": sum(step.state is TaskState.COMPLETED for step in run.ends()),
         }
         same({name: record[name] for name in expected}, {name: str(n) for name, n in expected.items()}, run.id)
@@ -225,7 +224,7 @@ class Stored:
         same([(c.waiting, c.running, c.oldest_ms is not None) for c in seen.classes], classes, "figures")
         same((seen.running, seen.delayed), (len(model.at(Place.HELD)), len(model.at(Place.DELAYED))), "figures")
         parked = {"concurrency": Place.BOUND, "agent": Place.NO_AGENT, "interrupt": Place.ASIDE}
-        same(seen.parked_by, {name: len(model.at(place)) for name, place in parked.items()}, "figures")
+        same(seen.parked_by, {"limit": 0, **{name: len(model.at(place)) for name, place in parked.items()}}, "figures")
         same((seen.dead, seen.refused), (len(model.letters), model.refused), "figures")
         live = [worker for worker in model.workers.values() if worker.lease == "live"]
         draining = sum(worker.host in model.draining for worker in live)

@@ -72,6 +72,8 @@ class Work:
     """Delayed until now."""
     later: bool = False
     """Interrupted before it was due: resumed, it is delayed again."""
+    asks: Literal["", "open", "over", "approved"] = ""
+    """Its approval: nobody asked, or somebody may still decide, or nobody can any more, or somebody has."""
     holder: str = ""
     claimed: Claimed | None = None
     """What its holder was given."""
@@ -82,6 +84,21 @@ class Work:
     wish: Wish | None = None
     ends: int = 0
     replays: int = 0
+    members: int = 0
+    """Dependencies left because of the steps that work for it: 1 while it waits for one of them; one less for each that
+    has ended since."""
+
+    @property
+    def is_delegated(self) -> bool:
+        """Another step has begun it, and judges how it ends."""
+        return self.plan is not None and self.plan.kind == "delegated"
+
+    @property
+    def is_done(self) -> bool:
+        """It counts as completed."""
+        return self.state is TaskState.COMPLETED or (
+            self.is_delegated and self.over and self.state is not TaskState.SKIPPED
+        )
 
     @property
     def over(self) -> bool:
@@ -121,17 +138,31 @@ class Run:
     def active(self) -> int:
         return sum(not step.over and step.place in UNDER_WAY for step in self.steps.values())
 
+    def done(self) -> int:
+        return sum(step.is_done for step in self.steps.values())
+
+    def failed(self) -> int:
+        bad = (TaskState.FAILED, TaskState.DEAD, TaskState.CANCELLED)
+        return sum(step.state in bad and not step.is_delegated for step in self.steps.values())
+
     def left(self, step: Work) -> int:
         assert step.plan is not None
-        return sum(
-            name not in self.steps or self.steps[name].state is not TaskState.COMPLETED for name in step.plan.after
-        )
+        before = [self.steps.get(name) for name in step.plan.after]
+        return step.members + sum(one is None or one.state is not TaskState.COMPLETED for one in before)
+
+    def children(self, step: Work) -> list[Work]:
+        """The steps that work for it."""
+        return [
+            one
+            for one in self.steps.values()
+            if one.is_delegated and one.plan and step.plan and one.plan.successors == (step.plan.name,)
+        ]
 
     def ends(self) -> list[Work]:
         return [step for step in self.steps.values() if step.plan and not step.plan.successors]
 
     def outcome(self) -> RunState:
-        whole = all(step.state is TaskState.COMPLETED for step in self.steps.values())
+        whole = all(step.is_done for step in self.steps.values())
         if self.state is not RunState.RUNNING:
             return RunState.COMPLETED if whole and self.state is RunState.CANCELLING else RunState.CANCELLED
         if whole:
@@ -339,11 +370,27 @@ class Model:
         work = self.works[task.id]
         if self.holds(worker, task) and work.known < 2:
             work.begun, work.known = True, 2
-            if work.state in (TaskState.WAITING, TaskState.DELAYED):
+            if work.state in (TaskState.WAITING, TaskState.DELAYED, TaskState.APPROVAL):
                 work.state = TaskState.RUNNING
 
-    def finish(self, worker: Worker, task: Claimed, outcome: Outcome, *, due: bool) -> str:
-        """applied | stale | an empty text: repeated or stale, it is not this worker's."""
+    def delegate(self, worker: Worker, task: Claimed, name: str, agent: str) -> TaskState | None:
+        """The state of the step that works for this one, which is begun unless it is there; None: it may not be."""
+        work = self.works[task.id]
+        run = work.run
+        if run is None or work.plan is None or not self.holds(worker, task):
+            return None
+        if name not in run.steps:
+            if run.state is not RunState.RUNNING:
+                return None
+            plan = flow.Step(name, agent, (), (work.plan.name,), kind="delegated")
+            child = Work(f"{run.id}/{name}", agent, run.priority, run.carried, run, plan)
+            run.steps[name] = self.works[child.id] = child
+            self._pump(run, [child])
+        return run.steps[name].state
+
+    def finish(self, worker: Worker, task: Claimed, outcome: Outcome, *, due: bool, awaited: Sequence[str] = ()) -> str:
+        """applied | stale | an empty text: repeated or stale, it is not this worker's. `awaited`: the steps that it
+        waits for."""
         work = self.works[task.id]
         if not self.holds(worker, task):
             return ""
@@ -351,15 +398,22 @@ class Model:
             work.drop()
             return "stale"
         wish, attempt = work.wish, work.next
-        counts = outcome != "interrupted"
-        if wish and outcome in ("retry", "interrupted"):
+        counts = outcome not in ("interrupted", "approval", "members")
+        if wish and outcome in ("retry", "interrupted", "approval", "members"):
             outcome = "cancelled" if wish == "cancel" else "interrupted"
+        if outcome == "dead" and work.is_delegated:
+            outcome = "failed"
         work.drop()
         if outcome == "retry":
             work.state, work.place, work.due, work.next = TaskState.DELAYED, Place.DELAYED, due, attempt + 1
+        elif outcome == "approval":
+            work.asks = work.asks or ("over" if due else "open")
+            work.state, work.place, work.due = TaskState.APPROVAL, Place.DELAYED, work.asks != "open"
         elif outcome == "interrupted":
             work.next = attempt + counts
             self._set_aside(work)
+        elif outcome == "members":
+            self._await(work, awaited)
         else:
             if outcome == "dead":
                 self.letters.append(work.id)
@@ -434,7 +488,8 @@ class Model:
             if what == "cancel":
                 work.state = TaskState.CANCELLING
             return "asked"
-        moved = work.place is Place.STREAM and work.state is TaskState.DELAYED  # nobody knows its entry
+        is_due = work.state in (TaskState.DELAYED, TaskState.APPROVAL)
+        moved = work.place is Place.STREAM and is_due  # nobody knows its entry
         if what == "interrupt":
             if work.place is Place.BEHIND or (run and run.state is RunState.CANCELLING):
                 return "over"
@@ -471,7 +526,7 @@ class Model:
         if begun == "over":
             return "over"
         if not run.over:
-            for step in [s for s in run.steps.values() if not s.over and not run.left(s)]:
+            for step in [s for s in run.steps.values() if not s.over and run.left(s) <= 0]:
                 self.stop(step, "cancel")
         return "cancelled" if run.over else "asked"
 
@@ -482,11 +537,25 @@ class Model:
         if work.place is not Place.ASIDE:
             return "waiting"
         if work.later:
-            work.state, work.place, work.later = TaskState.DELAYED, Place.DELAYED, False
+            work.state = TaskState.APPROVAL if work.asks == "open" else TaskState.DELAYED
+            work.place, work.later = Place.DELAYED, False
         else:
             work.state = TaskState.WAITING
             work.put(along=True)
         return "resumed"
+
+    def approve(self, work: Work) -> str:
+        """approved | repeated | over | none | late."""
+        if work.asks == "approved":
+            return "repeated"
+        if work.over or work.asks != "open":
+            return "over" if work.over else "late" if work.asks else "none"
+        work.asks = "approved"
+        if work.place is Place.DELAYED:
+            work.state = TaskState.WAITING
+            work.put(along=True)
+        work.later = False
+        return "approved"
 
     def replay(self, letter: str) -> str:
         """replayed | taken | expired; `letter` names the task."""
@@ -528,10 +597,20 @@ class Model:
         if work.run:
             self._advance(work.run, work)
 
+    def _await(self, work: Work, awaited: Sequence[str]) -> None:
+        assert work.run is not None
+        ended = any(work.run.steps[name].over for name in awaited)
+        work.state, work.place, work.members = TaskState.WAITING, Place.BEHIND, 0 if ended else 1
+        self._pump(work.run, [work] if ended else [])
+        if work.run.active() == 0:
+            self._end_run(work.run)
+
     def _advance(self, run: Run, step: Work) -> None:
         ready = []
-        if step.state is TaskState.COMPLETED and step.plan:
+        if step.plan and (step.state is TaskState.COMPLETED or step.is_delegated):
             behind = [run.steps[name] for name in step.plan.successors]
+            for one in behind:
+                one.members -= step.is_delegated
             ready = [s for s in behind if not s.over and not run.left(s)]
         self._pump(run, ready)
         if run.active() == 0:
@@ -545,7 +624,7 @@ class Model:
         for step in [*parked, *sorted(ready, key=steps.index)]:
             if run.active() < run.parallel:
                 step.state = TaskState.WAITING
-                step.put(along=True)
+                step.put(along=step.next == 1)
             else:
                 step.state, step.place = TaskState.PARKED, Place.BOUND
 

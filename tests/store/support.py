@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,6 +169,14 @@ def flow_of(edges: Iterable[tuple[str, str]], agents: Sequence[str] = ()) -> Cre
     return library(*names, mode=ExecutionMode.FLOW, flow_relations=relations)
 
 
+def lenient(definition: CrewDefinition, *agents: str) -> CrewDefinition:
+    """The definition with `onError: Continue` for these agents."""
+    changed = [
+        one.model_copy(update={"on_error": "Continue"}) if one.agent_id in agents else one for one in definition.agents
+    ]
+    return definition.model_copy(update={"agents": changed})
+
+
 def random_flow(rng: random.Random, nodes: int, most_sources: int = 3) -> CrewDefinition:
     names = [f"n{i}" for i in range(nodes)]
     edges = [
@@ -183,12 +191,7 @@ def random_flow(rng: random.Random, nodes: int, most_sources: int = 3) -> CrewDe
 def run_submission(run_id: str, definition: CrewDefinition, **options: Any) -> runs.RunSubmission:
     options.setdefault("parallel", definition.max_parallel_tasks)
     return runs.RunSubmission(
-        run_id,
-        payload(run_id),
-        definition.digest(),
-        definition.execution_mode,
-        flow.steps(definition),
-        **options,
+        run_id, payload(run_id), definition.digest(), definition.execution_mode, flow.steps(definition), **options
     )
 
 
@@ -209,6 +212,14 @@ def finished(
         attempt=task.attempt,
     )
     return Finished(task, outcome, result.model_dump_json(), definition=definition, **options)
+
+
+async def limit(crew: Crew, **limits: Any) -> None:
+    """Gives these limits to agent `a`; `b` has none."""
+    first, second = library("a", "b").agents
+    agents = [first.model_copy(update=limits), second]
+    crew.definition = crew.definition.model_copy(update={"agents": agents})
+    await definitions.apply(crew.client, crew.keys, crew.definition)
 
 
 async def stopped(task: asyncio.Task[Any]) -> None:
@@ -355,17 +366,27 @@ def counted(rows: Iterable[Mapping[str, str]]) -> Counter[str]:
     return Counter(row["id"] for row in rows)
 
 
-def expected_run(steps: Sequence[flow.Step], failing: set[str]) -> tuple[RunState, dict[str, str]]:
-    """What must become of a run in which exactly these steps fail, if they are reached."""
+def expected_run(
+    steps: Sequence[flow.Step], failing: set[str], passed: Collection[str] = ()
+) -> tuple[RunState, dict[str, str]]:
+    """What must become of a run in which exactly these steps fail, and these are passed over by their own conditions,
+    if they are reached."""
     states: dict[str, str] = {}
+    lenient = {step.name for step in steps if step.lenient}
     for step in steps:  # each after all that it depends on
-        if any(states[name] != "completed" for name in step.after):
+        before = [
+            states[name] in ("completed", "passed") or (states[name] == "failed" and name in lenient)
+            for name in step.after
+        ]
+        if not all(before):
             states[step.name] = "skipped"
+        elif step.name in failing:
+            states[step.name] = "failed"
         else:
-            states[step.name] = "failed" if step.name in failing else "completed"
-    if all(state == "completed" for state in states.values()):
+            states[step.name] = "passed" if step.name in passed else "completed"
+    if all(state in ("completed", "passed") for state in states.values()):
         return RunState.COMPLETED, states
-    ends_well = any(not step.successors and states[step.name] == "completed" for step in steps)
+    ends_well = any(not step.successors and states[step.name] in ("completed", "passed") for step in steps)
     return RunState.PARTIAL if ends_well else RunState.FAILED, states
 
 

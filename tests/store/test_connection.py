@@ -301,3 +301,16 @@ async def test_a_thread_may_have_what_the_url_says_of_connections_and_pools(redi
         assert await store.client.ping()
     with store.connect_sync() as sync:
         assert sync.ping()
+
+
+# ---------------------------------------------------------------- introducing itself
+
+
+async def test_a_connection_says_which_library_it_is_of_and_reads_no_file_to_know(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redis.utils.get_lib_version", lambda: pytest.fail("it looks up the version again"))
+    async with connection.connected(redis_url) as client:
+        with connection.connect_sync(redis_url) as blocking:
+            for told in (await client.client_info(), blocking.client_info()):
+                assert (told["lib-name"], told["lib-ver"]) == ("redis-py", redis.__version__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from asks import TTL, ask_to_cancel, ask_to_interrupt, ask_to_resume
-from support import LEASE_MS, Crew, counted, finished, flow_of, library, run_submission, server_ms
+from support import LEASE_MS, Crew, counted, finished, flow_of, lenient, library, run_submission, server_ms
 
 from watchbill import connection
 from watchbill.connection import scripts
@@ -96,6 +96,21 @@ async def test_a_run_with_delayed_and_interrupted_steps_is_cancelled_whole(crew:
 
 
 # Else it would stay as it is until somebody cancels it again.
+@pytest.mark.parametrize("end", ["failed", "skipped"])
+async def test_a_run_is_cancelled_whole_though_a_step_before_has_not_completed(crew: Crew, end: Any) -> None:
+    await crew.run("r1", lenient(flow_of([("a", "b"), ("a", "c"), ("a", "d")]), "a"))
+    await crew.finish("w", await crew.take("w"), end)
+    b, c, d = await crew.take("w", 2)
+    await crew.finish("w", [c], "interrupted")
+    await crew.finish("w", [d], "retry", ttl_ms=60_000)
+    assert not await ask_to_cancel(crew, "r1")
+    assert await crew.step_states("r1") == {"a": end, "b": "cancelling", "c": "cancelled", "d": "cancelled"}
+    await crew.finish("w", [b], "cancelled")
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.CANCELLED
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_a_run_is_cancelled_whole_though_its_canceller_dies_behind_its_first_write(
     crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,6 +245,19 @@ async def test_a_step_keeps_the_definition_of_its_run_where_that_goes_on_or_it_i
     assert told == Replayed("replayed", "submitted")
 
 
+async def test_a_run_that_took_up_another_definition_leaves_the_one_that_it_had_before(crew: Crew) -> None:
+    """Whoever looked before the replay names the key of the first definition, which is the crew's again."""
+    letter = await _dead_step(crew)
+    first = crew.definition
+    await definitions.apply(crew.client, crew.keys, _chain("a", "b", b="mended: {input}"))
+    assert await _replay(crew, letter) == ["replayed"]
+    await definitions.apply(crew.client, crew.keys, first)
+    await crew.finish("w", await crew.take("w", 3), definition=first.digest())
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
+    async with asyncio.timeout(10):
+        assert (await definitions.current(crew.client, crew.keys)).definition.digest() == first.digest()
+
+
 @pytest.mark.parametrize("as_submitted", [False, True])
 async def test_where_nothing_was_changed_a_replay_says_so(crew: Crew, as_submitted: bool) -> None:
     letter = await _dead_step(crew)

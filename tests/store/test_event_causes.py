@@ -15,7 +15,7 @@ from watchbill.event_causes import CAUSES
 from watchbill.event_types import Telling
 from watchbill.events import EventType, SpawnMode, TownEvent
 from watchbill.records import ExecutionMode
-from watchbill.store import control, dead, events, firing, heartbeats
+from watchbill.store import approvals, control, dead, events, firing, heartbeats
 
 PAIR = library("a", "b", mode=ExecutionMode.SEQUENTIAL)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -51,6 +51,11 @@ async def _cause_all(crew: Crew) -> None:
     ):
         assert await queue.say("w", taken[0], told, number)
     await queue.park("w", taken, "AgentUnavailable: no such class")
+    await crew.submit("asking", agent="b")
+    asking = await crew.take("w", next(numbers))
+    await crew.finish("w", asking, "approval", detail="to pay", message="waits for approval: to pay", ttl_ms=60_000)
+    await approvals.decide(client, keys, uid, "asking", "rejected", "too dear")
+    await end("failed")
     await crew.run("halted", PAIR)
     await control.interrupt(client, keys, uid, "halted/a", "later")
     await control.resume(client, keys, uid, "halted/a")

@@ -130,6 +130,16 @@ async def test_what_can_not_be_read_is_skipped_and_counted(
     assert "can't be read, and is left out" in caplog.text
 
 
+async def test_of_a_long_entry_that_can_not_be_read_the_log_has_a_line(
+    redis_client: Any, town: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = EventStream(redis_client, town)
+    await redis_client.xadd(f"tt:{town}:events", {"data": "x" * 1_000_000, "other": "y" * 1_000_000})
+    assert await stream.read_town_events() == []
+    assert "can't be read, and is left out" in caplog.text
+    assert len(caplog.text) < 2000
+
+
 async def test_a_client_that_gives_bytes_will_do(redis_url: str, town: str) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         stream, event = EventStream(client, town), full("船")
@@ -205,6 +215,7 @@ async def test_bad_input_is_refused_by_its_name(redis_client: Any, town: str) ->
         (stream.read_recent_town_events(True), "count"),
         (stream.emit({}), "event"),  # type: ignore[arg-type]
         (stream.read_agent_events(""), "agent_id"),
+        (stream.read_agent_events("half a pair: \ud83d"), "agent_id"),
         (stream.read_mission_events(None), "mission_id"),  # type: ignore[arg-type]
         (stream.archive_mission(7), "mission_id"),  # type: ignore[arg-type]
     ):
@@ -212,7 +223,7 @@ async def test_bad_input_is_refused_by_its_name(redis_client: Any, town: str) ->
             await call
         assert [problem.path for problem in refused.value.problems] == [path]
     makers: list[tuple[Any, Any, Any, str]] = [
-        (EventStream, redis_client, "", "town_name"),
+        *((EventStream, redis_client, name, "town_name") for name in ("", "half a pair: \ud83d")),
         *((EventStream.of_crew, redis_client, name, "crew") for name in ("crew", "a/b/c", None, 7)),
         *((EventStream, client, "town", "client") for client in (None, "redis://localhost", redis.Redis())),
     ]

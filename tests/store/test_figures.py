@@ -106,7 +106,7 @@ async def test_what_is_parked_is_told_by_reason_and_what_is_delayed_by_when_it_i
     await crew.submit("t3")
     await control.interrupt(crew.client, crew.keys, crew.uid, "t3", "wait")
     found = await of(crew)
-    assert found.parked_by == {"concurrency": 3, "agent": 1, "interrupt": 1}
+    assert found.parked_by == {"concurrency": 3, "agent": 1, "interrupt": 1, "limit": 0}
     assert (found.parked, found.delayed) == (5, 1)
     assert found.due_in_ms is not None
     assert 50_000 < found.due_in_ms <= 60_000

@@ -5,13 +5,15 @@ All is asserted on what the store holds afterwards.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import pytest
 from queue_calls import every_call, expired
-from support import MANY, Crew, library, payload, run_submission
+from support import LEASE_MS, MANY, Crew, library, payload, run_submission
 
 from waiting import until
+from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull
 from watchbill.store import definitions, runs, unfinished
 from watchbill.store.queue import BATCH, BATCH_BYTES
@@ -170,6 +172,22 @@ async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew
             message = await listener.get_message(timeout=5)
             assert message is not None
             heard = message["data"]
+
+
+async def test_a_worker_that_has_come_wakes_whoever_scales_workers_once(crew: Crew) -> None:
+    """In a rollout one of the old revision may leave then."""
+    async with crew.client.pubsub() as listener:
+        await listener.subscribe(crew.keys.wake)
+        assert (await listener.get_message(timeout=5))["type"] == "subscribe"
+        with connection.connect_sync(crew.url) as sync:
+            for incarnation, number in (("w1", 1), ("w1", 2), ("w2", 1)):
+                await crew.claim(incarnation, number)
+                await asyncio.to_thread(crew.queue.renew, sync, incarnation, LEASE_MS, "{}")
+        await crew.client.publish(crew.keys.wake, "the end")
+        heard: list[str] = []
+        while "the end" not in heard:
+            heard.append((await listener.get_message(timeout=5))["data"])
+    assert heard == [crew.keys.crew, crew.keys.crew, "the end"]
 
 
 # ---------------------------------------------------------------- a crew that has gone

@@ -217,6 +217,28 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode(errors="surrogateescape")
 
 
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"a": "x" * 300_000, "b": "y"}, {"raw:a": "x" * 65_535}),
+        ({"n": "1", "x" * 300_000: "y"}, {"raw:n": "1", "raw:" + "x" * 65_534: ""}),
+        ({"a": "bc", "ü": "€" * 100_000}, {"raw:a": "bc", "raw:ü": "€" * 21_843}),
+        ({"a": "x" * 65_535}, {"raw:a": "x" * 65_535}),
+    ],
+    ids=["value", "name", "characters", "all of it"],
+)
+async def test_of_a_large_malformed_entry_the_letter_has_the_beginning_and_the_size(
+    crew: Crew, fields: dict[Any, Any], kept: dict[str, str]
+) -> None:
+    await crew.client.xadd(crew.keys.streams[2], fields)
+    assert await crew.claim("w") == ()
+    (buried,) = await crew.dead()
+    assert {name: value for name, value in buried.items() if name.startswith("raw:")} == kept
+    size = sum(len(text.encode()) for field in fields.items() for text in field)
+    assert buried.get("raw_bytes") == (None if size == 65_536 else str(size))
+    await crew.assert_idle()
+
+
 async def test_a_stream_full_of_malformed_entries_is_cleared_and_what_is_behind_runs(crew: Crew) -> None:
     for _ in range(30):
         await crew.client.xadd(crew.keys.streams[2], {"what": "ever"})

@@ -30,11 +30,23 @@ from watchbill import connection
 from watchbill.connection import scripts
 from watchbill.errors import Conflict, Fenced, NotFound, QueueFull, RetryLater
 from watchbill.plan import flow
+from watchbill.plan.hierarchy import Asked, Delegated
 from watchbill.records import TaskPolicy
-from watchbill.store import control, dead, definitions, packed, retention, runs, submissions, unfinished
+from watchbill.store import (
+    approvals,
+    control,
+    dead,
+    definitions,
+    delegations,
+    packed,
+    retention,
+    runs,
+    submissions,
+    unfinished,
+)
 from watchbill.store.queue import Claimed, Finished, Outcome
 from watchbill.store.submissions import Submission
-from watchbill.tasks import Priority, RunState, TaskState
+from watchbill.tasks import TERMINAL, Priority, RunState, TaskState
 
 HOUR_MS = 3_600_000
 LARGE = "x" * 5000
@@ -47,6 +59,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     "retry",
     "cancelled",
     "interrupted",
+    "approval",
 )
 CREWS = (
     library("a", "b"),
@@ -54,6 +67,7 @@ CREWS = (
     flow_of([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]),
     flow_of([("a", "b"), ("c", "d")]),
 )
+_PUT_BACK = (TaskState.WAITING, TaskState.PARKED)
 HUNT = int(os.environ.get("WATCHBILL_TEST_STEPS", "0"))
 STEPS = 60
 """Of one example."""
@@ -341,8 +355,18 @@ class QueueMachine(RuleBasedStateMachine):
             model.begin(worker, task)
         for task in told:
             model.tell(worker, task)
-        expected = [model.finish(worker, end.task, end.outcome, due=end.ttl_ms == 0) for end in ends]
-        again = ["repeated" if what == "applied" else what for what in expected]
+        expected = [
+            model.finish(worker, end.task, end.outcome, due=end.ttl_ms == 0, awaited=packed.ids(end.detail))
+            for end in ends
+        ]
+        # a step that waits for others may be put back at once, and nothing tells then that it has waited
+        waiting = {
+            end.task.id for end in ends if end.outcome == "members" and model.works[end.task.id].state in _PUT_BACK
+        }
+        again = [
+            "stale" if what == "stale" or end.task.id in waiting else "repeated"
+            for what, end in zip(expected, ends, strict=True)
+        ]
         more = again[:1] if doubled else []
         assert answers == expected + more
         if claim:
@@ -354,11 +378,39 @@ class QueueMachine(RuleBasedStateMachine):
                 self._claimed(worker, claim, number, slots, begin, take_over)
 
     def _end(self, data: st.DataObject, task: Claimed) -> Finished:
-        outcome = data.draw(st.sampled_from(OUTCOMES), label=f"{task.id} ends")
+        work = self.model.works[task.id]
+        working = work.run.children(work) if work.run else []
+        outcomes: tuple[Outcome, ...] = ("members",) * 4 if working else ()
+        outcome = data.draw(st.sampled_from(outcomes + OUTCOMES), label=f"{task.id} ends")
         options: dict[str, Any] = {"definition": self.digest(task), "message": "it broke"}
-        if outcome == "retry":
+        if outcome == "members":
+            options["detail"] = packed.pack_ids(one.plan.name for one in working if one.plan)
+        if outcome in ("retry", "approval"):
             options["ttl_ms"] = data.draw(st.sampled_from([0, HOUR_MS]), label="again in ms")
         return finished(task, outcome, **options)
+
+    @precondition(somebody_works)
+    @rule(data=st.data(), count=st.integers(1, 2), known=st.booleans(), twice=st.booleans())
+    def delegate(self, data: st.DataObject, count: int, known: bool, twice: bool) -> None:
+        """Steps begin others, which work for them; or ask again for those that they have begun."""
+        worker, tasks = self.holding(data)
+        for task in tasks:
+            work = self.model.works[task.id]
+            if work.run is None or work.plan is None or work.over:
+                continue
+            there = len(work.run.children(work))
+            for number in range(1 if known else there + 1, min(there + count, 3) + 1):
+                for _ in range(1 + twice):
+                    self._delegate(worker, task, f"{work.plan.name}:{number}", "ab"[number % 2])
+
+    def _delegate(self, worker: Worker, task: Claimed, name: str, agent: str) -> None:
+        work = Delegated(name, agent, Asked("do it"))
+        got = self.do(delegations.delegate(self.crew.queue, worker.name, task, work, "do it"))
+        state = self.model.delegate(worker, task, name, agent)
+        assert (got is None) is (state is None)
+        if got is not None:
+            assert got[0] == work.asked.pack()
+            assert (got[1] is not None) is (state in TERMINAL and state is not TaskState.SKIPPED)
 
     @precondition(somebody_works)
     @rule(data=st.data(), park=st.booleans(), twice=st.booleans())
@@ -488,9 +540,22 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(1 + twice):
             self._ask(work, "resume")
 
+    @precondition(lambda self: any(work.asks for work in self.model.works.values()))
+    @rule(data=st.data(), twice=st.booleans())
+    def approve(self, data: st.DataObject, twice: bool) -> None:
+        asking = [work for work in self.model.works.values() if work.asks]
+        work = self.some(data, [work for work in asking if work.asks == "open"] or asking)[0]
+        for _ in range(1 + twice):
+            self._ask(work, "approve")
+
     def _ask(self, work: Work, what: str) -> None:
         crew, refused = (self.client, self.crew.keys, self.crew.uid), {"over": Conflict, "busy": RetryLater}
         match what:
+            case "approve":
+                got = self.ask(lambda: approvals.decide(*crew, work.id, "approved", "why not"))
+                said = self.model.approve(work)
+                assert got == {"approved": True, "repeated": False}.get(said, Conflict), said
+                return
             case "resume":
                 got, said = self.ask(lambda: control.resume(*crew, work.id)), self.model.resume(work)
                 assert got == refused.get(said, said == "resumed"), said

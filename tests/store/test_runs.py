@@ -18,6 +18,7 @@ from support import (
     expected_run,
     finished,
     flow_of,
+    lenient,
     library,
     random_flow,
     run_submission,
@@ -30,7 +31,7 @@ from watchbill.plan import flow
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions, runs
 from watchbill.store.queue import BATCH, Outcome
-from watchbill.tasks import RunResult, RunState, TaskState
+from watchbill.tasks import RunResult, RunState, StepStatus, TaskState
 
 # ---------------------------------------------------------------- the modes
 
@@ -146,12 +147,19 @@ async def test_a_dead_step_ends_its_run_as_a_failed_one_does(crew: Crew) -> None
 # ---------------------------------------------------------------- any graph
 
 
+def told_as(step: StepStatus) -> str:
+    return "passed" if step.is_passed_over else step.status.value.replace("dead", "failed")
+
+
 @pytest.mark.parametrize("seed", range(24))
 async def test_a_random_run_ends_as_the_plan_says(crew: Crew, seed: int) -> None:
     rng = random.Random(seed)
     definition = random_flow(rng, rng.randint(1, 25))
+    chosen = [one.agent_id for one in definition.agents if rng.random() < rng.choice((0.0, 0.3, 0.8))]
+    definition = lenient(definition, *chosen)
     steps = flow.steps(definition)
     failing = {s.name for s in steps if rng.random() < rng.choice((0.0, 0.1, 0.4))}
+    passed = {s.name for s in steps if rng.random() < rng.choice((0.0, 0.0, 0.2))} - failing
     parallel = rng.choice((1, 2, 5, 100))
     await crew.run("r1", definition, parallel=parallel)
     watch = Watch(crew)
@@ -174,19 +182,20 @@ async def test_a_random_run_ends_as_the_plan_says(crew: Crew, seed: int) -> None
             continue
         digest = definition.digest()
         bad: list[Outcome] = ["failed", "dead"]
+        good: list[Outcome] = ["skipped" if t.step in passed else "completed" for t in ending]
         done = [
-            finished(t, rng.choice(bad) if t.step in failing else "completed", definition=digest, message="given up")
-            for t in ending
+            finished(t, rng.choice(bad) if t.step in failing else well, definition=digest, message="given up")
+            for t, well in zip(ending, good, strict=True)
         ]
         outcomes, _ = await crew.queue.finish(incarnation, done)
         assert outcomes == ["applied"] * len(done)
         held = held[len(ending) :]
         await watch.look(run_ids=["r1"])
-    state, expected = expected_run(steps, failing)
+    state, expected = expected_run(steps, failing, passed)
     status = await runs.status(crew.client, crew.keys, "r1")
     assert status.status is state
     assert flow.outcome(status.steps) is state
-    assert {s.name: s.status.value.replace("dead", "failed") for s in status.steps} == expected
+    assert {s.name: told_as(s) for s in status.steps} == expected
     assert [s.name for s in status.steps] == [s.name for s in steps]
     assert {s.name: set(s.after) for s in status.steps} == {s.name: set(s.after) for s in steps}
     reached = {name for name, is_now in expected.items() if is_now != "skipped"}
@@ -196,8 +205,9 @@ async def test_a_random_run_ends_as_the_plan_says(crew: Crew, seed: int) -> None
     assert [(e["mission_id"], e["old_state"], e["new_state"]) for e in told] == [("r1", "running", state.value)]
     result = await runs.result(crew.client, crew.keys, "r1")
     assert isinstance(result, RunResult)
-    assert set(result.steps) == reached
-    assert set(result.skipped) == set(expected) - reached
+    assert set(result.steps) == {name for name in reached if expected[name] != "passed"}
+    assert set(result.skipped) == set(expected) - set(result.steps)
+    assert set(result.passed_over) == {name for name in expected if expected[name] == "passed"}
     assert result.status is state
     await crew.assert_idle()
 

@@ -173,7 +173,7 @@ AWKWARD = (
 )
 
 
-@pytest.mark.parametrize("mode", [mode for mode in ExecutionMode if mode is not ExecutionMode.LOOP])
+@pytest.mark.parametrize("mode", [ExecutionMode.SEQUENTIAL, ExecutionMode.PARALLEL, ExecutionMode.FLOW])
 async def test_agents_may_have_awkward_names(crew: Crew, mode: ExecutionMode) -> None:
     names = AWKWARD
     edges = [(names[0], n) for n in names[1:]] if mode is ExecutionMode.FLOW else []

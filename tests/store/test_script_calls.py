@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -18,28 +19,46 @@ from test_scripts import SCRIPTS
 from waiting import until
 from watchbill import connection
 from watchbill.api import Heartbeat
+from watchbill.api.budgets import Budget
 from watchbill.api.delivery import Destination
+from watchbill.api.limits import ModelLimit
 from watchbill.connection import scripts
+from watchbill.errors import Fenced
+from watchbill.plan.batches import Batch as PlannedBatch
+from watchbill.plan.batches import Group
+from watchbill.plan.budget import NEVER_MS, Amount, Limit, Span
+from watchbill.plan.hierarchy import Asked, Delegated
+from watchbill.plan.limits import of_model
 from watchbill.plan.scaling import Scaling
 from watchbill.records import TaskPolicy
 from watchbill.store import (
+    approvals,
+    batches,
+    budgets,
+    checkpoints,
     circuits,
     control,
     dead,
     definitions,
+    delegations,
     figures,
     fired,
     firing,
     heartbeats,
+    help_requests,
     ingress,
     retention,
+    run_steps,
     runs,
     scaling,
     service_heartbeats,
+    sessions,
     suspension,
     why,
     workers,
 )
+from watchbill.store.packed import Batched
+from watchbill.tasks import RunState
 
 
 async def test_scripts_are_sent_again_to_a_server_that_has_forgotten_them(
@@ -84,6 +103,7 @@ async def test_scripts_touch_only_the_keys_that_were_declared(
             with pytest.raises(redis.ResponseError, match=r"No permissions|can't access"):  # the guard works
                 await probe.eval("return redis.call('HGET', KEYS[1] .. 'x', 'uid')", 1, crew.keys.meta)
             await _everything_workers_do(crew)
+            await _a_run_that_grows(crew)
             await _everything_people_do(crew)
             await crew.assert_idle()
             await control.call(crew.client, crew.keys, "close", crew.keys.fixed, [crew.uid])
@@ -117,8 +137,11 @@ async def _everything_workers_do(crew: Crew) -> None:
         await definitions.apply(
             crew.client, crew.keys, crew.definition.model_copy(update={"delivery": [hook]}), uid=crew.uid
         )
+    agents = [agent.model_copy(update={"max_concurrent": 500}) for agent in crew.definition.agents]
+    crew.definition = crew.definition.model_copy(update={"agents": agents})
     await definitions.apply(crew.client, crew.keys, crew.definition, uid=crew.uid)
     await ingress.refuse(crew.client, crew.keys, crew.uid, ingress.Entry("1-0", {"what": "?"}), "no task")
+    assert await help_requests.ask(crew.client, crew.keys, crew.uid)
     await crew.queue.enter("entering", ["a", "b"], lease_ms=LEASE_MS)
     await crew.queue.leave("entering")
     for i in range(300):
@@ -131,6 +154,11 @@ async def _everything_workers_do(crew: Crew) -> None:
             tasks = await crew.take(f"w{i}", 1, 3)
         for task in tasks:
             await crew.queue.say(f"w{i}", task, "hello", 1)
+            with suppress(Fenced):  # it has no record
+                await checkpoints.store(crew.queue, f"w{i}", task, 1, "s#1", '"x"')
+                await checkpoints.stored(crew.queue, f"w{i}", task)
+            await sessions.add(crew.queue, f"w{i}", task, "s", ("hi", "hello"), ttl_ms=LEASE_MS)
+            await sessions.before(crew.client, crew.keys, task.agent, "s")
         if i == 4:
             await crew.queue.park(f"w{i}", tasks, "not in this image")
             await crew.queue.unpark([m for members in (await crew.queue.parked_agents()).values() for m in members])
@@ -144,6 +172,21 @@ async def _everything_workers_do(crew: Crew) -> None:
             await crew.queue.leave(f"w{i}")
 
 
+async def _a_run_that_grows(crew: Crew) -> None:
+    """A run whose step adds others to it, which the run of another crew's flow ends."""
+    await crew.run("r4", flow_of([("list@each", "list")]))
+    (task,) = await crew.take("grower")
+    held = run_steps.Held(crew.keys, crew.uid, task.id, int(task.fence))
+    assert await run_steps.add_items(crew.client, held, "list", "a", ["x", {"y": 1}], lenient=True, room=MANY)
+    assert await run_steps.item(crew.client, crew.keys, "r4", "list@2") == {"y": 1}
+    await crew.finish("grower", [task])
+    number = 1
+    while tasks := await crew.take("grower", number := number + 1):
+        await crew.finish("grower", tasks)
+    assert (await runs.status(crew.client, crew.keys, "r4")).status is RunState.COMPLETED
+    await crew.queue.leave("grower")
+
+
 async def _everything_people_do(crew: Crew) -> None:
     of_crew = (crew.client, crew.keys, crew.uid)
     await dead.purge(*of_crew, [letter.id async for letter in dead.letters(crew.client, crew.keys)])
@@ -153,6 +196,8 @@ async def _everything_people_do(crew: Crew) -> None:
         assert await control.interrupt(*of_crew, task, "wait")
         assert await control.resume(*of_crew, task)
     assert await control.cancel(*of_crew, "t4", "no more", LEASE_MS)
+    await _approvals(crew)
+    await _delegations(crew)
     assert await control.cancel(*of_crew, "r3/c", "no more", LEASE_MS)
     assert await runs.subscribe(crew.client, crew.keys, "r3", "nobody")
     tasks = await crew.take("p1")
@@ -165,6 +210,8 @@ async def _everything_people_do(crew: Crew) -> None:
     assert await control.cancel_all(*of_crew, None, "enough", LEASE_MS) == control.CancelledAll(3, 0)
     await crew.queue.recover([finished(tasks[0])], "another time")
     await crew.queue.leave("p1")
+    await _spending(crew)
+    await _batches(crew)
     await _heartbeats(crew)
     assert await control.drain(*of_crew, "host", on=True)
     await crew.claim("silent", lease_ms=1)
@@ -172,6 +219,7 @@ async def _everything_people_do(crew: Crew) -> None:
     await until(lambda: suspension.silent(crew.client, crew.keys))
     assert await suspension.return_dead(*of_crew, ["silent"]) == 0
     assert await suspension.suspend(*of_crew, on=False)
+    assert [await suspension.close(*of_crew, on=on) for on in (True, True, False, False)] == [True, False, True, False]
     assert await workers.workers(*of_crew)
     await definitions.record_loaded(*of_crew, crew.definition.digest())
     await definitions.record_loss(*of_crew, "another time")
@@ -180,6 +228,110 @@ async def _everything_people_do(crew: Crew) -> None:
     current = await definitions.current(crew.client, crew.keys)
     bounds = current.definition.model_copy(update={"tasks": TaskPolicy(max_results=1)})
     assert await retention.trim(*of_crew, replace(current, content=bounds.content()))
+
+
+async def _approvals(crew: Crew) -> None:
+    """Whatever was taken with what waits for approval goes back."""
+    await crew.submit("asks")
+    await crew.run("asking", flow_of([("a", "b"), ("c", "d")]), parallel=1)
+    verdicts: tuple[approvals.Verdict, ...] = ("approved", "rejected")
+    for number, verdict in enumerate(verdicts, 1):
+        tasks = {task.id: task for task in await crew.take("p0", number)}
+        asking = [tasks.pop(task_id) for task_id in ("asks", "asking/a")]
+        await crew.finish("p0", asking, "approval", detail=f"to {verdict}", message="asks", ttl_ms=LEASE_MS)
+        for task in asking:
+            assert await control.interrupt(crew.client, crew.keys, crew.uid, task.id, "wait")
+            assert await control.resume(crew.client, crew.keys, crew.uid, task.id)
+            assert await approvals.decide(crew.client, crew.keys, crew.uid, task.id, verdict, "why")
+        await crew.queue.hand_back("p0", list(tasks.values()))
+    for work in ("asks", "asking"):
+        assert await control.cancel(crew.client, crew.keys, crew.uid, work, "no more", LEASE_MS)
+    await crew.queue.leave("p0")
+
+
+async def _spending(crew: Crew) -> None:
+    of_crew = (crew.client, crew.keys, crew.uid)
+    await crew.submit("dear")
+    (dear,) = await crew.take("p2")
+    await crew.queue.finish("p2", [finished(dear, "later", ttl_ms=60_000, message="no room")])
+    most = Budget.model_validate({"name": "all", "tokens": 10})
+    limits = [Limit(most, "", Span(0, NEVER_MS))]
+    rate = of_model([ModelLimit(model="m", requests=1, tokens=9)], "m")
+    key = crew.keys.task("dear")
+    request = budgets.Request("a", "m", key, Amount(5), limits, crew.keys.reserved(0), rate=rate, turn="turn:m")
+    digest = (await definitions.current(crew.client, crew.keys)).digest
+    assert await budgets.reserve(*of_crew, digest, request) == budgets.Reserved(0)
+    await budgets.settle(*of_crew, [budgets.Settlement(request, Amount(1))])
+    assert await budgets.release(*of_crew) == 1
+    assert await crew.finish("p2", await crew.take("p2", 2)) == ["applied"]
+    await crew.queue.leave("p2")
+
+
+async def _batches(crew: Crew) -> None:
+    """A task and a step have requests, which go with one batch; that of a third task is withdrawn."""
+    await crew.submit("asked", "withdrawn")
+    await crew.run("asking-run", flow_of([("a", "b")]))
+    tasks = {task.id: task for task in await crew.take("p4")}
+    group = Group("m", None, "shared", max_requests=2)
+    own = {one: Batched("waiting", f"id-{i}", "turn 1", "m", NEVER_MS) for i, one in enumerate(tasks)}
+    for one, task in tasks.items():
+        for _ in range(2):
+            await batches.gather(crew.queue, "p4", task, own[one], f"{one}:1:1", "{}", group, 5)
+    left = tasks.pop("withdrawn")
+    assert [await batches.leave(crew.queue, "p4", left, own[left.id]) for _ in range(2)] == ["withdrawn:1:1"] * 2
+    await crew.finish("p4", [left])
+    sender = batches.Sender(crew.client, crew.keys, crew.uid, "p4", LEASE_MS)
+    assert await batches.hold(sender)
+    assert not await batches.hold(replace(sender, who="another"))
+    found = await batches.gathered(crew.client, crew.keys, group)
+    batch = PlannedBatch("b1", group)
+    await batches.mark(sender, batch)
+    assert set((await batches.seal(sender, batch, found)).values()) == {"held"}  # they are yet to be set aside
+    await crew.queue.hand_back("p4", [tasks.pop("asked")])  # it has yet to begin, as those that wait for limits
+    assert not await batches.any_runs(
+        crew.client, crew.keys, {i: one for i, one in found.items() if one.task_id == "asked"}
+    )
+    assert await batches.any_runs(crew.client, crew.keys, found)
+    later = [finished(task, "later", ttl_ms=-NEVER_MS, message="waits") for task in tasks.values()]
+    await crew.queue.finish("p4", later)
+    assert set((await batches.seal(sender, batch, found)).values()) == {"sealed"}
+    assert await batches.bodies(crew.client, crew.keys, list(found)) == ["{}"] * 2
+    steps: tuple[Literal["sent", "answered"], ...] = ("sent", "answered", "answered")
+    said = [await batches.tell(sender, what, found, dict.fromkeys(found, what)) for what in steps]
+    assert [set(one.values()) for one in said] == [{"ok"}, {"ok"}, {"over"}]
+    await batches.mark(sender, batch, is_over=True)
+    assert not await batches.is_used(crew.client, crew.keys)
+    await batches.release(sender)
+    again = await crew.take("p4", 2)
+    assert {task.id for task in again} == {"asked", "asking-run/a"}
+    assert await batches.of_task(crew.client, crew.keys, "asked") == (
+        own["asked"]._replace(state="answered"),
+        "answered",
+    )
+    await crew.finish("p4", again)
+    assert await control.cancel(crew.client, crew.keys, crew.uid, "asking-run", "no more", LEASE_MS)
+    await crew.queue.leave("p4")
+
+
+async def _delegations(crew: Crew) -> None:
+    """A step has another one work for it, which approves of an agent's work."""
+    await crew.run("team", flow_of([("a", "b"), ("c", "d")]), parallel=3)
+    tasks = {task.id: task for task in await crew.take("p3")}
+    lead, work = tasks.pop("team/a"), Delegated("a:1", "e", Asked("do it"), scope="all of it")
+    for _ in range(2):
+        assert await delegations.delegate(crew.queue, "p3", lead, work, "do it") == (work.asked.pack(), None)
+    assert await delegations.asked(crew.client, crew.keys, "team", "a:1") == work.asked
+    await crew.finish("p3", [lead], "members", detail="a:1")
+    (member,) = await crew.take("p3", 2)
+    assert await crew.finish("p3", [member], detail="a") == ["applied"]
+    (lead,) = await crew.take("p3", 3)
+    assert (lead.id, lead.attempt) == ("team/a", 1)
+    found = await delegations.delegate(crew.queue, "p3", lead, work, "do it")
+    assert found is not None
+    assert found[1] is not None
+    await crew.queue.hand_back("p3", [lead, *tasks.values()])
+    assert await control.cancel(crew.client, crew.keys, crew.uid, "team", "no more", LEASE_MS)
+    await crew.queue.leave("p3")
 
 
 async def _heartbeats(crew: Crew) -> None:

@@ -140,19 +140,25 @@ async def test_a_run_of_several_steps_and_what_is_told_of_it(
     assert {event.task_id for event in followed if event.event_type == "task_completed"} == {f"r/{n}" for n in names}
 
 
-async def test_what_a_killed_worker_ran_is_done_by_another(store: servers.Store, crew_in: CrewIn) -> None:
+async def test_what_a_killed_worker_ran_is_done_by_another_and_no_step_of_it_twice(
+    store: servers.Store, crew_in: CrewIn
+) -> None:
     lease = 3
-    crew = await crew_in(store, {"a": "SecondTime"}, lease_seconds=lease)
+    crew = await crew_in(store, {"a": "SecondTime", "s": "Stepper"}, lease_seconds=lease)
     first = await crew.worker()
     await crew.submit("t", "a")
+    await crew.submit("s", "s", "a !b c")
     await crew.started("t")
+    await until(lambda: len(crew.notes("did")) == 2, what="the second step")
     second = await crew.worker()
     killed = first.kill()
     result = await crew.result("t")
     assert time.monotonic() - killed < lease + 2 + 15, "15 s for a busy machine"
     assert result.output == "attempt 2"
-    assert crew.started_by(second) == {"t"}
-    assert await crew.ends() == {("t", "completed"): 1}
+    assert (await crew.result("s")).output == [["a", 1], ["!b", 2], ["c", 2]]
+    assert [note["step"] for note in crew.notes("did")] == ["a", "!b", "!b", "c"]
+    assert crew.started_by(second) == {"t", "s"}
+    assert await crew.ends() == {("t", "completed"): 1, ("s", "completed"): 1}
 
 
 async def test_a_worker_that_is_asked_to_stop_hands_back(store: servers.Store, crew_in: CrewIn) -> None:

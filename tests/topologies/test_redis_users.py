@@ -45,7 +45,9 @@ def every_key(keys: CrewKeys) -> list[str]:
                 continue
             made = getattr(queue, name)
             if callable(made):
-                made = made(*("t1" for _ in inspect.signature(made).parameters))
+                made = made(
+                    *(1 if p.annotation == "int" else "t1" for p in inspect.signature(made).parameters.values())
+                )
             found.update([made] if isinstance(made, str) else made)
         for stem in (queue.prefix, queue.history):
             found |= {message_names.lock("l", stem), message_names.rate_log("r", "k", stem)}

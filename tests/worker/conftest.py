@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import uuid
@@ -38,6 +39,14 @@ def _time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def _quick_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
     """No destination becomes slow because the machine is busy."""
     monkeypatch.setattr(shares, "LATE_SECONDS", 3600.0)
+
+
+@pytest.fixture(scope="session")
+def libraries() -> None:
+    """Imports the libraries of models and of tool servers. On a busy machine that would hold up the event loop, and so
+    the answers of the store that a test waits for."""
+    for module in ("watchbill.agents.llm", "watchbill.agents.mcp_client", "pydantic_ai.models.openai"):
+        importlib.import_module(module)
 
 
 @pytest.fixture
@@ -81,6 +90,7 @@ def enter(make_crew: Make) -> Enter:
             executor = Executor(
                 store,
                 crew.keys,
+                crew.uid,
                 AgentLoader([AGENTS]),
                 lease,
                 on_abandoned=lambda *numbers: room.changed(*numbers),

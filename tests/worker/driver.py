@@ -19,8 +19,10 @@ import uvloop
 from watchbill import logs
 from watchbill.connection import client as connections
 from watchbill.local import LocalCrews
+from watchbill.settings import Settings
 from watchbill.store.queue import Queue
-from watchbill.worker import parked
+from watchbill.tracing import switch
+from watchbill.worker import batch_sender, parked
 
 
 def only_rung(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
@@ -36,6 +38,9 @@ def only_rung(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
 
 async def main(options: dict[str, Any]) -> None:
     parked.UNPARK_SECONDS = options["unpark_seconds"]  # type: ignore[misc]  # final, but for tests
+    batch_sender.HOLD_SECONDS = options["batch_hold_seconds"]  # type: ignore[misc]
+    batch_sender.LOOK_SECONDS = options["batch_hold_seconds"] / 3  # type: ignore[misc]
+    batch_sender.FIRST_LOOK_SECONDS = batch_sender.TURN_SECONDS = 0.05  # type: ignore[misc]
     if options["only_rung"]:
         only_rung()
     crews = LocalCrews(
@@ -69,4 +74,6 @@ async def main(options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     logs.set_up("INFO", logs.Handler(formatter=logs.Formatter("%(levelname)s %(who)s: %(message)s")))
+    switch.on(Settings(), "watchbill")
     uvloop.run(main(json.loads(sys.argv[1])))
+    switch.off()

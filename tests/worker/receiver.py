@@ -23,6 +23,8 @@ class Receiver:
     hangs: bool = False
     got: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """(webhook-id, body) of each request."""
+    traces: list[str | None] = field(default_factory=list)
+    """Its `traceparent`."""
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
 
@@ -61,6 +63,7 @@ class Receiver:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.got.append((request.headers["webhook-id"], await request.json()))
+        self.traces.append(request.headers.get("traceparent"))
         if self.hangs:
             await self.let_go.wait()  # the one of now: see renew
         status, headers = self.answers.pop(0) if self.answers else (self.always, {})

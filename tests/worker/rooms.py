@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from workshop import Crew
 
 from waiting import until
 from watchbill.event_types import Telling
+from watchbill.plan.hierarchy import Delegated
 from watchbill.store.queue import Claimed, Finished
-from watchbill.tasks import AgentTask, TaskResult
+from watchbill.tasks import AgentTask, Approval, TaskResult
 from watchbill.testing import FakeClock
 from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS
 from watchbill.worker.execution.attempt import Attempt
@@ -42,17 +43,26 @@ class Room:
     def ended(self, finished: Finished, _: float | None = None) -> None:
         self.ends.append(finished)
 
+    async def __call__(self, told: Telling) -> None:
+        self.said.append(told.message)
+
+    async def approved(self, what: str) -> Approval | None:
+        raise NotImplementedError(what)  # no agent in a room asks
+
+    async def wait_for_approval(self, asked: Mapping[str, str]) -> NoReturn:
+        raise NotImplementedError(asked)
+
+    async def delegate(self, work: Delegated, *, at_once: bool) -> TaskResult:
+        raise NotImplementedError(work.name)
+
     async def begin(self, task_id: str, agent_id: str, prompt: str = "do it", attempt: int = 1) -> Attempt:
         payload = AgentTask(task_id=task_id, agent_name=agent_id, prompt=prompt).model_dump_json()
         entry = f"{int(time.time() * 1000)}-0"
         digest = self.crew.definition.digest()
         task = Claimed(task_id, "7", attempt, agent_id, entry, 5, False, True, payload, digest)
 
-        async def tell(told: Telling) -> None:
-            self.said.append(told.message)
-
         await self.executor.read(task)
-        running = self.executor.begin(task, tell, self.ended)
+        running = self.executor.begin(task, self, self.ended)
         assert running is not None
         return running
 

@@ -17,7 +17,7 @@ from watchbill.errors import InvalidInput
 from watchbill.plan import deliveries as plan
 from watchbill.settings import Settings
 from watchbill.store import circuits, control, dead, definitions, deliveries, packed
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 
 LOOPBACK = Settings(delivery_allow="127.0.0.0/8")
 QUICK = Delivering(schedule=(0.02,) * 9, settings=LOOPBACK)

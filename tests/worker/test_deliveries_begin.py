@@ -14,7 +14,7 @@ from watchbill.api.delivery import Destination
 from watchbill.settings import Settings
 from watchbill.store import control
 from watchbill.worker.delivering import deliveries
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 
 HOW = Delivering(settings=Settings(delivery_allow="127.0.0.0/8"))
 

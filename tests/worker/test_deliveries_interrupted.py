@@ -18,7 +18,7 @@ from watchbill.settings import Settings
 from watchbill.store import circuits, deliveries
 from watchbill.store.circuits import Circuit, Failure
 from watchbill.worker.delivering.circuits import Circuits
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.state import WorkerState
 
 HOW = Delivering(schedule=(0.02,) * 9, slots=8, settings=Settings(delivery_allow="127.0.0.0/8"))
@@ -86,12 +86,33 @@ async def test_a_trial_that_is_refused_for_good_shows_that_the_destination_answe
     assert all(due_ms / 1000 < seconds + 60 for _, due_ms in delayed), "the others come at once"
 
 
+async def test_a_worker_that_hears_late_that_a_trial_succeeded_delays_nothing(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "CIRCUIT_SECONDS", 0.05)
+    crew = await make_crew({"a": "Gate"}, delivery=[OPS])
+    late, other = await knowledge(crew, LONG_SECONDS), await knowledge(crew, LONG_SECONDS)
+    await after_the_failure(crew, OPS)
+
+    async def is_trial() -> bool:
+        return await other.wait(OPS) == 0
+
+    await until(is_trial)
+    assert await late.wait(OPS)  # the other makes the trial
+    await other.succeeded(OPS, TO_OPS)
+    await waiting(crew, 3)
+    await late.defer(OPS, TO_OPS)
+    seconds, _ = await crew.redis.time()
+    delayed = await crew.redis.zrange(crew.keys.deliveries().delayed, 0, -1, withscores=True)
+    assert [one for one, due_ms in delayed if due_ms / 1000 > seconds + 60] == []
+
+
 async def test_a_delivery_whose_destination_is_no_longer_defined_is_told_and_counted(make_crew: Make) -> None:
     crew = await make_crew({"a": "Gate"}, delivery=[OPS])
     crew.open()
     await waiting(crew, 1)
     await crew.define(delivery=[])
-    counted = metrics.DELIVERIES.labels(crew.name, "none", "dead")
+    counted = metrics.DELIVERIES.labels(*metrics.of_crew(crew.name), "none", "dead")
     async with crew.in_process(delivering=HOW):
         await until(lambda: counted._value.get() == 1)
     (delivery,) = await deliveries.listed(crew.redis, crew.keys, 10)

@@ -10,7 +10,7 @@ from waiting import until
 from watchbill.plan import deliveries as plan
 from watchbill.settings import Settings
 from watchbill.store import circuits, deliveries
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 
 
 async def test_what_waits_for_a_destination_that_fails_is_put_off_without_being_claimed(

@@ -22,7 +22,8 @@ from watchbill.store import circuits, definitions
 from watchbill.store.circuits import Circuit, Failure
 from watchbill.worker.delivering import shares
 from watchbill.worker.delivering.circuits import Circuits
-from watchbill.worker.delivering.sending import Deliverer, Delivering
+from watchbill.worker.delivering.options import Delivering
+from watchbill.worker.delivering.sending import Deliverer
 from watchbill.worker.delivering.shares import Shares
 
 HOW = Delivering(slots=8, settings=Settings(delivery_allow="127.0.0.0/8"))

@@ -16,7 +16,7 @@ from watchbill.errors import StoreUnavailable
 from watchbill.plan import deliveries as plan
 from watchbill.settings import Settings
 from watchbill.store import circuits, deliveries
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 
 HOW = Delivering(schedule=(0.02,) * 9, slots=8, settings=Settings(delivery_allow="127.0.0.0/8"))
 

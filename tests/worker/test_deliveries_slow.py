@@ -18,7 +18,7 @@ from watchbill.settings import Settings
 from watchbill.store import circuits
 from watchbill.testing import FakeClock
 from watchbill.worker.delivering import shares
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.delivering.shares import Shares
 from watchbill.worker.slots import Slots
 from watchbill.worker.state import WorkerState

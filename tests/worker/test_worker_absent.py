@@ -13,7 +13,7 @@ from waiting import until
 from watchbill.agents.loading import AgentLoader
 from watchbill.errors import CrewGone
 from watchbill.records import AgentDefinition
-from watchbill.store import definitions
+from watchbill.store import definitions, help_requests
 from watchbill.tasks import TaskState
 from watchbill.testing import FakeClock
 from watchbill.worker import parked
@@ -58,6 +58,23 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     assert (run.steps["here"].attempt, task.attempt) == (1, 1), "it was nobody's fault"
     assert crew.started_by(rich) == {"r/here", "t"}
     assert await crew.is_idle()
+
+
+async def test_a_worker_that_lacks_the_agent_of_parked_work_asks_for_help(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(help_requests, "INTERVALS_SECONDS", (0.0, 3600.0))
+    monkeypatch.setattr(parked, "UNPARK_AGAIN_SECONDS", 0.01)
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="nowhere:Nobody")])
+
+    async def told() -> list[tuple[str, str]]:
+        found = [event for event in await crew.events(run="r") if event.event_type == "mission_help_needed"]
+        return [(event.task_id, event.message.rpartition(": ")[2]) for event in found]
+
+    async with crew.in_process():
+        await crew.submit("r")
+        await until(told, what="it asks for help")
+        assert await told() == [("r/a", "no worker can run agent a")]
 
 
 async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_moment(make_crew: Make) -> None:

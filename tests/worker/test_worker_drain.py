@@ -140,7 +140,7 @@ async def test_an_idle_worker_stops_at_once(make_crew: Make) -> None:
     worker.signal(signal.SIGTERM)
     assert await worker.ended() == 0, "long before the grace period was over"
     assert await crew.incarnations() == set()
-    assert worker.log == ""
+    assert worker.log == f"INFO watchbill.worker: works for crew {crew.keys.crew}, on 10 tasks at once\n"
 
 
 async def test_a_second_signal_hurries(make_crew: Make) -> None:

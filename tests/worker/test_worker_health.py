@@ -128,9 +128,8 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
     assert now["watchbill_takeovers_total",] == 1
     assert now["watchbill_tasks_claimed_total", "normal"] == 6, "poison, ok-1, ok-2, bad and two gates"
     assert now["watchbill_queue_class_waiting", "normal"] == 3
-    assert now["watchbill_queue_class_waiting", "critical"] == 0
+    assert ("watchbill_queue_class_waiting", "critical") not in now, "no task had it"
     assert now["watchbill_queue_class_oldest_seconds", "normal"] >= 0.3
-    assert now["watchbill_queue_class_oldest_seconds", "critical"] == 0
     assert now["watchbill_task_run_seconds_count", "brief"] == 2
     assert 0.19 <= now["watchbill_task_run_seconds_sum", "brief"] < 20
     assert now["watchbill_task_wait_seconds_count",] == 5, "all but the dead one, which another had before"

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from workshop import Crew, Make
 
 from waiting import until
+from watchbill import metrics
 from watchbill.agents.context import Context
 from watchbill.errors import Fenced
 from watchbill.store.queue import Queue
@@ -224,8 +225,9 @@ async def test_what_was_handed_over_beside_the_last_call_is_counted_while_the_wo
             await asyncio.sleep(0.1)
         return answer
 
-    def shown(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(name, {"crew": crew.name, **labels}) or 0.0
+    def shown(metric: str, **labels: str) -> float:
+        namespace, name = metrics.of_crew(crew.name)
+        return REGISTRY.get_sample_value(metric, {"namespace": namespace, "crew": name, **labels}) or 0.0
 
     only_rung(monkeypatch.setattr)
     monkeypatch.setattr(Queue, "finish", finish)

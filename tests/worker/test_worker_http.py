@@ -20,11 +20,11 @@ from watchbill.worker.http import HttpServer
 HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
 
-async def page() -> web.Response:
+async def page(_: web.BaseRequest) -> web.Response:
     return web.Response(text="here\n")
 
 
-async def broken() -> web.Response:
+async def broken(_: web.BaseRequest) -> web.Response:
     raise ValueError("unforeseen")
 
 
@@ -79,7 +79,7 @@ async def test_half_requests_end_in_time_and_unread_answers_too(monkeypatch: pyt
     monkeypatch.setattr(http, "CONNECTION_SECONDS", 2.0)
     body = b"x" * 50_000_000
 
-    async def large() -> web.Response:
+    async def large(_: web.BaseRequest) -> web.Response:
         return web.Response(body=body)
 
     server = HttpServer({"/large": large})

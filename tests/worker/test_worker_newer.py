@@ -18,7 +18,7 @@ async def made_newer(crew: Crew, digest: str) -> str:
     """What was there before."""
     key = crew.keys.definition(digest)
     before = str(await crew.redis.get(key))
-    await crew.redis.set(key, json.dumps(json.loads(before) | {"execution_mode": "loop"}))
+    await crew.redis.set(key, json.dumps(json.loads(before) | {"execution_mode": "swarm"}))
     return before
 
 
@@ -37,7 +37,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
     await crew.submit("r")
     before = await made_newer(crew, digest)
 
-    with pytest.raises(NewerRecord, match=r"newer version.*execution_mode.*'loop'"):
+    with pytest.raises(NewerRecord, match=r"newer version.*execution_mode"):
         await crew.client.crew(crew.name)
     late = await crew.worker(doomed=True)
     later = await crew.worker(doomed=True)

@@ -25,10 +25,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import forks
 from waiting import until
-from watchbill import connection
+from watchbill import connection, metrics
 from watchbill.agents.loading import AgentLoader
 from watchbill.client import Client, Result
 from watchbill.names import CrewKeys
+from watchbill.plan.why import Reason
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, TaskPolicy
 from watchbill.store import control, definitions, events
 from watchbill.store.queue import Queue
@@ -213,6 +214,11 @@ class Crew:
         kinds = ("task_completed", "task_failed")
         return Counter(event.task_id for event in await self.events() if event.event_type in kinds)
 
+    async def told(self, task_id: str, reason: Reason) -> Any:
+        """Why a task is where it is, once this is the reason."""
+        told = await self.client.why(self.name, task_id)
+        return told if told.reason is reason else None
+
     async def waits(self, number: int) -> bool:
         """Exactly so many tasks wait for a worker."""
         return (await self.client.figures(self.name)).waiting == number
@@ -261,6 +267,7 @@ class Crew:
         unpark_seconds: float = 30.0,
         health: bool = False,
         only_rung: bool = False,
+        batch_hold_seconds: float = 60.0,
         environment: Mapping[str, str] | None = None,
         doomed: bool = False,
     ) -> Process:
@@ -275,6 +282,7 @@ class Crew:
             "unpark_seconds": unpark_seconds,
             "health": health,
             "only_rung": only_rung,
+            "batch_hold_seconds": batch_hold_seconds,
         }
         command: list[str | Path] = [HERE / "driver.py", json.dumps(options)]
         folder = self.folder / f"process-{len(self.processes)}"
@@ -364,7 +372,7 @@ async def made(
 
 
 async def metrics_of(url: str, crew: str) -> dict[tuple[str, ...], float]:
-    """A scrape: (name, values of the labels other than the crew) → value, of this crew only."""
+    """A scrape: (name, values of the labels other than the crew's) → value, of this crew only."""
     async with aiohttp.ClientSession() as http, http.get(url) as page:
         assert page.status == 200
         text = await page.text()
@@ -372,6 +380,7 @@ async def metrics_of(url: str, crew: str) -> dict[tuple[str, ...], float]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = dict(sample.labels)
-            if labels.pop("crew", crew) == crew:
+            namespace, name = (labels.pop(label, None) for label in metrics.OF_CREW)
+            if name is None or f"{namespace}/{name}" == crew:
                 found[(sample.name, *labels.values())] = sample.value
     return found

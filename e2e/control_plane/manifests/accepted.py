@@ -13,8 +13,11 @@ from e2e.control_plane.manifests import (
     heartbeat,
     largest_crew,
     largest_heartbeat,
+    limits,
+    models,
     numbers,
     scheduled,
+    spending,
 )
 
 _AGENT: Final = "spec.agents[0]."
@@ -68,6 +71,8 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
                 {"name": "9"},
             ],
             "flowRelations": [{"source": ["A.1_b-2"], "target": ["9"]}],
+            "requiresApproval": ["9", "search", "module:function"],
+            "approvalTimeoutSeconds": 60,
         },
     },
     "a name of 52 characters": crew(name="a" * 52),
@@ -83,6 +88,38 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
     "mode parallel": crew({"spec.executionMode": "parallel"}),
     "mode sequential": crew({"spec.executionMode": "sequential"}),
     "a flow without relations": flow(),
+    "a hierarchy without a reviewer": crew(
+        {"spec.executionMode": "hierarchical", "spec.hierarchy": {"manager": "writer"}}
+    ),
+    "a hierarchy with a reviewer": crew(
+        {
+            "spec.executionMode": "hierarchical",
+            "spec.agents": [{"name": name, "class": "EchoAgent"} for name in ("lead", "coder", "critic")],
+            "spec.hierarchy": {"manager": "lead", "reviewer": "critic", "maxItems": 1, "maxDepth": 2, "maxRounds": 1},
+        }
+    ),
+    "a loop without a condition": crew({"spec.executionMode": "loop", "spec.loop": {"maxIterations": 1}}),
+    "a loop with a field": crew(
+        {
+            "spec.executionMode": "loop",
+            "spec.loop": {"maxIterations": 100, "until": {"agent": "writer", "field": "a b.done.0"}},
+        }
+    ),
+    "a loop with a predicate": crew(
+        {"spec.executionMode": "loop", "spec.loop": {"maxIterations": 2, "until": {"predicate": "m.n:f"}}}
+    ),
+    **{
+        f"a condition with {name}": crew({"spec.agents[1].when": {"step": "researcher", "field": "x", name: value}})
+        for name, value in (("eq", ""), ("ne", "7"), ("gt", -1.5), ("lt", 7), ("in", ["a", "b"]), ("exists", False))
+    },
+    "a condition over all of an output": crew({"spec.agents[1].when": {"step": "researcher", "exists": True}}),
+    "a list of a step": crew({"spec.agents[1].forEach": "{steps.researcher.found items.0}"}),
+    "a list that is an input": crew({"spec.agents[0].forEach": "{inputs.a-b_2}"}),
+    "errors that are passed on": crew({"spec.onError": "Continue", "spec.agents[0].onError": "Fail"}),
+    "a synthesis with a class": crew(
+        {"spec.synthesis": {"class": "m:C", "config": {"x": [1, None]}, "prompt": "{steps.writer}"}}
+    ),
+    "a synthesis with the crew's model": crew({"spec.model": "m", "spec.synthesis": {"systemPrompt": "Sum up."}}),
     "an agent's name of 63 characters": crew({f"{_AGENT}name": "a" * 63}),
     "agents whose names differ in case": crew({f"{_AGENT}name": "Writer"}),
     "100 agents": crew({"spec.agents": [{"name": name, "class": "EchoAgent"} for name in TEAM]}),
@@ -98,6 +135,7 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
             "spec.model": "",
             "spec.sharedTools": [],
             "spec.flowRelations": [],
+            "spec.requiresApproval": [],
             "spec.tasks": {},
             "spec.workers": {"image": "", "envFrom": [], "template": {}, "scaling": {}},
             f"{_AGENT}model": "",
@@ -185,4 +223,7 @@ ACCEPTED: Final = {
     **{f"heartbeat: {what}": manifest for what, manifest in HEARTBEATS.items()},
     **numbers.ACCEPTED,
     **destinations.ACCEPTED,
+    **spending.ACCEPTED,
+    **limits.ACCEPTED,
+    **models.ACCEPTED,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from e2e.control_plane.manifests import Refused, flow, scheduled
+from e2e.control_plane.manifests import Refused, flow, models, scheduled
 
 _CRON: Final = "spec.schedule"
 
@@ -36,6 +36,7 @@ CHECKED: Final = [
             ("0 0 30 2 *", "is not a cron expression"),
         )
     ),
+    *models.CHECKED,
     # the API server's own zone, whichever that is
     Refused("time zone Local", scheduled("0 9 * * *", "Local"), "spec.timeZone", problem="not a known time zone"),
 ]

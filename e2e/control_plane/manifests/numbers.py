@@ -8,7 +8,16 @@ from e2e.control_plane.manifests import Refused, crew, heartbeat
 
 _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.agents[0].timeoutSeconds": (1, 604_800),
+    "spec.agents[0].batch.maxWaitSeconds": (1, 86_400),
+    "spec.agents[0].batch.maxGatherSeconds": (0, 3600),
+    "spec.agents[0].batch.maxRequests": (1, 10_000),
     "spec.maxParallelTasks": (1, 1000),
+    "spec.loop.maxIterations": (1, 100),
+    "spec.synthesis.timeoutSeconds": (1, 604_800),
+    "spec.approvalTimeoutSeconds": (1, 2_592_000),
+    "spec.hierarchy.maxItems": (1, 1000),
+    "spec.hierarchy.maxDepth": (1, 5),
+    "spec.hierarchy.maxRounds": (1, 20),
     "spec.tasks.timeoutSeconds": (1, 604_800),
     "spec.tasks.maxAttempts": (1, 100),
     "spec.tasks.backoffSeconds": (0, 3600),
@@ -29,6 +38,17 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.workers.scaling.down.policies[0].value": (1, 1000),
     "spec.workers.scaling.down.policies[0].periodSeconds": (1, 1800),
     "spec.delivery[0].redisStream.maxLength": (1, 10_000_000),
+    "spec.toolServers[0].timeoutSeconds": (1, 600),
+    "spec.httpTools[0].timeoutSeconds": (1, 600),
+    "spec.budgets[0].tokens": (1, 10**15),
+    "spec.agents[0].maxConcurrent": (1, 10_000),
+    "spec.agents[0].rateLimit.requests": (1, 1_000_000),
+    "spec.agents[0].rateLimit.periodSeconds": (1, 86_400),
+    "spec.agents[0].rateLimit.burst": (1, 1_000_000),
+    "spec.modelLimits[0].requests": (1, 1_000_000),
+    "spec.modelLimits[0].tokens": (1, 10**12),
+    "spec.modelLimits[0].periodSeconds": (1, 86_400),
+    "spec.modelLimits[0].burst": (1, 1_000_000),
 }
 _HEARTBEAT: Final = {
     "spec.intervalSeconds": (1, 31_622_400),
@@ -47,6 +67,24 @@ def _with(field: str, value: Any) -> dict[str, Any]:
     room: dict[str, Any] = {"spec.workers.maxReplicas": 1000} if field == "spec.workers.minReplicas" else {}
     if "redisStream" in field:
         room = {"spec.delivery": [{"name": "d", "redisStream": {"stream": "s"}}]}
+    if "loop" in field:
+        room = {"spec.executionMode": "loop"}
+    if "hierarchy" in field:
+        room = {"spec.executionMode": "hierarchical", "spec.hierarchy.manager": "writer"}
+    if "synthesis" in field:
+        room = {"spec.synthesis.class": "EchoAgent"}
+    if field.startswith("spec.toolServers"):
+        room = {"spec.toolServers": [{"name": "docs", "url": "https://docs.example.com/mcp"}]}
+    if field.startswith("spec.httpTools"):
+        room = {"spec.httpTools": [{"name": "t", "description": "d", "url": "https://shop.example.com/"}]}
+    if "batch.max" in field and "Wait" not in field:
+        room = {"spec.agents[0].batch.maxWaitSeconds": 60}
+    if "budgets" in field:
+        room = {"spec.budgets": [{"name": "b"}]}
+    if "rateLimit" in field:
+        room = {"spec.agents[0].rateLimit": {"requests": 1}}
+    if "modelLimits" in field:
+        room = {"spec.modelLimits": [{"model": "m", "requests": 1, "tokens": 1}]}
     if "policies" in field:
         policies = field.partition("[")[0]
         room = {policies: [{"type": "Pods", "value": 1, "periodSeconds": 1}]}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from e2e.control_plane.manifests import (
     ABSENT,
@@ -14,8 +15,12 @@ from e2e.control_plane.manifests import (
     destinations,
     flow,
     heartbeat,
+    limits,
+    models,
     numbers,
+    refused_hierarchy,
     scheduled,
+    spending,
 )
 from e2e.control_plane.manifests.refused_structure import (
     AGENT,
@@ -142,6 +147,15 @@ FORGOTTEN: Final = crew(
     name="research-synthesis-team",
 )
 
+APPROVALS: Final = [
+    Refused(
+        "approval of an agent that is not there",
+        crew({"spec.requiresApproval": ["nobody"]}),
+        "spec.requiresApproval[0]",
+        server="spec.requiresApproval",
+        says="requiresApproval cites what is no agent of this crew",
+    ),
+]
 RELATIONS: Final = [
     Refused("market_researcher", FORGOTTEN, f"{RELATIONS_AT}[0].target[1]", server=RELATIONS_AT, says=_STRANGER),
     Refused(
@@ -204,6 +218,67 @@ RELATIONS: Final = [
             f"{RELATIONS_AT}[0].{end}",
         )
         for end in ("source", "target")
+    ),
+]
+
+_BOUND: Final = "loop and executionMode loop belong together"
+_ONE_CONDITION: Final = "a condition is either a predicate, or an agent and a field"
+_ONE_COMPARISON: Final = "exactly one comparison is needed"
+
+
+def _loop(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return crew({"spec.executionMode": "loop", "spec.loop": {"maxIterations": 2}, **changes})
+
+
+MODES: Final = [
+    Refused("a loop without a bound", crew({"spec.executionMode": "loop"}), "spec.loop", says=_BOUND),
+    Refused("a bound in another mode", crew({"spec.loop": {"maxIterations": 2}}), "spec.loop", says=_BOUND),
+    Refused(
+        "an agent called until",
+        _loop({f"{AGENT}name": "until"}),
+        f"{AGENT}name",
+        server="spec.agents",
+        says="the name until stands for the condition",
+    ),
+    Refused(
+        "a condition over a stranger",
+        _loop({"spec.loop.until": {"agent": "x", "field": "done"}}),
+        "spec.loop.until",
+        says="loop.until cites an agent that is not in this crew",
+    ),
+    *(
+        Refused(
+            f"a condition of {short(until)}", _loop({"spec.loop.until": until}), "spec.loop.until", says=_ONE_CONDITION
+        )
+        for until in ({}, {"agent": "writer"}, {"field": "x"}, {"agent": "writer", "field": "x", "predicate": "m:f"})
+    ),
+    *(
+        Refused(f"{field}: {short(value)}", _loop({field: value}), field)
+        for field, value in (
+            ("spec.loop.until", "done"),
+            (f"{AGENT}forEach", "steps.a"),
+            (f"{AGENT}forEach", "{item}"),
+            (f"{AGENT}onError", "Ignore"),
+            ("spec.onError", "fail"),
+        )
+    ),
+    *(
+        Refused(f"when {short(when)}", crew({f"{AGENT}when": when}), f"{AGENT}when", says=_ONE_COMPARISON)
+        for when in ({"step": "writer"}, {"step": "writer", "eq": "a", "ne": "b"}, {"step": "writer", "field": "x"})
+    ),
+    Refused(
+        "a synthesis without a model",
+        crew({"spec.synthesis": {}}),
+        "spec.synthesis.model",
+        server="spec.synthesis",
+        says="the synthesis has neither a class nor a model",
+    ),
+    Refused(
+        "an agent called synthesis",
+        crew({"spec.synthesis": {"class": "C"}, f"{AGENT}name": "synthesis"}),
+        f"{AGENT}name",
+        server="spec.agents",
+        says="the name synthesis stands for the crew's synthesis",
     ),
 ]
 
@@ -309,8 +384,14 @@ REFUSED: Final = [
     *TEXTS,
     *LISTS,
     *RELATIONS,
+    *MODES,
+    *APPROVALS,
+    *refused_hierarchy.HIERARCHIES,
     *WORKERS,
     *TIMES,
     *numbers.REFUSED,
     *destinations.REFUSED,
+    *spending.REFUSED,
+    *limits.REFUSED,
+    *models.REFUSED,
 ]

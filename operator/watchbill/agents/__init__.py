@@ -15,6 +15,8 @@ __all__ = ["AgentLoader", "Context", "Runner", "Tool", "aclose_clients"]
 
 
 async def aclose_clients() -> None:
-    """Close the HTTP clients that agents of this event loop share. A worker calls it once nothing runs any more."""
-    if (llm := sys.modules.get("watchbill.agents.llm")) is not None:
-        await llm.aclose_clients()
+    """Close the HTTP clients and tool servers that agents of this event loop share. A worker calls it once nothing runs
+    any more."""
+    for module in ("watchbill.agents.tool_servers", "watchbill.agents.outgoing", "watchbill.agents.providers"):
+        if (loaded := sys.modules.get(module)) is not None:
+            await loaded.aclose()

@@ -1,30 +1,35 @@
 """The context of one run of an agent: its task, its inputs, and ways to tell what it does.
 
-A value with three ways out (`tell`, which `emit`, `delegate` and others use; `annotate`; `report_usage`), and one way
-in, `cancelled`. It knows neither the store nor the worker.
+A value with three ways out (`tell`, which `emit`, `delegate` and others use; `annotate`; `report_usage`), one way in,
+`cancelled`, and one both ways, `step`. It knows neither the store nor the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic_core import from_json
 
+from watchbill.agents import steps, tellings
+from watchbill.agents.asking import Line, Waits, approval, waiting
 from watchbill.agents.text import sound
 from watchbill.agents.tools import Tool
-from watchbill.errors import InvalidInput, Problem
-from watchbill.event_types import EventType, SpawnMode, Telling
+from watchbill.event_types import SpawnMode, Telling
+from watchbill.plan.approvals import checked
 from watchbill.records import AgentDefinition
-from watchbill.tasks import AgentTask, Usage
+from watchbill.tasks import AgentTask, Approval, Usage
 
 if TYPE_CHECKING:  # an agent's process imports this module, and no store
     from watchbill.agents.crew_messaging import CrewMessaging
+    from watchbill.agents.spending import Spending
+    from watchbill.agents.team import Team
     from watchbill.messaging import (
         AsyncRedisLock,
         AsyncRedisPubSub,
@@ -37,62 +42,20 @@ if TYPE_CHECKING:  # an agent's process imports this module, and no store
     )
 
 Tell = Callable[[Telling], Awaitable[None]]
+T = TypeVar("T")
 
 NOTE_MAX: Final = 4000
 USAGE_MAX: Final = 2**53
 """Maximum of each number in one report. A larger one would not be exact in every reader of JSON."""
-_SPOKEN_MAX: Final = 100_000
-"""Maximum length of one message. Far less is kept, but a secret must not be cut in two before it is redacted, which
-happens on the worker's event loop."""
 EMIT_SECONDS: Final = 30.0
 """Seconds that a thread waits until its message is taken. After that the event loop has ended or hangs."""
 
 
-def spoken(message: object, by: str = "emit") -> str:
-    """The message, cut to the length that is processed. Raises TypeError if it is not text."""
-    if not isinstance(message, str):
-        raise TypeError(f"{by} takes a text, not {type(message).__name__}: {repr(message)[:80]}. Give it as text")
-    return message[:_SPOKEN_MAX]
-
-
-def emission(message: str) -> Telling:
-    """Returns the event that `emit` tells. Raises TypeError if the message is not text."""
-    return Telling(EventType.MISSION_EVENT, spoken(message))
-
-
-def _delegation(agent: str, message: str, scope: str | None, spawn_mode: SpawnMode | str) -> Telling:
-    mode = next((mode for mode in SpawnMode if mode == spawn_mode), None)
-    if mode is None:
-        fix = f"Use one of {', '.join(SpawnMode)}."
-        raise InvalidInput(Problem(f"{spawn_mode!r} is no spawn mode", fix, path="spawn_mode"))
-    child = _named(agent, "agent")
-    return Telling(
-        EventType.TASK_DELEGATED, spoken(message, "delegate"), child=child, scope=_scope(scope), spawn_mode=mode
-    )
-
-
-def _handoff(reviewer: str, message: str, scope: str | None) -> Telling:
-    child, text = _named(reviewer, "reviewer"), spoken(message, "hand_off_for_review")
-    return Telling(EventType.REVIEWER_HANDOFF, text, child=child, scope=_scope(scope))
-
-
-def _approval(agent: str, message: str) -> Telling:
-    return Telling(EventType.REVIEWER_APPROVAL, spoken(message, "approve"), parent=_named(agent, "agent"))
-
-
-def _escalation(message: str, to: str | None) -> Telling:
-    parent = None if to is None else _named(to, "to")
-    return Telling(EventType.CONDUCTOR_ESCALATION, spoken(message, "escalate"), parent=parent)
-
-
-def _named(agent: object, path: str) -> str:
-    if not isinstance(agent, str) or not agent:
-        raise InvalidInput(Problem(f"{agent!r} is no name of an agent", "Name an agent of the crew.", path=path))
-    return agent
-
-
-def _scope(scope: str | None) -> str | None:
-    return None if scope is None else spoken(scope, "scope")
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that triples what making one costs, and each run has one
@@ -111,7 +74,7 @@ class Context:
     inputs: Mapping[str, str]
     """The run's named inputs, in full."""
     outputs: Mapping[str, Any]
-    """Outputs of the steps before, by agent id."""
+    """Outputs of the steps before, by agent id; of one that failed, `{"error": …}`."""
     tools: Mapping[str, Tool]
     """The agent's own and shared tools by name; call one as `context.tools["calculator"]("6 * 7")`."""
     logger: logging.LoggerAdapter[logging.Logger]
@@ -128,12 +91,24 @@ class Context:
     its answer was lost is there once. `emit` and the methods behind it use this."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that `tell` belongs to; a worker always gives it."""
+    item: Any = None
+    """The item of a list that this run is for, if its agent runs for each of them."""
     connect_messaging: Callable[[], CrewMessaging] | None = None
     """Makes the way to the crew's bus, streams, locks and limits; None in a process of its own, and in a test."""
+    connect_checkpoints: Callable[[], steps.Checkpoints] | None = None
+    """Makes the way to the task's checkpoints; a worker always gives it."""
+    to_worker: Line | None = None
+    """The line to the worker, for what needs an answer of the store; None in a test."""
+    spending: Spending | None = None
+    """The budgets that bind the agent's requests to models, which LLMAgent observes. None: it has no model, or is
+    tested."""
+    team: Team | None = None
+    """The team of a step of a hierarchical crew."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
     _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)
     _connected: list[CrewMessaging] = field(default_factory=list, repr=False, compare=False)
+    _kept: list[tuple[steps.Names, steps.Checkpoints]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -150,33 +125,44 @@ class Context:
 
     async def emit(self, message: str) -> None:
         """Sends a message to the crew's event feed: `await context.emit("half way")`."""
-        await self.tell(emission(message))
+        await self.tell(tellings.emission(message))
 
     async def delegate(
         self, agent: str, message: str = "", *, scope: str | None = None, spawn_mode: SpawnMode | str = SpawnMode.FRESH
-    ) -> None:
-        """Tells that this agent gives a part of its work to another agent of the crew (`task_delegated`).
+    ) -> Any:
+        """Gives a part of this agent's work to another agent of the crew (`task_delegated`).
 
-        `scope` says which part, in words for people; `spawn_mode` how much the other knows of this agent's context. It
-        is told on the feeds of the crew, of both agents and of the run. It is only told: nothing is scheduled by it.
-        Raises InvalidInput if the crew has no such agent.
+        In a run of a hierarchical crew the other one does the work that `message` asks for, and this returns its output
+        once the reviewer, if there is one, has approved of it. Until then the run of this agent ends here with
+        asyncio.CancelledError, as with `approval`, and begins anew when one of those that it waits for has ended; so it
+        must delegate the same work in the same order. Several may be awaited together, by asyncio.gather. Raises
+        DelegationFailed if the work failed, or was rejected in each round, and InvalidInput for an agent that is no
+        member, and beyond the crew's bounds.
+
+        Elsewhere it is only told: nothing is scheduled by it, and this returns None. `scope` says which part, in words
+        for people; `spawn_mode` how much the other knows of this agent's context. It is told on the feeds of the crew,
+        of both agents and of the run. Raises InvalidInput if the crew has no such agent.
         """
-        await self.tell(_delegation(agent, message, scope, spawn_mode))
+        if self.team is not None:
+            return await waiting(
+                self.team.delegate(agent, tellings.spoken(message, "delegate"), tellings.scope_of(scope) or "")
+            )
+        await self.tell(tellings.delegation(agent, message, scope, spawn_mode))
 
     async def hand_off_for_review(self, reviewer: str, message: str = "", *, scope: str | None = None) -> None:
         """Tells that this agent's work is to be reviewed by another agent (`reviewer_handoff`). It is only told, as by
         `delegate`, and raises as that does."""
-        await self.tell(_handoff(reviewer, message, scope))
+        await self.tell(tellings.handoff(reviewer, message, scope))
 
     async def approve(self, agent: str, message: str = "") -> None:
         """Tells that this agent has reviewed the work of another agent, and approves of it (`reviewer_approval`). It is
         only told, as by `delegate`, and raises as that does."""
-        await self.tell(_approval(agent, message))
+        await self.tell(tellings.approval(agent, message))
 
     async def escalate(self, message: str, *, to: str | None = None) -> None:
         """Tells that this agent needs guidance, or another priority (`conductor_escalation`): of the agent `to`, or of
         whoever conducts the crew. It is only told, as by `delegate`, and raises as that does."""
-        await self.tell(_escalation(message, to))
+        await self.tell(tellings.escalation(message, to))
 
     def emit_sync(self, message: str) -> None:
         """`emit` for an agent that isn't async, and so runs in a thread. Returns once the message is taken.
@@ -184,42 +170,62 @@ class Context:
         This and the other methods of this kind raise RuntimeError when called on the event loop itself, where they
         would wait for ever.
         """
-        self.tell_sync(emission(message))
+        self.tell_sync(tellings.emission(message))
 
     def delegate_sync(
         self, agent: str, message: str = "", *, scope: str | None = None, spawn_mode: SpawnMode | str = SpawnMode.FRESH
-    ) -> None:
-        """`delegate` for an agent that isn't async."""
-        self.tell_sync(_delegation(agent, message, scope, spawn_mode))
+    ) -> Any:
+        """`delegate` for an agent that isn't async, whose run ends with InterruptedError. One item at a time."""
+        if (team := self.team) is not None:
+            text, part = tellings.spoken(message, "delegate"), tellings.scope_of(scope) or ""
+            return self.await_in_thread(lambda: team.delegate(agent, text, part, in_thread=True))
+        self.tell_sync(tellings.delegation(agent, message, scope, spawn_mode))
+        return None
 
     def hand_off_for_review_sync(self, reviewer: str, message: str = "", *, scope: str | None = None) -> None:
         """`hand_off_for_review` for an agent that isn't async."""
-        self.tell_sync(_handoff(reviewer, message, scope))
+        self.tell_sync(tellings.handoff(reviewer, message, scope))
 
     def approve_sync(self, agent: str, message: str = "") -> None:
         """`approve` for an agent that isn't async."""
-        self.tell_sync(_approval(agent, message))
+        self.tell_sync(tellings.approval(agent, message))
 
     def escalate_sync(self, message: str, *, to: str | None = None) -> None:
         """`escalate` for an agent that isn't async."""
-        self.tell_sync(_escalation(message, to))
+        self.tell_sync(tellings.escalation(message, to))
+
+    async def approval(self, what: str) -> Approval:
+        """Returns once somebody has approved of `what` (`watchbill approve`), with the reason.
+
+        If nobody has yet, this run of the agent ends here with asyncio.CancelledError: the task waits without a slot,
+        the attempt doesn't count, and the agent begins anew when somebody has decided. Then this returns at once. The
+        same text is the same approval; a task may ask for several. Raises ApprovalRejected, with the reason, and
+        ApprovalTimedOut when the crew's `approvalTimeoutSeconds` are over: each ends the task, unless the agent catches
+        it. Raises RuntimeError in a test, and InvalidInput for a text that can't be asked about.
+        """
+        return await waiting(approval(self.to_worker, checked(what)))
+
+    def approval_sync(self, what: str) -> Approval:
+        """`approval` for an agent that isn't async, whose run ends with InterruptedError."""
+        name = checked(what)
+        return self.await_in_thread(lambda: approval(self.to_worker, name))
 
     def tell_sync(self, told: Telling) -> None:
         """`tell` for an agent that isn't async."""
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
+        self.await_in_thread(lambda: self.tell(told))
+
+    def await_in_thread(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `work` returns on the event loop, for a thread."""
         if self.loop is None:
             raise RuntimeError("emit_sync needs the event loop that emit belongs to, and this context has none")
-        if running is self.loop:
+        if self.loop is _running_loop():
             raise RuntimeError(
                 "emit_sync would block the event loop: use `await context.emit(...)` in async code, "
                 "and call a sync agent in a thread, as a worker does"
             )
 
-        async def say() -> None:
-            await self.tell(told)
+        async def say() -> T:
+            return await work()
 
         saying = say()
         try:
@@ -228,10 +234,66 @@ class Context:
             saying.close()
             raise
         try:
-            future.result(EMIT_SECONDS)
+            return future.result(EMIT_SECONDS)
         except TimeoutError:
             future.cancel()
             raise
+        except Waits:
+            raise InterruptedError("the task waits for somebody, and its agent begins anew then") from None
+
+    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function once in this task, and returns its result: `await context.step("charge", charge, order)`.
+
+        The result is stored as a checkpoint. Another attempt of the task gets it in place of a call, whatever ended
+        this attempt. The function may be async; one that blocks belongs into a thread: `context.step("load",
+        asyncio.to_thread, load, path)`. It is called again where it raises, and where its worker died before the
+        result was stored.
+
+        The result is read from its JSON, the first time, too: a tuple is a list. A name that is used again in the same
+        attempt is another step: the first, second, … use of a name belong together in all attempts.
+
+        Raises InvalidInput for a wrong name, and for a result that is no JSON or too large; Fenced when the task is no
+        longer this attempt's; and what the function raises.
+        """
+        steps.check_function(name, function)
+        names, checkpoints = self._steps()
+        full = names.next(name)
+        if (found := await checkpoints.find(full)) is not None:
+            return steps.decode(found)
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+        text, value = steps.encode(name, result)
+        await checkpoints.keep(full, text)
+        return value
+
+    def step_sync(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`step` for an agent that isn't async. The function isn't async either."""
+        if self.loop is not None and self.loop is _running_loop():
+            raise RuntimeError(
+                "step_sync would block the event loop: use `await context.step(...)` in async code, "
+                "and call a sync agent in a thread, as a worker does"
+            )
+        steps.check_function(name, function)
+        names, checkpoints = self._steps()
+        full = names.next(name)
+        if (found := checkpoints.find_in_thread(full)) is not None:
+            return steps.decode(found)
+        text, value = steps.encode(name, function(*args, **kwargs))
+        checkpoints.keep_in_thread(full, text)
+        return value
+
+    @property
+    def checkpoints(self) -> steps.Checkpoints:
+        """The way to the task's checkpoints, for `step`."""
+        return self._steps()[1]
+
+    def _steps(self) -> tuple[steps.Names, steps.Checkpoints]:
+        if self.connect_checkpoints is None:
+            raise RuntimeError("this context has no place for checkpoints: a worker, or testing.context(), makes one")
+        if not self._kept:
+            self._kept.append((steps.Names(), self.connect_checkpoints()))  # the first counts, as in _messaging
+        return self._kept[0]
 
     @property
     def bus(self) -> AsyncRedisPubSub:

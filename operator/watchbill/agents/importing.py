@@ -22,7 +22,7 @@ from watchbill.agents import sources
 from watchbill.agents.sources import Sources
 from watchbill.errors import install
 
-_EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm"}
+_EXTRAS = {"pydantic_ai": "llm", "openai": "llm", "jsonschema": "llm", "mcp": "mcp"}
 """Modules that Watchbill's optional parts need → the extra that installs them."""
 
 _CAUSES = 5

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,15 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from watchbill.agents import tools
+from watchbill.agents import approving, declared_tools, defaults, tools
 from watchbill.agents.context import Context
 from watchbill.agents.importing import Finder, Unusable, suggest
 from watchbill.agents.sources import Sources
 from watchbill.agents.tools import Tool
+from watchbill.api.approvals import needs
 from watchbill.errors import AgentNotLoadable, Problem, sentence
+from watchbill.names import SYNTHESIS, UNTIL
+from watchbill.plan import flow
 from watchbill.records import AgentDefinition, CrewDefinition, tool_name
 
 ENTRY_POINTS: Final = "watchbill.agents"
@@ -65,7 +69,14 @@ class Runner:
         agent = self.agent
         mine = {"config": copy.deepcopy(agent.config) if agent.config else {}, "tools": list(agent.tools)}
         context.agent, context.tools = agent.model_copy(update=mine), dict(context.tools)
+        if gated := {name: tool for name, tool in context.tools.items() if tool.needs_approval}:
+            uses: Counter[str] = Counter()
+            context.tools |= {name: approving.gated(tool, context, uses) for name, tool in gated.items()}
         return self._start(context)
+
+    def call(self, argument: Any) -> Any | Awaitable[Any]:
+        """Calls it with another argument than a context, as a loop's predicate with the outputs of an iteration."""
+        return self._start(argument)
 
 
 class AgentLoader:
@@ -78,6 +89,8 @@ class AgentLoader:
         name, with all below them. `chosen`: further references, written by the person who starts this."""
         self.sources = Sources.of(folders, modules, chosen)
         self._finder = Finder(self.sources)
+        self._classes: dict[str, Any] = {}
+        """Reference → what it names, of those that were found to be agents. A crew may have thousands of one class."""
 
     def check(self, crew: CrewDefinition) -> list[Problem]:
         """The problems of the crew's agents and tools, by path; empty if every agent can be loaded.
@@ -87,13 +100,12 @@ class AgentLoader:
         found: list[Problem] = []
         for j, reference in enumerate(crew.shared_tools):
             path = f"spec.sharedTools[{j}]"
-            found += self._check_tool(reference, crew.shared_tools[:j], path)
-        for i, agent in enumerate(crew.agents):
+            found += self._check_tool(crew, reference, crew.shared_tools[:j], path)
+        for agent, place in _places(crew):
             for j, reference in enumerate(agent.tools):
-                found += self._check_tool(reference, agent.tools[:j], f"spec.agents[{i}].tools[{j}]")
+                found += self._check_tool(crew, reference, agent.tools[:j], f"{place}.tools[{j}]")
             for problem in self._check_agent(crew, agent):
-                inherited = problem.path == "model" and agent.model is None and crew.model is not None
-                path = "spec.model" if inherited else f"spec.agents[{i}].{problem.path}"
+                path = defaults.path(crew, agent, place, problem.path).replace(".predicate.class", ".predicate")
                 found.append(dataclasses.replace(problem, path=path))
         return list(dict.fromkeys(found))
 
@@ -102,13 +114,13 @@ class AgentLoader:
 
         `agents`: the agents to check; default: all of the crew. `check` must have found no problem with them."""
         found: list[Problem] = []
-        for i, agent in enumerate(crew.agents):
+        for agent, place in _places(crew):
             if agents is not None and agent.agent_id not in agents:
                 continue
             lacking = getattr(self._class(agent), "ready", None)
             if callable(lacking):
-                problems = cast("list[Problem]", lacking(_with_defaults(crew, agent)))
-                found += [dataclasses.replace(each, path=f"spec.agents[{i}].{each.path}") for each in problems]
+                problems = cast("list[Problem]", lacking(defaults.filled(crew, agent)))
+                found += [dataclasses.replace(each, path=f"{place}.{each.path}") for each in problems]
         return found
 
     def load(self, crew: CrewDefinition, agent: AgentDefinition) -> Runner:
@@ -120,21 +132,29 @@ class AgentLoader:
         if problems := _check_config(found, agent.config):
             raise AgentNotLoadable(f"agent {agent.agent_id!r}: " + "; ".join(str(problem) for problem in problems))
         start, is_async = _runnable(found, agent.config)
-        return Runner(is_async, _with_defaults(crew, agent), start, getattr(found, _RUNS_IN, None) == _PROCESS)
+        return Runner(is_async, defaults.filled(crew, agent), start, getattr(found, _RUNS_IN, None) == _PROCESS)
 
-    def tools(self, crew: CrewDefinition, agent: AgentDefinition) -> dict[str, Tool]:
-        """The agent's tools by name: its own, and the shared ones of other names. Raises AgentNotLoadable."""
+    def tools(self, crew: CrewDefinition, agent: AgentDefinition, place: str = "") -> dict[str, Tool]:
+        """The agent's tools by name: its own, and the shared ones of other names. Raises AgentNotLoadable.
+
+        `place` is the crew's `namespace/name`, by which the metrics of its tool servers name it.
+        """
         try:
-            return {tool_name(reference): self._tool(reference) for reference in crew.tools_of(agent)}
+            return {
+                tool_name(one): dataclasses.replace(
+                    self._tool(crew, one, place), needs_approval=needs(crew.requires_approval, one)
+                )
+                for one in crew.tools_of(agent)
+            }
         except Unusable as error:
             raise AgentNotLoadable(f"agent {agent.agent_id!r}: {sentence(error.reason)} {error.fix}") from error
 
-    def _check_tool(self, reference: str, before: Sequence[str], path: str) -> Iterator[Problem]:
+    def _check_tool(self, crew: CrewDefinition, reference: str, before: Sequence[str], path: str) -> Iterator[Problem]:
         name = tool_name(reference)
         if name in map(tool_name, before):
             yield Problem(f"there are two tools called {name!r}", "Remove one, or rename its function.", path)
         try:
-            self._tool(reference)
+            self._tool(crew, reference)
         except Unusable as error:
             yield Problem(error.reason, error.fix, path)
 
@@ -146,17 +166,24 @@ class AgentLoader:
             yield Problem(error.reason, error.fix, "class")
             return
         yield from _check_config(found, agent.config)
+        of_models = {"outputSchema": agent.output_schema, "fallbackModels": agent.fallback_models, "batch": agent.batch}
+        for field, value in of_models.items():
+            if value and not getattr(found, "uses_models", False):
+                reason = f"agent class {agent.agent_class!r} doesn't use {field}"
+                yield Problem(reason, "Remove it, or use the class LLMAgent.", field)
         if inspect.isclass(found) and callable(check := getattr(found, "check", None)):
             usable = {}
             for reference in crew.tools_of(agent):
                 try:
-                    usable[tool_name(reference)] = self._tool(reference)
+                    usable[tool_name(reference)] = self._tool(crew, reference)
                 except Unusable:
                     continue  # told where it is declared
-            yield from cast("list[Problem]", check(_with_defaults(crew, agent), usable))
+            yield from cast("list[Problem]", check(defaults.filled(crew, agent), usable))
 
     def _class(self, agent: AgentDefinition) -> Any:
         reference = agent.agent_class
+        if (known := self._classes.get(reference)) is not None:
+            return known
         found = self._finder.find(reference, what="agent class", group=ENTRY_POINTS, built_in=BUILT_IN)
         if reason := _not_an_agent(found):
             raise Unusable(
@@ -169,17 +196,24 @@ class AgentLoader:
                 f'Write {_RUNS_IN} = "{_PROCESS}", or leave it out: then a `def run` runs in a thread, and an `async '
                 "def run` on the event loop.",
             )
+        self._classes[reference] = found
         return found
 
-    def _tool(self, reference: str) -> Tool:
+    def _tool(self, crew: CrewDefinition, reference: str, place: str = "") -> Tool:
+        if declared := declared_tools.find(crew, reference, self.sources, place):
+            return declared
         found = self._finder.find(reference, what="tool", group=tools.ENTRY_POINTS, built_in=tools.BUILT_IN)
         if not tools.is_tool(found):
             raise Unusable(f"tool {reference!r} is {_kind(found)}, not a function", "Name a function.")
         return Tool(tool_name(reference), found)
 
 
-def _with_defaults(crew: CrewDefinition, agent: AgentDefinition) -> AgentDefinition:
-    return agent if agent.model or not crew.model else agent.model_copy(update={"model": crew.model})
+def _places(crew: CrewDefinition) -> list[tuple[AgentDefinition, str]]:
+    """The members of a crew, with their places in its resource."""
+    elsewhere = {UNTIL: "spec.loop.until.predicate", SYNTHESIS: "spec.synthesis"}
+    listed = [f"spec.agents[{i}]" for i in range(len(crew.agents))]
+    members = flow.members(crew)
+    return list(zip(members, [*listed, *(elsewhere[one.agent_id] for one in members[len(listed) :])], strict=True))
 
 
 def _not_an_agent(found: Any) -> str | None:

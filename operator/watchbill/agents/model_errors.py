@@ -6,7 +6,7 @@ library's own errors are not chained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +35,7 @@ with needed("LLMAgent", "llm"):
     from pydantic_ai.messages import ToolReturnPart
 
 _MAX_QUOTED: Final = 500
+_MAX_BRIEF: Final = 200
 
 _STATUS: Final = {
     "quota": 402,
@@ -62,7 +63,7 @@ class ErrorInside(Exception):
 def error_inside(body: Any) -> bool:
     """Returns whether an answer of a model's server holds an error in place of a result, whatever its HTTP status
     is."""
-    if not isinstance(body, dict) or not body.get("error"):
+    if not isinstance(body, dict) or not body.get("error") or "custom_id" in body:  # the last: a line of a batch
         return False
     return not (body.get("choices") or body.get("output") or body.get("object") == "response")
 
@@ -77,6 +78,14 @@ def _status_in(error: Any) -> int:
     return next((status for part, status in _STATUS.items() if part in text), 503)
 
 
+def status(error: BaseException) -> int | None:
+    """Returns the HTTP status of an answer that was an error, also of one inside an answer with status 200; None if
+    there was no such answer."""
+    if inside := next((one for one in retry_after.chain(error) if isinstance(one, ErrorInside)), None):
+        return inside.status
+    return error.status_code if isinstance(error, ModelHTTPError) else None
+
+
 def explain(
     error: Exception,
     model: str,
@@ -87,10 +96,7 @@ def explain(
 ) -> WatchbillError:
     """The error to raise instead: RetryLater if another attempt may succeed, RetryAfter if the provider says when, else
     UserActionRequired. `now` is aware; `without_key` is a host that was sent no key."""
-    if isinstance(error, ExceptionGroup):  # of models that stand in for each other: one that recovers is enough
-        told = [explain(one, model, base_url, request_limit, now, without_key) for one in error.exceptions]
-        return min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
-    asked = f"model {model!r}" + (f" at {_shown(base_url)}" if base_url else "")
+    asked = shown(model, base_url)
     if inside := next((one for one in retry_after.chain(error) if isinstance(one, ErrorInside)), None):
         return _http(inside, inside.status, inside.body, asked, now, without_key)
     if isinstance(error, ModelHTTPError):
@@ -109,6 +115,30 @@ def explain(
         return UserActionRequired(f"{asked}: {said}")
     # Also what comes of an answer of another form than the library expects: a proxy's, an overloaded server's.
     return _later(error, f"{asked} gave no answer that can be read: {type(error).__name__}: {said}", now)
+
+
+def together(told: Sequence[WatchbillError]) -> WatchbillError:
+    """The error of several models that were asked one after the other: if one of them may recover, it says when."""
+    text = "; then ".join(map(str, told))
+    best = min(told, key=lambda one: (not isinstance(one, RetryLater), getattr(one, "retry_after", 0.0)))
+    return RetryAfter(text, best.retry_after) if isinstance(best, RetryAfter) else type(best)(text)
+
+
+def shown(model: str, base_url: str | None) -> str:
+    """The model, with its server if that is not its provider's own, as errors name it."""
+    return f"model {model!r}" + (f" at {_shown(base_url)}" if base_url else "")
+
+
+def brief(error: Exception) -> str:
+    """The reason of a failure in a few words, without secrets."""
+    if inside := next((one for one in retry_after.chain(error) if isinstance(one, ErrorInside)), None):
+        said = f"HTTP {inside.status}: {_message(inside.body)}"
+    elif isinstance(error, ModelHTTPError):
+        said = f"HTTP {error.status_code}: {_message(error.body)}"
+    else:
+        said = _innermost(error)
+    line = _quoted(said)
+    return line if len(line) <= _MAX_BRIEF else line[:_MAX_BRIEF] + "…"
 
 
 def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> WatchbillError:
@@ -167,12 +197,17 @@ def _http(
     return UserActionRequired(f"{asked}: the provider refused the request (HTTP {status}): {said}")
 
 
-def _later(error: BaseException, text: str, now: datetime) -> RetryLater:
-    """The time of the next attempt. Headers win over the library's value, which ignores the provider's clock."""
+def wait_of(error: BaseException, now: datetime) -> float | None:
+    """The seconds for which the provider asks to wait; None: it doesn't say. `now` is aware."""
     causes = list(retry_after.chain(error))
     waits = [retry_after.in_headers(retry_after.attribute(one, "headers"), now) for one in causes]
     waits += [retry_after.asked(one, now) for one in causes]
-    wait = next((seconds for seconds in waits if seconds is not None), None)
+    return next((seconds for seconds in waits if seconds is not None), None)
+
+
+def _later(error: BaseException, text: str, now: datetime) -> RetryLater:
+    """The time of the next attempt. Headers win over the library's value, which ignores the provider's clock."""
+    wait = wait_of(error, now)
     return RetryLater(text) if wait is None else RetryAfter(f"{text} (it asks to wait {wait:.3g} s)", wait)
 
 

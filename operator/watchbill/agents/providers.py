@@ -12,11 +12,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from watchbill.agents import model_hosts
+from watchbill.agents import key_files, model_hosts
 from watchbill.agents.importing import hiding, suggest
 from watchbill.agents.model_errors import ErrorInside, error_inside
 from watchbill.errors import Problem, UserActionRequired, needed
@@ -33,9 +34,10 @@ TEST: Final = "test"
 _NO_KEY: Final = "not-needed"
 """The key for a server of the user when the environment has none: libraries insist on a key, such servers don't."""
 
-_OPENAI: Final = "api.openai.com"
+OPENAI: Final = "api.openai.com"
 
-_providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None], Provider[Any]]] = {}
+_providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None, str | None], Provider[Any]]] = {}
+"""Event loop → provider, server and key of a file → the provider."""
 
 
 def check(model: str, base_url: str | None) -> list[Problem]:
@@ -75,14 +77,19 @@ def _check_server(cls: type[Provider[Any]], provider: str, base_url: str) -> lis
 
 
 def ready(model: str, base_url: str | None) -> list[Problem]:
-    """Problems with the environment: the key of the model's provider is missing. Makes no request."""
-    if model == TEST or base_url or check(model, base_url):  # what `check` finds, it tells
+    """Problems with the environment: the key of the model's provider is missing, or its file. Makes no request."""
+    if model == TEST or check(model, base_url):  # what `check` finds, it tells
         return []
-    key = f"{_prefix(model)}_API_KEY"
+    provider = parse_model_id(model)[0] or ""
+    if found := [] if without_key(model, base_url) else key_files.check(provider):
+        return [replace(each, reason=f"model {model!r}: {each.reason}", path="model") for each in found]
+    if base_url:
+        return []
+    key = key_files.variable(provider)
     if not server(model, None) and not os.environ.get(key, "set").strip():
         return [_unset(model, key)]
     try:
-        infer_provider(parse_model_id(model)[0] or "")
+        _made(provider, None, key_files.read(provider))
     except UserError as error:
         return [_lacks(model, error)]
     except Exception as error:  # whatever its library finds missing
@@ -93,12 +100,7 @@ def ready(model: str, base_url: str | None) -> list[Problem]:
 
 def server(model: str, base_url: str | None) -> str | None:
     """The URL of the model's server; None for its provider's own."""
-    return base_url or os.environ.get(f"{_prefix(model)}_BASE_URL") or None
-
-
-def _prefix(model: str) -> str:
-    """The prefix of the variables of the model's provider."""
-    return "OPENAI" if model.startswith("openai") else model.partition(":")[0].upper().replace("-", "_")
+    return base_url or os.environ.get(f"{key_files.prefix(model.partition(':')[0])}_BASE_URL") or None
 
 
 def without_key(model: str, base_url: str | None) -> str | None:
@@ -117,7 +119,7 @@ def build(model: str, base_url: str | None) -> Model:
     if model == TEST:
         # By default it calls every tool with made-up arguments, which most tools rightly refuse.
         return TestModel(call_tools=[])
-    if model.startswith("openai:") and model_hosts.host_of(server(model, base_url) or "") not in (None, _OPENAI):
+    if model.startswith("openai:") and model_hosts.host_of(server(model, base_url) or "") not in (None, OPENAI):
         # Servers that speak OpenAI's protocol speak chat completions; few know its newer API.
         model = "openai-chat" + model.removeprefix("openai")
     try:
@@ -149,16 +151,19 @@ def _provider(name: str, base_url: str | None) -> Provider[Any]:
     for old in [known for known in _providers if known.is_closed()]:
         _providers.pop(old, None)
     shared = _providers.setdefault(loop, {})
-    if (name, base_url) not in shared:
-        shared[name, base_url] = _connect(name, base_url)
-    return shared[name, base_url]
+    key = None if without_key(f"{name}:any", base_url) else key_files.read(name)
+    if (name, base_url, key) not in shared:  # after a rotation, the old one is closed with all others
+        shared[name, base_url, key] = _connect(name, base_url, key)
+    return shared[name, base_url, key]
 
 
-def _connect(name: str, base_url: str | None) -> Provider[Any]:
+def _connect(name: str, base_url: str | None, key: str | None) -> Provider[Any]:
+    """`key`: of a file; None: the environment may have one."""
+    hooks = [key_files.renewing(name, key)] if key else []
     if base_url is None:
-        provider: Provider[Any] = infer_provider(name)
+        provider = _made(name, None, key)
         own = model_hosts.host_of(provider.base_url)
-        return _watched(provider, lambda: own)
+        return _watched(provider, lambda: own, hooks)
     cls: Any = infer_provider_class(name)
     own_host = functools.cache(lambda: _own_host(cls))
     host = model_hosts.host_of(base_url) or ""
@@ -171,10 +176,22 @@ def _connect(name: str, base_url: str | None) -> Provider[Any]:
             )
         return _watched(provider, lambda: None)
     try:
-        provider = cls(base_url=base_url)
+        provider = _made(name, base_url, key)
     except UserError:  # no key in the environment
         provider = cls(base_url=base_url, api_key=_NO_KEY)
-    return _watched(provider, own_host)
+    return _watched(provider, own_host, hooks)
+
+
+def _made(name: str, base_url: str | None, key: str | None) -> Provider[Any]:
+    if base_url is None and key is None:
+        return infer_provider(name)
+    cls: Any = infer_provider_class(name)
+    given = {field: value for field, value in (("base_url", base_url), ("api_key", key)) if value is not None}
+    if "api_key" in given and "api_key" not in inspect.signature(cls).parameters:
+        variable = f"{key_files.variable(name)}_FILE"
+        raise UserActionRequired(f"{variable}: provider {name!r} takes no key of a file. Remove the variable")
+    provider: Provider[Any] = cls(**given)
+    return provider
 
 
 def _own_host(cls: Any) -> str | None:
@@ -190,13 +207,14 @@ def _http_client(provider: Provider[Any]) -> Any:
     return getattr(provider, "_own_http_client", None)
 
 
-def _watched(provider: Provider[Any], own: Callable[[], str | None]) -> Provider[Any]:
-    """Adds hooks to the client: they remove keys from requests to other hosts, and find errors in answers."""
+def _watched(provider: Provider[Any], own: Callable[[], str | None], before: Sequence[Any] = ()) -> Provider[Any]:
+    """Adds hooks to the client: they remove keys from requests to other hosts, and find errors in answers. `before`:
+    further hooks of requests, for before that."""
     client = _http_client(provider)
     if client is not None:
         hooks = client.event_hooks
         client.event_hooks = {
-            "request": [*hooks["request"], model_hosts.guard(own)],
+            "request": [*hooks["request"], *before, model_hosts.guard(own)],
             "response": [*hooks["response"], _raise_error_inside],
         }
     return provider

@@ -1,14 +1,17 @@
-"""Tools: plain functions that agents call by name, and models through pydantic-ai.
+"""Tools: functions that agents call by name, and models through pydantic-ai. A crew's own are made in `http_tools` and
+`tool_servers`.
 
-The arguments of a tool are read from its signature. Nothing here depends on a model.
+The arguments of a function are read from its signature, or from a schema beside it. Nothing here depends on a model.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from watchbill import tracing
 
 ENTRY_POINTS: Final = "watchbill.tools"
 """The entry point group in which an installed package offers tools."""
@@ -23,15 +26,27 @@ class Tool:
     name: str
     function: Callable[..., Any]
     """The function, sync or async. It raises ValueError for a wrong argument; a model may then try again."""
+    schema: Mapping[str, Any] | None = None
+    """The JSON Schema of its arguments, all given by name. None: its signature says it."""
+    about: str = ""
+    """The purpose. Empty: the function's docstring says it."""
+    listed: Callable[[], Awaitable[Sequence[Tool]]] | None = None
+    """Asks a server for the tools that models are offered in place of this one, with their schemas. None: this one."""
+    needs_approval: bool = False
+    """Somebody must approve of each call before it is made."""
+    bare: Callable[..., Any] | None = None
+    """The function itself, where `function` asks for approval before it calls it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; a coroutine, to be awaited, where `is_async`."""
+        if tracing.active is not None:
+            return tracing.active.call_tool(self.name, self.function, *args, **kwargs)
         return self.function(*args, **kwargs)
 
     @property
     def description(self) -> str:
-        """The function's docstring, or empty."""
-        return inspect.getdoc(self.function) or ""
+        """The purpose, or the function's docstring, or empty."""
+        return self.about or inspect.getdoc(self.function) or ""
 
     @property
     def is_async(self) -> bool:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watchbill.api.checks import check
-    from watchbill.api.crew import Agent, Crew, CrewSpec, FlowRelation, Tasks
+    from watchbill.api.crew import Agent, Crew, CrewSpec
     from watchbill.api.heartbeat import CrewRef, Heartbeat, HeartbeatSpec
     from watchbill.api.meta import ObjectMeta
+    from watchbill.api.modes import FlowRelation
+    from watchbill.api.task_bounds import Tasks
     from watchbill.api.workers import Workers
 
 __all__ = [
@@ -33,6 +35,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from watchbill.api import checks, crew, heartbeat, meta
+    from watchbill.api import checks, crew, heartbeat, meta, modes
 
-    return next(getattr(home, name) for home in (checks, meta, crew, heartbeat) if hasattr(home, name))
+    return next(getattr(home, name) for home in (checks, meta, crew, heartbeat, modes) if hasattr(home, name))

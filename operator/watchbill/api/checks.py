@@ -1,5 +1,5 @@
-"""Checks that a schema and its rules can't make: circles in a flow, cron expressions, names of time zones. Pure but for
-reading the time zone database.
+"""Checks that a schema and its rules can't make: circles in a flow, schemas of outputs, tools that are cited, members
+of a hierarchy, cron expressions, names of time zones. Pure but for reading the time zone database.
 
 These are not errors of the models, because a resource that breaks them can get onto a cluster, where it has to be read
 in order to be told that it is Stalled.
@@ -11,6 +11,7 @@ import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from watchbill.api import approvals, output_schema, tool_sources
 from watchbill.api.crew import Crew, CrewSpec
 from watchbill.api.heartbeat import CRON_MACROS, Heartbeat, HeartbeatSpec
 from watchbill.api.problems import Finding, nearest, quote
@@ -28,8 +29,21 @@ def check(resource: Crew | Heartbeat) -> list[Problem]:
 
 def findings(resource: Crew | Heartbeat) -> list[Finding]:
     """Problems as `check` finds them, with places instead of paths, for callers that map places to lines of a file."""
-    found = _cycle(resource.spec) if isinstance(resource, Crew) else _timing(resource.spec)
+    found = _timing(resource.spec) if isinstance(resource, Heartbeat) else _of_crew(resource.spec)
     return [Finding(("spec", *f.loc), f.reason, f.fix) for f in found]
+
+
+def _of_crew(spec: CrewSpec) -> Iterator[Finding]:
+    yield from _cycle(spec)
+    yield from _schemas(spec)
+    yield from _zones(spec)
+    yield from _delegated(spec)
+    cited: dict[tuple[str | int, ...], str] = {("sharedTools", j): tool for j, tool in enumerate(spec.shared_tools)}
+    for i, agent in enumerate(spec.agents):
+        cited |= {("agents", i, "tools", j): tool for j, tool in enumerate(agent.tools)}
+    yield from tool_sources.findings(spec.tool_servers, spec.http_tools, cited)
+    tools = {agent.name: agent.tools for agent in spec.agents}
+    yield from approvals.unknown_tools(spec.requires_approval, tools, spec.shared_tools)
 
 
 def _cycle(spec: CrewSpec) -> Iterator[Finding]:
@@ -38,6 +52,26 @@ def _cycle(spec: CrewSpec) -> Iterator[Finding]:
     if cycle:
         reason = f"flowRelations go in a circle, so none of these could start: {' -> '.join(cycle)}"
         yield Finding(("flowRelations",), reason, "Remove one of these relations.")
+
+
+def _schemas(spec: CrewSpec) -> Iterator[Finding]:
+    for i, agent in enumerate(spec.agents):
+        for found in output_schema.findings(agent.output_schema) if agent.output_schema else ():
+            yield found._replace(loc=("agents", i, "outputSchema", *found.loc))
+
+
+def _zones(spec: CrewSpec) -> Iterator[Finding]:
+    for i, budget in enumerate(spec.budgets):
+        if (zone := _zone_fault(budget.time_zone)) is not None:
+            yield zone._replace(loc=("budgets", i, *zone.loc))
+
+
+def _delegated(spec: CrewSpec) -> Iterator[Finding]:
+    for i, agent in enumerate(spec.agents if spec.hierarchy else ()):
+        for field, written in (("when", agent.when), ("forEach", agent.for_each)):
+            if written is not None and spec.hierarchy and agent.name != spec.hierarchy.manager:
+                reason = f"agent {agent.name!r} works whenever it is asked to, and can't have {field}"
+                yield Finding(("agents", i, field), reason, "Remove it: its manager decides.")
 
 
 def _timing(spec: HeartbeatSpec) -> Iterator[Finding]:

@@ -31,6 +31,8 @@ class ConditionType(StrEnum):
     """Nothing will go on until somebody changes something: the message says what."""
     SUSPENDED = "Suspended"
     """No task of the crew begins, as its spec says. The store knows: no worker has claimed any since."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """A budget of the crew had no room for the last request to a model. Tasks that ask no model go on."""
     PAUSED = "Paused"
     """An annotation tells the operator to leave the crew alone. All other conditions are as they were before."""
 
@@ -49,6 +51,9 @@ class Reason(StrEnum):
     deletes keys once its memory is full. The message says what to set. Clears within five minutes of that."""
     SUSPENDED = "Suspended"
     """Ready, Suspended: the spec has suspend: true. Tasks are taken, and none begins."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """BudgetExhausted: the message names the budgets, until when they have no room, and the fate of their tasks. Clears
+    by itself when the next window begins, when the budget is raised, or when a smaller request finds room."""
     CONFIG_OUTDATED = "ConfigOutdated"
     """Ready: the crew takes work; a Secret or ConfigMap has changed since its workers started, and they stay because
     workers.rolloutOnChange is false. The message names it, and says how to replace them."""
@@ -82,6 +87,9 @@ class Reason(StrEnum):
     REDIS_USER_REFUSED = "RedisUserRefused"
     """Stalled: the operator makes a user in the store for each crew, and can't make this crew's: the store doesn't let
     it, or the Secret for it is somebody else's. The message says which. Tried again by itself."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """Stalled: the quota of the namespace has no room for the crew; the message has the figures and the setting. The
+    crew takes no work and has no workers, and keeps what was queued. Clears by itself as soon as there is room."""
     TEMPLATE_INVALID = "TemplateInvalid"
     """Stalled: the API server refuses the workers' Deployment; the message is its own. Tried again when the spec
     changes; until then workers of the revision before go on, and are scaled."""
@@ -131,7 +139,7 @@ class Condition(Strict):
     """One observation about a resource (Kubernetes' metav1.Condition)."""
 
     type: str = Field(
-        description="What is said: Ready, Reconciling, Stalled, Suspended or Paused.",
+        description="What is said: Ready, Reconciling, Stalled, Suspended, BudgetExhausted or Paused.",
         max_length=316,
         pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$",
     )

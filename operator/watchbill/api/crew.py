@@ -6,13 +6,15 @@ stands twice, side by side: for Python (with the place of every finding) and for
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from watchbill import names
+from watchbill.api import approvals, batches, limits, modes
+from watchbill.api import budgets as spending
+from watchbill.api import hierarchy as hierarchies
 from watchbill.api.conditions import NO_STATUS
 from watchbill.api.crew_status import CrewStatus
 from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated
@@ -32,23 +34,18 @@ from watchbill.api.meta import (
     UniqueNames,
     by_key,
     bytes_rule,
-    first_repeated,
     refuse_reserved,
 )
-from watchbill.api.problems import Finding, Hint, raise_findings
+from watchbill.api.models import LLM_AGENT, BaseUrl, FallbackModels, OutputSchema, key_in_config, no_user_rule
+from watchbill.api.problems import Finding, raise_findings
+from watchbill.api.task_bounds import Tasks
+from watchbill.api.tool_sources import HttpTools, ToolServers
 from watchbill.api.workers import Workers
 
 AGENTS_MAX: Final = 100
 RELATIONS_MAX: Final = 200
-ENDS_MAX: Final = 16
 TOOLS_MAX: Final = 100
 INPUTS_MAX: Final = 64
-
-LLM_AGENT: Final = ("LLMAgent", "watchbill.agents.llm:LLMAgent")
-"""The names of the class that needs a model."""
-
-
-_WITH_USER: Final = "^[^/]*//[^/?#]*@"
 
 
 class Agent(Strict):
@@ -59,13 +56,7 @@ class Agent(Strict):
             "x-kubernetes-validations": [
                 bytes_rule("systemPrompt", TEMPLATE_MAX_BYTES),
                 bytes_rule("prompt", TEMPLATE_MAX_BYTES),
-                {
-                    # not a pattern: what fails one is quoted
-                    "rule": f"!has(self.baseURL) || !self.baseURL.matches('{_WITH_USER}')",
-                    "message": "baseURL has a user or password in it. Remove it: the key belongs into the workers' "
-                    "environment",
-                    "fieldPath": ".baseURL",
-                },
+                no_user_rule(),
             ]
         }
     )
@@ -85,14 +76,14 @@ class Agent(Strict):
         max_length=NAME_MAX,
         description="Model of the agent, for example openai:gpt-5-mini. Default: spec.model.",
     )
-    base_url: Annotated[str, Hint("Begin it with http:// or https://.")] = Field(
+    base_url: BaseUrl = Field(
         default="",
         alias="baseURL",
-        max_length=2048,
-        pattern="^(https?://.*)?$",
         description="URL of a server that speaks the provider's protocol, http(s)://, without user and password. "
-        "Default: the provider's own.",
+        "Default: spec.baseURL for a model of OpenAI's protocol, else the provider's own.",
     )
+    fallback_models: FallbackModels = Field(default_factory=list)
+    output_schema: OutputSchema = Field(default_factory=dict)
     system_prompt: Template = Field(
         default="", description="Instructions that the model gets before the prompt of every step."
     )
@@ -104,7 +95,8 @@ class Agent(Strict):
     tools: UniqueNames = Field(
         default_factory=list,
         max_length=TOOLS_MAX,
-        description="Tools the agent may use: a tool that comes with Watchbill, an entry point, or module:function.",
+        description="Tools the agent may use: a tool that comes with Watchbill, an entry point, module:function, the "
+        "name of one of httpTools, or SERVER/TOOL or SERVER/* of one of toolServers.",
         json_schema_extra=SET,
     )
     inputs: InputNames = Field(
@@ -126,85 +118,28 @@ class Agent(Strict):
         le=604_800,
         description="Seconds that one step of the agent may take. Default: tasks.timeoutSeconds.",
     )
+    when: modes.When | None = Field(
+        default=None, description="Condition of the step: it is skipped if the condition does not hold."
+    )
+    for_each: modes.ForEach | None = Field(
+        default=None,
+        description="List, {steps.AGENT.FIELD} or {inputs.NAME}, for each of whose items the agent has a step of its "
+        "own; the prompt may cite {item} and {item.FIELD}. The output is the list of theirs, in order.",
+    )
+    on_error: modes.OnError | None = Field(
+        default=None,
+        description="Fail: what comes after a failed step of the agent does not run. Continue: it runs, and gets the "
+        "error in place of an output. Default: spec.onError.",
+    )
+    batch: batches.OfAgent = None
+    max_concurrent: limits.MaxConcurrent = None
+    rate_limit: limits.AgentRate = None
 
     @model_validator(mode="after")
-    def _no_password(self) -> Agent:
-        if re.match(_WITH_USER, self.base_url):
-            reason = "baseURL has a user or password in it, which whoever may read the crew would see"
-            fix = "Remove it: the key belongs into the workers' environment."
-            raise_findings(type(self), [Finding(("baseURL",), reason, fix)])
+    def _no_key(self) -> Agent:
+        if self.agent_class in ("", *LLM_AGENT) and (found := key_in_config(self.config)):
+            raise_findings(type(self), [found])
         return self
-
-
-Ends = Annotated[list[AgentName], AGENT_NAME_HINT]
-
-
-class FlowRelation(Strict):
-    """A relation of agents: those of `target` start once all of `source` are done."""
-
-    source: Ends = Field(
-        min_length=1, max_length=ENDS_MAX, description="Names of the agents that run first.", json_schema_extra=SET
-    )
-    target: Ends = Field(
-        min_length=1, max_length=ENDS_MAX, description="Names of the agents that run after them.", json_schema_extra=SET
-    )
-
-    @model_validator(mode="after")
-    def _each_once(self) -> FlowRelation:
-        raise_findings(type(self), self._repeated())
-        return self
-
-    def _repeated(self) -> Iterator[Finding]:
-        for end, listed in (("source", self.source), ("target", self.target)):
-            if again := first_repeated(listed):
-                position, name = again
-                yield Finding((end, position), f"agent {name!r} is listed twice", "Remove one of the two.")
-
-
-class Tasks(Strict):
-    """Bounds of the crew's tasks."""
-
-    timeout_seconds: int = Field(
-        default=300, ge=1, le=604_800, description="Seconds a task may run before it counts as failed."
-    )
-    max_attempts: int = Field(
-        default=3,
-        ge=1,
-        le=100,
-        description="Attempts of a task, including those whose worker died, before it becomes a dead letter.",
-    )
-    backoff_seconds: int = Field(
-        default=2,
-        ge=0,
-        le=3600,
-        description="Longest pause in seconds before the second attempt; it doubles with each further attempt, and the "
-        "actual pause is random. A delay that the failure asks for (HTTP Retry-After) is added.",
-    )
-    max_queued: int = Field(
-        default=100_000,
-        ge=1,
-        le=10_000_000,
-        description="Number of tasks in the queue above which new ones are refused.",
-    )
-    result_ttl_seconds: int = Field(
-        default=3600,
-        ge=1,
-        le=2_592_000,
-        alias="resultTTLSeconds",
-        description="Seconds for which a finished task and its result are kept.",
-    )
-    max_results: int = Field(
-        default=100_000,
-        ge=100,
-        le=10_000_000,
-        description="Finished tasks and runs above which the oldest are removed, even before resultTTLSeconds.",
-    )
-    lease_seconds: int = Field(
-        default=15,
-        ge=3,
-        le=3600,
-        description="Seconds without a renewal after which a worker counts as dead, and others take over its tasks.",
-    )
 
 
 class CrewSpec(Strict):
@@ -213,6 +148,7 @@ class CrewSpec(Strict):
     model_config = ConfigDict(
         json_schema_extra={
             "x-kubernetes-validations": [
+                no_user_rule(),
                 {
                     "rule": "(has(self.model) && self.model != '') || self.agents.all(a, "
                     "(has(a.model) && a.model != '') || (has(a.class) && a.class != ''))",
@@ -241,27 +177,39 @@ class CrewSpec(Strict):
                     "or cite one that is there",
                     "fieldPath": ".flowRelations",
                 },
+                *modes.RULES,
+                approvals.RULE,
+                spending.RULE,
+                *hierarchies.RULES,
             ]
         }
     )
 
     description: str = Field(default="", max_length=TEXT_MAX, description="Purpose of the crew, in words for people.")
-    execution_mode: Literal["sequential", "parallel", "flow"] = Field(
+    execution_mode: Literal["sequential", "parallel", "flow", "loop", "hierarchical"] = Field(
         default="sequential",
-        description="Order of the agents: one after the other, each with all outputs before it; all at once; or by "
-        "flowRelations.",
+        description="Order of the agents: one after the other, each with all outputs before it; all at once; by "
+        "flowRelations; one after the other again and again, within the bounds of loop; or as the manager of "
+        "hierarchy delegates work to them.",
     )
     agents: list[Agent] = Field(
         min_length=1, max_length=AGENTS_MAX, description="Agents of the crew.", json_schema_extra=by_key("name")
     )
     model: str = Field(default="", max_length=NAME_MAX, description="Model of the agents that name none.")
+    base_url: BaseUrl = Field(
+        default="",
+        alias="baseURL",
+        description="URL of the server of all models of OpenAI's protocol (openai:) that name none: a gateway.",
+    )
     shared_tools: UniqueNames = Field(
         default_factory=list,
         max_length=TOOLS_MAX,
         description="Tools of every agent that has no tool of that name.",
         json_schema_extra=SET,
     )
-    flow_relations: list[FlowRelation] = Field(
+    tool_servers: ToolServers = Field(default_factory=list)
+    http_tools: HttpTools = Field(default_factory=list)
+    flow_relations: list[modes.FlowRelation] = Field(
         default_factory=list,
         max_length=RELATIONS_MAX,
         description="Order of the agents in executionMode flow; an agent that no relation names starts at once.",
@@ -269,6 +217,17 @@ class CrewSpec(Strict):
     )
     max_parallel_tasks: int = Field(
         default=10, ge=1, le=1000, description="Number of steps of one run that run at once."
+    )
+    loop: modes.Loop | None = Field(default=None, description="Bounds of a crew in executionMode loop.")
+    on_error: modes.OnError = Field(
+        default="Fail",
+        description="Fail: what comes after a failed step does not run. Continue: it runs, and gets the error in place "
+        "of an output.",
+    )
+    synthesis: modes.Synthesis | None = Field(
+        default=None,
+        description="Agent that sums up all outputs once everything else of a run has ended. Its output is the run's; "
+        "its failure does not fail the run.",
     )
     suspend: bool = Field(
         default=False,
@@ -288,6 +247,14 @@ class CrewSpec(Strict):
         description="Destinations of the results of tasks and runs, unless one names others.",
         json_schema_extra=by_key("name"),
     )
+    hierarchy: hierarchies.Hierarchy | None = Field(
+        default=None, description="Manager, reviewer and bounds of a crew in executionMode hierarchical."
+    )
+    requires_approval: approvals.RequiresApproval = Field(default_factory=list)
+    approval_timeout_seconds: approvals.ApprovalTimeout = approvals.APPROVAL_SECONDS
+    budgets: spending.Budgets = Field(default_factory=list)
+    prices: spending.Prices = Field(default_factory=list)
+    model_limits: limits.ModelLimits = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _sound(self) -> CrewSpec:
@@ -298,7 +265,13 @@ class CrewSpec(Strict):
                 *self._idle_agents(),
                 *self._idle_relations(),
                 *self._strangers(),
+                *modes.loop_findings(self.execution_mode, [agent.name for agent in self.agents], self.loop),
+                *modes.synthesis_findings(self.synthesis, [agent.name for agent in self.agents], self.model),
+                *hierarchies.broken_rules(self.execution_mode, self.hierarchy, [agent.name for agent in self.agents]),
+                *approvals.strangers(self.requires_approval, {a.name: a.tools for a in self.agents}, self.shared_tools),
                 *(found._replace(loc=("delivery", *found.loc)) for found in repeated(self.delivery)),
+                *spending.broken_rules(self.budgets, self.prices, [agent.name for agent in self.agents]),
+                *limits.repeated(self.model_limits),
             ],
         )
         return self
@@ -378,3 +351,8 @@ class Crew(Strict):
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def suspends(self) -> bool | None:
+        """True or False where it says whether it is to be suspended; None: it stays as it is."""
+        return self.spec.suspend if "suspend" in self.spec.model_fields_set else None

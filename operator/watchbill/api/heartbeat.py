@@ -18,6 +18,10 @@ from watchbill.api.meta import (
     PROMPT_MAX_BYTES,
     SET,
     TEXT_MAX,
+    ZONE_HINT,
+    ZONE_MAX,
+    ZONE_PATTERN,
+    ZONE_RULE,
     AgentName,
     ObjectMeta,
     Prompt,
@@ -121,21 +125,12 @@ class HeartbeatSpec(Strict):
         le=31_622_400,
         description="Seconds from one firing to the next. Exactly one of schedule and intervalSeconds.",
     )
-    time_zone: Annotated[str, Hint("Use a name such as Europe/Berlin, or UTC.")] = Field(
+    time_zone: Annotated[str, ZONE_HINT] = Field(
         default=UTC,
-        max_length=64,
-        pattern="^[A-Za-z][A-Za-z0-9_+/-]*$",
+        max_length=ZONE_MAX,
+        pattern=ZONE_PATTERN,
         description="The time zone that schedule is read in, as in Europe/Berlin.",
-        # An unknown zone makes the function itself fail, and with it the rule. Here and not in the spec, because the
-        # API server ignores `fieldPath` when a rule fails in this way.
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "timestamp('2000-01-01T00:00:00Z').getHours(self) >= 0",
-                    "message": "timeZone is not known. Use a name such as Europe/Berlin, or UTC",
-                }
-            ]
-        },
+        json_schema_extra=ZONE_RULE,
     )
     jitter_seconds: int = Field(
         default=0,

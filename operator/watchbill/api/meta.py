@@ -33,7 +33,8 @@ _DNS_LABEL: Final = (
 class Strict(BaseModel):
     """A part of a resource: unknown fields and wrong types are errors, as at the API server."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel)
+    # Built at first use: a worker reads few of them, and has those built as parts of its crew's definition.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel, defer_build=True)
 
 
 AgentName = Annotated[str, Field(max_length=63, pattern=AGENT_NAME_PATTERN)]
@@ -75,26 +76,41 @@ Template = Annotated[str, *_bytes_within(TEMPLATE_MAX_BYTES), _SHORTEN]
 """Text for a model that stands in every agent."""
 
 
-def _once(value: list[str]) -> list[str]:
+def once(value: list[str]) -> list[str]:
+    """Checks that nothing stands twice in a list."""
     if again := first_repeated(value):
         position, item = again
         refuse(f"{item!r} is listed twice", f"Remove entry [{position}].")
     return value
 
 
-UniqueNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=NAME_MAX)]], AfterValidator(_once)]
+UniqueNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=NAME_MAX)]], AfterValidator(once)]
 """A list in which nothing stands twice. Declare with `json_schema_extra=SET`."""
 
-ResourceNames = Annotated[list[ResourceName], AfterValidator(_once)]
+ResourceNames = Annotated[list[ResourceName], AfterValidator(once)]
 """Names of resources, or of parts of them, in which nothing stands twice."""
 
 _INPUT: Final = f"^{names.INPUT_NAME.pattern}$"
 InputNames = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=63, pattern=_INPUT)]],
-    AfterValidator(_once),
+    AfterValidator(once),
     Hint("Use a letter, then letters, digits, - and _ (63 at most)."),
 ]
 """Names of inputs, each once. Declare with `json_schema_extra=SET`."""
+
+ZONE_MAX: Final = 64
+ZONE_PATTERN: Final = "^[A-Za-z][A-Za-z0-9_+/-]*$"
+ZONE_HINT: Final = Hint("Use a name such as Europe/Berlin, or UTC.")
+ZONE_RULE: Final[dict[str, Any]] = {
+    "x-kubernetes-validations": [
+        {
+            "rule": "timestamp('2000-01-01T00:00:00Z').getHours(self) >= 0",
+            "message": "timeZone is not known. Use a name such as Europe/Berlin, or UTC",
+        }
+    ]
+}
+"""CEL: the name of a time zone is known. An unknown one makes the function itself fail, and with it the rule. A rule of
+the field, because the API server ignores `fieldPath` when a rule fails in this way."""
 
 SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
 

@@ -161,8 +161,8 @@ def _validate(
 
 def _leave_out(model: type[Crew] | type[Heartbeat], content: Any, loc: Loc) -> bool:
     """Removes the field from the content; False when that could mislead a rule, or isn't possible."""
-    if loc[:2] == ("spec", "delivery"):  # the rules of a destination read all its fields
-        content["spec"].pop("delivery", None)
+    if loc[:2] in (("spec", "delivery"), ("spec", "budgets")):  # the rules of an entry read all its fields
+        content["spec"].pop(loc[1], None)
         return True
     while loc and isinstance(loc[-1], int):
         loc = loc[:-1]

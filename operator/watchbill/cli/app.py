@@ -10,6 +10,8 @@ import typer
 
 from watchbill.cli import (
     about,
+    approvals,
+    budgets,
     control,
     crews,
     dead,
@@ -22,6 +24,7 @@ from watchbill.cli import (
     operator,
     output,
     run,
+    sessions,
     status,
     submit,
     top,
@@ -67,12 +70,15 @@ for command in (
     submit.result,
     status.status,
     why.why,
+    budgets.budget,
     top.top,
     events.events,
     control.cancel,
     control.interrupt,
     control.suspend,
     control.resume,
+    approvals.approve,
+    approvals.reject,
     worker.worker,
     control.workers,
     control.drain,
@@ -93,6 +99,12 @@ app.add_typer(letters, no_args_is_help=True)
 told = typer.Typer(name="explain", help="Show why the operator has decided as it has.")
 told.command("crew")(reported(leveled(explain.crew)))
 app.add_typer(told, no_args_is_help=True)
+
+remembered = typer.Typer(name="sessions", help="List, show and delete sessions: what agents remember.")
+remembered.command("list")(reported(leveled(sessions.list_)))
+remembered.command()(reported(leveled(sessions.show)))
+remembered.command()(reported(leveled(sessions.delete)))
+app.add_typer(remembered, no_args_is_help=True)
 
 sent = typer.Typer(name="deliveries", help="List and show deliveries: results that are sent to destinations.")
 sent.command("list")(reported(leveled(deliveries.list_)))

@@ -72,7 +72,7 @@ def cancel(
             return await _cancel_all(client, crew, agent, reason, store.form, yes=yes)
         if not await client.cancel(crew, task_id, reason=reason):
             await _see_the_end(client, crew)
-        if await _say_state(client, crew, task_id, store.form) == "cancelling":
+        if await say_state(client, crew, task_id, store.form) == "cancelling":
             output.say(f"a worker was asked to stop it. To see how it ends: watchbill result {crew} {task_id} --wait")
         return 0
 
@@ -94,7 +94,7 @@ def interrupt(
 
     async def ask(client: Client) -> int:
         await client.interrupt(crew, task_id, reason=reason)
-        aside = await _say_state(client, crew, task_id, store.form) == "interrupted"
+        aside = await say_state(client, crew, task_id, store.form) == "interrupted"
         what = "it waits until" if aside else "its worker was asked to set it aside, until"
         output.say(f"{what} somebody lets it go on: watchbill resume {crew} {task_id}")
         return 0
@@ -133,7 +133,7 @@ def resume(
         if task_id is None:
             return await suspension.tell(client, crew, store.form, on=False)
         resumed = await client.resume(crew, task_id)
-        await _say_state(client, crew, task_id, store.form)
+        await say_state(client, crew, task_id, store.form)
         if not resumed:
             output.say(f"{task_id} is not interrupted: nothing was changed")
         return 0
@@ -254,7 +254,8 @@ async def _see_the_end(client: Client, crew: str) -> int:
     return left
 
 
-async def _say_state(client: Client, crew: str, task_id: str, form: Output) -> str:
+async def say_state(client: Client, crew: str, task_id: str, form: Output) -> str:
+    """Prints the state of a task, a step or a run, and returns it."""
     now = await client.state(crew, task_id)
     if form is Output.TEXT:
         sys.stdout.write(f"{now.value}\n")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from watchbill.cli import output
+from watchbill.cli import deletion, output
 from watchbill.cli.control import confirmed
-from watchbill.cli.options import Output
+from watchbill.cli.options import Output, TimeoutOption
 from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.errors import InvalidInput, Problem, sentence
 
@@ -112,30 +112,57 @@ def delete(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Don't ask for confirmation, even if there is unfinished work.")
     ] = False,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Delete the crews once all their work has ended and is delivered.")
+    ] = False,
+    running_only: Annotated[
+        bool,
+        typer.Option(
+            "--running-only", help="Suspend the crews first, and wait only for the work that runs. With --drain."
+        ),
+    ] = False,
+    timeout: TimeoutOption = None,
 ) -> int:
     """Delete crews, with all their work and results, or heartbeats from a store: by name, or those of YAML files.
 
-    On a terminal the command asks first if a crew has unfinished work. A crew that an operator manages is refused.
+    On a terminal the command asks first if a crew has unfinished work that would be lost. A crew that an operator
+    manages is refused, but with --drain: then its Crew is deleted in the cluster of the current kubeconfig.
+
+    With --drain the crews take no work from then on: whoever submits is refused. After --timeout or Ctrl-C nothing is
+    deleted, and the crews take work again.
     """
     crews, beats = _doomed(kind, chosen or [], files or [], of)
+    _check_drain(crews, timeout, drain=drain, running_only=running_only)
 
     async def work(client: Client) -> int:
         for crew in crews:
             await client.crew(crew)  # all are there, before one goes
-        if not yes and sys.stdin.isatty() and crews:
+        if not yes and (running_only or not drain) and sys.stdin.isatty() and crews:
             busy = [crew for crew in crews if await client.unfinished(crew)]
             if busy and not await confirmed(f"Delete {', '.join(busy)}, and the work that waits or runs there?"):
                 output.say("nothing was deleted")
                 return 1
+        if drain and (code := await deletion.drained(client, crews, timeout, running_only=running_only)):
+            return code
         for crew, beat in beats:
             await client.delete(crew, heartbeat=beat)
             sys.stdout.write(f"heartbeat/{beat} deleted\n")
-        for crew in crews:
+        for crew in () if drain else crews:
             await client.delete(crew)
             sys.stdout.write(f"crew/{client.keys(crew).crew.partition('/')[2]} deleted\n")
         return 0
 
     return store.run(work)
+
+
+def _check_drain(crews: list[str], timeout: float | None, *, drain: bool, running_only: bool) -> None:
+    """Raises InvalidInput for options that say nothing together."""
+    if drain and not crews:
+        raise InvalidInput(Problem("only crews have work to wait for", "Leave --drain out.", path="--drain"))
+    for option, given in (("--running-only", running_only), ("--timeout", timeout is not None)):
+        if given and not drain:
+            fix = "Add --drain."
+            raise InvalidInput(Problem("it says which work to wait for, and how long", fix, path=option))
 
 
 def _doomed(

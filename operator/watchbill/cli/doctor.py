@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -57,6 +58,7 @@ def doctor(
 
 async def _cluster(settings: Settings, *, asked: bool) -> Cluster | None:
     try:
+        from watchbill.controller.quotas import hard_of
         from watchbill.doctor import cluster
     except MissingExtra:
         if asked:
@@ -66,7 +68,12 @@ async def _cluster(settings: Settings, *, asked: bool) -> Cluster | None:
     # Elsewhere than in the operator's pod nobody has set it, and the default isn't the operator's.
     image = settings.worker_image if "worker_image" in settings.model_fields_set else ""
     return await cluster.examine(
-        namespaces, asked=asked, worker_image=image, lease=settings.lease, user_per_crew=settings.redis_acl_per_crew
+        namespaces,
+        asked=asked,
+        worker_image=image,
+        lease=settings.lease,
+        user_per_crew=settings.redis_acl_per_crew,
+        hard=partial(hard_of, settings.quotas),
     )
 
 

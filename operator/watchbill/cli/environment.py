@@ -64,17 +64,24 @@ def is_quiet() -> bool:
     return _level == "ERROR"
 
 
-def read(*, agents: bool = False) -> Settings:
+def read(*, agents: bool = False, traced: bool = False) -> Settings:
     """Reads the settings, and sends log lines to stderr from now on, without secrets. Raises InvalidInput.
 
-    `agents`: show INFO lines of agents, too, in short, unless a level was given.
+    `agents`: show INFO lines of agents, too, in short, unless a level was given. `traced`: make spans from now on, if
+    the settings name a collector; `process.run` ends that.
     """
     from watchbill import settings
 
     found = settings.read(settings.Settings)
     told = _level or (found.log_level if "log_level" in found.model_fields_set else None)
     shown = agents and told is None
-    logs.set_up(told or found.log_level, logs.Handler(_Stderr(), _OfAgents() if shown else None))
+    plain = found.log_format == "text"
+    formatter = _OfAgents() if shown and plain else logs.formatter(found.log_format)
+    logs.set_up(told or found.log_level, logs.Handler(_Stderr(), formatter))
     if shown:
         logging.getLogger(logs.AGENTS).setLevel(logging.INFO)
+    if traced:
+        from watchbill.tracing import switch
+
+        switch.on(found, "watchbill")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from watchbill.cli import output
 from watchbill.cli.options import Output
 from watchbill.cli.stores import StoreOptions, with_store
+from watchbill.errors import MissingExtra
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -47,6 +49,9 @@ def heartbeats(
                 _show(one)
         else:
             output.table(("CREW", *_HEADER), [(one.crew.partition("/")[2], *_row(one)) for one in found])
+        if store.form is Output.TEXT:
+            for sentence in await _at_rest(found):
+                output.say(sentence)
         return 0
 
     return store.run(ask)
@@ -63,10 +68,28 @@ def _show(one: HeartbeatReport) -> None:
 
 
 def _row(one: HeartbeatReport) -> tuple[str, ...]:
-    following = f"{one.next[0].astimezone():%F %T}" if one.next else "suspended"
+    at_rest = "no room for crew" if one.hold else "crew suspended" if one.crew_suspended else "suspended"
+    following = f"{one.next[0].astimezone():%F %T}" if one.next else at_rest
     last = one.last[0] if one.last else None
     fired = f"{last.fired.astimezone():%F %T}" if last else "-"
     return one.name, one.schedule, following, str(one.missed), fired, last.state if last else "-"
+
+
+async def _at_rest(found: Sequence[HeartbeatReport]) -> list[str]:
+    """Sentences about the crews of these heartbeats that keep them from firing, or whose changes are not taken up."""
+    told = {}
+    for one in found:
+        if one.hold:
+            told[one.crew] = f"there is no room for crew {one.crew}, and none of its heartbeats fires: {one.hold}"
+        elif one.crew_suspended:
+            why = f"crew {one.crew} is suspended, and none of its heartbeats fires until: watchbill resume {one.crew}"
+            told[one.crew] = why
+    managed = {one.crew for one in found if one.managed}
+    try:
+        from watchbill.cli import pods
+    except MissingExtra:
+        return list(told.values())
+    return [*told.values(), *(await pods.paused(managed) if managed else ())]
 
 
 def _work(work: FiredWork) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from watchbill.client import Client, Result
 from watchbill.connection.url import Target
 from watchbill.errors import InvalidInput, NotFound, Problem, WatchbillError
 from watchbill.event_types import TownEvent
-from watchbill.local import LocalCrews, Manifests, place_of, target_of, with_model
+from watchbill.local import LocalCrews, Manifests, place_of, target_of
 from watchbill.names import CrewKeys, split_step_id
+from watchbill.plan.models import with_model
 from watchbill.records import CrewDefinition, from_crew, to_crew
 from watchbill.settings import Settings
 from watchbill.store import definitions, runs

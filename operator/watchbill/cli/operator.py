@@ -14,9 +14,11 @@ def operator() -> int:
     """
     import asyncio
 
+    from watchbill import metrics
     from watchbill.cli import environment, process
     from watchbill.controller.operator import Operator
     from watchbill.scheduler import Scheduler
+    from watchbill.tracing import switch
     from watchbill.worker.health import HealthServer
 
     settings = environment.read()
@@ -24,13 +26,14 @@ def operator() -> int:
         fix = "Set it to the URL of the store that the workers use, too."
         raise InvalidInput(Problem("the operator has no store", fix, path="WATCHBILL_REDIS_URL"))
     url = settings.redis_url
-    for chatty in ("apscheduler", "kopf"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    switch.on(settings, "watchbill-operator")  # `process.run` ends that
+    metrics.leave_out_created()
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # that it leaves signals alone is meant so
 
     async def work(signals: process.Signals) -> int:
         running = Operator(settings, url, Scheduler)
-        health = HealthServer(running.observe, lambda: running.is_ready)
+        health = HealthServer(running.observe, lambda: running.is_ready, is_operator=True)
         if settings.health_port is not None:
             await health.start(settings.health_host, settings.health_port)
         try:

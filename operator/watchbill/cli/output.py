@@ -141,7 +141,8 @@ def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
     if not ended.success and form is Output.TEXT:
         for line in (ended.error or "it failed without a reason").splitlines():
             say(f"error: {line}")
-        if skipped := getattr(ended, "skipped", ()):
+        over = getattr(ended, "passed_over", ())
+        if skipped := [name for name in getattr(ended, "skipped", ()) if name not in over]:
             say(f"never started, because of that: {', '.join(skipped)}")
     if ended.success and form is Output.TEXT and not first_line(ended.output):
         what = "None" if ended.output is None else "an empty text"
@@ -151,7 +152,7 @@ def result(ended: Result, form: Output, *, out: TextIO | None = None) -> int:
 
 def first_line(value: Any) -> str:
     """The first line of an output; empty for None and for blank text."""
-    from watchbill.plan.prompts import as_text
+    from watchbill.plan.values import as_text
 
     lines = [] if value is None else as_text(value).strip().splitlines()
     return one_line(lines[0]) if lines else ""
@@ -166,7 +167,7 @@ def _last_agent(ended: Result) -> str:
 
 
 def _text(value: Any, out: TextIO) -> None:
-    from watchbill.plan.prompts import as_text
+    from watchbill.plan.values import as_text
 
     text = as_text(value)
     if not out.isatty():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 from watchbill import cluster_names
 from watchbill.errors import NotFound, UserActionRequired, WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
+from watchbill.plan import paused as crew_paused
 from watchbill.plan import pods
 
 SECONDS: Final = 4.0
@@ -31,3 +33,19 @@ async def of_crew(namespace: str, name: str) -> tuple[str, ...]:
     except (WatchbillError, TimeoutError) as error:
         return (f"the cluster can't be asked: {error or 'it does not answer'}",)
     return pods.explain(crew, deployments.objects, found.objects)
+
+
+async def paused(crews: Collection[str]) -> list[str]:
+    """Returns a sentence about each of these crews (`namespace/name`) that an annotation keeps the operator from
+    managing, as far as a cluster is at hand and can be asked."""
+    try:
+        async with asyncio.timeout(SECONDS), await KubernetesApi.connect() as api:
+            if len(crews) == 1:
+                found = [await api.get("crews", *crew.split("/", 1)) for crew in crews]
+            else:
+                spaces = sorted({crew.partition("/")[0] for crew in crews})
+                found = [one for space in spaces for one in (await api.list("crews", space)).objects]
+    except (WatchbillError, TimeoutError):
+        return []
+    named = (one for one in found if one and f"{one['metadata']['namespace']}/{one['metadata']['name']}" in crews)
+    return [sentence for one in named if (sentence := crew_paused.told(one))]

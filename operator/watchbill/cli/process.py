@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from watchbill.cli import failures, output
+from watchbill.tracing import switch
 
 T = TypeVar("T")
 
@@ -87,6 +88,7 @@ def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
         force.daemon = True
         force.start()
         runner.close()
+        switch.off()
         force.cancel()
     return code
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 POLL_SECONDS: Final = 0.15
+_SAID: Final = (EventType.MISSION_EVENT, EventType.MISSION_HELP_NEEDED)
+"""The events whose messages are shown."""
 
 
 def on_terminal() -> AbstractContextManager[View]:
@@ -98,7 +100,7 @@ class _Run:
             return
         self._heard.add(entry_id)
         name = step[1]
-        if event.event_type is EventType.MISSION_EVENT:
+        if event.event_type in _SAID:
             self._shown.said(name, event.timestamp, event.message)
         elif event.event_type is EventType.TASK_ASSIGNED:
             self._assigned.add(name)
@@ -173,7 +175,7 @@ class _Task:
                 change = {"status": state, "started_at": event.timestamp if state is TaskState.RUNNING else None}
                 self._step = self._step.model_copy(update=change)
                 self._show(RunState.RUNNING)
-            elif event.event_type is EventType.MISSION_EVENT:
+            elif event.event_type in _SAID:
                 self._shown.said(self._step.name, event.timestamp, event.message)
 
     async def ended(self, result: Result) -> None:

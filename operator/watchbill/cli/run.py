@@ -91,7 +91,7 @@ def run(
 
     _refuse_together(store, agent, timeout, resume=resume, watch=watch, ephemeral=ephemeral)
     text, inputs = reading.work(prompt, prompt_file, given or [])
-    settings = environment.read(agents=True)
+    settings = environment.read(agents=True, traced=True)
     output.reserve_stdout()
     manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store

@@ -57,6 +57,9 @@ async def health(local: LocalCrews, host: str, port: int | None) -> str:
     """Serves health if a port is given, and returns a message. Raises InvalidInput when the port is taken."""
     if port is None:
         return ""
+    from watchbill import metrics
+
+    metrics.leave_out_created()
     try:
         server = await local.serve_health(host, port)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -103,7 +104,9 @@ async def _crew(client: Client, crew: str, form: Output) -> None:
         output.write({"crew": client.keys(crew).crew, **_plain(figures), "unfinished": listed}, form)
         return
     output.table(_HEADER, [(crew, *_cells(figures))])
-    if figures.suspended:
+    if figures.suspended and (hold := await client.hold(crew)):
+        output.say(f"there is no room for the crew: {hold}")
+    elif figures.suspended:
         output.say(f"the crew is suspended: no task begins until somebody resumes it (watchbill resume {crew})")
     if (to := figures.deliveries) and to.waiting + to.running + to.delayed + to.dead:
         output.say(
@@ -140,8 +143,18 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
         now = await client.state(crew, work_id)
         if form is not Output.TEXT:
             output.write({"crew": client.keys(crew).crew, "task_id": work_id, "status": now.value}, form)
-        else:
-            output.table(("TASK", "STATUS"), [(work_id, now.value)])
+            return
+        output.table(("TASK", "STATUS"), [(work_id, now.value)])
+    if form is Output.TEXT:
+        for task_id, known in (await client.approvals(crew, work_id)).items():
+            for one in known:
+                if one.state == "waiting" and one.until > output.now():
+                    what = f"{one.what} {one.details}".rstrip() or "to begin"
+                    meant = f" --what {shlex.quote(one.what)}" if one.what else ""
+                    output.say(
+                        f"{task_id} waits for approval since {one.asked_at:%F %T} UTC: {what} "
+                        f"(watchbill approve {client.keys(crew).crew} {task_id}{meant})"
+                    )
 
 
 async def _errors(client: Client, crew: str, run: RunStatus) -> dict[str, str]:

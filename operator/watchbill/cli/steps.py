@@ -23,6 +23,7 @@ _ICONS: Final = {
     TaskState.PARKED: ("◌", "yellow"),
     TaskState.DELAYED: ("◷", "yellow"),
     TaskState.INTERRUPTED: ("‖", "yellow"),
+    TaskState.APPROVAL: ("?", "bold yellow"),
     TaskState.CANCELLING: ("⊘", "yellow"),
     TaskState.CANCELLED: ("⊘", "red"),
     TaskState.COMPLETED: ("✔", "green"),
@@ -128,7 +129,10 @@ class Picture:
         return row
 
 
-_NOT_RUN = (TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED, TaskState.INTERRUPTED, TaskState.SKIPPED)
+_NOT_RUN = (
+    *(TaskState.WAITING, TaskState.PARKED, TaskState.DELAYED),
+    *(TaskState.INTERRUPTED, TaskState.APPROVAL, TaskState.SKIPPED),
+)
 
 
 def elapsed(step: StepStatus) -> str:

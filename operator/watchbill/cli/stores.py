@@ -83,19 +83,21 @@ class StoreOptions:
         """The place of the store. `make`: a private one may be made there. Raises NoStore, InvalidInput."""
         return place(self.redis_url, self.state, settings, make=make)
 
-    def run(self, work: Callable[[Client], Awaitable[int]], *, make: bool = False) -> int:
+    def run(self, work: Callable[[Client], Awaitable[int]], *, make: bool = False, traced: bool = False) -> int:
         """Finds and opens the store, and calls `work` with a client of it. Returns the exit code.
 
-        `make`: a private store may be made. A signal cancels `work`.
+        `make`: a private store may be made. `traced`: what is submitted has a span. A signal cancels `work`.
         """
-        return self.run_on(lambda client, _: work(client), make=make)
+        return self.run_on(lambda client, _: work(client), make=make, traced=traced)
 
-    def run_on(self, work: Callable[[Client, Target], Awaitable[int]], *, make: bool = False) -> int:
+    def run_on(
+        self, work: Callable[[Client, Target], Awaitable[int]], *, make: bool = False, traced: bool = False
+    ) -> int:
         """Does the same as `run` with a `work` that takes the store, too."""
         from watchbill.cli import environment, process
         from watchbill.client import Client
 
-        settings = environment.read()
+        settings = environment.read(traced=traced)
         where = self.place(settings, make=make)
 
         async def connected() -> int:

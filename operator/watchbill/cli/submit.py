@@ -47,6 +47,10 @@ DedupeKeyOption = Annotated[
 DedupeSecondsOption = Annotated[
     float, typer.Option("--dedupe-seconds", min=0.001, help="Seconds for which --dedupe-key holds.")
 ]
+SessionOption = Annotated[
+    str | None,
+    typer.Option("--session", help="Id of a session, of which agents may remember what was said.", show_default=False),
+]
 DelayOption = Annotated[
     str | None,
     typer.Option(
@@ -106,6 +110,7 @@ def submit(
     task_id: IdOption = None,
     dedupe_key: DedupeKeyOption = None,
     dedupe_seconds: DedupeSecondsOption = 3600.0,
+    session: SessionOption = None,
     delay: DelayOption = None,
     at: AtOption = None,
     durability: DurabilityOption = None,
@@ -121,7 +126,7 @@ def submit(
     from watchbill.cli import reading
 
     if heartbeat is not None:
-        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, delay, at, durability, deliver)
+        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, session, delay, at, durability, deliver)
     refuse_together({("--in", "--at"): (delay, at, "Give one of the two.")})
     text, inputs = reading.work(prompt, file, given or [])
     _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", agent)
@@ -141,6 +146,7 @@ def submit(
                 id=task_id,
                 dedupe_key=dedupe_key,
                 dedupe_seconds=dedupe_seconds,
+                session_id=session,
                 scheduled_at=due if later is None else await _from_now(client, crew, later),
                 durability=safety,
                 deliver=deliver or None,
@@ -152,7 +158,7 @@ def submit(
             await _write_id(client, crew, work_id, known, store.form)
         return 0
 
-    return store.run(work)
+    return store.run(work, traced=True)
 
 
 @with_store()
@@ -195,6 +201,7 @@ def _refuse_beside_heartbeat(
     given: object,
     agent: object,
     dedupe_key: object,
+    session: object,
     delay: object,
     at: object,
     durability: object,
@@ -207,6 +214,7 @@ def _refuse_beside_heartbeat(
             ("--heartbeat", "--input"): (True, given, "Heartbeats have no inputs."),
             ("--heartbeat", "--agent"): (True, agent, "The heartbeat names its agent."),
             ("--heartbeat", "--dedupe-key"): (True, dedupe_key, "Use --id, which fires it once."),
+            ("--heartbeat", "--session"): (True, session, "Submit the prompt by itself."),
             ("--heartbeat", "--in"): (True, delay, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--at"): (True, at, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--durability"): (True, durability, "Submit the prompt by itself."),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from watchbill.cli import output
 from watchbill.cli.options import Output
@@ -16,6 +18,7 @@ from watchbill.terminal import one_line
 
 if TYPE_CHECKING:
     from watchbill.client import Client, Why
+    from watchbill.tasks import Approval
 
 
 @with_store()
@@ -40,11 +43,12 @@ def why(
 
     async def ask(client: Client) -> int:
         told = await (_find(client, crew) if task_id is None else client.why(crew, task_id))
-        pods = await _pods(told.step or told)
+        pods, paused = await _in_cluster(told.step or told)
         if store.form is not Output.TEXT:
-            output.write({**dataclasses.asdict(told), "pods": list(pods), "look": _look(told)}, store.form)
+            known = {"pods": list(pods), "paused": bool(paused), "look": _look(told)}
+            output.write({**to_jsonable_python(dataclasses.asdict(told)), **known}, store.form)
         else:
-            _show(told, pods)
+            _show(told, pods, paused)
         return 0
 
     return store.run(ask)
@@ -67,20 +71,23 @@ async def _find(client: Client, task_id: str) -> Why:
     return found[0]
 
 
-async def _pods(told: Why) -> Sequence[str]:
-    """Returns why no pod of the crew runs, as Kubernetes says; nothing where that is of no interest."""
+async def _in_cluster(told: Why) -> tuple[Sequence[str], Sequence[str]]:
+    """Returns why no pod of the crew runs, as Kubernetes says, and that the crew is paused; nothing where that is of no
+    interest."""
     from watchbill.plan.why import Reason
 
-    if not told.managed or told.reason not in (Reason.NO_WORKER, Reason.DRAINING, Reason.AGENT_UNAVAILABLE):
-        return ()
+    if not told.managed or told.reason is Reason.ENDED:
+        return (), ()
+    asks_pods = told.reason in (Reason.NO_WORKER, Reason.DRAINING, Reason.AGENT_UNAVAILABLE)
     try:
-        from watchbill.cli.pods import of_crew
+        from watchbill.cli import pods
     except MissingExtra as error:
-        return (f"Kubernetes can't be asked: {error}",)
-    return await of_crew(*told.crew.split("/", 1))
+        return (f"Kubernetes can't be asked: {error}",) if asks_pods else (), ()
+    paused = await pods.paused([told.crew])
+    return await pods.of_crew(*told.crew.split("/", 1)) if asks_pods else (), paused
 
 
-def _show(told: Why, pods: Sequence[str]) -> None:
+def _show(told: Why, pods: Sequence[str], paused: Sequence[str]) -> None:
     what = told.kind if told.kind == "run" else f"{told.kind} of agent {told.agent}, priority {told.priority}"
     since = told.submitted_seconds_ago
     ago = f", submitted {output.seconds(since)} ago" if since is not None else ""
@@ -89,10 +96,15 @@ def _show(told: Why, pods: Sequence[str]) -> None:
     if told.step is not None:
         waiting = told.step
         lines.append(("", f"{waiting.id}: {waiting.message}"))
-    lines += [("pods", one) for one in pods]
+    lines += [("pods", one) for one in pods] + [("crew", one) for one in paused]
     if waiting.starts:
         lines.append(("starts", waiting.starts))
+    if waiting.checkpoints:
+        done = f"{output.many(waiting.checkpoints, 'step')} within it done, {waiting.last_checkpoint!r} the last"
+        lines.append(("within", done))
     lines += [("before", _attempt(one)) for one in waiting.attempts if one.outcome != "running"]
+    lines += [("before", _decided(one)) for one in waiting.approvals if one.decided_at]
+    lines += [("asks", f"{one.what}: {one.details}") for one in _open(waiting) if one.details]
     lines += [("look", command) for command in _look(told)]
     width = max(len(label) for label, _ in lines[1:])
     said = ""
@@ -111,12 +123,24 @@ def _attempt(one: Any) -> str:
     return f"attempt {one.number} failed{took}{by}: {told}"
 
 
+def _open(told: Why) -> list[Approval]:
+    """The approvals that it waits for now."""
+    return [one for one in told.approvals if one.state == "waiting"]
+
+
+def _decided(one: Approval) -> str:
+    why = f": {one.reason}" if one.reason else ""
+    return f"{one.state} ({one.what or 'to begin'}) at {one.decided_at:%F %T} UTC{why}"
+
+
 def _look(told: Why) -> list[str]:
     """The commands that show more, or let it go on."""
     from watchbill.plan.why import Reason
     from watchbill.tasks import TaskState
 
     work = f"{told.crew} {told.id}"
+    if told.step is not None and told.step.reason in (Reason.SUSPENDED, Reason.NO_ROOM, Reason.APPROVAL):
+        return _look(told.step)
     match told.reason:
         case Reason.ENDED if told.state == TaskState.DEAD:
             return [f"watchbill dead show {work}", f"watchbill dead replay {work}"]
@@ -126,10 +150,15 @@ def _look(told: Why) -> list[str]:
             return [f"watchbill result {work}"]
         case Reason.INTERRUPTED:
             return [f"watchbill resume {work}"]
+        case Reason.APPROVAL:
+            whats = [f" --what {shlex.quote(one.what)}" if one.what else "" for one in _open(told)]
+            return [f"watchbill {verb} {work}{what}" for what in whats for verb in ("approve", "reject")]
         case Reason.SUSPENDED:
             return [f"watchbill resume {told.crew}"]
         case Reason.AGENT_UNAVAILABLE | Reason.MOVING:
             return [f"watchbill events {told.crew}"]
+        case Reason.NO_ROOM:
+            return [f"watchbill explain crew {told.crew}"]
         case Reason.NO_WORKER if not told.managed:
             return [f"watchbill worker {told.crew}"]
         case Reason.NO_WORKER:

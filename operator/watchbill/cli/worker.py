@@ -81,7 +81,7 @@ def worker(
     from watchbill.client import Client
     from watchbill.local import LocalCrews
 
-    settings = environment.read()
+    settings = environment.read(traced=True)
     place = store.place(settings)
     beside = folders or [Path.cwd()]
     _check_folders(beside)
@@ -130,17 +130,19 @@ def _check_agents(crews: dict[str, CrewDefinition], loader: AgentLoader) -> None
     Raises InvalidInput for crews without a loadable agent, and for agents that lack something in the environment, for
     example a model's key.
     """
+    from watchbill.plan import flow
+
     refused: list[Problem] = []
     for name, crew in crews.items():
         problems, usable = [], set()
-        for agent in crew.agents:
+        for agent in flow.members(crew):
             try:
                 loader.load(crew, agent)
                 loader.tools(crew, agent)
                 usable.add(agent.agent_id)
             except AgentNotLoadable as error:
                 problems.append(str(error))
-        if problems and len(problems) == len(crew.agents):
+        if not usable:
             fix = "Start it where its agents are, or name their folder: --folder DIR."
             refused += [Problem(text.rstrip("."), fix, path=f"crew {name}") for text in problems]
         else:

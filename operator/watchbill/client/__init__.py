@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from watchbill.client.budgets import Spending
 from watchbill.client.client import Client, Result
 from watchbill.client.control import Replay
 from watchbill.client.crews import Applied
@@ -23,15 +24,18 @@ from watchbill.plan.why import Why
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter
 from watchbill.store.figures import WorkerInfo
+from watchbill.tasks import Approval
 
 __all__ = [
     "Applied",
+    "Approval",
     "CancelledAll",
     "Client",
     "DeadLetter",
     "Replay",
     "Result",
     "Scaling",
+    "Spending",
     "SyncClient",
     "Why",
     "WorkerInfo",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from watchbill.errors import InvalidInput, Problem
 from watchbill.plan import submission
-from watchbill.tasks import AgentTask, Durability, Priority
+from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask, Durability, Priority
 
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
 COUNT_MAX: Final = 10**9
@@ -77,8 +77,9 @@ def check_each(tasks: Iterable[AgentTask]) -> None:
     none: dict[str, str | None] = {}
     for i, task in enumerate(tasks):
         labels = none
-        if task.user_id or task.session_id or task.crew_name:
-            labels = {"user_id": task.user_id, "session_id": task.session_id, "crew_name": task.crew_name}
+        if task.user_id or task.session_id or task.crew_name or task.method_name:
+            names = ("user_id", "session_id", "crew_name", "method_name")
+            labels = {name: getattr(task, name) for name in names}
         if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
             with naming(i):
                 submission.check_own(task.prompt, task.task_id, task.metadata, labels)
@@ -104,6 +105,12 @@ def task(given: object, agent: str | None, index: int) -> AgentTask:
             raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
         return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=given)
     return given if agent in (None, given.agent_name) else given.model_copy(update={"agent_name": agent})
+
+
+def carrying(task: AgentTask, metadata: Mapping[str, Any]) -> AgentTask:
+    """Returns the task with these metadata besides its own, which prevail, if it may have so many."""
+    joined = {**metadata, **task.metadata}
+    return task if len(joined) > METADATA_MAX_ENTRIES else task.model_copy(update={"metadata": joined})
 
 
 def task_json(**fields: Any) -> tuple[str, Priority]:

@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
-from watchbill import names
+from watchbill import names, tracing
 from watchbill.api.delivery import Destination
 from watchbill.client import arguments
+from watchbill.client.budgets import Budgets
 from watchbill.client.control import Control
 from watchbill.client.crews import Crews
 from watchbill.client.deliveries import Deliveries
 from watchbill.client.replies import POLL_SECONDS, Replies, Waiter
+from watchbill.client.sessions import Sessions
 from watchbill.connection import outages
 from watchbill.connection.url import Target
 from watchbill.errors import NotFound
@@ -40,7 +42,7 @@ Result = RunResult | TaskResult
 _GOOD_MAX: Final = 10_000
 
 
-class Client(Control, Crews, Deliveries):
+class Client(Budgets, Control, Crews, Deliveries, Sessions):
     """Submits work to the crews of one store. It is an async context manager, and safe for concurrent use.
 
     Every method names a crew as `name` (in `namespace`) or `namespace/name`, and raises StoreUnavailable when the
@@ -96,7 +98,7 @@ class Client(Control, Crews, Deliveries):
         agent that is `scheduled_at` a time (aware) doesn't begin before, by the store's clock. With `durability` the
         method returns once the work is on a replica, or on disk. The result is delivered to `deliver`: destinations of
         the crew by name, or others; default: all of the crew's. Raises InvalidInput before anything is stored,
-        QueueFull, Conflict, NotDurable (whose `ids` may be sent again).
+        QueueFull, Closed, Conflict, NotDurable (whose `ids` may be sent again).
         """
         keys = self._door(crew, agent=agent)
         inputs, metadata = arguments.mapping(inputs, "inputs"), arguments.mapping(metadata, "metadata")
@@ -106,36 +108,37 @@ class Client(Control, Crews, Deliveries):
         submission.check_own(prompt, id or None, metadata, labels)
         due_ms = arguments.due(scheduled_at, agent)
         task_id = id or uuid.uuid4().hex
-        payload, priority = arguments.task_json(
-            task_id=task_id,
-            agent_name=agent or "",
-            prompt=prompt,
-            crew_name=keys.crew,
-            priority=priority,
-            user_id=user_id,
-            session_id=session_id,
-            metadata=metadata,
-        )
-        dedupe_ms = arguments.dedupe_ms(dedupe_seconds) if dedupe_key else 0
-        # awaited by `run`; a later `wait` subscribes by itself
-        reply_to = await self._replies.listen(keys) if self._replies.are_awaited(keys, task_id) else ""
-
-        async def give(current: definitions.Current) -> str:
-            self._fits(current, prompt, agent, inputs)
-            agent_id = _agent_id(current, agent) if agent is not None else ""
-            rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
-            rest["work"] = submission.work(agent_id, prompt, inputs)
-            rest["deliver"] = deliveries.of_submission(current.definition, deliver)
-            if agent is not None:
-                task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
-                return (await self._put(keys, current, [task], durability, reply_to))[0]
-            run = _run(current, id=task_id, payload=payload, priority=priority, inputs=inputs, **rest)
-            most = current.definition.tasks.max_queued
-            return await runs.submit(
-                self._redis, keys, current.uid, run, max_queued=most, reply_to=reply_to, durability=durability
+        with tracing.submitting(keys.crew, metadata, task_id) as carried:
+            payload, priority = arguments.task_json(
+                task_id=task_id,
+                agent_name=agent or "",
+                prompt=prompt,
+                crew_name=keys.crew,
+                priority=priority,
+                user_id=user_id,
+                session_id=session_id,
+                metadata=carried,
             )
+            dedupe_ms = arguments.dedupe_ms(dedupe_seconds) if dedupe_key else 0
+            # awaited by `run`; a later `wait` subscribes by itself
+            reply_to = await self._replies.listen(keys) if self._replies.are_awaited(keys, task_id) else ""
 
-        return await self._with_current(keys, give)
+            async def give(current: definitions.Current) -> str:
+                self._fits(current, prompt, agent, inputs)
+                agent_id = _agent_id(current, agent) if agent is not None else ""
+                rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
+                rest["work"] = submission.work(agent_id, prompt, inputs)
+                rest["deliver"] = deliveries.of_submission(current.definition, deliver)
+                if agent is not None:
+                    task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
+                    return (await self._put(keys, current, [task], durability, reply_to))[0]
+                run = _run(current, id=task_id, payload=payload, priority=priority, inputs=inputs, **rest)
+                most = current.definition.tasks.max_queued
+                return await runs.submit(
+                    self._redis, keys, current.uid, run, max_queued=most, reply_to=reply_to, durability=durability
+                )
+
+            return await self._with_current(keys, give)
 
     async def submit_many(
         self,
@@ -188,7 +191,10 @@ class Client(Control, Crews, Deliveries):
 
         if not work:
             return []
-        return await self._with_current(keys, give)
+        with tracing.submitting(keys.crew, {}, count=len(work)) as carried:
+            if carried:
+                work = [arguments.carrying(task, carried) for task in work]
+            return await self._with_current(keys, give)
 
     def _fits(self, current: definitions.Current, prompt: str, agent: str | None, inputs: Mapping[str, str]) -> None:
         """Checks the work against the crew. Raises InvalidInput; logs warnings."""
@@ -231,7 +237,10 @@ class Client(Control, Crews, Deliveries):
         texts.check(("heartbeat",), heartbeat=heartbeat)
         keys = self._door(crew, token=token)
         now = datetime.now(UTC)  # noqa: TID251 - shell
-        made, _ = await firing.run_now(self._redis, keys, heartbeat, token or uuid.uuid4().hex, now=now)
+        token = token or uuid.uuid4().hex
+        with tracing.submitting(keys.crew, {}) as carried:
+            trace = str(carried.get(tracing.FIELD, ""))
+            made, _ = await firing.run_now(self._redis, keys, heartbeat, token, now=now, traceparent=trace)
         return made
 
     async def run(self, /, crew: str, prompt: str, *, timeout: float | None = None, **options: Any) -> Result:

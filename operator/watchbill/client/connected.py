@@ -8,14 +8,22 @@ from typing import Final, TypeVar
 from watchbill import connection, names
 from watchbill.connection import outages
 from watchbill.connection.url import Target
-from watchbill.errors import CrewGone, DefinitionChanged, InvalidInput, NotFound, Problem, WatchbillError
+from watchbill.errors import (
+    CrewGone,
+    DefinitionChanged,
+    InvalidInput,
+    NewerRecord,
+    NotFound,
+    Problem,
+    WatchbillError,
+)
 from watchbill.plan import texts
 from watchbill.store import definitions
 
 T = TypeVar("T")
 
 
-_NEEDED: Final = frozenset({"delivery_id", "letter_or_task", "run_id", "task_id", "worker"})
+_NEEDED: Final = frozenset({"delivery_id", "letter_or_task", "run_id", "session_id", "task_id", "worker"})
 """Arguments that are never None."""
 
 
@@ -68,7 +76,7 @@ class Connected:
         if keys.crew in self._crews:
             try:
                 return await give(self._crews[keys.crew])
-            except (DefinitionChanged, InvalidInput) as error:
+            except (DefinitionChanged, InvalidInput, NewerRecord) as error:
                 stored = error.stored
             except CrewGone:
                 pass  # and with it all that was stored

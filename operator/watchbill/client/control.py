@@ -5,7 +5,7 @@ It may not decide what is possible: the store's scripts do.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,11 +14,13 @@ from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import texts
-from watchbill.store import control, dead, definitions, suspension
+from watchbill.store import approvals, control, dead, definitions, suspension
+from watchbill.store.approvals import Verdict
 from watchbill.store.control import CancelledAll
 from watchbill.store.dead import DeadLetter, Kept, Outcome, Replayed
 from watchbill.store.deliveries import MANY
 from watchbill.store.figures import WorkerInfo, incarnations
+from watchbill.tasks import Approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,32 @@ class Control(Connected):
             keys, lambda current: control.interrupt(self._redis, keys, current.uid, task_id, reason)
         )
 
+    async def approve(self, crew: str, task_id: str, *, what: str | None = None, reason: str = "") -> bool:
+        """Approves of what a task, or a step of a run, waits for: it goes on. Returns False if that was done before.
+
+        `what`: the approval that is meant (`Approval.what`), which it must be where several calls of tools wait. The
+        reason is kept with the task (see `approvals`). Raises NotFound; Conflict when it waits for no such approval, or
+        for several and none is named, has ended, was rejected, or its time for that is over.
+        """
+        return await self._decide(crew, task_id, "approved", what, reason)
+
+    async def reject(self, crew: str, task_id: str, *, what: str | None = None, reason: str = "") -> bool:
+        """Rejects what a task, or a step of a run, waits for: it fails, unless its agent goes on without. A model gets
+        the reason in place of a tool's result. Takes, returns and raises what `approve` does."""
+        return await self._decide(crew, task_id, "rejected", what, reason)
+
+    async def _decide(self, crew: str, task_id: str, verdict: Verdict, what: str | None, reason: str) -> bool:
+        keys = self._door(crew, task_id=task_id, what=what, reason=reason)
+        return await self._with_current(
+            keys, lambda current: approvals.decide(self._redis, keys, current.uid, task_id, verdict, reason, what=what)
+        )
+
+    async def approvals(self, crew: str, task_id: str) -> Mapping[str, list[Approval]]:
+        """Returns the approvals that a task, a step or the steps of a run wait for, or were given: id of the task or
+        step (`run/step`) → its approvals, in the order in which they were asked for. Raises NotFound."""
+        keys = self._door(crew, task_id=task_id)
+        return await self._of_crew(keys, approvals.of_work(self._redis, keys, task_id))
+
     async def suspend(self, crew: str) -> bool:
         """Suspends the crew: when this returns, no task of it begins until `resume(crew)`.
 
@@ -127,6 +155,22 @@ class Control(Connected):
                 f"Use: {suspension.by_kubectl(keys, on=on)}"
             )
         return await suspension.suspend(self._redis, keys, current.uid, on=on)
+
+    async def close_crew(self, crew: str) -> bool:
+        """Closes the crew to new work, before it is deleted: when this returns, it takes none until `open_crew`.
+
+        Whoever submits, replays a dead letter or fires a heartbeat gets Closed, and no slot of a heartbeat fires. All
+        that the crew has goes on, as do the steps of its runs. Returns whether that changed anything. Raises NotFound.
+        """
+        return await self._close(crew, on=True)
+
+    async def open_crew(self, crew: str) -> bool:
+        """Takes back `close_crew`. Returns whether that changed anything. Raises NotFound."""
+        return await self._close(crew, on=False)
+
+    async def _close(self, crew: str, *, on: bool) -> bool:
+        keys = self.keys(crew)
+        return await suspension.close(self._redis, keys, (await self._current(keys)).uid, on=on)
 
     # ------------------------------------------------------------ workers
 

@@ -17,7 +17,7 @@ from watchbill.client import arguments
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.plan import texts
-from watchbill.records import CrewDefinition, from_crew, suspends, to_crew
+from watchbill.records import CrewDefinition, from_crew, to_crew
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
 
@@ -90,7 +90,15 @@ class Crews(Connected):
         """Returns whether no task of the crew begins until somebody resumes it. Raises NotFound."""
         keys = self.keys(crew)
         await self._current(keys)
-        return bool((await definitions.identity(self._redis, keys)).suspended)
+        held = await definitions.identity(self._redis, keys)
+        return bool(held.suspended) and not held.hold
+
+    async def hold(self, crew: str) -> str:
+        """The reason why the quota of its namespace has no room for the crew, so that it takes no work and none of it
+        begins; empty: it has. Raises NotFound."""
+        keys = self.keys(crew)
+        await self._current(keys)
+        return (await definitions.identity(self._redis, keys)).hold
 
     async def manifest(self, crew: str) -> dict[str, Any]:
         """The crew as a manifest without default values, which can be applied again.
@@ -100,7 +108,8 @@ class Crews(Connected):
         keys = self.keys(crew)
         definition = await self._record(keys) or (await self._current(keys)).definition
         made = to_crew(definition, _split(keys)[0])
-        if (await definitions.identity(self._redis, keys)).suspended:
+        held = await definitions.identity(self._redis, keys)
+        if held.suspended and not held.hold:
             made = made.model_copy(update={"spec": made.spec.model_copy(update={"suspend": True})})
         return {"apiVersion": made.api_version, "kind": made.kind} | made.model_dump(
             mode="json", by_alias=True, exclude_defaults=True
@@ -124,8 +133,11 @@ class Crews(Connected):
         await self._current(keys)
         now = datetime.now(UTC)  # noqa: TID251 - shell
         found = await fired.reports(self._redis, keys, now=now, most=most)
-        if (await definitions.identity(self._redis, keys)).suspended:
-            return [replace(report, suspended=True, next=()) for report in found]
+        held = await definitions.identity(self._redis, keys)
+        found = [replace(report, managed=bool(held.owner)) for report in found]
+        if held.suspended:
+            at_rest = {"suspended": True, "crew_suspended": not held.hold, "hold": held.hold, "next": ()}
+            return [replace(report, **at_rest) for report in found]  # type: ignore[arg-type]
         return found
 
     async def delete(self, crew: str, *, heartbeat: str | None = None) -> None:
@@ -174,7 +186,7 @@ class Crews(Connected):
             return self.keys(f"{resource.metadata.namespace or self._namespace}/{name}")
 
         return (
-            [(keys(crew, crew.name), from_crew(crew), suspends(crew)) for crew in crews],
+            [(keys(crew, crew.name), from_crew(crew), crew.suspends) for crew in crews],
             [(keys(beat, beat.spec.crew_ref.name), beat) for beat in beats],
         )
 

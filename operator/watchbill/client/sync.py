@@ -104,8 +104,13 @@ class SyncClient:
     cancel_all = _waits(Client.cancel_all)
     cancelling = _waits(Client.cancelling)
     interrupt = _waits(Client.interrupt)
+    approve = _waits(Client.approve)
+    reject = _waits(Client.reject)
+    approvals = _waits(Client.approvals)
     suspend = _waits(Client.suspend)
     resume = _waits(Client.resume)
+    close_crew = _waits(Client.close_crew)
+    open_crew = _waits(Client.open_crew)
     workers = _waits(Client.workers)
     drain = _waits(Client.drain)
     undrain = _waits(Client.undrain)
@@ -115,6 +120,7 @@ class SyncClient:
     owner = _waits(Client.owner)
     uid = _waits(Client.uid)
     is_suspended = _waits(Client.is_suspended)
+    hold = _waits(Client.hold)
     manifest = _waits(Client.manifest)
     heartbeats = _waits(Client.heartbeats)
     heartbeat_reports = _waits(Client.heartbeat_reports)
@@ -133,6 +139,10 @@ class SyncClient:
     purge = _waits(Client.purge)
     deliveries = _waits(Client.deliveries)
     delivery = _waits(Client.delivery)
+    sessions = _waits(Client.sessions)
+    session = _waits(Client.session)
+    delete_session = _waits(Client.delete_session)
+    spending = _waits(Client.spending)
 
     # ------------------------------------------------------------ within
 

@@ -1,8 +1,8 @@
 """The way to the store: clients of it, whatever its URL names.
 
 The modules, by their purpose: `url` says what a URL means, `client`, `sentinel` and `cluster` find and ask the servers,
-`scripts` loads and calls Lua, `outages` says what an error means and waits. None of them knows what is stored: keys and
-protocols belong to `watchbill.store`.
+`scripts` loads and calls Lua, `gathering` reads for many tasks at once, `outages` says what an error means and waits.
+None of them knows what is stored: keys and protocols belong to `watchbill.store`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from watchbill.connection import acceptance
 from watchbill.connection.client import GUIDE_SECONDS, REPLY_TIMEOUT_SECONDS, LeanClient, closed, pool
 from watchbill.connection.cluster import ClusterClient
 from watchbill.connection.sentinel import SentinelClient
-from watchbill.connection.url import POOL_OPTIONS, Target, parse
+from watchbill.connection.url import DRIVER, POOL_OPTIONS, Target, parse
 from watchbill.errors import Closed, InvalidInput, Problem
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
@@ -142,6 +142,7 @@ class _SentinelPool(_Pool, SentinelConnectionPool):
 
 
 def _sync_pool(target: Target, options: Mapping[str, Any]) -> redis.ConnectionPool:
+    options = {"driver_info": DRIVER, **options}
     if not target.nodes:
         return _Pool(redis.UnixDomainSocketConnection, **options)
     host, port = target.nodes[0]
@@ -205,6 +206,12 @@ def checked(client: Any, *, is_async: bool, fix: str = "") -> Any:
 async def home(client: redis.asyncio.Redis, key: str) -> redis.asyncio.Redis:
     """Returns a client of the server that keeps this key now, for questions about that server, such as its time."""
     return await client.home(key) if isinstance(client, LeanClient) else client
+
+
+async def now_ms(client: redis.asyncio.Redis, key: str) -> int:
+    """Returns the time of the server that keeps this key now, in ms since 1970."""
+    seconds, micros = await (await home(client, key)).time()
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def blocking(client: redis.asyncio.Redis) -> AbstractContextManager[bool]:

@@ -25,7 +25,7 @@ from redis.asyncio.connection import (
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from watchbill.connection.acceptance import introducing
-from watchbill.connection.url import Address, Target
+from watchbill.connection.url import DRIVER, Address, Target
 from watchbill.errors import Closed
 
 T = TypeVar("T")
@@ -110,8 +110,8 @@ class _Pool(BlockingConnectionPool):
 
 
 def _pool(kind: type[AbstractConnection], options: Mapping[str, Any]) -> _Pool:
-    limits = {"max_connections": CONNECTIONS_MAX, "timeout": REPLY_TIMEOUT_SECONDS}
-    return _Pool(connection_class=kind, **{**limits, **options})
+    own = {"max_connections": CONNECTIONS_MAX, "timeout": REPLY_TIMEOUT_SECONDS, "driver_info": DRIVER}
+    return _Pool(connection_class=kind, **{**own, **options})
 
 
 def closed() -> Closed:

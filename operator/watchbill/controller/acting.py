@@ -12,6 +12,7 @@ from typing import Final
 
 from watchbill import metrics
 from watchbill.clock import Clock
+from watchbill.controller import faults
 from watchbill.controller.cache import Cache, Key
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
@@ -29,7 +30,8 @@ DENIED_MOST_SECONDS: Final = 60.0
 
 
 class Outdated(Exception):
-    """A pod is to go, because of what the autoscaler read some time ago: a worker may have begun something since."""
+    """The crew is to be observed anew: a pod is to go, because of what the autoscaler read some time ago, and a worker
+    may have begun something since; or a Deployment was not seen."""
 
 
 class Actor:
@@ -55,17 +57,19 @@ class Actor:
         if planned.shrinks and observed.is_swept:
             raise Outdated
         if planned.undrain:  # before their Deployment gets larger: it may not have to
-            await self._drain(key, observed.uid, planned.undrain, on=False)
+            await self._drain(key, observed.uid, planned.undrain, memory, on=False)
         was_denied, memory.denied = observed.denied is not None, observed.denied
         try:
-            await self._apply(planned, memory)
+            await self._apply(key, observed, planned, memory)
         except KubernetesForbids as error:
+            faults.count(error)
             memory.denials += 1
             memory.denied = str(error)
             pause = min(DENIED_AGAIN_SECONDS * 2 ** (memory.denials - 1), DENIED_MOST_SECONDS)
             memory.denied_until = self._clock.monotonic() + pause
             planned = self._plan(dataclasses.replace(observed, denied=memory.denied))
         except KubernetesRefuses as error:
+            faults.count(error)
             memory.refusal = (observed.generation, planned.revision, str(error))
             planned = self._plan(dataclasses.replace(observed, refusal=memory.refusal[1:]))
         else:
@@ -76,7 +80,7 @@ class Actor:
         for child, size in planned.sizes:
             await self._resize(key, child, size)
         if planned.drain:
-            await self._drain(key, observed.uid, planned.drain, on=True)
+            await self._drain(key, observed.uid, planned.drain, memory, on=True)
         memory.past = planned.past
         if planned.scaling is not None and observed.load is not None:
             await self._stored.explain(key, observed.uid, planned.scaling, memory)
@@ -87,12 +91,18 @@ class Actor:
             logger.info("%s/%s: %d workers (%s)", *key, planned.scaled.replicas, planned.scaled.why)
         return planned
 
-    async def _drain(self, key: Key, uid: str, workers: Sequence[str], *, on: bool) -> None:
+    async def _drain(self, key: Key, uid: str, workers: Sequence[str], memory: CrewMemory, *, on: bool) -> None:
         logger.info("%s/%s: %s: %s", *key, "draining" if on else "no longer draining", ", ".join(workers))
         await self._stored.drain(key, uid, workers, on=on)
+        for name in workers:
+            memory.drained_at.pop(name, None)
+            if on:
+                memory.drained_at[name] = self._clock.monotonic()
 
-    async def _apply(self, planned: plan.Plan, memory: CrewMemory) -> None:
+    async def _apply(self, key: Key, observed: plan.Observed, planned: plan.Plan, memory: CrewMemory) -> None:
         for kind, manifest in planned.applies:
+            if kind == "deployments" and "resourceVersion" not in manifest["metadata"]:
+                await self._find_unseen(key, observed, manifest["metadata"]["name"])
             try:
                 applied = await self._kubernetes.apply(_kind(kind), manifest)
             except Conflict as error:
@@ -102,12 +112,22 @@ class Actor:
             else:
                 memory.has_service_account = True
 
+    async def _find_unseen(self, key: Key, observed: plan.Observed, name: str) -> None:
+        """Raises Outdated if the crew has a Deployment of this name that is not watched, because somebody has changed
+        its labels: it may have more workers than one that is made anew."""
+        if observed.status.get("observedGeneration", -1) < 0:
+            return  # a new crew has none
+        found = await self._kubernetes.get("deployments", key[0], name)
+        if found is not None and self._cache.adopt(key, found, observed.uid):
+            raise Outdated
+
     async def _resize(self, key: Key, child: Child, size: int) -> None:
         try:
             scaled = await self._kubernetes.scale(key[0], child.name, size, resource_version=child.resource_version)
         except Conflict as error:
             raise StaleObject(str(error)) from error
         except KubernetesRefuses as error:
+            faults.count(error)
             logger.warning("%s/%s: can't be scaled: %s", *key, error)
         else:
             self._cache.take("deployments", "MODIFIED", scaled)

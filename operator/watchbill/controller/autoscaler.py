@@ -62,17 +62,21 @@ class Autoscaler:
     async def look(self) -> None:
         """Looks once. What can't be read now is reconciled, which reads it in its own way, or tells of the outage."""
         self._turn += 1
-        asked_at = self._clock.monotonic()
         watched: dict[Key, int] = {}
         idle = []
+        briefs: dict[Key, sweep.Brief] = {}
         for key in self._crews():
             memory = self._memory.of(key)
             if memory.watch:
                 watched[key] = memory.changes
-            elif hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS:
+                continue
+            if key in self._briefs:
+                briefs[key] = self._briefs[key]
+            if hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS:
                 idle.append(key)
-        self._briefs = {key: brief for key, brief in self._briefs.items() if not self._memory.of(key).watch}
+        self._briefs = briefs
         left = set(watched)
+        asked_at = self._clock.monotonic()
         try:
             whole, brief = ([CrewKeys(*key) for key in some] for some in (watched, idle))
             async for crew, found in sweep.read(self._client, whole, brief):
@@ -83,6 +87,7 @@ class Autoscaler:
                     self._saw(key, found, asked_at, watched[key])
                 elif found is not None:
                     self._saw_idle(key, found)
+                asked_at = self._clock.monotonic()  # of the next call: that of the first may be old by then
             self._trouble = ""
         except (WatchbillError, redis.exceptions.RedisError, OSError) as error:
             if str(error) != self._trouble:

@@ -11,7 +11,7 @@ import redis.asyncio
 
 from watchbill.api.conditions import Reason
 from watchbill.controller.memory import CrewMemory
-from watchbill.errors import Conflict, InvalidInput, NewerRecord, QueueFull
+from watchbill.errors import Closed, Conflict, InvalidInput, NewerRecord, QueueFull, QuotaExceeded
 from watchbill.names import CrewKeys
 from watchbill.plan import heartbeat as beat
 from watchbill.store import fired, firing, heartbeats
@@ -44,7 +44,7 @@ async def fire(
         try:
             made, _ = await firing.run_now(client, keys, name, token, now=now)
             told = f"fired {made}"
-        except (Conflict, InvalidInput, NewerRecord) as error:
+        except (Closed, Conflict, InvalidInput, NewerRecord, QuotaExceeded) as error:
             told = str(error)
         except QueueFull:
             is_left = True

@@ -57,17 +57,17 @@ class StoredHeartbeats:
         definition: CrewDefinition | None,
         beats: Sequence[Object],
         memory: CrewMemory,
-        *,
-        suspended: bool,
+        at_rest: beat.Verdict | None,
     ) -> None:
         """Stores these Heartbeats, removes all others of the crew, and remembers the verdict on each.
 
-        `definition`: None where the crew's own can't run. `suspended`: the crew is.
+        `definition`: None where the crew's own can't run. `at_rest`: the verdict on those that would fire, while
+        nothing of the crew begins.
         """
         before, memory.verdicts = memory.verdicts, {}
         for seen in beats:
             name = str(seen["metadata"]["name"])
-            memory.verdicts[name] = await self._store(keys, uid, definition, seen, suspended)
+            memory.verdicts[name] = await self._store(keys, uid, definition, seen, at_rest)
         stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
         for name in (stored | set(before)) - set(memory.verdicts):
             await self.remove(keys, uid, name)
@@ -92,7 +92,7 @@ class StoredHeartbeats:
         await _bounded(self._scheduler.remove(keys, uid, name))
 
     async def _store(
-        self, keys: CrewKeys, uid: str, definition: CrewDefinition | None, seen: Object, suspended: bool
+        self, keys: CrewKeys, uid: str, definition: CrewDefinition | None, seen: Object, at_rest: beat.Verdict | None
     ) -> beat.Verdict:
         try:
             heartbeat = _read(seen)
@@ -105,7 +105,7 @@ class StoredHeartbeats:
         except (ValidationError, InvalidInput) as error:
             await self.remove(keys, uid, str(seen["metadata"]["name"]))
             return Reason.INVALID_SCHEDULE, str(error)
-        return beat.fires(heartbeat, crew_suspended=suspended)
+        return beat.fires(heartbeat, at_rest)
 
 
 def _generation(seen: Object) -> str:

@@ -6,17 +6,20 @@ one kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from watchbill import cluster_names
-from watchbill.kubernetes_api import Listing
+from watchbill.controller.quotas import Quotas
 from watchbill.plan import children
+from watchbill.plan.quotas import Hard
 
 Key = tuple[str, str]
 """(namespace, name)"""
 
 Object = Mapping[str, Any]
+Entry = tuple[Key, Key, int, Any]
+"""An object's key, the crew that it belongs to, its version, and what is kept of it."""
 T = TypeVar("T")
 
 
@@ -48,14 +51,15 @@ class Index(Generic[T]):
         return [(key, obj) for key, (_, _, obj) in self._known.items()]
 
     def put(self, key: Key, crew: Key, version: int, obj: T) -> set[Key]:
-        """Stores the object. Returns the crews that this concerns; none if a newer object is known."""
+        """Stores the object. Returns the crews that this concerns: none if this or a newer version of it is known, as
+        after a write of our own, or if nothing of it has changed that is kept."""
         known = self._known.get(key)
-        if known is not None and known[1] > version:
+        if known is not None and known[1] >= version:
             return set()
         concerned = self._remove(key) | {crew}
         self._known[key] = (crew, version, obj)
         self._of.setdefault(crew, set()).add(key)
-        return concerned
+        return set() if known is not None and (known[0], known[2]) == (crew, obj) else concerned
 
     def drop(self, key: Key, version: int) -> set[Key]:
         """Removes the object, which was gone as of that version. Returns the crews that this concerns."""
@@ -100,9 +104,13 @@ class Index(Generic[T]):
 
 
 class Cache:
-    """The Crews, their Heartbeats and their workers' Deployments."""
+    """The Crews, their Heartbeats and their workers' Deployments; and the quotas, by which crews are counted."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, hard: Callable[[str], Hard] = lambda _: Hard(), wake: Callable[[Key], object] = lambda _: None
+    ) -> None:
+        """`hard(namespace)`: the bounds of a namespace. `wake(crew)` has a crew reconciled for which a quota has
+        another outcome."""
         self.crews: Index[Object] = Index()
         self.heartbeats: Index[Object] = Index()
         self.deployments: Index[children.Child] = Index()
@@ -111,17 +119,29 @@ class Cache:
             "heartbeats": self.heartbeats,
             "deployments": self.deployments,
         }
+        self.quotas = Quotas(hard, self._pods, wake)
 
     def take(self, plural: str, kind: str, obj: Object) -> set[Key]:
         """Takes over an event of the watch, or an answer to a write. Returns the crews to reconcile."""
         index = self._kinds[plural]
         key = _key(obj)
         if kind == "DELETED":
-            return index.drop(key, _version(obj)) | ({key} if plural == "crews" else set())
-        crew = _crew_of(plural, obj)
-        if crew is None:  # no longer labelled as a crew's
-            return index.drop(key, _version(obj))
-        return index.put(key, crew, _version(obj), _small(plural, obj))
+            concerned = index.drop(key, _version(obj)) | ({key} if plural == "crews" else set())
+        elif (crew := _crew_of(plural, obj)) is None:  # no longer labelled as a crew's
+            concerned = index.drop(key, _version(obj))
+        else:
+            concerned = index.put(key, crew, _version(obj), _small(plural, obj))
+        if plural == "crews":
+            self._count(concerned)
+        return concerned
+
+    def adopt(self, crew: Key, deployment: Object, uid: str) -> bool:
+        """Takes a Deployment for the crew's, whatever its labels say, if the crew of this uid owns it."""
+        child = children.project(deployment)
+        if child.owner != uid:
+            return False
+        self.deployments.put(_key(deployment), crew, _version(deployment), child)
+        return True
 
     def expect_listing(self) -> None:
         for index in self._kinds.values():
@@ -131,12 +151,29 @@ class Cache:
         for index in self._kinds.values():
             index.listed()
 
-    def replace(self, plural: str, namespace: str | None, listing: Listing) -> set[Key]:
-        """Takes over a listing of that kind in that namespace (None: in all). Returns the crews to reconcile."""
-        found = [
-            (_key(o), crew, _version(o), _small(plural, o)) for o in listing.objects if (crew := _crew_of(plural, o))
-        ]
-        return self._kinds[plural].replace(namespace, listing.version, found)
+    def replace(self, plural: str, namespace: str | None, version: int, listed: Iterable[Entry]) -> set[Key]:
+        """Takes over a listing of that kind in that namespace (None: in all), as of that version. Returns the crews to
+        reconcile. `listed`: what `entries` makes of its objects."""
+        concerned = self._kinds[plural].replace(namespace, version, listed)
+        if plural == "crews":
+            self._count(concerned)
+        return concerned
+
+    def _count(self, crews: Iterable[Key]) -> None:
+        for key in crews:
+            if (seen := self.crews.get(key)) is not None:
+                self.quotas.put(key, seen)
+            else:
+                self.quotas.drop(key)
+        self.quotas.settle()
+
+    def _pods(self, crew: Key) -> int:
+        return sum(child.replicas for child in self.deployments.of(crew))
+
+
+def entries(plural: str, objects: Iterable[Object]) -> list[Entry]:
+    """Returns what is kept of objects of that kind. Those that belong to no crew are left out."""
+    return [(_key(o), crew, _version(o), _small(plural, o)) for o in objects if (crew := _crew_of(plural, o))]
 
 
 def _key(obj: Object) -> Key:
@@ -165,6 +202,10 @@ def _small(plural: str, obj: Object) -> Any:
     if plural == "deployments":
         return children.project(obj)
     metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
-    annotations = metadata.get("annotations") or {}
-    metadata["annotations"] = {k: v for k, v in annotations.items() if not k.startswith("kubectl.kubernetes.io/")}
-    return {**obj, "metadata": metadata}
+    return {**obj, "metadata": {**metadata, "annotations": annotations_of(metadata)}}
+
+
+def annotations_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the annotations of an object without kubectl's own."""
+    found = metadata.get("annotations") or {}
+    return {k: v for k, v in found.items() if not k.startswith("kubectl.kubernetes.io/")}

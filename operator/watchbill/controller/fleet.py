@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from watchbill import metrics
 from watchbill.clock import Clock
 from watchbill.controller.memory import CrewMemory
 from watchbill.plan import drain
@@ -14,6 +15,9 @@ def of(found: Workers, memory: CrewMemory, clock: Clock) -> drain.Fleet:
     """Returns the crew's workers, and remembers since when each drained one has been empty."""
     now = clock.monotonic()
     empty = {worker.name for worker in found.of_crew if worker.draining and not worker.holds}
+    active = {worker.name for worker in found.of_crew} - empty
+    for name in memory.drained_at.keys() - active:
+        metrics.DRAIN_TIME.observe(now - memory.drained_at.pop(name))
     memory.empty_since = {name: memory.empty_since.get(name, now) for name in empty}
     return drain.Fleet(
         [

@@ -13,4 +13,7 @@ def of(now: Figures) -> replicas.Load:
     due_in = min((ms / 1000 for ms in due if ms is not None), default=None)
     deliveries = found.waiting + found.running if found else 0
     oldest_seconds = (now.oldest_ms or 0) / 1000
-    return replicas.Load(now.waiting, now.running, due_in, deliveries, now.classes[0].waiting, oldest_seconds)
+    critical = now.classes[0].waiting
+    return replicas.Load(
+        now.waiting, now.running, due_in, deliveries, critical, oldest_seconds, has_batches=now.has_batches
+    )

@@ -47,12 +47,16 @@ class CrewMemory:
     """Heartbeat → the value of the annotation that had it fired last, and what became of it."""
     parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
     """The number of parked tasks, the time of that reading, and the agents that they wait for."""
+    help_at: float | None = None
+    """The next time to see whether help is to be asked for; None: ready work makes progress, as far as is known."""
     dead: int | None = None
     """Number of dead letters at the last reading; None: not read yet."""
     past: Past = Past()  # noqa: RUF009 - it is frozen
     """The earlier decisions on the number of workers."""
     empty_since: dict[str, float] = field(default_factory=dict)
     """Worker → since when it has been seen drained and empty."""
+    drained_at: dict[str, float] = field(default_factory=dict)
+    """Worker → when this process had it drained; without those that have ended all that they ran."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Incarnation of a suspended crew → since when its lease has been seen to be over."""
     explained: tuple[Any, float] | None = None
@@ -67,6 +71,8 @@ class CrewMemory:
     """Counts what makes a reading outdated that was asked for before."""
     written: dict[Resource, float] = field(default_factory=dict)
     """The time at which the status of each resource was last written."""
+    refused: dict[Resource, tuple[int, str, float]] = field(default_factory=dict)
+    """Resource whose status the API server refused → generation, message, and the time of the next try."""
 
     def outdate(self) -> None:
         """Something has changed in the store: what was read of the crew before, or is being read, counts no more."""

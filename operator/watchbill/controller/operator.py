@@ -14,7 +14,7 @@ import redis.asyncio
 
 from watchbill import background, connection
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import served
+from watchbill.controller import garbage, served
 from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.controller import Controller
 from watchbill.errors import WatchbillError
@@ -62,6 +62,7 @@ class Operator:
 
     async def run(self) -> None:
         async with AsyncExitStack() as stack:
+            stack.enter_context(garbage.bounded_pauses())
             client = connection.connect(self._url)
             stack.push_async_callback(client.aclose)
             kubernetes = await stack.enter_async_context(await KubernetesApi.connect(self._clock))

@@ -10,11 +10,12 @@ from typing import Any, Final
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import cluster_names, metrics
+from watchbill import cluster_names, logs, metrics
 from watchbill.api import Crew
 from watchbill.api.conditions import ConditionType, Reason, stated
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
+from watchbill.controller import faults
 from watchbill.controller.acting import Actor, Outdated
 from watchbill.controller.cache import Cache, Key, Object
 from watchbill.controller.events import Events
@@ -34,10 +35,10 @@ from watchbill.errors import (
     UserActionRequired,
 )
 from watchbill.kubernetes_api import KubernetesApi
+from watchbill.plan import budget, manifests, paused, prompts, references, replicas
 from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import manifests, paused, prompts, references, replicas
 from watchbill.records import CrewDefinition, from_crew
 
 logger = logging.getLogger("watchbill.operator")
@@ -96,11 +97,13 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """Returns in how many seconds to reconcile again, or None. An error: reconcile again soon."""
+        logs.bind({"crew": "/".join(key)})
         with metrics.RECONCILE_SECONDS.time():
             try:
                 again = await self._reconcile(key)
-            except Exception:
+            except Exception as error:
                 metrics.RECONCILES.labels("failed").inc()
+                faults.count(error)
                 raise
         metrics.RECONCILES.labels("ok" if again is None else "again").inc()
         return again
@@ -114,9 +117,9 @@ class Reconciler:
         if seen is None or seen["metadata"].get("deletionTimestamp"):
             return await self._remove(key, seen)
         memory = self._memory.of(key)
+        memory.watch = ""
         if paused.is_paused(seen):
             return await self._leave_alone(key, seen, memory)
-        memory.watch = ""
         try:
             return await self._bring(key, seen, memory)
         except Outdated:
@@ -139,11 +142,14 @@ class Reconciler:
             planned = await self._actor.act(key, observed, memory)
             told = tell.of_plan(observed, planned)
             if synced.state is not None:
+                pauses.append(synced.state.help_in)
                 told += tell.of_dead("/".join(key), memory.dead, synced.state.dead)
                 memory.dead = synced.state.dead
             self._events.tell("crews", seen["metadata"], told)
             pauses.append(await self._statuses.write("crews", seen, planned.status, key, memory))
             pauses.append(planned.again_seconds)
+            if planned.wish is not None and planned.scaling is not None:
+                self._cache.quotas.wants(key, planned.wish, planned.scaling.replicas)
             memory.watch = planned.watch
             if memory.denied is not None:
                 pauses.append(max(memory.denied_until - self._clock.monotonic(), 0.0))
@@ -194,13 +200,15 @@ class Reconciler:
         try:
             has_pods = any(child.replicas or child.there for child in self._cache.deployments.of(key))
             beats = self._cache.heartbeats.of(key)
-            state = await self._stored.sync(key, seen, definition, beats, memory, has_pods)
+            hold = self._cache.quotas.hold(key)
+            state = await self._stored.sync(key, seen, definition, beats, memory, has_pods, hold.why if hold else "")
         except NameTaken as error:
             fault = fault or (Reason.OWNER_CONFLICT, str(error))
         except InvalidInput as error:
             fault = fault or (Reason.INVALID_SPEC, str(error))
         except UserActionRequired as error:  # a right that is missing, keys of another program
             logger.warning("%s/%s: %s", *key, error)
+            faults.count(error)
             return _Synced(None, str(error), fault)
         except (StaleObject, KubernetesUnavailable):
             raise  # the store is not to blame
@@ -208,6 +216,7 @@ class Reconciler:
             known = error if isinstance(error, RetryLater) else outages.unavailable(error)
             if known is None:  # the store refuses this crew, and may well answer others
                 logger.warning("%s/%s: the store refuses: %s", *key, error)
+                faults.count(error)
                 return _Synced(None, str(error), fault)
             self._gate.failed(known)
             return _Synced(None, self._gate.error, fault)
@@ -234,17 +243,18 @@ class Reconciler:
         load = state.load if state else None
         refused = memory.refusal is not None and memory.refusal[0] == generation
         status = seen.get("status") or {}
-        needed = references.of_template(manifests.pod_template(crew, key[0], self._workers))
+        template = manifests.pod_template(crew, key[0], self._workers)
         is_new = status.get("observedGeneration") != generation
-        config = await self._states.states(key, needed, changed=is_new)
+        config = await self._states.states(key, references.of_template(template), changed=is_new)
         return plan.Observed(
             crew=crew,
             namespace=key[0],
             uid=seen["metadata"]["uid"],
             generation=generation,
             status=status,
+            template=template,
             children=self._cache.deployments.of(key),
-            has_service_account=memory.has_service_account or await self._has_service_account(key, seen, memory),
+            has_service_account=memory.has_service_account or await self._has_service_account(key, crew, seen, memory),
             has_redis_secret=no_user is None and (is_own or config.get(f"Secret/{secret}") != references.MISSING),
             config=config,
             load=load,
@@ -263,13 +273,18 @@ class Reconciler:
             past=memory.past,
             at=self._clock.monotonic(),
             is_swept=state is not None and state.is_swept,
+            budgets=state.budgets if state else budget.Seen(),
+            hold=self._cache.quotas.hold(key),
+            share=self._cache.quotas.share(key, crew.spec.workers.max_replicas),
         )
 
-    async def _has_service_account(self, key: Key, seen: Object, memory: CrewMemory) -> bool:
+    async def _has_service_account(self, key: Key, crew: Crew, seen: Object, memory: CrewMemory) -> bool:
+        """Returns whether the workers' ServiceAccount is there, and says what it should."""
         if (seen.get("status") or {}).get("observedGeneration", -1) < 0:
             return False  # a new crew; to apply what is there already changes nothing
         found = await self._kubernetes.get("serviceaccounts", key[0], cluster_names.worker_service_account(key[1]))
-        memory.has_service_account = found is not None
+        desired = manifests.service_account(crew, key[0], seen["metadata"]["uid"])
+        memory.has_service_account = found is not None and manifests.contains(found, desired)
         return memory.has_service_account
 
     def _idle_for(self, memory: CrewMemory, load: replicas.Load | None) -> float | None:
@@ -333,7 +348,8 @@ def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, p
     try:
         definition = from_crew(crew)
     except InvalidInput as error:
-        return crew, None, (Reason.FLOW_CYCLE, _lines(error.problems))
+        circle = error.problems[0].path == "spec.flowRelations"
+        return crew, None, (Reason.FLOW_CYCLE if circle else Reason.INVALID_SPEC, _lines(error.problems))
     if problems := prompts.check(definition):
         return crew, None, (Reason.INVALID_PROMPT, _lines(problems))
     return crew, definition, None

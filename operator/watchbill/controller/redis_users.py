@@ -20,6 +20,7 @@ import redis.asyncio
 from watchbill import cluster_names, connection, names
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
+from watchbill.controller import faults
 from watchbill.controller.cache import Key
 from watchbill.errors import (
     Conflict,
@@ -105,6 +106,7 @@ class RedisUsers:
         try:
             return await self._ensure(key, wanted, now, may_write=may_write)
         except KubernetesForbids as error:
+            faults.count(error)
             return Reason.FORBIDDEN, str(error)
 
     async def _ensure(self, key: Key, wanted: plan.Wanted, now: datetime, *, may_write: bool) -> Fault | None:
@@ -125,6 +127,7 @@ class RedisUsers:
         except StoreUnavailable:
             pass  # it gets the user when it is back
         except (StoreRefuses, redis.exceptions.ResponseError) as error:
+            faults.count(error)
             self._known.pop(key)
             return Reason.REDIS_USER_REFUSED, (
                 f"the store makes no user for the crew: {sentence(error)} The operator's user needs "
@@ -138,7 +141,7 @@ class RedisUsers:
             except Conflict as error:
                 self._known.pop(key)
                 raise StaleObject(str(error)) from error
-            logger.info("%s/%s: its user of the store has %s password", *key, "a" if secret is None else "another")
+            logger.info("%s/%s: the Secret of its user of the store is written", *key)
         return None
 
     async def remove(self, key: Key) -> None:

@@ -1,31 +1,38 @@
 """Writes statuses, and no more of them than the API server should bear.
 
 A change that concerns one resource is written at once. Changes that many resources share (the store went away or came
-back), and figures, are written in turns, twenty a second, shared changes first. The figures of a Crew are written at
-most every ten seconds, those of a Heartbeat every minute.
+back), and figures, are written in turns, eighteen a second, shared changes first: so twenty a second are enough for
+them and what concerns one resource meanwhile. The figures of a Crew are written at most every ten seconds, those of a
+Heartbeat every minute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from watchbill import cluster_names, metrics
 from watchbill.api.conditions import Reason
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller.cache import Cache, Key
+from watchbill.controller import faults
+from watchbill.controller.cache import Cache, Key, annotations_of
 from watchbill.controller.events import Events
 from watchbill.controller.memory import CrewMemory, Resource
 from watchbill.controller.store_gate import StoreGate
-from watchbill.errors import NotFound
+from watchbill.errors import KubernetesRefuses, NotFound
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat
 
-PER_SECOND: Final = 20
+logger = logging.getLogger("watchbill.operator")
+
+PER_SECOND: Final = 18
+"""Statuses that are written in turns in any second, at most."""
 SHARED_SECONDS: Final = 10.0
 """Seconds that a cause that many resources share must last before it is written."""
 FIGURES_SECONDS: Final = 10.0
@@ -33,21 +40,31 @@ FIGURES_SECONDS: Final = 10.0
 HEARTBEAT_SECONDS: Final = 60.0
 """Seconds between two writes of one Heartbeat's times and results."""
 
+REFUSED_SECONDS: Final = 60.0
+"""Seconds after which a status is tried again that the API server refused; sooner, once its resource has changed."""
+
 Kind = Literal["crews", "heartbeats"]
 
 _KINDS: Final[dict[Kind, str]] = {"crews": "Crew", "heartbeats": "Heartbeat"}
 
 
 class Turns:
-    """Bounds how many statuses are written a second. A crew whose resource had to wait is woken at its turn."""
+    """Bounds how many statuses are written a second. A crew whose resource had to wait is woken at its turn.
+
+    Turns are given at equal distances. A crew that is woken writes a little later, and on a busy machine many may do so
+    at once: so the writes of the last second are counted when one is to begin, too.
+    """
 
     def __init__(self, wake: Callable[[Key], None], clock: Clock = SYSTEM) -> None:
         self._wake = wake
         self._clock = clock
         self._next_at = -math.inf
         """Before this time no turn is given."""
-        self._waiting: tuple[dict[Resource, Key], dict[Resource, Key]] = ({}, {})
-        """Shared changes; figures. Each in the order in which they asked, with the crew to wake."""
+        self._written: deque[float] = deque(maxlen=PER_SECOND)
+        """The times of the last writes."""
+        self._waiting: tuple[dict[Resource, Key], ...] = ({}, {}, {})
+        """Resources that had their turn when too much was written; shared changes; figures. Each in the order in which
+        they asked, with the crew to wake."""
         self._granted: set[Resource] = set()
         self._asked = asyncio.Event()
 
@@ -56,15 +73,16 @@ class Turns:
 
         `first`: goes before the resources that are not.
         """
-        if resource in self._granted:
+        now, had_turn = self._clock.monotonic(), resource in self._granted
+        is_turn = had_turn or (not any(self._waiting) and now >= self._next_at)
+        if is_turn and now >= self._room_at:
             self._granted.discard(resource)
-            return True
-        now = self._clock.monotonic()
-        if not any(self._waiting) and now >= self._next_at:
-            self._next_at = now + 1 / PER_SECOND
+            self._written.append(now)
+            if not had_turn:
+                self._next_at = now + 1 / PER_SECOND
             return True
         self.drop(resource)
-        self._waiting[not first][resource] = crew
+        self._waiting[0 if had_turn else 1 if first else 2][resource] = crew
         self._asked.set()
         return False
 
@@ -80,12 +98,17 @@ class Turns:
             if not any(self._waiting):
                 self._asked.clear()
                 await self._asked.wait()
-            await self._clock.sleep(max(self._next_at - self._clock.monotonic(), 0))
+            await self._clock.sleep(max(self._next_at, self._room_at) - self._clock.monotonic())
             if queue := next((waiting for waiting in self._waiting if waiting), None):
                 resource = next(iter(queue))
                 self._granted.add(resource)
                 self._next_at = self._clock.monotonic() + 1 / PER_SECOND
                 self._wake(queue.pop(resource))
+
+    @property
+    def _room_at(self) -> float:
+        """From this time on the last second has room for a write."""
+        return self._written[0] + 1 if len(self._written) == PER_SECOND else -math.inf
 
 
 class Statuses:
@@ -107,12 +130,16 @@ class Statuses:
         self._cache = cache
         self._gate = gate
         self._clock = clock
+        self._wake = wake
         self.turns = Turns(wake, clock)
 
     async def write(
         self, kind: Kind, seen: Mapping[str, Any], status: Mapping[str, Any] | None, crew: Key, memory: CrewMemory
     ) -> float | None:
         """Writes the status if it differs from the one that was seen, and may be written now.
+
+        What the API server refuses is told by the log, an Event and a metric, and raises nothing: the rest of the crew
+        goes on.
 
         `crew`, `memory`: the crew of the resource, and what is remembered of it. Returns in how many seconds to call
         again; None: not before something changes, or the crew is woken.
@@ -122,7 +149,12 @@ class Statuses:
         before = seen.get("status") or {}
         if status is None or plan.says(before, status):
             self.turns.drop(resource)
+            memory.refused.pop(resource, None)
             return None
+        generation, _, until = memory.refused.get(resource, (0, "", 0.0))
+        if generation == metadata.get("generation") and (wait := until - self._clock.monotonic()) > 0:
+            self.turns.drop(resource)
+            return wait
         match urgency(before, status):
             case "shared":
                 down_for = self._gate.down_for
@@ -140,12 +172,32 @@ class Statuses:
         now = self._clock.monotonic()
         recent = {other: at for other, at in memory.written.items() if now - at < max(self._seconds.values())}
         memory.written = {**recent, resource: now}
-        if await self._apply(kind, metadata, status):
-            self._events.tell(kind, metadata, tell.of_status(before, status))
+        try:
+            if await self._apply(kind, seen, status, crew):
+                self._events.tell(kind, metadata, tell.of_status(before, status))
+        except KubernetesRefuses as error:
+            faults.count(error)
+            self._refused(resource, metadata, str(error), memory)
+            return REFUSED_SECONDS
+        memory.refused.pop(resource, None)
         return None
 
-    async def _apply(self, kind: Kind, metadata: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
-        """Returns whether it was written: the resource may have been deleted meanwhile."""
+    def _refused(self, resource: Resource, metadata: Mapping[str, Any], message: str, memory: CrewMemory) -> None:
+        kind, namespace, name = resource
+        if memory.refused.get(resource, (0, ""))[1] != message:
+            logger.warning(
+                "%s/%s: the API server refuses the status of this %s: %s", namespace, name, _KINDS[kind], message
+            )
+            self._events.tell(kind, metadata, [tell.status_refused(message)])
+        memory.refused[resource] = (
+            int(metadata.get("generation") or 0),
+            message,
+            self._clock.monotonic() + REFUSED_SECONDS,
+        )
+
+    async def _apply(self, kind: Kind, seen: Mapping[str, Any], status: Mapping[str, Any], crew: Key) -> bool:
+        """Returns whether it was written: the resource may have been deleted meanwhile. Raises KubernetesRefuses."""
+        metadata = seen["metadata"]
         manifest = {
             "apiVersion": f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}",
             "kind": _KINDS[kind],
@@ -155,10 +207,22 @@ class Statuses:
         metrics.STATUS_WRITES.labels(kind).inc()
         try:
             written = await self._kubernetes.apply_status(kind, manifest)
-        except NotFound:
-            return False
+        except NotFound as error:
+            found = await self._kubernetes.get(kind, metadata["namespace"], metadata["name"])
+            if found is None or found["metadata"]["uid"] != metadata["uid"]:
+                return False
+            raise KubernetesRefuses(f"it serves none ({error})", 404) from error
         self._cache.take(kind, "MODIFIED", written)
+        if _wanted(written) != _wanted(seen):  # somebody has changed it since, and the watch tells nothing new of that
+            self._wake(crew)
         return True
+
+
+def _wanted(resource: Mapping[str, Any]) -> tuple[object, ...]:
+    """Returns all of a resource that a reconciliation depends on, but its status."""
+    metadata = resource["metadata"]
+    labels = metadata.get("labels") or {}
+    return metadata.get("generation"), metadata.get("deletionTimestamp"), labels, annotations_of(metadata)
 
 
 def urgency(before: Mapping[str, Any], after: Mapping[str, Any]) -> Literal["now", "shared", "figures"]:

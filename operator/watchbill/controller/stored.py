@@ -21,13 +21,13 @@ import redis.asyncio
 
 from watchbill import cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now, farewell, fleet, load, suspension
+from watchbill.controller import beats_now, farewell, fleet, load, spending, stuck, suspension
 from watchbill.controller.beats_stored import Heartbeats, StoredHeartbeats
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
 from watchbill.errors import InvalidInput, NameTaken, NotFound, StaleObject
+from watchbill.plan import budget, replicas
 from watchbill.plan import heartbeat as beat
-from watchbill.plan import replicas
 from watchbill.plan.drain import Fleet
 from watchbill.plan.scaling import Scaling
 from watchbill.records import CrewDefinition
@@ -74,6 +74,9 @@ class StoreState:
     fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
     is_swept: bool = False
     """It was read by the autoscaler, up to a second ago."""
+    budgets: budget.Seen = budget.Seen()  # noqa: RUF009 - it is frozen
+    help_in: float | None = None
+    """Seconds until help may have to be asked for; None: ready work makes progress."""
 
 
 class Stored:
@@ -106,36 +109,36 @@ class Stored:
         beats: Sequence[Mapping[str, Any]],
         memory: CrewMemory,
         has_pods: bool = True,
+        hold: str = "",
     ) -> StoreState | None:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
-        can't run; then what was stored before stays. `has_pods`: there may be workers to read of. Raises
-        StoreUnavailable; NameTaken when another owns the crew of that name; InvalidInput for what can't be stored;
-        StaleObject when `seen` is old; NotLeader.
+        can't run; then what was stored before stays. `has_pods`: there may be workers to read of. `hold`: why the crew
+        is to take no work, and none of it to begin; empty: it is. Raises StoreUnavailable; NameTaken when another owns
+        the crew of that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; NotLeader.
         """
         keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
         generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
-        suspended = _suspends(seen)
-        wanted = json.dumps([uid, definition is not None and generation, suspended, generations])
+        suspended = _suspends(seen) or bool(hold)
+        wanted = json.dumps([uid, definition is not None and generation, suspended, hold, generations])
         reading = memory.take(self._clock.monotonic())
         held = reading.identity if reading else await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (uid, self._owner)
-        queue = Queue(self._client, keys, uid)
-        current = held.definition
+        current, queue = held.definition, Queue(self._client, keys, uid)
         if memory.synced != wanted or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
             memory.synced, reading = "", None
             self._check()
             if definition is not None:
                 # The figures of a crew that was stored are in its status from then on.
                 was_there = "waiting" in (seen.get("status") or {})
-                await self._store(keys, definition, seen, held, was_there=was_there)
+                await self._store(keys, definition, seen, held, was_there=was_there, hold=hold)
                 current = definition.digest()
             elif not is_ours:
                 return None
-            elif bool(held.suspended) != suspended:
-                await store_suspension.suspend(self._client, keys, uid, on=suspended)
-            await self._beats.store(keys, uid, definition, beats, memory, suspended=suspended)
+            else:
+                await store_suspension.suspend(self._client, keys, uid, on=suspended, hold=hold)
+            await self._beats.store(keys, uid, definition, beats, memory, beat.at_rest(suspended=suspended, hold=hold))
             if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
                 await self._try_parked(queue)
             memory.synced = wanted
@@ -149,8 +152,8 @@ class Stored:
             if await suspension.return_dead(self._client, keys, uid, memory, lease_seconds, self._clock):
                 now = await figures(self._client, keys)
         metrics.QUEUES.show(keys.crew, now)
-        if has_pods:
-            at_work = reading.workers if reading else await workers(self._client, keys, uid)
+        if not has_pods:
+            memory.drained_at.clear()  # nobody saw the ends of these drains
         return StoreState(
             load=load.of(now),
             unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
@@ -160,9 +163,15 @@ class Stored:
             dead=now.dead,
             delayed=now.delayed,
             is_run_now_left=is_left,
-            fleet=fleet.of(at_work, memory, self._clock) if has_pods else Fleet(),
+            fleet=await self._fleet(keys, uid, reading, memory) if has_pods else Fleet(),
             is_swept=reading is not None,
+            budgets=await spending.read(self._client, keys, definition),
+            help_in=await stuck.ask(self._client, keys, uid, now, memory, self._clock),
         )
+
+    async def _fleet(self, keys: names.CrewKeys, uid: str, reading: Whole | None, memory: CrewMemory) -> Fleet:
+        at_work = reading.workers if reading else await workers(self._client, keys, uid)
+        return fleet.of(at_work, memory, self._clock)
 
     async def _figures(self, keys: names.CrewKeys, uid: str, reading: Whole | None) -> Figures:
         """Returns the figures once what is due is on the queues."""
@@ -198,6 +207,7 @@ class Stored:
         """
         keys = names.CrewKeys(*key)
         metrics.QUEUES.remove(keys.crew)
+        metrics.BUDGETS.remove(keys.crew)
         held = await definitions.identity(self._client, keys)
         there = held.uid or held.leaving
         owner, record_uid = await self._record_owner(key)
@@ -264,6 +274,7 @@ class Stored:
         held: Identity,
         *,
         was_there: bool,
+        hold: str,
     ) -> None:
         """`seen`: the Crew that `definition` was made from."""
         key, uid, generation = _key(keys), str(seen["metadata"]["uid"]), int(seen["metadata"]["generation"])
@@ -294,7 +305,8 @@ class Stored:
             was_there=was_there,
             generation=generation,
             over=over,
-            suspended=_suspends(seen),
+            suspended=_suspends(seen) or bool(hold),
+            hold=hold,
             deletion=farewell.policy_of(seen.get("spec", {})),
         )
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from enum import IntEnum
 from typing import Final, Generic, TypeVar
 
+from watchbill import background, metrics
 from watchbill.clock import SYSTEM, Clock
 
 logger = logging.getLogger("watchbill.operator")
@@ -45,6 +46,7 @@ _TURNS: Final[tuple[tuple[Lane, ...], ...]] = (
     (Lane.RESYNC, Lane.ROUTINE, Lane.CHANGE),
 )
 """The order in which the lanes are looked at, turn by turn."""
+_WAITS: Final = {lane: metrics.WORKQUEUE_WAIT.labels(lane.name.lower()) for lane in Lane}
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 _WARN_FROM = 3
@@ -58,8 +60,8 @@ class WorkQueue(Generic[K]):
         """`on_depth` is called with the number of keys that wait whenever it changes."""
         self._on_depth = on_depth
         self._clock = clock
-        self._lanes: dict[Lane, dict[K, None]] = {lane: {} for lane in Lane}
-        """The keys that wait, each in one lane, in the order in which they came."""
+        self._lanes: dict[Lane, dict[K, float]] = {lane: {} for lane in Lane}
+        """The keys that wait, each in one lane, and since when; in the order in which they came."""
         self._turns = itertools.cycle(_TURNS)
         self._waiting = asyncio.Semaphore(0)
         """Counts the keys of all lanes."""
@@ -77,12 +79,12 @@ class WorkQueue(Generic[K]):
             return
         known = self._lane_of(key)
         if known is None:
-            self._lanes[lane][key] = None
+            self._lanes[lane][key] = self._clock.monotonic()
             self._waiting.release()
             self._report_depth()
         elif lane < known:
             del self._lanes[known][key]
-            self._lanes[lane][key] = None
+            self._lanes[lane][key] = self._clock.monotonic()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Reconciles the key then, or sooner if something else asks for it."""
@@ -90,6 +92,12 @@ class WorkQueue(Generic[K]):
             return
         self._stop_timer(key)
         self._timers[key] = asyncio.create_task(self._add_after(key, seconds))
+
+    @property
+    def oldest_seconds(self) -> float:
+        """Seconds for which the key has waited in its lane that has waited longest; 0 if none waits."""
+        firsts = [next(iter(waiting.values())) for waiting in self._lanes.values() if waiting]
+        return self._clock.monotonic() - min(firsts) if firsts else 0.0
 
     async def run(self, reconcile: Reconcile[K], workers: int) -> None:
         """Reconciles up to `workers` keys at a time, until cancelled. It may be run again, also with another function:
@@ -107,16 +115,20 @@ class WorkQueue(Generic[K]):
     async def _work(self, reconcile: Reconcile[K]) -> None:
         while True:
             await self._waiting.acquire()
-            waiting = next(found for lane in next(self._turns) if (found := self._lanes[lane]))
-            key = next(iter(waiting))
-            del waiting[key]
+            lane = next(lane for lane in next(self._turns) if self._lanes[lane])
+            key = next(iter(self._lanes[lane]))
+            since = self._lanes[lane].pop(key)
             self._report_depth()
+            _WAITS[lane].observe(self._clock.monotonic() - since)
             self._busy.add(key)
             after: float | None
             try:
                 after = await reconcile(key)
                 self._failures.pop(key, None)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and background.is_cancelled():
+                    raise
+                metrics.WORKQUEUE_RETRIES.inc()
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 after = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * (0.5 + random.random())
                 level = logging.INFO if failures < _WARN_FROM else logging.WARNING  # a stale resourceVersion is no news

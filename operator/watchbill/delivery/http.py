@@ -18,9 +18,9 @@ import aiohttp
 from yarl import URL
 
 import watchbill
-from watchbill.delivery.guard import AddressRefused, Guard
 from watchbill.delivery.message import Delivered
 from watchbill.errors import DeliveryRefused, DestinationGone, NotDelivered
+from watchbill.guard import AddressRefused, Guard
 from watchbill.plan import retry_after
 from watchbill.settings import Network
 

@@ -14,6 +14,7 @@ import json
 from typing import Final
 from urllib.parse import urlsplit
 
+from watchbill import tracing
 from watchbill.api.delivery import ENV_REFERENCE, Webhook
 from watchbill.clock import Clock
 from watchbill.delivery import http
@@ -35,6 +36,8 @@ async def send(message: Message, channel: Webhook, secrets: Secrets, client: htt
     keys = [_key(secrets.read(given[field]), str(given[field])) for field in _KEYS if field in given]
     now = clock.now()
     headers = signed(message.delivery_id, int(now.timestamp()), body, keys)
+    if traceparent := tracing.carried():
+        headers[tracing.FIELD] = traceparent
     written_out = channel.url is not None and not ENV_REFERENCE.fullmatch(channel.url)
     receiver = f"the webhook at {urlsplit(url).hostname}" if written_out else f"the webhook of {given['url']}"
     answer = await client.post(url, body, headers, receiver=receiver, read=False)

@@ -16,7 +16,7 @@ from typing import Final
 
 from watchbill import cluster_names, crd
 from watchbill.controller import served
-from watchbill.doctor import rights
+from watchbill.doctor import quotas, rights
 from watchbill.doctor.findings import (
     Finding,
     Severity,
@@ -29,6 +29,7 @@ from watchbill.doctor.findings import (
 )
 from watchbill.errors import KubernetesForbids, KubernetesUnavailable, UserActionRequired
 from watchbill.kubernetes_api import REQUEST_TIMEOUT_SECONDS, KubernetesApi, Object
+from watchbill.plan.quotas import Hard
 
 _API: Final = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
 _ACCOUNT: Final = "system:serviceaccount:"
@@ -50,11 +51,17 @@ class Cluster:
 
 
 async def examine(
-    namespaces: Sequence[str], *, asked: bool, worker_image: str = "", lease: str = "", user_per_crew: bool = False
+    namespaces: Sequence[str],
+    *,
+    asked: bool,
+    worker_image: str = "",
+    lease: str = "",
+    user_per_crew: bool = False,
+    hard: Callable[[str], Hard] = lambda _: Hard(),
 ) -> Cluster:
     """`namespaces`: the watched ones; empty: all. `asked`: a cluster without Watchbill is an error. `worker_image`: of
     crews that name none. `lease`: that of the operator's replicas, as `namespace/name`. `user_per_crew`: the operator
-    makes a user of the store for each crew. Raises nothing."""
+    makes a user of the store for each crew. `hard(namespace)`: the operator's own quotas. Raises nothing."""
     found = Cluster()
     lacking = Severity.ERROR if asked else Severity.SKIPPED
     try:
@@ -72,7 +79,7 @@ async def examine(
             await _leader(api, found, lease, now)
             crews = await _listed(api, found, "crews", f"/apis/{_API}", namespaces)
             if crews is not None:
-                found.findings += crew_findings(crews, worker_image, now)
+                found.findings += crew_findings(crews, worker_image, now) + quotas.findings(crews, hard)
                 found.crews = sorted(f"{c['metadata']['namespace']}/{c['metadata']['name']}" for c in crews)
             await _overlaps(api, found)
             await _pods(api, found, namespaces)
@@ -235,4 +242,4 @@ async def _quotas(api: KubernetesApi, found: Cluster, namespaces: Sequence[str])
             message = f"quota {metadata['namespace']}/{metadata['name']} has nothing left of {', '.join(spent)}"
             found.add("quotas", Severity.WARNING, message, describe("quota", metadata))
     if quotas is not None and not bad:
-        found.add("quotas", Severity.OK, "no quota in a namespace of crews is used up")
+        found.add("quotas", Severity.OK, "no ResourceQuota in a namespace of crews is used up")

@@ -10,7 +10,7 @@ import redis.asyncio
 from watchbill import names
 from watchbill.doctor.findings import WAIT_SECONDS, Finding, Severity
 from watchbill.errors import WatchbillError
-from watchbill.store import figures
+from watchbill.store import definitions, figures
 
 
 async def examine(client: redis.asyncio.Redis, crews: Sequence[str], *, in_cluster: bool) -> list[Finding]:
@@ -21,9 +21,16 @@ async def examine(client: redis.asyncio.Redis, crews: Sequence[str], *, in_clust
         async for crew, now in figures.each(client, keys):
             if now is not None:
                 found += _crew(crew, now, in_cluster=in_cluster)
+        for crew, held in zip(crews, await definitions.identities(client, keys), strict=True):
+            if held.closing:
+                found.append(Finding("crews", Severity.WARNING, f"crew {crew} is closed: {held.closing}", _open(crew)))
     except (WatchbillError, redis.exceptions.RedisError) as error:
         return [Finding("crews", Severity.SKIPPED, f"the crews' figures can't be read: {error}")]
     return found or [Finding("crews", Severity.OK, f"no work waits without a worker, in {len(crews)} crews")]
+
+
+def _open(crew: str) -> str:
+    return f"watchbill resume {crew}  # unless `watchbill delete crew {crew} --drain` runs"
 
 
 def _crew(crew: str, now: figures.Figures, *, in_cluster: bool) -> list[Finding]:

@@ -29,7 +29,7 @@ IN_NAMESPACES: Final = (
     *(Right(_GROUP, f"{kind}/status", "patch") for kind in ("crews", "heartbeats")),
     Right(_GROUP, "crews/finalizers", "update"),
     *(Right("events.k8s.io", "events", verb) for verb in ("create", "patch")),
-    *(Right("apps", "deployments", verb) for verb in ("list", "watch", "create", "patch", "delete")),
+    *(Right("apps", "deployments", verb) for verb in ("get", "list", "watch", "create", "patch", "delete")),
     *(Right("", "serviceaccounts", verb) for verb in ("get", "create", "patch")),
     Right("", "secrets", "get"),
     Right("", "configmaps", "get"),

@@ -10,27 +10,31 @@ import contextlib
 import random
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import redis
 import redis.asyncio
 
 from watchbill import message_names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.errors import LockLost
+from watchbill.errors import Closed, LockLost
 from watchbill.loggers import Logger
 from watchbill.messaging import checks
 from watchbill.messaging.shells import FAILURES, Async, Blocking
-from watchbill.messaging.steps import Pause, Script, Steps
+from watchbill.messaging.steps import Pause, Script, Step, Steps
 
 logger = Logger("watchbill.messaging.lock")
+
+T = TypeVar("T")
 
 EXPIRE_SECONDS: Final = 10.0
 RETRIES: Final = 3
 RETRY_DELAY_SECONDS: Final = 0.2
+LEAVE_SECONDS: Final = 2.0
+"""A task that is cancelled waits for so long that the server answers: else a lock might be nobody's until it ends."""
 FENCE_DAYS: Final = 1
 """So long after a lock was last taken, its fence grows by one at least. After that it is the server's time alone."""
 
@@ -229,12 +233,12 @@ class AsyncRedisLock(Async):
         super().__init__(client)
 
     async def acquire(self, retry: int = RETRIES, retry_delay: float = RETRY_DELAY_SECONDS) -> bool:
-        """Does what RedisLock.acquire does."""
-        return await self._do(self._core.acquire(retry, retry_delay)) is not None
+        """Does what RedisLock.acquire does. A lock that was granted while the task was cancelled is given back."""
+        return await self._do(self._core.acquire(retry, retry_delay), self._ask) is not None
 
     async def release(self) -> bool:
-        """Does what RedisLock.release does."""
-        return await self._do(self._core.release(self._core.holding))
+        """Does what RedisLock.release does, also if the task is cancelled meanwhile."""
+        return await _to_its_end(self._do(self._core.release(self._core.holding)))
 
     async def renew(self, expire: float | timedelta | None = None) -> bool:
         """Does what RedisLock.renew does."""
@@ -260,7 +264,7 @@ class AsyncRedisLock(Async):
         LockLost.
         """
         core = self._core
-        holding = await self._do(core.acquire(retry, retry_delay))
+        holding = await self._do(core.acquire(retry, retry_delay), self._ask)
         if holding is None:
             yield False
             return
@@ -278,9 +282,21 @@ class AsyncRedisLock(Async):
             if not limit.expired():
                 raise
         finally:
-            is_held = await self._do(core.end(holding))
+            is_held = await _to_its_end(self._do(core.end(holding)))
         if limit.expired() or not is_held:
             raise core.lost()
+
+    async def _ask(self, step: Step) -> Any:
+        """Takes a step of an acquisition. If the task is cancelled, gives back what may have been granted."""
+        if not isinstance(step, Script):
+            return await self._take(step)
+        try:
+            return await _to_its_end(self._take(step))
+        except asyncio.CancelledError:
+            with contextlib.suppress(*FAILURES, Closed, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._take(Script("lock_release", step.keys, step.args[:1]))
+            raise
 
     async def _renew(self, holding: Holding, limit: asyncio.Timeout) -> None:
         is_renewed, loop = True, asyncio.get_running_loop()
@@ -295,3 +311,18 @@ class AsyncRedisLock(Async):
                 limit.reschedule(loop.time() + self._core.left(holding))
             if not self._core.is_held(holding):
                 return
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Returns what the work does. If the task is cancelled, the work goes on, and the task ends when that has ended, or
+    LEAVE_SECONDS later."""
+    going_on = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(going_on)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait([going_on], timeout=LEAVE_SECONDS)
+        finally:
+            going_on.cancel()
+            going_on.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks for it
+        raise

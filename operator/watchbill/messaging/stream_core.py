@@ -23,6 +23,7 @@ from watchbill.loggers import Logger
 from watchbill.messaging import checks, entries
 from watchbill.messaging.entries import Message
 from watchbill.messaging.steps import Acknowledge, Block, Call, Pause, Run, Script, Settle, Steps
+from watchbill.redaction import redact
 
 logger = Logger("watchbill.messaging")
 
@@ -42,6 +43,8 @@ HEARD_SECONDS: Final = 10.0
 """A consumer that was heard of within so long lives. One that waits for messages is heard of every BLOCK_SECONDS."""
 ERROR_MAX: Final = 1000
 """Characters of an error that a dead letter keeps."""
+_SEEN_MAX: Final = 100_000
+"""Characters of an error that are searched for secrets, so that none is cut in two."""
 _ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
 
@@ -219,7 +222,7 @@ class Stream:
         yield from self._persist(settle)
 
     def _failed(self, one: Given, error: Exception) -> Steps[None]:
-        said = f"{type(error).__name__}: {error}"[:ERROR_MAX]
+        said = _said(error)
         is_last = one.deliveries >= self.max_deliveries
         then = "it is a dead letter now" if is_last else f"it is given again in {self.retry_after:g} s"
         logger.warning("the message %s of %r failed; %s: %s", one.message["id"], self.key, then, said)
@@ -326,6 +329,17 @@ class _Check:
         self._first = following or "-"
         if not following:
             self._due = now + self._seconds
+
+
+def _said(error: Exception) -> str:
+    """Returns what a handler raised as it is kept and logged: without secrets, and text that Redis takes. Runs the
+    error's own code, but never raises what that does."""
+    try:
+        text = str(error)
+    except Exception as another:
+        text = f"its text can't be read: {type(another).__name__}"
+    said = redact(f"{type(error).__name__}: {text}"[:_SEEN_MAX])
+    return said[:ERROR_MAX].encode("utf-8", "replace").decode()
 
 
 def _check_ids(ids: Sequence[str], field: str = "id", fix: str = "Use one that a message came with.") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,11 +24,11 @@ _POD_NAME: Final = re.compile(r'^pods "[^"]*"')
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A worker Deployment, as small as it can be kept."""
+    """A worker Deployment, as small as it can be kept. Two are equal if no plan can tell them apart."""
 
     name: str
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
     revision: str
     owner: str
     """The uid of the crew whose it is; empty where none is named."""
@@ -59,15 +59,17 @@ def project(deployment: Mapping[str, Any]) -> Child:
     """The part of a Deployment that plans depend on."""
     metadata, spec, status = deployment["metadata"], deployment.get("spec", {}), deployment.get("status", {})
     conditions = {c["type"]: c for c in status.get("conditions") or []}
-    is_current = (status.get("observedGeneration") or 0) >= (metadata.get("generation") or 0)
+    generation, replicas = metadata.get("generation") or 0, spec.get("replicas", 1)
+    never_had_pods = generation == 1 and not replicas  # so nothing has to wait for its controller
+    is_current = never_had_pods or (status.get("observedGeneration") or 0) >= generation
     return Child(
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
-        revision=metadata.get("labels", {}).get(cluster_names.LABEL_REVISION, ""),
+        revision=_revision(spec),
         owner=next((o["uid"] for o in metadata.get("ownerReferences") or [] if o.get("controller")), ""),
         created=metadata.get("creationTimestamp") or "",
-        replicas=spec.get("replicas", 1),
+        replicas=replicas,
         ready=status.get("readyReplicas") or 0,
         trouble=_message_if(conditions.get("ReplicaFailure"), "True")
         or _message_if(conditions.get("Progressing"), "False"),
@@ -93,6 +95,11 @@ def compared(deployment: Mapping[str, Any]) -> Object:
 def _ours(metadata: Mapping[str, Any]) -> dict[str, str]:
     annotations = metadata.get("annotations") or {}
     return {k: annotations[k] for k in (ANNOTATION_TEMPLATE, ANNOTATION_CONFIG) if k in annotations}
+
+
+def _revision(spec: Mapping[str, Any]) -> str:
+    """Returns the revision of the pods that a Deployment selects. Nobody can change that, unlike its own label."""
+    return str(spec.get("selector", {}).get("matchLabels", {}).get(cluster_names.LABEL_REVISION, ""))
 
 
 def _message_if(condition: Mapping[str, Any] | None, status: str) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Literal
 
-from watchbill import cluster_names
 from watchbill.api import Crew
-from watchbill.api.conditions import ConditionType, Reason, Said, stated
-from watchbill.plan import drain, explained, manifests, references, replicas, revisions, scaling
+from watchbill.api.conditions import ConditionType, Reason
+from watchbill.plan import budget, drain, explained, limits, manifests, quotas, replicas, revisions, scaling
 from watchbill.plan.children import Child, compared
+from watchbill.plan.crew_conditions import conditions_of, trouble_of
 from watchbill.plan.scaling import Scaling
 
 Object = dict[str, Any]
@@ -29,7 +29,6 @@ FIGURES: Final = ("waiting", "running", "dead", "delayed")
 """Fields of the status that change all the time."""
 AGAIN_SECONDS: Final = 5.0
 """After so long a crew is reconciled again whose trouble somebody else must mend."""
-_SUSPENDED: Final = "tasks are taken, and none begins while spec.suspend is true"
 OLD_AGAIN_SECONDS: Final = 2.0
 """After so long a crew is reconciled again that has workers of an old revision."""
 
@@ -44,6 +43,8 @@ class Observed:
     generation: int
     status: Mapping[str, Any]
     """The status at the API server."""
+    template: Object
+    """The pods' template, in its newest version."""
     children: Sequence[Child]
     has_service_account: bool
     has_redis_secret: bool
@@ -79,6 +80,16 @@ class Observed:
     """The time of `past` and of this observation, by a monotonic clock."""
     is_swept: bool = False
     """The store's answers are up to a second old."""
+    budgets: budget.Seen = budget.Seen()  # noqa: RUF009 - it is frozen
+    hold: quotas.Hold | None = None
+    """The reason why the namespace has no room for the crew."""
+    share: quotas.Share | None = None
+    """The workers that the namespace's quota leaves to the crew; None: as many as it wants."""
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True if no task of the crew is to begin."""
+        return self.crew.spec.suspend or self.hold is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,8 @@ class Plan:
     """A pod goes."""
     scaling: Scaling | None = field(default=None, compare=False)
     """The explanation of the number of workers."""
+    wish: int | None = field(default=None, compare=False)
+    """Number of workers that the crew would have without its namespace's quota; None: unknown."""
 
 
 def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan:
@@ -117,7 +130,7 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
     # Those of a former crew of that name go with it; that they go first keeps their workers out of the new one's count.
     former = tuple(c for c in seen.children if c.owner not in ("", seen.uid))
     children = [c for c in seen.children if c not in former]
-    wanted = revisions.choose(crew, seen.namespace, defaults, children, seen.config)
+    wanted = revisions.choose(seen.template, crew, seen.namespace, defaults, children, seen.config)
     revision = wanted.made.name
     current = next((c for c in children if c.revision == revision), None)
     blocked = _blocked(seen, revision)
@@ -126,7 +139,9 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         serving = max(children, key=lambda c: (c.created, c.name), default=None)
     old = tuple(c for c in children if c is not serving)
     before = drain.wanted_before(serving, old, seen.fleet, seen.past.size)
-    decision = _scale(seen, wanted, serving, before, drain.claiming(children, seen.fleet))
+    wish = _scale(seen, wanted, serving, before, drain.claiming(children, seen.fleet))
+    most = 0 if seen.hold else seen.share.most if seen.share else wish.replicas
+    decision = replicas.at_most(wish, most, before, seen.past, seen.at)
     step = drain.step(decision.replicas, serving, old, seen.fleet)
     applies: tuple[tuple[str, Object], ...] = ()
     if (seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT) or former:
@@ -138,10 +153,11 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
     resized = serving is not None and step.size != serving.replicas
     if blocked is not None and resized and serving is not None:
         sizes = ((serving, step.size), *sizes)
-    trouble, trouble_in = _trouble(serving, now)
+    trouble, trouble_in = trouble_of(serving, now)
     there = sum(c.replicas for c in children) if serving is not None else step.size
     told = explained.of(crew, seen.load, decision, step, [(c, c is serving) for c in children], seen.fleet, now)
-    conditions = _conditions(seen, wanted, serving, blocked, trouble, now)
+    told = explained.within_quota(told, seen.hold, seen.share, wish.replicas)
+    conditions = conditions_of(seen, wanted, serving, blocked, trouble, now)
     status = _status(seen, wanted, there, serving, conditions) | _held(told)
     old_again = OLD_AGAIN_SECONDS if former or len(old) > len(step.gone) else None
     moves = resized or bool(step.drain or step.undrain or step.sizes)
@@ -162,6 +178,7 @@ def plan(seen: Observed, *, now: datetime, defaults: manifests.Defaults) -> Plan
         watch=_watch(seen, children, is_moving=moves or bool(old) or decision.replicas != before),
         scaling=told,
         shrinks=any(size < child.replicas for child, size in sized),
+        wish=wish.replicas if wish.why != "unknown" else None,
     )
 
 
@@ -235,6 +252,7 @@ def _scale(
         float(workers.idle_seconds),
         workers.scaling.up,
         workers.scaling.down,
+        limits.at_once(seen.crew.spec),
     )
     if seen.crew.spec.suspend:
         return replicas.of_suspended(bounds, seen.load, before, seen.past, seen.at)
@@ -252,41 +270,28 @@ def _pauses(seen: Observed, wanted: revisions.Wanted) -> list[float | None]:
     if seen.load is not None:
         due = None if seen.load.due_in is None else max(seen.load.due_in, 0.0)
         left = seen.crew.spec.workers.scaling.up.wait_seconds - seen.load.oldest_seconds
-        long_in = left if seen.load.waiting and left > 0 and not seen.crew.spec.suspend else None
+        long_in = left if seen.load.waiting and left > 0 and not seen.is_at_rest else None
+    works = seen.load is not None and seen.load.waiting + seen.load.running > 0
+    spends_in = budget.again(seen.budgets, works=works)
     is_taken = seen.fault is not None and seen.fault[0] is Reason.OWNER_CONFLICT
     is_stuck = seen.store_error is not None or not seen.has_redis_secret or bool(wanted.missing) or is_taken
-    return [due, long_in, AGAIN_SECONDS if is_stuck else None]
+    return [due, long_in, spends_in, AGAIN_SECONDS if is_stuck else None]
 
 
 def _watch(seen: Observed, children: Sequence[Child], *, is_moving: bool) -> Watch:
     load, spec = seen.load, seen.crew.spec
     if load is None:
         return ""
-    waiting = 0 if spec.suspend else load.waiting
-    if waiting + load.running + load.deliveries == 0 and not any(child.replicas for child in children):
+    waiting = 0 if seen.is_at_rest else load.waiting
+    if waiting + load.running + load.beside == 0 and not any(child.replicas for child in children):
         return ""
     waits_long = waiting and load.oldest_seconds >= spec.workers.scaling.up.wait_seconds
-    ends = spec.suspend and load.running  # what dead workers hold has to be returned
+    ends = seen.is_at_rest and load.running  # what dead workers hold has to be returned
     drains = seen.fleet is None or any(worker.draining for worker in seen.fleet.workers)
     pods = sum(child.replicas for child in children)
     starts = any(child.ready != child.replicas or child.there != child.replicas for child in children)
     is_known = drain.claiming(children, seen.fleet) == pods
     return "closely" if is_moving or waits_long or ends or drains or starts or not is_known else "changes"
-
-
-def _trouble(serving: Child | None, now: datetime) -> tuple[str, float | None]:
-    """Returns why no worker starts, and in how many seconds that may have to be reported."""
-    if serving is None or serving.replicas == 0:
-        return "", None
-    if serving.trouble:
-        return serving.trouble, None
-    if serving.ready > 0 or serving.unavailable_since is None:
-        return "", None
-    left = (serving.unavailable_since + timedelta(seconds=manifests.START_SECONDS) - now).total_seconds()
-    if left > 0:
-        return "", left
-    since = f"{serving.unavailable_since:%Y-%m-%dT%H:%M:%SZ}"
-    return f"Deployment {serving.name!r} wants {serving.replicas} workers, and none has been ready since {since}", None
 
 
 def _status(
@@ -312,85 +317,3 @@ def _status(
 def _held(told: Scaling) -> Object:
     """The part of the status that says why there are more or fewer workers than are wanted, where there are."""
     return {"scaling": {"reason": scaling.REASONS[told.held], "message": scaling.hold(told)}} if told.held else {}
-
-
-def _conditions(
-    seen: Observed, wanted: revisions.Wanted, serving: Child | None, blocked: Fault | None, trouble: str, now: datetime
-) -> list[Object]:
-    stalled = seen.fault or blocked or _stalled(seen, wanted, trouble)
-    said: list[Said]
-    if stalled is not None:
-        said = [(ConditionType.READY, False, *stalled), (ConditionType.STALLED, True, *stalled)]
-    elif seen.load is None:
-        message = f"the store doesn't answer; workers are held as they are: {seen.store_error}"
-        said = [(ConditionType.READY, False, Reason.STORE_UNAVAILABLE, message)]
-    elif serving is None:
-        message = "the workers' Deployment is being made"
-        said = [
-            (ConditionType.READY, False, Reason.PROGRESSING, message),
-            (ConditionType.RECONCILING, True, Reason.PROGRESSING, message),
-        ]
-    elif seen.crew.spec.suspend:
-        said = [(ConditionType.READY, True, Reason.SUSPENDED, _SUSPENDED)]
-    elif seen.evicts:
-        said = [(ConditionType.READY, True, Reason.STORE_EVICTS, f"the crew takes work, but {seen.evicts}")]
-    elif wanted.outdated:
-        said = [(ConditionType.READY, True, Reason.CONFIG_OUTDATED, _outdated(wanted))]
-    elif not seen.agents_loaded:
-        message = (
-            "the crew takes work; no worker has loaded all of its agents yet. One that tried in vain has logged why"
-        )
-        said = [(ConditionType.READY, True, Reason.AGENTS_UNCHECKED, message + _unread(wanted))]
-    else:
-        # At zero replicas there is nothing to wait for: work that comes starts workers.
-        said = [(ConditionType.READY, True, Reason.AVAILABLE, "the crew takes work" + _unread(wanted))]
-    before = seen.status.get("conditions", [])
-    was_suspended = any(c["type"] == ConditionType.SUSPENDED for c in before)
-    if seen.crew.spec.suspend and (seen.load is not None or was_suspended):
-        said.append((ConditionType.SUSPENDED, True, Reason.SUSPENDED, _SUSPENDED))
-    return stated(said, before, generation=seen.generation, now=now)
-
-
-def _outdated(wanted: revisions.Wanted) -> str:
-    return (
-        f"the crew takes work; its workers run with an older {references.described(wanted.outdated)}, because "
-        "workers.rolloutOnChange is false. To replace them, set or change an annotation in workers.template.metadata"
-    )
-
-
-def _unread(wanted: revisions.Wanted) -> str:
-    if not wanted.unread:
-        return ""
-    return (
-        f"; a change of {references.described(wanted.unread)} replaces no workers, because the operator lacks the "
-        "right to get it (rbac.readSecrets and rbac.readConfigMaps of its chart)"
-    )
-
-
-def _stalled(seen: Observed, wanted: revisions.Wanted, trouble: str) -> Fault | None:
-    if seen.no_user is not None:
-        return seen.no_user
-    if not seen.has_redis_secret:
-        name = seen.crew.spec.workers.redis_secret_ref.name
-        return (
-            Reason.REDIS_SECRET_MISSING,
-            f"there is no Secret {name!r} in namespace {seen.namespace!r}. Create it with the store's URL as its key "
-            f"{cluster_names.REDIS_SECRET_KEY!r}, or name another in workers.redisSecretRef",
-        )
-    if seen.unavailable:
-        agents = ", ".join(repr(agent) for agent in seen.unavailable[:10])
-        more = f" and {len(seen.unavailable) - 10} more" if len(seen.unavailable) > 10 else ""
-        return (
-            Reason.AGENT_UNAVAILABLE,
-            f"tasks wait for a worker that can load the agents {agents}{more}. The crew's events say why "
-            f"(watchbill events {seen.namespace}/{seen.crew.name}); build them into workers.image, or mend their class",
-        )
-    if wanted.missing:
-        return (
-            Reason.REFERENCE_MISSING,
-            f"namespace {seen.namespace!r} lacks {references.described(wanted.missing)}, without which no worker can "
-            "start. Create it, or mend its name in spec.workers; those that run go on",
-        )
-    if trouble:
-        return Reason.WORKERS_UNAVAILABLE, f"workers don't start: {trouble}"
-    return None

@@ -103,18 +103,21 @@ def step(wanted: int, serving: Child | None, old: Sequence[Child], fleet: Fleet 
     made. `old`: the Deployments of other revisions. `fleet`: None where the store can't say; then nothing leaves."""
     new, olds = _Pods(serving, fleet), [_Pods(child, fleet) for child in sorted(old, key=lambda c: (c.created, c.name))]
     leaving = sum(pods.capacity for pods in olds)
-    room = wanted + surge(wanted) - leaving
-    target = min(wanted, max(new.capacity, room)) if leaving else wanted
-    size, drain, undrain = new.toward(target)
-    sizes: list[tuple[Child, int]] = []
     spare = min(max(leaving + len(new.active) - wanted, 0), leaving)
+    sizes: list[tuple[Child, int]] = []
+    drained: list[str] = []
     for pods in olds:
         part = min(spare, pods.capacity)
         spare -= part
         left, more, _ = pods.toward(pods.capacity - part)
-        drain += more
+        drained += more
         if pods.child is not None and left != pods.replicas:
             sizes.append((pods.child, left))
+    leaving -= len(drained)  # so that the next ones start in the same step
+    room = wanted + surge(wanted) - leaving
+    target = min(wanted, max(new.capacity, room)) if leaving else wanted
+    size, drain, undrain = new.toward(target)
+    drain += drained
     gone = tuple(p.child for p in olds if p.child is not None and p.replicas == 0 and p.child.there == 0)
     waits: Waits = next((pods.waits for pods in (new, *olds) if pods.waits), "")
     return Step(size, tuple(sizes), tuple(drain), tuple(undrain), gone, waits)

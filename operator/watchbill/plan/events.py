@@ -56,7 +56,7 @@ def of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Told]
     """Returns what a status that was written says newly: that somebody must act, or need no longer; that the store is
     away, or back."""
     told = []
-    was, now = _stalled(before), _stalled(after)
+    was, now = (_of(status, ConditionType.STALLED) for status in (before, after))
     if now and now.get("reason") != was.get("reason"):
         told.append(Told(str(now["reason"]), "Reconcile", str(now["message"]), warning=True))
     if was and not now:
@@ -66,12 +66,22 @@ def of_status(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Told]
         told.append(Told("Suspended", "Suspend", "no task begins until spec.suspend is false"))
     if was_suspended and not is_suspended:
         told.append(Told("Resumed", "Resume", "tasks begin again"))
+    was_spent, is_spent = (_of(status, ConditionType.BUDGET_EXHAUSTED) for status in (before, after))
+    if is_spent and not was_spent:
+        told.append(Told("BudgetExhausted", "Spend", str(is_spent["message"]), warning=True))
+    if was_spent and not is_spent:
+        told.append(Told("BudgetAvailable", "Spend", "the budgets have room for requests to models again"))
     was_away, is_away = (summary(status).get("reason") == Reason.STORE_UNAVAILABLE for status in (before, after))
     if is_away and not was_away:
         told.append(Told("StoreUnavailable", "Reconcile", str(summary(after)["message"]), warning=True))
     if was_away and not is_away:
         told.append(Told("StoreAvailable", "Reconcile", "the store answers again"))
     return told
+
+
+def status_refused(message: str) -> Told:
+    """Returns that the API server refuses the status of a resource, which therefore tells of an earlier time."""
+    return Told("StatusRefused", "Reconcile", f"the status can't be written, and is outdated: {message}", warning=True)
 
 
 def of_dead(crew: str, before: int | None, now: int) -> list[Told]:
@@ -105,11 +115,10 @@ def _figures(seen: Observed) -> str:
 
 
 def _has(status: Mapping[str, Any], kind: ConditionType) -> bool:
-    return any(c["type"] == kind and c["status"] == "True" for c in status.get("conditions") or [])
+    return bool(_of(status, kind))
 
 
-def _stalled(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    for condition in status.get("conditions") or []:
-        if condition["type"] == ConditionType.STALLED and condition["status"] == "True":
-            return dict(condition)
-    return {}
+def _of(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
+    """The condition of this type, if it is true; else empty."""
+    found = (c for c in status.get("conditions") or [] if c["type"] == kind and c["status"] == "True")
+    return next(found, {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from watchbill.api import Crew
 from watchbill.api.conditions import stamp
-from watchbill.plan import drain, replicas
+from watchbill.plan import drain, quotas, replicas
 from watchbill.plan.children import Child
 from watchbill.plan.scaling import Draining, HeldBy, Pods, Scaling
 
@@ -36,6 +37,7 @@ def of(
         waiting=load.waiting if load else None,
         running=load.running if load else None,
         deliveries=load.deliveries if load else None,
+        has_batches=load.has_batches if load else False,
         oldest_seconds=load.oldest_seconds if load else 0.0,
         min_replicas=workers.min_replicas,
         max_replicas=workers.max_replicas,
@@ -51,6 +53,16 @@ def of(
     )
 
 
+def within_quota(told: Scaling, hold: quotas.Hold | None, share: quotas.Share | None, wish: int) -> Scaling:
+    """Returns the explanation with what the namespace's quota says. `wish`: number of workers without it."""
+    if hold is not None:
+        return dataclasses.replace(told, hold=hold.why)
+    if share is not None:
+        known = {"quota": share.hard, "quota_wanted": share.others + wish, "quota_setting": f"{share.setting}.workers"}
+        return dataclasses.replace(told, **known)  # type: ignore[arg-type]
+    return told
+
+
 def _held(
     load: replicas.Load | None,
     decision: replicas.Decision,
@@ -58,7 +70,7 @@ def _held(
     children: Sequence[tuple[Child, bool]],
     drained: Sequence[drain.Worker],
 ) -> HeldBy:
-    if load is None:
+    if load is None and decision.why != "quota":
         return "unknown"
     if decision.held is not None:
         return decision.held.by

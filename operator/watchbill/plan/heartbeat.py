@@ -90,13 +90,21 @@ def destinations(
     return [*(name for name in deliver or () if name in known), *own]
 
 
-def fires(heartbeat: Heartbeat, *, crew_suspended: bool = False) -> Verdict:
-    """The verdict on a stored heartbeat."""
+def at_rest(*, suspended: bool, hold: str = "") -> Verdict | None:
+    """The verdict on heartbeats of a crew none of whose tasks begins; None: they do. `hold`: why there is no room for
+    the crew."""
+    if hold:
+        return Reason.QUOTA_EXCEEDED, f"its crew is stalled, and it fires nothing until there is room: {hold}"
+    if suspended:
+        return Reason.AVAILABLE, "its crew is suspended: it fires nothing until the crew is resumed"
+    return None
+
+
+def fires(heartbeat: Heartbeat, at_rest: Verdict | None = None) -> Verdict:
+    """The verdict on a stored heartbeat. `at_rest`: that of its crew."""
     if heartbeat.spec.suspend:
         return Reason.AVAILABLE, "suspended: it fires nothing until suspend is false"
-    if crew_suspended:
-        return Reason.AVAILABLE, "its crew is suspended: it fires nothing until the crew is resumed"
-    return Reason.AVAILABLE, "it fires"
+    return at_rest or (Reason.AVAILABLE, "it fires")
 
 
 def run_now(seen: Mapping[str, Any]) -> str:

@@ -20,7 +20,11 @@ Object = dict[str, Any]
 GRACE_SECONDS: Final = 60
 """The pod's; the worker hands back five seconds earlier."""
 START_SECONDS: Final = 300
-"""Seconds that a worker may take to become ready: its image may be large, its node may have to be made first."""
+"""Seconds that a worker may take to become ready: its image may be large, its node may have to be made first. For as
+long it may leave its liveness probe without an answer: many that start at once on a busy node take minutes, and what is
+restarted meanwhile begins anew, and keeps the node busy."""
+_LIVENESS_SECONDS: Final = 10
+"""Seconds between two liveness probes."""
 
 SAFE_TO_EVICT: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 """With "false" the cluster's autoscaler removes no node with such a pod: a task would lose what it has done so far. A
@@ -40,7 +44,13 @@ _OURS: Final = (
     "WATCHBILL_ALLOW_MODULES",
 )
 
-BEFORE: Final[tuple[Callable[[Object], None], ...]] = ()
+
+def _minute_without_answer(template: Object) -> None:
+    """Until then a worker that did not answer for a minute was restarted, even while it still started."""
+    template["spec"]["containers"][0]["livenessProbe"]["failureThreshold"] = 6
+
+
+BEFORE: Final[tuple[Callable[[Object], None], ...]] = (_minute_without_answer,)
 """The differences between the versions of the template. Number n turns a template of version n + 2 into one of version
 n + 1, in place, before the crew's own is merged into it. Whoever gives the template another default adds the function
 that takes it away again, so that workers which run already are not replaced for it, and a golden file
@@ -66,6 +76,10 @@ class Defaults:
     """Resources of containers whose template names none."""
     allow_modules: str = ""
     """WATCHBILL_ALLOW_MODULES. Empty: as the image has it."""
+    log_format: str = "text"
+    """WATCHBILL_LOG_FORMAT, where it isn't the default."""
+    tracing: Mapping[str, str] = field(default_factory=dict)
+    """Variables of tracing, by name."""
     user_per_crew: bool = False
     """Each crew has a user of its own in the store."""
 
@@ -159,7 +173,11 @@ def _template(crew: Crew, namespace: str, defaults: Defaults) -> Object:
         "env": _env(crew, namespace, defaults),
         "ports": [{"name": "health", "containerPort": cluster_names.WORKER_HEALTH_PORT, "protocol": "TCP"}],
         "readinessProbe": {"httpGet": {"path": "/readyz", **health}, "periodSeconds": 2},
-        "livenessProbe": {"httpGet": {"path": "/healthz", **health}, "periodSeconds": 10, "failureThreshold": 6},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", **health},
+            "periodSeconds": _LIVENESS_SECONDS,
+            "failureThreshold": START_SECONDS // _LIVENESS_SECONDS,
+        },
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -206,6 +224,9 @@ def _env(crew: Crew, namespace: str, defaults: Defaults) -> list[Object]:
     ]
     if defaults.allow_modules:
         env.append({"name": "WATCHBILL_ALLOW_MODULES", "value": defaults.allow_modules})
+    if defaults.log_format != "text":
+        env.append({"name": "WATCHBILL_LOG_FORMAT", "value": defaults.log_format})
+    env += [{"name": name, "value": value} for name, value in defaults.tracing.items()]
     return env
 
 
@@ -325,21 +346,29 @@ def contains(observed: Any, desired: Any, *, quantities: bool = False) -> bool:
         return observed == desired or (amount(observed) is not None and amount(observed) == amount(desired))
     if isinstance(desired, dict):
         return isinstance(observed, dict) and all(
-            k in observed and contains(observed[k], v, quantities=quantities or k in _RESOURCES)
+            k in observed
+            and (
+                v == observed[k] if k in _WHOLE else contains(observed[k], v, quantities=quantities or k in _RESOURCES)
+            )
             for k, v in desired.items()
         )
     if isinstance(desired, list):
         if not isinstance(observed, list) or len(observed) < len(desired):
             return not desired and not observed
-        if desired and all(isinstance(item, dict) and "name" in item for item in desired):
-            known = {item.get("name"): item for item in observed if isinstance(item, dict)}
-            return all(item["name"] in known and contains(known[item["name"]], item) for item in desired)
+        for key in _LIST_KEYS:
+            if desired and all(isinstance(item, dict) and key in item for item in desired):
+                known = {item.get(key): item for item in observed if isinstance(item, dict)}
+                return all(item[key] in known and contains(known[item[key]], item) for item in desired)
         return len(observed) == len(desired) and all(map(contains, observed, desired))
     return bool(observed == desired)
 
 
 _RESOURCES: Final = frozenset({"resources", "sizeLimit", "overhead"})
 """Fields under which quantities are."""
+_LIST_KEYS: Final = ("mountPath", "name")
+"""Fields that tell the items of a list apart. A volume may be mounted more than once."""
+_WHOLE: Final = frozenset({"nodeSelector", "secretKeyRef", "configMapKeyRef"})
+"""Maps that the API server keeps as a whole, and without defaults: what is added to one changes what we applied."""
 _QUANTITY: Final = re.compile(r"([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|([numkMGTPE]|[KMGTPE]i)?)")
 _SCALE: Final = {
     **{

@@ -21,6 +21,17 @@ def is_paused(seen: Mapping[str, Any]) -> bool:
     return bool((seen["metadata"].get("annotations") or {}).get(ANNOTATION) == "true")
 
 
+def told(seen: Mapping[str, Any]) -> str:
+    """A sentence for people about a paused Crew, with the remedy; empty for another."""
+    if not is_paused(seen):
+        return ""
+    namespace, name = seen["metadata"]["namespace"], seen["metadata"]["name"]
+    return (
+        f"crew {namespace}/{name} is paused: the operator neither scales it nor takes up changes of it and its "
+        f"heartbeats, until: kubectl annotate crew {name} -n {namespace} {ANNOTATION}-"
+    )
+
+
 def status(before: Mapping[str, Any], *, now: datetime) -> dict[str, Any]:
     """The status of a paused crew: as it was, with the condition Paused."""
     known = before.get("conditions", [])

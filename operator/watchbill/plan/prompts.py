@@ -1,19 +1,20 @@
 """The prompts of steps: templates over the submitted prompt, the inputs and earlier outputs. Pure.
 
-A template knows `{input}`, `{inputs.NAME}` and `{steps.AGENT}`, and nothing else: all other braces are text, so
-JSON and code need no escaping. `{{input}}` is the text `{input}`. What is nearly a reference, as `{input.log}`, or is
-one elsewhere, as a Heartbeat's `{now}`, is refused when the crew is checked.
+A template knows `{input}`, `{inputs.NAME}`, `{steps.AGENT}` and `{steps.AGENT.FIELD}`; for the items of a list also
+`{item}` and `{item.FIELD}`. All other braces are text, so JSON and code need no escaping. `{{input}}` is the text
+`{input}`. What is nearly a reference, as `{input.log}`, or is one elsewhere, as a Heartbeat's `{now}`, is refused when
+the crew is checked.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from watchbill.errors import Problem
-from watchbill.plan import flow
+from watchbill.plan import flow, values
 from watchbill.records import DEFAULT_CLASS, CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
@@ -22,10 +23,18 @@ _NEAR_MISS: Final = re.compile(
 )
 """Texts that were probably meant as references: `{input.log}`, `{steps}`, `{input!r}`, `{now}`. References are among
 them."""
+_ITEM: Final = re.compile(r"\{(\{)?(item(?:\.[A-Za-z0-9._-]+)?)\}(?(1)\})")
+"""References of steps that are for one item each. Elsewhere these are text."""
 _READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
 
 EARLIER: Final = "\n\nWhat came before:"
 """Stands between the prompt and the outputs of earlier steps, in the default prompt of a step that has any."""
+ITEM: Final = "\n\nThis item:\n\n"
+"""Stands between the prompt and the item, in the default prompt of a step that is for one."""
+
+
+NOTHING_YET: Final = object()
+"""Stands for the output of an agent that a loop comes to later. In a prompt it is empty, as is each of its fields."""
 
 
 def references(template: str) -> tuple[list[str], list[str]]:
@@ -42,18 +51,38 @@ def references(template: str) -> tuple[list[str], list[str]]:
     return list(inputs), list(steps)
 
 
-def compose(template: str | None, prompt: str, inputs: Mapping[str, str], outputs: Mapping[str, Any]) -> str:
-    """The prompt of a step. Without a template: the submitted prompt, then the outputs of the steps before, in full.
+def resolve(name: str, known: Collection[str]) -> tuple[str, str]:
+    """(agent, path of a field or empty) that a reference `steps.NAME` means, where names may have dots, too. The agent
+    is empty if none of the known ones is meant."""
+    parts = name.split(".")
+    for number in range(len(parts), 0, -1):
+        if (agent := ".".join(parts[:number])) in known:
+            return agent, ".".join(parts[number:])
+    return "", name
+
+
+def cited(template: str | None, known: Mapping[str, str]) -> list[str]:
+    """The ids of the agents that a template cites, each once, in order. `known`: names of agents → their ids."""
+    found = (resolve(name, known)[0] for name in references(template or "")[1])
+    return list(dict.fromkeys(known[name] for name in found if name))
+
+
+def compose(
+    template: str | None,
+    prompt: str,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, Any],
+    item: Any = values.MISSING,
+) -> str:
+    """The prompt of a step. Without a template: the submitted prompt, then the outputs of the steps before, in full, or
+    the item that the step is for.
 
     `outputs` must know every name that the template cites (agent ids and effective names). Raises KeyError for a
-    reference that has no value; `check` finds these before anything starts.
+    reference to what it doesn't know, which `check` finds before anything starts; values.Unusable for an output that is
+    values.MISSING, and for a field that an output doesn't have.
     """
     if template is None:
-        parts = [prompt]
-        if outputs:
-            parts.append(EARLIER)
-            parts += [f"\n\n## {name}\n\n{as_text(value)}" for name, value in outputs.items()]
-        return "".join(parts)
+        return _default(prompt, outputs, item)
 
     def value(match: re.Match[str]) -> str:
         escaped, reference = match.groups()
@@ -64,43 +93,84 @@ def compose(template: str | None, prompt: str, inputs: Mapping[str, str], output
         kind, _, name = reference.partition(".")
         if kind == "input":
             return prompt
-        return inputs[name] if kind == "inputs" else as_text(outputs[name])
+        if kind == "inputs":
+            return inputs[name]
+        agent, path = resolve(name, outputs)
+        if not agent:
+            raise KeyError(name)
+        output = outputs[agent]
+        return "" if output is NOTHING_YET else values.as_text(values.field(output, path, repr(agent)))
 
-    return _NEAR_MISS.sub(value, template)
+    def of_item(match: re.Match[str]) -> str:
+        escaped, reference = match.groups()
+        return "{" + reference + "}" if escaped else values.as_text(values.field(item, reference[5:], "the item"))
+
+    if item is values.MISSING:
+        return _NEAR_MISS.sub(value, template)
+    texts = [_NEAR_MISS.sub(value, text) for text in _ITEM.split(template)[::3]]  # between references to the item
+    items = [of_item(match) for match in _ITEM.finditer(template)]
+    return "".join(itertools.chain.from_iterable(itertools.zip_longest(texts, items, fillvalue="")))
 
 
-def as_text(value: Any) -> str:
-    """An output as it is put into a prompt, or shown to a person: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+def _default(prompt: str, outputs: Mapping[str, Any], item: Any) -> str:
+    if item is not values.MISSING:
+        return f"{prompt}{ITEM}{values.as_text(item)}"
+    parts = [prompt]
+    if given := {name: output for name, output in outputs.items() if output is not values.MISSING}:
+        parts.append(EARLIER)
+        parts += [f"\n\n## {name}\n\n{values.as_text(output)}" for name, output in given.items()]
+    return "".join(parts)
 
 
 def check(crew: CrewDefinition) -> list[Problem]:
-    """References to steps that aren't there, or haven't run when the prompt is composed; and what is nearly one."""
-    before = flow.ancestors(flow.steps(crew))
-    known = crew.agent_ids()
-    problems = []
+    """References to steps that aren't there, or haven't run when they are needed; and what is nearly a reference."""
+    before = flow.before(crew)
+    problems: list[Problem] = []
     for i, agent in enumerate(crew.agents):
-        path, whose = f"spec.agents[{i}].prompt", f"the prompt of agent {agent.agent_id!r}"
-        for name in references(agent.prompt or "")[1]:
-            if name not in known:
-                reason = f"{whose} cites {{steps.{name}}}, but no agent is called {name!r}"
-                fix = f"Use one of: {', '.join(a.agent_id for a in crew.agents)}."
-                if (whole := name.rpartition(".")[0]) in known:
-                    fix = f"Fields of an output can't be cited: use {{steps.{whole}}}, which is all of it."
-            elif known[name] not in before[agent.agent_id]:
-                reason = (
-                    f"{whose} cites {{steps.{name}}}, but {name!r} does not run before it in mode "
-                    f"{crew.execution_mode.value}"
-                )
-                fix = f"Remove the reference, or have {name!r} run first (flowRelations, or the order of agents)."
-            else:
-                continue
-            problems.append(Problem(reason, fix, path=path))
-        for wrong in _near_misses(agent.prompt or ""):
-            reason = f"{whose} has {{{wrong}}}, which is no reference"
-            fix = f"{_meant(wrong)} Double the braces for the text itself: {{{{{wrong}}}}}."
-            problems.append(Problem(reason, fix, path=path))
+        path, known = f"spec.agents[{i}]", before.get(agent.agent_id, frozenset())
+        whose = f"agent {agent.agent_id!r}"
+        problems += _of_template(crew, agent.prompt or "", known, f"the prompt of {whose}", f"{path}.prompt")
+        if agent.when is not None:
+            what = f"the condition of {whose} compares the output of {agent.when.step!r}"
+            problems += _of_step(crew, agent.when.step, known, what, f"{path}.when.step")
+        if agent.for_each is not None and (named := list_of(agent.for_each))[0] == "steps":
+            what = f"forEach of {whose} cites {agent.for_each}"
+            problems += _of_step(crew, named[1], known, what, f"{path}.forEach")
+    if crew.synthesis is not None:
+        everyone = frozenset(agent.agent_id for agent in crew.agents)
+        text = crew.synthesis.prompt
+        problems += _of_template(crew, text, everyone, "the prompt of the synthesis", "spec.synthesis.prompt")
     return problems
+
+
+def list_of(reference: str) -> tuple[str, str]:
+    """(`steps` or `inputs`, name) of a reference to a list, as in `{steps.finder.documents}`."""
+    kind, _, name = reference.strip("{}").partition(".")
+    return kind, name
+
+
+def _of_template(
+    crew: CrewDefinition, template: str, known: frozenset[str], whose: str, path: str
+) -> Iterator[Problem]:
+    for name in references(template)[1]:
+        yield from _of_step(crew, name, known, f"{whose} cites {{steps.{name}}}", path)
+    for wrong in _near_misses(template):
+        reason = f"{whose} has {{{wrong}}}, which is no reference"
+        fix = f"{_meant(wrong)} Double the braces for the text itself: {{{{{wrong}}}}}."
+        yield Problem(reason, fix, path=path)
+
+
+def _of_step(crew: CrewDefinition, name: str, known: frozenset[str], what: str, path: str) -> Iterator[Problem]:
+    """The problem with a reference to a step; `known` are the agents that have run when it is needed."""
+    ids = crew.agent_ids()
+    found = resolve(name, ids)[0]
+    if not found:
+        reason = f"{what}, but no agent is called {name!r}"
+        yield Problem(reason, f"Use one of: {', '.join(a.agent_id for a in crew.agents)}.", path=path)
+    elif ids[found] not in known:
+        reason = f"{what}, but {found!r} does not run before it in mode {crew.execution_mode.value}"
+        fix = f"Remove the reference, or have {found!r} run first (flowRelations, or the order of agents)."
+        yield Problem(reason, fix, path=path)
 
 
 def _near_misses(template: str) -> list[str]:
@@ -133,11 +203,13 @@ def check_inputs(crew: CrewDefinition, given: Iterable[str]) -> tuple[list[Probl
     known = all(agent.inputs or agent.agent_class in _READS_ITS_PROMPT_ONLY for agent in crew.agents)
     cited: dict[str, str] = {}
     for agent in crew.agents:
-        for name in references(agent.prompt or "")[0]:
-            cited.setdefault(name, agent.agent_id)
+        for name in references(f"{agent.prompt or ''}{agent.for_each or ''}")[0]:
+            cited.setdefault(name, f"agent {agent.agent_id!r}")
+    for name in references(crew.synthesis.prompt)[0] if crew.synthesis else ():
+        cited.setdefault(name, "the synthesis")
     errors = [
         Problem(
-            f"the prompt of agent {agent!r} cites {{inputs.{name}}}, but no such input was given",
+            f"the prompt of {agent} cites {{inputs.{name}}}, but no such input was given",
             f"Give it with --input {name}=@FILE (or {name}=TEXT).",
             path=f"inputs.{name}",
         )

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
 from watchbill import cluster_names
+from watchbill.plan.manifests import contains
 
 Object = dict[str, Any]
 
@@ -101,9 +102,9 @@ def step(seen: Mapping[str, Any] | None, wanted: Wanted, fresh: str, now: dateti
         return _written(wanted, fresh, (_hash(fresh), _hash(known)), now, version=version)
     former = said.get(cluster_names.ANNOTATION_FORMER)
     hashes = (_hash(known), former) if former and now < made + OVERLAP else (_hash(known),)
-    if _decoded(seen) != wanted.address.url(wanted.user, known):  # the store has another address by now
-        return _written(wanted, known, hashes, made, version=version)
-    return Step(Credential(hashes, _changes(made, len(hashes) > 1, wanted.rotate)))
+    step = _written(wanted, known, hashes, made, version=version)
+    # Else the store has another address by now, or somebody has changed the Secret.
+    return Step(step.credential) if contains(seen, step.secret) else step
 
 
 def _written(wanted: Wanted, password: str, hashes: tuple[str, ...], made: datetime, *, version: str) -> Step:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from watchbill.api.workers import ScaleDown, ScaleUp, ScalingPolicy
 from watchbill.plan.deliveries import SLOTS
 
-Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external", "suspended"]
+Why = Literal["scale-up", "scale-down", "idle", "bounds", "hold", "unknown", "external", "suspended", "quota"]
 
 Noted = tuple[tuple[float, int], ...]
 """(time, number), oldest first. Times are of a monotonic clock, in seconds."""
@@ -38,10 +38,17 @@ class Load:
     """Number of waiting tasks of the priority CRITICAL."""
     oldest_seconds: float = 0.0
     """Age of the task that has waited longest; 0: none waits."""
+    has_batches: bool = False
+    """Requests wait for batches of models' providers, which one worker looks after."""
 
     @property
     def none(self) -> bool:
-        return self.waiting + self.running + self.deliveries == 0
+        return self.waiting + self.running + self.deliveries == 0 and not self.has_batches
+
+    @property
+    def beside(self) -> int:
+        """Workers that are needed for what they do beside tasks."""
+        return max(-(-self.deliveries // SLOTS), int(self.has_batches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,8 @@ class Bounds:
     idle_seconds: float
     up: ScaleUp = field(default_factory=ScaleUp)
     down: ScaleDown = field(default_factory=ScaleDown)
+    at_once: int | None = None
+    """The tasks that may run at once, by the limits of all agents; None: any number."""
 
     def clamp(self, number: int) -> int:
         return min(max(number, self.min_replicas), self.max_replicas)
@@ -102,9 +111,9 @@ class Past:
 class Held:
     """The bound by which the number of workers isn't the one that the tasks ask for."""
 
-    by: Literal["window", "policy", "waits", "critical"]
+    by: Literal["window", "policy", "waits", "critical", "quota"]
     """`window`, `policy`: of `scaling`; `waits`: a task has waited for `scaling.up.waitSeconds`, so that nobody leaves;
-    `critical`: one of the priority CRITICAL waits, so that nobody leaves."""
+    `critical`: one of the priority CRITICAL waits, so that nobody leaves; `quota`: that of the namespace."""
     wanted: int
     seconds: float | None = None
     """Seconds until it may change by itself; None: not before something else changes."""
@@ -162,9 +171,19 @@ def decide(
     return Decision(decided, why, again, past.changed(now, decided, decided - current), held)
 
 
+def at_most(decision: Decision, most: int, current: int, past: Past, now: float) -> Decision:
+    """Returns the decision for a crew that may have no more than `most` workers, by the quota of its namespace.
+    `current`, `past`: as the decision was made from. What is not known changes nothing here, either."""
+    if decision.replicas <= most or decision.why == "unknown":
+        return decision
+    wanted = max(decision.replicas, decision.held.wanted if decision.held is not None else 0)
+    noted = replace(decision.past, changes=past.changes).changed(now, most, most - current)
+    return Decision(most, "quota", decision.again_seconds, noted, Held("quota", wanted))
+
+
 def of_suspended(bounds: Bounds, load: Load | None, current: int, past: Past, now: float) -> Decision:
-    """A crew none of whose tasks begins: as many workers as its deliveries need, whatever its bounds say."""
-    wanted = current if load is None else min(-(-load.deliveries // SLOTS), bounds.max_replicas)
+    """A crew none of whose tasks begins: as many workers as its deliveries and batches need, whatever its bounds."""
+    wanted = current if load is None else min(load.beside, bounds.max_replicas)
     return Decision(wanted, "unknown" if load is None else "suspended", past=past.changed(now, wanted, 0))
 
 
@@ -174,9 +193,10 @@ def of_suspended(bounds: Bounds, load: Load | None, current: int, past: Past, no
 def _wanted(bounds: Bounds, load: Load, inside: int) -> int:
     if load.none:  # one stays until the crew counts as idle
         return bounds.clamp(min(inside, 1))
-    for_tasks = -(-(load.waiting + load.running) // bounds.concurrency)
+    tasks = load.waiting + load.running
+    for_tasks = -(-min(tasks, bounds.at_once or tasks) // bounds.concurrency)
     # A worker sends results beside its tasks, in slots of its own.
-    return bounds.clamp(max(for_tasks, -(-load.deliveries // SLOTS)))
+    return bounds.clamp(max(for_tasks, load.beside))
 
 
 def _idle(bounds: Bounds, load: Load, inside: int, idle_for: float | None) -> tuple[bool, float | None]:

@@ -20,6 +20,9 @@ class Failure:
     """The agent itself says that no attempt will ever help; else one may, once somebody has mended the cause."""
     retry_after_seconds: float | None = None
     """Seconds that the failure itself asks to wait."""
+    later_ms: int | None = None
+    """The task may not go on yet, and the attempt doesn't count: milliseconds until it does, or the time of that by the
+    store's clock (ms since 1970), negated. None: it has failed."""
 
 
 def pause(failure: Failure, attempt: int, *, max_attempts: int, base_seconds: float, chance: float) -> float | None:

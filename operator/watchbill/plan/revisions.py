@@ -35,21 +35,23 @@ class Wanted:
 
 
 def choose(
+    newest: manifests.Object,
     crew: Crew,
     namespace: str,
     defaults: manifests.Defaults,
     children: Sequence[Child],
     config: Mapping[str, str] | None,
 ) -> Wanted:
-    """`children`: the crew's Deployments. `config`: the states of the references that could be read; None: none was
-    looked at."""
+    """`newest`: the crew's template in its newest version. `children`: the crew's Deployments. `config`: the states of
+    the references that could be read; None: none was looked at."""
     templates: dict[int, tuple[manifests.Object, str]] = {}  # only the newest, for most crews
     kept: list[tuple[int, Wanted]] = []
     replaced: tuple[str, ...] = ()
     for child in sorted(children, key=lambda c: (c.created, c.name), reverse=True):
         for version in range(manifests.newest(), 0, -1):
             if version not in templates:
-                template = manifests.pod_template(crew, namespace, defaults, version)
+                is_newest = version == manifests.newest()
+                template = newest if is_newest else manifests.pod_template(crew, namespace, defaults, version)
                 templates[version] = template, manifests.revision(template)
             template, plain = templates[version]
             if plain in (child.template, child.revision):
@@ -61,7 +63,7 @@ def choose(
                 break
     if kept:
         return min(kept, key=lambda one: one[0])[1]
-    return _new(manifests.pod_template(crew, namespace, defaults), children, config, replaced)
+    return _new(newest, children, config, replaced)
 
 
 def _keep(

@@ -17,6 +17,7 @@ HeldBy = Literal[
     "policy",
     "waits",
     "critical",
+    "quota",
     "drains",
     "controller",
     "probes",
@@ -30,6 +31,7 @@ REASONS: Final[dict[HeldBy, str]] = {
     "policy": "ScalingPolicy",
     "waits": "TaskWaits",
     "critical": "CriticalTaskWaits",
+    "quota": "NamespaceQuota",
     "drains": "WorkersDrain",
     "controller": "DeploymentLags",
     "probes": "ReadinessUnseen",
@@ -84,6 +86,7 @@ class Scaling:
     """None: the figures are unknown."""
     running: int | None = None
     deliveries: int | None = None
+    has_batches: bool = False
     oldest_seconds: float = 0.0
     min_replicas: int = 0
     max_replicas: int = 0
@@ -98,11 +101,19 @@ class Scaling:
     """Workers that this plan began to drain."""
     undrained: tuple[str, ...] = ()
     """Workers whose drain it took back."""
+    quota: int | None = None
+    """The number of workers that all crews of the namespace may have together, where that may be too few."""
+    quota_wanted: int = 0
+    """The number that they want together."""
+    quota_setting: str = ""
+    hold: str = ""
+    """The reason why the namespace has no room for the crew."""
 
     @property
     def key(self) -> Any:
         """The part whose change is worth telling: all but times and figures."""
-        unlike = {"at": "", "until": "", "waiting": 0, "running": 0, "deliveries": 0, "oldest_seconds": 0.0}
+        times = {"at": "", "until": "", "oldest_seconds": 0.0}
+        unlike = {**times, "waiting": 0, "running": 0, "deliveries": 0, "quota_wanted": 0}
         return dataclasses.replace(self, **unlike)  # type: ignore[arg-type]
 
     def pack(self) -> str:
@@ -129,6 +140,8 @@ class Scaling:
 def hold(seen: Scaling) -> str:
     """Returns what holds the number of workers, as a sentence; empty where nothing does."""
     until = f" until {seen.until}" if seen.until else ""
+    if seen.hold:
+        return f"no worker runs, because {seen.hold}"
     match seen.held:
         case "":
             return ""
@@ -149,6 +162,11 @@ def hold(seen: Scaling) -> str:
             return f"no worker leaves while a task has waited for {seen.wait_seconds:g} s (scaling.up.waitSeconds)"
         case "critical":
             return "no worker leaves while a task of the priority CRITICAL waits"
+        case "quota":
+            return (
+                f"this crew's share is {_count(seen.replicas, 'worker')}: the crews of its namespace want "
+                f"{seen.quota_wanted} in all, and may have {seen.quota} ({seen.quota_setting})"
+            )
         case "drains":
             busy = sum(1 for worker in seen.draining if worker.holds)
             return f"{_count(busy, 'worker')} {_drain(busy)}, and go once what they run has ended"
@@ -192,12 +210,12 @@ def _desired(seen: Scaling) -> str:
     load = f"tasks that wait: {seen.waiting}, that run: {seen.running}; {each}"
     if seen.deliveries:
         load += f"; {_count(seen.deliveries, 'result')} are to be delivered"
+    if seen.has_batches:
+        load += "; requests wait for batches of their models' providers"
     bounds = f"between {seen.min_replicas} (minReplicas) and {seen.max_replicas} (maxReplicas)"
     match seen.why:
-        case "external":
-            return (
-                f"{_count(seen.replicas, 'worker')}: workers.replicas says so, {bounds}, as scaling.mode is External."
-            )
+        case "external" | "quota" if seen.mode == "External":
+            return f"{_count(seen.wanted, 'worker')}: workers.replicas says so, {bounds}, as scaling.mode is External."
         case "suspended":
             return f"{_count(seen.replicas, 'worker')}: the crew is suspended, and only results are delivered."
         case "idle":

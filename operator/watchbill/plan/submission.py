@@ -184,11 +184,14 @@ def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -
 def alone(crew: CrewDefinition, agent: str) -> CrewDefinition:
     """The crew as one agent sees it that is asked alone."""
     found = crew.agent(agent)
-    return crew.model_copy(update={"agents": [found] if found else []})
+    return crew.model_copy(update={"agents": [found] if found else [], "synthesis": None})
 
 
 def _steps_cited(alone: CrewDefinition) -> Iterator[Problem]:
     chosen = alone.agents[0]
+    if chosen.for_each is not None:
+        reason = f"agent {chosen.agent_id!r} runs for each item of {chosen.for_each}, which exists only in a run"
+        yield Problem(reason, "Submit to the whole crew instead (no agent).", path="agent")
     for name in prompts.references(chosen.prompt or "")[1]:
         yield Problem(
             f"the prompt of agent {chosen.agent_id!r} cites {{steps.{name}}}, which exists only in a run of the crew",

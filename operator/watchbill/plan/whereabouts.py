@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from watchbill.tasks import Priority, RunStatus
+from watchbill.tasks import Approval, Priority, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,23 @@ class Holder:
     """Milliseconds left of the worker's lease; None: it has none."""
     returned: bool
     """The task was handed back, and nobody holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimit:
+    """The limits of an agent for which the task waits."""
+
+    running: int
+    """Tasks of the agent that workers hold."""
+    most: int | None
+    """`maxConcurrent`; None: there is no such limit."""
+    every_seconds: float | None
+    """Seconds between two starts by `rateLimit`; None: there is no such limit."""
+    burst: int
+    next_seconds: float
+    """Seconds until the rate lets one more start."""
+    before: int
+    """Tasks of the agent that wait for the same, and come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,8 @@ class Seen:
     """An operator manages the crew."""
     suspended: bool = False
     """No task of the crew begins until it is resumed."""
+    hold: str = ""
+    """The reason why the namespace has no room for the crew, which is suspended therefore; empty: it has."""
     state: str = ""
     """The state of a task or step; empty for a run."""
     agent: str = ""
@@ -93,6 +112,8 @@ class Seen:
     finished_ms: int = 0
     tried: Sequence[Attempt] = ()
     """Failed attempts, in order."""
+    approvals: Sequence[Approval] = ()
+    """Its approvals, in the order in which they were asked for."""
     holder: Holder | None = None
     wish: str = ""
     """`cancel` or `interrupt`: what somebody wants of a task that a worker holds."""
@@ -100,6 +121,10 @@ class Seen:
     """`delayed`, `agent` or `interrupt`: the place beside the streams where it was found."""
     aside_ms: int = 0
     """The time at which delayed work is due, or since which the other work is there."""
+    postponed: str = ""
+    """The reason why delayed work may not go on yet; empty: it was submitted for later, or an attempt failed."""
+    limit: AgentLimit | None = None
+    """None: it doesn't wait for the limits of its agent."""
     place: Place | None = None
     waiting: Sequence[tuple[Priority, int]] = ()
     """Number of tasks of each priority that wait, the most urgent first."""
@@ -114,3 +139,7 @@ class Seen:
     """The tasks that have ended last, the newest first."""
     ended_from_ms: int = 0
     """The tasks that have ended since then are all in `ended`."""
+    checkpoints: int = 0
+    """Steps within the task whose results are stored."""
+    last_checkpoint: str = ""
+    """The name of the last of these steps."""

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from watchbill.plan.whereabouts import Attempt, Holder, Seen
-from watchbill.tasks import RUN_TERMINAL, TERMINAL, RunState, RunStatus, StepStatus, TaskState
+from watchbill.plan import limits
+from watchbill.plan.whereabouts import AgentLimit, Attempt, Holder, Seen
+from watchbill.tasks import RUN_TERMINAL, TERMINAL, Approval, RunState, RunStatus, StepStatus, TaskState
 from watchbill.terminal import span
 
 MEASURED_LEAST: Final = 5
 """Fewer ended tasks than this tell nothing of how fast a crew is."""
+
+_NEVER_SECONDS: Final = 100 * 365 * 86_400.0
+"""A task that is due in more than a hundred years is due when somebody changes something."""
 
 Kind = Literal["task", "step", "run"]
 
@@ -31,18 +35,27 @@ class Reason(StrEnum):
     """All workers drain, and claim nothing."""
     SUSPENDED = "suspended"
     """Its crew is suspended: no task begins until somebody resumes the crew."""
+    NO_ROOM = "no-room"
+    """The quota of its namespace has no room for its crew: no task begins until it has."""
     HANDED_BACK = "handed-back"
     """A worker returned it; the next claim takes it first in its class."""
     DELAYED = "delayed"
     """It was submitted for a later time."""
     RETRY = "retry"
     """An attempt failed, and the pause before the next one is not over."""
+    POSTPONED = "postponed"
+    """It may not go on yet: a budget of its crew is exhausted, or the provider of its model has asked for a pause."""
     AGENT_UNAVAILABLE = "agent-unavailable"
     """It is parked: no worker can run its agent."""
     CONCURRENCY = "concurrency"
     """It is parked: its run has as many steps at once as `maxParallelTasks` allows."""
+    LIMITED = "limited"
+    """It is parked: its agent has as many tasks at once as `maxConcurrent` allows, or starts none yet by its
+    `rateLimit`."""
     INTERRUPTED = "interrupted"
     """Somebody set it aside; it waits to be resumed."""
+    APPROVAL = "approval"
+    """It waits until somebody approves of it, or rejects it."""
     DEPENDENCY = "dependency"
     """It is a step that waits for the end of other steps."""
     BEHIND_FAILURE = "behind-failure"
@@ -91,6 +104,12 @@ class Why:
     submitted_seconds_ago: float | None
     managed: bool
     """An operator manages the crew."""
+    checkpoints: int = 0
+    """Steps within the task (`context.step`) whose results are stored: another attempt goes on behind them."""
+    last_checkpoint: str = ""
+    """The name of the last of these steps."""
+    approvals: tuple[Approval, ...] = ()
+    """The approvals that it waits for or was given, in the order in which they were asked for."""
     step: Why | None = None
     """The explanation of a run's step that is ready; of one that doesn't run, if there is one."""
 
@@ -132,6 +151,9 @@ def explain(seen: Seen) -> Why:
         waits_for=said.waits_for,
         submitted_seconds_ago=max(seen.now_ms - submitted, 0) / 1000 if submitted else None,
         managed=seen.managed,
+        checkpoints=seen.checkpoints,
+        last_checkpoint=seen.last_checkpoint,
+        approvals=tuple(seen.approvals),
     )
 
 
@@ -187,6 +209,10 @@ def _of_task(seen: Seen, before: int | None, is_least: bool) -> _Said:
     if seen.state == TaskState.INTERRUPTED or seen.aside == "interrupt":
         message = "somebody interrupted it; it goes on when somebody resumes it"
         return _Said(Reason.INTERRUPTED, message, starts="unknown: when somebody resumes it")
+    if seen.state == TaskState.APPROVAL and (asked := [one for one in seen.approvals if one.state == "waiting"]):
+        return _unapproved(seen, asked)
+    if seen.limit is not None:
+        return _limited(seen, seen.limit)
     if seen.aside == "delayed":
         return _delayed(seen)
     if seen.aside == "agent":
@@ -211,7 +237,7 @@ def _held(seen: Seen, held: Holder) -> _Said:
     if held.lease_ms is None or held.lease_ms <= 0:
         message = f"{by} holds it, and its lease is over; the next worker that claims takes it over"
         if seen.suspended:
-            return _suspended(message)
+            return _at_rest(seen, message)
         starts = "at the next claim of a worker" if seen.workers.alive else "unknown: no worker lives"
         return _Said(Reason.WORKER_SILENT, message, starts=starts)
     if seen.wish:
@@ -228,14 +254,34 @@ def _delayed(seen: Seen) -> _Said:
     left = (seen.aside_ms - seen.now_ms) / 1000
     when = f"in {span(left)}" if left > 0 else "now"
     starts = f"{when}, if a slot is free then"
+    if seen.postponed and not seen.suspended:
+        if left > _NEVER_SECONDS:
+            return _Said(Reason.POSTPONED, seen.postponed, starts="unknown: when the budget is raised")
+        return _Said(Reason.POSTPONED, seen.postponed, max(left, 0.0), starts)
     if seen.suspended:
         message = f"it is due {when}, but" if not seen.attempt else f"attempt {seen.attempt} failed;"
-        return _suspended(f"{message} no task of its crew begins")
+        return _at_rest(seen, f"{message} no task of its crew begins")
     if seen.attempt > 0:
         following = f"attempt {seen.attempt + 1}" + (f" of {seen.max_attempts}" if seen.max_attempts else "")
         message = f"attempt {seen.attempt} failed; {following} is due {when}"
         return _Said(Reason.RETRY, message, max(left, 0.0), starts)
     return _Said(Reason.DELAYED, f"it was submitted for later, and is due {when}", max(left, 0.0), starts)
+
+
+def _limited(seen: Seen, limit: AgentLimit) -> _Said:
+    if seen.suspended:
+        return _at_rest(seen, f"its agent {seen.agent!r} has limits")
+    return _Said(Reason.LIMITED, *limits.told(seen.agent, limit))
+
+
+def _unapproved(seen: Seen, asked: Sequence[Approval]) -> _Said:
+    since = span(max(seen.now_ms / 1000 - min(one.asked_at for one in asked).timestamp(), 0))
+    left = min(one.until for one in asked).timestamp() - seen.now_ms / 1000
+    whats = ", ".join(one.what for one in asked)
+    what = f"of: {whats}" if whats else "to begin"
+    ends = f"in {span(left)} it counts as not approved" if left > 0 else "nobody has approved in time"
+    message = f"it has waited for approval {what}, for {since}; {ends}"
+    return _Said(Reason.APPROVAL, message, starts="unknown: when somebody approves")
 
 
 def _dependent(run: RunStatus, missing: Sequence[StepStatus]) -> _Said:
@@ -252,7 +298,7 @@ def _dependent(run: RunStatus, missing: Sequence[StepStatus]) -> _Said:
 
 def _queued(seen: Seen, before: int | None, is_least: bool) -> _Said:
     if seen.suspended:
-        return _suspended(_told_before(seen, before or 0, is_least))
+        return _at_rest(seen, _told_before(seen, before or 0, is_least))
     if before is None:
         return _Said(Reason.MOVING, "it moves between two places of the store; ask again", starts="unknown")
     workers = seen.workers
@@ -277,9 +323,13 @@ def _queued(seen: Seen, before: int | None, is_least: bool) -> _Said:
     return _Said(reason, message, seconds, f"{least} {span(seconds)}: {pace[1]}")
 
 
-def _suspended(message: str) -> _Said:
-    why = f"its crew is suspended; {message}"
-    return _Said(Reason.SUSPENDED, why, starts="unknown: when somebody resumes the crew")
+def _at_rest(seen: Seen, message: str) -> _Said:
+    if seen.hold:
+        why = f"there is no room for its crew: {seen.hold}; {message}"
+        return _Said(Reason.NO_ROOM, why, starts="unknown: when there is room for the crew")
+    return _Said(
+        Reason.SUSPENDED, f"its crew is suspended; {message}", starts="unknown: when somebody resumes the crew"
+    )
 
 
 def _told_before(seen: Seen, before: int, is_least: bool) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
+from apscheduler.executors.asyncio import AsyncIOExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -13,6 +15,7 @@ from watchbill.clock import Clock
 
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _JOB: Final = "alarm"
+_EXECUTOR: Final = "watchbill"
 
 
 class Alarm:
@@ -40,6 +43,7 @@ class Alarm:
             ring,
             _Trigger(self._at_most),
             id=_JOB,
+            executor=_EXECUTOR,
             next_run_time=self._time.now(),
             misfire_grace_time=None,
             coalesce=True,
@@ -89,11 +93,20 @@ class _Monotonic(tzinfo):
 
 
 class _Timers(AsyncIOScheduler):  # type: ignore[misc]
+    """APScheduler's scheduler, with loggers of its own: of what it says only warnings are of use, since its times are
+    counted from 1970."""
+
     def __init__(self, clock: Clock, time: _Monotonic) -> None:
-        super().__init__(timezone=time)
+        logger = logging.getLogger("apscheduler.scheduler.watchbill")
+        for own in (logger, logging.getLogger(f"apscheduler.executors.{_EXECUTOR}")):
+            own.setLevel(logging.WARNING)
+        super().__init__(timezone=time, logger=logger, executors={_EXECUTOR: AsyncIOExecutor()})
         self._clock = clock
+        self._time = time
 
     def _start_timer(self, wait_seconds: float | None) -> None:
+        """`wait_seconds` is always 0: APScheduler converts the next time to the zone, in which every time is now."""
         self._stop_timer()
-        if wait_seconds is not None:
-            self._timeout = self._clock.call_later(wait_seconds, self.wakeup)
+        if wait_seconds is not None and (job := self.get_job(_JOB)) is not None:
+            wait = (job.next_run_time - self._time.now()).total_seconds()
+            self._timeout = self._clock.call_later(max(wait, 0.0), self.wakeup)

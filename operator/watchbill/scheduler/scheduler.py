@@ -130,6 +130,7 @@ class Scheduler:
     async def remove(self, keys: CrewKeys, uid: str, name: str) -> None:
         """Removes the heartbeat from the store: no scheduler fires it any more."""
         await self._drop(keys, name)
+        _forget(keys, name)
         await outages.persist(lambda: heartbeats.remove(self._client, keys, uid, name))
 
     # ------------------------------------------------------------ the heap
@@ -218,7 +219,9 @@ class Scheduler:
         if state.spec.concurrency_policy != "Allow" and fired.work != state.work:
             timed.state = replace(state, work=fired.work)
         if fired.outcome == "fired":
-            metrics.HEARTBEATS_FIRED.labels(timed.keys.crew, state.name).inc()
+            lateness = self._clock.now() - call.slot - state.jitter
+            metrics.HEARTBEAT_LATENESS.observe(lateness.total_seconds())
+            metrics.HEARTBEATS_FIRED.labels(*metrics.of_crew(timed.keys.crew), state.name).inc()
             logger.info("heartbeat %s: fired the slot %s", timed.id, heartbeats.iso(call.slot))
         timed.go_on(fired.next or call.following)
 
@@ -310,7 +313,7 @@ class Scheduler:
         if stored is None:
             return self._end(timed, outcome)
         if outcome == "told":
-            metrics.HEARTBEATS_MISSED.labels(timed.keys.crew, timed.state.name).inc(len(missed))
+            metrics.HEARTBEATS_MISSED.labels(*metrics.of_crew(timed.keys.crew), timed.state.name).inc(len(missed))
             logger.warning("crew %s: %s", timed.keys.crew, message)
         timed.go_on(stored)
         return True
@@ -336,6 +339,14 @@ class Scheduler:
         if self._timed.get(timed.id) is timed:
             del self._timed[timed.id]
             self._definitions.pop(timed.keys.crew, None)
+            if outcome == "gone":
+                _forget(timed.keys, timed.state.name)
             why = "the crew was deleted or replaced" if outcome == "gone" else "another process changed or removed it"
             logger.info("heartbeat %s: this process no longer fires it, because %s", timed.id, why)
         return False
+
+
+def _forget(keys: CrewKeys, name: str) -> None:
+    """Exports no longer what this process has counted of a heartbeat."""
+    for counter in (metrics.HEARTBEATS_FIRED, metrics.HEARTBEATS_MISSED):
+        counter.remove(*metrics.of_crew(keys.crew), name)

@@ -88,12 +88,16 @@ class AgentServiceConfig(Known):
     max_workers: int = Field(default=10, ge=1, description="Agents that run at the same time in this process.")
     task_stream: StreamName = Field(default=TASK_STREAM, description="Stream on which other programs put tasks.")
     result_stream: StreamName = Field(default=RESULT_STREAM, description="Stream on which each result is put.")
-    results_kept: int = Field(default=RESULTS_KEPT, ge=1, description="Results that result_stream keeps, about.")
+    results_kept: int = Field(
+        default=RESULTS_KEPT, ge=1, le=10**9, description="Results that result_stream keeps, about."
+    )
     consumer_group: str = Field(default="agent_service", min_length=1)
     consumer_name: str | None = Field(default=None, min_length=1, description="Default: one of its own for each start.")
-    task_timeout_seconds: int = Field(default=300, ge=1)
+    task_timeout_seconds: int = Field(default=300, ge=1, le=604_800)
     shutdown_timeout_seconds: float = Field(default=30, ge=0)
-    max_attempts: int = Field(default=3, ge=1, description="Attempts of a task that fails, or whose service dies.")
+    max_attempts: int = Field(
+        default=3, ge=1, le=100, description="Attempts of a task that fails, or whose service dies."
+    )
     heartbeats: list[HeartbeatConfig] = Field(default_factory=list)
 
     @model_validator(mode="after")

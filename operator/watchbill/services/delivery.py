@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from watchbill.api.delivery import ENV_REFERENCE, Destination
 from watchbill.errors import InvalidInput, Problem
+from watchbill.plan import texts
 from watchbill.services.known import Known, problems
 
 
@@ -154,6 +155,8 @@ def _reference(field: str, value: str, kept: MutableMapping[str, str] | None) ->
     """Returns the text that is stored in place of a secret: the name of a variable."""
     if ENV_REFERENCE.fullmatch(value):
         return value
+    if found := list(texts.problems({f"delivery.{field}": value})):
+        raise InvalidInput(found)
     if kept is None:
         reason = f"{field} is written out, and the services that deliver are other processes"
         fix = "Give env:NAME, and set that variable in the environment of the services."

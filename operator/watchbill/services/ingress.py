@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -17,14 +19,14 @@ from pydantic import BaseModel, ValidationError
 from watchbill.api.problems import nearest
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import outages
-from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound, QueueFull, sentence
+from watchbill.errors import Conflict, CrewGone, NotFound, QueueFull, sentence
 from watchbill.loggers import Logger
-from watchbill.redaction import redact
+from watchbill.redaction import is_secret, redact
 from watchbill.services.client import AgentServiceClient
 from watchbill.services.delivery import DeliveryConfig
 from watchbill.services.known import problems
 from watchbill.services.tasks import AgentTask
-from watchbill.store.ingress import Entry, Source
+from watchbill.store.ingress import ENTRY_MAX_BYTES, SHOWN_BYTES, Entry, Source
 
 logger = Logger("watchbill.services")
 
@@ -40,13 +42,22 @@ AGAIN_SECONDS: Final = 0.5
 Refuse = Callable[[Entry, str], Awaitable[None]]
 """Takes an entry and why it brings no task."""
 
-_NO_TASK: Final = (InvalidInput, Conflict, NotFound)
+_NO_TASK: Final = (ValueError, TypeError, ArithmeticError, RecursionError, Conflict, NotFound)
+"""An entry brings no task when the client says so (InvalidInput is a ValueError), and when it can't cope with it: that
+would be so each time, and hold up all entries behind it."""
 
 GONE_MS: Final = 3_600_000
 """A consumer that has asked for nothing for so long is gone for good."""
 
+FIELDS_MAX: Final = 1000
+"""Fields of an entry, and of its payload. Each that a task has not got is compared with those that it has."""
+REASON_MAX: Final = 1000
+"""Characters that a dead letter has of the reason, which may quote the entry."""
+
 _JSON_FIELDS: Final = ("metadata", "delivery")
 """Fields of an entry without a payload that are JSON."""
+_SECRETS: Final = ("delivery", "telegram_bot_token", "webhook_signing_key", "teams_webhook_url")
+"""Fields of a destination that hold a secret, or have one within."""
 
 
 class Malformed(Exception):
@@ -88,7 +99,7 @@ class Listener:
                 task = task_of(self._source.stream, entry)
                 self._client.check(task.delivery)  # it may hold no secret, which is on a stream already
                 tasks.append((entry, task))
-            except (Malformed, InvalidInput) as error:
+            except (Malformed, *_NO_TASK) as error:
                 await self._refuse(entry, error)
         try:
             await self._client.submit_tasks([task for _, task in tasks])
@@ -102,7 +113,7 @@ class Listener:
         others wait."""
         while True:
             try:
-                await self._client.submit_tasks([task])
+                await self._client.submit_task(task)
             except _NO_TASK as error:
                 await self._refuse(entry, error)
             except QueueFull:
@@ -112,12 +123,12 @@ class Listener:
             return
 
     async def _refuse(self, entry: Entry, error: Exception) -> None:
-        reason = f"this entry of {self._source.stream} brings no task: {error}"
-        logger.warning("entry %s: %s", entry.id, redact(reason))
-        shown = Entry(entry.id, {name: _shown(name, value) for name, value in entry.fields.items()})
+        reason = redact(f"this entry of {self._source.stream} brings no task: {error}"[:SHOWN_BYTES])[:REASON_MAX]
+        logger.warning("entry %s: %s", entry.id, reason)
+        shown = replace(entry, fields=dict(_shown(*field) for field in islice(entry.fields.items(), FIELDS_MAX)))
         while True:
             try:
-                await self._make_letter(shown, redact(reason))
+                await self._make_letter(shown, reason)
                 return
             except CrewGone:  # the store has lost it, and the service makes it anew
                 await self._clock.sleep(AGAIN_SECONDS)
@@ -130,12 +141,19 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
     payload, each field of the entry is one of the task. An entry without an id gets the same one whenever it is read.
     What a task has no field for is ignored, because other programs write more; but not a field that is misspelt.
     """
+    if entry.size > ENTRY_MAX_BYTES:
+        raise Malformed(
+            f"it has {entry.size} bytes; the limit is {ENTRY_MAX_BYTES} (2 MiB). Put larger data into a store of its "
+            "own and give a reference to it"
+        )
+    _check_number("it", entry.fields)
     fields = dict(entry.fields)
     found: dict[str, Any] = {name: value for name, value in fields.items() if value != ""}
     if "payload" in fields:
         payload = _json("payload", fields["payload"])
         if not isinstance(payload, dict):
             raise Malformed(f"payload is {type(payload).__name__}, not an object. Give the task's fields as JSON")
+        _check_number("payload", payload)
         beside = {name: fields[name] for name in ("task_id", "agent_name") if fields.get(name)}
         found = beside | {name: value for name, value in payload.items() if value is not None}
     else:
@@ -146,11 +164,17 @@ def task_of(stream: str, entry: Entry) -> AgentTask:
             found["priority"] = int(found["priority"])
     found.setdefault("task_id", hashlib.sha256(f"{stream} {entry.id}".encode()).hexdigest()[:32])
     if isinstance(found.get("delivery"), dict):
+        _check_number("delivery", found["delivery"])
         found["delivery"] = _known(DeliveryConfig, found["delivery"])
     try:
         return AgentTask.model_validate(_known(AgentTask, found))
     except ValidationError as error:
         raise Malformed(str(problems(error)[0])) from None
+
+
+def _check_number(what: str, fields: Collection[str]) -> None:
+    if len(fields) > FIELDS_MAX:
+        raise Malformed(f"{what} has {len(fields)} fields; the limit is {FIELDS_MAX}. Leave out what no task has")
 
 
 def _known(model: type[BaseModel], found: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +190,8 @@ def _json(name: str, text: str) -> Any:
         raise Malformed(f"{name} is no JSON: {sentence(error)} Correct {name}") from None
 
 
-def _shown(name: str, value: str) -> str:
-    """A field of an entry as it may be kept: a destination may hold secrets."""
-    names_one = name == "delivery" or '"delivery"' in value
-    return "(not shown: it names a destination, which may hold a secret)" if names_one else redact(value)
+def _shown(name: str, value: str) -> tuple[str, str]:
+    """Returns a field of an entry as it may be kept, without secrets."""
+    if name == "delivery" or is_secret(name) or any(f'"{secret}"' in value for secret in _SECRETS):
+        value = "(not shown: it may hold a secret)"
+    return redact(name[:SHOWN_BYTES]), redact(value[:SHOWN_BYTES])

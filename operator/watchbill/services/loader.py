@@ -32,7 +32,7 @@ class BotLoader(AgentLoader):
     def load(self, crew: CrewDefinition, agent: AgentDefinition) -> Runner:
         return Runner(True, agent, self._ask)
 
-    def tools(self, crew: CrewDefinition, agent: AgentDefinition) -> dict[str, Tool]:
+    def tools(self, crew: CrewDefinition, agent: AgentDefinition, place: str = "") -> dict[str, Tool]:
         return {}
 
     async def _ask(self, context: Context) -> Any:

@@ -58,10 +58,16 @@ class Publisher:
         if not reply:
             return after
         rows = reply[self._keys.results][0] if isinstance(reply, dict) else reply[0][1]
-        found = [await self._published(str(entry), fields) for entry, fields in rows if fields.get("kind") == "task"]
-        last, count = await ingress.publish(
-            self._client, self._keys, self._stream, found, str(rows[-1][0]), most=self._most
-        )
+        found: list[Published] = []
+        through, size = after, 0
+        for entry, fields in rows:
+            if size >= ingress.ROOM_BYTES:
+                break
+            through = str(entry)
+            if fields.get("kind") == "task":
+                found.append(await self._published(through, fields))
+                size += len(found[-1].payload)
+        last, count = await ingress.publish(self._client, self._keys, self._stream, found, through, most=self._most)
         for one in found[-count:] if count else ():
             _log(one)
         return last

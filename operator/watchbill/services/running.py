@@ -6,8 +6,7 @@ import asyncio
 import os
 from collections import ChainMap
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from watchbill import background
 from watchbill.agents.loading import AgentLoader
@@ -15,7 +14,7 @@ from watchbill.api import Heartbeat
 from watchbill.clock import Clock
 from watchbill.connection import Store, outages
 from watchbill.delivery import LocalSecrets
-from watchbill.errors import CrewGone, NotFound, StoreUnavailable
+from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.services import crew
 from watchbill.services.beats import Beats
@@ -27,7 +26,8 @@ from watchbill.settings import Settings, read
 from watchbill.store import control, definitions, eviction, incarnations, ingress
 from watchbill.store.figures import figures
 from watchbill.store.ingress import Entry, Source
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.tracing import switch
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.lease_keeper import STUCK_SECONDS
 from watchbill.worker.worker import Worker
@@ -37,8 +37,8 @@ logger = Logger("watchbill.services")
 POLL_SECONDS: Final = 1.0
 """Greatest age in seconds of the queue's size in `get_status`. A crew that the store has lost is back as soon."""
 LAST_SECONDS: Final = 5.0
-"""Seconds that a service that stops may take to leave the group, and to publish the last results. Others do what it
-doesn't."""
+"""Seconds that a service that stops may take in all to leave the group and the heartbeats, while its tasks end, and to
+publish the last results. Others do what it doesn't."""
 
 
 class Running:
@@ -85,6 +85,8 @@ class Running:
         self._loops: list[asyncio.Task[None]] = []
         self._publishing: list[asyncio.Task[None]] = []
         self._is_stopping = False
+        self._traces = False
+        """This has turned tracing on."""
 
     @property
     def works(self) -> bool:
@@ -106,6 +108,8 @@ class Running:
     async def start(self, *, wait: bool) -> None:
         """Does what `AgentService.start` says. What raises has to be stopped, too."""
         settings = read(Settings)
+        namespace, _, name = self._keys.crew.partition("/")
+        self._traces = switch.on(settings, name, namespace)
         if settings.health_port is not None:
             await self._health.start(settings.health_host, settings.health_port)
         if wait:
@@ -118,6 +122,11 @@ class Running:
     async def _enter(self) -> None:
         """Makes the crew, and lets go what services of this host that have died held. Safe to be called again."""
         client = self._store.client
+        for field, stream in self.config.streams.items():
+            kind: Any = await client.type(stream)
+            if kind not in ("none", "stream"):
+                reason, fix = f"at {stream!r} is a {kind} of another program", "Name another stream."
+                raise InvalidInput(Problem(reason, fix, path=field))
         self._uid = await crew.make(client, self._keys, self._definition)
         for keys in (self._keys, self._keys.deliveries()):
             await control.declare_dead(client, keys, self._uid)
@@ -136,24 +145,31 @@ class Running:
         logger.info("started: tasks are in crew %s; %d heartbeats", self._keys.crew, len(self._beats))
 
     async def stop(self) -> None:
-        """Stops in the order that `AgentService.stop` gives."""
+        """Stops in the order that `AgentService.stop` gives, also when the store doesn't answer."""
         self._is_stopping = True
+        last = _Spare(LAST_SECONDS)
         await self._beats.stop()
-        await background.end(*self._listening)
-        if self._listening:
-            await _within(LAST_SECONDS, self._source.leave())
-        await background.end(*self._loops)
-        await _within(LAST_SECONDS, self._beats.leave())
+        await background.end(*self._listening, *self._loops)
+        ending: list[Awaitable[None]] = [self._leave(last)]
         if self._worker is not None and self._working is not None:
             self._worker.stop()
-            await asyncio.gather(self._working, return_exceptions=True)
+            ending.append(self._working)
+        await asyncio.gather(*ending, return_exceptions=True)
         await background.end(*self._publishing)
         if self._publishing:
-            await _within(LAST_SECONDS, self._publisher.rest())
+            await last.spend("the last results could not be published", self._publisher.rest())
         await self._health.close()
         await self.client.disconnect()
         await self._blocking.aclose()
         await self._store.aclose()
+        if self._traces:
+            await asyncio.to_thread(switch.off)
+
+    async def _leave(self, last: _Spare) -> None:
+        """Lets others have what this service listened to and fired."""
+        if self._listening:
+            await last.spend("the task stream's group could not be left", self._source.leave())
+        await last.spend("the heartbeats could not be given up", self._beats.leave())
 
     async def ended(self) -> None:
         """Returns when the worker has ended. Raises what ended it, unless it was stopped."""
@@ -207,8 +223,23 @@ class Running:
         await ingress.refuse(self._store.client, self._keys, self._uid, entry, reason)
 
 
-async def _within(seconds: float, work: Awaitable[object]) -> None:
-    """Does the work, unless the store is away, the crew is gone, or it takes longer."""
-    with suppress(StoreUnavailable, CrewGone, TimeoutError):
-        async with asyncio.timeout(seconds):
-            await work
+class _Spare:
+    """The seconds that a service that stops can spare for what others would do as well."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    async def spend(self, failure: str, work: Awaitable[object]) -> None:
+        """Does the work, if it can be done in time: a service that stops goes on with what follows, whatever this
+        raises. Logs `failure` unless the store is away, or the crew is gone."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        try:
+            async with asyncio.timeout(self._left):
+                await work
+        except (StoreUnavailable, CrewGone, TimeoutError):
+            pass
+        except Exception:
+            logger.exception("%s, and the service goes on to stop", failure)
+        finally:
+            self._left = max(self._left - (now() - began), 0.0)

@@ -63,7 +63,8 @@ class AgentService:
 
         `wait`: waits for a store that can't be reached, and logs that it does; else StoreUnavailable is raised. A
         service that stops is started when it has stopped. Raises RuntimeError while it is started, InvalidInput for
-        settings that can't be used, OSError when the port of its metrics is taken, Closed when it is stopped meanwhile.
+        settings that can't be used and for a stream where another program's key is, OSError when the port of its
+        metrics is taken, Closed when it is stopped meanwhile.
         """
         while self._stopping is not None:
             await asyncio.shield(self._stopping)
@@ -83,7 +84,8 @@ class AgentService:
         """Stops in this order: heartbeats, the listener, background loops, the worker, deliveries, connections.
 
         Takes no task from now on. Running tasks may end within `shutdown_timeout_seconds`; what doesn't is cancelled
-        here, and done by another service. May be called again, and returns when all has stopped.
+        here, and done by another service. May be called again, and returns when all has stopped: within some five
+        seconds more, also when the store doesn't answer.
         """
         if self._running is None:
             return

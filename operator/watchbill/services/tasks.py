@@ -61,7 +61,7 @@ class TaskStatus(StrEnum):
     """The state of a task, less finely than `watchbill.tasks.TaskState`."""
 
     PENDING = "pending"
-    """It waits for a time, another attempt, a worker that can run it, or somebody who resumes it."""
+    """It waits for a time, another attempt, a worker that can run it, or somebody who resumes or approves it."""
     QUEUED = "queued"
     """It waits for a free slot."""
     RUNNING = "running"
@@ -83,6 +83,7 @@ _STATUS: Final = {
     TaskState.PARKED: TaskStatus.PENDING,
     TaskState.DELAYED: TaskStatus.PENDING,
     TaskState.INTERRUPTED: TaskStatus.PENDING,
+    TaskState.APPROVAL: TaskStatus.PENDING,
     TaskState.COMPLETED: TaskStatus.COMPLETED,
     TaskState.FAILED: TaskStatus.FAILED,
     TaskState.DEAD: TaskStatus.FAILED,

@@ -18,9 +18,9 @@ from watchbill import connection
 from watchbill.connection import outages, scripts
 from watchbill.errors import Conflict, NotFound, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
-from watchbill.store import incarnations, packed, runs, unfinished
+from watchbill.store import incarnations, packed, run_steps, runs, unfinished
 from watchbill.store.queue import BATCH, WISHES, Queue, Wish, crew_gone
-from watchbill.tasks import TERMINAL, TaskState
+from watchbill.tasks import TERMINAL
 
 _LISTEN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 100
@@ -68,7 +68,7 @@ async def cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
 async def _cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str, ttl_ms: int) -> bool:
     if STEP_SEPARATOR in task_id or await _is_task(client, keys, task_id):
         outcome = (await _stop(client, keys, uid, "cancel", [await _item(client, keys, task_id)], why, ttl_ms))[0]
-        return _accepted(keys, task_id, outcome, "cancelled") != "asked"
+        return accepted(keys, task_id, outcome, "cancelled") != "asked"
     with outages.translated():
         digest = str(await client.hget(keys.run(task_id), "def") or "")
     if not digest:
@@ -109,8 +109,8 @@ async def cancelling(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> i
         if not wishes:
             return 0
         held = await client.hmget(keys.holders, list(wishes))
-        seconds, micros = await (await connection.home(client, keys.meta)).time()
-        alive = set(await client.zrangebyscore(keys.leases, int(seconds) * 1000 + int(micros) // 1000, "+inf"))
+        now_ms = await connection.now_ms(client, keys.meta)
+        alive = set(await client.zrangebyscore(keys.leases, now_ms, "+inf"))
     left = [
         task_id
         for task_id, text in zip(wishes, held, strict=True)
@@ -176,7 +176,7 @@ async def _cancel_run(
         part = ready[:BATCH]
         names = [*keys.fixed, *of_run, *(keys.agent_events(item.agent) for item in part)]
         steps = [item.id.partition(STEP_SEPARATOR)[2] for item in part]
-        args = [uid, keys.crew, run_id, _one_line(why), ttl_ms, keys.control, *steps]
+        args = [uid, keys.crew, run_id, one_line(why), ttl_ms, keys.control, *steps]
         reply = await call(client, keys, "cancel_run", names, args)
         if reply[0] != "again":
             break
@@ -194,11 +194,15 @@ async def _cancel_run(
 
 
 async def _ready(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, digest: str) -> list[Item]:
-    """Returns the steps of a run that are on a stream, run, or wait for another attempt or to be resumed."""
-    steps = (await runs.status(client, keys, run_id)).steps
-    ended = {step.name for step in steps if step.status is TaskState.COMPLETED}
-    ready = [step for step in steps if step.status not in TERMINAL and ended.issuperset(step.after)]
-    return [Item(f"{run_id}/{step.name}", step.agent, digest) for step in ready]
+    """Returns the steps of a run that are on a stream, run, or wait for another attempt or to be resumed: those that
+    wait for no other step, however those before them have ended."""
+    with outages.translated():
+        stored: Any = await client.hgetall(keys.run_steps(run_id))
+    with runs.readable(keys, run_id):
+        steps = {str(name): packed.Step.unpack(str(text)) for name, text in stored.items()}
+    ready = [name for name, step in steps.items() if step.left <= 0 and step.state not in TERMINAL]
+    ready.sort(key=lambda name: steps[name].index)
+    return [Item(f"{run_id}/{name}", steps[name].agent, digest) for name in ready]
 
 
 async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str, why: str) -> bool:
@@ -217,7 +221,7 @@ async def interrupt(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_
     outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
     if outcome == "asked" and await declare_dead(client, keys, uid):
         outcome = (await _stop(client, keys, uid, "interrupt", [item], why, 0))[0]
-    return _accepted(keys, task_id, outcome, "interrupted") != "asked"
+    return accepted(keys, task_id, outcome, "interrupted") != "asked"
 
 
 async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id: str) -> bool:
@@ -228,7 +232,7 @@ async def resume(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id:
     item = await _item(client, keys, task_id)
     names = keys.of_item(task_id, item.agent)
     outcome = (await call(client, keys, "resume", [*keys.fixed, *names], [uid, keys.crew, task_id]))[1]
-    return _accepted(keys, task_id, outcome, "resumed") == "resumed"
+    return accepted(keys, task_id, outcome, "resumed") == "resumed"
 
 
 async def drain(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, worker: str, *, on: bool) -> bool:
@@ -287,12 +291,13 @@ async def _stop(
     client: redis.asyncio.Redis, keys: CrewKeys, uid: str, what: Wish, items: Sequence[Item], why: str, ttl_ms: int
 ) -> list[str]:
     names = [*keys.fixed, *(name for item in items for name in item.keys(keys))]
-    args: list[Any] = [uid, keys.crew, what, _one_line(why), keys.control, ttl_ms, len(items)]
+    args: list[Any] = [uid, keys.crew, what, one_line(why), keys.control, ttl_ms, len(items)]
     args += (item.id for item in items)
     return list((await call(client, keys, "stop", names, args))[1:])
 
 
-def _one_line(why: str) -> str:
+def one_line(why: str) -> str:
+    """Returns a reason as the scripts keep it."""
     return " ".join(why.split())[:1000]
 
 
@@ -303,11 +308,16 @@ async def _item(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> It
             agent = await client.hget(keys.task(task_id), "agent")
             digest: Any = ""
         else:
-            agent = await runs.agent_of(client, keys, *step)
+            agent = await run_steps.agent_of(client, keys, *step)
             digest = await client.hget(keys.run(step[0]), "def")
     if agent is None:
         raise runs.not_found(keys, task_id)
     return Item(task_id, str(agent), str(digest or ""))
+
+
+async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str:
+    """Returns the agent of a task or step. Raises NotFound."""
+    return (await _item(client, keys, task_id)).agent
 
 
 async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> bool:
@@ -315,7 +325,7 @@ async def _is_task(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) ->
         return bool(await client.exists(keys.task(task_id)))
 
 
-def _accepted(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
+def accepted(keys: CrewKeys, task_id: str, outcome: str, wanted: str) -> str:
     """Returns the outcome. Raises NotFound, RetryLater or Conflict where it is a refusal."""
     if outcome == "missing":
         raise runs.not_found(keys, task_id)

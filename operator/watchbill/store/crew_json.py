@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
@@ -18,6 +18,9 @@ from watchbill import errors, names
 from watchbill.records import CrewDefinition
 
 logger = logging.getLogger(__name__)
+
+_REASON_MAX: Final = 1000
+"""Characters of a reason, which may quote what another program wrote."""
 
 
 def part_problem(value: object) -> str | None:
@@ -73,7 +76,8 @@ def problems(error: ValidationError, source: str) -> Iterator[errors.Problem]:
         reason, _, fix = message.partition(". ")
         if not fix and isinstance(value, str | int | float) and path:
             reason += f", and is {value if len(str(value)) <= 80 else str(value)[:80] + '…'!r}"
-        yield errors.Problem(reason, fix or "Save the crew again, or delete its record.", path=path, source=source)
+        fix = fix or "Save the crew again, or delete its record."
+        yield errors.Problem(reason[:_REASON_MAX], fix, path=path, source=source)
 
 
 def storable(crew: CrewDefinition, source: str) -> dict[str, Any]:

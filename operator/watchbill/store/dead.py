@@ -17,10 +17,10 @@ import redis.asyncio
 
 from watchbill.connection import outages
 from watchbill.errors import NotFound
-from watchbill.names import CrewKeys, split_step_id
+from watchbill.names import STEP_MARK, CrewKeys, split_step_id
 from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition
-from watchbill.store import definitions, packed, runs
+from watchbill.store import definitions, packed, refusals, runs
 from watchbill.store.control import Item, call
 from watchbill.store.queue import BATCH, crew_gone, queue_full
 from watchbill.tasks import RUN_TERMINAL, Usage
@@ -80,7 +80,9 @@ class DeadLetter:
     prompt: str | None = None
     """The prompt of the task, where the letter carries it."""
     raw: dict[str, str] | None = None
-    """The fields of an entry that couldn't be read; what is no text, as base64:…"""
+    """The fields of an entry that couldn't be read, or the first 64 KiB of them; what is no text, as base64:…"""
+    raw_bytes: int | None = None
+    """The size of such an entry, where `raw` is not all of it."""
 
     @property
     def at(self) -> datetime:
@@ -126,7 +128,7 @@ async def replay(
     """Tries these tasks again, with all their attempts. A step goes on within its run, and the run with it: once it has
     ended, with the crew's current definition if that has the same plan, unless `as_submitted`.
 
-    Raises QueueFull: of those before some may be replayed; the same call may be made again.
+    Raises Closed, and QueueFull: of those before some may be replayed; the same call may be made again.
     """
     told: dict[str, Replayed] = {}
     able = [letter for letter in chosen if letter.replayable]
@@ -142,6 +144,8 @@ async def replay(
         reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
             raise queue_full(keys, max_queued)
+        if reply[0] == "closed":
+            raise refusals.closed(keys, reply[1])
         again = []  # their runs, or the crew, have changed since we looked
         for letter, way, outcome in zip(part, ways, reply[1:], strict=True):
             if outcome == "changed":
@@ -219,10 +223,13 @@ async def _unfit(
 ) -> str:
     """Returns why this run can't go on with another definition; empty if it can, because its plan is the same."""
     try:
-        began = {s.name: (s.agent, set(s.after)) for s in (await runs.status(client, keys, run_id)).steps}
+        found = (await runs.status(client, keys, run_id)).steps
     except NotFound:
         return "its run is gone"
     planned = {step.name: (step.agent, set(step.after)) for step in flow.steps(crew)}
+    added = {s.name for s in found if s.kind == "delegated" or STEP_MARK in s.name} - planned.keys()
+    first = {s.name for s in found} - added
+    began = {s.name: (s.agent, set(s.after) & first) for s in found if s.name in first}
     if dropped := sorted(began.keys() - planned.keys()):
         return f"the current one has no step {', '.join(map(repr, dropped))}"
     if new := sorted(planned.keys() - began.keys()):
@@ -248,6 +255,7 @@ def _letter(entry: str, fields: dict[str, str]) -> DeadLetter:
         priority=_number(fields.get("class", "")),
         prompt=_prompt(fields.get("payload")),
         raw=raw or None,
+        raw_bytes=_number(fields.get("raw_bytes", "")) or None,
     )
 
 

@@ -5,6 +5,7 @@ The record that people read is `store/crews.py`'s; this is what the scripts chec
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,12 +18,12 @@ from pydantic import ValidationError
 
 from watchbill import __version__
 from watchbill.connection import outages, scripts
-from watchbill.errors import InvalidInput, NameTaken, NewerRecord, NotFound, Problem, StaleObject, sentence
+from watchbill.errors import NameTaken, NewerRecord, NotFound, Problem, StaleObject, sentence
 from watchbill.message_names import stream_dead
-from watchbill.names import RECEIVER, CrewKeys, crew_index
-from watchbill.plan import flow
-from watchbill.records import CrewDefinition, ExecutionMode
-from watchbill.store import circuits, crew_json
+from watchbill.names import RECEIVER, SYNTHESIS, UNTIL, CrewKeys, crew_index
+from watchbill.plan import limits
+from watchbill.records import CrewDefinition
+from watchbill.store import budgets, circuits, crew_json
 
 _BATCH: Final = 500
 _LOSS: Final = (
@@ -31,6 +32,8 @@ _LOSS: Final = (
 )
 _NAMED: Final = 10
 """Crews that an error names."""
+_IDENTITY: Final = ("uid", "owner", "leaving", "def", "loaded", "generation", "suspended", "closed", "closing")
+"""The fields of an Identity in `meta`, in order."""
 _RECORDS: Final = 100
 """Tasks and runs that are removed at once, of five keys each."""
 
@@ -44,12 +47,15 @@ class Current:
     uid: str
     digest: str
     content: str
+    """The definition as JSON; empty: the store has lost it."""
     born: str
     """Since when the store knows it: another time, if it has lost it meanwhile."""
 
     @cached_property
     def definition(self) -> CrewDefinition:
         """Raises NewerRecord; whoever needs only the uid is not hindered by that."""
+        if not self.content:
+            raise NewerRecord(f"the store has lost the definition of crew {self.crew!r}: watchbill apply -f FILE")
         return _read(self.crew, self.content)
 
 
@@ -69,6 +75,16 @@ class Identity:
     """The generation of the current definition, where its owner counts."""
     suspended: str = field(default="", compare=False)
     """Since when no task of the crew begins, in ms; empty: they do."""
+    closed: str = field(default="", compare=False)
+    """The reason why the crew takes no work; a time in ms: its Crew is gone; empty: it takes work. The sweep leaves out
+    this and the next."""
+    closing: str = field(default="", compare=False)
+    """The reason for which somebody has closed the crew."""
+
+    @property
+    def hold(self) -> str:
+        """The reason why the namespace has no room for the crew; empty: it has."""
+        return "" if self.closed.isdecimal() or self.closed == self.closing else self.closed
 
 
 async def apply(
@@ -83,48 +99,47 @@ async def apply(
     generation: int | None = None,
     over: int | None = None,
     suspended: bool | None = None,
+    hold: str = "",
     deletion: str = "",
 ) -> str:
     """Makes `definition` the crew's current one; creates streams and groups. Returns the crew's uid.
 
-    Runs that have started keep the definition they started with. What is delayed for a destination that is defined anew
-    is due at once. `uid` must be the crew's own where given;
-    `owner` says who manages it, so that nobody else takes it up or sweeps it away. The removal of a former crew that
-    was interrupted is brought to its end first. `was_there`: the crew of this uid has been in the store before; if it
-    isn't now, the store has lost it, and the feed says so. `only_new`: a crew that has a definition keeps it.
-    `suspended`: whether no task is to begin; None: as it was. `deletion`: what becomes of its work when its owner
-    deletes it (controller/farewell.py).
-    `generation`: of the definition, for an owner that counts; a later one that is stored is not replaced, unless it is
-    `over`. Raises NameTaken when the crew of that name has another uid or owner, StaleObject when a later generation is
-    stored.
+    Runs that have started keep the definition they started with. What is delayed for a destination that is defined
+    anew is due at once, and what waits for budgets or limits that changed. `uid` must be the crew's own where given;
+    `owner` says who manages it, so that no other takes it up or sweeps it. An interrupted removal of a former crew is
+    ended first. `was_there`: the crew of this uid has been in the store before; if it isn't now, the store lost it,
+    and the feed says so. `only_new`: a crew that has a definition keeps it. `suspended`: whether no task is to begin;
+    None: as it was. `hold`: why a suspended crew takes no work either. `deletion`: what becomes of its work when its
+    owner deletes it. `generation`: of the definition, for an owner that counts; a later one stays, unless it is
+    `over`. Raises NameTaken for a crew of another uid or owner, StaleObject when a later generation is stored.
     """
     digest = definition.digest()
-    loss = _LOSS if was_there else ""
-    fresh = uid or str(uuid.uuid4())
     to = {RECEIVER + destination.name: destination for destination in definition.delivery}
     with outages.translated():
         while True:
             known, old = (str(value or "") for value in await client.hmget(keys.meta, ["uid", "def"]))
             if only_new and known and old:
                 return known
+            before = await client.get(keys.definition(old)) if old not in ("", digest) else None
             reply = await scripts.run(
                 client,
                 "apply",
                 [*keys.fixed, keys.definition(digest), keys.definition(old or digest)],
                 [
-                    fresh,
+                    uid or str(uuid.uuid4()),
                     uid or "",
                     digest,
                     old,
                     definition.content(),
                     definition.tasks.max_queued,
                     owner,
-                    loss,
-                    generation or "",
-                    over or "",
+                    _LOSS if was_there else "",
+                    *(number or "" for number in (generation, over)),
                     keys.crew,
                     "" if suspended is None else int(suspended),
                     deletion,
+                    hold,
+                    limits.pack(definition.agents),
                     *(text for agent, one in to.items() for text in (agent, circuits.key(one))),
                 ],
             )
@@ -132,6 +147,7 @@ async def apply(
                 case "ok":
                     for agent in reply[2]:
                         await circuits.release(client, keys, str(reply[1]), to[str(agent)])
+                    await _release_postponed(client, keys, str(reply[1]), before, definition)
                     return str(reply[1])
                 case "other":
                     raise NameTaken(
@@ -144,16 +160,33 @@ async def apply(
                     await delete(client, keys, str(reply[1]))
 
 
+async def _release_postponed(
+    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, before: object, definition: CrewDefinition
+) -> None:
+    """Makes due what waits for a budget or the limit of a model, if the definition `before` (its content, or None) had
+    others."""
+    if before is None:
+        return
+    parts = ("budgets", "prices", "model_limits")
+    with suppress(ValueError, AttributeError):  # a damaged one: it may have had others
+        had, has = json.loads(str(before)), definition.model_dump(include=set(parts))
+        if all(had.get(part, []) == has[part] for part in parts):
+            return
+    await budgets.release(client, keys, uid)
+
+
 async def current(client: redis.asyncio.Redis, keys: CrewKeys) -> Current:
     """The crew's uid and definition, which may be unreadable. Raises NotFound when the store has no such crew."""
+    missed = ""
     with outages.translated():
         while True:
             uid, digest, born = (str(v or "") for v in await client.hmget(keys.meta, ["uid", "def", "born"]))
             if not uid or not digest:
                 raise await _no_crew(client, keys)
             content = await client.get(keys.definition(digest))
-            if content is not None:  # else it was replaced between the two reads
-                return Current(keys.crew, uid, digest, str(content), born)
+            if content is not None or digest == missed:
+                return Current(keys.crew, uid, digest, str(content or ""), born)
+            missed = digest  # it was replaced between the two reads; or it is lost, and is the current one again
 
 
 async def _no_crew(client: redis.asyncio.Redis, keys: CrewKeys) -> NotFound:
@@ -197,14 +230,9 @@ async def load(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> Crew
 
 def _read(crew: str, content: str) -> CrewDefinition:
     try:
-        found = CrewDefinition.model_validate_json(content, extra="ignore")
-        if found.execution_mode is ExecutionMode.LOOP:  # which a newer version may run
-            flow.steps(found)
+        return CrewDefinition.model_validate_json(content, extra="ignore")
     except ValidationError as error:
         raise _newer(crew, list(crew_json.problems(error, ""))) from error
-    except InvalidInput as error:
-        raise _newer(crew, error.problems) from error
-    return found
 
 
 def _newer(crew: str, found: Sequence[Problem]) -> NewerRecord:
@@ -229,7 +257,7 @@ async def identities(client: redis.asyncio.Redis, crews: Sequence[CrewKeys]) -> 
         for start in range(0, len(crews), _BATCH):
             async with client.pipeline(transaction=False) as pipe:
                 for keys in crews[start : start + _BATCH]:
-                    pipe.hmget(keys.meta, ["uid", "owner", "leaving", "def", "loaded", "generation", "suspended"])
+                    pipe.hmget(keys.meta, _IDENTITY)
                 found += [Identity(*(str(value or "") for value in reply)) for reply in await pipe.execute()]
     return found
 
@@ -252,6 +280,8 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
             pass
         await _delete_deliveries(client, keys, uid)
         await _delete_shared_streams(client, keys, uid)
+        await _delete_sessions(client, keys, uid)
+        await _step(client, keys, uid, "records", [keys.spending, keys.reserved(0), keys.reserved(1), *keys.batch])
         digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
         await _step(client, keys, uid, "records", [keys.definition(digest) for digest in digests if digest])
         return await _step(client, keys, uid, "end")
@@ -274,6 +304,14 @@ async def _delete_shared_streams(client: redis.asyncio.Redis, keys: CrewKeys, ui
         doomed = [key for stream in streams[start : start + _BATCH] for key in (stream, stream_dead(stream))]
         await _step(client, keys, uid, "records", doomed)
     await _step(client, keys, uid, "records", [keys.shared_streams])
+
+
+async def _delete_sessions(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> None:
+    """Removes what the crew's agents remember. No new session comes: the script that makes one refuses to for a crew
+    that leaves."""
+    while names := [str(name) for name in await client.zrange(keys.sessions, 0, _BATCH - 1)]:
+        await _step(client, keys, uid, "records", [keys.session(name) for name in names])
+        await client.zrem(keys.sessions, *names)
 
 
 async def delete_records(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
@@ -303,6 +341,6 @@ async def _feeds(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> li
         return []
     queue = keys.deliveries()
     return [
-        *(keys.agent_events(agent.agent_id) for agent in crew.agents),
+        *(keys.agent_events(name) for name in (*(agent.agent_id for agent in crew.agents), UNTIL, SYNTHESIS)),
         *(queue.agent_events(RECEIVER + destination.name) for destination in crew.delivery),
     ]

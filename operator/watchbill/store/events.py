@@ -4,6 +4,7 @@ writes those that no change of the store tells."""
 from __future__ import annotations
 
 import asyncio
+import reprlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -178,7 +179,8 @@ def _parse(entries: Any) -> list[tuple[str, TownEvent]]:
             data = fields.get("data") or fields[b"data"]  # a given client may leave bytes as they are
             found.append((_str(entry_id), TownEvent.model_validate_json(_text(data))))
         except (KeyError, ValidationError) as error:
-            logger.warning("event %s of %r can't be read, and is left out: %s", _str(entry_id), fields, error)
+            shown = reprlib.repr(fields)  # it may be of any length
+            logger.warning("event %s, which is %s, can't be read, and is left out: %s", _str(entry_id), shown, error)
     return found
 
 

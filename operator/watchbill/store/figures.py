@@ -93,10 +93,13 @@ class Figures:
     """Workers that claim no more."""
     suspended: bool = False
     """No task of the crew begins until it is resumed."""
+    has_batches: bool = False
+    """Requests to models wait for batches of their providers, which a worker looks after."""
     slots: int = 0
     """Number of tasks that the workers can run at once. A worker reports it within a second of its start."""
     parked_by: Mapping[str, int] = field(default_factory=dict)
-    """By reason: concurrency (the run's own bound), agent (no worker has it), interrupt (until it is resumed)."""
+    """By reason: concurrency (the run's own bound), agent (no worker has it), interrupt (until it is resumed),
+    limit (its agent has limits)."""
     classes: tuple[OfClass, ...] = tuple(OfClass(Priority(c).name.lower(), 0, 0, None) for c in CLASSES)
     """Most urgent first."""
     refused: int = 0
@@ -202,8 +205,7 @@ async def running_longest(client: redis.asyncio.Redis, keys: CrewKeys, most: int
     """Returns the tasks that have been running for longest. Reads all that runs, in pages, so that the server is never
     held for long."""
     with outages.translated():
-        seconds, micros = await (await connection.home(client, keys.meta)).time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        now_ms = await connection.now_ms(client, keys.meta)
         found: dict[str, RunningTask] = {}
         async for task_id, text in client.hscan_iter(keys.holders, count=_PAGE):
             holder = packed.Holder.unpack(text)
@@ -244,10 +246,10 @@ def parsed(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> Fig
     crew's delivery queue."""
     if not reply:
         return None
-    now_ms, due, delayed, running, concurrency, agent, interrupt, dead, refused, trimmed, suspended, *rest = reply
-    flat, workers, ended, outbox = rest
+    now_ms, due, delayed, running, concurrency, agent, interrupt, limit, *rest = reply
+    dead, refused, trimmed, suspended, batched, flat, workers, ended, outbox = rest
     queue = parsed(deliveries) if deliveries else None
-    parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt}
+    parked = {"concurrency": concurrency, "agent": agent, "interrupt": interrupt, "limit": limit}
     classes = []
     for number, (waiting, runs, head) in zip(CLASSES, packed.rows(flat, 3), strict=True):
         age = max(now_ms - int(head.partition("-")[0]), 0) if head else None
@@ -264,6 +266,7 @@ def parsed(reply: Sequence[Any], deliveries: Sequence[Any] | None = None) -> Fig
         due_in_ms=int(float(due)) - now_ms if due else None,
         draining=sum(worker["draining"] for worker in reports),
         suspended=bool(suspended),
+        has_batches=bool(batched),
         slots=sum(worker["slots"] for worker in reports),
         parked_by=parked,
         classes=tuple(classes),

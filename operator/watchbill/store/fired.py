@@ -54,6 +54,12 @@ class HeartbeatReport:
     """The work that it has fired, the newest first."""
     missed: int
     """Slots missed since the heartbeat came into being; beyond 100 in a row they are not counted."""
+    crew_suspended: bool = False
+    """It is suspended because its crew is."""
+    hold: str = ""
+    """It is suspended because the namespace has no room for the crew, for this reason."""
+    managed: bool = False
+    """An operator manages the crew."""
 
 
 async def reports(client: redis.asyncio.Redis, keys: CrewKeys, *, now: datetime, most: int) -> list[HeartbeatReport]:

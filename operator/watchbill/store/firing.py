@@ -15,15 +15,16 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import redis.asyncio
 
+from watchbill import tracing
 from watchbill.connection import batches, outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, submission
 from watchbill.plan import heartbeat as beat
-from watchbill.store import control, definitions, deliveries, heartbeats, runs, submissions
+from watchbill.store import control, definitions, deliveries, heartbeats, refusals, runs, submissions
 from watchbill.store.heartbeats import HeartbeatState, iso, label, ms
 from watchbill.store.queue import BATCH, crew_gone, queue_full
-from watchbill.tasks import AgentTask
+from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask
 
 GUARD: Final = timedelta(hours=1)
 """The time for which a slot is remembered by itself. The stored next slot does the rest; this covers clocks that
@@ -31,11 +32,12 @@ disagree while a heartbeat is changed or removed."""
 RUN_NOW_GUARD: Final = timedelta(days=1)
 """The time for which the token of a run-now is remembered."""
 
-Outcome = Literal["fired", "already", "busy", "full", "changed", "stale", "gone"]
+Outcome = Literal["fired", "already", "busy", "full", "changed", "stale", "gone", "held", "closed"]
 """`fired`: it is on the queue, by this call. `already`: it was fired, or told as missed, before. `busy`: what it fired
 last has not ended, and its concurrencyPolicy is Forbid. `full`: the queue took nothing, try again. `changed`: the crew
 has another definition by now. `stale`: the heartbeat was removed, suspended or given another spec. `gone`: the crew was
-deleted or replaced."""
+deleted or replaced. `held`, `closed`: a person asked for it, and the namespace has no room for the crew, or the crew is
+closed; `work` says why."""
 
 
 class Fired(NamedTuple):
@@ -63,6 +65,8 @@ class Call:
     """The time for which results of the crew are kept."""
     names: Sequence[str]
     args: Sequence[Any]
+    traceparent: str
+    """The span in which it is fired; empty: there is none."""
 
     def sent(self, last: str, is_stopped: bool) -> tuple[list[str], list[Any]]:
         """The script's keys and arguments. `last`: the id of what the heartbeat fired last; `is_stopped`: the caller
@@ -95,26 +99,28 @@ async def fire(client: redis.asyncio.Redis, call: Call) -> Fired:
     With concurrencyPolicy Replace, what the heartbeat fired last is cancelled first, where it has not ended. Raises
     Conflict when the task's id is taken; then nothing was written.
     """
-    return await _fire(client, call, None)
+    return await _fire(client, call, None, _monotonic())
 
 
 async def fire_all(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[Fired | BaseException]:
     """Fires many slots, in batches, as `fire` does. Returns in order what became of each, or the error."""
+    began = _monotonic()
     replies = await batches.run(
         client, "heartbeat_fire", [call.sent(call.state.work, is_stopped=False) for call in calls]
     )
-    works = (_fire(client, call, reply) for call, reply in zip(calls, replies, strict=True))
+    works = (_fire(client, call, reply, began) for call, reply in zip(calls, replies, strict=True))
     return await asyncio.gather(*works, return_exceptions=True)
 
 
 async def run_now(
-    client: redis.asyncio.Redis, keys: CrewKeys, name: str, token: str, *, now: datetime
+    client: redis.asyncio.Redis, keys: CrewKeys, name: str, token: str, *, now: datetime, traceparent: str = ""
 ) -> tuple[str, bool]:
     """Fires beside the schedule, once for each token, suspended or not. Returns the id of the task or run, and whether
-    this call made it.
+    this call made it. `traceparent`: the span of whoever asks.
 
     Its concurrencyPolicy counts: with Forbid, Conflict is raised while what it fired last has not ended. Raises also
-    NotFound when there is no such heartbeat or crew, QueueFull, CrewGone, and what `fire` raises.
+    NotFound when there is no such heartbeat or crew, QueueFull, QuotaExceeded, Closed, CrewGone, and what `fire`
+    raises.
     """
     made = heartbeats.run_now_id(name, token)
     while True:
@@ -123,7 +129,7 @@ async def run_now(
         if state is None or state.uid != current.uid:
             listed = ", ".join(sorted(one.name for one in await heartbeats.all_of(client, keys))) or "none"
             raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {listed}")
-        at = _At(f"now-{token}", now, now, None, RUN_NOW_GUARD)
+        at = _At(f"now-{token}", now, now, None, RUN_NOW_GUARD, traceparent)
         fired = await fire(client, _call(keys, state, current, at))
         match fired.outcome:
             case "fired" | "already":
@@ -135,6 +141,10 @@ async def run_now(
                 )
             case "gone":
                 raise crew_gone(keys)
+            case "held":
+                raise refusals.no_room(keys, fired.work)
+            case "closed":
+                raise refusals.closed(keys, fired.work)
             case "full":
                 most = current.definition.tasks.max_queued
                 raise queue_full(keys, most)
@@ -156,10 +166,17 @@ class _At:
     """The slot after it; None: it was asked for by a person, beside the schedule."""
     guard: timedelta
     """The time for which it is remembered by itself that the slot has fired."""
+    traceparent: str = ""
+    """The span of whoever asks; empty: it gets one of its own."""
 
 
-async def _fire(client: redis.asyncio.Redis, call: Call, reply: Any) -> Fired:
-    """`reply`: the answer to the first call, or its error; None: it is still to be sent."""
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _fire(client: redis.asyncio.Redis, call: Call, reply: Any, began: float) -> Fired:
+    """`reply`: the answer to the first call, or its error; None: it is still to be sent. `began`: when that was, by
+    the loop's clock."""
     state, last, is_stopped = call.state, call.state.work, False
     while True:
         with outages.translated():
@@ -176,8 +193,13 @@ async def _fire(client: redis.asyncio.Redis, call: Call, reply: Any) -> Fired:
             with suppress(NotFound, Conflict):  # it has ended meanwhile
                 await control.cancel(client, call.keys, state.uid, last, why, call.ttl_ms)
             is_stopped = True
+        elif outcome in ("held", "closed"):
+            return Fired(outcome, None, reply[1])
         else:
             work = call.made if outcome == "fired" else last
+            if outcome == "fired":
+                took = _monotonic() - began
+                tracing.fired(call.traceparent, call.keys.crew, state.name, work, iso(call.slot), took)
             return Fired(cast(Outcome, outcome), heartbeats.moment(reply[1]) if len(reply) > 1 else None, work)
         reply = None
 
@@ -190,13 +212,17 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
     agent = crew.agent(spec.agent) if spec.agent else None
     # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
     agent_id = agent.agent_id if agent else spec.agent or ""
+    metadata = {**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)}
+    own = "" if at.traceparent else tracing.heartbeat(keys.crew, made, metadata)
+    if (trace := own or at.traceparent) and len(metadata) < METADATA_MAX_ENTRIES:
+        metadata.setdefault(tracing.FIELD, trace)
     payload = AgentTask(
         task_id=made,
         agent_name=agent_id,
         prompt=prompt,
         crew_name=crew.name,
         priority=spec.priority,
-        metadata={**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)},
+        metadata=metadata,
     ).model_dump_json()
     work = submission.work(agent_id, prompt, inputs)
     destinations = beat.destinations(spec.deliver, spec.delivery, crew)
@@ -233,4 +259,4 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
     names = [*keys.fixed, keys.heartbeat(state.name), keys.fired(state.name), keys.fire(state.name, at.label)]
     names += [keys.run(made), keys.run_steps(made), keys.task(made), keys.run_events(made)]
     ttl_ms = crew.tasks.result_ttl_seconds * 1000
-    return Call(keys, state, at.slot, at.following or at.slot, made, ttl_ms, names, args)
+    return Call(keys, state, at.slot, at.following or at.slot, made, ttl_ms, names, args, own)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio
@@ -23,12 +23,26 @@ from watchbill.store.queue import crew_gone
 _GUARD: Final = timedelta(days=1)
 
 
+ENTRY_MAX_BYTES: Final = 2 * 1024 * 1024
+"""An entry above this brings no task. It has room for the longest prompt and metadata, each byte of them as six in
+JSON."""
+SHOWN_BYTES: Final = 128 * 1024
+"""Bytes that are read of a longer entry. They are more than a dead letter has room for, so that no secret of theirs is
+cut in two before it is taken out."""
+ROOM_BYTES: Final = 8 * 1024 * 1024
+"""Once entries that are read, or results that are published, have so many bytes, no more go into the same call: it
+would be on its way for longer than an answer is waited for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An entry that one XADD has put on a stream."""
 
     id: str
     fields: Mapping[str, str]
+    """All of them, or of a long entry the beginning."""
+    size: int = 0
+    """Bytes of all its names and values; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +66,38 @@ class Source:
         self.consumer = consumer
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Returns entries that no consumer of the group was given before. Waits `block_ms` for the first one."""
+        """Returns entries that no consumer of the group was given before. Waits `block_ms` for the first one, which
+        comes alone and whole, because only a command that answers with entries can wait."""
+        if found := await self._read("", count):
+            return found
         try:
             given: Any = await self.client.xreadgroup(
-                self.group, self.consumer, {self.stream: ">"}, count=count, block=block_ms
+                self.group, self.consumer, {self.stream: ">"}, count=1, block=block_ms
             )
         except redis.exceptions.ResponseError as error:
             await self._join(error)
             return []
-        if isinstance(given, dict):
-            return _entries(given[self.stream][0]) if given else []
-        return _entries(given[0][1]) if given else []
+        if not given:
+            return []
+        rows = given[self.stream][0] if isinstance(given, dict) else given[0][1]
+        # a deleted entry may be given without fields
+        return [Entry(str(entry_id), fields, _size(fields)) for entry_id, fields in rows if fields]
 
     async def take_over(self, idle_ms: int, count: int) -> list[Entry]:
         """Returns entries that some consumer was given so long ago and has not removed: it has died, most likely."""
+        return await self._read(idle_ms, count)
+
+    async def _read(self, idle_ms: int | Literal[""], count: int) -> list[Entry]:
+        args = [self.group, self.consumer, idle_ms, count, ROOM_BYTES, ENTRY_MAX_BYTES, SHOWN_BYTES]
         try:
-            reply: Any = await self.client.xautoclaim(
-                self.stream, self.group, self.consumer, idle_ms, "0-0", count=count
-            )
+            rows: Any = await scripts.run(self.client, "services_read", [self.stream], args)
         except redis.exceptions.ResponseError as error:
             await self._join(error)
             return []
-        return _entries(reply[1])
+        return [
+            Entry(str(entry_id), dict(zip(fields[::2], fields[1::2], strict=True)), int(size))
+            for entry_id, size, fields in rows
+        ]
 
     async def remove(self, entries: Sequence[Entry]) -> None:
         """Removes entries that were taken."""
@@ -111,12 +135,10 @@ class Source:
                 raise
 
 
-async def refuse(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, entry: Entry, reason: str, *, task_id: str = ""
-) -> None:
+async def refuse(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, entry: Entry, reason: str) -> None:
     """Makes a dead letter of an entry that brings no task. Raises CrewGone."""
     fields = [text for field in entry.fields.items() for text in field]
-    args: list[Any] = [uid, entry.id, reason, task_id, _GUARD // timedelta(milliseconds=1), *fields]
+    args: list[Any] = [uid, entry.id, reason, _GUARD // timedelta(milliseconds=1), entry.size, *fields]
     with outages.translated():
         reply = await scripts.run(client, "refuse", [*keys.fixed, keys.refused(entry.id)], args)
     if reply[0] == "gone":
@@ -141,6 +163,5 @@ async def publish(
     return str(last), int(count)
 
 
-def _entries(rows: Any) -> list[Entry]:
-    # a deleted entry may be given without fields
-    return [Entry(str(entry_id), fields) for entry_id, fields in rows if fields]
+def _size(fields: Mapping[str, str]) -> int:
+    return sum(len(text.encode("utf-8", "surrogateescape")) for field in fields.items() for text in field)

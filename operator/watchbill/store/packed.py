@@ -6,12 +6,12 @@ Each names its twin in store/scripts. What can't be taken apart raises ValueErro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from watchbill.tasks import Usage
+from watchbill.tasks import Approval, StepKind, Usage
 
 _FIELD: Final = "\x1f"
 """Between the fields of a value (FS in lib.lua). Names are printable, so none contains it."""
@@ -62,13 +62,29 @@ class Step:
     """Usage of its attempts; None: nothing."""
     entry: str
     """While it waits on a stream; empty where it doesn't, or was put there when it was due."""
+    marks: str = ""
+    """Letters (lib_steps.lua). `c`: its successors begin even if it fails; `r`: it has failed, and they were let begin;
+    `s`: it is the run's synthesis, and counts for nothing else; `u`: it judges a loop."""
+
+    @property
+    def kind(self) -> StepKind:
+        if "d" in self.marks:
+            return "delegated"
+        return "synthesis" if "s" in self.marks else "until" if "u" in self.marks else "agent"
 
     @classmethod
     def unpack(cls, text: str) -> Step:
-        state, left, index, agent, after, attempt, fence, started, finished, spent, entry = text.split(_FIELD)
+        state, left, index, agent, after, attempt, fence, started, finished, spent, entry, *marks = text.split(_FIELD)
         successors = () if after == _NONE else tuple(ids(after))
         times = int(started), int(finished)
-        return cls(state, int(left), int(index), agent, successors, int(attempt), fence, *times, usage(spent), entry)
+        return cls(
+            state, int(left), int(index), agent, successors, int(attempt), fence, *times, usage(spent), entry, *marks
+        )
+
+
+def pack_marks(*, lenient: bool, kind: StepKind) -> str:
+    """The marks of a step that has not begun (`Step.marks`)."""
+    return ("c" if lenient else "") + {"agent": "", "until": "u", "synthesis": "s", "delegated": "d"}[kind]
 
 
 class Member(NamedTuple):
@@ -168,6 +184,24 @@ def attempts(text: str) -> list[Attempt]:
     return found
 
 
+def approvals(text: str) -> list[Approval]:
+    """The approvals of an `approvals` field, in the order in which they were asked for (lib_approvals.lua)."""
+    found = []
+    for item in ids(text) if text else []:
+        what, state, since, until, decided, reason, *details = item.split(_FIELD)
+        times = [datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in (since, until, decided)]
+        known: Any = state
+        found.append(
+            Approval(what, known, times[0], times[1], times[2] if int(decided) else None, reason, "".join(details))
+        )
+    return found
+
+
+def pack_asked(asked: Mapping[str, str]) -> str:
+    """Packs what a task asks approval for: `Approval.what` → its details (`await` in lib_approvals.lua)."""
+    return _ITEM.join(f"{what}{_FIELD}{details}" if details else what for what, details in asked.items())
+
+
 class Tried(NamedTuple):
     """An attempt of a task or step that failed and was followed by another (keep_failure in finish.lua)."""
 
@@ -187,6 +221,94 @@ class Tried(NamedTuple):
 def tried(text: str) -> list[Tried]:
     """The attempts of a `tried` field, in order."""
     return [Tried.unpack(item) for item in ids(text)] if text else []
+
+
+class Checkpoint(NamedTuple):
+    """The result of a step within a task, as its record has it (checkpoint.lua)."""
+
+    name: str
+    size: int
+    """Bytes of the JSON."""
+    value: str
+    """The JSON; empty where it is so large that it has a field of its own."""
+
+    def pack(self) -> str:
+        return _FIELD.join((self.name, str(self.size), self.value))
+
+    @classmethod
+    def unpack(cls, text: str) -> Checkpoint:
+        name, size, value = text.split(_FIELD, 2)
+        return cls(name, int(size), value)
+
+
+class Turn(NamedTuple):
+    """A turn of a session (session_add.lua)."""
+
+    before: str
+    """The number of the turn that it follows; empty: none."""
+    task_id: str
+    at_ms: int
+    said: str
+    """The prompt and its answer, as JSON."""
+
+    @classmethod
+    def unpack(cls, text: str) -> Turn:
+        before, task_id, at, said = text.split(_FIELD, 3)
+        return cls(before, task_id, int(at), said)
+
+
+class Batched(NamedTuple):
+    """The request to a model that a task last made by a batch, as its record tells (OWN in lib_batches.lua)."""
+
+    state: str
+    """`waiting`, `answered`, or `left`: it is made at once."""
+    request: str
+    turn: str
+    """The turn of its conversation."""
+    model: str
+    """As the crew has it."""
+    until_ms: int
+    """The time, by the store's clock, after which the task waits for no batch any more."""
+
+    def pack(self) -> str:
+        return _FIELD.join(map(str, self))
+
+    @classmethod
+    def unpack(cls, text: str) -> Batched:
+        state, request, turn, model, until, *_ = text.split(_FIELD)
+        return cls(state, request, turn, model, int(until))
+
+
+class Gathered(NamedTuple):
+    """A request to a model that goes by a batch (REQUEST in lib_batches.lua)."""
+
+    task_id: str
+    agent: str
+    call: str
+    """The id of its reservation."""
+    size: int
+    """Bytes that its provider gets."""
+    place: str
+    """In the lane."""
+
+    def pack(self) -> str:
+        return _FIELD.join(map(str, self))
+
+    @classmethod
+    def unpack(cls, text: str) -> Gathered:
+        task_id, agent, call, size, place = text.split(_FIELD)
+        return cls(task_id, agent, call, int(size), place)
+
+
+def session_name(agent: str, session_id: str) -> str:
+    """The name of an agent's session among those of its crew. The agent's is escaped: a bot's may be any text."""
+    return f"{agent.replace('%', '%25').replace(':', '%3A')}:{session_id}"
+
+
+def session_of(name: str) -> tuple[str, str]:
+    """(agent, session_id) of a session's name."""
+    agent, _, session_id = name.partition(":")
+    return agent.replace("%3A", ":").replace("%25", "%"), session_id
 
 
 def ids(text: str) -> list[str]:
@@ -223,3 +345,10 @@ def rows(flat: Sequence[Any], width: int) -> Iterator[tuple[Any, ...]]:
 def items(names: Iterable[str]) -> str:
     """Names as one list (`split` in lib.lua takes it apart)."""
     return _ITEM.join(names)
+
+
+def postponed(text: str, due_ms: int) -> str:
+    """The reason why a task was postponed that is due at this time (end_item in finish.lua); empty: it was delayed for
+    another reason."""
+    until, _, reason = text.partition(_FIELD)
+    return reason if until == str(due_ms) else ""

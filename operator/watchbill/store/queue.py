@@ -27,9 +27,10 @@ BATCH: Final = 500
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """With so much no more goes into a call: it would be on its way for longer than an answer is waited for."""
 
-Outcome = Literal["completed", "failed", "dead", "retry", "later", "cancelled", "interrupted"]
-"""`later`: it was not even tried, so the attempt doesn't count."""
 Wish = Literal["cancel", "interrupt"]
+Aside = Literal["retry", "later", "interrupted", "approval", "members"]
+Outcome = Literal["completed", "failed", "dead", "cancelled", "skipped", Aside]
+"""`skipped`: a step's own condition doesn't hold. `later`, `approval`, `members` (it waits for these) don't count."""
 WISHES: Final = frozenset(get_args(Wish))
 Transition = Literal["applied", "repeated", "stale"]
 
@@ -81,8 +82,7 @@ class Claim:
     tasks: tuple[Claimed, ...]
     again_ms: int
     """Look again after this long, unless the bell rings before."""
-    now_ms: int
-    """The server's clock."""
+    now_ms: int  # of the server
     draining: bool = False
     """This worker is to claim no more, until that is taken back."""
 
@@ -117,13 +117,12 @@ class Finished:
     """The TaskResult as JSON; nothing where another attempt follows, or somebody else made it stop."""
     message: str = ""
     usage: Usage | None = None
-    """Usage of all its attempts."""
     ttl_ms: int = 3_600_000
-    """Milliseconds for which its record is kept; with outcomes `retry` and `later`, until the next attempt, or the time
-    of that by the server's clock (ms since 1970), negated."""
+    """Milliseconds for which its record is kept; with `approval`, the longest wait; with `retry` and `later`, until the
+    next attempt, or the time of that by the server's clock (ms since 1970), negated."""
     definition: str = ""
     detail: str = ""
-    """The traceback, for the dead letter."""
+    """The traceback, for the dead letter; with `approval` and `members`, these; `completed`: whose work it approves."""
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
@@ -154,6 +153,8 @@ class Queue:
         self._has_agents = keys.prefix == keys.root  # a delivery queue has none, and the crew's `meta`
         self._fence = 0
         """The highest that we were given: a store that went back in time may not know it any more."""
+        self.ended_runs: list[tuple[str, str, float]] = []
+        """(id, outcome, seconds since submission) of runs that our steps ended. The worker takes them off."""
 
     # ------------------------------------------------------------ working
 
@@ -189,8 +190,7 @@ class Queue:
 
     async def start(self, incarnation: str, tasks: Sequence[Claimed]) -> list[Started]:
         """Tells that these tasks begin, and gives what they are to do. Needless where the payload came along."""
-        keys = list(self.keys.fixed)
-        args: list[Any] = [self.uid, incarnation, len(tasks)]
+        keys, args = list(self.keys.fixed), [self.uid, incarnation, len(tasks)]
         for task in tasks:
             keys += self.keys.of_item(task.id, task.agent)
             args += (task.id, task.fence)
@@ -235,11 +235,13 @@ class Queue:
         for f in finished:
             task = f.task
             keys += self.keys.of_ending(task.id, task.agent, f.definition)
+            keys += (self.keys.agent_events(f.detail),) if f.detail and f.outcome == "completed" else ()
             spent = "" if f.usage is None else packed.pack_usage(f.usage)
             message, detail = f.message and _text(f.message), f.detail and _text(f.detail)
             args += (task.id, task.fence, f.outcome, f.ttl_ms, spent, f.result, message, detail)
         keys += self.keys.crew_feed
         reply = await self._call("finish", keys, args, sent)
+        self.ended_runs += [(run, state, int(ms) / 1000) for run, state, ms in packed.rows(reply[3], 3)]
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
 
     async def recover(self, finished: Sequence[Finished], born: str) -> list[Transition]:
@@ -249,8 +251,7 @@ class Queue:
         outcomes: list[Transition] = []
         for start in range(0, len(finished), BATCH):
             batch = finished[start : start + BATCH]
-            keys = list(self.keys.fixed)
-            args: list[Any] = [self.uid, born, len(batch)]
+            keys, args = list(self.keys.fixed), [self.uid, born, len(batch)]
             for f in batch:
                 keys += (self.keys.task(f.task.id), self.keys.agent_events(f.task.agent))
                 args += (f.task.id, f.task.agent, f.outcome, f.ttl_ms, f.task.attempt, f.result)
@@ -299,7 +300,7 @@ class Queue:
         """Keeps the incarnation alive for another `lease_ms`. Blocking: it runs in the lease keeper's thread."""
         with outages.translated():
             reply = scripts.run_sync(client, "renew", self.keys.fixed, [self.uid, incarnation, lease_ms, description])
-        self._raise(reply[0], incarnation)
+        self.check(reply[0], incarnation)
         return Renewed(reply[1] == 1, dict(packed.rows(reply[2:], 2)))
 
     async def leave(self, incarnation: str) -> None:
@@ -348,7 +349,7 @@ class Queue:
     # ------------------------------------------------------------ within
 
     def _claim(self, reply: Sequence[Any]) -> Claim:
-        self._raise(reply[0], "")
+        self.check(reply[0], "")
         _, again_ms, now_ms, current, rows, draining = reply
         if rows:
             self._fence = max(self._fence, int(rows[1]))  # all of one claim have the same
@@ -380,18 +381,18 @@ class Queue:
     ) -> Any:
         with outages.translated():
             reply = await scripts.run(self.client, name, keys, args, sent)
-        self._raise(reply if isinstance(reply, str) else reply[0], "")
+        self.check(reply if isinstance(reply, str) else reply[0], "")
         return reply
 
-    def _raise(self, status: str, incarnation: str) -> None:
+    def check(self, status: str, incarnation: str) -> None:
+        """Raises CrewGone, Fenced or WorkerForgotten for the answers of a script that mean them."""
         if status == "gone":
             raise crew_gone(self.keys)
         if status == "unknown":
             raise WorkerForgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
         if status == "fenced":
-            raise Fenced(
-                f"worker {incarnation} of crew {self.keys.crew!r} was taken for dead; its work was given to others"
-            )
+            who = f"worker {incarnation} of crew {self.keys.crew!r}"
+            raise Fenced(f"{who} was taken for dead; its work was given to others")
 
 
 def _text(message: str) -> str:

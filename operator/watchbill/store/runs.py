@@ -13,15 +13,17 @@ from typing import Any, Final
 
 import redis.asyncio
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, DefinitionChanged, InvalidInput, NewerRecord, NotFound, Problem
+from watchbill.connection.gathering import Reads
+from watchbill.errors import Conflict, InvalidInput, NewerRecord, NotFound, Problem
 from watchbill.names import CrewKeys, split_step_id
-from watchbill.plan import flow
+from watchbill.plan import flow, values
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
-from watchbill.store import packed
-from watchbill.store.queue import BATCH, crew_gone, other_work, queue_full
+from watchbill.store import packed, refusals
+from watchbill.store.queue import BATCH, other_work
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -37,6 +39,7 @@ from watchbill.tasks import (
     Usage,
 )
 
+_CANCELLED: Final = (RunState.CANCELLING, RunState.CANCELLED)
 _KEPT: Final = "a finished one is kept for tasks.resultTTLSeconds, within tasks.maxResults"
 
 
@@ -85,7 +88,9 @@ def script_args(run: RunSubmission, start: int, reply_to: str) -> list[Any]:
     part = run.steps[start : start + BATCH]
     args.append(len(part))
     for index, step in enumerate(part, start):
-        args += [step.name, step.agent, index, len(step.after), packed.pack_ids(step.successors)]
+        left = len(step.after) + (step.kind == "synthesis")  # which begins when all else has ended
+        marks = packed.pack_marks(lenient=step.lenient, kind=step.kind)
+        args += [step.name, step.agent, index, left, packed.pack_ids(step.successors), marks]
     return args
 
 
@@ -103,7 +108,7 @@ async def submit(
 
     An id that is already there, with the same `work`, is the same run: nothing is added; one whose creation was
     interrupted is completed. Raises QueueFull, InvalidInput when it could never find room, Conflict when the id belongs
-    to a task or to other work, CrewGone, DefinitionChanged, NotDurable.
+    to a task or to other work, CrewGone, QuotaExceeded, Closed, DefinitionChanged, NotDurable.
     """
     calls = script_call(keys, uid, run, max_queued, reply_to)
     done = 0
@@ -114,15 +119,10 @@ async def submit(
                 reply = await scripts.run(client, "submit_run", names, args)
         else:
             reply = await durable.run_script(client, "submit_run", names, args, durability, [run.id])
-        if reply[0] == "gone":
-            raise crew_gone(keys)
-        if reply[0] == "changed":
-            raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {run.digest!r} by now")
-        if reply[0] == "full":
-            if len(run.steps) > max_queued:
-                reason = f"a run of crew {keys.crew!r} has {len(run.steps)} steps, and tasks.maxQueued is {max_queued}"
-                raise InvalidInput(Problem(reason, "Raise tasks.maxQueued of the crew.", path="tasks.maxQueued"))
-            raise queue_full(keys, max_queued)
+        if reply[0] == "full" and len(run.steps) > max_queued:
+            reason = f"a run of crew {keys.crew!r} has {len(run.steps)} steps, and tasks.maxQueued is {max_queued}"
+            raise InvalidInput(Problem(reason, "Raise tasks.maxQueued of the crew.", path="tasks.maxQueued"))
+        refusals.check(keys, reply, digest=run.digest, max_queued=max_queued)
         if reply[1] == "conflict":
             raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
         if reply[1] == "other":
@@ -195,8 +195,8 @@ async def result(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> R
             raise not_found(keys, task_id)
         if now[step[1]].status is not TaskState.SKIPPED:
             return None
-        cancelled = run.status in (RunState.CANCELLING, RunState.CANCELLED)
-        error = "skipped: the run was cancelled" if cancelled else "skipped: something before it failed"
+        why = "the run was cancelled" if run.status in _CANCELLED else "something before it failed"
+        error = f"skipped: {'its condition (when) does not hold' if now[step[1]].is_passed_over else why}"
         return TaskResult(task_id=task_id, agent_name=now[step[1]].agent, success=False, error=error, attempt=0)
     with outages.translated():
         task_state, stored = await client.hmget(keys.task(task_id), ["state", "result"])
@@ -244,7 +244,8 @@ async def _run_result(
         steps = steps_of(graph, over=True)
     results = {s.name: _result(stored[s.name], f"{run_id}/{s.name}", s.agent) for s in steps if s.name in stored}
     outputs = {name: r.output for name, r in results.items() if r.success}
-    errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success]
+    delegated = {s.name for s in steps if s.kind == "delegated"}  # whose failures are those of who delegated
+    errors = [f"{name}: {r.error}" for name, r in results.items() if not r.success and name not in delegated]
     if state is RunState.CANCELLED and not errors:
         errors = [f"cancelled: {why}" if why else "cancelled"]
     return RunResult(
@@ -255,6 +256,7 @@ async def _run_result(
         error="\n".join(errors) or None,
         steps=results,
         skipped=tuple(s.name for s in steps if s.status is TaskState.SKIPPED),
+        passed_over=tuple(s.name for s in steps if s.is_passed_over),
         usage=sum((r.usage for r in results.values() if r.usage), Usage()),
         # the store's clock may have gone back meanwhile
         execution_time_ms=max((finished - submitted).total_seconds(), 0) * 1000 if submitted and finished else 0.0,
@@ -262,8 +264,9 @@ async def _run_result(
     )
 
 
-async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, steps: Sequence[str]) -> dict[str, Any]:
-    """Returns the outputs of these steps of a run, in the order asked. Steps without a result are left out.
+async def outputs(client: Reads, keys: CrewKeys, run_id: str, steps: Sequence[str]) -> dict[str, Any]:
+    """Returns the outputs of these steps of a run, in the order asked; of one that failed, an error value
+    (`plan/values.py:error`). Steps without a result are left out.
 
     Raises NotFound when one can't be read.
     """
@@ -273,15 +276,21 @@ async def outputs(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step
         stored = await client.hmget(keys.run_results(run_id), list(steps))
     found = {}
     for name, text in zip(steps, stored, strict=True):
-        if text is not None:
-            result = _result(text, f"{run_id}/{name}")
-            if isinstance(result, _Unreadable):
-                raise NotFound(f"step {name!r} of run {run_id!r} has no output that can be read: {result.error}")
-            found[name] = result.output
+        if text is None:
+            continue
+        with suppress(ValueError, TypeError):  # bytes that are no text
+            whole = from_json(text)  # takes a twentieth of the model's time, which only an error needs
+            if isinstance(whole, dict) and whole.get("success") is True:
+                found[name] = whole.get("output")
+                continue
+        result = _result(text, f"{run_id}/{name}")
+        if isinstance(result, _Unreadable):
+            raise NotFound(f"step {name!r} of run {run_id!r} has no output that can be read: {result.error}")
+        found[name] = result.output if result.success else values.error(name, result)
     return found
 
 
-async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, names: Sequence[str]) -> dict[str, str]:
+async def inputs(client: Reads, keys: CrewKeys, task_id: str, names: Sequence[str]) -> dict[str, str]:
     """The inputs of a run or task."""
     if not names:
         return {}
@@ -292,16 +301,6 @@ async def inputs(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, name
         if step is None and not any(values):
             values = await client.hmget(keys.task(task_id), fields)
     return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
-
-
-async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> str | None:
-    """The agent of a step; None where the run has no such step."""
-    with outages.translated():
-        stored = await client.hget(keys.run_steps(run_id), step)
-    if stored is None:
-        return None
-    with readable(keys, f"{run_id}/{step}"):
-        return packed.Step.unpack(str(stored)).agent
 
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
@@ -386,6 +385,7 @@ def steps_of(graph: Mapping[str, str], *, over: bool) -> tuple[StepStatus, ...]:
                 started_at=time_of(step.started_ms),
                 finished_at=time_of(step.finished_ms),
                 tokens=step.usage.total_tokens if step.usage else 0,
+                kind=step.kind,
             )
         )
     return tuple(sorted(found, key=lambda s: s.index))

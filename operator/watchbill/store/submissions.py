@@ -13,10 +13,11 @@ from typing import Any
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, DefinitionChanged, WatchbillError
+from watchbill.errors import Conflict, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import durability as durable
-from watchbill.store.queue import BATCH, BATCH_BYTES, crew_gone, other_work, queue_full
+from watchbill.store import refusals
+from watchbill.store.queue import BATCH, BATCH_BYTES, other_work
 from watchbill.tasks import Durability, Priority
 
 
@@ -55,8 +56,8 @@ async def submit(
 
     An id that is already there, with the same `work`, is the same task: nothing is added. `digest`: the definition
     they were checked against. Raises CrewGone, NotDurable, and, where nothing of that batch was stored, QueueFull,
-    DefinitionChanged when the crew has another definition, Conflict when an id belongs to a run or to other work. The
-    error's `stored` has the ids of the batches before.
+    QuotaExceeded, Closed, DefinitionChanged when the crew has another definition, Conflict when an id belongs to a run
+    or to other work. The error's `stored` has the ids of the batches before.
     """
     call = _Call(client, keys, uid, max_queued, reply_to, digest, durability)
     source, size = iter(submissions), min(BATCH, max_queued)  # more than the bound would never find room
@@ -102,13 +103,8 @@ class _Call:
         else:
             ids = [submission.id for submission in batch]
             reply = await durable.run_script(self.client, "submit", names, args, self.durability, ids)
+        refusals.check(self.keys, reply, digest=self.digest, max_queued=self.max_queued)
         match reply[0]:
-            case "gone":
-                raise crew_gone(self.keys)
-            case "changed":
-                raise DefinitionChanged(f"crew {self.keys.crew!r} has another definition than {self.digest!r} by now")
-            case "full":
-                raise queue_full(self.keys, self.max_queued)
             case "conflict":
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             case "other":

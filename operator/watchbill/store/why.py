@@ -12,9 +12,9 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.names import CLASSES, RETURNED, CrewKeys, split_step_id
-from watchbill.plan.whereabouts import Attempt, Ended, Holder, Place, Seen, Workers
-from watchbill.store import figures, packed, runs
+from watchbill.names import CLASSES, LIMITED, RETURNED, CrewKeys, split_step_id
+from watchbill.plan.whereabouts import AgentLimit, Attempt, Ended, Holder, Place, Seen, Workers
+from watchbill.store import checkpoints, figures, packed, runs
 from watchbill.tasks import RUN_TERMINAL, Priority, RunState, RunStatus
 
 ENDED_MOST: Final = 100
@@ -45,7 +45,8 @@ async def seen(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, max_at
         raise runs.not_found(keys, task_id)
     with runs.readable(keys, task_id):
         from_ms = _time_of(recent[-1][0]) if len(recent) == ENDED_MOST else 0
-        found = _seen(keys, task_id, answer, before)
+        count, last = await checkpoints.last(client, keys, task_id)
+        found = dataclasses.replace(_seen(keys, task_id, answer, before), checkpoints=count, last_checkpoint=last)
         return dataclasses.replace(found, max_attempts=max_attempts, ended=_ended(recent), ended_from_ms=from_ms)
 
 
@@ -57,7 +58,8 @@ async def _ask(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str, behind
 
 
 def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> Seen:
-    now_ms, owner, suspended, record, of_run, graph, holder, wish, (aside, aside_ms), place, classes, workers = answer
+    now_ms, owner, suspended, record, of_run, graph, holder, wish, (aside, aside_ms), place, classes, *rest = answer
+    workers, closed, limit = rest
     run, active, parallel = _run(keys, task_id, of_run, graph)
     found = Seen(
         crew=keys.crew,
@@ -65,7 +67,9 @@ def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> S
         now_ms=now_ms,
         managed=bool(owner),
         suspended=bool(suspended),
+        hold="" if closed.isdecimal() else closed,
         holder=_holder(holder, now_ms),
+        limit=_limit(limit),
         wish=packed.StopRequest.unpack(wish).what if wish else "",
         aside=aside,
         aside_ms=int(float(aside_ms or 0)),
@@ -78,7 +82,7 @@ def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> S
     )
     if not record:
         return dataclasses.replace(found, priority=Priority(int(of_run[5]))) if of_run else found
-    state, agent, priority, attempt, submitted, started, finished, tried = record
+    state, agent, priority, attempt, submitted, started, finished, tried, approvals, waits = record
     return dataclasses.replace(
         found,
         state=state,
@@ -88,10 +92,12 @@ def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> S
         submitted_ms=int(submitted or 0),
         started_ms=int(started or 0),
         finished_ms=int(finished or 0),
+        postponed=packed.postponed(waits, found.aside_ms) if aside == "delayed" else "",
         tried=[
             Attempt(one.number, "failed", one.worker, max(one.ended_ms - one.started_ms, 0) / 1000, one.message)
             for one in packed.tried(tried)
         ],
+        approvals=packed.approvals(approvals),
     )
 
 
@@ -120,10 +126,26 @@ def _run(
     return status, int(active or 0), int(parallel or 0)
 
 
+def _limit(found: Sequence[Any]) -> AgentLimit | None:
+    if not found:
+        return None
+    most, held, every_us, burst, next_ms, before = found
+    return AgentLimit(
+        running=int(held),
+        most=int(most) if most else None,
+        every_seconds=int(every_us) / 1e6 if every_us else None,
+        burst=int(burst or 1),
+        next_seconds=int(next_ms or 0) / 1000,
+        before=before,
+    )
+
+
 def _holder(found: Sequence[Any], now_ms: int) -> Holder | None:
     if not found:
         return None
     held = packed.Holder.unpack(found[0])
+    if held.incarnation.startswith(LIMITED):
+        return None
     left = int(float(found[1])) - now_ms if found[1] != "" else None
     return Holder(held.incarnation, held.attempt, held.started_ms, left, held.incarnation == RETURNED)
 

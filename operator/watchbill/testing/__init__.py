@@ -29,7 +29,7 @@ An `LLMAgent`, against a real HTTP server that speaks OpenAI's protocol and cost
             assert await runner.run(testing.context(prompt="6 * 7?")) == "42"
             assert model.requests[0].prompt == "6 * 7?"
 
-Everything listens on loopback only, and is gone when its block ends.
+Everything listens on loopback only, unless FakeModel is given a `host`, and is gone when its block ends.
 """
 
 from __future__ import annotations
@@ -39,19 +39,35 @@ from contextlib import asynccontextmanager
 
 from watchbill.embedded import EmbeddedStore
 from watchbill.testing.contexts import RecordingContext, context
+from watchbill.testing.fake_answers import (
+    ANTHROPIC,
+    CHAT,
+    RESPONSES,
+    Answer,
+    CutOff,
+    ErrorAnswer,
+    Expired,
+    Refusal,
+    Streamed,
+    ToolCall,
+)
 from watchbill.testing.fake_clock import FakeClock
-from watchbill.testing.fake_model import CHAT, RESPONSES, Answer, CutOff, ErrorAnswer, FakeModel, Request, ToolCall
+from watchbill.testing.fake_model import FakeModel, Request
 
 __all__ = [
+    "ANTHROPIC",
     "CHAT",
     "RESPONSES",
     "Answer",
     "CutOff",
     "ErrorAnswer",
+    "Expired",
     "FakeClock",
     "FakeModel",
     "RecordingContext",
+    "Refusal",
     "Request",
+    "Streamed",
     "ToolCall",
     "context",
     "store",

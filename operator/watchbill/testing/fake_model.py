@@ -1,49 +1,33 @@
-"""A model that answers by script, behind a real HTTP server that speaks OpenAI's two APIs."""
+"""A model that answers by script, behind a real HTTP server that speaks OpenAI's two APIs and Anthropic's."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from aiohttp import web
 
-CHAT: Final = "chat"
-RESPONSES: Final = "responses"
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """The model asks for a tool."""
-
-    name: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorAnswer:
-    """The provider answers with this HTTP status instead, and with these headers, as `{"Retry-After": "25"}`."""
-
-    status: int
-    message: str = "scripted error"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    code: int | str | None = None
-    """Code of the error in the body. Gateways answer with status 200, and put the real status here."""
-
-
-@dataclass(frozen=True, slots=True)
-class CutOff:
-    """The model's text ends here, because it has reached its limit of tokens (`max_tokens`)."""
-
-    text: str
-
-
-Answer = str | CutOff | ToolCall | Sequence[ToolCall] | ErrorAnswer
-"""An answer of a model: text, text that is cut off, one or more tool calls, or an error."""
+from watchbill.testing.fake_answers import (
+    ANTHROPIC,
+    BODIES,
+    CHAT,
+    RESPONSES,
+    STREAMS,
+    Answer,
+    ErrorAnswer,
+    Expired,
+    Made,
+    Streamed,
+    error,
+    has_text,
+)
+from watchbill.testing.fake_batches import FakeBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +35,29 @@ class Request:
     """A request to the model."""
 
     api: str
-    """`chat` or `responses`: which of OpenAI's two APIs was used."""
+    """`chat` or `responses`, which are OpenAI's two APIs, or `anthropic`."""
     body: dict[str, Any]
     """The request as sent."""
     headers: Mapping[str, str] = field(repr=False)
+    batch: str = ""
+    """The id of the batch that it came with; empty: it came by itself."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The conversation so far, in the form of its API."""
-        found: list[dict[str, Any]] = self.body["messages" if self.api == CHAT else "input"]
+        found: list[dict[str, Any]] = self.body["input" if self.api == RESPONSES else "messages"]
         return found
 
     @property
     def prompt(self) -> str:
         """The last thing the user said."""
-        said = [m["content"] for m in self.messages if m.get("role") == "user"]
-        return _text(said[-1]) if said else ""
+        said = [_text(m["content"]) for m in self.messages if m.get("role") == "user"]
+        return next((text for text in reversed(said) if text or self.api != ANTHROPIC), "")
 
     @property
     def instructions(self) -> str:
         """The system prompt."""
-        given = [self.body.get("instructions") or ""]
+        given = [self.body.get("instructions") or "", _text(self.body.get("system") or "")]
         given += [_text(m["content"]) for m in self.messages if m.get("role") in {"system", "developer"}]
         return "\n".join(filter(None, given))
 
@@ -83,19 +69,25 @@ class Request:
     @property
     def tool_results(self) -> list[str]:
         """The results of tools so far, in order."""
+        if self.api == ANTHROPIC:
+            parts = [part for m in self.messages if isinstance(m["content"], list) for part in m["content"]]
+            return [_text(part.get("content") or "") for part in parts if part["type"] == "tool_result"]
         if self.api == CHAT:
             return [_text(m["content"]) for m in self.messages if m.get("role") == "tool"]
         return [_text(m["output"]) for m in self.messages if m.get("type") == "function_call_output"]
 
 
 class FakeModel:
-    """A model behind a real HTTP server on 127.0.0.1, speaking OpenAI's chat completions and responses.
+    """A model behind a real HTTP server, speaking OpenAI's chat completions and responses, and Anthropic's
+    messages, at once or as a stream.
 
     `answers` is a list, given out in order, or a function of the `Request`, sync or async (await something that
     never comes, to try a timeout). A request beyond the list is answered with HTTP 500, and the message says so.
-    Every answer claims to have cost `input_tokens` and `output_tokens`.
+    Every answer claims to have cost `input_tokens` and `output_tokens`. It listens at `host` and `port`, 0 for one that
+    is free: in a pod, `host="0.0.0.0"` lets a crew's workers in.
 
-    Use it as an async context manager, and its `base_url` as the agent's `baseURL`. `requests` has what was asked.
+    Use it as an async context manager, and its `base_url` as the agent's `baseURL`; for models of `anthropic:` its
+    `anthropic_url`. `requests` has what was asked; what comes in a batch (`batches`) is asked when that ends.
     """
 
     def __init__(
@@ -104,8 +96,13 @@ class FakeModel:
         *,
         input_tokens: int = 10,
         output_tokens: int = 5,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self.requests: list[Request] = []
+        self._address = (host, port)
+        self.batches = FakeBatches(self._respond)
+        """Its batch APIs."""
         self._answers = answers
         self._usage = (input_tokens, output_tokens)
         self._ids = itertools.count(1)
@@ -119,14 +116,20 @@ class FakeModel:
             raise RuntimeError("FakeModel isn't started: use it as `async with FakeModel(...) as model:`")
         return self._base_url
 
+    @property
+    def anthropic_url(self) -> str:
+        """The server's URL as Anthropic's library takes it."""
+        return self.base_url.removesuffix("/v1")
+
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/responses", self._responses)
+        for path, api in (("chat/completions", CHAT), ("responses", RESPONSES), ("messages", ANTHROPIC)):
+            app.router.add_post(f"/v1/{path}", functools.partial(self._handle, api))
+        self.batches.add_routes(app.router)
         # A handler that waits for ever, as a timeout's test wants, must not hold up the end.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, *self._address).start()
         host, port = self._runner.addresses[0][:2]
         self._base_url = f"http://{host}:{port}/v1"
         return self
@@ -138,8 +141,18 @@ class FakeModel:
             await self._runner.cleanup()
             self._runner = None
 
+    async def _respond(
+        self, api: str, body: dict[str, Any], headers: Mapping[str, str], batch: str
+    ) -> tuple[Answer, dict[str, Any]]:
+        answer = await self._scripted(Request(api, body, headers, batch))
+        if isinstance(answer, ErrorAnswer | Expired):
+            return answer, {}
+        return answer, BODIES[api](Made(answer, body.get("model", ""), *self._usage, self._ids))
+
     async def _answer(self, api: str, received: web.Request) -> Answer:
-        request = Request(api, await received.json(), dict(received.headers))
+        return await self._scripted(Request(api, await received.json(), dict(received.headers)))
+
+    async def _scripted(self, request: Request) -> Answer:
         self.requests.append(request)
         if callable(self._answers):
             answer = self._answers(request)
@@ -149,96 +162,40 @@ class FakeModel:
             return ErrorAnswer(500, f"FakeModel has {len(self._answers)} answers, and this is request {number}")
         return self._answers[number - 1]
 
-    async def _chat(self, received: web.Request) -> web.Response:
-        answer = await self._answer(CHAT, received)
+    async def _handle(self, api: str, received: web.Request) -> web.StreamResponse:
+        answer = await self._answer(api, received)
+        if isinstance(answer, Expired):
+            answer = ErrorAnswer(500, "only a request of a batch can expire")
         if isinstance(answer, ErrorAnswer):
-            return _error(answer)
-        calls = [
-            {
-                "id": self._id("call"),
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments))},
-            }
-            for call in _calls(answer)
-        ]
-        text, finish = _said(answer), "length" if isinstance(answer, CutOff) else "tool_calls" if calls else "stop"
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if calls:
-            message["tool_calls"] = calls
-        spent, made = self._usage
-        return web.json_response(
-            {
-                "id": self._id("chatcmpl"),
-                "object": "chat.completion",
-                "created": 0,
-                "model": self.requests[-1].body.get("model"),
-                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-                "usage": {"prompt_tokens": spent, "completion_tokens": made, "total_tokens": spent + made},
-            }
-        )
-
-    async def _responses(self, received: web.Request) -> web.Response:
-        answer = await self._answer(RESPONSES, received)
-        if isinstance(answer, ErrorAnswer):
-            return _error(answer)
-        output: list[dict[str, Any]] = [
-            {
-                "type": "function_call",
-                "id": self._id("fc"),
-                "call_id": self._id("call"),
-                "name": call.name,
-                "arguments": json.dumps(dict(call.arguments)),
-                "status": "completed",
-            }
-            for call in _calls(answer)
-        ]
-        status = "incomplete" if isinstance(answer, CutOff) else "completed"
-        if (text := _said(answer)) is not None:
-            content = [{"type": "output_text", "text": text, "annotations": []}]
-            identity = {"type": "message", "id": self._id("msg"), "role": "assistant"}
-            output.append({**identity, "status": status, "content": content})
-        spent, made = self._usage
-        return web.json_response(
-            {
-                "id": self._id("resp"),
-                "object": "response",
-                "created_at": 0,
-                "model": self.requests[-1].body.get("model"),
-                "status": status,
-                "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-                "output": output,
-                "parallel_tool_calls": True,
-                "tool_choice": "auto",
-                "tools": [],
-                "usage": {
-                    "input_tokens": spent,
-                    "input_tokens_details": {"cached_tokens": 0},
-                    "output_tokens": made,
-                    "output_tokens_details": {"reasoning_tokens": 0},
-                    "total_tokens": spent + made,
-                },
-            }
-        )
-
-    def _id(self, kind: str) -> str:
-        return f"{kind}_{next(self._ids)}"
+            return web.json_response(error(answer, api), status=answer.status, headers=answer.headers)
+        body = self.requests[-1].body
+        made = Made(answer, body.get("model", ""), *self._usage, self._ids)
+        if body.get("stream"):
+            return await _stream(api, made, received)
+        return web.json_response(BODIES[api](made))
 
 
-def _calls(answer: Answer) -> Sequence[ToolCall]:
-    if isinstance(answer, ToolCall):
-        return [answer]
-    return [] if isinstance(answer, str | CutOff | ErrorAnswer) else answer
-
-
-def _said(answer: Answer) -> str | None:
-    if isinstance(answer, CutOff):
-        return answer.text
-    return answer if isinstance(answer, str) else None
-
-
-def _error(answer: ErrorAnswer) -> web.Response:
-    error = {"message": answer.message, "type": "scripted", "code": answer.code}
-    return web.json_response({"error": error}, status=answer.status, headers=answer.headers)
+async def _stream(api: str, made: Made, received: web.Request) -> web.StreamResponse:
+    """Sends an answer as events, one by one."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(received)
+    told = made.answer if isinstance(made.answer, Streamed) else Streamed(made.pieces)
+    left = len(told.pieces)
+    for event in STREAMS[api](made):
+        kind, data = event
+        await response.write((f"event: {kind}\n" if kind else "").encode() + f"data: {json.dumps(data)}\n\n".encode())
+        if has_text(event):
+            left -= 1
+            if told.between:
+                await told.between()
+        if told.broken and left <= 0:
+            if received.transport is not None:
+                received.transport.abort()
+            return response
+    if api == CHAT:
+        await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
 
 
 def _text(content: Any) -> str:

@@ -14,6 +14,7 @@ from watchbill import init
 
 if __name__ == "__main__":
     init.begin({signal.SIGTERM: 0, signal.SIGINT: 0})  # it holds nothing yet
+    init.begin_imports()
 
 import asyncio
 import os
@@ -26,7 +27,7 @@ from typing import Final
 import uvloop
 from pydantic import Field
 
-from watchbill import background, logs
+from watchbill import background, logs, metrics
 from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Store
 from watchbill.errors import CrewGone, InvalidInput, WatchbillError
@@ -36,7 +37,7 @@ from watchbill.redaction import redact
 from watchbill.settings import Settings, read
 from watchbill.store import eviction
 from watchbill.terminal import one_line
-from watchbill.worker.health import HealthServer, observe
+from watchbill.tracing import switch
 from watchbill.worker.lease_keeper import STUCK_SECONDS
 from watchbill.worker.worker import Worker
 
@@ -64,8 +65,14 @@ def main() -> int:
     except InvalidInput as error:
         sys.stderr.write("".join(f"error: {one_line(redact(str(problem)))}\n" for problem in error.problems))
         return 2
-    logs.set_up(settings.log_level)
-    return uvloop.run(_end(settings))
+    logs.set_up(settings.log_level, logs.Handler(formatter=logs.formatter(settings.log_format)))
+    namespace, _, crew = settings.crew.partition("/")
+    switch.on(settings, crew, namespace)
+    init.imported()
+    try:
+        return uvloop.run(_end(settings))
+    finally:
+        switch.off()
 
 
 async def _end(settings: WorkerSettings) -> int:
@@ -100,6 +107,9 @@ async def _work(settings: WorkerSettings) -> bool:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: worker.stop(now=worker.stopping))
         if settings.health_port is not None:
+            from watchbill.worker.health import HealthServer, observe  # with aiohttp, which takes long to import
+
+            metrics.leave_out_created()
             health = HealthServer(
                 lambda: observe(store.client, [keys]), lambda: not worker.drained, stuck_seconds=STUCK_SECONDS
             )
@@ -110,4 +120,4 @@ async def _work(settings: WorkerSettings) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    init.leave(main())

@@ -10,7 +10,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Store
 from watchbill.names import CrewKeys
 from watchbill.store.queue import Queue
-from watchbill.worker import lease_keeper, parked, preload
+from watchbill.worker import batch_sender, lease_keeper, parked, preload
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -29,10 +29,11 @@ class AgentWork:
         self._loader = loader
         self.counts = Counts(keys.crew)
 
-    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executor:
+    def executor(self, state: WorkerState, uid: str, slots: Slots, lease: SharedLease) -> Executor:
         return Executor(
             self._store,
             self._keys,
+            uid,
             self._loader,
             lease,
             on_abandoned=slots.set_abandoned,
@@ -43,6 +44,7 @@ class AgentWork:
     def start_beside(self, state: WorkerState, queue: Queue, tasks_parked: asyncio.Event) -> list[asyncio.Task[None]]:
         return [
             background.start("parked", lambda: parked.bring_back(state, queue, self._loader, tasks_parked)),
+            background.start("batches", lambda: batch_sender.send(state, self._store.client, self._keys, queue.uid)),
             background.start("agents", lambda: preload.preload(state, queue, self._loader)),
         ]
 

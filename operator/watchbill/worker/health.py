@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import redis.asyncio
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from watchbill import metrics
 from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import WatchbillError
 from watchbill.loggers import Logger
+from watchbill.metrics.page import page
 from watchbill.names import CrewKeys
 from watchbill.store import figures
 from watchbill.worker.http import HttpServer
@@ -44,13 +44,16 @@ class HealthServer:
         is_ready: Callable[[], bool],
         *,
         stuck_seconds: float = STUCK_SECONDS,
+        is_operator: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`stuck_seconds`: an event loop that stands still for so long makes the process count as dead. For a worker
-        give what its lease keeper has: by then others have its tasks."""
+        """`is_operator`: the operator's own metrics are served, too. `stuck_seconds`: an event loop that stands still
+        for so long makes the process count as dead. For a worker give what its lease keeper has: by then others have
+        its tasks."""
         self._observe = observe
         self._is_ready = is_ready
         self._stuck_seconds = stuck_seconds
+        self._is_operator = is_operator
         self._clock = clock
         self._server = HttpServer({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
         self._served: asyncio.AbstractEventLoop | None = None
@@ -84,7 +87,7 @@ class HealthServer:
 
     # ------------------------------------------------------------ in the thread
 
-    async def _healthz(self) -> web.Response:
+    async def _healthz(self, _: web.BaseRequest) -> web.Response:
         now = self._clock.monotonic()
         if self._asked_at is None and self._served is not None:
             self._asked_at = now
@@ -96,16 +99,17 @@ class HealthServer:
     def _turned(self) -> None:
         self._asked_at = None
 
-    async def _readyz(self) -> web.Response:
+    async def _readyz(self, _: web.BaseRequest) -> web.Response:
         return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
 
-    async def _metrics(self) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.
         if self._served is not None:
             with suppress(TimeoutError):  # it is blocked
                 async with asyncio.timeout(FIGURES_SECONDS):
                     await _at(self._served, self._read_figures())
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text, content_type = page(",".join(request.headers.getall("Accept", ())), is_operator=self._is_operator)
+        return web.Response(body=text, headers={"Content-Type": content_type})
 
     async def _read_figures(self) -> None:
         """Runs on the event loop of the process."""

@@ -28,7 +28,7 @@ HEAD_SECONDS: Final = 5.0
 CONNECTION_SECONDS: Final = 15.0
 """Seconds that a connection may last: the request, and the making, sending and reading of the answer."""
 
-Page = Callable[[], Awaitable[web.Response]]
+Page = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 class HttpServer:
@@ -89,7 +89,7 @@ class _Server(web.Server):
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Method Not Allowed\n", headers={"Allow": "GET, HEAD"})
         try:
-            return await page()
+            return await page(request)
         except Exception:
             logger.exception("%s could not be answered", request.path)
             return web.Response(status=500, text="Internal Server Error\n")

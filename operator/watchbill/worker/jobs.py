@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
-from watchbill.event_types import Telling
 from watchbill.loggers import Logger
-from watchbill.redaction import redact
 from watchbill.store.queue import Claimed, Finished, Queue, Wish
+from watchbill.worker.agent_line import AgentLine
+from watchbill.worker.checkpoints import JobCheckpoints
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
 from watchbill.worker.execution.protocols import Executes
+from watchbill.worker.execution.reading import NOTHING, Read
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.reports import Reports
 from watchbill.worker.slots import Slots
@@ -74,7 +75,7 @@ class Jobs:
     async def _read(self, incarnation: Incarnation, job: Job) -> None:
         """Reads what the task needs, then runs it."""
         try:
-            inputs, outputs = await self._executor.read(job.task)
+            read = await self._executor.read(job.task)
         except (AgentNotLoadable, NewerRecord) as error:
             self._set_aside(incarnation, job, error)
         except NotFound as error:
@@ -88,12 +89,13 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._end(incarnation, job, self._executor.broken(job.task, error))
         else:
-            self._run(incarnation, job, inputs, outputs)
+            self._run(incarnation, job, read)
 
-    def _run(self, incarnation: Incarnation, job: Job, *read: Mapping[str, Any]) -> None:
+    def _run(self, incarnation: Incarnation, job: Job, read: Read = NOTHING) -> None:
         try:
-            tell, end = partial(self._tell, incarnation, job), partial(self._end, incarnation, job)
-            job.attempt = self._executor.begin(job.task, tell, end, *read)
+            line, end = AgentLine(self._state, self._queue, incarnation, job), partial(self._end, incarnation, job)
+            connect = partial(JobCheckpoints, self._state, self._queue, incarnation, job)
+            job.attempt = self._executor.begin(job.task, line, end, read, connect_checkpoints=connect)
             if job.reading is not None or job.claimed != job.begun:
                 self._counts.begin_delay(self._now() - job.claimed)
         except AgentNotLoadable as error:
@@ -103,20 +105,6 @@ class Jobs:
         except BaseException as error:  # likewise
             logger.exception("task %s could not be run", job.task.id)
             self._end(incarnation, job, self._executor.broken(job.task, error))
-
-    async def _tell(self, incarnation: Incarnation, job: Job, told: Telling) -> None:
-        if job.telling is None:
-            job.telling = asyncio.Lock()
-        async with job.telling:  # in order: the store takes a smaller number than the last for a repeat
-            if incarnation.jobs.get(job.task.id) is not job:
-                return  # a thread that outlived its task, or even its incarnation: nobody would close what it opened
-            if job.task.id in incarnation.unannounced:  # the feed has the beginning before all that is told
-                await self._state.persist(lambda: self._queue.finish(incarnation.name, [], announced=[job.task]))
-                incarnation.unannounced.pop(job.task.id, None)
-            job.told += 1
-            number, scope = job.told, told.scope and redact(told.scope)[: results.MESSAGE_MAX]
-            clean = replace(told, message=redact(told.message)[: results.MESSAGE_MAX], scope=scope)
-            await self._state.persist(lambda: self._queue.say(incarnation.name, job.task, clean, number))
 
     def _end(self, incarnation: Incarnation, job: Job, finished: Finished, ran_seconds: float | None = None) -> None:
         self._mean += (self._now() - job.begun - self._mean) / 8

@@ -159,7 +159,7 @@ class LeaseKeeper:
             return False
         now = self._now()
         if now - self._renewed_at > interval * 1.5:
-            metrics.RENEWALS_LATE.labels(self._queue.keys.crew).inc()
+            metrics.RENEWALS_LATE.labels(*metrics.of_crew(self._queue.keys.crew)).inc()
         if now - self._renewed_at > interval * 2:
             self.wait_before_take_over(interval)
         self._renewed_at = now
@@ -200,7 +200,8 @@ class LeaseKeeper:
         frame = sys._current_frames().get(self._loop_thread)
         found = attempt.on_stack(frame)
         agent = found.role.agent.agent_id if found else ""
-        metrics.LOOP_BLOCKED.labels(self._queue.keys.crew, agent).inc()
+        of_crew = metrics.of_crew(self._queue.keys.crew)
+        metrics.LOOP_BLOCKED.labels(*of_crew, metrics.AGENTS.shown(of_crew, agent)).inc()
         logger.warning(
             "the event loop has been blocked for %.0f s%s. Make the agent's `run` a plain `def` (it then runs in a "
             'thread), ask for a process (runs_in = "process"), or await what it waits for. It stands at:\n%s',

@@ -13,7 +13,8 @@ from watchbill.clock import wait_for_event
 from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.names import split_step_id
-from watchbill.store import definitions, packed, runs
+from watchbill.plan import flow
+from watchbill.store import definitions, help_requests, packed, runs
 from watchbill.store.queue import Queue
 from watchbill.worker.state import WorkerState
 
@@ -33,6 +34,8 @@ async def bring_back(state: WorkerState, queue: Queue, loader: AgentLoader, park
         search = _Search(queue, loader, state.persist)
         with suppress(WatchbillError, redis.exceptions.RedisError):  # NotFound, say: the crew may come back
             await search.bring_back()
+            if search.is_left:
+                await help_requests.ask(queue.client, queue.keys, queue.uid)
         pause = UNPARK_AGAIN_SECONDS if search.brought else UNPARK_SECONDS
         if search.met_unreadable:
             pause = min(pause, UNREADABLE_AGAIN_SECONDS)
@@ -48,13 +51,17 @@ class _Search:
         self._loader = loader
         self._persist = persist
         self._can_run: dict[tuple[str, str], bool] = {}
+        self._plans: dict[str, flow.Plan] = {}
         self.brought = 0
+        self.is_left = False
+        """Some tasks stay parked, as far as this worker knows."""
         self.met_unreadable = False
 
     async def bring_back(self) -> None:
         for agent, members in (await self._persist(self._queue.parked_agents)).items():
             digests = await self._persist(lambda m=members: self._digests(m))  # type: ignore[misc]
             mine = [m for m, digest in zip(members, digests, strict=True) if await self._runs(agent, digest)]
+            self.is_left |= len(mine) < len(members)
             if mine:
                 self.brought += await self._persist(lambda m=mine: self._queue.unpark(m))  # type: ignore[misc]
 
@@ -73,12 +80,15 @@ class _Search:
 
     async def _can_load(self, agent: str, digest: str) -> bool:
         try:
-            crew = await self._persist(lambda: definitions.load(self._queue.client, self._queue.keys, digest))
-            definition = crew.agent(agent)
+            if digest not in self._plans:
+                crew = await self._persist(lambda: definitions.load(self._queue.client, self._queue.keys, digest))
+                self._plans[digest] = flow.Plan(crew)
+            plan = self._plans[digest]
+            definition = plan.member(agent)
             if definition is None:
                 return True  # it will fail, and say so
-            self._loader.load(crew, definition)
-            self._loader.tools(crew, definition)
+            self._loader.load(plan.crew, definition)
+            self._loader.tools(plan.crew, definition)
         except NewerRecord:
             self.met_unreadable = True
             return False

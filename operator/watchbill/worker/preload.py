@@ -6,11 +6,14 @@ So it is known before the first task that a class isn't there, can't be imported
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from watchbill.agents.loading import AgentLoader
-from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound
+from watchbill.agents.tools import Tool
+from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.loggers import Logger
+from watchbill.plan import flow
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
@@ -49,16 +52,29 @@ async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None
 
 async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> bool:
     all_loaded = True
-    for agent in crew.agents:
+    for agent in flow.members(crew):
         await asyncio.sleep(0)
         try:
             loader.load(crew, agent)
-            loader.tools(crew, agent)
+            tools = loader.tools(crew, agent, name)
         except AgentNotLoadable as error:
             logger.warning("crew %s: %s", name, error)
             all_loaded = False
+        else:
+            await _begin_servers(tools.values(), name)
     if all_loaded:
         for problem in loader.ready(crew):  # a key that is missing, say
             logger.warning("crew %s: %s", name, problem)
             all_loaded = False
     return all_loaded
+
+
+async def _begin_servers(tools: Iterable[Tool], crew: str) -> None:
+    """Begins the tool servers of an agent, so that it is known before its first task when one is out or lacks a tool.
+    That is only logged: a server may come later."""
+    for tool in tools:
+        if tool.listed is not None:
+            try:
+                await tool.listed()
+            except WatchbillError as error:
+                logger.warning("crew %s: %s", crew, error)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import redis
 
+from watchbill import tracing
 from watchbill.errors import CrewGone, Fenced, StoreRefuses, StoreUnavailable
 from watchbill.loggers import Logger
+from watchbill.names import STEP_SEPARATOR
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
@@ -88,9 +90,16 @@ class Reports:
             del batch[0]
 
     def account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
-        """Counts what became of results."""
+        """Counts what became of results, and the runs that ended with them."""
         self.reported += len(batch)
         for finished, outcome in zip(batch, outcomes, strict=True):
             if outcome == "stale":
                 logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
-            self._counts.ended(finished.task.agent, outcome if outcome == "stale" else finished.outcome)
+            task, shown = finished.task, outcome if outcome == "stale" else finished.outcome
+            self._counts.ended(task.agent, shown, is_step=STEP_SEPARATOR in task.id)
+        while self._queue.ended_runs:
+            run_id, state, seconds = self._queue.ended_runs.pop()
+            self._counts.run_ended(state, seconds)
+            if tracing.active is not None:
+                payload = next((ended.task.payload for ended in batch if ended.task.run_id == run_id), "")
+                tracing.run_ended(self._queue.keys.crew, run_id, state, seconds, payload)

@@ -51,8 +51,8 @@ class Work(Protocol):
     poll_seconds: float
     """Seconds between two checks of the lease keeper."""
 
-    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Executes:
-        """Returns what begins attempts. Called once."""
+    def executor(self, state: WorkerState, uid: str, slots: Slots, lease: SharedLease) -> Executes:
+        """Returns what begins attempts. Called once. `uid`: the crew's."""
         ...
 
     def start_beside(
@@ -96,7 +96,7 @@ class Shift:
         self._counts = work.counts
         self._slots = Slots(state, slots, recycle=recycle)
         lease = SharedLease(monotonic=clock.monotonic)
-        self._executor = work.executor(state, self._slots, lease)
+        self._executor = work.executor(state, current.uid, self._slots, lease)
         self._reports = Reports(state, queue, self._counts)
         self._jobs = Jobs(state, queue, self._executor, self._slots, self._counts, self._reports)
         self._orders = Orders(state, queue, self._jobs, self._lease_ms)

@@ -39,6 +39,8 @@ class WorkerState:
         """Set when something has changed that the loop must see."""
         self.may_deliver = asyncio.Event()
         """Set when the crew may have something to deliver, for the part that delivers."""
+        self.may_send = asyncio.Event()
+        """Set when a request was gathered for a batch, for the part that sends."""
         self.stop_by: float | None = None
         """The end of the grace period, by the clock's `monotonic`; None until somebody stops the worker."""
         self.draining = False

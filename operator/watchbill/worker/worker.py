@@ -10,6 +10,7 @@ import asyncio
 import random
 from typing import Final
 
+from watchbill import logs
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import Store
@@ -19,7 +20,7 @@ from watchbill.names import CrewKeys
 from watchbill.store import definitions
 from watchbill.worker.agent_work import AgentWork
 from watchbill.worker.delivering.deliveries import Deliveries
-from watchbill.worker.delivering.sending import Delivering
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.shift import Shift
 from watchbill.worker.state import WorkerState
 
@@ -88,6 +89,7 @@ class Worker:
     async def run(self) -> None:
         """Works until `stop`, or until it recycles. Raises CrewGone when the crew was deleted or replaced, NotFound
         when there is no such crew, WatchbillError when abandoned agents hold all slots and it may not recycle."""
+        logs.bind({"crew": self._keys.crew})
         current = await self._crew()
         if current is None:
             self._state.ended = True
@@ -112,6 +114,7 @@ class Worker:
             told=self._state.may_deliver,
         )
         self._deliveries.start()
+        logger.info("works for crew %s, on %d tasks at once", self._keys.crew, slots)
         try:
             await self._shift.run()
         finally:

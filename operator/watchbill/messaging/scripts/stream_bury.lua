@@ -12,13 +12,16 @@ local stream, dead = KEYS[1], KEYS[2]
 local group, error = ARGV[1], ARGV[2]
 local FIRST = 3
 local FIELDS = 4000     -- of an entry, names and values: Lua can't pass on many more
+local BYTES = 1048576   -- of an entry that a letter carries: a larger one is not kept twice
 
 local function write_letter(id, given)
   local entry = redis.call('XRANGE', stream, id, id)[1]
   if not entry then return end
-  local fields, said = entry[2], error
-  if #fields > FIELDS then
-    fields, said = {}, 'It has too many fields for a copy, and is still in the stream. ' .. error
+  local fields, said, bytes = entry[2], error, 0
+  for i = 1, #fields do bytes = bytes + #fields[i] end
+  if #fields > FIELDS or bytes > BYTES then
+    local size = #fields / 2 .. ' fields, ' .. bytes .. ' bytes'
+    fields, said = {}, 'It is too large for a copy (' .. size .. '), and is still in the stream. ' .. error
   end
   local about = { 'wb:id', id, 'wb:group', group, 'wb:deliveries', given, 'wb:error', said }
   for i = 1, #about do fields[#fields + 1] = about[i] end

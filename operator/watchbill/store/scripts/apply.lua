@@ -1,5 +1,5 @@
 #!lua
--- uses events wake suspend
+-- uses events wake suspend limits
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
 -- KEYS fixed, then
 --   1 new_key             of the new definition
@@ -18,6 +18,8 @@
 --   11 crew
 --   12 suspended          1: no task of it is to begin; 0: they are; '': as it was
 --   13 deletion           what becomes of its work when it is deleted (close.lua); '': nobody says
+--   14 hold               why it takes no work, where `suspended` is 1; '': it does
+--   15 limited            agents with limits (lib_limits.lua); '': none has any
 --   then for each of its destinations
 --     agent               its name on the delivery queue
 --     of                  the destination (circuits.key in Python)
@@ -29,9 +31,9 @@
 --   {'leaving', uid}      a former one is not removed to its end
 local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_queued, owner, loss, generation, over = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local crew, suspended, deletion = ARGV[11], ARGV[12], ARGV[13]
+local crew, suspended, deletion, hold, limited = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
-local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation')
+local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation', 'limits')
 local uid, known_owner, old, leaving, last = known[1], known[2] or '', known[3] or '', known[4], known[5] or ''
 if leaving then return { 'leaving', leaving } end
 if uid and wanted ~= '' and uid ~= wanted then return { 'other', uid, known_owner } end
@@ -52,16 +54,52 @@ if is_new and loss ~= '' then
 end
 if deletion ~= '' then
   redis.call('HSET', META, 'deletion', deletion)
-  redis.call('HDEL', META, 'closed')     -- its Crew is there
+  reopen()     -- its Crew is there
 end
-if suspended ~= '' then suspend(crew, suspended == '1') end
+if suspended ~= '' then suspend(crew, suspended == '1', hold) end
 if owner ~= '' then redis.call('HSET', META, 'owner', owner) end     -- with it, so that a sweep finds it
 if old ~= '' and old ~= digest and redis.call('HEXISTS', META, 'ref:' .. old) == 0 then redis.call('DEL', old_key) end
 for _, c in ipairs(CLASSES) do
   redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error: it is there already, or the stream isn't
 end
+
+-- Takes up the limits of agents. What waits for a limit that is gone begins with the next
+-- claims.
+local function limit_agents(before)
+  local is_limited, wanted = {}, split(limited, LS)
+  for _, one in ipairs(wanted) do
+    local agent, every = string.match(one, '^([^\31]+)\31%d*\31(%d*)')
+    is_limited[agent] = true
+    if every == '' then redis.call('HDEL', META, 'rate:' .. agent) end
+  end
+  for _, one in ipairs(split(before, LS)) do
+    local agent = string.match(one, '^[^\31]+')
+    if not is_limited[agent] then
+      redis.call('HDEL', META, 'rate:' .. agent)
+      if redis.call('HEXISTS', META, 'limited:' .. agent) == 1 then
+        wanted[#wanted + 1] = agent .. FS .. FS .. FS
+      else
+        redis.call('HDEL', META, 'held:' .. agent)
+      end
+    end
+  end
+  limits = #wanted > 0 and table.concat(wanted, LS) or nil
+  if limits then
+    redis.call('HSET', META, 'limits', limits)
+  else
+    redis.call('HDEL', META, 'limits', 'recounted')
+  end
+  if before ~= '' then
+    ring()
+    wake(crew, true)
+  end
+end
+limits = known[6] or nil
+if (limits or '') ~= limited then limit_agents(limits or '') end
+if limits then limiting().recount() end
+
 local anew = {}
-for i = 14, #ARGV, 2 do
+for i = 16, #ARGV, 2 do
   local agent, of = ARGV[i], ARGV[i + 1]
   local before = redis.call('HGET', META, agent)
   if before and before ~= of then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders answers outbox streams steps runs ends states results releases wake stops
+-- uses events holders answers outbox streams steps runs ends states results limits releases wake stops
 -- From now on no step of this run begins; those that wait for the run's own bound are taken out, at most 500 a call.
 -- Then the steps that the caller names are cancelled as `stop` does it; it names what is on a stream, runs, or waits
 -- to be tried again or resumed, as far as it knows. The run ends with the last of it.
@@ -42,7 +42,7 @@ for _, member in ipairs(members) do
   local name = runs().name_of_bound(run_id, member)
   redis.call('ZREM', PARKED, member)
   local step = read_step(of.steps, name)
-  step.state, step.finished = 'skipped', now
+  step.state, step.finished, step.attempt = 'skipped', now, '0'      -- above 0: by its own condition
   write_step(of.steps, name, step)
 end
 if #members > 0 then redis.call('HINCRBY', of.run, 'parked', -#members) end      -- Redis 7.0 can't read -0

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders streams leases letters claims
+-- uses events holders streams leases letters limits gate claims
 -- Claims tasks, and begins some of them.
 -- KEYS fixed
 -- ARGV

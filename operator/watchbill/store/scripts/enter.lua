@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders streams leases letters claims spawns
+-- uses events holders streams leases letters limits gate claims spawns
 -- An incarnation begins, with a claim of nothing. The feeds say of those of its agents that were spawned which were not
 -- there; if no other worker lives, all of them were stopped before.
 -- KEYS fixed, then agent_events of each agent

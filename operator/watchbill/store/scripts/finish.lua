@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- uses events holders answers outbox streams steps runs ends leases letters claims items
+-- uses events holders answers outbox streams steps runs ends leases letters limits gate claims items approvals members
 -- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
 -- and runs advance; then the next claim, in the same call.
 -- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
---   (lib_items.lua); of the delivery queue then the crew's feed
+--   (lib_items.lua), and if it has approved of an agent's work that agent's agent_events; of the delivery queue then
+--   the crew's feed
 -- ARGV
 --   1 uid
 --   2 inc
@@ -19,18 +20,23 @@
 --     id
 --     fence
 --     outcome             completed | failed | dead | retry | later (this attempt doesn't count) | cancelled
---                         | interrupted
+--                         | interrupted | skipped (a step whose condition does not hold)
+--                         | approval (it waits for somebody's, and the attempt doesn't count)
+--                         | members (a step waits for others that work for it; the attempt doesn't count)
 --     ttl                 for how long the record is kept, in ms; of retry and later: after how long it is tried
---                         again; below 0: at which time, negated
+--                         again; below 0: at which time, negated; of approval: how long it waits at most
 --     spent               by all attempts; '': nothing
 --     result
 --     message
---     detail              for the dead letter
+--     detail              for the dead letter; of approval: what it is for, each perhaps with FS and the arguments of
+--                         a call, joined by LS; of members: the other steps, joined by LS; of completed: the agent
+--                         of whose work this step has approved
 -- Answers
 --   {'gone'}
 --   {'fenced'}
 --   {'unknown'}
---   {'ok', outcomes, claimed}    for each item that ends applied | repeated | stale; and what `claim` says, or {}
+--   {'ok', outcomes, claimed, runs}    for each item that ends applied | repeated | stale; what `claim` says, or {}; of
+--                                      each run that ended its state, and its time since submission in ms
 local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), KEYS[#KEYS]
 local bar = barred(uid, inc, number == '1')
@@ -74,7 +80,7 @@ for i = 1, tells do
       end
     else
       local state = redis.call('HGET', item.task, 'state')
-      if state == 'waiting' or state == 'delayed' then
+      if state == 'waiting' or state == 'delayed' or state == 'approval' then
         redis.call('HSET', item.task, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
       end
     end
@@ -85,6 +91,7 @@ end
 local TRIED_MOST = 8192           -- bytes of what is kept of failed attempts before the oldest goes
 local acked = {}                  -- class -> entries that leave the stream
 local gone, granted = {}, {}      -- ids that nobody holds any more, and those whose wish is granted
+local left = {}                   -- holders that `gone` leaves, where agents have limits
 local ended_ids = {}
 
 -- The record of a task, or of a step's run, tells of its last failed attempts, for whoever asks why it isn't done yet
@@ -108,7 +115,8 @@ local function end_item(item, h, ended)
     local step = read_step(item.steps, item.name)
     item.step, item.is_there = step, step
     is_over = step and step.finished ~= '0'
-    last = (is_over or step and (step.state == 'delayed' or step.state == 'interrupted')) and step.fence
+    local state = step and step.state
+    last = (is_over or state == 'delayed' or state == 'interrupted' or state == 'approval') and step.fence
   else
     local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply', 'deliver')
     item.is_there, is_over, item.reply, item.deliver = task[1], task[2], task[3], task[4]
@@ -117,6 +125,7 @@ local function end_item(item, h, ended)
   if not mine then return last == fence and 'repeated' or 'stale' end
   ended_ids[id] = true
   gone[#gone + 1] = id
+  if limits then left[#left + 1] = h end
   local entries = acked[h.class] or {}
   acked[h.class], entries[#entries + 1] = entries, h.entry
   local wish, wish_ttl, why = wish_of(id)
@@ -128,11 +137,15 @@ local function end_item(item, h, ended)
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
   local attempt = h.attempt      -- the last that counts
-  if ended.outcome == 'interrupted' or ended.outcome == 'later' then attempt = int(tonumber(attempt) - 1) end
+  local uncounted = ended.outcome == 'interrupted' or ended.outcome == 'later' or ended.outcome == 'approval'
+    or ended.outcome == 'members'
+  if uncounted then attempt = int(tonumber(attempt) - 1) end
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
-  if wish and (ended.outcome == 'retry' or ended.outcome == 'later' or ended.outcome == 'interrupted') then
+  if wish and (uncounted or ended.outcome == 'retry') then
     ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
   end
+  -- What was delegated can't be replayed: who delegated it has gone on.
+  if ended.outcome == 'dead' and item.step and runs().is_marked(item.step, DELEGATED) then ended.outcome = 'failed' end
   local outcome = ended.outcome
   if outcome == 'cancelled' then ended.result, ended.message = cancelled_result(item, h, why or '', ended.spent) end
   if not item.is_there then
@@ -153,7 +166,15 @@ local function end_item(item, h, ended)
     if outcome == 'retry' then
       item_event(item, 'mission_event', h.agent, ended.message)
       if item.is_there then keep_failure(item, h, ended.message) end
+    elseif ended.message ~= '' and item.is_there then      -- it may not go on yet, and says why
+      local key, field = item.run or item.task, item.run_id and 'waits:' .. item.name or 'waits'
+      redis.call('HSET', key, field, int(due) .. FS .. ended.message)
+      item_event(item, item.run_id and 'mission_work_blocked' or 'mission_event', h.agent, ended.message)
     end
+  elseif outcome == 'members' then
+    if item.step then await_members(item, ended, attempt) end
+  elseif outcome == 'approval' then
+    if item.is_there then approvals().await(item, h, ended, attempt) end
   elseif outcome ~= 'interrupted' then
     if outcome == 'dead' then
       add_letter_of(ended.message, item, h, ended.detail, ended.spent)
@@ -163,6 +184,10 @@ local function end_item(item, h, ended)
       end
     end
     conclude(item, h, ended)
+    if item.approved_events then
+      local whose = { fields = ',"parent_agent_id":' .. quote(ended.detail), streams = { item.approved_events } }
+      item_event(item, 'reviewer_approval', h.agent, '', whose)
+    end
   elseif item.is_there then
     set_aside(item, { agent = h.agent, attempt = attempt, fence = fence, why = why or ended.message,
       spent = ended.spent, due = 0 })
@@ -177,7 +202,12 @@ for i = 1, ends do
   local ended = { fence = ARGV[at + 1], outcome = ARGV[at + 2], ttl = ARGV[at + 3], spent = ARGV[at + 4],
     result = ARGV[at + 5], message = ARGV[at + 6], detail = ARGV[at + 7] }
   at = at + 8
-  outcomes[i] = end_item(next_item(id, true), unpack_holder(packed[i]), ended)
+  local item = next_item(id, true)
+  if ended.outcome == 'completed' and ended.detail ~= '' then
+    item.approved_events = KEYS[next_key]
+    next_key = next_key + 1
+  end
+  outcomes[i] = end_item(item, unpack_holder(packed[i]), ended)
 end
 
 -- 4. Entries leave the streams. Only now: had anything above failed, all would still be held, and could be sent again
@@ -187,13 +217,15 @@ for class, entries in pairs(acked) do
   redis.call('XDEL', STREAM[class], unpack(entries))
 end
 if #gone > 0 then redis.call('HDEL', HOLDERS, unpack(gone)) end
+local is_vacated = false          -- others may wait for the place of one that an agent's limits count
+for _, h in ipairs(left) do is_vacated = limiting().vacate(h) or is_vacated end
 if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
 local _, enqueued = index_ended()
-if slots <= 0 and enqueued and queued() > redis.call('HLEN', HOLDERS) then ring() end
+if slots <= 0 and (is_vacated or enqueued and queued() > redis.call('HLEN', HOLDERS)) then ring() end
 
 -- 5. The next claim.
 local claimed = slots >= 0 and claim(inc) or {}
 
 settle()
 send_answers()
-return { 'ok', outcomes, claimed }
+return { 'ok', outcomes, claimed, runs_made and runs_made.ended or {} }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders steps releases items
+-- uses events holders steps limits releases items
 -- Claimed tasks return, in order and with their attempts unchanged: their entries move to a consumer that everyone may
 -- take from, so they keep their place in the stream.
 -- KEYS fixed, then for each item its own (lib_items.lua)

@@ -34,8 +34,10 @@
 --   {'other', id}         it has fired something else last
 --   {'busy'}              what it fired last has not ended
 --   {'full'}
+--   {'held', why}         a person asked for it, and there is no room for the crew
+--   {'closed', why}       a person asked for it, and somebody has closed the crew
 --   {'fired', next slot}
---   {'already', next slot}  it was fired or told as missed before, or its crew is suspended
+--   {'already', next slot}  it was fired or told as missed before, or its crew is suspended or closed
 local policy, last, is_stopped = ARGV[1], ARGV[2], ARGV[3] == '1'
 local uid, crew, max_queued, generation, slot = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local following, guard_ms, is_task, id, definition = ARGV[9], ARGV[10], ARGV[11] == 'task', ARGV[12], ARGV[13]
@@ -58,10 +60,13 @@ local function pass()
     redis.call('HSET', heartbeat, 'next', next_slot)
   end
 end
-if slot ~= '' and redis.call('HEXISTS', META, 'suspended') == 1 then     -- the crew is: the slot passes
+local meta = redis.call('HMGET', META, 'suspended', 'closed', 'closing')
+local suspended, closed, closing = meta[1], meta[2], meta[3]
+if slot ~= '' and (suspended or closed) then     -- the crew is: the slot passes
   pass()
   return { 'already', next_slot }
 end
+if closed then return { tonumber(closed) and 'gone' or closing == closed and 'closed' or 'held', closed } end
 if redis.call('GET', guard) == uid or redis.call('EXISTS', is_task and task or of.run) == 1 then
   pass()
   return { 'already', next_slot }
@@ -97,5 +102,5 @@ redis.call('LPUSH', fired, id .. ' ' .. now)
 redis.call('LTRIM', fired, 0, KEPT - 1)
 pass()
 ring()
-if waiting == 0 then wake(crew) end
+wake(crew, false, waiting)
 return { 'fired', next_slot }

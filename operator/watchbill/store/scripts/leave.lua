@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders streams leases letters claims spawns
+-- uses events holders streams leases letters limits gate claims spawns
 -- An incarnation ends in good order. What it still holds (nothing, normally) may be taken at once. With the
 -- last one all agents are stopped.
 -- KEYS fixed, then agent_events of each agent

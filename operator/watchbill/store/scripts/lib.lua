@@ -13,6 +13,7 @@ local DELAYED, PARKED_INTERRUPT, WISHES, OUTBOX = KEYS[20], KEYS[21], KEYS[22], 
 local FIXED = 23
 local GROUP = 'workers'
 local RETURNED = 'returned'     -- consumer that holds what was handed back; it is always "dead", so anyone may take it
+local LIMITED = 'limited:'      -- and an agent: consumer of its tasks that wait for the agent's limits (lib_limits.lua)
 local FS, LS = '\31', '\30'     -- separators of packed values and of lists in them; names are printable
 local DAY = 86400
 local ALONG = 4096              -- bytes of a payload that travels with its entry, and of a result with its message
@@ -32,8 +33,14 @@ local function split(text, separator)
   return parts
 end
 
--- The crew is there, and is the one that the caller means.
-local function is_gone(uid) return redis.call('HGET', META, 'uid') ~= uid end
+-- The crew is there, and is the one that the caller means. Its agents' limits are read with that; nil: it has none, or
+-- this is its delivery queue.
+local limits
+local function is_gone(uid)
+  local known = redis.call('HMGET', META, 'uid', 'limits')
+  limits = known[2] and not string.find(HOLDERS, ':delivery:holders', 1, true) and known[2] or nil
+  return known[1] ~= uid
+end
 
 -- Why this incarnation may not write, or nil: gone | fenced | unknown (it has claimed before, the caller says, and
 -- the store doesn't know: it lost what it had). Its last claim is read with that.

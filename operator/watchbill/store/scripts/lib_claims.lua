@@ -1,5 +1,5 @@
 -- Claiming.
--- uses events holders streams leases letters
+-- uses events holders streams leases letters limits gate
 
 local DEAD_AT_ONCE = 100         -- dead incarnations that one claim looks at
 local fresh_fence                -- of all that this claim takes
@@ -23,14 +23,9 @@ local function malformed()
     return not string.find(s, '[\128-\255]')
   end
 
-  -- Takes an entry off the stream, and writes a dead letter with all that it carries.
+  -- Takes an entry off the stream, and writes a dead letter with the beginning of what it carries.
   local function discard(reason, id, class, entry, fields)
-    local raw = { 'class', class, 'entry', entry }
-    for i = 1, #fields, 2 do
-      raw[#raw + 1] = 'raw:' .. fields[i]
-      raw[#raw + 1] = fields[i + 1]
-    end
-    add_letter(reason, id, raw)
+    add_letter(reason, #id <= 512 and id or '', { 'class', class, 'entry', entry }, nil, fields)
     discarded = discarded + 1
     redis.call('XACK', STREAM[class], GROUP, entry)
     redis.call('XDEL', STREAM[class], entry)
@@ -43,7 +38,8 @@ end
 
 local function is_text(s) return not string.find(s, '[%c\128-\255]') or malformed().is_utf8(s) end
 
--- Takes one entry. `previous`: the consumer that held it, '' for a new one. False: it can't be read, and is gone.
+-- Takes one entry. `previous`: the consumer that held it, '' for a new one. False: it can't be read, and is gone; or it
+-- waits for the limits of its agent.
 local function take(inc, class, entry, fields, previous)
   local id, agent, attempt, payload, definition, inputs
   for i = 1, #fields, 2 do
@@ -60,6 +56,10 @@ local function take(inc, class, entry, fields, previous)
     return malformed().discard(reason, id or '', class, entry, fields)
   end
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
+  if limits then
+    if not gate().admit(id, agent, class, entry, attempt, wish) then return false end
+    if previous == LIMITED .. agent then previous = '' end
+  end
   local begins = begin_left > 0 and payload ~= nil and not wish
   local made = attempt and int(attempt) or '1'
   local held_as = inc .. FS .. fresh_fence .. FS .. class .. FS .. entry
@@ -87,7 +87,7 @@ local function take(inc, class, entry, fields, previous)
 end
 
 local function read_new(inc, class, room)
-  local n = 0
+  local n, before = 0, limits and gate().refused()
   local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, inc, 'COUNT', room, 'STREAMS', STREAM[class], '>')
   if reply and reply.err then       -- somebody else made the stream, or removed the group
     redis.call('XGROUP', 'CREATE', STREAM[class], GROUP, '0')
@@ -98,6 +98,8 @@ local function read_new(inc, class, room)
       if take(inc, class, e[1], e[2], '') then n = n + 1 end
     end
   end
+  -- What waits for limits fills no slot.
+  if limits and n < room and gate().may_go_on(before) then return n + read_new(inc, class, room - n) end
   return n
 end
 
@@ -124,6 +126,7 @@ local function others()
       if h.class == class and h.entry == entry then
         redis.call('HDEL', HOLDERS, all[i])
         redis.call('HDEL', WISHES, all[i])
+        if limits then limiting().vacate(h) end
         if h.known ~= '0' then count(h.agent, -1) end
       end
     end
@@ -140,9 +143,11 @@ local function others()
   local function take_over(inc, class, dead, room)
     local n = 0
     for _, gone in ipairs(dead) do
+      local first       -- the oldest that the pass before found
       while n < room do
         local pending = pending_of(class, gone, room - n)
-        if #pending == 0 then break end
+        if #pending == 0 or pending[1][1] == first then break end     -- it went back to where it waits for its limits
+        first = pending[1][1]
         for _, p in ipairs(pending) do
           local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, p[1])
           if claimed[1] and take(inc, class, claimed[1][1], claimed[1][2], gone) then
@@ -197,7 +202,22 @@ local function others()
     return true
   end
 
-  others_made = { fence = fence, take_over = take_over, oldest = oldest, remove_if_empty = remove_if_empty }
+  -- Takes what has waited for the limits of its agent and may start now, in one class, the oldest first.
+  local function take_limited(inc, class, room)
+    local n = 0
+    for _, found in ipairs(gate().ready(class, room)) do
+      local claimed = redis.call('XCLAIM', STREAM[class], GROUP, inc, 0, found.entry)[1]
+      if not claimed then
+        remove_entry(class, found.entry)
+      elseif take(inc, class, claimed[1], claimed[2], found.consumer) then
+        n = n + 1
+      end
+    end
+    return n
+  end
+
+  others_made = { fence = fence, take_over = take_over, oldest = oldest, remove_if_empty = remove_if_empty,
+    take_limited = take_limited }
   return others_made
 end
 
@@ -215,7 +235,8 @@ local function answer_again(packed, inc)
   end
 end
 
--- Takes as many entries as there is room for, the most urgent first: those of dead incarnations, then new ones.
+-- Takes as many entries as there is room for, the most urgent first: those of dead incarnations, then those that have
+-- waited for the limits of their agents, then new ones.
 -- Returns the room that is left, and whether somebody else should look.
 local function pick(inc, slots, dead, picks)
   local room, filled, waiting, total = slots, {}, lengths()
@@ -227,10 +248,16 @@ local function pick(inc, slots, dead, picks)
   local owed, tried = #filled > 1 and picks + room >= 16, false
   for _, c in ipairs(CLASSES) do      -- not only `filled`: what a dead worker holds may have been deleted
     if room > 0 and #dead > 0 then room = room - others().take_over(inc, c, dead, room) end
+    if limits and room > 0 and waiting[c] > 0 then room = room - others().take_limited(inc, c, room) end
     if room > 0 and waiting[c] > 0 then room = room - read_new(inc, c, room) end
     if owed and room > 0 and c == '1' then
       tried = true
-      local class, whose = others().oldest(filled, dead)
+      local whoever = dead
+      if limits then
+        whoever = gate().startable()
+        for _, gone in ipairs(dead) do whoever[#whoever + 1] = gone end
+      end
+      local class, whose = others().oldest(filled, whoever)
       if class and whose then
         room = room - others().take_over(inc, class, { whose }, 1)
       elseif class then
@@ -242,6 +269,7 @@ local function pick(inc, slots, dead, picks)
     local made = picks + slots - room
     redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
   end
+  if limits and #gate().startable() > 0 then return true end
   return total > discarded and total - discarded > redis.call('HLEN', HOLDERS)
 end
 
@@ -324,6 +352,7 @@ local function claim(inc)
     local longest = string.find(HOLDERS, ':delivery:holders', 1, true) and again or 1000
     again = math.max(math.min(due - now_ms, longest), 1)
   end
+  if limits then again = math.min(again, limiting().soonest_ms() or again) end
   if suspended then return { 'ok', again, now, definition or '', rows, draining and 1 or 0 } end
   if somebody_gone then leases = redis.call('ZRANGEBYSCORE', LEASES, '(0', '+inf', 'WITHSCORES', 'LIMIT', 0, 2) end
   for i = 1, #leases, 2 do

@@ -1,5 +1,5 @@
 -- How much waits and runs in each class, and which workers live. Only reads.
--- uses nothing
+-- uses limits
 
 -- The values of an XINFO answer by their names.
 local function by_name(flat)
@@ -17,12 +17,35 @@ local function returned(stream)
   return 0, nil
 end
 
--- Class -> waiting, running, back (of those that wait, how many were handed back), head (the id of the first that
--- waits; ''), last (the id of the last new one that was claimed). A stream that isn't there is an empty one.
+-- What meta says of the limits of agents is heeded from now on, where this is the crew's queue of tasks.
+local function heed(text)
+  limits = text and not string.find(HOLDERS, ':delivery:holders', 1, true) and text or nil
+  limiting_made = nil
+end
+
+-- How many entries of a stream wait for the limits of their agents, and how many of those that did may start now.
+local function count_limited(stream)
+  local all, free = 0, 0
+  for _, consumer in ipairs(redis.call('XPENDING', stream, GROUP)[4] or {}) do
+    local name, n = consumer[1], tonumber(consumer[2])
+    if string.sub(name, 1, #LIMITED) == LIMITED then
+      local one = limiting().of[string.sub(name, #LIMITED + 1)] or {}
+      one.left = one.left or one.agent and limiting().room(one) or n
+      local starts = math.min(n, one.left)
+      one.left, all, free = one.left - starts, all + n, free + starts
+    end
+  end
+  return all - free, free
+end
+
+-- Class -> waiting, running, back (of those that wait, how many were handed back), limited (how many wait for the
+-- limits of their agents), free (of those that wait, how many did), head (the id of the first that waits; ''), last
+-- (the id of the last new one that was claimed). A stream that isn't there is an empty one.
 local function count_classes()
   local counts, length_of, handed_back = {}, lengths(), redis.call('ZSCORE', LEASES, RETURNED)
   for _, class in ipairs(CLASSES) do
     local stream, waiting, running, back, head, last = STREAM[class], 0, 0, 0, nil, '0-0'
+    local limited, free = 0, 0
     local length = length_of[class]
     if length > 0 then
       local pending = 0
@@ -32,13 +55,18 @@ local function count_classes()
       end
       if handed_back and pending > 0 then back, head = returned(stream) end
       running = pending - back
-      waiting = math.max(length - running, 0)
+      if limits and pending > 0 then
+        limited, free = count_limited(stream)
+        running = running - limited - free
+      end
+      waiting = math.max(length - running - limited, 0)
       if waiting > 0 and not head then
         local new = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)
         head = new[1] and new[1][1]
       end
     end
-    counts[class] = { waiting = waiting, running = running, back = back, head = head or '', last = last }
+    counts[class] = { waiting = waiting, running = running, back = back, limited = limited, free = free,
+      head = head or '', last = last }
   end
   return counts
 end

@@ -26,7 +26,7 @@ local function conclude(item, h, ended)
     step.state, step.attempt, step.fence, step.started, step.finished = outcome, h.attempt, ended.fence, h.started, now
     step.spent, step.entry = ended.spent, ''
     write_step(item.steps, item.name, step)
-    redis.call('HSET', item.results, item.name, result)
+    if outcome ~= 'skipped' then redis.call('HSET', item.results, item.name, result) end
   elseif item.is_there then
     redis.call('HSET', item.task, 'state', outcome, 'result', result, 'fence', ended.fence, 'finished', now,
       'attempt', h.attempt)
@@ -40,8 +40,8 @@ local function conclude(item, h, ended)
   redis.call('XADD', RESULTS, '*', 'kind', item.run_id and 'step' or 'task', 'id', item.id, 'state', outcome,
     'result', #result <= ALONG and result or '')
   concluded = concluded + 1
-  item_event(item, outcome == 'completed' and 'task_completed' or outcome == 'cancelled' and 'task_cancelled'
-    or 'task_failed', h.agent, ended.message)
+  item_event(item, (outcome == 'completed' or outcome == 'skipped') and 'task_completed'
+    or outcome == 'cancelled' and 'task_cancelled' or 'task_failed', h.agent, ended.message)
   if step then
     runs().advance(item, ended)
     is_pumped = true

@@ -1,16 +1,17 @@
 -- How much a crew has to do, as of one moment. Only reads.
--- uses counts
+-- uses limits counts
 
 -- What figures.lua answers: `most` results are looked at, behind the id `behind`.
 local function figures_of(most, behind)
-  local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed', 'delivers', 'suspended')
+  local meta = redis.call('HMGET', META, 'uid', 'refused', 'trimmed', 'delivers', 'suspended', 'batched', 'limits')
   if not meta[1] then return {} end
+  heed(meta[7])
 
-  local classes, waits_again, counts = {}, 0, count_classes()
+  local classes, not_running, limited, counts = {}, 0, 0, count_classes()
   for _, class in ipairs(CLASSES) do
     local of = counts[class]
     classes[#classes + 1], classes[#classes + 2], classes[#classes + 3] = of.waiting, of.running, of.head
-    waits_again = waits_again + of.back
+    not_running, limited = not_running + of.back + of.limited + of.free, limited + of.limited
   end
   local workers = live_workers()
 
@@ -38,9 +39,10 @@ local function figures_of(most, behind)
     outbox = { redis.call('XLEN', OUTBOX), first and first[1] or '' }
   end
 
-  local due = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')
-  return { now_ms, due[2] or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', HOLDERS) - waits_again,
+  local due, soonest = redis.call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2], limits and limiting().soonest_ms()
+  if soonest then due = int(math.min(tonumber(due) or FAR, now_ms + soonest)) end
+  return { now_ms, due or '', redis.call('ZCARD', DELAYED), redis.call('HLEN', HOLDERS) - not_running,
     redis.call('ZCARD', PARKED), redis.call('ZCARD', PARKED_AGENT), redis.call('ZCARD', PARKED_INTERRUPT),
-    redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), meta[5] or '', classes,
-    workers, ended, outbox }
+    limited, redis.call('XLEN', DEAD), tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), meta[5] or '',
+    meta[6] and 1 or 0, classes, workers, ended, outbox }
 end

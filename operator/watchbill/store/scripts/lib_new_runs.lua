@@ -19,6 +19,7 @@
 --     index
 --     left            dependencies that haven't ended
 --     successors      joined by LS; '': none
+--     marks           (packed.Step in Python)
 local function read_run(at)
   local id, class, payload, definition, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local mode, parallel, reply, deliver = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
@@ -31,10 +32,10 @@ local function read_run(at)
   at = at + 11 + 2 * n_inputs
   local n = tonumber(ARGV[at])
   for i = 1, n do
-    local from = at + 1 + 5 * (i - 1)
+    local from = at + 1 + 6 * (i - 1)
     local name, agent, index = ARGV[from], ARGV[from + 1], ARGV[from + 2]
-    local left, successors = tonumber(ARGV[from + 3]), ARGV[from + 4]
-    steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors }
+    local left, successors, marks = tonumber(ARGV[from + 3]), ARGV[from + 4], ARGV[from + 5]
+    steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors, marks = marks }
   end
   return { id = id, class = class, payload = payload, definition = definition, work = work, mode = mode,
     parallel = parallel, reply = reply, deliver = deliver, inputs = inputs, values = values, steps = steps }
@@ -72,14 +73,16 @@ local function add_steps(of, steps)
       end
       write_step(of.steps, step.name, { state = step.left == 0 and 'parked' or 'waiting', left = step.left,
         index = step.index, agent = step.agent, successors = step.successors == '' and NONE or step.successors,
-        attempt = '0', fence = '0', started = '0', finished = '0', spent = '', entry = '' })
+        attempt = '0', fence = '0', started = '0', finished = '0', spent = '', entry = '', marks = step.marks })
+      if runs().is_marked(step, SYNTHESIS) then redis.call('HSET', of.run, 'synthesis', step.name) end
     end
   end
 end
 
 -- creating -> running, once all steps are written.
 local function start_run(of)
-  redis.call('HSET', of.run, 'state', 'running', 'steps', redis.call('HLEN', of.steps))
+  local steps = redis.call('HLEN', of.steps) - redis.call('HEXISTS', of.run, 'synthesis')      -- which doesn't count
+  redis.call('HSET', of.run, 'state', 'running', 'steps', steps)
   runs().pump(of, {})
   runs().changed(of, 'creating', 'running', '')
 end

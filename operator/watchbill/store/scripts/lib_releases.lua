@@ -1,10 +1,11 @@
 -- How a task leaves its holder and doesn't end by that.
--- uses holders
+-- uses holders limits
 
 local function release(id, h)
   redis.call('XACK', STREAM[h.class], GROUP, h.entry)
   redis.call('XDEL', STREAM[h.class], h.entry)
   redis.call('HDEL', HOLDERS, id)
+  if limits and limiting().vacate(h) then ring() end
 end
 
 -- Takes off an entry of what has ended, which nobody could find when it did.

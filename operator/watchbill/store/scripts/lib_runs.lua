@@ -5,6 +5,9 @@ local BLOCKED_MOST = 20         -- steps behind one that has failed that the fee
 local runs_made
 local function runs()           -- made when needed: most calls have to do with no run
   if runs_made then return runs_made end
+  local ended_runs = {}         -- id, state and ms since submission of each run that ended
+
+  local function is_marked(step, mark) return string.find(step.marks, mark, 1, true) ~= nil end
 
   -- A member of `parked:concurrency`: in the order of the plan within a run.
   local function bound_name(run_id, name, index)
@@ -37,12 +40,13 @@ local function runs()           -- made when needed: most calls have to do with 
       item_event(item, 'agent_completed', agent, '')
       return tell(item, item.name, 'mission_work_completed', '')
     end
+    if outcome == 'skipped' then return tell(item, item.name, 'mission_work_completed', ended.message) end
     if outcome ~= 'cancelled' then item_event(item, 'agent_failed', agent, ended.message) end
     if redis.call('HGET', item.run, 'state') == 'cancelling' then return end
     if outcome == 'dead' then
       tell(item, item.name, 'mission_help_needed', 'no attempt is left: see to the cause, then replay its dead letter')
     end
-    for i = 1, math.min(#successors, BLOCKED_MOST) do
+    for i = 1, is_marked(item.step, LENIENT) and 0 or math.min(#successors, BLOCKED_MOST) do
       tell(item, successors[i], 'mission_work_blocked', 'step ' .. item.name .. ' has ended as ' .. outcome)
     end
   end
@@ -57,10 +61,10 @@ local function runs()           -- made when needed: most calls have to do with 
     local function enqueue(name, step)
       local id = of.run_id .. '/' .. name
       step.state = 'waiting'
-      if #payload <= ALONG and step.spent == '' then      -- else `start` gives what was spent
+      if #payload <= ALONG and step.spent == '' and step.attempt == '0' then      -- else `start` gives what was spent
         step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs)
-      else
-        step.entry = put(class, 'id', id, 'agent', step.agent)
+      else      -- or whoever waited for others goes on with its attempts
+        step.entry = put(class, 'id', id, 'agent', step.agent, 'attempt', int(tonumber(step.attempt) + 1))
       end
       write_step(of.steps, name, step)
       active = active + 1
@@ -97,48 +101,80 @@ local function runs()           -- made when needed: most calls have to do with 
   -- Nothing of it is left to do: steps behind a failed one are never reached, so nothing needs to visit them.
   local function end_run(of, ttl)
     local run = redis.call('HMGET', of.run, 'failed', 'ends', 'def', 'reply', 'state', 'completed', 'steps',
-      'deliver')
-    local failed, ends, definition, reply, before, completed, steps, deliver = unpack(run)
+      'deliver', 'submitted')
+    local failed, ends, definition, reply, before, completed, steps, deliver, submitted = unpack(run)
     local state = failed == '0' and 'completed' or (ends ~= '0' and 'partial' or 'failed')
     if before ~= 'running' then state = before == 'cancelling' and completed == steps and 'completed' or 'cancelled' end
     redis.call('HSET', of.run, 'state', state, 'finished', now)
     for _, key in ipairs({ of.run, of.steps, of.results }) do redis.call('PEXPIRE', key, ttl) end
     redis.call('ZADD', IDS, now_ms + ttl, of.run_id)
     redis.call('XADD', RESULTS, '*', 'kind', 'run', 'id', of.run_id, 'state', state)
+    ended_runs[#ended_runs + 1] = of.run_id
+    ended_runs[#ended_runs + 1] = state
+    ended_runs[#ended_runs + 1] = int(math.max(now_ms - (tonumber(submitted) or now_ms), 0))
     changed(of, before, state, '')
     if redis.call('HINCRBY', META, 'ref:' .. definition, -1) <= 0 then
       redis.call('HDEL', META, 'ref:' .. definition)
-      if redis.call('HGET', META, 'def') ~= definition then redis.call('DEL', of.definition) end
+      -- The caller names the key of the definition that it knows. A run that was replayed since has another, and what
+      -- the caller knows may be the crew's current one.
+      local is_its = string.sub(of.definition, -#definition) == definition
+      if is_its and redis.call('HGET', META, 'def') ~= definition then redis.call('DEL', of.definition) end
     end
     answer(reply, of.run_id)
     post(deliver, 'run', of.run_id, state, '')
   end
 
-  -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.
-  local function advance(item, ended)
-    local successors = item.step.successors == NONE and {} or split(item.step.successors, LS)
-    redis.call('HINCRBY', item.run, 'active', -1)
-    tell_end(item, ended, successors)
+  -- The steps that only this one kept from beginning, now that it lets them: a list for `pump`.
+  local function released(item, successors)
     local ready = {}
-    if ended.outcome ~= 'completed' then
-      redis.call('HINCRBY', item.run, 'failed', 1)
-    else
-      redis.call('HINCRBY', item.run, 'completed', 1)
-      if #successors == 0 then redis.call('HINCRBY', item.run, 'ends', 1) end
-      for _, name in ipairs(successors) do
-        local step = read_step(item.steps, name)
-        step.left = step.left - 1
-        if step.left == 0 and step.finished == '0' then
-          ready[#ready + 1] = { name, step }
-        else
-          write_step(item.steps, name, step)
-        end
+    for _, name in ipairs(successors) do
+      local step = read_step(item.steps, name)
+      step.left = step.left - 1
+      if step.left == 0 and step.finished == '0' then
+        ready[#ready + 1] = { name, step }
+      else
+        write_step(item.steps, name, step)
       end
     end
-    if pump(item, ready) == 0 then end_run(item, tonumber(ended.ttl)) end
+    return ready
   end
 
-  runs_made = { advance = advance, end_run = end_run, pump = pump, changed = changed, bound_name = bound_name,
-    bound_members = bound_members, name_of_bound = name_of_bound }
+  -- Nothing else of the run is left to do: its synthesis begins, if it has one that has not begun, and anything to sum
+  -- up. Returns how many of the run's steps are now on the stream.
+  local function begin_synthesis(item)
+    local run = redis.call('HMGET', item.run, 'synthesis', 'state', 'completed')
+    local name, state, completed = run[1], run[2], run[3]
+    if not name or state ~= 'running' or completed == '0' then return 0 end
+    local step = read_step(item.steps, name)
+    if step.left == 0 then return 0 end
+    step.left = 0
+    return pump(item, { { name, step } })
+  end
+
+  -- A step has ended. Enqueues what it made ready, and ends the run when nothing of it is on a stream.
+  local function advance(item, ended)
+    local step, outcome = item.step, ended.outcome
+    local successors = step.successors == NONE and {} or split(step.successors, LS)
+    -- What was delegated counts as done in any case: who delegated it judges how it ended.
+    local is_good = outcome == 'completed' or outcome == 'skipped' or is_marked(step, DELEGATED)
+    redis.call('HINCRBY', item.run, 'active', -1)
+    tell_end(item, ended, successors)
+    if not is_marked(step, SYNTHESIS) then
+      redis.call('HINCRBY', item.run, is_good and 'completed' or 'failed', 1)
+      if is_good and #successors == 0 then redis.call('HINCRBY', item.run, 'ends', 1) end
+    end
+    local ready = {}
+    if (is_good or is_marked(step, LENIENT)) and not is_marked(step, RELEASED) then
+      ready = released(item, successors)
+      if not is_good then      -- it may be replayed, and must not let them begin once more
+        step.marks = step.marks .. RELEASED
+        write_step(item.steps, item.name, step)
+      end
+    end
+    if pump(item, ready) == 0 and begin_synthesis(item) == 0 then end_run(item, tonumber(ended.ttl)) end
+  end
+
+  runs_made = { advance = advance, end_run = end_run, ended = ended_runs, pump = pump, changed = changed,
+    is_marked = is_marked, bound_name = bound_name, bound_members = bound_members, name_of_bound = name_of_bound }
   return runs_made
 end

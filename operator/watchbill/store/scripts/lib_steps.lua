@@ -3,23 +3,29 @@
 
 -- A value of a run's hash of steps (packed.Step in Python): state, dependencies left, index, agent, successors, the
 -- last attempt that began, fence, started, finished, what its attempts spent (packed as workers do; '' is nothing),
--- and its entry while it waits on a stream ('': it doesn't, or was put there when it was due).
+-- its entry while it waits on a stream ('': it doesn't, or was put there when it was due), and its marks. A step that
+-- has none ends with its entry.
 local step_pattern              -- made when it is needed: most calls have to do with no step
 local NONE = '\29'              -- an empty list in a packed value
 
 local function read_step(steps_key, name)
   local packed = redis.call('HGET', steps_key, name)
   if not packed then return nil end
-  step_pattern = step_pattern or '^' .. string.rep('([^\31]*)\31', 10) .. '([^\31]*)$'
-  local state, left, index, agent, successors, attempt, fence, started, finished, spent, entry =
+  step_pattern = step_pattern or '^' .. string.rep('([^\31]*)\31', 10) .. '([^\31]*)\31?([^\31]*)$'
+  local state, left, index, agent, successors, attempt, fence, started, finished, spent, entry, marks =
     string.match(packed, step_pattern)
   return { state = state, left = tonumber(left), index = index, agent = agent, successors = successors,
-    attempt = attempt, fence = fence, started = started, finished = finished, spent = spent, entry = entry }
+    attempt = attempt, fence = fence, started = started, finished = finished, spent = spent, entry = entry,
+    marks = marks }
 end
+
+-- Letters of `marks` (packed.Step in Python says what they mean).
+local LENIENT, RELEASED, SYNTHESIS, DELEGATED = 'c', 'r', 's', 'd'
 
 local function write_step(steps_key, name, s)
   redis.call('HSET', steps_key, name, s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors
-    .. FS .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry)
+    .. FS .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry
+    .. (s.marks == '' and '' or FS .. s.marks))
 end
 
 -- Writes the state, where the record is still there; where given, also the entry and the last attempt that began.

@@ -10,7 +10,7 @@ local function withdraw(item, h, found)
   local member = pack_member(item.id, class, found.agent, int(tonumber(found.attempt) + 1))
   if h then
     release(item.id, h)
-  elseif state == 'delayed' then
+  elseif state == 'delayed' or state == 'approval' then
     local due = redis.call('ZSCORE', DELAYED, member)
     return redis.call('ZREM', DELAYED, member) == 1, true, due
   elseif state == 'parked' then
@@ -37,9 +37,12 @@ local function withdraw(item, h, found)
   return true, true
 end
 
--- Whether nobody can be at work on it though it is held: the lease of its holder is over, or there is none.
+-- Whether it has a worker, which may be dead: it was not handed back, and doesn't wait for the limits of its agent.
+local function has_worker(h) return h and h.inc ~= RETURNED and string.sub(h.inc, 1, #LIMITED) ~= LIMITED end
+
+-- Whether nobody can be at work on it though it has a worker: the lease of that is over, or there is none.
 local function is_left(h)
-  if not h or h.inc == RETURNED then return false end
+  if not has_worker(h) then return false end
   local until_ms = redis.call('ZSCORE', LEASES, h.inc)
   return not until_ms or tonumber(until_ms) <= now_ms
 end
@@ -80,8 +83,8 @@ local function stop(what, why, ttl, item)
   local refused = refusal(what, item, h, found)
   if refused then return refused end
   local step, left = item.step, is_left(h)
-  if h and h.inc ~= RETURNED then asked[#asked + 1] = item.id end      -- one that is taken for dead may be alive
-  if h and h.inc ~= RETURNED and not left then
+  if has_worker(h) then asked[#asked + 1] = item.id end      -- one that is taken for dead may be alive
+  if has_worker(h) and not left then
     redis.call('HSET', WISHES, item.id, what .. ' ' .. ttl .. ' ' .. why)
     if what == 'cancel' then set_state(item, 'cancelling') end
     return 'asked'

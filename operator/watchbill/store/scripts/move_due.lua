@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events streams clock wake
+-- uses events streams limits clock wake
 -- Moves what is due onto the streams, and finds workers that have vanished, for crews without workers. Claims do the
 -- same.
 -- KEYS fixed
@@ -9,7 +9,7 @@
 --   3 most                tasks that are moved
 -- Answers
 --   {'gone'}
---   {'ok', moved, due}    so many were moved, and the next is due then, in ms; '': there is none
+--   {'ok', moved, due}    so many were moved, and more is due then, in ms; '': there is none
 local uid, crew, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if is_gone(uid) then return { 'gone' } end
 mind_clock()
@@ -19,5 +19,6 @@ if moved > 0 then
   ring()
   wake(crew)
 end
-local due = next_due()
+local due, soonest = next_due(), limits and limiting().soonest_ms()
+if soonest then due = math.min(due or FAR, now_ms + soonest) end
 return { 'ok', moved, due and int(due) or '' }

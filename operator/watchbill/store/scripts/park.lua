@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders steps releases items
+-- uses events holders steps limits releases items
 -- Claimed tasks whose agent this worker's image doesn't have leave the stream, until a worker comes that has it.
 -- KEYS fixed, then for each item its own (lib_items.lua)
 -- ARGV

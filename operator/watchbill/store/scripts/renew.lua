@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- uses streams leases clock
--- Keeps an incarnation alive.
+-- uses streams leases clock wake
+-- Keeps an incarnation alive. Its first call says that a worker has come: others may leave now.
 -- KEYS fixed
 -- ARGV
 --   1 uid
@@ -17,7 +17,7 @@ local bar = barred(uid, inc)
 if bar then return { bar } end
 mind_clock()
 renew_lease(inc, lease_ms)
-redis.call('HSET', WORKERS, inc, description)
+if redis.call('HSET', WORKERS, inc, description) == 1 then wake(string.match(META, '{(.-)}'), true) end
 local answer = { 'ok', redis.call('HEXISTS', META, 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)) }
 local wishes = redis.call('HGETALL', WISHES)
 for i = 1, #wishes, 2 do

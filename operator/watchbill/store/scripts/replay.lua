@@ -15,6 +15,7 @@
 --     parallel            that run's steps at once, at most
 -- Answers
 --   {'gone'}
+--   {'closed', why}       somebody has closed the crew
 --   {'full'}
 --   {'ok', ...}           for each item: replayed | missing (no such letter: it was replayed, purged or trimmed)
 --                         | taken (the id has been given to other work since)
@@ -22,6 +23,8 @@
 --                         | changed (the run can't take that definition by now: look again)
 local uid, crew, max_queued, n = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if is_gone(uid) then return { 'gone' } end
+local closing = redis.call('HGET', META, 'closing')
+if closing then return { 'closed', closing } end
 local waiting = queued()
 if present(waiting) + n > max_queued then return refuse() end
 
@@ -84,7 +87,7 @@ local function replay_step(item, definition, parallel)
     redis.call('HINCRBY', META, 'ref:' .. definition, 1)
     runs().changed(item, state, 'running', 'replayed')
   end
-  redis.call('HINCRBY', item.run, 'failed', -1)
+  if not runs().is_marked(step, SYNTHESIS) then redis.call('HINCRBY', item.run, 'failed', -1) end
   redis.call('HDEL', item.results, item.name)
   step.state, step.attempt, step.started, step.finished = 'waiting', '0', '0', '0'
   runs().pump(item, { { item.name, step } })
@@ -113,6 +116,6 @@ for i = 1, n do
 end
 if replayed > 0 then
   ring()
-  if waiting == 0 then wake(crew) end
+  wake(crew, false, waiting)
 end
 return outcomes

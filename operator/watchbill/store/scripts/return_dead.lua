@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders streams leases letters claims releases
+-- uses events holders streams leases letters limits gate claims releases
 -- In a suspended crew no claim takes over what dead incarnations hold: it waits again, and nobody counts it as running.
 -- An attempt that had begun counts. At most 500 tasks a call.
 -- KEYS fixed

@@ -39,4 +39,5 @@ for _, field in ipairs({ { 'parent_agent_id', parent, parent_events }, { 'child_
   end
 end
 item_event(item, event_type, h.agent, message, more)
+if event_type == 'conductor_escalation' then item_event(item, 'mission_help_needed', h.agent, message) end
 return 'ok'

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders steps states releases items
+-- uses events holders steps states limits releases items
 -- Claimed tasks begin whose payload did not come with the claim: gives it, and the feeds say that they are assigned.
 -- (Not part of claiming, because a claim knows no ids beforehand and so may use fixed keys only.)
 -- KEYS fixed, then for each item its own (lib_items.lua)

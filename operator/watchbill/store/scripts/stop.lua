@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders answers outbox streams steps runs ends states results releases wake stops items
+-- uses events holders answers outbox streams steps runs ends states results limits releases wake stops items
 -- Cancels tasks and steps, or interrupts them until somebody resumes them. What a worker holds is asked to stop, if its
 -- lease runs; what waits is taken from where it waits, and what a dead worker left from there. At most 500 a call.
 -- KEYS fixed, then for each item those of one that may end (lib_items.lua)

@@ -23,6 +23,8 @@
 --     n_inputs            how many they are, then name and value of each
 -- Answers, of which only the last says that anything is stored
 --   {'gone'}
+--   {'held', why}         there is no room for the crew
+--   {'closed', why}       somebody has closed it
 --   {'changed'}           the crew has another definition
 --   {'full'}
 --   {'conflict', id}      it is the id of a run
@@ -30,8 +32,13 @@
 --   {'ok', ...}           for each task: submitted | exists | duplicate:<id>
 local uid, crew, definition, max_queued, reply = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local n = tonumber(ARGV[6])
-local meta = redis.call('HMGET', META, 'uid', 'def', 'closed')
-if meta[1] ~= uid or meta[3] then return { 'gone' } end
+local meta = redis.call('HMGET', META, 'uid', 'def', 'closed', 'limits')
+if meta[1] ~= uid then return { 'gone' } end
+limits = meta[4]
+if meta[3] then     -- by close.lua, admit.lua or suspend.lua
+  local closing = redis.call('HGET', META, 'closing')
+  return { tonumber(meta[3]) and 'gone' or closing == meta[3] and 'closed' or 'held', meta[3] }
+end
 if definition ~= '' and meta[2] ~= definition then return { 'changed' } end
 local waiting = queued()
 local before = present(waiting)
@@ -93,7 +100,7 @@ for i = 1, n do
 end
 if added > 0 then
   ring()
-  if waiting == 0 or sooner then wake(crew, sooner) end
+  wake(crew, sooner, waiting)
 end
 if known then write_again(uid) end
 return answer

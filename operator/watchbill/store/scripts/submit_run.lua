@@ -17,6 +17,8 @@
 --   7 ...                 what `read_run` reads
 -- Answers
 --   {'gone'}
+--   {'held', why}         there is no room for the crew
+--   {'closed', why}       somebody has closed it
 --   {'full'}
 --   {'changed'}           the crew has another definition
 --   {'ok', ...}           submitted | exists | conflict | other | duplicate:<id>
@@ -26,10 +28,15 @@ local is_last, in_all, run = ARGV[5] == '1', tonumber(ARGV[6]), read_run(7)
 local dedupe = KEYS[FIXED + 5]
 local of = { run_id = run.id, run = KEYS[FIXED + 1], steps = KEYS[FIXED + 2], task = KEYS[FIXED + 3],
   run_events = KEYS[FIXED + 4] }
-local meta = redis.call('HMGET', META, 'uid', 'closed')
-if meta[1] ~= uid or meta[2] then return { 'gone' } end
-local waiting = queued()
+local meta = redis.call('HMGET', META, 'uid', 'closed', 'limits')
+if meta[1] ~= uid then return { 'gone' } end
+limits = meta[3]
 local before = run.steps[1] and tonumber(run.steps[1].index) or 0      -- steps of the calls before
+if meta[2] and (before == 0 or tonumber(meta[2])) then     -- what is begun is taken whole
+  local closing = redis.call('HGET', META, 'closing')
+  return { tonumber(meta[2]) and 'gone' or closing == meta[2] and 'closed' or 'held', meta[2] }
+end
+local waiting = queued()
 if redis.call('HLEN', of.steps) < before then return { 'ok', 'torn' } end
 if redis.call('EXISTS', of.run) == 0 then
   local first = window > 0 and first_of(dedupe, uid)
@@ -48,6 +55,6 @@ add_steps(of, run.steps)
 if is_last then
   start_run(of)
   ring()
-  if waiting == 0 then wake(crew) end
+  wake(crew, false, waiting)
 end
 return { 'ok', 'submitted' }

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-cross-slot-keys
--- uses counts figures workers
+-- uses limits counts figures workers
 -- How many crews stand that this node has, each as of one moment. The one script that declares no keys, because they
 -- are in many slots: it only reads, and answers '' of a crew whose keys have moved.
 -- ARGV

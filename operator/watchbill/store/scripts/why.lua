@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- uses streams steps counts
+-- uses streams steps limits counts
 -- What is known of a task, a step or a run, and of what stands between it and its beginning, as of one moment. Its
 -- entry is looked for among `most` entries of its class: who wants to know more asks again, behind the last one.
 -- KEYS fixed, then
@@ -13,11 +13,12 @@
 --   4 most
 -- Answers
 --   {}                    there is no such crew
---   {now in ms, owner, suspended, record, run, steps, holder, wish, set aside, place, classes, workers}
+--   {now in ms, owner, suspended, record, run, steps, holder, wish, set aside, place, classes, workers, closed, limit}
 --   owner                 of the crew
 --   suspended             since when no task of the crew begins, in ms; '': they do
 --   record                of a task or step, or {}: {state, agent, class, the last attempt that began, when it was
---     submitted, started and ended (ms), its failed attempts (packed)}
+--     submitted, started and ended (ms), its failed attempts (packed), its approvals (packed), why it
+--     was postponed ('': it wasn't)}
 --   run                   {state, when it was submitted and ended (ms), steps on streams, its bound, class} or {}
 --   steps                 {name, packed step, ...}
 --   holder                {} | {packed holder, when its lease ends (''; it has none)}
@@ -27,10 +28,15 @@
 --     seen, 1: it was found}
 --   classes               for each waiting, running
 --   workers               for each that lives what it says of itself, or ''; is it to drain?
+--   closed                why there is no room for the crew, or since when its Crew is gone (ms); '': there is
+--   limit                 {} (it doesn't wait for the limits of its agent) | {tasks of the agent that run at most,
+--     that workers hold, us between two starts, starts in one burst, ms until one may start ('': there is no such
+--     limit; a limit may have gone meanwhile), tasks before it that wait for the same}
 local task, run, steps = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3]
 local id, step, behind, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local meta = redis.call('HMGET', META, 'uid', 'owner', 'suspended')
+local meta = redis.call('HMGET', META, 'uid', 'owner', 'suspended', 'closed', 'closing', 'limits')
 if not meta[1] then return {} end
+heed(meta[6])
 
 local of_run = redis.call('HMGET', run, 'state', 'submitted', 'finished', 'active', 'parallel', 'class')
 local record, entry = {}, ''
@@ -38,15 +44,16 @@ if step ~= '' then
   local known = of_run[1] and read_step(steps, step)
   if known then
     record = { known.state, known.agent, of_run[6], known.attempt, of_run[2], known.started, known.finished,
-      redis.call('HGET', run, 'tried:' .. step) or '' }
+      redis.call('HGET', run, 'tried:' .. step) or '', redis.call('HGET', run, 'approvals:' .. step) or '',
+      redis.call('HGET', run, 'waits:' .. step) or '' }
     entry = known.entry
   end
 else
   local known = redis.call('HMGET', task, 'state', 'agent', 'class', 'attempt', 'submitted', 'started', 'finished',
-    'tried', 'entry')
+    'tried', 'approvals', 'waits', 'entry')
   if known[1] then
-    for i = 1, 8 do record[i] = known[i] or '' end
-    entry = known[9] or ''
+    for i = 1, 10 do record[i] = known[i] or '' end
+    entry = known[11] or ''
   end
 end
 local state, agent, class, attempt = record[1], record[2], record[3], record[4]
@@ -94,6 +101,24 @@ end
 local is_queued = (state == 'waiting' or state == 'delayed') and aside[1] == '' and (not packed or inc == RETURNED)
 local place = is_queued and place_of(counts[class]) or {}
 
+-- What holds a task that waits for the limits of its agent.
+local function limit_of(consumer)
+  local one = limits and limiting().of[agent] or { held = 0, every = 0, burst = 1, most = math.huge }
+  local own, before = string.match(packed, '^[^\31]*\31%d*\31%d\31([^\31]*)'), 0
+  for _, c in ipairs(CLASSES) do
+    if tonumber(c) <= tonumber(class) then
+      local to = c == class and '(' .. own or '+'
+      local pending = redis.pcall('XPENDING', STREAM[c], GROUP, '-', to, most, consumer)
+      before = before + (pending.err and 0 or #pending)
+    end
+  end
+  local is_rated = one.every > 0
+  return { one.most < math.huge and int(one.most) or '', int(one.held), is_rated and int(one.every) or '',
+    is_rated and int(one.burst) or '', is_rated and int(math.max((one.ahead - (one.burst - 1) * one.every) / 1000, 0))
+    or '', before }
+end
+local limit = inc and string.sub(inc, 1, #LIMITED) == LIMITED and limit_of(inc) or {}
+
 return { now_ms, meta[2] or '', meta[3] or '', record, of_run[1] and of_run or {},
   of_run[1] and redis.call('HGETALL', steps) or {}, holder, redis.call('HGET', WISHES, id) or '', aside, place,
-  classes, live_workers() }
+  classes, live_workers(), meta[4] ~= meta[5] and meta[4] or '', limit }

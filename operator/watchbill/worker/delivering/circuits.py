@@ -52,8 +52,7 @@ class Circuits:
             return self._spread(left)
         if self._clock.monotonic() - since >= BELIEVED_SECONDS:
             self._note(key, circuit)  # the others of this moment needn't ask
-            circuit = (await outages.persist(lambda: circuits.read(self._client, self._keys, [key])))[0]
-            self._note(key, circuit)
+            circuit = await self._read(destination)
         if circuit.is_gone:
             return None
         if circuit.failures < plan.CIRCUIT_FAILURES and not circuit.until_ms:
@@ -80,6 +79,7 @@ class Circuits:
             while (circuit := self._knowledge(destination)).until_ms != before.until_ms:  # it may change meanwhile
                 if circuit.until_ms:
                     await self._defer(destination, circuit, agent)
+                    await self._read(destination)  # it may have ended before that: then nobody brings them forward
                 else:
                     await self._bring_forward(before, agent)
                 before = circuit
@@ -110,6 +110,12 @@ class Circuits:
         due_ms = self._after_trial(circuit)
         for each in {due_ms, *self._deferred.pop(agent, ())}:
             await outages.persist(lambda at=each: circuits.bring_forward(*of, due_ms=at))  # type: ignore[misc]
+
+    async def _read(self, destination: Destination) -> Circuit:
+        key = circuits.key(destination)
+        circuit = (await outages.persist(lambda: circuits.read(self._client, self._keys, [key])))[0]
+        self._note(key, circuit)
+        return circuit
 
     def _knowledge(self, destination: Destination) -> Circuit:
         return self._known.get(circuits.key(destination), (Circuit(), 0.0))[0]

@@ -14,8 +14,7 @@ from watchbill.errors import CrewGone, NewerRecord, NotFound, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.store import definitions, deliveries
-from watchbill.worker.delivering import mover
-from watchbill.worker.delivering.sending import Delivering, DeliveryWork
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.shift import Shift
 from watchbill.worker.state import WorkerState
 
@@ -78,10 +77,13 @@ class Deliveries:
         """May be begun again: background.start does so after a fault."""
         try:
             current = await self._needed()
+            await asyncio.to_thread(_load)
+            from watchbill.worker.delivering import mover, sending
+
             self._state = state = WorkerState(self._grace_seconds, self._clock)
             if self._stopped is not None:
                 state.stop(now=self._stopped)
-            work = DeliveryWork(self._store.client, self._keys, self._uid, self._how, state)
+            work = sending.DeliveryWork(self._store.client, self._keys, self._uid, self._how, state)
             shift = Shift(
                 state, self._store, self._keys.deliveries(), work, current, slots=self._how.slots, recycle=False
             )
@@ -107,3 +109,8 @@ class Deliveries:
             except NewerRecord:  # one that can be read may come
                 pass
             await wait_for_event(self._told, POLL_SECONDS * random.uniform(0.5, 1.5), self._clock)
+
+
+def _load() -> None:
+    """Imports what sends, in a thread: agents run meanwhile. Most workers never deliver, and start sooner without."""
+    from watchbill.worker.delivering import mover, sending  # noqa: F401

@@ -10,18 +10,18 @@ import asyncio
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import redis.asyncio
 from pydantic import ValidationError
 
-from watchbill import metrics
-from watchbill.agents.context import Tell
+from watchbill import metrics, tracing
+from watchbill.agents.asking import Line
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages
-from watchbill.delivery import Message, Secrets, Sender
+from watchbill.delivery import Delivered, Message, Sender
 from watchbill.errors import CrewGone, DeliveryRefused, DestinationGone, NewerRecord, NotDelivered, NotFound
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
@@ -36,9 +36,11 @@ from watchbill.store.deliveries import Content
 from watchbill.store.queue import Claimed, Finished, Outcome, Queue
 from watchbill.worker.counts import Counts
 from watchbill.worker.delivering.circuits import Circuits
+from watchbill.worker.delivering.options import Delivering
 from watchbill.worker.delivering.shares import Shares
 from watchbill.worker.execution import outputs, results
 from watchbill.worker.execution.attempt import End
+from watchbill.worker.execution.reading import NOTHING, Read
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.slots import Slots
 from watchbill.worker.state import WorkerState
@@ -53,22 +55,6 @@ PACE_SECONDS: Final = 0.2
 _ERROR_MAX: Final = 1000
 _DEFINITIONS_KEPT: Final = 16
 _CHANNELS_KEPT: Final = 1000
-_NOTHING: Final[Mapping[str, Any]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Delivering:
-    """The way in which a worker delivers."""
-
-    secrets: Secrets | None = None
-    """The source of secret values. None: this process's environment, and mounted Secrets."""
-    schedule: Sequence[float] = plan.SCHEDULE_SECONDS
-    """Pauses between attempts, in seconds."""
-    slots: int = plan.SLOTS
-    settings: Settings | None = None
-    """None: what the environment says."""
-    own_streams: frozenset[str] = frozenset()
-    """Streams that this process reads or writes by itself, so that no result is delivered there."""
 
 
 class DeliveryCounts(Counts):
@@ -85,10 +71,10 @@ class DeliveryCounts(Counts):
         if len(self._channels) > _CHANNELS_KEPT:
             del self._channels[next(iter(self._channels))]
 
-    def ended(self, agent: str, outcome: str) -> None:
+    def ended(self, agent: str, outcome: str, *, is_step: bool) -> None:
         if outcome != "stale":  # whoever holds it now counts its end
             shown = {"completed": "delivered", "later": "put off"}.get(outcome, outcome)
-            metrics.DELIVERIES.labels(self._crew, self._channels.get(agent, "none"), shown).inc()
+            metrics.DELIVERIES.labels(*self._of_crew, self._channels.get(agent, "none"), shown).inc()
 
     def claimed(self, task: Claimed) -> None: ...
     def waited(self, seconds: float) -> None: ...
@@ -116,7 +102,7 @@ class DeliveryWork:
         settings = how.settings or read(Settings)
         self._sender = Sender(settings, how.secrets, store=client, own_streams=how.own_streams, clock=state.clock)
 
-    def executor(self, state: WorkerState, slots: Slots, lease: SharedLease) -> Deliverer:
+    def executor(self, state: WorkerState, uid: str, slots: Slots, lease: SharedLease) -> Deliverer:
         known = Circuits(self._client, self._keys, self._uid, state, SEND_SECONDS)
         shares = Shares(self._client, self._keys, self._uid, state, slots)
         return Deliverer(self._client, self._keys, self._sender, known, shares, self._how, state, self._counts)
@@ -155,14 +141,14 @@ class Deliverer:
     def must_read(self, task: Claimed) -> bool:
         return task.definition not in self._definitions or task.attempt > 1
 
-    async def read(self, task: Claimed) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    async def read(self, task: Claimed) -> Read:
         """Reads the crew's definition of now, whose destinations count; and who of several recipients has not been
         reached by the attempts before."""
         if task.definition not in self._definitions:
             try:
                 loaded = await outages.persist(lambda: definitions.load(self._client, self._keys, task.definition))
             except (NotFound, NewerRecord) as error:  # replaced meanwhile; or workers that can read it deliver
-                return {"unreadable": str(error)}, {}
+                return Read({"unreadable": str(error)})
             self._definitions[task.definition] = loaded
             if len(self._definitions) > _DEFINITIONS_KEPT:
                 del self._definitions[next(iter(self._definitions))]
@@ -170,17 +156,12 @@ class Deliverer:
         if task.attempt > 1:
             record = self._keys.deliveries().task(task.id)
             remaining = await outages.persist(lambda: self._client.hget(record, "remaining"))
-        return {"remaining": json.loads(remaining)} if remaining else {}, {}
+        return Read({"remaining": json.loads(remaining)}) if remaining else NOTHING
 
     def begin(
-        self,
-        task: Claimed,
-        tell: Tell,
-        end: End,
-        inputs: Mapping[str, Any] = _NOTHING,
-        outputs: Mapping[str, Any] = _NOTHING,
+        self, task: Claimed, line: Line, end: End, read: Read = NOTHING, *, connect_checkpoints: object = None
     ) -> Sending:
-        return Sending(self, task, end, inputs)
+        return Sending(self, task, end, read.inputs)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:
         return self._dead(task, str(error))
@@ -225,22 +206,46 @@ class Deliverer:
 
     async def _attempt(self, task: Claimed, destination: Destination, message: Message) -> Finished:
         try:
-            async with asyncio.timeout(SEND_SECONDS):
-                taken = await self._sender.send(message, destination)
+            taken = await self._send(message, destination)
         except DeliveryRefused as error:
             failure = self._failure(task, error, is_gone=isinstance(error, DestinationGone))
             return await self._failed(task, destination, failure, None)
-        except (NotDelivered, TimeoutError) as error:
-            known = error if isinstance(error, NotDelivered) else NotDelivered(f"no answer in {SEND_SECONDS:g} s")
-            asked_ms = math.ceil(min(known.retry_after or 0.0, ASKED_MAX_SECONDS) * 1000)
-            failure = self._failure(task, known, counts=True, asked_ms=asked_ms)
-            if known.remaining:  # some were reached, so it works
-                failure = replace(failure, remaining=json.dumps(known.remaining), counts=False)
-            seconds = plan.pause(task.attempt, known.retry_after, schedule=self._how.schedule, chance=random.random())
+        except NotDelivered as error:
+            asked_ms = math.ceil(min(error.retry_after or 0.0, ASKED_MAX_SECONDS) * 1000)
+            failure = self._failure(task, error, counts=True, asked_ms=asked_ms)
+            if error.remaining:  # some were reached, so it works
+                failure = replace(failure, remaining=json.dumps(error.remaining), counts=False)
+            seconds = plan.pause(task.attempt, error.retry_after, schedule=self._how.schedule, chance=random.random())
             return await self._failed(task, destination, failure, seconds)
         await self._circuits.succeeded(destination, task.agent)
         output = outputs.made(task.agent, {"status": taken.status, "detail": taken.detail})
         return self._finished(task, "completed", self._result(task, output=output))
+
+    async def _send(self, message: Message, destination: Destination) -> Delivered:
+        """Sends the message within a span, if its trace is recorded. Raises as `Sender.send` does."""
+        is_run = message.agent_name == self._keys.crew
+        about = {
+            "messaging.destination.name": self._keys.crew,
+            "watchbill.run" if is_run else "messaging.message.id": message.task_id,
+            "watchbill.channel": destination.channel,
+            "watchbill.attempt": message.attempt,
+        }
+        crew, work, name = self._keys.crew, message.task_id, destination.name
+        span = tracing.deliver(crew, work, name, message.metadata, about, is_run=is_run)
+        outcome, text, status = "interrupted", "", None
+        try:
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    taken = await self._sender.send(message, destination)
+            except TimeoutError:
+                raise NotDelivered(f"no answer in {SEND_SECONDS:g} s") from None
+            outcome, status = "completed", taken.status
+            return taken
+        except (DeliveryRefused, NotDelivered) as error:
+            outcome, text, status = "failed", redact(f"{type(error).__name__}: {error}"), error.status
+            raise
+        finally:
+            tracing.end(span, outcome, text, None if destination.channel == "email" else status)
 
     async def _failed(self, task: Claimed, destination: Destination, failure: Failure, pause: float | None) -> Finished:
         """`pause`: seconds until the next attempt; None: there is none, but to a destination that was defined anew."""

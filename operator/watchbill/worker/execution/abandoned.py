@@ -41,7 +41,7 @@ class Abandoned:
         self._on_change = on_change
         self._clock = clock
         self._left: dict[asyncio.Task[None], _Left] = {}
-        self._gauge = metrics.ABANDONED.labels(crew)
+        self._gauge = metrics.ABANDONED.labels(*metrics.of_crew(crew))
 
     def add(self, call: asyncio.Task[None], agent: str, task: str, advice: str, since: float) -> None:
         """Counts an agent as abandoned until `call` ends. `since`: when it was asked to stop, by the clock's

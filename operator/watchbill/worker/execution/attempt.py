@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from watchbill import metrics
+from pydantic_core import from_json
+
+from watchbill import logs, metrics, tracing
 from watchbill.agents.context import Context
 from watchbill.agents.loading import Runner
 from watchbill.agents.tools import Tool
+from watchbill.api.modes import When
 from watchbill.clock import SYSTEM, Clock
 from watchbill.loggers import Logger
+from watchbill.plan import flow
+from watchbill.plan.hierarchy import Verdict
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store.queue import Claimed, Finished, Outcome
 from watchbill.worker.execution import failures, outputs, processes
@@ -26,12 +31,13 @@ from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, Abandoned
 from watchbill.worker.execution.failures import Failed
 from watchbill.worker.execution.outputs import Output
 from watchbill.worker.execution.processes import Processes
-from watchbill.worker.execution.results import Extras, Results
+from watchbill.worker.execution.results import Extras, Results, Waiting
 from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 from watchbill.worker.execution.threads import run_in_thread
 
 if TYPE_CHECKING:
     from watchbill.agents.crew_messaging import CrewMessaging
+    from watchbill.agents.team import Team
 
 logger = Logger("watchbill.worker")
 
@@ -53,9 +59,14 @@ class Role:
     runner: Runner
     tools: Mapping[str, Tool]
     reads: tuple[str, ...]
-    """Steps whose outputs the agent is given."""
+    """Agents whose outputs the agent is given."""
     timeout: float
     """Seconds."""
+    plan: flow.Plan
+    when: When | None = None
+    """The condition of its steps."""
+    needs_approval: bool = False
+    """Somebody must approve of each of its tasks before it begins."""
 
 
 class End(Protocol):
@@ -81,8 +92,11 @@ class Attempt:
         "_lease",
         "_processes",
         "_results",
+        "_span",
         "_timer",
         "_timer_at",
+        "_verdict",
+        "_waits",
         "_why",
         "context",
         "role",
@@ -100,6 +114,7 @@ class Attempt:
         processes: Processes,
         lease: SharedLease,
         clock: Clock = SYSTEM,
+        span: tracing.Span | None = None,
     ) -> None:
         self.task = task
         self.role = role
@@ -109,7 +124,10 @@ class Attempt:
         self._abandoned = abandoned
         self._processes = processes
         self._lease = lease
+        self._span = span
         self._why: Literal["timed out", "cancelled", "interrupted"] | None = None
+        self._waits: Waiting | None = None
+        self._verdict: Verdict | None = None
         self._asked_at: float | None = None
         self._clock = clock
         self._begun = clock.monotonic()
@@ -119,6 +137,8 @@ class Attempt:
 
     def cancel(self) -> None:
         """Asks the agent to stop, and reports no end. The agent counts as abandoned until it ends."""
+        if self._end is not None:
+            tracing.end(self._span, "dropped")
         self._end = None
         self._timer.cancel()
         if not self._handle.done():
@@ -133,6 +153,12 @@ class Attempt:
         if self._why != "cancelled":
             self._why = outcome
         self._end_within(seconds)
+
+    def park(self, waits: Waiting) -> None:
+        """Asks the agent to stop, because its task waits for something. To be cancelled or interrupted prevails."""
+        if self._why is None:
+            self._waits = waits
+            self.stop("interrupted", CLEAN_UP_SECONDS)
 
     def _time_out(self) -> None:
         self._why = "timed out"
@@ -171,16 +197,28 @@ class Attempt:
         self._abandoned.add(self._handle, self.role.agent.agent_id, self.task.id, advice, asked_at)
 
     async def _run(self) -> None:
+        logs.bind(self.context.logger.extra or {})
+        tracing.enter(self._span, self.context.task.metadata)
         try:
             try:
                 came = await self._call()
             except Exception as fault:  # there is no thread to be had, say
                 came = failures.failed(fault, self._clock.now())
+            if isinstance(came, Output) and self.context.team is not None:
+                came = self._judged(came, self.context.team)
             if isinstance(came, Output) or (came is not None and self._why is None):
                 self._report(came)
         finally:
             if (messaging := self.context.messaging) is not None and messaging.is_open:
                 await self._close(messaging)
+
+    def _judged(self, came: Output, team: Team) -> Output | Failed:
+        """Returns the output, or why a step of a hierarchical crew has failed with it."""
+        try:
+            self._verdict = team.judged(from_json(came.text))
+        except ValueError as error:
+            return Failed(str(error))
+        return came
 
     async def _close(self, messaging: CrewMessaging) -> None:
         """Ends what the agent has left listening. Its end is reported before: a handler may raise, or block."""
@@ -281,8 +319,12 @@ class Attempt:
             extras = Extras(self.context.usage, self.context.metadata)
             if isinstance(came, Output):
                 finished = self._results.completed(task, policy, came, extras, seconds)
+                if self._verdict is not None and self.context.team is not None:
+                    finished = self._results.reviewed(finished, self._verdict, self.context.team.reviews)
             elif came is not None:
                 finished = self._results.failed(task, policy, came, extras, seconds)
+            elif self._waits is not None and self._why == "interrupted":
+                finished = self._results.waiting(task, self._waits, extras)
             else:
                 outcome: Outcome = "interrupted" if self._why == "interrupted" else "cancelled"
                 finished = self._results.stopped(task, policy, outcome, stopped, extras)
@@ -290,12 +332,20 @@ class Attempt:
             finished = self._results.broken(task, fault)
             logger.exception("the end of task %s could not be told", task.id)
         end(finished, seconds)
+        tracing.end(self._span, finished.outcome, came.error if isinstance(came, Failed) else "")
         if (usage := extras.usage) is not None and usage.total_tokens:
-            crew, agent = self.context.crew, self.role.agent.agent_id
-            metrics.TOKENS.labels(crew, agent, "input").inc(usage.input_tokens)
-            metrics.TOKENS.labels(crew, agent, "output").inc(usage.output_tokens)
+            metrics.TOKENS.labels(*self._labels, "input").inc(usage.input_tokens)
+            metrics.TOKENS.labels(*self._labels, "output").inc(usage.output_tokens)
+        if trace := tracing.recorded(self._span, self.context.task.metadata):
+            metrics.TASK_RUN.labels(*self._labels).exemplify(seconds, trace, self._clock.now().timestamp())
         if isinstance(came, Failed):
             self._results.log(finished, came)
+
+    @property
+    def _labels(self) -> tuple[str, str, str]:
+        """The crew and the agent, as metrics name them."""
+        of_crew = metrics.of_crew(self.context.crew)
+        return (*of_crew, metrics.AGENTS.shown(of_crew, self.role.agent.agent_id))
 
 
 def on_stack(frame: FrameType | None) -> Attempt | None:

@@ -10,43 +10,36 @@ import asyncio
 import faulthandler
 import functools
 import inspect
-import itertools
 import json
 import logging
 import os
-import queue
 import signal
 import socket
-import struct
 import sys
-import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from watchbill import logs
+from watchbill import logs, tracing
+from watchbill.agents import aclose_clients, team
 from watchbill.agents.context import EMIT_SECONDS, Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.event_types import Telling
+from watchbill.plan import flow
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
-from watchbill.worker.execution import failures, outputs
+from watchbill.worker.execution import child_metrics, failures, outputs
+from watchbill.worker.execution.child_line import Line, LineAccount, LineCheckpoints, OfTask
 from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 
-HEADER: Final = struct.Struct("!I")
 _ROLES_KEPT: Final = 64
-
-
-def pack(message: str) -> bytes:
-    """Makes a frame: the length of the JSON, then the JSON."""
-    data = message.encode()
-    return HEADER.pack(len(data)) + data
+T = TypeVar("T")
 
 
 def main(given: dict[str, Any]) -> None:
@@ -60,36 +53,40 @@ def main(given: dict[str, Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # what an agent prints is seen while it runs, and survives a kill
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    line = _Line(socket.socket(fileno=given["line"]))
+    line = Line(socket.socket(fileno=given["line"]))
     logging.getLogger().addHandler(_LogHandler(line))
+    child_metrics.forward(lambda told: line.send(json.dumps(told)))
     sources = given["sources"]
     loader = AgentLoader(map(Path, sources["folders"]), modules=sources["modules"], chosen=sources["chosen"])
 
     @functools.lru_cache(_ROLES_KEPT)
-    def role(definition: str, agent_id: str) -> tuple[Runner, dict[str, Tool]]:
+    def role(definition: str, agent_id: str, place: str) -> tuple[Runner, dict[str, Tool], CrewDefinition]:
         crew = CrewDefinition.model_validate_json(definition)
-        agent = crew.agent(agent_id)
+        agent = flow.Plan(crew).member(agent_id)
         if agent is None:
             raise LookupError(f"agent {agent_id!r} is not in its crew")  # the worker has looked
-        return loader.load(crew, agent), loader.tools(crew, agent)
+        return loader.load(crew, agent), loader.tools(crew, agent, place), crew
 
     while True:
         asked = line.next_task()
         logging.getLogger().setLevel(asked["level"])
         metadata: dict[str, Any] = {}
+        items = 0
         try:
-            runner, tools = role(asked["definition"], asked["agent"])
-            context = _context(asked, runner, tools, line)
+            runner, tools, crew = role(asked["definition"], asked["agent"], asked["context"]["crew"])
+            context = _context(asked, runner, tools, line, crew)
+            tracing.carry(context.task.metadata)
             while not lease.is_valid:  # others may have taken it, and done it: then we are killed
                 time.sleep(LEASE_POLL_SECONDS)
             try:
                 came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))
             finally:
                 metadata = context.metadata
+                items = context.team.items if context.team is not None else 0
         except BaseException as failure:  # SystemExit ends the task only
             came = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
         what = "output" if isinstance(came, outputs.Output) else "failed"
-        line.end_task(json.dumps({"kind": "end", "metadata": metadata, what: asdict(came)}))
+        line.end_task(json.dumps({"kind": "end", "metadata": metadata, "items": items, what: asdict(came)}))
 
 
 def _die_with(life: int) -> None:
@@ -104,42 +101,47 @@ def _die_with(life: int) -> None:
 
 
 def _run(runner: Runner, context: Context) -> Any:
-    async def on_a_loop() -> Any:
-        return await runner.run(context)
+    async def on_a_loop(run: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await run()
+        finally:
+            await aclose_clients()  # they belong to this loop
 
     if runner.is_async:
-        return asyncio.run(on_a_loop())
+        return asyncio.run(on_a_loop(lambda: runner.run(context)))
     output = runner.run(context)
-
-    async def hidden() -> Any:
-        return await output
-
-    return asyncio.run(hidden()) if inspect.isawaitable(output) else output  # a decorator may hide that it is async
+    if inspect.isawaitable(output):  # a decorator may hide that it is async
+        return asyncio.run(on_a_loop(lambda: output))
+    return output
 
 
 @dataclass(slots=True, kw_only=True)
 class _Context(Context):
     """A context whose worker is another process."""
 
-    line: _Line
-    number: int
+    line: OfTask
 
     def tell_sync(self, told: Telling) -> None:
-        self.line.say(self.number, told).result(EMIT_SECONDS)
+        self.line.say(told).result(EMIT_SECONDS)
+
+    def await_in_thread(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `work` returns, on an event loop for it alone: the line belongs to none."""
+
+        async def on_a_loop() -> T:
+            return await work()
+
+        return asyncio.run(on_a_loop())
 
     def report_usage(self, usage: Usage) -> None:
         Context.report_usage(self, usage)
-        self.line.spent(self.number, usage)  # at once: it may be killed in the next moment, and was spent all the same
+        self.line.spent(usage)  # at once: it may be killed in the next moment, and was spent all the same
 
 
-def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: _Line) -> Context:
-    number = line.task
-
-    async def tell(told: Telling) -> None:
-        await asyncio.wrap_future(line.say(number, told))
-
-    given = asked["context"]
-    return _Context(
+def _context(
+    asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: Line, crew: CrewDefinition
+) -> Context:
+    given, of_task = asked["context"], OfTask(line)
+    context = _Context(
         crew=given["crew"],
         agent=runner.agent,
         task=AgentTask.model_validate(given["task"]),
@@ -147,106 +149,29 @@ def _context(asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line
         prompt=given["prompt"],
         inputs=given["inputs"],
         outputs=given["outputs"],
+        item=given["item"],
         tools=tools,
-        logger=logs.of_agent(given["crew"], asked["agent"], given["run_id"], given["task"]["task_id"]),
+        logger=logs.of_agent(
+            given["crew"], asked["agent"], given["run_id"], given["task"]["task_id"], given["attempt"]
+        ),
         deadline=datetime.fromisoformat(given["deadline"]) if given["deadline"] else None,
         attempt=given["attempt"],
         fence=given["fence"],
-        tell=tell,
-        line=line,
-        number=number,
+        tell=of_task,
+        connect_checkpoints=lambda: LineCheckpoints(of_task),
+        to_worker=of_task,
+        spending=LineAccount(of_task) if given["has_account"] else None,
+        line=of_task,
     )
-
-
-class _Line:
-    """The connection to the worker. When it ends, this process ends."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.task = 0
-        """The number of the task that runs, or ran last."""
-        self._runs = False
-        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._socket = sock
-        self._sending = threading.Lock()
-        self._ids = itertools.count(1)
-        self._said: dict[int, Future[None]] = {}
-        # A forked child of the agent's that held the line open would keep our death from the worker.
-        os.register_at_fork(after_in_child=sock.close)
-        threading.Thread(target=self._listen, name="watchbill-line", daemon=True).start()
-
-    def next_task(self) -> dict[str, Any]:
-        asked = self._requests.get()
-        with self._sending:
-            self.task += 1
-            self._runs = True
-            self._socket.sendall(pack('{"kind": "begun"}'))
-        return asked
-
-    def end_task(self, message: str) -> None:
-        with self._sending:
-            self._runs = False
-            self._socket.sendall(pack(message))
-
-    def send(self, message: str) -> None:
-        with self._sending:
-            self._socket.sendall(pack(message))
-
-    def spent(self, task: int, usage: Usage) -> None:
-        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "requests": usage.requests}
-        data = pack(json.dumps({"kind": "usage", "usage": counts}))
-        with self._sending:
-            if task == self.task and self._runs:
-                self._socket.sendall(data)
-
-    def say(self, task: int, told: Telling) -> Future[None]:
-        """Done once the worker has it on the feeds; holds what that raised there. Raises RuntimeError for a task that
-        has ended: what one has left behind must not speak for another."""
-        said: Future[None] = Future()
-        known = next(self._ids)
-        clean = replace(told, message=redact(told.message), scope=told.scope and redact(told.scope))
-        data = pack(json.dumps({"kind": "told", "id": known, "event": asdict(clean)}))
-        with self._sending:
-            if task != self.task or not self._runs:
-                raise RuntimeError("its task has ended")
-            self._said[known] = said
-            self._socket.sendall(data)
-        return said
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                told = json.loads(self._exactly(HEADER.unpack(self._exactly(HEADER.size))[0]))
-                if told["kind"] == "run":
-                    self._requests.put(told)
-                else:
-                    self._heard(told)
-        finally:
-            os.killpg(0, signal.SIGKILL)
-
-    def _heard(self, told: dict[str, Any]) -> None:
-        said = self._said.pop(told["id"])
-        if not said.set_running_or_notify_cancel():
-            return
-        if told["error"] is None:
-            said.set_result(None)
-        else:
-            said.set_exception((ValueError if told["value"] else RuntimeError)(told["error"]))
-
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = self._socket.recv_into(view)
-            if not got:
-                raise EOFError
-            view = view[got:]
-        return data
+    if given["team"] is not None:
+        team.join(context, crew, given["team"]["step"], of_task, given["team"]["reviews"])
+    return context
 
 
 class _LogHandler(logging.Handler):
     """Sends log lines to the worker, which knows where to write them and keeps secrets out of them."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: Line) -> None:
         super().__init__()
         self._line = line
         self._formatter = logging.Formatter()

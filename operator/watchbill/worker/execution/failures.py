@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from watchbill.errors import GiveUp, NotWorthRetrying, RetryLater, ToolError, UserActionRequired
+from watchbill.errors import GiveUp, NotWorthRetrying, Postponed, RetryLater, ToolError, UserActionRequired
 from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
 from watchbill.plan.retry_after import attribute
@@ -118,6 +118,8 @@ def describe(error: BaseException) -> str:
 def judge(error: BaseException, now: datetime) -> Failure:
     """Judges whether another attempt is worth its while, and when. `now` is aware."""
     error = next((one for one in retry_after.chain(error) if not isinstance(one, ToolError)), error)
+    if isinstance(error, Postponed):
+        return Failure(later_ms=error.later_ms)
     told = _declared(error)
     if isinstance(error, BaseExceptionGroup) and told is None:
         return _together([judge(one, now) for one in error.exceptions])

@@ -27,13 +27,12 @@ from typing import Any, Final, TextIO
 from watchbill import logs
 from watchbill.agents.context import Context
 from watchbill.agents.sources import Sources
-from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.loggers import Logger
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
-from watchbill.tasks import Usage
-from watchbill.worker.execution.child import HEADER, pack
-from watchbill.worker.execution.failures import AgentFailed, Failed, describe
+from watchbill.worker.execution.child_line import HEADER
+from watchbill.worker.execution.failures import AgentFailed, Failed
+from watchbill.worker.execution.line_answers import Answers
 from watchbill.worker.execution.outputs import Output
 from watchbill.worker.execution.shared_lease import SharedLease
 
@@ -60,9 +59,12 @@ def request(crew: CrewDefinition, context: Context) -> dict[str, Any]:
             "prompt": context.prompt,
             "inputs": dict(context.inputs),
             "outputs": dict(context.outputs),
+            "item": context.item,
             "deadline": context.deadline.isoformat() if context.deadline else None,
             "attempt": context.attempt,
             "fence": context.fence,
+            "has_account": context.spending is not None,
+            "team": {"step": context.team.step, "reviews": context.team.reviews} if context.team else None,
         },
     }
 
@@ -192,24 +194,26 @@ class _Process:
         begun_at = time.monotonic()  # noqa: TID251 - the clock of the lease, which all processes share
         self.is_idle = begun = False
         level = logging.getLogger(logs.AGENTS).getEffectiveLevel()
+        answers = Answers(context, writer)
         try:
-            await _send(writer, {"kind": "run", "level": level, **request})
+            await answers.send({"kind": "run", "level": level, **request})
             while (told := await _receive(reader))["kind"] != "end":
-                if told["kind"] == "told":
-                    await _send(writer, await _say(told, context))
-                elif told["kind"] == "log":
-                    _log(told, context)
-                elif told["kind"] == "usage":
-                    context.report_usage(Usage(**told["usage"]))
-                else:
+                if told["kind"] == "begun":
                     begun = True
+                else:
+                    answers.hear(told)
+            await answers.end()
         except (ConnectionError, EOFError):
             if self._is_used and not begun:
                 raise _Gone from None
             raise AgentFailed(await self._died(begun_at)) from None
+        finally:
+            answers.close()
         self.is_idle = self._is_used = True
         for name, value in told["metadata"].items():
             context.annotate(name, value)
+        if context.team is not None:
+            context.team.items = told["items"]
         if failed := told.get("failed"):
             raise AgentFailed(Failed(failed["error"], Failure(**failed["judged"]), failed["traceback"]))
         return Output(**told["output"])
@@ -228,38 +232,10 @@ class _Process:
         return Failed(f"its process died of {name}{memory} before the agent returned")
 
 
-async def _say(told: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Tells what an agent in a process told, and returns the answer for its process."""
-    error: str | None = None
-    value = False
-    try:
-        event = told["event"]
-        mode = event["spawn_mode"] and SpawnMode(event["spawn_mode"])
-        await context.tell(Telling(**{**event, "event_type": EventType(event["event_type"]), "spawn_mode": mode}))
-    except Exception as failure:
-        error, value = describe(failure), isinstance(failure, ValueError)
-    return {"kind": "said", "id": told["id"], "error": error, "value": value}
-
-
-async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
-    writer.write(pack(json.dumps(message)))
-    await writer.drain()
-
-
 async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
     size: int = HEADER.unpack(await reader.readexactly(HEADER.size))[0]
     message: dict[str, Any] = json.loads(await reader.readexactly(size))
     return message
-
-
-def _log(told: Mapping[str, Any], context: Context) -> None:
-    source = logging.getLogger(told["name"])
-    if source.isEnabledFor(told["level"]):
-        extra = logs.about(context.crew, context.agent.agent_id, context.run_id, context.task.task_id)
-        with suppress(Exception):  # a factory's or a filter's of the agent's module, which would cost the process
-            record = source.makeRecord(told["name"], told["level"], "", 0, told["message"], (), None, extra=extra)
-            record.exc_text = told["trace"]
-            source.handle(record)
 
 
 def _same(stream: TextIO) -> int | None:

@@ -3,12 +3,15 @@ deliveries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+import asyncio
+from typing import Literal, Protocol
 
-from watchbill.agents.context import Tell
+from watchbill.agents.asking import Line
+from watchbill.agents.steps import Checkpoints
 from watchbill.store.queue import Claimed, Finished
 from watchbill.worker.execution.attempt import End
+from watchbill.worker.execution.reading import Read
+from watchbill.worker.execution.shared_lease import SharedLease
 
 
 class RunningAttempt(Protocol):
@@ -23,13 +26,25 @@ class RunningAttempt(Protocol):
         ...
 
 
+class ConnectCheckpoints(Protocol):
+    """Makes the way to the checkpoints of one attempt's task."""
+
+    def __call__(self, lease: SharedLease, loop: asyncio.AbstractEventLoop, /) -> Checkpoints: ...
+
+
 class Executes(Protocol):
     """The interface of what begins attempts. executor.py says what each method does."""
 
     def must_read(self, task: Claimed) -> bool: ...
-    async def read(self, task: Claimed) -> tuple[Mapping[str, Any], Mapping[str, Any]]: ...
+    async def read(self, task: Claimed) -> Read: ...
     def begin(
-        self, task: Claimed, tell: Tell, end: End, inputs: Mapping[str, Any] = ..., outputs: Mapping[str, Any] = ...
+        self,
+        task: Claimed,
+        line: Line,
+        end: End,
+        read: Read = ...,
+        *,
+        connect_checkpoints: ConnectCheckpoints | None = ...,
     ) -> RunningAttempt | None: ...
     def failed(self, task: Claimed, error: Exception) -> Finished: ...
     def broken(self, task: Claimed, failure: BaseException) -> Finished: ...

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from watchbill.errors import AgentNotLoadable, NewerRecord, sentence
 from watchbill.loggers import Logger
 from watchbill.plan import retry
+from watchbill.plan.hierarchy import Verdict
 from watchbill.records import TaskPolicy
 from watchbill.store.queue import Claimed, Finished, Outcome, Wish
 from watchbill.tasks import AgentTask, Usage
@@ -41,6 +42,19 @@ class Extras:
 _NO_EXTRAS: Final = Extras()
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The reason why a task waits without a slot. Its attempt doesn't count, and its agent begins anew then."""
+
+    outcome: Literal["approval", "members"]
+    what: str
+    """The approvals that it asks for, packed; the steps that work for it, joined."""
+    message: str
+    """A sentence about it for people."""
+    seconds: float
+    """The longest wait for approval; for members: for how long the record of its run is kept, if that ends."""
+
+
 class Results:
     """Makes the results of one crew's tasks."""
 
@@ -55,7 +69,12 @@ class Results:
 
     def failed(self, task: Claimed, policy: TaskPolicy, failure: Failed, extras: Extras, seconds: float) -> Finished:
         """Makes the result of an agent that failed. Another attempt follows if the failure and the attempts that are
-        left allow it. Otherwise the task is dead, and can be replayed; or failed, if the agent has given it up."""
+        left allow it. Otherwise the task is dead, and can be replayed; or failed, if the agent has given it up. One
+        that may not go on yet is set aside."""
+        if failure.judged.later_ms is not None:
+            message, later_ms = self._first(failure.error).partition(": ")[2][:MESSAGE_MAX], failure.judged.later_ms
+            usage = _spent(task, extras)
+            return Finished(task, "later", "", message, usage=usage, ttl_ms=later_ms, definition=task.definition)
         wait = retry.pause(
             failure.judged,
             task.attempt,
@@ -75,6 +94,9 @@ class Results:
 
     def log(self, finished: Finished, failure: Failed) -> None:
         """Logs a failure. Call it after the report: strangers' handlers of logging may do anything."""
+        if finished.outcome == "later":
+            logger.info("task %s of %s is set aside: %s", finished.task.id, self._crew, finished.message)
+            return
         task, what = finished.task, finished.detail or self._trace(failure)
         logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if finished.outcome == "dead":
@@ -86,6 +108,23 @@ class Results:
         message = self._first(message)[:MESSAGE_MAX]
         usage = _spent(task, extras)
         return Finished(task, outcome, "", message, usage=usage, ttl_ms=ttl_ms, definition=task.definition)
+
+    def passed_over(self, task: Claimed, policy: TaskPolicy, why: str) -> Finished:
+        """Makes the end of a step whose own condition does not hold. It has no result."""
+        ttl_ms = policy.result_ttl_seconds * 1000
+        return Finished(task, "skipped", "", why, ttl_ms=ttl_ms, definition=task.definition)
+
+    def reviewed(self, finished: Finished, verdict: Verdict, agent: str) -> Finished:
+        """Adds the verdict on the work of an agent to the end of its review."""
+        if verdict.approved:
+            return replace(finished, detail=agent)
+        return replace(finished, message=self._first(f"rejected: {verdict.reasons}")[:MESSAGE_MAX])
+
+    def waiting(self, task: Claimed, waits: Waiting, extras: Extras = _NO_EXTRAS) -> Finished:
+        """Makes the end of an attempt whose task waits for something. It has no result."""
+        message, ttl_ms = self._first(waits.message)[:MESSAGE_MAX], math.ceil(waits.seconds * 1000)
+        finished = Finished(task, waits.outcome, "", message, usage=_spent(task, extras), ttl_ms=ttl_ms)
+        return replace(finished, definition=task.definition, detail=waits.what)
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """Makes the result of a task that ended before an agent saw it."""

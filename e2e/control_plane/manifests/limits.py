@@ -1,0 +1,47 @@
+"""Limits of agents and models."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from e2e.control_plane.manifests import Refused, crew
+
+_RATE: Final = "spec.agents[0].rateLimit"
+_MODEL: Final = "spec.modelLimits[0]"
+
+
+def _model(**fields: Any) -> dict[str, Any]:
+    return crew({"spec.modelLimits": [{"model": "m", **fields}]})
+
+
+ACCEPTED: Final = {
+    "limits of an agent and of 100 models": crew(
+        {
+            "spec.agents[0].maxConcurrent": 2,
+            _RATE: {"requests": 10, "periodSeconds": 60, "burst": 3},
+            "spec.modelLimits": [
+                {"model": "openai:gpt-5-mini", "requests": 500, "burst": 20, "tokens": 200000, "periodSeconds": 60},
+                *({"model": f"m{i}", "tokens": 1} for i in range(99)),
+            ],
+        }
+    ),
+}
+REFUSED: Final = [
+    Refused("a rate of nothing", crew({_RATE: {"periodSeconds": 5}}), f"{_RATE}.requests"),
+    Refused("a rate in one number", crew({_RATE: 5}), _RATE),
+    Refused("a rate with a field of another", crew({_RATE: {"requests": 1, "tokens": 5}}), f"{_RATE}.tokens"),
+    Refused("a model's limit of nothing", _model(), _MODEL, says="neither requests nor tokens is given"),
+    Refused("a burst of tokens", _model(tokens=5, burst=2), f"{_MODEL}.burst", says="with requests only"),
+    Refused("a limit without its model", crew({"spec.modelLimits": [{"model": "", "tokens": 5}]}), f"{_MODEL}.model"),
+    Refused(
+        "two limits of one model",
+        crew({"spec.modelLimits": [{"model": "m", "tokens": 5}, {"model": "m", "requests": 5}]}),
+        "spec.modelLimits[1].model",
+        server="spec.modelLimits[1]",
+    ),
+    Refused(
+        "101 limits of models",
+        crew({"spec.modelLimits": [{"model": f"m{i}", "tokens": 5} for i in range(101)]}),
+        "spec.modelLimits",
+    ),
+]

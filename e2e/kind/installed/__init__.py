@@ -1,0 +1,1 @@
+"""Tests of one release, which is installed for all of them."""

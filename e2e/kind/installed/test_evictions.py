@@ -1,0 +1,211 @@
+"""Pods that Kubernetes takes away, from the first instant on, and what agents leave in a pod that stays."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from e2e.cluster import machine
+from e2e.kind import crews
+from e2e.kind.team import NAMESPACE, SOON, Team, connected
+from watchbill.client import Client
+from watchbill.names import CrewKeys
+from watchbill.plan.manifests import GRACE_SECONDS, SAFE_TO_EVICT
+
+AT_ONCE = 3.0
+"""Seconds that a pod without work may take to end. One that doesn't hear SIGTERM takes 60."""
+BRIEF = {"env": [{"name": "WATCHBILL_GRACE_SECONDS", "value": "2"}]}
+"""A worker hands back after two seconds, and not after 55."""
+
+# The container's processes but this one, as [parent, state, command, bytes].
+PROCESSES = """
+import json, os
+found = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if int(pid) == os.getpid():
+        continue
+    try:
+        command, _, rest = open(f"/proc/{pid}/stat").read().partition("(")[2].rpartition(")")
+    except FileNotFoundError:
+        continue
+    fields = rest.split()
+    found.append([int(fields[1]), fields[0], command, int(fields[21]) * os.sysconf("SC_PAGESIZE")])
+print(json.dumps(sorted(found)))
+"""
+TASKS = 500
+SLOTS = 5
+GROWTH = 30 * 2**20
+"""Bytes by which 500 tasks may make a worker larger: less than 64 KiB for each."""
+
+
+def test_a_pod_that_is_deleted_or_evicted_finishes_what_it_runs(team: Team, name: str) -> None:
+    team.apply(*crews.sample(name, "Gated", minReplicas=2, concurrency=1))
+    pods = {pod["metadata"]["name"]: pod for pod in team.until_pods(name, 2)}
+    assert {pod["metadata"]["annotations"][SAFE_TO_EVICT] for pod in pods.values()} == {"false"}
+    keys = CrewKeys(NAMESPACE, name)
+    with team.store() as url, connected(url) as store:
+        tasks = team.with_client(lambda client: client.submit_many(name, "one", ["one", "other"]))
+        machine.until(lambda: store.hlen(keys.holders) == 2, within=SOON, what="both run")
+        one, other = pods
+        team.kubectl("delete", "pod", one, "--wait=false")
+        evict(team, other)
+        machine.until(lambda: told_to_end(team) >= set(pods), within=SOON, what="both are told to end")
+        store.xadd(f"{keys.root}stream:gate", {"open": "yes"})
+
+    ended = [team.wait(name, task).output for task in tasks]
+    assert sorted(output["pod"] for output in ended) == sorted(pods)
+    assert [output["attempt"] for output in ended] == [1, 1]
+
+
+def test_a_five_minute_task_is_handed_on_when_its_pod_is_evicted_or_its_node_drained(team: Team, name: str) -> None:
+    workers: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 1, "concurrency": 1}
+    team.apply(*crews.sample(name, "LongOn", container=BRIEF, lease_seconds=60, **workers))
+    with team.pod_events(name) as events:
+        evicted, task = begun(team, name)
+        evict(team, evicted["metadata"]["name"])
+        elsewhere(team, name, task, evicted)
+
+        drained, task = begun(team, name)
+        node = drained["spec"]["nodeName"]
+        # This crew's pods alone: what else runs on a single node could go to no other.
+        words = (f"--pod-selector=watchbill.dev/crew={name}", "--delete-emptydir-data", f"--timeout={SOON:.0f}s")
+        try:
+            team.kubectl("drain", node, *words)
+            assert drained["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in team.pods(name)}
+        finally:
+            team.kubectl("uncordon", node)
+        elsewhere(team, name, task, drained)
+        codes = exit_codes(events())
+    assert [codes[pod["metadata"]["name"]] for pod in (evicted, drained)] == [0, 0], "killed"
+
+
+def test_a_pod_that_is_deleted_the_moment_it_starts_ends_at_once(team: Team, name: str) -> None:
+    moments = (is_placed, has_started, has_started, is_placed, has_started)
+    others = [f"ends-at-once-{number}" for number in range(len(moments))]
+    command = ["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"]
+    for other in others:
+        team.apply(crews.pod(other, {"name": "main", "image": team.images.worker, "command": command}))
+    team.kubectl("wait", *(f"pod/{other}" for other in others), "--for=condition=Ready", f"--timeout={SOON:.0f}s")
+    took, others_took = [], []
+    with team.pod_events(name) as events, ThreadPoolExecutor() as pool:
+        team.apply(*crews.sample(name, "Sleeper", minReplicas=1, maxReplicas=1))
+        seen: set[str] = set()
+        for moment, other in zip(moments, others, strict=True):
+            find = partial(newest, events, seen, moment)
+            victim = machine.until(find, within=SOON, what="a new pod", every=0.05)
+            seen.add(victim)
+            beside = pool.submit(ends_in, team, other)
+            took.append(ends_in(team, victim))
+            others_took.append(beside.result())
+        codes = exit_codes(events())
+    told = " beside ".join(", ".join(f"{seconds:.1f}" for seconds in some) for some in (took, others_took))
+    print(f"seconds in Terminating: {told} of pods that do nothing")
+    assert set(codes.values()) <= {0}, "killed"
+    assert max(took) < GRACE_SECONDS / 2, told
+    median = statistics.median(took)
+    assert median < AT_ONCE or median < 2 * statistics.median(others_took), told
+
+
+def test_what_five_hundred_tasks_leave_behind_fills_no_pod(team: Team, name: str) -> None:
+    manifests = crews.sample(name, "Parent", minReplicas=1, maxReplicas=1, concurrency=SLOTS)
+    manifests[1]["spec"]["agents"].append({"name": "two", "class": "sample_agents:ProcessParent"})
+    team.apply(*manifests)
+    (pod,) = team.until_pods(name, 1)
+
+    def orphans_gone() -> list[list[Any]]:
+        """All processes, once those that have lost their parents have ended, and been waited for."""
+        found = json.loads(team.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", PROCESSES))
+        there = any(parent == 1 and (state == "Z" or command == "sleep") for parent, state, command, _ in found)
+        return [] if there else list(found)
+
+    async def work(client: Client, one: int, two: int) -> None:
+        for agent, number in (("one", one), ("two", two)):
+            ids = await client.submit_many(name, agent, ["go on"] * number)
+            assert all([(await client.wait(name, task, timeout=5 * SOON)).success for task in ids])
+
+    team.with_client(lambda client: work(client, 20, SLOTS))
+    before = machine.until(orphans_gone, within=SOON, what="nothing is left of the first tasks", every=0.3)
+    team.with_client(lambda client: work(client, TASKS - 100, 100))
+    after = machine.until(orphans_gone, within=SOON, what="nothing is left of the tasks", every=0.3)
+
+    # A child that its agent does not wait for is waited for by Python, when the same process starts the next one.
+    assert sum(state == "Z" for _, state, *_ in after) <= 2 * SLOTS, after
+    # PID 1, the worker, and for each slot a process for agents, with another one that watches the worker's lease.
+    assert sum(state != "Z" for _, state, *_ in after) <= 2 + 2 * SLOTS, after
+    assert memory_of_worker(after) - memory_of_worker(before) < GROWTH
+    (same,) = team.pods(name)
+    assert same["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def begun(team: Team, crew: str) -> tuple[dict[str, Any], str]:
+    """The crew's pod, and a task that has begun on it, to last for five minutes."""
+    (pod,) = team.until_pods(crew, 1)
+    task = team.with_client(lambda client: client.submit(crew, pod["metadata"]["name"]))
+    assert team.until_runs(crew) == pod["metadata"]["name"]
+    return pod, task
+
+
+def elsewhere(team: Team, crew: str, task: str, pod: dict[str, Any]) -> None:
+    """The task is done on another pod, and its first attempt does not count."""
+    output = team.wait(crew, task).output
+    assert output["pod"] != pod["metadata"]["name"]
+    assert output["attempt"] == 1
+
+
+def evict(team: Team, pod: str) -> None:
+    """Asks for an eviction, as `kubectl drain` and a cluster's autoscaler do."""
+    where = {"name": pod, "namespace": NAMESPACE}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": where}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    team.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
+
+
+def told_to_end(team: Team) -> set[str]:
+    """The pods whose containers the kubelet has sent SIGTERM."""
+    events = team.get("events", "--field-selector=reason=Killing")["items"]
+    return {event["involvedObject"]["name"] for event in events}
+
+
+def ends_in(team: Team, pod: str) -> float:
+    """The seconds from the deletion of a pod until it is gone."""
+    began = time.monotonic()
+    team.kubectl("delete", "pod", pod)
+    return time.monotonic() - began
+
+
+def newest(events: Callable[[], list[Any]], seen: set[str], moment: Callable[[Any], object]) -> str:
+    """The name of a pod that is not among `seen`, once it has come to that moment; empty before."""
+    pods = {event["object"]["metadata"]["name"]: event["object"] for event in events()}
+    return next((name for name, pod in pods.items() if name not in seen and moment(pod)), "")
+
+
+def is_placed(pod: Any) -> bool:
+    return bool(pod["spec"].get("nodeName"))
+
+
+def has_started(pod: Any) -> bool:
+    return any("running" in one["state"] for one in pod["status"].get("containerStatuses", []))
+
+
+def exit_codes(events: list[Any]) -> dict[str, int]:
+    """Pod → the exit code of its worker, where the kubelet told one. It tells 137 of a container that never was."""
+    states = {
+        event["object"]["metadata"]["name"]: one["state"]["terminated"]
+        for event in events
+        for one in event["object"]["status"].get("containerStatuses", [])
+        if "terminated" in one["state"] and one["state"]["terminated"].get("reason") != "ContainerStatusUnknown"
+    }
+    return {name: int(state["exitCode"]) for name, state in states.items()}
+
+
+def memory_of_worker(processes: list[list[Any]]) -> int:
+    """The bytes of the largest child of PID 1."""
+    return max(int(memory) for parent, _, _, memory in processes if parent == 1)

@@ -1,0 +1,77 @@
+"""The operator, the workers and the whole release are replaced under load, and no task notices."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from e2e.cluster import machine
+from e2e.kind import crews, ledger
+from e2e.kind.team import SOON, Team
+from watchbill.client import Client
+
+PROMPTS = ("0.2", "4", "1", "0.5", "2", "0.1")
+"""Seconds of the tasks, which four slots share."""
+
+
+def test_a_rolling_update_of_operator_and_workers_under_load_disturbs_no_task(team: Team, name: str) -> None:
+    team.apply(*crews.sample(name, "Noted", lease_seconds=60, minReplicas=2, maxReplicas=2, concurrency=2))
+    old = uids(team.until_pods(name, 2))
+    with team.pod_events(name) as events:
+        with ledger.busy(team, name, PROMPTS) as tasks:
+            team.kubectl("rollout", "restart", "deployment/watchbill")
+            team.kubectl("rollout", "status", "deployment/watchbill", "--timeout=90s", timeout=120)
+            before = len(tasks)
+            machine.until(lambda: len(tasks) > before, within=SOON, what="work under the new operator")
+            assert uids(team.pods(name)) == old, "the operator's update replaced a worker"
+
+            annotations = {"example.com/changed": "yes"}
+            patch = {"spec": {"workers": {"template": {"metadata": {"annotations": annotations}}}}}
+            team.kubectl("patch", "crew", name, "--type=merge", f"--patch={json.dumps(patch)}")
+
+            def replaced() -> bool:
+                now = uids(team.pods(name))
+                return len(now) == 2 and not now & old
+
+            machine.until(replaced, within=3 * SOON, what="other workers alone", every=0.5)
+        with team.store() as url:
+            given = {name: tasks}
+            ledger.until_ended(url, given, within=SOON)
+            ledger.check(url, given, events())
+
+
+def test_a_release_that_is_uninstalled_and_installed_again_loses_no_task(team: Team, name: str) -> None:
+    other = f"{name}-later"
+    team.apply(*crews.sample(name, "Noted", lease_seconds=60, maxReplicas=1, concurrency=2))
+    team.apply(*crews.sample(other, "Noted", lease_seconds=60, maxReplicas=1))
+    for crew in (name, other):
+        team.until_ready(crew)
+
+    async def queue(client: Client) -> list[str]:
+        return await client.submit_many(name, "one", ["8"] * 5)
+
+    async def queue_more(client: Client) -> dict[str, list[str]]:
+        return {crew: await client.submit_many(crew, "one", ["0.5"] * 3) for crew in (name, other)}
+
+    try:
+        with team.pod_events(name, other) as events:
+            given = {name: team.with_client(queue)}
+            (worker,) = team.until_pods(name, 1)
+            try:
+                team.uninstall()
+                assert team.get("deployments", "--selector=app.kubernetes.io/component=operator")["items"] == []
+                more = team.with_client(queue_more)
+                assert team.pods(other) == [], "nobody is there to start a worker"
+            finally:
+                team.install()
+            given = {name: given[name] + more[name], other: more[other]}
+            with team.store() as url:
+                ledger.until_ended(url, given, within=2 * SOON)
+                ledger.check(url, given, events())
+        assert uids(team.pods(name)) == {worker["metadata"]["uid"]}, "the worker was replaced"
+    finally:
+        team.kubectl("delete", "crew,configmap", other, "--ignore-not-found")
+
+
+def uids(pods: list[dict[str, Any]]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}

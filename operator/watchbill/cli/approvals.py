@@ -1,0 +1,69 @@
+"""`approve` and `reject`: commands for tasks that wait for somebody's approval."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from watchbill.cli import output
+from watchbill.cli.control import say_state
+from watchbill.cli.options import CrewArgument, Output
+from watchbill.cli.stores import StoreOptions, with_store
+
+if TYPE_CHECKING:
+    from watchbill.client import Client
+
+WorkArgument = Annotated[str, typer.Argument(metavar="ID", help="A task, or a step of a run: RUN/STEP.")]
+WhyOption = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Reason, which is kept with the task.", show_default=False)
+]
+WhatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--what", metavar="TEXT", help="The approval that is meant, if the task waits for several.", show_default=False
+    ),
+]
+
+
+@with_store()
+def approve(
+    store: StoreOptions, crew: CrewArgument, task_id: WorkArgument, what: WhatOption = None, reason: WhyOption = ""
+) -> int:
+    """Approve of what a task, or a step of a run, waits for, and print its state.
+
+    It goes on as soon as a worker has a slot for it. `watchbill why CREW ID` shows what it waits for, and the arguments
+    of calls of tools. Exit 2: there is no such work, it waits for no approval or for several and none is named, it was
+    rejected, or its time for that is over.
+    """
+    return store.run(
+        lambda client: _told(
+            client, crew, task_id, store.form, client.approve(crew, task_id, what=what, reason=reason), "approved"
+        )
+    )
+
+
+@with_store()
+def reject(
+    store: StoreOptions, crew: CrewArgument, task_id: WorkArgument, what: WhatOption = None, reason: WhyOption = ""
+) -> int:
+    """Reject what a task, or a step of a run, waits for, and print its state.
+
+    The task fails with the reason, unless its agent goes on without the approval. A model is told the reason in place
+    of a tool's result. Exit 2: there is no such work, it waits for no approval or for several and none is named, it was
+    approved, or the time for that is over.
+    """
+    return store.run(
+        lambda client: _told(
+            client, crew, task_id, store.form, client.reject(crew, task_id, what=what, reason=reason), "rejected"
+        )
+    )
+
+
+async def _told(client: Client, crew: str, task_id: str, form: Output, deciding: Awaitable[bool], verdict: str) -> int:
+    changed = await deciding
+    await say_state(client, crew, task_id, form)
+    if not changed:
+        output.say(f"{task_id} was {verdict} before: nothing was changed")
+    return 0

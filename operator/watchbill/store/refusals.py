@@ -1,0 +1,37 @@
+"""The errors for answers of scripts that take no work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from watchbill.errors import Closed, DefinitionChanged, QuotaExceeded, sentence
+from watchbill.names import CrewKeys
+from watchbill.store.queue import crew_gone, queue_full
+
+
+def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int) -> None:
+    """Raises CrewGone, QuotaExceeded, Closed, DefinitionChanged or QueueFull if the answer to a submission is one.
+    `digest`: the definition that the work was checked against."""
+    match reply[0]:
+        case "gone":
+            raise crew_gone(keys)
+        case "held":
+            raise no_room(keys, reply[1])
+        case "closed":
+            raise closed(keys, reply[1])
+        case "changed":
+            raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {digest!r} by now")
+        case "full":
+            raise queue_full(keys, max_queued)
+
+
+def no_room(keys: CrewKeys, why: str) -> QuotaExceeded:
+    """Returns the error for a crew for which its namespace has no room."""
+    return QuotaExceeded(f"crew {keys.crew!r} takes no work: {why}")
+
+
+def closed(keys: CrewKeys, why: str) -> Closed:
+    """Returns the error for a crew that somebody has closed to new work."""
+    again = f"To open it again: watchbill resume {keys.crew}"
+    return Closed(f"crew {keys.crew!r} is closed, and takes no work: {sentence(why)} {again}")

@@ -1,0 +1,156 @@
+"""Steps of runs: those that a run gets while it goes on (the next iteration of a loop, a list's items), and what single
+steps are known by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+
+from watchbill.connection import outages, scripts
+from watchbill.connection.gathering import Reads
+from watchbill.errors import Fenced
+from watchbill.names import CrewKeys, split_step_id
+from watchbill.plan import flow
+from watchbill.store import packed, runs
+from watchbill.store.queue import BATCH, crew_gone, queue_full
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The step on whose behalf others are added: it is held under a fence."""
+
+    keys: CrewKeys
+    uid: str
+    id: str
+    """`run/step`."""
+    fence: int
+
+    @property
+    def run_id(self) -> str:
+        return (split_step_id(self.id) or ("", ""))[0]
+
+
+async def add_iteration(client: redis.asyncio.Redis, held: Held, steps: Sequence[flow.Step]) -> bool:
+    """Adds the next iteration of a loop; its first step comes after the one that is held. Does nothing where that was
+    done before. Returns False if the run is being cancelled. Raises Fenced when the step is no longer ours, CrewGone.
+    """
+    first = steps[0].name
+    added = [
+        [
+            step.name,
+            step.agent,
+            max(len(step.after), 1),
+            packed.pack_ids(step.successors),
+            packed.pack_marks(lenient=step.lenient, kind=step.kind),
+            "",
+        ]
+        for step in steps
+    ]
+    return await _extend(client, held, added, follows=first)
+
+
+async def add_items(
+    client: redis.asyncio.Redis, held: Held, name: str, agent: str, items: Sequence[Any], *, lenient: bool, room: int
+) -> bool:
+    """Adds a step of `agent` for each item of a list, behind which step `name` waits. Those that are there stay.
+
+    `room`: tasks.maxQueued. Returns False if the run is being cancelled. Raises QueueFull when the crew has no room for
+    all of them, Fenced, CrewGone.
+    """
+    marks = packed.pack_marks(lenient=lenient, kind="agent")
+    for start in range(0, len(items), BATCH):
+        added = [
+            [flow.item_name(name, number), agent, 0, name, marks, json.dumps(item, ensure_ascii=False)]
+            for number, item in enumerate(items[start : start + BATCH], start + 1)
+        ]
+        in_all = len(items) if start == 0 else 0
+        if not await _extend(client, held, added, target=name, room=room, in_all=in_all):
+            return False
+    return True
+
+
+async def _extend(
+    client: redis.asyncio.Redis,
+    held: Held,
+    added: Iterable[Sequence[Any]],
+    *,
+    follows: str = "",
+    target: str = "",
+    room: int = 0,
+    in_all: int = 0,
+) -> bool:
+    keys, run_id = held.keys, held.run_id
+    rows = list(added)
+    names = [*keys.fixed, keys.run(run_id), keys.run_steps(run_id), keys.run_events(run_id)]
+    args: list[Any] = [held.uid, held.id, held.fence, follows, target, room, in_all, len(rows)]
+    args += (value for row in rows for value in row)
+    with outages.translated():
+        reply = await scripts.run(client, "extend", names, args)
+    match reply[0]:
+        case "gone":
+            raise crew_gone(keys)
+        case "stale":
+            raise Fenced(f"step {held.id!r} of crew {keys.crew!r} is no longer held by this worker")
+        case "full":
+            raise queue_full(keys, room)
+    return bool(reply[0] == "ok")
+
+
+async def is_followed(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> bool:
+    """Returns whether other steps come after this one."""
+    with outages.translated():
+        stored = await client.hget(keys.run_steps(run_id), step)
+    with runs.readable(keys, f"{run_id}/{step}"):
+        return stored is not None and bool(packed.Step.unpack(str(stored)).successors)
+
+
+async def agent_of(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, step: str) -> str | None:
+    """The agent of a step; None where the run has no such step."""
+    with outages.translated():
+        stored = await client.hget(keys.run_steps(run_id), step)
+    if stored is None:
+        return None
+    with runs.readable(keys, f"{run_id}/{step}"):
+        return packed.Step.unpack(str(stored)).agent
+
+
+async def item(client: Reads, keys: CrewKeys, run_id: str, step: str) -> Any:
+    """The item that a step is for. Raises KeyError where it has none."""
+    with outages.translated():
+        (stored,) = await client.hmget(keys.run(run_id), [f"item:{step}"])
+    if stored is None:
+        raise KeyError(step)
+    return json.loads(stored)
+
+
+async def made(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, maker: str) -> int | None:
+    """The number of items for which step `maker` made steps; None if it failed."""
+    output = (await runs.outputs(client, keys, run_id, [maker])).get(maker)
+    return output if isinstance(output, int) else None
+
+
+async def outputs_of_items(
+    client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, name: str, number: int
+) -> list[Any]:
+    """The outputs of the steps for the items of a list, in the order of the items; of one that failed, an error value.
+    Raises NotFound, KeyError."""
+    found: list[Any] = []
+    for start in range(1, number + 1, BATCH):
+        names = [flow.item_name(name, n) for n in range(start, min(start + BATCH, number + 1))]
+        outputs = await runs.outputs(client, keys, run_id, names)
+        found += (outputs[one] for one in names)
+    return found
+
+
+async def last_steps(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, plan: flow.Plan) -> dict[str, str]:
+    """Agent → its last step that has an output or an error, in the order of the crew. Raises NotFound, NewerRecord."""
+    reached: dict[str, str] = {}
+    for step in (await runs.status(client, keys, run_id)).steps:
+        is_whole = plan.place(step.agent, step.name).kind in ("agent", "list")
+        if is_whole and step.finished_at is not None and not step.is_passed_over:
+            reached[step.agent] = step.name
+    return {agent.agent_id: reached[agent.agent_id] for agent in plan.crew.agents if agent.agent_id in reached}

@@ -1,0 +1,79 @@
+-- Which tasks of agents with limits a claim may take.
+-- uses holders limits
+
+local gate_made
+local function gate()               -- made when needed: most crews have no limits
+  if gate_made then return gate_made end
+  for _, one in ipairs(limiting().listed) do
+    if one.is_early then limiting().keep_rate(one) end
+  end
+  limiting().recount_full()
+  local REFUSED_MOST = 200          -- entries that one claim leaves to wait
+  local refused = 0                 -- how many it has
+
+  local function pending_of(class, one, most)
+    local pending = redis.pcall('XPENDING', STREAM[class], GROUP, '-', '+', most, LIMITED .. one.agent)
+    return pending.err and {} or pending
+  end
+
+  -- Whether a worker may have this entry now: that is a start, unless it isn't to run (`wish`). Else it waits for the
+  -- limits of its agent from now on; an attempt that died with its worker counts.
+  local function admit(id, agent, class, entry, attempt, wish)
+    local one = limiting().of[agent]
+    local before = one and holder(id)
+    if not one or before and (before.entry ~= entry or before.class ~= class) then return true end
+    local has_place = before and string.sub(before.inc, 1, #LIMITED) ~= LIMITED    -- a dead worker's, or handed back
+    if wish or (has_place or one.held < one.most) and limiting().starts(one) > 0 then
+      limiting().enter(one, not wish, not has_place)
+      return true
+    end
+    if has_place then
+      limiting().vacate(before)
+      if before.known ~= '0' then count(agent, -1) end
+    end
+    local made = before and tonumber(before.attempt) + (before.started ~= '0' and 1 or 0) or attempt or 1
+    redis.call('XCLAIM', STREAM[class], GROUP, LIMITED .. agent, 0, entry, 'JUSTID')
+    local held_as = LIMITED .. agent .. FS .. int(now_us) .. FS .. class .. FS .. entry
+    redis.call('HSET', HOLDERS, id, pack_claimed(held_as, int(made), agent, false))
+    if not one.waits then redis.call('HSET', META, 'limited:' .. agent, '1') end
+    one.waits = true
+    refused = refused + 1
+    return false
+  end
+
+  -- What waits in one class and may start now, the oldest first, at most `most`.
+  local function ready(class, most)
+    local found = {}
+    for _, one in ipairs(limiting().listed) do
+      local room = one.waits and math.min(limiting().room(one), most) or 0
+      for _, p in ipairs(room > 0 and pending_of(class, one, room) or {}) do
+        local ms, seq = string.match(p[1], '(%d+)-(%d+)')
+        found[#found + 1] = { entry = p[1], consumer = p[2], ms = tonumber(ms), seq = tonumber(seq) }
+      end
+    end
+    table.sort(found, function(a, b) return a.ms < b.ms or a.ms == b.ms and a.seq < b.seq end)
+    for i = #found, most + 1, -1 do found[i] = nil end
+    return found
+  end
+
+  -- The consumers some of whose tasks may start now. An agent of which none waits any more is forgotten.
+  local function startable()
+    local found = {}
+    for _, one in ipairs(limiting().listed) do
+      if one.waits and limiting().room(one) > 0 then
+        one.waits = false
+        for _, class in ipairs(CLASSES) do one.waits = one.waits or #pending_of(class, one, 1) > 0 end
+        if one.waits then
+          found[#found + 1] = LIMITED .. one.agent
+        else
+          redis.call('HDEL', META, 'limited:' .. one.agent)
+        end
+      end
+    end
+    return found
+  end
+
+  gate_made = { admit = admit, ready = ready, startable = startable, refused = function() return refused end,
+    may_go_on = function(before) return refused > before and refused < REFUSED_MOST end }
+  return gate_made
+end

@@ -1,0 +1,108 @@
+-- Limits of agents: how many tasks of one run at once, and how often one starts, over all workers.
+-- uses nothing
+--
+-- meta's `limits` (plan.limits.pack in Python) lists the agents that have some, or had some and still have tasks that
+-- wait. Such a task is held by the consumer LIMITED .. agent, which has no lease, so nobody takes it for dead: the task
+-- keeps its place in its class, its payload and its attempts. Claims take it from there. Of each agent meta has
+--   held:AGENT       tasks that workers hold, or handed back
+--   rate:AGENT       for how long its starts fill its rate (all that a GCRA remembers), as of when, and the time
+--                    between two starts then; all in us
+--   limited:AGENT    there: some of its tasks may wait
+-- and of all `recounted`: when `held:` was counted last, in ms.
+
+local limiting_made
+local function limiting()           -- made when needed: most crews have no limits
+  if limiting_made then return limiting_made end
+  local of, listed, fields = {}, {}, {}
+  for agent, most, every, burst in string.gmatch(limits, '([^\30\31]+)\31(%d*)\31(%d*)\31(%d*)') do
+    local one = { agent = agent, most = tonumber(most) or math.huge, every = tonumber(every) or 0,
+      burst = tonumber(burst) or 1 }
+    of[agent], listed[#listed + 1] = one, one
+    for _, field in ipairs({ 'held:', 'rate:', 'limited:' }) do fields[#fields + 1] = field .. agent end
+  end
+  fields[#fields + 1] = 'recounted'
+  local known = redis.call('HMGET', META, unpack(fields))
+  local recounted_ms = tonumber(known[#fields] or '0')
+  for i, one in ipairs(listed) do
+    one.held, one.waits = tonumber(known[3 * i - 2] or '0'), known[3 * i] and true or false
+    local us, at_us, every = string.match(known[3 * i - 1] or '', '^(%d+) (%d+) (%d+)$')
+    if tonumber(every) == 0 then us, at_us = nil, nil end      -- it says nothing of a rate
+    at_us = tonumber(at_us or now_us)
+    one.ahead = us and math.max(us * one.every / every - math.max(now_us - at_us, 0), 0) or 0
+    one.is_early = at_us > now_us      -- the server's clock has gone back since
+  end
+
+  -- How many of its tasks its rate lets start now, and how many may.
+  local function starts(one)
+    return one.every > 0 and math.floor((one.burst * one.every - one.ahead) / one.every) or math.huge
+  end
+  local function room(one) return math.max(math.min(one.most - one.held, starts(one)), 0) end
+
+  -- In how many ms its rate lets one more start; nil: it is not the rate that holds it.
+  local function rate_ms(one)
+    local left = one.ahead - (one.burst - 1) * one.every
+    return one.every > 0 and one.held < one.most and left > 0 and math.ceil(left / 1000) or nil
+  end
+
+  -- In how many ms the rate of some agent lets one of its tasks start that waits; nil: there is none.
+  local function soonest_ms()
+    local least
+    for _, one in ipairs(listed) do
+      local ms = one.waits and rate_ms(one)
+      if ms and (not least or ms < least) then least = ms end
+    end
+    return least
+  end
+
+  local function keep_rate(one)
+    if one.every == 0 then return end
+    redis.call('HSET', META, 'rate:' .. one.agent, int(one.ahead) .. ' ' .. int(now_us) .. ' ' .. int(one.every))
+  end
+
+  -- Counts anew what workers hold: a worker of the release before ends tasks and leaves `held:` as it is.
+  local function recount()
+    for _, one in ipairs(listed) do one.held = 0 end
+    local holders = redis.call('HGETALL', HOLDERS)
+    for i = 2, #holders, 2 do
+      local inc, agent = string.match(holders[i], '^([^\31]*)\31.*\31([^\31]*)\31%d*$')
+      local one = of[agent]
+      if one and string.sub(inc, 1, #LIMITED) ~= LIMITED then one.held = one.held + 1 end
+    end
+    for _, one in ipairs(listed) do redis.call('HSET', META, 'held:' .. one.agent, one.held) end
+    redis.call('HSET', META, 'recounted', now)
+    recounted_ms = now_ms
+  end
+
+  -- Does so where some agent has no place left, at most once a minute, because it looks at all holders.
+  local function recount_full()
+    if recounted_ms <= now_ms and now_ms - recounted_ms < 60000 then return end
+    for _, one in ipairs(listed) do
+      if one.held >= one.most then return recount() end
+    end
+  end
+
+  -- A worker gets one of its tasks. `is_start`: that is a start; `is_more`: no worker has held it.
+  local function enter(one, is_start, is_more)
+    if is_more then one.held = redis.call('HINCRBY', META, 'held:' .. one.agent, 1) end
+    if is_start and one.every > 0 then
+      one.ahead = one.ahead + one.every
+      keep_rate(one)
+    end
+  end
+
+  -- A task loses its holder for good. Whether another one may wait for its place.
+  local function vacate(h)
+    local one = of[h.agent]
+    if not one or string.sub(h.inc, 1, #LIMITED) == LIMITED then return false end
+    one.held = redis.call('HINCRBY', META, 'held:' .. one.agent, -1)
+    if one.held < 0 then
+      one.held = 0
+      redis.call('HSET', META, 'held:' .. one.agent, 0)
+    end
+    return one.waits
+  end
+
+  limiting_made = { of = of, listed = listed, starts = starts, room = room, soonest_ms = soonest_ms,
+    keep_rate = keep_rate, enter = enter, vacate = vacate, recount = recount, recount_full = recount_full }
+  return limiting_made
+end

@@ -1,0 +1,87 @@
+"""Reads what a step of a run is given of the steps before it, and tells whether it runs at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from watchbill.connection import outages
+from watchbill.connection.gathering import GatheredReads
+from watchbill.names import CrewKeys
+from watchbill.plan import flow, prompts, values
+from watchbill.records import AgentDefinition
+from watchbill.store import run_steps, runs
+from watchbill.store.queue import Claimed
+from watchbill.worker.execution.attempt import Role
+from watchbill.worker.execution.reading import Read
+
+
+def reads(plan: flow.Plan, agent: AgentDefinition, kind: flow.Kind) -> list[str]:
+    """The agents whose outputs steps of this kind are given."""
+    if kind == "each":
+        named, name = prompts.list_of(agent.for_each or "")
+        source = prompts.resolve(name, plan.ids)[0] if named == "steps" else ""
+        return [plan.ids[source]] if source else []
+    return plan.reads(agent.agent_id, kind, prompts.cited(agent.prompt, plan.ids)) if kind != "list" else []
+
+
+async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, at: flow.Place) -> Read:
+    """Reads what a task needs. Raises NotFound for an output that can't be read."""
+    inputs: Mapping[str, str] = {}
+    outputs: dict[str, Any] = {}
+    item: Any = values.MISSING
+    run_id, plan = task.run_id, role.plan
+    if names := _inputs(task, role, at):
+        inputs = await outages.persist(lambda: runs.inputs(reads, keys, task.id, names))
+    wanted = [*role.reads, *([plan.ids[role.when.step]] if role.when else [])]
+    if run_id is not None and wanted:
+        if at.kind == "synthesis":
+            steps = await outages.persist(lambda: run_steps.last_steps(reads.client, keys, run_id, plan))
+        else:
+            steps = plan.sources(role.agent.agent_id, at, dict.fromkeys(wanted))
+        found = await outages.persist(lambda: runs.outputs(reads, keys, run_id, list(steps.values())))
+        outputs = {agent: found[step] for agent, step in steps.items() if step in found}
+    if run_id is not None and at.kind == "item":
+        item = await outages.persist(lambda: run_steps.item(reads, keys, run_id, task.step or ""))
+    return Read(inputs, outputs, item)
+
+
+def _inputs(task: Claimed, role: Role, at: flow.Place) -> Sequence[str]:
+    """The inputs that are read. A step for an item gets those that it cites: the list may be one of them."""
+    if at.kind != "item":
+        return task.inputs
+    wanted = {*prompts.references(role.agent.prompt or "")[0], *role.agent.inputs}
+    return [name for name in task.inputs if name in wanted]
+
+
+def passed_over(role: Role, at: flow.Place, read: Read) -> str:
+    """Returns why a step of a run is passed over; empty if it runs. What a loop has not come to yet fulfils no
+    condition. Raises values.Unusable for a condition that can't be judged."""
+    when = role.when
+    if when is None:
+        return ""
+    step = role.plan.ids[when.step]
+    if when.exists is None and _is_later(role, at, step):
+        return f"skipped: its condition is about {when.step}, which the loop has not come to yet"
+    if values.holds(when, read.outputs.get(step, values.MISSING)):
+        return ""
+    what = f"{when.step}.{when.field}" if when.field else when.step
+    ((name, value),) = ((name, value) for name, value in when.comparisons().items() if value is not None)
+    asked = f"{name} {repr(value)[:100]}"
+    return f"skipped: its condition does not hold ({what} {asked})"
+
+
+def _is_later(role: Role, at: flow.Place, agent: str) -> bool:
+    """Returns whether a loop comes to that agent later, and for the first time."""
+    return at.iteration == 1 and not role.plan.sources(role.agent.agent_id, at, [agent])
+
+
+def named(role: Role, at: flow.Place, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs by every name that a template may cite. What a loop has not come to yet is empty text in its first
+    iteration; the output of a step that was skipped is missing."""
+    found: dict[str, Any] = {}
+    for agent in prompts.cited(role.agent.prompt, role.plan.ids):
+        lacking = prompts.NOTHING_YET if _is_later(role, at, agent) else values.MISSING
+        found[agent] = outputs.get(agent, lacking)
+    members = (role.plan.member(agent) for agent in list(found))
+    return found | {one.effective_name: found[one.agent_id] for one in members if one is not None}

@@ -1,0 +1,48 @@
+"""Children of a crew that somebody deletes or changes. An API server and a store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_reconcile import Room
+
+from watchbill.plan.replicas import Load
+
+pytestmark = pytest.mark.pure
+
+
+async def test_a_service_account_is_made_once_and_again_when_it_is_gone_or_changed_at_a_resync() -> None:
+    room = Room()
+    assert "apply serviceaccounts" in await room.asks()
+    await room.reconcile()
+    [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
+    del room.server.objects[account]
+    assert "apply serviceaccounts" not in await room.asks(), "it was there"
+    room.memory.invalidate()
+    assert "apply serviceaccounts" in await room.asks()
+    room.server.objects[account]["automountServiceAccountToken"] = True
+    room.memory.invalidate()
+    assert "apply serviceaccounts" in await room.asks()
+    room.server.objects[account]["metadata"]["labels"]["theirs"] = "1"
+    room.memory.invalidate()
+    assert "apply serviceaccounts" not in await room.asks()
+
+
+async def test_a_deployment_whose_labels_somebody_removed_gets_them_back_and_keeps_its_size() -> None:
+    """Made anew, it would begin with as many workers as are wanted now, and stop some that are busy."""
+    room = Room()
+    room.store.load = Load(0, 25, None)
+    await room.reconcile()
+    room.store.load = Load(0, 5, None)
+    [deployment] = [key for key in room.server.objects if key[0] == "deployments"]
+    labels = room.server.objects[deployment]["metadata"].pop("labels")
+    room.server.version += 1
+    room.server.objects[deployment]["metadata"]["resourceVersion"] = version = str(room.server.version)
+    room.cache.take("deployments", "DELETED", room.server.objects[deployment])
+    applied: list[dict[str, Any]] = []
+    room.server.on_apply = applied.append
+    await room.reconcile()
+    assert room.server.objects[deployment]["metadata"]["labels"] == labels
+    assert [(a["spec"]["replicas"], a["metadata"]["resourceVersion"]) for a in applied] == [(3, version)]
+    assert room.workers() == 3

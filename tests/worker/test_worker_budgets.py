@@ -1,0 +1,242 @@
+"""Budgets where agents work: real workers, a real store, and a model behind HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from workshop import Crew, Make
+
+from waiting import until
+from watchbill.api.budgets import Budget
+from watchbill.api.models import ModelChoice
+from watchbill.plan.why import Reason
+from watchbill.records import AgentDefinition
+from watchbill.store import budgets
+from watchbill.tasks import TaskState
+from watchbill.testing import Answer, ErrorAnswer, FakeModel, Request, ToolCall
+
+LONG = "x" * 1100
+"""A prompt of more bytes than tokens are charged for it."""
+
+
+def llm(name: str, base_url: str, **fields: Any) -> AgentDefinition:
+    fields = {"model": "openai-chat:gpt-5-mini", "config": {"max_tokens": 100}, **fields}
+    return AgentDefinition(agent_id=name, base_url=base_url, **fields)
+
+
+def budget(name: str = "all", **fields: Any) -> Budget:
+    return Budget.model_validate({"name": name, **fields})
+
+
+@asynccontextmanager
+async def crew_of(
+    make_crew: Make, answers: Any, listed: Sequence[Budget], *agents: str, **options: Any
+) -> AsyncIterator[tuple[Crew, FakeModel]]:
+    usage = {name: options.pop(name) for name in ("input_tokens", "output_tokens") if name in options}
+    async with FakeModel(answers, **usage) as model:
+        made = [llm(name, model.base_url) for name in agents or "a"]
+        yield await make_crew(made, budgets=list(listed), **options), model
+
+
+async def tokens(crew: Crew, field: str = "budget:all:") -> tuple[int, int]:
+    """Spent, and by requests under way."""
+    found = (await budgets.counted(crew.redis, crew.keys)).counters.get(field)
+    return (found.spent.tokens, found.held.tokens) if found else (0, 0)
+
+
+async def test_twenty_tasks_that_race_on_two_workers_never_exceed_a_budget(make_crew: Make) -> None:
+    under_way, most_under_way, served = 0, 0, 0
+
+    async def answer(request: Request) -> Answer:
+        nonlocal under_way, most_under_way, served
+        under_way += 1
+        most_under_way = max(most_under_way, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        served += 1
+        return "ok"
+
+    whole = budget(tokens=10_000, window="Monthly", onExhausted="Fail")
+    charged = {"input_tokens": 650, "output_tokens": 100}
+    async with crew_of(make_crew, answer, [whole], tasks={"max_attempts": 1}, concurrency=10, **charged) as (crew, _):
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(crew.in_process())
+            ids = [await crew.submit(f"t{i}", "a", LONG) for i in range(20)]
+            results = await crew.results(ids)
+        done = sum(result.success for result in results)
+        assert most_under_way > 1
+        assert done == served
+        assert done * 750 <= 10_000
+        assert await tokens(crew) == (done * 750, 0)
+        failed = [result.error for result in results if not result.success]
+        assert failed
+        assert all("budget 'all' is exhausted" in error for error in failed)
+
+
+async def test_a_task_waits_for_the_next_window_and_goes_on_when_the_budget_is_raised(make_crew: Make) -> None:
+    small = budget(tokens=2000, window="Monthly")
+    charged = {"input_tokens": 1000, "output_tokens": 100}
+    async with crew_of(make_crew, lambda _: "ok", [small], **charged) as (crew, model):
+        async with crew.in_process():
+            await crew.submit("t1", "a", LONG)
+            assert (await crew.result("t1")).success
+            await crew.submit("r", prompt=LONG)
+            told = await until(lambda: crew.told("r/a", Reason.POSTPONED), what="the step waits")
+            assert "budget 'all' is exhausted" in told.message
+            assert "The task waits until" in told.message
+            assert told.starts_in_seconds > 0
+            assert (told.state, told.attempt, told.attempts) == ("delayed", 0, ())
+            assert len(model.requests) == 1
+            await crew.define(budgets=[budget(tokens=5000, window="Monthly")])
+            result = await crew.run_result("r")
+        assert result.success
+        assert result.steps["a"].attempt == 1
+        assert await tokens(crew) == (2200, 0)
+
+
+async def test_requests_under_way_are_waited_for_in_the_slot(make_crew: Make) -> None:
+    """There is room for one request at a time, by its upper bound; each costs a tenth of that."""
+    gate = asyncio.Event()
+
+    async def answer(_: Request) -> Answer:
+        await gate.wait()
+        return "ok"
+
+    async with crew_of(make_crew, answer, [budget(tokens=250)]) as (crew, model), crew.in_process():
+        ids = [await crew.submit(f"t{i}", "a") for i in range(3)]
+        await until(lambda: len(model.requests) == 1)
+        gate.set()
+        results = await crew.results(ids)
+    assert [(result.success, result.attempt) for result in results] == [(True, 1)] * 3
+    assert await tokens(crew) == (45, 0)
+
+
+async def test_a_step_that_asks_often_is_stopped_before_it_overspends(make_crew: Make) -> None:
+    """An agent that calls tools for ever: each request is reserved by itself, and the run has its own budget."""
+    listed = [budget("run", scope="Run", tokens=5000, onExhausted="Fail"), budget(tokens=10**6)]
+    charged = {"input_tokens": 300, "output_tokens": 100}
+    call = ToolCall("calculator", {"expression": "1"})
+    options = {"shared_tools": ["calculator"], "tasks": {"max_attempts": 1}, **charged}
+    async with crew_of(make_crew, lambda _: call, listed, **options) as (crew, model):
+        async with crew.in_process():
+            await crew.submit("r1", prompt="go")
+            await crew.submit("r2", prompt="go")
+            results = [await crew.run_result(run) for run in ("r1", "r2")]
+        assert [result.success for result in results] == [False, False]
+        assert all("budget 'run' is exhausted" in str(result.steps["a"].error) for result in results)
+        asked = len(model.requests)
+        assert asked % 2 == 0
+        assert asked * 400 <= 2 * 5000
+        assert asked >= 8
+        assert await tokens(crew) == (asked * 400, 0)
+
+
+async def test_a_request_that_never_fits_says_so_at_once(make_crew: Make) -> None:
+    listed = [budget(tokens=50, window="Hourly")]
+    async with crew_of(make_crew, lambda _: "ok", listed) as (crew, model), crew.in_process():
+        await crew.submit("t", "a")
+        result = await crew.result("t")
+    assert "allows 50 tokens hourly in all, and one request may need" in result.error
+    assert "max_tokens" in result.error
+    assert not model.requests
+
+
+async def test_agents_and_heartbeats_have_budgets_of_their_own(make_crew: Make) -> None:
+    listed = [budget("each", scope="Agent", tokens=200), budget("beat", scope="Heartbeat", tokens=200)]
+    charged = {"input_tokens": 40, "output_tokens": 20}
+    async with crew_of(make_crew, lambda _: "ok", listed, *"ab", **charged) as (crew, _), crew.in_process():
+        for task, agent in (("a1", "a"), ("b1", "b")):
+            await crew.submit(task, agent, metadata={"heartbeat": "nightly"} if agent == "a" else {})
+            assert (await crew.result(task)).success
+        await crew.submit("a2", "a")
+        assert "budget 'each' of agent 'a'" in (await until(lambda: crew.told("a2", Reason.POSTPONED))).message
+        found = (await crew.client.spending(crew.name)).budgets
+        assert [(one.budget.name, one.subject, one.spent.tokens, one.is_exhausted) for one in found] == [
+            ("each", "a", 60, True),
+            ("each", "b", 60, False),
+            ("beat", "nightly", 60, False),
+        ]
+
+
+async def test_an_unknown_price_counts_tokens_and_is_told_once(make_crew: Make, caplog: Any) -> None:
+    listed = [budget(tokens=10_000, usd="0.01")]
+    async with FakeModel(lambda _: "ok") as model:
+        crew = await make_crew([llm("a", model.base_url, model="openai-chat:own")], budgets=listed)
+        async with crew.in_process():
+            for task in ("t1", "t2"):
+                await crew.submit(task, "a")
+                assert (await crew.result(task)).success
+        await until(lambda: _is_settled(crew))
+        found = await crew.client.spending(crew.name)
+        assert found.unpriced == ["openai-chat:own"]
+        assert (found.budgets[0].spent.tokens, found.budgets[0].spent.nano) == (30, 0)
+    assert caplog.text.count("the price of model 'openai-chat:own' is not known") == 1
+
+
+async def _is_settled(crew: Crew) -> bool:
+    return (await tokens(crew))[1] == 0
+
+
+async def test_a_crew_without_budgets_writes_nothing_of_them(make_crew: Make) -> None:
+    async with crew_of(make_crew, lambda _: "ok", []) as (crew, _), crew.in_process():
+        await crew.submit("t", "a")
+        assert (await crew.result("t")).success
+        assert not await crew.redis.exists(crew.keys.spending, crew.keys.reserved(0), crew.keys.reserved(1))
+
+
+async def test_a_cancelled_task_may_have_spent_what_was_reserved(make_crew: Make) -> None:
+    async def never(_: Request) -> Answer:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with crew_of(make_crew, never, [budget(tokens=5000)]) as (crew, model), crew.in_process():
+        await crew.submit("t", "a")
+        await until(lambda: len(model.requests) == 1)
+        await crew.client.cancel(crew.name, "t")
+        await until(lambda: _is_settled(crew))
+        assert (await tokens(crew))[0] > 100
+        assert await crew.client.state(crew.name, "t") is TaskState.CANCELLED
+
+
+async def test_a_task_that_waits_in_mid_conversation_asks_nothing_again(make_crew: Make) -> None:
+    answers = [ToolCall("calculator", {"expression": "6 * 7"}), "42"]
+    options = {"shared_tools": ["calculator"], "input_tokens": 1200, "output_tokens": 50}
+    async with crew_of(make_crew, answers, [budget(tokens=2000)], **options) as (crew, model), crew.in_process():
+        await crew.submit("t", "a")
+        await until(lambda: crew.told("t", Reason.POSTPONED))
+        assert len(model.requests) == 1
+        await crew.define(budgets=[budget(tokens=5000)])
+        result = await crew.result("t")
+        assert (result.output, result.attempt, result.usage.total_tokens) == ("42", 1, 2500)
+        assert len(model.requests) == 2
+
+
+async def test_a_providers_pause_slows_all_workers_of_the_model_and_no_other_model(make_crew: Make) -> None:
+    """Three agents on two workers, without budgets: the second has a model that stands in, the third another one."""
+    later = ErrorAnswer(429, headers={"Retry-After": "3000"})
+    async with FakeModel(lambda _: later) as busy, FakeModel(lambda _: "ok") as well:
+        slow = {"model": "openai-chat:busy"}
+        other = ModelChoice(model="openai-chat:well", base_url=well.base_url)
+        agents = [
+            llm("a", busy.base_url, **slow),
+            llm("b", busy.base_url, fallback_models=[other], **slow),
+            llm("c", well.base_url, model="openai-chat:well"),
+        ]
+        crew = await make_crew(agents)
+        async with crew.in_process(), crew.in_process():
+            await crew.submit("t0", "a")
+            await until(lambda: crew.redis.hexists(crew.keys.spending, "pause:openai-chat:busy"))
+            for task in ("t1", "t2", "t3"):
+                await crew.submit(task, "a")
+            for task in ("t1", "t2", "t3"):
+                told = await until(lambda t=task: crew.told(t, Reason.POSTPONED))  # type: ignore[misc]
+                assert "the provider of model 'openai-chat:busy' has asked for a pause" in told.message
+                assert (told.attempts, told.starts_in_seconds > 2000) == ((), True)
+            for task, agent in (("t4", "b"), ("t5", "c")):
+                await crew.submit(task, agent)
+                assert (await crew.result(task)).output == "ok"
+        assert (len(busy.requests), len(well.requests)) == (1, 2)
