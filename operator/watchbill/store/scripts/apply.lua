@@ -94,7 +94,7 @@ local function limit_agents(before)
     wake(crew, true)
   end
 end
-limits = known[6] or nil
+heed(known[6])
 if (limits or '') ~= limited then limit_agents(limits or '') end
 if limits then limiting().recount() end
 

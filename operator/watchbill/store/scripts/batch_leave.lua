@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses steps batches
+-- uses steps limits batches
 -- A task waits for its request no longer: it is made at once. What was not sent is withdrawn.
 -- KEYS fixed, then
 --   1 record              of the task, or of its run

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses steps items batches
+-- uses steps items limits batches
 -- Requests that were gathered go into a batch, which is about to be sent. Those that nobody waits for any more go.
 -- KEYS fixed, then
 --   1 lane

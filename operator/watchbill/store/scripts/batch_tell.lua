@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses streams steps wake items resumes batches
+-- uses streams steps wake items resumes limits batches
 -- Tells tasks that their requests were sent, or answered, or that these are to be made at once. A task that has what it
 -- waited for is due.
 -- KEYS fixed, then

@@ -33,12 +33,23 @@ local function split(text, separator)
   return parts
 end
 
--- The crew is there, and is the one that the caller means. Its agents' limits are read with that; nil: it has none, or
--- this is its delivery queue.
-local limits
+-- Whether this is a crew's delivery queue, and not its queue of tasks.
+local function is_of_deliveries() return string.find(HOLDERS, ':delivery:holders', 1, true) ~= nil end
+
+-- The limits of the crew's agents, and what lib_limits.lua makes of them; nil: it has none, or this is its delivery
+-- queue.
+local limits, limiting_made
+
+-- What meta says of limits holds from now on.
+local function heed(text)
+  limits = text and not is_of_deliveries() and text or nil
+  limiting_made = nil
+end
+
+-- Whether the crew is not there, or not the one that the caller means. Its agents' limits are read with that.
 local function is_gone(uid)
   local known = redis.call('HMGET', META, 'uid', 'limits')
-  limits = known[2] and not string.find(HOLDERS, ':delivery:holders', 1, true) and known[2] or nil
+  heed(known[2])
   return known[1] ~= uid
 end
 

@@ -1,5 +1,5 @@
 -- Requests to models that wait for a batch of their provider.
--- uses steps
+-- uses steps limits
 
 -- A request (packed.Gathered in Python): its task or step, its agent, its reservation, its size, where it is in
 -- the lane ('g:GROUP:WHEN' while it is gathered, 'b:BATCH' from then on).
@@ -32,7 +32,7 @@ end
 -- agent, reads what is written for it when it begins.
 local function has_begun(id)
   local inc = string.match(redis.call('HGET', HOLDERS, id) or '', '^[^\31]*')
-  return inc ~= '' and inc ~= RETURNED and string.sub(inc, 1, #LIMITED) ~= LIMITED
+  return inc ~= '' and inc ~= RETURNED and not is_limited(inc)
 end
 
 local function forget(lane, requests, request, place)

@@ -312,7 +312,7 @@ local function claim(inc)
   local drain = 'drain:' .. (string.match(inc, '^(.*)%.[^.]*$') or inc)
   local known = redis.call('HMGET', META, 'def', drain, 'picks', 'fence', 'suspended')
   local definition, draining, picks, fence = known[1], known[2], tonumber(known[3] or '0'), tonumber(known[4] or '0')
-  local suspended = known[5] and not string.find(HOLDERS, ':delivery:holders', 1, true)     -- deliveries go on
+  local suspended = known[5] and not is_of_deliveries()     -- deliveries go on
   local due = next_due()
   -- Above all that were given before, by whatever clock: the server's may go back, and what held a task may be
   -- lost. A server that took another's place may have missed the last of them, and hears of those from the
@@ -349,7 +349,7 @@ local function claim(inc)
 
   local again = 2000
   if due then      -- any idle worker must look: others may be busy; a delivery may be another second late
-    local longest = string.find(HOLDERS, ':delivery:holders', 1, true) and again or 1000
+    local longest = is_of_deliveries() and again or 1000
     again = math.max(math.min(due - now_ms, longest), 1)
   end
   if limits then again = math.min(again, limiting().soonest_ms() or again) end

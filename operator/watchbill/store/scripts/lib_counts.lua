@@ -17,18 +17,12 @@ local function returned(stream)
   return 0, nil
 end
 
--- What meta says of the limits of agents is heeded from now on, where this is the crew's queue of tasks.
-local function heed(text)
-  limits = text and not string.find(HOLDERS, ':delivery:holders', 1, true) and text or nil
-  limiting_made = nil
-end
-
 -- How many entries of a stream wait for the limits of their agents, and how many of those that did may start now.
 local function count_limited(stream)
   local all, free = 0, 0
   for _, consumer in ipairs(redis.call('XPENDING', stream, GROUP)[4] or {}) do
     local name, n = consumer[1], tonumber(consumer[2])
-    if string.sub(name, 1, #LIMITED) == LIMITED then
+    if is_limited(name) then
       local one = limiting().of[string.sub(name, #LIMITED + 1)] or {}
       one.left = one.left or one.agent and limiting().room(one) or n
       local starts = math.min(n, one.left)

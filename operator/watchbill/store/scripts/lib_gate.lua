@@ -22,7 +22,7 @@ local function gate()               -- made when needed: most crews have no limi
     local one = limiting().of[agent]
     local before = one and holder(id)
     if not one or before and (before.entry ~= entry or before.class ~= class) then return true end
-    local has_place = before and string.sub(before.inc, 1, #LIMITED) ~= LIMITED    -- a dead worker's, or handed back
+    local has_place = before and not is_limited(before.inc)    -- a dead worker's, or handed back
     if wish or (has_place or one.held < one.most) and limiting().starts(one) > 0 then
       limiting().enter(one, not wish, not has_place)
       return true

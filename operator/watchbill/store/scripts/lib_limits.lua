@@ -10,7 +10,9 @@
 --   limited:AGENT    there: some of its tasks may wait
 -- and of all `recounted`: when `held:` was counted last, in ms.
 
-local limiting_made
+-- Whether this consumer is one of tasks that wait for the limits of their agent.
+local function is_limited(consumer) return string.sub(consumer, 1, #LIMITED) == LIMITED end
+
 local function limiting()           -- made when needed: most crews have no limits
   if limiting_made then return limiting_made end
   local of, listed, fields = {}, {}, {}
@@ -66,7 +68,7 @@ local function limiting()           -- made when needed: most crews have no limi
     for i = 2, #holders, 2 do
       local inc, agent = string.match(holders[i], '^([^\31]*)\31.*\31([^\31]*)\31%d*$')
       local one = of[agent]
-      if one and string.sub(inc, 1, #LIMITED) ~= LIMITED then one.held = one.held + 1 end
+      if one and not is_limited(inc) then one.held = one.held + 1 end
     end
     for _, one in ipairs(listed) do redis.call('HSET', META, 'held:' .. one.agent, one.held) end
     redis.call('HSET', META, 'recounted', now)
@@ -93,7 +95,7 @@ local function limiting()           -- made when needed: most crews have no limi
   -- A task loses its holder for good. Whether another one may wait for its place.
   local function vacate(h)
     local one = of[h.agent]
-    if not one or string.sub(h.inc, 1, #LIMITED) == LIMITED then return false end
+    if not one or is_limited(h.inc) then return false end
     one.held = redis.call('HINCRBY', META, 'held:' .. one.agent, -1)
     if one.held < 0 then
       one.held = 0

@@ -1,5 +1,5 @@
 -- How somebody stops tasks and steps: cancels them, or interrupts them until they are resumed.
--- uses holders answers outbox streams steps runs ends states results releases wake
+-- uses holders answers outbox streams steps runs ends states results limits releases wake
 
 local asked = {}                -- ids whose workers are to hear of it
 
@@ -38,7 +38,7 @@ local function withdraw(item, h, found)
 end
 
 -- Whether it has a worker, which may be dead: it was not handed back, and doesn't wait for the limits of its agent.
-local function has_worker(h) return h and h.inc ~= RETURNED and string.sub(h.inc, 1, #LIMITED) ~= LIMITED end
+local function has_worker(h) return h and h.inc ~= RETURNED and not is_limited(h.inc) end
 
 -- Whether nobody can be at work on it though it has a worker: the lease of that is over, or there is none.
 local function is_left(h)

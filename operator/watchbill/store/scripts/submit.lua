@@ -34,7 +34,7 @@ local uid, crew, definition, max_queued, reply = ARGV[1], ARGV[2], ARGV[3], tonu
 local n = tonumber(ARGV[6])
 local meta = redis.call('HMGET', META, 'uid', 'def', 'closed', 'limits')
 if meta[1] ~= uid then return { 'gone' } end
-limits = meta[4]
+heed(meta[4])
 if meta[3] then     -- by close.lua, admit.lua or suspend.lua
   local closing = redis.call('HGET', META, 'closing')
   return { tonumber(meta[3]) and 'gone' or closing == meta[3] and 'closed' or 'held', meta[3] }

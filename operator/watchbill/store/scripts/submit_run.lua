@@ -30,7 +30,7 @@ local of = { run_id = run.id, run = KEYS[FIXED + 1], steps = KEYS[FIXED + 2], ta
   run_events = KEYS[FIXED + 4] }
 local meta = redis.call('HMGET', META, 'uid', 'closed', 'limits')
 if meta[1] ~= uid then return { 'gone' } end
-limits = meta[3]
+heed(meta[3])
 local before = run.steps[1] and tonumber(run.steps[1].index) or 0      -- steps of the calls before
 if meta[2] and (before == 0 or tonumber(meta[2])) then     -- what is begun is taken whole
   local closing = redis.call('HGET', META, 'closing')

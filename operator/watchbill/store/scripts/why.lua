@@ -117,7 +117,7 @@ local function limit_of(consumer)
     is_rated and int(one.burst) or '', is_rated and int(math.max((one.ahead - (one.burst - 1) * one.every) / 1000, 0))
     or '', before }
 end
-local limit = inc and string.sub(inc, 1, #LIMITED) == LIMITED and limit_of(inc) or {}
+local limit = inc and is_limited(inc) and limit_of(inc) or {}
 
 return { now_ms, meta[2] or '', meta[3] or '', record, of_run[1] and of_run or {},
   of_run[1] and redis.call('HGETALL', steps) or {}, holder, redis.call('HGET', WISHES, id) or '', aside, place,
