@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from watchbill.errors import (
 from watchbill.plan.why import Reason
 from watchbill.records import AgentDefinition, ExecutionMode
 from watchbill.testing import Answer, FakeModel, Request, ToolCall
-from watchbill.worker.execution import line_errors
+from watchbill.worker.execution import line_answers, line_errors
 
 pytestmark = pytest.mark.usefixtures("libraries")
 
@@ -96,6 +97,47 @@ async def test_a_model_in_a_process_waits_for_a_budget_as_any_other(make_crew: M
             await crew.define(budgets=[budget(tokens=1500, window="Monthly", onExhausted="Fail")])
             await crew.submit("v", "guide", "x" * 1000)
             assert (await crew.result("v", 300)).error.startswith("BudgetExhausted: budget 'all' is exhausted")
+    assert len(model.requests) == 1
+
+
+async def test_a_request_that_an_agent_in_a_process_gives_up_while_it_waits_counts_nothing(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = 0, 0
+    reserve = line_answers.Answers._reserve
+
+    async def seen(self: line_answers.Answers, told: Mapping[str, Any]) -> Any:
+        nonlocal begun, ended
+        begun += 1
+        try:
+            return await reserve(self, told)
+        finally:
+            ended += 1
+
+    monkeypatch.setattr(line_answers.Answers, "_reserve", seen)
+    go_on = asyncio.Event()
+
+    async def answer(_: Request) -> Answer:
+        await go_on.wait()
+        return "ok"
+
+    async with FakeModel(answer) as model:
+        hasty = llm("hasty", model.base_url, agent_class="model_hands:HastyApart")
+        crew = await make_crew([apart(model), hasty], budgets=[budget(tokens=800)])
+        async with crew.in_process(concurrency=2):
+            await crew.submit("first", "guide", "x" * 400)
+            await until(lambda: model.requests, 300, "the first request is under way")
+            await crew.submit("second", "hasty", str(crew.folder))
+            await until(lambda: begun == 2, 300, "the second waits for what the first may need")
+            (crew.folder / "hurry").touch()
+            await until((crew.folder / "gave up").exists, what="its agent has given it up")
+            go_on.set()
+            assert (await crew.result("first", 300)).success
+            await until(lambda: begun == ended, what="nobody waits for the answer any more")
+            await until(lambda: _spent(crew, 15), what="only the first has cost something")
+            crew.open()
+            assert (await crew.result("second")).output == "gave up"
+            await until(lambda: _spent(crew, 15))
     assert len(model.requests) == 1
 
 

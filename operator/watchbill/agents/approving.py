@@ -89,14 +89,17 @@ class Calls:
             return
         self._asking.add(call.what)
         self._changed.set()
-        while True:
-            while self._running > len(self._asking):
-                self._changed.clear()
-                await self._changed.wait()
-            await asyncio.sleep(_SOON_SECONDS)
-            if self._running == len(self._asking):
-                asked = {one.what: one.details for one in self._called if one.what in self._asking}
-                await waiting(line.wait_for_approval(asked))
+        try:
+            while True:
+                while self._running > len(self._asking):
+                    self._changed.clear()
+                    await self._changed.wait()
+                await asyncio.sleep(_SOON_SECONDS)
+                if self._running == len(self._asking):
+                    asked = {one.what: one.details for one in self._called if one.what in self._asking}
+                    await waiting(line.wait_for_approval(asked))
+        finally:  # whoever calls the tool may cancel one call of several
+            self._asking.discard(call.what)
 
 
 def gated(tool: Tool, context: Context, uses: Counter[str]) -> Tool:

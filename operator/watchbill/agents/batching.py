@@ -172,8 +172,12 @@ class BatchedModel(WrapperModel):
             group = Group(self._name, self._context.agent.base_url, encoded.group, self._bounds.max_requests)
             seal_ms = now + min(self._bounds.max_gather_seconds * 1000, (until - now) // 2)
             own = Batched("waiting", plan.request_id(self._context.crew, reserved.call), turn, self._name, until)
+        except BaseException:
+            reserved.settle(Amount())
+            raise
+        try:
             await self._lane.gather(own, reserved.call, encoded.body, group, seal_ms)
-        except Exception:
+        except Exception:  # where it is cut off, nobody knows whether a batch will take the request
             reserved.settle(Amount())
             raise
         return True

@@ -43,6 +43,14 @@ def pack(message: str) -> bytes:
     return HEADER.pack(len(data)) + data
 
 
+class Question(Future[Any]):
+    """A question to the worker: done with its answer, or with what it has raised there."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class Line:
     """The connection to the worker. When it ends, this process ends."""
 
@@ -54,7 +62,7 @@ class Line:
         self._socket = sock
         self._sending = threading.RLock()  # a log line of a finalizer may come while one is sent
         self._ids = itertools.count(1)
-        self._asked: dict[int, Future[Any]] = {}
+        self._asked: dict[int, Question] = {}
         # A forked child of the agent's that held the line open would keep our death from the worker.
         os.register_at_fork(after_in_child=sock.close)
         threading.Thread(target=self._listen, name="watchbill-line", daemon=True).start()
@@ -83,18 +91,22 @@ class Line:
             if task == self.task and self._runs:
                 self._socket.sendall(data)
 
-    def ask(self, task: int, kind: str, **message: Any) -> Future[Any]:
-        """Returns a future with the worker's answer, or with what that raised there. Raises RuntimeError for a task
-        that has ended: what one has left behind must not speak for another."""
-        answered: Future[Any] = Future()
-        known = next(self._ids)
-        data = pack(json.dumps({"kind": kind, "id": known, **message}))
+    def ask(self, task: int, kind: str, **message: Any) -> Question:
+        """Asks the worker. Raises RuntimeError for a task that has ended: what one has left behind must not speak for
+        another."""
+        asked = Question(next(self._ids))
+        data = pack(json.dumps({"kind": kind, "id": asked.number, **message}))
         with self._sending:
             if task != self.task or not self._runs:
                 raise RuntimeError("its task has ended")
-            self._asked[known] = answered
+            self._asked[asked.number] = asked
             self._socket.sendall(data)
-        return answered
+        return asked
+
+    def withdraw(self, task: int, asked: Question) -> None:
+        """Tells the worker that nobody takes the answer to this question, which may have come."""
+        self._asked.pop(asked.number, None)
+        self.note(task, "withdrawn", number=asked.number)
 
     def _listen(self) -> None:
         try:
@@ -108,8 +120,8 @@ class Line:
             os.killpg(0, signal.SIGKILL)
 
     def _heard(self, told: dict[str, Any]) -> None:
-        answered = self._asked.pop(told["id"])
-        if not answered.set_running_or_notify_cancel():
+        answered = self._asked.pop(told["id"], None)
+        if answered is None or not answered.set_running_or_notify_cancel():
             return
         if told["error"] is None:
             answered.set_result(told["answer"])
@@ -140,7 +152,12 @@ class OfTask:
 
     async def ask(self, kind: str, **message: Any) -> Any:
         """Does what `ask_in_thread` does, on an event loop."""
-        return await asyncio.wrap_future(self._line.ask(self._number, kind, **message))
+        asked = self._line.ask(self._number, kind, **message)
+        try:
+            return await asyncio.wrap_future(asked)
+        except asyncio.CancelledError:
+            self._line.withdraw(self._number, asked)
+            raise
 
     def note(self, kind: str, **message: Any) -> None:
         self._line.note(self._number, kind, **message)

@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, context: Context, writer: asyncio.StreamWriter) -> None:
         self._context = context
         self._writer = writer
-        self._open: dict[asyncio.Task[None], str] = {}
+        self._open: dict[int, tuple[asyncio.Task[None], str]] = {}
         self._sending = asyncio.Lock()
         self._reserved: dict[int, Reserved] = {}
 
@@ -43,9 +43,12 @@ class Answers:
         """Does what the process says, or begins to answer: it may ask for several things at once."""
         kind = told["kind"]
         if "id" in told:
+            number: int = told["id"]
             task = asyncio.create_task(self._answer(told))
-            self._open[task] = kind
-            task.add_done_callback(self._open.pop)
+            self._open[number] = (task, kind)
+            task.add_done_callback(lambda _: self._open.pop(number))
+        elif kind == "withdrawn":
+            self._forget(told["number"])
         elif kind == "log":
             _log(told, self._context)
         elif kind == "metric":
@@ -59,14 +62,21 @@ class Answers:
 
     async def end(self) -> None:
         """Returns once all that was told is stored. The agent has returned."""
-        await asyncio.gather(*(task for task, kind in self._open.items() if kind in _QUICK))
+        await asyncio.gather(*(task for task, kind in self._open.values() if kind in _QUICK))
 
     def close(self) -> None:
         """Answers nothing more. What a request did cost that was not settled is not known."""
-        for task in self._open:
+        for task, _ in self._open.values():
             task.cancel()
         while self._reserved:
             self._reserved.popitem()[1].settle(None)
+
+    def _forget(self, number: int) -> None:
+        """Ends answering a question whose answer nobody takes. A request that was reserved is not made."""
+        if (open_ := self._open.get(number)) is not None and open_[1] not in _QUICK:
+            open_[0].cancel()
+        if (reserved := self._reserved.pop(number, None)) is not None:
+            reserved.settle(Amount())
 
     async def send(self, message: Mapping[str, Any]) -> None:
         async with self._sending:
@@ -81,8 +91,10 @@ class Answers:
             return
         except Exception as failure:
             error = line_errors.packed(failure)
-        with suppress(ConnectionError):  # its end is told by who reads
+        try:
             await self.send({"kind": "answer", "id": told["id"], "error": error, "answer": answer})
+        except ConnectionError:  # the end of the process is told by who reads
+            self._forget(told["id"])
 
     async def _answered(self, told: Mapping[str, Any]) -> Any:
         context = self._context
