@@ -109,8 +109,8 @@ async def test_who_looked_before_others_did_it_takes_nothing_more(crew: Crew) ->
     seen = await crew.client.zrange(crew.keys.ids, 2, 3, withscores=True)  # the oldest, once t1 and t2 are gone
     await trim(crew, 2)
     before = await crew.dump()
-    gone, left = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
-    assert (gone, left) == (0, 0)
+    *counts, unused = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
+    assert (counts, unused) == ([0, 0], "")
     assert await _but_for_expiry(crew) == {name: data for name, (data, _) in before.items()}
 
 
@@ -289,3 +289,50 @@ async def test_a_run_whose_creator_died_is_cancelled_and_keeps_the_results_to_th
     assert [(row["kind"], row["id"]) for row in rows][-1] == ("run", "x")
     assert len(rows) <= 101
     assert 600_000 < await crew.client.pttl(crew.keys.results) <= 900_000
+
+
+async def _unnamed(crew: Crew) -> definitions.Current:
+    """A run has ended by a step that never began: its worker takes the crew's definition, which is another by now, for
+    the run's, and can't name that. Returns the run's."""
+    await crew.run("r1", library("a"))
+    before = await definitions.current(crew.client, crew.keys)
+    await crew.finish("w", await crew.take("w"), "retry", ttl_ms=0)
+    await definitions.apply(crew.client, crew.keys, library("a", "b"))
+    (task,) = await crew.claim("w", 2)
+    assert task.definition == library("a", "b").digest()
+    await crew.finish("w", [task], "cancelled", definition=task.definition)
+    return before
+
+
+async def _definitions(crew: Crew) -> set[str]:
+    return {str(key).rpartition(":")[2] for key in await crew.client.keys(crew.keys.definition("*"))}
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_a_definition_that_whoever_ended_its_last_run_could_not_name_goes_with_the_next_trim(
+    crew: Crew, is_back: bool
+) -> None:
+    before = await _unnamed(crew)
+    if is_back:
+        await definitions.apply(crew.client, crew.keys, before.definition)
+    assert await trim(crew, 10) == 0
+    assert await _definitions(crew) == {before.digest if is_back else library("a", "b").digest()}
+    assert not await crew.client.hexists(crew.keys.meta, "unused")
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_definition_that_waits_for_a_trim_goes_with_its_crew(crew: Crew) -> None:
+    await _unnamed(crew)
+    assert await definitions.delete(crew.client, crew.keys, crew.uid)
+    assert await crew.client.keys(crew.keys.prefix + "*") == []
+
+
+async def test_a_definition_that_another_run_took_up_before_the_trim_stays(crew: Crew) -> None:
+    before = await _unnamed(crew)
+    await crew.run("r2", before.definition)
+    await definitions.apply(crew.client, crew.keys, library("a", "b"))
+    assert await trim(crew, 10) == 0
+    assert await _definitions(crew) == {before.digest, library("a", "b").digest()}
+    await crew.finish("w", await crew.take("w", 3))
+    assert await _definitions(crew) == {library("a", "b").digest()}

@@ -23,7 +23,7 @@ from watchbill.message_names import stream_dead
 from watchbill.names import RECEIVER, SYNTHESIS, UNTIL, CrewKeys, crew_index
 from watchbill.plan import limits
 from watchbill.records import CrewDefinition
-from watchbill.store import budgets, circuits, crew_json
+from watchbill.store import budgets, circuits, crew_json, packed
 
 _BATCH: Final = 500
 _LOSS: Final = (
@@ -283,6 +283,7 @@ async def delete(client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> bool:
         await _delete_sessions(client, keys, uid)
         await _step(client, keys, uid, "records", [keys.spending, keys.reserved(0), keys.reserved(1), *keys.batch])
         digests = {meta.get("def", ""), *(f.removeprefix("ref:") for f in meta if f.startswith("ref:"))}
+        digests.update(packed.ids(meta.get("unused", "")))
         await _step(client, keys, uid, "records", [keys.definition(digest) for digest in digests if digest])
         return await _step(client, keys, uid, "end")
 

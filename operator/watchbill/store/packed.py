@@ -313,7 +313,7 @@ def session_of(name: str) -> tuple[str, str]:
 
 def ids(text: str) -> list[str]:
     """A list of ids or names, as in a message to clients that wait (send_answers in lib_answers.lua)."""
-    return text.split(_ITEM)
+    return text.split(_ITEM) if text else []
 
 
 def pack_ids(names: Iterable[str]) -> str:

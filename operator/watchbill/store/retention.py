@@ -1,5 +1,5 @@
 """Trimming of ended work to a crew's bounds: `tasks.maxResults` records of it, and results on their stream neither more
-nor longer than that.
+nor longer than that. What was needed only for that goes, too: definitions that no run refers to any more.
 
 Records expire by themselves (`tasks.resultTTLSeconds`). Here goes what is too many, the oldest first, and what expired
 records leave in the index. May not touch what hasn't ended.
@@ -16,6 +16,7 @@ import redis.asyncio
 from watchbill.connection import outages, scripts
 from watchbill.errors import DefinitionChanged
 from watchbill.names import CrewKeys
+from watchbill.store import packed
 from watchbill.store.definitions import Current
 from watchbill.store.queue import crew_gone
 from watchbill.store.unfinished import FAR
@@ -32,12 +33,12 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
 
     Raises CrewGone, NewerRecord; DefinitionChanged when `current` is no longer the crew's definition: look again.
     """
-    gone, left = await _trim_page(client, keys, uid, current, ())
+    gone, left, unused = await _trim_page(client, keys, uid, current, ())
     went = 1
-    while left and went:  # else others are at it
+    while unused or (left and went):  # else others are at it
         with outages.translated():
             found: Any = await client.zrange(keys.ids, "-inf", FAR, byscore=True, offset=0, num=PAGE, withscores=True)
-        went, left = await _trim_page(client, keys, uid, current, found)
+        went, left, unused = await _trim_page(client, keys, uid, current, found, unused)
         gone += went
         if left:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -45,20 +46,27 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
 
 
 async def _trim_page(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: Current, oldest: Sequence[tuple[str, float]]
-) -> tuple[int, int]:
-    """The number of entries that were removed, and of those that remain to be."""
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    current: Current,
+    oldest: Sequence[tuple[str, float]],
+    unused: str = "",
+) -> tuple[int, int, str]:
+    """The number of entries that were removed, and of those that remain to be; and the definitions that nothing may
+    need, for the next call."""
     policy = current.definition.tasks
     names = list(keys.fixed)
     highest = int(oldest[-1][1]) if oldest else 0
-    args: list[Any] = [uid, current.digest, policy.max_results, policy.result_ttl_seconds * 1000, highest]
+    args: list[Any] = [uid, current.digest, policy.max_results, policy.result_ttl_seconds * 1000, highest, unused]
     for task_id, _ in oldest:
         names += (keys.task(task_id), keys.run(task_id), keys.run_steps(task_id), keys.run_results(task_id))
         args.append(task_id)
+    names += (keys.definition(digest) for digest in packed.ids(unused))
     with outages.translated():
         reply = await scripts.run(client, "trim", names, args)
     if reply[0] == "gone":
         raise crew_gone(keys)
     if reply[0] == "changed":
         raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {current.digest!r} by now")
-    return int(reply[1]), int(reply[2])
+    return int(reply[1]), int(reply[2]), str(reply[3])

@@ -98,6 +98,15 @@ local function runs()           -- made when needed: most calls have to do with 
     return active
   end
 
+  -- Nothing refers to this definition any more. The caller names the key of the one that it knows, which may be
+  -- another: a run that was replayed since has taken up that of its crew, and a worker that never began the step takes
+  -- the run's for the current one. Then the next trim removes it (trim.lua), whose caller reads which it is.
+  local function forget_definition(of, definition)
+    if string.sub(of.definition, -#definition) == definition then return redis.call('DEL', of.definition) end
+    local before = redis.call('HGET', META, 'unused')
+    redis.call('HSET', META, 'unused', (before and before .. LS or '') .. definition)
+  end
+
   -- Nothing of it is left to do: steps behind a failed one are never reached, so nothing needs to visit them.
   local function end_run(of, ttl)
     local run = redis.call('HMGET', of.run, 'failed', 'ends', 'def', 'reply', 'state', 'completed', 'steps',
@@ -115,10 +124,7 @@ local function runs()           -- made when needed: most calls have to do with 
     changed(of, before, state, '')
     if redis.call('HINCRBY', META, 'ref:' .. definition, -1) <= 0 then
       redis.call('HDEL', META, 'ref:' .. definition)
-      -- The caller names the key of the definition that it knows. A run that was replayed since has another, and what
-      -- the caller knows may be the crew's current one.
-      local is_its = string.sub(of.definition, -#definition) == definition
-      if is_its and redis.call('HGET', META, 'def') ~= definition then redis.call('DEL', of.definition) end
+      if redis.call('HGET', META, 'def') ~= definition then forget_definition(of, definition) end
     end
     answer(reply, of.run_id)
     post(deliver, 'run', of.run_id, state, '')
