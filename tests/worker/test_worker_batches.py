@@ -14,9 +14,10 @@ from workshop import Crew, Make
 from waiting import until
 from watchbill import metrics
 from watchbill.agents import model_requests
+from watchbill.agents.spending import MAX_TOKENS
 from watchbill.api.batches import Batch
 from watchbill.api.budgets import Budget
-from watchbill.api.limits import RateLimit
+from watchbill.api.limits import ModelLimit, RateLimit
 from watchbill.records import AgentDefinition
 from watchbill.store import batches, budgets
 from watchbill.tasks import Priority
@@ -38,12 +39,11 @@ async def crew_of(
 ) -> AsyncIterator[tuple[Crew, FakeModel]]:
     """A crew of one agent `a`, whose requests are sent at once unless `batch` says otherwise."""
     bounds = Batch.model_validate({"maxWaitSeconds": 3600, "maxGatherSeconds": 0, **(batch or {})})
-    fields = {name: options.pop(name) for name in ("tools", "rate_limit") if name in options}
+    fields = {name: options.pop(name) for name in ("tools", "rate_limit", "config") if name in options}
+    fields.setdefault("config", {"max_tokens": 100})
     async with FakeModel(answers, input_tokens=1000, output_tokens=100) as served:
         url = served.anthropic_url if model == ANTHROPIC else served.base_url
-        agent = AgentDefinition(
-            agent_id="a", model=model, base_url=url, batch=bounds, config={"max_tokens": 100}, **fields
-        )
+        agent = AgentDefinition(agent_id="a", model=model, base_url=url, batch=bounds, **fields)
         yield await make_crew([agent], **options), served
 
 
@@ -135,6 +135,20 @@ async def test_a_full_batch_leaves_out_no_task_that_is_yet_to_be_set_aside(
 
 async def _waiting(crew: Crew, number: int) -> bool:
     return await crew.redis.zcard(crew.keys.delayed) == number and not await crew.redis.hlen(crew.keys.holders)
+
+
+async def test_a_limit_of_the_model_bounds_no_answer_by_a_batch_nor_at_once(make_crew: Make) -> None:
+    limit = ModelLimit.model_validate({"model": OPENAI, "tokens": 1_000_000})
+    whole = Budget.model_validate({"name": "all", "tokens": 1_000_000})
+    options: dict[str, Any] = {"config": {}, "model_limits": [limit]}
+    async with crew_of(make_crew, lambda _: "ok", **options) as (crew, served), crew.in_process():
+        assert (await crew.result(await submit(crew, "t"))).success
+        assert (await crew.result(await crew.submit("u", "a"))).success
+        await crew.define(budgets=[whole])
+        assert (await crew.result(await submit(crew, "v"))).success
+        assert (await crew.result(await crew.submit("w", "a"))).success
+    bounds = [request.body.get("max_output_tokens") for request in served.requests]
+    assert bounds == [None, None, MAX_TOKENS, MAX_TOKENS]
 
 
 async def test_a_conversation_goes_on_by_batches_and_calls_each_tool_once(make_crew: Make) -> None:

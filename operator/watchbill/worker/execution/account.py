@@ -241,7 +241,7 @@ class Reservation:
 
     @property
     def is_bounded(self) -> bool:
-        return self.request.most != budget.NOTHING
+        return bool(self.request.limits)
 
     def settle(self, cost: Amount | None) -> None:
         if self.request.is_counted:
