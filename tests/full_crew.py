@@ -87,7 +87,9 @@ FULL: dict[str, Any] = {
             }
         ],
         "modelLimits": [{"model": "m", "requests": 5, "tokens": 900, "periodSeconds": 10, "burst": 2}],
-        "prices": [{"model": "openai:own", "inputUSDPerMillion": "0.1", "outputUSDPerMillion": "2"}],
+        "prices": [
+            {"model": "openai:own", "inputUSDPerMillion": "0.1", "outputUSDPerMillion": "2", "batchPercent": 80}
+        ],
         "delivery": [
             {
                 "name": "ops",

@@ -10,7 +10,9 @@ from pydantic_ai.usage import RequestUsage
 from watchbill.agents import AgentLoader, prices
 from watchbill.agents.llm import LLMAgent
 from watchbill.api.batches import Batch
+from watchbill.api.budgets import Price
 from watchbill.errors import Problem
+from watchbill.plan import budget
 from watchbill.records import AgentDefinition, CrewDefinition
 
 BATCH = Batch.model_validate({"maxWaitSeconds": 60})
@@ -53,8 +55,10 @@ def test_a_process_of_its_own_has_no_way_to_batches() -> None:
     assert "a process of its own" in problem.reason
 
 
-def test_a_price_of_the_crews_own_counts_half_in_a_batch() -> None:
-    own = {"openai:own": (3, 10)}
-    assert [prices.most("openai:own", 5, 2, own, in_batch=batch) for batch in (False, True)] == [35, 18]
+@pytest.mark.parametrize(("percent", "in_batch"), [(None, 18), (100, 35), (33, 12), (0, 0)])
+def test_a_price_of_the_crews_own_says_what_a_request_in_a_batch_costs(percent: int | None, in_batch: int) -> None:
+    known = {"model": "openai:own", "inputUSDPerMillion": "0.003", "outputUSDPerMillion": "0.01"}
+    own = budget.prices([Price.model_validate(known if percent is None else {**known, "batchPercent": percent})])
+    assert [prices.most("openai:own", 5, 2, own, in_batch=batch) for batch in (False, True)] == [35, in_batch]
     usage = RequestUsage(input_tokens=5, output_tokens=2)
-    assert [prices.cost("openai:own", usage, own, in_batch=batch) for batch in (False, True)] == [35, 18]
+    assert [prices.cost("openai:own", usage, own, in_batch=batch) for batch in (False, True)] == [35, in_batch]

@@ -19,7 +19,7 @@ from watchbill.agents import aclose_clients, prices
 from watchbill.agents.calculator import calculator
 from watchbill.agents.spending import MAX_TOKENS, PAUSE_SECONDS, Estimate
 from watchbill.errors import BudgetExhausted
-from watchbill.plan.budget import Amount
+from watchbill.plan.budget import Amount, TokenPrice
 from watchbill.testing import ErrorAnswer, FakeModel, ToolCall
 
 
@@ -191,7 +191,7 @@ async def test_a_server_that_counts_no_tokens_leaves_what_was_reserved() -> None
 
 
 async def test_prices_of_the_crew_come_first_and_cost_is_counted() -> None:
-    ledger = Ledger(own={"openai-chat:own": (10, 20)})
+    ledger = Ledger(own={"openai-chat:own": TokenPrice(10, 20)})
     async with FakeModel(["ok"], input_tokens=1000, output_tokens=500) as model:
         context = spending(ledger)
         await ask(context=context, model="openai-chat:own", base_url=model.base_url, config={"max_tokens": 600})

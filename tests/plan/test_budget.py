@@ -123,7 +123,7 @@ def test_money_is_counted_in_whole_billionths_and_never_rounded_down() -> None:
     assert budget.nano_of("20.00") == 20 * 10**9
     assert budget.nano_of("0.000000001") == 1
     price = Price.model_validate({"model": "m", "inputUSDPerMillion": "0.0001", "outputUSDPerMillion": "2"})
-    assert budget.prices([price]) == {"m": (1, 2000)}
+    assert budget.prices([price]) == {"m": (1, 2000, 50)}
     assert [budget.usd(nano) for nano in (0, 10**9, 12_345_678, 1234)] == ["0.00", "1.00", "0.01", "0.000001"]
 
 

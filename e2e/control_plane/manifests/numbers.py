@@ -41,6 +41,7 @@ _CREW: Final[dict[str, tuple[int, int]]] = {
     "spec.toolServers[0].timeoutSeconds": (1, 600),
     "spec.httpTools[0].timeoutSeconds": (1, 600),
     "spec.budgets[0].tokens": (1, 10**15),
+    "spec.prices[0].batchPercent": (0, 100),
     "spec.agents[0].maxConcurrent": (1, 10_000),
     "spec.agents[0].rateLimit.requests": (1, 1_000_000),
     "spec.agents[0].rateLimit.periodSeconds": (1, 86_400),
@@ -81,6 +82,8 @@ def _with(field: str, value: Any) -> dict[str, Any]:
         room = {"spec.agents[0].batch.maxWaitSeconds": 60}
     if "budgets" in field:
         room = {"spec.budgets": [{"name": "b"}]}
+    if "prices" in field:
+        room = {"spec.prices": [{"model": "m", "inputUSDPerMillion": "1", "outputUSDPerMillion": "2"}]}
     if "rateLimit" in field:
         room = {"spec.agents[0].rateLimit": {"requests": 1}}
     if "modelLimits" in field:

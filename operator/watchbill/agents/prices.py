@@ -8,16 +8,15 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from watchbill.errors import needed
-from watchbill.plan.budget import NANO
+from watchbill.plan.budget import NANO, TokenPrice
 
 with needed("LLMAgent", "llm"):
     from genai_prices import Usage, calc_price
     from pydantic_ai.models import parse_model_id
     from pydantic_ai.usage import RequestUsage
 
-Prices = Mapping[str, tuple[int, int]]
-"""Model → nano-dollars for a token that it reads, and for one that it writes."""
-
+Prices = Mapping[str, TokenPrice]
+"""A crew's own prices, by model."""
 
 _BATCH: Final = {"processing": "batch"}
 _BATCH_SHARE: Final = Decimal("0.5")
@@ -42,9 +41,9 @@ def cost(model: str, usage: RequestUsage, own: Prices, *, in_batch: bool = False
     return _known(model, usage, in_batch)
 
 
-def _own(price: tuple[int, int], input_tokens: int, output_tokens: int, in_batch: bool) -> int:
-    nano = input_tokens * price[0] + output_tokens * price[1]
-    return _rounded(nano * _BATCH_SHARE) if in_batch else nano
+def _own(price: TokenPrice, input_tokens: int, output_tokens: int, in_batch: bool) -> int:
+    nano = input_tokens * price.reads + output_tokens * price.writes
+    return -(-nano * price.batch_percent // 100) if in_batch else nano
 
 
 def _known(model: str, usage: Usage | RequestUsage, in_batch: bool) -> int | None:

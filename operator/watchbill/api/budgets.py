@@ -157,6 +157,9 @@ class Price(Strict):
         pattern=_USD,
         description="US dollars for a million tokens that it writes, as a text.",
     )
+    batch_percent: int = Field(
+        default=50, ge=0, le=100, description="Percent of these prices that a request by a batch costs."
+    )
 
 
 Budgets = Annotated[

@@ -45,6 +45,15 @@ class Amount(NamedTuple):
 NOTHING: Final = Amount()
 
 
+class TokenPrice(NamedTuple):
+    """The price of a model, in nano for each token."""
+
+    reads: int
+    writes: int
+    batch_percent: int = 50
+    """The part of it that a request by a batch costs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A budget, as it binds one request."""
@@ -277,10 +286,13 @@ def _exceeds(asked: Amount, allowed: tuple[int | None, int | None]) -> bool:
     return any(most is not None and part > most for part, most in zip(asked, allowed, strict=True))
 
 
-def prices(listed: Sequence[Price]) -> Mapping[str, tuple[int, int]]:
-    """Model → nano for a token that it reads, and for one that it writes."""
+def prices(listed: Sequence[Price]) -> Mapping[str, TokenPrice]:
+    """The prices, by model."""
     return {
-        one.model: (_per_token(one.input_usd_per_million), _per_token(one.output_usd_per_million)) for one in listed
+        one.model: TokenPrice(
+            _per_token(one.input_usd_per_million), _per_token(one.output_usd_per_million), one.batch_percent
+        )
+        for one in listed
     }
 
 

@@ -118,7 +118,7 @@ class Round:
     def __init__(self, state: WorkerState, sender: Sender) -> None:
         self._state = state
         self._sender = sender
-        self._prices: Mapping[str, tuple[int, int]] | None = None
+        self._prices: Mapping[str, budget.TokenPrice] | None = None
         self._known: set[str] = set()
         self._ahead_ms = 0
         """The store's clock, less this process's: a worker that starts has not heard of it otherwise."""
@@ -334,7 +334,7 @@ class Round:
             if one.nano:
                 metrics.MODEL_COST.labels(*labels).inc(one.nano / NANO)
 
-    async def _own_prices(self) -> Mapping[str, tuple[int, int]]:
+    async def _own_prices(self) -> Mapping[str, budget.TokenPrice]:
         if self._prices is None:
             sender = self._sender
             current = await self._state.persist(lambda: definitions.current(sender.client, sender.keys))

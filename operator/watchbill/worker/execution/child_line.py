@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from watchbill.agents.memory import Turn
 from watchbill.event_types import Telling
-from watchbill.plan.budget import Amount
+from watchbill.plan.budget import Amount, TokenPrice
 from watchbill.plan.hierarchy import Delegated
 from watchbill.redaction import redact
 from watchbill.tasks import Approval, TaskResult, Usage
@@ -237,14 +237,14 @@ class LineAccount:
     async def reserve(self, model: str, estimate: Estimate, *, in_batch: bool = False) -> LineReservation:
         # The worker knows the crew's prices of now, and this process what the request may need: a price of one for what
         # is read alone, or written, tells how much that is.
-        (reads, _), (writes, _) = (estimate({model: price}) for price in ((1, 0), (0, 1)))
+        (reads, _), (writes, _) = (estimate({model: price}) for price in (TokenPrice(1, 0), TokenPrice(0, 1)))
         most, is_priced = estimate({})
         answer = await self._line.ask(
             "reserve", model=model, reads=reads.nano, writes=writes.nano, nano=most.nano if is_priced else None
         )
         price = answer["price"]
         return LineReservation(
-            self._line, answer["number"], answer["is_bounded"], {model: tuple(price)} if price else {}
+            self._line, answer["number"], answer["is_bounded"], {model: TokenPrice(*price)} if price else {}
         )
 
 

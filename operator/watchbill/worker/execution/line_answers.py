@@ -136,7 +136,7 @@ class Answers:
             nonlocal price
             nano = told["nano"]
             if (price := own.get(model)) is not None:
-                nano = told["reads"] * price[0] + told["writes"] * price[1]
+                nano = told["reads"] * price.reads + told["writes"] * price.writes
             return Amount(told["reads"] + told["writes"], nano or 0), nano is not None
 
         if self._context.spending is None:
