@@ -42,7 +42,7 @@ from watchbill.state_folder import LOCK, SOCKET
 log = Logger(__name__)
 
 LOG: Final = "server.log"
-ANSWER_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 30.0
 """Seconds for which a server may be silent at its start. One that says it is loading its data is given as long as it
 needs."""
 STOP_SECONDS: Final = 5

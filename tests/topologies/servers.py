@@ -91,9 +91,11 @@ class Server:
         return f"{HOST}:{self.port}"
 
     def client(self) -> redis.Redis:
-        """For questions about this very server."""
-        tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")} if self.tls else {}
-        return redis.Redis(host=HOST, port=self.port, decode_responses=True, **tls, **self.client_options)
+        """For questions about this very server. A minute each: what is asked again is done twice."""
+        options: dict[str, Any] = {"socket_timeout": 60, "decode_responses": True, **self.client_options}
+        if self.tls:
+            options |= {"ssl": True, "ssl_ca_certs": str(self.tls / "ca.crt")}
+        return redis.Redis(host=HOST, port=self.port, **options)
 
     def ask(self, *command: Any) -> Any:
         with self.client() as client:
@@ -260,7 +262,7 @@ def sentinel(binary: Path, folder: Path, tls: Path | None = None) -> Iterator[St
         for one in store.sentinels:
             one.start()
         for one in store.sentinels:
-            wait_for(lambda s=one: _sees_all(s), 30, "the Sentinels' acquaintance")  # type: ignore[misc]
+            wait_for(lambda s=one: _sees_all(s), what="the Sentinels' acquaintance")  # type: ignore[misc]
         places = ",".join(one.address for one in store.sentinels)
         store.url = f"{scheme(tls)}+sentinel://{places}/{SERVICE}/0"
         yield store

@@ -74,7 +74,7 @@ async def test_a_crews_user_outlives_its_master_and_reaches_servers_that_come_ba
 
             former.start()  # without any user: it has forgotten them
             assert not has(former, own)
-            await until(lambda: has(former, own), 30, "the server that is back has the user again")
+            await until(lambda: has(former, own), what="the server that is back has the user again")
         finally:
             keeping.cancel()
             confined.kill()

@@ -123,7 +123,7 @@ async def test_a_cluster_that_lacks_a_node(fresh_store: Fresh, crew_in: CrewIn, 
     home = store.home(crew.keys.meta)
     other = next(server for server in store.servers if server is not home)
     other.kill()
-    await until(lambda: refused(crew, "ClusterDown"), 30, "a cluster that is down")
+    await until(lambda: refused(crew, "ClusterDown"), what="a cluster that is down")
     with pytest.raises(redis.RedisError):
         home.ask("GET", crew.keys.meta)
     await asyncio.to_thread(other.start)
