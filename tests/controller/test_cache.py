@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -247,3 +248,21 @@ def test_of_a_deployment_less_is_kept_than_the_api_server_sends() -> None:
     assert entry[:3] == (("team", "echo-1"), ECHO, 2)
     assert isinstance(entry[3], Child)
     assert "managedFields" not in entry[3].content
+
+
+def test_texts_that_crews_have_in_common_are_kept_once() -> None:
+    """Each event is parsed by itself, and brings texts of its own."""
+    cache = Cache()
+    for name in ("one", "two"):
+        obj = {**crew(1, name), "spec": {"agents": [{"class": "EchoAgent"}]}}
+        cache.take("crews", "ADDED", json.loads(json.dumps(obj)))
+    one, two = (cache.crews.get(("team", name)) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+
+    def texts(crew: Any) -> list[str]:
+        (agent,) = crew["spec"]["agents"]
+        return [*crew, *crew["metadata"], *crew["spec"], *agent, *agent.values(), crew["metadata"]["namespace"]]
+
+    assert texts(one) == texts(two)
+    assert all(a is b for a, b in zip(texts(one), texts(two), strict=True))
