@@ -77,6 +77,17 @@ class Listing:
     objects: list[Object]
     version: int
     """The resourceVersion of that moment. Versions of one kind can be compared."""
+    is_consistent: bool = True
+    """False: some of the objects are as of a later moment."""
+
+
+class _Expired(KubernetesUnavailable):
+    """The API server no longer has the moment of which a listing is. `token` gives what is left of it as of now; empty:
+    nothing does."""
+
+    def __init__(self, message: str, token: str) -> None:
+        super().__init__(message)
+        self.token = token
 
 
 class KubernetesApi:
@@ -118,17 +129,28 @@ class KubernetesApi:
     # ------------------------------------------------------------ reading
 
     async def list(self, kind: Kind, namespace: str | None, *, selector: str = "") -> Listing:
-        """Lists all objects of the kind, as of one moment."""
+        """Lists all objects of the kind, as `pages` does."""
         pages = [page async for page in self.pages(kind, namespace, selector=selector)]
-        return Listing([one for page in pages for one in page.objects], pages[-1].version)
+        return Listing([one for page in pages for one in page.objects], pages[-1].version, pages[-1].is_consistent)
 
     async def pages(self, kind: Kind, namespace: str | None, *, selector: str = "") -> AsyncIterator[Listing]:
-        """Yields all objects of the kind, page by page, as of one moment."""
-        token = ""
+        """Yields all objects of the kind, page by page, as of one moment.
+
+        A listing that lasts longer than the API server keeps that moment (five minutes) goes on with what is left as of
+        a later one: begun anew, it might never end. Whatever has changed since the moment that it tells, a watch tells.
+        """
+        token, version, is_consistent, is_refused = "", 0, True, False
         while True:
             query = {"limit": str(PAGE), "continue": token, "labelSelector": selector}
-            page = await self._request("GET", self._path(kind, namespace), query)
-            yield Listing(page.get("items") or [], int(page["metadata"]["resourceVersion"]))
+            try:
+                page = await self._request("GET", self._path(kind, namespace), query)
+            except _Expired as error:
+                if not error.token or is_refused:
+                    raise
+                token, is_consistent, is_refused = error.token, False, True
+                continue
+            version, is_refused = version or int(page["metadata"]["resourceVersion"]), False
+            yield Listing(page.get("items") or [], version, is_consistent)
             token = page["metadata"].get("continue") or ""
             if not token:
                 return
@@ -346,11 +368,15 @@ def _busy(status: int, retry_after: str | None) -> float | None:
 def _meaning(status: int, body: Any, path: str) -> Exception:
     """Turns an answer of the API server into an error. Nothing else decides what an answer means."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+    token = ""
     try:
-        message = json.loads(text).get("message") or text
+        said = json.loads(text)
+        message, token = said.get("message") or text, (said.get("metadata") or {}).get("continue") or ""
     except (ValueError, AttributeError):
         message = text
     match status:
+        case 410:
+            return _Expired(f"{path}: {message}", token)
         case 404:
             return NotFound(f"{path}: {message}")
         case 409:

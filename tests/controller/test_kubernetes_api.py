@@ -40,6 +40,10 @@ class Server:
         """What was sent last."""
         self.pages: list[list[str]] = []
         """Names of the objects on each page of a listing."""
+        self.expired: set[str] = set()
+        """Continue tokens whose moment is over. `<token>-later` gives the same page, as of a later moment."""
+        self.hopeless = False
+        """Those of later moments are over, too."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
@@ -51,10 +55,7 @@ class Server:
                 {"message": self.says}, status=status, headers={"Retry-After": after} if after else {}
             )
         if "limit" in request.query:
-            number = int(request.query.get("continue", "0"))
-            more = str(number + 1) if number + 1 < len(self.pages) else ""
-            items = [{"metadata": {"name": name}} for name in self.pages[number]]
-            return web.json_response({"metadata": {"resourceVersion": "7", "continue": more}, "items": items})
+            return self._page(request.query.get("continue", "0"))
         if not request.path.startswith(LEASES):
             return web.json_response({"metadata": {"name": "echo"}})
         if request.method == "GET":
@@ -66,6 +67,16 @@ class Server:
         sent["metadata"]["resourceVersion"] = str(version + 1)
         self.lease = sent
         return web.json_response(sent)
+
+    def _page(self, token: str) -> web.Response:
+        number, _, later = token.partition("-")
+        if token in self.expired or (later and self.hopeless):
+            said = {"message": "it is too old", "reason": "Expired", "metadata": {"continue": f"{number}-later"}}
+            return web.json_response(said, status=410)
+        more = str(int(number) + 1) + (later and "-later") if int(number) + 1 < len(self.pages) else ""
+        items = [{"metadata": {"name": name}} for name in self.pages[int(number)]]
+        version = "9" if later else "7"
+        return web.json_response({"metadata": {"resourceVersion": version, "continue": more}, "items": items})
 
 
 @pytest.fixture
@@ -260,3 +271,23 @@ async def test_a_page_of_a_listing_is_asked_for_when_the_one_before_it_was_used(
         assert found == server.pages
         whole = await api.list("crews", "team")
         assert [one["metadata"]["name"] for one in whole.objects] == ["a", "b", "c"]
+
+
+async def test_a_listing_that_outlives_its_moment_goes_on_with_what_is_left_and_tells_the_first_moment(
+    server: Server,
+) -> None:
+    server.pages, server.expired = [["a", "b"], ["c"], ["d"]], {"1"}
+    async with await KubernetesApi.connect() as api:
+        pages = [page async for page in api.pages("crews", "team")]
+        assert [[one["metadata"]["name"] for one in page.objects] for page in pages] == server.pages
+        assert [(page.version, page.is_consistent) for page in pages] == [(7, True), (7, False), (7, False)]
+        assert len(server.asked) == 4
+        assert not (await api.list("crews", "team")).is_consistent
+
+
+async def test_a_listing_whose_rest_can_not_be_read_either_fails(server: Server) -> None:
+    server.pages, server.expired, server.hopeless = [["a"], ["b"]], {"1"}, True
+    async with await KubernetesApi.connect() as api:
+        with pytest.raises(KubernetesUnavailable, match="too old"):
+            await api.list("crews", "team")
+        assert len(server.asked) == 3

@@ -54,6 +54,8 @@ class ApiServer:
         self.watches: dict[str, asyncio.Queue[dict[str, Any]]] = {}
         self.failures = 0
         """How often it fails yet when kopf asks for what it serves."""
+        self.forgets = False
+        """The moment of a listing is over when our own client asks for its second page."""
 
     async def start(self, folder: Path) -> Callable[[], Awaitable[None]]:
         """Writes a kubeconfig into the folder. Returns what ends it."""
@@ -80,6 +82,8 @@ class ApiServer:
         path = request.path.removesuffix("/status")
         if request.query.get("watch"):
             return await self._watch(path, request)
+        if self.forgets and path == CREWS and "kopf" not in request.headers["User-Agent"]:
+            return self._forgotten(request.query.get("continue", ""))
         if request.method == "PATCH":
             self.version += 1
             sent = json.loads(await request.text())
@@ -128,6 +132,15 @@ class ApiServer:
             version = {"resourceVersion": str(self.version)}
             return web.json_response({"metadata": version, "items": self._items(path)})
         return web.json_response({"message": f"there is no {path}"}, status=404)
+
+    def _forgotten(self, token: str) -> web.Response:
+        """Lists no crews on the first page, and all on the second, as of a later moment."""
+        if token == "then":
+            return web.json_response({"message": "too old", "metadata": {"continue": "now"}}, status=410)
+        self.listed += token == "now"
+        items, more = (self._items(CREWS), "") if token else ([], "then")
+        version = {"resourceVersion": str(self.version), "continue": more}
+        return web.json_response({"metadata": version, "items": items})
 
     def _items(self, path: str) -> list[dict[str, Any]]:
         return [obj for name, obj in self.objects.items() if name.rpartition("/")[0] == path]
@@ -302,3 +315,39 @@ async def test_the_operator_of_another_cluster_refuses_the_crews_of_the_first_an
             assert (await definitions.identity(client, CrewKeys("team", name))).owner.endswith("@one")
         assert first.ready() == "AgentsUnchecked"
         assert second.replicas() is None, "no worker of the one does the other's work"
+
+
+async def test_nothing_is_swept_after_a_listing_of_several_moments(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]]
+) -> None:
+    api_server.serves_crews = True
+    store = await private_redis()
+
+    async def run(until_then: Callable[[], Awaitable[object]]) -> None:
+        operator = Operator(Settings(watch_namespaces="team", resync_seconds=1), store.url, Scheduler)
+        running = asyncio.create_task(operator.run())
+        await until_then()
+        operator.stop()
+        async with asyncio.timeout(60):
+            await running
+
+    await run(lambda: until(lambda: api_server.ready() == "AgentsUnchecked"))
+    api_server.objects = {f"{CREWS}/other": {**CREW, "metadata": {**CREW["metadata"], "name": "other", "uid": "o"}}}
+    api_server.forgets = True
+    async with connection.connected(store.url) as client:
+
+        async def uid() -> str:
+            return (await definitions.identity(client, CrewKeys("team", "echo"))).uid
+
+        async def then() -> None:
+            before = api_server.listed
+            await until(lambda: api_server.listed >= before + 3)
+            assert await uid() == "u"
+            assert (await definitions.identity(client, CrewKeys("team", "other"))).uid == "o"
+            api_server.forgets = False
+            await until(lambda: is_gone())
+
+        async def is_gone() -> bool:
+            return not await uid()
+
+        await run(then)

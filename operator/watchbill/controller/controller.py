@@ -95,6 +95,8 @@ class Controller:
         """All resources have been listed once."""
         self._unlisted: set[str] = set()
         """Namespaces that could not be listed the last time: nothing of them may be swept."""
+        self._is_consistent = True
+        """The last listing was of one moment for each kind. If not, nothing may be swept."""
         self._lead_changed = asyncio.Event()
         self._elector: Elector | None = None
         """None: this is the only replica."""
@@ -283,7 +285,7 @@ class Controller:
                 logger.warning("can't list: %s", error)
             if listed:
                 self._listed.set()
-                if self._leads:  # and never sweep after a listing that failed
+                if self._leads and self._is_consistent:  # and never sweep after a listing that failed
                     await self._sweep()
             pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
             if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
@@ -294,6 +296,7 @@ class Controller:
     async def _list(self) -> None:
         """Lists all resources. What is not listed is gone; a namespace that may not be listed stays as it was."""
         self._cache.expect_listing()
+        self._is_consistent = True
         unlisted: set[str] = set()
         try:
             namespaces: Sequence[str | None] = self._namespaces or [None]
@@ -323,6 +326,7 @@ class Controller:
         version, found = 0, list[Entry]()
         async for page in self._kubernetes.pages(kind, namespace, selector=selector):
             version = page.version
+            self._is_consistent &= page.is_consistent
             found += entries(kind, page.objects)
         return version, found
 
