@@ -63,3 +63,19 @@ def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(s
     assert "OSError: the database is away" in lines[2]
     work = f"default/{alone} t1"
     assert lines[3:] == [f"look    watchbill dead show {work}", f"        watchbill dead replay {work}"]
+
+
+def test_why_of_a_crew_is_that_of_its_oldest_work_which_could_begin(shell: Shell, alone: str) -> None:
+    def first_line(*words: str) -> str:
+        return shell.run("why", *words).stdout.partition(" (")[0]
+
+    nothing = shell.run("why", alone)
+    assert (nothing.returncode, nothing.stderr) == (2, f"error: all work of crew '{alone}' has ended\n")
+    to_first = (alone, "x", "--agent", "first")
+    shell.run("submit", *to_first, "--id", "later", "--at", "2099-01-01T00:00:00Z")
+    assert first_line(alone) == "later   delayed"
+    for name in ("t1", "t2"):
+        shell.run("submit", *to_first, "--id", name)
+    assert first_line(f"default/{alone}", "--namespace", "other") == "t1      waiting"
+    shell.run("cancel", alone, "t1")
+    assert first_line(alone) == "t2      waiting"

@@ -1,11 +1,11 @@
-"""`why`: why a task has not begun or ended, and when it is likely to begin."""
+"""`why`: why a task, or the oldest of a crew's work, has not begun or ended, and when it is likely to begin."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -18,7 +18,11 @@ from watchbill.terminal import one_line
 
 if TYPE_CHECKING:
     from watchbill.client import Client, Why
+    from watchbill.connection.url import Target
     from watchbill.tasks import Approval
+
+LOOKED_AT: Final = 100
+"""Of a crew, so much of its oldest work is looked at."""
 
 
 @with_store()
@@ -27,7 +31,9 @@ def why(
     crew: Annotated[
         str,
         typer.Argument(
-            metavar="CREW|ID", help="The crew: NAME or NAMESPACE/NAME. An ID alone: all crews are searched."
+            metavar="CREW|ID",
+            help="The crew: NAME or NAMESPACE/NAME. Alone: its oldest work that waits for a worker. An ID alone: all "
+            "crews are searched.",
         ),
     ],
     task_id: Annotated[
@@ -41,8 +47,8 @@ def why(
     no pod runs. Only reads. Exit 2: there is no such work.
     """
 
-    async def ask(client: Client) -> int:
-        told = await (_find(client, crew) if task_id is None else client.why(crew, task_id))
+    async def ask(client: Client, target: Target) -> int:
+        told = await (_find(client, target, crew) if task_id is None else client.why(crew, task_id))
         pods, paused = await _in_cluster(told.step or told)
         if store.form is not Output.TEXT:
             known = {"pods": list(pods), "paused": bool(paused), "look": _look(told)}
@@ -51,11 +57,12 @@ def why(
             _show(told, pods, paused)
         return 0
 
-    return store.run(ask)
+    return store.run_on(ask)
 
 
-async def _find(client: Client, task_id: str) -> Why:
-    """The work of this id, in whichever crew of the namespace it is. Raises NotFound, InvalidInput."""
+async def _find(client: Client, target: Target, task_id: str) -> Why:
+    """The work of this id, in whichever crew of the namespace it is; else that of the crew of this name. Raises
+    NotFound, InvalidInput."""
     found: list[Why] = []
     crews = await client.crews()
     for crew in crews:
@@ -64,11 +71,52 @@ async def _find(client: Client, task_id: str) -> Why:
         except NotFound:
             continue
     if not found:
-        raise NotFound(f"none of {output.many(len(crews), 'crew')} in this namespace has a run or task {task_id!r}")
+        try:
+            await client.crew(task_id)
+        except (NotFound, InvalidInput):
+            many = output.many(len(crews), "crew")
+            raise NotFound(f"none of {many} in this namespace has a run or task {task_id!r}") from None
+        return await _of_crew(client, target, task_id)
     if len(found) > 1:
         named = ", ".join(one.crew for one in found)
         raise InvalidInput(Problem(f"several crews have {task_id!r}: {named}", "Name the crew before the id."))
     return found[0]
+
+
+async def _of_crew(client: Client, target: Target, crew: str) -> Why:
+    """The oldest of a crew's work that waits for a worker or a slot; where none does, that begins later, or the oldest
+    of all. Raises NotFound."""
+    from watchbill import connection
+    from watchbill.store import unfinished
+
+    seen: list[Why] = []
+    async with connection.connected(target) as redis:
+        async for ids in unfinished.pages(redis, client.keys(crew)):
+            for work in ids[:LOOKED_AT]:
+                try:
+                    seen.append(await client.why(crew, work))
+                except NotFound:  # it has ended meanwhile
+                    continue
+                if _urgency(seen[-1]) == 0:
+                    return seen[-1]
+            break
+    if not seen:
+        raise NotFound(f"all work of crew {crew!r} has ended")
+    return min(seen, key=_urgency)
+
+
+def _urgency(told: Why) -> int:
+    """0: it could begin, and doesn't; 1: it is not to begin yet; 2: it goes on, and tells nothing of what is wrong."""
+    from watchbill.plan.why import Reason
+
+    match (told.step or told).reason:
+        case Reason.RUNNING | Reason.STARTING | Reason.CANCELLING | Reason.ENDED:
+            return 2
+        case Reason.DELAYED | Reason.RETRY | Reason.INTERRUPTED | Reason.DEPENDENCY | Reason.BEHIND_FAILURE:
+            return 1
+        case Reason.POSTPONED | Reason.APPROVAL:
+            return 1
+    return 0
 
 
 async def _in_cluster(told: Why) -> tuple[Sequence[str], Sequence[str]]:
