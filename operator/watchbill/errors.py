@@ -25,6 +25,7 @@ WatchbillError
 │   ├── QueueFull               the crew's maxQueued, or a stream's max_length, is reached
 │   ├── DefinitionChanged       the crew took up another definition meanwhile
 │   ├── KubernetesUnavailable   the API server can't be reached, or asks for a pause
+│   │   └── ListingExpired      the moment that a listing is of is too long ago
 │   ├── StaleObject             the object in Kubernetes has changed since it was read
 │   ├── NotDelivered            a destination did not take a message, and may take it later
 │   ├── Postponed               a task may not go on yet, and is set aside; its attempt doesn't count
@@ -223,6 +224,15 @@ class QueueFull(RetryLater):
 
 class KubernetesUnavailable(RetryLater):
     """The API server can't be reached, or asks for a pause."""
+
+
+class ListingExpired(KubernetesUnavailable):
+    """The API server no longer has the moment of which a listing is. `token` gives what is left of it as of now; empty:
+    nothing does."""
+
+    def __init__(self, message: str, token: str) -> None:
+        self.token = token
+        super().__init__(message)
 
 
 class StaleObject(RetryLater):

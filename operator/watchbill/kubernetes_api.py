@@ -31,6 +31,7 @@ from watchbill.errors import (
     KubernetesForbids,
     KubernetesRefuses,
     KubernetesUnavailable,
+    ListingExpired,
     NotFound,
     UserActionRequired,
     needed,
@@ -79,15 +80,6 @@ class Listing:
     """The resourceVersion of that moment. Versions of one kind can be compared."""
     is_consistent: bool = True
     """False: some of the objects are as of a later moment."""
-
-
-class _Expired(KubernetesUnavailable):
-    """The API server no longer has the moment of which a listing is. `token` gives what is left of it as of now; empty:
-    nothing does."""
-
-    def __init__(self, message: str, token: str) -> None:
-        super().__init__(message)
-        self.token = token
 
 
 class KubernetesApi:
@@ -144,7 +136,7 @@ class KubernetesApi:
             query = {"limit": str(PAGE), "continue": token, "labelSelector": selector}
             try:
                 page = await self._request("GET", self._path(kind, namespace), query)
-            except _Expired as error:
+            except ListingExpired as error:
                 if not error.token or is_refused:
                     raise
                 token, is_consistent, is_refused = error.token, False, True
@@ -376,7 +368,7 @@ def _meaning(status: int, body: Any, path: str) -> Exception:
         message = text
     match status:
         case 410:
-            return _Expired(f"{path}: {message}", token)
+            return ListingExpired(f"{path}: {message}", token)
         case 404:
             return NotFound(f"{path}: {message}")
         case 409:

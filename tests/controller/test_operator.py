@@ -25,7 +25,7 @@ from watchbill.settings import Settings
 from watchbill.store import definitions, submissions
 from watchbill.store.submissions import Submission
 
-CREW = {
+CREW: dict[str, Any] = {
     "apiVersion": "watchbill.dev/v1alpha1",
     "kind": "Crew",
     "metadata": {"name": "echo", "namespace": "team", "uid": "u", "generation": 1, "resourceVersion": "1"},
@@ -276,7 +276,7 @@ async def test_a_watch_that_hears_nothing_or_is_too_old_is_made_anew_and_loses_n
 
     standing = api_server.watches[CREWS]
     api_server.version += 1
-    metadata = {**CREW["metadata"], "name": "after", "uid": "v", "resourceVersion": str(api_server.version)}  # type: ignore[dict-item]
+    metadata = {**CREW["metadata"], "name": "after", "uid": "v", "resourceVersion": str(api_server.version)}
     api_server.objects[f"{CREWS}/after"] = {**CREW, "metadata": metadata}  # and no event of it is sent
     if how == "expired":
         standing.put_nowait({"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}})
@@ -293,8 +293,8 @@ async def test_the_operator_of_another_cluster_refuses_the_crews_of_the_first_an
     """Both have a namespace `team` and a crew `echo`; the second knows nothing of the first one's crew `alone`."""
     store = await private_redis()
     first, second = ApiServer("one"), ApiServer("two")
-    first.objects[f"{CREWS}/alone"] = {**CREW, "metadata": {**CREW["metadata"], "name": "alone", "uid": "w"}}  # type: ignore[dict-item]
-    second.objects[f"{CREWS}/echo"] = {**CREW, "metadata": {**CREW["metadata"], "uid": "v"}}  # type: ignore[dict-item]
+    first.objects[f"{CREWS}/alone"] = {**CREW, "metadata": {**CREW["metadata"], "name": "alone", "uid": "w"}}
+    second.objects[f"{CREWS}/echo"] = {**CREW, "metadata": {**CREW["metadata"], "uid": "v"}}
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     async with AsyncExitStack() as stack, connection.connected(store.url) as client:
         for server in (first, second):

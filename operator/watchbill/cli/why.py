@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from watchbill.tasks import Approval
 
 LOOKED_AT: Final = 100
-"""Of a crew, so much of its oldest work is looked at."""
+"""Tasks and steps of a crew that are looked at, the oldest first."""
 
 
 @with_store()
