@@ -29,7 +29,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_does_not_hold_up_the_appr
 
     async def pay(whom: str) -> None:
         with calls.under_way():
-            await calls.approved(approving.Call.of("pay", {"to": whom}, whom))
+            await calls.approved(approving.Call.of("pay", {"to": whom}, whom, ""))
 
     async def look_up() -> None:
         with calls.under_way():

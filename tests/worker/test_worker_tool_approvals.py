@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,51 +103,83 @@ async def test_calls_that_need_approval_cut_off_no_other_of_their_turn(make_crew
     assert words(crew) == {"!slow": 1, "rent": 1}
 
 
+@asynccontextmanager
+async def shop() -> AsyncIterator[tuple[str, list[tuple[str, str]]]]:
+    """Yields the URL of a shop, and what is sold: where, and by which key."""
+    sold: list[tuple[str, str]] = []
+
+    async def sell(request: web.Request) -> web.Response:
+        sold.append((request.path, request.query["key"]))
+        return web.json_response({"sold": True})
+
+    app = web.Application()
+    app.router.add_get("/{at}", sell)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", sold
+    finally:
+        await runner.cleanup()
+
+
+def selling(url: str) -> list[HttpTool]:
+    parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
+    return [HttpTool.model_validate({"name": "sell", "description": "Sells.", "url": url, "parameters": parameters})]
+
+
 async def test_calls_of_servers_and_requests_wait_and_show_no_secret(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHBILL_TOOLS_ALLOW", "loopback")
     monkeypatch.setenv("WATCHBILL_ALLOW_COMMANDS", sys.executable)
     monkeypatch.setenv("SHOP_TOKEN", "hunter2-hunter2")
-    requests: list[str] = []
-
-    async def sell(request: web.Request) -> web.Response:
-        requests.append(request.query["key"])
-        return web.json_response({"sold": True})
 
     def answer(request: Request) -> Answer:
         calls = [ToolCall("sell", {"key": "hunter2-hunter2"}), ToolCall("shop_price", {"item": "lamp"})]
         return " / ".join(request.tool_results) or calls
 
-    app = web.Application()
-    app.router.add_get("/sell", sell)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
-    given = {"name": "sell", "description": "Sells.", "url": f"http://127.0.0.1:{runner.addresses[0][1]}/sell"}
-    tools = {
-        "http_tools": [HttpTool.model_validate({**given, "parameters": parameters})],
-        "tool_servers": [SHOP],
-    }
-    try:
-        async with FakeModel(answer) as model:
-            crew = await make_crew([guide(model, "sell", "shop/*")], requires_approval=["sell", "shop/price"], **tools)
-            async with crew.in_process():
-                await crew.submit("t", "guide")
-                sale, price = await asked(crew, "t", 2)
-                assert json.loads(sale.details) == {"key": "[redacted SHOP_TOKEN]"}
-                assert json.loads(price.details) == {"item": "lamp"}
-                assert requests == []
-                for one in (sale, price):
-                    assert await crew.client.approve(crew.name, "t", what=one.what)
-                assert (await crew.result("t")).output == '{"sold":true} / {"result":12.5}'
-                await crew.define(requires_approval=["shop/prize"])
-                await crew.submit("u", "guide")
-                assert "has no tool 'prize' (did you mean 'price'?)" in (await crew.result("u")).error
-        assert requests == ["hunter2-hunter2"]
-    finally:
-        await runner.cleanup()
+    async with FakeModel(answer) as model, shop() as (url, sold):
+        tools = {"http_tools": selling(f"{url}/sell"), "tool_servers": [SHOP]}
+        crew = await make_crew([guide(model, "sell", "shop/*")], requires_approval=["sell", "shop/price"], **tools)
+        async with crew.in_process():
+            await crew.submit("t", "guide")
+            sale, price = await asked(crew, "t", 2)
+            assert json.loads(sale.details) == {"key": "[redacted SHOP_TOKEN]"}
+            assert json.loads(price.details) == {"item": "lamp"}
+            assert sold == []
+            for one in (sale, price):
+                assert await crew.client.approve(crew.name, "t", what=one.what)
+            assert (await crew.result("t")).output == '{"sold":true} / {"result":12.5}'
+            await crew.define(requires_approval=["shop/prize"])
+            await crew.submit("u", "guide")
+            assert "has no tool 'prize' (did you mean 'price'?)" in (await crew.result("u")).error
+        assert sold == [("/sell", "hunter2-hunter2")]
+
+
+@pytest.mark.parametrize("name", ["guide", "seller"])
+async def test_an_approval_does_not_hold_for_a_tool_that_was_declared_anew(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("WATCHBILL_TOOLS_ALLOW", "loopback")
+
+    def answer(request: Request) -> Answer:
+        return " / ".join(request.tool_results) or ToolCall("sell", {"key": "lamp"})
+
+    async with FakeModel(answer) as model, shop() as (url, sold):
+        agents = [guide(model, "sell"), agent("seller", "sells_apart", notes=False, tools=["sell"])]
+        crew = await make_crew(agents, requires_approval=["sell"], http_tools=selling(f"{url}/cheap"))
+        async with crew.in_process():
+            await crew.submit("t", name)
+            (cheap,) = await asked(crew, "t", 1)
+            await crew.define(http_tools=selling(f"{url}/dear"))
+            assert await crew.client.approve(crew.name, "t")
+            (dear,) = await asked(crew, "t", 1)
+            assert (sold, dear.what == cheap.what, dear.details) == ([], False, cheap.details)
+            assert await crew.client.approve(crew.name, "t")
+            assert (await crew.result("t")).success
+        assert sold == [("/dear", "lamp")]
+    assert len(model.requests) == (2 if name == "guide" else 0)
 
 
 async def test_a_call_that_nobody_approves_in_time_fails_its_task_and_is_not_made(make_crew: Make) -> None:

@@ -1,7 +1,8 @@
 """Calls of tools that somebody must approve of before they are made.
 
-An approval is bound to one call: to its id and its arguments, which whoever decides is shown. So what was approved is
-what is made, once, also by another attempt of the task.
+An approval is bound to one call: to its id, its arguments, which whoever decides is shown, and the tool as its crew
+declares it. So what was approved is what is made, once, also by another attempt of the task; and where a tool is
+declared anew meanwhile, its calls are asked about again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from watchbill.agents.context import Context
 
 MARK: Final = "watchbill_needs_approval"
-"""The entry of a tool's metadata, as pydantic-ai has it, which says so."""
+"""The entry of a tool's metadata, as pydantic-ai has it, which says so: it has the tool's declaration."""
 ARGUMENTS_MAX: Final = 16 * 1024
 """Characters of the JSON of a call's arguments. Whoever decides must see all of them."""
 _NAME_MAX: Final = 100
@@ -37,15 +38,17 @@ _SOON_SECONDS: Final = 0.02
 class Call:
     """A call that is to be approved of."""
 
+    name: str
+    """The call, whatever is declared: its step within the task is called so."""
     what: str
     """The approval, as `tasks.Approval.what` has it."""
     details: str
     """The arguments as JSON."""
 
     @classmethod
-    def of(cls, tool: str, arguments: Mapping[str, Any], call_id: str) -> Call:
-        """`call_id` tells the call from others of the same task, with the same arguments, say. Raises InvalidInput for
-        arguments that can't be shown: they are no JSON, or too long."""
+    def of(cls, tool: str, arguments: Mapping[str, Any], call_id: str, declaration: str) -> Call:
+        """`call_id` tells the call from others of the same task, with the same arguments, say. `declaration`: the
+        tool's. Raises InvalidInput for arguments that can't be shown: they are no JSON, or too long."""
         try:
             details = json.dumps(sound(arguments), ensure_ascii=False, allow_nan=False)
             ordered = json.dumps([call_id, tool, arguments], sort_keys=True)
@@ -53,8 +56,8 @@ class Call:
             raise _unshown(tool, f"are no JSON: {error}", "Give text, numbers, booleans, lists and dicts.") from error
         if len(details) > ARGUMENTS_MAX:
             raise _unshown(tool, f"are more than {ARGUMENTS_MAX} characters of JSON", "Give less in one call.")
-        digest = hashlib.sha256(ordered.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return cls(f"call {tool[:_NAME_MAX]} #{digest}", details)
+        called = f"call {tool[:_NAME_MAX]} #"
+        return cls(called + _digest(ordered), called + _digest(ordered + declaration), details)
 
 
 class Calls:
@@ -109,9 +112,10 @@ def gated(tool: Tool, context: Context, uses: Counter[str]) -> Tool:
 
     def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         given = {**({"": list(args)} if args else {}), **kwargs}
-        first = Call.of(tool.name, given, "")
-        uses[first.what] += 1
-        return first if uses[first.what] == 1 else Call.of(tool.name, given, str(uses[first.what]))
+        first = Call.of(tool.name, given, "", tool.declaration)
+        uses[first.name] += 1
+        number = uses[first.name]
+        return first if number == 1 else Call.of(tool.name, given, str(number), tool.declaration)
 
     async def approved(call: Call, *args: Any, **kwargs: Any) -> Any:
         await waiting(approval(context.to_worker, call.what, call.details))
@@ -124,14 +128,18 @@ def gated(tool: Tool, context: Context, uses: Counter[str]) -> Tool:
     @functools.wraps(function)
     async def ask(*args: Any, **kwargs: Any) -> Any:
         call = call_of(args, kwargs)
-        return await context.step(call.what, approved, call, *args, **kwargs)
+        return await context.step(call.name, approved, call, *args, **kwargs)
 
     @functools.wraps(function)
     def ask_sync(*args: Any, **kwargs: Any) -> Any:
         call = call_of(args, kwargs)
-        return context.step_sync(call.what, approved_sync, call, *args, **kwargs)
+        return context.step_sync(call.name, approved_sync, call, *args, **kwargs)
 
     return replace(tool, function=ask if tool.is_async else ask_sync, bare=function)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _unshown(tool: str, why: str, fix: str) -> InvalidInput:

@@ -131,18 +131,20 @@ class Conversation(AbstractCapability[None]):
         handler: Callable[[dict[str, Any]], Awaitable[Any]],
     ) -> Any:
         async def make() -> Any:
-            if tool_def.metadata and tool_def.metadata.get(approving.MARK) and (why := await self._refused(call)):
+            declaration = (tool_def.metadata or {}).get(approving.MARK)
+            if declaration is not None and (why := await self._refused(call, declaration)):
                 return why
             return await handler(args)
 
         with self._calls.under_way():
             return await (self._kept(call, make) if self._is_kept else make())
 
-    async def _refused(self, call: ToolCallPart) -> str | None:
+    async def _refused(self, call: ToolCallPart, declaration: str) -> str | None:
         """Returns what the model is told of a call that somebody has rejected; None: it is approved. Ends the attempt
         where nobody has decided. Raises ModelRetry for arguments that can't be shown."""
         try:
-            asked = approving.Call.of(call.tool_name, call.args_as_dict(), f"{self._current} {call.tool_call_id}")
+            call_id = f"{self._current} {call.tool_call_id}"
+            asked = approving.Call.of(call.tool_name, call.args_as_dict(), call_id, declaration)
         except InvalidInput as error:
             raise ModelRetry(str(error)) from error
         try:

@@ -38,7 +38,8 @@ def tool(declared: HttpTool) -> Tool:
         schemas.check(schema, arguments)
         return await _send(declared, arguments)
 
-    return Tool(declared.name, request, schema=schema, about=declared.description)
+    declaration = declared.model_dump_json(exclude_defaults=True)
+    return Tool(declared.name, request, schema=schema, about=declared.description, declaration=declaration)
 
 
 async def _send(declared: HttpTool, arguments: Mapping[str, Any]) -> Any:

@@ -205,7 +205,7 @@ class AgentLoader:
         found = self._finder.find(reference, what="tool", group=tools.ENTRY_POINTS, built_in=tools.BUILT_IN)
         if not tools.is_tool(found):
             raise Unusable(f"tool {reference!r} is {_kind(found)}, not a function", "Name a function.")
-        return Tool(tool_name(reference), found)
+        return Tool(tool_name(reference), found, declaration=reference)
 
 
 def _places(crew: CrewDefinition) -> list[tuple[AgentDefinition, str]]:

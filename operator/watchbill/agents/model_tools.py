@@ -54,7 +54,7 @@ def _of_model(tool: Tool) -> ModelTool[None]:
     else:
         made = ModelTool.from_schema(function, tool.name, tool.description, dict(tool.schema))
     if tool.needs_approval:
-        made.metadata = {approving.MARK: True}
+        made.metadata = {approving.MARK: tool.declaration}
     return made
 
 

@@ -85,7 +85,8 @@ def tool(crew: str, server: ToolServer, reference: str, approved: Sequence[str] 
                 _find(server, offered, of_server[2])
         return offered
 
-    return Tool(reference, call, about=f"A tool of the server {server.name!r}.", listed=listed)
+    about, declaration = f"A tool of the server {server.name!r}.", _declaration(server, wanted)
+    return Tool(reference, call, about=about, listed=listed, declaration=declaration)
 
 
 def _of_server(connection: Connection, server: ToolServer, offered: Mapping[str, Any], name: str) -> Tool:
@@ -93,7 +94,12 @@ def _of_server(connection: Connection, server: ToolServer, offered: Mapping[str,
         return await connection.call(name, arguments)
 
     shown = _NAME.sub("_", f"{server.name}_{name}")[:_NAME_MAX]
-    return Tool(shown, call, schema=offered[name].input_schema, about=offered[name].description or "")
+    about, declaration = offered[name].description or "", _declaration(server, name)
+    return Tool(shown, call, schema=offered[name].input_schema, about=about, declaration=declaration)
+
+
+def _declaration(server: ToolServer, name: str) -> str:
+    return f"{name} {server.model_dump_json(exclude_defaults=True)}"
 
 
 def _find(server: ToolServer, offered: Mapping[str, Any], name: str) -> str:

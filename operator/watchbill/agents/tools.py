@@ -34,6 +34,8 @@ class Tool:
     """Asks a server for the tools that models are offered in place of this one, with their schemas. None: this one."""
     needs_approval: bool = False
     """Somebody must approve of each call before it is made."""
+    declaration: str = ""
+    """All that its crew says of it. An approval of a call doesn't hold for a tool that was declared anew."""
     bare: Callable[..., Any] | None = None
     """The function itself, where `function` asks for approval before it calls it."""
 

@@ -57,3 +57,11 @@ class BuysOnLoop:
         note(self.folder, "start", context)
         pay = context.tools["pay"]
         return [await asyncio.to_thread(pay, self.folder, word=word) for word in context.prompt.split()]
+
+
+async def sells_apart(context: Any) -> Any:
+    """Calls a tool in a process of its own."""
+    return await context.tools["sell"](key="lamp")
+
+
+sells_apart.runs_in = "process"  # type: ignore[attr-defined]
