@@ -48,7 +48,7 @@ async def test_what_is_told_at_once_is_told_in_order_and_none_is_lost(make_crew:
     assert said == [str(number) for number in range(50)]
 
 
-@pytest.mark.parametrize("where", ["meet", "meet_sync"])
+@pytest.mark.parametrize("where", ["meet", "meet_sync", "meet_apart", "meet_sync_apart"])
 async def test_agents_share_a_bus_a_stream_a_lock_and_a_limiter_on_keys_of_their_crew(
     make_crew: Make, where: str
 ) -> None:
@@ -76,13 +76,24 @@ async def test_a_bus_that_can_not_be_closed_does_not_lose_the_end_of_its_task(ma
         assert (await crew.client.wait(crew.name, "t", timeout=60)).output == "done"
 
 
-async def test_an_agent_in_a_process_is_told_what_it_can_not_share(make_crew: Make) -> None:
-    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:Alone")])
+async def test_a_lock_of_a_process_that_is_killed_ends_and_its_bus_with_it(make_crew: Make) -> None:
+    """A worker that goes on renews nothing for an agent that is gone."""
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:holds_the_door")])
+    door, channel = (of("door", crew.keys.prefix) for of in (message_names.lock, message_names.channel))
+
+    async def listens(number: int) -> bool:
+        return bool(await crew.redis.execute_command("PUBSUB", "NUMSUB", channel) == [channel, number])
+
     async with crew.in_process():
         await crew.submit("t", "a", "go")
-        (reason, *others) = (await crew.client.wait(crew.name, "t", timeout=60)).output
-    assert others == [reason] * 2
-    assert reason.endswith(f"with key_prefix='{crew.keys.prefix}' for keys of the crew")
+        await until(lambda: listens(1), what="it has the lock, and listens")
+        await crew.client.cancel(crew.name, "t")
+        assert (await crew.client.wait(crew.name, "t", timeout=60)).error.startswith("cancelled")
+        await until(lambda: listens(0), what="the end of the bus")
+        token = await crew.redis.hget(door, "token")
+        await crew.submit("u", "a", "go")
+        await until(lambda: listens(1), what="another has the lock")
+        assert await crew.redis.hget(door, "token") not in (None, "", token)
 
 
 async def test_a_worker_tells_of_its_agents_when_it_comes_and_goes_and_its_deliveries_of_none(make_crew: Make) -> None:

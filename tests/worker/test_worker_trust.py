@@ -17,6 +17,7 @@ from workshop import Crew, Make
 from waiting import until
 from watchbill import local, testing
 from watchbill.agents import AgentLoader
+from watchbill.connection.url import parse
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
 from watchbill.worker.execution.failures import AgentFailed
@@ -136,7 +137,7 @@ async def test_the_process_of_an_agent_trusts_no_more_than_its_worker(team: Path
     context = testing.context(f"touch {tmp_path / 'proof'}", agent=crew.agents[0])
     lease = SharedLease()
     lease.extend(math.inf)
-    started = Processes(AgentLoader([team]).sources, lease)
+    started = Processes(AgentLoader([team]).sources, lease, parse("redis://127.0.0.1:1"))
     try:
         with pytest.raises(AgentFailed) as raised:
             await started.run(request(crew, context), context)

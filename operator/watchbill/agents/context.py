@@ -94,7 +94,7 @@ class Context:
     item: Any = None
     """The item of a list that this run is for, if its agent runs for each of them."""
     connect_messaging: Callable[[], CrewMessaging] | None = None
-    """Makes the way to the crew's bus, streams, locks and limits; None in a process of its own, and in a test."""
+    """Makes the way to the crew's bus, streams, locks and limits; None in a test."""
     connect_checkpoints: Callable[[], steps.Checkpoints] | None = None
     """Makes the way to the task's checkpoints; a worker always gives it."""
     to_worker: Line | None = None
@@ -300,7 +300,7 @@ class Context:
         """The crew's bus: messages to all who listen to a channel now. It stops listening when this run ends.
 
         This, `stream`, `lock` and `limiter` are classes of `watchbill.messaging` on keys of the crew, shared by all its
-        agents. In a process of its own an agent has none of them, and gets RuntimeError.
+        agents. They use the worker's connections; in a process of its own an agent has connections of its own.
         """
         return self._messaging().bus()
 
@@ -343,7 +343,7 @@ class Context:
         if self.connect_messaging is None:
             prefix = f"wb:{{{self.crew}}}:"
             raise RuntimeError(
-                "this context has no connection to the store: its agent runs in a process of its own, or in a test. "
+                "this context has no connection to the store: its agent runs in a test. "
                 f"Use watchbill.messaging with a URL, and with key_prefix={prefix!r} for keys of the crew"
             )
         if not self._connected:

@@ -87,20 +87,24 @@ def meet_sync(context: Any) -> Any:
     return [count, message["data"], fence > 0, bool(other), allowed]
 
 
-class Alone:
-    runs_in = "process"
-
-    def run(self, context: Any) -> Any:
-        return [
-            _refusal(context, "bus_sync"),
-            _refusal(context, "stream_sync", "work"),
-            _refusal(context, "lock", "door"),
-        ]
+async def meet_apart(context: Any) -> Any:
+    return await meet(context)
 
 
-def _refusal(context: Any, name: str, *args: Any) -> str:
-    try:
-        getattr(context, name)(*args)
-    except RuntimeError as error:
-        return str(error)
-    return "none"
+def meet_sync_apart(context: Any) -> Any:
+    return meet_sync(context)
+
+
+async def holds_the_door(context: Any) -> None:
+    """Holds a lock until it is killed, and listens to the channel of its name meanwhile."""
+    lock = context.lock("door", expire=2)
+    while not await lock.acquire(retry=10):
+        pass
+    await context.bus.subscribe("door", lambda message: None)
+    await context.bus.run_in_task()
+    while await lock.renew() or await lock.acquire(retry=10):
+        await asyncio.sleep(0.2)
+
+
+for _function in (meet_apart, meet_sync_apart, holds_the_door):
+    _function.runs_in = "process"  # type: ignore[attr-defined]

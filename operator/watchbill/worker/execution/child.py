@@ -1,7 +1,7 @@
 """The process of agents that ask for one: runs one task after another for its worker, and never outlives it.
 
 Started by `processes`, which says what to do over a socket, in frames of JSON, and hears what the agent says, logs and
-returns. Knows no store, and imports none.
+returns. Knows no store, and imports none, unless an agent uses the crew's messaging (`child_messaging`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
 from watchbill.worker.execution import child_metrics, failures, outputs
 from watchbill.worker.execution.child_line import Line, LineAccount, LineCheckpoints, OfTask
+from watchbill.worker.execution.child_messaging import Connections
 from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
 
 _ROLES_KEPT: Final = 64
@@ -74,15 +75,19 @@ def main(given: dict[str, Any]) -> None:
         items = 0
         try:
             runner, tools, crew = role(asked["definition"], asked["agent"], asked["context"]["crew"])
-            context = _context(asked, runner, tools, line, crew)
+            connections = Connections(asked["store"], asked["context"]["crew"])
+            context = _context(asked, runner, tools, line, crew, connections)
             tracing.carry(context.task.metadata)
             while not lease.is_valid:  # others may have taken it, and done it: then we are killed
                 time.sleep(LEASE_POLL_SECONDS)
             try:
-                came: outputs.Output | failures.Failed = outputs.made(asked["agent"], _run(runner, context))
+                came: outputs.Output | failures.Failed = outputs.made(
+                    asked["agent"], _run(runner, context, connections)
+                )
             finally:
                 metadata = context.metadata
                 items = context.team.items if context.team is not None else 0
+                connections.close()
         except BaseException as failure:  # SystemExit ends the task only
             came = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
         what = "output" if isinstance(came, outputs.Output) else "failed"
@@ -100,12 +105,13 @@ def _die_with(life: int) -> None:
         fcntl.fcntl(life, fcntl.F_SETFL, os.O_ASYNC)
 
 
-def _run(runner: Runner, context: Context) -> Any:
+def _run(runner: Runner, context: Context, connections: Connections) -> Any:
     async def on_a_loop(run: Callable[[], Awaitable[Any]]) -> Any:
         try:
             return await run()
-        finally:
-            await aclose_clients()  # they belong to this loop
+        finally:  # they belong to this loop
+            await connections.aclose()
+            await aclose_clients()
 
     if runner.is_async:
         return asyncio.run(on_a_loop(lambda: runner.run(context)))
@@ -138,7 +144,12 @@ class _Context(Context):
 
 
 def _context(
-    asked: dict[str, Any], runner: Runner, tools: dict[str, Tool], line: Line, crew: CrewDefinition
+    asked: dict[str, Any],
+    runner: Runner,
+    tools: dict[str, Tool],
+    line: Line,
+    crew: CrewDefinition,
+    connections: Connections,
 ) -> Context:
     given, of_task = asked["context"], OfTask(line)
     context = _Context(
@@ -158,6 +169,7 @@ def _context(
         attempt=given["attempt"],
         fence=given["fence"],
         tell=of_task,
+        connect_messaging=connections.messaging,
         connect_checkpoints=lambda: LineCheckpoints(of_task),
         to_worker=of_task,
         spending=LineAccount(of_task) if given["has_account"] else None,

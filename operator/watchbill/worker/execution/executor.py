@@ -88,7 +88,7 @@ class Executor:
         self._abandoned = Abandoned(keys.crew, on_abandoned, clock)
         self._lease = lease
         self._clock = clock
-        self._processes = Processes(loader.sources, lease)
+        self._processes = Processes(loader.sources, lease, store.target)
 
     def must_read(self, task: Claimed) -> bool:
         """Returns whether something must be read before the task can begin."""

@@ -27,9 +27,11 @@ from typing import Any, Final, TextIO
 from watchbill import logs
 from watchbill.agents.context import Context
 from watchbill.agents.sources import Sources
+from watchbill.connection.url import Target
 from watchbill.loggers import Logger
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition
+from watchbill.worker.execution import child_messaging
 from watchbill.worker.execution.child_line import HEADER
 from watchbill.worker.execution.failures import AgentFailed, Failed
 from watchbill.worker.execution.line_answers import Answers
@@ -76,9 +78,11 @@ class _Gone(Exception):
 class Processes:
     """The processes of one worker. There are as many as it has run tasks at once."""
 
-    def __init__(self, sources: Sources, lease: SharedLease) -> None:
+    def __init__(self, sources: Sources, lease: SharedLease, store: Target) -> None:
+        """`store`: where agents find the crew's bus, streams, locks and limits."""
         self._sources = sources
         self._lease = lease
+        self._store = child_messaging.told(store)
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
@@ -88,7 +92,7 @@ class Processes:
         while True:
             process = self._taken()
             try:
-                return await process.run(request, context)
+                return await process.run({**request, "store": self._store}, context)
             except _Gone:  # the kernel took it, for want of memory, say
                 continue
             finally:
