@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, TypeVar
 from pydantic_core import from_json
 
 from watchbill.loggers import Logger
+from watchbill.names import STEP_SEPARATOR
 from watchbill.tasks import METADATA_MAX_ENTRIES
 
 logger = Logger("watchbill.tracing")
@@ -79,6 +80,14 @@ class Traces(Protocol):
     content: bool
     """Spans may have prompts, answers, and arguments and results of tools."""
 
+    def leaves_out(self, crew: str, work: str) -> bool:
+        """Returns whether the trace of this task or run is surely not recorded, if it has no submitter's."""
+        ...
+
+    def rest(self) -> None:
+        """Has what the current asyncio task does, and what that starts, belong to no recorded trace."""
+        ...
+
     def process(self, crew: str, task: Message, traceparent: object, now: Callable[[], datetime]) -> Span:
         """Begins the span of an attempt. `now` is the time by the store's clock."""
         ...
@@ -135,14 +144,28 @@ def recorded(span: Span | None, metadata: Mapping[str, Any]) -> str | None:
 
 
 def begin(crew: str, task: Message, metadata: Mapping[str, Any], now: Callable[[], datetime]) -> Span | None:
-    """Begins the span of an attempt; None while tracing is off. `now` is the time by the store's clock."""
+    """Begins the span of an attempt; None while tracing is off, and for most attempts that are not recorded. `now` is
+    the time by the store's clock."""
     if active is None:
         return None
     try:
-        return active.process(crew, task, metadata.get(FIELD) if metadata else None, now)
+        traceparent = metadata.get(FIELD) if metadata else None
+        if traceparent is None and active.leaves_out(crew, task.id.partition(STEP_SEPARATOR)[0]):
+            return None
+        return active.process(crew, task, traceparent, now)
     except Exception as error:
         _give_up(error)
         return None
+
+
+def rest() -> None:
+    """Has what the current asyncio task does, and what that starts, belong to no recorded trace until it enters one. A
+    worker does so once: most attempts then have nothing to enter."""
+    if active is not None:
+        try:
+            active.rest()
+        except Exception as error:
+            _give_up(error)
 
 
 def enter(span: Span | None, metadata: Mapping[str, Any]) -> None:

@@ -27,7 +27,8 @@ from zlib import crc32
 
 from watchbill import __version__, logs, tracing
 from watchbill.errors import needed
-from watchbill.loggers import Logger
+from watchbill.tracing.current import Current, Record
+from watchbill.tracing.outspoken import Outspoken
 
 with needed("Tracing", "otel"):
     from opentelemetry import context as contexts
@@ -36,12 +37,11 @@ with needed("Tracing", "otel"):
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
     from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import INVALID_SPAN, Link, NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-
-logger = Logger("watchbill.tracing")
 
 T = TypeVar("T")
 
@@ -78,30 +78,6 @@ class _Resource(Resource):
         return super().__hash__()
 
 
-class _Exporter(SpanExporter):
-    """Says once that the collector is away, and once that it is back."""
-
-    def __init__(self, inner: SpanExporter) -> None:
-        self._inner = inner
-        self._is_away = False
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._inner.export(spans)
-        is_away = result is not SpanExportResult.SUCCESS
-        if is_away and not self._is_away:
-            logger.warning("the collector of traces takes no spans, which are lost until it does")
-        elif self._is_away and not is_away:
-            logger.info("the collector of traces takes spans again")
-        self._is_away = is_away
-        return result
-
-    def shutdown(self) -> None:
-        self._inner.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._inner.force_flush(timeout_millis)
-
-
 class Exporting:
     """The spans of this process. One of them makes the process's TracerProvider, unless another was there before."""
 
@@ -118,9 +94,12 @@ class Exporting:
         if not logging.getLogger("watchbill").isEnabledFor(logging.DEBUG):
             # with a collector that is away it logs several lines for each batch
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self.provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter())))
+        self._ids = _Ids()
+        self.provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
+        self._batches = BatchSpanProcessor(Outspoken(OTLPSpanExporter()))
+        self.provider.add_span_processor(self._batches)
         self._tracer = self.provider.get_tracer(tracing.SYSTEM, __version__)
+        self._scope = InstrumentationScope(tracing.SYSTEM, __version__)
         trace.set_tracer_provider(self.provider)
 
     def process(
@@ -128,30 +107,60 @@ class Exporting:
     ) -> tracing.Span:
         """Begins the span of an attempt, and makes that of its wait."""
         run_id = task.run_id
-        if traceparent is None and _drawn(f"{crew}/{run_id or task.id}") > self._most:
-            return _UNSAMPLED  # as most are: what this takes is all that tracing costs them
         created = _remote(traceparent)
         trace_id = created.trace_id if created else _trace_of(crew, run_id or task.id)
         if not self._samples(created, trace_id):
             return _UNSAMPLED
         waited = 0.0 if task.taken_over else now().timestamp() - task.queued_ms / 1000
-        above = _below(_of_run(trace_id, crew, run_id) if run_id is not None else created)
+        above = _of_run(trace_id, crew, run_id) if run_id is not None else created
+        flags = TraceFlags(above.trace_flags | TraceFlags.SAMPLED) if above else _SAMPLED
         attributes = _about(task)
         begins = time.time_ns()  # noqa: TID251 - the clock of all spans
-        with _choosing(trace_id):
-            if waited > 0:
-                queued = begins - int(waited * 1e9)
-                wait = self._tracer.start_span(f"wait {crew}", above, attributes=attributes, start_time=queued)
-                wait.end(begins)
-            span = self._tracer.start_span(
-                f"process {crew}",
-                above,
-                SpanKind.CONSUMER,
-                tracing.operation("process", "process", crew) | attributes,
-                [Link(created)] if created else (),
-                begins,
+
+        def record(name: str, kind: SpanKind, told: dict[str, Any], start: int, created: SpanContext | None) -> Record:
+            context = SpanContext(trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=flags)
+            links = [Link(created)] if created else ()
+            return Record(f"{name} {crew}", context, above, kind, told, links, start)
+
+        if waited > 0:
+            self._send(record("wait", SpanKind.INTERNAL, attributes, begins - int(waited * 1e9), None), begins)
+        told = tracing.operation("process", "process", crew) | attributes
+        current = Current(record("process", SpanKind.CONSUMER, told, begins, created), self._start, self._send)
+        return Span(current, content=self.content)
+
+    def leaves_out(self, crew: str, work: str) -> bool:
+        """Returns whether the trace of this task or run is surely not recorded, if it has no submitter's. What this
+        takes is all that tracing costs most tasks."""
+        return _drawn(f"{crew}/{work}") > self._most
+
+    def rest(self) -> None:
+        """Has what the current asyncio task does, and what that starts, belong to no recorded trace."""
+        _UNSAMPLED.enter()
+
+    def _start(self, record: Record) -> trace.Span:
+        """Begins a span of the SDK."""
+        with _choosing(record.context.trace_id, record.context.span_id):
+            return self._tracer.start_span(
+                record.name, _below(record.parent), record.kind, record.attributes, record.links, record.start
             )
-        return Span(span, content=self.content)
+
+    def _send(self, record: Record, end: int) -> None:
+        """Sends a span that ends then: to have the SDK begin and end it would take four times as long."""
+        self._batches.on_end(
+            ReadableSpan(
+                record.name,
+                record.context,
+                record.parent,
+                self.provider.resource,
+                record.attributes,
+                (),
+                record.links,
+                record.kind,
+                start_time=record.start,
+                end_time=end,
+                instrumentation_scope=self._scope,
+            )
+        )
 
     def run_ended(self, crew: str, run_id: str, outcome: str, seconds: float, traceparent: object) -> None:
         """Makes the span of a run that ends now. Its steps' spans are below it."""
@@ -268,6 +277,8 @@ class Span:
     def end(self, outcome: str, error: str, status: int | None = None) -> None:
         """Ends it. May be called again."""
         if not self._span.is_recording():
+            return
+        if outcome not in _FAILED and isinstance(self._span, Current) and self._span.ended(outcome):
             return
         if status is not None:
             self._span.set_attribute("http.response.status_code", status)

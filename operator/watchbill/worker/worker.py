@@ -10,7 +10,7 @@ import asyncio
 import random
 from typing import Final
 
-from watchbill import logs
+from watchbill import logs, tracing
 from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import Store
@@ -90,6 +90,7 @@ class Worker:
         """Works until `stop`, or until it recycles. Raises CrewGone when the crew was deleted or replaced, NotFound
         when there is no such crew, WatchbillError when abandoned agents hold all slots and it may not recycle."""
         logs.bind({"crew": self._keys.crew})
+        tracing.rest()
         current = await self._crew()
         if current is None:
             self._state.ended = True

@@ -1,0 +1,38 @@
+"""Logs that the collector of traces is away, and that it is back: each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from watchbill.errors import needed
+from watchbill.loggers import Logger
+
+with needed("Tracing", "otel"):
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+logger = Logger("watchbill.tracing")
+
+
+class Outspoken(SpanExporter):
+    """Exports by another exporter, and logs what changes in that."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+        self._is_away = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._inner.export(spans)
+        is_away = result is not SpanExportResult.SUCCESS
+        if is_away and not self._is_away:
+            logger.warning("the collector of traces takes no spans, which are lost until it does")
+        elif self._is_away and not is_away:
+            logger.info("the collector of traces takes spans again")
+        self._is_away = is_away
+        return result
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
