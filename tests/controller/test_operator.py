@@ -17,8 +17,12 @@ from prometheus_client import REGISTRY
 
 from waiting import until
 from watchbill import connection, metrics
+from watchbill.clock import SYSTEM
 from watchbill.controller import autoscaler, wakeups, watch
+from watchbill.controller.cache import Key
+from watchbill.controller.controller import Controller
 from watchbill.controller.operator import Operator
+from watchbill.kubernetes_api import KubernetesApi
 from watchbill.names import CrewKeys
 from watchbill.scheduler import Scheduler
 from watchbill.settings import Settings
@@ -351,3 +355,25 @@ async def test_nothing_is_swept_after_a_listing_of_several_moments(
             return not await uid()
 
         await run(then)
+
+
+async def test_the_listing_with_which_a_watch_begins_waits_behind_changes(
+    api_server: ApiServer, private_redis: Callable[[], Awaitable[Any]]
+) -> None:
+    """At a start it is of all crews there are."""
+    store, seen = await private_redis(), list[str]()
+
+    async def reconcile(key: Key) -> None:
+        seen.append(key[1])
+
+    async with connection.connected(store.url) as client, await KubernetesApi.connect() as kubernetes:
+        controller = Controller(Settings(), client, kubernetes, Scheduler(client, SYSTEM), "me", "replica")
+        told, queue = vars(vars(controller)["_watch"])["_sink"], vars(controller)["_queue"]
+        for name, kind in (("one", ""), ("two", ""), ("changed", "MODIFIED"), ("new", "ADDED")):
+            status = {} if name == "new" else {"observedGeneration": 1}
+            told("crews", kind, {**CREW, "metadata": {**CREW["metadata"], "name": name}, "status": status})
+        running = asyncio.create_task(queue.run(reconcile, 1))
+        await until(lambda: len(seen) == 4)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert seen == ["changed", "new", "one", "two"]

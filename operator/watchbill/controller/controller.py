@@ -358,8 +358,10 @@ class Controller:
         """An event of the watch. An event that is lost is found by the next listing."""
         metrics.WATCH_EVENT.labels(plural).set(self._clock.now().timestamp())
         is_change = plural != "deployments" and obj.get("status", {}).get("observedGeneration", -1) >= 0
+        # Without a kind it is of the listing with which a watch begins: at a start, of all resources there are.
+        lane = Lane.RESYNC if not kind else Lane.CHANGE if is_change else Lane.ROUTINE
         for key in self._cache.take(plural, kind, obj):
-            self._queue.add(key, Lane.CHANGE if is_change else Lane.ROUTINE)
+            self._queue.add(key, lane)
 
     def _on_work(self, key: Key) -> None:
         if key in self._cache.crews:
