@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 WORKERS_GROUP: Final = "workers"
@@ -232,6 +233,10 @@ class CrewKeys:
         if not separator:
             return self.task(task_id), self.agent_events(agent)
         return self.run(run_id), self.run_steps(run_id), self.agent_events(agent), self.run_events(run_id)
+
+    def of_agents(self, agents: Iterable[str]) -> list[str]:
+        """The KEYS of scripts that tell of these agents."""
+        return [*self.fixed, *map(self.agent_events, agents)]
 
     def of_ending(self, task_id: str, agent: str, digest: str) -> tuple[str, ...]:
         """The KEYS of a task or step that may end; `digest` names the definition of a step's run."""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from support import LEASE_MS, MANY, Crew, flow_of, library
+import pytest
+from support import LEASE_MS, MANY, Crew, flow_of, library, next_millisecond
 
 from watchbill.api import Heartbeat
 from watchbill.api.heartbeat import CrewRef, HeartbeatSpec
@@ -15,7 +16,7 @@ from watchbill.event_causes import CAUSES
 from watchbill.event_types import Telling
 from watchbill.events import EventType, SpawnMode, TownEvent
 from watchbill.records import ExecutionMode
-from watchbill.store import approvals, control, dead, events, firing, heartbeats
+from watchbill.store import approvals, control, dead, events, firing, heartbeats, incarnations
 
 PAIR = library("a", "b", mode=ExecutionMode.SEQUENTIAL)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -111,6 +112,37 @@ async def test_an_agent_is_spawned_with_its_first_worker_and_stopped_with_the_la
     for key in map(crew.keys.agent_events, "abc"):
         assert [e["event_type"] for e in await crew.events(key)] == ["agent_spawned", "agent_stopped"]
     assert not [field for field in await crew.client.hkeys(crew.keys.meta) if field.startswith("spawned:")]
+
+
+async def test_what_several_calls_tell_of_a_workers_agents_is_told_once(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for each agent; another worker comes between two of them."""
+    monkeypatch.setattr(incarnations, "AGENTS_AT_ONCE", 1)
+    w1 = await crew.queue.enter("w1", ["a"], lease_ms=LEASE_MS)
+    await crew.queue.enter("w2", ["c"], lease_ms=LEASE_MS)
+    for agent in ("b", "c", "c"):  # the last one twice: its answer was lost
+        await crew.queue.enter("w1", [agent], lease_ms=LEASE_MS, since_ms=w1.now_ms)
+    spawned = [f"agent_spawned {agent}: with worker w{n}" for agent, n in (("a", 1), ("c", 2), ("b", 1))]
+    assert await _told(crew, *THERE) == spawned
+    await crew.queue.leave("w2")
+    await crew.queue.declare_dead(["w1"])
+    died = [f"agent_stopped {agent}: its last worker has died" for agent in "abc"]
+    assert (await _told(crew, *THERE))[3:] == died
+
+    w3 = await crew.queue.enter("w3", ["a"], lease_ms=LEASE_MS)
+    await crew.queue.enter("w3", ["b"], lease_ms=LEASE_MS, since_ms=w3.now_ms)
+    await crew.client.zadd(crew.keys.leases, {"w3": 1})
+    await next_millisecond(crew)
+    w4 = await crew.queue.enter("w4", ["a"], lease_ms=LEASE_MS)
+    for _ in range(2):
+        await crew.queue.enter("w4", ["b"], lease_ms=LEASE_MS, since_ms=w4.now_ms)
+    vanished = [
+        line
+        for agent in "ab"
+        for line in (f"agent_stopped {agent}: its last worker has vanished", f"agent_spawned {agent}: with worker w4")
+    ]
+    assert (await _told(crew, *THERE))[8:] == vanished
 
 
 async def test_agents_stop_when_the_last_worker_is_declared_dead(crew: Crew) -> None:

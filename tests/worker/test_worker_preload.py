@@ -10,8 +10,9 @@ from workshop import Make, agent
 
 from waiting import until
 from watchbill import metrics
+from watchbill.connection import scripts
 from watchbill.records import AgentDefinition
-from watchbill.store import definitions
+from watchbill.store import definitions, incarnations
 from watchbill.worker import preload
 
 
@@ -71,6 +72,27 @@ async def test_an_agents_module_that_breaks_logging_does_not_end_the_look(
         await definitions.apply(crew.redis, crew.keys, only)
         await until(crew.is_checked)
     assert metrics.BACKGROUND_RESTARTS.labels("agents")._value.get() == restarts
+
+
+async def test_a_worker_tells_of_many_agents_in_calls_that_hold_the_store_briefly(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = await make_crew(dict.fromkeys("abcde", "Brief"))
+    monkeypatch.setattr(incarnations, "AGENTS_AT_ONCE", 2)
+    named: list[tuple[str, int]] = []
+    run = scripts.run
+
+    async def noting(client: Any, name: str, keys: Any, args: Any, sent: Any = None) -> Any:
+        if name in ("enter", "leave"):
+            named.append((name, len(keys) - len(crew.keys.fixed)))
+        return await run(client, name, keys, args, sent)
+
+    monkeypatch.setattr(scripts, "run", noting)
+    async with crew.in_process():
+        await until(crew.is_checked)
+    assert named == [(name, count) for name in ("enter", "leave") for count in (2, 2, 1)]
+    told = [(event.event_type, event.agent_id) for event in await crew.events()]
+    assert told == [(what, name) for what in ("agent_spawned", "agent_stopped") for name in "abcde"]
 
 
 async def test_a_crew_that_was_deleted_is_not_revived(make_crew: Make) -> None:

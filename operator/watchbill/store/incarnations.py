@@ -9,6 +9,11 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Sequence
+from typing import Final
+
+AGENTS_AT_ONCE: Final = 200
+"""Agents of whose coming or going one call tells: that holds the store for some milliseconds."""
 
 
 def fresh() -> str:
@@ -19,6 +24,11 @@ def fresh() -> str:
 def worker(incarnation: str) -> str:
     """The name of the worker that an incarnation belongs to, by which it is drained."""
     return incarnation.rpartition(".")[0]
+
+
+def parts(agents: Sequence[str]) -> list[Sequence[str]]:
+    """Returns the agents in lists of as many as one call may name; for no agents one that is empty."""
+    return [agents[start : start + AGENTS_AT_ONCE] for start in range(0, len(agents) or 1, AGENTS_AT_ONCE)]
 
 
 def ended_here(incarnation: str) -> bool:

@@ -20,6 +20,7 @@ from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, WorkerForgot
 from watchbill.event_types import EventType, Telling
 from watchbill.names import RETURNED, CrewKeys, split_step_id
 from watchbill.store import packed
+from watchbill.store.incarnations import parts
 from watchbill.tasks import Usage
 
 BATCH: Final = 500
@@ -158,13 +159,13 @@ class Queue:
 
     # ------------------------------------------------------------ working
 
-    async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int) -> Claim:
+    async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int, since_ms: int = 0) -> Claim:
         """Makes the store know the incarnation, by its first claim, which is of nothing; the next has number 2. The
-        feeds say that these agents are there, where no other worker has brought them."""
+        feeds say that these agents are there, which are one of their `parts`, where no other worker has brought them.
+        A call for another one gives the time of the first one's answer."""
         agents = agents if self._has_agents else ()
-        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
-        args = [self.uid, incarnation, 1, 0, 0, lease_ms, 0, self._fence, *agents]
-        return self._claim(await self._call("enter", keys, args))
+        args = [self.uid, incarnation, 1, 0, 0, lease_ms, 0, self._fence, since_ms or "", *agents]
+        return self._claim(await self._call("enter", self.keys.of_agents(agents), args))
 
     async def claim(
         self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, begin: int = 0
@@ -305,15 +306,14 @@ class Queue:
 
     async def leave(self, incarnation: str) -> None:
         """Ends the incarnation; what it still holds may be taken at once. With the last one all agents are stopped."""
-        agents = await self._spawned()
-        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
-        await self._call("leave", keys, [self.uid, incarnation, *agents])
+        for agents in await self._spawned():
+            await self._call("leave", self.keys.of_agents(agents), [self.uid, incarnation, *agents])
 
-    async def _spawned(self) -> list[str]:
-        """The agents of which the feeds say that they are there."""
+    async def _spawned(self) -> list[Sequence[str]]:
+        """The agents of which the feeds say that they are there, in parts."""
         with outages.translated():
             fields = map(str, await self.client.hkeys(self.keys.meta) if self._has_agents else ())
-        return sorted(name.removeprefix("spawned:") for name in fields if name.startswith("spawned:"))
+        return parts(sorted(name.removeprefix("spawned:") for name in fields if name.startswith("spawned:")))
 
     async def say(self, incarnation: str, task: Claimed, told: Telling | str, number: int) -> bool:
         """Puts what an agent tells on the feeds, if the task is still its. `number` counts from 1."""
@@ -326,11 +326,10 @@ class Queue:
 
     async def declare_dead(self, incarnations: Sequence[str]) -> None:
         """For whoever knows that these processes have ended: their work may be taken at once."""
-        agents = await self._spawned() if incarnations else []
-        keys = [*self.keys.fixed, *map(self.keys.agent_events, agents)]
-        for start in range(0, len(incarnations), BATCH):
-            dead = incarnations[start : start + BATCH]
-            await self._call("declare_dead", keys, [self.uid, len(dead), *dead, *agents])
+        for dead in (incarnations[start : start + BATCH] for start in range(0, len(incarnations), BATCH)):
+            await self._call("declare_dead", self.keys.fixed, [self.uid, len(dead), *dead])
+        for agents in await self._spawned() if incarnations else ():
+            await self._call("declare_dead", self.keys.of_agents(agents), [self.uid, 0, *agents])
 
     async def incarnations(self) -> list[str]:
         """Names of incarnations that have a lease, expired or not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from watchbill import connection
@@ -12,6 +13,7 @@ from watchbill.loggers import Logger
 from watchbill.names import ANY_AGENT
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
+from watchbill.store.incarnations import parts
 from watchbill.store.queue import Queue
 from watchbill.worker.claims import Claims
 from watchbill.worker.counts import Counts
@@ -69,7 +71,12 @@ class Lifecycle:
     async def _register(self) -> None:
         state, queue, new = self._state, self._queue, self._state.incarnation
         new.number = 1
-        entered = await state.persist(lambda: queue.enter(new.name, self._agents, lease_ms=self._keeper.lease_ms))
+        lease_ms = self._keeper.lease_ms
+        first, *others = parts(self._agents)
+        entered = await state.persist(lambda: queue.enter(new.name, first, lease_ms=lease_ms))
+        for agents in others:
+            further = partial(queue.enter, new.name, agents, lease_ms=lease_ms, since_ms=entered.now_ms)
+            await state.persist(further)
         state.set_store_time(entered.now_ms)
         state.since_ms = state.since_ms or entered.now_ms
         # Only now: had the store lost the crew before, it would have lost this incarnation, which then claims nothing.

@@ -20,9 +20,11 @@ local function named_agents(at)
   return agents, streams
 end
 
-local function tell_stopped(agents, streams, message)
+-- `since`: only of those that were there before; nil: of all.
+local function tell_stopped(agents, streams, message, since)
   for i, agent in ipairs(agents) do
-    if redis.call('HDEL', META, 'spawned:' .. agent) == 1 then
+    local at = since and redis.call('HGET', META, 'spawned:' .. agent)
+    if (not at or tonumber(at) < since) and redis.call('HDEL', META, 'spawned:' .. agent) == 1 then
       event('agent_stopped', '"agent_id":' .. quote(agent) .. ',"message":' .. quote(message), streams[i])
     end
   end
