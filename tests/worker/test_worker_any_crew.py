@@ -14,6 +14,7 @@ import pytest
 from workshop import Crew, Make, agent
 
 from waiting import until
+from watchbill.api.limits import RateLimit
 from watchbill.api.modes import Synthesis
 from watchbill.plan import flow, values
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, FlowRelation
@@ -36,7 +37,11 @@ def _agent(rng: random.Random, name: str, before: list[str]) -> AgentDefinition:
     if rng.random() < 0.3:
         fields["for_each"] = rng.choice(lists)
     fails = [f"{name}{at}" for at in ("", "@1", "@2", "@2@1") if rng.random() < 0.15]
-    return agent(name, "Varied", config={"fails": fails}, **fields)
+    if rng.random() < 0.3:
+        fields["max_concurrent"] = rng.randint(1, 2)
+    if rng.random() < 0.3:
+        fields["rate_limit"] = RateLimit(requests=100, burst=rng.randint(1, 2))
+    return agent(name, "Varied", config={"fails": fails, "hopes": rng.choice([0, 0, 1])}, **fields)
 
 
 def _crew(rng: random.Random, mode: ExecutionMode) -> tuple[list[AgentDefinition], dict[str, Any]]:
@@ -95,6 +100,10 @@ async def test_whatever_the_crew_and_whoever_dies_its_runs_keep_their_rules(make
         told = {name.partition("/")[2] for name, _ in ends if name.startswith(f"{result.run_id}/")}
         assert told == reached
         assert _at_once(crew, result.run_id) <= fields["max_parallel_tasks"]
+    for one in agents:
+        assert _at_once(crew, agent=one.agent_id) <= (one.max_concurrent or 100)
+        if one.rate_limit:
+            _check_rate(crew, one.agent_id, one.rate_limit)
     assert set(ends) >= {(result.run_id, result.status.value) for result in results}
     assert await crew.is_idle()
 
@@ -149,12 +158,25 @@ def _check_end(plan: flow.Plan, step: StepStatus, result: RunResult) -> None:
         assert (step.is_passed_over, step.status in FAILED) == (expected == "passed", expected == "failed"), step.name
 
 
-def _at_once(crew: Crew, run_id: str) -> int:
-    """The most agents of a run that worked at the same time, each in its last attempt."""
+def _check_rate(crew: Crew, name: str, rate: RateLimit) -> None:
+    """In no span of time have more attempts begun than the rate lets: a fence is the time of its claim, in us."""
+    every = rate.period_seconds * 1_000_000 / rate.requests
+    begun = sorted({(line["fence"], line["task"]) for line in crew.notes() if line["agent"] == name})
+    for i, (first, _) in enumerate(begun):
+        for more, (last, _) in enumerate(begun[i:], 1):
+            assert more <= rate.burst + (last - first + 10) / every, name
+
+
+def _at_once(crew: Crew, run_id: str = "", agent: str = "") -> int:
+    """The most agents of a run, or tasks of an agent, that were at work at the same time, each in its last attempt."""
     times: dict[str, dict[str, float]] = defaultdict(dict)
+    last: dict[str, int] = {}
+    for line in crew.notes():
+        last[line["task"]] = max(last.get(line["task"], 0), line["fence"])
     for what in ("start", "end"):
         for line in crew.notes(what):
-            if line["task"].startswith(f"{run_id}/"):
+            is_meant = line["agent"] == agent if agent else line["task"].startswith(f"{run_id}/")
+            if is_meant and line["fence"] == last[line["task"]]:
                 times[line["task"]][what] = line["at"]
     moments = Counter[int]()
     spans = [(at["start"], at["end"]) for at in times.values() if len(at) == 2]

@@ -13,10 +13,11 @@ class Varied:
     """Notes when it begins and ends, and fails for good at the steps that it is told. Returns which run it has seen, in
     all that it was given; in an iteration, whether that is the last one."""
 
-    def __init__(self, folder: str, fails: Sequence[str] = (), done_at: int = 0) -> None:
+    def __init__(self, folder: str, fails: Sequence[str] = (), done_at: int = 0, hopes: int = 0) -> None:
         self.folder = folder
         self.fails = fails
         self.done_at = done_at
+        self.hopes = hopes
 
     async def run(self, context: Any) -> Any:
         note(self.folder, "start", context)
@@ -27,6 +28,8 @@ class Varied:
         seen |= {output["run"] for output in context.outputs.values() if isinstance(output, dict) and "run" in output}
         seen |= {str(context.item).partition(" ")[0]} if context.item is not None else {context.inputs["who"]}
         note(self.folder, "end", context)
+        if context.attempt <= self.hopes:
+            raise ConnectionError("not yet")
         if step in self.fails:
             raise TypeError("it broke")
         number = int(step.split("@")[1]) if "@" in step and self.done_at else 0
