@@ -237,7 +237,7 @@ _PLATFORM: Final = Group(
             "WatchbillOperatorLeaderless",
             "sum by (namespace) (watchbill_operator_leader) == 0 or absent(watchbill_operator_leader)",
             "No replica of the operator leads",
-            "Nothing is scaled, no heartbeat fires, and no change of a crew is put into effect.",
+            "Nothing is scaled, and no change of a crew is put into effect.",
             severity="critical",
             seconds=60,
         ),
