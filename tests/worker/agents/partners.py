@@ -107,4 +107,4 @@ async def holds_the_door(context: Any) -> None:
 
 
 for _function in (meet_apart, meet_sync_apart, holds_the_door):
-    _function.runs_in = "process"  # type: ignore[attr-defined]
+    _function.runs_in = "process"  # type: ignore[union-attr]
