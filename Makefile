@@ -27,11 +27,14 @@ demo: $(ALL)  ## Run the log-triage crew on a real log: no cluster, no Redis, no
 	$(BIN)/watchbill run examples/log-triage/crew.yaml "What broke, and what should we look at first?" \
 		--input log=@examples/log-triage/app.log
 
-# Two at a time, each with its output in one piece where make can keep that together (since 4.0).
-check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, rendered files, pure tests
-	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) types style pure
+# Each with its output in one piece where make can keep that together (since 4.0).
+TWO_AT_A_TIME := --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-lint: types style  ## check without tests: format, lint, types, layers, rendered files
+check: $(DEV)  ## What must hold before every commit: format, lint, types, layers, rendered files, pure tests
+	@$(MAKE) $(TWO_AT_A_TIME) types style pure
+
+lint: $(DEV)  ## check without tests: format, lint, types, layers, rendered files
+	@$(MAKE) $(TWO_AT_A_TIME) types style
 
 types: $(DEV)
 	$(BIN)/mypy
