@@ -246,7 +246,7 @@ def test_every_number_is_among_the_tables(kubectl: Kubectl, crds: None) -> None:
     for name in NAMES:
         schema = kubectl.json("get", "crd", name)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         for path, fields in objects(schema["properties"]["spec"], "spec"):
-            lists = r"^(spec\.(?:agents|budgets|modelLimits|delivery|toolServers|httpTools)|.*\.policies)"
+            lists = r"^(spec\.(?:agents|budgets|prices|modelLimits|delivery|toolServers|httpTools)|.*\.policies)"
             numbered = re.sub(lists, r"\1[0]", path)
             found |= {f"{numbered}.{field}" for field, child in fields.items() if child["type"] == "integer"}
     assert found == set(numbers.FIELDS)
