@@ -2,8 +2,8 @@
 
     python -m bench.chaos_proxy SOCKET SEED EVERY_SECONDS LONGEST_STALL_SECONDS
 
-Says {"port": N} once it listens on loopback. On a line {"do": "calm"} it troubles nobody any more and answers with how
-often it did what. Ends with its stdin.
+Says {"port": N} once it listens on loopback. A line {"do": "tell"} is answered with how often it did what. After a line
+{"do": "calm"}, which is answered alike, it troubles nobody any more. Ends with its stdin.
 
 reset           a connection is closed by RST, at any moment
 cut request     the server gets a part of what was sent, then both sides are closed
@@ -178,10 +178,11 @@ async def main(upstream: str, seed: str, every: float, longest_stall: float) -> 
     troubling = asyncio.create_task(proxy.trouble())
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    while await orders.readline():
-        troubling.cancel()
-        proxy.end_hole()
-        proxy.due.clear()
+    while order := await orders.readline():
+        if json.loads(order)["do"] == "calm":
+            troubling.cancel()
+            proxy.end_hole()
+            proxy.due.clear()
         print(json.dumps(proxy.did), flush=True)
     server.close()
 

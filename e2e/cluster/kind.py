@@ -84,7 +84,7 @@ class Cluster:
                 "--name",
                 self.kind_name,
             ]
-            machine.run(command, env=_kind_environment(), timeout=300)
+            machine.run(command, env=_kind_environment(), timeout=900)
 
     def nodes(self) -> list[str]:
         """The names of its nodes; a kind node's is its container's too."""
@@ -187,7 +187,7 @@ def _create(name: str, image: str, workers: int) -> Cluster:
     command += ["--kubeconfig", kubeconfig, "--config", "-"]
     if image != KIND_DEFAULT:
         command += ["--image", image]
-    machine.run(command, stdin=json.dumps(config), env=_kind_environment(), timeout=300)
+    machine.run(command, stdin=json.dumps(config), env=_kind_environment(), timeout=900)
     cluster = Cluster(kubeconfig, Kubectl(programs.path("kubectl"), kubeconfig), name, image)
     _forward_no_names(cluster.kubectl)
     cluster.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={READY_SECONDS:.0f}s", timeout=180)

@@ -148,7 +148,7 @@ class Terminal:
                     self._at, self.picture = number, picture
                     return found
             assert time.monotonic() < deadline, f"never showed {pattern}: {self.seen[-3000:]!r}"
-            assert self.process.poll() is None, self.seen
+            assert self.process.poll() is None, self.read()
 
     def press(self, keys: str) -> None:
         os.write(self.leader, keys.encode())

@@ -17,10 +17,11 @@ from workshop import AGENTS, Make, agent
 
 from waiting import until
 from watchbill.agents.sources import Sources
+from watchbill.connection.url import parse
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import AgentTask
 from watchbill.testing import context
-from watchbill.worker.execution import processes
+from watchbill.worker.execution import child_messaging, processes
 from watchbill.worker.execution.shared_lease import SharedLease
 
 PrivateRedis = Callable[[], Awaitable[Any]]
@@ -120,7 +121,7 @@ async def test_a_process_begins_only_while_the_lease_is_surely_its_workers() -> 
     process = processes._Process(Sources.of([AGENTS]), lease)
     definition = CrewDefinition(name="c", agents=[agent("a", "apart", notes=False)])
     given = context("x", agent=definition.agents[0])
-    request = processes.request(definition, given)
+    request = {**processes.request(definition, given), "store": child_messaging.told(parse("redis://127.0.0.1:1"))}
     try:
         assert (await process.run(request, given)).text == str(process.pid)
         lease.extend(0)
