@@ -316,6 +316,14 @@ def test_it_follows_the_size_of_the_terminal(crews: Crews, terminal: Callable[..
     assert top.ended() == 0
 
 
+def test_what_is_drawn_waits_for_a_slow_terminal(crews: Crews, terminal: Callable[..., Terminal]) -> None:
+    top = terminal("top", "-i", "0.2")
+    top.shows("0 crews|no crews")
+    assert not fcntl.fcntl(top.follower, fcntl.F_GETFL) & os.O_NONBLOCK, "which its stdin and stdout share"
+    top.press("q")
+    assert top.ended() == 0
+
+
 def test_hundreds_of_crews_are_shown_and_the_busiest_are_seen(crews: Crews, terminal: Callable[..., Terminal]) -> None:
     crews.make(*(f"crew-{i:03}" for i in range(300)))
     crews.submit("crew-123", "t1", "t2")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from watchbill.cli import output, suspension
+from watchbill.cli import keyboard, output, suspension
 from watchbill.cli.options import (
     CrewArgument,
     Output,
@@ -200,19 +199,14 @@ def named(work_id: str, status: RunState | TaskState) -> dict[str, str]:
 async def confirmed(question: str) -> bool:
     """Asks on the terminal. Unlike input(), it ends at Ctrl-C."""
     output.say(f"{question} [y/N]")
-    loop = asyncio.get_running_loop()
-    line: asyncio.Future[bytes] = loop.create_future()
-    stdin = sys.stdin.fileno()
+    line: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def read() -> None:
+    def said(typed: bytes) -> None:
         if not line.done():
-            line.set_result(os.read(stdin, 1024))
+            line.set_result(typed)
 
-    loop.add_reader(stdin, read)
-    try:
+    with keyboard.heard(said):
         return (await line).decode(errors="replace").strip().lower() in ("y", "yes")
-    finally:
-        loop.remove_reader(stdin)
 
 
 async def _cancel_all(client: Client, crew: str, agent: str | None, reason: str, form: Output, *, yes: bool) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from watchbill.cli import output
+from watchbill.cli import keyboard, output
 from watchbill.cli.options import Output, refuse_together
 from watchbill.cli.stores import StoreOptions, with_store
 from watchbill.terminal import one_line
@@ -307,24 +307,14 @@ def _keys(pressed: Callable[[bytes], None]) -> Iterator[None]:
 
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
-    loop = asyncio.get_running_loop()
-
-    def read() -> None:
-        try:
-            keys = os.read(fd, 256)
-        except OSError:  # the terminal is gone
-            keys = b""
-        pressed(keys)
-
     try:
         tty.setcbreak(fd, termios.TCSANOW)
         now = termios.tcgetattr(fd)
         now[6][termios.VSUSP] = b"\0"  # Ctrl-Z would leave the terminal as it is now
         termios.tcsetattr(fd, termios.TCSANOW, now)
-        loop.add_reader(fd, read)
-        yield
+        with keyboard.heard(pressed):
+            yield
     finally:
-        loop.remove_reader(fd)
         termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
