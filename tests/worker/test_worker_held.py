@@ -120,7 +120,7 @@ async def test_results_do_not_wait_for_a_call_that_is_on_its_way(
     really = Queue.finish
 
     async def finish(queue: Queue, incarnation: str, finished: Any, **rest: Any) -> Any:
-        holds = not in_time and len(rest.get("begun", ())) == 10
+        holds = not in_time and len(rest.get("begun", ())) > 0
         if holds:
             another.clear()
         answer = await really(queue, incarnation, finished, **rest)
