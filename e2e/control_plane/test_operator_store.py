@@ -16,6 +16,7 @@ from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
 from watchbill import connection
+from watchbill.controller.statuses import PER_SECOND
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import definitions
@@ -143,7 +144,8 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
         assert len([w for w in writes if w.subresource == "status"]) == len(names), "a status was written twice"
         times = sorted(datetime.fromisoformat(w.at) for w in writes)
         most = max(len([t for t in times if 0 <= (t - start).total_seconds() < 1]) for start in times)
-        assert most <= 30, f"{most} writes in one second"  # a machine that stands still makes some of them late
+        # Where the machine stands still, what was written in two seconds may arrive in one; without turns, all would.
+        assert most <= 2 * PER_SECOND, f"{most} writes in one second"
 
     since = control_plane.audit_position()
     team.store.kill()
