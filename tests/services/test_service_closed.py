@@ -124,7 +124,7 @@ async def test_a_service_stops_whatever_fails_meanwhile(runtime: Runtime, caplog
 async def test_a_store_that_does_not_answer_hardly_delays_a_stop(
     private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "LAST_SECONDS", 1.5)  # there are three things that it may be spent for
+    monkeypatch.setattr(running, "LAST_SECONDS", 3)  # there are three things that it may be spent for
     monkeypatch.setattr(state, "STORE_SECONDS", 0.1)
     server, bot = await private_redis(), Gated()
     beat = HeartbeatConfig(agent_name="Bot", interval_seconds=3600, prompt_template="beat")
@@ -135,7 +135,7 @@ async def test_a_store_that_does_not_answer_hardly_delays_a_stop(
         server.pause()
         began = time.monotonic()
         await service.stop()
-        assert time.monotonic() - began < 3.5
+        assert time.monotonic() - began < 8.5
     assert bot.cancelled == ["wait"]
 
 
