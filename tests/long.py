@@ -27,6 +27,7 @@ FILES: Final = (
     "test_budgets_doc.py",
     "test_fallback_models.py",
     "test_traces.py",
+    "test_traces_apart.py",
     "test_conversations.py",
     "test_traces_collector.py",
     "test_cli_about.py",

@@ -114,6 +114,14 @@ class Traces(Protocol):
         """Calls a tool within a span of its own."""
         ...
 
+    def carrier(self) -> dict[str, str]:
+        """Returns the `traceparent` of the current span, and its `tracestate` if it has one."""
+        ...
+
+    def forwarded(self, span: str) -> None:
+        """Sends a span that an agent has made in a process of its own."""
+        ...
+
     def close(self, seconds: float) -> None:
         """Sends the spans that are left, for so long at most."""
         ...
@@ -154,7 +162,7 @@ def begin(crew: str, task: Message, metadata: Mapping[str, Any], now: Callable[[
             return None
         return active.process(crew, task, traceparent, now)
     except Exception as error:
-        _give_up(error)
+        give_up(error)
         return None
 
 
@@ -165,7 +173,7 @@ def rest() -> None:
         try:
             active.rest()
         except Exception as error:
-            _give_up(error)
+            give_up(error)
 
 
 def enter(span: Span | None, metadata: Mapping[str, Any]) -> None:
@@ -182,13 +190,30 @@ def carry(metadata: Mapping[str, Any]) -> None:
     _carried.set(traceparent if isinstance(traceparent, str) and parsed(traceparent) else "")
 
 
+def handed_over(span: Span | None) -> dict[str, Any] | None:
+    """Returns what another process needs to make spans below that of an attempt, which is the current one; None if that
+    is not recorded."""
+    if active is None or span is None or span.trace_id is None:
+        return None
+    return {"carrier": active.carrier(), "content": active.content}
+
+
+def forwarded(span: str) -> None:
+    """Sends a span that an agent has made in a process of its own. It comes as `forwarding` packs it."""
+    if active is not None:
+        try:
+            active.forwarded(span)
+        except Exception as error:
+            give_up(error)
+
+
 def end(span: Span | None, outcome: str, error: str = "", status: int | None = None) -> None:
     """Ends the span of an attempt. `status`: the HTTP status of what answered it."""
     if span is not None and span.trace_id is not None:
         try:
             span.end(outcome, error, status)
         except Exception as error:
-            _give_up(error)
+            give_up(error)
 
 
 def run_ended(crew: str, run_id: str, outcome: str, seconds: float, payload: str) -> None:
@@ -201,7 +226,7 @@ def run_ended(crew: str, run_id: str, outcome: str, seconds: float, payload: str
     try:
         active.run_ended(crew, run_id, outcome, seconds, found.get(FIELD) if isinstance(found, dict) else None)
     except Exception as error:
-        _give_up(error)
+        give_up(error)
 
 
 def heartbeat(crew: str, work: str, metadata: Mapping[str, Any]) -> str:
@@ -212,7 +237,7 @@ def heartbeat(crew: str, work: str, metadata: Mapping[str, Any]) -> str:
     try:
         return active.heartbeat(crew, work)
     except Exception as error:
-        _give_up(error)
+        give_up(error)
         return ""
 
 
@@ -228,7 +253,7 @@ def fired(traceparent: str, crew: str, name: str, work: str, slot: str, seconds:
     try:
         active.fired(traceparent, crew, name, attributes, seconds)
     except Exception as error:
-        _give_up(error)
+        give_up(error)
 
 
 def deliver(
@@ -244,7 +269,7 @@ def deliver(
         span = active.deliver(crew, work, name, metadata.get(FIELD), attributes, is_run=is_run)
         span.enter()
     except Exception as error:
-        _give_up(error)
+        give_up(error)
         return None
     if span.trace_id is not None:
         _carried.set(_header(_opentelemetry().get_current_span()))
@@ -257,7 +282,7 @@ def carried() -> str:
     return "00-{}-{}-{}".format(*found) if found else ""
 
 
-def _give_up(error: Exception) -> None:
+def give_up(error: Exception) -> None:
     """Turns tracing off: no fault of it costs a task, and the first one is enough."""
     global active
     active = None

@@ -28,6 +28,7 @@ from zlib import crc32
 from watchbill import __version__, logs, tracing
 from watchbill.errors import needed
 from watchbill.tracing.current import Current, Record
+from watchbill.tracing.forwarding import CARRIER, unpacked
 from watchbill.tracing.outspoken import Outspoken
 
 with needed("Tracing", "otel"):
@@ -36,7 +37,7 @@ with needed("Tracing", "otel"):
     from opentelemetry.context import Context
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
     from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
@@ -81,7 +82,10 @@ class _Resource(Resource):
 class Exporting:
     """The spans of this process. One of them makes the process's TracerProvider, unless another was there before."""
 
-    def __init__(self, service: str, namespace: str = "", *, content: bool = False) -> None:
+    def __init__(
+        self, service: str, namespace: str = "", *, content: bool = False, processor: SpanProcessor | None = None
+    ) -> None:
+        """`processor`: takes the spans in place of a collector."""
         self.content = content
         sampler = os.environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
         self._follows_parent = sampler.startswith("parentbased_")
@@ -96,7 +100,7 @@ class Exporting:
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._ids = _Ids()
         self.provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
-        self._batches = BatchSpanProcessor(Outspoken(OTLPSpanExporter()))
+        self._batches = processor or BatchSpanProcessor(Outspoken(OTLPSpanExporter()))
         self.provider.add_span_processor(self._batches)
         self._tracer = self.provider.get_tracer(tracing.SYSTEM, __version__)
         self._scope = InstrumentationScope(tracing.SYSTEM, __version__)
@@ -219,6 +223,16 @@ class Exporting:
             return cast(T, _awaited(name, function, args, kwargs))
         with _tool(name):
             return function(*args, **kwargs)
+
+    def carrier(self) -> dict[str, str]:
+        """Returns the `traceparent` of the current span, and its `tracestate` if it has one."""
+        found: dict[str, str] = {}
+        CARRIER.inject(found)
+        return found
+
+    def forwarded(self, span: str) -> None:
+        """Sends a span that an agent has made in a process of its own."""
+        self._batches.on_end(unpacked(span, self.provider.resource))
 
     def close(self, seconds: float) -> None:
         """Sends the spans that are left, for so long at most."""

@@ -239,7 +239,8 @@ class Attempt:
             await self._clock.sleep(LEASE_POLL_SECONDS)
         try:
             if runner.in_process:
-                return await self._processes.run(processes.request(self.role.crew, context), context)
+                request = processes.request(self.role.crew, context, tracing.handed_over(self._span))
+                return await self._processes.run(request, context)
             if runner.is_async:
                 return await self._awaited(runner.run(context))
             came = await self._call_in_thread()

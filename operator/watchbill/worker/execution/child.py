@@ -34,7 +34,7 @@ from watchbill.plan import flow
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
-from watchbill.worker.execution import child_metrics, failures, outputs
+from watchbill.worker.execution import child_metrics, child_traces, failures, outputs
 from watchbill.worker.execution.child_line import Line, LineAccount, LineCheckpoints, OfTask
 from watchbill.worker.execution.child_messaging import Connections
 from watchbill.worker.execution.shared_lease import LEASE_POLL_SECONDS, SharedLease
@@ -57,6 +57,7 @@ def main(given: dict[str, Any]) -> None:
     line = Line(socket.socket(fileno=given["line"]))
     logging.getLogger().addHandler(_LogHandler(line))
     child_metrics.forward(lambda told: line.send(json.dumps(told)))
+    spans = child_traces.Spans()
     sources = given["sources"]
     loader = AgentLoader(map(Path, sources["folders"]), modules=sources["modules"], chosen=sources["chosen"])
 
@@ -73,10 +74,12 @@ def main(given: dict[str, Any]) -> None:
         logging.getLogger().setLevel(asked["level"])
         metadata: dict[str, Any] = {}
         items = 0
+        spans.begin(asked["trace"], OfTask(line).span)
         try:
             runner, tools, crew = role(asked["definition"], asked["agent"], asked["context"]["crew"])
             connections = Connections(asked["store"], asked["context"]["crew"])
             context = _context(asked, runner, tools, line, crew, connections)
+            logs.bind(context.logger.extra or {})
             tracing.carry(context.task.metadata)
             while not lease.is_valid:  # others may have taken it, and done it: then we are killed
                 time.sleep(LEASE_POLL_SECONDS)
@@ -90,6 +93,7 @@ def main(given: dict[str, Any]) -> None:
                 connections.close()
         except BaseException as failure:  # SystemExit ends the task only
             came = failures.failed(failure, datetime.now(UTC))  # noqa: TID251 - shell
+        spans.end()
         what = "output" if isinstance(came, outputs.Output) else "failed"
         line.end_task(json.dumps({"kind": "end", "metadata": metadata, "items": items, what: asdict(came)}))
 

@@ -166,6 +166,9 @@ class OfTask:
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "requests": usage.requests}
         self.note("usage", usage=counts)
 
+    def span(self, packed: str) -> None:
+        self.note("span", span=packed)
+
     def say(self, told: Telling) -> Future[None]:
         """Done once the worker has it on the feeds; raises as `Line.ask` does."""
         clean = replace(told, message=redact(told.message), scope=told.scope and redact(told.scope))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_jsonable_python
 
+from watchbill import tracing
 from watchbill.agents.asking import Waits, connected
 from watchbill.agents.context import Context
 from watchbill.agents.memory import Turn
@@ -53,6 +54,8 @@ class Answers:
             _log(told, self._context)
         elif kind == "metric":
             child_metrics.count(told)
+        elif kind == "span":
+            tracing.forwarded(told["span"])
         elif kind == "usage":
             self._context.report_usage(Usage(**told["usage"]))
         elif kind == "pause":

@@ -49,11 +49,12 @@ _POLL_SECONDS: Final = 0.005
 _END_SECONDS: Final = 2.0
 
 
-def request(crew: CrewDefinition, context: Context) -> dict[str, Any]:
-    """Makes the message that has a process run a task."""
+def request(crew: CrewDefinition, context: Context, trace: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Makes the message that has a process run a task. `trace`: what it needs to make spans (`tracing.handed_over`)."""
     return {
         "definition": crew.model_dump_json(),
         "agent": context.agent.agent_id,
+        "trace": trace,
         "context": {
             "crew": context.crew,
             "task": context.task.model_dump(mode="json"),
