@@ -94,6 +94,26 @@ async def test_crews_with_work_are_read_by_few_calls_and_reconciled_when_they_ha
     assert not (await room.sync("busy-7")).is_swept, "it serves once"
 
 
+async def test_a_crew_that_waits_for_its_first_worker_is_reconciled_now_and_then_and_once_it_changes(
+    room: Room,
+) -> None:
+    for i in range(2):
+        await give(room.client, CrewKeys("team", f"busy-{i}"), "t1")
+        for _ in range(2):  # the second one uses a reading
+            await room.sync(f"busy-{i}")
+            await room.look()
+    waits = room.memory.of(("team", "busy-0"))
+    waits.watch = "rarely"
+    for key in room.keys[1:ACTIVE]:
+        room.memory.of(key).watch = ""
+    waits.reading = None
+    looks = [("team", "busy-0") in (await room.look())[0] for _ in range(4 * IDLE_PARTS)]
+    assert looks.count(True) == 4
+    assert len({number % IDLE_PARTS for number, is_seen in enumerate(looks) if is_seen}) == 1
+    await give(room.client, CrewKeys("team", "busy-0"), "t2")
+    assert ("team", "busy-0") in (await room.look())[0]
+
+
 async def test_a_reading_that_was_asked_for_before_work_came_or_long_ago_serves_nobody(room: Room) -> None:
     key = ("team", "busy-0")
     await give(room.client, CrewKeys(*key), "t1")

@@ -131,6 +131,72 @@ async def test_a_new_crew_goes_before_a_resync() -> None:
     assert (await reconciled(fill, 11))[:2] == ["new", "resync-5"]
 
 
+async def test_only_changes_take_the_other_half_of_the_places() -> None:
+    begun: list[str] = []
+    gates: dict[str, asyncio.Event] = {}
+
+    async def reconcile(key: str) -> None:
+        begun.append(key)
+        await gates.setdefault(key, asyncio.Event()).wait()
+
+    async def end(key: str) -> list[str]:
+        """Returns what begins once that key has been reconciled."""
+        before = len(begun)
+        gates[key].set()
+        await settle()
+        return begun[before:]
+
+    queue: WorkQueue[str] = WorkQueue()
+    for i in range(3):
+        queue.add(f"new-{i}", Lane.ROUTINE)
+        queue.add(f"resync-{i}", Lane.RESYNC)
+    running = asyncio.create_task(queue.run(reconcile, 4))
+    await settle()
+    assert begun == ["new-0", "new-1"]
+    for i in range(3):
+        queue.add(f"change-{i}")
+    await settle()
+    assert begun[2:] == ["change-0", "change-1"]
+    assert await end("change-0") == ["change-2"]
+    assert await end("change-1") == [], "two of the four are not changes"
+    assert await end("new-0") == ["new-2"]
+    assert await end("new-1") == ["resync-0"]
+    queue.add("resync-1")
+    await settle()
+    assert begun[-1] == "resync-1", "somebody has changed it"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_comes_when_each_key_is_reconciled_after_it_was_last_added(seed: int) -> None:
+    chance = random.Random(seed)
+    asked: dict[int, int] = {}
+    """Key → how often it was added; and how often it had been when it was last reconciled."""
+    seen: dict[int, int] = {}
+
+    async def reconcile(key: int) -> None:
+        seen[key] = asked[key]
+        for _ in range(chance.randint(0, 5)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.1:
+            raise ValueError("it comes again later, or when it is added")
+
+    queue: WorkQueue[int] = WorkQueue(clock=FakeClock())
+    running = asyncio.create_task(queue.run(reconcile, chance.randint(1, 6)))
+    for _ in range(300):
+        key = chance.randint(0, 30)
+        asked[key] = asked.get(key, 0) + 1
+        queue.add(key, chance.choice(list(Lane)))
+        for _ in range(chance.choice([0, 0, 1, 5, 20])):
+            await asyncio.sleep(0)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert seen == asked
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 # ------------------------------------------------------------------ later
 
 

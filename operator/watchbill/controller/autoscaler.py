@@ -27,7 +27,8 @@ logger = logging.getLogger("watchbill.operator")
 SWEEP_SECONDS: Final = 2.0
 """The pause between two looks at crews with work or workers."""
 IDLE_PARTS: Final = 5
-"""At each look, one of so many parts of the idle crews is looked at, too."""
+"""At each look, one of so many parts of the idle crews is looked at, too; and of those that wait for their first
+worker, one is reconciled though nothing has changed. Thousands may wait at once for a node."""
 
 
 class Autoscaler:
@@ -72,7 +73,7 @@ class Autoscaler:
                 continue
             if key in self._briefs:
                 briefs[key] = self._briefs[key]
-            if hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS:
+            if self._is_turn(key):
                 idle.append(key)
         self._briefs = briefs
         left = set(watched)
@@ -101,7 +102,8 @@ class Autoscaler:
         if memory.changes != changes or not memory.watch:  # it was or is being reconciled, or work has come
             return
         metrics.QUEUES.show("/".join(key), found.figures)
-        if memory.watch == "closely" or found.substance != memory.swept:
+        is_due = memory.watch == "closely" or (memory.watch == "rarely" and self._is_turn(key))
+        if is_due or found.substance != memory.swept:
             memory.reading = (asked_at, found)
             self._add(key, Lane.ROUTINE)
 
@@ -111,3 +113,6 @@ class Autoscaler:
             self._briefs[key] = found
             if found != before:
                 self._on_work(key)
+
+    def _is_turn(self, key: Key) -> bool:
+        return hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS

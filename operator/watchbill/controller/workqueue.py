@@ -1,7 +1,9 @@
 """A queue of keys to reconcile. A key waits once however often it was added, and is never reconciled twice at a time.
 
 A change of a person, and new work, go before what comes with thousands of new crews, and this before keys that are
-reconciled only to make sure; but each lane gets some turns, so that none waits for ever. A reconciliation that fails is
+reconciled only to make sure; but each lane gets some turns, so that none waits for ever. Only a change may be the last
+of those that are reconciled at a time: what takes a store and an API server to their limits makes it slow, too, and
+beyond these limits more at a time gains nothing. A reconciliation that fails is
 repeated with growing, jittered pauses; one that returns seconds, after them.
 
 Not asyncio's queues, because: they hold a key as often as it was added, and give it out while it is reconciled. Not
@@ -63,8 +65,10 @@ class WorkQueue(Generic[K]):
         self._lanes: dict[Lane, dict[K, float]] = {lane: {} for lane in Lane}
         """The keys that wait, each in one lane, and since when; in the order in which they came."""
         self._turns = itertools.cycle(_TURNS)
-        self._waiting = asyncio.Semaphore(0)
-        """Counts the keys of all lanes."""
+        self._changed = asyncio.Event()
+        """A key was added, or a reconciliation has ended, since a worker last found nothing to do."""
+        self._room = 0
+        """Number of reconciliations that may begin of other lanes than that of changes."""
         self._busy: set[K] = set()
         self._again: dict[K, Lane] = {}
         """Keys that were added while they were reconciled."""
@@ -80,11 +84,11 @@ class WorkQueue(Generic[K]):
         known = self._lane_of(key)
         if known is None:
             self._lanes[lane][key] = self._clock.monotonic()
-            self._waiting.release()
             self._report_depth()
         elif lane < known:
             del self._lanes[known][key]
             self._lanes[lane][key] = self._clock.monotonic()
+        self._changed.set()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Reconciles the key then, or sooner if something else asks for it."""
@@ -100,8 +104,10 @@ class WorkQueue(Generic[K]):
         return self._clock.monotonic() - min(firsts) if firsts else 0.0
 
     async def run(self, reconcile: Reconcile[K], workers: int) -> None:
-        """Reconciles up to `workers` keys at a time, until cancelled. It may be run again, also with another function:
-        keys that wait are kept, and those that were being reconciled or had a pause are to be added again."""
+        """Reconciles up to `workers` keys at a time, until cancelled, and only half as many of other lanes than that of
+        changes. It may be run again, also with another function: keys that wait are kept, and those that were being
+        reconciled or had a pause are to be added again."""
+        self._room = max(workers // 2, 1)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
@@ -114,10 +120,12 @@ class WorkQueue(Generic[K]):
 
     async def _work(self, reconcile: Reconcile[K]) -> None:
         while True:
-            await self._waiting.acquire()
-            lane = next(lane for lane in next(self._turns) if self._lanes[lane])
+            while (lane := self._next_lane()) is None:
+                self._changed.clear()
+                await self._changed.wait()
             key = next(iter(self._lanes[lane]))
             since = self._lanes[lane].pop(key)
+            self._room -= lane is not Lane.CHANGE
             self._report_depth()
             _WAITS[lane].observe(self._clock.monotonic() - since)
             self._busy.add(key)
@@ -136,10 +144,17 @@ class WorkQueue(Generic[K]):
                 logger.debug("%s", key, exc_info=True)
             finally:
                 self._busy.discard(key)
+                self._room += lane is not Lane.CHANGE
+                self._changed.set()
             if key in self._again:
                 self.add(key, self._again.pop(key))
             elif after is not None:
                 self.add_after(key, after)
+
+    def _next_lane(self) -> Lane | None:
+        """Returns the lane whose turn it is; None: nothing waits that may begin."""
+        may_begin = [lane for lane, keys in self._lanes.items() if keys and (lane is Lane.CHANGE or self._room > 0)]
+        return next(lane for lane in next(self._turns) if lane in may_begin) if may_begin else None
 
     async def _add_after(self, key: K, seconds: float) -> None:
         await self._clock.sleep(seconds)

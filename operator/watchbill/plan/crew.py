@@ -21,9 +21,10 @@ from watchbill.plan.scaling import Scaling
 
 Object = dict[str, Any]
 Fault = tuple[Reason, str]
-Watch = Literal["", "changes", "closely"]
+Watch = Literal["", "changes", "rarely", "closely"]
 """The way in which the store is to be looked at, which tells of no change of a crew's tasks and workers: not at all,
-because it has none; so that the crew is reconciled once they change; or each time, because its workers move."""
+because it has none; so that the crew is reconciled once they change; also now and then, because it waits for its first
+worker; or each time, because its workers move."""
 
 FIGURES: Final = ("waiting", "running", "dead", "delayed")
 """Fields of the status that change all the time."""
@@ -291,7 +292,11 @@ def _watch(seen: Observed, children: Sequence[Child], *, is_moving: bool) -> Wat
     pods = sum(child.replicas for child in children)
     starts = any(child.ready != child.replicas or child.there != child.replicas for child in children)
     is_known = drain.claiming(children, seen.fleet) == pods
-    return "closely" if is_moving or waits_long or ends or drains or starts or not is_known else "changes"
+    if is_moving or ends or drains:
+        return "closely"
+    if waits_long or starts or not is_known:  # of a crew without any worker, only what changes can bring it on
+        return "closely" if seen.fleet is None or seen.fleet.workers else "rarely"
+    return "changes"
 
 
 def _status(
