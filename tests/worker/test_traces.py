@@ -149,6 +149,7 @@ async def test_a_share_of_traces_is_recorded_and_a_submitter_decides_of_its_own(
 async def test_what_an_agent_submits_carries_the_trace_on_with_tracing_or_without(
     make_crew: Make, redis_url: str
 ) -> None:
+    """Also from a process of its own."""
     url = {"url": redis_url}
     agents = [agent(name, kind, notes=False, config=url) for name, kind in (("a", "Submits"), ("b", "SubmitsApart"))]
     crew = await make_crew([*agents, agent("child", "Brief", prompt="0")])
@@ -162,12 +163,13 @@ async def test_what_an_agent_submits_carries_the_trace_on_with_tracing_or_withou
     await process.drain()
     with Collector() as collector:
         process = await crew.worker(environment=collector.variables())
-        child = await child_of("traced", "a")
+        children = {name: await child_of(f"traced-{name}", name) for name in "ab"}
         await process.drain()
 
-    (asked,) = collector.named("process", **{"gen_ai.agent.name": "a"})
-    (sent,) = collector.named(f"submit {crew.name}")
-    (done,) = collector.named("process", **{"gen_ai.agent.name": "child"})
-    assert child.metadata == {"traceparent": f"00-{TRACE}-{sent.id}-{child.metadata['traceparent'][-2:]}"}
-    assert (sent.kind, sent.trace, sent.parent) == ("producer", TRACE, asked.id)
-    assert (done.trace, done.parent, done.links) == (TRACE, sent.id, ((TRACE, sent.id),))
+    for name, child in children.items():
+        (asked,) = collector.named("process", **{"gen_ai.agent.name": name})
+        (sent,) = collector.named(f"submit {crew.name}", **{"messaging.message.id": child.task_id})
+        (done,) = collector.named("process", **{"messaging.message.id": child.task_id})
+        assert child.metadata == {"traceparent": f"00-{TRACE}-{sent.id}-{child.metadata['traceparent'][-2:]}"}
+        assert (sent.kind, sent.trace, sent.parent) == ("producer", TRACE, asked.id)
+        assert (done.trace, done.parent, done.links) == (TRACE, sent.id, ((TRACE, sent.id),))

@@ -52,6 +52,7 @@ async def test_models_and_tools_of_a_process_are_in_the_trace_of_its_run(make_cr
     assert sorted(span.parent for span in tools) == sorted([asked.id, plainly.id])
     for attempt, inner in ((plainly, tools), (guided, chats)):
         assert any(attempt.start <= span.start <= span.end <= attempt.end for span in inner)
+    assert all("calculator" in span.attributes["gen_ai.tool.definitions"] for span in chats), "with content or without"
     if content:
         assert {b"PROMPT", b"SYSTEM", b"7006652", b"ANSWER"} <= {told for told in CONTENT if told in collector.raw}
     else:
@@ -92,6 +93,7 @@ async def test_a_process_that_dies_loses_only_the_spans_that_have_not_ended(make
 
     (attempt,) = collector.named("process")
     assert (attempt.trace, attempt.failed, attempt.attributes["watchbill.outcome"]) == (TRACE, True, "dead")
+    assert attempt.attributes["error.type"] == "_OTHER"
     (tool,) = collector.named("execute_tool")
     assert tool.parent == attempt.id
     assert not collector.named("ends never")

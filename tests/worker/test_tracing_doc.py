@@ -17,6 +17,7 @@ from otlp_collector import Collector
 from test_readme import BLOCK, ROOT
 from watchbill import local
 from watchbill.store.queue import Outcome
+from watchbill.tracing.forwarding import ALL_MAX_BYTES, SPANS_MAX
 from watchbill.tracing.switch import FLUSH_SECONDS
 
 TEXT = (ROOT / "docs" / "tracing.md").read_text()
@@ -55,6 +56,8 @@ async def test_the_blocks_of_the_page_work_as_it_says(
 def test_the_bounds_of_the_page_are_those_of_the_code() -> None:
     assert f"the newest {export._DEFAULT_MAX_QUEUE_SIZE:,} spans" in TEXT
     assert export._DEFAULT_SCHEDULE_DELAY_MILLIS == 5000
+    assert f"or sooner when there are {export._DEFAULT_MAX_EXPORT_BATCH_SIZE}" in TEXT
     assert FLUSH_SECONDS == 2.0
+    assert f"They are {SPANS_MAX:,} for each task at most, and {ALL_MAX_BYTES // 2**20} MiB as JSON" in TEXT
     (told,) = re.findall(r"^\| `watchbill.outcome` \| (.*) Of a run", TEXT, re.MULTILINE)
     assert set(re.findall("`(\\w+)`", told)) == set(get_args(Outcome)) | {"dropped"}
