@@ -86,6 +86,17 @@ FULL: dict[str, Any] = {
                 "onExhausted": "Fail",
             }
         ],
+        "watches": [
+            {
+                "name": "mend",
+                "events": ["task_failed", "mission_state_changed"],
+                "states": ["failed"],
+                "agent": "writer",
+                "prompt": "Mend {event.task_id}",
+                "priority": "HIGH",
+            },
+            {"name": "check", "events": ["task_completed"], "ofAgent": "researcher", "agent": "writer"},
+        ],
         "modelLimits": [{"model": "m", "requests": 5, "tokens": 900, "periodSeconds": 10, "burst": 2}],
         "prices": [
             {"model": "openai:own", "inputUSDPerMillion": "0.1", "outputUSDPerMillion": "2", "batchPercent": 80}

@@ -79,12 +79,14 @@ CAUSES: Final[Mapping[EventType, Cause]] = {
         "oldest task or step, 1 minute after that was noticed, 5 and 15 minutes later, and then each hour.",
         _STEP,
     ),
-    EventType.MISSION_WATCH_TRIGGERED: Cause("scheduler, client", "A heartbeat has begun the run.", ("run",)),
+    EventType.MISSION_WATCH_TRIGGERED: Cause(
+        "scheduler, client, worker", "A heartbeat has begun the run, or a watch the run or the task.", _STEP
+    ),
     EventType.MISSION_EVENT: Cause(
         "agent, worker, scheduler, client",
         "An agent said something (`context.emit`); another attempt follows; no worker can run the agent; a task's "
-        "requests to models have to wait; a dead letter was replayed; a heartbeat missed slots; the store has "
-        "lost the crew's work.",
+        "requests to models have to wait; a dead letter was replayed; a heartbeat missed slots; a watch begins nothing "
+        "on an event, or has missed some; the store has lost the crew's work.",
         _STEP,
     ),
     EventType.TASK_DELEGATED: Cause(

@@ -24,7 +24,7 @@ from watchbill.connection.url import Target
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
-from watchbill.plan import flow, prompts, submission
+from watchbill.plan import flow, prompts, submission, watches
 from watchbill.plan import heartbeat as beat
 from watchbill.plan.models import with_model
 from watchbill.records import CrewDefinition, from_crew
@@ -74,7 +74,9 @@ def load(paths: Sequence[Path], *, model: str | None = None, to_store: bool = Fa
     for file in parsed:
         for written in file.crews:
             crew = with_model(written, model) if model else written
-            found = [*prompts.check(from_crew(crew)), *(() if to_store else loader.check(from_crew(crew)))]
+            definition = from_crew(crew)
+            found = [*prompts.check(definition), *watches.check(definition)]
+            found += [] if to_store else loader.check(definition)
             place = place_of(crew)
             if place in seen:
                 reason = f"crew {crew.name!r} is in {seen[place]} already"

@@ -38,6 +38,7 @@ from watchbill.api.modes import OnError, StoredLoop, StoredSynthesis, StoredWhen
 from watchbill.api.problems import explain
 from watchbill.api.relations import edges, find_cycle
 from watchbill.api.tool_sources import HttpTool, ToolServer
+from watchbill.api.watches import Watch
 from watchbill.errors import InvalidInput, Problem
 
 DEFAULT_CLASS: Final = "LLMAgent"
@@ -168,6 +169,8 @@ class CrewDefinition(BaseModel):
     budgets: list[Budget] = Field(default_factory=list)
     prices: list[Price] = Field(default_factory=list)
     model_limits: list[ModelLimit] = Field(default_factory=list)
+    watches: list[Watch] = Field(default_factory=list)
+    """Events of its own feed that begin work."""
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
@@ -198,6 +201,7 @@ class CrewDefinition(BaseModel):
         cited = [("flow_relations", name) for r in self.flow_relations for name in (*r.sources, *r.targets)]
         tools = {*self.shared_tools, *(tool for agent in self.agents for tool in agent.tools)}
         cited += [("requires_approval", name) for name in self.requires_approval if not is_tool(name, tools)]
+        cited += [("watches", name) for w in self.watches for name in (w.agent, w.of_agent) if name is not None]
         for field, name in cited:
             if name not in known:
                 fix = f"Add it to agents, or use one of: {', '.join(a.agent_id for a in self.agents)}"
@@ -208,7 +212,7 @@ class CrewDefinition(BaseModel):
             raise ValueError(f"flow_relations form a cycle: {' -> '.join(cycle)}. Remove one of these relations")
         return self
 
-    @field_serializer("delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits")
+    @field_serializer("delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits", "watches")
     def _as_written(self, value: list[BaseModel]) -> list[dict[str, Any]]:
         return [part.model_dump(mode="json", by_alias=True, exclude_unset=True) for part in value]
 
@@ -257,7 +261,8 @@ def tool_name(reference: str) -> str:
 
 
 _SAME: Final = ("timeout_seconds", "when", "for_each", "on_error", "batch", "max_concurrent", "rate_limit")
-_LISTS: Final = {"delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits"}
+_SAME_OF_CREW: Final = ("max_parallel_tasks", "loop", "on_error", "synthesis", "hierarchy", "approval_timeout_seconds")
+_LISTS: Final = {"delivery", "tool_servers", "http_tools", "budgets", "prices", "model_limits", "watches"}
 _KEPT_IN_METADATA: Final = frozenset({"labels", "annotations", "workers"})
 """Parts of a Crew for which a crew record has no field. Runs don't depend on them, so they aren't in the digest."""
 _KUBECTL_COPY: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -277,6 +282,7 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
         "workers": spec.workers.model_dump(by_alias=True, exclude={"concurrency"}, exclude_defaults=True),
     }
     given: dict[str, Any] = {part: list(getattr(spec, part)) for part in _LISTS}
+    given |= {part: getattr(spec, part) for part in _SAME_OF_CREW}
     given |= {} if crew_id is None else {"crew_id": crew_id}
     return CrewDefinition(
         **given,
@@ -301,18 +307,12 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
         ],
         flow_relations=[FlowRelation(source=list(r.source), target=list(r.target)) for r in spec.flow_relations],
         shared_tools=list(spec.shared_tools),
-        max_parallel_tasks=spec.max_parallel_tasks,
-        loop=spec.loop,
-        on_error=spec.on_error,
-        synthesis=spec.synthesis,
         metadata={name: value for name, value in kept.items() if value},
         model=spec.model or None,
         base_url=spec.base_url or None,
         tasks=TaskPolicy(**spec.tasks.model_dump()),
         concurrency=spec.workers.concurrency,
-        hierarchy=spec.hierarchy,
         requires_approval=list(spec.requires_approval),
-        approval_timeout_seconds=spec.approval_timeout_seconds,
     )
 
 

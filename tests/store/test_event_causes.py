@@ -12,11 +12,12 @@ from support import LEASE_MS, MANY, Crew, flow_of, library, next_millisecond
 from watchbill.api import Heartbeat
 from watchbill.api.heartbeat import CrewRef, HeartbeatSpec
 from watchbill.api.meta import ObjectMeta
+from watchbill.api.watches import Watch
 from watchbill.event_causes import CAUSES
 from watchbill.event_types import Telling
 from watchbill.events import EventType, SpawnMode, TownEvent
 from watchbill.records import ExecutionMode
-from watchbill.store import approvals, control, dead, events, firing, heartbeats, incarnations
+from watchbill.store import approvals, control, dead, definitions, events, firing, heartbeats, incarnations, watches
 
 PAIR = library("a", "b", mode=ExecutionMode.SEQUENTIAL)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -64,6 +65,11 @@ async def _cause_all(crew: Crew) -> None:
     beat = HeartbeatSpec(crewRef=CrewRef(name="crew"), schedule="* * * * *", prompt="look")
     await heartbeats.apply(client, keys, uid, Heartbeat(metadata=ObjectMeta(name="hb"), spec=beat), now=NOW)
     await firing.run_now(client, keys, "hb", "once", now=NOW)
+    watch = Watch(name="w", events=["task_failed"], agent="a", prompt="look")
+    await definitions.apply(client, keys, crew.definition.model_copy(update={"watches": [watch]}))
+    current = await definitions.current(client, keys)
+    failed = TownEvent.new(EventType.TASK_FAILED, "").with_task("asking")
+    assert await watches.fire(client, keys, current, watch, "9999999999999-0", failed, ()) == "fired"
     await queue.enter("vanishing", ["a"], lease_ms=LEASE_MS)
     await client.hset(keys.workers, "vanishing", "{}")
     await queue.declare_dead(["vanishing"])

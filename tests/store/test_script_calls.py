@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import redis
 import redis.asyncio
-from support import LEASE_MS, MANY, Crew, finished, flow_of, opened, server_ms
+from support import LEASE_MS, MANY, Crew, finished, flow_of, library, opened, server_ms
 from test_scripts import SCRIPTS
 
 from waiting import until
@@ -22,6 +22,7 @@ from watchbill.api import Heartbeat
 from watchbill.api.budgets import Budget
 from watchbill.api.delivery import Destination
 from watchbill.api.limits import ModelLimit
+from watchbill.api.watches import Watch
 from watchbill.connection import scripts
 from watchbill.errors import Fenced
 from watchbill.plan.batches import Batch as PlannedBatch
@@ -54,6 +55,7 @@ from watchbill.store import (
     service_heartbeats,
     sessions,
     suspension,
+    watches,
     why,
     workers,
 )
@@ -213,6 +215,7 @@ async def _everything_people_do(crew: Crew) -> None:
     await _spending(crew)
     await _batches(crew)
     await _heartbeats(crew)
+    await _watches(crew)
     assert await control.drain(*of_crew, "host", on=True)
     await crew.claim("silent", lease_ms=1)
     assert await suspension.suspend(*of_crew, on=True)
@@ -247,6 +250,26 @@ async def _approvals(crew: Crew) -> None:
     for work in ("asks", "asking"):
         assert await control.cancel(crew.client, crew.keys, crew.uid, work, "no more", LEASE_MS)
     await crew.queue.leave("p0")
+
+
+async def _watches(crew: Crew) -> None:
+    of = [
+        Watch.model_validate({"name": name, "events": ["task_failed"], "agent": agent, "prompt": "x"})
+        for name, agent in (("task", "a"), ("run", None))
+    ]
+    await definitions.apply(crew.client, crew.keys, library("a", watches=of))
+    current = await definitions.current(crew.client, crew.keys)
+    await crew.submit("breaks")
+    tasks = await crew.take("watcher")
+    await crew.finish("watcher", tasks, "failed")
+    [(event_id, event)] = (await watches.look(crew.client, crew.keys, current)).events
+    call = (crew.client, crew.keys, current)
+    assert [await watches.fire(*call, one, event_id, event, ()) for one in of] == ["fired"] * 2
+    assert await watches.tell(*call, of[0], event_id, "why") == "already"
+    for made in of:
+        await control.cancel(crew.client, crew.keys, crew.uid, f"watch-{made.name}-{event_id}", "no more", LEASE_MS)
+    await crew.queue.leave("watcher")
+    await definitions.apply(crew.client, crew.keys, crew.definition)
 
 
 async def _spending(crew: Crew) -> None:

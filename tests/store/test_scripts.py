@@ -91,6 +91,8 @@ MEMORY: Final[dict[str, Literal["adds", "ends", "reads", "sweeps"]]] = {
     "trim": "ends",
     "unpark": "ends",
     "unpostpone": "ends",
+    "watch_fire": "adds",
+    "watch_look": "ends",
     "why": "reads",
     "workers": "reads",
     "messaging/stream_add": "adds",

@@ -14,6 +14,7 @@ from workshop import Crew, Make, agent
 
 from waiting import until
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
+from watchbill.api.watches import Watch
 from watchbill.event_causes import CAUSES
 from watchbill.events import EventStream, EventType, TownEvent
 from watchbill.records import AgentDefinition, ExecutionMode
@@ -74,11 +75,15 @@ async def _agent_tells(make_crew: Make) -> Crew:
     return crew
 
 
-async def _heartbeat_fires(make_crew: Make) -> Crew:
+async def _heartbeat_and_watch_fire(make_crew: Make) -> Crew:
     crew = await make_crew({"a": "Brief"})
     spec = HeartbeatSpec(crewRef=CrewRef(name=crew.name.partition("/")[2]), schedule="0 0 1 1 *", prompt="look")
     await crew.client.apply(Heartbeat(metadata=ObjectMeta(name="hb", namespace="test"), spec=spec))
     await crew.client.fire(crew.name, "hb")
+    await crew.define(watches=[Watch(name="w", events=["task_completed"], agent="a", prompt="look")])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        await until(lambda: _told_of(crew, "watch w: task_completed of t"), what="the watch has begun a task")
     return crew
 
 
@@ -100,6 +105,10 @@ async def _step_is_cancelled(make_crew: Make) -> Crew:
     await crew.submit("r")
     await crew.client.cancel(crew.name, "r/a")
     return crew
+
+
+async def _told_of(crew: Crew, message: str) -> bool:
+    return message in [event.message for event in await _told(crew, EventType.MISSION_WATCH_TRIGGERED)]
 
 
 async def _worker_dies(make_crew: Make) -> Crew:
@@ -127,7 +136,7 @@ PROVOCATIONS: Final[Mapping[EventType, Provoke]] = {
     _E.MISSION_WORK_COMPLETED: _run_completes,
     _E.MISSION_WORK_BLOCKED: _agent_is_missing,
     _E.MISSION_HELP_NEEDED: _step_asks,
-    _E.MISSION_WATCH_TRIGGERED: _heartbeat_fires,
+    _E.MISSION_WATCH_TRIGGERED: _heartbeat_and_watch_fire,
     _E.MISSION_EVENT: _run_completes,
     _E.TASK_DELEGATED: _agent_tells,
     _E.AGENT_INTERRUPTED: _step_is_set_aside,

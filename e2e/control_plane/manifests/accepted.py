@@ -18,6 +18,7 @@ from e2e.control_plane.manifests import (
     numbers,
     scheduled,
     spending,
+    watching,
 )
 
 _AGENT: Final = "spec.agents[0]."
@@ -225,5 +226,6 @@ ACCEPTED: Final = {
     **destinations.ACCEPTED,
     **spending.ACCEPTED,
     **limits.ACCEPTED,
+    **watching.ACCEPTED,
     **models.ACCEPTED,
 }

@@ -21,6 +21,7 @@ from e2e.control_plane.manifests import (
     refused_hierarchy,
     scheduled,
     spending,
+    watching,
 )
 from e2e.control_plane.manifests.refused_structure import (
     AGENT,
@@ -393,5 +394,6 @@ REFUSED: Final = [
     *destinations.REFUSED,
     *spending.REFUSED,
     *limits.REFUSED,
+    *watching.REFUSED,
     *models.REFUSED,
 ]

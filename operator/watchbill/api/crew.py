@@ -15,6 +15,7 @@ from watchbill import names
 from watchbill.api import approvals, batches, limits, modes
 from watchbill.api import budgets as spending
 from watchbill.api import hierarchy as hierarchies
+from watchbill.api import watches as watching
 from watchbill.api.conditions import NO_STATUS
 from watchbill.api.crew_status import CrewStatus
 from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated
@@ -180,6 +181,7 @@ class CrewSpec(Strict):
                 *modes.RULES,
                 approvals.RULE,
                 spending.RULE,
+                watching.RULE,
                 *hierarchies.RULES,
             ]
         }
@@ -255,6 +257,7 @@ class CrewSpec(Strict):
     budgets: spending.Budgets = Field(default_factory=list)
     prices: spending.Prices = Field(default_factory=list)
     model_limits: limits.ModelLimits = Field(default_factory=list)
+    watches: watching.Watches = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _sound(self) -> CrewSpec:
@@ -272,6 +275,7 @@ class CrewSpec(Strict):
                 *(found._replace(loc=("delivery", *found.loc)) for found in repeated(self.delivery)),
                 *spending.broken_rules(self.budgets, self.prices, [agent.name for agent in self.agents]),
                 *limits.repeated(self.model_limits),
+                *watching.broken_rules(self.watches, [agent.name for agent in self.agents]),
             ],
         )
         return self

@@ -161,7 +161,11 @@ def _validate(
 
 def _leave_out(model: type[Crew] | type[Heartbeat], content: Any, loc: Loc) -> bool:
     """Removes the field from the content; False when that could mislead a rule, or isn't possible."""
-    if loc[:2] in (("spec", "delivery"), ("spec", "budgets")):  # the rules of an entry read all its fields
+    if loc[:2] in (
+        ("spec", "delivery"),
+        ("spec", "budgets"),
+        ("spec", "watches"),
+    ):  # the rules of an entry read all its fields
         content["spec"].pop(loc[1], None)
         return True
     while loc and isinstance(loc[-1], int):

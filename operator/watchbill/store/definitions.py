@@ -139,7 +139,7 @@ async def apply(
                     "" if suspended is None else int(suspended),
                     deletion,
                     hold,
-                    limits.pack(definition.agents),
+                    *(limits.pack(definition.agents), packed.pack_ids(watch.name for watch in definition.watches)),
                     *(text for agent, one in to.items() for text in (agent, circuits.key(one))),
                 ],
             )

@@ -69,7 +69,7 @@ async def read(
 ) -> list[tuple[str, TownEvent]]:
     """Events later than the id `after` (exclusive), oldest first."""
     with outages.translated():
-        return _parse(await client.xrange(key, f"({after}", "+", count=count))
+        return parsed(await client.xrange(key, f"({after}", "+", count=count))
 
 
 async def read_from(
@@ -118,7 +118,7 @@ async def follow(
         if batch:
             if place != _START and not await outages.persist(lambda: client.xrange(key, _id(place), _id(place))):  # noqa: B023
                 yield _id(place), Gap(after_id=_id(place))
-            for told in _parse(batch):
+            for told in parsed(batch):
                 yield told
             place, seen_all = _place(str(batch[-1][0])), False
             continue
@@ -165,13 +165,13 @@ def _id(place: tuple[int, int]) -> str:
 
 
 def _counted(entries: Any, skipped: Callable[[int], object] | None) -> list[tuple[str, TownEvent]]:
-    found = _parse(entries)
+    found = parsed(entries)
     if skipped is not None and (missing := len(entries) - len(found)):
         skipped(missing)
     return found
 
 
-def _parse(entries: Any) -> list[tuple[str, TownEvent]]:
+def parsed(entries: Any) -> list[tuple[str, TownEvent]]:
     """Parses entries, and leaves out those that can't be read (a newer version's, or another program's)."""
     found = []
     for entry_id, fields in entries:

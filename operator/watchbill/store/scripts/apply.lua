@@ -1,5 +1,5 @@
 #!lua
--- uses events wake suspend limits
+-- uses events wake suspend limits watches
 -- A crew comes into being, or takes up a new definition. The old definition stays while a run refers to it.
 -- KEYS fixed, then
 --   1 new_key             of the new definition
@@ -20,6 +20,7 @@
 --   13 deletion           what becomes of its work when it is deleted (close.lua); '': nobody says
 --   14 hold               why it takes no work, where `suspended` is 1; '': it does
 --   15 limited            agents with limits (lib_limits.lua); '': none has any
+--   16 watches            names of its watches, joined by LS; '': it has none
 --   then for each of its destinations
 --     agent               its name on the delivery queue
 --     of                  the destination (circuits.key in Python)
@@ -31,7 +32,7 @@
 --   {'leaving', uid}      a former one is not removed to its end
 local fresh, wanted, digest, old_digest, definition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_queued, owner, loss, generation, over = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local crew, suspended, deletion, hold, limited = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local crew, suspended, deletion, hold, limited, watches = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15], ARGV[16]
 local new_key, old_key = KEYS[FIXED + 1], KEYS[FIXED + 2]
 local known = redis.call('HMGET', META, 'uid', 'owner', 'def', 'leaving', 'generation', 'limits')
 local uid, known_owner, old, leaving, last = known[1], known[2] or '', known[3] or '', known[4], known[5] or ''
@@ -97,9 +98,10 @@ end
 heed(known[6])
 if (limits or '') ~= limited then limit_agents(limits or '') end
 if limits then limiting().recount() end
+keep_places(split(watches, LS))
 
 local anew = {}
-for i = 16, #ARGV, 2 do
+for i = 17, #ARGV, 2 do
   local agent, of = ARGV[i], ARGV[i + 1]
   local before = redis.call('HGET', META, agent)
   if before and before ~= of then

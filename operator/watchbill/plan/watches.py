@@ -1,0 +1,111 @@
+"""The work that an event of a crew's feed begins, by the crew's watches. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from watchbill.api.watches import Watch
+from watchbill.errors import InvalidInput, Problem
+from watchbill.event_types import EventType, TownEvent
+from watchbill.plan import submission
+from watchbill.records import CrewDefinition
+
+CHAIN: Final = "watches"
+"""Field of a task's metadata: the watches that have led to it, the last of them begins it."""
+EVENT: Final = "event"
+"""Field of a task's metadata: the id of the event that has begun it."""
+CHAIN_MAX: Final = 5
+"""No more watches than these follow each other."""
+_ID: Final = "watch-"
+_EVENT: Final = re.compile(r"\{(\{)?event\.([A-Za-z_]*)\}(?(1)\})")
+_FIELDS: Final = tuple(TownEvent.model_fields)
+
+
+def work_id(watch: str, event_id: str) -> str:
+    """The id of the task or run that this event begins."""
+    return f"{_ID}{watch}-{event_id}"
+
+
+def matches(watch: Watch, event: TownEvent, crew: CrewDefinition) -> bool:
+    """Returns whether the watch is for this event."""
+    if event.event_type not in watch.events or not (event.task_id or event.mission_id):
+        return False
+    if event.event_type is EventType.MISSION_STATE_CHANGED and watch.states and event.new_state not in watch.states:
+        return False
+    return watch.of_agent is None or event.agent_id == crew.agent_ids()[watch.of_agent]
+
+
+def chain(event: TownEvent, payload: str | None) -> tuple[str, ...] | None:
+    """The watches that have led to the event's task or run, whose payload this is; None: a watch has begun it, and it
+    is no longer known which others came before."""
+    made_by_watch = (event.mission_id or event.task_id or "").startswith(_ID)
+    if payload is None:
+        return None if made_by_watch else ()
+    try:
+        found = json.loads(payload)["metadata"].get(CHAIN, [])
+    except (ValueError, KeyError, TypeError, AttributeError):  # not of ours
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def is_own(watch: Watch, before: tuple[str, ...] | None) -> bool:
+    """Returns whether the event is of what this watch has begun itself."""
+    return before is not None and before[-1:] == (watch.name,)
+
+
+def refusal(watch: Watch, event: TownEvent, before: tuple[str, ...] | None) -> str:
+    """The reason why the watch begins nothing; empty: it does. `before`: the watches that have led to the event."""
+    if before is None:
+        return f"{said(watch, event)} begins nothing: the record is gone that says which watches have led to it"
+    way = " → ".join(before)
+    if watch.name in before:
+        return f"{said(watch, event)} begins nothing: it would go round in a circle ({way} → {watch.name})"
+    if len(before) >= CHAIN_MAX:
+        return f"{said(watch, event)} begins nothing: {CHAIN_MAX} watches have led to it already ({way})"
+    return ""
+
+
+def said(watch: Watch, event: TownEvent) -> str:
+    """The watch and its event, as the feed says it."""
+    return f"watch {watch.name}: {event.event_type} of {event.task_id or event.mission_id}"
+
+
+def asked(text: str, event: TownEvent) -> str:
+    """The text with what it cites of the event. `{{event.message}}` is the text `{event.message}`."""
+    known: dict[str, Any] = event.model_dump(mode="json", exclude_none=True)
+
+    def value(match: re.Match[str]) -> str:
+        escaped, name = match.groups()
+        return f"{{event.{name}}}" if escaped else str(known.get(name, ""))
+
+    return _EVENT.sub(value, text)
+
+
+def check(crew: CrewDefinition) -> list[Problem]:
+    """Prompts of watches that cite what no event has, and work that the crew could not do."""
+    found: list[Problem] = []
+    for i, watch in enumerate(crew.watches):
+        path = f"spec.watches[{i}]"
+        for escaped, name in _EVENT.findall(watch.prompt):
+            if not escaped and name not in _FIELDS:
+                fix = f"Cite one of {', '.join(f'{{event.{known}}}' for known in _FIELDS)}."
+                reason = f"the prompt of watch {watch.name!r} cites {{event.{name}}}, which no event has"
+                found.append(Problem(reason, fix, path=f"{path}.prompt"))
+        found += _impossible(crew, watch, path)
+    return found
+
+
+def _impossible(crew: CrewDefinition, watch: Watch, path: str) -> Iterator[Problem]:
+    try:
+        submission.check(crew, watch.prompt, agent=watch.agent, inputs={})
+    except InvalidInput as error:
+        for problem in error.problems:
+            if problem.path.startswith("inputs."):
+                fix = "Name another agent, or cite {input} instead: a watch gives no inputs."
+                yield replace(problem, fix=fix, path=f"{path}.agent")
+            else:
+                yield replace(problem, path=f"{path}.{problem.path}")
