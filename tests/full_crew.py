@@ -31,6 +31,7 @@ FULL: dict[str, Any] = {
                 "batch": {"maxWaitSeconds": 3600, "maxGatherSeconds": 5, "maxRequests": 7},
                 "maxConcurrent": 2,
                 "rateLimit": {"requests": 5, "periodSeconds": 10, "burst": 2},
+                "roles": ["reader", "reviewer"],
             },
             {"name": "writer", "class": "LLMAgent"},
         ],

@@ -63,7 +63,11 @@ CAUSES: Final[Mapping[EventType, Cause]] = {
     EventType.MISSION_WORK_PROMOTED: Cause(
         "worker", "A step is ready, because all steps before it have completed, or was replayed.", ("run",)
     ),
-    EventType.MISSION_WORK_ASSIGNED: Cause("worker", "An attempt of a step has begun.", _STEP),
+    EventType.MISSION_WORK_ASSIGNED: Cause(
+        "worker",
+        "An attempt of a step has begun; or a claim has given a task of a role to one of the role's agents.",
+        _STEP,
+    ),
     EventType.MISSION_WORK_COMPLETED: Cause("worker", "A step has completed.", ("run",)),
     EventType.MISSION_WORK_BLOCKED: Cause(
         "worker",

@@ -58,6 +58,9 @@ RECEIVER: Final = "to:"
 """Before a destination's name, where the delivery queue has the name of an agent. No agent of a resource has a colon in
 its name, so that the two are never taken for each other."""
 
+ROLE: Final = "role:"
+"""Before a role's name, where a task that waits for one of the role's agents has the name of an agent."""
+
 
 def split_step_id(task_id: str) -> tuple[str, str] | None:
     """(run id, step) of a step's task id; None for a task that belongs to no run."""

@@ -61,7 +61,7 @@ def _is_agent_name(value: str) -> bool:
 
 
 def _agent_name(value: str) -> str:
-    """Names of agents become parts of ids, keys and packed values."""
+    """Names of agents and their roles become parts of ids, keys and packed values."""
     if not _is_agent_name(value):
         fix = f"Use 1 to {AGENT_NAME_MAX_BYTES} bytes of printable characters"
         raise ValueError(f"{value!r} can't be an agent's name. {fix}")
@@ -94,6 +94,7 @@ class AgentDefinition(BaseModel):
     batch: StoredBatch | None = None
     max_concurrent: int | None = None
     rate_limit: StoredRate | None = None
+    roles: list[Annotated[str, AfterValidator(_agent_name)]] = Field(default_factory=list)
 
     @property
     def effective_name(self) -> str:
@@ -298,7 +299,7 @@ def from_crew(crew: api.Crew, crew_id: str | None = None) -> CrewDefinition:
                 model=agent.model or None,
                 base_url=agent.base_url or None,
                 prompt=agent.prompt or None,
-                **{part: list(getattr(agent, part)) for part in ("tools", "inputs")},
+                **{part: list(getattr(agent, part)) for part in ("tools", "inputs", "roles")},
                 fallback_models=list(map(ModelChoice.of, agent.fallback_models)),
                 output_schema=dict(agent.output_schema) or None,
                 **{part: getattr(agent, part) for part in _SAME},
@@ -356,13 +357,11 @@ def _as_written(definition: CrewDefinition, namespace: str) -> dict[str, Any]:
         {
             "name": agent.agent_id,
             "class": agent.agent_class,
-            "model": agent.model,
+            **{
+                part: getattr(agent, part) or None for part in ("model", "prompt", "tools", "config", "inputs", "roles")
+            },
             "baseURL": agent.base_url,
             "systemPrompt": agent.system_prompt,
-            "prompt": agent.prompt,
-            "tools": agent.tools,
-            "config": agent.config,
-            "inputs": agent.inputs or None,
             **{to_camel(part): value for part, value in agent.model_dump(include=set(_SAME)).items()},
             "fallbackModels": [each.as_written() for each in agent.fallback_models] or None,
             "outputSchema": agent.output_schema,

@@ -181,6 +181,9 @@ class AgentTask(BaseModel):
     scheduled_at: UtcTime | None = Field(
         default=None, description="The task does not begin before this time. A time without a zone is UTC."
     )
+    role: str | None = Field(
+        default=None, description="The role of which any agent may do the task, in place of one agent (Client.submit)."
+    )
 
 
 class Usage(BaseModel):
@@ -226,6 +229,8 @@ class TaskResult(BaseModel):
     attempt: int = 1
     completed_at: datetime | None = None
     """The time of its end, however it ended."""
+    role: str | None = None
+    """The role that it was submitted for; None: for its agent."""
 
 
 StepKind = Literal["agent", "until", "synthesis", "delegated"]

@@ -198,7 +198,7 @@ def test_an_unknown_field_gets_the_one_that_was_meant() -> None:
     assert problem.fix == (
         "Write 'systemPrompt' instead, or remove it. The fields here are: "
         "baseURL, batch, class, config, fallbackModels, forEach, inputs, maxConcurrent, model, name, onError, "
-        "outputSchema, prompt, rateLimit, systemPrompt, timeoutSeconds, tools, when."
+        "outputSchema, prompt, rateLimit, roles, systemPrompt, timeoutSeconds, tools, when."
     )
 
 

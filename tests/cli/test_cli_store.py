@@ -79,7 +79,8 @@ def test_work_may_be_for_later(shell: Shell, stored: str) -> None:
         ("--at 18:00 --agent a", "--at: '18:00' is not a time with its zone. Write date, time and zone"),
         ("--at 2099-01-31T18:00 --agent a", "is not a time with its zone"),
         ("--in 1h --at 2099-01-31T18:00Z --agent a", "--in and --at contradict each other"),
-        ("--in 1h", "a run of a whole crew can't be scheduled for a time. Add --agent NAME, or use a Heartbeat."),
+        ("--in 1h", "can't be scheduled for a time. Add --agent NAME or --role NAME, or use a Heartbeat."),
+        ("--agent a --role r", "--agent and --role contradict each other"),
         ("--durability disk", "--durability: 'disk' is no durability. Use one of: replica, fsync."),
     ],
 )

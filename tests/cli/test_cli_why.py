@@ -48,6 +48,16 @@ def test_why_tells_what_a_task_waits_for_in_few_lines_and_as_json(shell: Shell, 
     assert "in this namespace has a run or task 'nobody'" in missing.stderr
 
 
+def test_why_names_the_role_of_a_task_that_no_agent_has_yet(shell: Shell, alone: str) -> None:
+    text = (shell.folder / "crew.yaml").read_text()
+    (shell.folder / "crew.yaml").write_text(text.replace("{name: first,", "{name: first, roles: [scribe],"))
+    assert shell.run("apply", "-f", "crew.yaml").returncode == 0
+    assert shell.run("submit", alone, "x", "--role", "scribe", "--id", "t1").stdout == "t1\n"
+    assert f"t1      waiting (task of role scribe, priority normal of crew default/{alone}" in (
+        shell.run("why", alone, "t1").stdout
+    )
+
+
 def test_why_of_a_dead_task_names_the_worker_of_each_attempt_and_where_to_look(shell: Shell, alone: str) -> None:
     text = (shell.folder / "crew.yaml").read_text()
     (shell.folder / "crew.yaml").write_text(

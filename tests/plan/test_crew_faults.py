@@ -168,6 +168,13 @@ def test_tasks_without_a_worker_that_has_their_agent_are_told() -> None:
     assert "'critic', 'writer'" in made.status["conditions"][0]["message"]
 
 
+def test_tasks_of_a_role_that_no_agent_has_are_told() -> None:
+    made = planned(settled(unavailable=["critic", "role:reviewer"]))
+    assert conditions(made.status)["Stalled"] == ("True", "AgentUnavailable")
+    assert made.status is not None
+    assert "for the roles 'reviewer', which no agent has" in made.status["conditions"][0]["message"]
+
+
 def test_a_hundred_agents_without_a_worker_are_not_all_named() -> None:
     made = planned(settled(unavailable=[f"agent-{i}" for i in range(100)]))
     assert made.status is not None

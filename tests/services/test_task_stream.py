@@ -52,6 +52,7 @@ ORIGINAL = """{"task_id": "t1", "agent_name": "Bot", "prompt": "hello", "priorit
             {"task_id": "t1", "agent_name": "Bot", "prompt": "x", "scheduled_at": "2030-01-01T00:00:00"},
             {"prompt": "x", "scheduled_at": "2030-01-01T00:00:00Z"},
         ),
+        ({"task_id": "t1", "agent_name": "Bot", "prompt": "x", "role": "user", "roles": "?"}, {"prompt": "x"}),
     ],
 )
 def test_an_entry_is_read_in_each_form(fields: dict[str, str], task: Any) -> None:

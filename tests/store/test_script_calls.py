@@ -139,9 +139,11 @@ async def _everything_workers_do(crew: Crew) -> None:
         await definitions.apply(
             crew.client, crew.keys, crew.definition.model_copy(update={"delivery": [hook]}), uid=crew.uid
         )
-    agents = [agent.model_copy(update={"max_concurrent": 500}) for agent in crew.definition.agents]
+    agents = [agent.model_copy(update={"max_concurrent": 500, "roles": ["r"]}) for agent in crew.definition.agents]
     crew.definition = crew.definition.model_copy(update={"agents": agents})
     await definitions.apply(crew.client, crew.keys, crew.definition, uid=crew.uid)
+    crew.queue.role_feeds.take_up(crew.definition, crew.definition.digest())
+    await crew.submit("for-a-role", agent="role:r")
     await ingress.refuse(crew.client, crew.keys, crew.uid, ingress.Entry("1-0", {"what": "?"}), "no task")
     assert await help_requests.ask(crew.client, crew.keys, crew.uid)
     await crew.queue.enter("entering", ["a", "b"], lease_ms=LEASE_MS)

@@ -169,6 +169,7 @@ def test_all_that_is_known_of_a_task_stands_in_its_result() -> None:
             metadata={"k": "v"},
             attempt=4,
             completed_at=NOW,
+            role="r",
         )
     )
     assert told == {
@@ -183,8 +184,9 @@ def test_all_that_is_known_of_a_task_stands_in_its_result() -> None:
         "attempt": 4,
         "completed_at": "2026-01-02T00:00:00Z",
         "output": "x",
+        "role": "r",
     }
     bare = json.loads(outputs.as_json("t", "a", success=True))
-    expected = {"metadata": {}, "attempt": 1, "execution_time_ms": 0.0, "output": None}
+    expected = {"metadata": {}, "attempt": 1, "execution_time_ms": 0.0, "output": None, "role": None}
     assert {name: bare[name] for name in expected} == expected
     assert "traceback" not in bare

@@ -1,4 +1,4 @@
-"""Limits of agents and models."""
+"""Limits of agents and models, and roles of agents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 from e2e.control_plane.manifests import Refused, crew
 
 _RATE: Final = "spec.agents[0].rateLimit"
+_ROLES: Final = "spec.agents[0].roles"
 _MODEL: Final = "spec.modelLimits[0]"
 
 
@@ -25,6 +26,7 @@ ACCEPTED: Final = {
             ],
         }
     ),
+    "an agent of ten roles": crew({_ROLES: ["reviewer", "r" * 63, "Lead.of_all-1", *(f"r{i}" for i in range(7))]}),
 }
 REFUSED: Final = [
     Refused("a rate of nothing", crew({_RATE: {"periodSeconds": 5}}), f"{_RATE}.requests"),
@@ -44,4 +46,10 @@ REFUSED: Final = [
         crew({"spec.modelLimits": [{"model": f"m{i}", "tokens": 5} for i in range(101)]}),
         "spec.modelLimits",
     ),
+    Refused("a role twice", crew({_ROLES: ["reviewer", "reviewer"]}), _ROLES, server=f"{_ROLES}[1]"),
+    Refused("a role without a name", crew({_ROLES: [""]}), f"{_ROLES}[0]"),
+    Refused("a role with a colon", crew({_ROLES: ["role:reviewer"]}), f"{_ROLES}[0]"),
+    Refused("a role of 64 characters", crew({_ROLES: ["r" * 64]}), f"{_ROLES}[0]"),
+    Refused("eleven roles", crew({_ROLES: [f"r{i}" for i in range(11)]}), _ROLES),
+    Refused("a role that is no list", crew({_ROLES: "reviewer"}), _ROLES),
 ]

@@ -30,6 +30,7 @@ from watchbill.api.meta import (
     AgentName,
     InputNames,
     ObjectMeta,
+    Roles,
     Strict,
     Template,
     UniqueNames,
@@ -46,6 +47,7 @@ from watchbill.api.workers import Workers
 AGENTS_MAX: Final = 100
 RELATIONS_MAX: Final = 200
 TOOLS_MAX: Final = 100
+ROLES_MAX: Final = 10
 INPUTS_MAX: Final = 64
 
 
@@ -135,6 +137,12 @@ class Agent(Strict):
     batch: batches.OfAgent = None
     max_concurrent: limits.MaxConcurrent = None
     rate_limit: limits.AgentRate = None
+    roles: Roles = Field(
+        default_factory=list,
+        max_length=ROLES_MAX,
+        description="Roles of the agent. Work that is submitted for a role goes to one of its agents that has room.",
+        json_schema_extra=SET,
+    )
 
     @model_validator(mode="after")
     def _no_key(self) -> Agent:

@@ -98,6 +98,13 @@ InputNames = Annotated[
 ]
 """Names of inputs, each once. Declare with `json_schema_extra=SET`."""
 
+Roles = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=63, pattern=f"^{names.AGENT_NAME.pattern}$")]],
+    AfterValidator(once),
+    AGENT_NAME_HINT,
+]
+"""Names of roles, each once. Declare with `json_schema_extra=SET`."""
+
 ZONE_MAX: Final = 64
 ZONE_PATTERN: Final = "^[A-Za-z][A-Za-z0-9_+/-]*$"
 ZONE_HINT: Final = Hint("Use a name such as Europe/Berlin, or UTC.")

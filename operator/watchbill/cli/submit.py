@@ -56,7 +56,7 @@ DelayOption = Annotated[
     typer.Option(
         "--in",
         metavar="TIME",
-        help="Earliest begin, from now on: 90s, 30m, 12h, 7d. Only with --agent.",
+        help="Earliest begin, from now on: 90s, 30m, 12h, 7d. Only with --agent or --role.",
         show_default=False,
     ),
 ]
@@ -65,7 +65,7 @@ AtOption = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="Earliest begin: 2027-01-31T18:00Z, or with +01:00 in place of Z. Only with --agent.",
+        help="Earliest begin: 2027-01-31T18:00Z, or with +01:00 in place of Z. Only with --agent or --role.",
         show_default=False,
     ),
 ]
@@ -83,6 +83,14 @@ DeliverOption = Annotated[
         "--deliver",
         metavar="NAME",
         help="Name of a destination of the crew, which the result is sent to. Repeatable. Default: all of them.",
+        show_default=False,
+    ),
+]
+RoleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--role",
+        help="Run any one agent of this role that has room, instead of the whole crew.",
         show_default=False,
     ),
 ]
@@ -106,6 +114,7 @@ def submit(
     file: PromptFileOption = None,
     given: InputOption = None,
     agent: AgentOption = None,
+    role: RoleOption = None,
     priority: PriorityOption = "NORMAL",
     task_id: IdOption = None,
     dedupe_key: DedupeKeyOption = None,
@@ -119,17 +128,19 @@ def submit(
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
 ) -> int:
-    """Submit work to a crew, and print the id of the run (with --agent, of the task).
+    """Submit work to a crew, and print the id of the run (with --agent or --role, of the task).
 
     With --wait, print the result instead. Exit 0: all of the work completed. Exit 1: it failed.
     """
     from watchbill.cli import reading
 
+    whose = role if agent is None else agent
     if heartbeat is not None:
-        _refuse_beside_heartbeat(prompt or file, given, agent, dedupe_key, session, delay, at, durability, deliver)
+        _refuse_beside_heartbeat(prompt or file, given, whose, dedupe_key, session, delay, at, durability, deliver)
     refuse_together({("--in", "--at"): (delay, at, "Give one of the two.")})
+    refuse_together({("--agent", "--role"): (agent, role, "Give one of the two.")})
     text, inputs = reading.work(prompt, file, given or [])
-    _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", agent)
+    _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", whose)
     urgency, safety, due = _priority(priority), _durability(durability), _due(at)
     later = None if delay is None else age(delay, "--in")
 
@@ -141,6 +152,7 @@ def submit(
                 crew,
                 text or "",
                 agent=agent,
+                role=role,
                 inputs=inputs,
                 priority=urgency,
                 id=task_id,
@@ -152,9 +164,9 @@ def submit(
                 deliver=deliver or None,
             )
         if wait:
-            return await _wait(client, crew, work_id, agent, timeout, store.form)
+            return await _wait(client, crew, work_id, whose, timeout, store.form)
         with failures.hinting_at(f"The work was given: watchbill result {crew} {work_id} --wait"):
-            known = None if heartbeat else "run_id" if agent is None else "task_id"
+            known = None if heartbeat else "run_id" if whose is None else "task_id"
             await _write_id(client, crew, work_id, known, store.form)
         return 0
 
@@ -212,7 +224,7 @@ def _refuse_beside_heartbeat(
         {
             ("--heartbeat", "a prompt"): (True, prompt, "The heartbeat has a prompt of its own."),
             ("--heartbeat", "--input"): (True, given, "Heartbeats have no inputs."),
-            ("--heartbeat", "--agent"): (True, agent, "The heartbeat names its agent."),
+            ("--heartbeat", "--agent or --role"): (True, agent, "The heartbeat names its agent."),
             ("--heartbeat", "--dedupe-key"): (True, dedupe_key, "Use --id, which fires it once."),
             ("--heartbeat", "--session"): (True, session, "Submit the prompt by itself."),
             ("--heartbeat", "--in"): (True, delay, "A heartbeat is fired now, or by its schedule."),
@@ -232,7 +244,7 @@ def _check(has_work: bool, wait: bool, timeout: float | None, time_option: str, 
         problems.append(_WITHOUT_WAIT)
     if time_option and agent is None:
         reason = f"{time_option} is for a task of one agent; a run of a whole crew can't be scheduled for a time"
-        problems.append(Problem(reason, "Add --agent NAME, or use a Heartbeat."))
+        problems.append(Problem(reason, "Add --agent NAME or --role NAME, or use a Heartbeat."))
     if problems:
         raise InvalidInput(problems)
 

@@ -136,7 +136,9 @@ async def _in_cluster(told: Why) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _show(told: Why, pods: Sequence[str], paused: Sequence[str]) -> None:
-    what = told.kind if told.kind == "run" else f"{told.kind} of agent {told.agent}, priority {told.priority}"
+    whose = f"agent {told.agent} (role {told.role})" if told.agent and told.role else f"agent {told.agent}"
+    whose = whose if told.agent else f"role {told.role}"
+    what = told.kind if told.kind == "run" else f"{told.kind} of {whose}, priority {told.priority}"
     since = told.submitted_seconds_ago
     ago = f", submitted {output.seconds(since)} ago" if since is not None else ""
     lines = [(told.id, f"{told.state} ({what} of crew {told.crew}{ago})"), ("why", told.message)]

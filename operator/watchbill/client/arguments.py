@@ -83,6 +83,9 @@ def check_each(tasks: Iterable[AgentTask]) -> None:
         if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
             with naming(i):
                 submission.check_own(task.prompt, task.task_id, task.metadata, labels)
+        if task.role is not None:
+            fix = "Submit it by itself: submit(..., role=...)."
+            raise InvalidInput(Problem("a task for a role can't be one of many", fix, path=f"tasks[{i}].role"))
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
         prompt: str,
         *,
         agent: str | None = None,
+        role: str | None = None,
         inputs: Mapping[str, str] | None = None,
         priority: Priority = Priority.NORMAL,
         id: str | None = None,  # noqa: A002 - what everyone calls it
@@ -91,22 +92,23 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
         durability: Durability | None = None,
         deliver: Sequence[str | Destination] | None = None,
     ) -> str:
-        """Starts a run of the crew, or with `agent` one task of that agent. Returns its id.
+        """Starts a run of the crew, or with `agent` one task of that agent, or with `role` one task of whichever agent
+        of that role has room when it begins. Returns its id.
 
         Work with the same `id` is done once; another agent, prompt or other inputs for a known id are a Conflict. Work
-        with the same `dedupe_key` within `dedupe_seconds` is done once, too, and the first id is returned. A task of an
-        agent that is `scheduled_at` a time (aware) doesn't begin before, by the store's clock. With `durability` the
+        with the same `dedupe_key` within `dedupe_seconds` is done once, too, and the first id is returned. A task
+        that is `scheduled_at` a time (aware) doesn't begin before, by the store's clock. With `durability` the
         method returns once the work is on a replica, or on disk. The result is delivered to `deliver`: destinations of
         the crew by name, or others; default: all of the crew's. Raises InvalidInput before anything is stored,
         QueueFull, Closed, Conflict, NotDurable (whose `ids` may be sent again).
         """
-        keys = self._door(crew, agent=agent)
+        keys = self._door(crew, agent=agent, role=role)
         inputs, metadata = arguments.mapping(inputs, "inputs"), arguments.mapping(metadata, "metadata")
         deliver = deliver if deliver is None else arguments.listed(deliver, "deliver", "names or Destinations")
         durability = arguments.durability(durability)
         labels = {"user_id": user_id, "session_id": session_id, "dedupe_key": dedupe_key}
         submission.check_own(prompt, id or None, metadata, labels)
-        due_ms = arguments.due(scheduled_at, agent)
+        due_ms = arguments.due(scheduled_at, agent if role is None else role)
         task_id = id or uuid.uuid4().hex
         with tracing.submitting(keys.crew, metadata, task_id) as carried:
             payload, priority = arguments.task_json(
@@ -118,19 +120,20 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
                 user_id=user_id,
                 session_id=session_id,
                 metadata=carried,
+                role=role,
             )
             dedupe_ms = arguments.dedupe_ms(dedupe_seconds) if dedupe_key else 0
             # awaited by `run`; a later `wait` subscribes by itself
             reply_to = await self._replies.listen(keys) if self._replies.are_awaited(keys, task_id) else ""
 
             async def give(current: definitions.Current) -> str:
-                self._fits(current, prompt, agent, inputs)
-                agent_id = _agent_id(current, agent) if agent is not None else ""
+                self._fits(current, prompt, agent, inputs, role)
+                whose = submission.addressee(current.definition, agent, role)
                 rest: dict[str, Any] = {"dedupe_key": dedupe_key or "", "dedupe_ms": dedupe_ms}
-                rest["work"] = submission.work(agent_id, prompt, inputs)
+                rest["work"] = submission.work(whose, prompt, inputs)
                 rest["deliver"] = deliveries.of_submission(current.definition, deliver)
-                if agent is not None:
-                    task = Submission(task_id, agent_id, payload, priority, inputs, due_ms=due_ms, **rest)
+                if whose:
+                    task = Submission(task_id, whose, payload, priority, inputs, due_ms=due_ms, **rest)
                     return (await self._put(keys, current, [task], durability, reply_to))[0]
                 run = _run(current, id=task_id, payload=payload, priority=priority, inputs=inputs, **rest)
                 most = current.definition.tasks.max_queued
@@ -169,7 +172,7 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
             for name, i in first.items():
                 with arguments.naming(i):
                     self._fits(current, work[i].prompt, name, {})
-            ids = {name: _agent_id(current, name) for name in first}
+            ids = {name: submission.addressee(current.definition, name, None) for name in first}
             destinations = deliveries.of_submission(current.definition, deliver)
             return await self._put(
                 keys,
@@ -196,11 +199,18 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
                 work = [arguments.carrying(task, carried) for task in work]
             return await self._with_current(keys, give)
 
-    def _fits(self, current: definitions.Current, prompt: str, agent: str | None, inputs: Mapping[str, str]) -> None:
+    def _fits(
+        self,
+        current: definitions.Current,
+        prompt: str,
+        agent: str | None,
+        inputs: Mapping[str, str],
+        role: str | None = None,
+    ) -> None:
         """Checks the work against the crew. Raises InvalidInput; logs warnings."""
-        if (current.digest, agent) in self._good and not inputs:
+        if role is None and (current.digest, agent) in self._good and not inputs:
             return
-        for warning in submission.check(current.definition, prompt, agent=agent, inputs=inputs):
+        for warning in submission.check(current.definition, prompt, agent=agent, role=role, inputs=inputs):
             logger.warning("%s", warning)
         if agent is not None and not inputs:
             if len(self._good) >= _GOOD_MAX:  # a crew may have agents of any name
@@ -375,11 +385,6 @@ async def _within(seconds: float | None, keys: names.CrewKeys, task_id: str) -> 
         if not timer.expired():
             raise
         raise TimeoutError(f"{task_id!r} of crew {keys.crew!r}: no result after {seconds:g} s") from None
-
-
-def _agent_id(current: definitions.Current, agent: str) -> str:
-    found = current.definition.agent(agent)
-    return found.agent_id if found else agent
 
 
 def _run(current: definitions.Current, **fields: Any) -> runs.RunSubmission:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from watchbill import cluster_names
 from watchbill.api.conditions import ConditionType, Reason, Said, stated
+from watchbill.names import ROLE
 from watchbill.plan import budget, manifests, references, revisions
 from watchbill.plan.children import Child
 
@@ -100,6 +101,12 @@ def _stalled(seen: Observed, wanted: revisions.Wanted, trouble: str) -> Fault | 
             Reason.REDIS_SECRET_MISSING,
             f"there is no Secret {name!r} in namespace {seen.namespace!r}. Create it with the store's URL as its key "
             f"{cluster_names.REDIS_SECRET_KEY!r}, or name another in workers.redisSecretRef",
+        )
+    if roles := [agent.removeprefix(ROLE) for agent in seen.unavailable if agent.startswith(ROLE)]:
+        return (
+            Reason.AGENT_UNAVAILABLE,
+            f"tasks wait for the roles {', '.join(map(repr, roles[:10]))}, which no agent has. Give them to agents "
+            "(agents[].roles), or cancel these tasks",
         )
     if seen.unavailable:
         agents = ", ".join(repr(agent) for agent in seen.unavailable[:10])

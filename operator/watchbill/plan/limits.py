@@ -8,6 +8,7 @@ from typing import Final
 
 from watchbill.api import CrewSpec
 from watchbill.api.limits import ModelLimit, RateLimit
+from watchbill.names import ROLE
 from watchbill.plan.whereabouts import AgentLimit
 from watchbill.records import AgentDefinition
 from watchbill.terminal import span
@@ -36,12 +37,16 @@ class ModelRate:
 
 
 def pack(agents: Sequence[AgentDefinition]) -> str:
-    """Returns the agents that have limits, as lib_limits.lua takes them apart; empty: none has any."""
-    return _ITEM.join(
-        _FIELD.join((one.agent_id, str(one.max_concurrent or ""), *_rate(one.rate_limit)))
-        for one in agents
-        if one.max_concurrent or one.rate_limit
-    )
+    """Returns the agents that have limits or roles, and the roles with the places of their agents in this list, as
+    lib_limits.lua takes them apart; empty: none has any."""
+    listed = [one for one in agents if one.max_concurrent or one.rate_limit or one.roles]
+    of_agents = [(one.agent_id, str(one.max_concurrent or ""), *_rate(one.rate_limit)) for one in listed]
+    places: dict[str, list[str]] = {}
+    for place, one in enumerate(listed, 1):
+        for role in one.roles:
+            places.setdefault(role, []).append(str(place))
+    of_roles = [(ROLE + role, "", "", "", ",".join(found)) for role, found in places.items()]
+    return _ITEM.join(map(_FIELD.join, (*of_agents, *of_roles)))
 
 
 def at_once(crew: CrewSpec) -> int | None:
@@ -51,9 +56,13 @@ def at_once(crew: CrewSpec) -> int | None:
 
 
 def told(agent: str, limit: AgentLimit) -> tuple[str, float | None, str]:
-    """Returns why a task waits for the limits of its agent, the seconds until it is likely to start (None: unknown),
-    and a text about these."""
+    """Returns why a task waits for the limits of its agent, or of all agents of its role, the seconds until it is
+    likely to start (None: unknown), and a text about these."""
     behind = f"; {limit.before} of its tasks come first" if limit.before else ""
+    if limit.role:
+        busy = f"no agent of role {limit.role!r} has room by its maxConcurrent and its rateLimit; they run"
+        message = f"{busy} {limit.running} tasks{behind.replace('of its tasks', 'tasks of the role')}"
+        return message, None, "unknown: when a task of one of them ends, or its rate lets one start"
     full = f"{limit.running} tasks of its agent {agent!r} run, and maxConcurrent allows {limit.most}"
     at_end = "unknown: when a task of the agent ends"
     is_full = limit.most is not None and limit.running >= limit.most

@@ -29,22 +29,38 @@ def check(
     prompt: str,
     *,
     agent: str | None = None,
+    role: str | None = None,
     inputs: Mapping[str, str],
     task_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
     """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
-    errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, inputs)]
+    errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, role, inputs)]
     warnings: list[Problem] = []
     if not errors:
-        asked = crew if agent is None else alone(crew, agent)
-        missing, warnings = prompts.check_inputs(asked, inputs)
-        errors += missing
-        if agent is not None:
-            errors += _steps_cited(asked)
+        asked = [name for name in (agent,) if name] if role is None else agents_of(crew, role)
+        for one in [alone(crew, name) for name in asked] or [crew]:
+            missing, found = prompts.check_inputs(one, inputs)
+            errors += missing
+            warnings += found
+            if asked:
+                errors += _steps_cited(one)
     if errors:
         raise InvalidInput(errors)
     return warnings
+
+
+def agents_of(crew: CrewDefinition, role: str) -> list[str]:
+    """Returns the agents of a role, by agent_id, in order of declaration."""
+    return [agent.agent_id for agent in crew.agents if role in agent.roles]
+
+
+def addressee(crew: CrewDefinition, agent: str | None, role: str | None) -> str:
+    """Returns what the queue has as the agent of this work; empty: it is for the whole crew."""
+    if role is not None:
+        return names.ROLE + role
+    found = None if agent is None else crew.agent(agent)
+    return found.agent_id if found else agent or ""
 
 
 def check_own(prompt: str, task_id: str | None, metadata: Mapping[str, Any], labels: Mapping[str, str | None]) -> None:
@@ -158,8 +174,10 @@ def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
-def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
-    if crew.takes_any and (agent is None or crew.agent(agent) is None):
+def _names(crew: CrewDefinition, agent: str | None, role: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
+    if role is not None:
+        yield from _of_role(crew, agent, role)
+    elif crew.takes_any and (agent is None or crew.agent(agent) is None):
         yield Problem(
             f"crew {crew.name!r} takes tasks for agents of any name, and "
             + ("none is named" if agent is None else f"{agent!r} can't be a name"),
@@ -179,6 +197,19 @@ def _names(crew: CrewDefinition, agent: str | None, inputs: Mapping[str, str]) -
                 "Use a letter, then letters, digits, - and _ (63 at most).",
                 path="inputs",
             )
+
+
+def _of_role(crew: CrewDefinition, agent: str | None, role: str) -> Iterator[Problem]:
+    if agent is not None:
+        yield Problem(f"the work is for agent {agent!r} and for role {role!r}", "Name one of the two.", path="role")
+    elif not agents_of(crew, role):
+        known = sorted({name for one in crew.agents for name in one.roles})
+        fix = (
+            f"Use one of: {', '.join(known)}."
+            if known
+            else "Give an agent the role (agents[].roles), or name an agent."
+        )
+        yield Problem(f"crew {crew.name!r} has no agent of role {role!r}", fix, path="role")
 
 
 def alone(crew: CrewDefinition, agent: str) -> CrewDefinition:

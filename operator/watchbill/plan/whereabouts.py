@@ -55,6 +55,8 @@ class AgentLimit:
     """Seconds until the rate lets one more start."""
     before: int
     """Tasks of the agent that wait for the same, and come first."""
+    role: str = ""
+    """The role of which no agent has room; empty: the task waits for the limits of one agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,9 @@ class Seen:
     state: str = ""
     """The state of a task or step; empty for a run."""
     agent: str = ""
+    """The agent that has it, or had it last; empty: it is for a role, and none had it yet; or it is a run."""
+    role: str = ""
+    """The role that it was submitted for; empty: for its agent."""
     priority: Priority = Priority.NORMAL
     attempt: int = 0
     """The last one that began, as the record says."""

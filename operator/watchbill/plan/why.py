@@ -46,12 +46,12 @@ class Reason(StrEnum):
     POSTPONED = "postponed"
     """It may not go on yet: a budget of its crew is exhausted, or the provider of its model has asked for a pause."""
     AGENT_UNAVAILABLE = "agent-unavailable"
-    """It is parked: no worker can run its agent."""
+    """It is parked: no worker can run its agent, or no agent has its role."""
     CONCURRENCY = "concurrency"
     """It is parked: its run has as many steps at once as `maxParallelTasks` allows."""
     LIMITED = "limited"
     """It is parked: its agent has as many tasks at once as `maxConcurrent` allows, or starts none yet by its
-    `rateLimit`."""
+    `rateLimit`; or so it is with each agent of its role."""
     INTERRUPTED = "interrupted"
     """Somebody set it aside; it waits to be resumed."""
     APPROVAL = "approval"
@@ -110,6 +110,8 @@ class Why:
     """The name of the last of these steps."""
     approvals: tuple[Approval, ...] = ()
     """The approvals that it waits for or was given, in the order in which they were asked for."""
+    role: str = ""
+    """The role that it was submitted for; empty: for its agent."""
     step: Why | None = None
     """The explanation of a run's step that is ready; of one that doesn't run, if there is one."""
 
@@ -138,6 +140,7 @@ def explain(seen: Seen) -> Why:
         kind=kind,
         state=state,
         agent=seen.agent,
+        role=seen.role,
         priority=seen.priority.name.lower(),
         reason=said.reason,
         message=said.message,
@@ -215,6 +218,9 @@ def _of_task(seen: Seen, before: int | None, is_least: bool) -> _Said:
         return _limited(seen, seen.limit)
     if seen.aside == "delayed":
         return _delayed(seen)
+    if seen.aside == "agent" and seen.role and not seen.agent:
+        message = f"no agent of the crew has its role {seen.role!r}"
+        return _Said(Reason.AGENT_UNAVAILABLE, message, starts="unknown: when an agent has the role")
     if seen.aside == "agent":
         message = f"no worker can run its agent {seen.agent!r}; the crew's events say why"
         return _Said(Reason.AGENT_UNAVAILABLE, message, starts="unknown: when a worker comes that has the agent")
@@ -270,7 +276,7 @@ def _delayed(seen: Seen) -> _Said:
 
 def _limited(seen: Seen, limit: AgentLimit) -> _Said:
     if seen.suspended:
-        return _at_rest(seen, f"its agent {seen.agent!r} has limits")
+        return _at_rest(seen, "its agent has limits" if limit.role else f"its agent {seen.agent!r} has limits")
     return _Said(Reason.LIMITED, *limits.told(seen.agent, limit))
 
 

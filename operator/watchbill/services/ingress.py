@@ -177,9 +177,13 @@ def _check_number(what: str, fields: Collection[str]) -> None:
         raise Malformed(f"{what} has {len(fields)} fields; the limit is {FIELDS_MAX}. Leave out what no task has")
 
 
+_NOT_TAKEN: Final = {"role"}
+"""Bots have no roles, and other programs mean something else by it."""
+
+
 def _known(model: type[BaseModel], found: dict[str, Any]) -> dict[str, Any]:
     """Drops null and fields that the model has not got. A misspelt one stays, and the model refuses it."""
-    fields = model.model_fields
+    fields = model.model_fields.keys() - _NOT_TAKEN
     return {n: v for n, v in found.items() if v is not None and (n in fields or nearest(n, fields))}
 
 

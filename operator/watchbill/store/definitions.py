@@ -20,7 +20,7 @@ from watchbill import __version__
 from watchbill.connection import outages, scripts
 from watchbill.errors import NameTaken, NewerRecord, NotFound, Problem, StaleObject, sentence
 from watchbill.message_names import stream_dead
-from watchbill.names import RECEIVER, SYNTHESIS, UNTIL, CrewKeys, crew_index
+from watchbill.names import RECEIVER, ROLE, SYNTHESIS, UNTIL, CrewKeys, crew_index
 from watchbill.plan import limits
 from watchbill.records import CrewDefinition
 from watchbill.store import budgets, circuits, crew_json, packed
@@ -343,5 +343,6 @@ async def _feeds(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> li
     queue = keys.deliveries()
     return [
         *(keys.agent_events(name) for name in (*(agent.agent_id for agent in crew.agents), UNTIL, SYNTHESIS)),
+        *(keys.agent_events(ROLE + role) for agent in crew.agents for role in agent.roles),
         *(queue.agent_events(RECEIVER + destination.name) for destination in crew.delivery),
     ]

@@ -16,11 +16,12 @@ import redis
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, CrewGone, Fenced, QueueFull, WorkerForgotten
+from watchbill.errors import CrewGone, Fenced, QueueFull, WorkerForgotten
 from watchbill.event_types import EventType, Telling
 from watchbill.names import RETURNED, CrewKeys, split_step_id
 from watchbill.store import packed
 from watchbill.store.incarnations import parts
+from watchbill.store.role_feeds import RoleFeeds
 from watchbill.tasks import Usage
 
 BATCH: Final = 500
@@ -136,14 +137,6 @@ def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
     return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
-def other_work(keys: CrewKeys, task_id: str) -> Conflict:
-    """Returns the error for a script's answer `other`."""
-    return Conflict(
-        f"{task_id!r} is the id of other work of crew {keys.crew!r}: its prompt, its agent or its inputs differ. "
-        "Choose another id, or leave it out"
-    )
-
-
 class Queue:
     """One crew's queue, for one uid of it."""
 
@@ -151,6 +144,7 @@ class Queue:
         self.client = client
         self.keys = keys
         self.uid = uid
+        self.role_feeds = RoleFeeds(keys)
         self._has_agents = keys.prefix == keys.root  # a delivery queue has none, and the crew's `meta`
         self._fence = 0
         """The highest that we were given: a store that went back in time may not know it any more."""
@@ -174,7 +168,8 @@ class Queue:
         their payload comes along. `number` grows by one with each claim of an incarnation; a claim sent again under
         its number gets the same tasks."""
         args = [self.uid, incarnation, number, slots, begin, lease_ms, int(take_over), self._fence]
-        return self._claim(await self._call("claim", self.keys.fixed, args))
+        feeds = self.role_feeds
+        return self._claim(await self._call("claim", feeds.claim_keys, [*args, *feeds.agents]))
 
     async def claim_at_bell(
         self, incarnation: str, number: int, slots: int, *, lease_ms: int, take_over: bool, timeout_seconds: float
@@ -182,9 +177,11 @@ class Queue:
         """Waits for the bell, or for so long; then claims, and begins what it gets. In one trip: the claim stands
         behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
         args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over), self._fence]
+        feeds = self.role_feeds
+        args += feeds.agents
         with outages.translated():
             wait = ("BLPOP", self.keys.bell, timeout_seconds)
-            heard, reply = await scripts.wait_and_run(self.client, wait, "claim", self.keys.fixed, args)
+            heard, reply = await scripts.wait_and_run(self.client, wait, "claim", feeds.claim_keys, args)
             if isinstance(reply, Exception):
                 raise reply
         return self._claim(reply), heard if isinstance(heard, redis.exceptions.RedisError) else None
@@ -240,7 +237,9 @@ class Queue:
             spent = "" if f.usage is None else packed.pack_usage(f.usage)
             message, detail = f.message and _text(f.message), f.detail and _text(f.detail)
             args += (task.id, task.fence, f.outcome, f.ttl_ms, spent, f.result, message, detail)
-        keys += self.keys.crew_feed
+        feeds = self.role_feeds
+        keys += (*feeds.keys, *self.keys.crew_feed)
+        args += feeds.agents
         reply = await self._call("finish", keys, args, sent)
         self.ended_runs += [(run, state, int(ms) / 1000) for run, state, ms in packed.rows(reply[3], 3)]
         return list(reply[1]), self._claim(reply[2]) if slots >= 0 else None
@@ -350,6 +349,7 @@ class Queue:
     def _claim(self, reply: Sequence[Any]) -> Claim:
         self.check(reply[0], "")
         _, again_ms, now_ms, current, rows, draining = reply
+        self.role_feeds.heard(current)
         if rows:
             self._fence = max(self._fence, int(rows[1]))  # all of one claim have the same
         tasks = tuple(

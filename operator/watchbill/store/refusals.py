@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watchbill.errors import Closed, DefinitionChanged, QuotaExceeded, sentence
+from watchbill.errors import Closed, Conflict, DefinitionChanged, QuotaExceeded, sentence
 from watchbill.names import CrewKeys
 from watchbill.store.queue import crew_gone, queue_full
 
@@ -24,6 +24,14 @@ def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int)
             raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {digest!r} by now")
         case "full":
             raise queue_full(keys, max_queued)
+
+
+def other_work(keys: CrewKeys, task_id: str) -> Conflict:
+    """Returns the error for a script's answer `other`."""
+    return Conflict(
+        f"{task_id!r} is the id of other work of crew {keys.crew!r}: its prompt, its agent or its inputs differ. "
+        "Choose another id, or leave it out"
+    )
 
 
 def no_room(keys: CrewKeys, why: str) -> QuotaExceeded:

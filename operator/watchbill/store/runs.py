@@ -23,7 +23,7 @@ from watchbill.plan import flow, values
 from watchbill.records import ExecutionMode
 from watchbill.store import durability as durable
 from watchbill.store import packed, refusals
-from watchbill.store.queue import BATCH, other_work
+from watchbill.store.queue import BATCH
 from watchbill.tasks import (
     RUN_TERMINAL,
     TERMINAL,
@@ -126,7 +126,7 @@ async def submit(
         if reply[1] == "conflict":
             raise Conflict(f"{run.id!r} is the id of a task of crew {keys.crew!r}; choose another")
         if reply[1] == "other":
-            raise other_work(keys, run.id)
+            raise refusals.other_work(keys, run.id)
         if reply[1].startswith("duplicate:"):
             return str(reply[1].removeprefix("duplicate:"))
         if reply[1] == "exists":

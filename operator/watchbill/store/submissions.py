@@ -17,7 +17,7 @@ from watchbill.errors import Conflict, WatchbillError
 from watchbill.names import CrewKeys
 from watchbill.store import durability as durable
 from watchbill.store import refusals
-from watchbill.store.queue import BATCH, BATCH_BYTES, other_work
+from watchbill.store.queue import BATCH, BATCH_BYTES
 from watchbill.tasks import Durability, Priority
 
 
@@ -108,7 +108,7 @@ class _Call:
             case "conflict":
                 raise Conflict(f"{reply[1]!r} is the id of a run of crew {self.keys.crew!r}; choose another")
             case "other":
-                raise other_work(self.keys, reply[1])
+                raise refusals.other_work(self.keys, reply[1])
         outcomes = zip(batch, reply[1:], strict=True)
         return [told.removeprefix("duplicate:") if told.startswith("duplicate:") else s.id for s, told in outcomes]
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.names import CLASSES, LIMITED, RETURNED, CrewKeys, split_step_id
+from watchbill.names import CLASSES, LIMITED, RETURNED, ROLE, CrewKeys, split_step_id
 from watchbill.plan.whereabouts import AgentLimit, Attempt, Ended, Holder, Place, Seen, Workers
 from watchbill.store import checkpoints, figures, packed, runs
 from watchbill.tasks import RUN_TERMINAL, Priority, RunState, RunStatus
@@ -82,11 +82,13 @@ def _seen(keys: CrewKeys, task_id: str, answer: Sequence[Any], before: int) -> S
     )
     if not record:
         return dataclasses.replace(found, priority=Priority(int(of_run[5]))) if of_run else found
-    state, agent, priority, attempt, submitted, started, finished, tried, approvals, waits = record
+    state, agent, priority, attempt, submitted, started, finished, tried, approvals, waits, role = record
+    for_role = agent if agent.startswith(ROLE) else role
     return dataclasses.replace(
         found,
         state=state,
-        agent=agent,
+        agent="" if agent.startswith(ROLE) else agent,
+        role=for_role.removeprefix(ROLE),
         priority=Priority(int(priority)),
         attempt=int(attempt or 0),
         submitted_ms=int(submitted or 0),
@@ -129,7 +131,7 @@ def _run(
 def _limit(found: Sequence[Any]) -> AgentLimit | None:
     if not found:
         return None
-    most, held, every_us, burst, next_ms, before = found
+    most, held, every_us, burst, next_ms, before, whose = found
     return AgentLimit(
         running=int(held),
         most=int(most) if most else None,
@@ -137,6 +139,7 @@ def _limit(found: Sequence[Any]) -> AgentLimit | None:
         burst=int(burst or 1),
         next_seconds=int(next_ms or 0) / 1000,
         before=before,
+        role=whose.removeprefix(ROLE) if whose.startswith(ROLE) else "",
     )
 
 

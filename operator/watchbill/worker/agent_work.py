@@ -10,7 +10,7 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.connection import Store
 from watchbill.names import CrewKeys
 from watchbill.store.queue import Queue
-from watchbill.worker import batch_sender, lease_keeper, parked, preload, watching
+from watchbill.worker import batch_sender, lease_keeper, parked, preload, redefined, watching
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -45,6 +45,7 @@ class AgentWork:
         return [
             background.start("parked", lambda: parked.bring_back(state, queue, self._loader, tasks_parked)),
             background.start("batches", lambda: batch_sender.send(state, self._store.client, self._keys, queue.uid)),
+            background.start("roles", lambda: redefined.take_up(state, queue, tasks_parked)),
             background.start("agents", lambda: preload.preload(state, queue, self._loader)),
             background.start("watches", lambda: watching.follow(state, queue)),
         ]

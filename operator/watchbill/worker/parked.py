@@ -12,8 +12,8 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.clock import wait_for_event
 from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
-from watchbill.names import split_step_id
-from watchbill.plan import flow
+from watchbill.names import ROLE, split_step_id
+from watchbill.plan import flow, submission
 from watchbill.store import definitions, help_requests, packed, runs
 from watchbill.store.queue import Queue
 from watchbill.worker.state import WorkerState
@@ -86,7 +86,8 @@ class _Search:
             plan = self._plans[digest]
             definition = plan.member(agent)
             if definition is None:
-                return True  # it will fail, and say so
+                # It will fail, and say so; but for what waits until an agent has its role.
+                return not agent.startswith(ROLE) or bool(submission.agents_of(plan.crew, agent.removeprefix(ROLE)))
             self._loader.load(plan.crew, definition)
             self._loader.tools(plan.crew, definition)
         except NewerRecord:

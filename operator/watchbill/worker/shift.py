@@ -93,6 +93,7 @@ class Shift:
         self._parked = asyncio.Event()
         """Set when tasks were parked."""
         self._queue = queue = Queue(store.client, keys, current.uid)
+        queue.role_feeds.take_up(current.definition, current.digest)
         self._counts = work.counts
         self._slots = Slots(state, slots, recycle=recycle)
         lease = SharedLease(monotonic=clock.monotonic)

@@ -98,7 +98,8 @@ if now_ms >= due then
   local long = seconds < 60 and seconds .. ' s' or math.floor(seconds / 60) .. ' min'
   local why = 'no worker is there'
   if is_parked then
-    why = 'no worker can run agent ' .. agent
+    local role = string.match(agent, '^role:(.*)$')
+    why = role and 'no agent has role ' .. role or 'no worker can run agent ' .. agent
   elseif workers > 0 then
     why = 'none of the workers (' .. workers .. ') takes one'
   end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- uses events holders streams leases letters limits gate claims
 -- Claims tasks, and begins some of them.
--- KEYS fixed
+-- KEYS fixed, then agent_events of each agent
 -- ARGV
 --   1 uid
 --   2 inc
@@ -11,6 +11,7 @@
 --   6 lease_ms
 --   7 take_over
 --   8 highest
+--   9 ...                 agents with roles, as far as the caller knows them
 -- Answers
 --   {'gone'}
 --   {'fenced'}
@@ -19,6 +20,10 @@
 local uid, inc, number = ARGV[1], ARGV[2], ARGV[3]
 local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
+if #ARGV > 8 then
+  agent_feeds = {}
+  for i = 9, #ARGV do agent_feeds[ARGV[i]] = KEYS[FIXED + i - 8] end
+end
 local answer = claim(inc)
 settle()
 return answer

@@ -3,8 +3,8 @@
 -- Held tasks begin, the feeds say of running ones that they have begun, results come in, entries leave the streams,
 -- and runs advance; then the next claim, in the same call.
 -- KEYS fixed, then for each item to tell of those of an item, and for each item that ends those of one that may end
---   (lib_items.lua), and if it has approved of an agent's work that agent's agent_events; of the delivery queue then
---   the crew's feed
+--   (lib_items.lua), and if it has approved of an agent's work that agent's agent_events; then agent_events of each
+--   agent with roles; of the delivery queue then the crew's feed
 -- ARGV
 --   1 uid
 --   2 inc
@@ -31,6 +31,7 @@
 --     detail              for the dead letter; of approval: what it is for, each perhaps with FS and the arguments of
 --                         a call, joined by LS; of members: the other steps, joined by LS; of completed: the agent
 --                         of whose work this step has approved
+--   ...                   agents with roles, as far as the caller knows them
 -- Answers
 --   {'gone'}
 --   {'fenced'}
@@ -79,7 +80,9 @@ for i = 1, tells do
         write_step(item.steps, item.name, step)
       end
     else
-      local state = redis.call('HGET', item.task, 'state')
+      local task = redis.call('HMGET', item.task, 'state', 'finished', 'agent', 'role')
+      local state = task[1]
+      if not task[2] then name_agent(item, h.agent, task[3], task[4]) end
       if state == 'waiting' or state == 'delayed' or state == 'approval' then
         redis.call('HSET', item.task, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
       end
@@ -111,6 +114,7 @@ local function end_item(item, h, ended)
   local id, fence = item.id, ended.fence
   local mine = holds(h, inc, fence) and not ended_ids[id]
   local last, is_over      -- the fence of its last transition, and whether that was its end
+  local asker = h and h.agent      -- for whom it waits between two attempts: its agent, or its role
   if item.run_id then
     local step = read_step(item.steps, item.name)
     item.step, item.is_there = step, step
@@ -118,8 +122,10 @@ local function end_item(item, h, ended)
     local state = step and step.state
     last = (is_over or state == 'delayed' or state == 'interrupted' or state == 'approval') and step.fence
   else
-    local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply', 'deliver')
+    local task = redis.call('HMGET', item.task, 'state', 'finished', 'reply', 'deliver', 'agent', 'role')
     item.is_there, is_over, item.reply, item.deliver = task[1], task[2], task[3], task[4]
+    if mine and not is_over then asker = name_agent(item, h.agent, task[5], task[6]) end
+    item.role = asker ~= (h and h.agent) and asker
     if is_over or not mine then last = redis.call('HGET', item.task, 'fence') end
   end
   if not mine then return last == fence and 'repeated' or 'stale' end
@@ -162,7 +168,9 @@ local function end_item(item, h, ended)
     end
     local next, ttl = int(tonumber(attempt) + 1), tonumber(ended.ttl)
     local due = ttl < 0 and int(-ttl) or now_ms + ttl
-    if item.is_there and delay(id, h.class, h.agent, next, due) then ring() end
+    if outcome == 'later' then asker = h.agent end      -- it goes on where it stood
+    if asker ~= h.agent then redis.call('HSET', item.task, 'agent', asker) end
+    if item.is_there and delay(id, h.class, asker, next, due) then ring() end
     if outcome == 'retry' then
       item_event(item, 'mission_event', h.agent, ended.message)
       if item.is_there then keep_failure(item, h, ended.message) end
@@ -224,6 +232,10 @@ local _, enqueued = index_ended()
 if slots <= 0 and (is_vacated or enqueued and queued() > redis.call('HLEN', HOLDERS)) then ring() end
 
 -- 5. The next claim.
+if slots >= 0 and at <= #ARGV then
+  agent_feeds = {}
+  for i = at, #ARGV do agent_feeds[ARGV[i]] = KEYS[next_key + i - at] end
+end
 local claimed = slots >= 0 and claim(inc) or {}
 
 settle()

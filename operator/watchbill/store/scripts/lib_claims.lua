@@ -57,8 +57,9 @@ local function take(inc, class, entry, fields, previous)
   end
   local wish = wish_of(id)      -- it isn't to run: who takes it says how it ended
   if limits then
-    if not gate().admit(id, agent, class, entry, attempt, wish) then return false end
     if previous == LIMITED .. agent then previous = '' end
+    agent = gate().admit(id, agent, class, entry, attempt, wish)
+    if not agent then return false end
   end
   local begins = begin_left > 0 and payload ~= nil and not wish
   local made = attempt and int(attempt) or '1'

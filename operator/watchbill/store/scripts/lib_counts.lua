@@ -17,16 +17,25 @@ local function returned(stream)
   return 0, nil
 end
 
+-- How many of `n` tasks may start now that wait for this agent, or for this role. Takes these places.
+local function allot(one, n)
+  local starts = 0
+  for _, agent in ipairs(one.members or { one }) do
+    agent.left = agent.left or limiting().room(agent)
+    local some = math.min(n - starts, agent.left)
+    agent.left, starts = agent.left - some, starts + some
+  end
+  return starts
+end
+
 -- How many entries of a stream wait for the limits of their agents, and how many of those that did may start now.
 local function count_limited(stream)
   local all, free = 0, 0
   for _, consumer in ipairs(redis.call('XPENDING', stream, GROUP)[4] or {}) do
     local name, n = consumer[1], tonumber(consumer[2])
     if is_limited(name) then
-      local one = limiting().of[string.sub(name, #LIMITED + 1)] or {}
-      one.left = one.left or one.agent and limiting().room(one) or n
-      local starts = math.min(n, one.left)
-      one.left, all, free = one.left - starts, all + n, free + starts
+      local one = limiting().of[string.sub(name, #LIMITED + 1)]
+      all, free = all + n, free + (one and allot(one, n) or n)
     end
   end
   return all - free, free

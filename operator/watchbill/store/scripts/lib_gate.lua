@@ -1,5 +1,7 @@
--- Which tasks of agents with limits a claim may take.
--- uses holders limits
+-- Which tasks of agents with limits a claim may take, and which agent gets a task of a role.
+-- uses events holders limits
+
+local agent_feeds               -- agent -> stream of its events, of the agents with roles that the caller knows
 
 local gate_made
 local function gate()               -- made when needed: most crews have no limits
@@ -16,16 +18,39 @@ local function gate()               -- made when needed: most crews have no limi
     return pending.err and {} or pending
   end
 
-  -- Whether a worker may have this entry now: that is a start, unless it isn't to run (`wish`). Else it waits for the
-  -- limits of its agent from now on; an attempt that died with its worker counts.
+  -- Which agent of a role gets this task, as its next attempt; nil: none has room. One that isn't to run stays with
+  -- the agent that it has. What it had by an attempt before comes free, also for itself.
+  local function assign(role, id, before, has_place, wish)
+    if has_place then
+      limiting().vacate(before)
+      if before.known ~= '0' then count(before.agent, -1) end
+      before.known = '0'
+      hold(id, before)
+    end
+    local one = wish and (limiting().of[before and before.agent] or role.members[1]) or limiting().choose(role)
+    if not one then return nil end
+    limiting().enter(one, not wish, true)
+    if not wish then
+      event('mission_work_assigned', '"agent_id":' .. quote(one.agent) .. ',"task_id":' .. quote(id) .. ',"message":'
+        .. quote('of role ' .. string.match(role.agent, ':(.*)$')), agent_feeds and agent_feeds[one.agent])
+    end
+    return one.agent
+  end
+
+  -- Which agent may have this entry now: that is a start, unless it isn't to run (`wish`). nil: it waits for the
+  -- limits of its agent, or of those of its role, from now on; an attempt that died with its worker counts.
   local function admit(id, agent, class, entry, attempt, wish)
     local one = limiting().of[agent]
     local before = one and holder(id)
-    if not one or before and (before.entry ~= entry or before.class ~= class) then return true end
+    if not one or before and (before.entry ~= entry or before.class ~= class) then return agent end
     local has_place = before and not is_limited(before.inc)    -- a dead worker's, or handed back
-    if wish or (has_place or one.held < one.most) and limiting().starts(one) > 0 then
+    if one.members then
+      local given = assign(one, id, before, has_place, wish)
+      if given then return given end
+      has_place = false
+    elseif wish or (has_place or one.held < one.most) and limiting().starts(one) > 0 then
       limiting().enter(one, not wish, not has_place)
-      return true
+      return agent
     end
     if has_place then
       limiting().vacate(before)
@@ -38,7 +63,7 @@ local function gate()               -- made when needed: most crews have no limi
     if not one.waits then redis.call('HSET', META, 'limited:' .. agent, '1') end
     one.waits = true
     refused = refused + 1
-    return false
+    return nil
   end
 
   -- What waits in one class and may start now, the oldest first, at most `most`.

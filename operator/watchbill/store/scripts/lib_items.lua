@@ -3,6 +3,15 @@
 
 local next_key = FIXED + 1
 
+-- Writes which agent was given a task of a role into its record, of which agent and role are known. (false: nothing
+-- is.) Returns for whom it waits, if it fails: for its role, or for its agent.
+local function name_agent(item, agent, known, role)
+  role = role or known and string.match(known, '^role:.*$')
+  if not role then return agent end
+  if agent ~= known then redis.call('HSET', item.task, 'agent', agent, 'role', role) end
+  return role
+end
+
 -- The next item, of this id, which is `RUN/STEP` for a step, with its KEYS:
 --   of a task                      task, agent_events
 --   of a step                      run, steps, agent_events, run_events
@@ -12,7 +21,8 @@ local function next_item(id, may_end)
   if not string.find(id, '/', 1, true) then
     local task, agent_events = KEYS[key], KEYS[key + 1]
     next_key = key + 2
-    return { id = id, task = task, agent_events = agent_events, is_there = false, reply = false, deliver = false }
+    return { id = id, task = task, agent_events = agent_events, is_there = false, reply = false, deliver = false,
+      role = false }
   end
   local run_id, name = string.match(id, '^([^/]+)/(.*)$')
   local results, definition

@@ -60,7 +60,7 @@ local function add_letter_of(reason, item, h, detail, spent)
     size = size + #value
   end
   if item.is_there then      -- by name: the record's checkpoints may be very large
-    for _, name in ipairs({ 'payload', 'inputs', 'work', 'deliver' }) do carry(name) end
+    for _, name in ipairs({ 'payload', 'inputs', 'work', 'deliver', 'role' }) do carry(name) end
     for name in string.gmatch(carried[3] == 'inputs' and carried[4] or '', '%S+') do
       if #carried <= 100 and size <= LETTER_MOST then carry('input:' .. name) end
     end

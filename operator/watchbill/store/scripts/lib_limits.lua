@@ -1,9 +1,12 @@
--- Limits of agents: how many tasks of one run at once, and how often one starts, over all workers.
+-- Limits of agents: how many tasks of one run at once, and how often one starts, over all workers; and which agents
+-- have a role, whose tasks go to whichever of them has room.
 -- uses nothing
 --
--- meta's `limits` (plan.limits.pack in Python) lists the agents that have some, or had some and still have tasks that
--- wait. Such a task is held by the consumer LIMITED .. agent, which has no lease, so nobody takes it for dead: the task
--- keeps its place in its class, its payload and its attempts. Claims take it from there. Of each agent meta has
+-- meta's `limits` (plan.limits.pack in Python) lists the agents that have limits or roles, or had some and still have
+-- tasks that wait; and each role under a name of its own (ROLE in Python's names), with its agents, by their places in
+-- this list. A task that waits is held by the consumer LIMITED .. agent, or LIMITED .. role, which has no lease, so
+-- nobody takes it for dead: the task keeps its place in its class, its payload and its attempts. Claims take it from
+-- there. Of each of these meta has
 --   held:AGENT       tasks that workers hold, or handed back
 --   rate:AGENT       for how long its starts fill its rate (all that a GCRA remembers), as of when, and the time
 --                    between two starts then; all in us
@@ -16,9 +19,11 @@ local function is_limited(consumer) return string.sub(consumer, 1, #LIMITED) == 
 local function limiting()           -- made when needed: most crews have no limits
   if limiting_made then return limiting_made end
   local of, listed, fields = {}, {}, {}
-  for agent, most, every, burst in string.gmatch(limits, '([^\30\31]+)\31(%d*)\31(%d*)\31(%d*)') do
+  local roles, packed = {}, '([^\30\31]+)\31(%d*)\31(%d*)\31(%d*)\31?([%d,]*)'
+  for agent, most, every, burst, members in string.gmatch(limits, packed) do
     local one = { agent = agent, most = tonumber(most) or math.huge, every = tonumber(every) or 0,
       burst = tonumber(burst) or 1 }
+    if members ~= '' then roles[#roles + 1], one.members = one, split(members, ',') end
     of[agent], listed[#listed + 1] = one, one
     for _, field in ipairs({ 'held:', 'rate:', 'limited:' }) do fields[#fields + 1] = field .. agent end
   end
@@ -33,17 +38,46 @@ local function limiting()           -- made when needed: most crews have no limi
     one.ahead = us and math.max(us * one.every / every - math.max(now_us - at_us, 0), 0) or 0
     one.is_early = at_us > now_us      -- the server's clock has gone back since
   end
+  for _, role in ipairs(roles) do
+    for i, place in ipairs(role.members) do
+      local one = listed[tonumber(place)]
+      role.members[i], one.roles = one, one.roles or {}
+      one.roles[#one.roles + 1] = role
+    end
+  end
 
   -- How many of its tasks its rate lets start now, and how many may.
   local function starts(one)
     return one.every > 0 and math.floor((one.burst * one.every - one.ahead) / one.every) or math.huge
   end
-  local function room(one) return math.max(math.min(one.most - one.held, starts(one)), 0) end
+  local function room_of_agent(one) return math.max(math.min(one.most - one.held, starts(one)), 0) end
+  local function room(one)
+    if not one.members then return room_of_agent(one) end
+    local all = 0
+    for _, member in ipairs(one.members) do all = all + room_of_agent(member) end
+    return all
+  end
 
-  -- In how many ms its rate lets one more start; nil: it is not the rate that holds it.
+  -- The agent of a role that gets its next task: of those that have room the one with the fewest, and of several the
+  -- one that the crew names first. nil: none has room.
+  local function choose(role)
+    local best
+    for _, one in ipairs(role.members) do
+      if room_of_agent(one) > 0 and (not best or one.held < best.held) then best = one end
+    end
+    return best
+  end
+
+  -- In how many ms its rate, or that of an agent of this role, lets one more start; nil: it is not the rate that holds
+  -- it.
   local function rate_ms(one)
-    local left = one.ahead - (one.burst - 1) * one.every
-    return one.every > 0 and one.held < one.most and left > 0 and math.ceil(left / 1000) or nil
+    local least
+    for _, member in ipairs(one.members or { one }) do
+      local left = member.ahead - (member.burst - 1) * member.every
+      local ms = member.every > 0 and member.held < member.most and left > 0 and math.ceil(left / 1000)
+      if ms and (not least or ms < least) then least = ms end
+    end
+    return least
   end
 
   -- In how many ms the rate of some agent lets one of its tasks start that waits; nil: there is none.
@@ -101,10 +135,13 @@ local function limiting()           -- made when needed: most crews have no limi
       one.held = 0
       redis.call('HSET', META, 'held:' .. one.agent, 0)
     end
+    for _, role in ipairs(one.roles or {}) do
+      if role.waits then return true end
+    end
     return one.waits
   end
 
-  limiting_made = { of = of, listed = listed, starts = starts, room = room, soonest_ms = soonest_ms,
+  limiting_made = { of = of, listed = listed, starts = starts, room = room, choose = choose, soonest_ms = soonest_ms,
     keep_rate = keep_rate, enter = enter, vacate = vacate, recount = recount, recount_full = recount_full }
   return limiting_made
 end

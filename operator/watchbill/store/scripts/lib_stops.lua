@@ -59,8 +59,8 @@ local function find(item)
       spent = step.spent, run_state = run[2] }
   end
   local task = redis.call('HMGET', item.task, 'state', 'agent', 'class', 'attempt', 'entry', 'reply', 'spent',
-    'deliver')
-  item.reply, item.deliver = task[6], task[8]
+    'deliver', 'role')
+  item.reply, item.deliver, item.role = task[6], task[8], task[9]
   return { state = task[1], agent = task[2], class = task[3], attempt = task[4] or '0', entry = task[5],
     spent = task[7] or '' }
 end
@@ -96,7 +96,7 @@ local function stop(what, why, ttl, item)
   local started = left and h.started or '0'
   -- What hadn't begun didn't count.
   if h then found.attempt = int(tonumber(h.attempt) - (started == '0' and 1 or 0)) end
-  if left and h.known ~= '0' then count(found.agent, -1, item.agent_events) end
+  if left and h.known ~= '0' then count(h.agent, -1, item.agent_events) end
   local done, active, due = withdraw(item, h, found)
   if h and wish_of(item.id) then redis.call('HDEL', WISHES, item.id) end
   if what == 'interrupt' and not done then return 'busy' end

@@ -31,6 +31,10 @@ local function park(item, h, member)
     return 'stale'
   end
   release(item.id, h)
+  if not item.run_id then
+    local known = redis.call('HMGET', item.task, 'agent', 'role')
+    name_agent(item, h.agent, known[1], known[2])
+  end
   redis.call('ZADD', PARKED_AGENT, now_ms, member)
   item_event(item, 'mission_event', h.agent, reason)
   if item.run_id then item_event(item, 'mission_work_blocked', h.agent, 'no worker can run its agent') end

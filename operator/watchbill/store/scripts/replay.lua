@@ -36,16 +36,20 @@ end
 
 local function replay_task(item, letter)
   local task, id = item.task, item.id
-  local known = redis.call('HMGET', task, 'state', 'payload', 'inputs', 'agent', 'class', 'spent')
+  local known = redis.call('HMGET', task, 'state', 'payload', 'inputs', 'agent', 'class', 'spent', 'role')
   local state, payload, inputs, agent, class, spent = known[1], known[2], known[3], known[4], known[5], known[6] or ''
   if state and state ~= 'dead' then return 'taken' end
   if state then
     redis.call('HDEL', task, 'result', 'finished', 'attempt', 'started')
+    if known[7] then      -- it waits for its role again
+      agent = known[7]
+      redis.call('HSET', task, 'agent', agent)
+    end
     redis.call('PERSIST', task)
   else
     if tonumber(redis.call('ZSCORE', IDS, id) or '0') > now_ms then return 'taken' end      -- a run's
-    payload, inputs, agent = field(letter, 'payload'), field(letter, 'inputs') or '', field(letter, 'agent')
-    class = field(letter, 'class')
+    payload, inputs, class = field(letter, 'payload'), field(letter, 'inputs') or '', field(letter, 'class')
+    agent = field(letter, 'role') or field(letter, 'agent')
     if not payload or not agent or not STREAM[class] then return 'expired' end
     redis.call('HSET', task, 'agent', agent, 'class', class, 'payload', payload, 'submitted', now, 'inputs', inputs,
       'work', field(letter, 'work') or '')

@@ -34,10 +34,11 @@ local function begin_step(item, h)
 end
 
 local function begin_task(item, h)
-  local task = redis.call('HMGET', item.task, 'payload', 'inputs', 'state', 'spent')
+  local task = redis.call('HMGET', item.task, 'payload', 'inputs', 'state', 'spent', 'agent', 'role')
   local payload, inputs, state, spent = task[1], task[2], task[3], task[4] or ''
   if state and (ENDED[state] or state == 'interrupted') then return false end
   if not payload then return nil end
+  name_agent(item, h.agent, task[5], task[6])
   redis.call('HSET', item.task, 'state', state == 'cancelling' and state or 'running', 'attempt', h.attempt,
     'started', now)
   return { 'ok', payload, current, inputs, spent }

@@ -18,7 +18,7 @@
 --   suspended             since when no task of the crew begins, in ms; '': they do
 --   record                of a task or step, or {}: {state, agent, class, the last attempt that began, when it was
 --     submitted, started and ended (ms), its failed attempts (packed), its approvals (packed), why it
---     was postponed ('': it wasn't)}
+--     was postponed ('': it wasn't), the role that it is for ('': none, or its agent says so)}
 --   run                   {state, when it was submitted and ended (ms), steps on streams, its bound, class} or {}
 --   steps                 {name, packed step, ...}
 --   holder                {} | {packed holder, when its lease ends (''; it has none)}
@@ -31,7 +31,8 @@
 --   closed                why there is no room for the crew, or since when its Crew is gone (ms); '': there is
 --   limit                 {} (it doesn't wait for the limits of its agent) | {tasks of the agent that run at most,
 --     that workers hold, us between two starts, starts in one burst, ms until one may start ('': there is no such
---     limit; a limit may have gone meanwhile), tasks before it that wait for the same}
+--     limit; a limit may have gone meanwhile), tasks before it that wait for the same, the agent, or the role of which
+--     no agent has room}
 local task, run, steps = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3]
 local id, step, behind, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta = redis.call('HMGET', META, 'uid', 'owner', 'suspended', 'closed', 'closing', 'limits')
@@ -45,15 +46,15 @@ if step ~= '' then
   if known then
     record = { known.state, known.agent, of_run[6], known.attempt, of_run[2], known.started, known.finished,
       redis.call('HGET', run, 'tried:' .. step) or '', redis.call('HGET', run, 'approvals:' .. step) or '',
-      redis.call('HGET', run, 'waits:' .. step) or '' }
+      redis.call('HGET', run, 'waits:' .. step) or '', '' }
     entry = known.entry
   end
 else
   local known = redis.call('HMGET', task, 'state', 'agent', 'class', 'attempt', 'submitted', 'started', 'finished',
-    'tried', 'approvals', 'waits', 'entry')
+    'tried', 'approvals', 'waits', 'role', 'entry')
   if known[1] then
-    for i = 1, 10 do record[i] = known[i] or '' end
-    entry = known[11] or ''
+    for i = 1, 11 do record[i] = known[i] or '' end
+    entry = known[12] or ''
   end
 end
 local state, agent, class, attempt = record[1], record[2], record[3], record[4]
@@ -103,7 +104,9 @@ local place = is_queued and place_of(counts[class]) or {}
 
 -- What holds a task that waits for the limits of its agent.
 local function limit_of(consumer)
-  local one = limits and limiting().of[agent] or { held = 0, every = 0, burst = 1, most = math.huge }
+  local whose = string.sub(consumer, #LIMITED + 1)
+  local one = limits and limiting().of[whose] or { held = 0, every = 0, burst = 1, most = math.huge }
+  for _, member in ipairs(one.members or {}) do one.held = one.held + member.held end
   local own, before = string.match(packed, '^[^\31]*\31%d*\31%d\31([^\31]*)'), 0
   for _, c in ipairs(CLASSES) do
     if tonumber(c) <= tonumber(class) then
@@ -115,7 +118,7 @@ local function limit_of(consumer)
   local is_rated = one.every > 0
   return { one.most < math.huge and int(one.most) or '', int(one.held), is_rated and int(one.every) or '',
     is_rated and int(one.burst) or '', is_rated and int(math.max((one.ahead - (one.burst - 1) * one.every) / 1000, 0))
-    or '', before }
+    or '', before, whose }
 end
 local limit = inc and is_limited(inc) and limit_of(inc) or {}
 

@@ -25,9 +25,9 @@ from watchbill.agents.loading import AgentLoader
 from watchbill.clock import SYSTEM, Clock
 from watchbill.connection import Store, outages
 from watchbill.connection.gathering import GatheredReads
-from watchbill.errors import InvalidInput, NotWorthRetrying, Problem
+from watchbill.errors import AgentNotLoadable, InvalidInput, NotWorthRetrying, Problem
 from watchbill.event_types import Telling
-from watchbill.names import CrewKeys
+from watchbill.names import ROLE, CrewKeys
 from watchbill.plan import flow, prompts, values
 from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request
 from watchbill.plan.retry import Failure
@@ -220,13 +220,15 @@ class Executor:
 
     def _role(self, task: Claimed, plan: flow.Plan, at: flow.Place) -> Role | None:
         """Returns the agent of this task, or what runs such steps; None when the crew has no such agent. Raises
-        AgentNotLoadable."""
+        AgentNotLoadable, also when it has no agent of the task's role."""
         digest, name, crew = task.definition, task.agent, plan.crew
         if role := self._roles.get((digest, name, at.kind)):
             return role
         control = self._control.runner(plan, name, at.kind)
         agent = control.agent if control else plan.member(name)
         if agent is None:
+            if name.startswith(ROLE):
+                raise AgentNotLoadable(f"no agent of crew {self._keys.crew!r} has role {name.removeprefix(ROLE)!r}")
             return None
         role = Role(
             crew=crew,

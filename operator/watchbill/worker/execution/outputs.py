@@ -92,6 +92,7 @@ def as_json(
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
     completed_at: datetime | None = None,
+    role: str | None = None,
 ) -> str:
     """Writes a TaskResult as it is stored."""
     # What TaskResult(...).model_dump_json() makes, in another order and at a third of the cost: each task has one.
@@ -105,6 +106,7 @@ def as_json(
         "usage": usage,
         "attempt": attempt,
         "completed_at": completed_at,
+        "role": role,
     }
     if traceback:
         result["traceback"] = traceback

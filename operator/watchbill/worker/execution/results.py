@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from watchbill.errors import AgentNotLoadable, NewerRecord, sentence
 from watchbill.loggers import Logger
+from watchbill.names import ROLE
 from watchbill.plan import retry
 from watchbill.plan.hierarchy import Verdict
 from watchbill.records import TaskPolicy
@@ -27,6 +28,8 @@ logger = Logger("watchbill.worker")
 
 MESSAGE_MAX: Final = 4000
 _LINE_MAX: Final = 300
+_NAMES_WITHIN: Final = 300
+"""Characters of a payload within which its id and the name of its agent are: the id has 128 at most."""
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
 """The state of a task that was stopped, by the wish that stopped it."""
 
@@ -174,6 +177,7 @@ class Results:
             seconds=seconds,
             usage=usage if usage and (usage.requests or usage.total_tokens) else None,
             metadata={**_metadata_of(task), **extras.metadata},
+            role=_role_of(task),
             attempt=task.attempt,
             completed_at=self._now(),
         )
@@ -217,7 +221,8 @@ def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
     """Says why a task is parked, for its feed."""
     if isinstance(error, NewerRecord):
         return f"NewerRecord: {sentence(error)} Task {task.id!r} waits for a worker that can read it"
-    return f"AgentUnavailable: {sentence(error)} Task {task.id!r} waits for a worker that has it"
+    who = "an agent" if task.agent.startswith(ROLE) else "a worker"
+    return f"AgentUnavailable: {sentence(error)} Task {task.id!r} waits for {who} that has it"
 
 
 def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Finished:
@@ -234,6 +239,16 @@ def _metadata_of(task: Claimed) -> Mapping[str, Any]:
         return AgentTask.model_validate_json(task.payload).metadata
     except ValueError:
         return {}
+
+
+def _role_of(task: Claimed) -> str | None:
+    """Returns the role that a task of its own was submitted for: such a task names no agent."""
+    if '"agent_name":"",' not in task.payload[:_NAMES_WITHIN] or task.run_id is not None:
+        return None
+    try:
+        return AgentTask.model_validate_json(task.payload).role
+    except ValueError:
+        return None
 
 
 def _spent(task: Claimed, extras: Extras) -> Usage | None:

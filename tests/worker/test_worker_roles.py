@@ -1,0 +1,149 @@
+"""Work for a role where agents work: real worker processes, one of which is killed, and the client's doors."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from workshop import Crew, Make, agent
+
+from waiting import until
+from watchbill.errors import InvalidInput
+from watchbill.event_types import EventType
+from watchbill.plan.why import Reason
+from watchbill.records import AgentDefinition
+from watchbill.store import help_requests
+from watchbill.tasks import AgentTask
+
+TASKS = [f"t{i}" for i in range(20)]
+
+
+def reviewers() -> list[AgentDefinition]:
+    return [
+        agent("one", "Gate", roles=["reviewer"], max_concurrent=1),
+        agent("two", "Gate", roles=["reviewer"], max_concurrent=2),
+    ]
+
+
+async def _running(crew: Crew) -> Counter[str]:
+    return Counter({name: int(n) for name, n in (await crew.redis.hgetall(crew.keys.agents)).items()})
+
+
+async def test_agents_of_a_role_never_have_more_than_they_may_though_a_worker_is_killed(make_crew: Make) -> None:
+    crew = await make_crew(reviewers())
+    first, second = await crew.worker(), await crew.worker()
+    for task in TASKS:
+        await crew.submit(task, role="reviewer")
+    await until(lambda: len(crew.executions()) == 3, what="three run")
+    told = await until(lambda: crew.told("t19", Reason.LIMITED))
+    assert (told.agent, told.role, told.starts_in_seconds) == ("", "reviewer", None)
+    assert await _running(crew) == {"one": 1, "two": 2}
+    figures = await crew.client.figures(crew.name)
+    assert (figures.waiting, figures.parked_by["limit"]) == (0, 17)
+
+    dead = max((first, second), key=lambda one: len(crew.started_by(one)))
+    lost, names = crew.started_by(dead), await crew.incarnations(dead)
+    dead.kill()
+    await crew.queue.declare_dead(sorted(names))
+    await until(lambda: sum(crew.executions().values()) == 3 + len(lost), what="the lost ones run again")
+    assert await _running(crew) == {"one": 1, "two": 2}
+    crew.open(*TASKS)
+    results = await crew.results(TASKS)
+    assert all(result.success for result in results)
+    assert {result.task_id for result in results if result.attempt == 2} == lost
+    assert {result.role for result in results} == {"reviewer"}
+    assert {result.output.partition(":")[0] for result in results} == {"one", "two"}
+    assert all(result.output.startswith(result.agent_name) for result in results)
+    assert _most_at_once(crew, dead.pid) == {"one": 1, "two": 2}
+    assert await until(crew.is_idle)
+
+
+def _most_at_once(crew: Crew, dead: int) -> dict[str, int]:
+    """Agent → the most of its tasks that ran at once, by their own notes. What the process `dead` ran has ended when
+    the first of it runs again."""
+    open_now: dict[str, tuple[str, int]] = {}
+    most: Counter[str] = Counter()
+    for line in sorted((*crew.notes("start"), *crew.notes("end")), key=lambda line: line["at"]):
+        if line["attempt"] == 2:
+            open_now = {task: one for task, one in open_now.items() if one[1] != dead}
+        if line["what"] == "start":
+            open_now[line["task"]] = (line["agent"], line["pid"])
+        else:
+            open_now.pop(line["task"], None)
+        for name, count in Counter(name for name, _ in open_now.values()).items():
+            most[name] = max(most[name], count)
+    return dict(most)
+
+
+async def test_the_client_refuses_what_has_no_agent_or_two_addresses(make_crew: Make) -> None:
+    crew = await make_crew(
+        [agent("a", "Brief", roles=["writer", "reviewer"]), agent("b", "Brief", prompt="{inputs.x}")]
+    )
+    for options, path, reason in (
+        ({"role": "nobody"}, "role", f"crew {crew.definition.name!r} has no agent of role 'nobody'"),
+        ({"role": "writer", "agent": "a"}, "role", "the work is for agent 'a' and for role 'writer'"),
+        ({"role": ""}, "role", f"crew {crew.definition.name!r} has no agent of role ''"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            await crew.client.submit(crew.name, "x", **options)  # type: ignore[arg-type]
+        (problem,) = caught.value.problems
+        assert (problem.path, problem.reason) == (path, reason)
+        assert problem.fix in ("Use one of: reviewer, writer.", "Name one of the two.")
+    with pytest.raises(InvalidInput, match="one of many"):
+        await crew.client.submit_many(crew.name, "a", [AgentTask(agent_name="a", prompt="x", role="writer")])
+    assert not await crew.redis.exists(crew.keys.ids)
+    await crew.define(agents=[one.model_copy(update={"roles": []}) for one in crew.definition.agents])
+    with pytest.raises(InvalidInput) as caught:
+        await crew.client.submit(crew.name, "x", role="writer")
+    assert caught.value.problems[0].fix == "Give an agent the role (agents[].roles), or name an agent."
+
+
+async def test_work_for_a_role_that_goes_is_parked_and_begins_when_an_agent_has_it_again(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(help_requests, "INTERVALS_SECONDS", (0.0, 3600.0))
+    crew = await make_crew([agent("a", "Brief", roles=["reviewer"]), agent("b", "Brief")])
+    await crew.submit("t1", role="reviewer")
+    await crew.define(agents=[one.model_copy(update={"roles": []}) for one in crew.definition.agents])
+    async with crew.in_process():
+        told = await until(lambda: crew.told("t1", Reason.AGENT_UNAVAILABLE))
+        assert (told.agent, told.role) == ("", "reviewer")
+        assert (told.message, told.starts) == (
+            "no agent of the crew has its role 'reviewer'",
+            "unknown: when an agent has the role",
+        )
+        (why,) = [event.message for event in await crew.events() if event.message.startswith("AgentUnavailable")]
+        assert why == (
+            f"AgentUnavailable: no agent of crew {crew.name!r} has role 'reviewer'. Task 't1' waits for an agent that "
+            "has it"
+        )
+
+        async def helps() -> list[str]:
+            found = [event for event in await crew.events() if event.event_type == EventType.MISSION_HELP_NEEDED]
+            return [event.message.rpartition(": ")[2] for event in found]
+
+        assert await until(helps, what="the worker leaves it parked") == ["no agent has role reviewer"]
+        a, b = crew.definition.agents
+        await crew.define(agents=[a, b.model_copy(update={"roles": ["reviewer"]})])
+        result = await crew.result("t1")
+    assert (result.agent_name, result.role, result.attempt) == ("b", "reviewer", 1)
+    assert await until(crew.is_idle)
+
+
+async def test_a_worker_names_the_feeds_of_agents_that_got_the_role_while_it_lived(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "Brief"), agent("b", "Brief", roles=["reviewer"])])
+    async with crew.in_process():
+        await crew.result(await crew.submit("t1", role="reviewer"))
+        a, b = crew.definition.agents
+        await crew.define(agents=[a.model_copy(update={"roles": ["reviewer"]}), b.model_copy(update={"roles": []})])
+        number = 0
+
+        async def told() -> bool:
+            nonlocal number
+            number += 1
+            await crew.result(await crew.submit(f"u{number}", role="reviewer"))
+            found = [event.event_type for _, event in await crew.client.events(crew.name, agent="a", count=100)]
+            return EventType.MISSION_WORK_ASSIGNED in found
+
+        await until(told, what="the new agent's feed tells it")
+    assert (await crew.client.result(crew.name, "u1")).agent_name == "a"  # type: ignore[union-attr]
