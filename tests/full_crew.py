@@ -92,6 +92,7 @@ FULL: dict[str, Any] = {
                 "name": "mend",
                 "events": ["task_failed", "mission_state_changed"],
                 "states": ["failed"],
+                "ofHeartbeat": "nightly",
                 "agent": "writer",
                 "prompt": "Mend {event.task_id}",
                 "priority": "HIGH",

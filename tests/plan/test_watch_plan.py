@@ -45,6 +45,15 @@ def test_a_watch_is_for_events_of_its_types_its_agent_and_its_states() -> None:
     assert fits(watch("w", "mission_state_changed", "task_failed", states=["completed"]), failed())
 
 
+def test_a_watch_of_a_heartbeat_is_for_what_that_has_fired() -> None:
+    payload = json.dumps({"prompt": "x", "metadata": {"heartbeat": "nightly"}})
+    assert watches.is_of(watch(ofHeartbeat="nightly"), payload)
+    assert not watches.is_of(watch(ofHeartbeat="daily"), payload)
+    assert not watches.is_of(watch(ofHeartbeat="nightly"), None)
+    assert watches.is_of(watch(), payload)
+    assert watches.is_of(watch(), None)
+
+
 def test_an_event_that_names_neither_task_nor_run_begins_nothing() -> None:
     assert not watches.matches(watch(), failed(task_id=None), crew())
 

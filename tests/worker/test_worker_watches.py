@@ -9,6 +9,7 @@ from typing import Any
 from workshop import Crew, Make
 
 from waiting import until
+from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.watches import Watch
 from watchbill.events import EventStream, TownEvent
 from watchbill.records import ExecutionMode
@@ -78,6 +79,19 @@ async def test_two_watches_in_a_circle_end_and_the_feed_says_so(make_crew: Make)
         f"watch ping: task_completed of {last} begins nothing: it would go round in a circle (ping → pong → ping)"
     ]
     assert len(await messages(crew, "mission_watch_triggered")) == 2
+
+
+async def test_of_a_heartbeats_work_alone_the_watch_begins_something(make_crew: Make) -> None:
+    mend = watch("mend", "task_completed", ofHeartbeat="hb", agent="b", prompt="{event.task_id}")
+    crew = await make_crew({"a": "Brief", "b": "Brief"}, watches=[mend])
+    ref = CrewRef(name=crew.name.partition("/")[2])
+    spec = HeartbeatSpec(crewRef=ref, schedule="0 0 1 1 *", agent="a", prompt="look")
+    await crew.client.apply(Heartbeat(metadata=ObjectMeta(name="hb", namespace="test"), spec=spec))
+    async with crew.in_process():
+        await crew.result(await crew.submit("t", "a"))
+        fired = await crew.client.fire(crew.name, "hb", token="once")
+        [begun] = await made(crew, "mend")
+        assert (await crew.result(begun)).output == fired
 
 
 async def test_a_watch_that_a_crew_gets_later_is_followed(make_crew: Make, monkeypatch: Any) -> None:

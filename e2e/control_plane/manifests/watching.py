@@ -19,7 +19,7 @@ ACCEPTED: Final = {
         {
             "spec.watches": [
                 {**_ONE, "ofAgent": "researcher", "agent": "writer", "prompt": "{event.task_id}", "priority": "HIGH"},
-                {"name": "end", "events": ["mission_state_changed"], "states": ["failed", "partial"]},
+                {"name": "end", "events": ["mission_state_changed"], "states": ["failed"], "ofHeartbeat": "night"},
                 {"name": "all", "events": ["mission_state_changed", "task_failed"]},
             ]
         }
@@ -68,6 +68,7 @@ REFUSED: Final = [
     Refused("a watch's prompt that is too long", _watch(prompt="x" * 32_769), f"{_AT}.prompt"),
     Refused("a watch's priority", _watch(priority="SOON"), f"{_AT}.priority"),
     Refused("a watch's name", _watch(name="Mend"), f"{_AT}.name"),
+    Refused("a watch's heartbeat", _watch(ofHeartbeat="Night"), f"{_AT}.ofHeartbeat"),
     Refused(
         "two watches of one name",
         crew({"spec.watches": [_ONE, _ONE]}),

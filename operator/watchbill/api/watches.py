@@ -77,6 +77,9 @@ class Watch(Strict):
     of_agent: Annotated[AgentName | None, AGENT_NAME_HINT] = Field(
         default=None, description="Agent whose events they are. Default: any."
     )
+    of_heartbeat: ResourceName | None = Field(
+        default=None, description="Heartbeat that has fired the task or run of which they tell. Default: none, or any."
+    )
     agent: Annotated[AgentName | None, AGENT_NAME_HINT] = Field(
         default=None, description="Agent that does the work. Default: the whole crew runs."
     )

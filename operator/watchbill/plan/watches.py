@@ -31,12 +31,17 @@ def work_id(watch: str, event_id: str) -> str:
 
 
 def matches(watch: Watch, event: TownEvent, crew: CrewDefinition) -> bool:
-    """Returns whether the watch is for this event."""
+    """Returns whether the watch is for this event, if it is one of the work that the watch means (`is_of`)."""
     if event.event_type not in watch.events or not (event.task_id or event.mission_id):
         return False
     if event.event_type is EventType.MISSION_STATE_CHANGED and watch.states and event.new_state not in watch.states:
         return False
     return watch.of_agent is None or event.agent_id == crew.agent_ids()[watch.of_agent]
+
+
+def is_of(watch: Watch, payload: str | None) -> bool:
+    """Returns whether the watch means the work of this payload; None: its record is gone."""
+    return watch.of_heartbeat is None or _metadata(payload).get("heartbeat") == watch.of_heartbeat
 
 
 def chain(event: TownEvent, payload: str | None) -> tuple[str, ...] | None:
@@ -45,11 +50,18 @@ def chain(event: TownEvent, payload: str | None) -> tuple[str, ...] | None:
     made_by_watch = (event.mission_id or event.task_id or "").startswith(_ID)
     if payload is None:
         return None if made_by_watch else ()
-    try:
-        found = json.loads(payload)["metadata"].get(CHAIN, [])
-    except (ValueError, KeyError, TypeError, AttributeError):  # not of ours
-        return ()
+    found = _metadata(payload).get(CHAIN)
     return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+def _metadata(payload: str | None) -> dict[str, Any]:
+    """The metadata of a payload; empty, too, where it is not one of ours."""
+    try:
+        found = json.loads(payload or "{}")
+    except ValueError:
+        return {}
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def is_own(watch: Watch, before: tuple[str, ...] | None) -> bool:

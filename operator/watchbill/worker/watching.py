@@ -11,7 +11,7 @@ from typing import Final
 import redis
 
 from watchbill.api.watches import Watch
-from watchbill.errors import CrewGone, InvalidInput, NewerRecord, NotFound, StoreRefuses
+from watchbill.errors import CrewGone, InvalidInput, NewerRecord, NotFound, StoreRefuses, StoreUnavailable
 from watchbill.event_types import TownEvent
 from watchbill.loggers import Logger
 from watchbill.plan import watches as plan
@@ -36,7 +36,7 @@ async def follow(state: WorkerState, queue: Queue) -> None:
     while True:
         try:
             pause = await watcher.turn()
-        except (CrewGone, NotFound):  # the worker learns it by itself
+        except (CrewGone, NotFound, StoreUnavailable):  # the worker learns it by itself
             pause = UNUSED_SECONDS
         except NewerRecord as error:  # workers that can read it follow the feed
             logger.debug("can't follow the feed for its watches: %s", error)
@@ -104,7 +104,7 @@ class _Watcher:
         payload = await self._state.persist(partial(watches.payload, queue.client, queue.keys, event))
         before = plan.chain(event, payload)
         for watch in of:
-            if plan.is_own(watch, before):
+            if plan.is_own(watch, before) or not plan.is_of(watch, payload):
                 continue
             match await self._begin(current, watch, event_id, event, before):
                 case "changed" | "gone":
