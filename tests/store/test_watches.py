@@ -153,9 +153,8 @@ async def test_what_left_the_feed_unread_is_told_once(crew: Crew) -> None:
 
 async def test_a_feed_that_expired_and_began_anew_is_read_from_its_beginning(crew: Crew) -> None:
     mend = watch()
-    current = await watched(crew, mend)
     await tell(crew)
-    await look(crew, current)
+    current = await watched(crew, mend)
     await crew.client.delete(crew.keys.events)
     assert (await look(crew, current)).entries == ()
     data = TownEvent.new(FAILED, "").with_task("t1").model_dump_json(exclude_none=True)
