@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import random
 from collections import Counter
 from typing import Any
 
 import pytest
 from asks import ask_to_cancel, ask_to_interrupt, ask_to_resume
-from support import SHORT_MS, Crew
+from support import SHORT_MS, Crew, finished
 
 from waiting import until
 from watchbill.names import LIMITED, ROLE
@@ -16,11 +18,12 @@ from watchbill.plan.why import Reason, explain
 from watchbill.records import AgentDefinition
 from watchbill.store import dead, definitions, events, figures, packed, runs, why
 from watchbill.store.queue import Claimed
-from watchbill.tasks import TaskResult
+from watchbill.tasks import Priority, TaskResult
 
 _numbers = itertools.count(100)
 
 REVIEWERS = ROLE + "reviewer"
+KINDS = {"t": REVIEWERS, "a": "ann", "b": "bob", "o": "other"}
 
 
 async def give_roles(crew: Crew, *agents: dict[str, Any]) -> None:
@@ -151,6 +154,7 @@ async def test_a_dead_workers_task_gets_an_agent_anew_and_its_place_comes_free(c
     assert await crew.take("v", 1, take_over=False) == (), "its lease runs"
     (again,) = await until(lambda: taken(crew, "v"))
     assert (again.id, again.attempt) == ("t1", 2)
+    assert await crew.client.hgetall(crew.keys.agents) == {again.agent: "1"}
     meta = await crew.client.hgetall(crew.keys.meta)
     assert {name: meta[f"held:{name}"] for name in ("ann", "bob")} == {
         name: "1" if name == again.agent else "0" for name in ("ann", "bob")
@@ -293,3 +297,51 @@ async def test_crews_without_roles_pay_nothing(crew: Crew) -> None:
     await crew.finish("w", [task])
     assert "role" not in record | await crew.client.hgetall(crew.keys.task("t1"))
     assert "limits" not in await crew.client.hgetall(crew.keys.meta)
+
+
+async def test_with_workers_killed_no_agent_of_a_role_has_more_than_it_may_and_none_is_lost(crew: Crew) -> None:
+    """Work of a role, of its agents and of another, over workers that vanish, hand back and fail at any moment."""
+    rng, most = random.Random(5), {"ann": 2, "bob": 1}
+    await give_roles(crew, *({"agent_id": name, "max_concurrent": n} for name, n in most.items()))
+    for kind, agent in KINDS.items():
+        await crew.submit(*(f"{kind}{i}" for i in range(10)), agent=agent)
+    await crew.submit(*(f"late{i}" for i in range(5)), agent=REVIEWERS, priority=Priority.LOW)
+    total, ends, seen = 10 * len(KINDS) + 5, Counter[str](), Counter[str]()
+
+    async def life(name: str) -> None:
+        for number in itertools.count(1):
+            if rng.random() < 0.1 or len(ends) == total:
+                return
+            claim = await crew.queue.claim(name, number, rng.randint(1, 4), lease_ms=SHORT_MS, take_over=True, begin=2)
+            await asyncio.sleep(0.001 if claim.tasks else 0.005)
+            match rng.choice(("end", "end", "end", "retry", "hand back", "die")) if claim.tasks else "":
+                case "die":
+                    return
+                case "hand back":
+                    await crew.queue.hand_back(name, claim.tasks)
+                case "retry":
+                    await crew.finish(name, claim.tasks, "retry", ttl_ms=1)
+                case "end":
+                    answers, _ = await crew.queue.finish(name, [finished(task) for task in claim.tasks])
+                    ends.update(task.id for task, how in zip(claim.tasks, answers, strict=True) if how == "applied")
+
+    async def lives(place: int) -> None:
+        for count in itertools.count():
+            if len(ends) == total:
+                return
+            await life(f"w{place}-{count}")
+
+    async def watch() -> None:
+        while len(ends) < total:
+            held = map(packed.Holder.unpack, await crew.client.hvals(crew.keys.holders))
+            running = Counter(one.agent for one in held if not one.incarnation.startswith(LIMITED))
+            seen.update(running - seen)
+            await asyncio.sleep(0.001)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(watch(), *(lives(place) for place in range(6)))
+    assert {name: seen[name] for name in most} == most
+    assert set(ends.values()) == {1}
+    await crew.assert_idle()
+    meta = await crew.client.hgetall(crew.keys.meta)
+    assert {name: meta[f"held:{name}"] for name in most} == dict.fromkeys(most, "0")
