@@ -168,6 +168,39 @@ async def test_only_changes_take_the_other_half_of_the_places() -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.parametrize("takes", range(1, 9))
+async def test_no_lane_waits_for_ever_however_long_those_before_it_take(takes: int) -> None:
+    """A new crew takes as long as so many changes. Whatever number that is, a resync gets its turn."""
+    begun: list[str] = []
+    changes = 0
+
+    async def reconcile(key: str) -> None:
+        nonlocal changes
+        begun.append(key)
+        if key.startswith("change"):
+            changes += 1
+        ends = changes + takes
+        while key.startswith("new") and changes < ends and "resync" not in begun:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def fill(queue: WorkQueue[str]) -> None:
+        queue.add("resync", Lane.RESYNC)
+        for i in range(100):
+            queue.add(f"new-{i}", Lane.ROUTINE)
+        for i in range(1000):
+            queue.add(f"change-{i}")
+
+    queue: WorkQueue[str] = WorkQueue()
+    fill(queue)
+    running = asyncio.create_task(queue.run(reconcile, 2))
+    while "resync" not in begun and changes < 500:
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert "resync" in begun, begun[:60]
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_comes_when_each_key_is_reconciled_after_it_was_last_added(seed: int) -> None:
     chance = random.Random(seed)

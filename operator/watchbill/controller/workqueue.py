@@ -153,8 +153,9 @@ class WorkQueue(Generic[K]):
 
     def _next_lane(self) -> Lane | None:
         """Returns the lane whose turn it is; None: nothing waits that may begin."""
-        may_begin = [lane for lane, keys in self._lanes.items() if keys and (lane is Lane.CHANGE or self._room > 0)]
-        return next(lane for lane in next(self._turns) if lane in may_begin) if may_begin else None
+        if not self._room:  # which takes no lane's turn: it may come whenever there is no room, and never otherwise
+            return Lane.CHANGE if self._lanes[Lane.CHANGE] else None
+        return next(lane for lane in next(self._turns) if self._lanes[lane]) if any(self._lanes.values()) else None
 
     async def _add_after(self, key: K, seconds: float) -> None:
         await self._clock.sleep(seconds)
