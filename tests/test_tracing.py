@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +110,7 @@ def test_a_fault_in_making_a_span_costs_no_task_and_turns_tracing_off(
     ]
     assert tracing.begin("team/crew", task, {}, datetime.now) is None
     assert len(caplog.records) == 1
+    span: Any = SimpleNamespace(trace_id="1")
+    monkeypatch.setattr(tracing, "active", object())
+    assert tracing.handed_over(span) is None
+    assert tracing.active is None

@@ -117,3 +117,30 @@ async def test_the_spans_of_one_task_are_bounded_and_what_is_lost_is_logged_once
     assert len([span for span in collector.spans if span.parent == attempt.id]) == kept
     assert process.log.count("spans of this task are lost") == bool(lost)
     assert f"{lost} spans of this task" in process.log or not lost
+
+
+async def test_a_span_that_cannot_be_told_costs_neither_the_task_nor_any_other_span(make_crew: Make) -> None:
+    crew = await make_crew([traces()])
+    with Collector() as collector:
+        process = await crew.worker(environment=collector.variables(), concurrency=1)
+        for what in ("odd", "make 1"):
+            await crew.submit(what[:4], "plain", what, metadata=PARENT)
+            assert (await crew.result(what[:4])).error is None
+        await process.drain()
+
+    assert (len(collector.named("fine")), len(collector.named("mine")), len(collector.named("process"))) == (1, 1, 2)
+    assert "a span of an agent in a process of its own is lost: ValueError" in process.log
+    assert "2 spans of this task are lost" in process.log
+    assert "2 spans are lost: there is something in them that OTLP can't tell" in process.log
+    assert "the collector of traces takes no spans" not in process.log
+
+
+async def test_what_an_agents_process_forks_makes_spans_that_are_lost_and_harm_nothing(make_crew: Make) -> None:
+    crew = await make_crew([traces()])
+    with Collector() as collector:
+        process = await crew.worker(environment=collector.variables())
+        await crew.submit("t", "plain", "fork", metadata=PARENT)
+        assert (await crew.result("t")).output["codes"] == [0, 0]
+        await process.drain()
+
+    assert not collector.named("forked")

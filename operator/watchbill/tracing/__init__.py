@@ -195,16 +195,20 @@ def handed_over(span: Span | None) -> dict[str, Any] | None:
     is not recorded."""
     if active is None or span is None or span.trace_id is None:
         return None
-    return {"carrier": active.carrier(), "content": active.content}
+    try:
+        return {"carrier": active.carrier(), "content": active.content}
+    except Exception as error:
+        give_up(error)
+        return None
 
 
 def forwarded(span: str) -> None:
-    """Sends a span that an agent has made in a process of its own. It comes as `forwarding` packs it."""
+    """Sends a span that an agent has made in a process of its own. It comes as `forwarding` writes it."""
     if active is not None:
         try:
             active.forwarded(span)
-        except Exception as error:
-            give_up(error)
+        except Exception as error:  # the agent's fault, which costs no other span
+            logger.warning("a span of an agent in a process of its own is lost: %s", type(error).__name__)
 
 
 def end(span: Span | None, outcome: str, error: str = "", status: int | None = None) -> None:

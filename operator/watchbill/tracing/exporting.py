@@ -28,7 +28,7 @@ from zlib import crc32
 from watchbill import __version__, logs, tracing
 from watchbill.errors import needed
 from watchbill.tracing.current import Current, Record
-from watchbill.tracing.forwarding import CARRIER, unpacked
+from watchbill.tracing.forwarding import CARRIER, read
 from watchbill.tracing.outspoken import Outspoken
 
 with needed("Tracing", "otel"):
@@ -232,7 +232,7 @@ class Exporting:
 
     def forwarded(self, span: str) -> None:
         """Sends a span that an agent has made in a process of its own."""
-        self._batches.on_end(unpacked(span, self.provider.resource))
+        self._batches.on_end(read(span, self.provider.resource))
 
     def close(self, seconds: float) -> None:
         """Sends the spans that are left, for so long at most."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from watchbill.errors import needed
@@ -23,6 +24,9 @@ SPANS_MAX: Final = 1_000
 """The most spans of one task that go to its worker, which keeps twice as many of all its tasks."""
 ALL_MAX_BYTES: Final = 4 * 1024 * 1024
 """The most bytes of JSON that they are together."""
+
+_BYTES: Final = "\0bytes"
+"""The one name of an object that stands for bytes, in hex."""
 
 CARRIER: Final = TraceContextTextMapPropagator()
 """Writes and reads the names of a span by W3C Trace Context."""
@@ -42,7 +46,7 @@ class Forwarding(SpanProcessor):
         self._tell = tell
 
     def end(self) -> int:
-        """Tells no more. Returns how many were not told, because there were too many, or they were too large."""
+        """Tells no more. Returns how many were not told: too many, too large, or with what JSON can't tell."""
         self._tell = None
         dropped, self._dropped = self._dropped, 0
         return dropped
@@ -50,7 +54,9 @@ class Forwarding(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         if (tell := self._tell) is None:
             return
-        text = json.dumps(packed(span), default=str) if self._left > 0 else ""
+        text = ""
+        with suppress(Exception):  # it may have anything in it, and costs no task: this is called by who ends it
+            text = written(span) if self._left > 0 else ""
         if not 0 < len(text) <= self._room:
             self._dropped += 1
             return
@@ -59,10 +65,10 @@ class Forwarding(SpanProcessor):
         tell(text)
 
 
-def packed(span: ReadableSpan) -> dict[str, Any]:
-    """Returns a span as JSON has it; without its resource, which is the worker's."""
+def written(span: ReadableSpan) -> str:
+    """Returns a span as JSON; without its resource, which is the worker's."""
     scope = span.instrumentation_scope
-    return {
+    told = {
         "name": span.name,
         "context": _names(span.get_span_context()),
         "parent": _names(span.parent),
@@ -74,11 +80,12 @@ def packed(span: ReadableSpan) -> dict[str, Any]:
         "times": (span.start_time, span.end_time),
         "scope": scope and (scope.name, scope.version, scope.schema_url, dict(scope.attributes or {})),
     }
+    return json.dumps(told, default=lambda value: {_BYTES: value.hex()} if isinstance(value, bytes) else str(value))
 
 
-def unpacked(text: str, resource: Resource) -> ReadableSpan:
-    """Returns the span that was packed, as one of this resource."""
-    told = json.loads(text)
+def read(text: str, resource: Resource) -> ReadableSpan:
+    """Returns the span that was written, as one of this resource."""
+    told = json.loads(text, object_hook=lambda found: bytes.fromhex(found[_BYTES]) if _BYTES in found else found)
     code, description = told["status"]
     start, end = told["times"]
     return ReadableSpan(

@@ -56,7 +56,7 @@ def main(given: dict[str, Any]) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     line = Line(socket.socket(fileno=given["line"]))
     logging.getLogger().addHandler(_LogHandler(line))
-    child_metrics.forward(lambda told: line.send(json.dumps(told)))
+    child_metrics.forward(line.count)
     spans = child_traces.Spans()
     sources = given["sources"]
     loader = AgentLoader(map(Path, sources["folders"]), modules=sources["modules"], chosen=sources["chosen"])

@@ -16,6 +16,7 @@ import struct
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -63,9 +64,15 @@ class Line:
         self._sending = threading.RLock()  # a log line of a finalizer may come while one is sent
         self._ids = itertools.count(1)
         self._asked: dict[int, Question] = {}
-        # A forked child of the agent's that held the line open would keep our death from the worker.
-        os.register_at_fork(after_in_child=sock.close)
+        os.register_at_fork(after_in_child=self._leave)
         threading.Thread(target=self._listen, name="watchbill-line", daemon=True).start()
+
+    def _leave(self) -> None:
+        """Has a process that the agent has forked say nothing. Held open by it, the line would keep our death from the
+        worker; and the lock may have been held by a thread that is not there any more."""
+        self._socket.close()
+        self._sending = threading.RLock()
+        self._runs = False
 
     def next_task(self) -> dict[str, Any]:
         asked = self._requests.get()
@@ -84,6 +91,11 @@ class Line:
         with self._sending:
             self._socket.sendall(pack(message))
 
+    def count(self, told: Mapping[str, Any]) -> None:
+        """Tells what is to be counted, unless this process was forked by the agent's."""
+        with suppress(OSError):
+            self.send(json.dumps(told))
+
     def note(self, task: int, kind: str, **message: Any) -> None:
         """Tells the worker something that it doesn't answer, unless the task has ended."""
         data = pack(json.dumps({"kind": kind, **message}))
@@ -98,7 +110,7 @@ class Line:
         data = pack(json.dumps({"kind": kind, "id": asked.number, **message}))
         with self._sending:
             if task != self.task or not self._runs:
-                raise RuntimeError("its task has ended")
+                raise RuntimeError("its task has ended, or runs in the process that forked this one")
             self._asked[asked.number] = asked
             self._socket.sendall(data)
         return asked

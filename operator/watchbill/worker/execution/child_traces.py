@@ -39,7 +39,9 @@ class Spans:
     def end(self) -> None:
         """Has spans go nowhere. The task is about to end."""
         if self._forwarding is not None and (dropped := self._forwarding.end()):
-            logger.warning("%d spans of this task are lost: there were too many, or they were too large", dropped)
+            logger.warning(
+                "%d spans of this task are lost: too many, too large, or nothing that JSON can tell", dropped
+            )
 
 
 def _made(*, content: bool) -> Forwarding:
