@@ -142,7 +142,7 @@ class Reconciler:
             planned = await self._actor.act(key, observed, memory)
             told = tell.of_plan(observed, planned)
             if synced.state is not None:
-                pauses.append(synced.state.help_in)
+                pauses += [synced.state.help_in, synced.state.parked_in]
                 told += tell.of_dead("/".join(key), memory.dead, synced.state.dead)
                 memory.dead = synced.state.dead
             self._events.tell("crews", seen["metadata"], told)

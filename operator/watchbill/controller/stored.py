@@ -77,6 +77,8 @@ class StoreState:
     budgets: budget.Seen = budget.Seen()  # noqa: RUF009 - it is frozen
     help_in: float | None = None
     """Seconds until help may have to be asked for; None: ready work makes progress."""
+    parked_in: float | None = None
+    """Seconds until `unavailable` is to be read again; None: it is as of now."""
 
 
 class Stored:
@@ -156,7 +158,7 @@ class Stored:
             memory.drained_at.clear()  # nobody saw the ends of these drains
         return StoreState(
             load=load.of(now),
-            unavailable=await self._parked(queue, memory, now.parked_by.get("agent", 0)),
+            **await self._parked(queue, memory, now.parked_by.get("agent", 0)),
             agents_loaded=current == held.loaded,
             verdicts=dict(memory.verdicts),
             beats=await beats_now.observed(self._client, keys, suspended=suspended) if memory.verdicts else {},
@@ -349,14 +351,16 @@ class Stored:
         for members in (await queue.parked_agents()).values():
             await queue.unpark(members)
 
-    async def _parked(self, queue: Queue, memory: CrewMemory, count: int) -> Sequence[str]:
+    async def _parked(self, queue: Queue, memory: CrewMemory, count: int) -> dict[str, Any]:
+        """Returns what a StoreState says of so many parked tasks."""
         known, at, _ = memory.parked
         now = self._clock.monotonic()
         if count == 0:
             memory.parked = (0, 0.0, ())
         elif known == 0 or (count != known and now - at >= PARKED_SECONDS):
             memory.parked = (count, now, sorted(await queue.parked_agents()))
-        return memory.parked[2]
+        known, at, agents = memory.parked
+        return {"unavailable": agents, "parked_in": None if count == known else max(at + PARKED_SECONDS - now, 0.0)}
 
 
 def _suspends(seen: Mapping[str, Any]) -> bool:
