@@ -80,9 +80,12 @@ for i = 1, tells do
         write_step(item.steps, item.name, step)
       end
     else
-      local task = redis.call('HMGET', item.task, 'state', 'finished', 'agent', 'role')
-      local state = task[1]
-      if not task[2] then name_agent(item, h.agent, task[3], task[4]) end
+      local task = redis.call('HMGET', item.task, 'state', 'agent')
+      local state, known = task[1], task[2]
+      if known ~= h.agent then      -- of a role
+        local of = redis.call('HMGET', item.task, 'finished', 'role')
+        if not of[1] then name_agent(item, h.agent, known, of[2]) end
+      end
       if state == 'waiting' or state == 'delayed' or state == 'approval' then
         redis.call('HSET', item.task, 'state', 'running', 'attempt', h.attempt, 'started', h.started)
       end
