@@ -213,8 +213,8 @@ async def test_stop_ends_processing_while_the_server_stands_still(
             os.kill(server.pid, signal.SIGSTOP)
         handled.append(message["id"])
 
+    added = await ask(producer.add, {"n": 1})  # before somebody stops the server
     processing = asyncio.create_task(ask(stream.process_messages, handler))
-    added = await ask(producer.add, {"n": 1})
     try:
         await until(lambda: handled == [added])
         os.kill(server.pid, signal.SIGSTOP)
