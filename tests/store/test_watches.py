@@ -10,6 +10,7 @@ import pytest
 from support import Crew, library
 
 from watchbill.api.watches import Watch
+from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, EventType, TownEvent
 from watchbill.plan import watches as plan
 from watchbill.records import TaskPolicy
@@ -127,6 +128,14 @@ async def test_a_full_queue_holds_the_event_until_there_is_room(crew: Crew) -> N
     assert await fire(crew, current, mend, event_id) == "fired"
 
 
+async def test_a_run_for_which_the_queue_never_has_room_does_not_hold_up_what_comes_after_it(crew: Crew) -> None:
+    mend = watch(agent=None)
+    current = await watched(crew, mend, tasks=TaskPolicy(max_queued=1))
+    event_id = await tell(crew)
+    with pytest.raises(InvalidInput, match="has 2 steps, and its maxQueued allows 1 at most"):
+        await fire(crew, current, mend, event_id)
+
+
 async def test_nothing_begins_while_the_crew_is_suspended_and_no_event_is_lost(crew: Crew) -> None:
     mend = watch()
     current = await watched(crew, mend)
@@ -177,9 +186,9 @@ async def test_a_busy_feed_is_read_in_parts(crew: Crew) -> None:
         await tell(crew, EventType.TASK_COMPLETED)
     last = await tell(crew)
     looked = await look(crew, current)
-    while not looked.entries:
-        looked = await look(crew, current)
-    assert [event_id for event_id, _ in looked.entries] == [last]
+    assert (looked.entries, looked.is_more) == ((), True), "whoever looks only once in a pause would never come up"
+    looked = await watches.look(crew.client, crew.keys, current, looked.upto)
+    assert ([event_id for event_id, _ in looked.entries], looked.is_more) == ([last], False)
 
 
 async def test_watches_that_change_keep_their_places_and_new_ones_begin_at_the_end(crew: Crew) -> None:

@@ -108,6 +108,17 @@ async def test_a_watch_that_a_crew_gets_later_is_followed(make_crew: Make, monke
     assert len(await messages(crew, "mission_watch_triggered")) == 1
 
 
+async def test_a_worker_that_is_behind_reads_on_at_once(make_crew: Make, monkeypatch: Any) -> None:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 3600.0)
+    crew = await make_crew({"a": "Brief", "b": "Brief"}, watches=[watch("mend", "task_failed", agent="b", prompt="x")])
+    stream = EventStream.of_crew(crew.redis, crew.name)
+    for kind, task in (*(("task_completed", f"t{i}") for i in range(600)), ("task_failed", "last")):
+        await stream.emit(TownEvent.new(kind, "").with_agent("a").with_task(task))
+    async with crew.in_process():
+        [begun] = await made(crew, "mend")
+        assert (await crew.result(begun)).success
+
+
 async def test_what_happened_while_the_crew_was_suspended_begins_work_afterwards(make_crew: Make) -> None:
     tell = watch("tell", "task_cancelled", agent="b", prompt="{event.task_id}")
     crew = await make_crew({"a": "Brief", "b": "Brief"}, watches=[tell])

@@ -42,6 +42,8 @@ class Looked:
     """The id up to which these are all events that any watch may be for."""
     has_gap: bool = False
     """Events may have left the feed before anybody read them. The feed says so."""
+    is_more: bool = False
+    """The feed may have more already than was looked at."""
     entries: tuple[tuple[str, str], ...] = ()
     """Id and JSON of each."""
 
@@ -61,8 +63,8 @@ async def look(client: redis.asyncio.Redis, keys: CrewKeys, current: definitions
     outcome, *rest = map(str, reply)
     if outcome != "ok":
         return Looked(cast(Seen, outcome))
-    upto, gap, *entries = rest
-    return Looked("ok", upto, gap == "1", tuple(zip(entries[::2], entries[1::2], strict=True)))
+    upto, gap, more, *entries = rest
+    return Looked("ok", upto, gap == "1", more == "1", tuple(zip(entries[::2], entries[1::2], strict=True)))
 
 
 async def is_defined_anew(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> bool:
@@ -98,7 +100,8 @@ async def fire(
 ) -> Outcome:
     """Begins the work of the watch on this event. `before`: the watches that have led to it.
 
-    Raises InvalidInput when the work would be too long, or the crew has more agents than one script may start.
+    Raises InvalidInput when the work would be too long, or the crew has more agents than one script may start, or than
+    its queue can ever take.
     """
     crew, made = current.definition, plan.work_id(watch.name, event_id)
     prompt = plan.asked(watch.prompt, event)
@@ -116,8 +119,9 @@ async def fire(
         args += submissions.script_args(one)
     else:
         steps = flow.steps(crew)
-        if len(steps) > BATCH:
-            reason = f"crew {keys.crew!r} has {len(steps)} agents, and a watch can start at most {BATCH} steps at once"
+        if len(steps) > (most := min(BATCH, crew.tasks.max_queued)):  # of such a size it would hold up all events
+            why = "its maxQueued allows" if most < BATCH else "a watch can start at once"
+            reason = f"a run of crew {keys.crew!r} has {len(steps)} steps, and {why} {most} at most"
             raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.watches"))
         run = runs.RunSubmission(
             made,

@@ -92,8 +92,9 @@ class _Watcher:
         for event_id, event in looked.events:
             if (pause := await self._deal_with(current, event_id, event)) is not None:
                 return pause
-        self._seen = looked.upto if looked.entries else ""
-        return 0.0 if looked.entries else LOOK_SECONDS
+        is_behind = looked.is_more or bool(looked.entries)
+        self._seen = looked.upto if is_behind else ""
+        return 0.0 if is_behind else LOOK_SECONDS
 
     async def _deal_with(self, current: Current, event_id: str, event: TownEvent) -> float | None:
         """Begins what the event asks for. Returns None, or the pause before it is tried again."""

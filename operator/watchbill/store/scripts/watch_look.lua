@@ -15,8 +15,8 @@
 --   {'changed'}           the crew has another definition
 --   {'rest'}              it is suspended, or takes no work
 --   {'early'}             somebody has looked less than a pause ago
---   {'ok', upto, gap, ...}  where the caller is once it has dealt with these; 1: events before them may be lost; then
---                         id and data of each event
+--   {'ok', upto, gap, more, ...}  where the caller is once it has dealt with these; 1: events before them may be lost;
+--                         1: there may be more behind them; then id and data of each event
 local uid, definition, pause, seen, n = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local MOST, AT_ONCE = 50, 500     -- events of an answer, and entries that are looked at
 local GAP = 'events have left the feed before the watches had read them, and begin nothing'
@@ -43,7 +43,7 @@ if entries[1] and at ~= '0-0' and not was_told and #redis.call('XRANGE', EVENTS,
   gap = '1'
 end
 local start = at
-local answer, upto = { 'ok', at, gap }, at
+local answer, upto, more = { 'ok', at, gap, '0' }, at, #entries == AT_ONCE
 for _, entry in ipairs(entries) do
   local id, fields = entry[1], entry[2]
   local kind, data
@@ -53,13 +53,16 @@ for _, entry in ipairs(entries) do
   end
   if kind and data and types[kind] then
     answer[#answer + 1], answer[#answer + 2] = id, data
-  elseif #answer == 3 then
+  elseif #answer == 4 then
     at = id     -- nobody need look at it again
   end
   upto = id
-  if #answer >= 3 + 2 * MOST then break end
+  if #answer >= 4 + 2 * MOST then
+    more = true
+    break
+  end
 end
-answer[2] = upto
+answer[2], answer[4] = upto, more and '1' or '0'
 if gap == '1' then event('mission_event', '"message":' .. quote(GAP)) end
 if at ~= first or gap == '1' then
   redis.call('HSET', META, 'watched', at .. (at == start and gap == '1' and FS or ''))
