@@ -66,14 +66,21 @@ def test_a_prompt_cites_the_event() -> None:
 
 
 def test_the_watches_that_led_to_an_event_stand_in_the_payload_of_its_task() -> None:
-    payload = json.dumps({"prompt": "x", "metadata": {"watches": ["one", "two"]}})
-    assert watches.chain(failed(), payload) == ("one", "two")
+    payload = json.dumps({"prompt": "x", "metadata": {"watches": ["one", "two"], "event": "5-0"}})
+    for named in ({"task_id": "watch-two-5-0"}, {"mission_id": "watch-two-5-0"}, {"task_id": "watch-two-5-0/a"}):
+        assert watches.chain(failed(**named), payload) == ("one", "two")
     assert watches.chain(failed(), json.dumps({"prompt": "x", "metadata": {}})) == ()
     assert watches.chain(failed(), None) == (), "nobody's record is gone"
     assert watches.chain(failed(task_id="watch-one-5-0/a"), None) is None
     assert watches.chain(failed(mission_id="watch-one-5-0", task_id=None), None) is None
     for foreign in ("", "[]", "{}", '{"metadata": []}', '{"metadata": {"watches": 5}}'):
         assert watches.chain(failed(), foreign) == ()
+
+
+def test_what_people_call_watches_in_their_own_metadata_hides_nothing() -> None:
+    for own in ({"watches": ["w"]}, {"watches": list("abcde")}, {"watches": ["w"], "event": "5-0"}, {"watches": []}):
+        assert watches.chain(failed(), json.dumps({"metadata": own})) == ()
+        assert watches.chain(failed(task_id="watch-other-5-0"), json.dumps({"metadata": own})) == ()
 
 
 def test_a_circle_and_a_long_way_end() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from watchbill.api.watches import Watch
 from watchbill.errors import InvalidInput, Problem
 from watchbill.event_types import EventType, TownEvent
+from watchbill.names import STEP_SEPARATOR
 from watchbill.plan import submission
 from watchbill.records import CrewDefinition
 
@@ -46,12 +47,16 @@ def is_of(watch: Watch, payload: str | None) -> bool:
 
 def chain(event: TownEvent, payload: str | None) -> tuple[str, ...] | None:
     """The watches that have led to the event's task or run, whose payload this is; None: a watch has begun it, and it
-    is no longer known which others came before."""
-    made_by_watch = (event.mission_id or event.task_id or "").startswith(_ID)
+    is no longer known which others came before. What people call `watches` in the metadata of their own work is
+    none of that."""
+    work = (event.mission_id or event.task_id or "").partition(STEP_SEPARATOR)[0]
     if payload is None:
-        return None if made_by_watch else ()
-    found = _metadata(payload).get(CHAIN)
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+        return None if work.startswith(_ID) else ()
+    metadata = _metadata(payload)
+    found = metadata.get(CHAIN)
+    if not isinstance(found, list) or not found or work != work_id(str(found[-1]), str(metadata.get(EVENT))):
+        return ()
+    return tuple(map(str, found[-CHAIN_MAX:]))
 
 
 def _metadata(payload: str | None) -> dict[str, Any]:
