@@ -69,6 +69,7 @@ def test_secrets_come_from_the_environment_and_from_mounted_files_as_they_are_no
         ({}, {}, logging.INFO, "writer completed in 12 ms, task t1: Done."),
         ({"output": {"a": "ü"}}, {}, logging.INFO, 'writer completed in 12 ms, task t1: {"a": "ü"}'),
         ({"success": False, "error": "no"}, {}, logging.WARNING, "writer failed in 12 ms, task t1: no"),
+        ({"success": False, "error": "no", "agent_name": ""}, {}, logging.WARNING, "Task failed in 12 ms, task t1: no"),
         ({"success": False, "error": "no"}, {"level": "ERROR"}, logging.ERROR, "writer failed in 12 ms, task t1: no"),
         ({"output": "x" * 5000}, {}, logging.INFO, f"task t1: {'x' * 4096} … (904 more characters)"),
     ],

@@ -17,7 +17,7 @@ from watchbill.api.delivery import Destination
 from watchbill.connection import scripts
 from watchbill.controller import load
 from watchbill.delivery import Message
-from watchbill.names import RECEIVER
+from watchbill.names import RECEIVER, ROLE
 from watchbill.plan import deliveries as plan
 from watchbill.plan.replicas import Load
 from watchbill.store import circuits, control, definitions, deliveries, firing, heartbeats, packed, runs, submissions
@@ -174,6 +174,16 @@ async def test_a_result_that_has_gone_is_delivered_without_its_output(crew: Crew
     (found,) = await deliveries.listed(crew.client, crew.keys, 10)
     assert found.message["success"] is False
     assert found.message["error"] == "it is failed; its result is no longer kept"
+
+
+async def test_what_no_agent_of_its_role_had_is_delivered_in_nobodys_name(crew: Crew) -> None:
+    await crew.submit("t", deliver=BOTH, agent=ROLE + "writer")
+    (taken,) = await crew.take("w")
+    await crew.queue.finish("w", [ended(taken, "failed", "x" * 70_000)])
+    await crew.client.hset(crew.keys.task("t"), "state", "waiting")  # it was replayed meanwhile
+    await deliveries.move(crew.client, crew.keys, crew.uid)
+    (found,) = await deliveries.listed(crew.client, crew.keys, 10)
+    assert found.message["agent_name"] == ""
 
 
 async def test_figures_tell_what_is_to_be_delivered_and_only_of_crews_that_deliver(crew: Crew) -> None:

@@ -227,6 +227,26 @@ async def test_what_waits_is_stopped_at_once(crew: Crew) -> None:
     assert [t.id for t in await taken(crew, "w")] == ["t3"]
 
 
+async def test_the_feeds_name_no_agent_while_no_agent_has_it(crew: Crew) -> None:
+    await give_roles(crew, {"agent_id": "ann", "max_concurrent": 1})
+    await crew.submit("t1", "t2", "t3", agent=REVIEWERS)
+    tasks = await crew.take("w")
+    await give_roles(crew, {"agent_id": "ann", "roles": []})
+    await crew.queue.park("w", await taken(crew, "w", 1), "no such agent")
+    await crew.finish("w", tasks, "retry", ttl_ms=60_000)
+    for task in ("t1", "t2", "t3"):
+        await ask_to_cancel(crew, task)
+    told = [event for event in await crew.events() if event["event_type"] in ("task_cancelled", "mission_event")]
+    assert sorted((event["task_id"], event["event_type"], event.get("agent_id")) for event in told) == [
+        ("t1", "mission_event", "ann"),
+        ("t1", "task_cancelled", None),
+        ("t2", "mission_event", None),
+        ("t2", "task_cancelled", None),
+        ("t3", "task_cancelled", None),
+    ]
+    assert await crew.events(crew.keys.agent_events(REVIEWERS)) == []
+
+
 async def test_a_place_counts_once_for_scaling_however_many_wait_for_it(crew: Crew) -> None:
     await give_roles(crew, {"agent_id": "ann", "max_concurrent": 1}, {"agent_id": "bob", "max_concurrent": 1})
     await crew.submit("a1", "a2", agent="ann")

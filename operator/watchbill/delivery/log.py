@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from watchbill.api.delivery import Log
+from watchbill.delivery import texts
 from watchbill.delivery.message import Delivered, Message
 from watchbill.loggers import Logger
 
@@ -24,10 +25,9 @@ _WRITE: Final = {
 def send(message: Message, channel: Log) -> Delivered:
     """Writes the line. The log's formatter takes secrets of the environment out of it."""
     write = _WRITE[channel.level or ("INFO" if message.success else "WARNING")]
-    ended = "completed" if message.success else "failed"
     said = message.output if message.success else message.error
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
     if len(text) > OUTPUT_MAX:
         text = f"{text[:OUTPUT_MAX]} … ({len(text) - OUTPUT_MAX} more characters)"
-    write("%s %s in %.0f ms, task %s: %s", message.agent_name, ended, message.execution_time_ms, message.task_id, text)
+    write("%s in %.0f ms, task %s: %s", texts.title(message), message.execution_time_ms, message.task_id, text)
     return Delivered()

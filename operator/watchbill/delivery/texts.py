@@ -10,7 +10,8 @@ from watchbill.delivery.message import Message
 
 def title(message: Message) -> str:
     """One line: who has done what."""
-    return f"{message.agent_name} {'completed' if message.success else 'failed'}"
+    who = message.agent_name or "Task"  # of a role, and no agent has had it
+    return f"{who} {'completed' if message.success else 'failed'}"
 
 
 def body(message: Message) -> str:

@@ -21,7 +21,7 @@ from watchbill import connection
 from watchbill.api.delivery import Destination
 from watchbill.connection import outages
 from watchbill.errors import NotFound
-from watchbill.names import RECEIVER, CrewKeys
+from watchbill.names import RECEIVER, ROLE, CrewKeys
 from watchbill.plan import deliveries as plan
 from watchbill.records import CrewDefinition
 from watchbill.store import circuits, packed, runs, submissions
@@ -179,7 +179,9 @@ async def _message(client: redis.asyncio.Redis, keys: CrewKeys, fields: Mapping[
     if result is None:  # its record has expired, or was replayed meanwhile
         success = fields["state"] == "completed"
         why = None if success else f"it is {fields['state']}; its result is no longer kept"
-        result = TaskResult(task_id=task_id, agent_name=str(agent or keys.crew), success=success, error=why)
+        whose = str(agent or keys.crew)
+        name = "" if whose.startswith(ROLE) else whose
+        result = TaskResult(task_id=task_id, agent_name=name, success=success, error=why)
     return plan.content(result, metadata)
 
 
