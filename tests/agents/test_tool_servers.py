@@ -21,7 +21,9 @@ from watchbill.agents import AgentLoader, aclose_clients, tool_servers
 from watchbill.agents.tools import Tool
 from watchbill.api.tool_sources import ToolServer
 from watchbill.errors import AgentNotLoadable, RetryLater, ToolError, UserActionRequired
+from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
+from watchbill.store.role_feeds import RoleFeeds
 from watchbill.testing import FakeModel, ToolCall
 from watchbill.worker import preload
 from watchbill.worker.execution import failures
@@ -223,12 +225,12 @@ async def test_a_header_whose_variable_is_not_set_is_named() -> None:
 
 
 async def test_an_idle_worker_says_that_a_server_is_out(caplog: pytest.LogCaptureFixture) -> None:
-    url = "http://127.0.0.1:1/v1"
+    url, feeds = "http://127.0.0.1:1/v1", RoleFeeds(CrewKeys("team", "crew"))
     out, well = (crew_of(by_command(one), "shop/price", base_url=url) for one in ([sys.executable, "-c", "0"], SHOP))
-    assert await preload._load_all(out, AgentLoader(), "team/crew")
+    assert await preload._load_all(out, AgentLoader(), "team/crew", feeds)
     assert "crew team/crew: tool server 'shop' can't be used" in caplog.text
     caplog.clear()
-    assert await preload._load_all(well, AgentLoader(), "team/crew")
+    assert await preload._load_all(well, AgentLoader(), "team/crew", feeds)
     assert up() == 1
     assert "tool server" not in "".join(r.message for r in caplog.records if r.levelname == "WARNING")
 

@@ -130,6 +130,18 @@ async def test_work_for_a_role_that_goes_is_parked_and_begins_when_an_agent_has_
     assert await until(crew.is_idle)
 
 
+async def test_an_agent_that_no_worker_has_does_not_swallow_the_backlog(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "NoSuch", roles=["reviewer"]), agent("b", "Brief", roles=["reviewer"])])
+    async with crew.in_process():
+        await crew.submit("t0", role="reviewer")
+        await until(lambda: crew.told("t0", Reason.AGENT_UNAVAILABLE))
+        ids = [await crew.submit(task, role="reviewer") for task in TASKS[1:]]
+        assert {result.agent_name for result in await crew.results(ids)} == {"b"}
+        first = agent("a", "Brief", roles=["reviewer"])
+        await crew.define(agents=[first, crew.definition.agents[1]])
+        assert (await crew.result("t0")).agent_name == "a"
+
+
 async def test_a_worker_names_the_feeds_of_agents_that_got_the_role_while_it_lived(make_crew: Make) -> None:
     crew = await make_crew([agent("a", "Brief"), agent("b", "Brief", roles=["reviewer"])])
     async with crew.in_process():

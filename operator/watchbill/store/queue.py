@@ -272,6 +272,7 @@ class Queue:
         for task in tasks:
             keys += self.keys.of_item(task.id, task.agent)
             args += (task.id, task.fence, packed.Member(task.agent, task.priority, task.attempt, task.id).pack())
+            self.role_feeds.can_run(task.agent, able=False)
         return list((await self._call("park", keys, args))[1:])
 
     async def parked_agents(self) -> dict[str, list[packed.Member]]:

@@ -58,6 +58,11 @@ class _Search:
         self.met_unreadable = False
 
     async def bring_back(self) -> None:
+        feeds = self._queue.role_feeds
+        for agent in tuple(feeds.unable):
+            current = await self._persist(lambda: definitions.current(self._queue.client, self._queue.keys))
+            if await self._runs(agent, current.digest):
+                feeds.can_run(agent, able=True)
         for agent, members in (await self._persist(self._queue.parked_agents)).items():
             digests = await self._persist(lambda m=members: self._digests(m))  # type: ignore[misc]
             mine = [m for m, digest in zip(members, digests, strict=True) if await self._runs(agent, digest)]

@@ -17,6 +17,7 @@ from watchbill.plan import flow
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions
 from watchbill.store.queue import Queue
+from watchbill.store.role_feeds import RoleFeeds
 from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
@@ -46,11 +47,11 @@ async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None
             crew = await state.persist(lambda d=digest: definitions.load(queue.client, queue.keys, d))  # type: ignore[misc]
         except (NotFound, NewerRecord):  # replaced meanwhile, or told elsewhere
             continue
-        if await _load_all(crew, loader, queue.keys.crew):
+        if await _load_all(crew, loader, queue.keys.crew, queue.role_feeds):
             await state.persist(lambda d=digest: definitions.record_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
 
 
-async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> bool:
+async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str, feeds: RoleFeeds) -> bool:
     all_loaded = True
     for agent in flow.members(crew):
         await asyncio.sleep(0)
@@ -60,6 +61,7 @@ async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str) -> boo
         except AgentNotLoadable as error:
             logger.warning("crew %s: %s", name, error)
             all_loaded = False
+            feeds.can_run(agent.agent_id, able=False)
         else:
             await _begin_servers(tools.values(), name)
     if all_loaded:

@@ -11,7 +11,7 @@
 --   6 lease_ms
 --   7 take_over
 --   8 highest
---   9 ...                 agents with roles, as far as the caller knows them
+--   9 ...                 agents with roles, as far as the caller knows them (`know_agents` in lib_gate.lua)
 -- Answers
 --   {'gone'}
 --   {'fenced'}
@@ -20,10 +20,7 @@
 local uid, inc, number = ARGV[1], ARGV[2], ARGV[3]
 local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
-if #ARGV > 8 then
-  agent_feeds = {}
-  for i = 9, #ARGV do agent_feeds[ARGV[i]] = KEYS[FIXED + i - 8] end
-end
+know_agents(9, FIXED + 1)
 local answer = claim(inc)
 settle()
 return answer

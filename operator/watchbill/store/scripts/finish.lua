@@ -31,7 +31,7 @@
 --     detail              for the dead letter; of approval: what it is for, each perhaps with FS and the arguments of
 --                         a call, joined by LS; of members: the other steps, joined by LS; of completed: the agent
 --                         of whose work this step has approved
---   ...                   agents with roles, as far as the caller knows them
+--   ...                   agents with roles, as far as the caller knows them (`know_agents` in lib_gate.lua)
 -- Answers
 --   {'gone'}
 --   {'fenced'}
@@ -235,10 +235,7 @@ local _, enqueued = index_ended()
 if slots <= 0 and (is_vacated or enqueued and queued() > redis.call('HLEN', HOLDERS)) then ring() end
 
 -- 5. The next claim.
-if slots >= 0 and at <= #ARGV then
-  agent_feeds = {}
-  for i = at, #ARGV do agent_feeds[ARGV[i]] = KEYS[next_key + i - at] end
-end
+if slots >= 0 then know_agents(at, next_key) end
 local claimed = slots >= 0 and claim(inc) or {}
 
 settle()

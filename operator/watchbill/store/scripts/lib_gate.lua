@@ -3,6 +3,17 @@
 
 local agent_feeds               -- agent -> stream of its events, of the agents with roles that the caller knows
 
+-- Takes up these agents from ARGV[at] and KEYS[key] on. FS before a name: the caller can't run that one.
+local function know_agents(at, key)
+  if at > #ARGV then return end
+  agent_feeds = {}
+  for i = at, #ARGV do
+    local mark, agent = string.match(ARGV[i], '^(\31?)(.*)$')
+    agent_feeds[agent] = KEYS[key + i - at]
+    if mark ~= '' then unable[agent] = true end
+  end
+end
+
 local gate_made
 local function gate()               -- made when needed: most crews have no limits
   if gate_made then return gate_made end

@@ -13,6 +13,8 @@
 --   limited:AGENT    there: some of its tasks may wait
 -- and of all `recounted`: when `held:` was counted last, in ms.
 
+local unable = {}               -- agents with roles that the caller can't run (lib_gate.lua)
+
 -- Whether this consumer is one of tasks that wait for the limits of their agent.
 local function is_limited(consumer) return string.sub(consumer, 1, #LIMITED) == LIMITED end
 
@@ -51,10 +53,22 @@ local function limiting()           -- made when needed: most crews have no limi
     return one.every > 0 and math.floor((one.burst * one.every - one.ahead) / one.every) or math.huge
   end
   local function room_of_agent(one) return math.max(math.min(one.most - one.held, starts(one)), 0) end
+
+  -- The agents of a role that the caller can run; all, if it can run none.
+  local function able(role)
+    if role.able then return role.able end
+    role.able = {}
+    for _, one in ipairs(role.members) do
+      if not unable[one.agent] then role.able[#role.able + 1] = one end
+    end
+    if #role.able == 0 then role.able = role.members end
+    return role.able
+  end
+
   local function room(one)
     if not one.members then return room_of_agent(one) end
     local all = 0
-    for _, member in ipairs(one.members) do all = all + room_of_agent(member) end
+    for _, member in ipairs(able(one)) do all = all + room_of_agent(member) end
     return all
   end
 
@@ -62,7 +76,7 @@ local function limiting()           -- made when needed: most crews have no limi
   -- one that the crew names first. nil: none has room.
   local function choose(role)
     local best
-    for _, one in ipairs(role.members) do
+    for _, one in ipairs(able(role)) do
       if room_of_agent(one) > 0 and (not best or one.held < best.held) then best = one end
     end
     return best
@@ -72,7 +86,7 @@ local function limiting()           -- made when needed: most crews have no limi
   -- it.
   local function rate_ms(one)
     local least
-    for _, member in ipairs(one.members or { one }) do
+    for _, member in ipairs(one.members and able(one) or { one }) do
       local left = member.ahead - (member.burst - 1) * member.every
       local ms = member.every > 0 and member.held < member.most and left > 0 and math.ceil(left / 1000)
       if ms and (not least or ms < least) then least = ms end
