@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from watchbill.plan import watches as plan
 from watchbill.records import TaskPolicy
 from watchbill.store import definitions, events, suspension, watches
 from watchbill.tasks import Priority
+from watchbill.worker import watching
 
 FAILED = EventType.TASK_FAILED
 
@@ -126,6 +128,20 @@ async def test_a_full_queue_holds_the_event_until_there_is_room(crew: Crew) -> N
     assert [found for found, _ in (await look(crew, current)).events] == [event_id]
     await crew.finish("w", await crew.take("w"))
     assert await fire(crew, current, mend, event_id) == "fired"
+
+
+async def test_what_came_before_an_event_that_waits_for_room_is_not_gone_through_again(crew: Crew) -> None:
+    """By every look, as long as the queue is full."""
+    current = await watched(crew, watch(), tasks=TaskPolicy(max_queued=1))
+    first, second = await tell(crew), await tell(crew, task="t2")
+
+    async def persist(call: Any) -> Any:
+        return await call()
+
+    watcher: Any = watching._Watcher(SimpleNamespace(persist=persist), crew.queue)  # type: ignore[arg-type]
+    assert await watcher.turn() == await watcher.turn() == watching.LOOK_SECONDS
+    assert await crew.client.hget(crew.keys.meta, "watched") == first
+    assert [found for found, _ in (await look(crew, current)).events] == [second]
 
 
 async def test_a_run_for_which_the_queue_never_has_room_does_not_hold_up_what_comes_after_it(crew: Crew) -> None:

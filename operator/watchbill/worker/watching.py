@@ -56,7 +56,7 @@ class _Watcher:
         self._queue = queue
         self._current: Current | None = None
         self._seen = ""
-        """The id up to which this worker has just dealt with all events; empty: it has paused since."""
+        """The id up to which this worker has just dealt with all events; empty: it has nothing to tell of."""
         self._stand_by = LOOK_SECONDS
         self._is_full = False
 
@@ -89,9 +89,13 @@ class _Watcher:
         self._stand_by = LOOK_SECONDS
         if looked.has_gap:
             logger.warning("events have left the feed before the watches had read them, and begin nothing")
+        done = ""
         for event_id, event in looked.events:
             if (pause := await self._deal_with(current, event_id, event)) is not None:
+                if self._current is not None:  # else watches that have changed may want what those before didn't
+                    self._seen = done
                 return pause
+            done = event_id
         is_behind = looked.is_more or bool(looked.entries)
         self._seen = looked.upto if is_behind else ""
         return 0.0 if is_behind else LOOK_SECONDS
