@@ -25,8 +25,8 @@ class RoleFeeds:
         """The agents, as far as the worker knows: of others only the crew's feed tells that they were given a task.
         Those that it can't run are marked."""
         self.unable: set[str] = set()
-        """Those of them that this worker can't load. It is given none of their role's tasks for them while it can run
-        another one of the role: they would only be parked, and their agent would always have the fewest."""
+        """The names of those that this worker can't load. It is given none of their role's tasks for them while it can
+        run another one of the role: they would only be parked, and their agent would always have the fewest."""
         self.keys: Sequence[str] = ()
         """The feeds of these agents, in the same order."""
         self.claim_keys: Sequence[str] = keys.fixed
