@@ -137,8 +137,8 @@ async def test_an_agent_that_no_worker_has_does_not_swallow_the_backlog(make_cre
         await until(lambda: crew.told("t0", Reason.AGENT_UNAVAILABLE))
         ids = [await crew.submit(task, role="reviewer") for task in TASKS[1:]]
         assert {result.agent_name for result in await crew.results(ids)} == {"b"}
-        first = agent("a", "Brief", roles=["reviewer"])
-        await crew.define(agents=[first, crew.definition.agents[1]])
+        a, b = crew.definition.agents
+        await crew.define(agents=[a.model_copy(update={"agent_class": b.agent_class}), b])
         assert (await crew.result("t0")).agent_name == "a"
 
 
