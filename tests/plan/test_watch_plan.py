@@ -78,7 +78,13 @@ def test_the_watches_that_led_to_an_event_stand_in_the_payload_of_its_task() -> 
 
 
 def test_what_people_call_watches_in_their_own_metadata_hides_nothing() -> None:
-    for own in ({"watches": ["w"]}, {"watches": list("abcde")}, {"watches": ["w"], "event": "5-0"}, {"watches": []}):
+    mine: list[dict[str, Any]] = [
+        {"watches": ["w"]},
+        {"watches": list("abcde")},
+        {"watches": ["w"], "event": "5-0"},
+        {"watches": []},
+    ]
+    for own in mine:
         assert watches.chain(failed(), json.dumps({"metadata": own})) == ()
         assert watches.chain(failed(task_id="watch-other-5-0"), json.dumps({"metadata": own})) == ()
 
