@@ -169,6 +169,12 @@ def test_an_item_without_a_name_is_left_to_the_api_server() -> None:
     assert merged["spec"]["containers"][1:] == [{"image": "nameless"}, "text"]
 
 
+@pytest.mark.parametrize("odd", ["text", 5, {"A": "b"}, True])
+def test_variables_that_are_no_list_are_left_to_the_api_server(odd: Any) -> None:
+    assert worker(patched({}, {"env": odd}))["env"] == odd
+    assert "WATCHBILL_CREW" in env(patched({}, {"env": None})), "which is none of them"
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -257,10 +257,12 @@ def _mount_delivery_secrets(crew: Crew, pod: Object) -> None:
 
 
 def _with_ours(env: Any, base: Sequence[Object]) -> Any:
+    env = [] if env is None else env
+    if not isinstance(env, list):
+        return env  # for the API server to refuse
     ours = {entry["name"]: entry for entry in base if entry["name"] in _OURS}
-    if isinstance(env, list):
-        unset = [name for name in _OURS if name not in ours]
-        env = [entry for entry in env if not (isinstance(entry, dict) and entry.get("name") in unset)]
+    unset = [name for name in _OURS if name not in ours]
+    env = [entry for entry in env if not (isinstance(entry, dict) and entry.get("name") in unset)]
     return merge({"env": env}, {"env": list(ours.values())})["env"]
 
 
