@@ -225,7 +225,7 @@ def test_one_crew_is_shown_in_full(shell: Shell, crews: Crews) -> None:
     text = shell.run("top", "busy", "--once", "-i", "0.2").stdout
     assert re.search(r"^normal +3 +2 +\d", text, re.MULTILINE)
     assert re.search(r"^host-\w{4}\.x +0 +- +\d+\.\ds +works$", text, re.MULTILINE)
-    assert re.search(r"^t0 +\d\.\ds +a +normal +1 +host-", text, re.MULTILINE)
+    assert re.search(r"^t0 +\d+\.\ds +a +normal +1 +host-", text, re.MULTILINE)
     found = json.loads(shell.run("top", "busy", "-i", "0.2", "-o", "json").stdout)
     assert found["crew"] == f"{crews.namespace}/busy"
     assert [c["name"] for c in found["classes"] if c["waiting"]] == ["normal"]
