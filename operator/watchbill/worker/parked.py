@@ -59,8 +59,9 @@ class _Search:
 
     async def bring_back(self) -> None:
         feeds = self._queue.role_feeds
-        for agent in tuple(feeds.unable):
+        if feeds.unable:
             current = await self._persist(lambda: definitions.current(self._queue.client, self._queue.keys))
+        for agent in tuple(feeds.unable):
             if await self._runs(agent, current.digest):
                 feeds.can_run(agent, able=True)
         for agent, members in (await self._persist(self._queue.parked_agents)).items():
