@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane.crds_server import CRDS, NAMES, Server
 from e2e.control_plane.manifests import crew, heartbeat
+
+REST_SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,26 @@ def audit_writes(control_plane: ControlPlane) -> Callable[..., list[Write]]:
         return [write for write in found if write.resource != "events"]
 
     return writes
+
+
+@pytest.fixture
+def until_rest(control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]) -> Callable[..., int]:
+    """`until_rest(user, seconds)` waits until the user has written nothing for so long, and returns the audit position
+    since when. What a test caused last may still be written after the test has seen it: writes that follow it soon are
+    no fault, writes that never end are."""
+
+    def rest(user: str, seconds: float, *, ignoring: tuple[str, ...] = ()) -> int:
+        deadline = time.monotonic() + REST_SECONDS
+        while True:
+            since, began = control_plane.audit_position(), time.monotonic()
+            while not (found := [w for w in audit_writes(since, user=user) if w.resource not in ignoring]):
+                if time.monotonic() - began > seconds:
+                    return since
+                time.sleep(0.2)
+            assert time.monotonic() < deadline, f"{user} never rests for {seconds:g} s; its last writes: {found}"
+            time.sleep(0.2)
+
+    return rest
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from e2e.cluster import machine
-from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.cluster.control_plane import Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
@@ -108,7 +108,7 @@ def test_a_deleted_crew_leaves_nothing(team: Team) -> None:
 
 
 def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothing(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     first = team.operator()
     team.apply(crew(idleSeconds=3600), crew("other", minReplicas=2), heartbeat("beat", intervalSeconds=3600))
@@ -117,10 +117,9 @@ def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothin
     machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
     machine.until(lambda: team.crew()["status"].get("replicas") == 1, within=SOON, what="the status says so")
     machine.until(lambda: team.conditions("beat", "heartbeat").get("Ready"), within=SOON, what="the beat's status")
-    before = [d["metadata"]["resourceVersion"] for d in team.deployments() + team.deployments("other")]
 
-    since = control_plane.audit_position()
-    hold(4, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
+    since = until_rest(OPERATOR, 4)
+    before = [d["metadata"]["resourceVersion"] for d in team.deployments() + team.deployments("other")]
     first.kill()
     team.operator(resync_seconds="2")
     hold(11, lambda: not audit_writes(since, user=OPERATOR), "the restarted operator writes")

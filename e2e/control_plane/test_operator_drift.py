@@ -41,7 +41,10 @@ def test_hand_edited_deployments_are_put_right_and_what_is_foreign_stays(team: T
 
 
 def test_a_paused_crew_is_left_as_others_change_it_and_put_right_afterwards(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team,
+    control_plane: ControlPlane,
+    audit_writes: Callable[..., list[Write]],
+    until_rest: Callable[..., int],
 ) -> None:
     team.operator(resync_seconds="1")
     since = control_plane.audit_position()
@@ -50,7 +53,7 @@ def test_a_paused_crew_is_left_as_others_change_it_and_put_right_afterwards(
     assert len([w for w in audit_writes(since, user=OPERATOR) if w.subresource == "status"]) == 1, "one status"
     team.kubectl("annotate", "crew", "echo", "watchbill.dev/paused=true")
     team.kubectl("wait", "crew/echo", "--for=condition=Paused", "--timeout=60s")
-    since = control_plane.audit_position()
+    since = until_rest(OPERATOR, 2)
     team.kubectl("scale", "deployment", team.deployments()[0]["metadata"]["name"], "--replicas=0")
     team.submit(count=30)
     hold(4, lambda: team.replicas() == 0 and not audit_writes(since, user=OPERATOR), "it acts on a paused crew")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from e2e.cluster import machine
-from e2e.cluster.control_plane import ControlPlane, Write
+from e2e.cluster.control_plane import Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
@@ -50,13 +50,12 @@ def test_broken_crews_say_what_is_wrong_and_disturb_no_other(team: Team) -> None
 
 
 def test_a_refused_template_is_not_tried_again_until_the_spec_changes(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, until_rest: Callable[..., int]
 ) -> None:
     team.operator(resync_seconds="1")
     team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}))
     team.until_stalled("typo", "TemplateInvalid")
-    since = control_plane.audit_position()
-    hold(5, lambda: not audit_writes(since, user=OPERATOR), "it is tried again and again")
+    until_rest(OPERATOR, 5)
 
 
 def test_a_template_of_the_wrong_shape_has_a_condition(team: Team) -> None:
@@ -65,27 +64,24 @@ def test_a_template_of_the_wrong_shape_has_a_condition(team: Team) -> None:
     team.until_stalled("odd", "TemplateInvalid")
 
 
-def test_quantities_as_people_write_them_cause_no_writes_at_rest(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
-) -> None:
+def test_quantities_as_people_write_them_cause_no_writes_at_rest(team: Team, until_rest: Callable[..., int]) -> None:
     limits = {"cpu": 1, "memory": "1024Mi"}
     template = {"spec": {"containers": [{"name": "worker", "resources": {"limits": limits}}]}}
     team.operator(resync_seconds="1")
     team.apply(crew(template=template))
     team.until_ready()
-    since = control_plane.audit_position()
-    hold(4, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
+    until_rest(OPERATOR, 4)
 
 
 def test_a_restart_does_not_try_a_refused_template_again(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     first = team.operator()
     team.apply(crew("typo", template={"spec": {"containers": [{"name": "worker", "imagge": "x"}]}}), crew())
     team.until_stalled("typo", "TemplateInvalid")
     team.until_ready()
+    since = until_rest(OPERATOR, 2)
     first.kill()
-    since = control_plane.audit_position()
     team.operator(resync_seconds="1")
     hold(6, lambda: not audit_writes(since, user=OPERATOR), "the restarted operator writes")
     team.submit()

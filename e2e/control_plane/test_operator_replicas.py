@@ -68,7 +68,7 @@ def elected(*replicas: Replica, within: float = SOON) -> Replica:
 
 
 def test_another_replica_leads_soon_after_one_ends_or_dies_and_no_slot_is_missed_or_fired_twice(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, until_rest: Callable[..., int]
 ) -> None:
     replicas = [Replica(team) for _ in range(2)]
     team.apply(crew(), heartbeat("beat", intervalSeconds=1, agent="a", prompt="look"))
@@ -119,13 +119,9 @@ def test_another_replica_leads_soon_after_one_ends_or_dies_and_no_slot_is_missed
     assert int(team.store.client.hget(keys.heartbeat("beat"), "missed") or 0) == 0
 
     # at rest nothing is written but the Lease
-    def others(since: int) -> list[Write]:
-        return [w for w in audit_writes(since, user=OPERATOR) if w.resource not in ("leases", "heartbeats")]
-
     team.kubectl("delete", "heartbeat", "beat")
     machine.until(lambda: team.crew()["status"].get("waiting") == fired(), within=SOON, what="the figures settle")
-    since = control_plane.audit_position()
-    hold(4, lambda: not others(since), "it writes at rest")
+    until_rest(OPERATOR, 4, ignoring=("leases",))
 
 
 def test_a_leader_that_is_cut_off_from_the_api_server_stops_before_the_other_starts(

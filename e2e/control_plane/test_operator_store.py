@@ -129,7 +129,10 @@ def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwar
 
 
 def test_what_all_crews_share_is_written_late_and_in_turns(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team,
+    control_plane: ControlPlane,
+    audit_writes: Callable[..., list[Write]],
+    until_rest: Callable[..., int],
 ) -> None:
     names = [f"crew-{i}" for i in range(60)]
     team.operator()
@@ -147,7 +150,7 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
         # Where the machine stands still, what was written in two seconds may arrive in one; without turns, all would.
         assert most <= 2 * PER_SECOND, f"{most} writes in one second"
 
-    since = control_plane.audit_position()
+    since = until_rest(OPERATOR, 2)
     team.store.kill()
     team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is reconciled while the store is away
     hold(7, lambda: not audit_writes(since, user=OPERATOR), "what may pass in a moment is written at once")
@@ -161,7 +164,7 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
 
 
 def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_writes_no_more_than_that(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     names = ["echo", "other"]
     team.store.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -183,8 +186,7 @@ def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_w
     with team.worker("echo").start():
         machine.until(lambda: team.crew()["status"].get("waiting") == 0, within=SOON, what="the figures settle")
 
-    since = control_plane.audit_position()
-    hold(5, lambda: not audit_writes(since, user=OPERATOR), "the operator writes at rest")
+    since = until_rest(OPERATOR, 5)
     running.kill()
     running.start()
     hold(8, lambda: not audit_writes(since, user=OPERATOR), "a restart writes")
@@ -259,13 +261,13 @@ async def test_a_record_that_was_made_by_hand_is_neither_replaced_nor_swept(team
 
 
 def test_two_operators_over_one_store_and_namespace_do_not_fight(
-    team: Team, control_plane: ControlPlane, audit_writes: Callable[..., list[Write]]
+    team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     first = team.operator(installation="one/watchbill")
     team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
     team.until_ready()
     owner = team.meta()["owner"]
-    since = control_plane.audit_position()
+    since = until_rest(OPERATOR, 2)
     team.operator(installation="two/watchbill", resync_seconds="1")
     machine.until(lambda: audit_writes(since, user=OPERATOR), within=SOON, what="the second has said its part")
     team.until_ready()
