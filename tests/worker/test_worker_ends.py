@@ -109,9 +109,11 @@ async def test_an_agent_whose_time_is_up_is_asked_to_stop(enter: Enter) -> None:
 
 async def test_what_an_agent_still_returns_when_its_time_is_up_is_its_result(enter: Enter) -> None:
     async with enter([agent("a", "Answers", timeout_seconds=1)]) as room:
-        await room.begin("t", "a", "return:0.2")
+        await room.begin("t", "a", "return:gate")
         await room.started("t")
         room.clock.advance(1)
+        await until(lambda: room.noted("cancelled"), what="its time is up")
+        room.crew.open()
         end = await room.end()
         assert (end.outcome, result(end).output) == ("completed", "what there is")
 
@@ -157,7 +159,7 @@ async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
         del running, one
         began = time.monotonic()
         await room.executor.close()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60, "a thread would go on for an hour"
         assert room.abandoned == 0
         room.crew.open("c")
         (thread,) = [note["thread"] for note in room.crew.notes() if note["task"] == "c"]

@@ -18,11 +18,12 @@ async def test_a_stopped_agent_is_cancelled_and_its_end_is_told_once_it_has_clea
     enter: Enter, outcome: Any
 ) -> None:
     async with enter({"a": "Answers"}) as room:
-        running = await room.begin("t", "a", "pass:0.3")
+        running = await room.begin("t", "a", "pass:gate")
         await room.started("t")
         running.stop(outcome, 5.0)
         await until(lambda: room.noted("cancelled"))
         assert room.ends == [], "it is still cleaning up"
+        room.crew.open()
         end = await room.end()
         assert room.noted("end") == ["t"]
         assert (end.outcome, end.result, end.message, end.task.id) == (outcome, "", outcome, "t")
@@ -120,13 +121,14 @@ async def test_one_that_is_only_slow_to_clean_up_holds_its_slot_but_raises_no_al
 ) -> None:
     """However short its deadline was: half of the slots may be stopped at once, and nothing is wrong with them."""
     async with enter({"a": "Answers"}) as room:
-        running = await room.begin("t", "a", "pass:0.3")
+        running = await room.begin("t", "a", "pass:gate")
         await room.started("t")
         running.stop("cancelled", 0.0)
         room.clock.advance(0)
         await room.end()
         room.clock.advance(CLEAN_UP_SECONDS - 0.01)
         assert (room.abandoned, room.overdue) == (1, 0)
+        room.crew.open()
         await until(lambda: room.abandoned == 0)
         room.clock.advance(10)
         assert room.alarms == []
@@ -149,11 +151,12 @@ async def test_a_cancellation_overrules_an_interruption_and_may_hurry_it_but_not
 async def test_a_task_that_is_cancelled_just_after_its_time_was_up_is_cancelled(enter: Enter) -> None:
     """Else it would be tried again."""
     async with enter([agent("a", "Answers", timeout_seconds=1)]) as room:
-        running = await room.begin("t", "a", "pass:0.5")
+        running = await room.begin("t", "a", "pass:gate")
         await room.started("t")
         room.clock.advance(1)
         await until(lambda: room.noted("cancelled"))
         running.stop("cancelled", 5.0)
+        room.crew.open()
         assert (await room.end()).outcome == "cancelled"
 
 

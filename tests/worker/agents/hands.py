@@ -229,19 +229,21 @@ class LeavesTask:
 
 
 class Answers:
-    """Answers a cancellation as its prompt says, after as many seconds: `return`, `return nothing`, `raise`, `pass`."""
+    """Answers a cancellation as its prompt says: `return`, `return nothing`, `raise`, `pass`; where that is followed by
+    `:gate`, once its gate is open."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     async def run(self, context: Any) -> str | None:
         note(self.folder, "start", context)
-        how, _, seconds = context.prompt.partition(":")
+        how, _, late = context.prompt.partition(":")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             note(self.folder, "cancelled", context, cancelled=context.cancelled)
-            await asyncio.sleep(float(seconds or 0))
+            while late and not is_open(self.folder, context):
+                await asyncio.sleep(0.01)
             note(self.folder, "end", context)
             if how == "return":
                 return "what there is"
