@@ -152,7 +152,8 @@ async def test_a_history_that_expires_takes_its_recent_entries_along(
 ) -> None:
     await filled(cache, "a", "b", count=1)
     await cache.append_response("a", "a1", expire=0.05)
-    assert 0 < await client.pttl(f"{prefix}a") <= 50
+    left = await client.pttl(f"{prefix}a")
+    assert left == -2 or 0 < left <= 50, "it has an end, which a slow machine is past"
     assert await client.pttl(f"{prefix}b") == -1
 
     async with asyncio.timeout(60):

@@ -41,13 +41,15 @@ async def test_messages_are_given_given_again_and_given_up(store: servers.Store)
 async def test_messages_of_a_program_without_an_event_loop(store: servers.Store) -> None:
     def program() -> None:
         with RedisClient(store.url) as client:
-            stream = RedisStream(uuid.uuid4().hex, client, retry_after=SOON)
+            name = uuid.uuid4().hex
+            stream, other = RedisStream(name, client), RedisStream(name, client, retry_after=SOON)
             added = [stream.add({"n": n}) for n in range(2)]
             stream.create_consumer_group("streams", "a")
+            other.create_consumer_group("streams", "b")
             found = stream.read_group(count=1, wait=60) + stream.read_group(wait=60)
             assert [message["id"] for message in found] == added
             assert stream.acknowledge(added[0]) == 1
-            [again] = stream.read_group(wait=60)
+            [again] = other.read_group(wait=60)
             assert again["id"] == added[1]
             assert stream.read() == found
             assert stream.cleanup(force=True) == {}
