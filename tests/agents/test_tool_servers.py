@@ -172,7 +172,7 @@ async def test_a_server_that_hangs_at_its_start_is_told_in_time_and_its_process_
     tools = tools_of(by_command([sys.executable, "-c", "import time; time.sleep(600)"], timeoutSeconds=1), "shop/price")
     before = set(_children(os.getpid()))
     asking = asyncio.create_task(tools["shop/price"].listed())  # type: ignore[misc,arg-type]
-    await until(lambda: set(_children(os.getpid())) - before)
+    await until(lambda: set(_children(os.getpid())) - before or asking.done())
     with pytest.raises(RetryLater, match="'shop' did not start within 1 s"):
         await asking
     await until(lambda: not set(_children(os.getpid())) - before)

@@ -204,7 +204,9 @@ async def test_pauses_between_attempts_follow_the_schedule_and_what_is_asked_for
     due = dict(await crew.redis.zrange(crew.keys.deliveries().delayed, 0, -1, withscores=True))
     seconds, _ = await crew.redis.time()
     left = {packed.Member.unpack(member).task_id[0]: at / 1000 - seconds for member, at in due.items()}
-    assert 0 < left["t"] < 7
+    (failed,) = await attempts(crew, "t")
+    assert left["t"] < 7
+    assert left["t"] + seconds > failed.at_ms / 1000
     assert 100 < left["u"] < 145
 
 

@@ -86,9 +86,11 @@ async def test_times_and_pauses_of_tasks_are_right(make_crew: Make, wrong: tuple
     assert 1 <= gap(crew, "again") < 1.2 + SLACK
     assert 2 <= gap(crew, "limited") < 2.2 + SLACK, "as the server that refused it reckons"
 
-    window = {"dedupe_key": "k", "dedupe_seconds": 1.0}
+    window = {"dedupe_key": "long", "dedupe_seconds": 300.0}
     assert await crew.submit("one", "shaky", "fine:0", **window) == "one"
     assert await crew.submit("two", "shaky", "fine:0", **window) == "one"
+    window = {"dedupe_key": "short", "dedupe_seconds": 1.0}
+    await crew.submit("brief", "shaky", "fine:0", **window)
     await crew.result("one")
     again = await until(lambda: _resubmitted(crew, window), 1 + SLACK)
     assert again == "three"
