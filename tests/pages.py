@@ -55,7 +55,7 @@ def run(page: str, folder: Path) -> list[subprocess.CompletedProcess[str]]:
     ended = []
     for text in shell(page):
         done = subprocess.run(
-            ["bash", "-euc", text], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
+            ["bash", "-euc", text], cwd=folder, env=environment(), capture_output=True, text=True, timeout=180
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         ended.append(done)

@@ -30,7 +30,7 @@ def shape(svg: str) -> list[str]:
 
 def test_the_committed_picture_is_what_the_demo_draws(tmp_path: Path) -> None:
     drawn = tmp_path / "demo.svg"
-    subprocess.run([sys.executable, ROOT / "docs" / "demo.py", drawn], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, ROOT / "docs" / "demo.py", drawn], check=True, capture_output=True, timeout=180)
 
     lines = shape(drawn.read_text())
     assert lines[0].startswith("$ watchbill run examples/log-triage/crew.yaml")

@@ -187,7 +187,7 @@ class TestTheProxy:
             for text in ("one", "two"):
                 while not await redis_client.publish(crew_name, text):
                     await asyncio.sleep(0.01)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while not (said := await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)):
                         pass
                 assert said["data"] == text

@@ -46,7 +46,7 @@ def test_the_quickstart_works_as_it_is_written(tmp_path: Path) -> None:
         elif kind == "sh" and "make " not in text:
             script = text.replace(". .venv/bin/activate\n", "")
             done = subprocess.run(
-                ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+                ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
             )
             assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
             outputs.append(done.stdout)

@@ -12,7 +12,7 @@ from watchbill.errors import install
 
 
 def in_python(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_a_crew_without_models_never_loads_the_model_library() -> None:

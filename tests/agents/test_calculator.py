@@ -73,4 +73,4 @@ def test_anything_else_is_refused_with_the_reason_and_at_once(expression: str, r
     started = time.monotonic()
     with pytest.raises(ValueError, match=reason):
         calculator(expression)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "to compute it would take for ever"

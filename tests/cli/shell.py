@@ -182,7 +182,7 @@ class Shell:
                     said += line
                 os.write(leader, typed)
                 said += stderr.read()
-            return process.wait(30), said
+            return process.wait(60), said
         finally:
             process.kill()
             process.wait()

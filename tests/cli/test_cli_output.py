@@ -182,7 +182,7 @@ def on_terminal(shell: Shell, *arguments: str) -> str:
             if not data:
                 break
             seen += data
-        process.wait(30)
+        process.wait(60)
     finally:
         process.kill()
         process.wait()

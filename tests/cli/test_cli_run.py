@@ -72,7 +72,7 @@ def test_a_terminal_shows_the_tree_then_the_result_then_what_to_try_next(shell: 
                 break
             if b"second says hello" in seen and (shell.folder / "hold-second").exists():
                 shell.let_go("second")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -331,7 +331,7 @@ def test_watch_prints_what_came_of_each_heartbeat_and_when_it_fires_next(shell: 
     ]
     until(lambda: all(re.search(line, shell.read(process, "out")) for line in wanted), 60, lambda: shell.read(process))
     process.terminate()
-    assert process.wait(20) == 143
+    assert process.wait(60) == 143
     assert shell.read(process, "out").count("fires next at") == 3, "one line each, and none for steps"
 
 

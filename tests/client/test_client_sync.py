@@ -114,7 +114,7 @@ async def test_many_threads_use_one_client_from_its_first_call_on(crew: Crew, sy
     together = threading.Barrier(16)
 
     def submit(number: int) -> str:
-        together.wait(20)
+        together.wait(60)
         return sync.submit(crew.keys.crew, "x", agent="a", id=f"t{number}")
 
     with ThreadPoolExecutor(16) as pool:

@@ -122,7 +122,7 @@ async def test_a_damaged_dead_letter_hides_none_of_the_others(crew: Crew, client
 async def test_who_waits_believes_the_store_and_no_message(crew: Crew, client: Client) -> None:
     """Forged results and rubbish on the channel of a client that waits are a reason to look, and nothing else."""
     await crew.submit("t1")
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=30))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=60))
     channel: str = await until(lambda: crew.client.hget(crew.keys.task("t1"), "reply"))
     forged = b'{"task_id":"t1","agent_name":"a","success":true,"output":"FORGED"}'
     looks = int((await crew.client.info("commandstats"))["cmdstat_hmget"]["calls"])

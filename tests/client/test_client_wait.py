@@ -84,7 +84,7 @@ async def test_running_again_what_has_ended_gives_its_result_at_once(
     monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 3600.0)
     await client.submit(crew.keys.crew, "x", agent="a", id="t1")
     await crew.finish("w", await crew.take("w"))
-    assert (await client.run(crew.keys.crew, "x", agent="a", id="t1", timeout=5)).success
+    assert (await client.run(crew.keys.crew, "x", agent="a", id="t1", timeout=60)).success
 
 
 async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
@@ -101,7 +101,7 @@ async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
         return await really(self, *channels)
 
     monkeypatch.setattr(PubSub, "subscribe", subscribe)
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=10))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=60))
 
     async def has_listened() -> bool:
         return refused == 2 or waiting.done()
@@ -180,7 +180,7 @@ async def test_running_something_is_refused_in_time_although_the_store_does_not_
     async with Client(server.url) as client:
         server.pause()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(9):
                 with pytest.raises(StoreUnavailable):
                     await client.run("c", "x")
         finally:
@@ -192,7 +192,7 @@ async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(priva
     async with Client(server.url) as client:
         server.pause()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(9):
                 with pytest.raises(TimeoutError):
                     await client.wait("c", "t1", timeout=0.2)
         finally:

@@ -29,7 +29,7 @@ async def client(server: Any) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 async def _until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -51,7 +51,7 @@ async def test_a_change_is_found_by_itself_and_told_once(
         await _until(lambda: clock.sleepers == [300])
 
     try:
-        await seen.asked(15)
+        await seen.asked(60)
         assert (seen.message, changes) == ("", [])
         assert REGISTRY.get_sample_value("watchbill_operator_store_evicts") == 0
         for policy in ("allkeys-lru", "volatile-lru"):
@@ -82,14 +82,14 @@ async def test_a_store_that_is_away_at_the_start_is_asked_when_it_is_back_and_ho
     seen = Eviction(client, changed.set)
     asking = asyncio.create_task(seen.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await seen.asked(0.1)
         await server.restart()
-        await seen.asked(15)
+        await seen.asked(60)
         assert seen.message == ""
         await client.config_set("maxmemory-policy", "allkeys-lru")
         seen.ask_now()  # and not in five minutes
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await changed.wait()
         assert "allkeys-lru" in seen.message
     finally:
@@ -104,7 +104,7 @@ async def test_who_may_not_ask_says_so_and_goes_on(
         seen = Eviction(poor, lambda: None)
         asking = asyncio.create_task(seen.run())
         try:
-            await seen.asked(15)
+            await seen.asked(60)
             assert not asking.done()
             assert seen.message == ""
         finally:

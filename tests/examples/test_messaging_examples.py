@@ -22,7 +22,7 @@ async def output(name: str, redis_url: str) -> list[str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), 180)
     assert (process.returncode, err.decode()) == (0, "")
     return out.decode().splitlines()
 

@@ -29,7 +29,7 @@ async def test_the_workflow_over_streams_does_each_document_once(
     server = await private_redis()
     monkeypatch.setenv("WATCHBILL_REDIS_URL", server.url)
     command = [sys.executable, str(EXAMPLES / "redis_stream_example.py")]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=180)
 
     assert done.returncode == 0, done.stderr
     *findings, given_up = done.stdout.splitlines()

@@ -65,7 +65,7 @@ async def test_the_programs_of_the_guide_run_as_they_are_written(url: str, tmp_p
     assert ADDRESS in PROGRAMS[0]
     async with running([sys.executable, "-c", service], tmp_path):
         command = [sys.executable, "-c", client]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         first, second, third = done.stdout.splitlines()
         assert (first, second) == ("Hello, Ada {'source': 'docs'}", "FIRE")

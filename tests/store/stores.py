@@ -35,7 +35,7 @@ class Opened:
     def end(self, how: signal.Signals) -> None:
         """To the whole process group, as terminals and supervisors do."""
         os.killpg(self.process.pid, how)
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 class Children:

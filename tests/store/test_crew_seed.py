@@ -120,7 +120,7 @@ def test_a_variable_that_is_no_number_is_named(variable: str, monkeypatch: pytes
 
 async def test_the_example_runs(address: str) -> None:
     command = [sys.executable, "-W", "error", str(ROOT / "examples" / "redis_persistence_example.py")]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "saved: True True",

@@ -31,7 +31,7 @@ async def test_an_attached_process_takes_over_when_the_owner_goes(
         client = connect(store.url)
         await client.set("k", "v")
         owner.end(how)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await took_over.wait()
         assert store.owner
         assert store.url == owner.url
@@ -104,7 +104,7 @@ async def test_on_owner_may_close_the_store(children: Children, folder: Path) ->
 
     store = await EmbeddedStore.open(folder, on_owner=on_owner)
     owner.end(signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await closed.wait()
     assert lock_is_free(folder)
 

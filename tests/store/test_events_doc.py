@@ -17,5 +17,5 @@ async def test_the_program_runs_as_it_is_written(private_redis: Any) -> None:
     server = await private_redis()
     program = PROGRAM.replace("redis://localhost:6379", server.url)
     command = [sys.executable, "-W", "error", "-c", program]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "agent_spawned researcher a helper for the sources\n", "")

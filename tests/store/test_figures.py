@@ -53,7 +53,7 @@ async def test_each_class_tells_what_waits_what_runs_and_how_old_its_head_is(cre
     assert ages["low"] is not None
     assert ages["low"] >= ages["critical"] + 50
     assert found.oldest_ms == ages["low"]
-    assert before <= found.now_ms <= before + 5000
+    assert before <= found.now_ms <= before + 60_000
 
     assert [t.id for t in await crew.take("w", slots=4)] == ["c1", "c2", "c3", "l1"]
     found = await of(crew)

@@ -165,11 +165,11 @@ async def test_what_a_dedupe_key_names_already_needs_no_room(crew: Crew) -> None
 async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew) -> None:
     async with crew.client.pubsub() as listener:
         await listener.subscribe(crew.keys.wake)
-        assert (await listener.get_message(timeout=5))["type"] == "subscribe"
+        assert (await listener.get_message(timeout=60))["type"] == "subscribe"
         await crew.submit("t1")
         heard = None
         while heard != crew.keys.crew:  # other crews of this server wake, too
-            message = await listener.get_message(timeout=5)
+            message = await listener.get_message(timeout=60)
             assert message is not None
             heard = message["data"]
 
@@ -178,7 +178,7 @@ async def test_a_worker_that_has_come_wakes_whoever_scales_workers_once(crew: Cr
     """In a rollout one of the old revision may leave then."""
     async with crew.client.pubsub() as listener:
         await listener.subscribe(crew.keys.wake)
-        assert (await listener.get_message(timeout=5))["type"] == "subscribe"
+        assert (await listener.get_message(timeout=60))["type"] == "subscribe"
         with connection.connect_sync(crew.url) as sync:
             for incarnation, number in (("w1", 1), ("w1", 2), ("w2", 1)):
                 await crew.claim(incarnation, number)
@@ -186,7 +186,7 @@ async def test_a_worker_that_has_come_wakes_whoever_scales_workers_once(crew: Cr
         await crew.client.publish(crew.keys.wake, "the end")
         heard: list[str] = []
         while "the end" not in heard:
-            heard.append((await listener.get_message(timeout=5))["data"])
+            heard.append((await listener.get_message(timeout=60))["data"])
     assert heard == [crew.keys.crew, crew.keys.crew, "the end"]
 
 

@@ -131,7 +131,7 @@ async def test_a_large_payload_stays_in_the_record_and_is_given_when_the_task_be
 
 async def test_a_claim_behind_the_bell_begins_what_comes(crew: Crew) -> None:
     waiting = asyncio.create_task(
-        crew.queue.claim_at_bell("w", 1, 3, lease_ms=LEASE_MS, take_over=True, timeout_seconds=5)
+        crew.queue.claim_at_bell("w", 1, 3, lease_ms=LEASE_MS, take_over=True, timeout_seconds=60)
     )
     await asyncio.sleep(0.05)
     await crew.submit("t1")

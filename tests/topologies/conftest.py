@@ -78,13 +78,15 @@ def store(request: pytest.FixtureRequest, store_named: Callable[[str], servers.S
 
 @pytest.fixture
 async def crew_in(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """`await crew_in(store, {"a": "Gate"})`: a crew whose processes are killed when the test ends."""
+    """`await crew_in(store, {"a": "Gate"})`: a crew whose processes are killed when the test ends. Where nothing is
+    said of its lease, no worker is taken for dead because the machine is busy."""
     crews: list[workshop.Crew] = []
 
     async def make(store: servers.Store, agents: Mapping[str, Any], **options: Any) -> workshop.Crew:
         name = f"crew-{uuid.uuid4().hex[:16]}"
         folder = tmp_path / name
         folder.mkdir()
+        options.setdefault("lease_seconds", 3600)
         crew = await workshop.made(options.pop("url", store.url), name, folder, agents, **options)
         crews.append(crew)
         return crew

@@ -342,7 +342,7 @@ async def migrate_slot(store: Store, key: str, to: Server) -> None:
     source, slot = store.home(key), key_slot(key.encode())
     target = await _call(to, "CLUSTER", "MYID")
     await _call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any(first <= slot <= last for first, last in await asyncio.to_thread(store.slots, to)):
         assert time.monotonic() < deadline, await _call(source, "CLUSTER", "GETSLOTMIGRATIONS")
         await asyncio.sleep(0.02)

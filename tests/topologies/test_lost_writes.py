@@ -38,7 +38,7 @@ class Rewind:
 
     async def remember(self) -> None:
         """From now on, the replica knows of nothing more."""
-        assert await asyncio.to_thread(self.old.ask, "WAIT", 1, 5000) == 1
+        assert await asyncio.to_thread(self.old.ask, "WAIT", 1, 60_000) == 1
         await asyncio.to_thread(self.new.ask, "REPLICAOF", "NO", "ONE")
 
     async def fail_over(self) -> None:
@@ -64,7 +64,7 @@ async def test_a_result_that_was_lost_is_made_again(rewind: Rewind, crew_in: Cre
     crew.open()
     assert (await crew.result("t")).success
     await rewind.fail_over()
-    await until(lambda: crew.executions()["t"] == 2, 20, "its second run")
+    await until(lambda: crew.executions()["t"] == 2, what="its second run")
     assert (await crew.result("t")).success
     assert await crew.ends() == {("t", "completed"): 1}
     assert worker.lives
@@ -83,7 +83,7 @@ async def test_a_claim_that_was_lost_is_made_again_and_the_first_has_no_result(r
     await rewind.fail_over()
     await asyncio.sleep(0.5)
     crew.open()
-    first, t = await crew.results(["first", "t"], timeout=30)
+    first, t = await crew.results(["first", "t"], timeout=60)
     assert first.success
     assert t.success
     assert await crew.ends() == {("t", "completed"): 1, ("first", "completed"): 1}
@@ -99,7 +99,7 @@ async def test_a_worker_that_came_since_goes_on(rewind: Rewind, crew_in: CrewIn)
     await crew.started("t")
     await rewind.fail_over()
     crew.open()
-    assert (await crew.result("t", timeout=30)).success
+    assert (await crew.result("t", timeout=60)).success
     assert worker.lives
     await until(crew.is_idle)
     with pytest.raises(redis.RedisError):

@@ -38,7 +38,7 @@ def has(server: servers.Server, user: str) -> bool:
 
 async def _does(crew: Any, name: str) -> bool:
     try:
-        return bool((await crew.client.run(name, "now", agent="a", timeout=30)).success)
+        return bool((await crew.client.run(name, "now", agent="a", timeout=60)).success)
     except StoreUnavailable:  # the Sentinel that was asked has not heard of the new master yet
         return False
 
@@ -64,11 +64,11 @@ async def test_a_crews_user_outlives_its_master_and_reaches_servers_that_come_ba
         confined = await crew.through(url)
         try:
             worker = await confined.worker()
-            assert (await confined.client.run(crew.name, "now", agent="a", timeout=20)).success
+            assert (await confined.client.run(crew.name, "now", agent="a", timeout=60)).success
 
             former = store.master
             former.kill()
-            await until(lambda: store.failovers > 0, 30, "another master")
+            await until(lambda: store.failovers > 0, what="another master")
             await until(lambda: _does(confined, crew.name), what="work is taken and done")
             assert worker.lives
 

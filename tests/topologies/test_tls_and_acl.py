@@ -74,8 +74,8 @@ async def test_everything_goes_over_tls(
     crew = await crew_in(store, {"a": "SayingGate"}, url=f"{store.url}?ssl_ca_certs={certificates}/ca.crt")
     crew.open()
     worker = await crew.worker()
-    assert (await crew.client.run(crew.name, "now", agent="a", timeout=20)).success
-    assert (await crew.client.run(crew.name, "now", timeout=20)).success
+    assert (await crew.client.run(crew.name, "now", agent="a", timeout=60)).success
+    assert (await crew.client.run(crew.name, "now", timeout=60)).success
     await worker.drain()
 
 

@@ -24,7 +24,7 @@ TEXT = (ROOT / "docs" / "tracing.md").read_text()
 
 
 def run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, env=pages.environment(), capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, cwd=folder, env=pages.environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -91,7 +91,7 @@ async def test_parked_tasks_are_brought_back_though_the_crew_was_missing_for_a_m
     await until(lambda: clock.sleepers, what="a pause after a search that found no crew")
     await crew.redis.hset(crew.keys.meta, "def", str(digest))
     clock.advance(parked.UNPARK_SECONDS)
-    await until(partial(crew.waits, 1), 5)
+    await until(partial(crew.waits, 1), what="its return")
     bringing.cancel()
 
 

@@ -152,7 +152,7 @@ async def test_a_task_for_a_time_begins_within_a_second_of_it_and_never_before(m
     await crew.results(list(due))
     late = sorted(note["at"] + shift - due[note["task"]] for note in crew.notes())
     assert late[0] >= 0
-    assert late[-1] < 15, "a look by itself comes after an hour"
+    assert late[-1] < 45, "a look by itself comes after an hour"
     assert set(crew.executions().values()) == {1}
 
 

@@ -23,7 +23,7 @@ def test_a_setting_that_is_missing_or_wrong_is_named_without_a_password(given: d
     own = {name: value for name, value in os.environ.items() if not name.startswith("WATCHBILL_")}
     environment = own | {f"WATCHBILL_{name}": value for name, value in settings.items() if value}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "watchbill.worker"], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-m", "watchbill.worker"], env=environment, capture_output=True, text=True, timeout=180
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {said}")
