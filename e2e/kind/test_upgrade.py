@@ -92,7 +92,7 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
 ) -> None:
     _, before, now = images
     load = Load(team)
-    team.apply(*crews.sample(CREW, "Sleeper", minReplicas=2, maxReplicas=2, concurrency=2))
+    team.apply(*crews.sample(CREW, "Sleeper", lease_seconds=60, minReplicas=2, maxReplicas=2, concurrency=2))
     team.until_ready(CREW)
     old = uids(team.until_pods(CREW, 2))
     load.add()

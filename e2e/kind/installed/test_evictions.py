@@ -40,7 +40,7 @@ GROWTH = 30 * 2**20
 
 
 def test_a_pod_that_is_deleted_or_evicted_finishes_what_it_runs(team: Team, name: str) -> None:
-    team.apply(*crews.sample(name, "Gated", minReplicas=2, concurrency=1))
+    team.apply(*crews.sample(name, "Gated", lease_seconds=60, minReplicas=2, concurrency=1))
     pods = {pod["metadata"]["name"]: pod for pod in team.until_pods(name, 2)}
     assert {pod["metadata"]["annotations"][SAFE_TO_EVICT] for pod in pods.values()} == {"false"}
     keys = CrewKeys(NAMESPACE, name)
