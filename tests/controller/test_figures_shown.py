@@ -16,7 +16,7 @@ from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
 from watchbill.plan.replicas import Load
 from watchbill.records import AgentDefinition, CrewDefinition
-from watchbill.store import submissions
+from watchbill.store import figures, submissions
 from watchbill.store.queue import Queue
 from watchbill.store.submissions import Submission
 
@@ -102,6 +102,7 @@ async def test_a_scrape_reads_only_crews_with_something_to_show_and_only_when_th
             await give(client, keys, "t1")
             await synced(stored, keys.crew.partition("/")[2])
         await give(client, crews[0], "t2")
+        await figures.figures(client, crews[0])  # so that the server has the script
         await client.config_resetstat()
         await controller.show_figures(client)
         assert await evalshas(client) == 0, "all of that was read just now"

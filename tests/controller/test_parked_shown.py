@@ -6,7 +6,8 @@ from test_figures_shown import NoHeartbeats, PrivateRedis, no_crew
 
 from watchbill import connection
 from watchbill.controller.memory import CrewMemory
-from watchbill.controller.stored import PARKED_SECONDS, Stored
+from watchbill.controller.parked import PARKED_SECONDS
+from watchbill.controller.stored import Stored
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store import submissions

@@ -58,17 +58,19 @@ class StoredHeartbeats:
         beats: Sequence[Object],
         memory: CrewMemory,
         at_rest: beat.Verdict | None,
+        *,
+        is_new: bool,
     ) -> None:
         """Stores these Heartbeats, removes all others of the crew, and remembers the verdict on each.
 
         `definition`: None where the crew's own can't run. `at_rest`: the verdict on those that would fire, while
-        nothing of the crew begins.
+        nothing of the crew begins. `is_new`: the crew was not in the store before, and has no others there.
         """
         before, memory.verdicts = memory.verdicts, {}
         for seen in beats:
             name = str(seen["metadata"]["name"])
             memory.verdicts[name] = await self._store(keys, uid, definition, seen, at_rest)
-        stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
+        stored = set() if is_new else {state.name for state in await heartbeats.all_of(self._client, keys)}
         for name in (stored | set(before)) - set(memory.verdicts):
             await self.remove(keys, uid, name)
 

@@ -14,14 +14,14 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill import cluster_names, metrics, names
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import beats_now, farewell, fleet, load, spending, stuck, suspension
+from watchbill.controller import beats_now, farewell, fleet, load, parked, spending, stuck, suspension
 from watchbill.controller.beats_stored import Heartbeats, StoredHeartbeats
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
@@ -31,12 +31,12 @@ from watchbill.plan import heartbeat as beat
 from watchbill.plan.drain import Fleet
 from watchbill.plan.scaling import Scaling
 from watchbill.records import CrewDefinition
-from watchbill.store import control, definitions, scaling
+from watchbill.store import control, definitions, scaling, sweep
 from watchbill.store import suspension as store_suspension
 from watchbill.store.crews import CrewRedis
 from watchbill.store.definitions import Identity
 from watchbill.store.figures import Figures, figures
-from watchbill.store.queue import Queue
+from watchbill.store.queue import Queue, crew_gone
 from watchbill.store.sweep import Whole
 from watchbill.store.workers import workers
 
@@ -49,8 +49,6 @@ UNKNOWN_LEASE_SECONDS: Final = 60.0
 """The lease that workers are supposed to have whose crew can't be read."""
 EXPLAINED_SECONDS: Final = 10.0
 """Seconds between two writes of why a crew has so many workers, where only its figures have changed."""
-PARKED_SECONDS: Final = 10.0
-"""Seconds between two reads of the agents whose tasks are parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,40 @@ class StoreState:
     """Seconds until help may have to be asked for; None: ready work makes progress."""
     parked_in: float | None = None
     """Seconds until `unavailable` is to be read again; None: it is as of now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One crew as Kubernetes has it."""
+
+    seen: Mapping[str, Any]
+    definition: CrewDefinition | None
+    beats: Sequence[Mapping[str, Any]]
+    hold: str
+
+    @property
+    def uid(self) -> str:
+        return str(self.seen["metadata"]["uid"])
+
+    @property
+    def generation(self) -> int:
+        return int(self.seen["metadata"]["generation"])
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        return self.seen.get("status") or {}
+
+    @property
+    def is_suspended(self) -> bool:
+        """No task of it is to begin, be the rest of it sound or not."""
+        return bool(self.seen.get("spec", {}).get("suspend") or self.hold)
+
+    @property
+    def token(self) -> str:
+        """All that tells what is to be stored from what was."""
+        beats = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in self.beats)
+        is_sound = self.definition is not None
+        return json.dumps([self.uid, is_sound and self.generation, self.is_suspended, self.hold, beats])
 
 
 class Stored:
@@ -118,74 +150,97 @@ class Stored:
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
         can't run; then what was stored before stays. `has_pods`: there may be workers to read of. `hold`: why the crew
         is to take no work, and none of it to begin; empty: it is. Raises StoreUnavailable; NameTaken when another owns
-        the crew of that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; NotLeader.
+        the crew of that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; CrewGone when the
+        crew was replaced meanwhile; NotLeader.
         """
-        keys, uid, generation = names.CrewKeys(*key), str(seen["metadata"]["uid"]), seen["metadata"]["generation"]
-        generations = sorted((b["metadata"]["name"], b["metadata"]["uid"], b["metadata"]["generation"]) for b in beats)
-        suspended = _suspends(seen) or bool(hold)
-        wanted = json.dumps([uid, definition is not None and generation, suspended, hold, generations])
-        reading = memory.take(self._clock.monotonic())
+        keys, wanted = names.CrewKeys(*key), _Wanted(seen, definition, beats, hold)
+        swept = reading = memory.take(self._clock.monotonic())
+        token = wanted.token
+        if reading is None and memory.synced == token:
+            reading = await sweep.one(self._client, keys)
         held = reading.identity if reading else await definitions.identity(self._client, keys)
-        is_ours = (held.uid, held.owner) == (uid, self._owner)
-        current, queue = held.definition, Queue(self._client, keys, uid)
-        if memory.synced != wanted or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
+        is_ours = (held.uid, held.owner) == (wanted.uid, self._owner)
+        if memory.synced != token or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
             memory.synced, reading = "", None
-            self._check()
-            if definition is not None:
-                # The figures of a crew that was stored are in its status from then on.
-                was_there = "waiting" in (seen.get("status") or {})
-                await self._store(keys, definition, seen, held, was_there=was_there, hold=hold)
-                current = definition.digest()
-            elif not is_ours:
+            if definition is None and not is_ours:
                 return None
-            else:
-                await store_suspension.suspend(self._client, keys, uid, on=suspended, hold=hold)
-            await self._beats.store(keys, uid, definition, beats, memory, beat.at_rest(suspended=suspended, hold=hold))
-            if definition is not None and (seen.get("status") or {}).get("observedGeneration") != generation:
-                await self._try_parked(queue)
-            memory.synced = wanted
+            await self._write(keys, wanted, held, memory)
+            memory.synced = token
         is_left = False
         if asked := beats_now.asked(beats, memory):
             self._check()
             is_left = await beats_now.fire(self._client, keys, asked, memory, now=self._clock.now())
-        now = await self._figures(keys, uid, reading)
-        if now.suspended and now.running:
-            lease_seconds = definition.tasks.lease_seconds if definition else UNKNOWN_LEASE_SECONDS
-            if await suspension.return_dead(self._client, keys, uid, memory, lease_seconds, self._clock):
-                now = await figures(self._client, keys)
+            reading = None  # it is older than the work that this has made
+        reading = reading or await self._read(keys, wanted.uid)
+        memory.swept = reading.substance
+        state = await self._state(keys, wanted, reading, memory, has_pods=has_pods)
+        return replace(state, is_swept=reading is swept, is_run_now_left=is_left)
+
+    async def _write(self, keys: names.CrewKeys, wanted: _Wanted, held: Identity, memory: CrewMemory) -> None:
+        """Stores the crew, if it can run, and its heartbeats."""
+        uid, definition = wanted.uid, wanted.definition
+        was_there = held.uid == uid
+        self._check()
+        if definition is not None:
+            await self._store(keys, definition, wanted, held)
+        else:
+            await store_suspension.suspend(self._client, keys, uid, on=wanted.is_suspended, hold=wanted.hold)
+        at_rest = beat.at_rest(suspended=wanted.is_suspended, hold=wanted.hold)
+        await self._beats.store(keys, uid, definition, wanted.beats, memory, at_rest, is_new=not was_there)
+        if was_there and definition is not None and wanted.status.get("observedGeneration") != wanted.generation:
+            await parked.try_again(Queue(self._client, keys, uid))
+
+    async def _read(self, keys: names.CrewKeys, uid: str) -> Whole:
+        """Reads how the crew stands, in one call where that is possible."""
+        found = await sweep.one(self._client, keys)
+        if found is None:  # its keys move to another server, where its own scripts follow them
+            held, now = await definitions.identity(self._client, keys), await figures(self._client, keys)
+            found = Whole(held, now, await workers(self._client, keys, uid), None)
+        if found.identity.uid != uid:
+            raise crew_gone(keys)
+        return found
+
+    async def _state(
+        self, keys: names.CrewKeys, wanted: _Wanted, reading: Whole, memory: CrewMemory, *, has_pods: bool
+    ) -> StoreState:
+        """Returns how the crew stands once what is due is on its queues, and reads what only some crews have."""
+        uid, held = wanted.uid, reading.identity
+        now = await self._returned(keys, wanted, await self._moved(keys, uid, reading.figures), memory)
         metrics.QUEUES.show(keys.crew, now)
+        waits = await parked.read(Queue(self._client, keys, uid), memory, now.parked_by.get("agent", 0), self._clock)
+        shown = bool(memory.verdicts)
         if not has_pods:
             memory.drained_at.clear()  # nobody saw the ends of these drains
         return StoreState(
             load=load.of(now),
-            **await self._parked(queue, memory, now.parked_by.get("agent", 0)),
-            agents_loaded=current == held.loaded,
+            unavailable=waits.agents,
+            agents_loaded=held.definition == held.loaded,
             verdicts=dict(memory.verdicts),
-            beats=await beats_now.observed(self._client, keys, suspended=suspended) if memory.verdicts else {},
+            beats=await beats_now.observed(self._client, keys, suspended=wanted.is_suspended) if shown else {},
             dead=now.dead,
             delayed=now.delayed,
-            is_run_now_left=is_left,
-            fleet=await self._fleet(keys, uid, reading, memory) if has_pods else Fleet(),
-            is_swept=reading is not None,
-            budgets=await spending.read(self._client, keys, definition),
+            fleet=fleet.of(reading.workers, memory, self._clock) if has_pods else Fleet(),
+            budgets=await spending.read(self._client, keys, wanted.definition),
             help_in=await stuck.ask(self._client, keys, uid, now, memory, self._clock),
+            parked_in=waits.again_in,
         )
 
-    async def _fleet(self, keys: names.CrewKeys, uid: str, reading: Whole | None, memory: CrewMemory) -> Fleet:
-        at_work = reading.workers if reading else await workers(self._client, keys, uid)
-        return fleet.of(at_work, memory, self._clock)
-
-    async def _figures(self, keys: names.CrewKeys, uid: str, reading: Whole | None) -> Figures:
+    async def _moved(self, keys: names.CrewKeys, uid: str, now: Figures) -> Figures:
         """Returns the figures once what is due is on the queues."""
-        now = reading.figures if reading else await figures(self._client, keys)
-        to_deliver = now.deliveries
-        if now.due_in_ms is not None:  # there may be no worker, which moves what is due, and minds the store's clock
-            await Queue(self._client, keys, uid).move_due()
-        if to_deliver and to_deliver.due_in_ms is not None:
-            await Queue(self._client, keys.deliveries(), uid).move_due()
-        if now.due_in_ms is not None or (to_deliver and to_deliver.due_in_ms is not None):
-            now = await figures(self._client, keys)
-        return now
+        dues = [(keys, now.due_in_ms), (keys.deliveries(), now.deliveries.due_in_ms if now.deliveries else None)]
+        queues = [of for of, due_in_ms in dues if due_in_ms is not None]
+        for of in queues:  # there may be no worker, which moves what is due, and minds the store's clock
+            await Queue(self._client, of, uid).move_due()
+        return await figures(self._client, keys) if queues else now
+
+    async def _returned(self, keys: names.CrewKeys, wanted: _Wanted, now: Figures, memory: CrewMemory) -> Figures:
+        """Returns the figures once a suspended crew has back what its dead workers held."""
+        if not (now.suspended and now.running):
+            return now
+        lease_seconds = wanted.definition.tasks.lease_seconds if wanted.definition else UNKNOWN_LEASE_SECONDS
+        if not await suspension.return_dead(self._client, keys, wanted.uid, memory, lease_seconds, self._clock):
+            return now
+        return await figures(self._client, keys)
 
     async def drain(self, key: Key, uid: str, names_of: Sequence[str], *, on: bool) -> None:
         """Has these workers claim no more, or again. Raises CrewGone when the crew was replaced, NotLeader."""
@@ -268,18 +323,8 @@ class Stored:
 
     # ------------------------------------------------------------ definition and record
 
-    async def _store(
-        self,
-        keys: names.CrewKeys,
-        definition: CrewDefinition,
-        seen: Mapping[str, Any],
-        held: Identity,
-        *,
-        was_there: bool,
-        hold: str,
-    ) -> None:
-        """`seen`: the Crew that `definition` was made from."""
-        key, uid, generation = _key(keys), str(seen["metadata"]["uid"]), int(seen["metadata"]["generation"])
+    async def _store(self, keys: names.CrewKeys, definition: CrewDefinition, wanted: _Wanted, held: Identity) -> None:
+        key, uid, generation = _key(keys), wanted.uid, wanted.generation
         over: int | None = None
         if held.uid and held.owner == self._owner and held.uid != uid:
             await self._check_gone(key, held.uid)
@@ -304,12 +349,12 @@ class Stored:
             definition,
             uid=uid,
             owner=self._owner,
-            was_there=was_there,
+            was_there="waiting" in wanted.status,  # the figures of a crew that was stored are there from then on
             generation=generation,
             over=over,
-            suspended=_suspends(seen) or bool(hold),
-            hold=hold,
-            deletion=farewell.policy_of(seen.get("spec", {})),
+            suspended=wanted.is_suspended,
+            hold=wanted.hold,
+            deletion=farewell.policy_of(wanted.seen.get("spec", {})),
         )
 
     def _taken(self, keys: names.CrewKeys, owner: str) -> str:
@@ -340,32 +385,6 @@ class Stored:
 
     async def _identities(self, crews: Sequence[Key]) -> list[Identity]:
         return await definitions.identities(self._client, [names.CrewKeys(*key) for key in crews])
-
-    # ------------------------------------------------------------ parked work
-
-    async def _try_parked(self, queue: Queue) -> None:
-        """Moves parked tasks back onto the queue: the crew has changed, and may now have the agents that were missing.
-
-        Workers do the same, but there may be none, and parked tasks start none.
-        """
-        for members in (await queue.parked_agents()).values():
-            await queue.unpark(members)
-
-    async def _parked(self, queue: Queue, memory: CrewMemory, count: int) -> dict[str, Any]:
-        """Returns what a StoreState says of so many parked tasks."""
-        known, at, _ = memory.parked
-        now = self._clock.monotonic()
-        if count == 0:
-            memory.parked = (0, 0.0, ())
-        elif known == 0 or (count != known and now - at >= PARKED_SECONDS):
-            memory.parked = (count, now, sorted(await queue.parked_agents()))
-        known, at, agents = memory.parked
-        return {"unavailable": agents, "parked_in": None if count == known else max(at + PARKED_SECONDS - now, 0.0)}
-
-
-def _suspends(seen: Mapping[str, Any]) -> bool:
-    """Returns whether the Crew says that no task of it is to begin, be the rest of it sound or not."""
-    return bool(seen.get("spec", {}).get("suspend"))
 
 
 def _key(keys: names.CrewKeys) -> Key:

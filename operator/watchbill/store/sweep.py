@@ -67,6 +67,15 @@ async def read(
                     yield keys.crew, _parsed(keys, answer)
 
 
+async def one(client: redis.asyncio.Redis, keys: CrewKeys) -> Whole | None:
+    """Returns how one crew stands, in one call; None: there is no such crew, or that can't be told now.
+
+    Raises StoreUnavailable, StoreRefuses.
+    """
+    ((_, found),) = [answer async for answer in read(client, [keys], [])]
+    return found if isinstance(found, Whole) else None
+
+
 def _batches(crews: Sequence[CrewKeys], most: int) -> list[Sequence[CrewKeys]]:
     return [crews[start : start + most] for start in range(0, len(crews), most)]
 
