@@ -251,9 +251,9 @@ class CrewDefinition(BaseModel):
         """Returns the parts that runs depend on, as canonical JSON: all but identity, times and metadata."""
         return self.model_dump_json(exclude={"crew_id", "metadata", "created_at", "updated_at"})
 
-    def digest(self) -> str:
-        """The content's address: equal definitions share one stored copy."""
-        return hashlib.sha256(self.content().encode()).hexdigest()[:16]
+    def digest(self, content: str = "") -> str:
+        """The content's address: equal definitions share one stored copy. `content`: what `content` returned before."""
+        return hashlib.sha256((content or self.content()).encode()).hexdigest()[:16]
 
 
 def tool_name(reference: str) -> str:

@@ -48,6 +48,10 @@ def test_the_event_that_tells_of_what_is_known_already_concerns_nobody() -> None
     assert cache.take("crews", "MODIFIED", crew(9)) == {ECHO}
     assert cache.take("crews", "MODIFIED", crew(9)) == set()
     assert version_of(cache) == "9"
+    cache.take("deployments", "ADDED", deployment(1))
+    assert cache.take("deployments", "MODIFIED", {**deployment(1), "spec": None}) == set(), (
+        "nothing is made of it again"
+    )
 
 
 def test_a_deployment_that_no_plan_can_tell_from_before_concerns_nobody_and_is_fenced_by_its_new_version() -> None:

@@ -51,12 +51,17 @@ class Index(Generic[T]):
     def items(self) -> list[tuple[Key, T]]:
         return [(key, obj) for key, (_, _, obj) in self._known.items()]
 
+    def is_known(self, key: Key, version: int) -> bool:
+        """Returns whether this version of the object is known, or a newer one."""
+        known = self._known.get(key)
+        return known is not None and known[1] >= version
+
     def put(self, key: Key, crew: Key, version: int, obj: T) -> set[Key]:
         """Stores the object. Returns the crews that this concerns: none if this or a newer version of it is known, as
         after a write of our own, or if nothing of it has changed that is kept."""
-        known = self._known.get(key)
-        if known is not None and known[1] >= version:
+        if self.is_known(key, version):
             return set()
+        known = self._known.get(key)
         concerned = self._remove(key) | {crew}
         self._known[key] = (crew, version, obj)
         self._of.setdefault(crew, set()).add(key)
@@ -130,6 +135,8 @@ class Cache:
             concerned = index.drop(key, _version(obj)) | ({key} if plural == "crews" else set())
         elif (crew := _crew_of(plural, obj)) is None:  # no longer labelled as a crew's
             concerned = index.drop(key, _version(obj))
+        elif index.is_known(key, _version(obj)):  # as after a write of our own: what is kept of it costs much to make
+            concerned = set()
         else:
             concerned = index.put(key, crew, _version(obj), _small(plural, obj))
         if plural == "crews":

@@ -118,9 +118,12 @@ class Scaling:
 
     def pack(self) -> str:
         """Returns the values as JSON, without those that are as usual: each idle crew has some."""
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
-        said = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
-        return json.dumps(said, separators=(",", ":"))
+        said = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                said[field.name] = value
+        return json.dumps(said, separators=(",", ":"), default=dataclasses.asdict)  # pods and workers that drain
 
     @classmethod
     def unpack(cls, text: str) -> Scaling | None:
@@ -173,7 +176,10 @@ def hold(seen: Scaling) -> str:
         case "controller":
             return "the controller of the Deployment has yet to follow its last change"
         case "probes":
-            return "drained workers go once the API server has seen that they are not ready, which takes some seconds"
+            return (
+                "drained workers go once the API server knows that they are not ready and that those that work are: "
+                "after some seconds, or a minute where kubelets ask something else than /readyz"
+            )
         case "not-ready":
             return "no pod goes, because one that works is not ready, and would be chosen first"
         case "older-release":

@@ -113,7 +113,7 @@ async def apply(
     owner deletes it. `generation`: of the definition, for an owner that counts; a later one stays, unless it is
     `over`. Raises NameTaken for a crew of another uid or owner, StaleObject when a later generation is stored.
     """
-    digest = definition.digest()
+    digest = definition.digest(content := definition.content())
     to = {RECEIVER + destination.name: destination for destination in definition.delivery}
     with outages.translated():
         while True:
@@ -130,7 +130,7 @@ async def apply(
                     uid or "",
                     digest,
                     old,
-                    definition.content(),
+                    content,
                     definition.tasks.max_queued,
                     owner,
                     _LOSS if was_there else "",
