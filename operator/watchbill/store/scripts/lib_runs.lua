@@ -51,42 +51,51 @@ local function runs()           -- made when needed: most calls have to do with 
     end
   end
 
+  -- What the entries of a run's steps carry: class, payload, definition and names of inputs. Read once a call.
+  local carried = {}
+  local function carried_by(of)
+    local known = carried[of.run_id] or redis.call('HMGET', of.run, 'class', 'payload', 'def', 'inputs')
+    carried[of.run_id] = known
+    return unpack(known)
+  end
+
+  -- Puts a step on the stream.
+  local function enqueue(of, name, step)
+    local id, class, payload, definition, inputs = of.run_id .. '/' .. name, carried_by(of)
+    step.state = 'waiting'
+    if #payload <= ALONG and step.spent == '' and step.attempt == '0' then      -- else `start` gives what was spent
+      step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs)
+    else      -- or whoever waited for others goes on with its attempts
+      step.entry = put(class, 'id', id, 'agent', step.agent, 'attempt', int(tonumber(step.attempt) + 1))
+    end
+    write_step(of.steps, name, step)
+  end
+
   -- Puts ready steps on the stream, as many as the run may have at once; the others are parked. Parked ones go first.
-  -- `ready`: list of {name, step}. Returns how many of the run's steps are now on the stream.
-  local function pump(of, ready)
-    local run = redis.call('HMGET', of.run, 'active', 'parallel', 'class', 'parked', 'payload', 'def', 'inputs',
-      'state')
-    local active, parallel, class, parked = tonumber(run[1]), tonumber(run[2]), run[3], tonumber(run[4])
-    local payload, definition, inputs, state = run[5], run[6], run[7], run[8]
-    local function enqueue(name, step)
-      local id = of.run_id .. '/' .. name
-      step.state = 'waiting'
-      if #payload <= ALONG and step.spent == '' and step.attempt == '0' then      -- else `start` gives what was spent
-        step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs)
-      else      -- or whoever waited for others goes on with its attempts
-        step.entry = put(class, 'id', id, 'agent', step.agent, 'attempt', int(tonumber(step.attempt) + 1))
-      end
-      write_step(of.steps, name, step)
-      active = active + 1
-    end
-    if state == 'cancelling' then      -- nothing new begins
+  -- `ready`: list of {name, step}; `ended`: what the end of a step adds to `completed`, `failed` and `ends`. Returns
+  -- how many of the run's steps are now on the stream.
+  local function pump(of, ready, ended)
+    local run = redis.call('HMGET', of.run, 'active', 'parallel', 'parked', 'state', 'completed', 'failed', 'ends')
+    local active, parallel, parked = tonumber(run[1]), tonumber(run[2]), tonumber(run[3])
+    local is_stopped = run[4] == 'cancelling'
+    if ended then active = active - 1 end
+    if is_stopped then      -- nothing new begins
       for _, item in ipairs(ready) do write_step(of.steps, item[1], item[2]) end
-      return active
-    end
-    if parked > 0 and active < parallel then
+    elseif parked > 0 and active < parallel then
       for _, member in ipairs(bound_members(of.run_id, parallel - active)) do
         local name = name_of_bound(of.run_id, member)
         redis.call('ZREM', PARKED, member)
-        parked = parked - 1
-        enqueue(name, read_step(of.steps, name))
+        parked, active = parked - 1, active + 1
+        enqueue(of, name, read_step(of.steps, name))
       end
     end
     table.sort(ready, function(a, b) return tonumber(a[2].index) < tonumber(b[2].index) end)
-    for _, item in ipairs(ready) do
+    for _, item in ipairs(is_stopped and {} or ready) do
       local name, step = item[1], item[2]
       tell(of, name, 'mission_work_promoted', '')
       if active < parallel then
-        enqueue(name, step)
+        active = active + 1
+        enqueue(of, name, step)
       else
         step.state = 'parked'
         write_step(of.steps, name, step)
@@ -94,7 +103,12 @@ local function runs()           -- made when needed: most calls have to do with 
         parked = parked + 1
       end
     end
-    redis.call('HSET', of.run, 'active', active, 'parked', parked)
+    if ended then
+      redis.call('HSET', of.run, 'active', active, 'parked', parked, 'completed', run[5] + ended.completed, 'failed',
+        run[6] + ended.failed, 'ends', run[7] + ended.ends)
+    else
+      redis.call('HSET', of.run, 'active', active, 'parked', parked)
+    end
     return active
   end
 
@@ -163,12 +177,8 @@ local function runs()           -- made when needed: most calls have to do with 
     local successors = step.successors == NONE and {} or split(step.successors, LS)
     -- What was delegated counts as done in any case: who delegated it judges how it ended.
     local is_good = outcome == 'completed' or outcome == 'skipped' or is_marked(step, DELEGATED)
-    redis.call('HINCRBY', item.run, 'active', -1)
+    local counts = is_marked(step, SYNTHESIS) and 0 or 1
     tell_end(item, ended, successors)
-    if not is_marked(step, SYNTHESIS) then
-      redis.call('HINCRBY', item.run, is_good and 'completed' or 'failed', 1)
-      if is_good and #successors == 0 then redis.call('HINCRBY', item.run, 'ends', 1) end
-    end
     local ready = {}
     if (is_good or is_marked(step, LENIENT)) and not is_marked(step, RELEASED) then
       ready = released(item, successors)
@@ -177,7 +187,9 @@ local function runs()           -- made when needed: most calls have to do with 
         write_step(item.steps, item.name, step)
       end
     end
-    if pump(item, ready) == 0 and begin_synthesis(item) == 0 then end_run(item, tonumber(ended.ttl)) end
+    local added = { completed = is_good and counts or 0, failed = is_good and 0 or counts,
+      ends = is_good and #successors == 0 and counts or 0 }
+    if pump(item, ready, added) == 0 and begin_synthesis(item) == 0 then end_run(item, tonumber(ended.ttl)) end
   end
 
   runs_made = { advance = advance, end_run = end_run, ended = ended_runs, pump = pump, changed = changed,
