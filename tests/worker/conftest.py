@@ -6,8 +6,9 @@ import importlib
 import math
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from workshop import AGENTS, Make
 
 from watchbill import connection
 from watchbill.agents.loading import AgentLoader
+from watchbill.connection import scripts
+from watchbill.connection.client import LeanClient
 from watchbill.testing import FakeClock
 from watchbill.worker.delivering import shares
 from watchbill.worker.execution import processes
@@ -104,4 +107,21 @@ def enter(make_crew: Make) -> Enter:
                 crew.open()
                 await executor.close()
 
+    return made
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The trips that clients of this process make, by their scripts and commands."""
+    folder = resources.files("watchbill.store").joinpath("scripts")
+    names = [one.name.removesuffix(".lua") for one in folder.iterdir() if not one.name.startswith("lib")]
+    scripts_by_hash = {scripts.source(name)[1]: name for name in names}
+    made: list[str] = []
+    trip = LeanClient._trip
+
+    async def counted(self: LeanClient, commands: Sequence[Sequence[Any]], *rest: Any) -> Any:
+        made.append(" ".join(scripts_by_hash.get(str(command[1]), str(command[0])) for command in commands))
+        return await trip(self, commands, *rest)
+
+    monkeypatch.setattr(LeanClient, "_trip", counted)
     return made

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import resources
-from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
@@ -16,8 +13,6 @@ from workshop import Make
 from watchbill import connection, testing
 from watchbill.agents import AgentLoader, aclose_clients
 from watchbill.api.budgets import Budget
-from watchbill.connection import scripts
-from watchbill.connection.client import LeanClient
 from watchbill.connection.gathering import GatheredReads
 from watchbill.records import AgentDefinition
 from watchbill.testing import FakeClock, FakeModel
@@ -25,23 +20,6 @@ from watchbill.worker.execution.account import Account
 
 STEPS = 40
 REQUESTS = 6
-
-
-@pytest.fixture
-def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The trips that clients of this process make, by their scripts and commands."""
-    folder = resources.files("watchbill.store").joinpath("scripts")
-    names = [one.name.removesuffix(".lua") for one in folder.iterdir() if not one.name.startswith("lib")]
-    scripts_by_hash = {scripts.source(name)[1]: name for name in names}
-    made: list[str] = []
-    trip = LeanClient._trip
-
-    async def counted(self: LeanClient, commands: Sequence[Sequence[Any]], *rest: Any) -> Any:
-        made.append(" ".join(scripts_by_hash.get(str(command[1]), str(command[0])) for command in commands))
-        return await trip(self, commands, *rest)
-
-    monkeypatch.setattr(LeanClient, "_trip", counted)
-    return made
 
 
 async def test_what_is_asked_for_together_is_read_in_one_trip(make_crew: Make, trips: list[str]) -> None:

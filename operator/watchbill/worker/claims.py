@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from watchbill.loggers import Logger
+from watchbill.names import STEP_SEPARATOR
 from watchbill.store import pending
-from watchbill.store.queue import BATCH, Claim, Claimed, Queue
+from watchbill.store.queue import BATCH, Claim, Claimed, Finished, Queue
 from watchbill.worker.bell import Bell
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
@@ -40,12 +41,21 @@ class Claims:
         """True if the crew may have tasks, and no other claim is under way."""
         return self._state.has_work and not self._bell.is_waiting
 
-    def ask(self, incarnation: Incarnation, room: int, *, is_busy: bool) -> int:
+    def will_ask(self, incarnation: Incarnation) -> bool:
+        """Returns whether the end of a brief step is awaited, whose call will be a claim. Then the bell needn't be
+        heard, which would only cost another call. A step that takes long is announced, and not waited for any more."""
+        return self._jobs.go_on_alone and any(STEP_SEPARATOR in task_id for task_id in incarnation.unannounced)
+
+    def ask(self, incarnation: Incarnation, batch: Sequence[Finished], room: int, *, is_busy: bool) -> int:
         """Returns how many tasks the call that is about to be made asks for, and makes that call a claim. -1: the call
-        is none. A busy worker holds one batch more than it has slots for, while tasks are brief."""
+        is none. A busy worker holds one batch more than it has slots for, while tasks are brief. `batch`: the ends that
+        the call tells; those of steps make others ready."""
         state = self._state
+        has_work = self.may_claim or (
+            not self._bell.is_waiting and any(STEP_SEPARATOR in finished.task.id for finished in batch)
+        )
         spare = self._slots.capacity - len(incarnation.held) if is_busy and self._jobs.are_brief else 0
-        if not self.may_claim or state.stopping or state.draining or room + spare <= 0:
+        if not has_work or state.stopping or state.draining or room + spare <= 0:
             return -1
         state.has_work = False
         incarnation.number += 1

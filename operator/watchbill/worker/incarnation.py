@@ -70,6 +70,11 @@ class Incarnation:
         self.held = [task for task in self.held if task.id != task_id]
         self.claimed.pop(task_id, None)
 
+    @property
+    def to_announce(self) -> list[Claimed]:
+        """The tasks of `unannounced` whose agents run: for the others is still read what they need."""
+        return [task for task in self.unannounced.values() if (job := self.jobs.get(task.id)) and job.attempt]
+
     @contextmanager
     def sending(self) -> Iterator[list[Finished]]:
         """Gives the results for one call. If the call fails, they are in `finished` again."""

@@ -27,6 +27,10 @@ logger = Logger("watchbill.worker")
 BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 
+ALONE_SECONDS: Final = 0.01
+"""While tasks take less than this on average, a worker goes on with a run's steps by itself: to share them would cost
+more than it brings."""
+
 STOP_SECONDS: Final = 5.0
 """Seconds that an agent that is cancelled or interrupted may take to clean up; then nobody waits for it any more."""
 
@@ -56,6 +60,11 @@ class Jobs:
     def are_brief(self) -> bool:
         """True if tasks take so little time that more should be at hand."""
         return self._mean < BRIEF_SECONDS
+
+    @property
+    def go_on_alone(self) -> bool:
+        """True if tasks take so little time that it doesn't matter which worker has them."""
+        return self._mean < ALONE_SECONDS
 
     def assume_long(self) -> None:
         """Takes tasks for long ones, however brief the last ones were."""
@@ -89,7 +98,11 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._end(incarnation, job, self._executor.broken(job.task, error))
         else:
+            job.begun = self._now()
             self._run(incarnation, job, read)
+            self.fresh = True
+            # Not before the agents of all that was read together have had their turn: their ends go in one call.
+            asyncio.get_running_loop().call_soon(self._state.wake.set)
 
     def _run(self, incarnation: Incarnation, job: Job, read: Read = NOTHING) -> None:
         try:

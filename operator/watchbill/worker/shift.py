@@ -187,7 +187,7 @@ class Shift:
             elif self._jobs.fresh:  # a brief task may end before anything else needs to be done
                 await self._let_run(own)
             else:
-                if room:
+                if room and not claims.will_ask(own):
                     self._bell.wait(own, room)
                 await self._wait(own)
         except (Fenced, CrewGone) as error:
@@ -227,7 +227,7 @@ class Shift:
 
         state = self._state
         with incarnation.sending() as batch:
-            asked = self._claims.ask(incarnation, room, is_busy=bool(batch or begin))
+            asked = self._claims.ask(incarnation, batch, room, is_busy=bool(batch or begin))
             number = incarnation.number
             try:
                 outcomes, claim = await state.persist(
@@ -278,7 +278,7 @@ class Shift:
         due = [state.stop_by - now] if state.stop_by is not None else []
         if not self._bell.is_waiting:
             due.append(self._recall_at - now)
-        if incarnation.unannounced:
+        if incarnation.to_announce:
             due.append(ANNOUNCE_SECONDS)
         if incarnation.held:
             due.append(incarnation.held_since + BRIEF_SECONDS - now)
@@ -292,8 +292,10 @@ class Shift:
         state.wake.clear()
         if incarnation.finished or incarnation.unwanted or incarnation.heard or state.incarnation_error is not None:
             return
-        if incarnation.unannounced:
-            await self._exchange(incarnation, announced=list(incarnation.unannounced.values())[:BATCH])
+        if self._jobs.fresh:  # of what it needed was read
+            return
+        if announced := incarnation.to_announce:
+            await self._exchange(incarnation, announced=announced[:BATCH])
         if incarnation.held and self._now() >= incarnation.held_since + BRIEF_SECONDS:
             self._jobs.assume_long()
             await self._claims.hand_back_held(incarnation)

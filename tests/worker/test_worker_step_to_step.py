@@ -1,0 +1,88 @@
+"""A worker goes from one brief step of a run to the next: the call that tells an end claims what that made ready, and
+nobody is rung for it. What it has no room for is others', and so is all that comes while a step takes long."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+from driver import only_rung
+from workshop import Make, agent
+
+from watchbill.records import ExecutionMode, FlowRelation
+from watchbill.tasks import AgentTask, RunState
+from watchbill.worker import shift
+from watchbill.worker.jobs import Jobs
+
+CHAIN = [f"a{number}" for number in range(10)]
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of this process take all steps for brief ones, and hear of no work that they aren't rung for."""
+    only_rung(monkeypatch.setattr)
+    monkeypatch.setattr(Jobs, "go_on_alone", True)
+
+
+@pytest.mark.usefixtures("brief")
+async def test_a_step_of_a_chain_costs_one_call_and_no_bell(
+    make_crew: Make, trips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shift, "ANNOUNCE_SECONDS", 3600.0)  # none takes long, however busy the machine is
+    crew = await make_crew(dict.fromkeys(CHAIN, "Brief"))
+    async with crew.in_process():
+        for run in ("warm", "r"):
+            trips.clear()
+            await crew.submit(run)
+            assert (await crew.run_result(run)).status is RunState.COMPLETED
+    found = Counter(trips)
+    assert found["finish"] == len(CHAIN)
+    assert found["BLPOP claim"] <= 2, "before the run and after it"
+
+
+@pytest.mark.usefixtures("brief")
+async def test_what_a_worker_has_no_room_for_is_anothers_at_once(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shift, "ANNOUNCE_SECONDS", 3600.0)
+    gates = [f"g{number}" for number in range(4)]
+    relations = [FlowRelation(source="first", target=gate) for gate in gates]
+    agents = {"first": "Brief", **dict.fromkeys(gates, "Gate")}
+    crew = await make_crew(agents, mode=ExecutionMode.FLOW, flow_relations=relations)
+    async with crew.in_process(concurrency=2), crew.in_process(concurrency=2):
+        await crew.submit("r")
+        await crew.started(*(f"r/{gate}" for gate in gates))
+        crew.open()
+        assert (await crew.run_result("r")).status is RunState.COMPLETED
+    assert crew.executions() == dict.fromkeys(("r/first", *(f"r/{gate}" for gate in gates)), 1)
+
+
+@pytest.mark.usefixtures("brief")
+async def test_a_step_that_takes_long_keeps_its_worker_from_nothing_else(make_crew: Make) -> None:
+    crew = await make_crew({"gate": "Gate", "brief": "Brief"})
+    async with crew.in_process():
+        await crew.submit("r")
+        await crew.started("r/gate")
+        await crew.submit("t", "brief")
+        assert (await crew.result("t")).success
+        crew.open()
+        assert (await crew.run_result("r")).status is RunState.COMPLETED
+
+
+async def test_a_worker_that_dies_at_the_step_it_went_on_to_has_told_the_one_before(make_crew: Make) -> None:
+    agents = [agent("a", "Brief"), agent("signals", "SignalsOnce", prompt=signal.SIGKILL.name), agent("b", "Brief")]
+    crew = await make_crew(agents, lease_seconds=1)
+    warm = [AgentTask(task_id=f"t{number}", agent_name="a", prompt="do it") for number in range(60)]
+    await crew.client.submit_many(crew.name, "a", warm)
+    await crew.client.submit(crew.name, "do it", id="r")
+    killed = await crew.worker(doomed=True)
+    assert await killed.ended() == -signal.SIGKILL, killed.log
+    await crew.worker()
+    result = await crew.run_result("r")
+    assert result.status is RunState.COMPLETED
+    assert {name: step.attempt for name, step in result.steps.items()} == {"a": 1, "signals": 2, "b": 1}
+    steps = {task: count for task, count in crew.executions().items() if "/" in task}
+    assert steps == {"r/a": 1, "r/signals": 2, "r/b": 1}
+    ended = {what: count for what, count in (await crew.ends()).items() if what[0].startswith("r")}
+    assert ended == dict.fromkeys(((name, "completed") for name in ("r/a", "r/signals", "r/b", "r")), 1)
