@@ -73,18 +73,30 @@ end
 
 -- Every script that counts ends with this.
 local function settle()
+  local changed = {}
   for _, agent in ipairs(movers) do
-    local n, feed, busy = moved[agent], feeds[agent], nil     -- busy: tasks that it runs; nil: as before
-    if n ~= 0 then
-      busy = redis.call('HINCRBY', AGENTS, agent, n)
-    elseif known_to_work[agent] then
-      busy = tonumber(redis.call('HGET', AGENTS, agent) or '0')
+    if moved[agent] ~= 0 or known_to_work[agent] then changed[#changed + 1] = agent end
+  end
+  if #changed == 0 then return end
+  local busy, idle, fields = {}, {}, {}
+  for i, before in ipairs(redis.call('HMGET', AGENTS, unpack(changed))) do
+    local agent = changed[i]
+    local tasks = (before or 0) + moved[agent]
+    if tasks > 0 then
+      busy[#busy + 1], busy[#busy + 2] = agent, tasks
+    else
+      idle[#idle + 1], fields[#fields + 1] = agent, 'working:' .. agent
     end
-    if busy and busy <= 0 then
-      redis.call('HDEL', AGENTS, agent)
-      if redis.call('HDEL', META, 'working:' .. agent) == 1 and feed then
-        event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('working', 'idle', ''), feed)
-      end
+  end
+  if #busy > 0 then redis.call('HSET', AGENTS, unpack(busy)) end
+  if #idle == 0 then return end
+  redis.call('HDEL', AGENTS, unpack(idle))
+  local worked = redis.call('HMGET', META, unpack(fields))
+  redis.call('HDEL', META, unpack(fields))
+  for i, agent in ipairs(idle) do
+    local feed = feeds[agent]
+    if worked[i] and feed then
+      event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('working', 'idle', ''), feed)
     end
   end
 end

@@ -66,14 +66,14 @@ end
 -- Adds steps that aren't there. One that depends on nothing is parked until the run starts.
 local function add_steps(of, steps)
   for _, step in ipairs(steps) do
-    if redis.call('HEXISTS', of.steps, step.name) == 0 then
+    local packed = pack_step({ state = step.left == 0 and 'parked' or 'waiting', left = step.left, index = step.index,
+      agent = step.agent, successors = step.successors == '' and NONE or step.successors, attempt = '0', fence = '0',
+      started = '0', finished = '0', spent = '', entry = '', marks = step.marks })
+    if redis.call('HSETNX', of.steps, step.name, packed) == 1 then
       if step.left == 0 then
         redis.call('ZADD', PARKED, 0, runs().bound_name(of.run_id, step.name, step.index))
         redis.call('HINCRBY', of.run, 'parked', 1)
       end
-      write_step(of.steps, step.name, { state = step.left == 0 and 'parked' or 'waiting', left = step.left,
-        index = step.index, agent = step.agent, successors = step.successors == '' and NONE or step.successors,
-        attempt = '0', fence = '0', started = '0', finished = '0', spent = '', entry = '', marks = step.marks })
       if runs().is_marked(step, SYNTHESIS) then redis.call('HSET', of.run, 'synthesis', step.name) end
     end
   end

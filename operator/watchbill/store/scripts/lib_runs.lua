@@ -145,16 +145,22 @@ local function runs()           -- made when needed: most calls have to do with 
   end
 
   -- The steps that only this one kept from beginning, now that it lets them: a list for `pump`.
+  -- `successors` names each once.
   local function released(item, successors)
     local ready = {}
-    for _, name in ipairs(successors) do
-      local step = read_step(item.steps, name)
-      step.left = step.left - 1
-      if step.left == 0 and step.finished == '0' then
-        ready[#ready + 1] = { name, step }
-      else
-        write_step(item.steps, name, step)
+    for from = 1, #successors, 500 do
+      local names = { unpack(successors, from, math.min(from + 499, #successors)) }
+      local steps, waiting = redis.call('HMGET', item.steps, unpack(names)), {}
+      for i, name in ipairs(names) do
+        local step = unpack_step(steps[i])
+        step.left = step.left - 1
+        if step.left == 0 and step.finished == '0' then
+          ready[#ready + 1] = { name, step }
+        else
+          waiting[#waiting + 1], waiting[#waiting + 2] = name, pack_step(step)
+        end
       end
+      if #waiting > 0 then redis.call('HSET', item.steps, unpack(waiting)) end
     end
     return ready
   end

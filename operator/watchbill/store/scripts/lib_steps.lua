@@ -8,8 +8,7 @@
 local step_pattern              -- made when it is needed: most calls have to do with no step
 local NONE = '\29'              -- an empty list in a packed value
 
-local function read_step(steps_key, name)
-  local packed = redis.call('HGET', steps_key, name)
+local function unpack_step(packed)
   if not packed then return nil end
   step_pattern = step_pattern or '^' .. string.rep('([^\31]*)\31', 10) .. '([^\31]*)\31?([^\31]*)$'
   local state, left, index, agent, successors, attempt, fence, started, finished, spent, entry, marks =
@@ -19,14 +18,18 @@ local function read_step(steps_key, name)
     marks = marks }
 end
 
+local function read_step(steps_key, name) return unpack_step(redis.call('HGET', steps_key, name)) end
+
 -- Letters of `marks` (packed.Step in Python says what they mean).
 local LENIENT, RELEASED, SYNTHESIS, DELEGATED = 'c', 'r', 's', 'd'
 
-local function write_step(steps_key, name, s)
-  redis.call('HSET', steps_key, name, s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors
-    .. FS .. s.attempt .. FS .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry
-    .. (s.marks == '' and '' or FS .. s.marks))
+local function pack_step(s)
+  return s.state .. FS .. s.left .. FS .. s.index .. FS .. s.agent .. FS .. s.successors .. FS .. s.attempt .. FS
+    .. s.fence .. FS .. s.started .. FS .. s.finished .. FS .. s.spent .. FS .. s.entry
+    .. (s.marks == '' and '' or FS .. s.marks)
 end
+
+local function write_step(steps_key, name, s) redis.call('HSET', steps_key, name, pack_step(s)) end
 
 -- Writes the state, where the record is still there; where given, also the entry and the last attempt that began.
 -- False: the task or step has ended, and stays so.
