@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 
 from watchbill import init
 
@@ -17,6 +18,7 @@ def main() -> None:
     # Nothing has begun: Ctrl-C has nothing to clean up, and no traceback to show. An event loop hears it by itself.
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     init.begin({signal.SIGINT: 130, signal.SIGTERM: 0 if command in _SERVE else 143})
+    init.begin_imports()
     from watchbill.errors import MissingExtra
 
     try:
@@ -24,7 +26,14 @@ def main() -> None:
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    app.main()
+    try:
+        app.main()
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            with suppress(OSError, ValueError):  # it can't be written: Python says so when it ends
+                sys.stdout.flush()
+                init.leave(end.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""A worker's process ends as Python promises, and takes no more time for it."""
+"""The process of a worker or a command ends as Python promises, and takes no more time for it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from test_worker_first_instant import environment
 from workshop import Make
 
@@ -37,9 +39,25 @@ class Agent:
 """
 
 
+CREW = """
+apiVersion: watchbill.dev/v1alpha1
+kind: Crew
+metadata: {name: crew}
+spec:
+  agents:
+    - {name: a, class: "parts:Agent"}
+"""
+
+
+def program(folder: Path) -> list[Path]:
+    """Writes the agent's module there. Returns the files that it is to write."""
+    written = [folder / "text", folder / "bytes"]
+    (folder / "parts.py").write_text(AGENT.replace("TEXT", str(written[0])).replace("BYTES", str(written[1])))
+    return written
+
+
 async def test_it_ends_with_all_threads_and_handlers_but_takes_no_module_apart(make_crew: Make, tmp_path: Path) -> None:
-    written = [tmp_path / "text", tmp_path / "bytes"]
-    (tmp_path / "parts.py").write_text(AGENT.replace("TEXT", str(written[0])).replace("BYTES", str(written[1])))
+    written = program(tmp_path)
     crew = await make_crew([AgentDefinition(agent_id="a", agent_class="parts:Agent")])
     given = {"WATCHBILL_REDIS_URL": crew.url, "WATCHBILL_CREW": crew.name, "WATCHBILL_FOLDERS": str(tmp_path)}
     command = [sys.executable, "-P", "-m", "watchbill.worker"]
@@ -54,3 +72,33 @@ async def test_it_ends_with_all_threads_and_handlers_but_takes_no_module_apart(m
     assert process.returncode == 0
     assert sorted(said.decode().split(";")) == ["", "printed", "registered", "thread"]
     assert [file.read_text() for file in written] == ["text", "bytes"]
+
+
+def test_a_command_that_runs_agents_ends_so_too(tmp_path: Path) -> None:
+    written = program(tmp_path)
+    (tmp_path / "crew.yaml").write_text(CREW)
+    command = [sys.executable, "-P", "-m", "watchbill", "run", "crew.yaml", "x", "--ephemeral"]
+    given = {name: value for name, value in os.environ.items() if not name.startswith("WATCHBILL_")}
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert [done.stderr.count(f"{said};") for said in ("printed", "registered", "thread", "taken apart")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+    assert [file.read_text() for file in written] == ["text", "bytes"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_what_python_could_not_write_at_the_end_of_a_command_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stdout.write('held back')\n")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "watchbill", "status", "--state", "not-there"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONUNBUFFERED": ""},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, "No space left on device" in done.stderr) == (120, True), done.stderr

@@ -1,4 +1,4 @@
-"""A worker's start: it imports little, and what it puts off can be had later."""
+"""The start of a worker or a command: it imports little, and what it puts off can be had later."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ import gc, sys
 from watchbill import init
 
 init.begin_imports()
+init.import_redis()
 import watchbill.worker.__main__
 assert not gc.isenabled()
 init.imported()
@@ -48,6 +49,19 @@ get_observability_instance().init(OTelConfig())
 recorder.record_error_count("127.0.0.1", 6379, "127.0.0.1", 6379, ValueError("x"), 1)
 assert "ValueError" in reader.get_metrics_data().to_json()
 """
+WORKS = """\
+import gc, sys
+from watchbill import init
+
+init.begin_imports()
+from watchbill.cli import process
+
+async def work(signals):
+    return 7 if gc.isenabled() and gc.get_freeze_count() > 1_000 else 1
+
+assert not gc.isenabled()
+sys.exit(process.run(work))
+"""
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,15 +69,33 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], env=without, capture_output=True, text=True, timeout=120)
 
 
+def packages(report: str) -> set[str]:
+    """Those of which something was imported, by the report of `-X importtime`."""
+    listed = set(re.findall(r"\| +([\w.]+)$", report, re.MULTILINE)) - IN_VAIN
+    return {name.partition(".")[0] for name in listed}
+
+
 def test_a_worker_imports_at_its_start_nothing_of_what_only_some_need() -> None:
     done = python("-X", "importtime", "-m", "watchbill.worker")
     assert done.returncode == 2, "it was told of no crew"
-    listed = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)) - IN_VAIN
-    imported = {name.partition(".")[0] for name in listed}
+    imported = packages(done.stderr)
     assert {"redis", "uvloop", "watchbill"} <= imported
     assert imported & NOT_NEEDED == set()
+
+
+def test_a_command_imports_nothing_of_what_only_others_need() -> None:
+    done = python("-X", "importtime", "-m", "watchbill", "status", "--state", "not-there")
+    assert done.returncode == 3, "there is no such store"
+    imported = packages(done.stderr)
+    assert {"redis", "typer", "watchbill"} <= imported
+    assert imported & NOT_NEEDED <= {"rich", "typer"}
 
 
 def test_garbage_is_collected_again_and_an_agent_can_turn_on_the_metrics_of_redis() -> None:
     done = python("-c", LATER)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_garbage_of_a_command_is_collected_again_once_it_works() -> None:
+    done = python("-c", WORKS)
+    assert (done.returncode, done.stderr) == (7, "")

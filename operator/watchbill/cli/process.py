@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from watchbill import init
 from watchbill.cli import failures, output
 from watchbill.tracing import switch
 
@@ -74,6 +75,7 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
 
 def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
     """Runs `work` on a loop of its own, on uvloop where there is one. Returns the exit code."""
+    init.imported()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     code = failures.FAILED
     failed: Exception | None = None

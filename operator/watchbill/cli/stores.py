@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
+from watchbill import init
 from watchbill.cli.options import (
     NamespaceOption,
     Output,
@@ -126,6 +127,7 @@ def with_store(*, output: bool = True) -> Callable[[Callable[Concatenate[StoreOp
     def decorate(command: Callable[Concatenate[StoreOptions, P], int]) -> Callable[..., int]:
         @functools.wraps(command)
         def wrapped(*args: Any, **kwargs: Any) -> int:
+            init.import_redis()
             return command(StoreOptions(**{name: kwargs.pop(name) for name in added}), *args, **kwargs)
 
         add(wrapped, command, added, without="store")

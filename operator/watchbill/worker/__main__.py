@@ -15,6 +15,7 @@ from watchbill import init
 if __name__ == "__main__":
     init.begin({signal.SIGTERM: 0, signal.SIGINT: 0})  # it holds nothing yet
     init.begin_imports()
+    init.import_redis()
 
 import asyncio
 import os

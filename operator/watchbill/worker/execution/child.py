@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from watchbill import logs, tracing
+from watchbill import init, logs, tracing
 from watchbill.agents import aclose_clients, team
 from watchbill.agents.context import EMIT_SECONDS, Context
 from watchbill.agents.loading import AgentLoader, Runner
@@ -46,6 +46,7 @@ T = TypeVar("T")
 def main(given: dict[str, Any]) -> None:
     """Runs tasks until the worker ends. `given` holds `line`, a socket to the worker; `life`, a pipe that ends with it;
     `lease`, its lease; `sources`, where agents' code comes from."""
+    init.imported()
     faulthandler.enable()  # where a crash in C happened is seen on stderr
     _die_with(given["life"])
     lease = SharedLease(given["lease"])

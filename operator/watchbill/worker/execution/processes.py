@@ -41,7 +41,7 @@ from watchbill.worker.execution.shared_lease import SharedLease
 logger = Logger("watchbill.worker")
 
 _CODE: Final = (
-    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
+    "import gc, json, sys; gc.disable(); given = json.loads(sys.argv[1]); sys.path[:] = given['path']; "
     "from watchbill.worker.execution.shared_lease import start_watch; start_watch(given); "
     "from watchbill.worker.execution.child import main; main(given)"
 )
