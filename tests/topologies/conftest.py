@@ -1,4 +1,4 @@
-"""Stores of every kind, started once for the session, and crews in them."""
+"""Stores of every kind, and crews in them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def binary_of(name: str) -> Path:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store_named() -> Iterator[Callable[[str], servers.Store]]:
-    """`store_named("valkey-cluster")`: started at the first call, and shared by the session."""
+    """`store_named("valkey-cluster")`: started at the first call, and shared by the tests of a file: until the end of
+    the session, idle servers would take more CPU than another start."""
     started: dict[str, servers.Store] = {}
     with (
         tempfile.TemporaryDirectory(prefix="wb-", dir="/tmp", ignore_cleanup_errors=True) as folder,
