@@ -17,7 +17,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo check lint types style pure test mutants bench chaos crds reference format lock clean
+.PHONY: help demo check lint types style pure test rest mutants bench chaos crds reference format lock clean
 
 help:
 	@echo "Watchbill. Targets:"
@@ -39,13 +39,14 @@ lint: $(DEV)  ## check without tests: format, lint, types, layers, rendered file
 types: $(DEV)
 	$(BIN)/mypy
 
+CRDS := crds charts/watchbill/files/crds
+
 style: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --quiet --preview --select PLW1514 operator  # files are UTF-8, whatever the locale
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m watchbill.crd --check
-	$(BIN)/python -m watchbill.crd --check charts/watchbill/files/crds
+	$(BIN)/python -m watchbill.crd --check $(CRDS)
 	$(BIN)/python charts/render.py --check
 	$(BIN)/python docs/reference/render.py --check
 
@@ -55,12 +56,15 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 pure: $(DEV)  ## Only the tests without server, process and network: seconds
 	$(PYTEST) -q -m pure
 
+test: check  ## check, then the rest: all tests that run on any machine with Python
+	@$(MAKE) --no-print-directory rest
+
 # Most of a test's time is waiting, for a lease to end or a process to start: three at a time keep a core busy. A file's
 # tests stay together. The order is that of tests/long.py: xdist's own, by the number of tests, would leave the longest
-# file for the end.
+# file for the end. Pure tests wait for nothing, and each process would have to import them.
 JOBS ?= 6
-test: lint  ## lint, then all tests: what runs on any machine with Python
-	$(PYTEST) --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+rest: $(DEV)  ## The tests that check leaves out: those with a server, processes or the network
+	$(PYTEST) -m "not pure" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: $(DEV)  ## Measure the queue beside others and the floor (docs/bench.md); seconds with ARGS=--short
 	$(BIN)/python -m bench $(ARGS)
@@ -73,8 +77,7 @@ mutants: $(DEV)  ## Break the code in small ways and see that tests fail: half a
 	$(BIN)/python tests/mutants/edits.py
 
 crds: $(DEV)  ## Write crds/*.yaml, the values schema of charts/crew, boards and alerts from the code
-	$(BIN)/python -m watchbill.crd
-	$(BIN)/python -m watchbill.crd charts/watchbill/files/crds
+	$(BIN)/python -m watchbill.crd $(CRDS)
 	$(BIN)/python charts/render.py
 
 reference: $(DEV)  ## Write docs/reference/*.md from settings, models, commands and metrics

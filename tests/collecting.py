@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 import long
+
+_ALL_PURE: Final = re.compile(r"^pytestmark = pytest\.mark\.pure$", re.MULTILINE)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -24,9 +28,15 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Has `-m pure` import no file without pure tests."""
-    is_without = collection_path.match("test_*.py") and not _may_have_pure(collection_path)
-    return True if is_without and config.option.markexpr == "pure" else None
+    """Has `-m pure` import no file without pure tests, and `-m "not pure"` none that has no others."""
+    if not collection_path.match("test_*.py"):
+        return None
+    match config.option.markexpr:
+        case "pure":
+            return None if _may_have_pure(collection_path) else True
+        case "not pure":
+            return True if _ALL_PURE.search(collection_path.read_text()) else None
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

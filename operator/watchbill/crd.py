@@ -1,4 +1,4 @@
-"""The models of `watchbill.api` → CustomResourceDefinitions, as YAML. Run as `python -m watchbill.crd [--check] [DIR]`.
+"""Models of `watchbill.api` → CustomResourceDefinitions, as YAML. Run as `python -m watchbill.crd [--check] [DIR…]`.
 
 The schemas are structural: no references, no unions, only what a CRD may hold. Everything about a field is declared
 with the field, in `api/`; here is only the translation, and what belongs to a kind as a whole (names, columns,
@@ -216,22 +216,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Writes the files, or with --check compares them. Returns 1 when they differ from the models, 2 without PyYAML."""
     parser = argparse.ArgumentParser(prog="python -m watchbill.crd", description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
-    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("crds"))
+    parser.add_argument("folders", metavar="DIR", nargs="*", type=Path, default=[Path("crds")])
     options = parser.parse_args(arguments)
-    folder: Path = options.folder
     try:
-        rendered = render()
+        rendered = {folder / name: text for name, text in render().items() for folder in options.folders}
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     if not options.check:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in rendered.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for path, text in rendered.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         return 0
-    stale = [name for name, text in rendered.items() if _content(folder / name) != text]
-    for name in stale:
-        sys.stderr.write(f"{folder / name}: not what the models say. Run: make crds\n")
+    stale = [path for path, text in rendered.items() if _content(path) != text]
+    for path in stale:
+        sys.stderr.write(f"{path}: not what the models say. Run: make crds\n")
     return 1 if stale else 0
 
 

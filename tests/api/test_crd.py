@@ -63,15 +63,18 @@ def test_the_committed_files_are_what_the_models_say() -> None:
 
 
 def test_check_fails_on_a_changed_and_on_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert crd.main([str(tmp_path)]) == 0
-    assert crd.main(["--check", str(tmp_path)]) == 0
-    crews = tmp_path / "watchbill.dev_crews.yaml"
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert crd.main([str(first), str(second)]) == 0
+    assert crd.main(["--check", str(first), str(second)]) == 0
+    crews = first / "watchbill.dev_crews.yaml"
     crews.write_text(crews.read_text().replace("maximum: 1000", "maximum: 1001"))
-    (tmp_path / "watchbill.dev_heartbeats.yaml").unlink()
-    assert crd.main(["--check", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert f"{crews}: not what the models say. Run: make crds" in told
-    assert "watchbill.dev_heartbeats.yaml" in told
+    (second / "watchbill.dev_heartbeats.yaml").unlink()
+    assert crd.main(["--check", str(first), str(second)]) == 1
+    assert crd.main(["--check", str(second), str(first)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == [
+        f"{file}: not what the models say. Run: make crds" for file in (crews, second / "watchbill.dev_heartbeats.yaml")
+    ]
 
 
 def test_it_runs_as_a_module(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import fakeredis
 import pytest
 import redis.asyncio
 import redis.exceptions
@@ -35,6 +34,8 @@ def tenant() -> str:
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[redis.asyncio.Redis]:
     """Both kinds of answers too: bytes from the fake, text from the real one."""
     if request.param == "fake":
+        import fakeredis  # with a client of its own, which takes as long to import as redis-py
+
         made: redis.asyncio.Redis = fakeredis.FakeAsyncRedis()
     else:
         made = redis.asyncio.Redis.from_url(request.getfixturevalue("redis_url"), decode_responses=True)
