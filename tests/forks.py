@@ -2,7 +2,8 @@
 
 What a fork runs, it runs as `python -m` would: with the arguments, environment, folder and descriptors of its own. It
 can't tell whether each module imports what it uses, nor what goes wrong while Python takes its modules apart: for that,
-some processes of each kind are started from nothing.
+some processes of each kind are started from nothing. Those also build models, and find out the types of a command's
+options, which take half of what most commands do.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import BaseModel
+
 IMPORTS = (
     "uvloop",
     "rich.console",
     "rich.markdown",
     "rich.table",
+    "typer.rich_utils",
     "yaml",
     "watchbill.agents.loading",
     "watchbill.api.loader",
@@ -42,6 +46,7 @@ IMPORTS = (
     "watchbill.cli.beats",
     "watchbill.cli.hints",
     "watchbill.cli.in_process",
+    "watchbill.cli.overview",
     "watchbill.cli.process",
     "watchbill.cli.progress",
     "watchbill.cli.reading",
@@ -200,6 +205,22 @@ def _serve(control: socket.socket) -> dict[str, Any]:
         lives[pid].send(b"%-16d" % pid)
 
 
+def _build(model: type[BaseModel]) -> None:
+    """Builds the models that inherit from this one, which each process would do at their first use."""
+    for inheriting in model.__subclasses__():
+        if inheriting.__module__.startswith("watchbill."):
+            inheriting.model_rebuild()
+        _build(inheriting)
+
+
+def _take_in(command: Any) -> None:
+    """Finds out of what types the options of this command and those below it are."""
+    for parameter in command.params:
+        parameter.get_runtime_param()
+    for below in getattr(command, "commands", {}).values():
+        _take_in(below)
+
+
 def _tell_ends(lives: dict[int, socket.socket]) -> None:
     while lives:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -278,7 +299,8 @@ if __name__ == "__main__":
 
     # Each start of the command line puts all of its commands together, in the same way.
     typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(app.app)
+    _take_in(typer.main.get_command(app.app))
+    _build(BaseModel)
     # `_end` takes less: it has the kernel copy nothing of what was imported.
     init.leave = sys.exit  # type: ignore[assignment]
     gc.collect()
