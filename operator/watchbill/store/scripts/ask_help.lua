@@ -98,7 +98,7 @@ if now_ms >= due then
   local long = seconds < 60 and seconds .. ' s' or math.floor(seconds / 60) .. ' min'
   local why = 'no worker is there'
   if is_parked then
-    local role = string.match(agent, '^role:(.*)$')
+    local role = role_of(agent)
     why = role and 'no agent has role ' .. role or 'no worker can run agent ' .. agent
   elseif workers > 0 then
     why = 'none of the workers (' .. workers .. ') takes one'

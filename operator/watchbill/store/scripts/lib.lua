@@ -33,6 +33,9 @@ local function split(text, separator)
   return parts
 end
 
+-- The role that stands in place of an agent (ROLE in Python's names); nil: it is an agent.
+local function role_of(agent) return string.match(agent, '^role:(.*)$') end
+
 -- Whether this is a crew's delivery queue, and not its queue of tasks.
 local function is_of_deliveries() return string.find(HOLDERS, ':delivery:holders', 1, true) ~= nil end
 

@@ -11,8 +11,8 @@ local function cancelled_result(item, h, why, spent)
   if input then
     usage = ',"usage":{"input_tokens":' .. input .. ',"output_tokens":' .. output .. ',"requests":' .. requests .. '}'
   end
-  local waited = string.match(h.agent, '^role:(.*)$')      -- no agent of its role had it
-  local role = waited or item.role and string.match(item.role, ':(.*)$')
+  local waited = role_of(h.agent)      -- no agent of its role had it
+  local role = waited or item.role and role_of(item.role)
   local error = why == '' and 'cancelled' or 'cancelled: ' .. why
   local result = '{"task_id":' .. quote(item.id) .. ',"agent_name":' .. quote(waited and '' or h.agent)
     .. (role and ',"role":' .. quote(role) or '') .. ',"success":false,"error":' .. quote(error)

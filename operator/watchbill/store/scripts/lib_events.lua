@@ -57,9 +57,6 @@ local function event(kind, fields, agent_events, run_events, others)
   end
 end
 
--- Whether a task names a role in place of an agent: none has it (ROLE in Python's names).
-local function is_role(agent) return string.sub(agent, 1, 5) == 'role:' end
-
 -- An event of a task or step. The fields that name it are kept from one event to the next: its beginning and its end
 -- follow each other. An id has one agent, or only a role, and one run. `more`: further fields, and the streams of the
 -- agents that they name.
@@ -67,7 +64,7 @@ local named, naming, has_agent
 local function item_event(item, kind, agent, message, more)
   if named ~= item.id then
     named = item.id
-    has_agent = not is_role(agent)
+    has_agent = not role_of(agent)
     naming = (has_agent and '"agent_id":' .. quote(agent) .. ',' or '') .. '"task_id":' .. quote(item.id)
       .. (item.run_id and ',"mission_id":' .. quote(item.run_id) or '') .. ',"message":'
   end

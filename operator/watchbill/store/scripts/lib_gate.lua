@@ -43,7 +43,7 @@ local function gate()               -- made when needed: most crews have no limi
     limiting().enter(one, not wish, true)
     if not wish then
       event('mission_work_assigned', '"agent_id":' .. quote(one.agent) .. ',"task_id":' .. quote(id) .. ',"message":'
-        .. quote('of role ' .. string.match(role.agent, ':(.*)$')), agent_feeds and agent_feeds[one.agent])
+        .. quote('of role ' .. role_of(role.agent)), agent_feeds and agent_feeds[one.agent])
     end
     return one.agent
   end

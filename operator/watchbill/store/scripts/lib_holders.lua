@@ -64,7 +64,7 @@ end
 
 local known_to_work = {}
 local function working(agent, feed)
-  if known_to_work[agent] or is_role(agent) then return end
+  if known_to_work[agent] or role_of(agent) then return end
   known_to_work[agent] = true
   if redis.call('HSETNX', META, 'working:' .. agent, '1') == 1 then
     event('agent_state_changed', '"agent_id":' .. quote(agent) .. ',' .. state_change('idle', 'working', ''), feed)

@@ -7,7 +7,7 @@ local next_key = FIXED + 1
 -- is.) Returns for whom it waits, if it fails: for its role, or for its agent.
 local function name_agent(item, agent, known, role)
   if known == agent and not role then return agent end      -- the usual case
-  role = role or known and string.match(known, '^role:.*$')
+  role = role or known and role_of(known) and known
   if not role then return agent end
   if agent ~= known then redis.call('HSET', item.task, 'agent', agent, 'role', role) end
   return role
