@@ -10,33 +10,16 @@ from typing import Any
 
 import pytest
 from asks import ask_to_cancel, ask_to_interrupt, ask_to_resume
+from role_calls import REVIEWERS, give_roles, taken
 from support import SHORT_MS, Crew, finished
 
 from waiting import until
-from watchbill.names import LIMITED, ROLE
+from watchbill.names import LIMITED
 from watchbill.plan.why import Reason, explain
-from watchbill.records import AgentDefinition
-from watchbill.store import dead, definitions, events, figures, packed, runs, why
-from watchbill.store.queue import Claimed
+from watchbill.store import dead, events, figures, packed, runs, why
 from watchbill.tasks import Priority, TaskResult
 
-_numbers = itertools.count(100)
-
-REVIEWERS = ROLE + "reviewer"
 KINDS = {"t": REVIEWERS, "a": "ann", "b": "bob", "o": "other"}
-
-
-async def give_roles(crew: Crew, *agents: dict[str, Any]) -> None:
-    """Makes these the crew's agents; each has the role `reviewer` unless it says otherwise."""
-    made = [AgentDefinition(**{"agent_class": "EchoAgent", "roles": ["reviewer"], **agent}) for agent in agents]
-    crew.definition = crew.definition.model_copy(update={"agents": made})
-    await definitions.apply(crew.client, crew.keys, crew.definition)
-    crew.queue.role_feeds.take_up(crew.definition, crew.definition.digest())
-
-
-async def taken(crew: Crew, worker: str, slots: int = 10) -> tuple[Claimed, ...]:
-    """The next claim of a worker, which starts what it gets."""
-    return await crew.take(worker, next(_numbers), slots)
 
 
 async def agent_of(crew: Crew, task: str) -> str:

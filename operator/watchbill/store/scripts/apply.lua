@@ -64,27 +64,27 @@ for _, c in ipairs(CLASSES) do
   redis.pcall('XGROUP', 'CREATE', STREAM[c], GROUP, '0')    -- an error: it is there already, or the stream isn't
 end
 
--- Takes up the limits of agents. What waits for a limit that is gone begins with the next
--- claims.
+-- Takes up the limits of agents. What waits for a limit that is gone begins with the next claims.
 local function limit_agents(before)
-  local is_limited, wanted = {}, split(limited, LS)
+  local is_limited, waits, wanted = {}, {}, split(limited, LS)
+  for _, one in ipairs(before ~= '' and limiting().waiting() or {}) do waits[one.agent] = true end
   for _, one in ipairs(wanted) do
     local agent, every = string.match(one, '^([^\31]+)\31%d*\31(%d*)')
     is_limited[agent] = true
-    if every == '' then redis.call('HDEL', META, 'rate:' .. agent) end
+    if every == '' and not role_of(agent) then redis.call('HDEL', META, 'rate:' .. agent) end
   end
   for _, one in ipairs(split(before, LS)) do
     local agent = string.match(one, '^[^\31]+')
     if not is_limited[agent] then
       redis.call('HDEL', META, 'rate:' .. agent)
-      if redis.call('HEXISTS', META, 'limited:' .. agent) == 1 then
+      if waits[agent] then
         wanted[#wanted + 1] = agent .. FS .. FS .. FS
       else
         redis.call('HDEL', META, 'held:' .. agent)
       end
     end
   end
-  limits = #wanted > 0 and table.concat(wanted, LS) or nil
+  heed(#wanted > 0 and table.concat(wanted, LS) or nil)
   if limits then
     redis.call('HSET', META, 'limits', limits)
   else

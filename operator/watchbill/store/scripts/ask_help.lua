@@ -58,7 +58,7 @@ local function oldest_of(class)
   end
   for _, consumer in ipairs(redis.pcall('XPENDING', stream, GROUP)[4] or {}) do
     local name = consumer[1]
-    local one = is_limited(name) and limiting().of[string.sub(name, #LIMITED + 1)]
+    local one = is_limited(name) and limiting().of(string.sub(name, #LIMITED + 1))
     if not one or limiting().room(one) > 0 then
       local first = redis.call('XPENDING', stream, GROUP, '-', '+', 1, name)[1]
       if first then consider(first[1]) end

@@ -11,7 +11,7 @@
 --   6 lease_ms
 --   7 take_over
 --   8 highest
---   9 ...                 agents with roles, as far as the caller knows them (`know_agents` in lib_gate.lua)
+--   9 ...                 agents with roles, as far as the caller knows them (`know_agents` in lib_limits.lua)
 -- Answers
 --   {'gone'}
 --   {'fenced'}

@@ -31,7 +31,7 @@
 --     detail              for the dead letter; of approval: what it is for, each perhaps with FS and the arguments of
 --                         a call, joined by LS; of members: the other steps, joined by LS; of completed: the agent
 --                         of whose work this step has approved
---   ...                   agents with roles, as far as the caller knows them (`know_agents` in lib_gate.lua)
+--   ...                   agents with roles, as far as the caller knows them (`know_agents` in lib_limits.lua)
 -- Answers
 --   {'gone'}
 --   {'fenced'}
@@ -229,7 +229,9 @@ for class, entries in pairs(acked) do
 end
 if #gone > 0 then redis.call('HDEL', HOLDERS, unpack(gone)) end
 local is_vacated = false          -- others may wait for the place of one that an agent's limits count
-for _, h in ipairs(left) do is_vacated = limiting().vacate(h) or is_vacated end
+for _, h in ipairs(left) do
+  if limiting().vacate(h) and slots <= 0 then is_vacated = is_vacated or limiting().is_wanted(h.agent) end
+end
 if #granted > 0 then redis.call('HDEL', WISHES, unpack(granted)) end
 local _, enqueued = index_ended()
 if slots <= 0 and (is_vacated or enqueued and queued() > redis.call('HLEN', HOLDERS)) then ring() end

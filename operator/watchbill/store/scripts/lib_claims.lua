@@ -270,7 +270,7 @@ local function pick(inc, slots, dead, picks)
     local made = picks + slots - room
     redis.call('HSET', META, 'picks', tried and made % 16 or math.min(made, 15))
   end
-  if limits and #gate().startable() > 0 then return true end
+  if limits and total > 0 and #gate().startable() > 0 then return true end
   return total > discarded and total - discarded > redis.call('HLEN', HOLDERS)
 end
 

@@ -20,7 +20,7 @@ end
 -- How many of `n` tasks may start now that wait for this agent, or for this role. Takes these places.
 local function allot(one, n)
   local starts = 0
-  for _, agent in ipairs(one.members or { one }) do
+  for _, agent in ipairs(one.members and limiting().able(one) or { one }) do
     agent.left = agent.left or limiting().room(agent)
     local some = math.min(n - starts, agent.left)
     agent.left, starts = agent.left - some, starts + some
@@ -34,7 +34,7 @@ local function count_limited(stream)
   for _, consumer in ipairs(redis.call('XPENDING', stream, GROUP)[4] or {}) do
     local name, n = consumer[1], tonumber(consumer[2])
     if is_limited(name) then
-      local one = limiting().of[string.sub(name, #LIMITED + 1)]
+      local one = limiting().of(string.sub(name, #LIMITED + 1))
       all, free = all + n, free + (one and allot(one, n) or n)
     end
   end

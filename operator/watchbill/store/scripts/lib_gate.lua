@@ -1,26 +1,10 @@
 -- Which tasks of agents with limits a claim may take, and which agent gets a task of a role.
 -- uses events holders limits
 
-local agent_feeds               -- agent -> stream of its events, of the agents with roles that the caller knows
-
--- Takes up these agents from ARGV[at] and KEYS[key] on. FS before a name: the caller can't run that one.
-local function know_agents(at, key)
-  if at > #ARGV then return end
-  agent_feeds = {}
-  for i = at, #ARGV do
-    local mark, agent = string.match(ARGV[i], '^(\31?)(.*)$')
-    agent_feeds[agent] = KEYS[key + i - at]
-    if mark ~= '' then unable[agent] = true end
-  end
-end
-
 local gate_made
 local function gate()               -- made when needed: most crews have no limits
   if gate_made then return gate_made end
-  for _, one in ipairs(limiting().listed) do
-    if one.is_early then limiting().keep_rate(one) end
-  end
-  limiting().recount_full()
+  limiting().heal_all()
   local REFUSED_MOST = 200          -- entries that one claim leaves to wait
   local refused = 0                 -- how many it has
 
@@ -38,12 +22,13 @@ local function gate()               -- made when needed: most crews have no limi
       before.known = '0'
       hold(id, before)
     end
-    local one = wish and (limiting().of[before and before.agent] or role.members[1]) or limiting().choose(role)
+    local one = limiting().choose(role)
+    if wish then one = before and not role_of(before.agent) and limiting().of(before.agent) or role.members[1] end
     if not one then return nil end
     limiting().enter(one, not wish, true)
     if not wish then
       event('mission_work_assigned', '"agent_id":' .. quote(one.agent) .. ',"task_id":' .. quote(id) .. ',"message":'
-        .. quote('of role ' .. role_of(role.agent)), agent_feeds and agent_feeds[one.agent])
+        .. quote('of role ' .. role_of(role.agent)), limiting().feed_of(one.agent))
     end
     return one.agent
   end
@@ -51,7 +36,7 @@ local function gate()               -- made when needed: most crews have no limi
   -- Which agent may have this entry now: that is a start, unless it isn't to run (`wish`). nil: it waits for the
   -- limits of its agent, or of those of its role, from now on; an attempt that died with its worker counts.
   local function admit(id, agent, class, entry, attempt, wish)
-    local one = limiting().of[agent]
+    local one = limiting().of(agent)
     local before = one and holder(id)
     if not one or before and (before.entry ~= entry or before.class ~= class) then return agent end
     local has_place = before and not is_limited(before.inc)    -- a dead worker's, or handed back
@@ -71,8 +56,7 @@ local function gate()               -- made when needed: most crews have no limi
     redis.call('XCLAIM', STREAM[class], GROUP, LIMITED .. agent, 0, entry, 'JUSTID')
     local held_as = LIMITED .. agent .. FS .. int(now_us) .. FS .. class .. FS .. entry
     redis.call('HSET', HOLDERS, id, pack_claimed(held_as, int(made), agent, false))
-    if not one.waits then redis.call('HSET', META, 'limited:' .. agent, '1') end
-    one.waits = true
+    limiting().wait_for(one)
     refused = refused + 1
     return nil
   end
@@ -80,7 +64,7 @@ local function gate()               -- made when needed: most crews have no limi
   -- What waits in one class and may start now, the oldest first, at most `most`.
   local function ready(class, most)
     local found = {}
-    for _, one in ipairs(limiting().listed) do
+    for _, one in ipairs(limiting().waiting()) do
       local room = one.waits and math.min(limiting().room(one), most) or 0
       for _, p in ipairs(room > 0 and pending_of(class, one, room) or {}) do
         local ms, seq = string.match(p[1], '(%d+)-(%d+)')
@@ -92,18 +76,14 @@ local function gate()               -- made when needed: most crews have no limi
     return found
   end
 
-  -- The consumers some of whose tasks may start now. An agent of which none waits any more is forgotten.
+  -- The consumers some of whose tasks may start now.
   local function startable()
     local found = {}
-    for _, one in ipairs(limiting().listed) do
+    for _, one in ipairs(limiting().waiting()) do
       if one.waits and limiting().room(one) > 0 then
         one.waits = false
         for _, class in ipairs(CLASSES) do one.waits = one.waits or #pending_of(class, one, 1) > 0 end
-        if one.waits then
-          found[#found + 1] = LIMITED .. one.agent
-        else
-          redis.call('HDEL', META, 'limited:' .. one.agent)
-        end
+        if one.waits then found[#found + 1] = LIMITED .. one.agent end
       end
     end
     return found

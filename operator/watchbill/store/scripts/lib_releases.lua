@@ -5,7 +5,7 @@ local function release(id, h)
   redis.call('XACK', STREAM[h.class], GROUP, h.entry)
   redis.call('XDEL', STREAM[h.class], h.entry)
   redis.call('HDEL', HOLDERS, id)
-  if limits and limiting().vacate(h) then ring() end
+  if limits and limiting().vacate(h) and limiting().is_wanted(h.agent) then ring() end
 end
 
 -- Takes off an entry of what has ended, which nobody could find when it did.

@@ -105,7 +105,7 @@ local place = is_queued and place_of(counts[class]) or {}
 -- What holds a task that waits for the limits of its agent.
 local function limit_of(consumer)
   local whose = string.sub(consumer, #LIMITED + 1)
-  local one = limits and limiting().of[whose] or { held = 0, every = 0, burst = 1, most = math.huge }
+  local one = limits and limiting().of(whose) or { held = 0, every = 0, burst = 1, most = math.huge }
   for _, member in ipairs(one.members or {}) do one.held = one.held + member.held end
   local own, before = string.match(packed, '^[^\31]*\31%d*\31%d\31([^\31]*)'), 0
   for _, c in ipairs(CLASSES) do
