@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pages
 from test_readme import ROOT
-from watchbill.api.crew import ROLES_MAX
+from watchbill.api.crew import CREW_ROLES_MAX, ROLES_MAX
 
 TEXT = (ROOT / "docs" / "backlog.md").read_text()
 
@@ -19,5 +19,5 @@ def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
 
 
 def test_the_page_says_how_many_roles_there_may_be() -> None:
-    assert ROLES_MAX == 10
-    assert "An agent has ten roles at most." in TEXT
+    assert (ROLES_MAX, CREW_ROLES_MAX) == (10, 100)
+    assert "An agent has ten roles at most, a crew a hundred." in TEXT

@@ -259,3 +259,17 @@ def test_two_resources_of_one_kind_and_name(text: str, kind: str) -> None:
     assert (problem.source, problem.path) == (f"crew.yaml:{lines + 5}", "metadata.name")
     assert problem.reason.startswith(f"two {kind}s are called ")
     assert problem.reason.endswith("the first is at line 4")
+
+
+def test_a_crew_has_a_hundred_different_roles_at_most() -> None:
+    def crew(more: str) -> str:
+        names = [f"r{i}" for i in range(100)]
+        listed = [names[i : i + 10] for i in range(0, 100, 10)]
+        agents = "".join(f"    - {{name: a{i}, roles: [{', '.join(roles)}]}}\n" for i, roles in enumerate(listed))
+        return CREW.partition("  agents:")[0] + "  agents:\n" + agents + f"    - {{name: last, roles: [{more}]}}\n"
+
+    assert read(crew("r0, r99")).crews
+    problem = only(crew("r0, r100"))
+    assert (problem.source, problem.path) == ("crew.yaml:18", "spec.agents[10].roles[1]")
+    assert problem.reason == "a crew has 100 different roles at most, and 'r100' is one more"
+    assert problem.fix == "Give it a role that another agent has, or remove it."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from e2e.control_plane.manifests import Refused, flow, models, scheduled
+from e2e.control_plane.manifests import Refused, flow, limits, models, scheduled
 
 _CRON: Final = "spec.schedule"
 
@@ -37,6 +37,7 @@ CHECKED: Final = [
         )
     ),
     *models.CHECKED,
+    *limits.CHECKED,
     # the API server's own zone, whichever that is
     Refused("time zone Local", scheduled("0 9 * * *", "Local"), "spec.timeZone", problem="not a known time zone"),
 ]

@@ -15,6 +15,13 @@ def _model(**fields: Any) -> dict[str, Any]:
     return crew({"spec.modelLimits": [{"model": "m", **fields}]})
 
 
+def _roles(agents: int, each: int, twice: int = 0) -> dict[str, Any]:
+    """A crew of agents with different roles; `twice`: so many more have the roles of the first."""
+    roles = [[f"r{i}-{j}" for j in range(each)] for i in range(agents)]
+    listed = [{"name": f"a{i}", "class": "EchoAgent", "roles": of} for i, of in enumerate(roles + roles[:1] * twice)]
+    return crew({"spec.agents": listed})
+
+
 ACCEPTED: Final = {
     "limits of an agent and of 100 models": crew(
         {
@@ -26,6 +33,7 @@ ACCEPTED: Final = {
             ],
         }
     ),
+    "a crew of a hundred roles, some of them twice": _roles(10, 10, 10),
     "an agent of ten roles": crew({_ROLES: ["reviewer", "r" * 63, "Lead.of_all-1", *(f"r{i}" for i in range(7))]}),
 }
 REFUSED: Final = [
@@ -53,3 +61,7 @@ REFUSED: Final = [
     Refused("eleven roles", crew({_ROLES: [f"r{i}" for i in range(11)]}), _ROLES),
     Refused("a role that is no list", crew({_ROLES: "reviewer"}), _ROLES),
 ]
+CHECKED: Final = [
+    Refused("101 different roles", _roles(11, 10), "spec.agents[10].roles[0]", problem="100 different roles at most"),
+]
+"""The API server takes them: its rules can't count what differs."""

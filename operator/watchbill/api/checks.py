@@ -1,5 +1,5 @@
 """Checks that a schema and its rules can't make: circles in a flow, schemas of outputs, tools that are cited, members
-of a hierarchy, cron expressions, names of time zones. Pure but for reading the time zone database.
+of a hierarchy, the number of roles, cron expressions, names of time zones. Pure but for reading the time zone database.
 
 These are not errors of the models, because a resource that breaks them can get onto a cluster, where it has to be read
 in order to be told that it is Stalled.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from watchbill.api import approvals, output_schema, tool_sources
-from watchbill.api.crew import Crew, CrewSpec
+from watchbill.api.crew import CREW_ROLES_MAX, Crew, CrewSpec
 from watchbill.api.heartbeat import CRON_MACROS, Heartbeat, HeartbeatSpec
 from watchbill.api.problems import Finding, nearest, quote
 from watchbill.api.relations import edges, find_cycle
@@ -38,6 +38,7 @@ def _of_crew(spec: CrewSpec) -> Iterator[Finding]:
     yield from _schemas(spec)
     yield from _zones(spec)
     yield from _delegated(spec)
+    yield from _roles(spec)
     cited: dict[tuple[str | int, ...], str] = {("sharedTools", j): tool for j, tool in enumerate(spec.shared_tools)}
     for i, agent in enumerate(spec.agents):
         cited |= {("agents", i, "tools", j): tool for j, tool in enumerate(agent.tools)}
@@ -72,6 +73,17 @@ def _delegated(spec: CrewSpec) -> Iterator[Finding]:
             if written is not None and spec.hierarchy and agent.name != spec.hierarchy.manager:
                 reason = f"agent {agent.name!r} works whenever it is asked to, and can't have {field}"
                 yield Finding(("agents", i, field), reason, "Remove it: its manager decides.")
+
+
+def _roles(spec: CrewSpec) -> Iterator[Finding]:
+    known: set[str] = set()
+    for i, agent in enumerate(spec.agents):
+        for j, role in enumerate(agent.roles):
+            known.add(role)
+            if len(known) > CREW_ROLES_MAX:
+                reason = f"a crew has {CREW_ROLES_MAX} different roles at most, and {role!r} is one more"
+                yield Finding(("agents", i, "roles", j), reason, "Give it a role that another agent has, or remove it.")
+                return
 
 
 def _timing(spec: HeartbeatSpec) -> Iterator[Finding]:

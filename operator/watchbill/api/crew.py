@@ -48,6 +48,8 @@ AGENTS_MAX: Final = 100
 RELATIONS_MAX: Final = 200
 TOOLS_MAX: Final = 100
 ROLES_MAX: Final = 10
+CREW_ROLES_MAX: Final = 100
+"""Different roles of a crew: each call of its workers reads their names and members."""
 INPUTS_MAX: Final = 64
 
 
@@ -140,7 +142,8 @@ class Agent(Strict):
     roles: Roles = Field(
         default_factory=list,
         max_length=ROLES_MAX,
-        description="Roles of the agent. Work that is submitted for a role goes to one of its agents that has room.",
+        description="Roles of the agent. Work that is submitted for a role goes to one of its agents that has room. A "
+        "crew has 100 different ones at most.",
         json_schema_extra=SET,
     )
 
