@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from workshop import Crew, Make, agent
 
 from waiting import until
+from watchbill.api.budgets import Budget
 from watchbill.errors import InvalidInput
 from watchbill.event_types import EventType
 from watchbill.plan.why import Reason
 from watchbill.records import AgentDefinition
 from watchbill.store import help_requests
 from watchbill.tasks import AgentTask
+from watchbill.testing import FakeModel
 
 TASKS = [f"t{i}" for i in range(20)]
 
@@ -159,3 +162,22 @@ async def test_a_worker_names_the_feeds_of_agents_that_got_the_role_while_it_liv
 
         await until(told, what="the new agent's feed tells it")
     assert (await crew.client.result(crew.name, "u1")).agent_name == "a"  # type: ignore[union-attr]
+
+
+async def test_an_agent_whose_budget_is_spent_leaves_the_backlog_to_another(make_crew: Make) -> None:
+    own = Budget.model_validate({"name": "own", "scope": "Agent", "agent": "a", "tokens": 200, "window": "Monthly"})
+    async with FakeModel(lambda _: "ok", input_tokens=40, output_tokens=20) as model:
+        fields: dict[str, Any] = {"model": "openai-chat:gpt-5-mini", "config": {"max_tokens": 100}}
+        made = [
+            AgentDefinition(agent_id=name, base_url=model.base_url, roles=["reviewer"], **fields) for name in ("a", "b")
+        ]
+        crew = await make_crew(made, budgets=[own])
+        async with crew.in_process():
+            await crew.submit("t0", "a")
+            assert (await crew.result("t0")).success
+            await crew.submit("waits", "a")
+            await until(lambda: crew.told("waits", Reason.POSTPONED))
+            for task in TASKS[1:]:
+                await crew.submit(task, role="reviewer")
+            results = await crew.results(TASKS[1:])
+    assert {(result.agent_name, result.success, result.attempt) for result in results} == {("b", True, 1)}

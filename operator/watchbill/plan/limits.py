@@ -61,7 +61,8 @@ def told(agent: str, limit: AgentLimit) -> tuple[str, float | None, str]:
     behind = f"; {limit.before} of its tasks come first" if limit.before else ""
     if limit.role:
         busy = f"no agent of role {limit.role!r} has room by its maxConcurrent and its rateLimit; they run"
-        message = f"{busy} {limit.running} tasks{behind.replace('of its tasks', 'tasks of the role')}"
+        away = f", and {limit.away} of them wait for a budget or a model" if limit.away else ""
+        message = f"{busy} {limit.running} tasks{away}{behind.replace('of its tasks', 'tasks of the role')}"
         return message, None, "unknown: when a task of one of them ends, or its rate lets one start"
     full = f"{limit.running} tasks of its agent {agent!r} run, and maxConcurrent allows {limit.most}"
     at_end = "unknown: when a task of the agent ends"

@@ -57,6 +57,8 @@ class AgentLimit:
     """Tasks of the agent that wait for the same, and come first."""
     role: str = ""
     """The role of which no agent has room; empty: the task waits for the limits of one agent."""
+    away: int = 0
+    """Agents of the role that a budget or the limits of a model let begin nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,9 @@ class Request:
     """The field of the record that keeps when it has its turn."""
     patience_ms: int = 0
     """Milliseconds for which it may wait once it has that."""
+    agent: str = ""
+    """The agent that makes it, if it has roles: it gets no work of these while it may not ask. Empty, too, where a
+    limit doesn't bind its other work."""
 
     @property
     def is_counted(self) -> bool:
@@ -167,7 +170,7 @@ async def settle(
 def _rated(request: Request) -> list[Any]:
     rate = request.rate
     of = (rate.every_us, rate.limit.burst, rate.token_us, rate.limit.tokens) if rate is not None else (None,) * 4
-    return [*("" if value is None else value for value in of), request.turn, request.patience_ms]
+    return [*("" if value is None else value for value in of), request.turn, request.patience_ms, request.agent]
 
 
 def _settled(settled: Sequence[Settlement]) -> list[Any]:

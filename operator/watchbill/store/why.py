@@ -131,7 +131,7 @@ def _run(
 def _limit(found: Sequence[Any]) -> AgentLimit | None:
     if not found:
         return None
-    most, held, every_us, burst, next_ms, before, whose = found
+    most, held, every_us, burst, next_ms, before, whose, away = found
     return AgentLimit(
         running=int(held),
         most=int(most) if most else None,
@@ -140,6 +140,7 @@ def _limit(found: Sequence[Any]) -> AgentLimit | None:
         next_seconds=int(next_ms or 0) / 1000,
         before=before,
         role=whose.removeprefix(ROLE) if whose.startswith(ROLE) else "",
+        away=away,
     )
 
 

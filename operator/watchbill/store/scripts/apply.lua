@@ -76,7 +76,7 @@ local function limit_agents(before)
   for _, one in ipairs(split(before, LS)) do
     local agent = string.match(one, '^[^\31]+')
     if not is_limited[agent] then
-      redis.call('HDEL', META, 'rate:' .. agent)
+      redis.call('HDEL', META, 'rate:' .. agent, 'away:' .. agent)
       if waits[agent] then
         wanted[#wanted + 1] = agent .. FS .. FS .. FS
       else

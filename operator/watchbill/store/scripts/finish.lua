@@ -19,7 +19,8 @@
 --   11 ends               items that end, each with
 --     id
 --     fence
---     outcome             completed | failed | dead | retry | later (this attempt doesn't count) | cancelled
+--     outcome             completed | failed | dead | retry | later (this attempt doesn't count; if nothing of it is
+--                         done, another agent of its role may get it at once) | cancelled
 --                         | interrupted | skipped (a step whose condition does not hold)
 --                         | approval (it waits for somebody's, and the attempt doesn't count)
 --                         | members (a step waits for others that work for it; the attempt doesn't count)
@@ -43,6 +44,8 @@ local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), to
 local bar = barred(uid, inc, number == '1')
 if bar then return { bar } end
 local at = 12
+local callers_at = at + 2 * begins + 2 * tells + 8 * ends
+know_agents(callers_at, #KEYS - #ARGV + callers_at)
 
 -- Packed holders of the next `n` items, which have `size` arguments each.
 local function next_holders(n, size)
@@ -112,6 +115,16 @@ local function keep_failure(item, h, message)
     .. h.inc .. FS .. told)
 end
 
+-- Whether a task that its agent may not begin now goes back to its role: nothing of it is done, and another agent of
+-- the role may begin it.
+local function is_for_another(item, h, role, spent)
+  if not limits or not item.is_there or spent ~= '' then return false end
+  if redis.call('HEXISTS', item.task, 'checkpoints') == 1 then return false end
+  local one, all = limiting().of(h.agent), limiting().of(role)
+  if not one or one.away_ms == 0 or not all or not all.members then return false end
+  return limiting().able(all) and all.away_ms == 0
+end
+
 -- applied | repeated | stale
 local function end_item(item, h, ended)
   local id, fence = item.id, ended.fence
@@ -171,13 +184,18 @@ local function end_item(item, h, ended)
     end
     local next, ttl = int(tonumber(attempt) + 1), tonumber(ended.ttl)
     local due = ttl < 0 and int(-ttl) or now_ms + ttl
-    if outcome == 'later' then asker = h.agent end      -- it goes on where it stood
+    if outcome == 'later' and asker ~= h.agent and is_for_another(item, h, asker, ended.spent) then
+      due, outcome = now_ms, 'returned'
+      item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(asker) .. ': ' .. ended.message)
+    elseif outcome == 'later' then
+      asker = h.agent       -- it goes on where it stood
+    end
     if asker ~= h.agent then redis.call('HSET', item.task, 'agent', asker) end
     if item.is_there and delay(id, h.class, asker, next, due) then ring() end
     if outcome == 'retry' then
       item_event(item, 'mission_event', h.agent, ended.message)
       if item.is_there then keep_failure(item, h, ended.message) end
-    elseif ended.message ~= '' and item.is_there then      -- it may not go on yet, and says why
+    elseif outcome == 'later' and ended.message ~= '' and item.is_there then      -- it may not go on yet, and says why
       local key, field = item.run or item.task, item.run_id and 'waits:' .. item.name or 'waits'
       redis.call('HSET', key, field, int(due) .. FS .. ended.message)
       item_event(item, item.run_id and 'mission_work_blocked' or 'mission_event', h.agent, ended.message)
@@ -237,7 +255,6 @@ local _, enqueued = index_ended()
 if slots <= 0 and (is_vacated or enqueued and queued() > redis.call('HLEN', HOLDERS)) then ring() end
 
 -- 5. The next claim.
-if slots >= 0 then know_agents(at, next_key) end
 local claimed = slots >= 0 and claim(inc) or {}
 
 settle()

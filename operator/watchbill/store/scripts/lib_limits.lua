@@ -10,6 +10,8 @@
 --   held:AGENT       tasks that workers hold, or handed back
 --   rate:AGENT       for how long its starts fill its rate (all that a GCRA remembers), as of when, and the time
 --                    between two starts then; all in us
+--   away:AGENT       until when a budget or a model lets it begin nothing, in ms, and the definition by which that is
+--                    so (spend.lua, which knows it of agents with roles)
 -- and of all `recounted`: when `held:` was counted last, in ms.
 --
 -- Most calls concern few of the agents and roles, and a crew may have hundreds. So each is taken apart and read when
@@ -79,24 +81,26 @@ local function limiting()           -- made when needed: most crews have no limi
 
   -- Reads what is known of these agents.
   local function read(ones)
-    local unread, fields = {}, { 'recounted' }
+    local unread, fields = {}, { 'recounted', 'def' }
     for _, one in ipairs(ones) do
       if not one.is_read then
         one.is_read = true
         unread[#unread + 1] = one
-        fields[#fields + 1], fields[#fields + 2] = 'held:' .. one.agent, 'rate:' .. one.agent
+        for _, field in ipairs({ 'held:', 'rate:', 'away:' }) do fields[#fields + 1] = field .. one.agent end
       end
     end
     if #unread == 0 then return end
     local known = redis.call('HMGET', META, unpack(fields))
     recounted_ms = recounted_ms or tonumber(known[1] or '0')
     for i, one in ipairs(unread) do
-      one.held = tonumber(known[2 * i] or '0')
-      local us, at_us, every = string.match(known[2 * i + 1] or '', '^(%d+) (%d+) (%d+)$')
+      one.held = tonumber(known[3 * i] or '0')
+      local us, at_us, every = string.match(known[3 * i + 1] or '', '^(%d+) (%d+) (%d+)$')
       if tonumber(every) == 0 then us, at_us = nil, nil end      -- it says nothing of a rate
       at_us = tonumber(at_us or now_us)
       one.ahead = us and math.max(us * one.every / every - math.max(now_us - at_us, 0), 0) or 0
       one.is_early = at_us > now_us      -- the server's clock has gone back since
+      local until_ms, by = string.match(known[3 * i + 2] or '', '^(%d+) (.*)$')
+      one.away_ms = until_ms and by == known[2] and math.max(until_ms - now_ms, 0) or 0
     end
     if heals then heal(unread) end
   end
@@ -157,15 +161,20 @@ local function limiting()           -- made when needed: most crews have no limi
   end
   local function room_of_agent(one) return math.max(math.min(one.most - one.held, starts(one)), 0) end
 
-  -- The agents of a role that the caller can run; all, if it can run none.
+  -- The agents of a role that may get its tasks: of those that the caller can run (of all, if it can run none) those
+  -- that may begin something. If a budget or a model lets none, those that may first.
   local function able(role)
     if role.able then return role.able end
     hear()
-    role.able = {}
+    role.able, role.runs, role.away_ms = {}, {}, math.huge
     for _, one in ipairs(role.members) do
-      if not unable[one.agent] then role.able[#role.able + 1] = one end
+      if not unable[one.agent] then role.runs[#role.runs + 1] = one end
     end
-    if #role.able == 0 then role.able = role.members end
+    if #role.runs == 0 then role.runs = role.members end
+    for _, one in ipairs(role.runs) do role.away_ms = math.min(role.away_ms, one.away_ms) end
+    for _, one in ipairs(role.runs) do
+      if one.away_ms == role.away_ms then role.able[#role.able + 1] = one end
+    end
     return role.able
   end
 
@@ -214,23 +223,24 @@ local function limiting()           -- made when needed: most crews have no limi
     return waiters
   end
 
-  -- In how many ms its rate, or that of an agent of this role, lets one more start; nil: it is not the rate that holds
-  -- it.
-  local function rate_ms(one)
+  -- In how many ms its rate, or what holds an agent of this role, lets one more start; nil: it is nothing that passes
+  -- with time.
+  local function passes_ms(one)
     local least
-    for _, member in ipairs(one.members and able(one) or { one }) do
-      local left = member.ahead - (member.burst - 1) * member.every
-      local ms = member.every > 0 and member.held < member.most and left > 0 and math.ceil(left / 1000)
-      if ms and (not least or ms < least) then least = ms end
+    for _, member in ipairs(one.members and able(one) and one.runs or { one }) do
+      local left = member.every > 0 and member.ahead - (member.burst - 1) * member.every or 0
+      local away_ms = one.members and member.away_ms > one.away_ms and member.away_ms or 0
+      local ms = member.held < member.most and math.max(math.ceil(left / 1000), away_ms) or 0
+      if ms > 0 and (not least or ms < least) then least = ms end
     end
     return least
   end
 
-  -- In how many ms the rate of some agent lets one of its tasks start that waits; nil: there is none.
+  -- In how many ms time lets one more of the tasks start that wait; nil: there is none.
   local function soonest_ms()
     local least
     for _, one in ipairs(waiting()) do
-      local ms = one.waits and rate_ms(one)
+      local ms = one.waits and passes_ms(one)
       if ms and (not least or ms < least) then least = ms end
     end
     return least

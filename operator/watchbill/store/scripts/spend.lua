@@ -4,9 +4,10 @@
 -- model's provider has asked for a pause. Settles what requests that have ended did cost. A reservation is spent from
 -- the first moment: settling lowers it, and who dies before that has spent it. A model's limit lets requests go at a
 -- rate, each at its turn: `rate:` and `tokens:` of a model say how full its limits are (a GCRA), and `line:` when the
--- next one has its turn that has to wait. A counter is {window, start, end, tokens, money, of these by requests
--- under way: tokens, money; when the last one was reserved, when one was refused for good (0: none since one was
--- reserved), and what was allowed then} (Counter in store/budgets.py; times in ms).
+-- next one has its turn that has to wait. An agent whose request can't go soon gets no more work of its roles until
+-- then (`away:` in meta, lib_limits.lua), while others can do it. A counter is {window, start, end, tokens, money, of
+-- these by requests under way: tokens, money; when the last one was reserved, when one was refused for good (0: none
+-- since one was reserved), and what was allowed then} (Counter in store/budgets.py; times in ms).
 -- KEYS fixed, then
 --   1 spending            the crew's counters
 --   2 reserved            where the reservation is kept
@@ -34,6 +35,7 @@
 --     capacity            tokens that may go at once
 --     turn                field of the record that keeps when the request has its turn
 --     patience            ms for which it may wait once it has that
+--     agent               that makes it, which has roles; '': another, or what binds it doesn't bind the agent's others
 --   and for each budget
 --     where               crew | record
 --     field               of the counter
@@ -127,7 +129,6 @@ if made then
   local goes_us = tonumber(string.match(made, '^%d+ %d+ (%d+)') or '0')
   return { 'ok', math.max(math.ceil((goes_us - now_us) / 1000), 0) }
 end
-if paused_until(model) > 0 then return { 'pause', int(paused_until(model) - now_ms) } end
 
 local function counter_of(home, field, window, start, stop)
   local c = read(home, field)
@@ -139,10 +140,23 @@ end
 
 local every, burst, each, capacity = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]),
   tonumber(ARGV[at + 8])
-local turn, patience = ARGV[at + 9], tonumber(ARGV[at + 10])
+local turn, patience, agent = ARGV[at + 9], tonumber(ARGV[at + 10]), ARGV[at + 11]
+
+-- The agent can do no other work of its kind before that, in ms.
+local function keep_away(until_ms)
+  if agent ~= '' and until_ms - now_ms > patience then
+    redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. definition)
+  end
+end
+
+local pause_ends = paused_until(model)
+if pause_ends > 0 then
+  keep_away(pause_ends)
+  return { 'pause', int(pause_ends - now_ms) }
+end
 local limit = table.concat(ARGV, '/', at + 5, at + 8)
-local counters, full = {}, { 'full' }
-for i = at + 11, #ARGV, 7 do
+local counters, full, full_until = {}, { 'full' }, 0
+for i = at + 12, #ARGV, 7 do
   local where, field, window, start, stop = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]),
     tonumber(ARGV[i + 4])
   local most_tokens, most_money = tonumber(ARGV[i + 5]) or math.huge, tonumber(ARGV[i + 6]) or math.huge
@@ -157,13 +171,18 @@ for i = at + 11, #ARGV, 7 do
       and c.money - c.held_money + money <= most_money
     for _, value in ipairs({ #counters, fits and 0 or 1, int(c.tokens), int(c.money) }) do full[#full + 1] = value end
     if not fits then
+      local fits_at_all = where == 'crew' and tokens <= most_tokens and money <= most_money
+      if fits_at_all then full_until = math.max(full_until, stop) end
       c.refused, c.allowed = now_ms, ARGV[i + 5] .. '/' .. ARGV[i + 6]
       write(where == 'crew' and spending or record, field, c)
     end
   end
 end
 if unpriced == '1' then redis.call('HSET', spending, 'unpriced:' .. model, now) end
-if #full > 1 then return full end
+if #full > 1 then
+  keep_away(full_until)
+  return full
+end
 
 -- 3. Does the limit of its model let it go? What goes is counted; what has to wait has its turn behind all that do.
 
@@ -232,11 +251,15 @@ local goes_us = now_us
 if every or each then
   if redis.call('EXISTS', record) == 0 then return { 'lost' } end
   local wait, later = queue_for_model()
-  if not wait then return { 'later', math.ceil(later / 1000) } end
+  if not wait then
+    keep_away(now_ms + math.ceil(later / 1000))
+    return { 'later', math.ceil(later / 1000) }
+  end
   goes_us = now_us + wait
 end
 
 -- 4. It is spent.
+if agent ~= '' then redis.call('HDEL', META, 'away:' .. agent) end
 local kept = { int(tokens) .. ' ' .. int(money) .. ' ' .. int(goes_us) }
 for _, c in ipairs(counters) do
   c.tokens, c.money, c.last = c.tokens + tokens, c.money + money, now_ms

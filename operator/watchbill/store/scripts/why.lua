@@ -32,7 +32,7 @@
 --   limit                 {} (it doesn't wait for the limits of its agent) | {tasks of the agent that run at most,
 --     that workers hold, us between two starts, starts in one burst, ms until one may start ('': there is no such
 --     limit; a limit may have gone meanwhile), tasks before it that wait for the same, the agent, or the role of which
---     no agent has room}
+--     no agent has room, how many agents of the role a budget or a model lets begin nothing}
 local task, run, steps = KEYS[FIXED + 1], KEYS[FIXED + 2], KEYS[FIXED + 3]
 local id, step, behind, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local meta = redis.call('HMGET', META, 'uid', 'owner', 'suspended', 'closed', 'closing', 'limits')
@@ -106,7 +106,10 @@ local place = is_queued and place_of(counts[class]) or {}
 local function limit_of(consumer)
   local whose = string.sub(consumer, #LIMITED + 1)
   local one = limits and limiting().of(whose) or { held = 0, every = 0, burst = 1, most = math.huge }
-  for _, member in ipairs(one.members or {}) do one.held = one.held + member.held end
+  local away = 0
+  for _, member in ipairs(one.members or {}) do
+    one.held, away = one.held + member.held, away + (member.away_ms > 0 and 1 or 0)
+  end
   local own, before = string.match(packed, '^[^\31]*\31%d*\31%d\31([^\31]*)'), 0
   for _, c in ipairs(CLASSES) do
     if tonumber(c) <= tonumber(class) then
@@ -118,7 +121,7 @@ local function limit_of(consumer)
   local is_rated = one.every > 0
   return { one.most < math.huge and int(one.most) or '', int(one.held), is_rated and int(one.every) or '',
     is_rated and int(one.burst) or '', is_rated and int(math.max((one.ahead - (one.burst - 1) * one.every) / 1000, 0))
-    or '', before, whose }
+    or '', before, whose, away }
 end
 local limit = inc and is_limited(inc) and limit_of(inc) or {}
 

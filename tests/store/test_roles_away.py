@@ -1,0 +1,217 @@
+"""Agents of a role that a budget or a model lets begin nothing get none of its tasks while another can do them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from role_calls import REVIEWERS, give_roles, taken
+from support import Crew, server_ms
+
+from watchbill.api.budgets import Budget
+from watchbill.api.limits import ModelLimit
+from watchbill.plan import budget, limits
+from watchbill.plan.budget import Amount, Limit, Span
+from watchbill.plan.why import Reason, explain
+from watchbill.store import budgets, figures, why
+from watchbill.store.budgets import Full, Later, Paused, Request, Reserved, Settlement
+from watchbill.store.queue import Claimed
+from watchbill.tasks import Usage
+
+ANN, BOB = {"agent_id": "ann"}, {"agent_id": "bob", "max_concurrent": 2}
+
+
+def limit(agent: str = "ann", span: Span | None = None, **fields: Any) -> Limit:
+    one = Budget.model_validate({"name": "own", "scope": "Agent", "tokens": 100, **fields})
+    return Limit(one, agent, span or Span(0, budget.NEVER_MS))
+
+
+async def ask(crew: Crew, name: str, tokens: int, *listed: Limit, agent: str = "ann", **fields: Any) -> Any:
+    """The agent's request to a model."""
+    asked = Request(
+        name, "m", crew.keys.task("t0"), Amount(tokens), listed, crew.keys.reserved(0), agent=agent, **fields
+    )
+    return await budgets.reserve(crew.client, crew.keys, crew.uid, crew.definition.digest(), asked)
+
+
+async def spend_all(crew: Crew, agent: str = "ann", span: Span | None = None) -> None:
+    """The agent's budget is spent, and its next request refused."""
+    spent = limit(agent, span)
+    first = Request(f"{agent}/0", "m", crew.keys.task("t0"), Amount(90), [spent], crew.keys.reserved(0))
+    assert await budgets.reserve(crew.client, crew.keys, crew.uid, crew.definition.digest(), first) == Reserved(0)
+    await budgets.settle(crew.client, crew.keys, crew.uid, [Settlement(first, Amount(90))])
+    answer = await ask(crew, f"{agent}/1", 20, spent, agent=agent)
+    assert isinstance(answer, Full)
+    assert [one.is_exhausted for one in answer.found] == [True]
+
+
+def given(tasks: tuple[Claimed, ...]) -> list[tuple[str, str]]:
+    return [(task.id, task.agent) for task in tasks]
+
+
+async def test_an_agent_whose_budget_is_spent_gets_nothing_while_another_can_work(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await spend_all(crew)
+    await crew.submit("t1", "t2", "t3", "t4", agent=REVIEWERS)
+    await crew.submit("a1", agent="ann")
+    first = await taken(crew, "w")
+    assert given(first) == [("t1", "bob"), ("t2", "bob"), ("a1", "ann")], "its own work goes to it as ever"
+    seen = await figures.figures(crew.client, crew.keys)
+    assert (seen.waiting, seen.running, seen.parked_by["limit"]) == (0, 3, 2), "ann's room is none for scaling"
+    told = explain(await why.seen(crew.client, crew.keys, "t3"))
+    assert told.message == (
+        "no agent of role 'reviewer' has room by its maxConcurrent and its rateLimit; they run 3 tasks, and 1 of them "
+        "wait for a budget or a model"
+    )
+    await crew.finish("w", first)
+    last = await taken(crew, "w")
+    assert given(last) == [("t3", "bob"), ("t4", "bob")]
+    await crew.finish("w", last)
+    await crew.assert_idle()
+
+
+async def test_it_gets_work_again_once_a_request_of_its_own_goes(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await spend_all(crew)
+    assert await ask(crew, "small", 10, limit()) == Reserved(0), "there is room for that"
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "ann")]
+    await crew.finish("w", tasks)
+
+
+async def test_a_definition_that_raises_the_budget_gives_it_work_at_once(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await spend_all(crew)
+    await give_roles(crew, ANN, BOB, budgets=[limit(tokens=500).budget])
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "ann")]
+    await crew.finish("w", tasks)
+    await give_roles(crew, BOB)
+    assert not await crew.client.hexists(crew.keys.meta, "away:ann"), "nothing is left of an agent that is gone"
+
+
+async def test_when_the_window_ends_what_waits_begins_and_whoever_scales_knows_when(crew: Crew) -> None:
+    await give_roles(crew, ANN, {"agent_id": "bob", "max_concurrent": 1})
+    now = await server_ms(crew.client)
+    await spend_all(crew, span=Span(now - 1000, now + 3_600_000))
+    await crew.submit("t1", "t2", agent=REVIEWERS)
+    first = await taken(crew, "w")
+    assert given(first) == [("t1", "bob")]
+    due = (await figures.figures(crew.client, crew.keys)).due_in_ms
+    assert due is not None
+    assert 3_500_000 < due <= 3_600_000
+    digest = crew.definition.digest()
+    await crew.client.hset(crew.keys.meta, "away:ann", f"{await server_ms(crew.client) - 1} {digest}")
+    second = await taken(crew, "w")
+    assert given(second) == [("t2", "ann")]
+    await crew.finish("w", [*first, *second])
+
+
+async def test_where_none_can_work_the_one_that_may_first_gets_it(crew: Crew) -> None:
+    await give_roles(crew, ANN, {"agent_id": "bob"})
+    now = await server_ms(crew.client)
+    await spend_all(crew, "ann", Span(now - 1000, now + 7_200_000))
+    await spend_all(crew, "bob", Span(now - 1000, now + 3_600_000))
+    await crew.submit("t1", "t2", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "bob"), ("t2", "bob")], "and its task says which budget it waits for"
+    await crew.finish("w", tasks)
+
+
+@pytest.mark.parametrize("what", ["more than the whole budget", "of a run", "of no agent with roles"])
+async def test_a_refusal_of_this_one_task_says_nothing_of_others(crew: Crew, what: str) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t0", agent="bob")
+    (own,) = await taken(crew, "w")
+    match what:
+        case "more than the whole budget":
+            answer = await ask(crew, "r", 101, limit())
+        case "of a run":
+            assert await ask(crew, "q", 90, limit(scope="Run")) == Reserved(0)
+            await crew.client.hset(crew.keys.task("t0"), "budget:own:ann", _idle(await _counter(crew)))
+            answer = await ask(crew, "r", 20, limit(scope="Run"))
+        case _:
+            answer = await ask(crew, "r", 101, limit(), agent="")
+    assert isinstance(answer, Full)
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "ann")]
+    await crew.finish("w", [own, *tasks])
+
+
+async def _counter(crew: Crew) -> str:
+    return str(await crew.client.hget(crew.keys.task("t0"), "budget:own:ann"))
+
+
+def _idle(counter: str) -> str:
+    """The counter when its last request was long ago."""
+    parts = counter.split("\x1f")
+    parts[7] = "1"
+    return "\x1f".join(parts)
+
+
+@pytest.mark.parametrize("what", ["a pause", "a turn"])
+async def test_a_model_that_wants_no_requests_keeps_its_agents_from_more_work(crew: Crew, what: str) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t0", agent="bob")
+    (own,) = await taken(crew, "w")
+    if what == "a pause":
+        await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 60_000})
+        assert isinstance(await ask(crew, "r", 1, patience_ms=1000), Paused)
+    else:
+        rate = limits.of_model([ModelLimit(model="m", requests=1, periodSeconds=60)], "m")
+        assert await ask(crew, "q", 1, rate=rate, turn="turn:m") == Reserved(0)
+        assert isinstance(await ask(crew, "r", 1, rate=rate, turn="turn:m", patience_ms=1000), Later)
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "bob")], "though it has one, and ann none"
+    await crew.finish("w", [own, *tasks])
+
+
+async def test_a_pause_that_is_waited_for_in_the_slot_keeps_nobody_away(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 900})
+    assert isinstance(await ask(crew, "r", 1, patience_ms=1000), Paused)
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", "ann")]
+    await crew.finish("w", tasks)
+
+
+@pytest.mark.parametrize("done", ["nothing", "a request", "a step"])
+async def test_what_was_given_to_it_before_goes_back_to_the_role_unless_some_of_it_is_done(
+    crew: Crew, done: str
+) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t1", agent=REVIEWERS)
+    (first,) = await taken(crew, "w")
+    assert first.agent == "ann"
+    await spend_all(crew)
+    usage = Usage(input_tokens=3, requests=1) if done == "a request" else None
+    if done == "a step":
+        await crew.client.hset(crew.keys.task("t1"), "checkpoints", "1")
+    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000, usage=usage)
+    again = await taken(crew, "w")
+    said = [event["message"] for event in await crew.events() if event["event_type"] == "mission_event"]
+    if done == "nothing":
+        assert [(task.id, task.agent, task.attempt) for task in again] == [("t1", "bob", 1)]
+        assert said == ["back to role reviewer: it is spent"]
+        await crew.finish("w", again)
+        await crew.assert_idle()
+    else:
+        assert (again, said) == ((), ["it is spent"])
+        assert await crew.client.hget(crew.keys.task("t1"), "agent") == "ann"
+
+
+async def test_it_stays_with_its_agent_where_no_other_can_begin_it(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t1", agent=REVIEWERS)
+    (first,) = await taken(crew, "w")
+    for name in ("ann", "bob"):
+        await spend_all(crew, name)
+    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000)
+    assert await taken(crew, "w") == ()
+    told = explain(await why.seen(crew.client, crew.keys, "t1"))
+    assert (told.reason, told.agent) == (Reason.POSTPONED, "ann")
