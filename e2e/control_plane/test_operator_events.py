@@ -68,10 +68,11 @@ def test_a_hundred_changes_make_few_writes_and_the_series_counts_them(
     async def change() -> None:
         clock = FakeClock()
 
-        async def until_written(count: int) -> None:
+        async def until_written(count: int, turn: float) -> None:
+            """`turn`: seconds by which the clock is turned between two looks."""
             async with asyncio.timeout(SOON):
                 while len(written()) < count:
-                    clock.advance(1)
+                    clock.advance(turn)
                     await asyncio.sleep(0.02)
 
         async with await KubernetesApi.connect() as kubernetes:
@@ -79,9 +80,9 @@ def test_a_hundred_changes_make_few_writes_and_the_series_counts_them(
             for i in range(100):
                 events.tell("crews", metadata, [Told("Scaled", "Scale", f"{i} workers")])
             running = asyncio.create_task(events.run())
-            await until_written(BURST)
+            await until_written(BURST, 0.02)  # slowly, or a late answer would let the time come to count up the series
             events.tell("crews", metadata, [Told("Scaled", "Scale", f"{BURST - 1} workers")])
-            await until_written(BURST + 1)
+            await until_written(BURST + 1, 1)
             await background.end(running)
 
     asyncio.run(change())
