@@ -7,6 +7,7 @@ Asserted is the state of the world: what the API server and the store have, and 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,18 +15,21 @@ import pytest
 from e2e.cluster import machine
 from e2e.cluster.control_plane import Write
 from e2e.control_plane import operator_team
-from e2e.control_plane.operator_process import hold
+from e2e.control_plane.operator_process import Process, hold
 from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from watchbill import client
 
 team = operator_team.team
 store = operator_team.store
 installed = operator_team.installed
 
+IDLE_SECONDS = 8
+
 
 def test_a_crew_gets_all_it_needs_and_becomes_ready(team: Team) -> None:
     team.operator(everywhere=True)
     team.apply(crew())
-    team.kubectl("wait", "crew/echo", "--for=condition=Ready", "--timeout=20s")
+    team.kubectl("wait", "crew/echo", "--for=condition=Ready", f"--timeout={SOON:.0f}s")
 
     seen = team.crew()
     uid = seen["metadata"]["uid"]
@@ -83,17 +87,38 @@ def test_work_starts_workers_and_they_go_once_idle(team: Team) -> None:
 
 def test_a_crew_in_steady_use_keeps_its_workers(team: Team) -> None:
     team.operator()
-    team.apply(crew(idleSeconds=3))
+    team.apply(crew(idleSeconds=IDLE_SECONDS))
     team.until_ready()
-    with team.worker("echo").start():
-        team.submit()
-        machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
+    with team.worker("echo").start() as worker, client.SyncClient(team.store.url) as own:
 
-        def still_used() -> bool:
-            team.submit()
-            return team.replicas() == 1
+        def submit() -> None:
+            own.submit(f"{team.namespace}/echo", "hi")
 
-        hold(10, still_used, "workers went while tasks came every 0.2 s")
+        what = "a time in which tasks come at short pauses"
+        machine.until(lambda: was_used_steadily(team, worker, submit), within=3 * SOON, what=what)
+
+
+def was_used_steadily(team: Team, worker: Process, submit: Callable[[], object]) -> bool:
+    """Has tasks come for twice as long as the crew may be idle. Asserts that nothing touched its workers meanwhile.
+    Returns False where that proves nothing: the machine stood still, so that the crew may have been idle."""
+    worker.stop()  # else the task may be done before the operator has looked
+    submit()
+    machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
+    worker.go_on()
+    began = last = time.monotonic()
+    before = None
+    while last - began < 2.5 * IDLE_SECONDS:
+        if before is None and last - began > IDLE_SECONDS / 2:  # what came of a pause before this is over
+            before = team.deployments()[0]["metadata"]["generation"]
+        submit()
+        now = time.monotonic()
+        if now - last > IDLE_SECONDS / 2:  # a task comes at any moment of its call
+            return False
+        last = now
+        time.sleep(0.2)
+    (after,) = team.deployments()
+    assert after["metadata"]["generation"] == before, "workers went while tasks came"
+    return True
 
 
 def test_a_deleted_crew_leaves_nothing(team: Team) -> None:
