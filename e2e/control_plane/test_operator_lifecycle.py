@@ -72,8 +72,11 @@ def test_a_suspended_crew_loses_its_workers_keeps_its_work_and_goes_on_when_it_i
         machine.until(lambda: len(team.results()) >= 3, within=SOON, what="what waited runs")
     machine.until(lambda: "Suspended" not in team.conditions(), within=SOON, what="it says so no longer")
     machine.until(lambda: team.replicas() >= 1, within=SOON, what="its minimum again, and more for what waits")
-    events = {event["reason"] for event in team.items("events.events.k8s.io")}
-    assert {"Suspended", "Resumed"} <= events
+
+    def told() -> bool:
+        return {"Suspended", "Resumed"} <= {event["reason"] for event in team.items("events.events.k8s.io")}
+
+    machine.until(told, within=SOON, what="Events tell of both")
 
 
 def test_a_deleted_crew_keeps_its_keys_until_its_work_has_ended_and_a_new_one_of_its_name_starts_clean(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from e2e.cluster import machine
-from e2e.cluster.control_plane import ControlPlane
+from e2e.cluster.control_plane import ControlPlane, free_ports
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_team import SOON, Team, crew, heartbeat
 from watchbill.client import Client
@@ -38,9 +38,7 @@ def test_the_youngest_crew_has_no_room_until_another_goes_and_workers_are_shared
 ) -> None:
     own = {"crews": 2, "queued": 200, "workers": 5}
     quotas = json.dumps({"default": {"hard": {"crews": 0}}, "namespaces": {team.namespace: {"hard": own}}})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     team.operator(quotas=quotas, health_port=str(port))
     small = {"tasks": {"maxQueued": 100}}
     for name in ("echo", "second", "third"):
@@ -93,13 +91,18 @@ def test_the_youngest_crew_has_no_room_until_another_goes_and_workers_are_shared
     assert asyncio.run(figures()) == 3
 
 
+def held_by_quota(crew: dict[str, Any]) -> dict[str, str]:
+    """Returns the words of its status on that; empty while something else holds its number."""
+    scaling: dict[str, str] = crew["status"].get("scaling", {})
+    return scaling if scaling.get("reason") == "NamespaceQuota" else {}
+
+
 def shares_its_workers_out(team: Team, port: int) -> None:
     """There is work for more workers than the namespace may have."""
     team.submit("echo", agent="a", count=40)
     team.submit("second", agent="a", count=40)
     machine.until(lambda: (team.replicas("echo"), team.replicas("second")) == (3, 2), within=SOON, what="fair shares")
-    scaling = machine.until(lambda: team.crew("second")["status"].get("scaling"), within=SOON, what="it says so")
-    assert scaling["reason"] == "NamespaceQuota"
+    scaling = machine.until(lambda: held_by_quota(team.crew("second")), within=SOON, what="it says so")
     assert f"and may have 5 (quotas.namespaces.{team.namespace}.hard.workers)" in scaling["message"]
     of = f'watchbill_operator_quota{{namespace="{team.namespace}"'
     rows = (("crews", "wanted", 3), ("workers", "used", 5), ("workers", "wanted", 8))

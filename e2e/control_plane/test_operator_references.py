@@ -69,8 +69,10 @@ def test_what_a_crew_refers_to_rolls_its_workers_when_it_changes_and_no_busy_one
 
         # Without pods the Deployment only notes it. An object made anew counts, and so does an optional one that comes.
         assert [d["metadata"]["uid"] for d in team.deployments("idle")] == [idles["metadata"]["uid"]]
+        machine.until(
+            lambda: config(team, "idle")["Secret/keys"] != read(idles)["Secret/keys"], within=SOON, what="it is noted"
+        )
         before = config(team, "idle")
-        assert before["Secret/keys"] != read(idles)["Secret/keys"]
         team.kubectl("delete", "configmap", "conf")
         team.kubectl("create", "configmap", "conf", "--from-literal=a=1")
         team.kubectl("create", "configmap", "maybe", "--from-literal=a=1")
