@@ -26,7 +26,7 @@ from e2e.cluster.kubectl import Kubectl
 from e2e.cluster.machine import ClusterError
 
 START_SECONDS = 240.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 
 # Below the range from which the kernel takes ports for outgoing connections: one of those could else hold the API

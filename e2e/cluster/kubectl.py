@@ -89,7 +89,7 @@ class Kubectl:
                 process.wait()
 
     @contextmanager
-    def port_forward(self, target: str, port: int, *, namespace: str, within: float = 30) -> Iterator[int]:
+    def port_forward(self, target: str, port: int, *, namespace: str, within: float = 120) -> Iterator[int]:
         """A port of this machine's loopback that leads to a pod's or Service's: `port_forward("svc/redis", 6379)`."""
         command = [
             str(self.program),

@@ -22,7 +22,7 @@ import redis
 from e2e.cluster import machine
 from watchbill import local_server
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 
 
 class Process:

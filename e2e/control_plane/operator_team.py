@@ -30,8 +30,8 @@ EVERYWHERE, NARROW = "watchbill-system", "watchbill-narrow"
 """Namespaces of two releases: one that watches all of the cluster, and one that watches the namespaces of tests."""
 OPERATOR = f"system:serviceaccount:{NARROW}:{RELEASE}"
 
-SOON = 60.0
-"""Seconds: for what should take one, on a machine with a twentieth of the usual speed."""
+SOON = 120.0
+"""Seconds: for what should take one, on a machine with a fortieth of the usual speed."""
 
 
 def rendered(where: str, *namespaces: str, **given: Any) -> list[dict[str, Any]]:

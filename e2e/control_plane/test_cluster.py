@@ -129,8 +129,8 @@ OWNER = """
     ("then", "by", "code"),
     [
         ("raise RuntimeError('a test failed')", None, 1),
-        ("time.sleep(60)", signal.SIGINT, -signal.SIGINT),
-        ("time.sleep(60)", signal.SIGKILL, -signal.SIGKILL),
+        ("time.sleep(600)", signal.SIGINT, -signal.SIGINT),
+        ("time.sleep(600)", signal.SIGKILL, -signal.SIGKILL),
     ],
     ids=["failed", "interrupted", "killed"],
 )
@@ -146,6 +146,6 @@ def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Sig
         assert len(set(pids)) == 4
         if by:
             os.kill(owner.pid, by)
-        assert owner.wait(30) == code
+        assert owner.wait(120) == code
     for pid in pids:
         machine.until(lambda pid=pid: machine.start_time(pid) is None, within=60, what=f"process {pid} has ended")  # type: ignore[misc]

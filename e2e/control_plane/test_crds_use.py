@@ -182,7 +182,7 @@ def test_kubectl_waits_for_ready_and_is_not_told_too_early(
         kubectl_here(*wait, "--timeout=0.1s")
     patch = {"status": {"observedGeneration": 1, "conditions": [READY]}}
     server.send("PATCH", f"{place(crew(), namespace)}/status", patch, as_="merge-patch+json")
-    kubectl_here(*wait, "--timeout=10s")
+    kubectl_here(*wait, "--timeout=60s")
 
 
 @pytest.mark.parametrize("words", ["crew,hb", "crews,heartbeats", "crew.watchbill.dev,heartbeat", "watchbill"])

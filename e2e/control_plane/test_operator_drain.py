@@ -25,7 +25,7 @@ import asyncio, pathlib
 class Gate:
     async def run(self, context):
         while not (pathlib.Path({folder!r}) / context.prompt).exists():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
         return context.prompt
 """
 

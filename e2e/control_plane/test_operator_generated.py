@@ -7,6 +7,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_team
@@ -24,6 +26,7 @@ SEED = int(os.environ.get("SEED", "14"))
 SENDERS = 4
 
 
+@pytest.mark.timeout(900)
 def test_none_of_a_thousand_bad_manifests_goes_unsaid_or_disturbs_a_good_crew(
     team: Team, installed: ControlPlane
 ) -> None:
@@ -54,7 +57,7 @@ def test_none_of_a_thousand_bad_manifests_goes_unsaid_or_disturbs_a_good_crew(
             return not left
 
         try:
-            machine.until(all_said, within=SOON, what="each has its condition")
+            machine.until(all_said, within=5 * SOON, what="each has its condition")
         finally:
             has = {
                 (k, o["metadata"]["name"]): o.get("status") for k in PLURALS for o in objects(server, k, team.namespace)
