@@ -116,7 +116,8 @@ class Pods:
 
     async def _answers(self, port: int) -> bool:
         try:
-            async with self._session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            kubelet = {"User-Agent": "kube-probe/1.35"}
+            async with self._session.get(f"http://127.0.0.1:{port}/readyz", headers=kubelet) as answer:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False

@@ -4,6 +4,8 @@ processes of the test, which also says which pods are ready."""
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 import pytest
 
 from e2e.cluster import machine
+from e2e.cluster.control_plane import free_ports
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import Process, hold
 from e2e.control_plane.operator_team import SOON, Team, crew
+from watchbill.plan.drain import PROBED_SECONDS
+from watchbill.worker.probes import FAILURES
 
 team = operator_team.team
 store = operator_team.store
@@ -50,9 +55,9 @@ class Pods:
         made["spec"]["agents"] = [{"name": "a", "class": "gate:Gate"}]
         return made
 
-    def start_worker(self, revision: str, crew: str = "echo") -> Process:
+    def start_worker(self, revision: str, crew: str = "echo", **settings: str) -> Process:
         folders = str(self.team.folder / "agents")
-        made = self.team.worker(crew, revision=revision, folders=folders, allow_modules="gate")
+        made = self.team.worker(crew, revision=revision, folders=folders, allow_modules="gate", **settings)
         self._stack.enter_context(made)
         return made.start()
 
@@ -65,6 +70,17 @@ class Pods:
         patch = json.dumps({"status": {"phase": "Running", "conditions": conditions}})
         for pod in pods:
             self.team.kubectl("patch", "pod", pod, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+    def probe(self, port: int) -> int:
+        """Asks as a kubelet does. Returns the worker's answer."""
+        kubelet = {"User-Agent": "kube-probe/1.35"}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"http://127.0.0.1:{port}/readyz", headers=kubelet), timeout=SOON
+            ) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
 
     def open(self, *prompts: str) -> None:
         for prompt in prompts:
@@ -135,3 +151,41 @@ def test_workers_leave_under_load_and_by_a_rollout_and_none_of_them_with_a_task(
     machine.until(lambda: pods.running() == 0, within=SOON, what="all tasks have ended")
     results: Any = team.store.client.xrange(f"wb:{{{team.namespace}/echo}}:results")
     assert [fields["state"] for _, fields in results] == ["completed"] * 4
+
+
+def test_a_slow_kubelet_costs_no_young_worker_its_pod(team: Team, pods: Pods) -> None:
+    """Nobody has asked the youngest yet whether it is ready, and the drained one still counts as ready: the controller
+    would take the busy one."""
+    team.operator()
+    team.apply(pods.crew())
+    team.until_ready()
+    for prompt in ("t1", "t2"):
+        team.submit(prompt=prompt, agent="a")
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="a worker for each task")
+    (revision,) = pods.sizes()
+    machine.until(lambda: len(pods.of(revision)) == 2, within=SOON, what="the pods")
+    *ports, last = free_ports(3)
+    for port in ports:
+        pods.start_worker(revision, health_port=str(port))
+    machine.until(lambda: pods.running() == 2, within=SOON, what="both tasks run")
+    assert [pods.probe(port) for port in ports] == [200, 200]
+    old = pods.of(revision)
+    pods.is_ready(*old, ready=True)
+    team.submit(prompt="t3", agent="a")
+    machine.until(lambda: len(pods.of(revision)) == 3, within=SOON, what="the young pod")
+    (young,) = set(pods.of(revision)) - set(old)
+    pods.start_worker(revision, health_port=str(last))
+    machine.until(lambda: pods.running() == 3, within=SOON, what="the young one works")
+
+    pods.open("t1")
+    machine.until(pods.draining, within=SOON, what="the idle one is drained")
+    hold(PROBED_SECONDS + 4, lambda: pods.sizes() == {revision: 3}, "the young one's pod may have gone")
+    assert pods.probe(last) == 200
+    pods.is_ready(young, ready=True)
+    (drained,) = [port for port in ports if pods.probe(port) == 503]
+    assert {pods.probe(drained) for _ in range(FAILURES - 1)} == {503}
+    pods.is_ready(old[0], ready=False)
+    machine.until(
+        lambda: pods.of(revision) == sorted({*old[1:], young}), within=SOON, what="the drained one's pod goes"
+    )
+    assert pods.running() == 2

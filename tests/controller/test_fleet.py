@@ -45,6 +45,18 @@ def test_ages_are_by_the_clock_of_the_store_and_unknown_ones_are_none() -> None:
     assert fleet.of(found(), CrewMemory(), FakeClock()).undrained_seconds == float("inf")
 
 
+def test_a_kubelet_knows_for_how_long_that_a_worker_is_as_it_is() -> None:
+    def probed_seconds(ready: bool | None, holds: int, draining: bool = True) -> float | None:
+        one = Worker("a", holds, "scaling" if draining else "", "abcd1234", 88_000, ready, 97_000)
+        return fleet.of(found(one), CrewMemory(), FakeClock()).workers[0].probed_seconds
+
+    assert probed_seconds(None, 0) is None
+    assert [probed_seconds(True, 0, draining=False), probed_seconds(True, 1)] == [3.0, 3.0]
+    assert probed_seconds(True, 0) == 0.0, "it still takes the drained one for ready"
+    assert probed_seconds(False, 0) == 3.0
+    assert [probed_seconds(False, 0, draining=False), probed_seconds(False, 1)] == [0.0, 0.0]
+
+
 def test_what_was_seen_of_workers_that_are_gone_is_forgotten() -> None:
     memory = CrewMemory()
     fleet.of(found(Worker("a", 0, "person", "abcd1234", 1)), memory, FakeClock())

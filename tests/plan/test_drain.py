@@ -10,7 +10,7 @@ from crew_plans import NEW, child, crew
 
 from watchbill.plan import drain
 from watchbill.plan.children import Child
-from watchbill.plan.drain import PROBED_SECONDS, Fleet, Step, Worker
+from watchbill.plan.drain import PROBED_SECONDS, TOLD_SECONDS, UNPROBED_SECONDS, Fleet, Step, Worker
 
 pytestmark = pytest.mark.pure
 
@@ -65,6 +65,31 @@ def test_no_pod_goes_while_one_that_works_may_count_as_not_ready() -> None:
     )
     assert set(unsafe) == {Step(2)}
     assert step(1, pods(2, 1), *two, worker("local", 5, revision="")) == Step(1), "this one is in no pod"
+
+
+def test_no_pod_goes_before_the_kubelets_know_who_is_ready_and_not_a_minute_later() -> None:
+    """A young worker's pod may not be ready yet, and that of a drained one may still be."""
+
+    def size(works: float | None, empty: float | None, *, age: float = 20.0, emptied: float = 20.0) -> int:
+        one, other = worker("a", 9, age_seconds=age), drained("c", empty_seconds=emptied)
+        probed = [dataclasses.replace(w, probed_seconds=s) for w, s in ((one, works), (other, empty))]
+        return step(1, pods(2, 1), *probed).size
+
+    assert size(None, None) == 1, "they don't say"
+    assert size(0.0, 20.0) == size(20.0, 0.0) == 2
+    assert size(TOLD_SECONDS - 0.5, 20.0) == size(20.0, TOLD_SECONDS - 0.5) == 2, "the controllers have to hear of it"
+    assert size(TOLD_SECONDS, TOLD_SECONDS) == 1
+    assert size(TOLD_SECONDS, TOLD_SECONDS, age=PROBED_SECONDS - 1) == 2
+    assert size(0.0, 0.0, age=UNPROBED_SECONDS, emptied=UNPROBED_SECONDS) == 1, "nobody asks"
+    late = worker("a", 9, age_seconds=3600.0, probed_seconds=0.0), drained("c", empty_seconds=3600.0)
+    assert step(1, pods(2, 1), *late, undrained=30.0) == Step(2), "its kubelet took it for drained, and may still"
+    assert step(1, pods(2, 1), *late, undrained=UNPROBED_SECONDS) == Step(1)
+
+
+def test_a_young_worker_that_is_to_leave_and_still_works_may_not_count_as_ready() -> None:
+    leaving = drained("b", 1, age_seconds=PROBED_SECONDS - 1)
+    assert step(1, pods(3, 2), worker("a", 9), leaving, drained("c")) == Step(3)
+    assert step(1, pods(3, 2), worker("a", 9), drained("b", 1), drained("c")) == Step(2)
 
 
 def test_where_no_worker_has_anything_all_go_without_waiting_for_their_probes() -> None:

@@ -2,7 +2,7 @@
 
 The controller deletes pods in Kubernetes' order: those that have not started, then those that are not ready, then the
 newest. Probes take their time, the operator is restarted half way, and agents block event loops, of which a worker's
-readiness does not depend. In half of the runs what the operator sees of pods is a second old.
+readiness does not depend. In half of the runs what the operator sees of pods is a second old. Some kubelets are slow.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Pod:
     is_ready: bool = False
     probe_in: int = 2
     """Seconds until the API server knows that its readiness is another."""
+    known: tuple[bool, int] = (False, 0)
+    """What its kubelet takes it for, and since when."""
     blocked_until: int = 0
     ended_at: int | None = None
     """The time at which a deleted pod's worker leaves."""
@@ -42,11 +44,16 @@ class Pod:
 class Cluster:
     """Two Deployments, their pods, and the tasks of one crew. Time goes on in seconds."""
 
-    def __init__(self, seed: int, *, loops_answer: bool = False) -> None:
-        """`loops_answer`: probes are answered by event loops, so that a pod whose loop is blocked is not ready."""
+    def __init__(
+        self, seed: int, *, loops_answer: bool = False, is_slow: bool = False, workers_say: bool = False
+    ) -> None:
+        """`loops_answer`: probes are answered by event loops, so that a pod whose loop is blocked is not ready.
+        `is_slow`: kubelets ask late. `workers_say`: workers report what their kubelets know."""
         self.chance = random.Random(seed)
         self.is_late = seed % 2 == 0
         self.loops_answer = loops_answer
+        self.is_slow = is_slow
+        self.workers_say = workers_say
         self.now = 0
         self.pods: list[Pod] = []
         self.sizes: dict[str, int] = {}
@@ -89,10 +96,13 @@ class Cluster:
         says = pod.works_at <= self.now and not is_silent and not (pod.draining and not pod.tasks)
         if says == pod.is_ready:
             pod.probe_in = self.chance.randint(4, 6) if says else self.chance.randint(0, 2)
+            pod.probe_in += self.chance.randint(0, 30) if self.is_slow else 0
         elif pod.probe_in > 0:
             pod.probe_in -= 1
         else:
             pod.is_ready = says
+        kubelet = says if pod.probe_in == 0 else pod.is_ready  # a second before the API server
+        pod.known = pod.known if kubelet == pod.known[0] else (kubelet, self.now)
 
     def _control(self, revision: str, size: int) -> None:
         mine = [pod for pod in self.pods if pod.revision == revision and pod.ended_at is None]
@@ -125,9 +135,14 @@ class Cluster:
                 "scaling" if pod.draining else "",
                 age_seconds=float(self.now - pod.works_at),
                 empty_seconds=float(self.now - empty_since.get(pod.name, self.now)),
+                probed_seconds=self._probed_seconds(pod) if self.workers_say else None,
             )
             for pod in found
         ]
+
+    def _probed_seconds(self, pod: Pod) -> float:
+        ready, since = pod.known
+        return 0.0 if ready is (pod.draining and not pod.tasks) else float(self.now - since)
 
 
 class Operator:
@@ -218,6 +233,22 @@ def test_busy_workers_would_be_stopped_if_their_event_loops_answered_probes() ->
     """So the model has what makes the test before it worth something."""
     late = (Cluster(seed, loops_answer=True) for seed in range(0, 40, 2))
     assert any(tasks for cluster in late for killed in rounds(cluster, 20) for _, tasks in killed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slow_kubelets_cost_no_busy_worker(seed: int) -> None:
+    cluster = Cluster(seed, is_slow=True, workers_say=True)
+    shrunk = 0
+    for killed in rounds(cluster, 50):
+        shrunk += len(killed) > 0
+        assert [(name, tasks) for name, tasks in killed if tasks] == [], f"second {cluster.now}"
+    assert shrunk > 5
+    assert (cluster.pods, cluster.sizes[OLD.revision]) == ([], 0)
+
+
+def test_slow_kubelets_would_cost_busy_workers_if_nobody_said_what_they_know() -> None:
+    silent = (Cluster(seed, is_slow=True) for seed in range(40))
+    assert any(tasks for cluster in silent for killed in rounds(cluster, 20) for _, tasks in killed)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,8 +16,12 @@ from typing import Final, Literal
 from watchbill.plan.children import Child
 
 PROBED_SECONDS: Final = 8.0
-"""After so long the API server knows whether a worker is ready: its probe takes place every 2 s and fails the third
-time."""
+"""For so long at least the readiness of a worker counts as unknown after it has changed: its probe takes place every
+2 s, and fails the third time."""
+TOLD_SECONDS: Final = 2.0
+"""Seconds from a kubelet's probe until the controllers know of it."""
+UNPROBED_SECONDS: Final = 60.0
+"""After so long nobody waits for a probe that hasn't come: the crew's template has another one, maybe."""
 SURGE: Final = 4
 """A rollout has at most one worker more for each so many that are wanted, and at least one."""
 
@@ -40,6 +44,9 @@ class Worker:
     """Seconds since the store first knew it."""
     empty_seconds: float = 0.0
     """Seconds for which it has been seen drained and empty."""
+    probed_seconds: float | None = None
+    """Seconds for which its kubelet, by the probes that the worker has answered, knows whether it is ready: until it is
+    drained and empty. 0: it doesn't know yet; None: the worker doesn't say, as one of an older release."""
 
     @property
     def is_empty(self) -> bool:
@@ -194,12 +201,18 @@ class _Pods:
             return ""
         if self.child is None or self.doomed or self.child.there != self.replicas:
             return "controller"  # it has yet to follow
-        if self.undrained_seconds < PROBED_SECONDS:
-            return "probes"
-        if any(worker.age_seconds < PROBED_SECONDS for worker in self.active):
-            return "probes"  # it works, and does not count as ready yet
-        if any(worker.empty_seconds < PROBED_SECONDS for worker in self.empty):
-            return "probes"
+        works = [worker for worker in (*self.active, *self.draining) if not worker.is_empty]
+        changed = [(worker, min(worker.age_seconds, self.undrained_seconds)) for worker in works]
+        changed += [(worker, worker.empty_seconds) for worker in self.empty]
+        if any(_may_be_unseen(worker, seconds) for worker, seconds in changed):
+            return "probes"  # one that works may count as not ready, or one that is empty as ready
         if self.not_ready > self.unknown + len(self.empty):
             return "not-ready"  # one that works isn't ready: its node is away, say
         return ""
+
+
+def _may_be_unseen(worker: Worker, seconds: float) -> bool:
+    """Returns whether the controllers may take the worker for ready where it is not, or the other way round. `seconds`:
+    since that has changed, or may have."""
+    is_unprobed = worker.probed_seconds is not None and worker.probed_seconds < TOLD_SECONDS
+    return seconds < PROBED_SECONDS or (is_unprobed and seconds < UNPROBED_SECONDS)

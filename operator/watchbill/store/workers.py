@@ -6,7 +6,7 @@ Only reads. One worker takes part in two queues, the crew's and its delivery que
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -34,6 +34,10 @@ class Worker:
     """The template revision of its pod; empty: it is in none; None: it has not said yet."""
     since_ms: int
     """The time at which the store first knew it; 0: it has not said yet."""
+    ready: bool | None = None
+    """Its kubelet takes it for ready; None: it doesn't say, as where it serves no probes."""
+    ready_since_ms: int = 0
+    """The time since which it does or doesn't, by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ def parsed(reply: Sequence[Any], delivering: Sequence[Any]) -> Workers:
     for incarnation, holds, says, told in packed.rows(flat, 4):
         said, name = _said(says), incarnations.worker(incarnation)
         before = found[name].holds if name in found else 0
-        found[name] = Worker(name, before + holds, _by(told), said.get("revision"), said.get("since", 0))
+        of_pod = said.get("revision"), said.get("since", 0), *_readiness(said)
+        found[name] = Worker(name, before + holds, _by(told), *of_pod)
     for incarnation, holds, _, told in packed.rows(delivering[3], 4):
         name = incarnations.worker(incarnation)
         known = found.get(name, Worker(name, 0, _by(told), None, 0))
@@ -74,6 +79,11 @@ def _by(told: str) -> DrainedBy:
     if not told:
         return ""
     return "scaling" if told.endswith(" scaling") else "person"
+
+
+def _readiness(said: Mapping[str, Any]) -> tuple[bool | None, int]:
+    ready, since_ms = said.get("ready"), said.get("ready_since")
+    return (ready, since_ms) if isinstance(ready, bool) and isinstance(since_ms, int) else (None, 0)
 
 
 def _said(text: str) -> dict[str, Any]:

@@ -112,7 +112,10 @@ async def _work(settings: WorkerSettings) -> bool:
 
             metrics.leave_out_created()
             health = HealthServer(
-                lambda: observe(store.client, [keys]), lambda: not worker.drained, stuck_seconds=STUCK_SECONDS
+                lambda: observe(store.client, [keys]),
+                lambda: not worker.drained,
+                stuck_seconds=STUCK_SECONDS,
+                on_probe=worker.note_probes(),
             )
             stack.push_async_callback(health.close)
             await health.start(settings.health_host, settings.health_port)

@@ -30,6 +30,8 @@ from watchbill.worker.http import HttpServer
 logger = Logger("watchbill.health")
 
 FIGURES_SECONDS: Final = 1.0
+_KUBELET: Final = "kube-probe/"
+"""A kubelet's User-Agent begins with it."""
 STUCK_SECONDS: Final = 30.0
 """Default of `stuck_seconds`."""
 
@@ -45,15 +47,17 @@ class HealthServer:
         *,
         stuck_seconds: float = STUCK_SECONDS,
         is_operator: bool = False,
+        on_probe: Callable[[bool], object] = lambda _: None,
         clock: Clock = SYSTEM,
     ) -> None:
         """`is_operator`: the operator's own metrics are served, too. `stuck_seconds`: an event loop that stands still
         for so long makes the process count as dead. For a worker give what its lease keeper has: by then others have
-        its tasks."""
+        its tasks. `on_probe` is called in the thread with each answer to a kubelet that asks whether it is ready."""
         self._observe = observe
         self._is_ready = is_ready
         self._stuck_seconds = stuck_seconds
         self._is_operator = is_operator
+        self._on_probe = on_probe
         self._clock = clock
         self._server = HttpServer({"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics})
         self._served: asyncio.AbstractEventLoop | None = None
@@ -99,8 +103,11 @@ class HealthServer:
     def _turned(self) -> None:
         self._asked_at = None
 
-    async def _readyz(self, _: web.BaseRequest) -> web.Response:
-        return web.Response(text="ready\n") if self._is_ready() else web.Response(status=503, text="drained\n")
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        is_ready = self._is_ready()
+        if request.headers.get("User-Agent", "").startswith(_KUBELET):
+            self._on_probe(is_ready)
+        return web.Response(text="ready\n") if is_ready else web.Response(status=503, text="drained\n")
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         # Without the store the last figures stay: a scrape must not fail, or take long, when it is needed most.

@@ -22,6 +22,7 @@ from watchbill.loggers import Logger
 from watchbill.store.queue import Queue, Renewed
 from watchbill.worker.execution import attempt
 from watchbill.worker.execution.shared_lease import SharedLease
+from watchbill.worker.probes import Known
 from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
@@ -74,6 +75,8 @@ class LeaseKeeper:
         self._renewed_at = self._turned_at = self._now()
         self._take_over_from = 0.0
         self._due = 0.0
+        self._told: Known | None = None
+        """The readiness that the last renewal told."""
         self._watched_at = self._now()
         self._seen_turn = 0.0
         self._blocked = 0.0
@@ -132,10 +135,10 @@ class LeaseKeeper:
             self._watch()
             if not self._is_stuck:
                 self._lease.tick()
-            now = self._now()
-            if now < self._due or self._incarnation is None:
+            now, known = self._now(), self._state.known
+            if (now < self._due and known == self._told) or self._incarnation is None:
                 continue
-            self._due = now + interval
+            self._due, self._told = now + interval, known
             if not self._renew(self._incarnation, interval):
                 self._due = now + poll_seconds
 

@@ -54,7 +54,7 @@ class Slots:
     def describe(self) -> str:
         """Returns the report of this worker for `watchbill workers` and the operator's scaling, as JSON. Any thread may
         call it."""
-        state = self._state
+        state, known = self._state, self._state.known
         return json.dumps(
             {
                 "running": len(state.incarnation.jobs),
@@ -63,5 +63,6 @@ class Slots:
                 "draining": state.stopping or state.draining,
                 "revision": state.revision,
                 "since": state.since_ms,
+                **({"ready": known.ready, "ready_since": known.since_ms} if known else {}),
             }
         )

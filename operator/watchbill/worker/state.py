@@ -15,6 +15,7 @@ from watchbill.clock import Clock
 from watchbill.connection import outages
 from watchbill.store import incarnations
 from watchbill.worker.incarnation import Incarnation
+from watchbill.worker.probes import Known, Probes
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ class WorkerState:
         self.revision = revision
         self.since_ms = 0
         """The time, by the store's clock, at which the store first knew this worker; 0: it doesn't yet."""
+        self.probes: Probes | None = None
+        """The answers to the kubelet's probes; None: none can ask."""
         self._grace_seconds = grace_seconds
         self.incarnation = Incarnation(incarnations.fresh())
         self.unrecovered: list[Incarnation] = []
@@ -59,6 +62,11 @@ class WorkerState:
         """The worker stops by itself, because abandoned agents hold too many slots."""
         self.ended = False
         self._store_ahead = 0.0
+
+    @property
+    def known(self) -> Known | None:
+        """The worker's readiness as its kubelet knows it; None: no kubelet can ask. Any thread may read it."""
+        return self.probes.known if self.probes is not None else None
 
     @property
     def stopping(self) -> bool:
@@ -114,6 +122,10 @@ class WorkerState:
     def store_time(self) -> datetime:
         """The time by the store's clock: this machine's may be wrong."""
         return datetime.fromtimestamp(self._store_ahead + self.clock.monotonic(), UTC)
+
+    def store_ms(self) -> int:
+        """Returns the store's time in ms since 1970. Any thread may ask."""
+        return int((self._store_ahead + self.clock.monotonic()) * 1000)
 
     async def persist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Calls the store until it answers; once the worker stops, until `is_overdue`. Raises StoreUnavailable then."""

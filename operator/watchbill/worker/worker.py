@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Final
 
 from watchbill import logs, tracing
@@ -21,6 +22,7 @@ from watchbill.store import definitions
 from watchbill.worker.agent_work import AgentWork
 from watchbill.worker.delivering.deliveries import Deliveries
 from watchbill.worker.delivering.options import Delivering
+from watchbill.worker.probes import Probes
 from watchbill.worker.shift import Shift
 from watchbill.worker.state import WorkerState
 
@@ -79,6 +81,12 @@ class Worker:
     def running(self) -> int:
         """Number of tasks that run."""
         return len(self._state.incarnation.jobs)
+
+    def note_probes(self) -> Callable[[bool], None]:
+        """Has the worker report what the kubelet knows of its readiness. Returns what is to be called with each answer
+        to the kubelet, by whoever serves `drained`."""
+        self._state.probes = Probes(self._state.store_ms)
+        return self._state.probes.answered
 
     def stop(self, *, now: bool = False) -> None:
         """Claims no more, finishes within the grace period (`now`: none), hands back the rest. May be called again."""
