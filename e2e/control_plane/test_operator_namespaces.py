@@ -11,7 +11,7 @@ team = operator_team.team
 store = operator_team.store
 installed = operator_team.installed
 
-SLOW = {"agents": [{"name": "a", "class": "EchoAgent", "config": {"delay_seconds": 30}}]}
+SLOW = {"agents": [{"name": "a", "class": "EchoAgent", "config": {"delay_seconds": 600}}]}
 
 
 def test_a_namespace_goes_with_its_crews_with_and_without_store_and_operator_and_nothing_of_it_is_left(
@@ -26,7 +26,7 @@ def test_a_namespace_goes_with_its_crews_with_and_without_store_and_operator_and
         kubectl.apply(crew(spec=SLOW, minReplicas=1), crew("other"), beat, namespace=name)
     team.apply(crew())
     for name in names:
-        waits = ("--for=condition=Ready", "--timeout=60s", f"-n={name}")
+        waits = ("--for=condition=Ready", f"--timeout={SOON:.0f}s", f"-n={name}")
         kubectl("wait", "crew/echo", "crew/other", "heartbeat/beat", *waits)
 
     def left(name: str) -> set[str]:
@@ -42,7 +42,7 @@ def test_a_namespace_goes_with_its_crews_with_and_without_store_and_operator_and
     def deleted(name: str) -> None:
         """It goes by itself: the API server's own controller deletes all that is in it."""
         kubectl("delete", "namespace", name, "--wait=false")
-        machine.until(lambda: is_gone(kubectl, name), within=SOON, what=f"{name} is gone")
+        machine.until(lambda: is_gone(kubectl, name), within=3 * SOON, what=f"{name} is gone")
 
     try:
         of = f"{busy}/echo"
