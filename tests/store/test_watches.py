@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import Crew, library
 
+from watchbill import metrics
 from watchbill.api.watches import Watch
 from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, EventType, TownEvent
@@ -44,6 +45,15 @@ async def look(crew: Crew, current: definitions.Current, seen: str = "") -> watc
     """Looks as a worker does that comes a pause later."""
     await crew.client.hdel(crew.keys.meta, "looked")
     return await watches.look(crew.client, crew.keys, current, seen)
+
+
+def watcher_of(crew: Crew) -> Any:
+    """What a worker follows the feed with."""
+
+    async def persist(call: Any) -> Any:
+        return await call()
+
+    return watching._Watcher(SimpleNamespace(persist=persist), crew.queue)  # type: ignore[arg-type]
 
 
 async def fire(crew: Crew, current: definitions.Current, of: Watch, event_id: str, *before: str) -> str:
@@ -134,14 +144,15 @@ async def test_what_came_before_an_event_that_waits_for_room_is_not_gone_through
     """By every look, as long as the queue is full."""
     current = await watched(crew, watch(), tasks=TaskPolicy(max_queued=1))
     first, second = await tell(crew), await tell(crew, task="t2")
-
-    async def persist(call: Any) -> Any:
-        return await call()
-
-    watcher: Any = watching._Watcher(SimpleNamespace(persist=persist), crew.queue)  # type: ignore[arg-type]
+    watcher = watcher_of(crew)
     assert await watcher.turn() == await watcher.turn() == watching.LOOK_SECONDS
     assert await crew.client.hget(crew.keys.meta, "watched") == first
     assert [found for found, _ in (await look(crew, current)).events] == [second]
+    of_crew = metrics.of_crew(crew.keys.crew)
+    await crew.client.hdel(crew.keys.meta, "looked")
+    await watcher.turn()
+    counted = [metrics.WATCH_EVENTS.labels(*of_crew, "mend", what)._value.get() for what in ("begun", "waits")]
+    assert counted == [1, 1], "it waits once, however often it is tried"
 
 
 async def test_a_run_for_which_the_queue_never_has_room_does_not_hold_up_what_comes_after_it(crew: Crew) -> None:
@@ -174,6 +185,19 @@ async def test_what_left_the_feed_unread_is_told_once(crew: Crew) -> None:
     assert [[found for found, _ in one.events] for one in looked] == [[event_id]] * 3
     told = [e["message"] for e in await crew.events() if e["event_type"] == "mission_event"]
     assert told == ["events have left the feed before the watches had read them, and begin nothing"]
+
+
+async def test_a_worker_that_finds_that_events_are_gone_counts_that_once(crew: Crew) -> None:
+    await tell(crew)
+    await watched(crew, watch())
+    await tell(crew)
+    await crew.client.xtrim(crew.keys.events, maxlen=0, approximate=False)
+    await tell(crew, EventType.TASK_COMPLETED)
+    watcher = watcher_of(crew)
+    for _ in range(3):
+        await crew.client.hdel(crew.keys.meta, "looked")
+        await watcher.turn()
+    assert metrics.WATCH_GAPS.labels(*metrics.of_crew(crew.keys.crew))._value.get() == 1
 
 
 async def test_a_feed_that_expired_and_began_anew_is_read_from_its_beginning(crew: Crew) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from workshop import Crew, Make
 
 from waiting import until
+from watchbill import metrics
 from watchbill.api import CrewRef, Heartbeat, HeartbeatSpec, ObjectMeta
 from watchbill.api.watches import Watch
 from watchbill.events import EventStream, TownEvent
@@ -24,6 +25,10 @@ def watch(name: str, *events: str, **fields: Any) -> Watch:
 
 async def messages(crew: Crew, kind: str) -> list[str]:
     return [event.message for event in await crew.events() if event.event_type == kind]
+
+
+def counted(crew: Crew, name: str, outcome: str) -> float:
+    return metrics.WATCH_EVENTS.labels(*metrics.of_crew(crew.name), name, outcome)._value.get()
 
 
 async def made(crew: Crew, name: str, number: int = 1) -> list[str]:
@@ -79,6 +84,8 @@ async def test_two_watches_in_a_circle_end_and_the_feed_says_so(make_crew: Make)
         f"watch ping: task_completed of {last} begins nothing: it would go round in a circle (ping → pong → ping)"
     ]
     assert len(await messages(crew, "mission_watch_triggered")) == 2
+    assert [counted(crew, "ping", "begun"), counted(crew, "pong", "begun"), counted(crew, "ping", "refused")] == [1] * 3
+    assert [counted(crew, "pong", "refused"), counted(crew, "ping", "waits")] == [0, 0]
 
 
 async def test_of_a_heartbeats_work_alone_the_watch_begins_something(make_crew: Make) -> None:

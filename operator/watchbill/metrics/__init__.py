@@ -120,6 +120,17 @@ MODEL_FIRST_TIME: Final = Histogram(
     [*OF_CREW, "provider", "model"],
     buckets=_SECONDS,
 )
+WATCH_EVENTS: Final = Counter(
+    "watchbill_watch_events",
+    "Times that this process has dealt with an event that a watch of the crew is for",
+    [*OF_CREW, "watch", "outcome"],
+)
+"""outcome: begun, refused, waits."""
+WATCH_GAPS: Final = Counter(
+    "watchbill_watch_gaps",
+    "Times that events had left the crew's feed before its watches had read them",
+    OF_CREW,
+)
 CHECKPOINTS: Final = Counter(
     "watchbill_checkpoints",
     "Steps within tasks whose result this process has stored, or found stored by an earlier attempt",

@@ -10,6 +10,7 @@ from typing import Final
 
 import redis
 
+from watchbill import metrics
 from watchbill.api.watches import Watch
 from watchbill.errors import CrewGone, InvalidInput, NewerRecord, NotFound, StoreRefuses, StoreUnavailable
 from watchbill.event_types import TownEvent
@@ -89,6 +90,7 @@ class _Watcher:
         self._stand_by = LOOK_SECONDS
         if looked.has_gap:
             logger.warning("events have left the feed before the watches had read them, and begin nothing")
+            metrics.WATCH_GAPS.labels(*metrics.of_crew(queue.keys.crew)).inc()
         done = ""
         for event_id, event in looked.events:
             if (pause := await self._deal_with(current, event_id, event)) is not None:
@@ -120,14 +122,22 @@ class _Watcher:
                 case "full":
                     if not self._is_full:
                         logger.warning("watch %s: the queue is full; the event %s waits", watch.name, event_id)
+                        self._count(watch, "waits")
                     self._is_full = True
                     return LOOK_SECONDS
                 case "fired":
                     self._is_full = False
+                    self._count(watch, "begun")
                     logger.info("%s (%s) has begun %s", plan.said(watch, event), event_id, _made(watch, event_id))
+                case "told":  # and logged
+                    self._count(watch, "refused")
                 case "taken":
+                    self._count(watch, "refused")
                     logger.warning("watch %s: %s is the id of other work", watch.name, _made(watch, event_id))
         return None
+
+    def _count(self, watch: Watch, outcome: str) -> None:
+        metrics.WATCH_EVENTS.labels(*metrics.of_crew(self._queue.keys.crew), watch.name, outcome).inc()
 
     async def _begin(
         self, current: Current, watch: Watch, event_id: str, event: TownEvent, before: tuple[str, ...] | None
