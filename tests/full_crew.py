@@ -97,7 +97,7 @@ FULL: dict[str, Any] = {
                 "prompt": "Mend {event.task_id}",
                 "priority": "HIGH",
             },
-            {"name": "check", "events": ["task_completed"], "ofAgent": "researcher", "agent": "writer"},
+            {"name": "check", "events": ["task_completed"], "ofAgent": "researcher", "role": "reviewer"},
         ],
         "modelLimits": [{"model": "m", "requests": 5, "tokens": 900, "periodSeconds": 10, "burst": 2}],
         "prices": [

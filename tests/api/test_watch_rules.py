@@ -53,6 +53,8 @@ def test_watches_are_kept_by_the_crews_record() -> None:
         ("name: w, events: [mission_state_changed], states: [creating]", "states[0]", "creating"),
         ("name: w, events: [mission_state_changed], ofAgent: writer", "ofAgent", "the state of a run is no agent's"),
         ("name: w, events: [task_failed], priority: SOON", "priority", "SOON"),
+        ("name: w, events: [task_failed], role: nobody", "role", "no agent of this crew has the role 'nobody'"),
+        ("name: w, events: [task_failed], role: 'role:x'", "role", "role:x"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_field(watch: str, path: str, reason: str) -> None:
@@ -65,3 +67,15 @@ def test_two_watches_of_one_name_and_too_many_are_refused() -> None:
     assert "'w' stands twice" in only(watching(one, one)).reason
     many = [f"name: w{i}, events: [task_failed]" for i in range(21)]
     assert only(watching(*many)).path == "spec.watches"
+
+
+def test_a_watch_names_an_agent_or_a_role_that_one_has() -> None:
+    one = CREW.replace("- name: writer\n", "- name: writer\n      roles: [editor]\n")
+    assert one != CREW
+    watch = "  watches:\n    - {name: w, events: [task_failed], role: editor%s}\n"
+    (crew,) = read(one + watch % "").crews
+    assert crew.spec.watches[0].role == "editor"
+    problem = only(one + watch % ", agent: writer")
+    assert (problem.path, problem.reason) == ("spec.watches[0].role", "agent and role are both given")
+    problem = only(one + "  watches: [{name: w, events: [task_failed], role: editors}]\n")
+    assert problem.fix == "Give it to an agent (agents[].roles), or name one that is there: editor."

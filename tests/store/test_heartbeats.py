@@ -55,6 +55,20 @@ async def test_a_fired_task_can_be_worked_off(crew: Crew) -> None:
     assert AgentTask.model_validate_json(started.payload).prompt == "look"
 
 
+async def test_for_a_role_it_goes_to_an_agent_that_has_room(crew: Crew) -> None:
+    made = [AgentDefinition(agent_id=name, roles=["guard"], max_concurrent=1) for name in ("a", "b")]
+    await crew.define(crew_of("a").model_copy(update={"agents": made}))
+    state = await crew.apply(beat(agent=None, role="guard"))
+    assert await crew.fire(state) == "fired"
+    task = await crew.payload(crew.keys.task("hb-hb-1795262460"))
+    assert (task.agent_name, task.role) == ("", "guard")
+    busy = Submission("busy", "a", "{}", Priority.CRITICAL)
+    await submissions.submit(crew.client, crew.keys, crew.uid, [busy], max_queued=9)
+    queue = Queue(crew.client, crew.keys, crew.uid)
+    claim = await queue.claim("w", 1, 5, lease_ms=10_000, take_over=True)
+    assert [(task.id, task.agent) for task in claim.tasks] == [("busy", "a"), ("hb-hb-1795262460", "b")]
+
+
 @pytest.mark.parametrize(
     ("mode", "waiting", "left"),
     [(ExecutionMode.SEQUENTIAL, ["a"], ["b", "c"]), (ExecutionMode.PARALLEL, ["a", "b", "c"], [])],

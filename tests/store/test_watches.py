@@ -15,7 +15,7 @@ from watchbill.api.watches import Watch
 from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, EventType, TownEvent
 from watchbill.plan import watches as plan
-from watchbill.records import TaskPolicy
+from watchbill.records import AgentDefinition, TaskPolicy
 from watchbill.store import definitions, events, suspension, watches
 from watchbill.tasks import Priority
 from watchbill.worker import watching
@@ -29,7 +29,7 @@ def watch(name: str = "mend", **fields: Any) -> Watch:
 
 async def watched(crew: Crew, *of: Watch, **fields: Any) -> definitions.Current:
     """Gives the crew these watches."""
-    crew.definition = library("a", "b", watches=list(of), **fields)
+    crew.definition = library("a", "b").model_copy(update={"watches": list(of), **fields})
     await definitions.apply(crew.client, crew.keys, crew.definition)
     return await definitions.current(crew.client, crew.keys)
 
@@ -108,6 +108,23 @@ async def test_one_event_begins_one_task_whoever_asks_and_however_often(crew: Cr
     await crew.client.zrem(crew.keys.ids, made)
     assert await fire(crew, current, mend, event_id) == "already", "even when the task is long gone"
     assert await crew.queued() == 1
+
+
+async def test_an_event_begins_a_task_of_a_role(crew: Crew) -> None:
+    mend = watch(agent=None, role="mender")
+    given = [AgentDefinition(agent_id=name, agent_class="EchoAgent", roles=["mender"]) for name in ("a", "b")]
+    current = await watched(crew, mend, agents=given)
+    crew.queue.role_feeds.take_up(crew.definition, crew.definition.digest())
+    event_id = await tell(crew)
+    assert await fire(crew, current, mend, event_id) == "fired"
+    made = plan.work_id("mend", event_id)
+    payload = json.loads((await crew.task(made))["payload"])
+    assert (payload["agent_name"], payload["role"]) == ("", "mender")
+    (told,) = [e for e in await crew.events() if e["event_type"] == "mission_watch_triggered"]
+    assert "agent_id" not in told, "nobody has it yet"
+    tasks = await crew.take("w")
+    assert [(task.id, task.agent) for task in tasks] == [(made, "a")]
+    await crew.finish("w", tasks)
 
 
 async def test_an_event_begins_a_run_of_the_whole_crew(crew: Crew) -> None:

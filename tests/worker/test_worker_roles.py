@@ -92,13 +92,36 @@ async def test_the_client_refuses_what_has_no_agent_or_two_addresses(make_crew: 
         (problem,) = caught.value.problems
         assert (problem.path, problem.reason) == (path, reason)
         assert problem.fix in ("Use one of: reviewer, writer.", "Name one of the two.")
-    with pytest.raises(InvalidInput, match="one of many"):
-        await crew.client.submit_many(crew.name, "a", [AgentTask(agent_name="a", prompt="x", role="writer")])
+    for many in ("a", None):
+        with pytest.raises(InvalidInput) as caught:
+            await crew.client.submit_many(crew.name, many, [AgentTask(agent_name="a", prompt="x", role="writer")])
+        assert [(problem.path, problem.fix) for problem in caught.value.problems] == [
+            ("tasks[0].role", "Name one of the two.")
+        ]
+    with pytest.raises(InvalidInput, match=r"tasks\[0\]\.role: crew .* has no agent of role 'nobody'"):
+        await crew.client.submit_many(crew.name, None, ["x"], role="nobody")
     assert not await crew.redis.exists(crew.keys.ids)
     await crew.define(agents=[one.model_copy(update={"roles": []}) for one in crew.definition.agents])
     with pytest.raises(InvalidInput) as caught:
         await crew.client.submit(crew.name, "x", role="writer")
     assert caught.value.problems[0].fix == "Give an agent the role (agents[].roles), or name an agent."
+
+
+async def test_many_tasks_for_roles_and_agents_come_in_one_call(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "Brief", roles=["writer", "reviewer"]), agent("b", "Brief", roles=["writer"])])
+    tasks = [
+        AgentTask(task_id="r", agent_name="", prompt="x", role="reviewer"),
+        AgentTask(task_id="b", agent_name="b", prompt="x"),
+    ]
+    ids = [
+        *await crew.client.submit_many(crew.name, None, tasks),
+        *await crew.client.submit_many(crew.name, None, ["x", "x"], role="writer"),
+    ]
+    async with crew.in_process():
+        results = await crew.results(ids)
+    assert [result.role for result in results] == ["reviewer", None, "writer", "writer"]
+    assert [result.agent_name for result in results[:2]] == ["a", "b"]
+    assert {result.agent_name for result in results[2:]} == {"a", "b"}
 
 
 async def test_work_for_a_role_that_goes_is_parked_and_begins_when_an_agent_has_it_again(

@@ -205,6 +205,7 @@ HEARTBEATS: Final[dict[str, dict[str, Any]]] = {
     **{f"{macro}": scheduled(macro) for macro in ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")},
     **{f"missed {rule}": heartbeat({"spec.missed": rule}) for rule in ("Skip", "Once", "All")},
     **{f"concurrencyPolicy {p}": heartbeat({"spec.concurrencyPolicy": p}) for p in ("Allow", "Forbid", "Replace")},
+    "for a role": heartbeat({"spec.role": "Lead.of_all-1"}),
     "jitter as long as the interval": heartbeat({"spec.intervalSeconds": 60, "spec.jitterSeconds": 60}),
     "zone UTC said with an interval": heartbeat({"spec.timeZone": "UTC"}),
     **{

@@ -129,8 +129,14 @@ NAMES: Final = [
     ),
     *each(
         heartbeat,
-        *(("spec.agent", name) for name in ("", "a b", "_a", "a\n", "a" * 64)),
+        *((field, name) for field in ("spec.agent", "spec.role") for name in ("", "a b", "_a", "a\n", "a" * 64)),
         *(("spec.crewRef.name", name) for name in ("", "Blog", "blog.team", "a-", "a\n", "a" * 53)),
+    ),
+    Refused(
+        "a heartbeat of an agent and a role",
+        heartbeat({"spec.agent": "writer", "spec.role": "reviewer"}),
+        "spec.role",
+        says="agent and role are both given",
     ),
     Refused(
         "two agents of one name",

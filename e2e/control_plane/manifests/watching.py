@@ -33,6 +33,14 @@ ACCEPTED: Final = {
             ],
         }
     ),
+    "20 watches of the last of a hundred roles": crew(
+        {
+            "spec.agents": [
+                {"name": name, "class": "EchoAgent", "roles": [f"r{i:062}"]} for i, name in enumerate(TEAM)
+            ],
+            "spec.watches": [{**_ONE, "name": f"w{i}", "role": f"r{len(TEAM) - 1:062}"} for i in range(20)],
+        }
+    ),
 }
 REFUSED: Final = [
     Refused("a watch of nothing", crew({"spec.watches": [{"name": "mend"}]}), f"{_AT}.events"),
@@ -64,6 +72,19 @@ REFUSED: Final = [
             says="a watch names an agent that is not in this crew",
         )
         for field in ("agent", "ofAgent")
+    ),
+    Refused(
+        "a watch's role that nobody has",
+        _watch(role="nobody"),
+        f"{_AT}.role",
+        server="spec.watches",
+        says="a watch names a role that no agent of this crew has",
+    ),
+    Refused(
+        "a watch of an agent and a role",
+        crew({"spec.agents[0].roles": ["r"], "spec.watches": [{**_ONE, "agent": "writer", "role": "r"}]}),
+        f"{_AT}.role",
+        says="agent and role are both given",
     ),
     Refused("a watch's prompt that is too long", _watch(prompt="x" * 32_769), f"{_AT}.prompt"),
     Refused("a watch's priority", _watch(priority="SOON"), f"{_AT}.priority"),

@@ -192,7 +192,7 @@ class CrewSpec(Strict):
                 *modes.RULES,
                 approvals.RULE,
                 spending.RULE,
-                watching.RULE,
+                *watching.RULES,
                 *hierarchies.RULES,
             ]
         }
@@ -286,7 +286,9 @@ class CrewSpec(Strict):
                 *(found._replace(loc=("delivery", *found.loc)) for found in repeated(self.delivery)),
                 *spending.broken_rules(self.budgets, self.prices, [agent.name for agent in self.agents]),
                 *limits.repeated(self.model_limits),
-                *watching.broken_rules(self.watches, [agent.name for agent in self.agents]),
+                *watching.broken_rules(
+                    self.watches, [a.name for a in self.agents], {role for a in self.agents for role in a.roles}
+                ),
             ],
         )
         return self

@@ -27,6 +27,7 @@ from watchbill.api.meta import (
     Prompt,
     ResourceName,
     ResourceNames,
+    RoleName,
     Strict,
     by_key,
     bytes_rule,
@@ -91,6 +92,11 @@ class HeartbeatSpec(Strict):
                     "message": "jitterSeconds is longer than intervalSeconds. Lower it",
                     "fieldPath": ".jitterSeconds",
                 },
+                {
+                    "rule": "!has(self.agent) || !has(self.role)",
+                    "message": "agent and role are both given. Remove one of the two",
+                    "fieldPath": ".role",
+                },
                 bytes_rule("prompt", PROMPT_MAX_BYTES),
                 {
                     "rule": "!has(self.delivery) || self.delivery.all(d, " + _NO_SECRETS + ")",
@@ -110,6 +116,9 @@ class HeartbeatSpec(Strict):
     crew_ref: CrewRef = Field(description="The crew that does the work: {name: …}.")
     agent: Annotated[AgentName | None, AGENT_NAME_HINT] = Field(
         default=None, description="The agent that does it. Omitted: the whole crew runs."
+    )
+    role: Annotated[RoleName | None, AGENT_NAME_HINT] = Field(
+        default=None, description="The role of which any agent that has room does it, in place of one agent."
     )
     schedule: Annotated[str | None, Hint("Write five fields, as in '0 9 * * 1-5'.")] = Field(
         default=None,
@@ -221,6 +230,8 @@ class HeartbeatSpec(Strict):
             yield Finding(("timeZone",), reason, "Remove it, or use schedule instead of intervalSeconds.")
         if self.interval_seconds is not None and self.jitter_seconds > self.interval_seconds:
             yield Finding(("jitterSeconds",), "jitterSeconds is longer than intervalSeconds", "Lower it.")
+        if self.agent is not None and self.role is not None:
+            yield Finding(("role",), "agent and role are both given", "Remove one of the two.")
         for i, destination in enumerate(self.delivery):
             if destination.secret_keys():
                 yield Finding(("delivery", i), _UNMOUNTED, f"{_NAME_IT}.")

@@ -98,11 +98,8 @@ InputNames = Annotated[
 ]
 """Names of inputs, each once. Declare with `json_schema_extra=SET`."""
 
-Roles = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=63, pattern=f"^{names.AGENT_NAME.pattern}$")]],
-    AfterValidator(once),
-    AGENT_NAME_HINT,
-]
+RoleName = Annotated[str, Field(min_length=1, max_length=63, pattern=f"^{names.AGENT_NAME.pattern}$")]
+Roles = Annotated[list[RoleName], AfterValidator(once), AGENT_NAME_HINT]
 """Names of roles, each once. Declare with `json_schema_extra=SET`."""
 
 ZONE_MAX: Final = 64

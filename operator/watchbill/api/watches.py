@@ -5,12 +5,12 @@ A rule that joins several fields stands twice, as in crew.py: for Python, and fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from watchbill.api.meta import AGENT_NAME_HINT, SET, AgentName, ResourceName, Strict, by_key, once
+from watchbill.api.meta import AGENT_NAME_HINT, SET, AgentName, ResourceName, RoleName, Strict, by_key, once
 from watchbill.api.problems import Finding, raise_findings
 
 WATCHES_MAX: Final = 20
@@ -60,6 +60,11 @@ class Watch(Strict):
                     "message": f"the state of a run is no agent's. Remove {OF_RUN} from events, or remove ofAgent",
                     "fieldPath": ".ofAgent",
                 },
+                {
+                    "rule": "!has(self.agent) || !has(self.role)",
+                    "message": "agent and role are both given. Remove one of the two",
+                    "fieldPath": ".role",
+                },
             ]
         }
     )
@@ -83,6 +88,9 @@ class Watch(Strict):
     agent: Annotated[AgentName | None, AGENT_NAME_HINT] = Field(
         default=None, description="Agent that does the work. Default: the whole crew runs."
     )
+    role: Annotated[RoleName | None, AGENT_NAME_HINT] = Field(
+        default=None, description="Role of which any agent that has room does the work, in place of one agent."
+    )
     prompt: str = Field(
         default="",
         max_length=PROMPT_MAX_CHARS,
@@ -104,6 +112,8 @@ class Watch(Strict):
         if self.of_agent is not None and OF_RUN in self.events:
             fix = f"Remove {OF_RUN} from events, or remove ofAgent."
             yield Finding(("ofAgent",), "the state of a run is no agent's", fix)
+        if self.agent is not None and self.role is not None:
+            yield Finding(("role",), "agent and role are both given", "Remove one of the two.")
 
 
 Watches = Annotated[
@@ -115,17 +125,25 @@ Watches = Annotated[
     ),
 ]
 
-RULE: Final[dict[str, Any]] = {
-    "rule": "!has(self.watches) || [self.agents.map(a, a.name)].all(names, self.watches.all(w, "
-    "(!has(w.agent) || w.agent in names) && (!has(w.ofAgent) || w.ofAgent in names)))",
-    "message": "a watch names an agent that is not in this crew. Add it to agents, or name one that is there",
-    "fieldPath": ".watches",
-}
-"""CEL: the rule of `broken_rules` for the spec of a crew. The API server itself refuses names that stand twice."""
+RULES: Final[list[dict[str, Any]]] = [
+    {
+        "rule": "!has(self.watches) || [self.agents.map(a, a.name)].all(names, self.watches.all(w, "
+        "(!has(w.agent) || w.agent in names) && (!has(w.ofAgent) || w.ofAgent in names)))",
+        "message": "a watch names an agent that is not in this crew. Add it to agents, or name one that is there",
+        "fieldPath": ".watches",
+    },
+    {
+        "rule": "!has(self.watches) || self.watches.all(w, !has(w.role) || self.agents.exists(a, has(a.roles) "
+        "&& w.role in a.roles))",
+        "message": "a watch names a role that no agent of this crew has. Give it to one, or name another",
+        "fieldPath": ".watches",
+    },
+]
+"""CEL: the rules of `broken_rules` for the spec of a crew. The API server itself refuses names that stand twice."""
 
 
-def broken_rules(watches: Sequence[Watch], agents: Sequence[str]) -> Iterator[Finding]:
-    """Findings of what a crew's watches say beside its agents."""
+def broken_rules(watches: Sequence[Watch], agents: Sequence[str], roles: Collection[str]) -> Iterator[Finding]:
+    """Findings of what a crew's watches say beside its agents and their roles."""
     first: dict[str, int] = {}
     for i, watch in enumerate(watches):
         if watch.name in first:
@@ -136,3 +154,7 @@ def broken_rules(watches: Sequence[Watch], agents: Sequence[str]) -> Iterator[Fi
             if name is not None and name not in agents:
                 fix = f"Add it to agents, or name one that is there: {', '.join(agents)}."
                 yield Finding(("watches", i, field), f"no agent of this crew is called {name!r}", fix)
+        if watch.role is not None and watch.role not in roles:
+            known = f", or name one that is there: {', '.join(sorted(roles))}" if roles else ""
+            fix = f"Give it to an agent (agents[].roles){known}."
+            yield Finding(("watches", i, "role"), f"no agent of this crew has the role {watch.role!r}", fix)

@@ -241,6 +241,7 @@ def _beat(crew: str, beat: HeartbeatState) -> dict[str, Any]:
         "name": beat.name,
         "crew": crew,
         "agent": spec.agent,
+        "role": spec.role,
         "prompt": spec.prompt,
         "schedule": beat.timing,
         "next": iso(beat.next) if beat.next else None,

@@ -83,9 +83,6 @@ def check_each(tasks: Iterable[AgentTask]) -> None:
         if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
             with naming(i):
                 submission.check_own(task.prompt, task.task_id, task.metadata, labels)
-        if task.role is not None:
-            fix = "Submit it by itself: submit(..., role=...)."
-            raise InvalidInput(Problem("a task for a role can't be one of many", fix, path=f"tasks[{i}].role"))
 
 
 @contextlib.contextmanager
@@ -97,17 +94,18 @@ def naming(index: int) -> Iterator[None]:
         raise InvalidInput([replace(p, path=f"tasks[{index}].{p.path}") for p in error.problems]) from None
 
 
-def task(given: object, agent: str | None, index: int) -> AgentTask:
-    """The task with the agent that it is for. Raises InvalidInput."""
+def task(given: object, agent: str | None, role: str | None, index: int) -> AgentTask:
+    """The task with the agent, or the role, that it is for. Raises InvalidInput."""
     if not isinstance(given, str | AgentTask):
-        fix = "Give AgentTasks, or prompts with agent=."
+        fix = "Give AgentTasks, or prompts with agent= or role=."
         raise InvalidInput(Problem(f"a {type(given).__name__} is no task", fix, path=f"tasks[{index}]"))
     if isinstance(given, str):
-        if agent is None:
-            fix = "Say whose they are (agent=...), or give AgentTasks, which name their agents."
+        if agent is None and role is None:
+            fix = "Say whose they are (agent=... or role=...), or give AgentTasks, which name their agents."
             raise InvalidInput(Problem("a prompt alone names no agent", fix, path=f"tasks[{index}]"))
-        return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent, prompt=given)
-    return given if agent in (None, given.agent_name) else given.model_copy(update={"agent_name": agent})
+        return AgentTask(task_id=uuid.uuid4().hex, agent_name=agent or "", prompt=given, role=role)
+    named = {"agent_name": given.agent_name if agent is None else agent, "role": given.role if role is None else role}
+    return given if named == {"agent_name": given.agent_name, "role": given.role} else given.model_copy(update=named)
 
 
 def carrying(task: AgentTask, metadata: Mapping[str, Any]) -> AgentTask:

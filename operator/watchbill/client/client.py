@@ -149,30 +149,32 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
         agent: str | None,
         tasks: Iterable[AgentTask | str],
         *,
+        role: str | None = None,
         durability: Durability | None = None,
         deliver: Sequence[str | Destination] | None = None,
     ) -> list[str]:
-        """Submits many tasks for `agent`, or each for the agent that it names. Returns their ids, in order.
+        """Submits many tasks for `agent`, or for any agents of `role`, or each for the agent or the role that it names
+        (with an empty agent_name). Returns their ids, in order.
 
-        With `agent`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs or a dedupe key are
-        for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
+        With `agent` or `role`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs or a dedupe
+        key are for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
         which). They are stored in batches of 500, each all or nothing. When a batch fails (QueueFull, StoreUnavailable,
         CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the batches
         before, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
         other work, NotDurable (see `submit`, also for `deliver`).
         """
-        keys = self._door(crew, agent=agent)
-        work = [arguments.task(task, agent, i) for i, task in enumerate(arguments.listed(tasks, "tasks"))]
+        keys = self._door(crew, agent=agent, role=role)
+        work = [arguments.task(task, agent, role, i) for i, task in enumerate(arguments.listed(tasks, "tasks"))]
         deliver = deliver if deliver is None else arguments.listed(deliver, "deliver", "names or Destinations")
         arguments.check_each(work)
         durability = arguments.durability(durability)
-        first = {task.agent_name: i for i, task in reversed(list(enumerate(work)))}
+        first = {(task.agent_name, task.role): i for i, task in reversed(list(enumerate(work)))}
 
         async def give(current: definitions.Current) -> list[str]:
-            for name, i in first.items():
+            for (name, of), i in first.items():
                 with arguments.naming(i):
-                    self._fits(current, work[i].prompt, name, {})
-            ids = {name: submission.addressee(current.definition, name, None) for name in first}
+                    self._fits(current, work[i].prompt, name if of is None else name or None, {}, of)
+            ids = {(name, of): submission.addressee(current.definition, name, of) for name, of in first}
             destinations = deliveries.of_submission(current.definition, deliver)
             return await self._put(
                 keys,
@@ -180,11 +182,11 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
                 (
                     Submission(
                         t.task_id,
-                        ids[t.agent_name],
+                        ids[t.agent_name, t.role],
                         t.model_dump_json(exclude_defaults=True),
                         t.priority,
                         due_ms=arguments.due(t.scheduled_at, t.agent_name),
-                        work=submission.work(ids[t.agent_name], t.prompt, {}),
+                        work=submission.work(ids[t.agent_name, t.role], t.prompt, {}),
                         deliver=destinations,
                     )
                     for t in work

@@ -65,13 +65,15 @@ def problem(found: Problem) -> Problem:
 def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
     """Inputs that the crew's prompts cite, and the heartbeat doesn't give.
 
-    An agent that the crew doesn't have is no problem here: each task says so, and the agent may be added.
+    An agent that the crew doesn't have, or a role that none has, is no problem here: each task says so, and the agent
+    may be added.
     """
     spec = heartbeat.spec
     if crew is None or (spec.agent and crew.agent(spec.agent) is None):
         return []
-    asked = crew if not spec.agent else submission.alone(crew, spec.agent)
-    found = [problem(found) for found in prompts.check_inputs(asked, spec.inputs)[0]]
+    names = [spec.agent] if spec.agent else submission.agents_of(crew, spec.role) if spec.role else []
+    asked = [submission.alone(crew, name) for name in names] or ([] if spec.role else [crew])
+    found = [problem(found) for one in asked for found in prompts.check_inputs(one, spec.inputs)[0]]
     try:
         deliveries.chosen(crew, spec.deliver)
     except InvalidInput as error:

@@ -118,7 +118,7 @@ def check(crew: CrewDefinition) -> list[Problem]:
 
 def _impossible(crew: CrewDefinition, watch: Watch, path: str) -> Iterator[Problem]:
     try:
-        submission.check(crew, watch.prompt, agent=watch.agent, inputs={})
+        submission.check(crew, watch.prompt, agent=watch.agent, role=watch.role, inputs={})
     except InvalidInput as error:
         for problem in error.problems:
             if problem.path.startswith("inputs."):

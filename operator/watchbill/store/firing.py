@@ -209,32 +209,33 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
     asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
     prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
     submission.check_own(prompt, made, {}, {})  # its times may have made it too long
-    agent = crew.agent(spec.agent) if spec.agent else None
-    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed.
-    agent_id = agent.agent_id if agent else spec.agent or ""
+    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed. One of
+    # a role that no agent has any more waits for it, and says so.
+    whose = submission.addressee(crew, spec.agent, spec.role)
     metadata = {**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)}
     own = "" if at.traceparent else tracing.heartbeat(keys.crew, made, metadata)
     if (trace := own or at.traceparent) and len(metadata) < METADATA_MAX_ENTRIES:
         metadata.setdefault(tracing.FIELD, trace)
     payload = AgentTask(
         task_id=made,
-        agent_name=agent_id,
+        agent_name="" if spec.role else whose,
         prompt=prompt,
         crew_name=crew.name,
         priority=spec.priority,
         metadata=metadata,
+        role=spec.role,
     ).model_dump_json()
-    work = submission.work(agent_id, prompt, inputs)
+    work = submission.work(whose, prompt, inputs)
     destinations = beat.destinations(spec.deliver, spec.delivery, crew)
     deliver = deliveries.wanted(destinations, crew.delivery)
     most = crew.tasks.max_queued
     guard_ms = at.guard // timedelta(milliseconds=1)
-    kind = "task" if agent_id else "run"
+    kind = "task" if whose else "run"
     slots = [ms(at.slot), ms(at.following)] if at.following else ["", ""]
     args: list[Any] = [state.uid, keys.crew, most, state.generation, *slots, guard_ms]
     args += [kind, made, current.digest]
-    if agent_id:
-        task = submissions.Submission(made, agent_id, payload, spec.priority, inputs, work=work, deliver=deliver)
+    if whose:
+        task = submissions.Submission(made, whose, payload, spec.priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(task)
     else:
         steps = flow.steps(crew)

@@ -60,6 +60,7 @@ class StoredSpec(BaseModel):
     successful_runs_history_limit: int | None = None
     failed_runs_history_limit: int | None = None
     agent: str | None = None
+    role: str | None = None
     prompt: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
     priority: PriorityField = Priority.LOW

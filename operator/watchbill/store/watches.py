@@ -106,16 +106,22 @@ async def fire(
     crew, made = current.definition, plan.work_id(watch.name, event_id)
     prompt = plan.asked(watch.prompt, event)
     submission.check_own(prompt, made, {}, {})
-    agent = crew.agent_ids().get(watch.agent, watch.agent) if watch.agent else ""
+    whose = submission.addressee(crew, watch.agent, watch.role)
     priority = Priority[watch.priority]
     metadata = {plan.CHAIN: [*before, watch.name], plan.EVENT: event_id}
     task = AgentTask(
-        task_id=made, agent_name=agent, prompt=prompt, crew_name=crew.name, priority=priority, metadata=metadata
+        task_id=made,
+        agent_name="" if watch.role else whose,
+        prompt=prompt,
+        crew_name=crew.name,
+        priority=priority,
+        metadata=metadata,
+        role=watch.role,
     )
-    work, deliver = submission.work(agent, prompt, {}), deliveries.of_submission(crew, None)
-    args: list[Any] = [watch.name, event_id, plan.said(watch, event), "task" if agent else "run", made, agent]
-    if agent:
-        one = submissions.Submission(made, agent, task.model_dump_json(), priority, work=work, deliver=deliver)
+    work, deliver = submission.work(whose, prompt, {}), deliveries.of_submission(crew, None)
+    args: list[Any] = [watch.name, event_id, plan.said(watch, event), "task" if whose else "run", made, whose]
+    if whose:
+        one = submissions.Submission(made, whose, task.model_dump_json(), priority, work=work, deliver=deliver)
         args += submissions.script_args(one)
     else:
         steps = flow.steps(crew)
@@ -135,7 +141,7 @@ async def fire(
             deliver=deliver,
         )
         args += runs.script_args(run, 0, "")
-    return await _call(client, keys, current, made, agent, args)
+    return await _call(client, keys, current, made, whose, args)
 
 
 async def _call(

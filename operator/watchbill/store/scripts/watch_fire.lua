@@ -18,7 +18,7 @@
 --   7 message             what the feed says
 --   8 what                task: of one agent; run: of the whole crew; tell: nothing begins, and the feed says why
 --   9 id                  of that task or run
---   10 agent              of the task
+--   10 agent              of the task, or its role
 --   11 ...                of a task an item of submit.lua; of a run what `read_run` reads
 -- Answers
 --   {'gone'}
@@ -66,8 +66,9 @@ if run then
   start_run(of)
 else
   add_task(task, 11, '')
-  event('mission_watch_triggered', '"agent_id":' .. quote(agent) .. ',"task_id":' .. quote(id) .. ',"message":'
-    .. quote(message), agent_events)
+  local has_agent = not role_of(agent)
+  event('mission_watch_triggered', (has_agent and '"agent_id":' .. quote(agent) .. ',' or '') .. '"task_id":'
+    .. quote(id) .. ',"message":' .. quote(message), has_agent and agent_events)
 end
 ring()
 wake(crew, false, waiting)
