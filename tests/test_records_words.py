@@ -31,6 +31,10 @@ AGENTS = [{"agent_id": "a", "name": "Ann"}, {"agent_id": "b"}]
             "flow_relations cites the agent 'x', which is not in this crew. Add it to agents, or use one of: a, b",
         ),
         (
+            {"watches": [{"name": "w", "events": ["task_failed"], "role": "gard"}]},
+            "watches cites the role 'gard', which no agent has. Give it to an agent",
+        ),
+        (
             {"flow_relations": [{"source": "Ann", "target": "b"}, {"source": ["b"], "target": ["a"]}]},
             "flow_relations form a cycle: a -> b -> a. Remove one of these relations",
         ),

@@ -170,7 +170,7 @@ def fits(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
         ]
     try:
         spec = heartbeat.spec
-        submission.check(crew, spec.prompt, agent=spec.agent, inputs=spec.inputs)
+        submission.check(crew, spec.prompt, agent=spec.agent, role=spec.role, inputs=spec.inputs)
     except InvalidInput as error:
         return [beat.problem(p) for p in error.problems]
     return []

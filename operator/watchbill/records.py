@@ -38,7 +38,7 @@ from watchbill.api.modes import OnError, StoredLoop, StoredSynthesis, StoredWhen
 from watchbill.api.problems import explain
 from watchbill.api.relations import edges, find_cycle
 from watchbill.api.tool_sources import HttpTool, ToolServer
-from watchbill.api.watches import Watch
+from watchbill.api.watches import Watch, stray
 from watchbill.errors import InvalidInput, Problem
 
 DEFAULT_CLASS: Final = "LLMAgent"
@@ -207,7 +207,8 @@ class CrewDefinition(BaseModel):
             if name not in known:
                 fix = f"Add it to agents, or use one of: {', '.join(a.agent_id for a in self.agents)}"
                 raise ValueError(f"{field} cites the agent {name!r}, which is not in this crew. {fix}")
-        if why := fault(self.execution_mode, self.hierarchy, known):
+        roles = {role for agent in self.agents for role in agent.roles}
+        if why := fault(self.execution_mode, self.hierarchy, known) or stray(self.watches, roles):
             raise ValueError(why)
         if cycle := find_cycle([a.agent_id for a in self.agents], self.edges()):
             raise ValueError(f"flow_relations form a cycle: {' -> '.join(cycle)}. Remove one of these relations")

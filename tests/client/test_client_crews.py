@@ -61,6 +61,16 @@ async def test_a_crew_is_created_changed_and_left_as_it_is(name: str, client: Cl
     assert f"test/{name}" in await client.crews()
 
 
+async def test_work_of_a_heartbeat_for_a_role_concerns_the_agents_of_the_role_alone(name: str, client: Client) -> None:
+    asks = {"name": "asks", "class": "elsewhere:Agent", "prompt": "About {inputs.topic}"}
+    guard = {"name": "guards", "class": "elsewhere:Agent", "roles": ["guard"]}
+    crew = Manifest.model_validate({"metadata": {"name": name}, "spec": {"agents": [asks, guard]}})
+    with pytest.raises(InvalidInput, match=r"spec.role: .*'gard'"):
+        await client.apply([crew, beat("hourly", name, role="gard")])
+    made = await client.apply([crew, beat("hourly", name, role="guard")])
+    assert [one.change for one in made] == ["created", "created"]
+
+
 async def test_nothing_is_stored_if_something_is_wrong(name: str, client: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no agent 'nobody'"):
         await client.apply([manifest(name), beat("hourly", name, agent="nobody")])

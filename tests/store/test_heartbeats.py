@@ -59,6 +59,7 @@ async def test_for_a_role_it_goes_to_an_agent_that_has_room(crew: Crew) -> None:
     made = [AgentDefinition(agent_id=name, roles=["guard"], max_concurrent=1) for name in ("a", "b")]
     await crew.define(crew_of("a").model_copy(update={"agents": made}))
     state = await crew.apply(beat(agent=None, role="guard"))
+    assert state.spec.agent == "role:guard", "of which a release without roles makes a task, and no run of all agents"
     assert await crew.fire(state) == "fired"
     task = await crew.payload(crew.keys.task("hb-hb-1795262460"))
     assert (task.agent_name, task.role) == ("", "guard")

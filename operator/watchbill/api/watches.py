@@ -158,3 +158,9 @@ def broken_rules(watches: Sequence[Watch], agents: Sequence[str], roles: Collect
             known = f", or name one that is there: {', '.join(sorted(roles))}" if roles else ""
             fix = f"Give it to an agent (agents[].roles){known}."
             yield Finding(("watches", i, "role"), f"no agent of this crew has the role {watch.role!r}", fix)
+
+
+def stray(watches: Sequence[Watch], roles: Collection[str]) -> str:
+    """Returns what is wrong with the roles that watches name; empty: each is an agent's."""
+    found = next((watch.role for watch in watches if watch.role is not None and watch.role not in roles), None)
+    return f"watches cites the role {found!r}, which no agent has. Give it to an agent" if found else ""

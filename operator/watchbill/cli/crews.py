@@ -240,7 +240,7 @@ def _beat(crew: str, beat: HeartbeatState) -> dict[str, Any]:
     return {
         "name": beat.name,
         "crew": crew,
-        "agent": spec.agent,
+        "agent": None if spec.role else spec.agent,
         "role": spec.role,
         "prompt": spec.prompt,
         "schedule": beat.timing,

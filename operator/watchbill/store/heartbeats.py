@@ -25,7 +25,7 @@ from watchbill.api import Heartbeat, HeartbeatSpec
 from watchbill.api.delivery import Destination
 from watchbill.connection import batches, outages, scripts
 from watchbill.errors import InvalidInput, NewerRecord, Problem, sentence
-from watchbill.names import CrewKeys
+from watchbill.names import ROLE, CrewKeys
 from watchbill.plan.schedule import EPOCH, Schedule, jitter, next_slot
 from watchbill.store import crew_json
 from watchbill.store.queue import crew_gone
@@ -263,6 +263,8 @@ def iso(moment: datetime) -> str:
 def _content(spec: HeartbeatSpec) -> str:
     # Without defaults: so a field that comes with a new version changes no generation.
     fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if spec.role is not None:  # what has no roles would else have the whole crew run
+        fields["agent"] = ROLE + spec.role
     return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
 

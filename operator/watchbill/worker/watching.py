@@ -129,6 +129,8 @@ class _Watcher:
                     self._is_full = False
                     self._count(watch, "begun")
                     logger.info("%s (%s) has begun %s", plan.said(watch, event), event_id, _made(watch, event_id))
+                case "already":
+                    self._is_full = False
                 case "told":  # and logged
                     self._count(watch, "refused")
                 case "taken":
