@@ -59,7 +59,8 @@ def begin(codes: Mapping[signal.Signals, int]) -> None:
     """From now on each of these signals ends the process at once with that exit code, until it is handled otherwise:
     nothing has begun. Of PID 1 only a child returns from this."""
     _open_descriptors()
-    atexit.register(_skip_the_rest)  # the first that is registered runs last
+    if not atexit._ncallbacks():  # else what a sitecustomize has registered would never run
+        atexit.register(_skip_the_rest)  # the first that is registered runs last
     faulthandler.enable()  # what ran when C code gave up is seen on stderr: that of the event loop, say
     for number, code in codes.items():
         signal.signal(number, lambda *_, code=code: os._exit(code))

@@ -11,6 +11,7 @@ from test_figures_shown import NoHeartbeats, PrivateRedis, no_crew
 
 from watchbill import connection
 from watchbill.connection import client as lean
+from watchbill.connection import scripts
 from watchbill.controller import fleet
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored, StoreState
@@ -108,15 +109,25 @@ async def test_one_answer_says_what_the_scripts_of_the_crew_say(room: Room) -> N
     assert not (await room.sync("a", "b", generation=2, observed=1)).agents_loaded
 
 
-async def test_a_crew_whose_keys_move_is_read_by_its_own_scripts(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_crew_that_cant_be_read_at_once_is_read_by_its_own_scripts(
+    room: Room, monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
     await room.sync()
     await room.work()
     known = await room.sync(observed=1)
 
-    async def nothing(*_: Any) -> None:
-        """The slot moves: the answer is not there."""
+    run = scripts.run
 
-    monkeypatch.setattr(sweep, "one", nothing)
+    async def nothing(client: Any, name: str, *given: Any, **options: Any) -> Any:
+        """The slot moves: the answer is not there. Or a proxy wants scripts to name keys."""
+        if name != "sweep":
+            return await run(client, name, *given, **options)
+        if is_refused:
+            raise redis.exceptions.ResponseError("ERR a script must name its keys")
+        return [""]
+
+    monkeypatch.setattr(scripts, "run", nothing)
     state = await room.sync(observed=1)
     assert (state.load.waiting, state.load.running) == (2, 1)
     assert [one.name for one in state.fleet.workers] == [one.name for one in known.fleet.workers]

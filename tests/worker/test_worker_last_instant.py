@@ -90,6 +90,18 @@ def test_a_command_that_runs_agents_ends_so_too(tmp_path: Path) -> None:
     assert [file.read_text() for file in written] == ["text", "bytes"]
 
 
+def test_what_was_registered_before_a_command_began_runs_at_its_end(tmp_path: Path) -> None:
+    """As coverage and tracers do."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.write, 2, b'registered;')\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "watchbill", "version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "registered;")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
 def test_what_python_could_not_write_at_the_end_of_a_command_is_told(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stdout.write('held back')\n")

@@ -86,13 +86,14 @@ def run(
     Everything is checked before anything is stored or started. Without --redis-url the store is a private one: its
     server ends with this process, and its data stay in ./.watchbill/. After Ctrl-C, --resume continues the run.
     """
-    from watchbill import local
+    from watchbill import init, local
     from watchbill.cli import environment, in_process, process, reading
 
     _refuse_together(store, agent, timeout, resume=resume, watch=watch, ephemeral=ephemeral)
     text, inputs = reading.work(prompt, prompt_file, given or [])
     settings = environment.read(agents=True, traced=True)
     output.reserve_stdout()
+    init.imported()  # people's modules are imported next
     manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store
     place = Place(tried="--ephemeral") if ephemeral else store.place(settings, make=fresh)

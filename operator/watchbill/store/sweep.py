@@ -68,11 +68,15 @@ async def read(
 
 
 async def one(client: redis.asyncio.Redis, keys: CrewKeys) -> Whole | None:
-    """Returns how one crew stands, in one call; None: there is no such crew, or that can't be told now.
+    """Returns how one crew stands, in one call; None: there is no such crew, or that can't be told now, or never: what
+    stands before a store may refuse scripts that name no keys.
 
     Raises StoreUnavailable, StoreRefuses.
     """
-    ((_, found),) = [answer async for answer in read(client, [keys], [])]
+    try:
+        ((_, found),) = [answer async for answer in read(client, [keys], [])]
+    except redis.exceptions.ResponseError:
+        return None
     return found if isinstance(found, Whole) else None
 
 
