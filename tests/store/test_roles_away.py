@@ -215,3 +215,37 @@ async def test_it_stays_with_its_agent_where_no_other_can_begin_it(crew: Crew) -
     assert await taken(crew, "w") == ()
     told = explain(await why.seen(crew.client, crew.keys, "t1"))
     assert (told.reason, told.agent) == (Reason.POSTPONED, "ann")
+
+
+async def test_where_all_have_to_wait_it_goes_to_the_one_that_may_begin_first_and_stays_there(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t1", agent=REVIEWERS)
+    (first,) = await taken(crew, "w")
+    assert first.agent == "ann"
+    now = await server_ms(crew.client)
+    await spend_all(crew, "ann", Span(now - 1000, now + 30 * 86_400_000))
+    await spend_all(crew, "bob", Span(now - 1000, now + 3_600_000))
+    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=-(now + 30 * 86_400_000))
+    again = await taken(crew, "w")
+    assert given(again) == [("t1", "bob")]
+    await crew.finish("w", again, "later", message="it is spent", ttl_ms=-(now + 3_600_000))
+    assert await taken(crew, "w") == ()
+    ((_, due),) = await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True)
+    assert (due, await crew.client.hget(crew.keys.task("t1"), "agent")) == (now + 3_600_000, "bob")
+
+
+async def test_one_turn_keeps_two_agents_away_until_the_same_time(crew: Crew) -> None:
+    """Else a task would go from one to the other and back."""
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t0", agent="bob")
+    (own,) = await taken(crew, "w")
+    rate = limits.of_model([ModelLimit(model="m", requests=1, periodSeconds=60)], "m")
+    assert await ask(crew, "q", 1, rate=rate, turn="turn:m") == Reserved(0)
+    ends = set()
+    for number in range(20):
+        for name in ("ann", "bob"):
+            answer = await ask(crew, f"{name}/{number}", 1, rate=rate, turn="turn:m", patience_ms=1000, agent=name)
+            assert isinstance(answer, Later)
+            ends.add(str(await crew.client.hget(crew.keys.meta, f"away:{name}")).partition(" ")[0])
+    assert len(ends) == 1
+    await crew.finish("w", [own])

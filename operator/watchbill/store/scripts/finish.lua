@@ -116,13 +116,13 @@ local function keep_failure(item, h, message)
 end
 
 -- Whether a task that its agent may not begin now goes back to its role: nothing of it is done, and another agent of
--- the role may begin it.
+-- the role may begin it earlier.
 local function is_for_another(item, h, role, spent)
   if not limits or not item.is_there or spent ~= '' then return false end
   if redis.call('HEXISTS', item.task, 'checkpoints') == 1 then return false end
   local one, all = limiting().of(h.agent), limiting().of(role)
-  if not one or one.away_ms == 0 or not all or not all.members then return false end
-  return limiting().able(all) and all.away_ms == 0
+  if not one or not all or not all.members then return false end
+  return limiting().able(all) and all.away_ms < one.away_ms
 end
 
 -- applied | repeated | stale

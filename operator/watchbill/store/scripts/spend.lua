@@ -252,7 +252,7 @@ if every or each then
   if redis.call('EXISTS', record) == 0 then return { 'lost' } end
   local wait, later = queue_for_model()
   if not wait then
-    keep_away(now_ms + math.ceil(later / 1000))
+    keep_away(math.ceil((now_us + later) / 1000))      -- the same for each agent that this turn keeps away
     return { 'later', math.ceil(later / 1000) }
   end
   goes_us = now_us + wait
