@@ -11,10 +11,12 @@ from support import Crew, server_ms
 from watchbill.api.budgets import Budget
 from watchbill.api.limits import ModelLimit
 from watchbill.plan import budget, limits
+from watchbill.plan.batches import Group
 from watchbill.plan.budget import Amount, Limit, Span
 from watchbill.plan.why import Reason, explain
-from watchbill.store import budgets, figures, why
+from watchbill.store import approvals, batches, budgets, checkpoints, figures, why
 from watchbill.store.budgets import Full, Later, Paused, Request, Reserved, Settlement
+from watchbill.store.packed import Batched
 from watchbill.store.queue import Claimed
 from watchbill.tasks import Usage
 
@@ -180,7 +182,7 @@ async def test_a_pause_that_is_waited_for_in_the_slot_keeps_nobody_away(crew: Cr
     await crew.finish("w", tasks)
 
 
-@pytest.mark.parametrize("done", ["nothing", "a request", "a step"])
+@pytest.mark.parametrize("done", ["nothing", "a request", "a step", "a batch", "an approval"])
 async def test_what_was_given_to_it_before_goes_back_to_the_role_unless_some_of_it_is_done(
     crew: Crew, done: str
 ) -> None:
@@ -188,10 +190,18 @@ async def test_what_was_given_to_it_before_goes_back_to_the_role_unless_some_of_
     await crew.submit("t1", agent=REVIEWERS)
     (first,) = await taken(crew, "w")
     assert first.agent == "ann"
-    await spend_all(crew)
     usage = Usage(input_tokens=3, requests=1) if done == "a request" else None
-    if done == "a step":
-        await crew.client.hset(crew.keys.task("t1"), "checkpoints", "1")
+    match done:
+        case "a step":
+            await checkpoints.store(crew.queue, "w", first, 1, "read", "{}")
+        case "a batch":
+            own = Batched("waiting", "id-1", "turn 1", "m", budget.NEVER_MS)
+            await batches.gather(crew.queue, "w", first, own, "t1:1:1", "{}", Group("m", None, "", max_requests=2), 5)
+        case "an approval":
+            await crew.finish("w", [first], "approval", detail="to pay", ttl_ms=3_600_000)
+            await approvals.decide(crew.client, crew.keys, crew.uid, "t1", "approved", "")
+            (first,) = await taken(crew, "w")
+    await spend_all(crew)
     await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000, usage=usage)
     again = await taken(crew, "w")
     said = [event["message"] for event in await crew.events() if event["event_type"] == "mission_event"]

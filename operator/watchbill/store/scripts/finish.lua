@@ -119,7 +119,9 @@ end
 -- the role may begin it earlier.
 local function is_for_another(item, h, role, spent)
   if not limits or not item.is_there or spent ~= '' then return false end
-  if redis.call('HEXISTS', item.task, 'checkpoints') == 1 then return false end
+  for _, done in ipairs(redis.call('HMGET', item.task, 'checkpoints', 'batch', 'approvals')) do
+    if done then return false end
+  end
   local one, all = limiting().of(h.agent), limiting().of(role)
   if not one or not all or not all.members then return false end
   return limiting().able(all) and all.away_ms < one.away_ms
