@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from support import Crew, server_ms
 
 from watchbill.api.budgets import Budget
 from watchbill.api.limits import ModelLimit
+from watchbill.clock import SYSTEM
+from watchbill.errors import Postponed
 from watchbill.plan import budget, limits
 from watchbill.plan.batches import Group
 from watchbill.plan.budget import Amount, Limit, Span
@@ -19,6 +22,7 @@ from watchbill.store.budgets import Full, Later, Paused, Request, Reserved, Sett
 from watchbill.store.packed import Batched
 from watchbill.store.queue import Claimed
 from watchbill.tasks import Usage
+from watchbill.worker.execution.account import Account
 
 ANN, BOB = {"agent_id": "ann"}, {"agent_id": "bob", "max_concurrent": 2}
 
@@ -141,6 +145,29 @@ async def test_a_refusal_of_this_one_task_says_nothing_of_others(crew: Crew, wha
     tasks = await taken(crew, "w")
     assert given(tasks) == [("t1", "ann")]
     await crew.finish("w", [own, *tasks])
+
+
+@pytest.mark.parametrize(("spent", "next_agent"), [("Agent", "bob"), ("Heartbeat", "ann")])
+async def test_a_budget_of_heartbeats_says_nothing_of_the_agents_other_work(
+    crew: Crew, spent: str, next_agent: str
+) -> None:
+    bound = [
+        Budget.model_validate({"name": scope.lower(), "scope": scope, "tokens": 100 if scope == spent else 1000})
+        for scope in ("Agent", "Heartbeat")
+    ]
+    await give_roles(crew, ANN, BOB, budgets=bound)
+    account = Account(crew.client, crew.keys, lambda: datetime.now(UTC), SYSTEM)
+    try:
+        of_task = account.of("t0", "1", "ann", "nightly")
+        (await of_task.reserve("m", lambda _: (Amount(90), True))).settle(Amount(90))
+        with pytest.raises(Postponed, match=f"budget '{spent.lower()}' .*is exhausted"):
+            await of_task.reserve("m", lambda _: (Amount(20), True))
+    finally:
+        await account.close()
+    await crew.submit("t1", agent=REVIEWERS)
+    tasks = await taken(crew, "w")
+    assert given(tasks) == [("t1", next_agent)]
+    await crew.finish("w", tasks)
 
 
 async def _counter(crew: Crew) -> str:

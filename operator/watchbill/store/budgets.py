@@ -51,8 +51,7 @@ class Request:
     patience_ms: int = 0
     """Milliseconds for which it may wait once it has that."""
     agent: str = ""
-    """The agent that makes it, if it has roles: it gets no work of these while it may not ask. Empty, too, where a
-    limit doesn't bind its other work."""
+    """The agent that makes it, if it has roles: it gets no work of these while it may not ask."""
 
     @property
     def is_counted(self) -> bool:
@@ -134,7 +133,7 @@ async def reserve(
     asked: list[Any] = [definition, *_settled(settled), *_paused(pauses)]
     asked += [request.id, request.model, *request.most, int(request.is_unpriced), *_rated(request)]
     for limit in request.limits:
-        where = "record" if limit.budget.scope == "Run" else "crew"
+        where = {"Run": "record", "Heartbeat": "beat"}.get(limit.budget.scope, "crew")
         most = ("" if bound is None else bound for bound in bounds(limit.budget))
         asked += [where, limit.field, window_name(limit.budget), *limit.span, *most]
     reply = await _call(client, keys, uid, request, settled, asked)

@@ -5,7 +5,8 @@
 -- the first moment: settling lowers it, and who dies before that has spent it. A model's limit lets requests go at a
 -- rate, each at its turn: `rate:` and `tokens:` of a model say how full its limits are (a GCRA), and `line:` when the
 -- next one has its turn that has to wait. An agent whose request can't go soon gets no more work of its roles until
--- then (`away:` in meta, lib_limits.lua), while others can do it. A counter is {window, start, end, tokens, money, of
+-- then (`away:` in meta, lib_limits.lua), while others can do it, unless what refuses it is the budget of a heartbeat,
+-- of a run or of a task: that doesn't bind the agent's other work. A counter is {window, start, end, tokens, money, of
 -- these by requests under way: tokens, money; when the last one was reserved, when one was refused for good (0: none
 -- since one was reserved), and what was allowed then} (Counter in store/budgets.py; times in ms).
 -- KEYS fixed, then
@@ -35,9 +36,9 @@
 --     capacity            tokens that may go at once
 --     turn                field of the record that keeps when the request has its turn
 --     patience            ms for which it may wait once it has that
---     agent               that makes it, which has roles; '': another, or what binds it doesn't bind the agent's others
+--     agent               that makes it; '': it has no roles
 --   and for each budget
---     where               crew | record
+--     where               crew | beat (of a heartbeat) | record (of the task or run, which has the counter)
 --     field               of the counter
 --     window              its name; another one begins anew
 --     start
@@ -162,7 +163,7 @@ for i = at + 12, #ARGV, 7 do
   local most_tokens, most_money = tonumber(ARGV[i + 5]) or math.huge, tonumber(ARGV[i + 6]) or math.huge
   if now_ms < start or now_ms >= stop then return { 'moved', now } end
   if where == 'record' and redis.call('EXISTS', record) == 0 then return { 'lost' } end
-  local c = counter_of(where == 'crew' and spending or record, field, window, start, stop)
+  local c = counter_of(where == 'record' and record or spending, field, window, start, stop)
   c.where, c.field = where, field
   counters[#counters + 1] = c
   if c.tokens + tokens > most_tokens or c.money + money > most_money then
@@ -174,7 +175,7 @@ for i = at + 12, #ARGV, 7 do
       local fits_at_all = where == 'crew' and tokens <= most_tokens and money <= most_money
       if fits_at_all then full_until = math.max(full_until, stop) end
       c.refused, c.allowed = now_ms, ARGV[i + 5] .. '/' .. ARGV[i + 6]
-      write(where == 'crew' and spending or record, field, c)
+      write(where == 'record' and record or spending, field, c)
     end
   end
 end
@@ -265,7 +266,7 @@ for _, c in ipairs(counters) do
   c.tokens, c.money, c.last = c.tokens + tokens, c.money + money, now_ms
   c.refused = 0
   c.held_tokens, c.held_money = c.held_tokens + tokens, c.held_money + money
-  write(c.where == 'crew' and spending or record, c.field, c)
+  write(c.where == 'record' and record or spending, c.field, c)
   kept[#kept + 1] = table.concat({ c.where, c.field, c.window, int(c.start) }, FS)
 end
 if each then kept[#kept + 1] = 'rate' .. FS .. model .. FS .. '-' .. FS .. '-' end

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,6 @@ from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.plan import budget, limits
 from watchbill.plan.budget import Amount
-from watchbill.records import CrewDefinition
 from watchbill.store import budgets, definitions
 
 if TYPE_CHECKING:  # agents' part `llm` may not be installed
@@ -145,7 +144,7 @@ class Account:
             rate=rate,
             turn=of.turn + model,
             patience_ms=int(patience(number) * 1000),
-            agent=of.agent if _speaks_for_roles(crew, of.agent, bound) else "",
+            agent=of.agent if any(one.roles for one in crew.agents if one.agent_id == of.agent) else "",
         )
         return request, own
 
@@ -220,12 +219,6 @@ class Account:
     def _put_back(self, along: list[budgets.Settlement], pauses: dict[str, int]) -> None:
         self._settled[:0] = along
         self._pauses = {**pauses, **self._pauses}
-
-
-def _speaks_for_roles(crew: CrewDefinition, agent: str, bound: Sequence[budget.Limit]) -> bool:
-    """Returns whether a refusal of the agent's request says that it can do no work of its roles either."""
-    is_own = any(limit.budget.scope == "Heartbeat" for limit in bound)
-    return not is_own and any(one.roles for one in crew.agents if one.agent_id == agent)
 
 
 def patience(number: int) -> float:
