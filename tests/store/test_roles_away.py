@@ -51,6 +51,12 @@ async def spend_all(crew: Crew, agent: str = "ann", span: Span | None = None) ->
     assert [one.is_exhausted for one in answer.found] == [True]
 
 
+async def mark(crew: Crew, until_ms: int, since_ms: int) -> None:
+    """Has ann away, by times from now on."""
+    now, digest = await server_ms(crew.client), crew.definition.digest()
+    await crew.client.hset(crew.keys.meta, "away:ann", f"{now + until_ms} {now + since_ms} {digest}")
+
+
 def given(tasks: tuple[Claimed, ...]) -> list[tuple[str, str]]:
     return [(task.id, task.agent) for task in tasks]
 
@@ -108,11 +114,24 @@ async def test_when_the_window_ends_what_waits_begins_and_whoever_scales_knows_w
     due = (await figures.figures(crew.client, crew.keys)).due_in_ms
     assert due is not None
     assert 3_500_000 < due <= 3_600_000
-    digest = crew.definition.digest()
-    await crew.client.hset(crew.keys.meta, "away:ann", f"{await server_ms(crew.client) - 1} {digest}")
+    await mark(crew, until_ms=-1, since_ms=-2)
     second = await taken(crew, "w")
     assert given(second) == [("t2", "ann")]
     await crew.finish("w", [*first, *second])
+
+
+async def test_a_mark_of_a_clock_that_has_gone_back_since_says_nothing(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await mark(crew, until_ms=86_460_000, since_ms=86_400_000)
+    await crew.submit("t1", agent=REVIEWERS)
+    first = await taken(crew, "w")
+    assert given(first) == [("t1", "ann")]
+    await crew.finish("w", first)
+    await mark(crew, until_ms=60_000, since_ms=0)
+    await crew.submit("t2", agent=REVIEWERS)
+    second = await taken(crew, "w")
+    assert given(second) == [("t2", "bob")]
+    await crew.finish("w", second)
 
 
 async def test_where_none_can_work_the_one_that_may_first_gets_it(crew: Crew) -> None:

@@ -146,7 +146,7 @@ local turn, patience, agent = ARGV[at + 9], tonumber(ARGV[at + 10]), ARGV[at + 1
 -- The agent can do no other work of its kind before that, in ms.
 local function keep_away(until_ms)
   if agent ~= '' and until_ms - now_ms > patience then
-    redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. definition)
+    redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. now .. ' ' .. definition)
   end
 end
 
