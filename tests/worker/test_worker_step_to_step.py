@@ -3,16 +3,23 @@ nobody is rung for it. What it has no room for is others', and so is all that co
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 
 import pytest
 from driver import only_rung
-from workshop import Make, agent
+from workshop import Make, agent, shift_of
 
+from waiting import until
 from watchbill.records import ExecutionMode, FlowRelation
+from watchbill.store.queue import Claimed
 from watchbill.tasks import AgentTask, RunState
+from watchbill.testing import FakeClock
 from watchbill.worker import shift
+from watchbill.worker.claims import READ_SECONDS
+from watchbill.worker.execution.executor import Executor
+from watchbill.worker.execution.reading import Read
 from watchbill.worker.jobs import Jobs
 
 CHAIN = [f"a{number}" for number in range(10)]
@@ -67,6 +74,31 @@ async def test_a_step_that_takes_long_keeps_its_worker_from_nothing_else(make_cr
         await crew.submit("t", "brief")
         assert (await crew.result("t")).success
         crew.open()
+        assert (await crew.run_result("r")).status is RunState.COMPLETED
+
+
+@pytest.mark.usefixtures("brief")
+async def test_a_step_whose_data_are_not_read_keeps_its_worker_from_nothing_else(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, answers = Executor.read, asyncio.Event()
+
+    async def read(executor: Executor, task: Claimed) -> Read:
+        if task.id == "r/hangs":
+            await answers.wait()
+        return await really(executor, task)
+
+    monkeypatch.setattr(Executor, "read", read)
+    crew, clock = await make_crew({"hangs": "Brief", "brief": "Brief"}), FakeClock()
+    async with crew.in_process(clock=clock) as worker:
+        await crew.submit("r")
+        await until(lambda: READ_SECONDS in clock.sleepers, what="a worker that waits for the step's end")
+        assert not shift_of(worker)._bell.is_waiting
+        clock.advance(READ_SECONDS)
+        await crew.submit("t", "brief")
+        assert (await crew.result("t")).success
+        assert crew.executions() == {"t": 1}
+        answers.set()
         assert (await crew.run_result("r")).status is RunState.COMPLETED
 
 

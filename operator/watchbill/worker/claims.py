@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from watchbill.loggers import Logger
 from watchbill.names import STEP_SEPARATOR
@@ -19,6 +20,9 @@ from watchbill.worker.slots import Slots
 from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
+
+READ_SECONDS: Final = 0.1
+"""The end of a step whose data take longer to be read is not waited for: its connection may be dead."""
 
 
 class Claims:
@@ -43,8 +47,15 @@ class Claims:
 
     def will_ask(self, incarnation: Incarnation) -> bool:
         """Returns whether the end of a brief step is awaited, whose call will be a claim. Then the bell needn't be
-        heard, which would only cost another call. A step that takes long is announced, and not waited for any more."""
-        return self._jobs.go_on_alone and any(STEP_SEPARATOR in task_id for task_id in incarnation.unannounced)
+        heard, which would only cost another call. A step that takes long is announced, and not waited for any more;
+        nor is one whose data take long to be read."""
+        since = self._now() - READ_SECONDS
+        return self._jobs.go_on_alone and any(
+            STEP_SEPARATOR in task_id
+            and (job := incarnation.jobs.get(task_id)) is not None
+            and (job.attempt is not None or job.begun > since)
+            for task_id in incarnation.unannounced
+        )
 
     def ask(self, incarnation: Incarnation, batch: Sequence[Finished], room: int, *, is_busy: bool) -> int:
         """Returns how many tasks the call that is about to be made asks for, and makes that call a claim. -1: the call

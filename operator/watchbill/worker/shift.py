@@ -24,7 +24,7 @@ from watchbill.store import definitions
 from watchbill.store.queue import BATCH, Claimed, Queue
 from watchbill.worker import retention
 from watchbill.worker.bell import Bell
-from watchbill.worker.claims import Claims
+from watchbill.worker.claims import READ_SECONDS, Claims
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution.protocols import Executes
 from watchbill.worker.execution.shared_lease import SharedLease
@@ -272,12 +272,14 @@ class Shift:
 
     async def _wait(self, incarnation: Incarnation) -> None:
         """Waits for the end of a task or for the bell; and no longer than until something is due: an announcement, the
-        return of held tasks that found no slot, the end."""
+        return of held tasks that found no slot, the bell because data take long to be read, the end."""
         state, now = self._state, self._now()
         timer: Timer | None = None
         due = [state.stop_by - now] if state.stop_by is not None else []
         if not self._bell.is_waiting:
             due.append(self._recall_at - now)
+            if self._claims.will_ask(incarnation):
+                due.append(READ_SECONDS)
         if incarnation.to_announce:
             due.append(ANNOUNCE_SECONDS)
         if incarnation.held:
