@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from driver import only_rung
@@ -13,7 +15,7 @@ from workshop import Make, agent, shift_of
 
 from waiting import until
 from watchbill.records import ExecutionMode, FlowRelation
-from watchbill.store.queue import Claimed
+from watchbill.store.queue import Claimed, Queue
 from watchbill.tasks import AgentTask, RunState
 from watchbill.testing import FakeClock
 from watchbill.worker import shift
@@ -52,7 +54,16 @@ async def test_a_step_of_a_chain_costs_one_call_and_no_bell(
 async def test_what_a_worker_has_no_room_for_is_anothers_at_once(
     make_crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However brief the tasks were: the end of a step claims nothing to hold, which would come back after 5 ms."""
     monkeypatch.setattr(shift, "ANNOUNCE_SECONDS", 3600.0)
+    monkeypatch.setattr(Jobs, "are_brief", True)
+    really, handed_back = Queue.hand_back, list[str]()
+
+    async def hand_back(queue: Queue, incarnation: str, tasks: Sequence[Claimed]) -> Any:
+        handed_back.extend(task.id for task in tasks)
+        return await really(queue, incarnation, tasks)
+
+    monkeypatch.setattr(Queue, "hand_back", hand_back)
     gates = [f"g{number}" for number in range(4)]
     relations = [FlowRelation(source="first", target=gate) for gate in gates]
     agents = {"first": "Brief", **dict.fromkeys(gates, "Gate")}
@@ -63,6 +74,7 @@ async def test_what_a_worker_has_no_room_for_is_anothers_at_once(
         crew.open()
         assert (await crew.run_result("r")).status is RunState.COMPLETED
     assert crew.executions() == dict.fromkeys(("r/first", *(f"r/{gate}" for gate in gates)), 1)
+    assert handed_back == []
 
 
 @pytest.mark.usefixtures("brief")

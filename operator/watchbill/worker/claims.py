@@ -59,13 +59,14 @@ class Claims:
 
     def ask(self, incarnation: Incarnation, batch: Sequence[Finished], room: int, *, is_busy: bool) -> int:
         """Returns how many tasks the call that is about to be made asks for, and makes that call a claim. -1: the call
-        is none. A busy worker holds one batch more than it has slots for, while tasks are brief. `batch`: the ends that
-        the call tells; those of steps make others ready."""
+        is none. A busy worker holds one batch more than it has slots for, while tasks are brief and the last claim got
+        all it asked for. `batch`: the ends that the call tells; those of steps make others ready."""
         state = self._state
         has_work = self.may_claim or (
             not self._bell.is_waiting and any(STEP_SEPARATOR in finished.task.id for finished in batch)
         )
-        spare = self._slots.capacity - len(incarnation.held) if is_busy and self._jobs.are_brief else 0
+        can_hold = self.may_claim and is_busy and self._jobs.are_brief  # else the bell rings for what has no slot
+        spare = self._slots.capacity - len(incarnation.held) if can_hold else 0
         if not has_work or state.stopping or state.draining or room + spare <= 0:
             return -1
         state.has_work = False
