@@ -114,6 +114,37 @@ async def test_a_step_whose_data_are_not_read_keeps_its_worker_from_nothing_else
         assert (await crew.run_result("r")).status is RunState.COMPLETED
 
 
+async def test_while_data_take_long_to_be_read_nothing_is_held_and_steps_are_not_shared(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of the worker, that of each task take 20 ms, and nothing else takes any time."""
+    crew, clock = await make_crew({"a": "Brief"}), FakeClock()
+    reads, finish, asked_beyond = Executor.read, Queue.finish, list[int]()
+
+    async def slow(executor: Executor, task: Claimed) -> Read:
+        read = await reads(executor, task)
+        clock.advance(0.02)
+        return read
+
+    async def counted(queue: Queue, *given: Any, **rest: Any) -> Any:
+        asked_beyond.append(rest.get("slots", -1) - rest.get("begin", 0))
+        return await finish(queue, *given, **rest)
+
+    monkeypatch.setattr(Executor, "must_read", lambda *_: True)
+    monkeypatch.setattr(Executor, "read", slow)
+    monkeypatch.setattr(Queue, "finish", counted)
+    tasks = [AgentTask(task_id=f"t{number}", agent_name="a", prompt="do it") for number in range(40)]
+    await crew.client.submit_many(crew.name, "a", tasks)
+    async with crew.in_process(clock=clock, concurrency=1) as worker:
+        await crew.results(task.task_id for task in tasks)
+        jobs = shift_of(worker)._jobs
+        assert jobs.go_on_alone
+        jobs.assume_long()
+        assert not jobs.go_on_alone
+    assert len(asked_beyond) >= len(tasks)
+    assert max(asked_beyond) == 0
+
+
 async def test_a_worker_that_dies_at_the_step_it_went_on_to_has_told_the_one_before(make_crew: Make) -> None:
     agents = [agent("a", "Brief"), agent("signals", "SignalsOnce", prompt=signal.SIGKILL.name), agent("b", "Brief")]
     crew = await make_crew(agents, lease_seconds=1)

@@ -19,6 +19,8 @@ class Job:
     task: Claimed
     begun: float = 0.0
     claimed: float = 0.0
+    read: float = 0.0
+    """The time at which all that it needs was read; 0: nothing had to be."""
     reading: asyncio.Task[None] | None = None
     attempt: RunningAttempt | None = None
     told: int = 0

@@ -28,7 +28,7 @@ BRIEF_SECONDS: Final = 0.005
 """While tasks take less than this on average, a batch is held beside those that run; and for no longer than this."""
 
 ALONE_SECONDS: Final = 0.01
-"""While tasks take less than this on average, a worker goes on with a run's steps by itself: to share them would cost
+"""While agents take less than this on average, a worker goes on with a run's steps by itself: to share them would cost
 more than it brings."""
 
 STOP_SECONDS: Final = 5.0
@@ -52,7 +52,9 @@ class Jobs:
         self._counts = counts
         self._reports = reports
         self._mean = 2 * BRIEF_SECONDS
-        """Seconds that a task takes, on average; the last ones count most."""
+        """Seconds that a task has its slot, on average; the last ones count most."""
+        self._mean_run = 2 * BRIEF_SECONDS
+        """Seconds from when all that it needs is read to its end, likewise."""
         self.fresh = False
         """Tasks were begun, and have not had a turn of the event loop yet."""
 
@@ -63,12 +65,13 @@ class Jobs:
 
     @property
     def go_on_alone(self) -> bool:
-        """True if tasks take so little time that it doesn't matter which worker has them."""
-        return self._mean < ALONE_SECONDS
+        """True if agents take so little time that it doesn't matter which worker has them. What their tasks need any
+        worker has to read."""
+        return self._mean_run < ALONE_SECONDS
 
     def assume_long(self) -> None:
         """Takes tasks for long ones, however brief the last ones were."""
-        self._mean = 10 * BRIEF_SECONDS
+        self._mean = self._mean_run = 10 * BRIEF_SECONDS
 
     def begin(self, incarnation: Incarnation, task: Claimed) -> None:
         """Sets the task's agent to work, once what it needs is read from the store."""
@@ -98,7 +101,7 @@ class Jobs:
             logger.exception("task %s could not be run", job.task.id)
             self._end(incarnation, job, self._executor.broken(job.task, error))
         else:
-            job.begun = self._now()
+            job.read = self._now()
             self._run(incarnation, job, read)
             self.fresh = True
             # Not before the agents of all that was read together have had their turn: their ends go in one call.
@@ -120,7 +123,9 @@ class Jobs:
             self._end(incarnation, job, self._executor.broken(job.task, error))
 
     def _end(self, incarnation: Incarnation, job: Job, finished: Finished, ran_seconds: float | None = None) -> None:
-        self._mean += (self._now() - job.begun - self._mean) / 8
+        now = self._now()
+        self._mean += (now - job.begun - self._mean) / 8
+        self._mean_run += (now - max(job.begun, job.read) - self._mean_run) / 8
         if ran_seconds is not None:
             self._counts.ran(finished.task.agent, ran_seconds)
         incarnation.finished.append(finished)
