@@ -161,6 +161,8 @@ async def test_an_agent_that_no_worker_has_does_not_swallow_the_backlog(make_cre
     async with crew.in_process():
         await crew.submit("t0", role="reviewer")
         await until(lambda: crew.told("t0", Reason.AGENT_UNAVAILABLE))
+        await crew.submit("direct", "b")  # whose claim may have been under way before the worker knew
+        await crew.result("direct")
         ids = [await crew.submit(task, role="reviewer") for task in TASKS[1:]]
         assert {result.agent_name for result in await crew.results(ids)} == {"b"}
         a, b = crew.definition.agents
