@@ -126,8 +126,8 @@ async def all_there(client: Client, crew: str, workers: int, seconds: float = 12
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of CPU that a process has used, by its own clock in ns (Linux)."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)
 
 
 def on_own_store(measure: Callable[[Server], Awaitable[Measured]]) -> Measured:

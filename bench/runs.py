@@ -1,11 +1,12 @@
 """Runs of crews beside plain tasks: what a step costs, in a chain, in a graph, and in a list.
 
-    python -m bench.runs [--latency 100] [--sizes 1000 10000] [--workers 4] [--rounds 3] [--json FILE]
+    python -m bench.runs [--latency 100] [--sizes 1000 10000] [--workers 4] [--turns 3] [--rounds 3] [--json FILE]
 
 - latency: a run of ten steps, one after the other, that do nothing, beside one task of an idle worker; p50 of each.
-- graph: a flow of so many agents, each after one to three of the thirty before it, over several workers that have
-  worked already, beside as many plain tasks: seconds from the submission to the end, which for a graph are no less than
-  its longest chain takes, and the CPU time of workers and server, which is what a step costs.
+- graph: a flow of so many agents, each after one to three of the thirty before it, over several workers, by turns with
+  as many plain tasks of the first agent: seconds from the submission to the end, which for a graph are no less than its
+  longest chain takes, and the CPU time of workers and server, which is what a step costs. The first turn of each is for
+  the workers to begin: they import, connect, and load each agent of the graph.
 - list: one agent for each item of a list of that size.
 
 Exits with 1 when a step is without its result, or ran twice.
@@ -24,10 +25,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bench import ours, server
 
@@ -41,7 +42,6 @@ CHAIN, GRAPH, LINEAR = 12.0, 2.0, 12.0
 """Goals: a run of ten steps in so many single tasks; the CPU of a step in that of so many tasks; ten times the size in
 so many times the time."""
 CLASS = "bench.agents:noop"
-T = TypeVar("T")
 
 
 def crew(name: str, agents: int, mode: ExecutionMode, **fields: Any) -> CrewDefinition:
@@ -83,43 +83,56 @@ async def latency(store: server.Server, times: int, folder: Path) -> dict[str, f
 
 
 async def throughput(
-    store: server.Server, definition: CrewDefinition, size: int, workers: int, folder: Path
+    store: server.Server, definition: CrewDefinition, size: int, arguments: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, float], list[str]]:
-    """Microseconds for each plain task and for each step, of as many; and what is wrong."""
+    """The medians of several runs of so many steps, and of as many plain tasks by turns with them; and what is wrong.
+    An agent that runs for each item of a list can't be asked alone."""
     await store.clear()
     await ours.register(store, definition)
     written, name = ours.ledger(folder), definition.name
-    is_graph = definition.agents[0].agent_id == "a0"
-    figures: dict[str, float] = {}
+    kinds: dict[str, Callable[[Client, str, int, str], Awaitable[Any]]] = {"task": _plain, "step": _run}
+    if len(definition.agents) == 1:
+        del kinds["task"]
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    wrong: list[str] = []
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(store.url))
         pids = []
-        for number in range(workers):
+        for number in range(arguments.workers):
             worker = ours.pod_worker(store, name, written, folder / f"log-{number}")
             pids.append((await stack.enter_async_context(worker)).process.pid)
-        await ours.all_there(client, name, workers)
+        await ours.all_there(client, name, arguments.workers)
+        for turn in range(arguments.turns + 1):
+            for kind in list(kinds)[:: 1 if turn % 2 else -1]:
+                written.path.write_bytes(b"")
+                used, began = await _cpu(store, pids), time.perf_counter()
+                result = await kinds[kind](client, name, size, f"{kind}-{turn}-")
+                took = time.perf_counter() - began
+                found[kind].append((took, await _cpu(store, pids) - used))
+                wrong += _faults(name, size, written, result)
+    figures: dict[str, float] = {"s": statistics.median(took for took, _ in found["step"][1:])}
+    for kind, turns in found.items():
+        figures[f"us/{kind}"], figures[f"cpu us/{kind}"] = (
+            statistics.median(values) / size * 1e6 for values in zip(*turns[1:], strict=True)
+        )
+    figures["first cpu us/step"] = found["step"][0][1] / size * 1e6
+    if "task" in kinds:
+        pairs = list(zip(found["step"], found["task"], strict=True))[1:]
+        figures["step/task"], figures["cpu step/task"] = (
+            statistics.median(step[i] / task[i] for step, task in pairs) for i in range(2)
+        )
+    return figures, wrong
 
-        async def timed(work: Awaitable[T], what: str) -> T:
-            used, began = await _cpu(store, pids), time.perf_counter()
-            result = await work
-            figures[f"us/{what}"] = (time.perf_counter() - began) / size * 1e6
-            figures[f"cpu us/{what}"] = (await _cpu(store, pids) - used) / size * 1e6
-            return result
 
-        if is_graph:  # an agent that runs for each item can't be asked alone
-            await _plain(client, name, size, "warm")  # else tasks pay for what workers still do to begin
-            await timed(_plain(client, name, size, "t"), "task")
-            written.path.write_bytes(b"")
-        run = await timed(_run(client, name, size, is_graph=is_graph), "step")
-    wrong = []
-    if not isinstance(run, RunResult) or run.status is not RunState.COMPLETED:
-        wrong.append(f"{name}: {run.error}")
+def _faults(name: str, size: int, written: ours.Ledger, result: Result | None) -> list[str]:
+    """Returns what is wrong with a run, or with as many tasks (`result` is None)."""
+    found = []
+    if result is not None and not (isinstance(result, RunResult) and result.status is RunState.COMPLETED):
+        found.append(f"{name}: {result.error}")
     again = [number for number, count in Counter(number for number, _ in written.read()).items() if count > 1]
     if again or len(written) != size:
-        wrong.append(f"{name}: {len(written)} of {size} ran, these twice: {again[:10]}")
-    if is_graph:
-        figures |= {f"{kind}step/task": figures[f"{kind}us/step"] / figures[f"{kind}us/task"] for kind in ("", "cpu ")}
-    return {"s": figures["us/step"] * size / 1e6, **figures}, wrong
+        found.append(f"{name}: {len(written)} of {size} ran, these twice: {again[:10]}")
+    return found
 
 
 async def _cpu(store: server.Server, pids: list[int]) -> float:
@@ -135,9 +148,9 @@ async def _plain(client: Client, crew: str, size: int, prefix: str) -> None:
         await asyncio.sleep(0.005)
 
 
-async def _run(client: Client, crew: str, size: int, *, is_graph: bool) -> Result:
-    inputs = {} if is_graph else {"numbers": json.dumps(list(range(size)))}
-    run_id = await client.submit(crew, "0", inputs=inputs)
+async def _run(client: Client, crew: str, size: int, prefix: str) -> Result:
+    inputs = {"numbers": json.dumps(list(range(size)))} if crew.startswith("list") else {}
+    run_id = await client.submit(crew, "0", id=f"{prefix}run", inputs=inputs)
     return await client.wait(crew, run_id, timeout=120 + size / 20)
 
 
@@ -152,7 +165,7 @@ async def measure(arguments: argparse.Namespace) -> tuple[ours.Figures, list[str
                 found["chain"].append(await latency(store, arguments.latency, folder))
                 for size in arguments.sizes:
                     for definition in (graph(size), listing(size)):
-                        figures, bad = await throughput(store, definition, size, arguments.workers, folder)
+                        figures, bad = await throughput(store, definition, size, arguments, folder)
                         found.setdefault(definition.name, []).append(figures)
                         wrong += bad
     return found, wrong
@@ -184,6 +197,7 @@ def main() -> int:
     parser.add_argument("--latency", type=int, default=100, help="tasks and runs, one after the other")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=3, help="runs of each size that count, of the same workers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ import redis.asyncio
 from waiting import until
 from watchbill import connection
 from watchbill.names import WORKERS_GROUP, CrewKeys
-from watchbill.plan import flow
+from watchbill.plan import flow, given
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, FlowRelation
 from watchbill.store import definitions, events, packed, runs, submissions
 from watchbill.store.queue import Claim, Claimed, Finished, Outcome, Queue
@@ -191,7 +191,7 @@ def random_flow(rng: random.Random, nodes: int, most_sources: int = 3) -> CrewDe
 def run_submission(run_id: str, definition: CrewDefinition, **options: Any) -> runs.RunSubmission:
     options.setdefault("parallel", definition.max_parallel_tasks)
     return runs.RunSubmission(
-        run_id, payload(run_id), definition.digest(), definition.execution_mode, flow.steps(definition), **options
+        run_id, payload(run_id), definition.digest(), definition.execution_mode, given.steps(definition), **options
     )
 
 

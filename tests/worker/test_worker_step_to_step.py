@@ -130,7 +130,7 @@ async def test_while_data_take_long_to_be_read_nothing_is_held_and_steps_are_not
         asked_beyond.append(rest.get("slots", -1) - rest.get("begin", 0))
         return await finish(queue, *given, **rest)
 
-    monkeypatch.setattr(Executor, "must_read", lambda *_: True)
+    monkeypatch.setattr(Executor, "at_hand", lambda *_: None)
     monkeypatch.setattr(Executor, "read", slow)
     monkeypatch.setattr(Queue, "finish", counted)
     tasks = [AgentTask(task_id=f"t{number}", agent_name="a", prompt="do it") for number in range(40)]

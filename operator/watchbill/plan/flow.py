@@ -39,6 +39,8 @@ class Step:
     lenient: bool = False
     """Its successors begin even if it fails (`onError: Continue`)."""
     kind: StepKind = "agent"
+    reads: tuple[str, ...] = ()
+    """Steps whose outputs its entry may carry (plan/given.py)."""
 
 
 @dataclass(frozen=True, slots=True)

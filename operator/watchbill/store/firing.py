@@ -19,7 +19,7 @@ from watchbill import tracing
 from watchbill.connection import batches, outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
-from watchbill.plan import flow, submission
+from watchbill.plan import given, submission
 from watchbill.plan import heartbeat as beat
 from watchbill.store import control, definitions, deliveries, heartbeats, refusals, runs, submissions
 from watchbill.store.heartbeats import HeartbeatState, iso, label, ms
@@ -238,7 +238,7 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
         task = submissions.Submission(made, whose, payload, spec.priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(task)
     else:
-        steps = flow.steps(crew)
+        steps = given.steps(crew)
         if len(steps) > BATCH:
             reason = (
                 f"crew {keys.crew!r} has {len(steps)} agents, and a heartbeat can start at most {BATCH} steps at once"

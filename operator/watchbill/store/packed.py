@@ -300,6 +300,13 @@ class Gathered(NamedTuple):
         return cls(task_id, agent, call, int(size), place)
 
 
+def given(text: str) -> dict[str, str]:
+    """The parts that the entry of a step carries of what it is given (given in lib_runs.lua): results of steps by their
+    names, and its item, both as JSON; the item has no name."""
+    parts = text.split(_FIELD)
+    return dict(zip(parts[::2], parts[1::2], strict=True)) if text else {}
+
+
 def session_name(agent: str, session_id: str) -> str:
     """The name of an agent's session among those of its crew. The agent's is escaped: a bot's may be any text."""
     return f"{agent.replace('%', '%25').replace(':', '%3A')}:{session_id}"

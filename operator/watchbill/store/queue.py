@@ -60,6 +60,8 @@ class Claimed:
     """Usage of the attempts before this one, as far as they could tell; None: nothing. Known once `start` gave it."""
     previous_holder: str = field(default="", compare=False)
     """The incarnation that was taken for dead while it held it, where that is known."""
+    given: str = field(default="", compare=False)
+    """The outputs and the item that a step is given, where they are small enough to travel along (packed.given)."""
 
     @property
     def run_id(self) -> str | None:
@@ -192,12 +194,11 @@ class Queue:
         for task in tasks:
             keys += self.keys.of_item(task.id, task.agent)
             args += (task.id, task.fence)
-        reply = await self._call("start", keys, args)
         return [
-            Started(item[0], item[1], item[2], tuple(item[3].split()), packed.usage(item[4]))
+            Started("ok", item[1], item[2], tuple(item[3].split()), packed.usage(item[4]))
             if item[0] == "ok"
             else Started(item[0])
-            for item in reply[1:]
+            for item in (await self._call("start", keys, args))[1:]
         ]
 
     async def finish(
@@ -215,9 +216,7 @@ class Queue:
         sent: Callable[[], None] | None = None,
     ) -> tuple[list[Transition], Claim | None]:
         """Begins `begun`, tells the feeds that `announced` have begun, stores results, advances runs,
-        and (with slots ≥ 0) claims.
-
-        All in one call. A task that ends unannounced has its beginning and its end announced now.
+        and (with slots ≥ 0) claims, all in one call. A task that ends unannounced is announced now, with its end.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
         `sent` is called when the call is on its way: what is to begin may begin.
@@ -364,14 +363,15 @@ class Queue:
                 previous != "",
                 state == "begun",
                 payload,
-                definition or current,
+                digest or current,
                 tuple(inputs.split()) if inputs else (),
                 state if state in WISHES else None,
                 None,
                 "" if previous == RETURNED else previous,
+                given,
             )
-            for task_id, fence, attempt, agent, entry, priority, previous, state, payload, definition, inputs in (
-                packed.rows(rows, 11)
+            for task_id, fence, attempt, agent, entry, priority, previous, state, payload, digest, inputs, given in (
+                packed.rows(rows, 12)
             )
         )
         return Claim(tasks, int(again_ms), int(now_ms), draining == 1)

@@ -4,7 +4,7 @@ steps are known by."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,3 +154,13 @@ async def last_steps(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, p
         if is_whole and step.finished_at is not None and not step.is_passed_over:
             reached[step.agent] = step.name
     return {agent.agent_id: reached[agent.agent_id] for agent in plan.crew.agents if agent.agent_id in reached}
+
+
+async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
+    """Under which definition each of these runs goes on; without those that have no record."""
+    with outages.translated():
+        async with client.pipeline(transaction=False) as pipe:
+            for run_id in run_ids:
+                pipe.hget(keys.run(run_id), "def")
+            found = await pipe.execute() if run_ids else []
+    return {run_id: str(digest) for run_id, digest in zip(run_ids, found, strict=True) if digest}

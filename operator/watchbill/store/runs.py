@@ -5,7 +5,7 @@ A run is a graph of steps, one hash field each; the script that ends a step adva
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,6 +91,7 @@ def script_args(run: RunSubmission, start: int, reply_to: str) -> list[Any]:
         left = len(step.after) + (step.kind == "synthesis")  # which begins when all else has ended
         marks = packed.pack_marks(lenient=step.lenient, kind=step.kind)
         args += [step.name, step.agent, index, left, packed.pack_ids(step.successors), marks]
+        args.append(packed.pack_ids(step.reads))
     return args
 
 
@@ -278,16 +279,23 @@ async def outputs(client: Reads, keys: CrewKeys, run_id: str, steps: Sequence[st
     for name, text in zip(steps, stored, strict=True):
         if text is None:
             continue
-        with suppress(ValueError, TypeError):  # bytes that are no text
-            whole = from_json(text)  # takes a twentieth of the model's time, which only an error needs
-            if isinstance(whole, dict) and whole.get("success") is True:
-                found[name] = whole.get("output")
-                continue
+        with suppress(ValueError, TypeError):
+            found[name] = completed(text)
+            continue
         result = _result(text, f"{run_id}/{name}")
         if isinstance(result, _Unreadable):
             raise NotFound(f"step {name!r} of run {run_id!r} has no output that can be read: {result.error}")
         found[name] = result.output if result.success else values.error(name, result)
     return found
+
+
+def completed(stored: str | bytes) -> Any:
+    """Returns the output of a result as it is stored. Raises ValueError and TypeError for one without success, and for
+    what is none."""
+    whole = from_json(stored)  # takes a twentieth of the model's time, which only an error needs
+    if not isinstance(whole, dict) or whole.get("success") is not True:
+        raise ValueError("it is no result of a step that has completed")
+    return whole.get("output")
 
 
 async def inputs(client: Reads, keys: CrewKeys, task_id: str, names: Sequence[str]) -> dict[str, str]:
@@ -301,16 +309,6 @@ async def inputs(client: Reads, keys: CrewKeys, task_id: str, names: Sequence[st
         if step is None and not any(values):
             values = await client.hmget(keys.task(task_id), fields)
     return {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
-
-
-async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:
-    """Under which definition each of these runs goes on; without those that have no record."""
-    with outages.translated():
-        async with client.pipeline(transaction=False) as pipe:
-            for run_id in run_ids:
-                pipe.hget(keys.run(run_id), "def")
-            found = await pipe.execute() if run_ids else []
-    return {run_id: str(digest) for run_id, digest in zip(run_ids, found, strict=True) if digest}
 
 
 async def prompt_of(client: redis.asyncio.Redis, keys: CrewKeys, task_id: str) -> str | None:

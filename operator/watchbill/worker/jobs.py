@@ -79,10 +79,10 @@ class Jobs:
         job = incarnation.jobs[task.id] = Job(task, now, incarnation.claimed.pop(task.id, now))
         self._counts.claimed(task)
         self.fresh = True
-        if self._executor.must_read(task):
+        if (known := self._executor.at_hand(task)) is None:
             job.reading = asyncio.create_task(self._read(incarnation, job))
         else:
-            self._run(incarnation, job)
+            self._run(incarnation, job, known)
 
     async def _read(self, incarnation: Incarnation, job: Job) -> None:
         """Reads what the task needs, then runs it."""

@@ -14,7 +14,7 @@ from watchbill.connection.outages import Persist
 from watchbill.errors import AgentNotLoadable, NewerRecord, NotFound, WatchbillError
 from watchbill.names import ROLE, split_step_id
 from watchbill.plan import flow, submission
-from watchbill.store import definitions, help_requests, packed, runs
+from watchbill.store import definitions, help_requests, packed, run_steps
 from watchbill.store.queue import Queue
 from watchbill.worker.state import WorkerState
 
@@ -75,7 +75,7 @@ class _Search:
         """Returns the definition under which each will run: a step under its run's, a task under the current one."""
         current = (await definitions.current(self._queue.client, self._queue.keys)).digest
         steps = [split_step_id(member.task_id) for member in members]
-        pinned = await runs.digests(self._queue.client, self._queue.keys, {step[0] for step in steps if step})
+        pinned = await run_steps.digests(self._queue.client, self._queue.keys, {step[0] for step in steps if step})
         return [pinned.get(step[0], current) if step else current for step in steps]
 
     async def _runs(self, agent: str, digest: str) -> bool:

@@ -41,12 +41,12 @@ local function is_text(s) return not string.find(s, '[%c\128-\255]') or malforme
 -- Takes one entry. `previous`: the consumer that held it, '' for a new one. False: it can't be read, and is gone; or it
 -- waits for the limits of its agent.
 local function take(inc, class, entry, fields, previous)
-  local id, agent, attempt, payload, definition, inputs
+  local id, agent, attempt, payload, definition, inputs, given
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
     if name == 'id' then id = value elseif name == 'agent' then agent = value
     elseif name == 'payload' then payload = value elseif name == 'inputs' then inputs = value
-    elseif name == 'def' then definition = value
+    elseif name == 'def' then definition = value elseif name == 'given' then given = value
     elseif name == 'attempt' then attempt = #value < 10 and string.find(value, '^%d+$') and tonumber(value) or 0 end
   end
   -- One that begins with a slash would be a step's to some (names.split_step_id) and a task's to others.
@@ -83,7 +83,7 @@ local function take(inc, class, entry, fields, previous)
   local n = #rows
   rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4], rows[n + 5] = id, fresh_fence, made, agent, entry
   rows[n + 6], rows[n + 7], rows[n + 8] = class, previous, wish or (begins and 'begun' or 'held')
-  rows[n + 9], rows[n + 10], rows[n + 11] = payload or '', definition or '', inputs or ''
+  rows[n + 9], rows[n + 10], rows[n + 11], rows[n + 12] = payload or '', definition or '', inputs or '', given or ''
   return true
 end
 
@@ -229,7 +229,7 @@ local function answer_again(packed, inc)
     local h = holder(id)
     if h and h.inc == inc then
       local state = wish_of(id) or (h.started ~= '0' and 'begun' or 'held')
-      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, previous, state, '', '', '' }) do
+      for _, value in ipairs({ id, h.fence, h.attempt, h.agent, h.entry, h.class, previous, state, '', '', '', '' }) do
         rows[#rows + 1] = value
       end
     end
@@ -285,7 +285,8 @@ end
 --   8 highest             of the fences that the worker was given
 -- A suspended crew's tasks are not claimed, nor taken over; what is due comes onto its stream, and waits there.
 -- Answers {'ok', look again in ms, now in ms, current definition, rows, is the worker to drain?}
---   rows, one behind the other: id, fence, attempt, agent, entry, class, previous, state, payload, definition, inputs
+--   rows, one behind the other: id, fence, attempt, agent, entry, class, previous, state, payload, definition, inputs,
+--     given
 --   previous: '' (it is new) | returned (it was handed back, or that isn't known any more) | the dead incarnation that
 --     held it
 --   state: held | begun | cancel | interrupt (somebody wants it to stop: it isn't to run)

@@ -20,6 +20,7 @@
 --     left            dependencies that haven't ended
 --     successors      joined by LS; '': none
 --     marks           (packed.Step in Python)
+--     reads           the steps whose outputs it is given, joined by LS; '': none, or whoever claims it reads them
 local function read_run(at)
   local id, class, payload, definition, work = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local mode, parallel, reply, deliver = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
@@ -32,10 +33,11 @@ local function read_run(at)
   at = at + 11 + 2 * n_inputs
   local n = tonumber(ARGV[at])
   for i = 1, n do
-    local from = at + 1 + 6 * (i - 1)
+    local from = at + 1 + 7 * (i - 1)
     local name, agent, index = ARGV[from], ARGV[from + 1], ARGV[from + 2]
-    local left, successors, marks = tonumber(ARGV[from + 3]), ARGV[from + 4], ARGV[from + 5]
-    steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors, marks = marks }
+    local left, successors, marks, reads = tonumber(ARGV[from + 3]), ARGV[from + 4], ARGV[from + 5], ARGV[from + 6]
+    steps[i] = { name = name, agent = agent, index = index, left = left, successors = successors, marks = marks,
+      reads = reads }
   end
   return { id = id, class = class, payload = payload, definition = definition, work = work, mode = mode,
     parallel = parallel, reply = reply, deliver = deliver, inputs = inputs, values = values, steps = steps }
@@ -65,7 +67,11 @@ end
 
 -- Adds steps that aren't there. One that depends on nothing is parked until the run starts.
 local function add_steps(of, steps)
+  local reads = {}
   for _, step in ipairs(steps) do
+    if step.reads and step.reads ~= '' then
+      reads[#reads + 1], reads[#reads + 2] = 'reads:' .. step.name, step.reads
+    end
     local packed = pack_step({ state = step.left == 0 and 'parked' or 'waiting', left = step.left, index = step.index,
       agent = step.agent, successors = step.successors == '' and NONE or step.successors, attempt = '0', fence = '0',
       started = '0', finished = '0', spent = '', entry = '', marks = step.marks })
@@ -77,6 +83,7 @@ local function add_steps(of, steps)
       if runs().is_marked(step, SYNTHESIS) then redis.call('HSET', of.run, 'synthesis', step.name) end
     end
   end
+  if #reads > 0 then redis.call('HSET', of.run, unpack(reads)) end
 end
 
 -- creating -> running, once all steps are written.

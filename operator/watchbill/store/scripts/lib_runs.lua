@@ -59,12 +59,36 @@ local function runs()           -- made when needed: most calls have to do with 
     return unpack(known)
   end
 
-  -- Puts a step on the stream.
-  local function enqueue(of, name, step)
+  -- What a step is given, if its entry can carry it (packed.given in Python): its item, and the results of the steps
+  -- before it. '': whoever claims it reads that, because it is large, or not final: what has failed may be replayed.
+  local function given(of, name, is_final)
+    local known = redis.call('HMGET', of.run, 'item:' .. name, 'reads:' .. name, 'large')
+    local item, reads, parts = known[1], known[2], {}
+    local size = item and #item or 0
+    if item then parts = { '', item } end
+    if reads then
+      if not is_final or known[3] or not of.results then return '' end
+      local names = split(reads, LS)
+      for i, result in ipairs(redis.call('HMGET', of.results, unpack(names))) do
+        if not result then return '' end
+        parts[#parts + 1], parts[#parts + 2], size = names[i], result, size + #result
+      end
+    end
+    return size <= ALONG and table.concat(parts, FS) or ''
+  end
+
+  -- Puts a step on the stream. `is_final`: no step of its run has failed.
+  local function enqueue(of, name, step, is_final)
     local id, class, payload, definition, inputs = of.run_id .. '/' .. name, carried_by(of)
     step.state = 'waiting'
     if #payload <= ALONG and step.spent == '' and step.attempt == '0' then      -- else `start` gives what was spent
-      step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs)
+      local with = given(of, name, is_final)
+      if with == '' then
+        step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs)
+      else
+        step.entry = put(class, 'id', id, 'agent', step.agent, 'payload', payload, 'def', definition, 'inputs', inputs,
+          'given', with)
+      end
     else      -- or whoever waited for others goes on with its attempts
       step.entry = put(class, 'id', id, 'agent', step.agent, 'attempt', int(tonumber(step.attempt) + 1))
     end
@@ -77,7 +101,7 @@ local function runs()           -- made when needed: most calls have to do with 
   local function pump(of, ready, ended)
     local run = redis.call('HMGET', of.run, 'active', 'parallel', 'parked', 'state', 'completed', 'failed', 'ends')
     local active, parallel, parked = tonumber(run[1]), tonumber(run[2]), tonumber(run[3])
-    local is_stopped = run[4] == 'cancelling'
+    local is_stopped, is_final = run[4] == 'cancelling', run[6] + (ended and ended.failed or 0) == 0
     if ended then active = active - 1 end
     if is_stopped then      -- nothing new begins
       for _, item in ipairs(ready) do write_step(of.steps, item[1], item[2]) end
@@ -86,7 +110,7 @@ local function runs()           -- made when needed: most calls have to do with 
         local name = name_of_bound(of.run_id, member)
         redis.call('ZREM', PARKED, member)
         parked, active = parked - 1, active + 1
-        enqueue(of, name, read_step(of.steps, name))
+        enqueue(of, name, read_step(of.steps, name), is_final)
       end
     end
     table.sort(ready, function(a, b) return tonumber(a[2].index) < tonumber(b[2].index) end)
@@ -95,7 +119,7 @@ local function runs()           -- made when needed: most calls have to do with 
       tell(of, name, 'mission_work_promoted', '')
       if active < parallel then
         active = active + 1
-        enqueue(of, name, step)
+        enqueue(of, name, step, is_final)
       else
         step.state = 'parked'
         write_step(of.steps, name, step)

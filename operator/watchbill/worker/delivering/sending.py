@@ -138,8 +138,8 @@ class Deliverer:
         self._state = state
         self._definitions: dict[str, CrewDefinition] = {}
 
-    def must_read(self, task: Claimed) -> bool:
-        return task.definition not in self._definitions or task.attempt > 1
+    def at_hand(self, task: Claimed) -> Read | None:
+        return None if task.definition not in self._definitions or task.attempt > 1 else NOTHING
 
     async def read(self, task: Claimed) -> Read:
         """Reads the crew's definition of now, whose destinations count; and who of several recipients has not been

@@ -60,6 +60,12 @@ class Role:
     tools: Mapping[str, Tool]
     reads: tuple[str, ...]
     """Agents whose outputs the agent is given."""
+    wanted: tuple[str, ...]
+    """Agents whose outputs must be known before it begins."""
+    cites: tuple[str, ...]
+    """Agents that its prompt cites."""
+    inputs: frozenset[str]
+    """Inputs that its prompt or its definition names."""
     timeout: float
     """Seconds."""
     plan: flow.Plan

@@ -28,7 +28,7 @@ from watchbill.connection.gathering import GatheredReads
 from watchbill.errors import AgentNotLoadable, InvalidInput, NotWorthRetrying, Problem
 from watchbill.event_types import Telling
 from watchbill.names import ROLE, CrewKeys
-from watchbill.plan import flow, prompts, values
+from watchbill.plan import flow, given, prompts, values
 from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition, TaskPolicy
@@ -90,19 +90,16 @@ class Executor:
         self._clock = clock
         self._processes = Processes(loader.sources, lease, store.target)
 
-    def must_read(self, task: Claimed) -> bool:
-        """Returns whether something must be read before the task can begin."""
-        if task.inputs or task.definition not in self._plans:
-            return True
-        at = self._plans[task.definition].place(task.agent, task.step)
+    def at_hand(self, task: Claimed) -> Read | None:
+        """Returns what the task needs, if nothing must be read for that; None: something must."""
+        plan = self._plans.get(task.definition)
+        if plan is None:
+            return None
+        at = plan.place(task.agent, task.step)
         role = self._roles.get((task.definition, task.agent, at.kind))
-        return (
-            role is None
-            or role.needs_approval
-            or role.crew.hierarchy is not None
-            or at.kind == "item"
-            or (bool(role.reads or role.when) and task.run_id is not None)
-        )
+        if role is None or role.needs_approval or role.crew.hierarchy is not None:
+            return None
+        return steps_before.at_hand(task, role, at)
 
     async def read(self, task: Claimed) -> Read:
         """Returns the task's inputs, the outputs of earlier steps, its item and its approvals. Raises NotFound and
@@ -110,12 +107,15 @@ class Executor:
         plan = await self._plan(task.definition)
         at = plan.place(task.agent, task.step)
         role = self._role(task, plan, at) if task.attempt <= plan.crew.tasks.max_attempts else None
-        read = await steps_before.read(self._reads, self._keys, task, role, at) if role is not None else NOTHING
+        read = NOTHING
+        if role is not None:
+            known = steps_before.at_hand(task, role, at)
+            read = known or await steps_before.read(self._reads, self._keys, task, role, at)
         if role is not None and plan.crew.hierarchy is not None:
             read = await delegated.read(self._reads, self._keys, plan.crew, task, read)
         if role is not None and role.needs_approval:
-            known = await outages.persist(lambda: approvals.read(self._client, self._keys, task.id))
-            read = replace(read, approvals=known)
+            asked = await outages.persist(lambda: approvals.read(self._client, self._keys, task.id))
+            read = replace(read, approvals=asked)
         if task.definition not in self._plans:  # put away meanwhile, for those of others
             await self._plan(task.definition)
         return read
@@ -235,7 +235,10 @@ class Executor:
             agent=agent,
             runner=control or self._loader.load(crew, agent),
             tools={} if control else self._loader.tools(crew, agent, self._keys.crew),
-            reads=tuple(steps_before.reads(plan, agent, at.kind)),
+            reads=tuple(given.reads(plan, agent, at.kind)),
+            wanted=tuple(given.wanted(plan, agent, at.kind)),
+            cites=tuple(prompts.cited(agent.prompt, plan.ids)),
+            inputs=frozenset([*prompts.references(agent.prompt or "")[0], *agent.inputs]),
             when=agent.when if at.kind != "item" else None,
             timeout=agent.timeout_seconds or crew.tasks.timeout_seconds,
             plan=plan,

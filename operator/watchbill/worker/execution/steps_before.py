@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,20 +10,28 @@ from watchbill.connection import outages
 from watchbill.connection.gathering import GatheredReads
 from watchbill.names import CrewKeys
 from watchbill.plan import flow, prompts, values
-from watchbill.records import AgentDefinition
-from watchbill.store import run_steps, runs
+from watchbill.store import packed, run_steps, runs
 from watchbill.store.queue import Claimed
 from watchbill.worker.execution.attempt import Role
-from watchbill.worker.execution.reading import Read
+from watchbill.worker.execution.reading import NOTHING, Read
 
 
-def reads(plan: flow.Plan, agent: AgentDefinition, kind: flow.Kind) -> list[str]:
-    """The agents whose outputs steps of this kind are given."""
-    if kind == "each":
-        named, name = prompts.list_of(agent.for_each or "")
-        source = prompts.resolve(name, plan.ids)[0] if named == "steps" else ""
-        return [plan.ids[source]] if source else []
-    return plan.reads(agent.agent_id, kind, prompts.cited(agent.prompt, plan.ids)) if kind != "list" else []
+def at_hand(task: Claimed, role: Role, at: flow.Place) -> Read | None:
+    """Returns what a task needs, if it needs nothing, or its entry carries all of it; None: it must be read."""
+    if _inputs(task, role, at):
+        return None
+    is_item = at.kind == "item"
+    if task.run_id is None or not (role.wanted or is_item):
+        return NOTHING
+    if not task.given or at.kind == "synthesis":
+        return None
+    steps = role.plan.sources(role.agent.agent_id, at, role.wanted)
+    try:
+        given = packed.given(task.given)
+        outputs = {agent: runs.completed(given[step]) for agent, step in steps.items()}
+        return Read(outputs=outputs, item=json.loads(given[""]) if is_item else values.MISSING)
+    except (KeyError, ValueError, TypeError, RecursionError):  # the reader tells what is wrong
+        return None
 
 
 async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, at: flow.Place) -> Read:
@@ -33,12 +42,11 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
     run_id, plan = task.run_id, role.plan
     if names := _inputs(task, role, at):
         inputs = await outages.persist(lambda: runs.inputs(reads, keys, task.id, names))
-    wanted = [*role.reads, *([plan.ids[role.when.step]] if role.when else [])]
-    if run_id is not None and wanted:
+    if run_id is not None and role.wanted:
         if at.kind == "synthesis":
             steps = await outages.persist(lambda: run_steps.last_steps(reads.client, keys, run_id, plan))
         else:
-            steps = plan.sources(role.agent.agent_id, at, dict.fromkeys(wanted))
+            steps = plan.sources(role.agent.agent_id, at, role.wanted)
         found = await outages.persist(lambda: runs.outputs(reads, keys, run_id, list(steps.values())))
         outputs = {agent: found[step] for agent, step in steps.items() if step in found}
     if run_id is not None and at.kind == "item":
@@ -47,11 +55,11 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
 
 
 def _inputs(task: Claimed, role: Role, at: flow.Place) -> Sequence[str]:
-    """The inputs that are read. A step for an item gets those that it cites: the list may be one of them."""
-    if at.kind != "item":
-        return task.inputs
-    wanted = {*prompts.references(role.agent.prompt or "")[0], *role.agent.inputs}
-    return [name for name in task.inputs if name in wanted]
+    """The inputs that are read. A step for an item gets those that it cites: the list may be one of them. One that
+    gathers outputs needs none."""
+    if at.kind in ("item", "list"):
+        return [name for name in task.inputs if at.kind == "item" and name in role.inputs]
+    return task.inputs
 
 
 def passed_over(role: Role, at: flow.Place, read: Read) -> str:
@@ -80,7 +88,7 @@ def named(role: Role, at: flow.Place, outputs: Mapping[str, Any]) -> dict[str, A
     """The outputs by every name that a template may cite. What a loop has not come to yet is empty text in its first
     iteration; the output of a step that was skipped is missing."""
     found: dict[str, Any] = {}
-    for agent in prompts.cited(role.agent.prompt, role.plan.ids):
+    for agent in role.cites:
         lacking = prompts.NOTHING_YET if _is_later(role, at, agent) else values.MISSING
         found[agent] = outputs.get(agent, lacking)
     members = (role.plan.member(agent) for agent in list(found))

@@ -1,0 +1,52 @@
+"""Tells what a step of a run is given of the steps before it. Pure.
+
+The worker reads it, unless the entry of the step carries it: whoever submits a run tells for which steps that may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from watchbill.plan import flow, prompts
+from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
+
+CARRIED_MOST: Final = 16
+"""The most steps whose outputs an entry carries."""
+
+
+def reads(plan: flow.Plan, agent: AgentDefinition, kind: flow.Kind) -> list[str]:
+    """The agents whose outputs steps of this kind are given."""
+    if kind == "each":
+        named, name = prompts.list_of(agent.for_each or "")
+        source = prompts.resolve(name, plan.ids)[0] if named == "steps" else ""
+        return [plan.ids[source]] if source else []
+    return plan.reads(agent.agent_id, kind, prompts.cited(agent.prompt, plan.ids)) if kind != "list" else []
+
+
+def wanted(plan: flow.Plan, agent: AgentDefinition, kind: flow.Kind) -> list[str]:
+    """The agents whose outputs must be known before steps of this kind begin: also the one that its condition is
+    about."""
+    names = dict.fromkeys(reads(plan, agent, kind))
+    if agent.when is not None and kind != "item" and (about := plan.ids.get(agent.when.step)):
+        names[about] = None
+    return list(names)
+
+
+def steps(crew: CrewDefinition) -> tuple[flow.Step, ...]:
+    """The steps with which a run of this crew begins, and what each reads, unless that is nothing, or more than an
+    entry carries. Raises InvalidInput for a crew that can't be run."""
+    planned = flow.steps(crew)
+    if not any(step.after for step in planned):
+        return planned
+    # In a chain each is given all that came before it, so those further behind read too much.
+    most = len(planned) if crew.execution_mode is ExecutionMode.FLOW else 2 * CARRIED_MOST
+    plan = flow.Plan(crew)
+    return tuple(_reading(plan, step) if step.after and i < most else step for i, step in enumerate(planned))
+
+
+def _reading(plan: flow.Plan, step: flow.Step) -> flow.Step:
+    at = plan.place(step.agent, step.name)
+    agent = plan.member(step.agent) or AgentDefinition(agent_id=step.agent)
+    read = tuple(plan.sources(agent.agent_id, at, wanted(plan, agent, at.kind)).values())
+    return replace(step, reads=read) if 0 < len(read) <= CARRIED_MOST else step
