@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kopf
 import pytest
 from kopf.testing import KopfRunner
 from kubernetes.aio.config import kube_config
@@ -193,9 +194,15 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
     def tell(*event: Any) -> None:
         loop.call_soon_threadsafe(take, *event)
 
+    registry, deployments = watch.registry(tell), set[str]()
+
+    @kopf.on.event("apps", "v1", "deployments", registry=registry)
+    async def see(name: str | None, **_: Any) -> None:
+        deployments.add(str(name))
+
     runner = KopfRunner(
         ["run", "--standalone", f"--namespace={namespace}"],
-        registry=watch.registry(tell),
+        registry=registry,
         settings=watch.settings(),
         timeout=SOON,
     )
@@ -221,6 +228,11 @@ async def test_what_kopf_sees_becomes_keys_on_the_queue(
         assert [child.name for child in cache.deployments.of((namespace, "worked"))] == ["ours"]
         await to(team.kubectl, "delete", "deployment", "ours", "theirs")
         await until("a deleted Deployment", "worked", seen=lambda: not cache.deployments.of((namespace, "worked")))
+        await to(team.apply, _deployment("ours", "watchbill"))
+        await until("it is made anew", "worked")
+        await to(team.kubectl, "label", "deployment", "ours", "app.kubernetes.io/managed-by=other", "--overwrite")
+        await until("it is no longer ours", "worked", seen=lambda: not cache.deployments.of((namespace, "worked")))
+        assert deployments == {"ours"}, "those of others never come"
         await to(team.kubectl, "delete", "heartbeat", "beat")
         await until("a deleted heartbeat", "other")
         await to(team.kubectl, "delete", "crew", "echo")

@@ -152,6 +152,8 @@ def settings() -> kopf.OperatorSettings:
     made.peering.standalone = True
     made.watching.connect_timeout = 10.0
     made.watching.chunk_size = kubernetes_api.PAGE
+    # Those of others don't even come here: kopf would keep something of each for ever.
+    made.watching.label_selectors["apps", "v1", "deployments"] = cluster_names.WORKER_SELECTOR
     made.queueing.idle_timeout = IDLE_SECONDS
     made.networking.request_timeout = 30.0
     made.networking.error_backoffs = [1, 2, 3, 5, 8, 13, 21, 34, 55, *([60] * 1000)]
