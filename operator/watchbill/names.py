@@ -82,7 +82,18 @@ class BatchKeys(NamedTuple):
     """The reservations of their cost: as `CrewKeys.reserved`, but they are under way for longer than a day."""
 
 
-class CrewKeys:
+class CrewRoot:
+    """The beginning of the Redis keys of one crew, for whoever needs no more: all of them take much longer to make."""
+
+    __slots__ = ("crew", "meta", "root")
+
+    def __init__(self, namespace: str, name: str) -> None:
+        self.crew = f"{namespace}/{name}"
+        self.root = f"wb:{{{self.crew}}}:"
+        self.meta = self.root + "meta"
+
+
+class CrewKeys(CrewRoot):
     """The Redis keys of one crew, all under one hash tag, so that any set of them fits one script.
 
     >>> CrewKeys("team", "blog").task("t1")
@@ -95,7 +106,6 @@ class CrewKeys:
         "circuits",
         "claims",
         "control",
-        "crew",
         "crew_feed",
         "dead",
         "delayed",
@@ -105,7 +115,6 @@ class CrewKeys:
         "holders",
         "ids",
         "leases",
-        "meta",
         "mover",
         "outbox",
         "parked_agent",
@@ -113,7 +122,6 @@ class CrewKeys:
         "parked_interrupt",
         "prefix",
         "results",
-        "root",
         "shared_streams",
         "spending",
         "streams",
@@ -125,10 +133,9 @@ class CrewKeys:
     def __init__(self, namespace: str, name: str, queue: str = "") -> None:
         """`queue`: what stands before the keys of another queue of the crew. All of a crew's queues have its identity
         and its definitions in common, and what is said to its workers."""
-        self.crew = f"{namespace}/{name}"
-        self.root = root = f"wb:{{{self.crew}}}:"
+        super().__init__(namespace, name)
+        root = self.root
         self.prefix = prefix = root + queue
-        self.meta = root + "meta"
         self.ids = prefix + "ids"
         self.holders = prefix + "holders"
         self.leases = prefix + "leases"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from test_figures_shown import NoHeartbeats, evalshas, give, no_crew
 
 from watchbill import connection
 from watchbill.connection import scripts
-from watchbill.controller.autoscaler import IDLE_PARTS, Autoscaler
+from watchbill.controller.autoscaler import AT_ONCE, IDLE_PARTS, SWEEP_SECONDS, Autoscaler
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory, Memory
 from watchbill.controller.stored import Stored, StoreState
@@ -100,22 +102,53 @@ async def test_crews_with_work_are_read_by_few_calls_and_reconciled_when_they_ha
     assert not (await room.sync("busy-7")).is_swept, "it serves once"
 
 
-async def test_a_crew_that_waits_for_its_first_worker_is_reconciled_now_and_then_and_once_it_changes(
+async def test_a_crew_that_waits_for_its_first_worker_is_reconciled_ever_more_rarely_and_once_it_changes(
     room: Room,
 ) -> None:
-    for i in range(2):
-        await give(room.client, CrewKeys("team", f"busy-{i}"), "t1")
-        await room.sync(f"busy-{i}")
-    waits = room.memory.of(("team", "busy-0"))
-    waits.watch = "rarely"
-    for key in room.keys[1:ACTIVE]:
-        room.memory.of(key).watch = ""
-    waits.reading = None
-    looks = [("team", "busy-0") in (await room.look())[0] for _ in range(4 * IDLE_PARTS)]
-    assert looks.count(True) == 4
-    assert len({number % IDLE_PARTS for number, is_seen in enumerate(looks) if is_seen}) == 1
-    await give(room.client, CrewKeys("team", "busy-0"), "t2")
-    assert ("team", "busy-0") in (await room.look())[0]
+    waiting = sorted(("team", f"busy-{i}") for i in range(8))
+    for key in room.keys[:ACTIVE]:
+        room.memory.of(key).watch = "rarely" if key in waiting else ""
+
+    async def looks(seconds: float) -> dict[Key, list[float]]:
+        """When each crew is reconciled within so many seconds."""
+        found: dict[Key, list[float]] = {key: [] for key in waiting}
+        end = room.clock.monotonic() + seconds
+        while room.clock.monotonic() < end:
+            room.clock.advance(SWEEP_SECONDS)
+            for key in (await room.look())[0]:
+                found[key].append(room.clock.monotonic())
+        return found
+
+    began = room.clock.monotonic()
+    found = await looks(600)
+    for times in found.values():
+        pauses = [after - before for before, after in itertools.pairwise([began, *times])]
+        for pause, seconds in zip(pauses, (10, 20, 40, *[60] * len(pauses)), strict=False):
+            assert 0.75 * seconds <= pause <= 1.25 * seconds + 2 * SWEEP_SECONDS, pauses
+        assert len(times) >= 8
+    assert len({times[5] for times in found.values()}) > 1, "they began together, and don't go on so"
+    await room.give(waiting[0], task="t1")
+    room.clock.advance(SWEEP_SECONDS)
+    assert waiting[0] in (await room.look())[0]
+    await room.sync("busy-0")
+    room.memory.of(waiting[0]).watch = "rarely"
+    assert (await looks(20))[waiting[0]], "after a change its pauses begin anew"
+
+
+async def test_a_look_at_thousands_of_crews_lets_others_go_on_meanwhile(room: Room) -> None:
+    room.keys.extend(("team", f"more-{i}") for i in range(5 * AT_ONCE))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    going_on = asyncio.create_task(others())
+    await room.scaler._sorted()
+    going_on.cancel()
+    assert turns >= 5
 
 
 async def test_a_reading_that_was_asked_for_before_work_came_or_long_ago_serves_nobody(room: Room) -> None:

@@ -7,9 +7,11 @@ it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import redis.asyncio
 
@@ -19,7 +21,7 @@ from watchbill.controller.cache import Key
 from watchbill.controller.memory import Memory
 from watchbill.controller.workqueue import Lane
 from watchbill.errors import WatchbillError
-from watchbill.names import CrewKeys
+from watchbill.names import CrewRoot
 from watchbill.store import sweep
 
 logger = logging.getLogger("watchbill.operator")
@@ -27,8 +29,20 @@ logger = logging.getLogger("watchbill.operator")
 SWEEP_SECONDS: Final = 2.0
 """The pause between two looks at crews with work or workers."""
 IDLE_PARTS: Final = 5
-"""At each look, one of so many parts of the idle crews is looked at, too; and of those that wait for their first
-worker, one is reconciled though nothing has changed. Thousands may wait at once for a node."""
+"""At each look, one of so many parts of the idle crews is looked at, too."""
+WAIT_SECONDS: Final = (10.0, 60.0)
+"""The first and the longest pause after which a crew is reconciled that waits for its first worker, though nothing has
+changed. The pauses double, and are jittered: thousands may wait at once for a node, and none of them is urgent."""
+AT_ONCE: Final = 500
+"""Crews that are sorted without a break: work that comes meanwhile waits for no more."""
+
+
+class _Wait(NamedTuple):
+    """The pause of a crew that waits for its first worker."""
+
+    until: float
+    seconds: float
+    """Its length without the jitter."""
 
 
 class Autoscaler:
@@ -52,6 +66,8 @@ class Autoscaler:
         self._turn = 0
         self._briefs: dict[Key, sweep.Brief] = {}
         """Idle crew → how it stood, where that is not empty: delayed work that its next reconciliation waits for."""
+        self._waits: dict[Key, _Wait] = {}
+        """Crew that waits for its first worker → the pause before it is reconciled again."""
         self._trouble = ""
 
     async def run(self) -> None:
@@ -62,24 +78,11 @@ class Autoscaler:
 
     async def look(self) -> None:
         """Looks once. What can't be read now is reconciled, which reads it in its own way, or tells of the outage."""
-        self._turn += 1
-        watched: dict[Key, int] = {}
-        idle = []
-        briefs: dict[Key, sweep.Brief] = {}
-        for key in self._crews():
-            memory = self._memory.of(key)
-            if memory.watch:
-                watched[key] = memory.changes
-                continue
-            if key in self._briefs:
-                briefs[key] = self._briefs[key]
-            if self._is_turn(key):
-                idle.append(key)
-        self._briefs = briefs
+        watched, idle = await self._sorted()
         left = set(watched)
         asked_at = self._clock.monotonic()
         try:
-            whole, brief = ([CrewKeys(*key) for key in some] for some in (watched, idle))
+            whole, brief = ([CrewRoot(*key) for key in some] for some in (watched, idle))
             async for crew, found in sweep.read(self._client, whole, brief):
                 namespace, _, name = crew.partition("/")
                 key = (namespace, name)
@@ -97,15 +100,48 @@ class Autoscaler:
         for key in left:
             self._add(key, Lane.ROUTINE)
 
+    async def _sorted(self) -> tuple[dict[Key, int], list[Key]]:
+        """Returns the crews to read whole, each with its count of changes, and the idle ones to read in brief."""
+        self._turn += 1
+        watched: dict[Key, int] = {}
+        idle: list[Key] = []
+        briefs: dict[Key, sweep.Brief] = {}
+        for number, key in enumerate(self._crews(), 1):
+            memory = self._memory.of(key)
+            if memory.watch:
+                watched[key] = memory.changes
+            else:
+                if key in self._briefs:
+                    briefs[key] = self._briefs[key]
+                if hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS:
+                    idle.append(key)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._briefs = briefs
+        self._waits = {key: wait for key, wait in self._waits.items() if key in watched}
+        return watched, idle
+
     def _saw(self, key: Key, found: sweep.Whole, asked_at: float, changes: int) -> None:
         memory = self._memory.of(key)
         if memory.changes != changes or not memory.watch:  # it was or is being reconciled, or work has come
             return
         metrics.QUEUES.show("/".join(key), found.figures)
-        is_due = memory.watch == "closely" or (memory.watch == "rarely" and self._is_turn(key))
-        if is_due or found.substance != memory.swept:
+        is_changed = found.substance != memory.swept
+        if is_changed or memory.watch != "rarely":
+            self._waits.pop(key, None)
+        if is_changed or memory.watch == "closely" or (memory.watch == "rarely" and self._has_waited(key)):
             memory.reading = (asked_at, found)
             self._add(key, Lane.ROUTINE)
+
+    def _has_waited(self, key: Key) -> bool:
+        """Returns whether the crew's pause is over; then its next one begins."""
+        first, longest = WAIT_SECONDS
+        now, before = self._clock.monotonic(), self._waits.get(key)
+        if before is not None and now < before.until:
+            return False
+        seconds = first if before is None else min(2 * before.seconds, longest)
+        self._waits[key] = _Wait(now + seconds * random.uniform(0.75, 1.25), seconds)
+        return before is not None
 
     def _saw_idle(self, key: Key, found: sweep.Brief) -> None:
         before = self._briefs.pop(key, sweep.NOTHING)
@@ -113,6 +149,3 @@ class Autoscaler:
             self._briefs[key] = found
             if found != before:
                 self._on_work(key)
-
-    def _is_turn(self, key: Key) -> bool:
-        return hash(key) % IDLE_PARTS == self._turn % IDLE_PARTS

@@ -95,7 +95,10 @@ class Memory:
 
     def of(self, key: Key) -> CrewMemory:
         """Returns the crew's memory, which the caller may change."""
-        return self._crews.setdefault(key, CrewMemory())
+        found = self._crews.get(key)
+        if found is None:  # not `setdefault`, which makes one each time: a look asks for those of all crews
+            found = self._crews[key] = CrewMemory()
+        return found
 
     def pop(self, key: Key) -> CrewMemory:
         """Removes and returns the memory of a crew that is gone."""

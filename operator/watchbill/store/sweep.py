@@ -13,7 +13,7 @@ import redis.asyncio
 
 from watchbill import connection
 from watchbill.connection import outages, scripts
-from watchbill.names import CrewKeys
+from watchbill.names import CrewKeys, CrewRoot
 from watchbill.store import figures, workers
 from watchbill.store.definitions import Identity
 from watchbill.store.figures import Figures
@@ -46,14 +46,14 @@ _NAMES: Final = [key.removeprefix(_OF_QUEUE.root) for keys in (_OF_QUEUE, _OF_QU
 
 
 async def read(
-    client: redis.asyncio.Redis, whole: Sequence[CrewKeys], brief: Sequence[CrewKeys]
+    client: redis.asyncio.Redis, whole: Sequence[CrewRoot], brief: Sequence[CrewRoot]
 ) -> AsyncIterator[tuple[str, Whole | Brief | None]]:
     """Yields crew → how it stands; None: that can't be told now, as while the slot of its keys moves.
 
     Raises StoreUnavailable, StoreRefuses.
     """
     with outages.translated():
-        nodes: dict[int, tuple[redis.asyncio.Redis, list[CrewKeys], list[CrewKeys]]] = {}
+        nodes: dict[int, tuple[redis.asyncio.Redis, list[CrewRoot], list[CrewRoot]]] = {}
         for keys, is_whole in [*((k, True) for k in whole), *((k, False) for k in brief)]:
             node = await connection.home(client, keys.meta)
             _, whole_here, brief_here = nodes.setdefault(id(node), (node, [], []))
@@ -64,10 +64,10 @@ async def read(
             for number, crews in calls:
                 answers = await scripts.run(node, "sweep", [], [number, *_NAMES, *(keys.root for keys in crews)])
                 for keys, answer in zip(crews, answers, strict=True):
-                    yield keys.crew, _parsed(keys, answer)
+                    yield keys.crew, _parsed(answer)
 
 
-async def one(client: redis.asyncio.Redis, keys: CrewKeys) -> Whole | None:
+async def one(client: redis.asyncio.Redis, keys: CrewRoot) -> Whole | None:
     """Returns how one crew stands, in one call; None: there is no such crew, or that can't be told now, or never: what
     stands before a store may refuse scripts that name no keys.
 
@@ -80,11 +80,11 @@ async def one(client: redis.asyncio.Redis, keys: CrewKeys) -> Whole | None:
     return found if isinstance(found, Whole) else None
 
 
-def _batches(crews: Sequence[CrewKeys], most: int) -> list[Sequence[CrewKeys]]:
+def _batches(crews: Sequence[CrewRoot], most: int) -> list[Sequence[CrewRoot]]:
     return [crews[start : start + most] for start in range(0, len(crews), most)]
 
 
-def _parsed(keys: CrewKeys, answer: Any) -> Whole | Brief | None:
+def _parsed(answer: Any) -> Whole | Brief | None:
     if not answer:
         return None
     if answer[0] == "brief":
