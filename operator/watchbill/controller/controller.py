@@ -56,6 +56,11 @@ LIST_AGAIN_SECONDS: Final = 2.0
 """The pause after a listing that failed."""
 UNLISTED_AGAIN_SECONDS: Final = 60.0
 """Seconds after which a namespace that could not be listed is tried again."""
+BEHIND_SECONDS: Final = 5.0
+"""While a crew has waited for longer, a resync is left out: it would have all crews reconciled, and those that wait for
+what is known to be due wait even longer."""
+LEFT_OUT_MOST: Final = 5
+"""Resyncs in a row that are left out at most."""
 FOLLOW_SECONDS: Final = 60.0
 """Seconds after which a replica that does not lead reads the heartbeats of a crew again; sooner, after growing pauses,
 while the store lacks some of them."""
@@ -288,7 +293,11 @@ class Controller:
                 if self._leads and self._is_consistent:  # and never sweep after a listing that failed
                     await self._sweep()
             pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
-            if not await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock):
+            for _ in range(LEFT_OUT_MOST + 1):
+                is_asked = await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock)
+                if is_asked or pause < math.inf or self._queue.oldest_seconds <= BEHIND_SECONDS:
+                    break
+            if not is_asked:
                 self._memory.invalidate()
                 if self._users is not None:
                     self._users.invalidate()
