@@ -246,6 +246,8 @@ class Plan:
                 self._before[target].append(source)
             self._order = [step.name for step in _graph(self._order, edges)]
         self._rank = {name: i for i, name in enumerate(self._order)}
+        self._places: dict[str, Place] = {}
+        """The places of steps that have the names of their agents, as far as they were asked for."""
 
     def member(self, name: str) -> AgentDefinition | None:
         """Returns the agent of this agent_id or effective name, or another of the crew's members."""
@@ -255,6 +257,13 @@ class Plan:
         """The place of the step of this name. `step` is None for a task that belongs to no run."""
         if step is None:
             return ALONE
+        if step != agent or step not in self._members:
+            return self._placed(agent, step)
+        if step not in self._places:
+            self._places[step] = self._placed(agent, step)
+        return self._places[step]
+
+    def _placed(self, agent: str, step: str) -> Place:
         if step == SYNTHESIS and self.crew.synthesis is not None:
             return Place("synthesis", name=step)
         if self.crew.hierarchy is not None and DELEGATED in step:

@@ -83,6 +83,8 @@ def compose(
     """
     if template is None:
         return _default(prompt, outputs, item)
+    if "{" not in template:
+        return template
 
     def value(match: re.Match[str]) -> str:
         escaped, reference = match.groups()
