@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from opentelemetry.semconv._incubating.attributes import (
+    error_attributes,
+    gen_ai_attributes,
+    http_attributes,
+    messaging_attributes,
+)
 
 from watchbill import tracing
 from watchbill.errors import InvalidInput, install
@@ -37,6 +45,15 @@ URL = "http://otel-collector:4318"
 )
 def test_a_traceparent_is_taken_as_the_w3c_has_it(given: object, found: str | None) -> None:
     assert tracing.trace_id(given) == found
+
+
+def test_attributes_have_the_names_of_the_semantic_conventions() -> None:
+    conventions = (error_attributes, gen_ai_attributes, http_attributes, messaging_attributes)
+    there = {value for module in conventions for value in vars(module).values() if isinstance(value, str)}
+    source = "".join(file.read_text() for file in Path(tracing.__file__).parents[1].rglob("*.py"))
+    used = set(re.findall(r'"((?:error|gen_ai|http|messaging)\.[a-z_.]+)"', source))
+    assert used - there == set()
+    assert len(used) > 10
 
 
 def test_without_a_collector_nothing_is_on_and_without_the_extra_a_line_says_so(

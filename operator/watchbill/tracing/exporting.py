@@ -1,7 +1,8 @@
 """Makes spans with OpenTelemetry's SDK, and sends them to a collector by OTLP over HTTP.
 
 The SDK reads the standard variables (OTEL_...) itself. Names follow the semantic conventions for messaging, version
-1.44.0, and those for generative AI, version 1.37.0. A span never has content, unless that is asked for.
+1.44.0, and those for generative AI, version 1.37.0, or for runs 1.41.0. A span never has content, unless that is asked
+for.
 
 The ids of a trace without a submitter's span, and of a run's span, are made of the ids of the work: any worker knows
 them, so that nothing of it needs to be stored.
