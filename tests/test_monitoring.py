@@ -169,6 +169,23 @@ def test_panels_ask_questions_have_units_and_lead_to_runbooks() -> None:
     assert names - linked == set(), "these alerts are on no board"
 
 
+def test_series_of_crews_lead_to_the_board_of_their_crew() -> None:
+    boards = {board.uid: panels.render(board, "") for board in BOARDS.values()}
+    assert all(link["tags"] == board["tags"] for board in boards.values() for link in board["links"])
+    found = 0
+    for board in BOARDS.values():
+        for drawn in panels.render(board, "")["panels"]:
+            for link in drawn.get("fieldConfig", {}).get("defaults", {}).get("links", []):
+                uid, _, choices = link["url"].removeprefix("/d/").partition("?")
+                chosen = dict(re.findall(r"var-(\w+)=\$\{__field\.labels\.(\w+)\}", choices))
+                variables = {one["name"] for one in boards[uid]["templating"]["list"] if one["type"] == "query"}
+                assert chosen == {name: name for name in variables} == {name: name for name in metrics.OF_CREW}
+                for target in drawn["targets"]:
+                    assert all(f"{{{{{name}}}}}" in target["legendFormat"] for name in chosen), drawn["title"]
+                    found += 1
+    assert found > 10
+
+
 @pytest.mark.parametrize("name", BOARDS)
 def test_no_panel_lies_on_another(name: str) -> None:
     taken: set[tuple[int, int]] = set()
