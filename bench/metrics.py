@@ -1,13 +1,15 @@
 """The cost of metrics: a scrape of an operator with thousands of busy crews, and what a worker pays for each task.
 
     python -m bench.metrics [--crews 2000] [--tasks 20000] [--rounds 5] [--json FILE]
+    python -m bench.metrics --instructions [--tasks 2000] [--rounds 3] [--json FILE]
 
 The scrape: so many crews of a real store, each with a waiting task, a heartbeat that has fired and results to deliver,
 are shown as an operator shows them. A process of its own scrapes over HTTP: at once, and after all figures have become
 too old, so that each scrape reads as many anew as it may.
 
 The worker: two of them drain so many tasks, by turns, with counting and without it (every method that counts does
-nothing; bench/paired.py). Counting is measured alone, too.
+nothing; bench/paired.py). Counting is measured alone, too. With --instructions, those of the workers are counted, and
+nothing else is measured (bench/instructions.py).
 
 Exits with 1 when a scrape lacks a crew, or a task is without its result.
 """
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis.asyncio
-from bench import ours, paired, processes, server
+from bench import instructions, ours, paired, processes, server
 
 from watchbill import metrics
 from watchbill.controller import controller
@@ -138,23 +140,35 @@ def alone(tasks: int) -> float:
     return (time.process_time() - before) / tasks * 1e6
 
 
+def in_instructions(arguments: argparse.Namespace) -> int:
+    """Counts those of the workers. Returns the exit code."""
+    if not instructions.is_there():
+        return 1
+    with tempfile.TemporaryDirectory(prefix="watchbill-bench-") as folder:
+        found = asyncio.run(
+            instructions.drains(VARIABLES, arguments.tasks or 2000, arguments.rounds or 3, Path(folder))
+        )
+    return instructions.report("counting", found, {"counted": {"on": 1.0}}, GOAL_PERCENT, arguments.json)
+
+
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crews", type=int, default=2000)
-    parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", type=int)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.instructions:
+        return in_instructions(arguments)
+    tasks, rounds = arguments.tasks or 20_000, arguments.rounds or 5
     load = os.getloadavg()[0]
     found = asyncio.run(scrapes(arguments.crews))
     with tempfile.TemporaryDirectory(prefix="watchbill-bench-") as folder:
-        rounds = asyncio.run(paired.drains(VARIABLES, arguments.tasks, arguments.rounds, Path(folder)))
-    counting = paired.compared(rounds)
-    found["counting alone, µs"] = alone(10 * arguments.tasks)
-    print(
-        f"{arguments.crews} busy crews; {arguments.rounds} rounds of {arguments.tasks} tasks; load average {load:.1f}"
-    )
+        counting = paired.compared(asyncio.run(paired.drains(VARIABLES, tasks, rounds, Path(folder))))
+    found["counting alone, µs"] = alone(10 * tasks)
+    print(f"{arguments.crews} busy crews; {rounds} rounds of {tasks} tasks; load average {load:.1f}")
     for what, value in found.items():
         print(f"{what:>30}: {value:,.3f}")
     print(f"{'counting':>30}: {counting}")

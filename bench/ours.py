@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +79,11 @@ async def pod_worker(
     log: Path,
     more: Mapping[str, str] | None = None,
     module: str = "watchbill.worker",
+    under: Sequence[str] = (),
 ) -> AsyncIterator[processes.Worker]:
-    """`python -m watchbill.worker`, as it runs in a pod: for one crew. `more`: variables of its environment."""
-    command = [sys.executable, "-m", module]
+    """`python -m watchbill.worker`, as it runs in a pod: for one crew. `more`: variables of its environment. `under`: a
+    command that runs it."""
+    command = [*under, sys.executable, "-m", module]
     variables = {"WATCHBILL_CREW": f"default/{crew}", "WATCHBILL_REDIS_URL": server.url, **(more or {})}
     async with processes.process(command, _variables(written) | variables, log) as started:
         yield processes.Worker(started, log)

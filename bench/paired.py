@@ -20,6 +20,7 @@ from typing import Final
 from bench import ours, processes, server
 
 from watchbill.client import Client
+from watchbill.connection import outages
 from watchbill.tasks import AgentTask
 
 WARM: Final = 1000
@@ -84,7 +85,7 @@ async def drains(kinds: Mapping[str, Mapping[str, str]], tasks: int, rounds: int
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(server.private())
             client = await stack.enter_async_context(Client(store.url))
-            workers = {kind: _Draining(store, client, kind, folder) for kind in KINDS}
+            workers = {kind: Draining(store, client, kind, folder) for kind in KINDS}
             for kind, one in workers.items():
                 await one.start(stack, kinds[kind])
             costs: dict[str, list[Cost]] = {kind: [] for kind in KINDS}
@@ -98,7 +99,7 @@ async def drains(kinds: Mapping[str, Mapping[str, str]], tasks: int, rounds: int
     return found
 
 
-class _Draining:
+class Draining:
     """A worker of a crew of its own."""
 
     def __init__(self, store: server.Server, client: Client, kind: str, folder: Path) -> None:
@@ -112,21 +113,30 @@ class _Draining:
         self._submitted = 0
         self._worker: processes.Worker | None = None
 
-    async def start(self, stack: AsyncExitStack, variables: Mapping[str, str]) -> None:
+    async def start(
+        self, stack: AsyncExitStack, variables: Mapping[str, str], under: Sequence[str] = (), warm: int = WARM
+    ) -> None:
+        """Starts the worker, and has it drain `warm` tasks. `under`: a command that runs it."""
         self._sent.write_text("")
         crew = ours.definition(self._crew, "noop", lease_seconds=ours.LEASE_SECONDS)
         await ours.register(self._store, crew)
         given = {"BENCH_SENT": str(self._sent), **variables}
         self._worker = await stack.enter_async_context(
-            ours.pod_worker(self._store, self._crew, self._written, self._log, given, "bench.measured")
+            ours.pod_worker(self._store, self._crew, self._written, self._log, given, "bench.measured", under)
         )
         await self._client.run(self._crew, "0", agent=ours.AGENT, timeout=300)  # all imported, all connected
-        await self.drain(WARM)
+        await self.drain(warm)
+
+    @property
+    def pid(self) -> int:
+        """The worker's."""
+        assert self._worker is not None
+        return self._worker.process.pid
 
     async def drain(self, tasks: int) -> Cost:
         """Has it drain a queue of so many tasks. Raises Broken when one is without its result."""
         assert self._worker is not None
-        pid = self._worker.process.pid
+        pid = self.pid
         os.kill(pid, signal.SIGSTOP)
         numbers = range(self._submitted + 1, self._submitted + tasks + 1)
         work = [AgentTask(task_id=f"t{n}", agent_name=ours.AGENT, prompt=str(n)) for n in numbers]
@@ -146,7 +156,7 @@ class _Draining:
         return Cost(used / tasks / 1e3, took / tasks * 1e6)
 
     async def _is_done(self) -> bool:
-        now = await self._client.figures(self._crew)
+        now = await outages.persist(lambda: self._client.figures(self._crew))  # a busy machine may take long to answer
         return now.waiting == now.running == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from bench import failover, paired, rollout
+from bench import failover, instructions, paired, rollout
 from e2e.cluster.control_plane import Write
 
 pytestmark = pytest.mark.pure
@@ -53,3 +53,14 @@ def test_the_cost_of_a_part_is_the_median_of_ratios_within_rounds() -> None:
     assert (round(found.percent, 6), round(found.wall_percent, 6), found.without) == (3, 3, 70)
     assert found.microseconds == pytest.approx(3)
     assert 0 < found.error < 2, "one busy moment is no error of all"
+
+
+def test_what_a_share_of_tasks_costs_follows_from_the_instructions_of_each_kind() -> None:
+    rounds = [
+        {"off": 500.0, "left out": 505.0, "recorded": 1005.0},
+        {"off": 100.0, "left out": 100.0, "recorded": 300.0},
+    ]
+    kinds = {"all": {"recorded": 1.0}, "1 %": {"left out": 0.99, "recorded": 0.01}}
+    first, second = instructions.percent(rounds, kinds)
+    assert first == {"all": pytest.approx(101), "1 %": pytest.approx(2)}
+    assert second == {"all": pytest.approx(200), "1 %": pytest.approx(2)}
