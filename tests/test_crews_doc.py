@@ -125,6 +125,15 @@ async def test_the_triage_of_the_page_does_as_it_says(
         assert error["step"] == "explain@2"
 
 
+async def test_the_branches_of_the_page_join_again(folder: Path) -> None:
+    (told,) = re.findall(r"answer.yaml .*# prints (.*)", TEXT)
+    run = await ran(folder, "answer.yaml")
+    assert (run.status, run.passed_over, run.output) == (RunState.COMPLETED, ("feature",), told)
+    other = await watchbill.client.run(folder / "answer.yaml", "Green, please.", timeout=60)
+    assert isinstance(other, RunResult)
+    assert (other.passed_over, other.output) == (("bug",), "You wrote: Green, please. We think about it.")
+
+
 def test_the_page_names_the_bounds() -> None:
     assert f"({ITERATIONS_MAX} are possible)" in TEXT
     assert f"most {ITEMS_MAX:,} items are possible" in TEXT

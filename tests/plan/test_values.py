@@ -62,7 +62,6 @@ def test_a_text_that_is_json_is_read_and_no_other() -> None:
         ({"field": "gone", "eq": "1"}, OUTPUT, "the output of 'a' has no field 'gone'"),
         ({"field": "name", "gt": 1}, OUTPUT, "field 'name' of the output of 'a' is the text 'kim', and no number"),
         ({"field": "ok", "lt": 1}, OUTPUT, "field 'ok' of the output of 'a' is true, and no number"),
-        ({"eq": "1"}, values.MISSING, "there is no output of 'a': it was skipped"),
     ],
 )
 def test_what_can_not_be_compared_is_an_error(condition: dict[str, Any], output: Any, why: str) -> None:
@@ -70,13 +69,18 @@ def test_what_can_not_be_compared_is_an_error(condition: dict[str, Any], output:
         values.holds(When.model_validate({"step": "a", **condition}), output)
 
 
-def test_a_missing_output_exists_for_no_condition() -> None:
-    assert not values.holds(When.model_validate({"step": "a", "exists": True}), values.MISSING)
-    assert values.holds(When.model_validate({"step": "a", "exists": False}), values.MISSING)
+@pytest.mark.parametrize("condition", [{"exists": True}, {"eq": "1"}, {"ne": "1"}, {"in": ["1"]}, {"gt": 1}, {"lt": 1}])
+@pytest.mark.parametrize("field", [{}, {"field": "x"}])
+def test_of_a_missing_output_no_condition_holds_but_that_it_is_not_there(
+    condition: dict[str, Any], field: dict[str, str]
+) -> None:
+    assert not values.holds(When.model_validate({"step": "a", **field, **condition}), values.MISSING)
+    assert values.holds(When.model_validate({"step": "a", **field, "exists": False}), values.MISSING)
 
 
 def test_a_verdict_is_true_or_false_and_nothing_else() -> None:
     assert values.truth({"done": False}, "done", "'b'") is False
+    assert values.truth(values.MISSING, "done", "'b'") is False
     for wrong in ("false", 0, None, [True]):
         with pytest.raises(values.Unusable, match="neither true nor false"):
             values.truth({"done": wrong}, "done", "'b'")

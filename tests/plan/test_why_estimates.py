@@ -89,6 +89,16 @@ def test_a_step_of_a_run_that_is_cancelled_never_begins() -> None:
     assert (told.kind, told.reason, told.starts) == ("step", Reason.CANCELLING, "never")
 
 
+def test_a_step_behind_one_that_its_own_condition_skipped_waits_for_a_slot() -> None:
+    before = StepStatus(name="b", agent="b", status=TaskState.SKIPPED, index=0, attempt=1)
+    step = StepStatus(name="s", agent="a", status=TaskState.WAITING, index=1, after=("b",))
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    run = RunStatus(run_id="r", crew="team/blog", status=RunState.RUNNING, submitted_at=at, steps=(before, step))
+    seen = dataclasses.replace(WAITS, id="r/s", run=run, workers=BUSY)
+    assert explain(seen).reason is Reason.QUEUED
+    assert explain(dataclasses.replace(seen, id="r", state="")).waits_for == ("s",)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

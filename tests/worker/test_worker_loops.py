@@ -111,6 +111,27 @@ async def test_a_worker_that_dies_while_it_judges_costs_no_iteration(make_crew: 
     assert run.steps["until@2"].attempt == 2
 
 
+async def test_in_a_loop_a_skipped_agent_has_no_output_of_an_earlier_iteration_and_is_no_verdict(
+    make_crew: Make,
+) -> None:
+    def only(**comparison: int) -> dict[str, Any]:
+        return {"step": "writer", "field": "number", **comparison}
+
+    agents = [
+        agent("writer", "DoneAt", config={"output": 9}),
+        agent("first", "DoneAt", config={"output": 9}, when=only(lt=2)),
+        agent("reader", "Tells", prompt="<{steps.first.number}>"),
+        agent("critic", "DoneAt", config={"output": 1}, when=only(gt=1)),
+    ]
+    crew = await make_crew(agents, mode=ExecutionMode.LOOP, loop={"maxIterations": 5, "until": FIELD})
+    async with crew.in_process():
+        await crew.submit("r")
+        run = await crew.run_result("r")
+    assert (run.status, run.passed_over) == (RunState.COMPLETED, ("critic@1", "first@2"))
+    assert [run.steps[f"until@{n}"].output for n in (1, 2)] == [False, True]
+    assert [run.steps[f"reader@{n}"].output for n in (1, 2)] == ["<1>", "<>"]
+
+
 async def test_a_cancelled_loop_begins_no_further_iteration(make_crew: Make) -> None:
     agents = [agent("gate", "Gate")]
     crew = await make_crew(agents, mode=ExecutionMode.LOOP, loop={"maxIterations": 9})

@@ -103,28 +103,66 @@ async def test_a_step_runs_or_is_passed_over_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("agents", "why"),
+    "fields",
     [
-        (
-            [{"when": {"step": "a", "field": "typo", "eq": "1"}}],
-            "step 'b' can't begin: the output of 'a' has no field 'typo'",
-        ),
-        ([{"prompt": "{steps.a.typo}"}], "step 'b' can't begin: the output of 'a' has no field 'typo'"),
-        (
-            [{"when": {"step": "a", "field": "score", "gt": 9}}, {"prompt": "{steps.b}"}],
-            "step 'c' can't begin: there is no output of 'b': it was skipped",
-        ),
+        {"when": {"step": "a", "field": "typo", "eq": "1"}},
+        {"prompt": "{steps.a.typo}"},
     ],
 )
-async def test_what_is_missing_is_told_before_the_agent_is_called(
-    make_crew: Make, agents: list[dict[str, Any]], why: str
-) -> None:
-    more = [tells(name, **fields) for name, fields in zip("bc", agents, strict=False)]
-    crew = await make_crew([tells("a", {"score": 5}), *more])
+async def test_what_is_missing_is_told_before_the_agent_is_called(make_crew: Make, fields: dict[str, Any]) -> None:
+    crew = await make_crew([tells("a", {"score": 5}), tells("b", **fields)])
     run = await ran(crew)
     assert run.status is RunState.FAILED
-    assert why in (run.error or "")
+    assert "step 'b' can't begin: the output of 'a' has no field 'typo'" in (run.error or "")
     assert crew.executions() == {"r/a": 1}
+
+
+NEVER = {"when": {"step": "a", "field": "score", "gt": 9}}
+
+
+async def test_a_join_cites_each_branch_and_the_skipped_one_is_empty(make_crew: Make) -> None:
+    def branch(kind: str) -> Any:
+        return tells(kind, {"text": f"the {kind}"}, when={"step": "a", "field": "kind", "eq": kind})
+
+    last = tells("reply", prompt="{input}: <{steps.bug.text}><{steps.feature.text}><{steps.feature}>")
+    crew = await make_crew([tells("a", {"kind": "bug"}), branch("bug"), branch("feature"), last])
+    run = await ran(crew)
+    assert (run.status, run.output) == (RunState.COMPLETED, "do it: <the bug><><>")
+    assert run.passed_over == ("feature",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "skipped", "output"),
+    [
+        ({"when": {"step": "b", "field": "x", "ne": "1"}}, ("b", "c"), {"score": 5}),
+        ({"when": {"step": "b", "exists": False}, "prompt": "runs"}, ("b",), "runs"),
+        ({"for_each": "{steps.b.documents}"}, ("b",), []),
+    ],
+)
+async def test_what_was_skipped_stands_for_nothing(
+    make_crew: Make, fields: dict[str, Any], skipped: tuple[str, ...], output: Any
+) -> None:
+    crew = await make_crew([tells("a", {"score": 5}), tells("b", **NEVER), tells("c", **fields)])
+    run = await ran(crew)
+    assert (run.status, run.passed_over, run.output) == (RunState.COMPLETED, skipped, output)
+    if "c" in skipped:
+        told = [event.message for event in await crew.events() if event.task_id == "r/c"]
+        assert any("skipped: its condition is about b, which was skipped" in message for message in told)
+
+
+async def test_a_task_of_one_agent_whose_crew_now_cites_steps_is_told_so(make_crew: Make) -> None:
+    crew = await make_crew([tells("a"), tells("b")])
+    await crew.submit("t", "b")
+    await crew.define(
+        agents=[crew.definition.agents[0], crew.definition.agents[1].model_copy(update={"prompt": "{steps.a}"})]
+    )
+    async with crew.in_process():
+        result = await crew.result("t")
+    assert (
+        result.error
+        == "step 't' can't begin: its prompt cites the output of 'a', which exists only in a run of the crew"
+    )
+    assert crew.executions() == {}
 
 
 # ---------------------------------------------------------------- lists

@@ -33,10 +33,6 @@ ITEM: Final = "\n\nThis item:\n\n"
 """Stands between the prompt and the item, in the default prompt of a step that is for one."""
 
 
-NOTHING_YET: Final = object()
-"""Stands for the output of an agent that a loop comes to later. In a prompt it is empty, as is each of its fields."""
-
-
 def references(template: str) -> tuple[list[str], list[str]]:
     """(inputs, steps) that a template cites, each once, in order."""
     inputs: dict[str, None] = {}
@@ -77,9 +73,10 @@ def compose(
     """The prompt of a step. Without a template: the submitted prompt, then the outputs of the steps before, in full, or
     the item that the step is for.
 
-    `outputs` must know every name that the template cites (agent ids and effective names). Raises KeyError for a
-    reference to what it doesn't know, which `check` finds before anything starts; values.Unusable for an output that is
-    values.MISSING, and for a field that an output doesn't have.
+    `outputs` must know every name that the template cites (agent ids and effective names); what is values.MISSING, as
+    the output of a step that was skipped, is empty, and so is each of its fields. Raises KeyError for a reference to
+    what it doesn't know, which `check` finds before anything starts; values.Unusable for a field that an output doesn't
+    have.
     """
     if template is None:
         return _default(prompt, outputs, item)
@@ -101,7 +98,7 @@ def compose(
         if not agent:
             raise KeyError(name)
         output = outputs[agent]
-        return "" if output is NOTHING_YET else values.as_text(values.field(output, path, repr(agent)))
+        return "" if output is values.MISSING else values.as_text(values.field(output, path, repr(agent)))
 
     def of_item(match: re.Match[str]) -> str:
         escaped, reference = match.groups()

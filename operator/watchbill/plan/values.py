@@ -14,7 +14,8 @@ from watchbill.tasks import TaskResult
 
 _SHOWN_MAX: Final = 80
 MISSING: Final = object()
-"""Stands for the output of a step that has none."""
+"""Stands for the output of a step that has none: it was skipped, or a loop comes to it later. It is nothing: no text,
+no items, and no condition holds of it but that it is not there."""
 
 
 class Unusable(ValueError):
@@ -39,8 +40,6 @@ def data(output: Any) -> Any:
 def field(output: Any, path: str | None, whose: str) -> Any:
     """The value at a path of an output, as in `review.score` or `items.0`; without a path the output. `whose` names the
     output in messages. Raises Unusable."""
-    if output is MISSING:
-        raise Unusable(f"there is no output of {whose}: it was skipped, or has not run")
     if not path:
         return output
     value = data(output)
@@ -61,6 +60,8 @@ def field(output: Any, path: str | None, whose: str) -> Any:
 
 def holds(condition: When, output: Any) -> bool:
     """Returns whether a condition over an output holds; `output` may be MISSING. Raises Unusable."""
+    if output is MISSING:
+        return condition.exists is False
     whose = repr(condition.step)
     if condition.exists is not None:
         try:
@@ -87,7 +88,9 @@ def as_text(value: Any) -> str:
 
 
 def truth(output: Any, path: str, whose: str) -> bool:
-    """The boolean at a path of an output. Raises Unusable for anything else."""
+    """The boolean at a path of an output, which may be MISSING. Raises Unusable for anything else."""
+    if output is MISSING:
+        return False
     value = field(output, path, whose)
     if not isinstance(value, bool):
         raise Unusable(f"field {path!r} of the output of {whose} is {_kind(value)}, and neither true nor false")

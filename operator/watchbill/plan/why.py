@@ -378,9 +378,10 @@ def _step(run: RunStatus, task_id: str) -> StepStatus | None:
 
 
 def _open(run: RunStatus, step: StepStatus) -> list[StepStatus]:
-    """The steps before it that have not completed."""
+    """The steps before it that keep it from beginning."""
     states = {one.name: one for one in run.steps}
-    return [states[name] for name in step.after if states[name].status is not TaskState.COMPLETED]
+    before = [states[name] for name in step.after]
+    return [one for one in before if one.status is not TaskState.COMPLETED and not one.is_passed_over]
 
 
 def _median(values: Sequence[float]) -> float:

@@ -85,7 +85,7 @@ class ControlSteps:
             else:
                 source, path = prompts.resolve(name, plan.ids)
                 output = context.outputs.get(plan.ids[source], values.MISSING)
-                value = values.field(output, path, repr(source))
+                value = [] if output is values.MISSING else values.field(output, path, repr(source))
             items = values.items(value, reference, ITEMS_MAX)
         except values.Unusable as error:
             path = f"forEach of agent {agent.agent_id!r}"

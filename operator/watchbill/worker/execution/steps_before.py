@@ -63,16 +63,17 @@ def _inputs(task: Claimed, role: Role, at: flow.Place) -> Sequence[str]:
 
 
 def passed_over(role: Role, at: flow.Place, read: Read) -> str:
-    """Returns why a step of a run is passed over; empty if it runs. What a loop has not come to yet fulfils no
-    condition. Raises values.Unusable for a condition that can't be judged."""
+    """Returns why a step of a run is passed over; empty if it runs. Raises values.Unusable for a condition that can't
+    be judged."""
     when = role.when
     if when is None:
         return ""
     step = role.plan.ids[when.step]
-    if when.exists is None and _is_later(role, at, step):
-        return f"skipped: its condition is about {when.step}, which the loop has not come to yet"
-    if values.holds(when, read.outputs.get(step, values.MISSING)):
+    if values.holds(when, output := read.outputs.get(step, values.MISSING)):
         return ""
+    if when.exists is None and output is values.MISSING:
+        became = "the loop has not come to yet" if _is_later(role, at, step) else "was skipped"
+        return f"skipped: its condition is about {when.step}, which {became}"
     what = f"{when.step}.{when.field}" if when.field else when.step
     ((name, value),) = ((name, value) for name, value in when.comparisons().items() if value is not None)
     asked = f"{name} {repr(value)[:100]}"
@@ -84,12 +85,13 @@ def _is_later(role: Role, at: flow.Place, agent: str) -> bool:
     return at.iteration == 1 and not role.plan.sources(role.agent.agent_id, at, [agent])
 
 
-def named(role: Role, at: flow.Place, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs by every name that a template may cite. What a loop has not come to yet is empty text in its first
-    iteration; the output of a step that was skipped is missing."""
-    found: dict[str, Any] = {}
-    for agent in role.cites:
-        lacking = prompts.NOTHING_YET if _is_later(role, at, agent) else values.MISSING
-        found[agent] = outputs.get(agent, lacking)
+def named(role: Role, run_id: str | None, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs by every name that a template may cite. That of a step that was skipped, or that a loop has not come
+    to yet, is missing. Raises values.Unusable for a task that belongs to no run, which has none to cite: its crew was
+    given another prompt meanwhile."""
+    if role.cites and run_id is None:
+        cited = role.cites[0]
+        raise values.Unusable(f"its prompt cites the output of {cited!r}, which exists only in a run of the crew")
+    found = {agent: outputs.get(agent, values.MISSING) for agent in role.cites}
     members = (role.plan.member(agent) for agent in list(found))
     return found | {one.effective_name: found[one.agent_id] for one in members if one is not None}
