@@ -52,6 +52,20 @@ def test_fields_of_a_later_version_are_ignored_at_every_depth() -> None:
             Reason.FLOW_CYCLE,
         ),
         ({"agents": [{"name": "a", "model": "test", "outputSchema": {"type": "array"}}]}, Reason.INVALID_SPEC),
+        (
+            {
+                "agents": [
+                    {
+                        "name": "a",
+                        "model": "test",
+                        "outputSchema": {"type": "object", "properties": {"done": {"type": "boolean"}}},
+                    }
+                ],
+                "executionMode": "loop",
+                "loop": {"maxIterations": 2, "until": {"agent": "a", "field": "doen"}},
+            },
+            Reason.INVALID_PROMPT,
+        ),
     ],
 )
 def test_what_can_not_be_has_a_reason_and_nothing_is_stored_of_it(spec: dict[str, Any], reason: Reason) -> None:

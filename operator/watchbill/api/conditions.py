@@ -71,7 +71,8 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     """Stalled: the spec says something that can't be; the message says what."""
     INVALID_PROMPT = "InvalidPrompt"
-    """Stalled: the prompt of an agent cites a step that isn't there, or that doesn't run before it."""
+    """Stalled: the prompt, condition or list of an agent cites a step that isn't there, or that doesn't run before it;
+    or one of these, or the end of a loop, cites a field that the step's `outputSchema` doesn't declare."""
     OWNER_CONFLICT = "OwnerConflict"
     """Stalled: the store has a crew of this name that another operator manages, in this cluster or in another that uses
     the same Redis, or that was stored by hand. Nothing of it is touched, and no worker is started. Clears by itself

@@ -13,8 +13,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from watchbill.api.modes import When
 from watchbill.errors import Problem
-from watchbill.plan import flow, values
+from watchbill.plan import fields, flow, values
 from watchbill.records import DEFAULT_CLASS, CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
@@ -122,7 +123,8 @@ def _default(prompt: str, outputs: Mapping[str, Any], item: Any) -> str:
 
 
 def check(crew: CrewDefinition) -> list[Problem]:
-    """References to steps that aren't there, or haven't run when they are needed; and what is nearly a reference."""
+    """References to steps that aren't there, or haven't run when they are needed; to fields that outputs will not have;
+    and what is nearly a reference."""
     before = flow.before(crew)
     problems: list[Problem] = []
     for i, agent in enumerate(crew.agents):
@@ -130,15 +132,21 @@ def check(crew: CrewDefinition) -> list[Problem]:
         whose = f"agent {agent.agent_id!r}"
         problems += _of_template(crew, agent.prompt or "", known, f"the prompt of {whose}", f"{path}.prompt")
         if agent.when is not None:
-            what = f"the condition of {whose} compares the output of {agent.when.step!r}"
-            problems += _of_step(crew, agent.when.step, known, what, f"{path}.when.step")
+            problems += _of_condition(crew, agent.when, known, whose, f"{path}.when")
         if agent.for_each is not None and (named := list_of(agent.for_each))[0] == "steps":
             what = f"forEach of {whose} cites {agent.for_each}"
             problems += _of_step(crew, named[1], known, what, f"{path}.forEach")
+            cited = resolve(named[1], crew.agent_ids())
+            problems += _of_field(crew, *cited, what, f"{path}.forEach", "array")
+    until = crew.loop.until if crew.loop else None
+    if until is not None and until.agent is not None:
+        what = f"the loop ends by field {until.field!r} of the output of {until.agent!r}"
+        problems += _of_field(crew, until.agent, until.field or "", what, "spec.loop.until.field", "boolean")
     if crew.synthesis is not None:
         everyone = frozenset(agent.agent_id for agent in crew.agents)
         text = crew.synthesis.prompt
-        problems += _of_template(crew, text, everyone, "the prompt of the synthesis", "spec.synthesis.prompt")
+        where = "spec.synthesis.prompt"
+        problems += _of_template(crew, text, everyone, "the prompt of the synthesis", where, gets_errors=True)
     return problems
 
 
@@ -149,10 +157,12 @@ def list_of(reference: str) -> tuple[str, str]:
 
 
 def _of_template(
-    crew: CrewDefinition, template: str, known: frozenset[str], whose: str, path: str
+    crew: CrewDefinition, template: str, known: frozenset[str], whose: str, path: str, *, gets_errors: bool = False
 ) -> Iterator[Problem]:
     for name in references(template)[1]:
-        yield from _of_step(crew, name, known, f"{whose} cites {{steps.{name}}}", path)
+        what = f"{whose} cites {{steps.{name}}}"
+        yield from _of_step(crew, name, known, what, path)
+        yield from _of_field(crew, *resolve(name, crew.agent_ids()), what, path, gets_errors=gets_errors)
     for wrong in _near_misses(template):
         reason = f"{whose} has {{{wrong}}}, which is no reference"
         fix = f"{_meant(wrong)} Double the braces for the text itself: {{{{{wrong}}}}}."
@@ -170,6 +180,36 @@ def _of_step(crew: CrewDefinition, name: str, known: frozenset[str], what: str, 
         reason = f"{what}, but {found!r} does not run before it in mode {crew.execution_mode.value}"
         fix = f"Remove the reference, or have {found!r} run first (flowRelations, or the order of agents)."
         yield Problem(reason, fix, path=path)
+
+
+def _of_field(
+    crew: CrewDefinition,
+    name: str,
+    field: str,
+    what: str,
+    path: str,
+    wanted: fields.Wanted = "",
+    *,
+    gets_errors: bool = False,
+) -> Iterator[Problem]:
+    """The problem with a field of the output of an agent that is there."""
+    agent = crew.agent(name) if name else None
+    if agent is not None and (found := fields.check(crew, agent, field, what, path, wanted, gets_errors=gets_errors)):
+        yield found
+
+
+def _of_condition(crew: CrewDefinition, when: When, known: frozenset[str], whose: str, path: str) -> Iterator[Problem]:
+    what = f"the condition of {whose} compares the output of {when.step!r}"
+    agent, field = resolve(when.step, crew.agent_ids())
+    if agent and field:
+        yield Problem(f"{what}, which is no agent", f"Write step: {agent}, field: {field}.", path=f"{path}.step")
+        return
+    yield from _of_step(crew, when.step, known, what, f"{path}.step")
+    what = (
+        f"the condition of {whose} compares field {when.field!r} of the output of {when.step!r}" if when.field else what
+    )
+    wanted: fields.Wanted = "" if when.gt is None and when.lt is None else "number"
+    yield from _of_field(crew, when.step, when.field or "", what, f"{path}.field", wanted)
 
 
 def _near_misses(template: str) -> list[str]:
