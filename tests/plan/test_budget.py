@@ -92,7 +92,7 @@ def spent(one: Budget, tokens: int, *, is_exhausted: bool = True, nano: int = 0)
 
 def test_what_follows_of_a_refusal() -> None:
     day, month = of("day", window="Daily"), of("month", window="Monthly", usd="2.50")
-    total = of("all")
+    total = of("all", onExhausted="Wait")
     asked = Amount(200, 10**9)
 
     soon = budget.refused([spent(day, 900, is_exhausted=False)], asked)
@@ -110,6 +110,27 @@ def test_what_follows_of_a_refusal() -> None:
 
     fails = of("hour", window="Hourly", onExhausted="Fail")
     assert budget.refused([spent(month, 950), spent(fails, 900)], asked).kind == "fail"
+
+
+@pytest.mark.parametrize(
+    ("fields", "fate"),
+    [
+        ({}, "fail"),
+        ({"scope": "Agent"}, "fail"),
+        ({"scope": "Run"}, "fail"),
+        ({"window": "Monthly"}, "wait"),
+        ({"window": "Total", "onExhausted": "Wait"}, "wait"),
+        ({"scope": "Run", "onExhausted": "Wait"}, "wait"),
+        ({"window": "Hourly", "onExhausted": "Fail"}, "fail"),
+    ],
+)
+def test_a_task_waits_for_a_window_that_comes_and_for_no_other_unless_told_to(
+    fields: dict[str, Any], fate: str
+) -> None:
+    one = of(**fields)
+    assert budget.refused([spent(one, 900)], Amount(200)).kind == fate
+    told = budget.exhausted(Seen([State(one, "", is_exhausted=True)]))
+    assert told.endswith(f"and its tasks {fate}")
 
 
 @pytest.mark.parametrize("asked", [Amount(1001, 0), Amount(1, 10**9 + 1)])
@@ -170,14 +191,16 @@ def test_a_budget_that_was_raised_is_not_exhausted_any_more() -> None:
 
 
 def test_the_greater_share_counts_and_a_condition_names_what_is_exhausted() -> None:
-    one = State(of(usd="2"), "", Amount(100, 10**9), until_ms=ms("2026-11-30T00:00Z"), is_exhausted=True)
+    one = State(
+        of(usd="2", window="Daily"), "", Amount(100, 10**9), until_ms=ms("2026-11-30T00:00Z"), is_exhausted=True
+    )
     each = State(of("each", scope="Agent", onExhausted="Fail"), "a", is_exhausted=True)
     assert one.share == 0.5
     assert budget.exhausted(Seen([State(of(), "")])) == ""
     assert budget.exhausted(Seen([one, each])) == (
-        "budget 'day' (1,000 tokens and 2 USD) has no room for the next request until 2026-11-30T00:00:00Z, and its "
-        "tasks wait; budget 'each' of agent 'a' (1,000 tokens) has no room for the next request until it is raised, "
-        "and its tasks fail"
+        "budget 'day' (1,000 tokens and 2 USD daily) has no room for the next request until 2026-11-30T00:00:00Z, and "
+        "its tasks wait; budget 'each' of agent 'a' (1,000 tokens) has no room for the next request until it is "
+        "raised, and its tasks fail"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import pytest
 from workshop import Crew, Make
 
 from waiting import until
@@ -15,7 +16,7 @@ from watchbill.api.models import ModelChoice
 from watchbill.plan.why import Reason
 from watchbill.records import AgentDefinition
 from watchbill.store import budgets
-from watchbill.tasks import TaskState
+from watchbill.tasks import RunState, TaskState
 from watchbill.testing import Answer, ErrorAnswer, FakeModel, Request, ToolCall
 
 LONG = "x" * 1100
@@ -98,6 +99,23 @@ async def test_a_task_waits_for_the_next_window_and_goes_on_when_the_budget_is_r
         assert await tokens(crew) == (2200, 0)
 
 
+@pytest.mark.parametrize("scope", ["Crew", "Run"])
+async def test_a_task_that_no_window_lets_go_on_fails_and_is_replayed_when_the_budget_is_raised(
+    make_crew: Make, scope: str
+) -> None:
+    small = budget(scope=scope, tokens=2000)
+    call = ToolCall("calculator", {"expression": "6 * 7"})
+    options = {"shared_tools": ["calculator"], "input_tokens": 1200, "output_tokens": 50}
+    async with crew_of(make_crew, [call, "42"], [small], **options) as (crew, _), crew.in_process():
+        await crew.submit("r")
+        run = await crew.run_result("r")
+        assert (run.status, "budget 'all' is exhausted" in (run.error or "")) == (RunState.FAILED, True)
+        await crew.define(budgets=[budget(scope=scope, tokens=5000)])
+        letters = [letter.id async for letter in crew.client.dead_letters(crew.name)]
+        assert await crew.client.replay(crew.name, letters)
+        assert (await crew.run_result("r")).output == "42"
+
+
 async def test_requests_under_way_are_waited_for_in_the_slot(make_crew: Make) -> None:
     """There is room for one request at a time, by its upper bound; each costs a tenth of that."""
     gate = asyncio.Event()
@@ -146,7 +164,8 @@ async def test_a_request_that_never_fits_says_so_at_once(make_crew: Make) -> Non
 
 
 async def test_agents_and_heartbeats_have_budgets_of_their_own(make_crew: Make) -> None:
-    listed = [budget("each", scope="Agent", tokens=200), budget("beat", scope="Heartbeat", tokens=200)]
+    waits = {"tokens": 200, "onExhausted": "Wait"}
+    listed = [budget("each", scope="Agent", **waits), budget("beat", scope="Heartbeat", **waits)]
     charged = {"input_tokens": 40, "output_tokens": 20}
     async with crew_of(make_crew, lambda _: "ok", listed, *"ab", **charged) as (crew, _), crew.in_process():
         for task, agent in (("a1", "a"), ("b1", "b")):
@@ -205,7 +224,8 @@ async def test_a_cancelled_task_may_have_spent_what_was_reserved(make_crew: Make
 async def test_a_task_that_waits_in_mid_conversation_asks_nothing_again(make_crew: Make) -> None:
     answers = [ToolCall("calculator", {"expression": "6 * 7"}), "42"]
     options = {"shared_tools": ["calculator"], "input_tokens": 1200, "output_tokens": 50}
-    async with crew_of(make_crew, answers, [budget(tokens=2000)], **options) as (crew, model), crew.in_process():
+    small = budget(tokens=2000, onExhausted="Wait")
+    async with crew_of(make_crew, answers, [small], **options) as (crew, model), crew.in_process():
         await crew.submit("t", "a")
         await until(lambda: crew.told("t", Reason.POSTPONED))
         assert len(model.requests) == 1

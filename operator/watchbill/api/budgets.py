@@ -32,6 +32,7 @@ TOKENS_MAX: Final = 10**15
 
 Window = Literal["Hourly", "Daily", "Weekly", "Monthly", "Total"]
 Scope = Literal["Crew", "Agent", "Heartbeat", "Run"]
+Fate = Literal["Wait", "Fail"]
 
 _USD: Final = r"^[0-9]{1,6}(\.[0-9]{1,9})?$"
 _USD_MAX: Final = 16
@@ -113,11 +114,17 @@ class Budget(Strict):
         pattern=_USD,
         description="US dollars that models may cost, as a text: '20.00'. Prices: spec.prices.",
     )
-    on_exhausted: Literal["Wait", "Fail"] = Field(
-        default="Wait",
+    on_exhausted: Fate | None = Field(
+        default=None,
         description="Fate of a task whose next request to a model would exceed the budget. Wait: it is set aside until "
-        "the next window begins, or the budget is raised; no attempt is counted. Fail: it becomes a dead letter.",
+        "the next window begins, or the budget is raised; no attempt is counted. Fail: it becomes a dead letter. "
+        "Default: Fail with window Total, as of a run, because no time would end the wait; else Wait.",
     )
+
+    @property
+    def fate(self) -> Fate:
+        """The fate of a task for which it has no room."""
+        return self.on_exhausted or ("Fail" if self.window == "Total" else "Wait")
 
     @model_validator(mode="after")
     def _sound(self) -> Budget:

@@ -193,7 +193,7 @@ def exhausted(seen: Seen) -> str:
     for state in (one for one in seen.states if one.is_exhausted):
         whose = f" of {state.budget.scope.lower()} {state.subject!r}" if state.subject else ""
         until = f" until {iso(state.until_ms)}" if state.until_ms else " until it is raised"
-        fate = "wait" if state.budget.on_exhausted == "Wait" else "fail"
+        fate = "wait" if state.budget.fate == "Wait" else "fail"
         told.append(
             f"budget {state.budget.name!r}{whose} ({allowed(state.budget)}) has no room for the next request{until}, "
             f"and its tasks {fate}"
@@ -261,7 +261,7 @@ def refused(found: Sequence[Spent], asked: Amount) -> Refusal:
     if not exhausted:
         limit, _, spent = found[0]
         return Refusal("soon", f"{limit.said}: requests under way may need what is left ({spent.tokens:,} tokens)")
-    failing = next((one for one in exhausted if one.limit.budget.on_exhausted == "Fail"), None)
+    failing = next((one for one in exhausted if one.limit.budget.fate == "Fail"), None)
     last = failing or max(exhausted, key=lambda one: one.limit.span.end)
     reason = (
         f"{last.limit.said} is exhausted: {last.spent} of {allowed(last.limit.budget)} are spent, and the request "
