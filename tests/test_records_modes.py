@@ -23,7 +23,10 @@ def test_a_crew_of_mode_loop_without_a_bound_is_known_and_cannot_be_run() -> Non
 
 
 @pytest.mark.parametrize("until", [{"agent": "a", "field": "x"}, {"predicate": "m:f"}, None])
-@pytest.mark.parametrize("compared", [{"ne": "x"}, {"gt": 0.5}, {"lt": 2.0}, {"in": ["x"]}, {"exists": False}])
+@pytest.mark.parametrize(
+    "compared",
+    [{"ne": "x"}, {"gt": 0.5}, {"lt": 2.0}, {"atLeast": 7.0}, {"atMost": 0.0}, {"in": ["x"]}, {"exists": False}],
+)
 def test_a_loop_and_each_condition_come_back_as_they_were(until: Any, compared: dict[str, Any]) -> None:
     loop = {"maxIterations": 2, **({"until": until} if until else {})}
     agents = [{"name": "a", "class": "A", "when": {"step": "a", **compared}}]

@@ -134,7 +134,7 @@ def test_a_field_that_the_schema_does_not_declare_is_refused(
         (each(".author"), "that is of type object, not array", "Name a field of that type: remarks."),
         (each(""), "that is of type object, not array", "Name a field of that type: remarks."),
         (
-            when("approved", gt=1),
+            when("approved", atLeast=1),
             "that is of type boolean, not number",
             "Name a field of that type: score, share.",
         ),

@@ -11,14 +11,23 @@ from watchbill.plan import values
 
 pytestmark = pytest.mark.pure
 
-OUTPUT = {"score": 7, "ok": True, "name": "kim", "none": None, "deep": {"list": [{"x": 1.5}]}}
+OUTPUT = {"score": 7, "ok": True, "name": "kim", "text": "7", "none": None, "deep": {"list": [{"x": 1.5}]}}
 
 
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
         ({"field": "score", "eq": "7"}, True),
-        ({"field": "score", "eq": "7.0"}, False),
+        ({"field": "score", "eq": "7.0"}, True),
+        ({"field": "score", "eq": "7.5"}, False),
+        ({"field": "score", "eq": "seven"}, False),
+        ({"field": "score", "ne": "7.0"}, False),
+        ({"field": "score", "ne": "8"}, True),
+        ({"field": "score", "in": ["6", "7e0"]}, True),
+        ({"field": "deep.list.0.x", "eq": "1.50"}, True),
+        ({"field": "text", "eq": "7"}, True),
+        ({"field": "text", "eq": "7.0"}, False),
+        ({"field": "ok", "eq": "1"}, False),
         ({"field": "score", "ne": "7"}, False),
         ({"field": "score", "gt": 6}, True),
         ({"field": "score", "gt": 7}, False),
@@ -26,6 +35,12 @@ OUTPUT = {"score": 7, "ok": True, "name": "kim", "none": None, "deep": {"list": 
         ({"field": "score", "lt": 7}, False),
         ({"field": "score", "gt": 0}, True),
         ({"field": "score", "lt": 0}, False),
+        ({"field": "score", "atLeast": 7}, True),
+        ({"field": "score", "atLeast": 7.5}, False),
+        ({"field": "score", "atMost": 7}, True),
+        ({"field": "score", "atMost": 6.5}, False),
+        ({"field": "score", "atLeast": 0}, True),
+        ({"field": "score", "atMost": 0}, False),
         ({"field": "ok", "eq": "true"}, True),
         ({"field": "ok", "eq": "True"}, False),
         ({"field": "ok", "ne": "false"}, True),
@@ -62,6 +77,7 @@ def test_a_text_that_is_json_is_read_and_no_other() -> None:
         ({"field": "gone", "eq": "1"}, OUTPUT, "the output of 'a' has no field 'gone'"),
         ({"field": "name", "gt": 1}, OUTPUT, "field 'name' of the output of 'a' is the text 'kim', and no number"),
         ({"field": "ok", "lt": 1}, OUTPUT, "field 'ok' of the output of 'a' is true, and no number"),
+        ({"field": "text", "atLeast": 1}, OUTPUT, "field 'text' of the output of 'a' is the text '7', and no number"),
     ],
 )
 def test_what_can_not_be_compared_is_an_error(condition: dict[str, Any], output: Any, why: str) -> None:
@@ -69,7 +85,9 @@ def test_what_can_not_be_compared_is_an_error(condition: dict[str, Any], output:
         values.holds(When.model_validate({"step": "a", **condition}), output)
 
 
-@pytest.mark.parametrize("condition", [{"exists": True}, {"eq": "1"}, {"ne": "1"}, {"in": ["1"]}, {"gt": 1}, {"lt": 1}])
+@pytest.mark.parametrize(
+    "condition", [{"exists": True}, {"eq": "1"}, {"ne": "1"}, {"in": ["1"]}, {"gt": 1}, {"lt": 1}, {"atMost": 1}]
+)
 @pytest.mark.parametrize("field", [{}, {"field": "x"}])
 def test_of_a_missing_output_no_condition_holds_but_that_it_is_not_there(
     condition: dict[str, Any], field: dict[str, str]

@@ -111,7 +111,10 @@ CREWS: Final[dict[str, dict[str, Any]]] = {
     ),
     **{
         f"a condition with {name}": crew({"spec.agents[1].when": {"step": "researcher", "field": "x", name: value}})
-        for name, value in (("eq", ""), ("ne", "7"), ("gt", -1.5), ("lt", 7), ("in", ["a", "b"]), ("exists", False))
+        for name, value in (
+            *(("eq", ""), ("ne", "7"), ("gt", -1.5), ("lt", 7), ("atLeast", 7), ("atMost", 0.5)),
+            *(("in", ["a", "b"]), ("exists", False)),
+        )
     },
     "a condition over all of an output": crew({"spec.agents[1].when": {"step": "researcher", "exists": True}}),
     "a list of a step": crew({"spec.agents[1].forEach": "{steps.researcher.found items.0}"}),

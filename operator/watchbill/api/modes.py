@@ -127,9 +127,10 @@ class When(Strict):
         json_schema_extra={
             "x-kubernetes-validations": [
                 {
-                    "rule": "[has(self.eq), has(self.ne), has(self.gt), has(self.lt), has(self.__in__), "
-                    "has(self.exists)].filter(given, given).size() == 1",
-                    "message": "exactly one comparison is needed. Give one of eq, ne, gt, lt, in, exists",
+                    "rule": "[has(self.eq), has(self.ne), has(self.gt), has(self.atLeast), has(self.lt), "
+                    "has(self.atMost), has(self.__in__), has(self.exists)].filter(given, given).size() == 1",
+                    "message": "exactly one comparison is needed. Give one of eq, ne, gt, atLeast, lt, atMost, in, "
+                    "exists",
                 }
             ]
         }
@@ -138,17 +139,21 @@ class When(Strict):
     step: Annotated[AgentName, AGENT_NAME_HINT] = Field(description="Name of the agent whose output is compared.")
     field: FieldPath | None = Field(default=None, description="Field of that output. Default: all of it.")
     eq: _Compared | None = Field(
-        default=None, description="It must be this text, as a prompt would show it: true, 7 and open are texts."
+        default=None,
+        description="It must be this text, as a prompt would show it: true, 7 and open are texts. A number is compared "
+        "as a number: 7 is 7.0.",
     )
-    ne: _Compared | None = Field(default=None, description="It must be another text than this one.")
+    ne: _Compared | None = Field(default=None, description="It must be another text, or number, than this one.")
     gt: float | None = Field(default=None, description="It must be a number above this one.")
+    at_least: float | None = Field(default=None, description="It must be this number, or one above it.")
     lt: float | None = Field(default=None, description="It must be a number below this one.")
+    at_most: float | None = Field(default=None, description="It must be this number, or one below it.")
     one_of: list[_Compared] | None = Field(
         default=None,
         alias="in",
         min_length=1,
         max_length=_CHOICES_MAX,
-        description="It must be one of these texts.",
+        description="It must be one of these texts, or numbers.",
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     exists: bool | None = Field(
@@ -163,7 +168,7 @@ class When(Strict):
         if len(given) != 1:
             found = f"{len(given)} are given: {', '.join(given)}" if given else "none is given"
             reason = f"exactly one comparison is needed, and {found}"
-            raise_findings(type(self), [Finding((), reason, "Give one of eq, ne, gt, lt, in, exists.")])
+            raise_findings(type(self), [Finding((), reason, f"Give one of {', '.join(self.comparisons())}.")])
         return self
 
     def comparisons(self) -> dict[str, Any]:
@@ -171,11 +176,14 @@ class When(Strict):
         return {
             "eq": self.eq,
             "ne": self.ne,
-            "gt": self.gt,
-            "lt": self.lt,
+            **self.bounds(),
             "in": self.one_of,
             "exists": self.exists,
         }
+
+    def bounds(self) -> dict[str, float | None]:
+        """The comparisons that are of numbers."""
+        return {"gt": self.gt, "atLeast": self.at_least, "lt": self.lt, "atMost": self.at_most}
 
 
 ForEach = Annotated[

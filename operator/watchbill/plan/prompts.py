@@ -208,7 +208,7 @@ def _of_condition(crew: CrewDefinition, when: When, known: frozenset[str], whose
     what = (
         f"the condition of {whose} compares field {when.field!r} of the output of {when.step!r}" if when.field else what
     )
-    wanted: fields.Wanted = "" if when.gt is None and when.lt is None else "number"
+    wanted: fields.Wanted = "" if set(when.bounds().values()) == {None} else "number"
     yield from _of_field(crew, when.step, when.field or "", what, f"{path}.field", wanted)
 
 

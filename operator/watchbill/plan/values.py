@@ -6,13 +6,21 @@ An output that is text, and as a whole a JSON object or list, is taken for that.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from watchbill.api.modes import When
 from watchbill.tasks import TaskResult
 
 _SHOWN_MAX: Final = 80
+_BOUNDS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "gt": operator.gt,
+    "atLeast": operator.ge,
+    "lt": operator.lt,
+    "atMost": operator.le,
+}
 MISSING: Final = object()
 """Stands for the output of a step that has none: it was skipped, or a loop comes to it later. It is nothing: no text,
 no items, and no condition holds of it but that it is not there."""
@@ -71,15 +79,29 @@ def holds(condition: When, output: Any) -> bool:
         return condition.exists is True
     value = field(output, condition.field, whose)
     if condition.eq is not None:
-        return as_text(value) == condition.eq
+        return _is(value, condition.eq)
     if condition.ne is not None:
-        return as_text(value) != condition.ne
+        return not _is(value, condition.ne)
     if condition.one_of is not None:
-        return as_text(value) in condition.one_of
-    if isinstance(value, bool) or not isinstance(value, int | float):
+        return any(_is(value, text) for text in condition.one_of)
+    if not _is_number(value):
         what = f"field {condition.field!r} of the output of {whose}" if condition.field else f"the output of {whose}"
         raise Unusable(f"{what} is {_kind(value)}, and no number can be compared with it")
-    return bool(value > condition.gt) if condition.gt is not None else bool(value < (condition.lt or 0.0))
+    given = ((_BOUNDS[name], bound) for name, bound in condition.bounds().items() if bound is not None)
+    return all(compare(value, bound) for compare, bound in given)
+
+
+def _is(value: Any, text: str) -> bool:
+    """Returns whether a value is what the text says: the same number, or shown by the same text."""
+    if _is_number(value):
+        with suppress(ValueError, RecursionError):
+            if _is_number(number := json.loads(text)):
+                return bool(value == number)
+    return as_text(value) == text
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_text(value: Any) -> str:
