@@ -44,6 +44,8 @@ FULL: dict[str, Any] = {
         "synthesis": {
             "class": "m:S",
             "model": "m",
+            "baseURL": "http://127.0.0.1:4/v1",
+            "fallbackModels": [{"model": "openai:y", "baseURL": "http://127.0.0.1:5/v1"}],
             "systemPrompt": "s",
             "prompt": "p",
             "config": {"x": 1},

@@ -18,6 +18,7 @@ from watchbill.agents import AgentLoader, aclose_clients
 from watchbill.agents.calculator import calculator
 from watchbill.api.models import ModelChoice
 from watchbill.errors import RetryAfter, RetryLater, UserActionRequired
+from watchbill.plan import flow
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.tasks import Usage
 from watchbill.testing import ErrorAnswer, FakeModel, ToolCall
@@ -181,6 +182,21 @@ async def test_models_of_openais_protocol_are_asked_at_the_crews_server() -> Non
         assert await run(crew_of(None, None, base_url=gateway.base_url), context) == "yes"
         assert await run(crew_of(own.base_url, base_url=gateway.base_url), testing.context()) == "own"
     assert [r.body["model"] for r in gateway.requests] == ["m0", "m1"]
+
+
+async def test_a_synthesis_is_asked_at_its_own_server_and_has_models_that_stand_in() -> None:
+    async with FakeModel([ErrorAnswer(500)]) as one, FakeModel(["sum"]) as two:
+        written = {
+            "model": "openai-chat:m0",
+            "baseURL": one.base_url,
+            "fallbackModels": [{"model": "openai-chat:m1", "baseURL": two.base_url}],
+        }
+        crew = CrewDefinition.model_validate(
+            {"name": "crew", "agents": [{"agent_id": "a", "agent_class": "EchoAgent"}], "synthesis": written}
+        )
+        synthesis = flow.members(crew)[-1]
+        assert await AgentLoader().load(crew, synthesis).run(testing.context()) == "sum"
+    assert [r.body["model"] for r in (*one.requests, *two.requests)] == ["m0", "m1"]
 
 
 @pytest.mark.pure

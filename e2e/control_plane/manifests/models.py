@@ -41,6 +41,9 @@ ACCEPTED: Final = {
         },
     ),
     "8 fallback models": _crew(fallbackModels=[_FALLBACK] * 8),
+    "a synthesis on a server of its own": crew(
+        {"spec.synthesis": {"model": "openai:x", "baseURL": "http://h/v1", "fallbackModels": [_FALLBACK] * 8}}
+    ),
     "16 tool servers with 16 headers each": _crew(
         servers=[
             {**_SERVER, "name": f"d{i}", "headers": {f"X-{j}": f"Bearer env:{'A' * 245}" for j in range(16)}}
@@ -71,6 +74,17 @@ REFUSED: Final = [
         _crew(fallbackModels=[{"model": "openai:x", "baseURL": "http://a:b@h/"}]),
         f"{_AGENT}.fallbackModels[0].baseURL",
         says=_USER,
+    ),
+    Refused(
+        "a synthesis's server with a password",
+        crew({"spec.synthesis": {"model": "openai:x", "baseURL": "http://a:b@h/"}}),
+        "spec.synthesis.baseURL",
+        says=_USER,
+    ),
+    Refused(
+        "a synthesis with 9 fallback models",
+        crew({"spec.synthesis": {"model": "openai:x", "fallbackModels": [_FALLBACK] * 9}}),
+        "spec.synthesis.fallbackModels",
     ),
     Refused("9 fallback models", _crew(fallbackModels=[_FALLBACK] * 9), f"{_AGENT}.fallbackModels"),
     Refused("a schema that is a text", _crew(outputSchema="object"), f"{_AGENT}.outputSchema"),

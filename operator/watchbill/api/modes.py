@@ -20,6 +20,7 @@ from watchbill.api.meta import (
     bytes_rule,
     first_repeated,
 )
+from watchbill.api.models import BaseUrl, FallbackModels, no_user_rule
 from watchbill.api.problems import Finding, Hint, raise_findings
 
 ITERATIONS_MAX: Final = 100
@@ -201,6 +202,7 @@ class Synthesis(Strict):
             "x-kubernetes-validations": [
                 bytes_rule("systemPrompt", TEMPLATE_MAX_BYTES),
                 bytes_rule("prompt", TEMPLATE_MAX_BYTES),
+                no_user_rule(),
             ]
         }
     )
@@ -209,6 +211,13 @@ class Synthesis(Strict):
         default="", alias="class", max_length=NAME_MAX, description="Class of the agent. Default: LLMAgent."
     )
     model: str = Field(default="", max_length=NAME_MAX, description="Model of the agent. Default: spec.model.")
+    base_url: BaseUrl = Field(
+        default="",
+        alias="baseURL",
+        description="URL of the model's server, as an agent has it. Default: spec.baseURL for a model of OpenAI's "
+        "protocol, else the provider's own; never that of an agent.",
+    )
+    fallback_models: FallbackModels = Field(default_factory=list)
     system_prompt: Template = Field(default="", description="Instructions that the model gets before the prompt.")
     prompt: Template = Field(
         default="",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from watchbill.api.models import ModelChoice
 from watchbill.api.modes import Loop
 from watchbill.errors import InvalidInput, Problem
 from watchbill.names import DELEGATED, EACH, STEP_MARK, SYNTHESIS, UNTIL
@@ -75,6 +76,8 @@ def members(crew: CrewDefinition) -> list[AgentDefinition]:
                 agent_id=SYNTHESIS,
                 agent_class=written.agent_class or DEFAULT_CLASS,
                 model=written.model or None,
+                base_url=written.base_url or None,
+                fallback_models=list(map(ModelChoice.of, written.fallback_models)),
                 system_prompt=written.system_prompt or None,
                 prompt=written.prompt or None,
                 config=dict(written.config),
