@@ -126,6 +126,13 @@ async def test_many_tasks_may_be_prompts_or_name_their_own_agents(crew: Crew, cl
     assert await client.submit_many(crew.keys.crew, "a", []) == []
 
 
+async def test_a_method_that_no_agent_of_the_crew_has_is_refused(crew: Crew, client: Client) -> None:
+    tasks = [AgentTask(agent_name="a", prompt="x"), AgentTask(agent_name="a", prompt="x", method_name="shout")]
+    with pytest.raises(InvalidInput, match=r"tasks\[1\].method_name: .* method 'shout'"):
+        await client.submit_many(crew.keys.crew, None, tasks)
+    assert not await crew.claim("w")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

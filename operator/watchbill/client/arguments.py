@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from watchbill.errors import InvalidInput, Problem
 from watchbill.plan import submission
+from watchbill.records import CrewDefinition
 from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask, Durability, Priority
 
 DEDUPE_MAX_SECONDS: Final = 10 * 365 * 86_400
@@ -83,6 +84,20 @@ def check_each(tasks: Iterable[AgentTask]) -> None:
         if not submission.is_plain(task.prompt, task.task_id, task.metadata, labels):  # most are
             with naming(i):
                 submission.check_own(task.prompt, task.task_id, task.metadata, labels)
+
+
+def check_methods(crew: CrewDefinition, tasks: Iterable[AgentTask]) -> None:
+    """Raises InvalidInput for a task that names a method where none is called: only bots of an AgentService, whose crew
+    has an agent of any name, have methods of their own for tasks."""
+    if crew.takes_any:
+        return
+    for i, task in enumerate(tasks):
+        if task.method_name is not None:
+            reason = (
+                f"crew {crew.name!r} has agents, which run, and no bots whose method {task.method_name!r:.80} could be"
+            )
+            fix = "Remove it, and say in the prompt what is to be done, or name an agent for it."
+            raise InvalidInput(Problem(f"{reason} called", fix, path=f"tasks[{i}].method_name"))
 
 
 @contextlib.contextmanager

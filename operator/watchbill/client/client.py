@@ -156,12 +156,11 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
         """Submits many tasks for `agent`, or for any agents of `role`, or each for the agent or the role that it names
         (with an empty agent_name). Returns their ids, in order.
 
-        With `agent` or `role`, a task may be given as its prompt alone; it gets a new id. Tasks with inputs or a dedupe
-        key are for `submit`. All tasks are checked first, and nothing is stored if one is invalid (InvalidInput says
-        which). They are stored in batches of 500, each all or nothing. When a batch fails (QueueFull, StoreUnavailable,
-        CrewGone; InvalidInput, when the crew has changed since), the error's `stored` has the ids of the batches
-        before, and the same tasks, with ids, may be submitted again. Raises Conflict when an id is that of a run or of
-        other work, NotDurable (see `submit`, also for `deliver`).
+        With `agent` or `role`, a task may be its prompt alone; it gets a new id. Those with inputs or a dedupe key are
+        for `submit`. All are checked first: after InvalidInput nothing is stored. They are stored in batches of 500,
+        each all or nothing. When one fails (QueueFull, StoreUnavailable, CrewGone; InvalidInput, when the crew has
+        changed since), the error's `stored` has the ids of those before, and the same tasks, with ids, may be submitted
+        again. Raises Conflict when an id is that of a run or of other work, NotDurable (see `submit`).
         """
         keys = self._door(crew, agent=agent, role=role)
         work = [arguments.task(task, agent, role, i) for i, task in enumerate(arguments.listed(tasks, "tasks"))]
@@ -174,6 +173,7 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
             for (name, of), i in first.items():
                 with arguments.naming(i):
                     self._fits(current, work[i].prompt, name if of is None else name or None, {}, of)
+            arguments.check_methods(current.definition, work)
             ids = {(name, of): submission.addressee(current.definition, name, of) for name, of in first}
             destinations = deliveries.of_submission(current.definition, deliver)
             return await self._put(
