@@ -127,7 +127,8 @@ class Approval:
     reason: str = ""
     """The reason of whoever decided."""
     details: str = ""
-    """The arguments of a tool's call, as JSON without secrets; empty: it is for none."""
+    """The arguments of a tool's call, or the prompt of a task that asks to begin, as JSON without secrets; else
+    empty."""
 
 
 class RunState(StrEnum):

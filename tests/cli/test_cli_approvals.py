@@ -21,7 +21,8 @@ def test_a_step_waits_for_approve_and_says_so_everywhere(shell: Shell, stored: s
     assert shell.run("apply", "-f", "crew.yaml").returncode == 0
     worker = shell.start("worker", stored)
     try:
-        shell.run("submit", stored, "look", "--id", "r1")
+        asked_for = "look at\n\n  " + "all of it, " * 200 + "and more"
+        shell.run("submit", stored, asked_for, "--id", "r1")
         until(lambda: "approval" in shell.run("status", stored, "r1").stdout)
         status = shell.run("status", stored, "r1")
         assert "r1/second waits for approval since " in status.stderr
@@ -30,6 +31,10 @@ def test_a_step_waits_for_approve_and_says_so_everywhere(shell: Shell, stored: s
         assert lines[2].strip().startswith("r1/second: it has waited for approval to begin, for ")
         work = f"default/{stored} r1/second"
         assert lines[-2:] == [f"look    watchbill approve {work}", f"        watchbill reject {work}"]
+        shown = [line[8:] for line in lines[lines.index("asks    look at") :]]
+        assert shown[: len(asked_for.splitlines())] == asked_for.splitlines()
+        (asked,) = json.loads(shell.run("why", stored, "r1/second", "-o", "json").stdout)["approvals"]
+        assert json.loads(asked["details"]).startswith(asked_for)
 
         done = shell.run("approve", stored, "r1/second", "--reason", "go on")
         assert (done.returncode, done.stderr) == (0, "")

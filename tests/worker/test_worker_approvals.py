@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from workshop import Crew, Make
+from workshop import Crew, Make, agent
 
 from waiting import until
 from watchbill.errors import Conflict
+from watchbill.plan.approvals import PROMPT_MAX
 from watchbill.records import ExecutionMode
 from watchbill.tasks import TaskState
 
@@ -48,6 +50,32 @@ async def test_a_step_that_needs_approval_begins_once_it_is_given_whoever_dies(m
     (known,) = (await crew.client.approvals(crew.name, "r"))["r/send"]
     assert (known.what, known.state, known.reason) == ("", "approved", "well said")
     assert await crew.is_idle()
+
+
+async def test_who_approves_of_a_beginning_is_shown_the_whole_prompt_without_secrets(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "hunter2-hunter2")
+    long = "a\n\x1e b \x1f" + "x" * 5000
+    crew = await make_crew({"a": "Brief"}, requires_approval=["a"])
+    async with crew.in_process():
+        await crew.submit("t", "a", f"{long} hunter2-hunter2")
+        await _waits(crew, "t")
+        (asked,) = (await crew.client.approvals(crew.name, "t"))["t"]
+        assert json.loads(asked.details) == f"{long} [redacted SHOP_TOKEN]"
+        assert await crew.client.approve(crew.name, "t")
+        assert (await crew.result("t")).success
+        (known,) = (await crew.client.approvals(crew.name, "t"))["t"]
+        assert (known.what, known.state, known.details) == ("", "approved", asked.details)
+
+
+async def test_a_prompt_that_is_too_long_to_be_shown_is_not_asked_approval_for(make_crew: Make) -> None:
+    crew = await make_crew([agent("a", "Brief", prompt="{inputs.log}")], requires_approval=["a"])
+    async with crew.in_process():
+        await crew.submit("t", "a", inputs={"log": "x" * (PROMPT_MAX + 1)})
+        result = await crew.result("t")
+    assert "its prompt has 1,048,577 characters, and whoever approves must see all of them" in result.error
+    assert crew.executions() == {}
 
 
 async def test_an_agent_asks_and_begins_anew_with_each_approval(make_crew: Make) -> None:

@@ -33,9 +33,9 @@ def approve(
 ) -> int:
     """Approve of what a task, or a step of a run, waits for, and print its state.
 
-    It goes on as soon as a worker has a slot for it. `watchbill why CREW ID` shows what it waits for, and the arguments
-    of calls of tools. Exit 2: there is no such work, it waits for no approval or for several and none is named, it was
-    rejected, or its time for that is over.
+    It goes on as soon as a worker has a slot for it. `watchbill why CREW ID` shows what it waits for: the whole prompt,
+    or the arguments of a call of a tool. Exit 2: there is no such work, it waits for no approval or for several and
+    none is named, it was rejected, or its time for that is over.
     """
     return store.run(
         lambda client: _told(

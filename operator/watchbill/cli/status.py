@@ -149,7 +149,7 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
         for task_id, known in (await client.approvals(crew, work_id)).items():
             for one in known:
                 if one.state == "waiting" and one.until > output.now():
-                    what = f"{one.what} {one.details}".rstrip() or "to begin"
+                    what = f"{one.what} {one.details}".rstrip() if one.what else "to begin"
                     meant = f" --what {shlex.quote(one.what)}" if one.what else ""
                     output.say(
                         f"{task_id} waits for approval since {one.asked_at:%F %T} UTC: {what} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -154,7 +155,7 @@ def _show(told: Why, pods: Sequence[str], paused: Sequence[str]) -> None:
         lines.append(("within", done))
     lines += [("before", _attempt(one)) for one in waiting.attempts if one.outcome != "running"]
     lines += [("before", _decided(one)) for one in waiting.approvals if one.decided_at]
-    lines += [("asks", f"{one.what}: {one.details}") for one in _open(waiting) if one.details]
+    lines += [("asks", line) for one in _open(waiting) if one.details for line in _asked(one)]
     lines += [("look", command) for command in _look(told)]
     width = max(len(label) for label, _ in lines[1:])
     said = ""
@@ -176,6 +177,11 @@ def _attempt(one: Any) -> str:
 def _open(told: Why) -> list[Approval]:
     """The approvals that it waits for now."""
     return [one for one in told.approvals if one.state == "waiting"]
+
+
+def _asked(one: Approval) -> list[str]:
+    """Returns what is to be approved, in full: the arguments of a call, or the lines of a prompt."""
+    return [f"{one.what}: {one.details}"] if one.what else str(json.loads(one.details)).splitlines()
 
 
 def _decided(one: Approval) -> str:

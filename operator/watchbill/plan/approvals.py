@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
@@ -16,6 +17,8 @@ WHAT_MAX: Final = 500
 """Characters of what an agent asks approval for."""
 MOST: Final = 100
 """Approvals that one task may ask for."""
+PROMPT_MAX: Final = 1024 * 1024
+"""Characters of a prompt whose task waits for approval to begin. Whoever decides must see all of them."""
 _PROMPT_MAX: Final = 300
 
 
@@ -47,6 +50,16 @@ def checked(what: object) -> str:
         fix = f"Say in 1 to {WHAT_MAX} printable characters what is to be approved."
         raise InvalidInput(Problem(f"{str(what)[:80]!r} can't be asked approval for", fix, path="what"))
     return said
+
+
+def to_begin(prompt: str) -> dict[str, str]:
+    """Returns what a task asks approval for before it begins: `Approval.what` → its details. Raises InvalidInput for a
+    prompt that is too long to be shown."""
+    if len(prompt) > PROMPT_MAX:
+        reason = f"its prompt has {len(prompt):,} characters, and whoever approves must see all of them"
+        fix = f"Give its agent a prompt that cites less: {PROMPT_MAX:,} are possible."
+        raise InvalidInput(Problem(reason, fix, path="prompt"))
+    return {TO_BEGIN: json.dumps(prompt, ensure_ascii=False)}
 
 
 def request(what: str, prompt: str = "") -> str:

@@ -29,8 +29,8 @@
 --     spent               by all attempts; '': nothing
 --     result
 --     message
---     detail              for the dead letter; of approval: what it is for, each perhaps with FS and the arguments of
---                         a call, joined by LS; of members: the other steps, joined by LS; of completed: the agent
+--     detail              for the dead letter; of approval: what it is for, each perhaps with FS and its details,
+--                         joined by LS; of members: the other steps, joined by LS; of completed: the agent
 --                         of whose work this step has approved
 --   ...                   agents with roles, as far as the caller knows them (`know_agents` in lib_limits.lua)
 -- Answers

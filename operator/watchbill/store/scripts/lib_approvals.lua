@@ -13,7 +13,7 @@ local function approvals()      -- made when needed: most calls have to do with 
 
   -- One approval (packed.Approval in Python): what it is for ('': the task's beginning), waiting | approved | rejected,
   -- since when and until when somebody may decide, when somebody did (ms; 0: nobody has), why, and the arguments of a
-  -- call.
+  -- call, or the prompt that waits to begin.
   local PACKED = '^([^\31]*)\31(%a+)\31(%d+)\31(%d+)\31(%d+)\31([^\31]*)\31?(.*)$'
 
   local function read(item)

@@ -29,10 +29,11 @@ from watchbill.errors import AgentNotLoadable, InvalidInput, NotWorthRetrying, P
 from watchbill.event_types import Telling
 from watchbill.names import ROLE, CrewKeys
 from watchbill.plan import flow, given, prompts, values
-from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request
+from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request, to_begin
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition, TaskPolicy
-from watchbill.store import approvals, definitions
+from watchbill.redaction import redact
+from watchbill.store import approvals, definitions, packed
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask
 from watchbill.worker.execution import delegated, steps_before
@@ -187,7 +188,12 @@ class Executor:
         except NotWorthRetrying as error:
             refused = Failed(describe(error), Failure(worth_retrying=False, given_up=True))
             return self._results.failed(task, role.crew.tasks, refused, Extras(), 0.0)
-        waits = Waiting("approval", TO_BEGIN, request(TO_BEGIN, prompt), role.crew.approval_timeout_seconds)
+        shown = redact(prompt)
+        try:
+            asked = packed.pack_asked(to_begin(shown))
+        except InvalidInput as error:
+            return self._results.not_begun(task, role.crew.tasks, f"{task.step or task.id!r} can't begin: {error}")
+        waits = Waiting("approval", asked, request(TO_BEGIN, shown), role.crew.approval_timeout_seconds)
         return self._results.waiting(task, waits)
 
     def failed(self, task: Claimed, error: Exception) -> Finished:

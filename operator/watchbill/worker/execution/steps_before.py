@@ -9,7 +9,7 @@ from typing import Any
 from watchbill.connection import outages
 from watchbill.connection.gathering import GatheredReads
 from watchbill.names import CrewKeys
-from watchbill.plan import flow, prompts, values
+from watchbill.plan import flow, values
 from watchbill.store import packed, run_steps, runs
 from watchbill.store.queue import Claimed
 from watchbill.worker.execution.attempt import Role
