@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from e2e.cluster.reading import Reader
+
 
 class KubectlError(Exception):
     """kubectl failed. Its text is what kubectl wrote, so that a test can match the API server's words."""
@@ -29,6 +31,7 @@ class Kubectl:
     def __init__(self, program: str | Path, kubeconfig: Path, *, cache: Path | None = None) -> None:
         self.program = Path(program)
         self.kubeconfig = kubeconfig
+        self._reader = Reader(kubeconfig)
         # What it has discovered of an API server; its default place knows servers by port, and ports come again.
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         self._environment["KUBECACHEDIR"] = str(cache or kubeconfig.parent / "kubectl-cache")
@@ -50,8 +53,10 @@ class Kubectl:
         return done.stdout
 
     def json(self, *words: str | Path, timeout: float = 180) -> Any:
-        """Returns the output of kubectl with `--output=json`, parsed."""
-        return json.loads(self(*words, "--output=json", timeout=timeout))
+        """Returns the output of kubectl with `--output=json`, parsed. A plain `get` that succeeds takes no process."""
+        what, *more = map(str, words)
+        found = self._reader.get(more) if what == "get" else None
+        return json.loads(self(*words, "--output=json", timeout=timeout)) if found is None else found
 
     def items(self, *words: str | Path, timeout: float = 180) -> list[Any]:
         """The objects of a `get`."""

@@ -16,6 +16,8 @@ import pytest
 from e2e.cluster import machine, recipe
 from e2e.cluster.control_plane import ADMIN, ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl, KubectlError
+from e2e.cluster.reading import Reader
+from e2e.control_plane.manifests import crew, heartbeat
 
 DEPLOYMENT = {
     "apiVersion": "apps/v1",
@@ -48,6 +50,36 @@ def test_controllers_make_the_pods_of_a_deployment_and_collect_what_has_lost_its
     machine.until(lambda: len(pods()) == 2, within=60, what="two pods")
     kubectl("delete", "deployment", "some", f"--namespace={namespace}", "--cascade=background")
     machine.until(lambda: not pods(), within=60, what="no pods")
+
+
+def test_what_is_read_without_kubectl_is_what_kubectl_prints(kubectl_here: Kubectl, namespace: str) -> None:
+    where, reader = f"--namespace={namespace}", Reader(kubectl_here.kubeconfig)
+    assert reader.get(("deployment", "some", where)) is None
+    with pytest.raises(KubectlError, match='"some" not found'):
+        kubectl_here.json("get", "deployment", "some", where)
+
+    kubectl_here.apply(DEPLOYMENT, crew(), heartbeat(), namespace=namespace)
+    kubectl_here("create", "secret", "generic", "some", "--from-literal=a=b", where)
+    machine.until(lambda: len(kubectl_here.items("pods", where)) == 2, within=60, what="two pods")
+    for words in (
+        ("deployment", "some"),
+        ("deployments",),
+        ("crew/blog-team",),
+        ("crews",),
+        ("heartbeats", "morning"),
+        ("secret", "some"),
+        ("pods",),
+        ("pods", "--selector=app in (some,other)"),
+        ("pods", "--selector=app!=some"),
+        ("events.events.k8s.io",),
+    ):
+
+        def same(words: tuple[str, ...] = words) -> bool:
+            return bool(reader.get((*words, where)) == json.loads(kubectl_here("get", *words, where, "--output=json")))
+
+        machine.until(same, within=60, what=f"{words} are the same to both, and change no more")
+    for others in (("pods",), ("pods", where, "--watch"), ("pods,secrets", where), ("pods", "-A"), ("nodes", where)):
+        assert reader.get(others) is None, f"{others} are for kubectl"
 
 
 def test_every_write_is_on_record_once_and_no_read(
