@@ -124,9 +124,11 @@ class ControlPlane:
         )
         self._until("kube-apiserver", lambda: self._answers("/readyz"), "the API server is ready")
         self._write_kubeconfig(self.kubeconfig, self._tokens[ADMIN])
+        self._signal_controllers(signal.SIGCONT)
 
     def stop_api_server(self, *, kill: bool = False) -> None:
-        """By SIGTERM, or as if its machine had died. etcd, and with it every object, stays."""
+        """By SIGTERM, or as if its machine had died. etcd, and with it every object, stays. Controllers and scheduler
+        stand still until it is back: otherwise they would have come to ask every minute only."""
         process = self._processes.pop("kube-apiserver")
         process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:
@@ -134,6 +136,7 @@ class ControlPlane:
         finally:
             process.kill()
             process.wait()
+            self._signal_controllers(signal.SIGSTOP)
 
     def restart_api_server(self, *, kill: bool = False) -> None:
         """In place: the same address, certificate and objects."""
@@ -222,6 +225,11 @@ class ControlPlane:
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         self._until("kube-controller-manager", lambda: self._answers(account), "the controllers work")
         self._until("kube-scheduler", lambda: True, "the scheduler runs")
+
+    def _signal_controllers(self, number: signal.Signals) -> None:
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            if name in self._processes:
+                self._processes[name].send_signal(number)
 
     @property
     def _certificate(self) -> Path:
