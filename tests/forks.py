@@ -97,10 +97,10 @@ class Fork(subprocess.Popen[Any]):
 class _Template:
     """The process that forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+            command = [sys.executable, "-P", __file__, str(theirs.fileno()), *modules]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._lock = threading.Lock()
 
@@ -118,7 +118,8 @@ class _Template:
         self._process.wait()
 
 
-_template: _Template | None = None
+_templates: dict[Sequence[str], _Template] = {}
+"""By the modules that they have imported besides."""
 
 
 def start(
@@ -130,13 +131,14 @@ def start(
     env: Mapping[str, str],
     cwd: Path | None = None,
     start_new_session: bool = False,
+    modules: tuple[str, ...] = (),
 ) -> subprocess.Popen[Any]:
-    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments.
+    """Starts `python ARGUMENTS`, which are a script and its arguments, or `-m`, a module and its arguments. `modules`:
+    what it will import besides IMPORTS.
 
     From nothing, where `env` says what is read before anything runs. A new session whose stdin is a terminal is
     controlled by it.
     """
-    global _template
     if any(name.startswith(_READ_AT_START) and os.environ.get(name) != value for name, value in env.items()):
         return subprocess.Popen(
             [sys.executable, *arguments] if arguments[0] == "-m" else [sys.executable, "-P", *arguments],
@@ -147,8 +149,8 @@ def start(
             cwd=cwd,
             start_new_session=start_new_session,
         )
-    if _template is None:
-        _template = _Template()
+    if modules not in _templates:
+        _templates[modules] = _Template(modules)
     request: dict[str, Any] = {
         "arguments": [str(argument) for argument in arguments],
         "env": dict(env),
@@ -158,15 +160,13 @@ def start(
     with Path(os.devnull).open() as nothing:
         given: tuple[Any, ...] = (nothing if stdin is None else stdin, stdout, stderr)
         streams = [stream if isinstance(stream, int) else stream.fileno() for stream in given]
-        return Fork(request["arguments"], _template.fork(request, streams))
+        return Fork(request["arguments"], _templates[modules].fork(request, streams))
 
 
 def close() -> None:
-    """Ends the process that forks, if there is one."""
-    global _template
-    if _template is not None:
-        _template.close()
-        _template = None
+    """Ends the processes that fork."""
+    while _templates:
+        _templates.popitem()[1].close()
 
 
 # ---------------------------------------------------------------- in the process that forks
@@ -245,6 +245,8 @@ def _become(descriptors: Sequence[int]) -> dict[str, Any]:
     importlib.reload(places)  # it keeps the folder in which the process has started
     os.environ.clear()
     os.environ.update(request["env"])
+    if kube_config := sys.modules.get("kubernetes.aio.config.kube_config"):
+        importlib.reload(kube_config)  # it keeps where the environment says that the API server is
     time.tzset()
     sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
     sys.stderr.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -289,7 +291,7 @@ def _end(code: int) -> None:
 
 
 if __name__ == "__main__":
-    for name in IMPORTS:
+    for name in (*IMPORTS, *sys.argv[2:]):
         importlib.import_module(name)
     import typer.main
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import forks
 from e2e.cluster import control_plane as planes
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
@@ -29,6 +30,12 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 @pytest.fixture(scope="session")
 def cluster(control_plane: ControlPlane) -> ControlPlane:
     return control_plane
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_that_forks() -> Iterator[None]:
+    yield
+    forks.close()
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from e2e.cluster import machine
 from watchbill import local_server
 
 STOP_SECONDS = 60.0
+FORKED_WITH = ("watchbill.cli.operator", "watchbill.controller.operator", "watchbill.worker.shift")
+"""Operators and workers import these; forks have them already."""
 
 
 class Process:
@@ -30,6 +32,7 @@ class Process:
 
     def __init__(self, words: Sequence[str], folder: Path, name: str, environment: dict[str, str]) -> None:
         self.log = folder / f"{name}.log"
+        self._forked = False
         own = {key: value for key, value in os.environ.items() if not key.startswith(("WATCHBILL_", "KUBE"))}
         self._environment = {**own, **environment}
         self._command = [sys.executable, "-m", *words]
@@ -45,8 +48,21 @@ class Process:
         if error is not None:
             print(f"--- the end of {self.log.name}:", *self.said()[-30:], sep="\n")
 
+    def forked(self) -> Self:
+        """Starts as the fork of a process that has imported all (tests/forks.py)."""
+        self._forked = True
+        return self
+
     def start(self) -> Self:
         with self.log.open("ab") as log:
+            if self._forked:
+                import forks  # benches, which don't fork, don't find it
+
+                arguments = self._command[1:]
+                self._process = forks.start(
+                    arguments, stdout=log, stderr=log, env=self._environment, modules=FORKED_WITH
+                )
+                return self
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )

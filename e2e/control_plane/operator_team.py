@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,22 @@ SOON = 120.0
 def rendered(where: str, *namespaces: str, **given: Any) -> list[dict[str, Any]]:
     """The chart's ServiceAccount, roles and bindings, for a release that watches these namespaces (none: all).
     `given`: more of its values."""
-    command: list[str | Path] = [
-        programs.path("helm"),
-        "template",
-        RELEASE,
-        ROOT / "charts" / "watchbill",
-        f"--namespace={where}",
-    ]
-    with tempfile.TemporaryDirectory() as home:
-        environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
-        values = json.dumps({"watchNamespaces": namespaces, "rbac": {"aggregate": False}, **given})
-        text = machine.run([*command, "--values=-"], stdin=values, env=environment)
+    stand_ins = [f"namespace-number-{number}" for number in range(len(namespaces))]
+    text = _template(where, json.dumps({"watchNamespaces": stand_ins, "rbac": {"aggregate": False}, **given}))
+    for stand_in, namespace in zip(stand_ins, namespaces, strict=True):
+        text = text.replace(stand_in, namespace)
     kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
     return [document for document in yaml.safe_load_all(text) if document and document["kind"] in kinds]
+
+
+@cache
+def _template(where: str, values: str) -> str:
+    """Helm renders the chart once for all tests that want the same."""
+    chart = ROOT / "charts" / "watchbill"
+    command: list[str | Path] = [programs.path("helm"), "template", RELEASE, chart, f"--namespace={where}"]
+    with tempfile.TemporaryDirectory() as home:
+        environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
+        return machine.run([*command, "--values=-"], stdin=values, env=environment)
 
 
 @pytest.fixture(scope="session")
@@ -89,14 +93,16 @@ class Team:
         self.store = store
         self.folder = folder
         self.operator = new_operator
-        """Starts one that watches this namespace only; `everywhere=True`: the whole cluster. `settings` as given."""
+        """Starts one that watches this namespace only; `everywhere=True`: the whole cluster. `settings` as given.
+        `forked=False`: from nothing, as a pod does."""
         self.may_be_forbidden = False
 
     def kubectl(self, *words: str | Path, **more: Any) -> str:
         return self._kubectl(*words, f"--namespace={self.namespace}", **more)
 
     def worker(self, crew: str, **settings: str) -> Process:
-        return operator_process.worker(f"{self.namespace}/{crew}", self.store.url, self.folder, **settings)
+        of = f"{self.namespace}/{crew}"
+        return operator_process.worker(of, self.store.url, self.folder, **settings).forked()
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self._kubectl.apply(*objects, namespace=self.namespace)
@@ -184,13 +190,15 @@ def team(kubectl: Kubectl, installed: ControlPlane, namespace: str, store: Store
     """Its operators are killed when the test ends."""
     started: list[Process] = []
 
-    def new_operator(*, everywhere: bool = False, kubeconfig: Path | None = None, **settings: str) -> Process:
+    def new_operator(
+        *, everywhere: bool = False, kubeconfig: Path | None = None, forked: bool = True, **settings: str
+    ) -> Process:
         own = installed.service_account_kubeconfig(EVERYWHERE if everywhere else NARROW, RELEASE)
         account = kubeconfig or own
         mine = {"watch_namespaces": "" if everywhere else namespace, "resync_seconds": "300", **settings}
         made = operator_process.operator(account, store.url, tmp_path, **mine)
         started.append(made)
-        return made.start()
+        return (made.forked() if forked else made).start()
 
     kubectl.apply(*(one for one in rendered(NARROW, namespace) if one["kind"] in ("Role", "RoleBinding")))
     kubectl("create", "secret", "generic", "watchbill-redis", f"--from-literal=url={store.url}", f"-n={namespace}")

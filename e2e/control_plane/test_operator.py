@@ -200,7 +200,7 @@ def test_a_crew_recreated_at_once_starts_clean(team: Team, up: bool) -> None:
 
 
 def test_the_operator_ends_by_sigterm_with_code_0(team: Team) -> None:
-    running = team.operator()
+    running = team.operator(forked=False)
     team.apply(crew())
     team.until_ready()
     assert running.terminate() == 0

@@ -34,7 +34,8 @@ class Replica:
     def __init__(self, team: Team, **settings: Any) -> None:
         (port,) = free_ports(1)
         self._url = f"http://127.0.0.1:{port}"
-        self.process: Process = team.operator(lease=LEASE, health_port=str(port), name=f"operator-{port}", **settings)
+        name = f"operator-{port}"
+        self.process: Process = team.operator(lease=LEASE, health_port=str(port), name=name, forked=False, **settings)
 
     @property
     def leads(self) -> bool:
