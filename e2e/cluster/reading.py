@@ -49,7 +49,7 @@ class Reader:
                 connection.request("GET", path, headers=headers)
                 answer = connection.getresponse()
                 return _printed(json.load(answer)) if answer.status == 200 else None
-        except (OSError, http.client.HTTPException, ValueError):
+        except (OSError, http.client.HTTPException, LookupError, ValueError, yaml.YAMLError):
             return None
 
 

@@ -16,6 +16,7 @@ import pytest
 from e2e.cluster import docker, kind, machine
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl
+from e2e.cluster.reading import Reader
 
 UNUSED_SERVICE = "10.96.255.254"
 OUTSIDE = "192.0.2.1"  # TEST-NET-1: belongs to nobody
@@ -125,6 +126,8 @@ def test_a_service_leads_to_both_of_its_pods_also_from_this_machine(
     kubectl("rollout", "status", "deployment/names", where, "--timeout=60s", timeout=90)
     names = {item["metadata"]["name"] for item in kubectl.items("pods", where)}
     assert len(names) == 2
+    read = Reader(ours.kubeconfig).get(("pods", where))  # as who the certificate says
+    assert {item["metadata"]["name"] for item in read["items"]} == names
 
     port = kubectl.json("get", "service", "names", where)["spec"]["ports"][0]["nodePort"]
     with kubectl.port_forward("service/names", 80, namespace=namespace) as forwarded:
