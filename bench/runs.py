@@ -129,8 +129,9 @@ def _faults(name: str, size: int, written: ours.Ledger, result: Result | None) -
     found = []
     if result is not None and not (isinstance(result, RunResult) and result.status is RunState.COMPLETED):
         found.append(f"{name}: {result.error}")
-    again = [number for number, count in Counter(number for number, _ in written.read()).items() if count > 1]
-    if again or len(written) != size:
+    counted = Counter(number for number, _ in written.read())
+    again = [number for number, count in counted.items() if count > 1] if result is not None else []
+    if again or len(written) != size:  # the tasks are all of one agent, whose number they write
         found.append(f"{name}: {len(written)} of {size} ran, these twice: {again[:10]}")
     return found
 
