@@ -101,6 +101,37 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{- /* The settings by which the operator works, and by which `helm test` examines it. */ -}}
+{{- define "watchbill.environment" -}}
+- name: WATCHBILL_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "watchbill.redisSecret" . }}
+      key: {{ include "watchbill.redisKey" . }}
+- name: WATCHBILL_NAMESPACE  # of the crews that `kubectl exec ... watchbill submit NAME` names
+  value: {{ first .Values.watchNamespaces | default .Release.Namespace }}
+- name: WATCHBILL_WATCH_NAMESPACES
+  value: {{ join "," .Values.watchNamespaces | quote }}
+- name: WATCHBILL_WORKER_IMAGE
+  value: {{ include "watchbill.image" (list .Values.workers.image .Chart.AppVersion) | quote }}
+- name: WATCHBILL_WORKER_RESOURCES
+  value: {{ .Values.workers.resources | default dict | toJson | quote }}
+- name: WATCHBILL_QUOTAS
+  value: {{ .Values.quotas | default dict | toJson | quote }}
+- name: WATCHBILL_ALLOW_MODULES
+  value: {{ join "," .Values.workers.allowModules | quote }}
+{{- if .Values.redis.aclPerCrew }}
+- name: WATCHBILL_REDIS_ACL_PER_CREW
+  value: "true"
+- name: WATCHBILL_REDIS_ACL_ROTATE_SECONDS
+  value: {{ int64 .Values.redis.aclRotateSeconds | quote }}
+{{- end }}
+- name: WATCHBILL_INSTALLATION
+  value: {{ printf "%s/%s" .Release.Namespace .Release.Name }}
+- name: WATCHBILL_LEASE
+  value: {{ printf "%s/%s" .Release.Namespace (include "watchbill.fullname" .) }}
+{{- end -}}
+
 {{- /* What the operator may do in a namespace that it watches, and no more. */ -}}
 {{- define "watchbill.rules" -}}
 - apiGroups: [watchbill.dev]
