@@ -83,6 +83,20 @@ def schema() -> str:
             "patternProperties": {f"^{_NAME}$": {**_closed(heartbeat), "type": ["object", "null"]}},
             "additionalProperties": False,
         },
+        "podDisruptionBudget": {
+            "description": "A PodDisruptionBudget for the crew's workers.",
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "enabled": {"description": "Make one.", "type": "boolean"},
+                "maxUnavailable": {
+                    "description": "Workers that may be away at once: a number, or a share such as 25%.",
+                    "type": ["integer", "string"],
+                    "minimum": 1,
+                    "pattern": "^[1-9][0-9]?%$",
+                },
+            },
+        },
         "global": {"description": "Helm's own, where this chart is part of another.", "type": "object"},
     }
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"

@@ -63,6 +63,8 @@ def test_the_example_in_its_readme_is_values() -> None:
         ({"heartbeats": {"x": {"intervalSeconds": 0}}}, ("heartbeats/x/intervalSeconds", "minimum")),
         ({"crew": {"name": "a" * 53}}, ("crew/name", "maxLength")),
         ({"crew": {"labels": {"a": 1}}}, ("crew/labels/a", "type")),
+        ({"podDisruptionBudget": {"maxUnavailable": 0}}, ("podDisruptionBudget/maxUnavailable", "minimum")),
+        ({"podDisruptionBudget": {"maxUnavailable": "0%"}}, ("podDisruptionBudget/maxUnavailable", "pattern")),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, Any], found: tuple[str, str]) -> None:
@@ -78,7 +80,7 @@ def test_what_a_release_may_leave_open_may_be_left_open() -> None:
 def test_its_values_show_every_field_of_a_crew() -> None:
     text = (CHART / "values.yaml").read_text()
     fields = {field.alias for field in CrewSpec.model_fields.values()}
-    assert fields | {"crew", "heartbeats", "global"} == set(SCHEMA["properties"])
+    assert fields | {"crew", "heartbeats", "podDisruptionBudget", "global"} == set(SCHEMA["properties"])
     assert [
         name for name in sorted(filter(None, fields)) if f"\n# {name}:" not in text and f"\n{name}:" not in text
     ] == []
