@@ -322,8 +322,8 @@ class Client(Budgets, Control, Crews, Deliveries, Sessions):
         return await self._of_crew(keys, runs.status(self._redis, keys, run_id))
 
     async def why(self, crew: str, task_id: str) -> Why:
-        """Returns why the run, the task or the step (`run/step`) is where it is: what it waits for, how many tasks are
-        before it, when it is likely to begin, and its attempts so far. Raises NotFound."""
+        """Returns why the run, task or step (`run/step`) is where it is, by the store alone: what it waits for, what
+        is before it, when it is likely to begin, and its attempts so far. Raises NotFound."""
         keys = self._door(crew, task_id=task_id)
         most = (await self._current(keys)).definition.tasks.max_attempts
         told = explain(await seen(self._redis, keys, task_id, most))
