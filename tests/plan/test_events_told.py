@@ -49,6 +49,18 @@ def test_dead_letters_are_told_when_they_begin_and_not_after_a_restart() -> None
     assert events.of_dead("team/blog", None, 9) == []
 
 
+def test_missed_slots_are_told_when_there_are_more_of_them_and_not_after_a_restart() -> None:
+    beat = {"metadata": {"namespace": "team", "name": "beat"}, "spec": {"crewRef": {"name": "blog"}}}
+    (told,) = events.of_missed(beat, None, 2)
+    assert (told.reason, told.warning) == ("SlotsMissed", True)
+    assert "watchbill events team/blog" in told.note
+    assert events.of_missed(beat, 2, 5) == [told], "all are one series"
+    assert events.of_missed(beat, 5, 5) == []
+    assert events.of_missed(beat, 5, 0) == [], "the store has lost its data"
+    assert events.of_missed({**beat, "status": {"missedSlots": 5}}, None, 5) == []
+    assert events.of_missed({**beat, "status": {"missedSlots": 5}}, None, 6) == [told]
+
+
 def of(observed: Observed) -> list[events.Told]:
     return events.of_plan(observed, planned(observed))
 

@@ -45,6 +45,8 @@ class CrewMemory:
     """Heartbeat → whether it fires."""
     run_now: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Heartbeat → the value of the annotation that had it fired last, and what became of it."""
+    missed: dict[str, int] = field(default_factory=dict)
+    """Heartbeat → the number of its missed slots at the last reading."""
     parked: tuple[int, float, Sequence[str]] = (0, 0.0, ())
     """The number of parked tasks, the time of that reading, and the agents that they wait for."""
     help_at: float | None = None

@@ -315,6 +315,10 @@ class Reconciler:
             else:
                 continue
             observed, handled = state.beats.get(name) if state else None, memory.run_now.get(name)
+            if observed is not None:
+                missed = tell.of_missed(seen, memory.missed.get(name), observed.missed)
+                self._events.tell("heartbeats", seen["metadata"], missed)
+                memory.missed[name] = observed.missed
             status = beat.status(seen, verdict, observed, now=self._clock.now(), handled=handled)
             pauses.append(await self._statuses.write("heartbeats", seen, status, key, memory))
         return pauses

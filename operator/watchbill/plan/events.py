@@ -92,6 +92,19 @@ def of_dead(crew: str, before: int | None, now: int) -> list[Told]:
     return [Told("DeadLetters", "Run", note, warning=True)]
 
 
+def of_missed(seen: Mapping[str, Any], before: int | None, now: int) -> list[Told]:
+    """Returns that slots of this Heartbeat were missed. `before`, `now`: their numbers at the last reading and at this
+    one; None: the status says what was known last. The note has no figures, so that one series tells of all."""
+    known = before if before is not None else (seen.get("status") or {}).get("missedSlots", 0)
+    if now <= known:
+        return []
+    crew = f"{seen['metadata']['namespace']}/{seen['spec']['crewRef']['name']}"
+    note = (
+        f"slots were missed: status.missedSlots says how many, the crew's feed which and why (watchbill events {crew})"
+    )
+    return [Told("SlotsMissed", "Fire", note, warning=True)]
+
+
 def _of_drain(seen: Observed, planned: Plan, cause: str) -> list[Told]:
     """The notes name no workers, so that many drains are one series."""
     told = []
