@@ -44,5 +44,24 @@ def test_over_older_crds_the_operator_does_nothing_and_says_so_and_over_newer_on
     assert team.stored() == set()
     assert team.crew()["status"] == {"observedGeneration": -1}
 
-    install(lambda schema: schema["spec"]["properties"].update(later={"type": "string"}))
+    def newer(schema: Any) -> None:
+        schema["spec"]["properties"].update(later={"type": "string"})
+
+    install(newer)
     team.until_ready()
+
+    def refusals() -> int:
+        return running.log.read_text().count("nothing is done until the CRDs are upgraded")
+
+    before = refusals()
+    install(older)  # as a rollback does, under an operator that runs
+    machine.until(lambda: refusals() > before, within=SOON, what="it has stopped, and says why")
+    team.apply(crew("later"))
+    stored, again = team.stored(), refusals()
+    machine.until(lambda: refusals() > again, within=SOON, what="it asks again")
+    assert team.stored("later") == set()
+    assert team.crew("later")["status"] == {"observedGeneration": -1}
+    assert team.stored() == stored
+    install(newer)
+    team.until_ready("echo", "later")
+    assert running.exit_code() is None

@@ -1,4 +1,8 @@
-"""The operator's process: connects, waits until the API server serves its kinds, and runs the controller."""
+"""The operator's process: connects, waits until the API server serves its kinds, and runs a controller while it does.
+
+Where it does so again, the controller is a new one: what the former one knows may be without fields that older CRDs
+have dropped.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import socket
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 import redis.asyncio
 
@@ -67,16 +71,34 @@ class Operator:
             stack.push_async_callback(client.aclose)
             kubernetes = await stack.enter_async_context(await KubernetesApi.connect(self._clock))
             stopped = asyncio.create_task(self._stopping.wait())
+            stack.push_async_callback(background.end, stopped)
+            while not stopped.done():
+                await self._operate(client, kubernetes, stopped)
+
+    async def _operate(
+        self, client: redis.asyncio.Redis, kubernetes: KubernetesApi, stopped: asyncio.Future[Any]
+    ) -> None:
+        """Runs a controller until `stopped`, or until the API server no longer serves all that we know."""
+        async with AsyncExitStack() as stack:
             starting = asyncio.create_task(_until_served(kubernetes, self._clock))
-            stack.push_async_callback(background.end, stopped, starting)
+            stack.push_async_callback(background.end, starting)
             await asyncio.wait({stopped, starting}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                scheduler = self._schedule(client, self._clock)
-                owner = f"{self._settings.installation}@{starting.result()}"
-                self._controller = Controller(
-                    self._settings, client, kubernetes, scheduler, owner, self._identity, self._clock
-                )
-                await self._controller.run(stopped)
+            if not starting.done():
+                return
+            scheduler = self._schedule(client, self._clock)
+            owner = f"{self._settings.installation}@{starting.result()}"
+            self._controller = Controller(
+                self._settings, client, kubernetes, scheduler, owner, self._identity, self._clock
+            )
+            lacking = asyncio.create_task(served.until_lacking(kubernetes, self._clock))
+            over = asyncio.create_task(asyncio.wait({stopped, lacking}, return_when=asyncio.FIRST_COMPLETED))
+            stack.push_async_callback(background.end, lacking, over)
+            try:
+                await self._controller.run(over)
+            finally:
+                self._controller = None
+            if lacking.done():
+                lacking.result()  # raises why it ended, if it failed
 
 
 async def _until_served(kubernetes: KubernetesApi, clock: Clock) -> str:

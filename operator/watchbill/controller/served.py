@@ -6,12 +6,18 @@ Newer ones have more, which does no harm, so that one can go back to an older op
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from watchbill import cluster_names, crd
-from watchbill.errors import KubernetesForbids, NotFound
+from watchbill.clock import Clock
+from watchbill.errors import KubernetesForbids, NotFound, WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
 
+logger = logging.getLogger("watchbill.operator")
+
+LOOK_SECONDS: Final = 10.0
+"""The pause between two questions whether the API server still serves what it did."""
 _API = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
 
 
@@ -28,6 +34,22 @@ def fields(schema: dict[str, Any]) -> set[str]:
     """Returns the paths of all fields of spec and status, as in `spec.agents[].name`."""
     parts = {part: schema["properties"].get(part, {}) for part in ("spec", "status")}
     return crd.field_paths({"properties": parts})
+
+
+async def until_lacking(api: KubernetesApi, clock: Clock) -> None:
+    """Returns once the API server serves kinds that lack fields that this program knows, as after a rollback of the
+    CRDs. The description is read only when its hash has changed, which the API server keeps in an index."""
+    known = ""
+    while True:
+        try:
+            paths = (await api.read("/openapi/v3"))["paths"]
+            now = str(paths.get(f"apis/{_API}", {}).get("serverRelativeURL", ""))
+            if now != known and await lacking(api):
+                return
+            known = now
+        except WatchbillError as error:
+            logger.debug("the CRDs can't be looked at: %s", error)
+        await clock.sleep(LOOK_SECONDS)
 
 
 async def lacking(api: KubernetesApi) -> list[str]:
