@@ -28,6 +28,8 @@ WARM: Final = 1000
 TURNS: Final = 2
 """Drains of each worker in a round."""
 KINDS: Final = ("off", "on")
+LIMIT_SECONDS: Final = 3600
+"""The longest wait for a worker. callgrind makes it fifty times slower, and a busy machine ten times again."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Draining:
         self._worker = await stack.enter_async_context(
             ours.pod_worker(self._store, self._crew, self._written, self._log, given, "bench.measured", under)
         )
-        await self._client.run(self._crew, "0", agent=ours.AGENT, timeout=300)  # all imported, all connected
+        await self._client.run(self._crew, "0", agent=ours.AGENT, timeout=LIMIT_SECONDS)  # all imported, all connected
         await self.drain(warm)
 
     @property
@@ -144,11 +146,11 @@ class Draining:
         self._submitted += tasks
         cpu, began = _cpu_ns(pid), time.perf_counter()
         os.kill(pid, signal.SIGCONT)
-        await ours.until(self._is_done, self._worker, 300, "all done", poll=0.1)
+        await ours.until(self._is_done, self._worker, LIMIT_SECONDS, "all done", poll=0.1)
         took = time.perf_counter() - began
         before = self._sent.stat().st_size
         os.kill(pid, signal.SIGUSR1)
-        await ours.until(lambda: self._sent.stat().st_size > before, self._worker, 60, "all spans sent")
+        await ours.until(lambda: self._sent.stat().st_size > before, self._worker, LIMIT_SECONDS, "all spans sent")
         used = _cpu_ns(pid) - cpu
         last = await self._client.result(self._crew, f"t{self._submitted}")
         if len(self._written) != self._submitted + 1 or last is None or not last.success:
