@@ -52,6 +52,10 @@ class Request:
     """Milliseconds for which it may wait once it has that."""
     agent: str = ""
     """The agent that makes it, if it has roles: it gets no work of these while it may not ask."""
+    first: str = ""
+    """The model that the agent asks before this one, which stands in for it; empty: there is none."""
+    in_batch: bool = False
+    """It goes by a batch of the model's provider."""
 
     @property
     def is_counted(self) -> bool:
@@ -169,7 +173,8 @@ async def settle(
 def _rated(request: Request) -> list[Any]:
     rate = request.rate
     of = (rate.every_us, rate.limit.burst, rate.token_us, rate.limit.tokens) if rate is not None else (None,) * 4
-    return [*("" if value is None else value for value in of), request.turn, request.patience_ms, request.agent]
+    asks = (request.turn, request.patience_ms, request.agent, request.first, int(request.in_batch))
+    return [*("" if value is None else value for value in of), *asks]
 
 
 def _settled(settled: Sequence[Settlement]) -> list[Any]:

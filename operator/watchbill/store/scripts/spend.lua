@@ -37,6 +37,8 @@
 --     turn                field of the record that keeps when the request has its turn
 --     patience            ms for which it may wait once it has that
 --     agent               that makes it; '': it has no roles
+--     first               model that the agent asks before this one, which stands in for it; '': none
+--     in_batch            1: it goes by a batch
 --   and for each budget
 --     where               crew | beat (of a heartbeat) | record (of the task or run, which has the counter)
 --     field               of the counter
@@ -142,10 +144,16 @@ end
 local every, burst, each, capacity = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]),
   tonumber(ARGV[at + 8])
 local turn, patience, agent = ARGV[at + 9], tonumber(ARGV[at + 10]), ARGV[at + 11]
+local first, in_batch = ARGV[at + 12], ARGV[at + 13] == '1'
 
--- The agent can do no other work of its kind before that, in ms.
+-- The agent can do no other work of its kind before that, in ms; or before the model may be asked that it asks first.
 local function keep_away(until_ms)
-  if agent ~= '' and until_ms - now_ms > patience then
+  if agent == '' then return end
+  if first ~= '' then
+    local kept = string.match(redis.call('HGET', META, 'away:' .. agent) or '', '^%d+')
+    until_ms = math.min(until_ms, math.max(tonumber(kept or '0'), paused_until(first)))
+  end
+  if until_ms - now_ms > patience then
     redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. now .. ' ' .. definition)
   end
 end
@@ -157,7 +165,7 @@ if pause_ends > 0 then
 end
 local limit = table.concat(ARGV, '/', at + 5, at + 8)
 local counters, full, full_until = {}, { 'full' }, 0
-for i = at + 12, #ARGV, 7 do
+for i = at + 14, #ARGV, 7 do
   local where, field, window, start, stop = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]),
     tonumber(ARGV[i + 4])
   local most_tokens, most_money = tonumber(ARGV[i + 5]) or math.huge, tonumber(ARGV[i + 6]) or math.huge
@@ -259,8 +267,8 @@ if every or each then
   goes_us = now_us + wait
 end
 
--- 4. It is spent.
-if agent ~= '' then redis.call('HDEL', META, 'away:' .. agent) end
+-- 4. It is spent. That one goes by a batch, cheaper and whatever the provider wants, says nothing of others.
+if agent ~= '' and not in_batch then redis.call('HDEL', META, 'away:' .. agent) end
 local kept = { int(tokens) .. ' ' .. int(money) .. ' ' .. int(goes_us) }
 for _, c in ipairs(counters) do
   c.tokens, c.money, c.last = c.tokens + tokens, c.money + money, now_ms

@@ -86,7 +86,7 @@ class Account:
                 request, own = self._request(current, of, number, model, estimate, at)
                 if in_batch:  # a pause that the provider has asked for doesn't concern its batches, nor does a limit
                     reserved = self._keys.batch.reserved
-                    request = replace(request, model=f"{model} (batch)", reserved=reserved, rate=None)
+                    request = replace(request, model=f"{model} (batch)", reserved=reserved, rate=None, in_batch=True)
                 answer = await self._send(current, request)
             except (CrewGone, NotFound):  # the store may have lost it, and get it back; else somebody stops this task
                 self._current = None
@@ -145,6 +145,7 @@ class Account:
             turn=of.turn + model,
             patience_ms=int(patience(number) * 1000),
             agent=of.agent if any(one.roles for one in crew.agents if one.agent_id == of.agent) else "",
+            first=of.first if of.first != model else "",
         )
         return request, own
 
@@ -255,7 +256,7 @@ class Reservation:
 class TaskAccount:
     """The spending of one attempt of a task (agents/spending.py: Spending)."""
 
-    __slots__ = ("_account", "_number", "agent", "heartbeat", "id", "record", "turn")
+    __slots__ = ("_account", "_number", "agent", "first", "heartbeat", "id", "record", "turn")
 
     def __init__(self, account: Account, attempt: str, record: str, turn: str, agent: str, heartbeat: str) -> None:
         self._account = account
@@ -265,9 +266,12 @@ class TaskAccount:
         self.turn = turn
         self.agent = agent
         self.heartbeat = heartbeat
+        self.first = ""
+        """The model that was asked first."""
 
     async def reserve(self, model: str, estimate: Estimate, *, in_batch: bool = False) -> Reservation:
         self._number += 1
+        self.first = self.first or model
         number, clock = self._number, self._account.clock
         until, pause = clock.monotonic() + SOON_SECONDS, _POLL_SECONDS
         while True:
