@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from watchbill.errors import AgentNotLoadable
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claim, Claimed, Finished
 from watchbill.worker.incarnation import Incarnation, Job
 
@@ -50,7 +51,7 @@ def test_one_call_takes_results_by_number_and_by_bytes_and_always_one(lengths: l
         ("jobs", {"t": Job(TASK)}, True),
         ("finished", [_finished(1)], True),
         ("sent", [[_finished(1)]], True),
-        ("unloadable", [(TASK, "nobody has its agent")], True),
+        ("unloadable", [(TASK, AgentNotLoadable("nobody has its agent"))], True),
         ("unwanted", [TASK], True),
         ("held", [TASK], False),
         ("heard", Claim((TASK,), 1000, 0), False),

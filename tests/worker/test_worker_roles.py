@@ -159,15 +159,18 @@ async def test_work_for_a_role_that_goes_is_parked_and_begins_when_an_agent_has_
 async def test_an_agent_that_no_worker_has_does_not_swallow_the_backlog(make_crew: Make) -> None:
     crew = await make_crew([agent("a", "NoSuch", roles=["reviewer"]), agent("b", "Brief", roles=["reviewer"])])
     async with crew.in_process():
-        await crew.submit("t0", role="reviewer")
-        await until(lambda: crew.told("t0", Reason.AGENT_UNAVAILABLE))
-        await crew.submit("direct", "b")  # whose claim may have been under way before the worker knew
-        await crew.result("direct")
-        ids = [await crew.submit(task, role="reviewer") for task in TASKS[1:]]
-        assert {result.agent_name for result in await crew.results(ids)} == {"b"}
+        ids = [await crew.submit(task, role="reviewer") for task in TASKS]
+        results = await crew.results(ids)
+        assert {(result.agent_name, result.attempt) for result in results} == {("b", 1)}
+        back = [event.message for event in await crew.events() if event.message.startswith("back to role reviewer: ")]
+        assert back
+        assert all("AgentUnavailable: " in message and "waits" not in message for message in back)
+        await crew.submit("direct", "a")
+        await until(lambda: crew.told("direct", Reason.AGENT_UNAVAILABLE))
         a, b = crew.definition.agents
         await crew.define(agents=[a.model_copy(update={"agent_class": b.agent_class}), b])
-        assert (await crew.result("t0")).agent_name == "a"
+        assert (await crew.result("direct")).agent_name == "a"
+    assert await until(crew.is_idle)
 
 
 async def test_a_worker_names_the_feeds_of_agents_that_got_the_role_while_it_lived(make_crew: Make) -> None:
@@ -187,6 +190,28 @@ async def test_a_worker_names_the_feeds_of_agents_that_got_the_role_while_it_liv
 
         await until(told, what="the new agent's feed tells it")
     assert (await crew.client.result(crew.name, "u1")).agent_name == "a"  # type: ignore[union-attr]
+
+
+async def test_an_agent_whose_budget_fails_its_tasks_leaves_the_backlog_to_another(make_crew: Make) -> None:
+    each = {"name": "own", "scope": "Agent", "tokens": 200, "window": "Monthly", "onExhausted": "Fail"}
+    async with FakeModel(lambda _: "ok", input_tokens=40, output_tokens=20) as model:
+        fields: dict[str, Any] = {"model": "openai-chat:gpt-5-mini", "config": {"max_tokens": 100}}
+        made = [
+            AgentDefinition(agent_id=name, base_url=model.base_url, roles=["reviewer"], **fields) for name in ("a", "b")
+        ]
+        crew = await make_crew(made, budgets=[Budget.model_validate(each)])
+        async with crew.in_process(concurrency=1):
+            await crew.submit("t0", "a")
+            assert (await crew.result("t0")).success
+            await crew.submit("t1", role="reviewer")
+            first = await crew.result("t1")
+            await crew.submit("t2", role="reviewer")
+            last = await crew.result("t2")
+        back = [event.message for event in await crew.events() if event.message.startswith("back to role reviewer: ")]
+    assert (first.agent_name, first.success, first.attempt) == ("b", True, 1)
+    assert last.error is not None, "which has spent its own by now"
+    assert last.error.startswith("BudgetExhausted: budget 'own' of agent ")
+    assert back[0].startswith("back to role reviewer: BudgetExhausted: budget 'own' of agent 'a' is exhausted")
 
 
 async def test_an_agent_whose_budget_is_spent_leaves_the_backlog_to_another(make_crew: Make) -> None:

@@ -23,6 +23,8 @@ class Failure:
     later_ms: int | None = None
     """The task may not go on yet, and the attempt doesn't count: milliseconds until it does, or the time of that by the
     store's clock (ms since 1970), negated. None: it has failed."""
+    is_of_agent: bool = False
+    """The agent may do nothing now, by a budget; another one may."""
 
 
 def pause(failure: Failure, attempt: int, *, max_attempts: int, base_seconds: float, chance: float) -> float | None:

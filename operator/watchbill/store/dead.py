@@ -22,7 +22,7 @@ from watchbill.plan import flow, prompts
 from watchbill.records import CrewDefinition
 from watchbill.store import definitions, packed, refusals, runs
 from watchbill.store.control import Item, call
-from watchbill.store.queue import BATCH, crew_gone, queue_full
+from watchbill.store.queue import BATCH, crew_gone
 from watchbill.tasks import RUN_TERMINAL, Usage
 
 Outcome = Literal["replayed", "missing", "taken", "expired"]
@@ -143,7 +143,7 @@ async def replay(
             args += (letter.task_id, letter.id, way.digest, way.parallel)
         reply = await call(client, keys, "replay", names, args)
         if reply[0] == "full":
-            raise queue_full(keys, max_queued)
+            raise refusals.queue_full(keys, max_queued)
         if reply[0] == "closed":
             raise refusals.closed(keys, reply[1])
         again = []  # their runs, or the crew, have changed since we looked

@@ -23,7 +23,7 @@ from watchbill.plan import given, submission
 from watchbill.plan import heartbeat as beat
 from watchbill.store import control, definitions, deliveries, heartbeats, refusals, runs, submissions
 from watchbill.store.heartbeats import HeartbeatState, iso, label, ms
-from watchbill.store.queue import BATCH, crew_gone, queue_full
+from watchbill.store.queue import BATCH, crew_gone
 from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask
 
 GUARD: Final = timedelta(hours=1)
@@ -147,7 +147,7 @@ async def run_now(
                 raise refusals.closed(keys, fired.work)
             case "full":
                 most = current.definition.tasks.max_queued
-                raise queue_full(keys, most)
+                raise refusals.queue_full(keys, most)
             case "changed" | "stale":
                 continue  # between our reads and the call: look again
 

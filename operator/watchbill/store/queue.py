@@ -16,7 +16,7 @@ import redis
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
-from watchbill.errors import CrewGone, Fenced, QueueFull, WorkerForgotten
+from watchbill.errors import CrewGone, Fenced, WorkerForgotten
 from watchbill.event_types import EventType, Telling
 from watchbill.names import RETURNED, CrewKeys, split_step_id
 from watchbill.store import packed
@@ -34,7 +34,7 @@ Aside = Literal["retry", "later", "interrupted", "approval", "members"]
 Outcome = Literal["completed", "failed", "dead", "cancelled", "skipped", Aside]
 """`skipped`: a step's own condition doesn't hold. `later`, `approval`, `members` (it waits for these) don't count."""
 WISHES: Final = frozenset(get_args(Wish))
-Transition = Literal["applied", "repeated", "stale"]
+Transition = Literal["applied", "returned", "repeated", "stale"]
 
 
 @dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples what making one costs, and each task has one
@@ -127,16 +127,13 @@ class Finished:
     definition: str = ""
     detail: str = ""
     """The traceback, for the dead letter; with `approval` and `members`, these; `completed`: whose work it approves."""
+    is_of_agent: bool = False
+    """With `dead`: its agent may do nothing now. It is its role's again, if nothing of it is done and another may."""
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
     """Returns the error for a script's answer `gone`."""
     return CrewGone(f"crew {keys.crew!r} was deleted, or replaced by another of that name")
-
-
-def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
-    """Returns the error for a script's answer `full`."""
-    return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
 class Queue:
@@ -152,8 +149,6 @@ class Queue:
         """The highest that we were given: a store that went back in time may not know it any more."""
         self.ended_runs: list[tuple[str, str, float]] = []
         """(id, outcome, seconds since submission) of runs that our steps ended. The worker takes them off."""
-
-    # ------------------------------------------------------------ working
 
     async def enter(self, incarnation: str, agents: Sequence[str], *, lease_ms: int, since_ms: int = 0) -> Claim:
         """Makes the store know the incarnation, by its first claim, which is of nothing; the next has number 2. The
@@ -178,9 +173,8 @@ class Queue:
     ) -> tuple[Claim, redis.exceptions.RedisError | None]:
         """Waits for the bell, or for so long; then claims, and begins what it gets. In one trip: the claim stands
         behind the bell on its connection. Also returns the error of a bell that couldn't be heard."""
-        args: list[Any] = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over), self._fence]
         feeds = self.role_feeds
-        args += feeds.agents
+        args = [self.uid, incarnation, number, slots, slots, lease_ms, int(take_over), self._fence, *feeds.agents]
         with outages.translated():
             wait = ("BLPOP", self.keys.bell, timeout_seconds)
             heard, reply = await scripts.wait_and_run(self.client, wait, "claim", feeds.claim_keys, args)
@@ -218,7 +212,8 @@ class Queue:
         """Begins `begun`, tells the feeds that `announced` have begun, stores results, advances runs,
         and (with slots ≥ 0) claims, all in one call. A task that ends unannounced is announced now, with its end.
 
-        `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored.
+        `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored;
+        `returned`: nothing stored, it is its role's again.
         `sent` is called when the call is on its way: what is to begin may begin.
         """
         keys = list(self.keys.fixed)
@@ -235,7 +230,8 @@ class Queue:
             keys += (self.keys.agent_events(f.detail),) if f.detail and f.outcome == "completed" else ()
             spent = "" if f.usage is None else packed.pack_usage(f.usage)
             message, detail = f.message and _text(f.message), f.detail and _text(f.detail)
-            args += (task.id, task.fence, f.outcome, f.ttl_ms, spent, f.result, message, detail)
+            outcome = "exhausted" if f.is_of_agent else f.outcome
+            args += (task.id, task.fence, outcome, f.ttl_ms, spent, f.result, message, detail)
         feeds = self.role_feeds
         keys += (*feeds.keys, *self.keys.crew_feed)
         args += feeds.agents
@@ -265,13 +261,19 @@ class Queue:
             args += (task.id, task.fence)
         return list((await self._call("hand_back", keys, args))[1:])
 
-    async def park(self, incarnation: str, tasks: Sequence[Claimed], reason: str) -> list[Transition]:
-        """Sets tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed."""
-        keys, args = list(self.keys.fixed), [self.uid, incarnation, _text(reason), len(tasks)]
+    async def park(
+        self, incarnation: str, tasks: Sequence[Claimed], reason: str, waits: str = "", *, lacks_all: bool = False
+    ) -> list[Transition]:
+        """Sets tasks aside whose agent this worker doesn't have (AgentUnavailable), and says why on the feed: `reason`,
+        and `waits` behind it. `returned`: it is its role's again, of which this worker can run another agent.
+        `lacks_all`: it can run none."""
+        keys, args = list(self.keys.fixed), [self.uid, incarnation, _text(reason), _text(waits), len(tasks)]
         for task in tasks:
             keys += self.keys.of_item(task.id, task.agent)
             args += (task.id, task.fence, packed.Member(task.agent, task.priority, task.attempt, task.id).pack())
             self.role_feeds.can_run(task.agent, able=False)
+        if not lacks_all:
+            keys, args = [*keys, *self.role_feeds.keys], [*args, *self.role_feeds.agents]
         return list((await self._call("park", keys, args))[1:])
 
     async def parked_agents(self) -> dict[str, list[packed.Member]]:
@@ -291,9 +293,7 @@ class Queue:
 
     async def unpark(self, members: Sequence[packed.Member]) -> int:
         """Puts parked tasks back onto the stream. Returns how many there still were."""
-        keys = list(self.keys.fixed)
-        for member in members:
-            keys += self.keys.of_item(member.task_id, member.agent)
+        keys = [*self.keys.fixed, *(key for one in members for key in self.keys.of_item(one.task_id, one.agent))]
         return int((await self._call("unpark", keys, [self.uid, *(member.pack() for member in members)]))[1])
 
     def renew(self, client: redis.Redis, incarnation: str, lease_ms: int, description: str) -> Renewed:

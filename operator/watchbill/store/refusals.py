@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watchbill.errors import Closed, Conflict, DefinitionChanged, QuotaExceeded, sentence
+from watchbill.errors import Closed, Conflict, DefinitionChanged, QueueFull, QuotaExceeded, sentence
 from watchbill.names import CrewKeys
-from watchbill.store.queue import crew_gone, queue_full
+from watchbill.store.queue import crew_gone
 
 
 def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int) -> None:
@@ -24,6 +24,11 @@ def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int)
             raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {digest!r} by now")
         case "full":
             raise queue_full(keys, max_queued)
+
+
+def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:
+    """Returns the error for a script's answer `full`."""
+    return QueueFull(f"crew {keys.crew!r} has no room for that: tasks.maxQueued = {max_queued}; try again later")
 
 
 def other_work(keys: CrewKeys, task_id: str) -> Conflict:

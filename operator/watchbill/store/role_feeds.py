@@ -26,7 +26,7 @@ class RoleFeeds:
         Those that it can't run are marked."""
         self.unable: set[str] = set()
         """The names of those that this worker can't load. It is given none of their role's tasks for them while it can
-        run another one of the role: they would only be parked, and their agent would always have the fewest."""
+        run another one of the role: they would only come back, and their agent would always have the fewest."""
         self.keys: Sequence[str] = ()
         """The feeds of these agents, in the same order."""
         self.claim_keys: Sequence[str] = keys.fixed

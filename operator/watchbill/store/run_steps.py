@@ -15,8 +15,8 @@ from watchbill.connection.gathering import Reads
 from watchbill.errors import Fenced
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
-from watchbill.store import packed, runs
-from watchbill.store.queue import BATCH, crew_gone, queue_full
+from watchbill.store import packed, refusals, runs
+from watchbill.store.queue import BATCH, crew_gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ async def _extend(
         case "stale":
             raise Fenced(f"step {held.id!r} of crew {keys.crew!r} is no longer held by this worker")
         case "full":
-            raise queue_full(keys, room)
+            raise refusals.queue_full(keys, room)
     return bool(reply[0] == "ok")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from watchbill.errors import AgentNotLoadable, NewerRecord
 from watchbill.store.queue import BATCH, BATCH_BYTES, Claim, Claimed, Finished, Wish
 from watchbill.worker.execution.protocols import RunningAttempt
 
@@ -59,7 +60,7 @@ class Incarnation:
     """Tasks that run and that the store counts as begun, though no feed tells of it yet."""
     unwanted: list[Claimed] = field(default_factory=list)
     """Claimed tasks that somebody cancelled or interrupted: only their end is reported."""
-    unloadable: list[tuple[Claimed, str]] = field(default_factory=list)
+    unloadable: list[tuple[Claimed, AgentNotLoadable | NewerRecord]] = field(default_factory=list)
     """Claimed tasks that this worker can't run, each with the reason. They are to be parked."""
     finished: list[Finished] = field(default_factory=list)
     """Results that are to be reported."""

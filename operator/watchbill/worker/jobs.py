@@ -134,7 +134,7 @@ class Jobs:
             self._reports.send_beside(incarnation)
 
     def _set_aside(self, incarnation: Incarnation, job: Job, error: AgentNotLoadable | NewerRecord) -> None:
-        incarnation.unloadable.append((job.task, results.unloadable(job.task, error)))
+        incarnation.unloadable.append((job.task, error))
         self._remove(incarnation, job)
 
     def stop(self, incarnation: Incarnation, wishes: Mapping[str, Wish]) -> None:

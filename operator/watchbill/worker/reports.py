@@ -95,7 +95,7 @@ class Reports:
         for finished, outcome in zip(batch, outcomes, strict=True):
             if outcome == "stale":
                 logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
-            task, shown = finished.task, outcome if outcome == "stale" else finished.outcome
+            task, shown = finished.task, {"stale": "stale", "returned": "later"}.get(outcome, finished.outcome)
             self._counts.ended(task.agent, shown, is_step=STEP_SEPARATOR in task.id)
         while self._queue.ended_runs:
             run_id, state, seconds = self._queue.ended_runs.pop()

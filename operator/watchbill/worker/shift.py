@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import redis
@@ -16,7 +17,7 @@ import redis
 from watchbill import background
 from watchbill.clock import Timer
 from watchbill.connection import Store
-from watchbill.errors import CrewGone, Fenced, StoreUnavailable
+from watchbill.errors import CrewGone, Fenced, NewerRecord, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.redaction import redact
@@ -26,6 +27,7 @@ from watchbill.worker import retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.claims import READ_SECONDS, Claims
 from watchbill.worker.counts import Counts
+from watchbill.worker.execution import results
 from watchbill.worker.execution.protocols import Executes
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.incarnation import Incarnation
@@ -263,11 +265,11 @@ class Shift:
 
     async def _park(self, incarnation: Incarnation) -> None:
         unloadable, incarnation.unloadable = incarnation.unloadable, []
-        for task, reason in unloadable:
-            logger.warning("%s", reason)
-            await self._state.persist(
-                lambda t=task, r=reason: self._queue.park(incarnation.name, [t], redact(r))  # type: ignore[misc]
-            )
+        for task, error in unloadable:
+            reason, waits = results.unloadable(task, error)
+            park = partial(self._queue.park, incarnation.name, [task], redact(reason), waits)
+            (outcome,) = await self._state.persist(partial(park, lacks_all=isinstance(error, NewerRecord)))
+            logger.warning("%s%s", reason, " It is its role's again" if outcome == "returned" else waits)
         self._parked.set()
 
     async def _wait(self, incarnation: Incarnation) -> None:

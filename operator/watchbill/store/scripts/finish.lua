@@ -20,7 +20,8 @@
 --     id
 --     fence
 --     outcome             completed | failed | dead | retry | later (this attempt doesn't count; if nothing of it is
---                         done, another agent of its role may get it at once) | cancelled
+--                         done, another agent of its role may get it at once) | exhausted (dead; or the same, if
+--                         another agent may get it) | cancelled
 --                         | interrupted | skipped (a step whose condition does not hold)
 --                         | approval (it waits for somebody's, and the attempt doesn't count)
 --                         | members (a step waits for others that work for it; the attempt doesn't count)
@@ -37,8 +38,9 @@
 --   {'gone'}
 --   {'fenced'}
 --   {'unknown'}
---   {'ok', outcomes, claimed, runs}    for each item that ends applied | repeated | stale; what `claim` says, or {}; of
---                                      each run that ended its state, and its time since submission in ms
+--   {'ok', outcomes, claimed, runs}    for each item that ends applied | returned (what is exhausted, to its role)
+--                                      | repeated | stale; what `claim` says, or {}; of each run that ended its state,
+--                                      and its time since submission in ms
 local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), KEYS[#KEYS]
 local bar = barred(uid, inc, number == '1')
@@ -127,7 +129,7 @@ local function is_for_another(item, h, role, spent)
   return limiting().able(all) and all.away_ms < one.away_ms
 end
 
--- applied | repeated | stale
+-- applied | returned | repeated | stale
 local function end_item(item, h, ended)
   local id, fence = item.id, ended.fence
   local mine = holds(h, inc, fence) and not ended_ids[id]
@@ -160,6 +162,11 @@ local function end_item(item, h, ended)
   end
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
+  local done = 'applied'
+  if ended.outcome == 'exhausted' then
+    local goes_back = asker ~= h.agent and is_for_another(item, h, asker, ended.spent)
+    ended.outcome, done = goes_back and 'later' or 'dead', goes_back and 'returned' or done
+  end
   local attempt = h.attempt      -- the last that counts
   local uncounted = ended.outcome == 'interrupted' or ended.outcome == 'later' or ended.outcome == 'approval'
     or ended.outcome == 'members'
@@ -223,7 +230,7 @@ local function end_item(item, h, ended)
     set_aside(item, { agent = h.agent, attempt = attempt, fence = fence, why = why or ended.message,
       spent = ended.spent, due = 0 })
   end
-  return 'applied'
+  return done
 end
 
 packed = next_holders(ends, 8)

@@ -156,6 +156,16 @@ local function limiting()           -- made when needed: most crews have no limi
     return feeds[agent]
   end
 
+  -- Whether the caller knows an agent of this role, by its name, that it can run.
+  local function can_run_any(name)
+    local role = of(name)
+    hear()
+    for _, one in ipairs(role and role.members or {}) do
+      if feeds[one.agent] and not unable[one.agent] then return true end
+    end
+    return false
+  end
+
   -- How many of its tasks its rate lets start now, and how many may.
   local function starts(one)
     return one.every > 0 and math.floor((one.burst * one.every - one.ahead) / one.every) or math.huge
@@ -279,8 +289,8 @@ local function limiting()           -- made when needed: most crews have no limi
     return true
   end
 
-  limiting_made = { of = of, able = able, starts = starts, room = room, choose = choose, waiting = waiting,
-    wait_for = wait_for, soonest_ms = soonest_ms, enter = enter, vacate = vacate, is_wanted = is_wanted,
-    feed_of = feed_of, recount = recount, heal_all = heal_all }
+  limiting_made = { of = of, able = able, can_run_any = can_run_any, starts = starts, room = room, choose = choose,
+    waiting = waiting, wait_for = wait_for, soonest_ms = soonest_ms, enter = enter, vacate = vacate,
+    is_wanted = is_wanted, feed_of = feed_of, recount = recount, heal_all = heal_all }
   return limiting_made
 end

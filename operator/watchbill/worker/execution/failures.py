@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from watchbill.errors import GiveUp, NotWorthRetrying, Postponed, RetryLater, ToolError, UserActionRequired
+from watchbill.errors import (
+    BudgetExhausted,
+    GiveUp,
+    NotWorthRetrying,
+    Postponed,
+    RetryLater,
+    ToolError,
+    UserActionRequired,
+)
 from watchbill.plan import retry_after
 from watchbill.plan.retry import Failure
 from watchbill.plan.retry_after import attribute
@@ -126,7 +134,7 @@ def judge(error: BaseException, now: datetime) -> Failure:
     causes = list(retry_after.chain(error))
     after = next((seconds for one in causes if (seconds := retry_after.asked(one, now)) is not None), None)
     given_up = told is False or (told is None and isinstance(error, NotWorthRetrying))
-    return Failure(worth_retrying=_is_worth_it(causes), given_up=given_up, retry_after_seconds=after)
+    return Failure(_is_worth_it(causes), given_up, after, is_of_agent=isinstance(error, BudgetExhausted))
 
 
 def _together(judged: list[Failure]) -> Failure:

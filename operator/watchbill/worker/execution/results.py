@@ -93,7 +93,9 @@ class Results:
         finished = self._finished(
             task, outcome, policy, error=failure.error, trace=trace, extras=extras, seconds=seconds
         )
-        return replace(finished, detail=what) if outcome == "dead" else finished
+        if outcome != "dead":
+            return finished
+        return replace(finished, detail=what, is_of_agent=failure.judged.is_of_agent and _role_of(task) is not None)
 
     def log(self, finished: Finished, failure: Failed) -> None:
         """Logs a failure. Call it after the report: strangers' handlers of logging may do anything."""
@@ -103,7 +105,7 @@ class Results:
         task, what = finished.task, finished.detail or self._trace(failure)
         logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
         if finished.outcome == "dead":
-            self._log_dead(task, failure.error)
+            self._log_dead(task, failure.error, ", if no other agent of its role may begin" * finished.is_of_agent)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, extras: Extras) -> Finished:
         """Makes the end of a task that was cancelled or interrupted. It has no result."""
@@ -134,10 +136,10 @@ class Results:
         self._log_dead(task, error)
         return self._finished(task, "dead", policy, error=error)
 
-    def _log_dead(self, task: Claimed, error: str) -> None:
+    def _log_dead(self, task: Claimed, error: str, unless: str = "") -> None:
         """Logs a dead task in one line. The traceback is in the dead letter, and at level INFO."""
         why = " ".join(self._first(error).split())[:_LINE_MAX]
-        logger.warning("task %s of %s is dead after attempt %d: %s", task.id, self._crew, task.attempt, why)
+        logger.warning("task %s of %s is dead after attempt %d%s: %s", task.id, self._crew, task.attempt, unless, why)
 
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
         """Makes the result of a task that couldn't be run by a fault of Watchbill's own."""
@@ -217,12 +219,12 @@ def stopped(task: Claimed, wish: Wish, ttl_ms: int) -> Finished:
     return Finished(task, STOPPED[wish], "", usage=task.usage, ttl_ms=ttl_ms, definition=task.definition)
 
 
-def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> str:
-    """Says why a task is parked, for its feed."""
+def unloadable(task: Claimed, error: AgentNotLoadable | NewerRecord) -> tuple[str, str]:
+    """Says why a task is parked, for its feed; and behind that, what it waits for."""
     if isinstance(error, NewerRecord):
-        return f"NewerRecord: {sentence(error)} Task {task.id!r} waits for a worker that can read it"
+        return f"NewerRecord: {sentence(error)}", f" Task {task.id!r} waits for a worker that can read it"
     who = "an agent" if task.agent.startswith(ROLE) else "a worker"
-    return f"AgentUnavailable: {sentence(error)} Task {task.id!r} waits for {who} that has it"
+    return f"AgentUnavailable: {sentence(error)}", f" Task {task.id!r} waits for {who} that has it"
 
 
 def _without_record(task: Claimed, error: str, usage: Usage | None = None) -> Finished:

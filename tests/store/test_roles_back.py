@@ -1,0 +1,146 @@
+"""A task that its agent can't do goes back to the role that it came for, if another agent of the role can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asks import ask_to_cancel
+from role_calls import REVIEWERS, give_roles, taken
+from support import Crew
+from test_roles_away import ANN, BOB, given, limit, spend_all
+
+from watchbill.store.queue import Claimed, Finished
+from watchbill.tasks import Usage
+
+WHY = "AgentUnavailable: there is no class 'Ann'."
+WAITS = " Task 't1' waits for a worker that has it"
+
+
+async def first_of_role(crew: Crew, **fields: Any) -> Claimed:
+    """A crew whose agent ann has got the one task."""
+    await give_roles(crew, ANN, BOB, **fields)
+    await crew.submit("t1", agent=REVIEWERS)
+    (task,) = await taken(crew, "w")
+    assert (task.agent, task.attempt) == ("ann", 1)
+    return task
+
+
+async def said(crew: Crew) -> list[tuple[str, str]]:
+    told = [event for event in await crew.events() if event["event_type"] == "mission_event"]
+    return [(event["agent_id"], event["message"]) for event in told]
+
+
+async def held_by(crew: Crew) -> dict[str, str]:
+    meta = await crew.client.hgetall(crew.keys.meta)
+    return {name: meta.get(f"held:{name}", "0") for name in ("ann", "bob")}
+
+
+async def test_a_task_whose_agent_the_worker_lacks_goes_to_another_that_it_has(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["returned"]
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["repeated"], "whose answer was lost"
+    assert await said(crew) == [("ann", f"back to role reviewer: {WHY}")]
+    assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent") == ["waiting", REVIEWERS]
+    assert await crew.queue.parked_agents() == {}
+    again = await taken(crew, "w")
+    assert [(one.id, one.agent, one.attempt, one.entry) for one in again] == [("t1", "bob", 1, task.entry)]
+    assert await held_by(crew) == {"ann": "0", "bob": "1"}
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+async def test_a_claim_that_was_under_way_gives_it_the_same_agent_once_more_and_it_goes_back_again(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["returned"]
+    crew.queue.role_feeds.can_run("ann", able=True)  # as the claim said that was sent before
+    (task,) = await taken(crew, "w")
+    assert (task.agent, task.attempt) == ("ann", 1)
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["returned"]
+    again = await taken(crew, "w")
+    assert given(again) == [("t1", "bob")]
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("what", ["lacks all", "can't read", "lacks an agent that isn't of the role's any more"])
+async def test_a_worker_that_can_run_no_agent_of_the_role_parks_it_for_the_one_that_it_had(
+    crew: Crew, what: str
+) -> None:
+    task = await first_of_role(crew)
+    if what == "lacks all":
+        crew.queue.role_feeds.can_run("bob", able=False)
+    elif what != "can't read":
+        await give_roles(crew, ANN, {**BOB, "roles": ["writer"]})
+    assert await crew.queue.park("w", [task], WHY, WAITS, lacks_all=what == "can't read") == ["applied"]
+    assert await said(crew) == [("ann", WHY + WAITS)]
+    assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent", "role") == ["parked", "ann", REVIEWERS]
+    ((agent, (member,)),) = (await crew.queue.parked_agents()).items()
+    assert (agent, member.task_id) == ("ann", "t1")
+
+
+async def test_a_task_that_waits_for_its_agent_stays_with_it(crew: Crew) -> None:
+    """Else a worker that has no other would park it, and one that lacks it take it back, for ever."""
+    task = await first_of_role(crew)
+    crew.queue.role_feeds.can_run("bob", able=False)
+    assert await crew.queue.park("w", [task], WHY) == ["applied"]
+    ((_, members),) = (await crew.queue.parked_agents()).items()
+    assert await crew.queue.unpark(members) == 1
+    for name in ("ann", "bob"):
+        crew.queue.role_feeds.can_run(name, able=True)
+    (task,) = await taken(crew, "w")
+    assert await crew.queue.park("w", [task], WHY) == ["applied"]
+
+
+async def test_one_that_somebody_cancels_meanwhile_goes_to_nobody(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    await ask_to_cancel(crew, "t1")
+    assert await crew.queue.park("w", [task], WHY) == ["applied"]
+    (task,) = await taken(crew, "w")
+    assert task.wish == "cancel"
+    await crew.finish("w", [task], "cancelled")
+    assert await crew.state("t1") == "cancelled"
+
+
+async def exhausted(crew: Crew, task: Claimed, usage: Usage | None = None) -> str:
+    """Ends it as a worker does to whose agent a budget says Fail."""
+    end = Finished(task, "dead", "{}", "BudgetExhausted: it is spent", usage=usage, is_of_agent=True)
+    (outcome,), _ = await crew.queue.finish("w", [end])
+    return outcome
+
+
+async def test_a_task_that_a_budget_fails_goes_to_another_agent(crew: Crew) -> None:
+    task = await first_of_role(crew, budgets=[limit(onExhausted="Fail").budget])
+    await spend_all(crew)
+    assert await exhausted(crew, task) == "returned"
+    assert await said(crew) == [("ann", "back to role reviewer: BudgetExhausted: it is spent")]
+    again = await taken(crew, "w")
+    assert [(one.id, one.agent, one.attempt) for one in again] == [("t1", "bob", 1)]
+    assert await exhausted(crew, task) == "repeated", "whose answer was lost"
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("why", ["no other may begin", "some of it is done", "its own budget"])
+async def test_it_is_dead_where_no_other_agent_may_take_it(crew: Crew, why: str) -> None:
+    task = await first_of_role(crew)
+    if why != "its own budget":
+        await spend_all(crew)
+    if why == "no other may begin":
+        await spend_all(crew, "bob")
+    usage = Usage(input_tokens=3, requests=1) if why == "some of it is done" else None
+    assert await exhausted(crew, task, usage) == "applied"
+    assert await crew.state("t1") == "dead"
+    (letter,) = await crew.client.xrange(crew.keys.dead)
+    assert (letter[1]["agent"], letter[1]["role"]) == ("ann", REVIEWERS)
+    assert await exhausted(crew, task, usage) == "repeated"
+    await crew.assert_idle()
+
+
+async def test_what_names_its_agent_is_dead(crew: Crew) -> None:
+    await give_roles(crew, ANN, BOB)
+    await crew.submit("t1", agent="ann")
+    (task,) = await taken(crew, "w")
+    await spend_all(crew)
+    assert await exhausted(crew, task) == "applied"
+    assert await crew.state("t1") == "dead"
