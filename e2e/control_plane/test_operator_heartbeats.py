@@ -80,6 +80,15 @@ def test_a_heartbeat_that_lacks_an_input_of_its_crew_says_so_until_it_gives_it(t
         machine.until(lambda: any("of 20" in told for told in team.results()), within=SOON, what="its slot is told")
 
 
+def test_a_heartbeat_whose_role_no_agent_has_says_so_until_one_has_it(team: Team) -> None:
+    team.operator()
+    team.apply(crew(), heartbeat("beat", intervalSeconds=1, role="guard"))
+    assert "no agent of its crew has role 'guard'" in team.until_stalled("beat", "AgentUnavailable", kind="heartbeat")
+    team.apply(crew(spec={"agents": [{"name": "a", "class": "EchoAgent", "roles": ["guard"]}]}))
+    machine.until(lambda: is_ready(team, "beat"), within=SOON, what="it is mended")
+    assert "Stalled" not in team.conditions("beat", "heartbeat")
+
+
 def test_a_heartbeat_without_its_crew_says_so(team: Team) -> None:
     team.operator()
     team.apply(heartbeat("lost", intervalSeconds=3600))

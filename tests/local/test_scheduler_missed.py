@@ -14,6 +14,7 @@ from scheduled import NOON, Crew, as_awaitable, at_least, beat, definition, make
 
 from waiting import until
 from watchbill import connection, metrics
+from watchbill.records import AgentDefinition
 from watchbill.scheduler import Scheduler, scheduler
 from watchbill.store import definitions, heartbeats, submissions
 from watchbill.store.submissions import Submission
@@ -111,6 +112,43 @@ async def test_what_was_missed_under_a_spec_is_told_when_another_comes(
     async with crew.scheduled(beat(**{**before, **change}), clock=clock):
         assert len(await crew.told()) == 1
         assert "missed 3 slots, 2026-11-21T12:10:00Z to 2026-11-21T12:30:00Z" in (await crew.told())[0]
+
+
+async def test_the_slots_of_a_role_that_no_agent_has_any_more_are_missed_until_one_has_it(
+    crew: Crew, clock: FakeClock
+) -> None:
+    guarded = definition().model_copy(update={"agents": [AgentDefinition(agent_id="a", roles=["guard"])]})
+    await definitions.apply(crew.client, crew.keys, guarded)
+    async with crew.scheduled(beat(agent=None, role="guard"), clock=clock):
+        await crew.tick(clock)
+        await crew.settled()
+        await definitions.apply(crew.client, crew.keys, definition())
+        clock.advance(1)
+        (told,) = await until(crew.told)
+        await crew.settled()
+        assert told == (
+            "heartbeat 'hb' missed the slot 2026-11-21T12:00:02Z: spec.role: crew 'crew' has no agent of role 'guard'. "
+            "Give an agent the role (agents[].roles), or name an agent."
+        )
+        await definitions.apply(crew.client, crew.keys, guarded)
+        await crew.tick(clock)
+    assert len(await crew.fired()) == 2, "the queue has what was fired while an agent had the role"
+    assert crew.counted(metrics.HEARTBEATS_MISSED) == 1
+
+
+async def test_a_slot_that_another_definition_allows_is_fired(crew: Crew, clock: FakeClock) -> None:
+    """The scheduler may know the crew as it was before."""
+    late = beat(agent=None, role="guard", schedule="* * * * *")
+    async with crew.scheduled(beat("other"), late, clock=clock) as running:
+        await crew.tick(clock, "other")  # for which it reads the definition
+        await crew.settled()
+        await running.remove(crew.keys, crew.uid, "other")
+        guarded = definition().model_copy(update={"agents": [AgentDefinition(agent_id="a", roles=["guard"])]})
+        await definitions.apply(crew.client, crew.keys, guarded)
+        clock.advance(59)
+        await until(crew.fired)
+        await crew.settled()
+    assert await crew.told() == []
 
 
 async def test_a_slot_whose_id_is_taken_is_told(crew: Crew, clock: FakeClock) -> None:

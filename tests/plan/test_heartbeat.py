@@ -86,6 +86,22 @@ def test_a_suspended_one_says_so() -> None:
     assert "suspend" not in heartbeat.fires(resource())[1]
 
 
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"agent": "nobody"}, "its crew has no agent 'nobody': each task that it fires fails"),
+        ({"role": "guard"}, "no agent of its crew has role 'guard': its slots are missed until one has"),
+    ],
+)
+def test_one_whose_agent_or_role_the_crew_has_no_more_says_so(spec: dict[str, Any], told: str) -> None:
+    assert heartbeat.fires(resource(**spec), None, crew()) == (Reason.AGENT_UNAVAILABLE, told)
+    assert heartbeat.fires(resource(**spec), None, None) == FIRES, "of a crew that can't run nothing is known"
+    rest = heartbeat.at_rest(suspended=True)
+    assert heartbeat.fires(resource(**spec), rest, crew()) == rest
+    both = [AgentDefinition(agent_id="nobody", roles=["guard"])]
+    assert heartbeat.fires(resource(**spec), None, CrewDefinition(name="blog", agents=both)) == FIRES
+
+
 def test_one_that_does_not_fire_is_stalled_since_it_stopped() -> None:
     fired = heartbeat.status(seen(), FIRES, None, now=NOW)
     stalled = heartbeat.status(seen(**fired), (Reason.INVALID_SCHEDULE, "61"), None, now=LATER)

@@ -94,7 +94,10 @@ def _of_crews() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
 
 
 def _of_heartbeats() -> dict[str, tuple[Mapping[str, Any] | None, str, str]]:
-    stalled = (Reason.INVALID_SCHEDULE, Reason.INVALID_SPEC, Reason.CREW_NOT_FOUND, Reason.CREW_NOT_STORED)
+    stalled = (
+        *(Reason.INVALID_SCHEDULE, Reason.INVALID_SPEC, Reason.AGENT_UNAVAILABLE),
+        *(Reason.CREW_NOT_FOUND, Reason.CREW_NOT_STORED),
+    )
     found: dict[str, tuple[Mapping[str, Any] | None, str, str]] = {}
     for reason in (Reason.AVAILABLE, *stalled):
         status = heartbeat.status({"metadata": {"generation": GENERATION}}, (reason, "so"), None, now=NOW)

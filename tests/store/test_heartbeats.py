@@ -70,6 +70,16 @@ async def test_for_a_role_it_goes_to_an_agent_that_has_room(crew: Crew) -> None:
     assert [(task.id, task.agent) for task in claim.tasks] == [("busy", "a"), ("hb-hb-1795262460", "b")]
 
 
+async def test_for_a_role_that_no_agent_has_it_fires_nothing(crew: Crew) -> None:
+    state = await crew.apply(beat(agent=None, role="guard"))
+    why = r"spec\.role: crew '.*' has no agent of role 'guard'\. Give an agent the role"
+    with pytest.raises(InvalidInput, match=why):
+        await crew.fire(state)
+    with pytest.raises(InvalidInput, match=why):
+        await crew.run_now("once")
+    assert await crew.queued() == []
+
+
 @pytest.mark.parametrize(
     ("mode", "waiting", "left"),
     [(ExecutionMode.SEQUENTIAL, ["a"], ["b", "c"]), (ExecutionMode.PARALLEL, ["a", "b", "c"], [])],

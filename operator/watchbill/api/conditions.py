@@ -65,7 +65,8 @@ class Reason(StrEnum):
     """Stalled: the flow relations of a crew go in a circle, so no step could ever start. The message names it."""
     AGENT_UNAVAILABLE = "AgentUnavailable"
     """Stalled: the class or a tool of an agent can't be loaded by the workers. The message names the agents whose tasks
-    wait. Clears by itself when a worker comes that has them."""
+    wait. Clears by itself when a worker comes that has them. Of a heartbeat: its crew has no agent of its name, or of
+    its role."""
     INVALID_SCHEDULE = "InvalidSchedule"
     """Stalled: a heartbeat's cron expression or time zone is not one, or its schedule never comes."""
     INVALID_SPEC = "InvalidSpec"

@@ -107,7 +107,7 @@ class StoredHeartbeats:
         except (ValidationError, InvalidInput) as error:
             await self.remove(keys, uid, str(seen["metadata"]["name"]))
             return Reason.INVALID_SCHEDULE, str(error)
-        return beat.fires(heartbeat, at_rest)
+        return beat.fires(heartbeat, at_rest, definition)
 
 
 def _generation(seen: Object) -> str:

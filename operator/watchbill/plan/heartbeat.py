@@ -65,8 +65,8 @@ def problem(found: Problem) -> Problem:
 def lacks(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
     """Inputs that the crew's prompts cite, and the heartbeat doesn't give.
 
-    An agent that the crew doesn't have, or a role that none has, is no problem here: each task says so, and the agent
-    may be added.
+    An agent that the crew doesn't have, or a role that none has, is no problem here: `fires` says so, and the agent may
+    be added.
     """
     spec = heartbeat.spec
     if crew is None or (spec.agent and crew.agent(spec.agent) is None):
@@ -102,11 +102,22 @@ def at_rest(*, suspended: bool, hold: str = "") -> Verdict | None:
     return None
 
 
-def fires(heartbeat: Heartbeat, at_rest: Verdict | None = None) -> Verdict:
-    """The verdict on a stored heartbeat. `at_rest`: that of its crew."""
+def fires(heartbeat: Heartbeat, at_rest: Verdict | None = None, crew: CrewDefinition | None = None) -> Verdict:
+    """The verdict on a stored heartbeat. `at_rest`: that of its crew. `crew`: None where it can't run."""
     if heartbeat.spec.suspend:
         return Reason.AVAILABLE, "suspended: it fires nothing until suspend is false"
-    return at_rest or (Reason.AVAILABLE, "it fires")
+    astray = _astray(heartbeat, crew) if crew is not None else None
+    return at_rest or astray or (Reason.AVAILABLE, "it fires")
+
+
+def _astray(heartbeat: Heartbeat, crew: CrewDefinition) -> Verdict | None:
+    """The verdict on one whose agent is not in the crew, or whose role no agent of it has; None: somebody works."""
+    agent, role = heartbeat.spec.agent, heartbeat.spec.role
+    if agent is not None and crew.agent(agent) is None:
+        return Reason.AGENT_UNAVAILABLE, f"its crew has no agent {agent!r}: each task that it fires fails"
+    if role is not None and not submission.agents_of(crew, role):
+        return Reason.AGENT_UNAVAILABLE, f"no agent of its crew has role {role!r}: its slots are missed until one has"
+    return None
 
 
 def run_now(seen: Mapping[str, Any]) -> str:

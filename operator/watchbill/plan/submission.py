@@ -35,7 +35,7 @@ def check(
     metadata: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
     """Warnings about a submission. Raises InvalidInput with everything that makes it impossible."""
-    errors = [*_own(prompt, task_id, metadata or {}, {}), *_sizes(inputs), *_names(crew, agent, role, inputs)]
+    errors = [*_own(prompt, task_id, metadata or {}, {}), *sizes(inputs), *_names(crew, agent, role, inputs)]
     warnings: list[Problem] = []
     if not errors:
         asked = [name for name in (agent,) if name] if role is None else agents_of(crew, role)
@@ -147,7 +147,8 @@ def _of_metadata(metadata: Mapping[str, Any]) -> Iterator[Problem]:
 _ELSEWHERE: Final = "Put larger data into a store of its own and give a reference to it."
 
 
-def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
+def sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
+    """What makes inputs impossible in themselves."""
     if len(inputs) > INPUTS_MAX:
         yield Problem(f"there are {len(inputs)} inputs; the limit is {INPUTS_MAX}", "Join some.", path="inputs")
         return
@@ -176,7 +177,7 @@ def _sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
 
 def _names(crew: CrewDefinition, agent: str | None, role: str | None, inputs: Mapping[str, str]) -> Iterator[Problem]:
     if role is not None:
-        yield from _of_role(crew, agent, role)
+        yield from of_role(crew, agent, role)
     elif crew.takes_any and (agent is None or crew.agent(agent) is None):
         yield Problem(
             f"crew {crew.name!r} takes tasks for agents of any name, and "
@@ -199,7 +200,8 @@ def _names(crew: CrewDefinition, agent: str | None, role: str | None, inputs: Ma
             )
 
 
-def _of_role(crew: CrewDefinition, agent: str | None, role: str) -> Iterator[Problem]:
+def of_role(crew: CrewDefinition, agent: str | None, role: str) -> Iterator[Problem]:
+    """What makes work for a role impossible. `agent`: the one that it names, too."""
     if agent is not None:
         yield Problem(f"the work is for agent {agent!r} and for role {role!r}", "Name one of the two.", path="role")
     elif not agents_of(crew, role):

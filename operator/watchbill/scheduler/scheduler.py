@@ -275,6 +275,9 @@ class Scheduler:
             await self._clock.sleep(UNREADABLE_AGAIN_SECONDS)
             return True
         except (Conflict, InvalidInput) as error:
+            known = self._definitions.pop(crew, None)
+            if known and (await definitions.identity(self._client, timed.keys)).definition != known.digest:
+                return True  # another one may allow it
             timed.reason = str(error)
             following = schedule.next_slot(timed.state.schedule, slot)
             return await self._report_missed(timed, (slot,), False, following)

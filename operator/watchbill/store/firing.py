@@ -87,8 +87,8 @@ def prepare(
 ) -> Call:
     """The call for this slot; `following` is the slot after it, and `now` the time that the work is told.
 
-    Raises InvalidInput when the crew has more agents than one script may start, or the work would be too long, and
-    NewerRecord.
+    Raises InvalidInput when the crew has more agents than one script may start, or none of the role that the work is
+    for, or the work would be too long, and NewerRecord.
     """
     return _call(keys, state, current, _At(label(slot), slot, now, following, GUARD))
 
@@ -209,8 +209,10 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
     asked = partial(beat.asked, slot=at.slot, now=at.now, zone=spec.time_zone)
     prompt, inputs = asked(spec.prompt), {name: asked(text) for name, text in spec.inputs.items()}
     submission.check_own(prompt, made, {}, {})  # its times may have made it too long
-    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed. One of
-    # a role that no agent has any more waits for it, and says so.
+    # An agent that the crew no longer has gives a task that fails, which says more than a slot that was missed. Tasks
+    # of a role that no agent has any more would wait for one, and fill the queue.
+    if spec.role is not None and (missing := list(submission.of_role(crew, None, spec.role))):
+        raise InvalidInput([beat.problem(one) for one in missing])
     whose = submission.addressee(crew, spec.agent, spec.role)
     metadata = {**spec.metadata, "heartbeat": state.name, "slot": iso(at.slot)}
     own = "" if at.traceparent else tracing.heartbeat(keys.crew, made, metadata)
