@@ -97,6 +97,7 @@ FULL: dict[str, Any] = {
                 "ofHeartbeat": "nightly",
                 "agent": "writer",
                 "prompt": "Mend {event.task_id}",
+                "inputs": {"why": "{event.message}"},
                 "priority": "HIGH",
             },
             {"name": "check", "events": ["task_completed"], "ofAgent": "researcher", "role": "reviewer"},

@@ -25,7 +25,7 @@ def test_the_page_names_every_field_and_the_figures_of_the_code() -> None:
     table = TEXT.split("| field |")[1].split("\n\n")[0]
     named = [line.split("|")[1].strip(" `") for line in table.splitlines() if line.startswith("| `")]
     assert named == [field.alias for name, field in Watch.model_fields.items() if name != "name"]
-    [listed] = re.findall(r"The fields of an event are (.*?)\. A watch", TEXT, re.DOTALL)
+    [listed] = re.findall(r"The fields of an event are (.*?)\. The message", TEXT, re.DOTALL)
     assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(TownEvent.model_fields)
     [unwatched] = re.findall(r"Events that name neither.*", TEXT, re.DOTALL)
     watched = set(Watch.model_json_schema()["properties"]["events"]["items"]["enum"])

@@ -16,7 +16,7 @@ from e2e.cluster import recipe
 from e2e.cluster.control_plane import free_ports
 from e2e.cluster.machine import ClusterError
 from e2e.monitor.server import end_of
-from watchbill.api.heartbeat import INPUT_MAX_CHARS
+from watchbill.api.meta import INPUT_MAX_CHARS
 
 FOLDER: Final = recipe.HERE.parent.parent / "examples" / "log-triage"
 CREW: Final = "default/log-triage"

@@ -109,7 +109,8 @@ def test_a_circle_and_a_long_way_end() -> None:
     ("given", "agents", "path", "reason"),
     [
         ({"prompt": "{event.tsk}"}, {}, "spec.watches[0].prompt", "cites {event.tsk}, which no event has"),
-        ({}, {"a": "{inputs.log}"}, "spec.watches[0].agent", "cites {inputs.log}, but no such input was given"),
+        ({"inputs": {"log": "{event.x}"}}, {}, "spec.watches[0].inputs.log", "cites {event.x}, which no event has"),
+        ({}, {"a": "{inputs.log}"}, "spec.watches[0].inputs.log", "cites {inputs.log}, but no such input was given"),
         ({"agent": "b"}, {"a": "x", "b": "{steps.a}"}, "spec.watches[0].agent", "exists only in a run"),
     ],
 )
@@ -119,3 +120,4 @@ def test_what_a_watch_could_not_do_is_found_before_it_is_stored(
     [problem] = watches.check(crew(watch(**given), **agents))
     assert (problem.path, reason in problem.reason) == (path, True), problem
     assert watches.check(crew(watch(prompt="{event.task_id} {{event.x}} {x}"))) == []
+    assert watches.check(crew(watch(inputs={"log": "{event.message}"}), a="{inputs.log}")) == []

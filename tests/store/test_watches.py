@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import Crew, library
+from support import Crew, library, server_ms
 
 from watchbill import metrics
 from watchbill.api.watches import Watch
@@ -16,7 +16,7 @@ from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, EventType, TownEvent
 from watchbill.plan import watches as plan
 from watchbill.records import AgentDefinition, TaskPolicy
-from watchbill.store import definitions, events, suspension, watches
+from watchbill.store import definitions, events, runs, suspension, watches
 from watchbill.tasks import Priority
 from watchbill.worker import watching
 
@@ -34,9 +34,9 @@ async def watched(crew: Crew, *of: Watch, **fields: Any) -> definitions.Current:
     return await definitions.current(crew.client, crew.keys)
 
 
-async def tell(crew: Crew, kind: EventType = FAILED, task: str = "t1") -> str:
+async def tell(crew: Crew, kind: EventType = FAILED, task: str = "t1", why: str = "why") -> str:
     """Puts an event on the crew's feed, and returns its id."""
-    event = TownEvent.new(kind, "why").with_agent("a").with_task(task)
+    event = TownEvent.new(kind, why).with_agent("a").with_task(task)
     ids = await events.emit(crew.client, crew.keys, event, event.model_dump_json(exclude_none=True))
     return ids[crew.keys.events]
 
@@ -108,6 +108,25 @@ async def test_one_event_begins_one_task_whoever_asks_and_however_often(crew: Cr
     await crew.client.zrem(crew.keys.ids, made)
     assert await fire(crew, current, mend, event_id) == "already", "even when the task is long gone"
     assert await crew.queued() == 1
+
+
+@pytest.mark.parametrize("agent", ["b", None])
+async def test_an_event_gives_its_work_inputs_that_cite_it(crew: Crew, agent: str | None) -> None:
+    mend = watch(agent=agent, inputs={"what": "{event.task_id}: {event.message}", "how": "{{event.x}} soon"})
+    current = await watched(crew, mend)
+    event_id = await tell(crew)
+    assert await fire(crew, current, mend, event_id) == "fired"
+    task = (await crew.take("w"))[0]
+    given = await runs.inputs(crew.client, crew.keys, task.id, task.inputs)
+    assert given == {"what": "t1: why", "how": "{event.x} soon"}
+
+
+async def test_inputs_that_an_event_makes_too_long_begin_nothing(crew: Crew) -> None:
+    mend = watch(inputs={"what": "{event.message}" * 2000})
+    current = await watched(crew, mend)
+    event_id = await tell(crew, why="x" * 10_000)
+    with pytest.raises(InvalidInput, match="input 'what' has 20000000 bytes"):
+        await fire(crew, current, mend, event_id)
 
 
 async def test_an_event_begins_a_task_of_a_role(crew: Crew) -> None:
@@ -228,6 +247,30 @@ async def test_a_feed_that_expired_and_began_anew_is_read_from_its_beginning(cre
     old_id = await crew.client.xadd(crew.keys.events, fields, id="5-0")  # by a server whose clock is behind
     assert [found for found, _ in (await look(crew, current)).events] == [old_id]
     assert await fire(crew, current, mend, old_id) == "fired"
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("looked_ms_ago", [2 * DAY_MS, DAY_MS // 2])
+async def test_a_feed_that_expired_unread_is_told_once(crew: Crew, looked_ms_ago: int) -> None:
+    """Whoever looked within a day saw all that it had: it outlives its last event by a day."""
+    now = await server_ms(crew.client)
+    await crew.client.xadd(crew.keys.events, {"event_type": "task_failed", "data": "{}"}, id=f"{now - 3 * DAY_MS}-0")
+    current = await watched(crew, watch())
+    await look(crew, current)
+    await crew.client.delete(crew.keys.events)
+    event_id = await tell(crew)
+    await crew.client.hset(crew.keys.meta, "looked", now - looked_ms_ago)
+    first = await watches.look(crew.client, crew.keys, current)
+    await crew.client.hset(crew.keys.meta, "looked", now - watches.PAUSE_MS)
+    again = await watches.look(crew.client, crew.keys, current)
+    told = [e["message"] for e in await crew.events() if e["event_type"] == "mission_event"]
+    expected = "the feed has expired since the watches read it last: what has happened in between, if anything, begins "
+    is_unknown = looked_ms_ago > DAY_MS
+    assert told == [expected + "nothing"] * is_unknown
+    assert [(one.has_gap, one.has_expired) for one in (first, again)] == [(False, is_unknown), (False, False)]
+    assert [[found for found, _ in one.events] for one in (first, again)] == [[event_id]] * 2
 
 
 async def test_a_busy_feed_is_read_in_parts(crew: Crew) -> None:

@@ -20,7 +20,7 @@ ACCEPTED: Final = {
             "spec.watches": [
                 {**_ONE, "ofAgent": "researcher", "agent": "writer", "prompt": "{event.task_id}", "priority": "HIGH"},
                 {"name": "end", "events": ["mission_state_changed"], "states": ["failed"], "ofHeartbeat": "night"},
-                {"name": "all", "events": ["mission_state_changed", "task_failed"]},
+                {"name": "all", "events": ["mission_state_changed", "task_failed"], "inputs": {"e-m_pty": ""}},
             ]
         }
     ),
@@ -33,6 +33,7 @@ ACCEPTED: Final = {
             ],
         }
     ),
+    "a watch with 16 inputs": _watch(inputs={f"i{i}": "é" * 32_768 for i in range(16)}),
     "20 watches of the last of a hundred roles": crew(
         {
             "spec.agents": [
@@ -87,6 +88,9 @@ REFUSED: Final = [
         says="agent and role are both given",
     ),
     Refused("a watch's prompt that is too long", _watch(prompt="x" * 32_769), f"{_AT}.prompt"),
+    Refused("17 inputs of a watch", _watch(inputs={f"i{i}": "" for i in range(17)}), f"{_AT}.inputs"),
+    Refused("a watch's input that is too long", _watch(inputs={"i": "x" * 32_769}), f"{_AT}.inputs.i"),
+    Refused("a watch's input that is a number", _watch(inputs={"i": 5}), f"{_AT}.inputs.i"),
     Refused("a watch's priority", _watch(priority="SOON"), f"{_AT}.priority"),
     Refused("a watch's name", _watch(name="Mend"), f"{_AT}.name"),
     Refused("a watch's heartbeat", _watch(ofHeartbeat="Night"), f"{_AT}.ofHeartbeat"),

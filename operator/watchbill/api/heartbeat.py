@@ -8,7 +8,6 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from watchbill import names
 from watchbill.api.conditions import NO_STATUS, Condition
 from watchbill.api.delivery import DESTINATIONS_MAX, Destination, repeated, secret_sources
 from watchbill.api.meta import (
@@ -23,6 +22,7 @@ from watchbill.api.meta import (
     ZONE_PATTERN,
     ZONE_RULE,
     AgentName,
+    InputTexts,
     ObjectMeta,
     Prompt,
     ResourceName,
@@ -31,14 +31,12 @@ from watchbill.api.meta import (
     Strict,
     by_key,
     bytes_rule,
+    misnamed,
 )
 from watchbill.api.problems import Finding, Hint, raise_findings
 
 METADATA_MAX_ENTRIES: Final = 62
 """tasks.METADATA_MAX_ENTRIES, which this layer can't see, less the two that firing adds; a test holds them together."""
-INPUTS_MAX_ENTRIES: Final = 16
-INPUT_MAX_CHARS: Final = 32_768
-"""All of a heartbeat must fit into an object of the API server, which takes 1.5 MiB."""
 UTC: Final = "UTC"
 CRON_MACROS: Final = {
     "@yearly": "0 0 1 1 *",
@@ -186,9 +184,8 @@ class HeartbeatSpec(Strict):
         description="What is asked each time. {slot} stands for the time at which it was to fire, {now} for the time "
         "at which it did, both in timeZone.",
     )
-    inputs: dict[str, Annotated[str, Field(max_length=INPUT_MAX_CHARS)]] = Field(
+    inputs: InputTexts = Field(
         default_factory=dict,
-        max_length=INPUTS_MAX_ENTRIES,
         description="Texts by name, as a submission gives them. {slot} and {now} as in prompt.",
     )
     priority: Literal["CRITICAL", "HIGH", "NORMAL", "LOW", "BACKGROUND"] = Field(
@@ -240,10 +237,7 @@ class HeartbeatSpec(Strict):
         named = [name for name in self.deliver or () if name in {destination.name for destination in self.delivery}]
         if named:
             yield Finding(("deliver",), f"{_TWICE}: {named[0]!r}", "Remove one of the two.")
-        for name in self.inputs:
-            if not names.INPUT_NAME.fullmatch(name):
-                reason = f"{name!r} can't be the name of an input"
-                yield Finding(("inputs",), reason, "Use a letter, then letters, digits, - and _ (63 at most).")
+        yield from misnamed(self.inputs)
 
 
 class HeartbeatStatus(Strict):

@@ -116,6 +116,23 @@ ZONE_RULE: Final[dict[str, Any]] = {
 """CEL: the name of a time zone is known. An unknown one makes the function itself fail, and with it the rule. A rule of
 the field, because the API server ignores `fieldPath` when a rule fails in this way."""
 
+INPUTS_MAX_ENTRIES: Final = 16
+INPUT_MAX_CHARS: Final = 32_768
+"""All of a heartbeat must fit into an object of the API server, which takes 1.5 MiB."""
+InputTexts = Annotated[
+    dict[str, Annotated[str, Field(max_length=INPUT_MAX_CHARS)]], Field(max_length=INPUTS_MAX_ENTRIES)
+]
+"""Texts by name, as a heartbeat or a watch gives them to its work."""
+
+
+def misnamed(inputs: InputTexts) -> Iterator[Finding]:
+    """Findings of names that no input can have."""
+    for name in inputs:
+        if not names.INPUT_NAME.fullmatch(name):
+            reason = f"{name!r} can't be the name of an input"
+            yield Finding(("inputs",), reason, "Use a letter, then letters, digits, - and _ (63 at most).")
+
+
 SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
 
 

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from watchbill.api.meta import AGENT_NAME_HINT, SET, AgentName, ResourceName, RoleName, Strict, by_key, once
+from watchbill.api.meta import (
+    AGENT_NAME_HINT,
+    SET,
+    AgentName,
+    InputTexts,
+    ResourceName,
+    RoleName,
+    Strict,
+    by_key,
+    misnamed,
+    once,
+)
 from watchbill.api.problems import Finding, raise_findings
 
 WATCHES_MAX: Final = 20
@@ -97,6 +108,10 @@ class Watch(Strict):
         description="What is asked. May cite the event: {event.task_id}, {event.mission_id}, {event.agent_id}, "
         "{event.message}, {event.new_state} and so on; what the event doesn't have is empty.",
     )
+    inputs: InputTexts = Field(
+        default_factory=dict,
+        description="Texts by name, as a submission gives them. They may cite the event as prompt does.",
+    )
     priority: Literal["CRITICAL", "HIGH", "NORMAL", "LOW", "BACKGROUND"] = Field(
         default="NORMAL", description="Urgency of the work; more urgent work starts first."
     )
@@ -114,6 +129,7 @@ class Watch(Strict):
             yield Finding(("ofAgent",), "the state of a run is no agent's", fix)
         if self.agent is not None and self.role is not None:
             yield Finding(("role",), "agent and role are both given", "Remove one of the two.")
+        yield from misnamed(self.inputs)
 
 
 Watches = Annotated[

@@ -148,7 +148,7 @@ _ELSEWHERE: Final = "Put larger data into a store of its own and give a referenc
 
 
 def sizes(inputs: Mapping[str, object]) -> Iterator[Problem]:
-    """What makes inputs impossible in themselves."""
+    """Checks inputs by themselves."""
     if len(inputs) > INPUTS_MAX:
         yield Problem(f"there are {len(inputs)} inputs; the limit is {INPUTS_MAX}", "Join some.", path="inputs")
         return
@@ -201,7 +201,7 @@ def _names(crew: CrewDefinition, agent: str | None, role: str | None, inputs: Ma
 
 
 def of_role(crew: CrewDefinition, agent: str | None, role: str) -> Iterator[Problem]:
-    """What makes work for a role impossible. `agent`: the one that it names, too."""
+    """Checks the role of a submission. `agent`: the one that it names."""
     if agent is not None:
         yield Problem(f"the work is for agent {agent!r} and for role {role!r}", "Name one of the two.", path="role")
     elif not agents_of(crew, role):

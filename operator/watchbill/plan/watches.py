@@ -92,7 +92,8 @@ def said(watch: Watch, event: TownEvent) -> str:
 
 
 def asked(text: str, event: TownEvent) -> str:
-    """The text with what it cites of the event. `{{event.message}}` is the text `{event.message}`."""
+    """The text, a prompt's or an input's, with what it cites of the event. `{{event.message}}` is the text
+    `{event.message}`."""
     known: dict[str, Any] = event.model_dump(mode="json", exclude_none=True)
 
     def value(match: re.Match[str]) -> str:
@@ -103,26 +104,29 @@ def asked(text: str, event: TownEvent) -> str:
 
 
 def check(crew: CrewDefinition) -> list[Problem]:
-    """Prompts of watches that cite what no event has, and work that the crew could not do."""
+    """Texts of watches that cite what no event has, and work that the crew could not do."""
     found: list[Problem] = []
     for i, watch in enumerate(crew.watches):
         path = f"spec.watches[{i}]"
-        for escaped, name in _EVENT.findall(watch.prompt):
-            if not escaped and name not in _FIELDS:
-                fix = f"Cite one of {', '.join(f'{{event.{known}}}' for known in _FIELDS)}."
-                reason = f"the prompt of watch {watch.name!r} cites {{event.{name}}}, which no event has"
-                found.append(Problem(reason, fix, path=f"{path}.prompt"))
+        found += _cited(watch, "the prompt", watch.prompt, f"{path}.prompt")
+        for name, text in watch.inputs.items():
+            found += _cited(watch, f"input {name!r}", text, f"{path}.inputs.{name}")
         found += _impossible(crew, watch, path)
     return found
 
 
+def _cited(watch: Watch, what: str, text: str, path: str) -> Iterator[Problem]:
+    for escaped, name in _EVENT.findall(text):
+        if not escaped and name not in _FIELDS:
+            fix = f"Cite one of {', '.join(f'{{event.{known}}}' for known in _FIELDS)}."
+            reason = f"{what} of watch {watch.name!r} cites {{event.{name}}}, which no event has"
+            yield Problem(reason, fix, path=path)
+
+
 def _impossible(crew: CrewDefinition, watch: Watch, path: str) -> Iterator[Problem]:
     try:
-        submission.check(crew, watch.prompt, agent=watch.agent, role=watch.role, inputs={})
+        submission.check(crew, watch.prompt, agent=watch.agent, role=watch.role, inputs=watch.inputs)
     except InvalidInput as error:
         for problem in error.problems:
-            if problem.path.startswith("inputs."):
-                fix = "Name another agent, or cite {input} instead: a watch gives no inputs."
-                yield replace(problem, fix=fix, path=f"{path}.agent")
-            else:
-                yield replace(problem, path=f"{path}.{problem.path}")
+            at = f"{path}.{problem.path}"
+            yield replace(problem, path=at, fix=f"Give it in {at}." if ".inputs." in at else problem.fix)

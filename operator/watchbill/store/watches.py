@@ -41,7 +41,9 @@ class Looked:
     upto: str = ""
     """The id up to which these are all events that any watch may be for."""
     has_gap: bool = False
-    """Events may have left the feed before anybody read them. The feed says so."""
+    """Events have left the feed before anybody read them. The feed says so."""
+    has_expired: bool = False
+    """The feed has expired since somebody read it, and nobody knows what it had then. The feed says so."""
     is_more: bool = False
     """The feed may have more already than was looked at."""
     entries: tuple[tuple[str, str], ...] = ()
@@ -64,7 +66,8 @@ async def look(client: redis.asyncio.Redis, keys: CrewKeys, current: definitions
     if outcome != "ok":
         return Looked(cast(Seen, outcome))
     upto, gap, more, *entries = rest
-    return Looked("ok", upto, gap == "1", more == "1", tuple(zip(entries[::2], entries[1::2], strict=True)))
+    found = tuple(zip(entries[::2], entries[1::2], strict=True))
+    return Looked("ok", upto, gap == "1", gap == "2", more == "1", found)
 
 
 async def is_defined_anew(client: redis.asyncio.Redis, keys: CrewKeys, digest: str) -> bool:
@@ -105,7 +108,10 @@ async def fire(
     """
     crew, made = current.definition, plan.work_id(watch.name, event_id)
     prompt = plan.asked(watch.prompt, event)
+    inputs = {name: plan.asked(text, event) for name, text in watch.inputs.items()}
     submission.check_own(prompt, made, {}, {})
+    if too_long := list(submission.sizes(inputs)):
+        raise InvalidInput(too_long)
     whose = submission.addressee(crew, watch.agent, watch.role)
     priority = Priority[watch.priority]
     metadata = {plan.CHAIN: [*before, watch.name], plan.EVENT: event_id}
@@ -118,10 +124,10 @@ async def fire(
         metadata=metadata,
         role=watch.role,
     )
-    work, deliver = submission.work(whose, prompt, {}), deliveries.of_submission(crew, None)
+    work, deliver = submission.work(whose, prompt, inputs), deliveries.of_submission(crew, None)
     args: list[Any] = [watch.name, event_id, plan.said(watch, event), "task" if whose else "run", made, whose]
     if whose:
-        one = submissions.Submission(made, whose, task.model_dump_json(), priority, work=work, deliver=deliver)
+        one = submissions.Submission(made, whose, task.model_dump_json(), priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(one)
     else:
         steps = given.steps(crew)
@@ -137,6 +143,7 @@ async def fire(
             steps,
             crew.max_parallel_tasks,
             priority,
+            inputs,
             work=work,
             deliver=deliver,
         )

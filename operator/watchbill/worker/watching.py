@@ -91,6 +91,8 @@ class _Watcher:
         if looked.has_gap:
             logger.warning("events have left the feed before the watches had read them, and begin nothing")
             metrics.WATCH_GAPS.labels(*metrics.of_crew(queue.keys.crew)).inc()
+        if looked.has_expired:
+            logger.warning("the feed has expired since the watches read it last: what it had then begins nothing")
         done = ""
         for event_id, event in looked.events:
             if (pause := await self._deal_with(current, event_id, event)) is not None:
