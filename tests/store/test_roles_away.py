@@ -172,7 +172,9 @@ async def test_a_budget_of_heartbeats_says_nothing_of_the_agents_other_work(
     crew: Crew, spent: str, next_agent: str
 ) -> None:
     bound = [
-        Budget.model_validate({"name": scope.lower(), "scope": scope, "tokens": 100 if scope == spent else 1000})
+        Budget.model_validate(
+            {"name": scope.lower(), "scope": scope, "tokens": 100 if scope == spent else 1000, "onExhausted": "Wait"}
+        )
         for scope in ("Agent", "Heartbeat")
     ]
     await give_roles(crew, ANN, BOB, budgets=bound)
