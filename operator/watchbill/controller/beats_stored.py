@@ -67,12 +67,16 @@ class StoredHeartbeats:
         nothing of the crew begins. `is_new`: the crew was not in the store before, and has no others there.
         """
         before, memory.verdicts = memory.verdicts, {}
+        knows_beats, memory.knows_beats = memory.knows_beats, False  # this may fail half way
         for seen in beats:
             name = str(seen["metadata"]["name"])
             memory.verdicts[name] = await self._store(keys, uid, definition, seen, at_rest)
-        stored = set() if is_new else {state.name for state in await heartbeats.all_of(self._client, keys)}
+        stored: set[str] = set()
+        if not (is_new or knows_beats):
+            stored = {state.name for state in await heartbeats.all_of(self._client, keys)}
         for name in (stored | set(before)) - set(memory.verdicts):
             await self.remove(keys, uid, name)
+        memory.knows_beats = True
 
     async def follow(self, keys: CrewKeys, uid: str, beats: Sequence[Object]) -> bool:
         """Has the scheduler fire the heartbeats as they are stored; reads nothing where it does so already. Returns

@@ -43,6 +43,8 @@ class CrewMemory:
     """Uid, generation and heartbeats that were stored last; empty: they must be stored again."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     """Heartbeat → whether it fires."""
+    knows_beats: bool = False
+    """The store has no other heartbeats of the crew than these. Not known: there may be some of before a restart."""
     run_now: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Heartbeat → the value of the annotation that had it fired last, and what became of it."""
     missed: dict[str, int] = field(default_factory=dict)
@@ -116,4 +118,5 @@ class Memory:
         """Has the next reconciliation of each crew make sure of everything that was stored or seen before."""
         for memory in self._crews.values():
             memory.synced = ""
+            memory.knows_beats = False
             memory.has_service_account = False

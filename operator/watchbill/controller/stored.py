@@ -161,10 +161,10 @@ class Stored:
         held = reading.identity if reading else await definitions.identity(self._client, keys)
         is_ours = (held.uid, held.owner) == (wanted.uid, self._owner)
         if memory.synced != token or not is_ours:  # not ours: the store was flushed, or the crew deleted by hand
-            memory.synced, reading = "", None
+            memory.synced = ""
             if definition is None and not is_ours:
                 return None
-            await self._write(keys, wanted, held, memory)
+            reading = await self._write(keys, wanted, held, memory)
             memory.synced = token
         is_left = False
         if asked := beats_now.asked(beats, memory):
@@ -176,8 +176,8 @@ class Stored:
         state = await self._state(keys, wanted, reading, memory, has_pods=has_pods)
         return replace(state, is_swept=reading is swept, is_run_now_left=is_left)
 
-    async def _write(self, keys: names.CrewKeys, wanted: _Wanted, held: Identity, memory: CrewMemory) -> None:
-        """Stores the crew, if it can run, and its heartbeats."""
+    async def _write(self, keys: names.CrewKeys, wanted: _Wanted, held: Identity, memory: CrewMemory) -> Whole | None:
+        """Stores the crew, if it can run, and its heartbeats. Returns how it stands then, where that was read."""
         uid, definition = wanted.uid, wanted.definition
         was_there = held.uid == uid
         self._check()
@@ -187,8 +187,12 @@ class Stored:
             await store_suspension.suspend(self._client, keys, uid, on=wanted.is_suspended, hold=wanted.hold)
         at_rest = beat.at_rest(suspended=wanted.is_suspended, hold=wanted.hold)
         await self._beats.store(keys, uid, definition, wanted.beats, memory, at_rest, is_new=not was_there)
-        if was_there and definition is not None and wanted.status.get("observedGeneration") != wanted.generation:
-            await parked.try_again(Queue(self._client, keys, uid))
+        is_changed = was_there and wanted.status.get("observedGeneration") != wanted.generation
+        found = await self._read(keys, uid) if is_changed and definition is not None else None
+        if found is None or not found.figures.parked_by.get("agent"):
+            return found
+        await parked.try_again(Queue(self._client, keys, uid))
+        return None
 
     async def _read(self, keys: names.CrewKeys, uid: str) -> Whole:
         """Reads how the crew stands, in one call where that is possible."""

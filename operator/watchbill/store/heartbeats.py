@@ -212,8 +212,11 @@ async def get(client: redis.asyncio.Redis, keys: CrewKeys, name: str) -> Heartbe
 async def all_of(client: redis.asyncio.Redis, keys: CrewKeys) -> list[HeartbeatState]:
     """The crew's heartbeats, by name."""
     with outages.translated():
-        uid = await client.hget(keys.meta, "uid")
-        index = [str(field) for field in await client.hkeys(keys.meta)]
+        async with client.pipeline(transaction=False) as pipe:
+            pipe.hget(keys.meta, "uid")
+            pipe.hkeys(keys.meta)
+            uid, fields = await pipe.execute()
+        index = [str(field) for field in fields]
         known = sorted(field.removeprefix(_INDEX) for field in index if field.startswith(_INDEX))
         async with client.pipeline(transaction=False) as pipe:
             for name in known:
