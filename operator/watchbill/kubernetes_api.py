@@ -4,7 +4,8 @@ Not the models of the kubernetes package, because: plain dicts keep fields that 
 apply sends exactly what is meant.
 
 Writes are server-side applies under one field manager, each the full intent: a field left out is a field removed. A
-`resourceVersion` in the body fences the write (409 when the object has changed since it was seen).
+`resourceVersion` in the body fences the write (409 when the object has changed since it was seen). What was not seen is
+written with a version that no object has: that creates, and changes nothing that somebody else has made meanwhile.
 
 When the API server asks for a pause (429, or 503 with Retry-After), no request of ours is sent before its end. Requests
 for Leases are an exception: a leader that waited would lose its Lease, and they are few.
@@ -46,6 +47,8 @@ REQUEST_TIMEOUT_SECONDS: Final = 10.0
 WRITE_TIMEOUT_SECONDS: Final = 5.0
 """A write must end before another replica may lead: a third of the Lease's 15 seconds."""
 _APPLY: Final = "application/apply-patch+yaml; charset=utf-8"  # the kubernetes package writes the bare type as JSON
+UNSEEN: Final = "1"
+"""The version that an object has which is to be made: etcd gives it to none."""
 PAGE: Final = 100
 """Objects of one page of a listing. To parse a page of Deployments of this size takes 10 ms, in which nothing else goes
 on."""
@@ -187,11 +190,15 @@ class KubernetesApi:
     # ------------------------------------------------------------ writing
 
     async def apply(self, kind: Kind, manifest: Object) -> Object:
-        """Applies the manifest on the server. Raises KubernetesRefuses; Conflict when its resourceVersion is old."""
-        metadata = manifest["metadata"]
+        """Applies the manifest on the server. Raises KubernetesRefuses; Conflict when its resourceVersion is old, or it
+        has none and the object is there."""
+        metadata = {"resourceVersion": UNSEEN, **manifest["metadata"]}
         query = {"fieldManager": cluster_names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
-        path = self._path(kind, metadata["namespace"], metadata["name"])
-        return await self._request("PATCH", path, query, body=_yaml(manifest), content_type=_APPLY)
+        path, body = (
+            self._path(kind, metadata["namespace"], metadata["name"]),
+            _yaml({**manifest, "metadata": metadata}),
+        )
+        return await self._request("PATCH", path, query, body=body, content_type=_APPLY)
 
     async def create(self, kind: Kind, manifest: Object) -> Object:
         """Creates the object. Raises Conflict when there is one of that name, KubernetesRefuses."""
@@ -220,13 +227,18 @@ class KubernetesApi:
         path = self._path("deployments", namespace, name)
         return await self._request("PATCH", path, query, body=body, content_type="application/merge-patch+json")
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
-        """Deletes exactly this object, if it is still there; its children in the background."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, resource_version: str = "") -> None:
+        """Deletes exactly this object, if it is still there; its children in the background. With a `resource_version`
+        it raises Conflict when the object has changed since."""
+        seen = {"uid": uid, **({"resourceVersion": resource_version} if resource_version else {})}
+        body = {"preconditions": seen, "propagationPolicy": "Background"}
         try:
             await self._request("DELETE", self._path(kind, namespace, name), body=body)
-        except (NotFound, Conflict):
+        except NotFound:
             return
+        except Conflict:
+            if resource_version:
+                raise
 
     async def create_event(self, event: Object) -> None:
         """Creates an Event of events.k8s.io."""

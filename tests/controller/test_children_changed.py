@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from test_reconcile import Room
 
+from watchbill.errors import Conflict
 from watchbill.plan.replicas import Load
 
 pytestmark = pytest.mark.pure
@@ -41,8 +42,35 @@ async def test_a_deployment_whose_labels_somebody_removed_gets_them_back_and_kee
     room.server.objects[deployment]["metadata"]["resourceVersion"] = version = str(room.server.version)
     room.cache.take("deployments", "DELETED", room.server.objects[deployment])
     applied: list[dict[str, Any]] = []
-    room.server.on_apply = applied.append
+
+    def answer(manifest: dict[str, Any]) -> None:
+        if manifest["metadata"].get("resourceVersion") != version:
+            raise Conflict("it is there")
+        applied.append(manifest)
+
+    room.server.on_apply = answer
     await room.reconcile()
     assert room.server.objects[deployment]["metadata"]["labels"] == labels
     assert [(a["spec"]["replicas"], a["metadata"]["resourceVersion"]) for a in applied] == [(3, version)]
     assert room.workers() == 3
+
+
+async def test_a_service_account_that_is_there_before_the_first_status_is_taken_over_as_it_is() -> None:
+    """A replica that led has made it, and ended before it wrote the status."""
+    room = Room()
+    await room.reconcile()
+    [account] = [key for key in room.server.objects if key[0] == "serviceaccounts"]
+    version = room.server.objects[account]["metadata"]["resourceVersion"]
+    again = Room()
+    again.server.objects[account] = room.server.objects[account]
+    applied: list[str | None] = []
+
+    def answer(manifest: dict[str, Any]) -> None:
+        applied.append(manifest["metadata"].get("resourceVersion"))
+        if manifest["kind"] == "ServiceAccount" and applied[-1] != version:
+            raise Conflict("it is there")
+
+    again.server.on_apply = answer
+    await again.reconcile()
+    assert applied[:2] == [None, version]
+    assert again.condition("Ready")[0] == "True"

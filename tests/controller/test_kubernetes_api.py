@@ -141,7 +141,7 @@ async def test_requests_go_through_the_proxy_that_the_environment_names_and_need
 
 async def test_what_is_applied_is_yaml_and_json_whatever_characters_it_has(server: Server) -> None:
     text = '😀 é \u0085 \u009f \u2028 \ufeff \uffff \x7f \x00 \\ud83d\\ude00 "'
-    manifest = {**MANIFEST, "spec": {text: text}}
+    manifest = {"metadata": {**MANIFEST["metadata"], "resourceVersion": "7"}, "spec": {text: text}}
     async with await KubernetesApi.connect() as kubernetes:
         for apply in (kubernetes.apply("deployments", manifest), kubernetes.apply_status("crews", manifest)):
             await apply
@@ -233,6 +233,28 @@ async def test_an_api_server_that_stays_busy_is_given_up_for_this_request(server
         with pytest.raises(KubernetesUnavailable, match="busy"):
             await kubernetes.apply("deployments", MANIFEST)
         assert await kubernetes.get("crews", "team", "echo")
+
+
+async def test_what_has_changed_since_it_was_seen_is_not_deleted_and_another_object_of_the_name_is_none_of_ours(
+    server: Server,
+) -> None:
+    async with await KubernetesApi.connect() as kubernetes:
+        server.busy = [(409, None), (409, None)]
+        await kubernetes.delete("deployments", "team", "echo", uid="u")
+        assert json.loads(server.body)["preconditions"] == {"uid": "u"}
+        with pytest.raises(Conflict):
+            await kubernetes.delete("deployments", "team", "echo", uid="u", resource_version="7")
+        assert json.loads(server.body)["preconditions"] == {"uid": "u", "resourceVersion": "7"}
+
+
+async def test_what_was_not_seen_is_applied_with_a_version_that_no_object_has(server: Server) -> None:
+    seen = {**MANIFEST, "metadata": {**MANIFEST["metadata"], "resourceVersion": "7"}}
+    async with await KubernetesApi.connect() as kubernetes:
+        for manifest, version in ((MANIFEST, "1"), (seen, "7")):
+            await kubernetes.apply("deployments", manifest)
+            assert json.loads(server.body)["metadata"]["resourceVersion"] == version
+        await kubernetes.apply_status("crews", MANIFEST)
+        assert "resourceVersion" not in json.loads(server.body)["metadata"]
 
 
 async def test_requests_are_counted_by_verb_and_code_and_timed_when_they_are_answered(server: Server) -> None:

@@ -83,7 +83,8 @@ class ApiServer:
         name = manifest["metadata"]["name"]
         return self.store(kind, {**self.objects[kind, name], "status": manifest["status"]})
 
-    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str, resource_version: str) -> None:
+        assert self.objects[kind, name]["metadata"]["resourceVersion"] == resource_version
         del self.objects[kind, name]
 
 

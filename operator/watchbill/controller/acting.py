@@ -85,7 +85,7 @@ class Actor:
         if planned.scaling is not None and observed.load is not None:
             await self._stored.explain(key, observed.uid, planned.scaling, memory)
         for child in planned.deletes:
-            await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid)
+            await self._delete(key, child)
         if planned.scaled is not None:
             metrics.SCALE_DECISIONS.labels(planned.scaled.why).inc()
             logger.info("%s/%s: %d workers (%s)", *key, planned.scaled.replicas, planned.scaled.why)
@@ -101,10 +101,8 @@ class Actor:
 
     async def _apply(self, key: Key, observed: plan.Observed, planned: plan.Plan, memory: CrewMemory) -> None:
         for kind, manifest in planned.applies:
-            if kind == "deployments" and "resourceVersion" not in manifest["metadata"]:
-                await self._find_unseen(key, observed, manifest["metadata"]["name"])
             try:
-                applied = await self._kubernetes.apply(_kind(kind), manifest)
+                applied = await self._write(key, observed, _kind(kind), manifest)
             except Conflict as error:
                 raise StaleObject(str(error)) from error
             if kind == "deployments":
@@ -112,14 +110,23 @@ class Actor:
             else:
                 memory.has_service_account = True
 
-    async def _find_unseen(self, key: Key, observed: plan.Observed, name: str) -> None:
-        """Raises Outdated if the crew has a Deployment of this name that is not watched, because somebody has changed
-        its labels: it may have more workers than one that is made anew."""
-        if observed.status.get("observedGeneration", -1) < 0:
-            return  # a new crew has none
-        found = await self._kubernetes.get("deployments", key[0], name)
-        if found is not None and self._cache.adopt(key, found, observed.uid):
+    async def _write(self, key: Key, observed: plan.Observed, kind: Kind, manifest: plan.Object) -> plan.Object:
+        """Applies the manifest. One that was not seen, and is there, is taken over as it is now.
+
+        Raises Conflict; Outdated if it is a Deployment of the crew not known yet, or not watched because somebody
+        has changed its labels: it may have more workers than one that is made anew.
+        """
+        try:
+            return await self._kubernetes.apply(kind, manifest)
+        except Conflict:
+            found = await self._kubernetes.get(kind, key[0], manifest["metadata"]["name"])
+            if found is None or "resourceVersion" in manifest["metadata"]:
+                raise
+        if kind == "deployments" and self._cache.adopt(key, found, observed.uid):
             raise Outdated
+        version = found["metadata"]["resourceVersion"]
+        metadata = {**manifest["metadata"], "resourceVersion": version}
+        return await self._kubernetes.apply(kind, {**manifest, "metadata": metadata})
 
     async def _resize(self, key: Key, child: Child, size: int) -> None:
         try:
@@ -131,6 +138,15 @@ class Actor:
             logger.warning("%s/%s: can't be scaled: %s", *key, error)
         else:
             self._cache.take("deployments", "MODIFIED", scaled)
+
+    async def _delete(self, key: Key, child: Child) -> None:
+        """Deletes the Deployment as it was seen: one that was scaled up meanwhile, for a template that came back, may
+        have busy workers."""
+        version = child.resource_version
+        try:
+            await self._kubernetes.delete("deployments", key[0], child.name, uid=child.uid, resource_version=version)
+        except Conflict as error:
+            raise StaleObject(str(error)) from error
 
     def _plan(self, observed: plan.Observed) -> plan.Plan:
         return plan.plan(observed, now=self._clock.now(), defaults=self._workers)
