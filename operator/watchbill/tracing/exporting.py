@@ -1,8 +1,7 @@
 """Makes spans with OpenTelemetry's SDK, and sends them to a collector by OTLP over HTTP.
 
 The SDK reads the standard variables (OTEL_...) itself. Names follow the semantic conventions for messaging, version
-1.44.0, and those for generative AI, version 1.37.0, or for runs 1.41.0. A span never has content, unless that is asked
-for.
+1.44.0, and those for generative AI, version 1.37.0, or for runs 1.41.0. A span has content only if that is asked for.
 
 The ids of a trace without a submitter's span, and of a run's span, are made of the ids of the work: any worker knows
 them, so that nothing of it needs to be stored.
@@ -53,6 +52,7 @@ _CURRENT: Final = next(iter(trace.set_span_in_context(INVALID_SPAN, _NOWHERE)))
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _FAILED: Final = frozenset({"failed", "dead", "retry", "partial"})
 """Outcomes of attempts and runs that are errors."""
+_SPREADING: Final = 0x9E3779B1  # a factor by which the checksums of similar ids are spread
 _ERROR: Final = re.compile(r"([A-Za-z_]\w*)(?:[:,]|$)")
 _chosen: Final[ContextVar[tuple[int, int | None] | None]] = ContextVar("watchbill_span_ids", default=None)
 
@@ -95,6 +95,7 @@ class Exporting:
         self._bound = TraceIdRatioBased.get_bound_for_rate(share)
         self._most = self._bound >> 32
         """The greatest number that `_drawn` returns for a trace that may be recorded."""
+        self._begun: dict[str, int] = {}  # the checksum of `crew/`, by crew
         resource = _Resource(Resource.create(_unless_named(service, namespace)).attributes)
         if not logging.getLogger("watchbill").isEnabledFor(logging.DEBUG):
             # with a collector that is away it logs several lines for each batch
@@ -135,8 +136,9 @@ class Exporting:
 
     def leaves_out(self, crew: str, work: str) -> bool:
         """Returns whether the trace of this task or run is surely not recorded, if it has no submitter's. What this
-        takes is all that tracing costs most tasks."""
-        return _drawn(f"{crew}/{work}") > self._most
+        takes is all that tracing costs most tasks, so it does by itself what `_drawn` does."""
+        begun = self._begun.get(crew) or self._begun.setdefault(crew, crc32(f"{crew}/".encode()))
+        return crc32(work.encode(), begun) * _SPREADING & 0xFFFFFFFF > self._most
 
     def rest(self) -> None:
         """Has what the current asyncio task does, and what that starts, belong to no recorded trace."""
@@ -352,7 +354,7 @@ def _hashed(text: str, size: int) -> int:
 def _drawn(work: str) -> int:
     """Returns a number below 2**32 that decides whether the trace of `crew/work` is recorded: each worker draws the
     same, in a third of the time that its id takes."""
-    return crc32(work.encode()) * 0x9E3779B1 & 0xFFFFFFFF  # by which similar ids are spread
+    return crc32(work.encode()) * _SPREADING & 0xFFFFFFFF
 
 
 def _trace_of(crew: str, work: str) -> int:
