@@ -5,17 +5,20 @@
 # make e2e ARGS="-k drain"        hands words to pytest
 
 CLUSTER := $(BIN)/python -m e2e.cluster
-.PHONY: control-plane test-cluster bench-cluster image e2e e2e-up e2e-down monitor pictures
+.PHONY: control-plane test-cluster soak bench-cluster image e2e e2e-up e2e-down monitor pictures
 
 control-plane: $(DEV)  ## Run a bare Kubernetes control plane, without pods, until Ctrl-C
 	@$(CLUSTER) build control-plane
 	@$(CLUSTER) control-plane
 
-# Most of a test's time is waiting, for what the operator does every so often: three at a time keep a core busy. Each
-# process has a control plane of its own.
 test-cluster: $(DEV)  ## Test the operator on a bare control plane: Go builds it, 9 minutes the first time
 	@$(CLUSTER) build control-plane helm charts monitoring
-	$(BIN)/pytest e2e/control_plane --numprocesses 3 --dist loadfile $(ARGS)
+	$(BIN)/pytest e2e/control_plane --numprocesses 2 --dist loadfile $(ARGS)
+
+SOAK := ROUNDS=250 AWAY_SECONDS=30 DROPPED_SECONDS=900
+soak: $(DEV)  ## Test the operator for long: 250 rounds of scale-in, outages of 30 s, packets dropped for 15 minutes
+	@$(CLUSTER) build control-plane
+	env $(SOAK) $(BIN)/pytest e2e/control_plane/test_operator_rounds.py e2e/control_plane/test_operator_outages.py $(ARGS)
 
 bench-cluster: $(DEV)  ## Measure the operator on a bare control plane, 500 crews; with pods: ARGS=--kind
 	@$(CLUSTER) build control-plane
