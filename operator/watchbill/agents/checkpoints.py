@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from pydantic import TypeAdapter
 
-from watchbill.agents import approving
+from watchbill.agents import approving, steps
 from watchbill.agents.context import Context
 from watchbill.agents.memory import Turn
 from watchbill.errors import ApprovalRejected, CrewGone, Fenced, InvalidInput, StoreUnavailable, needed
@@ -36,6 +36,8 @@ with needed("LLMAgent", "llm"):
     from pydantic_ai.tools import RunContext, ToolDefinition
     from pydantic_ai.usage import RunUsage
 
+REPEATED: Final = "watchbill_is_repeated"
+"""The entry of a tool's metadata, as pydantic-ai has it, which says that each attempt makes its calls anew."""
 _RETURNED: Final[TypeAdapter[ToolReturn[Any]]] = TypeAdapter(ToolReturn)
 _NAME_MAX: Final = 100
 _NOT_BY_AN_ANSWER: Final = (UsageLimitExceeded, StoreUnavailable, CrewGone, Fenced)
@@ -57,6 +59,8 @@ class Conversation(AbstractCapability[None]):
         self._prefix = f"{name}: " if name else ""
         self._turn = 0
         self._current = ""
+        self._items_before = 0
+        """Items of work that were delegated before the current turn."""
         self._has_failed = False
         """A call has failed since the last turn, and so has no checkpoint: the next attempt makes it again."""
         self._replayed = RunUsage()
@@ -79,16 +83,24 @@ class Conversation(AbstractCapability[None]):
     ) -> None:
         is_of_answer = isinstance(error, Exception) and not isinstance(error, _NOT_BY_AN_ANSWER)
         if is_of_answer and self._is_kept and self._current and not self._has_failed:
-            await self._context.checkpoints.keep(_given_up(self._current), "null")
+            await self._context.checkpoints.keep(_given_up(self._current), str(self._items - self._items_before))
 
     async def _next_turn(self) -> str:
         """Returns the name of the next turn, behind those of its answers that came to nothing."""
         self._turn += 1
         name, number = f"{self._prefix}turn {self._turn}", 1
-        while await self._context.checkpoints.find(_given_up(name)) is not None:
+        while (items := await self._context.checkpoints.find(_given_up(name))) is not None:
+            if (team := self._context.team) is not None:
+                team.items += steps.decode(items) or 0  # their numbers are taken
             number += 1
             name = f"{self._prefix}turn {self._turn} ({number})"
+        self._items_before = self._items
         return name
+
+    @property
+    def _items(self) -> int:
+        """The items of work that this attempt has delegated so far."""
+        return self._context.team.items if self._context.team is not None else 0
 
     def usage(self, spent: RunUsage) -> Usage:
         """Returns the usage of this attempt: without the turns that earlier ones had asked for."""
@@ -137,7 +149,9 @@ class Conversation(AbstractCapability[None]):
             return await handler(args)
 
         with self._calls.under_way():
-            return await (self._kept(call, make) if self._is_kept else make())
+            if not self._is_kept:
+                return await make()
+            return await (self._anew(make) if REPEATED in (tool_def.metadata or {}) else self._kept(call, make))
 
     async def _refused(self, call: ToolCallPart, declaration: str) -> str | None:
         """Returns what the model is told of a call that somebody has rejected; None: it is approved. Ends the attempt
@@ -152,6 +166,16 @@ class Conversation(AbstractCapability[None]):
         except ApprovalRejected as error:
             return f"This call was not made: {error}"
         return None
+
+    async def _anew(self, make: Callable[[], Awaitable[Any]]) -> Any:
+        """Returns the result of a call that each attempt makes."""
+        try:
+            return await make()
+        except ToolRetryError:  # an answer to the model, and the same one each time
+            raise
+        except Exception:
+            self._has_failed = True
+            raise
 
     async def _kept(self, call: ToolCallPart, make: Callable[[], Awaitable[Any]]) -> Any:
         """Returns the result of a call, which is made in a step of the task."""

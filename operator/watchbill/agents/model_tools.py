@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from watchbill.agents import approving, model_answers
+from watchbill.agents import approving, checkpoints, model_answers
 from watchbill.agents.context import Context
 from watchbill.agents.tools import Tool
 from watchbill.errors import Problem, ToolError, UserActionRequired, needed
@@ -55,6 +55,8 @@ def _of_model(tool: Tool) -> ModelTool[None]:
         made = ModelTool.from_schema(function, tool.name, tool.description, dict(tool.schema))
     if tool.needs_approval:
         made.metadata = {approving.MARK: tool.declaration}
+    elif tool.is_repeated:
+        made.metadata = {checkpoints.REPEATED: True}
     return made
 
 

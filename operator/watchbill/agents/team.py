@@ -98,7 +98,10 @@ class Team:
 
         names: Any = Literal[tuple(named)]  # the model may choose among them
         delegate.__annotations__ = {"member": names, "work": str, "return": Any}
-        return {tool.__name__: Tool(tool.__name__, tool) for tool in (delegate, escalate)}
+        # A call of `delegate` whose result were a checkpoint would not be made again, and the next one would take its
+        # number. The steps that it begins keep what came of it.
+        given = (Tool("delegate", delegate, is_repeated=True), Tool("escalate", escalate))
+        return {tool.name: tool for tool in given}
 
 
 def join(context: Context, crew: CrewDefinition, step: str | None, line: Line, reviews: str) -> None:

@@ -36,6 +36,8 @@ class Tool:
     """Somebody must approve of each call before it is made."""
     declaration: str = ""
     """All that its crew says of it. An approval of a call doesn't hold for a tool that was declared anew."""
+    is_repeated: bool = False
+    """Each attempt of a task calls it anew, and finds what came of the call before: its results need no checkpoints."""
     bare: Callable[..., Any] | None = None
     """The function itself, where `function` asks for approval before it calls it."""
 

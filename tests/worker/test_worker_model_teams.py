@@ -1,0 +1,141 @@
+"""Hierarchical crews whose manager is a model, with real workers: each attempt finds what came of a call of `delegate`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from workshop import Crew, Make, agent
+
+from waiting import until
+from watchbill.api.hierarchy import Hierarchy
+from watchbill.records import AgentDefinition, ExecutionMode
+from watchbill.tasks import RunState
+from watchbill.testing import Answer, ErrorAnswer, FakeModel, Request, ToolCall
+
+Script = Callable[[Request], Answer | Awaitable[Answer]]
+
+
+def work(member: str, asked: str) -> ToolCall:
+    return ToolCall("delegate", {"member": member, "work": asked})
+
+
+def noted(name: str, model: FakeModel, **fields: Any) -> AgentDefinition:
+    """An agent with that model."""
+    return agent(name, "Noted", model="openai:any", base_url=model.base_url, **fields)
+
+
+async def made(make_crew: Make, *agents: AgentDefinition, reviewer: str | None = None, **options: Any) -> Crew:
+    """A crew of these and two members in Python."""
+    hands = [agent("coder", "Works"), agent("tester", "Works")]
+    above = Hierarchy(manager="lead", reviewer=reviewer)
+    tasks = {"backoff_seconds": 0.01} | options.pop("tasks", {})
+    mode = ExecutionMode.HIERARCHICAL
+    return await make_crew([*agents, *hands], mode=mode, hierarchy=above, tasks=tasks, **options)
+
+
+def known(model: FakeModel) -> list[int]:
+    """How many results of tools each request knew."""
+    return [len(request.tool_results) for request in model.requests]
+
+
+async def test_a_model_delegates_in_two_turns(make_crew: Make) -> None:
+    turns = [work("coder", "research"), work("tester", "write"), work("coder", "shorten")]
+
+    def answer(request: Request) -> Answer:
+        done = len(request.tool_results)
+        return turns[done] if done < len(turns) else " | ".join(request.tool_results)
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model))
+        async with crew.in_process(concurrency=1):
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.status) == ("RESEARCH | WRITE | SHORTEN", RunState.COMPLETED)
+    assert known(model) == [0, 1, 2, 3], "no turn is asked for again"
+    assert crew.executions() == {"r/lead": 4, "r/lead:1": 1, "r/lead:2": 1, "r/lead:3": 1}
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+async def test_members_of_one_turn_end_one_after_the_other(make_crew: Make, slow: int) -> None:
+    asked = [work("coder", "gate" if slow == 1 else "a"), work("tester", "gate" if slow == 2 else "b")]
+
+    def answer(request: Request) -> Answer:
+        if not request.tool_results:
+            return asked
+        return work("coder", "sum up") if len(request.tool_results) == 2 else " | ".join(request.tool_results)
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model))
+        async with crew.in_process(concurrency=3):
+            await crew.client.submit(crew.name, "go", id="r")
+            await until(lambda: crew.executions()["r/lead"] == 2, 300, "the manager begins anew")
+            crew.open()
+            result = await crew.run_result("r", timeout=300)
+    first, second = ("coder: gate", "B") if slow == 1 else ("A", "tester: gate")
+    assert result.output == f"{first} | {second} | SUM UP"
+    assert known(model) == [0, 2, 3]
+    assert {name: count for name, count in crew.executions().items() if ":" in name} == {
+        "r/lead:1": 1,
+        "r/lead:2": 1,
+        "r/lead:3": 1,
+    }
+
+
+async def test_a_model_that_is_out_behind_its_delegations_has_delegated(make_crew: Make) -> None:
+    def answer(request: Request) -> Answer:
+        if not request.tool_results:
+            return [work("coder", "a"), work("tester", "b")]
+        return ErrorAnswer(503) if len(model.requests) < 4 else " | ".join(request.tool_results)
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model))
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("A | B", None)
+    assert known(model) == [0, 2, 2, 2]
+    assert result.steps["lead"].attempt == 3
+
+
+async def test_a_worker_that_is_killed_behind_the_delegations_costs_no_work(make_crew: Make) -> None:
+    async def answer(request: Request) -> Answer:
+        if not request.tool_results:
+            return [work("coder", "a"), work("tester", "b")]
+        if len(request.tool_results) == 2 and len(model.requests) < 3:
+            await asyncio.Event().wait()
+        if len(request.tool_results) == 2:
+            return work("coder", "c")
+        return " | ".join(request.tool_results)
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model), lease_seconds=1)
+        first = await crew.worker()
+        await crew.client.submit(crew.name, "go", id="r")
+        # On a busy machine the libraries of models take a minute to import.
+        await until(lambda: known(model) == [0, 2], 300, "the turn behind the delegations")
+        first.kill()
+        async with crew.in_process():
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("A | B | C", None)
+    assert known(model) == [0, 2, 2, 3]
+    done = crew.executions()
+    assert {name: done[name] for name in done if ":" in name} == {"r/lead:1": 1, "r/lead:2": 1, "r/lead:3": 1}
+
+
+async def test_a_turn_that_came_to_nothing_keeps_the_numbers_of_its_items(make_crew: Make) -> None:
+    def answer(request: Request) -> Answer:
+        if len(model.requests) == 1:
+            return [work("coder", "a"), work("nobody", "x")]
+        if "A" not in request.tool_results:
+            raise AssertionError(request.tool_results)
+        return work("coder", "b") if "B" not in request.tool_results else "done"
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model, config={"output_retries": 0}))
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("done", None)
