@@ -320,3 +320,23 @@ def test_an_input_that_an_agent_reads_by_itself_is_no_warning() -> None:
 def test_inputs_that_can_be_read_only_once_are_read_only_once() -> None:
     errors, warnings = prompts.check_inputs(crew("sequential", a="{inputs.a} {inputs.b}"), iter(["a", "b"]))
     assert (errors, warnings) == ([], [])
+
+
+# delegated steps
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, "ASKED"),
+        ("{input} Be strict.", "ASKED Be strict."),
+        ("Be strict.", "Be strict.\n\nASKED"),
+        ("Be strict with {{input}}.", "Be strict with {input}.\n\nASKED"),
+        ("{inputs.log}", "LOG\n\nASKED"),
+    ],
+)
+def test_a_template_keeps_nothing_from_a_step_that_was_delegated(template: str | None, expected: str) -> None:
+    given = {"log": "LOG"}
+    assert prompts.compose_asked(template, "ASKED", given, {}) == expected
+    of_review = prompts.compose_asked(template, "ASKED", given, {"coder": {"done": True}})
+    assert of_review == f'{expected}{prompts.EARLIER}\n\n## coder\n\n{{\n  "done": true\n}}'

@@ -112,6 +112,16 @@ def compose(
     return "".join(itertools.chain.from_iterable(itertools.zip_longest(texts, items, fillvalue="")))
 
 
+def compose_asked(template: str | None, asked: str, inputs: Mapping[str, str], outputs: Mapping[str, Any]) -> str:
+    """The prompt of a delegated step: what it is asked, where its template cites that or else behind it, and then the
+    outputs that it is asked about. No template can cite these, and without them the step could not do its work."""
+    if template is None:
+        return _default(asked, outputs, values.MISSING)
+    prompt = compose(template, asked, inputs, {})
+    is_cited = any(reference == "input" and not escaped for escaped, reference in _REFERENCE.findall(template))
+    return _default(prompt if is_cited else f"{prompt}\n\n{asked}", outputs, values.MISSING)
+
+
 def _default(prompt: str, outputs: Mapping[str, Any], item: Any) -> str:
     if item is not values.MISSING:
         return f"{prompt}{ITEM}{values.as_text(item)}"

@@ -261,12 +261,12 @@ class Executor:
         run_id = task.run_id
         outputs, prompt = read.outputs, payload.prompt
         if read.asked is not None:
-            prompt = read.asked.prompt
+            prompt = prompts.compose_asked(role.agent.prompt, read.asked.prompt, read.inputs, outputs)
         else:
             outputs = {name: output for name, output in outputs.items() if name in role.reads}
-        if at.kind in ("agent", "item", "synthesis"):
-            named = steps_before.named(role, run_id, outputs) if role.agent.prompt else outputs
-            prompt = prompts.compose(role.agent.prompt, prompt, read.inputs, named, read.item)
+            if at.kind in ("agent", "item", "synthesis"):
+                named = steps_before.named(role, run_id, outputs) if role.agent.prompt else outputs
+                prompt = prompts.compose(role.agent.prompt, prompt, read.inputs, named, read.item)
         context = Context(
             crew=self._keys.crew,
             agent=role.runner.agent,
