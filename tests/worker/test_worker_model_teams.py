@@ -1,8 +1,10 @@
-"""Hierarchical crews whose manager is a model, with real workers: each attempt finds what came of a call of `delegate`."""
+"""Hierarchical crews whose manager and reviewer are models, with real workers: a call of `delegate` is found again by
+each attempt, and an answer that is no use is asked for again."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -139,3 +141,120 @@ async def test_a_turn_that_came_to_nothing_keeps_the_numbers_of_its_items(make_c
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
     assert (result.output, result.error) == ("done", None)
+
+
+def final(**fields: Any) -> ToolCall:
+    return ToolCall("final_result", fields)
+
+
+def reviewed(*verdicts: Answer) -> Script:
+    """A manager that delegates once, and a reviewer that answers with one of these after the other."""
+    left = list(verdicts)
+
+    def answer(request: Request) -> Answer:
+        if "delegate" not in request.tools:
+            return left.pop(0)
+        return " | ".join(request.tool_results) if request.tool_results else work("coder", "a")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("That is well done.", "Invalid JSON"),
+        (final(approved="yes"), "is not of type 'boolean'"),
+        (final(approved=False), "a reviewer has rejected work without a reason"),
+    ],
+)
+async def test_a_reviewer_is_told_why_its_answer_is_no_verdict(make_crew: Make, wrong: Answer, told: str) -> None:
+    async with FakeModel(reviewed(wrong, final(approved=True))) as model:
+        crew = await made(make_crew, noted("lead", model), noted("critic", model), reviewer="critic")
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("A", None)
+    review = result.steps["lead:1:review"]
+    assert (review.output, review.attempt) == ({"approved": True}, 1)
+    again = [request for request in model.requests if "final_result" in request.tools][1]
+    assert told in "".join([*again.tool_results, again.prompt])
+
+
+async def test_a_verdict_in_a_fence_is_one(make_crew: Make) -> None:
+    """Models write JSON so, whatever they are told."""
+    async with FakeModel(reviewed('```json\n{"approved": true}\n```')) as model:
+        crew = await made(make_crew, noted("lead", model), noted("critic", model), reviewer="critic")
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.steps["lead:1:review"].output) == ("A", {"approved": True})
+
+
+async def test_a_manager_is_told_of_a_reviewer_that_never_gives_a_verdict(make_crew: Make) -> None:
+    async with FakeModel(reviewed(final(approved=False), final(approved=False))) as model:
+        critic = noted("critic", model, config={"output_retries": 1})
+        crew = await made(make_crew, noted("lead", model), critic, reviewer="critic")
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    told = json.loads(result.output)["failed"]
+    assert told.startswith("critic could not review item 1 of coder: TaskFailed: model 'openai:any' at")
+    assert "its answer is of no use, 2 times: a reviewer has rejected work without a reason" in told
+    assert result.status is RunState.COMPLETED
+
+
+async def test_a_manager_that_answers_without_delegating_is_told_so(make_crew: Make) -> None:
+    def answer(request: Request) -> Answer:
+        if request.tool_results:
+            return " | ".join(request.tool_results)
+        return work("coder", "a") if "delegating" in str(request.messages) else "I did it myself."
+
+    async with FakeModel(answer) as model:
+        crew = await made(make_crew, noted("lead", model))
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("A", None)
+    assert result.steps["lead"].attempt == 1
+
+
+async def test_a_manager_that_delegates_nothing_fails_and_is_asked_again_by_a_replay(make_crew: Make) -> None:
+    turns: list[Answer] = ["I did it myself.", work("coder", "a"), "done"]
+    async with FakeModel(turns) as model:
+        crew = await made(make_crew, noted("lead", model, config={"output_retries": 0}))
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+            assert "once: manager 'lead' has ended without delegating anything" in (result.error or "")
+            await crew.client.replay(crew.name, "r/lead")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("done", None)
+
+
+async def test_prompts_of_their_own_keep_neither_work_nor_reasons_from_reviewer_and_member(make_crew: Make) -> None:
+    verdicts = [final(approved=False, reasons="It is too short."), final(approved=True)]
+    drafts = ["Hello", "Dear Ada"]
+    reviews: list[str] = []
+    asked: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        if "delegate" in request.tools:
+            return "done" if request.tool_results else work("writer", "Greet Ada.")
+        is_review = "final_result" in request.tools
+        (reviews if is_review else asked).append(request.prompt)
+        return verdicts.pop(0) if is_review else drafts.pop(0)
+
+    async with FakeModel(answer) as model:
+        critic = noted("critic", model, prompt="{input}\n\nBe strict.")
+        writer = noted("writer", model, prompt="Write in verse.")
+        crew = await made(make_crew, noted("lead", model), critic, writer, reviewer="critic")
+        async with crew.in_process():
+            await crew.client.submit(crew.name, "go", id="r")
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("done", None)
+    for review, draft in zip(reviews, ("Hello", "Dear Ada"), strict=True):
+        assert review.startswith("Review what writer returned")
+        assert review.endswith(f"\n\nBe strict.\n\nWhat came before:\n\n## writer\n\n{draft}")
+    assert asked[0] == "Write in verse.\n\nGreet Ada."
+    assert asked[1].startswith("Write in verse.\n\nGreet Ada.\n\nYour last result, which follows, was rejected.")
+    assert asked[1].endswith("\n\nIt is too short.\n\nWhat came before:\n\n## writer\n\nHello")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # an agent's process imports this module, and no store
         RedisRateLimiter,
         RedisStream,
     )
+    from watchbill.plan.demands import Demands
 
 Tell = Callable[[Telling], Awaitable[None]]
 T = TypeVar("T")
@@ -104,6 +105,8 @@ class Context:
     tested."""
     team: Team | None = None
     """The team of a step of a hierarchical crew."""
+    demands: Demands | None = None
+    """The demands of the rest of the crew on the output, which LLMAgent observes; None: there are none."""
     _reported: list[Usage] = field(default_factory=list, repr=False, compare=False)
     _notes: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _asked: list[bool] = field(default_factory=list, repr=False, compare=False)

@@ -13,7 +13,17 @@ from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from watchbill.agents import batching, memory, model_answers, model_tools, model_traces, providers, spending, structured
+from watchbill.agents import (
+    batching,
+    judging,
+    memory,
+    model_answers,
+    model_tools,
+    model_traces,
+    providers,
+    spending,
+    structured,
+)
 from watchbill.agents.checkpoints import Conversation, told
 from watchbill.agents.context import Context
 from watchbill.agents.fallbacks import Candidate, Fallbacks
@@ -64,7 +74,11 @@ class LLMConfig(BaseModel):
         default=None, description="How much the model is told of the task's session; without it, nothing is remembered."
     )
     output_retries: int = Field(
-        default=2, ge=0, le=20, description="Times that the model may correct an answer that doesn't fit outputSchema."
+        default=2,
+        ge=0,
+        le=20,
+        description="Times that the model may correct an answer that doesn't fit outputSchema, or that its crew "
+        "can't use.",
     )
     stream: bool = Field(default=False, description="Tells the feed the text of answers while it comes.")
     truncated: Literal["accept", "fail"] = Field(
@@ -132,7 +146,8 @@ class LLMAgent:
             batched = batching.BatchedModel(first.model, first.name, context, conversation, lane, definition.batch)
             candidates[0] = replace(first, model=batched)
         models = Fallbacks(context, candidates)
-        output = structured.of(definition.output_schema) if definition.output_schema else None
+        judge = judging.Judge(context)
+        output = structured.of(judge.schema) if judge.schema else None
         agent: Agent[None, Any] = Agent(
             models.current.model,
             output_type=output.type if output else str,
@@ -145,6 +160,7 @@ class LLMAgent:
         )
         if output:
             agent.output_validator(output.fitting)
+        agent.output_validator(judge.fitting)
         prompt = sound(context.prompt)
         if prompt is not context.prompt:
             await model_answers.tell_replaced(context, "the prompt")
@@ -166,7 +182,7 @@ class LLMAgent:
         except WatchbillError:
             raise
         except Exception as error:
-            if output and (misfit := structured.misfit(error)):
+            if misfit := judge.misfit(error):
                 raise TaskFailed(f"{models.said}: {misfit}") from None
             raise models.explain(error, limit, datetime.now(UTC)) from None  # noqa: TID251 - until when to wait
         finally:

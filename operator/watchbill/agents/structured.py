@@ -43,17 +43,19 @@ class Output:
         return output
 
 
-def misfit(error: Exception) -> str | None:
+def misfit(
+    error: Exception,
+    lacks: str = "doesn't fit the agent's outputSchema",
+    fix: str = "Make the schema simpler, describe its properties",
+) -> str | None:
     """The reason why the model has given no output that fits, after all its corrections; None for another error."""
     if not isinstance(error, UnexpectedModelBehavior) or not str(error).startswith(_EXCEEDED):
         return None
     said = redact(str(error.__cause__ or error))
     tries = int((_COUNT.search(str(error)) or ["", "0"])[1]) + 1
     times = "once" if tries == 1 else f"{tries} times"
-    return (
-        f"its answer doesn't fit the agent's outputSchema, {times}: {sentence(said[:_MOST_SAID])} "
-        "Make the schema simpler, describe its properties, or raise output_retries in the agent's config"
-    )
+    said = sentence(said[:_MOST_SAID])
+    return f"its answer {lacks}, {times}: {said} {fix}, or raise output_retries in the agent's config"
 
 
 def as_text(output: Any) -> str:

@@ -69,6 +69,11 @@ class Team:
             raise DelegationFailed(f"{reviewer} could not review item {item} of {member}: {done.error}")
         return hierarchy.verdict(done.output)
 
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The schema of what this step must return; None: it may be anything."""
+        return hierarchy.VERDICT_SCHEMA if self.reviews else None
+
     def judged(self, output: Any) -> hierarchy.Verdict | None:
         """Returns the verdict that the output of a review is; None for that of another step. Raises ValueError for one
         that is none, and for a manager that has delegated nothing."""

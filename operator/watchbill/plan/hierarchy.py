@@ -17,6 +17,16 @@ from watchbill.names import DELEGATED
 from watchbill.records import AgentDefinition, CrewDefinition
 
 _VERDICT: Final = '{"approved": true or false, "reasons": "what must change, if it is rejected"}'
+VERDICT_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "description": "The verdict of a review.",
+    "properties": {
+        "approved": {"type": "boolean", "description": "Whether the work is done well."},
+        "reasons": {"type": "string", "description": "What must change, if the work is rejected."},
+    },
+    "required": ["approved"],
+}
+"""The form in which a model is asked for a verdict."""
 
 
 @dataclass(frozen=True, slots=True)

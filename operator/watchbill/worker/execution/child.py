@@ -31,6 +31,7 @@ from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.agents.tools import Tool
 from watchbill.event_types import Telling
 from watchbill.plan import flow
+from watchbill.plan.demands import Demands
 from watchbill.records import CrewDefinition
 from watchbill.redaction import redact
 from watchbill.tasks import AgentTask, Usage
@@ -178,6 +179,7 @@ def _context(
         connect_checkpoints=lambda: LineCheckpoints(of_task),
         to_worker=of_task,
         spending=LineAccount(of_task) if given["has_account"] else None,
+        demands=Demands(**given["demands"]) if given["demands"] else None,
         line=of_task,
     )
     if given["team"] is not None:

@@ -28,7 +28,7 @@ from watchbill.connection.gathering import GatheredReads
 from watchbill.errors import AgentNotLoadable, InvalidInput, NotWorthRetrying, Problem
 from watchbill.event_types import Telling
 from watchbill.names import ROLE, CrewKeys
-from watchbill.plan import flow, given, prompts, values
+from watchbill.plan import demands, flow, given, prompts, values
 from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request, to_begin
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition, TaskPolicy
@@ -286,6 +286,7 @@ class Executor:
             connect_messaging=self._connect_messaging,
             to_worker=line,
             spending=self._spending(task, role, payload) if role.runner.agent.model else None,
+            demands=demands.of(role.plan).get(task.agent) if run_id is not None and at.kind == "agent" else None,
         )
         if at.kind in ("agent", "item"):  # others delegate nothing
             team.join(context, role.crew, task.step, line, read.asked.reviews if read.asked else "")

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from watchbill import logs
@@ -68,6 +69,7 @@ def request(crew: CrewDefinition, context: Context, trace: Mapping[str, Any] | N
             "fence": context.fence,
             "has_account": context.spending is not None,
             "team": {"step": context.team.step, "reviews": context.team.reviews} if context.team else None,
+            "demands": asdict(context.demands) if context.demands else None,
         },
     }
 
