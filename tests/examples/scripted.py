@@ -94,6 +94,40 @@ def _report(request: Request) -> Answer:
     )
 
 
+# ---- support-desk
+
+
+def _desk(request: Request) -> Answer:
+    orders, done = re.findall(r"A-\d+", request.prompt), request.tool_results
+    if not done:
+        return [ToolCall("delegate", {"member": "clerk", "work": f"Look up {number}."}) for number in orders]
+    if len(done) == len(orders):
+        return ToolCall("delegate", {"member": "writer", "work": "\n".join([request.prompt, *done])})
+    return done[-1]
+
+
+def _look_up(request: Request) -> Answer:
+    number = re.findall(r"A-\d+", request.prompt)[0]
+    if not request.tool_results:
+        return ToolCall("order", {"number": number})
+    found = json.loads(request.tool_results[0])
+    return (
+        f"{number}: {', '.join(found['items'])}, sent {found['sent'] or 'not yet'}, promised for {found['promised']}."
+    )
+
+
+def _answer(request: Request) -> Answer:
+    facts = "\n".join(dict.fromkeys(re.findall(r"^A-\d+: .*$", request.prompt, re.MULTILINE)))
+    promise = "" if "was rejected" in request.prompt else "\nAll will be with you tomorrow."
+    return f"Dear customer,\n{facts}{promise}"
+
+
+def _approve(request: Request) -> Answer:
+    if "tomorrow" in between(request, "What came before:", "\n\n\n"):
+        return final(approved=False, reasons="No order says tomorrow.")
+    return final(approved=True)
+
+
 # ---- code-review and log-triage, with --model
 
 
@@ -124,6 +158,10 @@ _PARTS = {
     "You read one contract for the party that signed": _risks,
     "You answer a question about many contracts": _sum_up,
     "You write the daily report": _report,
+    "You run the support desk": _desk,
+    "You look up orders of a shop": _look_up,
+    "You write to customers": _answer,
+    "You approve of work for a support desk": _approve,
     "You review one file of a change": _review,
     "You are on call": _triage,
 }

@@ -131,6 +131,27 @@ async def test_a_contract_that_cannot_be_read_stops_no_other(playing: Playing) -
     assert "context_length_exceeded" in (run.steps["duties@2"].error or "")
 
 
+# ---------------------------------------------------------------- support-desk
+
+
+async def test_a_letter_is_answered_in_two_turns_and_reviewed(playing: Playing) -> None:
+    model = await playing(scripted.answer)
+    *_, file, prompt = shlex.split(page("support-desk").splitlines()[-1])
+    assert file == "examples/support-desk/crew.yaml"
+    run = await ran("support-desk", prompt)
+    assert run.status is RunState.COMPLETED
+    assert run.output.splitlines() == [
+        "Dear customer,",
+        "A-1002: chair, cushion, sent not yet, promised for 2026-03-09.",
+        "A-1003: table, sent 2026-03-05, promised for 2026-03-10.",
+    ]
+    assert run.steps["desk:3:review"].output["reasons"] == "No order says tomorrow."
+    assert run.steps["desk:3:review2"].output == {"approved": True}
+    assert (
+        run.usage.requests == len(model.requests) == 3 + 2 * 3 + 2 * 2
+    )  # desk; each order and its review; each letter
+
+
 # ---------------------------------------------------------------- those that run without a model, with one
 
 
