@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "tasks": {"maxQueued": 10_000_000},
     "workers": {"image": "a.example/blog:1", "envFrom": [{"prefix": "X_", "secretRef": {"name": "openai"}}]},
     "delivery": [{"name": "team", "webhook": WEBHOOK}],
+    "podDisruptionBudget": {"enabled": True, "maxUnavailable": 1},
     "heartbeats": {
         "morning": {"schedule": "0 7 * * 1-5", "timeZone": "Europe/Berlin"},
         "hourly": {"intervalSeconds": 3600, "agent": "research"},
@@ -97,9 +98,9 @@ def test_every_field_of_a_crew_reaches_it_as_it_is(helm: Helm, kubectl_here: Kub
     assert found["Crew", "other"]["spec"] == EVERY_FIELD
     assert found["Crew", "other"]["metadata"]["labels"]["team"] == "press"
     assert found["Crew", "other"]["metadata"]["annotations"] == {"a.example/b": "c"}
-    assert charts.conform(rendered, charts.write_schemas(kubectl_here, tmp_path))["valid"] == len(found) == 2
+    assert charts.conform(rendered, charts.write_schemas(kubectl_here, tmp_path))["valid"] == len(found) == 3
     answer = kubectl_here("apply", "--dry-run=server", "--server-side", "--filename=-", stdin=rendered)
-    assert answer.count("(server dry run)") == 2
+    assert answer.count("(server dry run)") == 3
     assert "0 chart(s) failed" in helm("lint", "--strict", CREW_CHART, values={**EVERY_FIELD, **_NAMED})
 
 
@@ -110,6 +111,7 @@ _NAMED = {
         "annotations": {"a.example/b": "c"},
     },
     "heartbeats": {"beat": {"intervalSeconds": 60}},
+    "podDisruptionBudget": {"enabled": True},
 }
 
 

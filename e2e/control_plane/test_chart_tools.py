@@ -87,7 +87,10 @@ def test_helm_3_installs_upgrades_and_removes_both(
 
 def test_kube_score_finds_only_what_has_a_reason(helm: Helm) -> None:
     values = {"valkey": {"enabled": True}, "networkPolicy": {"enabled": True}}
-    rendered = helm("template", "watchbill", CHART, "--namespace=default", values=values)
+    rendered = "---\n".join(
+        helm("template", name, chart, "--namespace=default", values=given)
+        for name, chart, given in (("watchbill", CHART, values), ("blog", CREW_CHART, CREW_VALUES))
+    )
     # It exits with 1 for each finding that it takes for critical: those are the reasons' to say.
     words = [f"--ignore-test={check}" for check in REASONS]
     scored = json.loads(

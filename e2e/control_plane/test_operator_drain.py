@@ -92,6 +92,14 @@ class Pods:
     def draining(self) -> set[str]:
         return {field for field in self.team.meta() if field.startswith("drain:")}
 
+    def told(self) -> list[str]:
+        """The reasons of the Events of the crew `echo`."""
+        found = self.team.items("events.v1.events.k8s.io")
+        return sorted(event["reason"] for event in found if event["regarding"]["name"] == "echo")
+
+    def until_told(self, *reasons: str) -> None:
+        machine.until(lambda: set(reasons) <= set(self.told()), within=SOON, what=f"{reasons} are told")
+
     def sizes(self) -> dict[str, int]:
         return {
             d["metadata"]["labels"]["watchbill.dev/revision"]: d["spec"]["replicas"] for d in self.team.deployments()
@@ -122,9 +130,10 @@ def test_workers_leave_under_load_and_by_a_rollout_and_none_of_them_with_a_task(
     pods.open("t1")
     (flag,) = machine.until(pods.draining, within=SOON, what="the idle one is drained")
     assert team.meta()[flag].endswith(" scaling")
+    pods.until_told("DrainStarted")
     first.kill()
     victim = pods.of(old)[1]
-    team.operator()
+    second = team.operator()
     hold(3, lambda: pods.sizes() == {old: 3}, "a pod went that may have been busy")
     pods.is_ready(victim, ready=False)
     machine.until(lambda: pods.sizes() == {old: 2}, within=SOON, what="the Deployment is smaller")
@@ -140,6 +149,9 @@ def test_workers_leave_under_load_and_by_a_rollout_and_none_of_them_with_a_task(
     hold(3, lambda: pods.draining() == {flag}, "drained without a worker in its place")
     pods.start_worker(new)
     machine.until(lambda: len(pods.draining()) == 2, within=SOON, what="one of the old revision drains")
+    pods.until_told("RolloutStarted")
+    second.kill()  # half way
+    team.operator()
     machine.until(lambda: pods.sizes() == {old: 2, new: 2}, within=SOON, what="the next of the new revision")
     pods.start_worker(new)
     machine.until(lambda: len(pods.draining()) == 3, within=SOON, what="the other one drains")
@@ -151,6 +163,30 @@ def test_workers_leave_under_load_and_by_a_rollout_and_none_of_them_with_a_task(
     machine.until(lambda: pods.running() == 0, within=SOON, what="all tasks have ended")
     results: Any = team.store.client.xrange(f"wb:{{{team.namespace}/echo}}:results")
     assert [fields["state"] for _, fields in results] == ["completed"] * 4
+    pods.until_told("RolloutFinished", "DrainFinished", "Scaled")
+    assert pods.told().count("RolloutStarted") == 1, "it was begun anew after the restart"
+
+
+def test_a_drain_is_taken_back_when_work_comes_and_no_pod_more_is_made(team: Team, pods: Pods) -> None:
+    team.operator()
+    team.apply(pods.crew())
+    team.until_ready()
+    for prompt in ("t1", "t2"):
+        team.submit(prompt=prompt, agent="a")
+    machine.until(lambda: team.replicas() == 2, within=SOON, what="a worker for each task")
+    (revision,) = pods.sizes()
+    machine.until(lambda: len(pods.of(revision)) == 2, within=SOON, what="the pods")
+    for _ in range(2):
+        pods.start_worker(revision)
+    machine.until(lambda: pods.running() == 2, within=SOON, what="both tasks run")
+    pods.is_ready(*pods.of(revision), ready=True)
+    pods.open("t1")
+    machine.until(pods.draining, within=SOON, what="the idle one is drained")
+    team.submit(prompt="t3", agent="a")
+    machine.until(lambda: pods.running() == 2, within=SOON, what="the drained one claims again")
+    assert not pods.draining()
+    assert pods.sizes() == {revision: 2}
+    pods.until_told("DrainStarted", "DrainCancelled")
 
 
 def test_a_slow_kubelet_costs_no_young_worker_its_pod(team: Team, pods: Pods) -> None:

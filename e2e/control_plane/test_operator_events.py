@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_team
-from e2e.control_plane.operator_team import NARROW, OPERATOR, RELEASE, SOON, Team, crew
-from watchbill import background
+from e2e.control_plane.operator_team import NARROW, OPERATOR, RELEASE, SOON, Team, crew, heartbeat
+from watchbill import background, connection
+from watchbill.clock import SYSTEM
 from watchbill.controller.events import BURST, Events
 from watchbill.kubernetes_api import KubernetesApi
+from watchbill.names import CrewKeys
+from watchbill.plan.budget import Amount, binding
 from watchbill.plan.events import Told
+from watchbill.store import budgets as store_budgets
+from watchbill.store import definitions
 from watchbill.testing import FakeClock
 
 team = operator_team.team
@@ -51,6 +57,63 @@ def test_describe_tells_of_scaling_with_figures_of_refusals_and_of_their_end(tea
         assert " workers instead of " in note
         assert "tasks wait, 0 run; each worker runs 10" in note
         assert not note.startswith("1 workers"), "one for each 0 to 1"
+
+
+def test_a_heartbeat_tells_of_slots_that_were_missed(team: Team) -> None:
+    """They go by while no operator runs."""
+    settings = {"heartbeat_status_seconds": "1"}
+    running = team.operator(**settings)
+    team.apply(crew(), heartbeat("beat", intervalSeconds=3, agent="a", prompt="look"))
+    machine.until(lambda: team.heartbeat().get("status", {}).get("lastSlot"), within=SOON, what="it fires")
+    running.kill()
+    last = team.store.client.hget(f"wb:{{{team.namespace}/echo}}:heartbeat:beat", "next")
+    machine.until(lambda: time.time() * 1000 > float(str(last)) + 7000, within=SOON, what="three slots have passed")
+    running.start()
+    machine.until(lambda: told(team, "beat"), within=SOON, what="that they were missed is told")
+    ((kind, reason, note),) = set(told(team, "beat"))
+    assert (kind, reason) == ("Warning", "SlotsMissed")
+    assert f"watchbill events {team.namespace}/echo" in note
+    assert "SlotsMissed" in team.kubectl("describe", "heartbeat", "beat").partition("Events:")[2]
+    machine.until(lambda: team.heartbeat()["status"].get("missedSlots"), within=SOON, what="the status says how many")
+
+
+FAILS = """
+class Fails:
+    async def run(self, context):
+        raise ValueError("no")
+"""
+
+
+def test_describe_tells_of_dead_letters_and_of_a_budget_that_is_spent(team: Team) -> None:
+    (team.folder / "fails.py").write_text(FAILS)
+    agents = [{"name": "a", "class": "fails:Fails"}]
+    budgets = [{"name": "all", "tokens": 100}]
+    team.operator()
+    team.apply(crew(spec={"agents": agents, "tasks": {"maxAttempts": 1}, "budgets": budgets}))
+    team.until_ready()
+    with team.worker("echo", folders=str(team.folder), allow_modules="fails").start():
+        team.submit(agent="a")
+        machine.until(lambda: "DeadLetters" in str(told(team, "echo")), within=SOON, what="the dead letter is told")
+    asyncio.run(spend(team, 100))
+    team.submit(agent="a")
+    machine.until(lambda: "BudgetExhausted" in str(told(team, "echo")), within=SOON, what="the budget is told")
+    described = team.kubectl("describe", "crew", "echo").partition("Events:")[2]
+    assert f"watchbill dead list {team.namespace}/echo" in described
+    assert {kind for kind, reason, _ in told(team, "echo") if reason in ("DeadLetters", "BudgetExhausted")} == {
+        "Warning"
+    }
+
+
+async def spend(team: Team, tokens: int) -> None:
+    """A request to a model that took so many."""
+    keys = CrewKeys(team.namespace, "echo")
+    async with connection.connected(team.store.url) as client:
+        definition = (await definitions.current(client, keys)).definition
+        limits = list(binding(definition.budgets, "a", "", SYSTEM.now()))
+        request = store_budgets.Request("1", "m", keys.task("t"), Amount(tokens), limits, keys.reserved(0))
+        uid = team.meta()["uid"]
+        await store_budgets.reserve(client, keys, uid, definition.digest(), request)
+        await store_budgets.settle(client, keys, uid, [store_budgets.Settlement(request, Amount(tokens))])
 
 
 def test_a_hundred_changes_make_few_writes_and_the_series_counts_them(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from e2e.cluster import machine
+from e2e.cluster import machine, recipe
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.control_plane import operator_team
@@ -132,6 +134,27 @@ def test_a_person_and_an_hpa_scale_a_crew_and_its_manifest_in_git_changes_nothin
         machine.until(lambda: watch.values(team)[-1] == 4, within=SOON, what="the HPA keeps its maximum")
         from_git(team, image="other:2")
         assert watch.values(team) == [1, 3, 0, 1, 2, 5, 4]
+
+
+def test_the_hpa_of_the_page_finds_the_crew_and_asks_for_its_metric(team: Team) -> None:
+    page = (recipe.HERE.parent.parent / "docs" / "scaling.md").read_text().replace("namespace: team", "namespace: NS")
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.replace("NS", team.namespace), re.MULTILINE | re.DOTALL)
+    found = {one.get("kind"): one for one in map(yaml.safe_load, blocks)}
+    team.operator()
+    team.apply(found["Crew"])
+    team.until_ready("blog")
+    team.apply(found["HorizontalPodAutoscaler"])
+
+    def conditions() -> dict[str, tuple[str, str]]:
+        (hpa,) = team.items("hpa")
+        return {c["type"]: (c["reason"], c["message"]) for c in hpa.get("status", {}).get("conditions", [])}
+
+    machine.until(lambda: "ScalingActive" in conditions(), within=SOON, what="the HPA asks for what nobody serves")
+    reason, message = conditions()["ScalingActive"]
+    assert conditions()["AbleToScale"][0] == "SucceededGetScale"
+    assert reason == "FailedGetExternalMetric"
+    assert f"{team.namespace}/watchbill_tasks" in message
+    assert "crew: blog" in message
 
 
 def test_in_auto_a_scale_is_refused_and_a_held_number_of_workers_is_told_alike_by_status_and_explain(
