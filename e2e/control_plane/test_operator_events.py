@@ -60,7 +60,7 @@ def test_describe_tells_of_scaling_with_figures_of_refusals_and_of_their_end(tea
 
 
 def test_a_heartbeat_tells_of_slots_that_were_missed(team: Team) -> None:
-    """They go by while no operator runs."""
+    """The slots go by while no operator runs."""
     settings = {"heartbeat_status_seconds": "1"}
     running = team.operator(**settings)
     team.apply(crew(), heartbeat("beat", intervalSeconds=3, agent="a", prompt="look"))
@@ -94,7 +94,7 @@ def test_describe_tells_of_dead_letters_and_of_a_budget_that_is_spent(team: Team
     with team.worker("echo", folders=str(team.folder), allow_modules="fails").start():
         team.submit(agent="a")
         machine.until(lambda: "DeadLetters" in str(told(team, "echo")), within=SOON, what="the dead letter is told")
-    asyncio.run(spend(team, 100))
+    asyncio.run(spend(team, 90, 20))
     team.submit(agent="a")
     machine.until(lambda: "BudgetExhausted" in str(told(team, "echo")), within=SOON, what="the budget is told")
     described = team.kubectl("describe", "crew", "echo").partition("Events:")[2]
@@ -104,16 +104,17 @@ def test_describe_tells_of_dead_letters_and_of_a_budget_that_is_spent(team: Team
     }
 
 
-async def spend(team: Team, tokens: int) -> None:
-    """A request to a model that took so many."""
+async def spend(team: Team, *tokens: int) -> None:
+    """Requests to a model that take so many, each that there is room for."""
     keys = CrewKeys(team.namespace, "echo")
     async with connection.connected(team.store.url) as client:
         definition = (await definitions.current(client, keys)).definition
         limits = list(binding(definition.budgets, "a", "", SYSTEM.now()))
-        request = store_budgets.Request("1", "m", keys.task("t"), Amount(tokens), limits, keys.reserved(0))
         uid = team.meta()["uid"]
-        await store_budgets.reserve(client, keys, uid, definition.digest(), request)
-        await store_budgets.settle(client, keys, uid, [store_budgets.Settlement(request, Amount(tokens))])
+        for number, most in enumerate(map(Amount, tokens)):
+            request = store_budgets.Request(f"{number}", "m", keys.task("t"), most, limits, keys.reserved(0))
+            await store_budgets.reserve(client, keys, uid, definition.digest(), request)
+            await store_budgets.settle(client, keys, uid, [store_budgets.Settlement(request, most)])
 
 
 def test_a_hundred_changes_make_few_writes_and_the_series_counts_them(
