@@ -39,7 +39,7 @@ from e2e.cluster.machine import ClusterError
 
 from watchbill.errors import WatchbillError
 
-SCALE_GOAL_MS = 1000.0  # p99
+SCALE_GOAL_MS = 50.0  # p99, with 2,000 crews on a machine of their own
 RESULT_GOAL_MS = 5000.0  # p50
 
 

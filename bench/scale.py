@@ -17,6 +17,7 @@ from typing import Final
 
 MEASURES: Final = {
     "crews": ("bench.operator_bench", "--crews", "10000"),
+    "scaling": ("bench.operator_bench", "--crews", "2000", "--samples", "100"),
     "heartbeats": ("bench.heartbeats",),
     "kills": ("bench.heartbeats", "--kills"),
     "failover": ("bench.failover",),
