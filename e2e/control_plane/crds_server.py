@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from e2e.cluster import recipe
 from e2e.cluster.control_plane import ControlPlane
@@ -24,6 +25,9 @@ GROUP = "/apis/watchbill.dev/v1alpha1"
 PLURALS = {"Crew": "crews", "Heartbeat": "heartbeats"}
 
 STRICT = "fieldValidation=Strict"
+
+IDLE_SECONDS: Final = 30.0
+"""The API server closes a connection that was idle for 90 s, as while kubectl takes its time on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,18 @@ class Server:
         trusted = ssl.create_default_context(cafile=cluster["certificate-authority"])
         self._connection = http.client.HTTPSConnection(cluster["server"].partition("//")[2], context=trusted)
         self._token = user["token"]
+        self._used_at = time.monotonic()
 
     def send(self, method: str, path: str, content: Any = None, *, as_: str = "json") -> Answer:
         text = content if content is None or isinstance(content, str) else json.dumps(content)
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": f"application/{as_}"}
+        if time.monotonic() > self._used_at + IDLE_SECONDS:
+            self._connection.close()  # and the next request opens another
         self._connection.request(method, path, text.encode() if text is not None else None, headers)
         answer = self._connection.getresponse()
-        return Answer(answer.status, json.loads(answer.read()), answer.headers.get_all("Warning") or [])
+        body = answer.read()
+        self._used_at = time.monotonic()
+        return Answer(answer.status, json.loads(body), answer.headers.get_all("Warning") or [])
 
     def close(self) -> None:
         self._connection.close()
