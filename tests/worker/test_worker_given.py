@@ -59,6 +59,15 @@ async def test_items_that_are_small_are_not_read(make_crew: Make, read: list[str
     assert read == ["input:list", "item:a@4"]
 
 
+async def test_beside_inputs_nothing_that_the_entry_carries_is_read(make_crew: Make, read: list[str]) -> None:
+    listed = tells("b", for_each="{inputs.list}", prompt="{inputs.x} {item}")
+    crew = await make_crew([tells("a", {"n": 1}), listed, tells("c", prompt="{inputs.x} {steps.a.n}")])
+    run = await ran(crew, inputs={"list": '["one"]', "x": "y"})
+    assert run.status is RunState.COMPLETED
+    assert [asked(crew, step)["prompt"] for step in ("b@1", "c")] == ["y one", "y 1"]
+    assert set(read) == {"input:list", "input:x"}
+
+
 @pytest.mark.parametrize("carried", ["b", "a\x1f{}", "a\x1f[", 'a\x1f{"success": false}'])
 async def test_what_is_carried_and_no_result_is_read(make_crew: Make, carried: str) -> None:
     crew = await make_crew([tells("a", {"n": 1}), tells("b", prompt="{steps.a.n}")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from watchbill.connection import outages
@@ -18,8 +19,11 @@ from watchbill.worker.execution.reading import NOTHING, Read
 
 def at_hand(task: Claimed, role: Role, at: flow.Place) -> Read | None:
     """Returns what a task needs, if it needs nothing, or its entry carries all of it; None: it must be read."""
-    if _inputs(task, role, at):
-        return None
+    return None if _inputs(task, role, at) else _carried(task, role, at)
+
+
+def _carried(task: Claimed, role: Role, at: flow.Place) -> Read | None:
+    """The outputs and the item that a task needs, from its entry; None: they must be read."""
     is_item = at.kind == "item"
     if task.run_id is None or not (role.wanted or is_item):
         return NOTHING
@@ -42,6 +46,8 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
     run_id, plan = task.run_id, role.plan
     if names := _inputs(task, role, at):
         inputs = await outages.persist(lambda: runs.inputs(reads, keys, task.id, names))
+        if carried := _carried(task, role, at):
+            return replace(carried, inputs=inputs)
     if run_id is not None and role.wanted:
         if at.kind == "synthesis":
             steps = await outages.persist(lambda: run_steps.last_steps(reads.client, keys, run_id, plan))
