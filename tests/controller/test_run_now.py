@@ -28,12 +28,14 @@ class Room:
         self.client, self.keys, self.memory = client, keys, CrewMemory(verdicts={"hb": (Reason.AVAILABLE, "it fires")})
         self.status: dict[str, Any] = {}
 
-    async def store(self, max_queued: int = 10) -> None:
+    async def store(self, max_queued: int = 10, whose: dict[str, str] | None = None) -> None:
         agents = [AgentDefinition(agent_id="a")]
         crew = CrewDefinition(crew_id="i", name="c", agents=agents, tasks=TaskPolicy(max_queued=max_queued))
         uid = await definitions.apply(self.client, self.keys, crew)
-        spec = HeartbeatSpec(crewRef=CrewRef(name="c"), agent="a", intervalSeconds=3600, concurrencyPolicy="Forbid")
+        said: dict[str, Any] = {"intervalSeconds": 3600, "concurrencyPolicy": "Forbid", **(whose or {"agent": "a"})}
+        spec = HeartbeatSpec(crewRef=CrewRef(name="c"), **said)
         heartbeat = Heartbeat(metadata=ObjectMeta(name="hb"), spec=spec)
+        self.memory.verdicts["hb"] = beat.fires(heartbeat, None, crew)
         await heartbeats.apply(self.client, self.keys, uid, heartbeat, now=NOON)
 
     async def annotate(self, token: str) -> bool:
@@ -85,6 +87,24 @@ async def test_what_is_refused_is_handled_and_told(room: Room) -> None:
     assert room.status["lastHandledRunNow"] == "not a token"
     assert "can't be a token" in room.status["runNowMessage"]
     assert await room.queued() == ["hb-hb-now-t1"]
+
+
+@pytest.mark.parametrize(
+    ("whose", "told", "queued"),
+    [
+        ({"agent": "b"}, "fired hb-hb-now-t1", ["hb-hb-now-t1"]),
+        ({"role": "r"}, "crew 'c' has no agent of role 'r'", []),
+    ],
+)
+async def test_one_whose_agent_or_role_is_missing_is_handled_and_told(
+    room: Room, whose: dict[str, str], told: str, queued: list[str]
+) -> None:
+    await room.store(whose=whose)
+    assert room.memory.verdicts["hb"][0] is Reason.AGENT_UNAVAILABLE
+    assert not await room.annotate("t1")
+    assert room.status["lastHandledRunNow"] == "t1"
+    assert told in room.status["runNowMessage"]
+    assert await room.queued() == queued
 
 
 async def test_a_full_queue_has_it_tried_again(room: Room) -> None:

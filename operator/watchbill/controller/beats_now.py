@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio
 
@@ -18,18 +18,22 @@ from watchbill.store import fired, firing, heartbeats
 
 logger = logging.getLogger("watchbill.operator")
 
+_STORED: Final = frozenset({Reason.AVAILABLE, Reason.AGENT_UNAVAILABLE})
+"""The verdicts on heartbeats that the store has, and whose crew has room."""
+
 
 def asked(beats: Sequence[Mapping[str, Any]], memory: CrewMemory) -> dict[str, str]:
     """The heartbeats that are to be fired now, each with the value of its annotation that asks for it.
 
-    `beats`: the Heartbeats as the API server has them. One that is stalled waits until it is mended.
+    `beats`: the Heartbeats as the API server has them. One that the store doesn't have, or whose crew has no room,
+    waits until that is mended. One whose agent or role is missing does not: the store tells what becomes of it.
     """
     found = {}
     for seen in beats:
         name, token = str(seen["metadata"]["name"]), beat.run_now(seen)
         verdict = memory.verdicts.get(name)
         is_handled = memory.run_now.get(name, ("", ""))[0] == token  # and the status doesn't say it yet
-        if token and not is_handled and verdict is not None and verdict[0] is Reason.AVAILABLE:
+        if token and not is_handled and verdict is not None and verdict[0] in _STORED:
             found[name] = token
     return found
 
