@@ -12,7 +12,8 @@ from support import Crew, library
 from waiting import until
 from watchbill.client import Client
 from watchbill.errors import Conflict
-from watchbill.records import TaskPolicy
+from watchbill.plan import flow, given
+from watchbill.records import CrewDefinition, TaskPolicy
 from watchbill.store import definitions
 from watchbill.tasks import AgentTask, Priority
 
@@ -37,6 +38,22 @@ async def test_the_same_id_for_other_work_is_a_conflict(
     # how it is done, and for whom, is not what is done
     assert await give(**same, metadata={"trace": "2"}, user_id="u", priority=Priority.HIGH) == "same"
     assert await client.unfinished(crew.keys.crew) == ["same"]
+
+
+async def test_runs_of_a_crew_that_stays_the_same_are_planned_once(
+    crew: Crew, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[CrewDefinition] = []
+    really = given.steps
+
+    def counted(definition: CrewDefinition, *known: Any) -> tuple[flow.Step, ...]:
+        planned.append(definition)
+        return really(definition, *known)
+
+    monkeypatch.setattr(given, "steps", counted)
+    for number in range(3):
+        await client.submit(crew.keys.crew, "one", id=f"r{number}")
+    assert len(planned) == 1
 
 
 async def test_an_id_stands_for_its_work_after_the_end_and_across_a_replay(crew: Crew, client: Client) -> None:

@@ -32,6 +32,7 @@ def flow_of(edges: list[tuple[str, str]], *agents: dict[str, Any] | str) -> Crew
         (crew("sequential", "a", "b", "c"), {"b": ("a",), "c": ("a", "b")}),
         (crew("parallel", "a", "b"), {}),
         (flow_of(DIAMOND, *"abcd"), {"b": ("a",), "c": ("a",), "d": ("b", "c")}),
+        (flow_of(DIAMOND[::-1], *"abcd"), {"b": ("a",), "c": ("a",), "d": ("b", "c")}),
         (
             flow_of(DIAMOND, *"abc", {"agent_id": "d", "prompt": "{steps.a} {steps.c}"}),
             {"b": ("a",), "c": ("a",), "d": ("a", "b", "c")},

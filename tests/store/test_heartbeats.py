@@ -14,6 +14,7 @@ from beating import FOLLOWING, NOON, SLOT, Crew, beat, crew_of
 from watchbill import connection
 from watchbill.errors import Conflict, CrewGone, InvalidInput, NotFound
 from watchbill.names import CrewKeys
+from watchbill.plan import flow, given
 from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode
 from watchbill.store import definitions, firing, heartbeats, runs, submissions
 from watchbill.store.queue import Finished, Queue
@@ -226,6 +227,28 @@ async def test_a_crew_of_500_agents_fires_and_a_larger_one_is_refused(crew: Crew
     await crew.define(crew_of(*(f"a{i}" for i in range(501))))
     with pytest.raises(InvalidInput, match="501 agents"):
         await crew.fire(state, FOLLOWING)
+
+
+async def test_what_a_run_reads_is_planned_once_and_not_for_a_crew_that_is_refused(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[CrewDefinition] = []
+    really = given.steps
+
+    def counted(definition: CrewDefinition, *known: Any) -> tuple[flow.Step, ...]:
+        planned.append(definition)
+        return really(definition, *known)
+
+    monkeypatch.setattr(given, "steps", counted)
+    state = await crew.apply(beat(agent=None, concurrencyPolicy="Allow"))
+    await crew.define(crew_of("a", "b"))
+    current = await definitions.current(crew.client, crew.keys)
+    assert [await crew.fire(state, slot, current) for slot in (SLOT, FOLLOWING)] == ["fired", "fired"]
+    assert len(planned) == 1
+    await crew.define(crew_of(*(f"a{i}" for i in range(501))))
+    with pytest.raises(InvalidInput, match="501 agents"):
+        await crew.fire(state, FOLLOWING)
+    assert len(planned) == 1
 
 
 # ------------------------------------------------------------------ who may fire

@@ -14,8 +14,9 @@ from watchbill import metrics
 from watchbill.api.watches import Watch
 from watchbill.errors import InvalidInput
 from watchbill.event_types import CREW_STREAM_MAX, EventType, TownEvent
+from watchbill.plan import flow, given
 from watchbill.plan import watches as plan
-from watchbill.records import AgentDefinition, TaskPolicy
+from watchbill.records import AgentDefinition, CrewDefinition, TaskPolicy
 from watchbill.store import definitions, events, runs, suspension, watches
 from watchbill.tasks import Priority
 from watchbill.worker import watching
@@ -189,6 +190,27 @@ async def test_what_came_before_an_event_that_waits_for_room_is_not_gone_through
     await watcher.turn()
     counted = [metrics.WATCH_EVENTS.labels(*of_crew, "mend", what)._value.get() for what in ("begun", "waits")]
     assert counted == [1, 1], "it waits once, however often it is tried"
+
+
+async def test_what_a_run_reads_is_planned_once_and_not_for_a_crew_that_is_refused(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[CrewDefinition] = []
+    really = given.steps
+
+    def counted(definition: CrewDefinition, *known: Any) -> tuple[flow.Step, ...]:
+        planned.append(definition)
+        return really(definition, *known)
+
+    monkeypatch.setattr(given, "steps", counted)
+    mend = watch(agent=None)
+    current = await watched(crew, mend)
+    assert [await fire(crew, current, mend, await tell(crew)) for _ in range(2)] == ["fired", "fired"]
+    assert len(planned) == 1
+    current = await watched(crew, mend, tasks=TaskPolicy(max_queued=1))
+    with pytest.raises(InvalidInput, match="has 2 steps"):
+        await fire(crew, current, mend, await tell(crew))
+    assert len(planned) == 1
 
 
 async def test_a_run_for_which_the_queue_never_has_room_does_not_hold_up_what_comes_after_it(crew: Crew) -> None:

@@ -25,7 +25,7 @@ from watchbill.connection.url import Target
 from watchbill.errors import NotFound
 from watchbill.event_types import Gap, TownEvent
 from watchbill.loggers import Logger
-from watchbill.plan import given, submission, texts
+from watchbill.plan import submission, texts
 from watchbill.plan.scaling import Scaling
 from watchbill.plan.why import Why, explain
 from watchbill.store import definitions, deliveries, events, runs, scaling, submissions, unfinished
@@ -394,7 +394,7 @@ def _run(current: definitions.Current, **fields: Any) -> runs.RunSubmission:
     return runs.RunSubmission(
         digest=current.digest,
         mode=definition.execution_mode,
-        steps=given.steps(definition),
+        steps=current.steps,
         parallel=definition.max_parallel_tasks,
         **fields,
     )

@@ -5,6 +5,7 @@ The worker reads it, unless the entry of the step carries it: whoever submits a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -33,20 +34,42 @@ def wanted(plan: flow.Plan, agent: AgentDefinition, kind: flow.Kind) -> list[str
     return list(names)
 
 
-def steps(crew: CrewDefinition) -> tuple[flow.Step, ...]:
+def steps(crew: CrewDefinition, planned: tuple[flow.Step, ...] | None = None) -> tuple[flow.Step, ...]:
     """The steps with which a run of this crew begins, and what each reads, unless that is nothing, or more than an
-    entry carries. Raises InvalidInput for a crew that can't be run."""
-    planned = flow.steps(crew)
+    entry carries. `planned`: the steps without that, if they are known. Raises InvalidInput for a crew that can't be
+    run."""
+    if planned is None:
+        planned = flow.steps(crew)
     if not any(step.after for step in planned):
         return planned
     # In a chain each is given all that came before it, so those further behind read too much.
-    most = len(planned) if crew.execution_mode is ExecutionMode.FLOW else 2 * CARRIED_MOST
-    plan = flow.Plan(crew)
-    return tuple(_reading(plan, step) if step.after and i < most else step for i, step in enumerate(planned))
+    is_flow = crew.execution_mode is ExecutionMode.FLOW
+    most = len(planned) if is_flow else 2 * CARRIED_MOST
+    rank = {step.name: i for i, step in enumerate(planned)}
+    plain = {agent.agent_id for agent in crew.agents if is_flow and _is_plain(agent)}
+    # Of ten thousand agents it takes as long as the steps did, and few flows need it.
+    plan = None if all(step.agent in plain for step in planned if step.after) else flow.Plan(crew)
+
+    def reading(step: flow.Step) -> flow.Step:
+        if plan is None or step.agent in plain:
+            read = _right_before(step, rank)
+        else:
+            read = _worked_out(plan, step)
+        return replace(step, reads=read) if 0 < len(read) <= CARRIED_MOST else step
+
+    return tuple(reading(step) if step.after and i < most else step for i, step in enumerate(planned))
 
 
-def _reading(plan: flow.Plan, step: flow.Step) -> flow.Step:
+def _is_plain(agent: AgentDefinition) -> bool:
+    """Returns whether a step of this agent reads, in a flow, what the steps right before it told, and nothing else."""
+    return agent.when is None and not agent.for_each and "{" not in (agent.prompt or "")
+
+
+def _right_before(step: flow.Step, rank: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(sorted(step.after, key=rank.__getitem__)) if len(step.after) <= CARRIED_MOST else ()
+
+
+def _worked_out(plan: flow.Plan, step: flow.Step) -> tuple[str, ...]:
     at = plan.place(step.agent, step.name)
     agent = plan.member(step.agent) or AgentDefinition(agent_id=step.agent)
-    read = tuple(plan.sources(agent.agent_id, at, wanted(plan, agent, at.kind)).values())
-    return replace(step, reads=read) if 0 < len(read) <= CARRIED_MOST else step
+    return tuple(plan.sources(agent.agent_id, at, wanted(plan, agent, at.kind)).values())

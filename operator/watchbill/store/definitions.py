@@ -21,7 +21,7 @@ from watchbill.connection import outages, scripts
 from watchbill.errors import NameTaken, NewerRecord, NotFound, Problem, StaleObject, sentence
 from watchbill.message_names import stream_dead
 from watchbill.names import RECEIVER, ROLE, SYNTHESIS, UNTIL, CrewKeys, crew_index
-from watchbill.plan import limits
+from watchbill.plan import flow, given, limits
 from watchbill.records import CrewDefinition
 from watchbill.store import budgets, circuits, crew_json, packed
 
@@ -57,6 +57,21 @@ class Current:
         if not self.content:
             raise NewerRecord(f"the store has lost the definition of crew {self.crew!r}: watchbill apply -f FILE")
         return _read(self.crew, self.content)
+
+    @cached_property
+    def number(self) -> int:
+        """The number of steps with which a run of it begins. Raises InvalidInput for a crew that can't be run."""
+        return len(self._planned)
+
+    @cached_property
+    def steps(self) -> tuple[flow.Step, ...]:
+        """The steps with which a run of it begins, worked out once: a crew may have ten thousand agents. Raises
+        InvalidInput for one that can't be run."""
+        return given.steps(self.definition, self._planned)
+
+    @cached_property
+    def _planned(self) -> tuple[flow.Step, ...]:
+        return flow.steps(self.definition)
 
 
 @dataclass(frozen=True, slots=True)

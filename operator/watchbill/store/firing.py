@@ -19,8 +19,8 @@ from watchbill import tracing
 from watchbill.connection import batches, outages, scripts
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.names import CrewKeys
-from watchbill.plan import given, submission
 from watchbill.plan import heartbeat as beat
+from watchbill.plan import submission
 from watchbill.store import control, definitions, deliveries, heartbeats, refusals, runs, submissions
 from watchbill.store.heartbeats import HeartbeatState, iso, label, ms
 from watchbill.store.queue import BATCH, crew_gone
@@ -240,18 +240,15 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
         task = submissions.Submission(made, whose, payload, spec.priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(task)
     else:
-        steps = given.steps(crew)
-        if len(steps) > BATCH:
-            reason = (
-                f"crew {keys.crew!r} has {len(steps)} agents, and a heartbeat can start at most {BATCH} steps at once"
-            )
+        if (number := current.number) > BATCH:
+            reason = f"crew {keys.crew!r} has {number} agents, and a heartbeat can start at most {BATCH} steps at once"
             raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
         run = runs.RunSubmission(
             made,
             payload,
             current.digest,
             crew.execution_mode,
-            steps,
+            current.steps,
             crew.max_parallel_tasks,
             spec.priority,
             inputs,

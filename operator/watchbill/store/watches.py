@@ -18,7 +18,7 @@ from watchbill.connection import outages, scripts
 from watchbill.errors import InvalidInput, Problem
 from watchbill.event_types import TownEvent
 from watchbill.names import CrewKeys
-from watchbill.plan import given, submission
+from watchbill.plan import submission
 from watchbill.plan import watches as plan
 from watchbill.store import definitions, deliveries, events, runs, submissions
 from watchbill.store.queue import BATCH
@@ -130,17 +130,17 @@ async def fire(
         one = submissions.Submission(made, whose, task.model_dump_json(), priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(one)
     else:
-        steps = given.steps(crew)
-        if len(steps) > (most := min(BATCH, crew.tasks.max_queued)):  # of such a size it would hold up all events
+        number, most = current.number, min(BATCH, crew.tasks.max_queued)
+        if number > most:  # of such a size it would hold up all events
             why = "its maxQueued allows" if most < BATCH else "a watch can start at once"
-            reason = f"a run of crew {keys.crew!r} has {len(steps)} steps, and {why} {most} at most"
+            reason = f"a run of crew {keys.crew!r} has {number} steps, and {why} {most} at most"
             raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.watches"))
         run = runs.RunSubmission(
             made,
             task.model_dump_json(),
             current.digest,
             crew.execution_mode,
-            steps,
+            current.steps,
             crew.max_parallel_tasks,
             priority,
             inputs,
