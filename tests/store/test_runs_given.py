@@ -63,6 +63,18 @@ async def test_behind_a_large_output_no_entry_of_the_run_carries_any(crew: Crew)
     assert {task.step: task.given for task in await crew.claim("w", 2)} == {"c": "", "d": ""}
 
 
+async def test_behind_a_step_that_failed_at_length_and_was_replayed_entries_carry_outputs(crew: Crew) -> None:
+    await crew.run("r", FORK)
+    first, second = await crew.take("w")
+    await crew.finish("w", [first], output=1)
+    await crew.finish("w", [second], "dead", output="x" * 5000)
+    (letter,) = [letter async for letter in dead.letters(crew.client, crew.keys)]
+    await dead.replay(crew.client, crew.keys, crew.uid, [letter], max_queued=100)
+    await crew.finish("w", [await claimed(crew)], output=2)
+    given = packed.given((await claimed(crew, number=3)).given)
+    assert {name: runs.completed(text) for name, text in given.items()} == {"a": 1, "b": 2}
+
+
 async def test_behind_a_step_that_was_skipped_its_output_is_read(crew: Crew) -> None:
     await crew.run("r", FORK)
     first, second = await crew.take("w")

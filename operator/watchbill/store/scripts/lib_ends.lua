@@ -30,7 +30,9 @@ local function conclude(item, h, ended)
     step.spent, step.entry = ended.spent, ''
     write_step(item.steps, item.name, step)
     if outcome ~= 'skipped' then redis.call('HSET', item.results, item.name, result) end
-    if #result > ALONG then redis.call('HSET', item.run, 'large', 1) end      -- so that no entry of its run carries any
+    if outcome == 'completed' and #result > ALONG then      -- what has failed may be replayed, and become small
+      redis.call('HSET', item.run, 'large', 1)      -- so that no entry of its run carries any
+    end
   elseif item.is_there then
     redis.call('HSET', item.task, 'state', outcome, 'result', result, 'fence', ended.fence, 'finished', now,
       'attempt', h.attempt)
