@@ -291,6 +291,7 @@ async def test_a_feed_that_expired_unread_is_told_once(crew: Crew, looked_ms_ago
     expected = "the feed has expired since the watches read it last: what has happened in between, if anything, begins "
     is_unknown = looked_ms_ago > DAY_MS
     assert told == [expected + "nothing"] * is_unknown
+    assert expected + "nothing" == watching.EXPIRED, "the log says the same"
     assert [(one.has_gap, one.has_expired) for one in (first, again)] == [(False, is_unknown), (False, False)]
     assert [[found for found, _ in one.events] for one in (first, again)] == [[event_id]] * 2
 

@@ -27,6 +27,10 @@ LOOK_SECONDS: Final = 1.0
 """Seconds, about, between two looks of the worker that follows the feed."""
 STAND_BY_SECONDS: Final = 8.0
 """The longest pause of a worker while another one follows the feed. It grows to that."""
+EXPIRED: Final = (
+    "the feed has expired since the watches read it last: what has happened in between, if anything, begins nothing"
+)
+"""The log says this in the words of the feed (watch_look.lua)."""
 UNUSED_SECONDS: Final = 10.0
 """Seconds, about, between two checks whether the crew has another definition, while it has no watches or rests."""
 
@@ -92,7 +96,7 @@ class _Watcher:
             logger.warning("events have left the feed before the watches had read them, and begin nothing")
             metrics.WATCH_GAPS.labels(*metrics.of_crew(queue.keys.crew)).inc()
         if looked.has_expired:
-            logger.warning("the feed has expired since the watches read it last: what it had then begins nothing")
+            logger.warning("%s", EXPIRED)
         done = ""
         for event_id, event in looked.events:
             if (pause := await self._deal_with(current, event_id, event)) is not None:
