@@ -9,7 +9,7 @@ from test_worker_modes import asked, ran, tells
 from workshop import Make
 
 from watchbill.connection.gathering import GatheredReads
-from watchbill.records import ExecutionMode, FlowRelation
+from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.store.queue import Finished
 from watchbill.tasks import RunState, TaskResult
 
@@ -66,6 +66,16 @@ async def test_beside_inputs_nothing_that_the_entry_carries_is_read(make_crew: M
     assert run.status is RunState.COMPLETED
     assert [asked(crew, step)["prompt"] for step in ("b@1", "c")] == ["y one", "y 1"]
     assert set(read) == {"input:list", "input:x"}
+
+
+async def test_an_agent_that_only_looks_at_its_prompt_gets_the_inputs_that_it_cites(
+    make_crew: Make, read: list[str]
+) -> None:
+    echo = AgentDefinition(agent_id="a", agent_class="EchoAgent", prompt="{inputs.x}")
+    crew = await make_crew([echo, echo.model_copy(update={"agent_id": "b", "prompt": "{steps.a}"})])
+    run = await ran(crew, inputs={"x": "y", "other": "z"})
+    assert (run.status, run.output) == (RunState.COMPLETED, "y")
+    assert read == ["input:x"]
 
 
 @pytest.mark.parametrize("carried", ["b", "a\x1f{}", "a\x1f[", 'a\x1f{"success": false}'])

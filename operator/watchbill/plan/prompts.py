@@ -26,7 +26,8 @@ _NEAR_MISS: Final = re.compile(
 them."""
 _ITEM: Final = re.compile(r"\{(\{)?(item(?:\.[A-Za-z0-9._-]+)?)\}(?(1)\})")
 """References of steps that are for one item each. Elsewhere these are text."""
-_READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
+READS_ITS_PROMPT_ONLY: Final = frozenset({DEFAULT_CLASS, "EchoAgent"})
+"""The classes that look at no input but those that are cited."""
 
 EARLIER: Final = "\n\nWhat came before:"
 """Stands between the prompt and the outputs of earlier steps, in the default prompt of a step that has any."""
@@ -249,7 +250,7 @@ def check_inputs(crew: CrewDefinition, given: Iterable[str]) -> tuple[list[Probl
     """
     given = list(given)
     declared = {name for agent in crew.agents for name in agent.inputs}
-    known = all(agent.inputs or agent.agent_class in _READS_ITS_PROMPT_ONLY for agent in crew.agents)
+    known = all(agent.inputs or agent.agent_class in READS_ITS_PROMPT_ONLY for agent in crew.agents)
     cited: dict[str, str] = {}
     for agent in crew.agents:
         for name in references(f"{agent.prompt or ''}{agent.for_each or ''}")[0]:

@@ -10,7 +10,7 @@ from typing import Any
 from watchbill.connection import outages
 from watchbill.connection.gathering import GatheredReads
 from watchbill.names import CrewKeys
-from watchbill.plan import flow, values
+from watchbill.plan import flow, prompts, values
 from watchbill.store import packed, run_steps, runs
 from watchbill.store.queue import Claimed
 from watchbill.worker.execution.attempt import Role
@@ -61,10 +61,13 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
 
 
 def _inputs(task: Claimed, role: Role, at: flow.Place) -> Sequence[str]:
-    """The inputs that are read. A step for an item gets those that it cites: the list may be one of them. One that
-    gathers outputs needs none."""
-    if at.kind in ("item", "list"):
-        return [name for name in task.inputs if at.kind == "item" and name in role.inputs]
+    """The inputs that are read. A step for an item gets those that it cites: the list may be one of them. So does one
+    whose class looks at no others. One that gathers outputs needs none."""
+    if at.kind == "list":
+        return ()
+    is_content = at.kind != "each" and role.agent.agent_class in prompts.READS_ITS_PROMPT_ONLY
+    if at.kind == "item" or is_content:
+        return [name for name in task.inputs if name in role.inputs]
     return task.inputs
 
 
