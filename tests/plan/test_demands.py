@@ -33,6 +33,22 @@ def test_steps_for_items_demand_a_list_unless_they_may_be_skipped() -> None:
     assert found("sequential", finder, other, *readers, maybe) == {"finder": Demands("finder", lists=("", "x"))}
 
 
+def test_a_list_is_not_demanded_where_the_run_goes_on_without() -> None:
+    finder, each = {"agent_id": "finder"}, {"agent_id": "each", "for_each": "{steps.finder.rows}"}
+    assert found("sequential", finder, {**each, "on_error": "Continue"}) == {}
+    assert found("sequential", finder, each, on_error="Continue") == {}
+    strict = found("sequential", finder, {**each, "on_error": "Fail"}, on_error="Continue")
+    assert strict == {"finder": Demands("finder", lists=("rows",))}
+
+
+def test_a_loop_demands_a_list_only_for_agents_behind_its_source() -> None:
+    """Nothing reads that of the last iteration before it."""
+    finder, each = {"agent_id": "finder"}, {"agent_id": "each", "for_each": "{steps.finder.rows}"}
+    loop = {"maxIterations": 3}
+    assert found("loop", finder, each, loop=loop) == {"finder": Demands("finder", lists=("rows",))}
+    assert found("loop", each, finder, loop=loop) == {}
+
+
 @pytest.mark.parametrize(
     ("output", "why"),
     [

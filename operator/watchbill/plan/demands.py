@@ -38,13 +38,17 @@ class Demands:
 
 @functools.lru_cache(16)
 def of(plan: flow.Plan) -> Mapping[str, Demands]:
-    """Agent → what is demanded of its output; without those of which nothing is. An agent that may be skipped by its
-    condition demands no list: it may be there for the case that there is one."""
+    """Agent → what is demanded of its output; without those of which nothing is. No list is demanded for an agent that
+    may do without: it may be skipped by its condition, the run goes on behind its failure, or it stands before the
+    source in a loop, whose last iteration it never reads."""
     crew, lists = plan.crew, defaultdict[str, list[str]](list)
-    for agent in crew.agents:
+    order = [agent.agent_id for agent in crew.agents]
+    for place, agent in enumerate(crew.agents):
         kind, name = prompts.list_of(agent.for_each or "")
-        source, path = prompts.resolve(name, plan.ids) if kind == "steps" and agent.when is None else ("", "")
-        if source:
+        source, path = prompts.resolve(name, plan.ids) if kind == "steps" else ("", "")
+        if not source or agent.when is not None or flow.is_lenient(crew, agent):
+            continue
+        if crew.loop is None or place > order.index(plan.ids[source]):
             lists[plan.ids[source]].append(path)
     until = crew.loop.until if crew.loop else None
     truths = {plan.ids[until.agent]: until.field} if until and until.agent and until.field else {}
