@@ -180,14 +180,23 @@ async def test_a_reviewer_is_told_why_its_answer_is_no_verdict(make_crew: Make, 
     assert told in "".join([*again.tool_results, again.prompt])
 
 
-async def test_a_verdict_in_a_fence_is_one(make_crew: Make) -> None:
-    """Models write JSON so, whatever they are told."""
-    async with FakeModel(reviewed('```json\n{"approved": true}\n```')) as model:
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ('```json\n{"approved": true}\n```', {"approved": True}),  # models write JSON so, whatever they are told
+        (final(approved=True, reasons=None), {"approved": True, "reasons": None}),
+        ('{"approved": true, "reasons": []}', {"approved": True, "reasons": []}),
+    ],
+)
+async def test_a_verdict_is_one_in_a_fence_and_with_no_reasons(
+    make_crew: Make, answer: Answer, verdict: dict[str, Any]
+) -> None:
+    async with FakeModel(reviewed(answer)) as model:
         crew = await made(make_crew, noted("lead", model), noted("critic", model), reviewer="critic")
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
-    assert (result.output, result.steps["lead:1:review"].output) == ("A", {"approved": True})
+    assert (result.output, result.steps["lead:1:review"].output) == ("A", verdict)
 
 
 async def test_a_manager_is_told_of_a_reviewer_that_never_gives_a_verdict(make_crew: Make) -> None:

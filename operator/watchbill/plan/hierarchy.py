@@ -22,11 +22,11 @@ VERDICT_SCHEMA: Final[Mapping[str, Any]] = {
     "description": "The verdict of a review.",
     "properties": {
         "approved": {"type": "boolean", "description": "Whether the work is done well."},
-        "reasons": {"type": "string", "description": "What must change, if the work is rejected."},
+        "reasons": {"description": "What must change, as text, if the work is rejected."},
     },
     "required": ["approved"],
 }
-"""The form in which a model is asked for a verdict."""
+"""The form in which a model is asked for a verdict. Reasons for an approval may be of any type: nobody reads them."""
 
 
 @dataclass(frozen=True, slots=True)
