@@ -25,8 +25,13 @@ def work(member: str, asked: str) -> ToolCall:
 
 
 def noted(name: str, model: FakeModel, **fields: Any) -> AgentDefinition:
-    """An agent with that model."""
+    """An agent in Python that has that model, and leaves a note of each of its runs."""
     return agent(name, "Noted", model="openai:any", base_url=model.base_url, **fields)
+
+
+def plain(name: str, model: FakeModel, **fields: Any) -> AgentDefinition:
+    """An agent that is that model."""
+    return AgentDefinition(agent_id=name, model="openai:any", base_url=model.base_url, **fields)
 
 
 async def made(make_crew: Make, *agents: AgentDefinition, reviewer: str | None = None, **options: Any) -> Crew:
@@ -136,7 +141,7 @@ async def test_a_turn_that_came_to_nothing_keeps_the_numbers_of_its_items(make_c
         return work("coder", "b") if "B" not in request.tool_results else "done"
 
     async with FakeModel(answer) as model:
-        crew = await made(make_crew, noted("lead", model, config={"output_retries": 0}))
+        crew = await made(make_crew, plain("lead", model, config={"output_retries": 0}))
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -169,7 +174,7 @@ def reviewed(*verdicts: Answer) -> Script:
 )
 async def test_a_reviewer_is_told_why_its_answer_is_no_verdict(make_crew: Make, wrong: Answer, told: str) -> None:
     async with FakeModel(reviewed(wrong, final(approved=True))) as model:
-        crew = await made(make_crew, noted("lead", model), noted("critic", model), reviewer="critic")
+        crew = await made(make_crew, plain("lead", model), plain("critic", model), reviewer="critic")
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -192,7 +197,7 @@ async def test_a_verdict_is_one_in_a_fence_and_with_no_reasons(
     make_crew: Make, answer: Answer, verdict: dict[str, Any]
 ) -> None:
     async with FakeModel(reviewed(answer)) as model:
-        crew = await made(make_crew, noted("lead", model), noted("critic", model), reviewer="critic")
+        crew = await made(make_crew, plain("lead", model), plain("critic", model), reviewer="critic")
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -201,8 +206,8 @@ async def test_a_verdict_is_one_in_a_fence_and_with_no_reasons(
 
 async def test_a_manager_is_told_of_a_reviewer_that_never_gives_a_verdict(make_crew: Make) -> None:
     async with FakeModel(reviewed(final(approved=False), final(approved=False))) as model:
-        critic = noted("critic", model, config={"output_retries": 1})
-        crew = await made(make_crew, noted("lead", model), critic, reviewer="critic")
+        critic = plain("critic", model, config={"output_retries": 1})
+        crew = await made(make_crew, plain("lead", model), critic, reviewer="critic")
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -219,7 +224,7 @@ async def test_a_manager_that_answers_without_delegating_is_told_so(make_crew: M
         return work("coder", "a") if "delegating" in str(request.messages) else "I did it myself."
 
     async with FakeModel(answer) as model:
-        crew = await made(make_crew, noted("lead", model))
+        crew = await made(make_crew, plain("lead", model))
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -230,7 +235,7 @@ async def test_a_manager_that_answers_without_delegating_is_told_so(make_crew: M
 async def test_a_manager_that_delegates_nothing_fails_and_is_asked_again_by_a_replay(make_crew: Make) -> None:
     turns: list[Answer] = ["I did it myself.", work("coder", "a"), "done"]
     async with FakeModel(turns) as model:
-        crew = await made(make_crew, noted("lead", model, config={"output_retries": 0}))
+        crew = await made(make_crew, plain("lead", model, config={"output_retries": 0}))
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
@@ -254,9 +259,9 @@ async def test_prompts_of_their_own_keep_neither_work_nor_reasons_from_reviewer_
         return verdicts.pop(0) if is_review else drafts.pop(0)
 
     async with FakeModel(answer) as model:
-        critic = noted("critic", model, prompt="{input}\n\nBe strict.")
-        writer = noted("writer", model, prompt="Write in verse.")
-        crew = await made(make_crew, noted("lead", model), critic, writer, reviewer="critic")
+        critic = plain("critic", model, prompt="{input}\n\nBe strict.")
+        writer = plain("writer", model, prompt="Write in verse.")
+        crew = await made(make_crew, plain("lead", model), critic, writer, reviewer="critic")
         async with crew.in_process():
             await crew.client.submit(crew.name, "go", id="r")
             result = await crew.run_result("r", timeout=300)
