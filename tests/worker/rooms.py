@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from workshop import Crew
 
 from waiting import until
+from watchbill.agents.asking import Ends
 from watchbill.event_types import Telling
 from watchbill.plan.hierarchy import Delegated
 from watchbill.store.queue import Claimed, Finished
@@ -52,7 +53,7 @@ class Room:
     async def wait_for_approval(self, asked: Mapping[str, str]) -> NoReturn:
         raise NotImplementedError(asked)
 
-    async def delegate(self, work: Delegated, *, at_once: bool) -> TaskResult:
+    async def delegate(self, work: Delegated, *, ends: Ends) -> TaskResult:
         raise NotImplementedError(work.name)
 
     async def begin(self, task_id: str, agent_id: str, prompt: str = "do it", attempt: int = 1) -> Attempt:

@@ -91,6 +91,30 @@ async def test_members_of_one_turn_end_one_after_the_other(make_crew: Make, slow
     }
 
 
+async def test_a_tool_that_is_called_beside_delegations_is_called_once(make_crew: Make) -> None:
+    """The attempt ends when no other call is under way, and the numbers of the items stay in order."""
+
+    def answer(request: Request) -> Answer:
+        if not request.tool_results:
+            pays = ToolCall("pay", {"folder": str(crew.folder)})
+            return [pays, work("coder", "a"), work("tester", "gate")]
+        return work("coder", "c") if len(request.tool_results) == 3 else " | ".join(request.tool_results)
+
+    async with FakeModel(answer) as model:
+        lead = noted("lead", model, tools=["noted_hands:pay"])
+        crew = await made(make_crew, lead, tasks={"max_attempts": 1})
+        async with crew.in_process(concurrency=3):
+            await crew.client.submit(crew.name, "go", id="r")
+            await crew.started("r/lead:2")
+            await until(lambda: crew.executions()["r/lead:1"] == 1, 300, "the members are at work beside it")
+            crew.open()
+            result = await crew.run_result("r", timeout=300)
+    assert (result.output, result.error) == ("paid | A | tester: gate | C", None)
+    assert (crew.folder / "paid").read_text() == "paid\n"
+    assert known(model) == [0, 3, 4]
+    assert {name for name in crew.executions() if ":" in name} == {"r/lead:1", "r/lead:2", "r/lead:3"}
+
+
 async def test_a_model_that_is_out_behind_its_delegations_has_delegated(make_crew: Make) -> None:
     def answer(request: Request) -> Answer:
         if not request.tool_results:

@@ -12,10 +12,11 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from watchbill.agents.asking import approval, connected, waiting
 from watchbill.agents.text import sound
@@ -24,6 +25,8 @@ from watchbill.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from watchbill.agents.context import Context
+
+T = TypeVar("T")
 
 MARK: Final = "watchbill_needs_approval"
 """The entry of a tool's metadata, as pydantic-ai has it, which says so: it has the tool's declaration."""
@@ -61,12 +64,14 @@ class Call:
 
 
 class Calls:
-    """The calls of tools that are under way in one conversation. Those that need approval end the attempt together, and
-    cut off no other: its result is stored before."""
+    """The calls of tools that are under way in one conversation. Those that need approval end the attempt together, as
+    those that wait for members do, and cut off no other: its result is stored before."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._running = 0
+        self._waiting = 0
+        """Calls that wait for members."""
         self._called: list[Call] = []
         """Calls that need approval, in the order of the model."""
         self._asking: set[str] = set()
@@ -77,10 +82,27 @@ class Calls:
     def under_way(self) -> Iterator[None]:
         """Within it, a call is made, and its result is stored."""
         self._running += 1
+        outer = under_way.get()
+        under_way.set(self)
         try:
             yield
         finally:
+            under_way.set(outer)
             self._running -= 1
+            self._changed.set()
+
+    async def for_members(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """Returns what `wait` returns, which may end the attempt, and is called once no call is under way that neither
+        waits for members nor for an approval. The calls of one turn begin together."""
+        self._waiting += 1
+        self._changed.set()
+        try:
+            while self._running > len(self._asking) + self._waiting:
+                self._changed.clear()
+                await self._changed.wait()
+            return await waiting(wait())
+        finally:
+            self._waiting -= 1
             self._changed.set()
 
     async def approved(self, call: Call) -> None:
@@ -103,6 +125,10 @@ class Calls:
                     await waiting(line.wait_for_approval(asked))
         finally:  # whoever calls the tool may cancel one call of several
             self._asking.discard(call.what)
+
+
+under_way: Final[ContextVar[Calls | None]] = ContextVar("under_way", default=None)
+"""The calls of the conversation whose model has called the tool that runs here."""
 
 
 def gated(tool: Tool, context: Context, uses: Counter[str]) -> Tool:

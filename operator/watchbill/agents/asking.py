@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Final, Literal, NoReturn, Protocol, TypeVar
 
 from watchbill.event_types import Telling
 from watchbill.plan.hierarchy import Delegated
 from watchbill.tasks import Approval, TaskResult
 
 T = TypeVar("T")
+Ends = Literal["at once", "soon", "later"]
+"""The end of an attempt that waits for members. `soon`: when nothing else is asked at the same time; `later`: not
+before the same is asked again."""
 
 _CANCELLED_SECONDS: Final = 30.0
 """Seconds within which an agent that waits has been cancelled, unless it has forgotten the asyncio task that asks."""
@@ -37,10 +40,10 @@ class Line(Protocol):
         Raises Waits."""
         ...
 
-    async def delegate(self, work: Delegated, /, *, at_once: bool) -> TaskResult:
+    async def delegate(self, work: Delegated, /, *, ends: Ends) -> TaskResult:
         """Returns the result of a step that works for this one, which is begun unless it is there. Raises Waits if it
-        has not ended, and DelegationFailed if the same step was asked something else. `at_once`: the attempt ends at
-        once then, as in a thread; else it ends when nothing else is asked at the same time."""
+        has not ended, and DelegationFailed if the same step was asked something else. `ends`: when the attempt ends
+        then."""
         ...
 
 

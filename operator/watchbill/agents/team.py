@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from watchbill.agents.asking import Line, waiting
+from watchbill.agents import approving
+from watchbill.agents.asking import Line, Waits, waiting
 from watchbill.agents.context import Context
 from watchbill.agents.tools import Tool
 from watchbill.api.hierarchy import Hierarchy
@@ -18,6 +19,7 @@ from watchbill.event_types import EventType, Telling
 from watchbill.plan import hierarchy
 from watchbill.plan.hierarchy import Asked, Delegated
 from watchbill.records import CrewDefinition
+from watchbill.tasks import TaskResult
 
 
 class Team:
@@ -47,7 +49,7 @@ class Team:
         item, asked = self.items, Asked(prompt)
         for number in range(1, self._above.max_rounds + 1):
             work = hierarchy.work_step(self.step, item, number)
-            done = await self._line.delegate(Delegated(work, member, asked, scope), at_once=in_thread)
+            done = await self._done(Delegated(work, member, asked, scope), in_thread)
             if not done.success:
                 raise DelegationFailed(f"{member} failed at item {item}: {done.error}")
             if self._above.reviewer is None:
@@ -64,10 +66,19 @@ class Team:
         name = hierarchy.review_step(self.step, item, number)
         work = hierarchy.work_step(self.step, item, number)
         asked = Asked(hierarchy.review(prompt, member), {member: work}, reviews=member)
-        done = await self._line.delegate(Delegated(name, reviewer, asked), at_once=in_thread)
+        done = await self._done(Delegated(name, reviewer, asked), in_thread)
         if not done.success:
             raise DelegationFailed(f"{reviewer} could not review item {item} of {member}: {done.error}")
         return hierarchy.verdict(done.output)
+
+    async def _done(self, work: Delegated, in_thread: bool) -> TaskResult:
+        calls = approving.under_way.get()
+        if in_thread or calls is None:
+            return await self._line.delegate(work, ends="at once" if in_thread else "soon")
+        try:
+            return await self._line.delegate(work, ends="later")
+        except Waits:  # the attempt must not end while another call of the model's turn is made
+            return await calls.for_members(lambda: self._line.delegate(work, ends="soon"))
 
     @property
     def schema(self) -> Mapping[str, Any] | None:

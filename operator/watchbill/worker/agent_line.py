@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, NoReturn
 
-from watchbill.agents.asking import Waits
+from watchbill.agents.asking import Ends, Waits
 from watchbill.clock import Timer
 from watchbill.errors import DelegationFailed, InvalidInput, Problem
 from watchbill.event_types import Telling
@@ -32,7 +32,7 @@ _TOLD_MAX: Final = 300
 class AgentLine:
     """The line of one attempt (agents.asking.Line)."""
 
-    __slots__ = ("_asking", "_awaited", "_incarnation", "_job", "_parking", "_queue", "_state")
+    __slots__ = ("_asking", "_awaited", "_incarnation", "_is_ending", "_job", "_parking", "_queue", "_state")
 
     def __init__(self, state: WorkerState, queue: Queue, incarnation: Incarnation, job: Job) -> None:
         self._state = state
@@ -41,8 +41,10 @@ class AgentLine:
         self._job = job
         self._asking = 0
         """Calls of `delegate` that are under way."""
-        self._awaited: list[str] = []
-        """Steps that work for this one and have not ended."""
+        self._awaited: dict[str, None] = {}
+        """Steps that work for this one and have not ended, in the order in which they were asked for."""
+        self._is_ending = False
+        """The attempt ends as soon as nothing more is asked."""
         self._parking: Timer | None = None
 
     async def __call__(self, told: Telling) -> None:
@@ -77,30 +79,39 @@ class AgentLine:
             attempt.park(Waiting("approval", packed.pack_asked(clean), requests(clean), seconds))
         raise Waits
 
-    async def delegate(self, work: Delegated, *, at_once: bool) -> TaskResult:
-        queue, incarnation, task = self._queue, self._incarnation.name, self._job.task
+    async def delegate(self, work: Delegated, *, ends: Ends) -> TaskResult:
         if self._parking is not None:  # others are asked at the same time
             self._parking.cancel()
         self._asking += 1
         try:
-            message = redact(work.asked.prompt)[:_TOLD_MAX]
-            found = await self._state.persist(lambda: delegations.delegate(queue, incarnation, task, work, message))
+            result = await self._result_of(work)
+            if result is not None:
+                return result
+            self._is_ending = self._is_ending or ends != "later"
+            if ends == "at once":
+                self._park()
+            raise Waits
         finally:
             self._asking -= 1
+            if self._is_ending:
+                self._park_soon()
+
+    async def _result_of(self, work: Delegated) -> TaskResult | None:
+        """Returns the result of the step, which is begun unless it is there; None: it has not ended."""
+        queue, incarnation, task = self._queue, self._incarnation.name, self._job.task
+        message = redact(work.asked.prompt)[:_TOLD_MAX]
+        found = await self._state.persist(lambda: delegations.delegate(queue, incarnation, task, work, message))
         if found is None:  # it is being stopped
             raise Waits
         asked, result = found
         if asked != work.asked.pack():
             reason = f"step {work.name} was asked something else before: an agent that begins anew must delegate the "
             raise DelegationFailed(f"{reason}same work in the same order. Let context.step keep what may differ")
-        if result is not None:
-            self._park_soon()
-            return result
-        self._awaited.append(work.name)
-        if at_once:
-            self._park()
-        self._park_soon()
-        raise Waits
+        if result is None:
+            self._awaited[work.name] = None
+        else:
+            self._awaited.pop(work.name, None)
+        return result
 
     def _park_soon(self) -> None:
         """Ends the attempt when nothing more is asked, if it waits for something."""
@@ -113,7 +124,7 @@ class AgentLine:
         if (attempt := self._attempt) is not None:
             message = f"waits for {', '.join(self._awaited)}"
             seconds = attempt.role.crew.tasks.result_ttl_seconds
-            attempt.park(Waiting("members", packed.pack_ids(self._awaited), message, seconds))
+            attempt.park(Waiting("members", packed.pack_ids([*self._awaited]), message, seconds))
 
     @property
     def _attempt(self) -> Attempt | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 from hands import note
@@ -26,3 +28,12 @@ class Noted:
     async def run(self, context: Any) -> Any:
         note(self.folder, "start", context)
         return await self.agent.run(context)
+
+
+async def pay(folder: str) -> str:
+    """Pays, which takes a while: until both members have ended."""
+    with Path(folder, "paid").open("a") as file:
+        file.write("paid\n")
+    while not Path(folder, "open").exists():
+        await asyncio.sleep(0.01)
+    return "paid"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pydantic import TypeAdapter
 
+from watchbill.agents.asking import Ends, Waits
 from watchbill.agents.memory import Turn
 from watchbill.event_types import Telling
 from watchbill.plan.budget import Amount, TokenPrice
@@ -197,8 +198,10 @@ class OfTask:
         await self.ask("wait_for_approval", asked=clean)
         raise RuntimeError("its task goes on without an approval")  # the worker kills this process instead
 
-    async def delegate(self, work: Delegated, *, at_once: bool) -> TaskResult:
-        told = await self.ask("delegate", work=asdict(work), at_once=at_once)
+    async def delegate(self, work: Delegated, *, ends: Ends) -> TaskResult:
+        told = await self.ask("delegate", work=asdict(work), ends=ends)
+        if told is None:
+            raise Waits
         return TaskResult.model_validate(told)
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import to_jsonable_python
 
 from watchbill import tracing
-from watchbill.agents.asking import Waits, connected
+from watchbill.agents.asking import Ends, Waits, connected
 from watchbill.agents.context import Context
 from watchbill.agents.memory import Turn
 from watchbill.event_types import EventType, SpawnMode, Telling
 from watchbill.plan.budget import Amount
 from watchbill.plan.hierarchy import Asked, Delegated
-from watchbill.tasks import Usage
+from watchbill.tasks import TaskResult, Usage
 from watchbill.worker.execution import child_metrics, line_errors
 from watchbill.worker.execution.child_line import pack
 
@@ -119,7 +119,7 @@ class Answers:
                 return await connected(context.to_worker).wait_for_approval(told["asked"])
             case "delegate":
                 work = Delegated(**{**told["work"], "asked": Asked(**told["work"]["asked"])})
-                return await connected(context.to_worker).delegate(work, at_once=told["at_once"])
+                return await _delegated(context, work, told["ends"])
             case "reserve":
                 return await self._reserve(told)
         raise ValueError(f"an agent's process asks for {told['kind']!r}")
@@ -147,6 +147,17 @@ class Answers:
         reserved = await self._context.spending.reserve(model, estimate)
         self._reserved[told["id"]] = reserved
         return {"number": told["id"], "is_bounded": reserved.is_bounded, "price": reserved.prices.get(model)}
+
+
+async def _delegated(context: Context, work: Delegated, ends: Ends) -> TaskResult | None:
+    """Returns the result of the delegated step; None: it has not ended, and the attempt goes on. Raises as
+    `Line.delegate` does."""
+    try:
+        return await connected(context.to_worker).delegate(work, ends=ends)
+    except Waits:
+        if ends != "later":
+            raise
+        return None
 
 
 def _log(told: Mapping[str, Any], context: Context) -> None:
