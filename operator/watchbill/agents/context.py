@@ -140,7 +140,7 @@ class Context:
         asyncio.CancelledError, as with `approval`, and begins anew when one of those that it waits for has ended; so it
         must delegate the same work in the same order. Several may be awaited together, by asyncio.gather. Raises
         DelegationFailed if the work failed, or was rejected in each round, and InvalidInput for an agent that is no
-        member, and beyond the crew's bounds.
+        member, beyond the crew's bounds, and within a step (`step`), whose result another attempt gets without a call.
 
         Elsewhere it is only told: nothing is scheduled by it, and this returns None. `scope` says which part, in words
         for people; `spawn_mode` how much the other knows of this agent's context. It is told on the feeds of the crew,
@@ -263,9 +263,10 @@ class Context:
         full = names.next(name)
         if (found := await checkpoints.find(full)) is not None:
             return steps.decode(found)
-        result = function(*args, **kwargs)
-        if inspect.isawaitable(result):
-            result = await result
+        with steps.under(name):
+            result = function(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
         text, value = steps.encode(name, result)
         await checkpoints.keep(full, text)
         return value
@@ -282,7 +283,9 @@ class Context:
         full = names.next(name)
         if (found := checkpoints.find_in_thread(full)) is not None:
             return steps.decode(found)
-        text, value = steps.encode(name, function(*args, **kwargs))
+        with steps.under(name):
+            result = function(*args, **kwargs)
+        text, value = steps.encode(name, result)
         checkpoints.keep_in_thread(full, text)
         return value
 

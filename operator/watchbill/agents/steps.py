@@ -8,6 +8,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic_core import from_json
@@ -74,6 +77,21 @@ class Names:
             raise InvalidInput(Problem(reason, fix, path="name"))
         uses = self._used.setdefault(name, itertools.count(1))  # without a lock: no two threads get the same number
         return f"{name}#{next(uses)}"
+
+
+within: Final[ContextVar[str]] = ContextVar("within", default="")
+"""The name of the step in which the code runs; empty: in none."""
+
+
+@contextmanager
+def under(name: str) -> Iterator[None]:
+    """Within it, the function of the step is called."""
+    outer = within.get()
+    within.set(name)
+    try:
+        yield
+    finally:
+        within.set(outer)
 
 
 def check_function(name: str, function: object) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from watchbill.agents import approving
+from watchbill.agents import approving, steps
 from watchbill.agents.asking import Line, Waits, waiting
 from watchbill.agents.context import Context
 from watchbill.agents.tools import Tool
 from watchbill.api.hierarchy import Hierarchy
-from watchbill.errors import DelegationFailed
+from watchbill.errors import DelegationFailed, InvalidInput, Problem
 from watchbill.event_types import EventType, Telling
 from watchbill.plan import hierarchy
 from watchbill.plan.hierarchy import Asked, Delegated
@@ -43,6 +43,10 @@ class Team:
     async def delegate(self, agent: str, prompt: str, scope: str, *, in_thread: bool = False) -> Any:
         """Returns the output of a member that did the work, once the reviewer has approved of it. Raises Waits until
         then, InvalidInput, and DelegationFailed if the work failed or was rejected in each round."""
+        if name := steps.within.get():  # others would get the numbers of its items when it is replayed
+            reason = "delegate was called within this step, which another attempt doesn't call again"
+            fix = "Call delegate outside of steps: what it returns is kept without one."
+            raise InvalidInput(Problem(reason, fix, path=f"step {name}"))
         member = hierarchy.member(self._crew, self._agent, agent).agent_id
         hierarchy.check_item(self._agent, self.step, self.items + 1, self._above)
         self.items += 1

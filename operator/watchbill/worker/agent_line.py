@@ -106,7 +106,7 @@ class AgentLine:
         asked, result = found
         if asked != work.asked.pack():
             reason = f"step {work.name} was asked something else before: an agent that begins anew must delegate the "
-            raise DelegationFailed(f"{reason}same work in the same order. Let context.step keep what may differ")
+            raise DelegationFailed(f"{reason}same work in the same order")
         if result is None:
             self._awaited[work.name] = None
         else:
