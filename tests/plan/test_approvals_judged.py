@@ -28,6 +28,16 @@ def test_only_an_approval_of_the_same_text_counts() -> None:
     assert granted([approved], "pay", NOW + timedelta(days=1)) is approved
 
 
+def test_a_decision_is_about_what_was_shown() -> None:
+    approved = replace(WAITS, state="approved", decided_at=NOW, details='"a"')
+    rejected, late = replace(approved, state="rejected"), replace(WAITS, details='"a"')
+    assert granted([approved], "pay", NOW, '"a"') is approved
+    for known in (approved, rejected, late):
+        assert granted([known], "pay", NOW + timedelta(days=1), '"b"') is None
+    of_old = replace(approved, details="")
+    assert granted([of_old], "pay", NOW, '"b"') is of_old
+
+
 def test_a_rejection_and_a_time_that_is_over_end_the_task_for_good() -> None:
     with pytest.raises(ApprovalRejected, match=r"^rejected: too dear \(what it asked for: pay\)$"):
         granted([replace(WAITS, state="rejected", reason="too dear")], "pay", NOW)

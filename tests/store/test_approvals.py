@@ -6,6 +6,7 @@ import pytest
 from support import LEASE_MS, Crew, flow_of, library, server_ms
 
 from watchbill.errors import Conflict, NotFound
+from watchbill.plan.approvals import to_begin
 from watchbill.plan.why import Reason, explain
 from watchbill.store import approvals, control, packed
 from watchbill.store.figures import figures
@@ -102,6 +103,37 @@ async def test_an_approval_that_comes_while_its_worker_asks_once_more_is_not_los
     await ask(crew, task)
     assert [one.id for one in await crew.take("w", 3)] == ["t"]
     assert len(await approvals.read(crew.client, crew.keys, "t")) == 1
+
+
+async def test_a_beginning_with_another_prompt_is_asked_for_anew(crew: Crew) -> None:
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    await ask(crew, task, packed.pack_asked(to_begin("one")), ttl_ms=DAY_MS)
+    (first,) = await approvals.read(crew.client, crew.keys, "t")
+    assert await decide(crew, "t", why="fine")
+    (again,) = await crew.take("w", 2)
+    await ask(crew, again, packed.pack_asked(to_begin("another")), ttl_ms=2 * DAY_MS)
+    (known,) = await approvals.read(crew.client, crew.keys, "t")
+    assert (known.state, known.details, known.reason, known.decided_at) == ("waiting", '"another"', "", None)
+    assert known.asked_at >= first.asked_at
+    assert (known.until - known.asked_at).total_seconds() == 2 * 86_400
+    assert await crew.claim("w", 3) == ()
+    told = [e["message"] for e in await crew.events(crew.keys.events) if e["event_type"] == "mission_help_needed"]
+    assert len(told) == 2
+    assert await decide(crew, "t", "rejected", "too much")
+    assert len(await crew.take("w", 4)) == 1
+
+
+@pytest.mark.parametrize(("before", "now"), [("one", ""), ("", "one"), ("one", "one")])
+async def test_a_beginning_that_is_asked_for_without_a_prompt_is_the_same(crew: Crew, before: str, now: str) -> None:
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    await ask(crew, task, packed.pack_asked({"": before}))
+    assert await decide(crew, "t", why="fine")
+    (again,) = await crew.take("w", 2)
+    await ask(crew, again, packed.pack_asked({"": now}))
+    (known,) = await approvals.read(crew.client, crew.keys, "t")
+    assert (known.state, known.reason, known.details) == ("approved", "fine", before)
 
 
 async def test_what_waits_can_be_interrupted_and_is_decided_all_the_same(crew: Crew) -> None:

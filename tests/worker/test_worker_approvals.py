@@ -69,6 +69,46 @@ async def test_who_approves_of_a_beginning_is_shown_the_whole_prompt_without_sec
         assert (known.what, known.state, known.details) == ("", "approved", asked.details)
 
 
+async def test_the_approval_of_one_prompt_lets_no_other_begin(make_crew: Make) -> None:
+    steps = [agent("draft", "ChangesItsMind"), agent("send", "FailsOnce", prompt="{steps.draft}")]
+    crew = await make_crew(steps, requires_approval=["send"], on_error="Continue")
+    async with crew.in_process():
+        await crew.submit("r")
+        await _waits(crew, "r/send")
+        (first,) = (await crew.client.approvals(crew.name, "r"))["r/send"]
+        assert "broke" in first.details
+        assert await crew.client.approve(crew.name, "r/send", reason="tell them")
+        assert (await crew.run_result("r")).steps["send"].success is False
+        await crew.client.replay(crew.name, "r/draft")
+        await until(lambda: crew.executions()["r/draft"] == 2, what="the draft is written anew")
+        assert (await crew.result("r/draft")).output == "Pay Ann"
+        await crew.client.replay(crew.name, "r/send")
+        await _waits(crew, "r/send")
+        (known,) = (await crew.client.approvals(crew.name, "r"))["r/send"]
+        assert (known.details, known.reason) == ('"Pay Ann"', "")
+        assert crew.executions()["r/send"] == 1
+        assert await crew.client.approve(crew.name, "r/send")
+        assert (await crew.run_result("r")).steps["send"].output == "Pay Ann"
+
+
+@pytest.mark.parametrize("now", ["Pay Ann", "Pay Mallory"])
+async def test_a_replay_begins_without_another_approval_only_with_the_same_prompt(make_crew: Make, now: str) -> None:
+    crew = await make_crew([agent("a", "FailsOnce", prompt="Pay Ann")], requires_approval=["a"])
+    async with crew.in_process():
+        await crew.submit("t", "a")
+        await _waits(crew, "t")
+        assert await crew.client.approve(crew.name, "t", reason="she is owed it")
+        assert not (await crew.result("t")).success
+        await crew.define(agents=[crew.definition.agents[0].model_copy(update={"prompt": now})])
+        await crew.client.replay(crew.name, "t")
+        if now != "Pay Ann":
+            await _waits(crew, "t")
+            assert crew.executions()["t"] == 1
+            assert await crew.client.approve(crew.name, "t")
+        result = await crew.result("t")
+        assert (result.success, result.output) == (True, now)
+
+
 async def test_a_prompt_that_is_too_long_to_be_shown_is_not_asked_approval_for(make_crew: Make) -> None:
     crew = await make_crew([agent("a", "Brief", prompt="{inputs.log}")], requires_approval=["a"])
     async with crew.in_process():

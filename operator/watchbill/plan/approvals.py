@@ -27,11 +27,12 @@ def is_needed(crew: CrewDefinition, agent: AgentDefinition) -> bool:
     return not {agent.agent_id, agent.effective_name}.isdisjoint(crew.requires_approval)
 
 
-def granted(known: Sequence[Approval], what: str, now: datetime) -> Approval | None:
-    """Returns the approval for `what`; None: nobody has decided yet, or been asked. Raises ApprovalRejected, and
-    ApprovalTimedOut if the time for it is over."""
+def granted(known: Sequence[Approval], what: str, now: datetime, details: str = "") -> Approval | None:
+    """Returns the approval for `what`; None: nobody has decided yet, or been asked. `details`: what whoever decides
+    must have been shown; one that shows nothing was asked for by an older Watchbill, and counts. Raises
+    ApprovalRejected, and ApprovalTimedOut if the time for it is over."""
     found = next((one for one in known if one.what == what), None)
-    if found is None:
+    if found is None or (details and found.details not in ("", details)):
         return None
     if found.state == "approved":
         return found
@@ -59,7 +60,12 @@ def to_begin(prompt: str) -> dict[str, str]:
         reason = f"its prompt has {len(prompt):,} characters, and whoever approves must see all of them"
         fix = f"Give its agent a prompt that cites less: {PROMPT_MAX:,} are possible."
         raise InvalidInput(Problem(reason, fix, path="prompt"))
-    return {TO_BEGIN: json.dumps(prompt, ensure_ascii=False)}
+    return {TO_BEGIN: as_details(prompt)}
+
+
+def as_details(prompt: str) -> str:
+    """Returns what whoever decides about the beginning of a task is shown, as `Approval.details`."""
+    return json.dumps(prompt, ensure_ascii=False)
 
 
 def request(what: str, prompt: str = "") -> str:

@@ -115,6 +115,29 @@ class Brief:
         return str(context.prompt)
 
 
+class FailsOnce:
+    """Fails for good the first time that this task begins; then it tells its prompt."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    async def run(self, context: Any) -> str:
+        mark = Path(self.folder, f"failed.{context.task.task_id.replace('/', '_')}")
+        note(self.folder, "start", context)
+        if not mark.exists():
+            mark.touch()
+            raise TypeError("it broke")
+        return str(context.prompt)
+
+
+class ChangesItsMind(FailsOnce):
+    """The same; then it tells something else."""
+
+    async def run(self, context: Any) -> str:
+        await super().run(context)
+        return "Pay Ann"
+
+
 class Poison:
     """Kills its worker's process."""
 

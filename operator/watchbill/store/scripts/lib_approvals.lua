@@ -36,17 +36,22 @@ local function approvals()      -- made when needed: most calls have to do with 
 
   -- Sets a task or step aside until somebody approves of one of what it asks for (`ended.detail`: what and arguments of
   -- each), or rejects it, for `ended.ttl` ms at most. It is delayed until then: nothing else is needed to end its wait.
-  -- `h`: class, agent; `attempt`: the last that counts.
+  -- What was decided of one prompt is not of another: the beginning is asked for anew then. `h`: class, agent;
+  -- `attempt`: the last that counts.
   local function await(item, h, ended, attempt)
     local all, known, till, is_new = read(item), {}, nil, false
     for _, one in ipairs(all) do known[one.what] = one end
     for _, asked in ipairs(ended.detail == '' and { '' } or split(ended.detail, LS)) do
       local what, shown = string.match(asked, '^([^\31]*)\31?(.*)$')
       local one = known[what]
+      local is_other = one and what == '' and one.shown ~= '' and shown ~= '' and one.shown ~= shown
       if not one then
-        one = { what = what, state = 'waiting', since = now, till = int(now_ms + tonumber(ended.ttl)), decided = '0',
-          why = '', shown = shown }
-        all[#all + 1], is_new = one, true
+        one = { what = what }
+        all[#all + 1] = one
+      end
+      if not one.state or is_other then
+        one.state, one.since, one.till = 'waiting', now, int(now_ms + tonumber(ended.ttl))
+        one.decided, one.why, one.shown, is_new = '0', '', shown, true
       end
       local at = one.state == 'waiting' and one.till or now      -- else somebody has decided meanwhile
       if not till or tonumber(at) < tonumber(till) then till = at end

@@ -29,7 +29,7 @@ from watchbill.errors import AgentNotLoadable, InvalidInput, NotWorthRetrying, P
 from watchbill.event_types import Telling
 from watchbill.names import ROLE, CrewKeys
 from watchbill.plan import demands, flow, given, prompts, values
-from watchbill.plan.approvals import TO_BEGIN, granted, is_needed, request, to_begin
+from watchbill.plan.approvals import TO_BEGIN, as_details, granted, is_needed, request, to_begin
 from watchbill.plan.retry import Failure
 from watchbill.records import CrewDefinition, TaskPolicy
 from watchbill.redaction import redact
@@ -182,13 +182,13 @@ class Executor:
 
     def _unapproved(self, task: Claimed, role: Role, prompt: str, read: Read) -> Finished | None:
         """Returns the end of the attempt of a task that may not begin, or not yet; None: it was approved."""
+        shown = redact(prompt)
         try:
-            if granted(read.approvals, TO_BEGIN, self._store_time()):
+            if granted(read.approvals, TO_BEGIN, self._store_time(), as_details(shown)):
                 return None
         except NotWorthRetrying as error:
             refused = Failed(describe(error), Failure(worth_retrying=False, given_up=True))
             return self._results.failed(task, role.crew.tasks, refused, Extras(), 0.0)
-        shown = redact(prompt)
         try:
             asked = packed.pack_asked(to_begin(shown))
         except InvalidInput as error:
