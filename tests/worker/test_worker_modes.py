@@ -296,3 +296,35 @@ async def test_a_synthesis_of_a_loop_gets_the_last_iteration(make_crew: Make) ->
     assert (run.status, run.output) == (RunState.COMPLETED, "2")
     states = [step.status for step in (await crew.client.status(crew.name, "r")).steps]
     assert states == [TaskState.COMPLETED] * 4
+
+
+async def test_a_synthesis_takes_what_a_failure_kept_from_beginning_for_no_text(make_crew: Make) -> None:
+    crew = await make_crew([tells("a", "first"), fails("b"), tells("verdict")])
+    await crew.define(synthesis=synthesis(crew, prompt="The verdict is: [{steps.verdict}]"))
+    run = await ran(crew)
+    assert (run.status, run.output) == (RunState.FAILED, None)
+    error = run.steps["synthesis"].error
+    assert "its prompt cites the output of 'verdict', which never began: something failed before it" in str(error)
+    assert set(crew.executions()) == {"r/a", "r/b"}
+
+
+async def test_a_synthesis_takes_what_failed_for_its_error_and_what_was_passed_over_for_nothing(
+    make_crew: Make,
+) -> None:
+    crew = await make_crew(
+        [tells("a", "x"), tells("c", when={"step": "a", "eq": "y"}), fails("b")], on_error="Continue"
+    )
+    await crew.define(synthesis=synthesis(crew, prompt="[{steps.c}] {steps.b.error.step}"))
+    assert (await ran(crew)).output == "[] b"
+
+
+async def test_behind_a_loop_a_synthesis_takes_no_output_of_an_iteration_before_the_last(make_crew: Make) -> None:
+    agents = [
+        agent("critic", "DoneAt", config={"output": 2}),
+        tells("editor", "well", when={"step": "critic", "field": "number", "lt": 2}),
+    ]
+    crew = await make_crew(agents, mode=ExecutionMode.LOOP, loop={"maxIterations": 2})
+    await crew.define(synthesis=synthesis(crew, prompt="[{steps.editor}] {steps.critic.number}"))
+    run = await ran(crew)
+    assert crew.executions()["r/editor@1"] == 1
+    assert run.output == "[] 2"

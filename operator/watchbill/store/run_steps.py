@@ -17,6 +17,7 @@ from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.store import packed, refusals, runs
 from watchbill.store.queue import BATCH, crew_gone
+from watchbill.tasks import TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +147,25 @@ async def outputs_of_items(
     return found
 
 
-async def last_steps(client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, plan: flow.Plan) -> dict[str, str]:
-    """Agent → its last step that has an output or an error, in the order of the crew. Raises NotFound, NewerRecord."""
+async def last_steps(
+    client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, plan: flow.Plan
+) -> tuple[dict[str, str], frozenset[str]]:
+    """(agent → its last step that has an output or an error, in the order of the crew; the agents that have none since
+    something failed before them). Raises NotFound, NewerRecord."""
     reached: dict[str, str] = {}
+    kept: set[str] = set()
     for step in (await runs.status(client, keys, run_id)).steps:
-        is_whole = plan.place(step.agent, step.name).kind in ("agent", "list")
-        if is_whole and step.finished_at is not None and not step.is_passed_over:
+        if plan.place(step.agent, step.name).kind not in ("agent", "list"):
+            continue
+        if step.is_passed_over:  # in a loop its output of an earlier iteration doesn't stand either
+            reached.pop(step.agent, None)
+            kept.discard(step.agent)
+        elif step.finished_at is None or step.status is TaskState.SKIPPED:  # it may be marked as that later
+            kept.add(step.agent)
+        else:
             reached[step.agent] = step.name
-    return {agent.agent_id: reached[agent.agent_id] for agent in plan.crew.agents if agent.agent_id in reached}
+    ordered = (agent.agent_id for agent in plan.crew.agents)
+    return {agent: reached[agent] for agent in ordered if agent in reached}, frozenset(kept - reached.keys())
 
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:

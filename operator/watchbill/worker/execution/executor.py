@@ -265,7 +265,7 @@ class Executor:
         else:
             outputs = {name: output for name, output in outputs.items() if name in role.reads}
             if at.kind in ("agent", "item", "synthesis"):
-                named = steps_before.named(role, run_id, outputs) if role.agent.prompt else outputs
+                named = steps_before.named(role, run_id, outputs, read.kept) if role.agent.prompt else outputs
                 prompt = prompts.compose(role.agent.prompt, prompt, read.inputs, named, read.item)
         context = Context(
             crew=self._keys.crew,

@@ -21,6 +21,8 @@ class Read:
     agent that has no output yet is missing."""
     item: Any = values.MISSING
     """The item of a list that it is for."""
+    kept: frozenset[str] = frozenset()
+    """Agents without an output, since something failed before them. Only a synthesis begins all the same."""
     approvals: Sequence[Approval] = ()
     asked: Asked | None = None
     """The request of the step that has delegated this one; None: none has."""

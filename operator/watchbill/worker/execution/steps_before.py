@@ -43,6 +43,7 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
     inputs: Mapping[str, str] = {}
     outputs: dict[str, Any] = {}
     item: Any = values.MISSING
+    kept: frozenset[str] = frozenset()
     run_id, plan = task.run_id, role.plan
     if names := _inputs(task, role, at):
         inputs = await outages.persist(lambda: runs.inputs(reads, keys, task.id, names))
@@ -50,14 +51,14 @@ async def read(reads: GatheredReads, keys: CrewKeys, task: Claimed, role: Role, 
             return replace(carried, inputs=inputs)
     if run_id is not None and role.wanted:
         if at.kind == "synthesis":
-            steps = await outages.persist(lambda: run_steps.last_steps(reads.client, keys, run_id, plan))
+            steps, kept = await outages.persist(lambda: run_steps.last_steps(reads.client, keys, run_id, plan))
         else:
             steps = plan.sources(role.agent.agent_id, at, role.wanted)
         found = await outages.persist(lambda: runs.outputs(reads, keys, run_id, list(steps.values())))
         outputs = {agent: found[step] for agent, step in steps.items() if step in found}
     if run_id is not None and at.kind == "item":
         item = await outages.persist(lambda: run_steps.item(reads, keys, run_id, task.step or ""))
-    return Read(inputs, outputs, item)
+    return Read(inputs, outputs, item, kept=kept)
 
 
 def _inputs(task: Claimed, role: Role, at: flow.Place) -> Sequence[str]:
@@ -94,10 +95,14 @@ def _is_later(role: Role, at: flow.Place, agent: str) -> bool:
     return at.iteration == 1 and not role.plan.sources(role.agent.agent_id, at, [agent])
 
 
-def named(role: Role, run_id: str | None, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def named(
+    role: Role, run_id: str | None, outputs: Mapping[str, Any], kept: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The outputs by every name that a template may cite. That of a step that was skipped, or that a loop has not come
-    to yet, is missing. Raises values.Unusable for a task that belongs to no run, which has none to cite: its crew was
-    given another prompt meanwhile."""
+    to yet, is missing. Raises values.Unusable for one that a failure `kept` from beginning, and for a task that belongs
+    to no run, which has none to cite: its crew was given another prompt meanwhile."""
+    if lost := next((agent for agent in role.cites if agent in kept), None):
+        raise values.Unusable(f"its prompt cites the output of {lost!r}, which never began: something failed before it")
     if role.cites and run_id is None:
         cited = role.cites[0]
         raise values.Unusable(f"its prompt cites the output of {cited!r}, which exists only in a run of the crew")
