@@ -43,7 +43,7 @@ def loop(field: str, **more: Any) -> CrewDefinition:
 
 
 def when(field: str, **comparison: Any) -> CrewDefinition:
-    return crew(second={"when": {"step": "critic", "field": field, **(comparison or {"exists": True})}})
+    return crew(second={"when": {"step": "critic", "field": field, **(comparison or {"eq": "x"})}})
 
 
 def each(field: str, **more: Any) -> CrewDefinition:
@@ -74,6 +74,12 @@ OF = "but the outputSchema of 'critic' declares no field"
             "spec.agents[1].forEach",
             f"forEach of agent 'b' cites {{steps.critic.files}}, {OF} 'files'",
             f"Use one of: {LISTED}. Or declare it there.",
+        ),
+        (
+            when("autor.name", exists=True),
+            "spec.agents[1].when.field",
+            f"the condition of agent 'b' compares field 'autor.name' of the output of 'critic', {OF} 'autor'",
+            f"Write 'author', or another of: {LISTED}. Or declare it there.",
         ),
         (
             prompt("author.nam"),
@@ -118,13 +124,28 @@ OF = "but the outputSchema of 'critic' declares no field"
             f"Use one of: {LISTED}. Or declare it there.",
         ),
     ],
-    ids=["until", "when", "forEach", "nested", "item", "list", "no object", "list of outputs", "synthesis", "error"],
+    ids=[
+        "until",
+        "when",
+        "forEach",
+        "exists",
+        "nested",
+        "item",
+        "list",
+        "no object",
+        "list of outputs",
+        "synthesis",
+        "error",
+    ],
 )
 def test_a_field_that_the_schema_does_not_declare_is_refused(
     wrong: CrewDefinition, path: str, reason: str, fix: str
 ) -> None:
     (problem,) = prompts.check(wrong)
     assert (problem.path, problem.reason, problem.fix) == (path, reason, fix)
+
+
+NO_LIST: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "boolean"}}}
 
 
 @pytest.mark.parametrize(
@@ -139,10 +160,11 @@ def test_a_field_that_the_schema_does_not_declare_is_refused(
             "Name a field of that type: score, share.",
         ),
         (
-            each(".a", schema={"type": "object", "properties": {"a": {"type": "string"}}}),
-            "string, not array",
+            each(".a", schema={"type": "object", "properties": {"a": {"type": "boolean"}}}),
+            "boolean, not array",
             "Declare",
         ),
+        (each(".b", schema=NO_LIST), "boolean, not array", "Declare"),
     ],
 )
 def test_a_field_of_another_type_than_its_use_needs_is_refused(wrong: CrewDefinition, reason: str, fix: str) -> None:
@@ -170,7 +192,13 @@ OPEN: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}
         each(".remarks"),
         each("", first={"for_each": "{inputs.files}"}),
         prompt("0.score", first={"for_each": "{inputs.files}"}),
+        each(".a", schema=NO_LIST),  # a text may be a list in JSON
         # what may be there besides
+        when("typo", exists=True),
+        when("author.typo", exists=False),
+        when("remarks.0.typo", exists=True),
+        prompt("typo", schema={**NO_LIST, "required": ["a", "typo"]}),
+        loop("typo", schema={**NO_LIST, "required": ["typo"]}),
         prompt("typo", schema=None),
         prompt("typo", schema={"type": "object"}),
         prompt("typo", schema={**OPEN, "additionalProperties": True}),

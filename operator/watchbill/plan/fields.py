@@ -52,8 +52,8 @@ def check(
             return Problem(reason, _declared(schema, name), path=path)
         schema = inner
     types = _types(schema)
-    if not wanted or not types or _fits(types, wanted):
-        return None
+    if not wanted or not types or _fits(types, wanted) or (wanted == "array" and "string" in types):
+        return None  # a text may be a list in JSON
     reason = f"{what}, but by the outputSchema of {agent.agent_id!r} that is of type {' or '.join(types)}, not {wanted}"
     return Problem(reason, _of_type(agent, wanted), path=path)
 
@@ -68,7 +68,12 @@ def _inner(schema: Any, name: str) -> Any:
     if "object" not in types:
         return None
     properties = _properties(schema)
-    is_open = not properties or schema.get("additionalProperties", False) is not False or any(map(schema.get, _OPEN))
+    is_open = (
+        not properties
+        or name in schema.get("required", ())
+        or schema.get("additionalProperties", False) is not False
+        or any(map(schema.get, _OPEN))
+    )
     return properties.get(name, True if is_open else None)
 
 

@@ -220,7 +220,10 @@ def _of_condition(crew: CrewDefinition, when: When, known: frozenset[str], whose
         f"the condition of {whose} compares field {when.field!r} of the output of {when.step!r}" if when.field else what
     )
     wanted: fields.Wanted = "" if set(when.bounds().values()) == {None} else "number"
-    yield from _of_field(crew, when.step, when.field or "", what, f"{path}.field", wanted)
+    field = when.field or ""
+    if when.exists is not None:  # it asks for what may not be there
+        field = field.rpartition(".")[0]
+    yield from _of_field(crew, when.step, field, what, f"{path}.field", wanted)
 
 
 def _near_misses(template: str) -> list[str]:
