@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -340,3 +341,30 @@ def test_a_template_keeps_nothing_from_a_step_that_was_delegated(template: str |
     assert prompts.compose_asked(template, "ASKED", given, {}) == expected
     of_review = prompts.compose_asked(template, "ASKED", given, {"coder": {"done": True}})
     assert of_review == f'{expected}{prompts.EARLIER}\n\n## coder\n\n{{\n  "done": true\n}}'
+
+
+def test_the_names_of_agents_are_listed_no_more_often_in_a_crew_with_more_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed: Counter[str] = Counter()
+    for method in ("agent_ids", "agent"):
+        real = getattr(CrewDefinition, method)
+
+        def counted(self: CrewDefinition, *args: str, real: Any = real) -> Any:
+            listed[self.name] += 1
+            return real(self, *args)
+
+        monkeypatch.setattr(CrewDefinition, method, counted)
+    for name, length in (("small", 3), ("large", 60)):
+        agents: list[dict[str, Any]] = [{"agent_id": "a0"}]
+        agents += [
+            {
+                "agent_id": f"a{i}",
+                "prompt": f"{{steps.a{i - 1}}}",
+                "for_each": f"{{steps.a{i - 1}}}",
+                "when": {"step": f"a{i - 1}", "exists": True},
+            }
+            for i in range(1, length)
+        ]
+        assert prompts.check(CrewDefinition.model_validate({"name": name, "agents": agents})) == []
+    assert listed["large"] == listed["small"] > 0

@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill.api.modes import When
 from watchbill.errors import Problem
 from watchbill.plan import fields, flow, values
-from watchbill.records import DEFAULT_CLASS, CrewDefinition
+from watchbill.records import DEFAULT_CLASS, AgentDefinition, CrewDefinition
 
 _REFERENCE: Final = re.compile(r"\{(\{)?(input|inputs\.[A-Za-z0-9_-]+|steps\.[A-Za-z0-9._-]+)\}(?(1)\})")
 _NEAR_MISS: Final = re.compile(
@@ -133,12 +134,24 @@ def _default(prompt: str, outputs: Mapping[str, Any], item: Any) -> str:
     return "".join(parts)
 
 
-def check(crew: CrewDefinition) -> list[Problem]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A crew that is checked, with what each of its references is looked up in: they may be ten thousand."""
+
+    crew: CrewDefinition
+    ids: Mapping[str, str]
+    """Names of agents → their ids."""
+    agents: Mapping[str, AgentDefinition]
+    """By their ids."""
+
+
+def check(definition: CrewDefinition) -> list[Problem]:
     """References to steps that aren't there, or haven't run when they are needed; to fields that outputs will not have;
     and what is nearly a reference."""
-    before = flow.before(crew)
+    crew = _Checked(definition, definition.agent_ids(), {agent.agent_id: agent for agent in definition.agents})
+    before = flow.before(definition)
     problems: list[Problem] = []
-    for i, agent in enumerate(crew.agents):
+    for i, agent in enumerate(definition.agents):
         path, known = f"spec.agents[{i}]", before.get(agent.agent_id, frozenset())
         whose = f"agent {agent.agent_id!r}"
         problems += _of_template(crew, agent.prompt or "", known, f"the prompt of {whose}", f"{path}.prompt")
@@ -147,15 +160,15 @@ def check(crew: CrewDefinition) -> list[Problem]:
         if agent.for_each is not None and (named := list_of(agent.for_each))[0] == "steps":
             what = f"forEach of {whose} cites {agent.for_each}"
             problems += _of_step(crew, named[1], known, what, f"{path}.forEach")
-            cited = resolve(named[1], crew.agent_ids())
+            cited = resolve(named[1], crew.ids)
             problems += _of_field(crew, *cited, what, f"{path}.forEach", "array")
-    until = crew.loop.until if crew.loop else None
+    until = definition.loop.until if definition.loop else None
     if until is not None and until.agent is not None:
         what = f"the loop ends by field {until.field!r} of the output of {until.agent!r}"
         problems += _of_field(crew, until.agent, until.field or "", what, "spec.loop.until.field", "boolean")
-    if crew.synthesis is not None:
-        everyone = frozenset(agent.agent_id for agent in crew.agents)
-        text = crew.synthesis.prompt
+    if definition.synthesis is not None:
+        everyone = frozenset(crew.agents)
+        text = definition.synthesis.prompt
         where = "spec.synthesis.prompt"
         problems += _of_template(crew, text, everyone, "the prompt of the synthesis", where, gets_errors=True)
     return problems
@@ -168,33 +181,32 @@ def list_of(reference: str) -> tuple[str, str]:
 
 
 def _of_template(
-    crew: CrewDefinition, template: str, known: frozenset[str], whose: str, path: str, *, gets_errors: bool = False
+    crew: _Checked, template: str, known: frozenset[str], whose: str, path: str, *, gets_errors: bool = False
 ) -> Iterator[Problem]:
     for name in references(template)[1]:
         what = f"{whose} cites {{steps.{name}}}"
         yield from _of_step(crew, name, known, what, path)
-        yield from _of_field(crew, *resolve(name, crew.agent_ids()), what, path, gets_errors=gets_errors)
+        yield from _of_field(crew, *resolve(name, crew.ids), what, path, gets_errors=gets_errors)
     for wrong in _near_misses(template):
         reason = f"{whose} has {{{wrong}}}, which is no reference"
         fix = f"{_meant(wrong)} Double the braces for the text itself: {{{{{wrong}}}}}."
         yield Problem(reason, fix, path=path)
 
 
-def _of_step(crew: CrewDefinition, name: str, known: frozenset[str], what: str, path: str) -> Iterator[Problem]:
+def _of_step(crew: _Checked, name: str, known: frozenset[str], what: str, path: str) -> Iterator[Problem]:
     """The problem with a reference to a step; `known` are the agents that have run when it is needed."""
-    ids = crew.agent_ids()
-    found = resolve(name, ids)[0]
+    found = resolve(name, crew.ids)[0]
     if not found:
         reason = f"{what}, but no agent is called {name!r}"
-        yield Problem(reason, f"Use one of: {', '.join(a.agent_id for a in crew.agents)}.", path=path)
-    elif ids[found] not in known:
-        reason = f"{what}, but {found!r} does not run before it in mode {crew.execution_mode.value}"
+        yield Problem(reason, f"Use one of: {', '.join(crew.agents)}.", path=path)
+    elif crew.ids[found] not in known:
+        reason = f"{what}, but {found!r} does not run before it in mode {crew.crew.execution_mode.value}"
         fix = f"Remove the reference, or have {found!r} run first (flowRelations, or the order of agents)."
         yield Problem(reason, fix, path=path)
 
 
 def _of_field(
-    crew: CrewDefinition,
+    crew: _Checked,
     name: str,
     field: str,
     what: str,
@@ -204,14 +216,17 @@ def _of_field(
     gets_errors: bool = False,
 ) -> Iterator[Problem]:
     """The problem with a field of the output of an agent that is there."""
-    agent = crew.agent(name) if name else None
-    if agent is not None and (found := fields.check(crew, agent, field, what, path, wanted, gets_errors=gets_errors)):
+    agent = crew.agents.get(crew.ids.get(name, ""))
+    if agent is None:
+        return
+    found = fields.check(crew.crew, agent, field, what, path, wanted, gets_errors=gets_errors)
+    if found is not None:
         yield found
 
 
-def _of_condition(crew: CrewDefinition, when: When, known: frozenset[str], whose: str, path: str) -> Iterator[Problem]:
+def _of_condition(crew: _Checked, when: When, known: frozenset[str], whose: str, path: str) -> Iterator[Problem]:
     what = f"the condition of {whose} compares the output of {when.step!r}"
-    agent, field = resolve(when.step, crew.agent_ids())
+    agent, field = resolve(when.step, crew.ids)
     if agent and field:
         yield Problem(f"{what}, which is no agent", f"Write step: {agent}, field: {field}.", path=f"{path}.step")
         return
