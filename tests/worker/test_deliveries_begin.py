@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,8 +13,12 @@ from workshop import Crew, Make
 
 from waiting import until
 from watchbill.api.delivery import Destination
+from watchbill.clock import SYSTEM
+from watchbill.connection import Store
+from watchbill.records import CrewDefinition
 from watchbill.settings import Settings
-from watchbill.store import control
+from watchbill.store import control, definitions
+from watchbill.store import deliveries as stored
 from watchbill.worker.delivering import deliveries
 from watchbill.worker.delivering.options import Delivering
 
@@ -70,3 +76,35 @@ async def test_workers_are_told_once_a_second_at_most(make_crew: Make) -> None:
         await until(all_heard)
     assert set(told[:-1]) == {"deliver"}
     assert len(told[:-1]) <= 2 + took
+
+
+async def test_a_crew_is_read_anew_only_when_it_was_changed(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = await make_crew({"a": "Gate"})
+    done: Counter[str] = Counter()
+    read, exist = definitions._read, stored.exist
+
+    def counted(name: str, content: str) -> CrewDefinition:
+        done["read"] += 1
+        return read(name, content)
+
+    async def looked(*args: Any) -> bool:
+        found = await exist(*args)
+        done["looked"] += 1
+        return found
+
+    monkeypatch.setattr(definitions, "_read", counted)
+    monkeypatch.setattr(stored, "exist", looked)
+    told = asyncio.Event()
+    async with Store(crew.url) as store:
+        part = deliveries.Deliveries(store, crew.keys, HOW, SYSTEM, uid=crew.uid, grace_seconds=0, told=told)
+        part.start()
+        try:
+            for looks in (1, 2, 3, 4):
+                await until(lambda looks=looks: done["looked"] == looks, what=f"look {looks}")  # type: ignore[misc]
+                assert done["read"] == 1 + (looks == 4)
+                if looks == 3:
+                    await crew.define(max_parallel_tasks=7)
+                told.set()
+        finally:
+            part.stop(now=True)
+            await part.ended()

@@ -99,11 +99,13 @@ class Deliveries:
     async def _needed(self) -> definitions.Current:
         """Returns the crew once there is something to deliver, or it has destinations."""
         client, keys = self._store.client, self._keys
+        digest, has_some = "", False
         while True:
             self._told.clear()
             current = await outages.persist(lambda: definitions.current(client, keys))
             try:
-                has_some = bool(current.definition.delivery)
+                if current.digest != digest or not current.content:  # a large crew takes long to be read
+                    digest, has_some = current.digest, bool(current.definition.delivery)
                 if has_some or await outages.persist(lambda: deliveries.exist(client, keys)):
                     return current
             except NewerRecord:  # one that can be read may come
