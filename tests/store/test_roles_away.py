@@ -52,10 +52,10 @@ async def spend_all(crew: Crew, agent: str = "ann", span: Span | None = None) ->
     assert [one.is_exhausted for one in answer.found] == [True]
 
 
-async def mark(crew: Crew, until_ms: int, since_ms: int) -> None:
+async def mark(crew: Crew, until_ms: int, since_ms: int, size: str = "") -> None:
     """Has ann away, by times from now on."""
     now, digest = await server_ms(crew.client), crew.definition.digest()
-    await crew.client.hset(crew.keys.meta, "away:ann", f"{now + until_ms} {now + since_ms} {digest}")
+    await crew.client.hset(crew.keys.meta, "away:ann", f"{now + until_ms} {now + since_ms} {digest} {size}".strip())
 
 
 def given(tasks: tuple[Claimed, ...]) -> list[tuple[str, str]]:
@@ -83,14 +83,44 @@ async def test_an_agent_whose_budget_is_spent_gets_nothing_while_another_can_wor
     await crew.assert_idle()
 
 
-async def test_it_gets_work_again_once_a_request_of_its_own_goes(crew: Crew) -> None:
+@pytest.mark.parametrize(
+    ("size", "goes", "next_agent"), [("20 0", 19, "bob"), ("20 0", 20, "ann"), ("20 1", 20, "bob"), ("", 1, "ann")]
+)
+async def test_it_gets_work_again_once_a_request_of_that_size_goes(
+    crew: Crew, size: str, goes: int, next_agent: str
+) -> None:
+    """`size`: of the request that was refused; a worker of the release before told none."""
     await give_roles(crew, ANN, BOB)
-    await spend_all(crew)
-    assert await ask(crew, "small", 10, limit()) == Reserved(0), "there is room for that"
+    await mark(crew, until_ms=60_000, since_ms=0, size=size)
+    assert await ask(crew, "r", goes, limit()) == Reserved(0)
     await crew.submit("t1", agent=REVIEWERS)
     tasks = await taken(crew, "w")
-    assert given(tasks) == [("t1", "ann")]
+    assert given(tasks) == [("t1", next_agent)]
     await crew.finish("w", tasks)
+
+
+async def test_a_task_too_large_for_what_is_left_is_given_back_once_whatever_smaller_ones_do(crew: Crew) -> None:
+    own = limit()
+    await give_roles(crew, ANN, {"agent_id": "bob", "max_concurrent": 1})
+    await crew.submit("t0", agent="bob")
+    (busy,) = await taken(crew, "w")
+    await crew.submit("big", agent=REVIEWERS)
+    (big,) = await taken(crew, "w")
+    assert big.agent == "ann"
+    half = Request("half", "m", crew.keys.task("t0"), Amount(50), [own], crew.keys.reserved(0))
+    assert await budgets.reserve(crew.client, crew.keys, crew.uid, crew.definition.digest(), half) == Reserved(0)
+    await budgets.settle(crew.client, crew.keys, crew.uid, [Settlement(half, Amount(50))])
+    assert isinstance(await ask(crew, "big", 60, own), Full)
+    await crew.finish("w", [big], "later", message="it is spent", ttl_ms=3_600_000)
+    assert await ask(crew, "small", 10, own) == Reserved(0)
+    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 60_000})
+    assert isinstance(await ask(crew, "pause", 10, own, patience_ms=1000), Paused), "which ends before"
+    assert await away_seconds(crew) > 60
+    assert await taken(crew, "w") == (), "it waits for bob"
+    await crew.finish("w", [busy])
+    again = await taken(crew, "w")
+    assert given(again) == [("big", "bob")]
+    await crew.finish("w", again)
 
 
 async def test_a_definition_that_raises_the_budget_gives_it_work_at_once(crew: Crew) -> None:

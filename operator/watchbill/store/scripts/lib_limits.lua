@@ -10,8 +10,9 @@
 --   held:AGENT       tasks that workers hold, or handed back
 --   rate:AGENT       for how long its starts fill its rate (all that a GCRA remembers), as of when, and the time
 --                    between two starts then; all in us
---   away:AGENT       until when a budget or a model lets it begin nothing, as of when, both in ms, and the definition
---                    by which that is so (spend.lua, which knows it of agents with roles)
+--   away:AGENT       until when a budget or a model lets it begin nothing, as of when, both in ms; the definition by
+--                    which that is so; and the tokens and the money of the request that was refused, if a smaller one
+--                    may go all the same (spend.lua, which knows it of agents with roles)
 -- and of all `recounted`: when `held:` was counted last, in ms.
 --
 -- Most calls concern few of the agents and roles, and a crew may have hundreds. So each is taken apart and read when
@@ -99,7 +100,7 @@ local function limiting()           -- made when needed: most crews have no limi
       at_us = tonumber(at_us or now_us)
       one.ahead = us and math.max(us * one.every / every - math.max(now_us - at_us, 0), 0) or 0
       one.is_early = at_us > now_us      -- the server's clock has gone back since
-      local until_ms, since_ms, by = string.match(known[3 * i + 2] or '', '^(%d+) (%d+) (.*)$')
+      local until_ms, since_ms, by = string.match(known[3 * i + 2] or '', '^(%d+) (%d+) (%S*)')
       local holds = until_ms and by == known[2] and tonumber(since_ms) <= now_ms      -- by this clock and definition
       one.away_ms = holds and math.max(until_ms - now_ms, 0) or 0
     end

@@ -146,21 +146,31 @@ local every, burst, each, capacity = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 
 local turn, patience, agent = ARGV[at + 9], tonumber(ARGV[at + 10]), ARGV[at + 11]
 local first, in_batch = ARGV[at + 12], ARGV[at + 13] == '1'
 
+-- Until when the agent is away, in ms (0: it isn't known to be), and whether that is so by a larger request than this
+-- one, which says nothing of such: the agent would get the task of that again, and give it back, for ever.
+local function kept_away()
+  local kept = redis.call('HGET', META, 'away:' .. agent) or ''
+  local until_ms, since_ms, by, sizes = string.match(kept, '^(%d+) (%d+) (%S*)(.*)$')
+  local most_tokens, most_money = string.match(sizes or '', '^ (%d+) (%d+)$')      -- the release before kept none
+  local is_larger = most_tokens and (tokens < tonumber(most_tokens) or money < tonumber(most_money))
+  local holds = is_larger and by == definition and tonumber(since_ms) <= now_ms
+  return tonumber(until_ms or '0'), holds
+end
+
 -- The agent can do no other work of its kind before that, in ms; or before the model may be asked that it asks first.
-local function keep_away(until_ms)
+-- `is_any`: whatever the size of the request.
+local function keep_away(until_ms, is_any)
   if agent == '' then return end
-  if first ~= '' then
-    local kept = string.match(redis.call('HGET', META, 'away:' .. agent) or '', '^%d+')
-    until_ms = math.min(until_ms, math.max(tonumber(kept or '0'), paused_until(first)))
-  end
-  if until_ms - now_ms > patience then
-    redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. now .. ' ' .. definition)
-  end
+  local kept_ms, is_by_larger = kept_away()
+  if first ~= '' then until_ms = math.min(until_ms, math.max(kept_ms, paused_until(first))) end
+  if until_ms - now_ms <= patience or is_by_larger and kept_ms >= until_ms then return end
+  local size = is_any and '' or ' ' .. int(tokens) .. ' ' .. int(money)
+  redis.call('HSET', META, 'away:' .. agent, int(until_ms) .. ' ' .. now .. ' ' .. definition .. size)
 end
 
 local pause_ends = paused_until(model)
 if pause_ends > 0 then
-  keep_away(pause_ends)
+  keep_away(pause_ends, true)
   return { 'pause', int(pause_ends - now_ms) }
 end
 local limit = table.concat(ARGV, '/', at + 5, at + 8)
@@ -268,7 +278,10 @@ if every or each then
 end
 
 -- 4. It is spent. That one goes by a batch, cheaper and whatever the provider wants, says nothing of others.
-if agent ~= '' and not in_batch then redis.call('HDEL', META, 'away:' .. agent) end
+if agent ~= '' and not in_batch then
+  local kept_ms, is_by_larger = kept_away()
+  if kept_ms > 0 and not is_by_larger then redis.call('HDEL', META, 'away:' .. agent) end
+end
 local kept = { int(tokens) .. ' ' .. int(money) .. ' ' .. int(goes_us) }
 for _, c in ipairs(counters) do
   c.tokens, c.money, c.last = c.tokens + tokens, c.money + money, now_ms
