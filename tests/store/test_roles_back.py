@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,8 +12,12 @@ from role_calls import REVIEWERS, give_roles, taken
 from support import Crew
 from test_roles_away import ANN, BOB, given, limit, spend_all
 
+from watchbill.errors import BudgetExhausted
+from watchbill.records import TaskPolicy
+from watchbill.store import checkpoints
 from watchbill.store.queue import Claimed, Finished
-from watchbill.tasks import Usage
+from watchbill.tasks import AgentTask, Usage
+from watchbill.worker.execution import failures, results
 
 WHY = "AgentUnavailable: there is no class 'Ann'."
 WAITS = " Task 't1' waits for a worker that has it"
@@ -121,6 +127,31 @@ async def test_a_task_that_a_budget_fails_goes_to_another_agent(crew: Crew) -> N
     await crew.assert_idle()
 
 
+async def test_what_an_earlier_attempt_spent_doesnt_kill_it(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    usage = Usage(input_tokens=3, requests=1)
+    await crew.finish("w", [task], "retry", message="it failed", usage=usage, ttl_ms=0)
+    (task,) = await taken(crew, "w")
+    assert (task.agent, task.attempt) == ("ann", 2)
+    await spend_all(crew)
+    assert await exhausted(crew, task, usage) == "returned"
+    again = await taken(crew, "w")
+    assert [(one.agent, one.attempt) for one in again] == [("bob", 2)]
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("usage", [None, Usage(input_tokens=3, requests=1)])
+async def test_a_worker_gives_back_what_its_agent_has_spent_nothing_for(crew: Crew, usage: Usage | None) -> None:
+    task = await first_of_role(crew)
+    payload = AgentTask(task_id="t1", agent_name="", prompt="x", role="reviewer").model_dump_json()
+    failure = failures.failed(BudgetExhausted("it is spent"), datetime.now(UTC))
+    made = results.Results("c", lambda: datetime.now(UTC))
+    before = replace(task, payload=payload, usage=Usage(input_tokens=5, requests=1))
+    end = made.failed(before, TaskPolicy(), failure, results.Extras(usage), 1.0)
+    assert (end.outcome, end.is_of_agent) == ("dead", usage is None)
+
+
 @pytest.mark.parametrize("why", ["no other may begin", "some of it is done", "its own budget"])
 async def test_it_is_dead_where_no_other_agent_may_take_it(crew: Crew, why: str) -> None:
     task = await first_of_role(crew)
@@ -128,12 +159,13 @@ async def test_it_is_dead_where_no_other_agent_may_take_it(crew: Crew, why: str)
         await spend_all(crew)
     if why == "no other may begin":
         await spend_all(crew, "bob")
-    usage = Usage(input_tokens=3, requests=1) if why == "some of it is done" else None
-    assert await exhausted(crew, task, usage) == "applied"
+    if why == "some of it is done":
+        await checkpoints.store(crew.queue, "w", task, 1, "read", "{}")
+    assert await exhausted(crew, task) == "applied"
     assert await crew.state("t1") == "dead"
     (letter,) = await crew.client.xrange(crew.keys.dead)
     assert (letter[1]["agent"], letter[1]["role"]) == ("ann", REVIEWERS)
-    assert await exhausted(crew, task, usage) == "repeated"
+    assert await exhausted(crew, task) == "repeated"
     await crew.assert_idle()
 
 

@@ -20,8 +20,8 @@
 --     id
 --     fence
 --     outcome             completed | failed | dead | retry | later (this attempt doesn't count; if nothing of it is
---                         done, another agent of its role may get it at once) | exhausted (dead; or the same, if
---                         another agent may get it) | cancelled
+--                         done, another agent of its role may get it at once) | exhausted (dead, by an attempt
+--                         that spent nothing; or the same, if another agent may get it) | cancelled
 --                         | interrupted | skipped (a step whose condition does not hold)
 --                         | approval (it waits for somebody's, and the attempt doesn't count)
 --                         | members (a step waits for others that work for it; the attempt doesn't count)
@@ -118,7 +118,7 @@ local function keep_failure(item, h, message)
 end
 
 -- Whether a task that its agent may not begin now goes back to its role: nothing of it is done, and another agent of
--- the role may begin it earlier.
+-- the role may begin it earlier. `spent`: what speaks against that; '': nothing.
 local function is_for_another(item, h, role, spent)
   if not limits or not item.is_there or spent ~= '' then return false end
   for _, done in ipairs(redis.call('HMGET', item.task, 'checkpoints', 'batch', 'approvals')) do
@@ -162,10 +162,12 @@ local function end_item(item, h, ended)
   end
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
-  local done = 'applied'
-  if ended.outcome == 'exhausted' then
-    local goes_back = asker ~= h.agent and is_for_another(item, h, asker, ended.spent)
+  local done, goes_back = 'applied', false
+  if ended.outcome == 'exhausted' then      -- by an attempt that spent nothing, whatever those before it did
+    goes_back = asker ~= h.agent and is_for_another(item, h, asker, '')
     ended.outcome, done = goes_back and 'later' or 'dead', goes_back and 'returned' or done
+  elseif ended.outcome == 'later' then
+    goes_back = asker ~= h.agent and is_for_another(item, h, asker, ended.spent)
   end
   local attempt = h.attempt      -- the last that counts
   local uncounted = ended.outcome == 'interrupted' or ended.outcome == 'later' or ended.outcome == 'approval'
@@ -193,7 +195,7 @@ local function end_item(item, h, ended)
     end
     local next, ttl = int(tonumber(attempt) + 1), tonumber(ended.ttl)
     local due = ttl < 0 and int(-ttl) or now_ms + ttl
-    if outcome == 'later' and asker ~= h.agent and is_for_another(item, h, asker, ended.spent) then
+    if goes_back then
       due, outcome = now_ms, 'returned'
       item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(asker) .. ': ' .. ended.message)
     elseif outcome == 'later' then

@@ -95,7 +95,8 @@ class Results:
         )
         if outcome != "dead":
             return finished
-        return replace(finished, detail=what, is_of_agent=failure.judged.is_of_agent and _role_of(task) is not None)
+        may_go_on = failure.judged.is_of_agent and extras.usage is None  # whatever earlier attempts have spent
+        return replace(finished, detail=what, is_of_agent=may_go_on and _role_of(task) is not None)
 
     def log(self, finished: Finished, failure: Failed) -> None:
         """Logs a failure. Call it after the report: strangers' handlers of logging may do anything."""
