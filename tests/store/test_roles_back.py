@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,12 +13,16 @@ from role_calls import REVIEWERS, give_roles, taken
 from support import Crew
 from test_roles_away import ANN, BOB, given, limit, spend_all
 
+from waiting import until
 from watchbill.errors import BudgetExhausted
 from watchbill.records import TaskPolicy
 from watchbill.store import checkpoints
 from watchbill.store.queue import Claimed, Finished
 from watchbill.tasks import AgentTask, Usage
+from watchbill.testing import FakeClock
+from watchbill.worker import redefined
 from watchbill.worker.execution import failures, results
+from watchbill.worker.state import WorkerState
 
 WHY = "AgentUnavailable: there is no class 'Ann'."
 WAITS = " Task 't1' waits for a worker that has it"
@@ -83,6 +88,40 @@ async def test_a_worker_that_can_run_no_agent_of_the_role_parks_it_for_the_one_t
     assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent", "role") == ["parked", "ann", REVIEWERS]
     ((agent, (member,)),) = (await crew.queue.parked_agents()).items()
     assert (agent, member.task_id) == ("ann", "t1")
+
+
+async def test_a_worker_that_doesnt_know_the_agents_role_yet_parks_it(crew: Crew) -> None:
+    """Its claims can't say that it lacks the agent: each would give it the task again."""
+    feeds = crew.queue.role_feeds
+    await give_roles(crew, BOB)
+    before = crew.definition
+    await give_roles(crew, ANN, BOB)
+    feeds.take_up(before, crew.definition.digest())
+    await crew.submit("t1", agent=REVIEWERS)
+    (task,) = await taken(crew, "w")
+    assert task.agent == "ann"
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["applied"]
+    assert await said(crew) == [("ann", WHY + WAITS)]
+    assert await crew.state("t1") == "parked"
+
+
+async def test_a_definition_that_could_not_be_read_is_read_again(crew: Crew) -> None:
+    feeds, clock, parked = crew.queue.role_feeds, FakeClock(), asyncio.Event()
+    await give_roles(crew, BOB)
+    digest = crew.definition.digest()
+    await crew.client.hdel(crew.keys.meta, "def")
+    feeds.agents = ()
+    feeds.redefined.set()
+    beside = asyncio.create_task(redefined.take_up(WorkerState(1.0, clock), crew.queue, parked))
+    try:
+        await until(lambda: clock.sleepers, what="it waits")
+        await crew.client.hset(crew.keys.meta, "def", digest)
+        clock.advance(redefined.AGAIN_SECONDS)
+        async with asyncio.timeout(60):
+            await parked.wait()
+        assert list(feeds.agents) == ["bob"]
+    finally:
+        beside.cancel()
 
 
 async def test_a_task_that_waits_for_its_agent_stays_with_it(crew: Crew) -> None:

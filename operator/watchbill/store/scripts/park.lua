@@ -25,9 +25,10 @@ if bar then return { bar } end
 know_agents(6 + 3 * n, #KEYS - #ARGV + 6 + 3 * n)
 
 -- The role that a claim has given this task's entry to its agent for, and of which this worker can run another one.
--- nil: there is none, or the task is that agent's.
+-- nil: there is none, or the task is that agent's; or this worker doesn't know the agent as one of a role yet, so that
+-- its next claim could not say that it lacks it, and would give it the same task.
 local function role_for(h)
-  local entry = limits and redis.call('XRANGE', STREAM[h.class], h.entry, h.entry)[1]
+  local entry = limits and limiting().feed_of(h.agent) and redis.call('XRANGE', STREAM[h.class], h.entry, h.entry)[1]
   local fields = entry and entry[2] or {}
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
