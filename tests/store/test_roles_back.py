@@ -208,6 +208,15 @@ async def test_it_is_dead_where_no_other_agent_may_take_it(crew: Crew, why: str)
     await crew.assert_idle()
 
 
+async def test_one_that_somebody_cancels_meanwhile_ends_so(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    await spend_all(crew)
+    await ask_to_cancel(crew, "t1")
+    assert await exhausted(crew, task) == "applied"
+    assert await crew.state("t1") == "cancelled"
+    await crew.assert_idle()
+
+
 async def test_what_names_its_agent_is_dead(crew: Crew) -> None:
     await give_roles(crew, ANN, BOB)
     await crew.submit("t1", agent="ann")

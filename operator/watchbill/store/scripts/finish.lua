@@ -175,7 +175,7 @@ local function end_item(item, h, ended)
   if uncounted then attempt = int(tonumber(attempt) - 1) end
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
   if wish and (uncounted or ended.outcome == 'retry') then
-    ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
+    ended.outcome, ended.ttl, done = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl, 'applied'
   end
   -- What was delegated can't be replayed: who delegated it has gone on.
   if ended.outcome == 'dead' and item.step and runs().is_marked(item.step, DELEGATED) then ended.outcome = 'failed' end
