@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asks import ask_to_cancel
 from role_calls import REVIEWERS, give_roles, taken
-from support import Crew
+from support import Crew, server_ms
 from test_roles_away import ANN, BOB, given, limit, spend_all
 
 from waiting import until
@@ -205,6 +205,23 @@ async def test_it_is_dead_where_no_other_agent_may_take_it(crew: Crew, why: str)
     (letter,) = await crew.client.xrange(crew.keys.dead)
     assert (letter[1]["agent"], letter[1]["role"]) == ("ann", REVIEWERS)
     assert await exhausted(crew, task) == "repeated"
+    await crew.assert_idle()
+
+
+async def test_it_waits_for_a_worker_that_has_another_agent_of_the_role(crew: Crew) -> None:
+    task = await first_of_role(crew)
+    await spend_all(crew)
+    crew.queue.role_feeds.can_run("bob", able=False)
+    now = await server_ms(crew.client)
+    assert await exhausted(crew, task) == "returned"
+    ((_, due),) = await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True)
+    assert 0 <= due - now - 30_000 < 60_000, "not at once: this worker would get it again"
+    assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent") == ["delayed", REVIEWERS]
+    await crew.client.zadd(crew.keys.delayed, dict.fromkeys(await crew.client.zrange(crew.keys.delayed, 0, -1), 1))
+    crew.queue.role_feeds.can_run("bob", able=True)
+    again = await taken(crew, "w")
+    assert [(one.agent, one.attempt) for one in again] == [("bob", 1)]
+    await crew.finish("w", again)
     await crew.assert_idle()
 
 

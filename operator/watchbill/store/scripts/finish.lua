@@ -99,6 +99,7 @@ for i = 1, tells do
 end
 
 -- 3. Results come in, and runs advance.
+local LACKED_MS = 30000           -- a task that this worker can't begin waits so long for another worker
 local TRIED_MOST = 8192           -- bytes of what is kept of failed attempts before the oldest goes
 local acked = {}                  -- class -> entries that leave the stream
 local gone, granted = {}, {}      -- ids that nobody holds any more, and those whose wish is granted
@@ -117,16 +118,21 @@ local function keep_failure(item, h, message)
     .. h.inc .. FS .. told)
 end
 
--- Whether a task that its agent may not begin now goes back to its role: nothing of it is done, and another agent of
--- the role may begin it earlier. `spent`: what speaks against that; '': nothing.
-local function is_for_another(item, h, role, spent)
+-- When a task that its agent may not begin now goes back to its role, in ms: nothing of it is done, and another agent
+-- of the role may begin it earlier. `spent`: what speaks against that; '': nothing. `lacked`: also for an agent that
+-- this worker can't run, since another worker may. false: it doesn't.
+local function back_ms(item, h, role, spent, lacked)
   if not limits or not item.is_there or spent ~= '' then return false end
   for _, done in ipairs(redis.call('HMGET', item.task, 'checkpoints', 'batch', 'approvals')) do
     if done then return false end
   end
   local one, all = limiting().of(h.agent), limiting().of(role)
   if not one or not all or not all.members then return false end
-  return limiting().able(all) and all.away_ms < one.away_ms
+  if limiting().able(all) and all.away_ms < one.away_ms then return now_ms end
+  for _, member in ipairs(lacked and all.members or {}) do
+    if member.away_ms < one.away_ms then return now_ms + LACKED_MS end
+  end
+  return false
 end
 
 -- applied | returned | repeated | stale
@@ -164,10 +170,10 @@ local function end_item(item, h, ended)
   count(h.agent, -1, item.agent_events)
   local done, goes_back = 'applied', false
   if ended.outcome == 'exhausted' then      -- by an attempt that spent nothing, whatever those before it did
-    goes_back = asker ~= h.agent and is_for_another(item, h, asker, '')
+    goes_back = asker ~= h.agent and back_ms(item, h, asker, '', true)
     ended.outcome, done = goes_back and 'later' or 'dead', goes_back and 'returned' or done
   elseif ended.outcome == 'later' then
-    goes_back = asker ~= h.agent and is_for_another(item, h, asker, ended.spent)
+    goes_back = asker ~= h.agent and back_ms(item, h, asker, ended.spent)
   end
   local attempt = h.attempt      -- the last that counts
   local uncounted = ended.outcome == 'interrupted' or ended.outcome == 'later' or ended.outcome == 'approval'
@@ -196,7 +202,7 @@ local function end_item(item, h, ended)
     local next, ttl = int(tonumber(attempt) + 1), tonumber(ended.ttl)
     local due = ttl < 0 and int(-ttl) or now_ms + ttl
     if goes_back then
-      due, outcome = now_ms, 'returned'
+      due, outcome = goes_back, 'returned'
       item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(asker) .. ': ' .. ended.message)
     elseif outcome == 'later' then
       asker = h.agent       -- it goes on where it stood
