@@ -134,6 +134,43 @@ def test_a_deployment_that_loses_its_label_concerns_the_crew_that_had_it() -> No
     assert cache.deployments.of(ECHO) == []
 
 
+def owner(of: str, **other: Any) -> dict[str, Any]:
+    crew = {"apiVersion": "watchbill.dev/v1alpha1", "kind": "Crew", "name": of, "uid": "u", "controller": True}
+    return crew | other
+
+
+def test_a_deployment_is_of_the_crew_that_controls_it_whatever_its_label_says() -> None:
+    cache = Cache()
+    cache.take("deployments", "ADDED", deployment(1, ownerReferences=[owner("echo")]))
+    relabelled = deployment(2, of="other", ownerReferences=[owner("else", controller=False), owner("echo")])
+    assert cache.take("deployments", "MODIFIED", relabelled) == {ECHO}
+    assert [child.resource_version for child in cache.deployments.of(ECHO)] == ["2"]
+    assert cache.deployments.of(("team", "other")) == []
+    del relabelled["metadata"]["labels"]["watchbill.dev/crew"]
+    assert [entry[1] for entry in entries("deployments", [relabelled])] == [ECHO]
+
+
+@pytest.mark.parametrize(
+    "other", [{"controller": False}, {"kind": "Heartbeat"}, {"apiVersion": "elsewhere/v1alpha1"}, {"name": ""}], ids=str
+)
+def test_a_deployment_that_no_crew_controls_is_of_the_crew_of_its_label(other: dict[str, Any]) -> None:
+    found = deployment(1, of="other", ownerReferences=[owner("echo", **other)])
+    assert [entry[1] for entry in entries("deployments", [found])] == [("team", "other")]
+
+
+def test_a_crew_takes_over_its_deployment_that_is_known_as_anothers_unless_a_newer_one_is() -> None:
+    cache = Cache()
+    found = deployment(2, of="other", ownerReferences=[owner("echo", kind="Other")])
+    cache.take("deployments", "ADDED", found)
+    assert not cache.adopt(ECHO, found, uid="v")
+    assert cache.adopt(ECHO, found, uid="u")
+    assert [child.name for child in cache.deployments.of(ECHO)] == ["echo-1"]
+    assert cache.deployments.of(("team", "other")) == []
+    assert cache.adopt(ECHO, found, uid="u"), "it is the crew's already"
+    cache.take("deployments", "MODIFIED", {**found, "metadata": found["metadata"] | {"resourceVersion": "3"}})
+    assert not cache.adopt(ECHO, found, uid="u")
+
+
 def test_nothing_stays_of_what_is_gone() -> None:
     cache = Cache()
     cache.expect_listing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -52,6 +53,25 @@ async def test_a_deployment_whose_labels_somebody_removed_gets_them_back_and_kee
     await room.reconcile()
     assert room.server.objects[deployment]["metadata"]["labels"] == labels
     assert [(a["spec"]["replicas"], a["metadata"]["resourceVersion"]) for a in applied] == [(3, version)]
+    assert room.workers() == 3
+
+
+async def test_a_deployment_that_somebody_gives_the_label_of_another_crew_is_kept_and_gets_its_own_back() -> None:
+    """The other crew would delete it with its busy workers, as a former crew's."""
+    room = Room()
+    room.store.load = Load(0, 25, None)
+    await room.reconcile()
+    [deployment] = [key for key in room.server.objects if key[0] == "deployments"]
+    changed = copy.deepcopy(room.server.objects[deployment])
+    labels = dict(changed["metadata"]["labels"])
+    changed["metadata"]["labels"]["watchbill.dev/crew"] = "other"
+    other = copy.deepcopy(room.server.objects["crews", "echo"])
+    other["metadata"] |= {"name": "other", "uid": "v"}
+    room.cache.take("crews", "ADDED", room.server.store("crews", other))
+    room.cache.take("deployments", "MODIFIED", room.server.store("deployments", changed))
+    await room.reconciler.reconcile(("team", "other"))
+    await room.reconcile()
+    assert room.server.objects[deployment]["metadata"]["labels"] == labels
     assert room.workers() == 3
 
 

@@ -57,11 +57,11 @@ class Index(Generic[T]):
         return known is not None and known[1] >= version
 
     def put(self, key: Key, crew: Key, version: int, obj: T) -> set[Key]:
-        """Stores the object. Returns the crews that this concerns: none if this or a newer version of it is known, as
-        after a write of our own, or if nothing of it has changed that is kept."""
-        if self.is_known(key, version):
-            return set()
+        """Stores the object. Returns the crews that this concerns: none if this version of it is known as that crew's,
+        as after a write of our own, or a newer one, or if nothing of it has changed that is kept."""
         known = self._known.get(key)
+        if known is not None and (known[1] > version or known[:2] == (crew, version)):
+            return set()
         concerned = self._remove(key) | {crew}
         self._known[key] = (crew, version, obj)
         self._of.setdefault(crew, set()).add(key)
@@ -144,12 +144,13 @@ class Cache:
         return concerned
 
     def adopt(self, crew: Key, deployment: Object, uid: str) -> bool:
-        """Takes a Deployment for the crew's, whatever its labels say, if the crew of this uid owns it."""
+        """Takes a Deployment for the crew's, whatever its labels say, if the crew of this uid owns it. Returns whether
+        it is known as the crew's then: a newer version of it may be known as another's."""
         child = children.project(deployment)
         if child.owner != uid:
             return False
         self.deployments.put(_key(deployment), crew, _version(deployment), child)
-        return True
+        return any(known.name == child.name for known in self.deployments.of(crew))
 
     def expect_listing(self) -> None:
         for index in self._kinds.values():
@@ -201,8 +202,20 @@ def _crew_of(plural: str, obj: Object) -> Key | None:
             return namespace, str(obj["spec"]["crewRef"]["name"])
         case _:
             labels = obj["metadata"].get("labels") or {}
-            crew = labels.get(cluster_names.LABEL_CREW)
-            return (namespace, str(crew)) if crew and labels.get(cluster_names.LABEL_COMPONENT) == "worker" else None
+            if labels.get(cluster_names.LABEL_COMPONENT) != "worker":
+                return None
+            crew = _owner(obj) or labels.get(cluster_names.LABEL_CREW)
+            return (namespace, str(crew)) if crew else None
+
+
+def _owner(obj: Object) -> str:
+    """Returns the name of the Crew that controls the object; empty: none does. Anybody may change a label, and the
+    crew that it names would delete the workers as those of a former crew."""
+    for owner in obj["metadata"].get("ownerReferences") or ():
+        group = str(owner.get("apiVersion", "")).partition("/")[0]
+        if owner.get("controller") and (group, owner.get("kind")) == (cluster_names.API_GROUP, "Crew"):
+            return str(owner.get("name", ""))
+    return ""
 
 
 def _small(plural: str, obj: Object) -> Any:
