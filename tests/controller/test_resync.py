@@ -21,33 +21,47 @@ from watchbill.testing import FakeClock
 api_server = test_operator.api_server
 
 
-async def test_a_resync_is_left_out_while_crews_wait_though_not_for_ever(
+async def test_a_resync_has_only_changes_reconciled_while_crews_wait_though_not_for_ever(
     api_server: test_operator.ApiServer, private_redis: Callable[[], Awaitable[Any]]
 ) -> None:
-    store, clock = await private_redis(), FakeClock()
+    store, clock, done = await private_redis(), FakeClock(), list[str]()
+    for name in ("gone", "other"):
+        metadata = {**test_operator.CREW["metadata"], "name": name, "uid": name}
+        api_server.objects[f"{test_operator.CREWS}/{name}"] = {**test_operator.CREW, "metadata": metadata}
 
-    async def reconcile(_: Key) -> None:
-        pass
+    async def reconcile(key: Key) -> None:
+        done.append(key[1])
 
     async with connection.connected(store.url) as client, await KubernetesApi.connect() as kubernetes:
         settings = Settings(watch_namespaces="team", resync_seconds=300)
         made = Controller(settings, client, kubernetes, Scheduler(client, SYSTEM), "me", "replica", clock)
-        queue = vars(made)["_queue"]
+        queue, memory = vars(made)["_queue"], vars(made)["_memory"].of(("team", "echo"))
         resync = asyncio.create_task(made._resync())
 
-        async def listings(periods: int) -> int:
-            """How often it lists within so many periods."""
-            before = api_server.listed
+        async def whole(periods: int) -> int:
+            """How many of so many periods end with a resync that has all crews reconciled. Each of them lists."""
+            found, before = 0, api_server.listed
             for _ in range(periods):
-                await until(lambda: clock.sleepers == [300])
+                memory.synced = "known"
                 clock.advance(300)
-            await until(lambda: clock.sleepers == [300])
-            return api_server.listed - before
+                await until(lambda: clock.sleepers == [300])
+                found += not memory.synced
+            assert api_server.listed == before + periods
+            return found
 
         await until(lambda: clock.sleepers == [300])
-        assert queue.oldest_seconds == 0
-        assert await listings(LEFT_OUT_MOST) == 0, "its crew waits all the while"
-        assert await listings(1) == 1
         working = asyncio.create_task(queue.run(reconcile, 1))
-        assert await listings(2) == 2, "nothing waits"
+        await until(lambda: sorted(done) == ["echo", "gone", "other"])
+        await background.end(working)
+
+        queue.add(("team", "echo"))
+        del api_server.objects[f"{test_operator.CREWS}/gone"]
+        assert await whole(1) == 0
+        assert {key[1] for lane in vars(queue)["_lanes"].values() for key in lane} == {"echo", "gone"}
+        assert await whole(LEFT_OUT_MOST - 1) == 0, "its crew waits all the while"
+        assert await whole(1) == 1
+        assert {key[1] for lane in vars(queue)["_lanes"].values() for key in lane} == {"echo", "gone", "other"}
+        working = asyncio.create_task(queue.run(reconcile, 1))
+        await until(lambda: queue.oldest_seconds == 0)
+        assert await whole(2) == 2, "nothing waits"
         await background.end(resync, working)

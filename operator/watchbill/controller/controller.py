@@ -57,10 +57,10 @@ LIST_AGAIN_SECONDS: Final = 2.0
 UNLISTED_AGAIN_SECONDS: Final = 60.0
 """Seconds after which a namespace that could not be listed is tried again."""
 BEHIND_SECONDS: Final = 5.0
-"""While a crew has waited for longer, a resync is left out: it would have all crews reconciled, and those that wait for
-what is known to be due wait even longer."""
+"""While a crew has waited for longer, a resync lists and sweeps only. It would have all crews reconciled otherwise, and
+those that wait for what is known to be due wait even longer."""
 LEFT_OUT_MOST: Final = 5
-"""Resyncs in a row that are left out at most."""
+"""Resyncs in a row that list and sweep only, at most."""
 FOLLOW_SECONDS: Final = 60.0
 """Seconds after which a replica that does not lead reads the heartbeats of a crew again; sooner, after growing pauses,
 while the store lacks some of them."""
@@ -280,6 +280,7 @@ class Controller:
 
     async def _resync(self) -> None:
         """Lists anew, has every crew reconciled, and sweeps up crews that went while nobody watched."""
+        left_out = 0
         while True:
             listed = False
             self._list_now.clear()
@@ -290,14 +291,15 @@ class Controller:
                 logger.warning("can't list: %s", error)
             if listed:
                 self._listed.set()
+                if not left_out:
+                    self._enqueue_all()
                 if self._leads and self._is_consistent:  # and never sweep after a listing that failed
                     await self._sweep()
             pause = LIST_AGAIN_SECONDS if not listed else UNLISTED_AGAIN_SECONDS if self._unlisted else math.inf
-            for _ in range(LEFT_OUT_MOST + 1):
-                is_asked = await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock)
-                if is_asked or pause < math.inf or self._queue.oldest_seconds <= BEHIND_SECONDS:
-                    break
-            if not is_asked:
+            is_asked = await wait_for_event(self._list_now, min(pause, self._resync_seconds), self._clock)
+            is_behind = pause == math.inf and self._queue.oldest_seconds > BEHIND_SECONDS
+            left_out = left_out + 1 if is_behind and not is_asked and left_out < LEFT_OUT_MOST else 0
+            if not (is_asked or left_out):
                 self._memory.invalidate()
                 if self._users is not None:
                     self._users.invalidate()
@@ -327,7 +329,6 @@ class Controller:
         finally:
             self._cache.listed()
         self._unlisted = unlisted
-        self._enqueue_all()
 
     async def _listed_entries(self, kind: Kind, namespace: str | None, selector: str) -> tuple[int, list[Entry]]:
         """Returns the version of a listing, and what is kept of its objects. Never holds more than a page of them
