@@ -63,13 +63,19 @@ def test_the_second_cluster_is_refused_what_the_first_stored_and_sweeps_none_of_
         machine.until(lambda: not elsewhere.stored("own"), within=SOON, what="its own crew is removed")
         hold(3, is_kept, "with its own crew it has removed the first one's")
 
-        # and the first one does not sweep what is of the second
         elsewhere.apply(crew("own"))
         elsewhere.until_ready("own")
+        elsewhere.submit("own")
         own = elsewhere.meta("own")["uid"]
-        first.kill()
-        first.start()
-        machine.until(lambda: first.exit_code() is None and team.replicas() == 1, within=SOON, what="it works")
-        team.kubectl("delete", "crew", "alone")
-        machine.until(lambda: not team.stored("alone"), within=SOON, what="it has swept")
-        assert elsewhere.meta("own")["uid"] == own
+
+    # and the first one does not sweep what is of the second, which does not run to restore it
+    def is_left_alone() -> bool:
+        is_its_own = elsewhere.meta("own").get("uid") == own
+        return is_its_own and team.store.client.xlen(f"wb:{{{team.namespace}/own}}:tasks:5") == 1
+
+    assert is_left_alone()
+    first.kill()
+    team.kubectl("delete", "crew", "alone")
+    first.start()
+    machine.until(lambda: not team.stored("alone"), within=SOON, what="the first one has swept")
+    hold(3, is_left_alone, "the first cluster has touched what is of the second")
