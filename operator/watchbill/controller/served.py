@@ -38,15 +38,16 @@ def fields(schema: dict[str, Any]) -> set[str]:
 
 async def until_lacking(api: KubernetesApi, clock: Clock) -> None:
     """Returns once the API server serves kinds that lack fields that this program knows, as after a rollback of the
-    CRDs. The description is read only when its hash has changed, which the API server keeps in an index."""
-    known = ""
+    CRDs. The description is read only when its hash has changed, which the API server keeps in an index. Of several API
+    servers, another one may give the description than the index: the hash is known once two looks in a row had it."""
+    known = before = ""
     while True:
         try:
             paths = (await api.read("/openapi/v3"))["paths"]
             now = str(paths.get(f"apis/{_API}", {}).get("serverRelativeURL", ""))
             if now != known and await lacking(api):
                 return
-            known = now
+            known, before = (now if now == before else known), now
         except WatchbillError as error:
             logger.debug("the CRDs can't be looked at: %s", error)
         await clock.sleep(LOOK_SECONDS)
