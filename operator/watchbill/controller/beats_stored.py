@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -46,9 +46,13 @@ class Heartbeats(Protocol):
 class StoredHeartbeats:
     """The heartbeats of any number of crews in one store."""
 
-    def __init__(self, client: redis.asyncio.Redis, scheduler: Heartbeats) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, scheduler: Heartbeats, check: Callable[[], object] = lambda: None
+    ) -> None:
+        """`check` is called before each write. It raises NotLeader when this process may no longer write."""
         self._client = client
         self._scheduler = scheduler
+        self._check = check
 
     async def store(
         self,
@@ -94,7 +98,8 @@ class StoredHeartbeats:
         return {state.name: state.generation for state in states} == wanted
 
     async def remove(self, keys: CrewKeys, uid: str, name: str) -> None:
-        """The heartbeat fires no more."""
+        """The heartbeat fires no more. Raises NotLeader."""
+        self._check()
         await _bounded(self._scheduler.remove(keys, uid, name))
 
     async def _store(
@@ -107,6 +112,7 @@ class StoredHeartbeats:
             if problems := beat.lacks(heartbeat, definition):
                 await self.remove(keys, uid, heartbeat.name)
                 return Reason.INVALID_SPEC, "\n".join(map(str, problems))
+            self._check()
             await _bounded(self._scheduler.add(keys, uid, heartbeat, fired=beat.last_slot(seen)))
         except (ValidationError, InvalidInput) as error:
             await self.remove(keys, uid, str(seen["metadata"]["name"]))

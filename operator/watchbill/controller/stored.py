@@ -128,7 +128,7 @@ class Stored:
     ) -> None:
         """`check` is called before writes. It raises NotLeader when this process may no longer write."""
         self._client = client
-        self._beats = StoredHeartbeats(client, scheduler)
+        self._beats = StoredHeartbeats(client, scheduler, check)
         self._farewell = farewell.Farewell(client, clock)
         self._owner = owner
         self._living = living
