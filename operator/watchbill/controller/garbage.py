@@ -22,6 +22,12 @@ WHOLE_SECONDS: Final = 600.0
 """The time between two full collections that look at all there is."""
 
 
+def collect_whole() -> None:
+    """Collects what nothing refers to now, cycles of frozen objects, too."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @contextmanager
 def bounded_pauses(clock: Clock = SYSTEM) -> Iterator[None]:
     """Within the block, freezes what a full collection leaves that was slow."""

@@ -25,6 +25,16 @@ async def show_memory(client: redis.asyncio.Redis) -> None:
     metrics.STORE_MEMORY.set(await memory.used(client))
 
 
+def show_nothing() -> None:
+    """Has the metrics show no crews, as of a process that reconciles none: what it knew of them may be long over."""
+    metrics.QUEUES.clear()
+    metrics.BUDGETS.clear()
+    metrics.QUOTA.clear()
+    metrics.WORKQUEUE_DEPTH.set(0)
+    metrics.WORKQUEUE_OLDEST.set(0)
+    metrics.LEADER.set(0)
+
+
 def _is_stalled(seen: Mapping[str, Any]) -> bool:
     conditions: Iterable[Mapping[str, Any]] = (seen.get("status") or {}).get("conditions", ())
     return any(c["type"] == ConditionType.STALLED and c["status"] == "True" for c in conditions)

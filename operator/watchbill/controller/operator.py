@@ -18,7 +18,7 @@ import redis.asyncio
 
 from watchbill import background, connection
 from watchbill.clock import SYSTEM, Clock
-from watchbill.controller import garbage, served
+from watchbill.controller import garbage, observed, served
 from watchbill.controller.beats_stored import Heartbeats
 from watchbill.controller.controller import Controller
 from watchbill.errors import WatchbillError
@@ -74,6 +74,8 @@ class Operator:
             stack.push_async_callback(background.end, stopped)
             while not stopped.done():
                 await self._operate(client, kubernetes, stopped)
+                observed.show_nothing()
+                garbage.collect_whole()  # the former controller would stay beside the next one
 
     async def _operate(
         self, client: redis.asyncio.Redis, kubernetes: KubernetesApi, stopped: asyncio.Future[Any]
