@@ -128,8 +128,7 @@ class Finished:
     detail: str = ""
     """The traceback, for the dead letter; with `approval` and `members`, these; `completed`: whose work it approves."""
     is_of_agent: bool = False
-    """With `dead`: its agent may do nothing now, and has spent nothing by this attempt. It is its role's again, if
-    nothing of it is done and another may."""
+    """With `dead`: its agent may do nothing, and spent nothing. The role has the task again, if another agent may."""
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
