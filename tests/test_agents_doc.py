@@ -47,6 +47,7 @@ def test_the_page_names_what_there_is() -> None:
         "checkpoints",
         "connect_checkpoints",
         "connect_messaging",
+        "demands",
         "loop",
         "messaging",
         "tell",

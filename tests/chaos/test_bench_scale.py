@@ -33,7 +33,8 @@ def test_chosen_ones_are_run_and_a_failure_of_one_is_told() -> None:
     )
     refused = ran("rollouts")
     assert refused.returncode == 2
-    assert "there is no measure rollouts; there are: crews, heartbeats, kills, failover, rollout" in refused.stderr
+    measures = "crews, scaling, heartbeats, kills, failover, rollout"
+    assert f"there is no measure rollouts; there are: {measures}" in refused.stderr
 
 
 def test_a_measure_that_fails_stops_no_other(

@@ -29,5 +29,5 @@ async def test_a_worker_takes_few_connections_however_busy_it_is(
     while not are_done:
         are_done = bool(await crew.client.result(crew.name, tasks[-1]))
         most = max(most, len(await connections() - ours))  # once at least, though all may be done by now
-    assert 4 <= most <= 8, "of 20 agents at once, each with a call of its own to begin and to end"
+    assert 4 <= most <= 12, "of 20 agents at once, each with a call of its own to begin and to end"
     crew.open()

@@ -113,7 +113,7 @@ async def test_a_forged_definition_runs_nothing(
         await forged(crew, shared=shared, by=by)
         await crew.submit("t", "a", f"touch {proof}")
         await until(lambda: is_parked(crew), what="its refusal")
-        assert "AgentUnavailable" in log.read_text()
+        await until(lambda: "AgentUnavailable" in log.read_text(), what="the log says why")
     assert not proof.exists()
     assert "Python itself" in log.read_text()
 
