@@ -194,10 +194,8 @@ class KubernetesApi:
         has none and the object is there."""
         metadata = {"resourceVersion": UNSEEN, **manifest["metadata"]}
         query = {"fieldManager": cluster_names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
-        path, body = (
-            self._path(kind, metadata["namespace"], metadata["name"]),
-            _yaml({**manifest, "metadata": metadata}),
-        )
+        path = self._path(kind, metadata["namespace"], metadata["name"])
+        body = _yaml({**manifest, "metadata": metadata})
         return await self._request("PATCH", path, query, body=body, content_type=_APPLY)
 
     async def create(self, kind: Kind, manifest: Object) -> Object:

@@ -72,8 +72,10 @@ class Operator:
             kubernetes = await stack.enter_async_context(await KubernetesApi.connect(self._clock))
             stopped = asyncio.create_task(self._stopping.wait())
             stack.push_async_callback(background.end, stopped)
-            while not stopped.done():
+            while True:
                 await self._operate(client, kubernetes, stopped)
+                if stopped.done():
+                    break
                 observed.show_nothing()
                 garbage.collect_whole()  # the former controller would stay beside the next one
 
