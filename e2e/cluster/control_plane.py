@@ -27,17 +27,19 @@ from e2e.cluster.machine import ClusterError
 
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 
 # Below the range from which the kernel takes ports for outgoing connections: one of those could else hold the API
 # server's port just while it restarts.
 PORTS = range(21_000, 32_000)
 
-# Every write, however it ended, with who and what but without the object. Reads are not of interest, and many.
+# Every write, when it comes and however it ends, with who and what but without the object. Reads are not of interest,
+# and many. The record of a write's coming is made before anything is stored.
+RECEIVED = "RequestReceived"
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
-    "omitStages": ["RequestReceived"],
     "rules": [
         {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
         {"level": "None"},
@@ -73,6 +75,7 @@ class ControlPlane:
         self.kubectl = Kubectl(programs.path("kubectl"), self.kubeconfig)
         self._flags = controller_manager_flags
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._api_server_since = 0
         self._tokens = {name: secrets.token_hex(16) for name in (ADMIN, CONTROLLERS, SCHEDULER)}
         self._etcd_port, self._peer_port, self._port = free_ports(3)
 
@@ -136,6 +139,8 @@ class ControlPlane:
         finally:
             process.kill()
             process.wait()
+            # What it has not answered by now, it never will.
+            self._api_server_since = self.audit_position()
             self._signal_controllers(signal.SIGSTOP)
 
     def restart_api_server(self, *, kill: bool = False) -> None:
@@ -166,15 +171,27 @@ class ControlPlane:
     def writes(self, since: int = 0, *, user: str | None = None) -> list[Write]:
         """The writes that the API server answered after that position, in its order; only that user's, if named.
 
-        A ServiceAccount's name as a user is system:serviceaccount:NAMESPACE:NAME. A write is on record within
-        milliseconds of its answer.
+        A ServiceAccount's name as a user is system:serviceaccount:NAMESPACE:NAME. An answer is on record some time
+        after its effect can be seen, so writes that have come but are not on record as answered are waited for.
         """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while self._unanswered(max(since, self._api_server_since), user) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        answered = [event for event in self._events(since) if event["stage"] != RECEIVED]
+        return [_write(event) for event in answered if user in (None, _user(event))]
+
+    def _unanswered(self, since: int, user: str | None) -> set[str]:
+        """Returns the audit ids. A write comes under its sender's name, even if it is for another."""
+        events = self._events(since)
+        answered = {event["auditID"] for event in events if event["stage"] != RECEIVED}
+        received = [event for event in events if event["stage"] == RECEIVED]
+        return {e["auditID"] for e in received if user in (None, e["user"]["username"])} - answered
+
+    def _events(self, since: int) -> list[dict[str, Any]]:
         with self.audit_log.open("rb") as log:
             log.seek(since)
             lines = log.read().splitlines(keepends=True)
-        events = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        found = [_write(event) for event in events]
-        return [write for write in found if user is None or write.user == user]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig with the rights of an existing ServiceAccount; holds for 8 hours."""
@@ -297,10 +314,14 @@ def running(folder: Path, *, controller_manager_flags: Sequence[str] = ()) -> It
         plane.stop()
 
 
+def _user(event: dict[str, Any]) -> str:
+    return str(event.get("impersonatedUser", event["user"]).get("username", ""))
+
+
 def _write(event: dict[str, Any]) -> Write:
     target = event.get("objectRef", {})
     return Write(
-        user=event.get("impersonatedUser", event["user"]).get("username", ""),
+        user=_user(event),
         verb=event["verb"],
         group=target.get("apiGroup", ""),
         resource=target.get("resource", ""),

@@ -150,21 +150,12 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
         # Where the machine stands still, what was written in two seconds may arrive in one; without turns, all would.
         assert most <= 2 * PER_SECOND, f"{most} writes in one second"
 
-    def recorded(since: int) -> list[Write]:
-        """The operator's writes, once there is one for each crew: it may be on record after it can be read."""
-
-        def found() -> list[Write]:
-            writes = audit_writes(since, user=OPERATOR)
-            return writes if len(writes) >= len(names) else []
-
-        return machine.until(found, within=SOON, what="all statuses are on record")
-
     since = until_rest(OPERATOR, 2)
     killed = datetime.now(UTC)
     team.store.kill()
     team.kubectl("annotate", "crew", "--all", "look=1")  # so that each is reconciled while the store is away
     machine.until(lambda: reasons() == {"StoreUnavailable"}, within=SOON, what="all crews say so")
-    writes = recorded(since)
+    writes = audit_writes(since, user=OPERATOR)
     in_turns(writes)
     waited = min(datetime.fromisoformat(w.at) for w in writes) - killed
     assert waited.total_seconds() >= SHARED_SECONDS, "what may pass in a moment is written at once"
@@ -172,7 +163,7 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
     since = control_plane.audit_position()
     team.store.start()
     machine.until(lambda: reasons() == {"AgentsUnchecked"}, within=SOON, what="all crews are ready again")
-    in_turns(recorded(since))
+    in_turns(audit_writes(since, user=OPERATOR))
 
 
 def test_crews_whose_store_may_delete_work_are_ready_and_told_and_the_operator_writes_no_more_than_that(
