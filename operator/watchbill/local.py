@@ -24,10 +24,9 @@ from watchbill.connection.url import Target
 from watchbill.embedded import EmbeddedStore
 from watchbill.errors import InvalidInput, NotFound, Problem
 from watchbill.loggers import Logger
-from watchbill.plan import flow, prompts, submission, watches
-from watchbill.plan import heartbeat as beat
+from watchbill.plan import declared, flow, submission
 from watchbill.plan.models import with_model
-from watchbill.records import CrewDefinition, from_crew
+from watchbill.records import from_crew
 from watchbill.store import control, definitions, deliveries, eviction
 from watchbill.store.crews import CrewRedis
 from watchbill.store.queue import Queue
@@ -70,31 +69,36 @@ def load(paths: Sequence[Path], *, model: str | None = None, to_store: bool = Fa
     folders = tuple(dict.fromkeys(path.resolve().parent for path in paths))
     loader = AgentLoader(folders, chosen=_chosen(crew for file in parsed for crew in file.crews))
     crews: list[Crew] = []
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str, str], str] = {}
     for file in parsed:
         for written in file.crews:
             crew = with_model(written, model) if model else written
             definition = from_crew(crew)
-            found = [*prompts.check(definition), *watches.check(definition)]
-            found += [] if to_store else loader.check(definition)
-            place = place_of(crew)
-            if place in seen:
-                reason = f"crew {crew.name!r} is in {seen[place]} already"
-                found.append(Problem(reason, "Remove one.", path="metadata.name"))
-            seen[place] = file.source
+            found = [*declared.problems(definition), *([] if to_store else loader.check(definition))]
+            found += _twice(seen, crew, file.source)
             problems += [replace(p, source=file.where(written, _loc(p.path))) for p in found]
             crews.append(crew)
     known = {place_of(crew): crew for crew in crews}
     for file in parsed:
         for heartbeat in file.heartbeats:
             target = known.get(target_of(heartbeat))
-            if target is None and to_store:
-                continue
-            found = fits(heartbeat, from_crew(target) if target else None)
+            found = _twice(seen, heartbeat, file.source)
+            if target is not None or not to_store:
+                found += declared.misfits(heartbeat, from_crew(target) if target else None)
             problems += [replace(p, source=file.where(heartbeat, _loc(p.path))) for p in found]
     if problems:
         raise InvalidInput(problems)
     return Manifests(tuple(crews), tuple(h for file in parsed for h in file.heartbeats), folders)
+
+
+def _twice(seen: dict[tuple[str, str, str], str], resource: Crew | Heartbeat, source: str) -> list[Problem]:
+    """The problem of a resource that another file has, too. `seen`: where each was found."""
+    name = (resource.kind, resource.metadata.namespace or "default", resource.name)
+    before = seen.setdefault(name, source)
+    if before == source:
+        return []
+    reason = f"{resource.kind.lower()} {resource.name!r} is in {before} already"
+    return [Problem(reason, "Remove one.", path="metadata.name")]
 
 
 def require_ready(manifests: Manifests, crew: Crew | None = None, agent: str | None = None) -> None:
@@ -155,25 +159,6 @@ def place_of(crew: Crew) -> tuple[str, str]:
 def target_of(heartbeat: Heartbeat) -> tuple[str, str]:
     """The place of its crew."""
     return heartbeat.metadata.namespace or "default", heartbeat.spec.crew_ref.name
-
-
-def fits(heartbeat: Heartbeat, crew: CrewDefinition | None) -> list[Problem]:
-    """Returns the problems of a heartbeat whose crew is not there, or can't do its work."""
-    if crew is None:
-        name = heartbeat.spec.crew_ref.name
-        return [
-            Problem(
-                f"crew {name!r} is in none of the files",
-                "Give its file too, or mend the name.",
-                path="spec.crewRef.name",
-            )
-        ]
-    try:
-        spec = heartbeat.spec
-        submission.check(crew, spec.prompt, agent=spec.agent, role=spec.role, inputs=spec.inputs)
-    except InvalidInput as error:
-        return [beat.problem(p) for p in error.problems]
-    return []
 
 
 def _loc(path: str) -> tuple[str | int, ...]:
@@ -246,6 +231,7 @@ class LocalCrews:
         await self.stop()
 
     async def _start(self) -> None:
+        made = [(crew, declared.definition(crew)) for crew in self._manifests.crews]
         client = self._store.client
         self._stack.push_async_callback(self._store.aclose)
         self._stack.callback(background.start("eviction", lambda: eviction.warn(client)).cancel)
@@ -255,11 +241,12 @@ class LocalCrews:
             from watchbill.scheduler import Scheduler  # and with it APScheduler, for those who watch
 
             self._scheduler = Scheduler(client)
-        for crew in self._manifests.crews:
+        for crew, definition in made:
             namespace = crew.metadata.namespace or self._namespace
             keys = names.CrewKeys(namespace, crew.name)
-            uid = await definitions.apply(client, keys, from_crew(crew), suspended=crew.suspends)
-            await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(from_crew(crew, crew_id=uid))
+            uid = await definitions.apply(client, keys, definition, suspended=crew.suspends)
+            record = definition.model_copy(update={"crew_id": uid})
+            await CrewRedis(client=client, tenant=namespace, strict=True).save_crew(record)
             await self._employ(keys, uid, loader)
             if self._scheduler:
                 for heartbeat in self._manifests.heartbeats:

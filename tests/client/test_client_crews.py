@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from support import Crew
 
+from watchbill import local
 from watchbill.api import Crew as Manifest
 from watchbill.api import Heartbeat
+from watchbill.api.meta import API_VERSION
 from watchbill.client import Applied, Client, SyncClient
 from watchbill.cluster_names import ANNOTATION_OWNER
 from watchbill.errors import Conflict, InvalidInput, NotFound
@@ -81,6 +84,87 @@ async def test_nothing_is_stored_if_something_is_wrong(name: str, client: Client
     for source in sources:
         with pytest.raises(InvalidInput):
             await client.apply(source)
+    with pytest.raises(NotFound):
+        await client.crew(name)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a step that no agent is": (
+        {"agents": [{"name": "a", "prompt": "{steps.b}"}]},
+        r"spec\.agents\[0\]\.prompt: .*'b'",
+    ),
+    "what is no reference": (
+        {"agents": [{"name": "a", "prompt": "{input.x}"}]},
+        r"spec\.agents\[0\]\.prompt: .*input\.x",
+    ),
+    "a list of a step that does not run before": (
+        {"agents": [{"name": "a", "forEach": "{steps.b.list}"}, {"name": "b"}]},
+        r"spec\.agents\[0\]\.forEach: .*does not run before",
+    ),
+    "an event's field that no event has": (
+        {"agents": [{"name": "a"}], "watches": [{"name": "w", "events": ["task_failed"], "prompt": "{event.id}"}]},
+        r"spec\.watches\[0\]\.prompt: .*event\.id",
+    ),
+    "an input that its watch does not give": (
+        {
+            "agents": [{"name": "a", "prompt": "{inputs.log}"}],
+            "watches": [{"name": "w", "events": ["task_failed"], "prompt": "x"}],
+        },
+        r"spec\.watches\[0\]\.inputs\.log",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_a_crew_with_texts_that_cite_nothing_is_stored_by_nobody(
+    what: str, name: str, client: Client, redis_url: str
+) -> None:
+    spec, said = WRONG[what]
+    wrong = Manifest.model_validate({"metadata": {"name": name}, "spec": {"model": "test", **spec}})
+    good = manifest(f"{name}-good")
+
+    with pytest.raises(InvalidInput, match=f"crew '{name}': {said}"):
+        await client.apply([good, wrong])
+    with SyncClient(redis_url, namespace="test") as blocking, pytest.raises(InvalidInput, match=said):
+        await asyncio.to_thread(blocking.apply, [good, wrong])
+    with pytest.raises(InvalidInput, match=said):
+        async with local.LocalCrews(redis_url, local.Manifests((good, wrong), (), ()), namespace="test"):
+            pass
+    assert not {f"test/{name}", f"test/{good.name}"} & set(await client.crews())
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"schedule": "61 * * * *", "intervalSeconds": None}, r"spec\.schedule: '61 \* \* \* \*' is not a cron"),
+        (
+            {"schedule": "@daily", "intervalSeconds": None, "timeZone": "Mars/Olympus"},
+            r"spec\.timeZone: .*is not a known time zone",
+        ),
+        ({"deliver": ["nowhere"]}, r"spec\.deliver\[0\]: crew '[^']+' has no destination 'nowhere'"),
+    ],
+)
+async def test_a_heartbeat_that_can_fire_nothing_is_not_stored_and_neither_is_its_crew(
+    spec: dict[str, Any], said: str, name: str, client: Client
+) -> None:
+    with pytest.raises(InvalidInput, match=f"heartbeat 'never': {said}"):
+        await client.apply([manifest(name), beat("never", name, **spec)])
+    with pytest.raises(NotFound):
+        await client.crew(name)
+
+
+async def test_what_is_given_twice_is_not_stored(name: str, client: Client, tmp_path: Path) -> None:
+    for file in ("one.yaml", "two.yaml"):
+        content = beat("hourly", name).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        (tmp_path / file).write_text(json.dumps({"apiVersion": API_VERSION, "kind": "Heartbeat", **content}))
+    with pytest.raises(
+        InvalidInput, match=r"two\.yaml:1: metadata\.name: heartbeat 'hourly' is in .*one\.yaml already"
+    ):
+        await client.apply(tmp_path)
+    with pytest.raises(InvalidInput, match=f"crew '{name}': metadata.name: .*given 2 times"):
+        await client.apply([manifest(name), manifest(name, "b")])
+    with pytest.raises(InvalidInput, match=r"heartbeat 'hourly': metadata\.name: .*given 2 times"):
+        await client.apply([manifest(name), beat("hourly", name), beat("hourly", name)])
     with pytest.raises(NotFound):
         await client.crew(name)
 

@@ -6,6 +6,7 @@ The resources that an operator manages can be read here; they are changed with k
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from watchbill.client import arguments
 from watchbill.client.connected import Connected
 from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
 from watchbill.plan import texts
-from watchbill.records import CrewDefinition, from_crew, to_crew
+from watchbill.records import CrewDefinition, to_crew
 from watchbill.store import definitions
 from watchbill.store.crews import CrewRedis
 
@@ -169,6 +170,7 @@ class Crews(Connected):
         of its crew. Raises InvalidInput."""
         from watchbill import local  # which reads files; what it brings along, only who applies pays for
         from watchbill.api import Crew, Heartbeat
+        from watchbill.plan import declared
 
         given = [sources] if isinstance(sources, str | Path | Crew | Heartbeat) else sources
         for one in arguments.listed(given, "sources"):
@@ -185,21 +187,33 @@ class Crews(Connected):
         def keys(resource: Crew | Heartbeat, name: str) -> names.CrewKeys:
             return self.keys(f"{resource.metadata.namespace or self._namespace}/{name}")
 
-        return (
-            [(keys(crew, crew.name), from_crew(crew), crew.suspends) for crew in crews],
-            [(keys(beat, beat.spec.crew_ref.name), beat) for beat in beats],
-        )
+        made: list[tuple[names.CrewKeys, CrewDefinition, bool | None]] = []
+        problems: list[Problem] = []
+        for crew in crews:
+            try:
+                made.append((keys(crew, crew.name), declared.definition(crew), crew.suspends))
+            except InvalidInput as error:
+                problems += [replace(p, source=f"crew {crew.name!r}") for p in error.problems]
+        both: list[Crew | Heartbeat] = [*crews, *beats]
+        known = Counter((one.kind, one.metadata.namespace or self._namespace, one.name) for one in both)
+        for (kind, _, name), times in known.items():
+            if times > 1:
+                reason, source = f"this name is given {times} times", f"{kind.lower()} {name!r}"
+                problems.append(Problem(reason, "Give each a name of its own.", path="metadata.name", source=source))
+        if problems:
+            raise InvalidInput(problems)
+        return made, [(keys(beat, beat.spec.crew_ref.name), beat) for beat in beats]
 
     async def _refuse_misfit(self, keys: names.CrewKeys, beat: Heartbeat, known: dict[str, CrewDefinition]) -> None:
         """Raises InvalidInput for a heartbeat whose crew is missing, or has no such agent or input."""
-        from watchbill import local
+        from watchbill.plan import declared
 
         definition = known.get(keys.crew)
         if definition is None:
             await self._refuse_managed(keys, "apply", "-f FILE")
             with contextlib.suppress(NotFound):
                 definition = (await self._current(keys)).definition
-        if problems := local.fits(beat, definition):
+        if problems := declared.misfits(beat, definition):
             raise InvalidInput([replace(p, source=f"heartbeat {beat.name!r}") for p in problems])
 
     async def _refuse_managed(self, keys: names.CrewKeys, verb: str, what: str) -> definitions.Identity:

@@ -35,7 +35,7 @@ from watchbill.errors import (
     UserActionRequired,
 )
 from watchbill.kubernetes_api import KubernetesApi
-from watchbill.plan import budget, manifests, paused, prompts, references, replicas, watches
+from watchbill.plan import budget, declared, manifests, paused, references, replicas
 from watchbill.plan import crew as plan
 from watchbill.plan import events as tell
 from watchbill.plan import heartbeat as beat
@@ -354,7 +354,7 @@ def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, p
     except InvalidInput as error:
         circle = error.problems[0].path == "spec.flowRelations"
         return crew, None, (Reason.FLOW_CYCLE if circle else Reason.INVALID_SPEC, _lines(error.problems))
-    if problems := [*prompts.check(definition), *watches.check(definition)]:
+    if problems := declared.problems(definition):
         return crew, None, (Reason.INVALID_PROMPT, _lines(problems))
     return crew, definition, None
 
