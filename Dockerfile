@@ -10,7 +10,9 @@
 # nothing of the secrets that a build may need to reach its package index (both may be missing):
 #   --secret id=pip,src=pip.conf   --secret id=ca,src=certificates.pem
 #
-# None needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on.
+# None needs an init: as PID 1 Watchbill forks, and what stays behind reaps zombies and passes signals on. The kernel drops
+# a signal that PID 1 doesn't handle, and Python needs some 100 ms until it can: a pod that is deleted meanwhile would stay
+# until it is killed. So SIGTERM is blocked before Python starts, which keeps it, and let through once it is handled.
 #
 # The worker delivers by every channel but apprise, which brings more than all the rest: an image of your own has it. Of the
 # models' providers worker-llm has OpenAI's library, which most servers can be asked with; another is in an image of yours.
@@ -27,8 +29,8 @@
 #
 # Crews may name whatever is in /agents, and of the libraries only what ENV WATCHBILL_ALLOW_MODULES lists.
 
-# Any Linux with Python 3.11 to 3.13 as `python3`, and its venv and pip. The venvs point at that very Python, so all
-# stages have the same base.
+# Any Linux with Python 3.11 to 3.13 as `python3`, its venv and pip, and GNU env from 8.31 on. The venvs point at that very
+# Python, so all stages have the same base.
 ARG BASE=python:3.12-slim
 
 FROM $BASE AS tools
@@ -71,7 +73,8 @@ RUN /tools/bin/pip --python /opt/watchbill/bin/python3 install --no-deps --no-in
 
 FROM $BASE AS runtime
 # A name for the user, which some libraries look up; with its number, Kubernetes can see that it is not root.
-RUN echo 'watchbill:x:65532:65532:Watchbill:/tmp:/usr/sbin/nologin' >> /etc/passwd \
+RUN env --block-signal=TERM true \
+ && echo 'watchbill:x:65532:65532:Watchbill:/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'watchbill:x:65532:' >> /etc/group \
  && mkdir /agents
 ENV PATH=/opt/watchbill/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
@@ -88,7 +91,7 @@ FROM runtime AS operator
 LABEL org.opencontainers.image.title="Watchbill operator" \
       org.opencontainers.image.description="Runs crews of AI agents on Kubernetes"
 COPY --from=operator-venv /opt/watchbill /opt/watchbill
-ENTRYPOINT ["watchbill"]
+ENTRYPOINT ["env", "--block-signal=TERM", "watchbill"]
 CMD ["operator"]
 
 # Where a crew's own modules are. -P keeps the working folder off the module path, where it would come before Python's
@@ -96,7 +99,7 @@ CMD ["operator"]
 FROM runtime AS worker-runtime
 WORKDIR /agents
 ENV WATCHBILL_FOLDERS=/agents
-ENTRYPOINT ["python3", "-P", "-m", "watchbill.worker"]
+ENTRYPOINT ["env", "--block-signal=TERM", "python3", "-P", "-m", "watchbill.worker"]
 
 FROM worker-runtime AS worker-llm
 LABEL org.opencontainers.image.title="Watchbill worker-llm" \

@@ -57,13 +57,15 @@ _leaves_with: list[int] = []
 
 def begin(codes: Mapping[signal.Signals, int]) -> None:
     """From now on each of these signals ends the process at once with that exit code, until it is handled otherwise:
-    nothing has begun. Of PID 1 only a child returns from this."""
+    nothing has begun. So does one that came before, if whoever started the process has blocked it. Of PID 1 only a
+    child returns from this."""
     _open_descriptors()
     if not atexit._ncallbacks():  # else what a sitecustomize has registered would never run
         atexit.register(_skip_the_rest)  # the first that is registered runs last
     faulthandler.enable()  # what ran when C code gave up is seen on stderr: that of the event loop, say
     for number, code in codes.items():
         signal.signal(number, lambda *_, code=code: os._exit(code))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, codes)
     if os.getpid() == 1:
         _be_init()
 

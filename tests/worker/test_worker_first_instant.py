@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,15 @@ COMMANDS = {
     "worker": ["watchbill", "worker", "some-crew"],
     "operator": ["watchbill", "operator"],
 }
+# Python imports this first of all.
+WAITS = """
+from pathlib import Path
+from time import sleep
+here = Path(__file__).parent
+(here / "waits").touch()
+while not (here / "goes-on").exists():
+    sleep(0.01)
+"""
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child"]
 
 
@@ -126,6 +136,30 @@ async def test_as_pid_1_it_reaps_what_agents_leave_behind_and_ends_with_0(make_c
         os.kill(init, signal.SIGTERM)
         await until(lambda: unshare.poll() is not None)
         assert unshare.returncode == 0
+
+
+@pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs root, or user namespaces")
+@pytest.mark.parametrize("image", ["operator", "worker"])
+async def test_as_pid_1_of_its_image_it_ends_with_0_if_told_to_before_python_can_hear(
+    image: str, tmp_path: Path
+) -> None:
+    found = re.findall(r"^ENTRYPOINT (.*)", (Path(__file__).parents[2] / "Dockerfile").read_text(), re.M)
+    entrypoint = json.loads(found[image == "worker"])
+    (tmp_path / "sitecustomize.py").write_text(WAITS)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = environment(PATH=path, PYTHONPATH=str(tmp_path))
+    with subprocess.Popen(
+        [*UNSHARE, *entrypoint, *(["operator"] if image == "operator" else [])], env=given
+    ) as process:
+        try:
+            await until((tmp_path / "waits").exists)
+            (first,) = children(process.pid)
+            os.kill(first, signal.SIGTERM)
+            (tmp_path / "goes-on").touch()
+            await until(lambda: process.poll() is not None)
+            assert process.returncode == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs root, or user namespaces")
