@@ -27,7 +27,7 @@ from watchbill.worker import retention
 from watchbill.worker.bell import Bell
 from watchbill.worker.claims import READ_SECONDS, Claims
 from watchbill.worker.counts import Counts
-from watchbill.worker.execution import results
+from watchbill.worker.execution import left_children, results
 from watchbill.worker.execution.protocols import Executes
 from watchbill.worker.execution.shared_lease import SharedLease
 from watchbill.worker.incarnation import Incarnation
@@ -127,7 +127,8 @@ class Shift:
         beside = self._start_beside()
         working = asyncio.create_task(self._work())
         try:
-            while not (await asyncio.wait({working}, timeout=0.2 if state.stopping else 1.0))[0]:
+            while not (await asyncio.wait({working}, timeout=0.2 if state.stopping else left_children.SECONDS))[0]:
+                left_children.reap()
                 if state.is_overdue:
                     raise StoreUnavailable("the store doesn't answer, and the grace period is over")
             await working

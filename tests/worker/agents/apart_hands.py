@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from broken_hands import MISCHIEF, Shaky
-from hands import Gate, is_open, note
+from hands import Gate, LeavesProcess, is_open, note
 
 
 class Apart:
@@ -193,3 +193,9 @@ class Spender(Gate):
         if context.prompt == "hopeless" or context.attempt < 3:
             raise ConnectionError("the page did not load")
         return "done"
+
+
+class LeavesProcessApart(LeavesProcess):
+    """Does the same in a process of its own."""
+
+    runs_in = "process"

@@ -227,7 +227,7 @@ class Deaf:
 
 
 class LeavesProcess:
-    """Ends, and what its child has started lives on, for a moment. Returns what became of another child."""
+    """Ends, while a child and what another one has started live on, for a moment. Returns what became of a third."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -235,6 +235,7 @@ class LeavesProcess:
     def run(self, context: Any) -> int:
         note(self.folder, "start", context)
         subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+        subprocess.Popen(["sleep", "0.2"])
         return subprocess.run(["sh", "-c", "exit 7"], check=False).returncode
 
 

@@ -29,7 +29,7 @@ from watchbill.plan.budget import Amount, TokenPrice
 from watchbill.plan.hierarchy import Delegated
 from watchbill.redaction import redact
 from watchbill.tasks import Approval, TaskResult, Usage
-from watchbill.worker.execution import line_errors
+from watchbill.worker.execution import left_children, line_errors
 
 if TYPE_CHECKING:  # agents' part `llm` may not be installed
     from watchbill.agents.prices import Prices
@@ -76,7 +76,11 @@ class Line:
         self._runs = False
 
     def next_task(self) -> dict[str, Any]:
-        asked = self._requests.get()
+        while True:
+            seconds = left_children.SECONDS if left_children.reap() else None
+            with suppress(queue.Empty):
+                asked = self._requests.get(timeout=seconds)
+                break
         with self._sending:
             self.task += 1
             self._runs = True
