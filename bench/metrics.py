@@ -134,6 +134,7 @@ def alone(tasks: int) -> float:
         for _ in range(batch):
             counts.claimed(task)
             counts.waited(0.01)
+            counts.begin_delay(0.01)
             counts.ran(task.agent, 0.002)
             counts.ended(task.agent, "completed", is_step=STEP_SEPARATOR in task.id)
         counts.show(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from prometheus_client import Histogram
@@ -17,13 +17,14 @@ class Times(Histogram):
 
     def observe_all(self, seconds: Sequence[float]) -> None:
         """Counts each value, as `observe` does."""
-        counts = [0] * len(self._upper_bounds)
-        for value in seconds:
-            counts[bisect_left(self._upper_bounds, value)] += 1
-        self._sum.inc(sum(seconds))
-        for bucket, count in zip(self._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
+        values, bounds = sorted(seconds), self._upper_bounds
+        self._sum.inc(sum(values))
+        counted = 0
+        while counted < len(values):  # once for each bucket with a value, not for each value
+            place = bisect_left(bounds, values[counted])
+            upto = bisect_right(values, bounds[place], counted)
+            self._buckets[place].inc(upto - counted)
+            counted = upto
 
     def exemplify(self, seconds: float, trace: str, at: float) -> None:
         """Makes a value the example of its bucket, with the id of its trace. It is not counted by this. `at`: the time
