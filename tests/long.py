@@ -21,6 +21,8 @@ FILES: Final = (
     "test_worker_tool_approvals.py",
     "test_worker_batches.py",
     "test_weather.py",
+    "test_worker_deaths_in_modes.py",
+    "test_worker_schedules.py",
     "test_queue_machine.py",
     "test_tools_doc.py",
     "test_cli_sessions.py",
