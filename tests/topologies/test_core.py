@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,12 +19,14 @@ import forks
 from waiting import until
 from watchbill import connection
 from watchbill.api import Heartbeat
+from watchbill.api.hierarchy import Hierarchy
+from watchbill.api.modes import Synthesis
 from watchbill.client import Client
 from watchbill.names import WAKE_PATTERN, CrewKeys
 from watchbill.records import ExecutionMode
 from watchbill.store import definitions, heartbeats
 from watchbill.store.crews import CrewRedis
-from watchbill.tasks import RUN_TERMINAL, AgentTask, RunState
+from watchbill.tasks import RUN_TERMINAL, AgentTask, RunState, TaskState
 
 CrewIn = Callable[..., Any]
 QUICK = {"backoff_seconds": 0.1, "max_attempts": 3}
@@ -138,6 +141,75 @@ async def test_a_run_of_several_steps_and_what_is_told_of_it(
             if event.new_state in RUN_TERMINAL:
                 break
     assert {event.task_id for event in followed if event.event_type == "task_completed"} == {f"r/{n}" for n in names}
+
+
+async def crews_that_grow(store: servers.Store, crew_in: CrewIn) -> list[workshop.Crew]:
+    """With a list, a branch and an approval; a loop and a synthesis; a manager and reviews."""
+    done = {"b@1": {"done": False}, "b@2": {"done": True}}
+    verdicts = {"lead:1:review": {"approved": False, "reasons": "better"}, "lead:1:review2": {"approved": True}}
+
+    def turn(name: str, outputs: dict[str, Any] | None = None, **fields: Any) -> Any:
+        return workshop.agent(name, "Turn", config={"outputs": outputs or {}}, **fields)
+
+    listed = await crew_in(
+        store,
+        [
+            turn("a", {"a": [1, 2, 3]}),
+            turn("r", {"r@2": "two"}, for_each="{steps.a}"),
+            turn("c", when={"step": "a", "eq": "no"}),
+            turn("d"),
+        ],
+        max_parallel_tasks=2,
+        requires_approval=["d"],
+    )
+    looping = await crew_in(
+        store,
+        [turn("a"), turn("b", done)],
+        mode=ExecutionMode.LOOP,
+        loop={"maxIterations": 5, "until": {"agent": "b", "field": "done"}},
+    )
+    led = await crew_in(
+        store,
+        [
+            workshop.agent("lead", "Turn", config={"delegates": ["a"]}),
+            turn("a", {"lead:1:work2": "good"}),
+            turn("critic", verdicts),
+        ],
+        mode=ExecutionMode.HIERARCHICAL,
+        hierarchy=Hierarchy(manager="lead", reviewer="critic"),
+    )
+    summed = {"class": "turn_hands:Turn", "config": {"folder": str(looping.folder)}}
+    await looping.define(synthesis=Synthesis.model_validate(summed))
+    for crew in (listed, looping, led):
+        crew.open()
+    return [listed, looping, led]
+
+
+async def test_each_mode_makes_its_steps_and_ends_them_once(store: servers.Store, crew_in: CrewIn) -> None:
+    crews = await crews_that_grow(store, crew_in)
+    listed = crews[0]
+    async with AsyncExitStack() as stack:
+        for crew in crews:
+            await stack.enter_async_context(crew.in_process())
+            await crew.submit("r")
+
+        async def waits() -> bool:
+            return bool(await listed.client.state(listed.name, "r/d") is TaskState.APPROVAL)
+
+        await until(waits, what="the approval is asked for")
+        assert await listed.client.approve(listed.name, "r/d")
+        of_list, of_loop, of_lead = [await crew.run_result("r") for crew in crews]
+    assert {run.status for run in (of_list, of_loop, of_lead)} == {RunState.COMPLETED}
+    assert (of_list.steps["r"].output, of_list.passed_over, of_list.output) == (["r@1", "two", "r@3"], ("c",), "d")
+    assert (of_loop.steps["until@2"].output, of_loop.output) == (True, "synthesis")
+    assert of_lead.output == ["good"]
+    steps = [f"r/{step}" for step in ("a", "r@each", "r@1", "r@2", "r@3", "r", "d")]
+    assert await listed.ends() == {("r", "completed"): 1, ("r/c", "skipped"): 1} | {
+        (step, "completed"): 1 for step in steps
+    }
+    for crew in crews:
+        assert set((await crew.ends()).values()) == {1}
+        assert await crew.is_idle()
 
 
 async def test_what_a_killed_worker_ran_is_done_by_another_and_no_step_of_it_twice(
