@@ -65,7 +65,7 @@ def _crew(rng: random.Random, mode: ExecutionMode) -> tuple[list[AgentDefinition
     return agents, fields | {"max_parallel_tasks": rng.choice([1, 2, 100])}
 
 
-async def _die(crew: Crew, rng: random.Random, over: Callable[[], bool]) -> None:
+async def die(crew: Crew, rng: random.Random, over: Callable[[], bool]) -> None:
     """Now and then a worker is taken for dead, while it has work."""
     for number in sorted(rng.sample(range(1, 12), 3)):
         await until(lambda n=number: over() or len(crew.notes("end")) >= n)  # type: ignore[misc]
@@ -89,7 +89,7 @@ async def test_whatever_the_crew_and_whoever_dies_its_runs_keep_their_rules(make
             listed = json.dumps([f"{run} {n}" for n in range(rng.randint(0, 4))])
             await crew.submit(run, inputs={"who": run, "list": listed})
         ending = asyncio.gather(*map(crew.run_result, RUNS))
-        await _die(crew, rng, ending.done)
+        await die(crew, rng, ending.done)
         results = await ending
     ends = await crew.ends()
     assert set(ends.values()) == {1}
@@ -99,9 +99,9 @@ async def test_whatever_the_crew_and_whoever_dies_its_runs_keep_their_rules(make
         reached = {s.name for s in status.steps if s.status is not TaskState.SKIPPED or s.is_passed_over}
         told = {name.partition("/")[2] for name, _ in ends if name.startswith(f"{result.run_id}/")}
         assert told == reached
-        assert _at_once(crew, result.run_id) <= fields["max_parallel_tasks"]
+        assert at_once(crew, result.run_id) <= fields["max_parallel_tasks"]
     for one in agents:
-        assert _at_once(crew, agent=one.agent_id) <= (one.max_concurrent or 100)
+        assert at_once(crew, agent=one.agent_id) <= (one.max_concurrent or 100)
         if one.rate_limit:
             _check_rate(crew, one.agent_id, one.rate_limit)
     assert set(ends) >= {(result.run_id, result.status.value) for result in results}
@@ -167,7 +167,7 @@ def _check_rate(crew: Crew, name: str, rate: RateLimit) -> None:
             assert more <= rate.burst + (last - first + 10) / every, name
 
 
-def _at_once(crew: Crew, run_id: str = "", agent: str = "") -> int:
+def at_once(crew: Crew, run_id: str = "", agent: str = "") -> int:
     """The most agents of a run, or tasks of an agent, that were at work at the same time, each in its last attempt."""
     times: dict[str, dict[str, float]] = defaultdict(dict)
     last: dict[str, int] = {}
