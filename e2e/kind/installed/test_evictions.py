@@ -33,6 +33,8 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
     found.append([int(fields[1]), fields[0], command, int(fields[21]) * os.sysconf("SC_PAGESIZE")])
 print(json.dumps(sorted(found)))
 """
+DEAF_SECONDS = 6
+"""For so long Python starts before it runs a line of ours."""
 TASKS = 500
 SLOTS = 5
 GROWTH = 30 * 2**20
@@ -81,16 +83,26 @@ def test_a_five_minute_task_is_handed_on_when_its_pod_is_evicted_or_its_node_dra
 
 
 def test_a_pod_that_is_deleted_the_moment_it_starts_ends_long_before_it_would_be_killed(team: Team, name: str) -> None:
-    """It prints in how many seconds: less than three on a machine that is not busy."""
-    took = []
+    """It prints in how many seconds: less than three on a machine that is not busy, of which the kubelet needs most."""
+    took: list[float] = []
     with team.pod_events(name) as events:
-        team.apply(*crews.sample(name, "Sleeper", minReplicas=1, maxReplicas=1))
+        files, crew = crews.sample(name, "Sleeper", minReplicas=1, maxReplicas=1)
+        files["data"]["sitecustomize.py"] = f"import time\ntime.sleep({DEAF_SECONDS})\n"
+        team.apply(files, crew)
         seen: set[str] = set()
-        for moment in (is_placed, has_started, has_started, is_placed, has_started):
-            find = partial(newest, events, seen, moment)
-            victim = machine.until(find, within=SOON, what="a new pod", every=0.05)
+
+        def deleted(moment: Callable[[Any], object]) -> float:
+            victim = machine.until(partial(newest, events, seen, moment), within=SOON, what="a new pod", every=0.05)
             seen.add(victim)
-            took.append(ends_in(team, victim))
+            return ends_in(team, victim)
+
+        took += map(deleted, (is_placed, has_started, has_started, is_placed, has_started))
+        seen |= {pod["metadata"]["name"] for pod in team.until_pods(name, 1)}
+        # The kernel drops a signal that PID 1 can't hear yet, and nobody says it again.
+        (worker,) = crew["spec"]["workers"]["template"]["spec"]["containers"]
+        worker["env"] = [{"name": "PYTHONPATH", "value": "/agents"}]
+        team.apply(crew)
+        took.append(deleted(has_started) - DEAF_SECONDS)
         codes = exit_codes(events())
     print("seconds in Terminating:", ", ".join(f"{seconds:.1f}" for seconds in took))
     assert set(codes.values()) <= {0}, "killed"
@@ -103,10 +115,10 @@ def test_what_five_hundred_tasks_leave_behind_fills_no_pod(team: Team, name: str
     team.apply(*manifests)
     (pod,) = team.until_pods(name, 1)
 
-    def orphans_gone() -> list[list[Any]]:
-        """All processes, once those that have lost their parents have ended, and been waited for."""
+    def without_dead() -> list[list[Any]]:
+        """All processes, once those that agents have left behind have ended, and been waited for."""
         found = json.loads(team.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", PROCESSES))
-        there = any(parent == 1 and (state == "Z" or command == "sleep") for parent, state, command, _ in found)
+        there = any(state == "Z" or command == "sleep" for _, state, command, _ in found)
         return [] if there else list(found)
 
     async def work(client: Client, one: int, two: int) -> None:
@@ -115,14 +127,12 @@ def test_what_five_hundred_tasks_leave_behind_fills_no_pod(team: Team, name: str
             assert all([(await client.wait(name, task, timeout=5 * SOON)).success for task in ids])
 
     team.with_client(lambda client: work(client, 20, SLOTS))
-    before = machine.until(orphans_gone, within=SOON, what="nothing is left of the first tasks", every=0.3)
+    before = machine.until(without_dead, within=SOON, what="nothing is left of the first tasks", every=0.3)
     team.with_client(lambda client: work(client, TASKS - 100, 100))
-    after = machine.until(orphans_gone, within=SOON, what="nothing is left of the tasks", every=0.3)
+    after = machine.until(without_dead, within=SOON, what="nothing is left of the tasks", every=0.3)
 
-    # A child that its agent does not wait for is waited for by Python, when the same process starts the next one.
-    assert sum(state == "Z" for _, state, *_ in after) <= 2 * SLOTS, after
     # PID 1, the worker, and for each slot a process for agents, with another one that watches the worker's lease.
-    assert sum(state != "Z" for _, state, *_ in after) <= 2 + 2 * SLOTS, after
+    assert len(after) <= 2 + 2 * SLOTS, after
     assert memory_of_worker(after) - memory_of_worker(before) < GROWTH
     (same,) = team.pods(name)
     assert same["status"]["containerStatuses"][0]["restartCount"] == 0
