@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,12 @@ class Team:
     def watchbill(self, *words: str, stdin: str | None = None) -> str:
         """The command line, in the operator's pod."""
         return self.kubectl("exec", "-i", "deploy/watchbill", "--", "watchbill", *words, stdin=stdin, timeout=120)
+
+    def told(self, *words: str) -> str:
+        """The answer of the command line on this machine, with the rights of the current kubeconfig."""
+        with self.store() as url:
+            environment = {"KUBECONFIG": str(self.cluster.kubeconfig), "WATCHBILL_REDIS_URL": url}
+            return machine.run([sys.executable, "-m", "watchbill", *words], env=environment)
 
     def submit(self, crew: str, prompt: str) -> str:
         """A task's id, without waiting for its end."""
@@ -135,13 +142,14 @@ class Team:
         with self.store() as url:
             return asyncio.run(work(url))
 
-    def install(self) -> None:
-        """Installs the release, with its store."""
+    def install(self, **values: Any) -> None:
+        """Installs the release, with its store, or upgrades it to these values and no others."""
         if self._own_store:
             self.kubectl("wait", "serviceaccount/default", "--for=create", "--timeout=60s", timeout=90)
             self.apply(*crews.store(self.images, NAMESPACE))
             self.kubectl("wait", f"pod/{crews.STORE}", "--for=condition=Ready", "--timeout=60s", timeout=90)
-        values = {"valkey": {"enabled": False}} if self._own_store else None
+        if self._own_store:
+            values["valkey"] = {"enabled": False}
         install.install(self.cluster, self.images, namespace=NAMESPACE, chart=self._chart, values=values)
 
     def uninstall(self) -> None:
