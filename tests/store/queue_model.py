@@ -444,9 +444,9 @@ class Model:
             return "stale"
         if work.wish:
             self._give_back(work)
-        else:
-            work.drop()
-            work.state, work.place = TaskState.PARKED, Place.NO_AGENT
+            return "stopped"
+        work.drop()
+        work.state, work.place = TaskState.PARKED, Place.NO_AGENT
         return "applied"
 
     def unpark(self, work: Work) -> None:

@@ -194,7 +194,7 @@ async def test_a_wish_outlives_the_worker_that_gives_the_task_away(
     (task,) = await _make(crew, "running")
     await ask(crew, "t1")
     if how == "park":
-        assert await crew.queue.park("w", [task], "no such agent") == ["applied"]
+        assert await crew.queue.park("w", [task], "no such agent") == ["stopped"]
         assert await crew.queue.park("w", [task], "no such agent") == ["repeated"]
     else:
         assert await crew.queue.hand_back("w", [task]) == ["applied"]

@@ -422,7 +422,7 @@ class QueueMachine(RuleBasedStateMachine):
         for number in range(1 + twice):
             if park:
                 got = self.do(self.crew.queue.park(worker.name, tasks, "no such agent"))
-                again = ["repeated" if what == "applied" else what for what in expected]
+                again = ["stale" if what == "stale" else "repeated" for what in expected]
                 assert got == (again if number else expected)
             else:
                 assert self.do(self.crew.queue.hand_back(worker.name, tasks)) == expected

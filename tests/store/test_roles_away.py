@@ -111,7 +111,7 @@ async def test_a_task_too_large_for_what_is_left_is_given_back_once_whatever_sma
     assert await budgets.reserve(crew.client, crew.keys, crew.uid, crew.definition.digest(), half) == Reserved(0)
     await budgets.settle(crew.client, crew.keys, crew.uid, [Settlement(half, Amount(50))])
     assert isinstance(await ask(crew, "big", 60, own), Full)
-    await crew.finish("w", [big], "later", message="it is spent", ttl_ms=3_600_000)
+    await crew.finish("w", [big], "later", message="it is spent", ttl_ms=3_600_000, is_of_agent=True)
     assert await ask(crew, "small", 10, own) == Reserved(0)
     await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 60_000})
     assert isinstance(await ask(crew, "pause", 10, own, patience_ms=1000), Paused), "which ends before"
@@ -341,7 +341,7 @@ async def test_what_was_given_to_it_before_goes_back_to_the_role_unless_some_of_
             await approvals.decide(crew.client, crew.keys, crew.uid, "t1", "approved", "")
             (first,) = await taken(crew, "w")
     await spend_all(crew)
-    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000, usage=usage)
+    await crew.finish("w", [first], "later", message="it is spent", usage=usage, is_of_agent=usage is None)
     again = await taken(crew, "w")
     said = [event["message"] for event in await crew.events() if event["event_type"] == "mission_event"]
     if done == "nothing":
@@ -360,7 +360,7 @@ async def test_it_stays_with_its_agent_where_no_other_can_begin_it(crew: Crew) -
     (first,) = await taken(crew, "w")
     for name in ("ann", "bob"):
         await spend_all(crew, name)
-    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000)
+    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=3_600_000, is_of_agent=True)
     assert await taken(crew, "w") == ()
     told = explain(await why.seen(crew.client, crew.keys, "t1"))
     assert (told.reason, told.agent) == (Reason.POSTPONED, "ann")
@@ -374,10 +374,10 @@ async def test_where_all_have_to_wait_it_goes_to_the_one_that_may_begin_first_an
     now = await server_ms(crew.client)
     await spend_all(crew, "ann", Span(now - 1000, now + 30 * 86_400_000))
     await spend_all(crew, "bob", Span(now - 1000, now + 3_600_000))
-    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=-(now + 30 * 86_400_000))
+    await crew.finish("w", [first], "later", message="it is spent", ttl_ms=-(now + 30 * 86_400_000), is_of_agent=True)
     again = await taken(crew, "w")
     assert given(again) == [("t1", "bob")]
-    await crew.finish("w", again, "later", message="it is spent", ttl_ms=-(now + 3_600_000))
+    await crew.finish("w", again, "later", message="it is spent", ttl_ms=-(now + 3_600_000), is_of_agent=True)
     assert await taken(crew, "w") == ()
     ((_, due),) = await crew.client.zrange(crew.keys.delayed, 0, -1, withscores=True)
     assert (due, await crew.client.hget(crew.keys.task("t1"), "agent")) == (now + 3_600_000, "bob")

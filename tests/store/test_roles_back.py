@@ -14,7 +14,7 @@ from support import Crew, server_ms
 from test_roles_away import ANN, BOB, given, limit, spend_all
 
 from waiting import until
-from watchbill.errors import BudgetExhausted
+from watchbill.errors import BudgetExhausted, Postponed
 from watchbill.records import TaskPolicy
 from watchbill.store import checkpoints
 from watchbill.store.queue import Claimed, Finished
@@ -137,10 +137,57 @@ async def test_a_task_that_waits_for_its_agent_stays_with_it(crew: Crew) -> None
     assert await crew.queue.park("w", [task], WHY) == ["applied"]
 
 
+async def put_off(crew: Crew, done: str = "") -> Claimed:
+    """A task whose agent ann has waited for a budget, as bob would have had to, and has got it again."""
+    task = await first_of_role(crew)
+    for name in ("ann", "bob"):
+        await spend_all(crew, name)
+    if done == "a step":
+        await checkpoints.store(crew.queue, "w", task, 1, "read", "{}")
+    await crew.finish("w", [task], "later", message="it is spent", ttl_ms=3_600_000, is_of_agent=True)
+    await crew.client.hdel(crew.keys.meta, "away:ann", "away:bob")
+    await crew.client.zadd(crew.keys.delayed, dict.fromkeys(await crew.client.zrange(crew.keys.delayed, 0, -1), 1))
+    (task,) = await taken(crew, "w")
+    assert (task.agent, task.attempt) == ("ann", 1)
+    return task
+
+
+async def test_one_that_has_waited_for_a_budget_of_an_agent_that_the_worker_lacks_goes_to_another(crew: Crew) -> None:
+    task = await put_off(crew)
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["returned"]
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["repeated"], "whose answer was lost"
+    assert await said(crew) == [("ann", "it is spent"), ("ann", f"back to role reviewer: {WHY}")]
+    assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent") == ["waiting", REVIEWERS]
+    assert await crew.queue.parked_agents() == {}
+    assert await held_by(crew) == {"ann": "0", "bob": "0"}
+    again = await taken(crew, "w")
+    assert [(one.id, one.agent, one.attempt) for one in again] == [("t1", "bob", 1)]
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["repeated"], "and comes very late"
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("why", ["some of it is done", "the worker lacks all", "it doesn't know ann's role"])
+async def test_one_that_has_waited_for_a_budget_waits_for_its_agent_where(crew: Crew, why: str) -> None:
+    task = await put_off(crew, "a step" if why == "some of it is done" else "")
+    feeds = crew.queue.role_feeds
+    if why == "the worker lacks all":
+        feeds.can_run("bob", able=False)
+    elif why != "some of it is done":
+        feeds.take_up(crew.definition.model_copy(update={"agents": crew.definition.agents[1:]}), "another")
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["applied"]
+    assert (await said(crew))[-1] == ("ann", WHY + WAITS)
+    feeds.take_up(crew.definition, crew.definition.digest())
+    ((_, members),) = (await crew.queue.parked_agents()).items()
+    assert await crew.queue.unpark(members) == 1
+    (task,) = await taken(crew, "w")
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["applied"], "it waits for a worker now, for no budget"
+
+
 async def test_one_that_somebody_cancels_meanwhile_goes_to_nobody(crew: Crew) -> None:
     task = await first_of_role(crew)
     await ask_to_cancel(crew, "t1")
-    assert await crew.queue.park("w", [task], WHY) == ["applied"]
+    assert await crew.queue.park("w", [task], WHY) == ["stopped"]
     (task,) = await taken(crew, "w")
     assert task.wish == "cancel"
     await crew.finish("w", [task], "cancelled")
@@ -180,15 +227,39 @@ async def test_what_an_earlier_attempt_spent_doesnt_kill_it(crew: Crew) -> None:
     await crew.assert_idle()
 
 
-@pytest.mark.parametrize("usage", [None, Usage(input_tokens=3, requests=1)])
-async def test_a_worker_gives_back_what_its_agent_has_spent_nothing_for(crew: Crew, usage: Usage | None) -> None:
+async def test_what_an_earlier_attempt_spent_has_it_wait_for_no_budget(crew: Crew) -> None:
     task = await first_of_role(crew)
-    payload = AgentTask(task_id="t1", agent_name="", prompt="x", role="reviewer").model_dump_json()
-    failure = failures.failed(BudgetExhausted("it is spent"), datetime.now(UTC))
+    usage = Usage(input_tokens=3, requests=1)
+    await crew.finish("w", [task], "retry", message="it failed", usage=usage, ttl_ms=0)
+    (task,) = await taken(crew, "w")
+    await spend_all(crew)
+    until_ms = await server_ms(crew.client) + 30 * 86_400_000
+    end = Finished(task, "later", "", "it is spent", usage=usage, ttl_ms=-until_ms, is_of_agent=True)
+    assert (await crew.queue.finish("w", [end]))[0] == ["returned"]
+    again = await taken(crew, "w")
+    assert [(one.agent, one.attempt) for one in again] == [("bob", 2)], "not in 30 days"
+    await crew.finish("w", again)
+    await crew.assert_idle()
+
+
+@pytest.mark.parametrize("usage", [None, Usage(input_tokens=3, requests=1)])
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(BudgetExhausted("it is spent"), "dead"), (Postponed("it is spent", seconds=9.0), "later")],
+    ids=["fails", "waits"],
+)
+@pytest.mark.parametrize("role", ["reviewer", None])
+async def test_a_worker_gives_back_what_its_agent_has_spent_nothing_for(
+    crew: Crew, error: Exception, outcome: str, usage: Usage | None, role: str | None
+) -> None:
+    task = await first_of_role(crew)
+    payload = AgentTask(task_id="t1", agent_name="" if role else "ann", prompt="x", role=role).model_dump_json()
+    failure = failures.failed(error, datetime.now(UTC))
     made = results.Results("c", lambda: datetime.now(UTC))
     before = replace(task, payload=payload, usage=Usage(input_tokens=5, requests=1))
     end = made.failed(before, TaskPolicy(), failure, results.Extras(usage), 1.0)
-    assert (end.outcome, end.is_of_agent) == ("dead", usage is None)
+    assert (end.outcome, end.is_of_agent) == (outcome, usage is None and role is not None)
+    assert end.usage == (before.usage if usage is None else Usage(input_tokens=8, requests=2))
 
 
 @pytest.mark.parametrize("why", ["no other may begin", "some of it is done", "its own budget"])
@@ -229,7 +300,7 @@ async def test_one_that_somebody_cancels_meanwhile_ends_so(crew: Crew) -> None:
     task = await first_of_role(crew)
     await spend_all(crew)
     await ask_to_cancel(crew, "t1")
-    assert await exhausted(crew, task) == "applied"
+    assert await exhausted(crew, task) == "stopped"
     assert await crew.state("t1") == "cancelled"
     await crew.assert_idle()
 

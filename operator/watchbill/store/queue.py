@@ -34,7 +34,7 @@ Aside = Literal["retry", "later", "interrupted", "approval", "members"]
 Outcome = Literal["completed", "failed", "dead", "cancelled", "skipped", Aside]
 """`skipped`: a step's own condition doesn't hold. `later`, `approval`, `members` (it waits for these) don't count."""
 WISHES: Final = frozenset(get_args(Wish))
-Transition = Literal["applied", "returned", "repeated", "stale"]
+Transition = Literal["applied", "returned", "stopped", "repeated", "stale"]
 
 
 @dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples what making one costs, and each task has one
@@ -128,7 +128,7 @@ class Finished:
     detail: str = ""
     """The traceback, for the dead letter; with `approval` and `members`, these; `completed`: whose work it approves."""
     is_of_agent: bool = False
-    """With `dead`: its agent may do nothing, and spent nothing. The role has the task again, if another agent may."""
+    """With `dead` and `later`: its agent may do nothing, and spent nothing now. The role gets it if another may."""
 
 
 def crew_gone(keys: CrewKeys) -> CrewGone:
@@ -213,7 +213,7 @@ class Queue:
         and (with slots ≥ 0) claims, all in one call. A task that ends unannounced is announced now, with its end.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored;
-        `returned`: nothing stored, it is its role's again.
+        `returned`: nothing stored, it is its role's again; `stopped`: it would be, but somebody wanted to stop it.
         `sent` is called when the call is on its way: what is to begin may begin.
         """
         keys = list(self.keys.fixed)
@@ -230,7 +230,7 @@ class Queue:
             keys += (self.keys.agent_events(f.detail),) if f.detail and f.outcome == "completed" else ()
             spent = "" if f.usage is None else packed.pack_usage(f.usage)
             message, detail = f.message and _text(f.message), f.detail and _text(f.detail)
-            outcome = "exhausted" if f.is_of_agent else f.outcome
+            outcome = {"dead": "exhausted", "later": "put_off"}[f.outcome] if f.is_of_agent else f.outcome
             args += (task.id, task.fence, outcome, f.ttl_ms, spent, f.result, message, detail)
         feeds = self.role_feeds
         keys += (*feeds.keys, *self.keys.crew_feed)

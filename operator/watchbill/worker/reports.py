@@ -12,7 +12,7 @@ from watchbill import tracing
 from watchbill.errors import CrewGone, Fenced, StoreRefuses, StoreUnavailable
 from watchbill.loggers import Logger
 from watchbill.names import STEP_SEPARATOR
-from watchbill.store.queue import Finished, Queue
+from watchbill.store.queue import Finished, Queue, Transition
 from watchbill.worker.counts import Counts
 from watchbill.worker.execution import results
 from watchbill.worker.incarnation import Incarnation
@@ -89,12 +89,14 @@ class Reports:
                 break
             del batch[0]
 
-    def account(self, batch: Sequence[Finished], outcomes: Sequence[str]) -> None:
+    def account(self, batch: Sequence[Finished], outcomes: Sequence[Transition]) -> None:
         """Counts what became of results, and the runs that ended with them."""
         self.reported += len(batch)
         for finished, outcome in zip(batch, outcomes, strict=True):
             if outcome == "stale":
                 logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
+            elif finished.is_of_agent:
+                results.log_fate(finished, self._queue.keys.crew, outcome)
             task, shown = finished.task, {"stale": "stale", "returned": "later"}.get(outcome, finished.outcome)
             self._counts.ended(task.agent, shown, is_step=STEP_SEPARATOR in task.id)
         while self._queue.ended_runs:

@@ -270,7 +270,7 @@ class Shift:
             reason, waits = results.unloadable(task, error)
             park = partial(self._queue.park, incarnation.name, [task], redact(reason), waits)
             (outcome,) = await self._state.persist(partial(park, lacks_all=isinstance(error, NewerRecord)))
-            logger.warning("%s%s", reason, " It is its role's again" if outcome == "returned" else waits)
+            results.log_unloadable(task, reason, waits, outcome)
         self._parked.set()
 
     async def _wait(self, incarnation: Incarnation) -> None:

@@ -19,9 +19,9 @@
 --   11 ends               items that end, each with
 --     id
 --     fence
---     outcome             completed | failed | dead | retry | later (this attempt doesn't count; if nothing of it is
---                         done, another agent of its role may get it at once) | exhausted (dead, by an attempt
---                         that spent nothing; or the same, if another agent may get it) | cancelled
+--     outcome             completed | failed | dead | retry | later (this attempt doesn't count)
+--                         | put_off, exhausted (later and dead, by an attempt that spent nothing: if nothing of the
+--                         task is done, another agent of its role may get it instead) | cancelled
 --                         | interrupted | skipped (a step whose condition does not hold)
 --                         | approval (it waits for somebody's, and the attempt doesn't count)
 --                         | members (a step waits for others that work for it; the attempt doesn't count)
@@ -38,9 +38,9 @@
 --   {'gone'}
 --   {'fenced'}
 --   {'unknown'}
---   {'ok', outcomes, claimed, runs}    for each item that ends applied | returned (what is exhausted, to its role)
---                                      | repeated | stale; what `claim` says, or {}; of each run that ended its state,
---                                      and its time since submission in ms
+--   {'ok', outcomes, claimed, runs}    for each item that ends applied | returned (to its role) | stopped (as somebody
+--                                      wants, instead of that) | repeated | stale; what `claim` says, or {}; of each
+--                                      run that ended its state, and its time since submission in ms
 local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), KEYS[#KEYS]
 local bar = barred(uid, inc, number == '1')
@@ -118,11 +118,11 @@ local function keep_failure(item, h, message)
     .. h.inc .. FS .. told)
 end
 
--- When a task that its agent may not begin now goes back to its role, in ms: nothing of it is done, and another agent
--- of the role may begin it earlier. `spent`: what speaks against that; '': nothing. `lacked`: also for an agent that
--- this worker can't run, since another worker may. false: it doesn't.
-local function back_ms(item, h, role, spent, lacked)
-  if not limits or not item.is_there or spent ~= '' then return false end
+-- When a task that its agent may not begin now goes back to its role, in ms: nothing of it is done (whatever attempts
+-- that failed have spent), and another agent of the role may begin it earlier. `lacked`: also for an agent that this
+-- worker can't run, since another worker may. false: it doesn't.
+local function back_ms(item, h, role, lacked)
+  if not limits or not item.is_there then return false end
   for _, done in ipairs(redis.call('HMGET', item.task, 'checkpoints', 'batch', 'approvals')) do
     if done then return false end
   end
@@ -135,7 +135,7 @@ local function back_ms(item, h, role, spent, lacked)
   return false
 end
 
--- applied | returned | repeated | stale
+-- applied | returned | stopped | repeated | stale
 local function end_item(item, h, ended)
   local id, fence = item.id, ended.fence
   local mine = holds(h, inc, fence) and not ended_ids[id]
@@ -169,11 +169,10 @@ local function end_item(item, h, ended)
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
   local done, goes_back = 'applied', false
-  if ended.outcome == 'exhausted' then      -- by an attempt that spent nothing, whatever those before it did
-    goes_back = asker ~= h.agent and back_ms(item, h, asker, '', true)
-    ended.outcome, done = goes_back and 'later' or 'dead', goes_back and 'returned' or done
-  elseif ended.outcome == 'later' then
-    goes_back = asker ~= h.agent and back_ms(item, h, asker, ended.spent)
+  if ended.outcome == 'exhausted' or ended.outcome == 'put_off' then
+    local is_dead = ended.outcome == 'exhausted'
+    goes_back = asker ~= h.agent and back_ms(item, h, asker, is_dead)
+    ended.outcome, done = is_dead and not goes_back and 'dead' or 'later', goes_back and 'returned' or done
   end
   local attempt = h.attempt      -- the last that counts
   local uncounted = ended.outcome == 'interrupted' or ended.outcome == 'later' or ended.outcome == 'approval'
@@ -181,7 +180,8 @@ local function end_item(item, h, ended)
   if uncounted then attempt = int(tonumber(attempt) - 1) end
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
   if wish and (uncounted or ended.outcome == 'retry') then
-    ended.outcome, ended.ttl, done = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl, 'applied'
+    ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
+    done = goes_back and 'stopped' or done
   end
   -- What was delegated can't be replayed: who delegated it has gone on.
   if ended.outcome == 'dead' and item.step and runs().is_marked(item.step, DELEGATED) then ended.outcome = 'failed' end

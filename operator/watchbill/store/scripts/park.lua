@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- uses events holders steps limits releases items
+-- uses events holders streams steps limits releases items
 -- Claimed tasks whose agent this worker's image doesn't have leave the stream, until a worker comes that has it. Those
 -- that were given to it as an agent of their role go back to that, if this worker can run another one of the role.
 -- KEYS fixed, then for each item its own (lib_items.lua); then agent_events of each agent with roles
@@ -18,36 +18,51 @@
 --   {'gone'}
 --   {'fenced'}
 --   {'unknown'}
---   {'ok', ...}           for each item: applied | returned (to its role) | repeated | stale
+--   {'ok', ...}           for each item: applied | returned (to its role) | stopped (whoever takes it next says how it
+--                         ended) | repeated | stale
 local uid, inc, reason, waits, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local bar = barred(uid, inc)
 if bar then return { bar } end
 know_agents(6 + 3 * n, #KEYS - #ARGV + 6 + 3 * n)
 
--- The role that a claim has given this task's entry to its agent for, and of which this worker can run another one.
--- nil: there is none, or the task is that agent's; or this worker doesn't know the agent as one of a role yet, so that
--- its next claim could not say that it lacks it, and would give it the same task.
-local function role_for(h)
+-- The role that this task goes back to, of which this worker can run another agent: that for which its entry was given
+-- to its agent; or, where it has waited for a budget of its agent's and nothing of it is done, that of its record (and
+-- then true: its entry says nothing of the role). nil: there is none, or the task is that agent's; or this worker
+-- doesn't know the agent as one of a role yet, so that its next claim could not say that it lacks it, and would give it
+-- the same task.
+local function role_for(item, h)
   local entry = limits and limiting().feed_of(h.agent) and redis.call('XRANGE', STREAM[h.class], h.entry, h.entry)[1]
   local fields = entry and entry[2] or {}
   for i = 1, #fields, 2 do
     local name, value = fields[i], fields[i + 1]
-    if name == 'agent' and value ~= h.agent and limiting().can_run_any(value) then return value end
+    if name == 'agent' and value ~= h.agent then return limiting().can_run_any(value) and value end
   end
+  local known = entry and redis.call('HMGET', item.task, 'role', 'waits', 'checkpoints', 'batch', 'approvals') or {}
+  local role = known[2] and not (known[3] or known[4] or known[5]) and known[1]
+  if role and limiting().can_run_any(role) then return role, true end
 end
 
 local function park(item, h, member)
   if h.known ~= '0' then count(h.agent, -1, item.agent_events) end
   local wish = wish_of(item.id)
   if wish and set_state(item, wish == 'cancel' and 'cancelling' or 'waiting') then
-    give_back(item.id, h)       -- whoever takes it next says how it ended
-    return 'applied'
+    give_back(item.id, h)
+    return 'stopped'
   end
-  local role = not wish and not item.run_id and role_for(h)
+  local role, is_put_anew
+  if not wish and not item.run_id then role, is_put_anew = role_for(item, h) end
   if role and set_state(item, 'waiting') then
     if redis.call('HEXISTS', item.task, 'agent') == 1 then redis.call('HSET', item.task, 'agent', role) end
+    redis.call('HDEL', item.task, 'waits')
     item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(role) .. ': ' .. reason)
-    give_back(item.id, h)
+    if is_put_anew then
+      release(item.id, h)
+      local entry = put(h.class, 'id', item.id, 'agent', role, 'attempt', h.attempt)
+      redis.call('HSET', item.task, 'entry', entry, 'fence', h.fence)     -- which tells a repeated call that it did so
+      ring()
+    else
+      give_back(item.id, h)
+    end
     return 'returned'
   end
   if wish or not set_state(item, 'parked', nil, int(tonumber(h.attempt) - 1)) then
@@ -58,6 +73,7 @@ local function park(item, h, member)
   if not item.run_id then
     local known = redis.call('HMGET', item.task, 'agent', 'role')
     name_agent(item, h.agent, known[1], known[2])
+    redis.call('HDEL', item.task, 'waits')      -- from now on it waits for a worker, and stays with its agent
   end
   redis.call('ZADD', PARKED_AGENT, now_ms, member)
   item_event(item, 'mission_event', h.agent, reason .. waits)
@@ -75,7 +91,9 @@ for i = 1, n do
   else
     local is_returned = h and h.inc == RETURNED and h.fence == fence
     local is_parked = not h and redis.call('ZSCORE', PARKED_AGENT, member)
-    outcomes[i + 1] = (is_returned or is_parked) and 'repeated' or 'stale'
+    local known = item.run_id and {} or redis.call('HMGET', item.task, 'fence', 'role')
+    local is_put_anew = known[2] and known[1] == fence
+    outcomes[i + 1] = (is_returned or is_parked or is_put_anew) and 'repeated' or 'stale'
   end
 end
 settle()

@@ -18,7 +18,7 @@ from watchbill.names import ROLE
 from watchbill.plan import retry
 from watchbill.plan.hierarchy import Verdict
 from watchbill.records import TaskPolicy
-from watchbill.store.queue import Claimed, Finished, Outcome, Wish
+from watchbill.store.queue import Claimed, Finished, Outcome, Transition, Wish
 from watchbill.tasks import AgentTask, Usage
 from watchbill.worker.execution import failures, outputs
 from watchbill.worker.execution.failures import Failed
@@ -76,8 +76,8 @@ class Results:
         that may not go on yet is set aside."""
         if failure.judged.later_ms is not None:
             message, later_ms = self._first(failure.error).partition(": ")[2][:MESSAGE_MAX], failure.judged.later_ms
-            usage = _spent(task, extras)
-            return Finished(task, "later", "", message, usage=usage, ttl_ms=later_ms, definition=task.definition)
+            finished = Finished(task, "later", "", message, usage=_spent(task, extras), ttl_ms=later_ms)
+            return replace(finished, definition=task.definition, is_of_agent=_may_change_agent(task, extras))
         wait = retry.pause(
             failure.judged,
             task.attempt,
@@ -95,18 +95,20 @@ class Results:
         )
         if outcome != "dead":
             return finished
-        may_go_on = failure.judged.is_of_agent and extras.usage is None  # whatever earlier attempts have spent
-        return replace(finished, detail=what, is_of_agent=may_go_on and _role_of(task) is not None)
+        is_of_agent = failure.judged.is_of_agent and _may_change_agent(task, extras)
+        return replace(finished, detail=what, is_of_agent=is_of_agent)
 
     def log(self, finished: Finished, failure: Failed) -> None:
-        """Logs a failure. Call it after the report: strangers' handlers of logging may do anything."""
+        """Logs a failure. Call it after the report: strangers' handlers of logging may do anything. What becomes of one
+        that another agent may get is logged once the store has said it (`log_fate`)."""
         if finished.outcome == "later":
-            logger.info("task %s of %s is set aside: %s", finished.task.id, self._crew, finished.message)
+            if not finished.is_of_agent:
+                _log_aside(finished, self._crew)
             return
         task, what = finished.task, finished.detail or self._trace(failure)
         logger.info("attempt %d of task %s of %s failed\n%s", task.attempt, task.id, self._crew, what)
-        if finished.outcome == "dead":
-            self._log_dead(task, failure.error, ", if no other agent of its role may begin" * finished.is_of_agent)
+        if finished.outcome == "dead" and not finished.is_of_agent:
+            _log_dead(task, self._crew, failure.error)
 
     def stopped(self, task: Claimed, policy: TaskPolicy, outcome: Outcome, message: str, extras: Extras) -> Finished:
         """Makes the end of a task that was cancelled or interrupted. It has no result."""
@@ -134,13 +136,8 @@ class Results:
 
     def not_begun(self, task: Claimed, policy: TaskPolicy, error: str) -> Finished:
         """Makes the result of a task that ended before an agent saw it."""
-        self._log_dead(task, error)
+        _log_dead(task, self._crew, error)
         return self._finished(task, "dead", policy, error=error)
-
-    def _log_dead(self, task: Claimed, error: str, unless: str = "") -> None:
-        """Logs a dead task in one line. The traceback is in the dead letter, and at level INFO."""
-        why = " ".join(self._first(error).split())[:_LINE_MAX]
-        logger.warning("task %s of %s is dead after attempt %d%s: %s", task.id, self._crew, task.attempt, unless, why)
 
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
         """Makes the result of a task that couldn't be run by a fault of Watchbill's own."""
@@ -198,6 +195,40 @@ class Results:
         return _utf8(failures.beginning(text))
 
 
+def log_fate(finished: Finished, crew: str, stored: Transition) -> None:
+    """Logs what became of a task whose agent may do nothing. `stored`: what the store said of its end."""
+    if stored == "returned":
+        logger.info("task %s of %s is its role's again: %s", finished.task.id, crew, _line(finished.message))
+    elif stored == "applied" and finished.outcome == "dead":
+        _log_dead(finished.task, crew, finished.message)
+    elif stored == "applied":
+        _log_aside(finished, crew)
+
+
+def log_unloadable(task: Claimed, reason: str, waits: str, stored: Transition) -> None:
+    """Logs what became of a task that this worker can't run, as `unloadable` tells it. Nothing has of one that is to
+    stop, or that somebody else has by now."""
+    if stored == "applied":
+        logger.warning("%s%s", reason, waits)
+    elif stored == "returned":
+        logger.warning("%s Task %r is its role's again", reason, task.id)
+    elif stored == "repeated":  # the answer that said which of the two was lost
+        logger.warning("%s", reason)
+
+
+def _log_dead(task: Claimed, crew: str, error: str) -> None:
+    """Logs a dead task in one line. The traceback is in the dead letter, and at level INFO."""
+    logger.warning("task %s of %s is dead after attempt %d: %s", task.id, crew, task.attempt, _line(error))
+
+
+def _log_aside(finished: Finished, crew: str) -> None:
+    logger.info("task %s of %s is set aside: %s", finished.task.id, crew, finished.message)
+
+
+def _line(error: str) -> str:
+    return " ".join(_utf8(failures.beginning(error)).split())[:_LINE_MAX]
+
+
 def _utf8(text: str) -> str:
     """Replaces what UTF-8 can't say."""
     return text.encode("utf-8", "replace").decode()
@@ -252,6 +283,12 @@ def _role_of(task: Claimed) -> str | None:
         return AgentTask.model_validate_json(task.payload).role
     except ValueError:
         return None
+
+
+def _may_change_agent(task: Claimed, extras: Extras) -> bool:
+    """Returns whether another agent may get the task instead: this attempt has spent nothing, whatever earlier ones
+    did, and it is one of a role."""
+    return extras.usage is None and _role_of(task) is not None
 
 
 def _spent(task: Claimed, extras: Extras) -> Usage | None:
