@@ -11,11 +11,13 @@ import redis.asyncio
 
 from waiting import until
 from watchbill import connection
+from watchbill.controller import beats_now
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.stored import Stored
-from watchbill.errors import NotLeader, StaleObject
+from watchbill.errors import CrewGone, NotLeader, StaleObject
 from watchbill.names import CrewKeys
+from watchbill.plan.heartbeat import RUN_NOW_ANNOTATION
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.scheduler import Scheduler
 from watchbill.store import definitions, heartbeats
@@ -36,6 +38,8 @@ class Replica:
     def __init__(self, client: redis.asyncio.Redis, clock: FakeClock) -> None:
         self.living: tuple[str, int] | None = ("u", 1)
         self.leads = True
+        self.leads_for: int | None = None
+        """So often it is told that it leads, and then that it doesn't."""
         self.memory = CrewMemory()
         self.scheduler = Scheduler(client, clock)
         self.stored = Stored(client, self.scheduler, "me", self._living, check=self._check, clock=clock)
@@ -44,6 +48,8 @@ class Replica:
         return self.living
 
     def _check(self) -> None:
+        if self.leads_for is not None:
+            self.leads, self.leads_for = self.leads_for > 0, self.leads_for - 1
         if not self.leads:
             raise NotLeader("another leads")
 
@@ -71,8 +77,9 @@ async def agents(client: redis.asyncio.Redis) -> tuple[str, str]:
     return (await definitions.current(client, KEYS)).definition.agents[0].agent_id, record.agents[0].agent_id
 
 
-def beat(seconds: int, generation: int = 1) -> dict[str, Any]:
-    metadata = {"name": "beat", "namespace": "team", "uid": "b", "generation": generation}
+def beat(seconds: int, generation: int = 1, *, name: str = "beat", run_now: str = "") -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name, "namespace": "team", "uid": name, "generation": generation}
+    metadata |= {"annotations": {RUN_NOW_ANNOTATION: run_now}} if run_now else {}
     spec = {"crewRef": {"name": "echo"}, "intervalSeconds": seconds, "agent": "a", "prompt": "look"}
     return {"apiVersion": "watchbill.dev/v1alpha1", "kind": "Heartbeat", "metadata": metadata, "spec": spec}
 
@@ -130,6 +137,42 @@ async def test_one_that_does_not_lead_writes_nothing(client: redis.asyncio.Redis
     with pytest.raises(NotLeader):
         await one.stored.remove(KEY, None, one.memory)
     assert await agents(client) == ("a", "a")
+
+
+async def test_one_that_leads_no_more_fires_nothing_that_it_was_asked_for_and_the_next_leader_does_once(
+    client: redis.asyncio.Redis, clock: FakeClock
+) -> None:
+    old, new = Replica(client, clock), Replica(client, clock)
+    names = [f"beat{number}" for number in range(3)]
+    await old.sync("a", *(beat(3600, name=name) for name in names))
+    asked = [beat(3600, name=name, run_now="now") for name in names]
+
+    old.leads_for = 1
+    with pytest.raises(NotLeader):
+        await old.sync("a", *asked)
+    made = [heartbeats.run_now_id(name, "now") for name in names]
+    assert [await client.exists(KEYS.task(task)) for task in made] == [1, 0, 0]
+
+    await new.sync("a", *asked)
+    assert [await client.exists(KEYS.task(task)) for task in made] == [1, 1, 1]
+    assert new.memory.run_now == {name: ("now", f"fired {task}") for name, task in zip(names, made, strict=True)}
+    assert await client.zcard(KEYS.ids) == 3, "one was fired twice"
+
+
+async def test_what_was_asked_of_a_former_crew_is_not_fired_in_the_one_that_took_its_place(
+    client: redis.asyncio.Redis, clock: FakeClock
+) -> None:
+    old, new = Replica(client, clock), Replica(client, clock)
+    await old.sync("a", beat(3600), uid="former")
+    new.living = old.living = ("latter", 1)
+    await new.sync("a", beat(3600), uid="latter")
+    with pytest.raises(CrewGone):  # it has looked before, and stood still until now
+        await beats_now.fire(client, KEYS, "former", {"beat": "now"}, old.memory, check=old._check, now=clock.now())
+    assert await client.zcard(KEYS.ids) == 0
+    assert not await beats_now.fire(
+        client, KEYS, "latter", {"beat": "now"}, new.memory, check=new._check, now=clock.now()
+    )
+    assert await client.zcard(KEYS.ids) == 1
 
 
 async def test_a_replica_that_follows_fires_what_the_leader_stored_each_slot_once(

@@ -27,11 +27,12 @@ class Room:
     def __init__(self, client: Any, keys: CrewKeys) -> None:
         self.client, self.keys, self.memory = client, keys, CrewMemory(verdicts={"hb": (Reason.AVAILABLE, "it fires")})
         self.status: dict[str, Any] = {}
+        self.uid = ""
 
     async def store(self, max_queued: int = 10, whose: dict[str, str] | None = None) -> None:
         agents = [AgentDefinition(agent_id="a")]
         crew = CrewDefinition(crew_id="i", name="c", agents=agents, tasks=TaskPolicy(max_queued=max_queued))
-        uid = await definitions.apply(self.client, self.keys, crew)
+        self.uid = uid = await definitions.apply(self.client, self.keys, crew)
         said: dict[str, Any] = {"intervalSeconds": 3600, "concurrencyPolicy": "Forbid", **(whose or {"agent": "a"})}
         spec = HeartbeatSpec(crewRef=CrewRef(name="c"), **said)
         heartbeat = Heartbeat(metadata=ObjectMeta(name="hb"), spec=spec)
@@ -43,7 +44,9 @@ class Room:
         metadata = {"name": "hb", "generation": 1, "annotations": {"watchbill.dev/run-now": token}}
         seen = {"metadata": metadata, "status": self.status}
         wanted = beats_now.asked([seen], self.memory)
-        is_left = await beats_now.fire(self.client, self.keys, wanted, self.memory, now=NOON)
+        is_left = await beats_now.fire(
+            self.client, self.keys, self.uid, wanted, self.memory, check=lambda: None, now=NOON
+        )
         observed = (await beats_now.observed(self.client, self.keys, suspended=False))["hb"]
         handled = self.memory.run_now.get("hb")
         self.status = beat.status(seen, self.memory.verdicts["hb"], observed, now=NOON, handled=handled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -39,14 +39,22 @@ def asked(beats: Sequence[Mapping[str, Any]], memory: CrewMemory) -> dict[str, s
 
 
 async def fire(
-    client: redis.asyncio.Redis, keys: CrewKeys, wanted: Mapping[str, str], memory: CrewMemory, *, now: datetime
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    wanted: Mapping[str, str],
+    memory: CrewMemory,
+    *,
+    check: Callable[[], object],
+    now: datetime,
 ) -> bool:
-    """Fires these heartbeats, and remembers what became of it. Returns whether the queue had no room for one: it is to
-    be tried again."""
+    """Fires these heartbeats of the crew of this uid, and remembers what became of it. Returns whether the queue had no
+    room for one: it is to be tried again. `check` is called before each, and raises NotLeader. Raises CrewGone."""
     is_left = False
     for name, token in wanted.items():
+        check()
         try:
-            made, _ = await firing.run_now(client, keys, name, token, now=now)
+            made, _ = await firing.run_now(client, keys, name, token, now=now, uid=uid)
             told = f"fired {made}"
         except (Closed, Conflict, InvalidInput, NewerRecord, QuotaExceeded) as error:
             told = str(error)

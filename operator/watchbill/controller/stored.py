@@ -168,8 +168,8 @@ class Stored:
             memory.synced = token
         is_left = False
         if asked := beats_now.asked(beats, memory):
-            self._check()
-            is_left = await beats_now.fire(self._client, keys, asked, memory, now=self._clock.now())
+            now, check = self._clock.now(), self._check
+            is_left = await beats_now.fire(self._client, keys, wanted.uid, asked, memory, check=check, now=now)
             reading = None  # it is older than the work that this has made
         reading = reading or await self._read(keys, wanted.uid)
         memory.swept = reading.substance

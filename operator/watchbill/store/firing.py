@@ -113,10 +113,18 @@ async def fire_all(client: redis.asyncio.Redis, calls: Sequence[Call]) -> list[F
 
 
 async def run_now(
-    client: redis.asyncio.Redis, keys: CrewKeys, name: str, token: str, *, now: datetime, traceparent: str = ""
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    name: str,
+    token: str,
+    *,
+    now: datetime,
+    traceparent: str = "",
+    uid: str = "",
 ) -> tuple[str, bool]:
     """Fires beside the schedule, once for each token, suspended or not. Returns the id of the task or run, and whether
-    this call made it. `traceparent`: the span of whoever asks.
+    this call made it. `traceparent`: the span of whoever asks. `uid`: of the crew that is meant; empty: the one that is
+    there.
 
     Its concurrencyPolicy counts: with Forbid, Conflict is raised while what it fired last has not ended. Raises also
     NotFound when there is no such heartbeat or crew, QueueFull, QuotaExceeded, Closed, CrewGone, and what `fire`
@@ -126,6 +134,8 @@ async def run_now(
     while True:
         state = await heartbeats.get(client, keys, name)
         current = await definitions.current(client, keys)
+        if uid not in ("", current.uid):
+            raise crew_gone(keys)
         if state is None or state.uid != current.uid:
             listed = ", ".join(sorted(one.name for one in await heartbeats.all_of(client, keys))) or "none"
             raise NotFound(f"crew {keys.crew!r} has no heartbeat {name!r}; it has: {listed}")
