@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from asks import ask_to_cancel
-from hierarchy_scenes import RUNS, Expected, Item, Program, Scene, scenes
 from hypothesis import HealthCheck, Phase, given, settings
 from support import Crew, opened
 
+from hierarchy_scenes import RUNS, Expected, Item, Program, Scene, scenes
 from watchbill.agents.asking import Ends, Waits
 from watchbill.agents.team import Team
 from watchbill.errors import DelegationFailed, InvalidInput
