@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from e2e.cluster import machine
+from e2e.cluster.kubectl import KubectlError
 from e2e.kind import crews, ledger
 from e2e.kind.team import SOON, Team
 from watchbill.client import Client
 
+# kill -9 of PID 1's only child, which does the work.
+KILL = "import os; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), 9)"
 PROMPTS = ("0.2", "4", "1", "0.5", "2", "0.1")
 """Seconds of the tasks, which four slots share."""
 
 
-def test_a_rolling_update_of_operator_and_workers_under_load_disturbs_no_task(team: Team, name: str) -> None:
+def test_a_killed_leader_and_a_rolling_update_of_operator_and_workers_disturb_no_task(team: Team, name: str) -> None:
     team.apply(*crews.sample(name, "Noted", lease_seconds=60, minReplicas=2, maxReplicas=2, concurrency=2))
     old = uids(team.until_pods(name, 2))
     with team.pod_events(name) as events:
         with ledger.busy(team, name, PROMPTS) as tasks:
+            killed = leader(team)
+            began = time.monotonic()
+            machine.until(partial(leads_on, team, killed), within=SOON, what="the standby leads", every=0.5)
+            print(f"another replica led {time.monotonic() - began:.1f} s after the leader was killed")
+            team.kubectl("patch", "crew", name, "--type=merge", '--patch={"spec": {"workers": {"idleSeconds": 100}}}')
+            machine.until(lambda: is_observed(team, name), within=SOON, what="it acts")
+            assert uids(team.pods(name)) == old, "the leader's end replaced a worker"
+
             team.kubectl("rollout", "restart", "deployment/watchbill")
             team.kubectl("rollout", "status", "deployment/watchbill", "--timeout=90s", timeout=120)
             before = len(tasks)
@@ -75,3 +89,21 @@ def test_a_release_that_is_uninstalled_and_installed_again_loses_no_task(team: T
 
 def uids(pods: list[dict[str, Any]]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
+
+
+def leader(team: Team) -> str:
+    """The operator's pod that holds the Lease."""
+    return str(team.get("lease", "watchbill")["spec"]["holderIdentity"]).partition("_")[0]
+
+
+def leads_on(team: Team, pod: str) -> bool:
+    """Kills the operator in that pod, again as soon as it is back. Returns whether another one leads."""
+    with suppress(KubectlError):  # it is away
+        team.kubectl("exec", pod, "--", "python3", "-c", KILL)
+    return leader(team) not in ("", pod)
+
+
+def is_observed(team: Team, crew: str) -> bool:
+    """The operator has seen the newest spec."""
+    seen = team.get("crew", crew)
+    return bool(seen["status"]["observedGeneration"] == seen["metadata"]["generation"])
