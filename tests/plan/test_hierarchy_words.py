@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from watchbill.api.hierarchy import Hierarchy
 from watchbill.errors import InvalidInput
@@ -35,6 +37,26 @@ def test_names_of_steps_tell_item_round_and_depth() -> None:
     assert names == ["lead:2", "lead:2:review", "lead:2:work2", "lead:2:review2", "lead:2:work2:1"]
     assert [hierarchy.depth(name) for name in ("lead", *names)] == [0, 1, 1, 1, 1, 2]
     assert [hierarchy.is_delegated(crew(), step) for step in (None, "lead", "lead:1")] == [False, False, True]
+
+
+PLACES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=4).map(tuple)
+"""Item and round, on each level of delegation."""
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of the machine, which may be busy
+@given(st.sets(PLACES, max_size=20))
+def test_any_work_and_its_review_have_names_of_their_own(places: set[tuple[tuple[int, int], ...]]) -> None:
+    plan, names = flow.Plan(crew()), []
+    for place in places:
+        step, parent = "lead", ""
+        for item, number in place:
+            step, parent = hierarchy.work_step(step, item, number), step
+        names += [step, hierarchy.review_step(parent, *place[-1])]
+        for name, agent in zip(names[-2:], ("coder", "critic"), strict=True):
+            assert hierarchy.depth(name) == len(place)
+            assert hierarchy.is_delegated(crew(), name)
+            assert plan.place(agent, name) == flow.Place("agent", name=name)
+    assert len(set(names)) == 2 * len(places)
 
 
 @pytest.mark.parametrize("name", ["lead", "critic", "nobody", "coder"])
