@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from workshop import Crew, Make
 
 from waiting import until
+from watchbill import connection, testing
+from watchbill.agents import AgentLoader, aclose_clients
 from watchbill.api.budgets import Budget
 from watchbill.api.models import ModelChoice
+from watchbill.clock import SYSTEM
+from watchbill.errors import BudgetExhausted, Postponed, RetryLater
 from watchbill.plan.why import Reason
 from watchbill.records import AgentDefinition
 from watchbill.store import budgets
 from watchbill.tasks import RunState, TaskState
 from watchbill.testing import Answer, ErrorAnswer, FakeModel, Request, ToolCall
+from watchbill.worker.execution.account import Account
 
 LONG = "x" * 1100
 """A prompt of more bytes than tokens are charged for it."""
@@ -48,34 +54,85 @@ async def tokens(crew: Crew, field: str = "budget:all:") -> tuple[int, int]:
     return (found.spent.tokens, found.held.tokens) if found else (0, 0)
 
 
-async def test_twenty_tasks_that_race_on_two_workers_never_exceed_a_budget(make_crew: Make) -> None:
-    under_way, most_under_way, served = 0, 0, 0
+class Starts:
+    """What the model's server counts at each call's start: what calls have cost, what those under way may cost at most,
+    and what this one may."""
 
-    async def answer(request: Request) -> Answer:
-        nonlocal under_way, most_under_way, served
-        under_way += 1
-        most_under_way = max(most_under_way, under_way)
+    def __init__(self) -> None:
+        self.settled = 0
+        self.under_way: dict[int, int] = {}
+        self.counted: list[int] = []
+        self.in_store: list[int] = []
+        """The store's own count then."""
+        self.beside = 0
+
+    async def answer(self, crew: Crew, request: Request) -> Answer:
+        """Each seventh call breaks, and may have cost all that it could."""
+        number, most = len(self.counted), len(request.prompt.encode()) + request.body["max_completion_tokens"]
+        self.under_way[number] = most
+        self.counted.append(self.settled + sum(self.under_way.values()))
+        self.beside = max(self.beside, len(self.under_way))
+        self.in_store.append((await tokens(crew))[0])
         await asyncio.sleep(0.01)
-        under_way -= 1
-        served += 1
-        return "ok"
+        breaks = number % 7 == 6
+        self.settled += most if breaks else 750
+        del self.under_way[number]
+        return ErrorAnswer(500) if breaks else "ok"
 
-    whole = budget(tokens=10_000, window="Monthly", onExhausted="Fail")
-    charged = {"input_tokens": 650, "output_tokens": 100}
-    async with crew_of(make_crew, answer, [whole], tasks={"max_attempts": 1}, concurrency=10, **charged) as (crew, _):
+    def check(self, limit: int, spent: tuple[int, int]) -> None:
+        assert max(self.counted) <= limit
+        assert max(self.in_store) <= limit
+        assert self.settled <= spent[0] <= limit
+        assert spent[1] == 0
+        assert self.beside > 1
+        assert len(self.counted) > 6
+
+
+WHOLE: dict[str, Any] = {"tokens": 10_000, "window": "Monthly", "onExhausted": "Fail"}
+CHARGED: dict[str, Any] = {"input_tokens": 650, "output_tokens": 100}
+PATIENT = {"max_tokens": 100, "timeout": 300.0}
+
+
+async def test_no_call_of_workers_that_race_starts_if_it_could_exceed_a_budget(make_crew: Make) -> None:
+    starts = Starts()
+    async with FakeModel(lambda asked: starts.answer(crew, asked), **CHARGED) as model:
+        agent, tasks = llm("a", model.base_url, config=PATIENT), {"max_attempts": 1}
+        crew = await make_crew([agent], budgets=[budget(**WHOLE)], tasks=tasks, concurrency=10)
         async with AsyncExitStack() as stack:
             for _ in range(2):
                 await stack.enter_async_context(crew.in_process())
             ids = [await crew.submit(f"t{i}", "a", LONG) for i in range(20)]
-            results = await crew.results(ids)
-        done = sum(result.success for result in results)
-        assert most_under_way > 1
-        assert done == served
-        assert done * 750 <= 10_000
-        assert await tokens(crew) == (done * 750, 0)
-        failed = [result.error for result in results if not result.success]
-        assert failed
-        assert all("budget 'all' is exhausted" in error for error in failed)
+            results = await crew.results(ids, 300)
+        starts.check(10_000, await tokens(crew))
+    failed = [result.error for result in results if not result.success and "HTTP 500" not in result.error]
+    assert len(failed) == 20 - len(starts.counted)
+    assert all("budget 'all' is exhausted" in error for error in failed)
+
+
+async def test_no_call_of_twenty_accounts_that_race_starts_if_it_could_exceed_a_budget(make_crew: Make) -> None:
+    """Each has the part of a worker that reserves, with its own connection, and asks until nothing fits any more."""
+    starts = Starts()
+
+    async def work(number: int) -> None:
+        async with connection.Store(crew.url) as store:
+            account = Account(store.client, crew.keys, lambda: datetime.now(UTC), SYSTEM)
+            runner = AgentLoader().load(crew.definition, crew.definition.agents[0])
+            for turn in range(10):
+                context = testing.context(prompt=LONG, agent=runner.agent)
+                context.spending = account.of(f"t{number}-{turn}", "1", "a", "")
+                try:
+                    await runner.run(context)
+                except RetryLater:
+                    continue
+                except (BudgetExhausted, Postponed):
+                    break
+            await account.close()
+
+    async with FakeModel(lambda asked: starts.answer(crew, asked), **CHARGED) as model:
+        crew = await make_crew([llm("a", model.base_url, config=PATIENT)], budgets=[budget(**WHOLE)])
+        await asyncio.gather(*(work(number) for number in range(20)))
+        await aclose_clients()
+        starts.check(10_000, await tokens(crew))
 
 
 async def test_a_task_waits_for_the_next_window_and_goes_on_when_the_budget_is_raised(make_crew: Make) -> None:
