@@ -89,8 +89,9 @@ def main() -> int:
         found, wrong = asyncio.run(measure(arguments.requests, arguments.rounds, Path(folder)))
     code = ours.report(f"{arguments.requests} requests, load average {load:.1f}", found, wrong, arguments.json)
     own = statistics.median(figures["own ms"] for figures in found["request"])
-    told = "reached" if own <= GOAL_MS else "MISSED"
-    print(f"{told:<8} CPU of LLMAgent itself ≤ {GOAL_MS:.0f} ms a request: {own:.2f} ms")
+    bare = statistics.median(figures["pydantic-ai ms"] for figures in found["request"])
+    text = f"LLMAgent's own cost ≤ {GOAL_MS:.0f} ms CPU per call beyond pydantic-ai's: {own:.2f} ms"
+    ours.goal(f"{text}, {own / bare:.2f} of pydantic-ai's own {bare:.2f} ms", is_reached=own <= GOAL_MS)
     return code
 
 

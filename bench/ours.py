@@ -142,6 +142,11 @@ def on_own_store(measure: Callable[[Server], Awaitable[Measured]]) -> Measured:
     return asyncio.run(run())
 
 
+def goal(text: str, *, is_reached: bool) -> None:
+    """Prints a goal with what was found, and whether that reaches it."""
+    print(f"{'reached' if is_reached else 'MISSED':<8} {text}")
+
+
 def report(title: str, found: Figures, wrong: list[str], file: str | None) -> int:
     """Prints the median and the spread of each figure, and what is wrong; writes all to the file as JSON. Returns the
     exit code."""
