@@ -23,6 +23,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     return {"error": {"code": -32601, "message": f"no method {asked['method']}"}}
 
 
-for line in sys.stdin:
-    if "id" in (read := json.loads(line)):
-        print(json.dumps({"jsonrpc": "2.0", "id": read["id"], **answer(read)}), flush=True)
+if __name__ == "__main__":
+    for line in sys.stdin:
+        if "id" in (read := json.loads(line)):
+            print(json.dumps({"jsonrpc": "2.0", "id": read["id"], **answer(read)}), flush=True)

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import mcp_legacy_process
 import pytest
+from aiohttp import web
 from prometheus_client import REGISTRY
 
 from ports import free_ports
@@ -310,3 +312,39 @@ def test_mcp_is_not_imported_before_a_server_is_used() -> None:
         "sys.exit(any(name.partition('.')[0] == 'mcp' for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}).returncode == 0
+
+
+# A server by HTTP, of the protocol before, that begins anew
+@pytest.mark.parametrize(("status", "code"), [(404, None), (404, -32001), (404, -32600), (400, -32000), (400, None)])
+async def test_a_server_that_has_lost_our_session_is_connected_to_anew(status: int, code: int | None) -> None:
+    sessions: set[str] = set()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked, session = await request.json(), request.headers.get("Mcp-Session-Id", "")
+        if asked["method"] == "initialize":
+            sessions.add(session := f"s{len(sessions)}-{id(asked)}")
+        elif session not in sessions:
+            lost = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": "no such session"}}
+            return web.json_response(lost, status=status) if code else web.Response(status=status)
+        if "id" not in asked:
+            return web.Response(status=202)
+        said = {"jsonrpc": "2.0", "id": asked["id"], **mcp_legacy_process.answer(asked)}
+        return web.json_response(said, headers={"Mcp-Session-Id": session})
+
+    app = web.Application()
+    app.router.add_post("/mcp", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
+        tools = tools_of(ToolServer.model_validate({"name": "shop", "url": url}), "shop/upper")
+        assert await tools["shop/upper"](text="ho") == "HO"
+        sessions.clear()
+        with pytest.raises(RetryLater, match="tool server 'shop'"):
+            await tools["shop/upper"](text="ho")
+        assert await tools["shop/upper"](text="hi") == "HI"
+        assert up() == 1
+    finally:
+        await aclose_clients()
+        await runner.cleanup()

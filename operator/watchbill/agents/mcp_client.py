@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,79 +49,103 @@ _OF_THE_CALL: Final = frozenset({types.INVALID_PARAMS})
 """Errors of the protocol that a model may mend, by other arguments."""
 
 
+@dataclass(slots=True, eq=False)
+class _Life:
+    """One connection, from its begin to its end."""
+
+    ready: asyncio.Future[tuple[Client, dict[str, types.Tool]]]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    keeping: asyncio.Task[None] | None = None
+    calls: int = 0
+    """Calls under way."""
+    is_left: bool = False
+    """No other call is made by it: it ends when those that are under way have."""
+
+
 class Connection:
     """A server as one worker uses it."""
 
     def __init__(self, crew: str, server: ToolServer) -> None:
         """`crew`: `namespace/name`. Begins nothing yet."""
         self._server = server
-        self._keeping: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[tuple[Client, dict[str, types.Tool]]] | None = None
-        self._over = asyncio.Event()
+        self._life: _Life | None = None
+        self._lives: set[_Life] = set()
         self._said: deque[str] = deque(maxlen=_LINES_KEPT)
         self._up = metrics.TOOL_SERVER_UP.labels(*metrics.of_crew(crew), server.name)
 
     async def tools(self) -> Mapping[str, types.Tool]:
         """The server's tools by name. Begins the connection if there is none. Raises RetryLater when the server doesn't
         start or answer in time, UserActionRequired when somebody must change something first."""
-        return (await self._connected())[1]
+        return (await self._connected()).ready.result()[1]
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Any:
         """The result of a tool: JSON if the server gives it, else text. Raises ValueError for what a model may mend,
         RetryLater when the server has gone, and TimeoutError."""
-        client, _ = await self._connected()
-        over = self._over
+        life = await self._connected()
+        life.calls += 1
+        try:
+            return _value(await self._called(life, name, arguments))
+        finally:
+            life.calls -= 1
+            if life.is_left and not life.calls:
+                life.over.set()
+
+    async def _called(self, life: _Life, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+        client, _ = life.ready.result()
         try:
             async with asyncio.timeout(self._server.timeout_seconds):
-                result = await client.call_tool(name, arguments)
+                return await client.call_tool(name, arguments)
         except TimeoutError:
             raise TimeoutError(f"{self._named} gave no answer within {self._server.timeout_seconds} s") from None
         except MCPError as error:
             if error.code in _OF_THE_CALL:
                 raise ValueError(error.message) from None
             if error.code == types.CONNECTION_CLOSED:
-                over.set()
+                life.over.set()
                 raise self._gone() from None
+            # A server that has begun anew knows no session of before, and each says that by another error.
+            life.is_left = self._server.url is not None
             raise RetryLater(f"{self._named} answered with an error: {redact(error.message)[:_SAID_MAX]}") from None
         except WatchbillError:
             raise
         except Exception as error:
-            over.set()
+            life.over.set()
             raise self._gone(error) from None
-        return _value(result)
 
     async def aclose(self) -> None:
         """Ends the connection, and the server's process."""
-        self._over.set()
-        if (keeping := self._keeping) is not None:
-            done, _ = await asyncio.wait([keeping], timeout=_END_SECONDS)
-            if not done:
-                keeping.cancel()
-                await asyncio.wait([keeping], timeout=_END_SECONDS)
+        for life in self._lives:
+            life.over.set()
+        if keeping := {life.keeping for life in self._lives if life.keeping is not None}:
+            _, late = await asyncio.wait(keeping, timeout=_END_SECONDS)
+            for one in late:
+                one.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_END_SECONDS)
 
     @property
     def _named(self) -> str:
         return f"tool server {self._server.name!r}"
 
-    async def _connected(self) -> tuple[Client, dict[str, types.Tool]]:
-        if self._ready is None or self._over.is_set():
-            self._over = asyncio.Event()
-            self._ready = asyncio.get_running_loop().create_future()
-            self._keeping = asyncio.create_task(self._keep(self._ready, self._over, self._keeping))
-        ready = self._ready
-        done, _ = await asyncio.wait([ready], timeout=self._server.timeout_seconds)
+    async def _connected(self) -> _Life:
+        life, before = self._life, None
+        if life is None or life.over.is_set() or life.is_left:
+            if life is not None and self._server.url is None:  # one process after the other
+                before = life.keeping
+            life = self._life = _Life(asyncio.get_running_loop().create_future())
+            life.keeping = asyncio.create_task(self._keep(life, before))
+            self._lives.add(life)
+            life.keeping.add_done_callback(lambda _: self._lives.discard(life))
+        done, _ = await asyncio.wait([life.ready], timeout=self._server.timeout_seconds)
         if not done:
-            self._over.set()
+            life.over.set()
             raise RetryLater(f"{self._named} did not start within {self._server.timeout_seconds} s{self._last_lines()}")
-        return ready.result()
+        life.ready.result()
+        return life
 
-    async def _keep(
-        self,
-        ready: asyncio.Future[tuple[Client, dict[str, types.Tool]]],
-        over: asyncio.Event,
-        before: asyncio.Task[None] | None,
-    ) -> None:
+    async def _keep(self, life: _Life, before: asyncio.Task[None] | None) -> None:
         """Holds the connection from its begin to its end, in one task, as the library needs it."""
+        ready, over = life.ready, life.over
         if before is not None:
             await asyncio.wait([before])
         self._said.clear()
@@ -131,7 +156,8 @@ class Connection:
         if not holding.done() and not ready.done():  # it hangs as it starts
             holding.cancel()
         await asyncio.wait([holding])
-        self._up.set(0)
+        if self._life is life:
+            self._up.set(0)
         error = None if holding.cancelled() else holding.exception()
         if not ready.done():
             ready.set_exception(self._failed(error))
