@@ -179,7 +179,7 @@ async def test_connections_are_used_again_until_they_are_closed() -> None:
     async with FakeModel(lambda _: "ok") as model:
         real = model._answer
 
-        async def note(api: str, received: web.Request) -> testing.Answer:
+        async def note(api: str, received: web.Request) -> tuple[testing.Request, testing.Answer]:
             assert received.transport is not None
             peers.append(received.transport.get_extra_info("peername"))
             return await real(api, received)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import web
 from asking import ask, failure
 from prometheus_client import REGISTRY
 
@@ -19,7 +18,7 @@ from watchbill.agents.calculator import calculator
 from watchbill.api.models import ModelChoice
 from watchbill.errors import RetryLater, TaskFailed, UserActionRequired
 from watchbill.tasks import Usage
-from watchbill.testing import Answer, CutOff, ErrorAnswer, FakeModel, Refusal, Streamed, ToolCall
+from watchbill.testing import Answer, CutOff, ErrorAnswer, FakeModel, Raw, Refusal, Streamed, ToolCall
 from watchbill.worker.execution import failures
 
 
@@ -133,22 +132,23 @@ async def test_an_error_of_the_provider(api: Api, status: int, kind: type[Except
 @EACH
 @pytest.mark.parametrize("body", ["{not json", "[]", "", "data: {not json\n\n", "<html>"])
 async def test_an_answer_that_can_not_be_read(api: Api, body: str) -> None:
-    async def answer(_: web.Request) -> web.Response:
-        kind = "text/event-stream" if api.stream else "application/json"
-        return web.Response(text=body, content_type=kind)
-
-    app = web.Application()
-    app.router.add_post("/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        error = await failure(model=f"{api.provider}:any", base_url=url, config={"stream": api.stream})
-    finally:
-        await runner.cleanup()
+    kind = "text/event-stream" if api.stream else "application/json"
+    async with FakeModel([Raw(body, kind)]) as model:
+        error = await failure(**api.agent(model))
     assert isinstance(error, RetryLater)
     assert len(str(error)) < 800
+
+
+@EACH
+@pytest.mark.parametrize("arguments", ['{"expression": ', "[1]"])
+async def test_arguments_that_stay_wrong_end_the_task_and_say_why(api: Api, arguments: str) -> None:
+    async with FakeModel(lambda _: ToolCall("calculator", arguments)) as model:
+        context = testing.context(prompt="6 * 7?", tools={"calculator": calculator})
+        error = await failure(context=context, **api.agent(model, tools=["calculator"]))
+    assert type(error) is TaskFailed
+    assert "Tool 'calculator' exceeded max retries count of 2: " in str(error)
+    assert len(model.requests) == 3
+    assert model.requests[2].tool_results
 
 
 # Streams
@@ -157,6 +157,14 @@ async def test_an_answer_that_can_not_be_read(api: Api, body: str) -> None:
 async def test_a_stream_that_breaks_off_is_asked_for_again_later(api: Api, pieces: list[str]) -> None:
     async with FakeModel([Streamed(pieces, broken=True)]) as model:
         error = await failure(**api.agent(model))
+    assert isinstance(error, RetryLater)
+
+
+@STREAMS
+@pytest.mark.parametrize("pieces", [["half ", "an answer"], []])
+async def test_a_stream_that_ends_without_a_word_about_it_is_asked_for_again_later(api: Api, pieces: list[str]) -> None:
+    async with FakeModel([Streamed(pieces, unfinished=True)]) as model:
+        error = await failure(**api.agent(model, config={"output_retries": 0}))
     assert isinstance(error, RetryLater)
 
 

@@ -20,7 +20,7 @@ from watchbill.agents.calculator import calculator
 from watchbill.agents.spending import MAX_TOKENS, PAUSE_SECONDS, Estimate
 from watchbill.errors import BudgetExhausted
 from watchbill.plan.budget import Amount, TokenPrice
-from watchbill.testing import ErrorAnswer, FakeModel, ToolCall
+from watchbill.testing import ErrorAnswer, FakeModel, Streamed, ToolCall
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +102,18 @@ async def test_a_streamed_answer_is_settled_with_what_it_did_cost(prefix: str) -
     labels = {"namespace": namespace, "crew": crew, "provider": prefix, "model": "gpt-5-mini"}
     assert REGISTRY.get_sample_value("watchbill_model_first_token_seconds_count", labels) == 1
     assert ledger.costs == [Amount(45, 40 * 250 + 5 * 2000)]
+
+
+@pytest.mark.parametrize("prefix", ["openai-chat", "openai-responses", "anthropic"])
+async def test_what_a_stream_says_of_its_cost_before_it_breaks_off_is_not_all_of_it(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-nobody")
+    ledger = Ledger()
+    async with FakeModel([Streamed(["half"], unfinished=True)]) as model:
+        url = model.anthropic_url if prefix == "anthropic" else model.base_url
+        await failure(context=spending(ledger), model=f"{prefix}:any", base_url=url, config={"stream": True})
+    assert ledger.costs == [None]
 
 
 async def test_the_bound_counts_every_byte_that_a_model_reads() -> None:

@@ -16,6 +16,7 @@ from watchbill.plan import retry_after
 from watchbill.redaction import redact
 
 with needed("LLMAgent", "llm"):
+    from pydantic import ValidationError
     from pydantic_ai.exceptions import (
         ContentFilterError,
         ModelAPIError,
@@ -23,8 +24,10 @@ with needed("LLMAgent", "llm"):
         ModelQuotaExceededError,
         ModelRateLimitError,
         ModelRequestRejectedError,
+        ModelRequestTimeout,
         ModelRetry,
         ModelServerError,
+        ModelTimeoutError,
         ModelUnavailableError,
         OutputTokenLimitExceeded,
         ToolRetryError,
@@ -36,6 +39,11 @@ with needed("LLMAgent", "llm"):
 
 _MAX_QUOTED: Final = 500
 _MAX_BRIEF: Final = 200
+_GIVEN_UP: Final = "exceeded max retries"
+"""The library's words for a tool whose arguments are wrong once more."""
+
+_UNCONNECTED: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+"""Errors of HTTP clients for requests that were never sent."""
 
 _STATUS: Final = {
     "quota": 402,
@@ -151,9 +159,12 @@ def _useless(error: UnexpectedModelBehavior, asked: str, now: datetime) -> Watch
     cause = error.__cause__
     if isinstance(cause, ModelRetry):
         reason += f": {cause}"
+    wrong = cause if isinstance(cause, ValidationError) and _GIVEN_UP in reason else None
+    if wrong is not None:
+        reason += ": " + "; ".join(_of_field(each) for each in wrong.errors(include_url=False, include_input=False))
     of_tool = isinstance(cause, ToolRetryError) and isinstance(cause.tool_retry, ToolReturnPart)
     text = f"{asked} gave an answer that can't be used: {_quoted(reason)}"
-    if isinstance(cause, ModelRetry) or isinstance(error, ContentFilterError) or of_tool:
+    if isinstance(cause, ModelRetry) or isinstance(error, ContentFilterError) or of_tool or wrong is not None:
         return TaskFailed(text)
     return _later(error, text, now)
 
@@ -168,6 +179,8 @@ def _without_status(error: ModelAPIError, asked: str, now: datetime) -> Watchbil
     if redirect := next((status for status in statuses if isinstance(status, int) and 300 <= status < 400), None):
         fix = "Make baseURL the address that it redirects to: keys and prompts follow no redirect"
         return UserActionRequired(f"{asked} answers with a redirect (HTTP {redirect}). {fix}")
+    if isinstance(error, ModelRequestTimeout | ModelTimeoutError) and not never_sent(error):
+        return _later(error, f"{asked} gave no whole answer in time. See timeout in the agent's config", now)
     reason = _quoted(_innermost(error))
     return _later(
         error, f"{asked} can't be reached, or gave no readable answer: {sentence(reason)} Is its server running?", now
@@ -195,6 +208,16 @@ def _http(
     if status in {408, 409, 429} or status >= 500:
         return _later(error, f"{asked}: the provider can't answer now (HTTP {status}): {said}", now)
     return UserActionRequired(f"{asked}: the provider refused the request (HTTP {status}): {said}")
+
+
+def never_sent(error: BaseException) -> bool:
+    """Returns whether the request never reached the server."""
+    return any(type(one).__name__ in _UNCONNECTED for one in retry_after.chain(error))
+
+
+def _of_field(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))
+    return f"{place}: {problem['msg']}" if place else str(problem["msg"])
 
 
 def wait_of(error: BaseException, now: datetime) -> float | None:

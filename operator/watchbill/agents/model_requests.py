@@ -15,12 +15,15 @@ with needed("LLMAgent", "llm"):
     from pydantic_ai.exceptions import ModelAPIError, ModelQuotaExceededError, ModelRequestRejectedError
     from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, parse_model_id
+    from pydantic_ai.models._request_timeout import RequestDeadline, enforce_request_deadline, stream_under_deadline
     from pydantic_ai.models.wrapper import WrapperModel
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.tools import RunContext
 
 _BUSY: Final = frozenset({408, 409})
 _RETRIES: Final = "max_retries"
+_GRACE_SECONDS: Final = 1.0
+"""The time behind `timeout` for the provider's library, which knows whether the request was sent, to tell of it."""
 
 
 def labels(crew: str, name: str) -> tuple[str, str, str, str]:
@@ -55,7 +58,8 @@ class Counted(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         async with self._counted() as answers:
-            response = await super().request(messages, model_settings, model_request_parameters)
+            with enforce_request_deadline(self._deadline(model_settings, stream=False)):
+                response = await super().request(messages, model_settings, model_request_parameters)
             answers.append(response)
         return response
 
@@ -69,11 +73,19 @@ class Counted(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         async with self._counted() as answers:
             self._began = self._clock.monotonic()
-            async with super().request_stream(
-                messages, model_settings, model_request_parameters, run_context
-            ) as streamed:
+            stream = super().request_stream(messages, model_settings, model_request_parameters, run_context)
+            async with stream_under_deadline(self._deadline(model_settings, stream=True), stream) as streamed:
                 yield streamed
             answers.append(streamed.get())
+
+    def _deadline(self, settings: ModelSettings | None, *, stream: bool) -> RequestDeadline | None:
+        """The end of the whole request, by `timeout` of the config: libraries bound each wait for bytes by that, so an
+        answer that dribbles would never end. What pydantic-ai offers for it, it counts from before a budget's wait."""
+        seconds = (settings or {}).get("timeout")
+        if not isinstance(seconds, int | float):
+            return None
+        whole: ModelSettings = {"request_timeout": seconds + _GRACE_SECONDS}
+        return RequestDeadline.start(self.model_name, whole, stream=stream)
 
     def note_first(self) -> None:
         """Observes the time to the first part of the answer that is being streamed."""

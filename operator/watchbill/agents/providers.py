@@ -35,6 +35,8 @@ _NO_KEY: Final = "not-needed"
 """The key for a server of the user when the environment has none: libraries insist on a key, such servers don't."""
 
 OPENAI: Final = "api.openai.com"
+_NEVER_FINISH: Final = "snowflake:"
+"""A provider that never says how an answer has ended."""
 
 _providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None, str | None], Provider[Any]]] = {}
 """Event loop → provider, server and key of a file → the provider."""
@@ -123,9 +125,14 @@ def build(model: str, base_url: str | None) -> Model:
         # Servers that speak OpenAI's protocol speak chat completions; few know its newer API.
         model = "openai-chat" + model.removeprefix("openai")
     try:
-        return infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
+        made = infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
     except UserError as error:
         raise UserActionRequired(_lacks(model, error).said) from None
+    if not model.startswith(_NEVER_FINISH):
+        # By default a stream that breaks off counts as one that ended, for servers that never say so.
+        profile: Any = {**made.profile, "openai_chat_streaming_requires_finish_reason": True}
+        made.profile = profile
+    return made
 
 
 def _lacks(model: str, error: UserError) -> Problem:

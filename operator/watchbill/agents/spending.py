@@ -20,7 +20,6 @@ from watchbill.agents import model_errors, model_requests, prices
 from watchbill.agents.context import Context
 from watchbill.agents.prices import Prices
 from watchbill.errors import needed
-from watchbill.plan import retry_after
 from watchbill.plan.budget import NANO, Amount
 
 with needed("LLMAgent", "llm"):
@@ -42,8 +41,6 @@ _TOO_MANY: Final = 429
 _PER_PART: Final = 32
 _PER_FILE: Final = 20_000
 """Tokens of an image, or of a file that is named by its URL."""
-_UNCONNECTED: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-"""Errors of HTTP clients for requests that were never sent."""
 
 
 Estimate = Callable[[Prices], tuple[Amount, bool]]
@@ -124,7 +121,8 @@ class Metered(WrapperModel):
             self.wrapped.request_stream(messages, made.settings, model_request_parameters, run_context) as stream,
         ):
             yield stream
-            made.usage = stream.usage
+            if stream.get().finish_reason is not None:  # else it broke off, before the provider counted all of it
+                made.usage = stream.usage
 
     @asynccontextmanager
     async def _reserved(
@@ -217,4 +215,4 @@ def _cost_nothing(error: Exception) -> bool:
     """True if the provider has refused the request, or never got it. Else it may have done the work in vain."""
     if isinstance(error, ModelHTTPError):
         return error.status_code < 500 or error.status_code == 503
-    return any(type(one).__name__ in _UNCONNECTED for one in retry_after.chain(error))
+    return model_errors.never_sent(error)

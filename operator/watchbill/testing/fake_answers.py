@@ -18,7 +18,17 @@ class ToolCall:
     """The model asks for a tool."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] | str
+    """A text is sent as it is, be it JSON or not."""
+
+    @property
+    def as_text(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(dict(self.arguments))
+
+    @property
+    def as_input(self) -> Any:
+        """As Anthropic's messages have it, which are JSON with it."""
+        return self.arguments if isinstance(self.arguments, str) else dict(self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,26 @@ class Streamed:
     """Awaited after each piece."""
     broken: bool = False
     """The connection ends after the last piece, before the answer does."""
+    unfinished: bool = False
+    """The stream ends after the last piece in good order, and doesn't say that the answer has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dribbled:
+    """Text whose body, or stream, comes in bits of so many bytes."""
+
+    text: str
+    size: int = 1
+    between: Callable[[], Awaitable[Any]] | None = None
+    """Awaited after each bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A body with status 200 that is sent as it is, whatever its API says."""
+
+    body: str
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +92,9 @@ class Expired:
     """The batch ends before the model has answered this request."""
 
 
-Answer = str | CutOff | Refusal | Streamed | ToolCall | Sequence[ToolCall] | ErrorAnswer | Expired
-"""An answer of a model: text, also cut off, refused or in pieces; one or more tool calls; an error, or none in time."""
+Answer = str | CutOff | Refusal | Streamed | Dribbled | ToolCall | Sequence[ToolCall] | ErrorAnswer | Raw | Expired
+"""An answer of a model: text, also cut off, refused, in pieces or slow; one or more tool calls; an error, or any other
+body; none in time."""
 
 Event = tuple[str, dict[str, Any]]
 """One event of a stream: its type, and its data."""
@@ -88,7 +119,7 @@ class Made:
     @property
     def text(self) -> str | None:
         match self.answer:
-            case CutOff() | Refusal():
+            case CutOff() | Refusal() | Dribbled():
                 return self.answer.text
             case Streamed():
                 return "".join(self.answer.pieces)
@@ -133,7 +164,7 @@ def _chat_calls(made: Made) -> list[dict[str, Any]]:
         {
             "id": made.id("call"),
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments))},
+            "function": {"name": call.name, "arguments": call.as_text},
         }
         for call in made.calls
     ]
@@ -164,7 +195,7 @@ def responses(made: Made) -> dict[str, Any]:
             "id": made.id("fc"),
             "call_id": made.id("call"),
             "name": call.name,
-            "arguments": json.dumps(dict(call.arguments)),
+            "arguments": call.as_text,
             "status": "completed",
         }
         for call in made.calls
@@ -230,8 +261,7 @@ def anthropic(made: Made) -> dict[str, Any]:
     """The body of a message of Anthropic's API."""
     content: list[dict[str, Any]] = [{"type": "text", "text": made.text}] if made.text else []
     content += [
-        {"type": "tool_use", "id": made.id("toolu"), "name": call.name, "input": dict(call.arguments)}
-        for call in made.calls
+        {"type": "tool_use", "id": made.id("toolu"), "name": call.name, "input": call.as_input} for call in made.calls
     ]
     return {
         "id": made.id("msg"),
@@ -261,8 +291,8 @@ def anthropic_events(made: Made) -> Iterator[Event]:
             for piece in made.pieces:
                 yield event("content_block_delta", index=i, delta={"type": "text_delta", "text": piece})
         else:
-            part = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-            yield event("content_block_delta", index=i, delta=part)
+            text = block["input"] if isinstance(block["input"], str) else json.dumps(block["input"])
+            yield event("content_block_delta", index=i, delta={"type": "input_json_delta", "partial_json": text})
         yield event("content_block_stop", index=i)
     ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
     yield event("message_delta", delta=ended, usage={"output_tokens": made.made})

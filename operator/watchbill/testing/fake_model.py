@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
@@ -20,14 +20,19 @@ from watchbill.testing.fake_answers import (
     RESPONSES,
     STREAMS,
     Answer,
+    Dribbled,
     ErrorAnswer,
+    Event,
     Expired,
     Made,
+    Raw,
     Streamed,
     error,
     has_text,
 )
 from watchbill.testing.fake_batches import FakeBatches
+
+_DONE: Final = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +150,15 @@ class FakeModel:
         self, api: str, body: dict[str, Any], headers: Mapping[str, str], batch: str
     ) -> tuple[Answer, dict[str, Any]]:
         answer = await self._scripted(Request(api, body, headers, batch))
+        if isinstance(answer, Raw):
+            answer = ErrorAnswer(500, "the answer to a request of a batch can't be any body")
         if isinstance(answer, ErrorAnswer | Expired):
             return answer, {}
         return answer, BODIES[api](Made(answer, body.get("model", ""), *self._usage, self._ids))
 
-    async def _answer(self, api: str, received: web.Request) -> Answer:
-        return await self._scripted(Request(api, await received.json(), dict(received.headers)))
+    async def _answer(self, api: str, received: web.Request) -> tuple[Request, Answer]:
+        request = Request(api, await received.json(), dict(received.headers))
+        return request, await self._scripted(request)
 
     async def _scripted(self, request: Request) -> Answer:
         self.requests.append(request)
@@ -163,13 +171,17 @@ class FakeModel:
         return self._answers[number - 1]
 
     async def _handle(self, api: str, received: web.Request) -> web.StreamResponse:
-        answer = await self._answer(api, received)
+        request, answer = await self._answer(api, received)
         if isinstance(answer, Expired):
             answer = ErrorAnswer(500, "only a request of a batch can expire")
         if isinstance(answer, ErrorAnswer):
             return web.json_response(error(answer, api), status=answer.status, headers=answer.headers)
-        body = self.requests[-1].body
+        if isinstance(answer, Raw):
+            return web.Response(text=answer.body, content_type=answer.content_type)
+        body = request.body
         made = Made(answer, body.get("model", ""), *self._usage, self._ids)
+        if isinstance(answer, Dribbled):
+            return await _dribble(api, made, answer, received, stream=bool(body.get("stream")))
         if body.get("stream"):
             return await _stream(api, made, received)
         return web.json_response(BODIES[api](made))
@@ -182,20 +194,45 @@ async def _stream(api: str, made: Made, received: web.Request) -> web.StreamResp
     told = made.answer if isinstance(made.answer, Streamed) else Streamed(made.pieces)
     left = len(told.pieces)
     for event in STREAMS[api](made):
-        kind, data = event
-        await response.write((f"event: {kind}\n" if kind else "").encode() + f"data: {json.dumps(data)}\n\n".encode())
+        await response.write(_line(event))
         if has_text(event):
             left -= 1
             if told.between:
                 await told.between()
+        if told.unfinished and left <= 0:
+            await response.write_eof()
+            return response
         if told.broken and left <= 0:
             if received.transport is not None:
                 received.transport.abort()
             return response
     if api == CHAT:
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(_DONE)
     await response.write_eof()
     return response
+
+
+async def _dribble(
+    api: str, made: Made, answer: Dribbled, received: web.Request, *, stream: bool
+) -> web.StreamResponse:
+    """Sends an answer in bits, which end anywhere."""
+    if stream:
+        whole = b"".join(map(_line, STREAMS[api](made))) + (_DONE if api == CHAT else b"")
+    else:
+        whole = json.dumps(BODIES[api](made), ensure_ascii=False).encode()
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream" if stream else "application/json"})
+    await response.prepare(received)
+    for at in range(0, len(whole), answer.size):
+        await response.write(whole[at : at + answer.size])
+        if answer.between:
+            await answer.between()
+    await response.write_eof()
+    return response
+
+
+def _line(event: Event) -> bytes:
+    kind, data = event
+    return (f"event: {kind}\n" if kind else "").encode() + f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
 def _text(content: Any) -> str:
