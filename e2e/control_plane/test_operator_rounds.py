@@ -13,151 +13,27 @@ import contextlib
 import itertools
 import os
 import random
-import secrets
-import time
-from collections import Counter
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_team
 from e2e.control_plane.crds_server import Server
-from e2e.control_plane.operator_team import SOON, Team, crew
-from watchbill import connection
-from watchbill.agents.loading import AgentLoader
+from e2e.control_plane.kubelet import Kubelet, gated
+from e2e.control_plane.operator_team import Team, crew
 from watchbill.client import Client
-from watchbill.cluster_names import LABEL_CREW, LABEL_REVISION
-from watchbill.names import CrewKeys
 from watchbill.plan.drain import PROBED_SECONDS
-from watchbill.store import incarnations
-from watchbill.worker.worker import Worker
 
 team = operator_team.team
 store = operator_team.store
 installed = operator_team.installed
 
-AGENT = """
-import asyncio, pathlib
-
-class Gate:
-    async def run(self, context):
-        while not (pathlib.Path({folder!r}) / context.prompt).exists():
-            await asyncio.sleep(0.5)  # eighty look beside each other
-        return context.prompt
-"""
-
 ROUNDS = int(os.environ.get("ROUNDS", "20"))
 AT_ONCE = 20
 """Crews that shrink beside each other. They have new tasks in each batch of rounds."""
 WORKERS = 4
-
-POD: ContextVar[str] = ContextVar("pod")
-
-
-class Kubelet:
-    """Runs a worker for each pod of the namespace, until the pod is deleted."""
-
-    def __init__(self, server: Server, team: Team) -> None:
-        self._server = server
-        self._team = team
-        self._pods = f"/api/v1/namespaces/{team.namespace}/pods"
-        self.workers: dict[str, tuple[str, Worker, asyncio.Task[None]]] = {}
-        """Pod → its crew, its worker, and the worker's run."""
-        self._ended: list[asyncio.Task[None]] = []
-        """Runs of workers whose pods are gone."""
-        self._ready: set[str] = set()
-        self.killed: list[str] = []
-        """Pods that were deleted though their workers could have had a task."""
-        self._looked = time.monotonic()
-        self.slowest = 0.0
-        """Seconds from the end of one look to that of the next, at most."""
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        for pod in list(self.workers):
-            self._stop(pod)
-        await asyncio.wait_for(asyncio.gather(*self._ended), SOON)
-
-    def of_crews(self) -> Counter[str]:
-        return Counter(of for of, _, _ in self.workers.values())
-
-    def running(self) -> int:
-        return sum(worker.running for _, worker, _ in self.workers.values())
-
-    def ready(self) -> int:
-        return len(self._ready)
-
-    async def until(self, condition: Any, what: str) -> None:
-        deadline = time.monotonic() + 5 * SOON
-        while not condition():
-            assert not self._task.done(), self._task.exception()
-            assert time.monotonic() < deadline, f"never: {what}\n{self}\n{self._objects()}"
-            await asyncio.sleep(0.1)
-        print(what)
-
-    def __str__(self) -> str:
-        def told(pod: str, worker: Worker) -> str:
-            said = [f"runs {worker.running}", *["drained"] * worker.drained, *["ready"] * (pod in self._ready)]
-            return f"{pod}: {', '.join(said)}"
-
-        looked = f"the last look ended {time.monotonic() - self._looked:.1f} s ago; killed: {self.killed}"
-        return "\n".join([looked, *(told(pod, worker) for pod, (_, worker, _) in sorted(self.workers.items()))])
-
-    def _objects(self) -> str:
-        """Returns what the API server has of crews, their Deployments, ReplicaSets and pods."""
-        return self._team.kubectl("get", "crews,deployments,replicasets,pods", "--output=wide")
-
-    async def _keep(self) -> None:
-        while True:
-            found = (await asyncio.to_thread(self._server.send, "GET", self._pods)).body["items"]
-            pods = {pod["metadata"]["name"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
-            for name in self.workers.keys() - pods.keys():
-                _, worker, _ = self.workers[name]
-                if worker.running or not worker.drained:
-                    self.killed.append(name)
-                self._stop(name)
-            for name in pods.keys() - self.workers.keys():
-                await self._start(name, pods[name]["metadata"]["labels"])
-            for name, (_, worker, running) in self.workers.items():
-                assert not running.done(), running.exception()
-                if worker.drained is (name in self._ready):
-                    await self._tell(name, ready=not worker.drained)
-            now = time.monotonic()
-            self.slowest, self._looked = max(self.slowest, now - self._looked), now
-            await asyncio.sleep(0.2)
-
-    async def _start(self, pod: str, labels: dict[str, str]) -> None:
-        POD.set(pod)
-        stack = contextlib.AsyncExitStack()
-        own = await stack.enter_async_context(connection.Store(self._team.store.url))
-        loader, keys = AgentLoader([self._team.folder]), CrewKeys(self._team.namespace, labels[LABEL_CREW])
-        worker = Worker(own, keys, loader, grace_seconds=0, revision=labels[LABEL_REVISION])
-
-        async def run() -> None:
-            async with stack:
-                await worker.run()
-
-        self.workers[pod] = labels[LABEL_CREW], worker, asyncio.create_task(run())
-
-    def _stop(self, pod: str) -> None:
-        _, worker, running = self.workers.pop(pod)
-        self._ready.discard(pod)
-        worker.stop(now=True)
-        self._ended.append(running)
-
-    async def _tell(self, pod: str, *, ready: bool) -> None:
-        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
-        path = f"{self._pods}/{pod}/status"
-        await asyncio.to_thread(self._server.send, "PATCH", path, {"status": status}, as_="merge-patch+json")
-        (self._ready.add if ready else self._ready.discard)(pod)
 
 
 @pytest.mark.timeout(900 + 60 * ROUNDS)
@@ -167,12 +43,10 @@ async def test_under_partial_load_no_busy_pod_goes(
     seed = random.SystemRandom().randrange(2**32)
     print(f"{ROUNDS} rounds, seed {seed}")
     chance = random.Random(seed)
-    monkeypatch.setattr(incarnations, "fresh", lambda: f"{POD.get()}.{secrets.token_hex(4)}")
-    (team.folder / "gates").mkdir()
-    (team.folder / "rounds_gate.py").write_text(AGENT.format(folder=str(team.folder / "gates")))
+    agent, folder = gated(team, monkeypatch)
     names = [f"crew-{i}" for i in range(min(AT_ONCE, ROUNDS))]
     gates: dict[str, list[Path]] = {}
-    spec = {"agents": [{"name": "a", "class": "rounds_gate:Gate"}]}
+    spec = {"agents": [{"name": "a", "class": agent}]}
     workers: dict[str, Any] = {
         "maxReplicas": WORKERS,
         "concurrency": 1,
@@ -190,8 +64,7 @@ async def test_under_partial_load_no_busy_pod_goes(
                     await end_all(kubelet, gates)
                 batch = next(batches)
                 gates = {
-                    name: [team.folder / "gates" / f"{batch}.{name}.{i}" for i in range(WORKERS)]
-                    for name in names[: ROUNDS - done]
+                    name: [folder / f"{batch}.{name}.{i}" for i in range(WORKERS)] for name in names[: ROUNDS - done]
                 }
                 if await shrink(team, kubelet, client, gates, chance):
                     done += len(gates)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -16,11 +18,15 @@ import pytest
 import yaml
 
 from e2e.cluster import machine, recipe
-from e2e.cluster.control_plane import ControlPlane
+from e2e.cluster.control_plane import CONTROLLERS, ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl, KubectlError
-from e2e.control_plane import operator_team
-from e2e.control_plane.operator_team import SOON, Team, crew
+from e2e.control_plane import metrics_server, operator_team
+from e2e.control_plane.crds_server import Server
+from e2e.control_plane.kubelet import Kubelet, gated
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew
 from watchbill import client
+from watchbill.names import CrewKeys
+from watchbill.plan.drain import PROBED_SECONDS
 
 team = operator_team.team
 store = operator_team.store
@@ -68,15 +74,22 @@ def from_git(team: Team, **workers: Any) -> None:
         team.kubectl("apply", "--server-side", "--field-manager=gitops", "--filename=-", stdin=manifest)
 
 
-def autoscaler() -> dict[str, Any]:
-    """An HPA that no metrics reach: nobody serves them here."""
+def autoscaler(least: int, **more: Any) -> dict[str, Any]:
+    """An HPA of the crew `echo`, from `least` workers to four. `more`: of its spec; without metrics none reach it."""
     target = {"apiVersion": "watchbill.dev/v1alpha1", "kind": "Crew", "name": "echo"}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": "echo"},
-        "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 4},
+        "spec": {"scaleTargetRef": target, "minReplicas": least, "maxReplicas": 4, **more},
     }
+
+
+def conditions(team: Team) -> dict[str, tuple[str, str, str]]:
+    """Returns what the HPA says: status, reason and message of each condition."""
+    (hpa,) = team.items("hpa")
+    found = hpa.get("status", {}).get("conditions", [])
+    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in found}
 
 
 def explained(team: Team, plane: ControlPlane) -> dict[str, Any]:
@@ -112,15 +125,12 @@ def test_a_person_and_an_hpa_scale_a_crew_and_its_manifest_in_git_changes_nothin
         # The HPA leaves a crew without workers alone: for it, zero means that scaling is off.
         team.kubectl("scale", "crew/echo", "--replicas=0")
         until_workers(0)
-        team.apply(autoscaler())
+        team.apply(autoscaler(2))
 
-        def conditions() -> dict[str, str]:
-            (hpa,) = team.items("hpa")
-            return {c["type"]: c["reason"] for c in hpa.get("status", {}).get("conditions", [])}
+        def is_off() -> bool:
+            return conditions(team).get("ScalingActive", ("",) * 3)[1] == "ScalingDisabled"
 
-        machine.until(
-            lambda: conditions().get("ScalingActive") == "ScalingDisabled", within=SOON, what="the HPA tells that"
-        )
+        machine.until(is_off, within=SOON, what="the HPA tells that")
         from_git(team)
         assert watch.values(team) == [1, 3, 0]
 
@@ -145,16 +155,102 @@ def test_the_hpa_of_the_page_finds_the_crew_and_asks_for_its_metric(team: Team) 
     team.until_ready("blog")
     team.apply(found["HorizontalPodAutoscaler"])
 
-    def conditions() -> dict[str, tuple[str, str]]:
-        (hpa,) = team.items("hpa")
-        return {c["type"]: (c["reason"], c["message"]) for c in hpa.get("status", {}).get("conditions", [])}
-
-    machine.until(lambda: "ScalingActive" in conditions(), within=SOON, what="the HPA asks for what nobody serves")
-    reason, message = conditions()["ScalingActive"]
-    assert conditions()["AbleToScale"][0] == "SucceededGetScale"
+    what = "the HPA asks for what nobody serves"
+    machine.until(lambda: "ScalingActive" in conditions(team), within=SOON, what=what)
+    _, reason, message = conditions(team)["ScalingActive"]
+    assert conditions(team)["AbleToScale"][1] == "SucceededGetScale"
     assert reason == "FailedGetExternalMetric"
     assert f"{team.namespace}/watchbill_tasks" in message
     assert "crew: blog" in message
+
+
+def turns(values: list[int]) -> list[int]:
+    """Returns the values at which the way goes from up to down or back, with the first and the last."""
+    inner = zip(values, values[1:], values[2:], strict=False)
+    return [values[0], *(now for before, now, after in inner if (now > before) is (now > after)), values[-1]]
+
+
+ACTIVE = ("True", "ValidMetricFound")
+
+
+async def test_an_hpa_scales_a_crew_by_its_tasks_up_and_down_and_no_busy_worker_goes(
+    team: Team,
+    kubectl: Kubectl,
+    installed: ControlPlane,
+    audit_writes: Callable[..., list[Write]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The workers run in this process, and what waits runs in threads."""
+
+    def tasks(namespace: str, crew: str) -> int:
+        """As KEDA counts them: the entry of a task that has ended is deleted."""
+        return sum(team.store.client.xlen(stream) for stream in CrewKeys(namespace, crew).streams)
+
+    agent, gates = gated(team, monkeypatch)
+    spec = {"agents": [{"name": "a", "class": agent}]}
+    await asyncio.to_thread(team.operator)
+    await asyncio.to_thread(team.apply, crew(maxReplicas=4, concurrency=1, scaling={"mode": "External"}, spec=spec))
+    await asyncio.to_thread(team.until_ready)
+    with (
+        metrics_server.serving(installed, team.namespace, tasks),
+        watching(team, kubectl) as watch,
+        contextlib.closing(Server(installed)) as server,
+    ):
+        async with Kubelet(server, team) as kubelet:
+            metric = {"name": metrics_server.METRIC, "selector": {"matchLabels": {"crew": "echo"}}}
+            external = {"metric": metric, "target": {"type": "AverageValue", "averageValue": "1"}}
+            at_once = {"scaleDown": {"stabilizationWindowSeconds": 0}}
+            hpa = autoscaler(1, metrics=[{"type": "External", "external": external}], behavior=at_once)
+            await asyncio.to_thread(team.apply, hpa)
+            await asyncio.to_thread(until_active, team)
+            await kubelet.until(lambda: kubelet.ready() == 1, "one worker, and no task")
+            batch = 1
+            while not await up_and_down(team, kubelet, gates, batch):
+                batch += 1
+            await asyncio.to_thread(until_active, team)
+        values = watch.values(team)
+
+    # Nobody but the HPA writes the number, and it writes each but once.
+    assert turns(values) == [1, *[4, 1] * batch]
+    scaled = [w for w in audit_writes(user=CONTROLLERS) if (w.resource, w.namespace) == ("crews", team.namespace)]
+    assert {w.subresource for w in scaled} == {"scale"}
+    assert len([w for w in scaled if w.code == 200]) == len(values) - 1
+    assert {w.subresource for w in audit_writes(user=OPERATOR) if w.resource == "crews"} == {"status"}
+    found = kubectl.json("get", "crew", "echo", f"--namespace={team.namespace}", "--show-managed-fields")
+    owners = {
+        (entry["manager"], entry.get("subresource", ""))
+        for entry in found["metadata"]["managedFields"]
+        if "f:replicas" in entry["fieldsV1"].get("f:spec", {}).get("f:workers", {})
+    }
+    assert owners == {("kube-controller-manager", "scale")}
+
+
+def until_active(team: Team) -> None:
+    what = "the HPA has its metric"
+    machine.until(lambda: conditions(team).get("ScalingActive", ())[:2] == ACTIVE, within=SOON, what=what)
+
+
+async def up_and_down(team: Team, kubelet: Kubelet, gates: Path, batch: int) -> bool:
+    """Has tasks come for four workers, and end: two of them first.
+
+    Returns whether that proves anything: not on a machine so busy that the readiness of pods is told later than the
+    operator may suppose."""
+    prompts = [f"{batch}.{i}" for i in range(4)]
+    async with client.Client(team.store.url) as own:
+        for prompt in prompts:
+            await own.submit(f"{team.namespace}/echo", prompt, agent="a")
+    await kubelet.until(lambda: kubelet.running() == kubelet.ready() == 4, "a worker for each task")
+    kubelet.killed.clear()
+    kubelet.slowest = 0.0
+    for prompt in prompts[:2]:
+        (gates / prompt).touch()
+    await kubelet.until(lambda: len(kubelet.workers) == 2, "the idle ones have left")
+    counts = kubelet.slowest < PROBED_SECONDS / 2
+    assert not counts or (kubelet.killed, kubelet.running()) == ([], 2)
+    for prompt in prompts[2:]:
+        (gates / prompt).touch()
+    await kubelet.until(lambda: len(kubelet.workers) == 1, "one worker once all is done")
+    return counts
 
 
 def test_in_auto_a_scale_is_refused_and_a_held_number_of_workers_is_told_alike_by_status_and_explain(
