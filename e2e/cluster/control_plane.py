@@ -169,15 +169,19 @@ class ControlPlane:
         return self.audit_log.stat().st_size if self.audit_log.exists() else 0
 
     def writes(self, since: int = 0, *, user: str | None = None) -> list[Write]:
-        """The writes that the API server answered after that position, in its order; only that user's, if named.
+        """The writes that came to the API server after that position, in the order of its answers; only that user's, if
+        named.
 
         A ServiceAccount's name as a user is system:serviceaccount:NAMESPACE:NAME. An answer is on record some time
-        after its effect can be seen, so writes that have come but are not on record as answered are waited for.
+        after its effect can be seen. So writes that have come but are not on record as answered are waited for, and one
+        that came before the position is none of these, whenever its answer is on record.
         """
         deadline = time.monotonic() + ANSWER_SECONDS
         while self._unanswered(max(since, self._api_server_since), user) and time.monotonic() < deadline:
             time.sleep(0.02)
-        answered = [event for event in self._events(since) if event["stage"] != RECEIVED]
+        events = self._events(since)
+        came = {event["auditID"] for event in events if event["stage"] == RECEIVED}
+        answered = [event for event in events if event["stage"] != RECEIVED and event["auditID"] in came]
         return [_write(event) for event in answered if user in (None, _user(event))]
 
     def _unanswered(self, since: int, user: str | None) -> set[str]:
