@@ -10,11 +10,9 @@ import pytest
 
 import forks
 from e2e.cluster import control_plane as planes
-from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl
-from e2e.control_plane.crds_server import CRDS, NAMES, Server
-from e2e.control_plane.manifests import crew, heartbeat
+from e2e.control_plane.crds_server import CRDS, NAMES, Server, until_served
 
 REST_SECONDS = 60.0
 
@@ -72,21 +70,16 @@ def until_rest(control_plane: ControlPlane, audit_writes: Callable[..., list[Wri
 
 
 @pytest.fixture(scope="module")
-def crds(kubectl: Kubectl) -> None:
+def crds(control_plane: ControlPlane, kubectl: Kubectl) -> None:
     """Our CRDs are installed as a person would, and served. They stay: an API server of tests is theirs alone."""
     kubectl("apply", "--filename", CRDS)
     kubectl("wait", "--for=condition=Established", "--timeout=120s", *(f"crd/{name}" for name in NAMES))
+    until_served(control_plane)
 
 
 @pytest.fixture(scope="module")
 def server(control_plane: ControlPlane, crds: None) -> Iterator[Server]:
     with contextlib.closing(Server(control_plane)) as server:
-
-        def served() -> bool:
-            return all(server.try_out(manifest).code == 201 for manifest in (crew(), heartbeat()))
-
-        # Established comes before every part of the API server has heard of it
-        machine.until(served, within=60, what="both kinds are served")
         yield server
 
 

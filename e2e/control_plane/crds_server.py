@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -10,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from e2e.cluster import recipe
+from e2e.cluster import machine, recipe
 from e2e.cluster.control_plane import ControlPlane
-from e2e.control_plane.manifests import as_yaml
+from e2e.control_plane.manifests import as_yaml, crew, heartbeat
 from watchbill import api
 from watchbill.api.parse import parse
 
@@ -88,6 +89,16 @@ class Server:
         """Server-side apply, unforced."""
         path = f"{place(manifest, namespace)}?fieldManager={manager}&{STRICT}"
         return self.send("PATCH", path, manifest, as_="apply-patch+yaml")
+
+
+def until_served(plane: ControlPlane) -> None:
+    """Waits until both kinds are served: they are Established before every part of the API server has heard of them."""
+    with contextlib.closing(Server(plane)) as server:
+
+        def served() -> bool:
+            return all(server.try_out(manifest).code == 201 for manifest in (crew(), heartbeat()))
+
+        machine.until(served, within=60, what="both kinds are served")
 
 
 def place(manifest: dict[str, Any], namespace: str) -> str:

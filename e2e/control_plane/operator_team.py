@@ -21,7 +21,8 @@ import yaml
 from e2e.cluster import machine, programs, recipe
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
-from e2e.control_plane import operator_process
+from e2e.control_plane import access, operator_process
+from e2e.control_plane.crds_server import until_served
 from e2e.control_plane.operator_process import Process, Store
 from watchbill import client
 
@@ -56,6 +57,13 @@ def _template(where: str, values: str) -> str:
         return machine.run([*command, "--values=-"], stdin=values, env=environment)
 
 
+def may_make_users(plane: ControlPlane, namespace: str) -> None:
+    """Gives the operator the rights for a user of the store for each crew."""
+    roles = rendered(NARROW, namespace, redis={"aclPerCrew": True})
+    plane.kubectl.apply(*(r for r in roles if r["kind"] == "Role" and r["metadata"]["namespace"] == namespace))
+    access.until_allowed(plane, OPERATOR, namespace, "", "secrets", "create")
+
+
 @pytest.fixture(scope="session")
 def installed(control_plane: ControlPlane) -> ControlPlane:
     """With our CRDs, and the ServiceAccounts of the two releases."""
@@ -64,9 +72,12 @@ def installed(control_plane: ControlPlane) -> ControlPlane:
         kubectl("apply", "--server-side", "--filename", crd)
     for kind in ("crews", "heartbeats"):
         kubectl("wait", "--for=condition=Established", "--timeout=120s", f"crd/{kind}.watchbill.dev")
+    until_served(control_plane)
     for where, namespaces in ((EVERYWHERE, ()), (NARROW, (NARROW,))):
         kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": where}})
         kubectl.apply(*rendered(where, *namespaces))
+    everywhere = f"system:serviceaccount:{EVERYWHERE}:{RELEASE}"
+    access.until_allowed(control_plane, everywhere, NARROW, "watchbill.dev", "crews", "list")
     return control_plane
 
 
@@ -201,6 +212,7 @@ def team(kubectl: Kubectl, installed: ControlPlane, namespace: str, store: Store
         return (made.forked() if forked else made).start()
 
     kubectl.apply(*(one for one in rendered(NARROW, namespace) if one["kind"] in ("Role", "RoleBinding")))
+    access.until_allowed(installed, OPERATOR, namespace, "watchbill.dev", "crews", "list")
     kubectl("create", "secret", "generic", "watchbill-redis", f"--from-literal=url={store.url}", f"-n={namespace}")
     made = Team(kubectl, namespace, store, tmp_path, new_operator)
     try:

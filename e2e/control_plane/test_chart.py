@@ -26,7 +26,7 @@ from e2e.cluster import control_plane, machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.machine import ClusterError
-from e2e.control_plane import charts
+from e2e.control_plane import access, charts
 from e2e.control_plane.charts import CHART, ROOT, Helm
 from watchbill import cluster_names, local_server
 from watchbill.api import Crew
@@ -75,7 +75,6 @@ MONITORS = {
     "alerts": {"enabled": True},
 }
 
-# (group, resource, verb) in a namespace that the operator watches. More than this is a leak, less is a failure.
 # (group, resource, verb) in a namespace that the operator watches. More than this is a leak, less is a failure.
 RIGHTS = {right[:3] for right in rights.IN_NAMESPACES}
 LEASE_RIGHTS = {
@@ -417,18 +416,20 @@ def test_another_secret_means_other_pods_and_the_same_one_does_not(
 
 
 def test_the_operator_has_the_rights_it_needs_everywhere_and_no_others(
-    helm: Helm, kubectl: Kubectl, namespace: str
+    helm: Helm, plane: ControlPlane, kubectl: Kubectl, namespace: str
 ) -> None:
     helm("install", "watchbill", CHART, f"--namespace={namespace}")
+    access.until_known(plane, namespace)
     assert _rights(kubectl, f"{namespace}:watchbill", namespace) == RIGHTS | CLUSTER_RIGHTS | LEASE_RIGHTS
     assert _rights(kubectl, f"{namespace}:watchbill", "kube-public") == RIGHTS | CLUSTER_RIGHTS
 
 
 def test_with_named_namespaces_the_operator_has_rights_in_no_other(
-    helm: Helm, kubectl: Kubectl, namespace: str
+    helm: Helm, plane: ControlPlane, kubectl: Kubectl, namespace: str
 ) -> None:
     values = {"watchNamespaces": [namespace, "kube-public"]}
     helm("install", "watchbill", CHART, f"--namespace={namespace}", values=values)
+    access.until_known(plane, namespace)
     account = f"{namespace}:watchbill"
     for watched in values["watchNamespaces"]:
         own = LEASE_RIGHTS if watched == namespace else set()
@@ -436,6 +437,7 @@ def test_with_named_namespaces_the_operator_has_rights_in_no_other(
     for other in ("default", "kube-system"):
         assert _rights(kubectl, account, other) == CLUSTER_RIGHTS
     helm("upgrade", "watchbill", CHART, f"--namespace={namespace}", values={**values, "redis": {"aclPerCrew": True}})
+    access.until_known(plane, namespace)
     assert _rights(kubectl, account, "kube-public") == RIGHTS | CLUSTER_RIGHTS | {one[:3] for one in rights.FOR_USERS}
     assert _rights(kubectl, account, "default") == CLUSTER_RIGHTS
     assert _rights(kubectl, f"{namespace}:{cluster_names.worker_service_account('echo')}", namespace) == set()
@@ -482,7 +484,8 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     helm("upgrade", "watchbill", newer, where)
     assert _description(kubectl) == "A newer crew."
     kubectl("wait", "crd/crews.watchbill.dev", "--for=condition=Established", "--timeout=120s")
-    kubectl.apply(CREW, namespace=namespace)
+    made = "its crew is taken"  # a kind is Established before every part of the API server has heard of it
+    machine.until(lambda: kubectl.apply(CREW, namespace=namespace), within=60, what=made, ignoring=(KubectlError,))
 
     helm("uninstall", "watchbill", where)
     assert kubectl("get", "crew", "kept", where, "--output=name") == "crew.watchbill.dev/kept\n"

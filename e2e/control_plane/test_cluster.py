@@ -18,6 +18,7 @@ from e2e.cluster import machine, recipe
 from e2e.cluster.control_plane import ADMIN, ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.cluster.reading import Reader
+from e2e.control_plane import access
 from e2e.control_plane.manifests import crew, heartbeat
 
 DEPLOYMENT = {
@@ -114,6 +115,7 @@ def test_a_service_accounts_kubeconfig_has_its_rights_and_its_name(
     kubectl("create", "rolebinding", "configmaps", "--role=configmaps", account, where)
     operator = Kubectl(kubectl.program, control_plane.service_account_kubeconfig(namespace, "operator"))
 
+    access.until_known(control_plane, namespace)
     operator("create", "configmap", "one")
     with pytest.raises(KubectlError, match="is forbidden"):
         operator("create", "serviceaccount", "other")

@@ -17,6 +17,7 @@ from bench.clock import MISSING, Clock, library
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.kubectl import Kubectl
+from e2e.control_plane import access
 from e2e.control_plane.charts import CHART, Found, Helm, doctor
 from e2e.control_plane.crds_server import CRDS
 from e2e.control_plane.manifests import crew
@@ -58,6 +59,7 @@ def release(
         (container,) = pod["spec"]["containers"]
         given = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         account = control_plane.service_account_kubeconfig(namespace, pod["spec"]["serviceAccountName"])
+        access.until_known(control_plane, namespace)
         yield Release(namespace, account, container["args"], {**given, "WATCHBILL_REDIS_URL": store.url})
     finally:
         helm("uninstall", "watchbill", f"--namespace={namespace}")

@@ -13,7 +13,7 @@ from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.crds_server import Server
-from e2e.control_plane.operator_team import NARROW, OPERATOR, SOON, Team, crew, rendered
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, may_make_users
 from watchbill import cluster_names
 
 team = operator_team.team
@@ -72,10 +72,7 @@ whom it is somebody else's."""
 def test_every_owned_field_that_is_changed_or_removed_is_put_right_and_every_foreign_one_stays(
     team: Team, installed: ControlPlane, audit_writes: Callable[..., list[Write]]
 ) -> None:
-    roles = rendered(NARROW, team.namespace, redis={"aclPerCrew": True})
-    installed.kubectl.apply(
-        *(one for one in roles if one["kind"] == "Role" and one["metadata"]["namespace"] == team.namespace)
-    )
+    may_make_users(installed, team.namespace)
     team.operator(redis_acl_per_crew="true", resync_seconds="1")
     team.apply(crew(scaling={"mode": "External"}, replicas=2, template=TEMPLATE))
     team.until_ready()

@@ -13,7 +13,7 @@ import redis
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_process, operator_team
-from e2e.control_plane.operator_team import NARROW, OPERATOR, SOON, Team, crew, rendered
+from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, may_make_users
 from watchbill import names
 
 team = operator_team.team
@@ -47,10 +47,7 @@ def works(given: str) -> bool:
 def test_a_crew_has_its_own_user_for_as_long_as_it_is_there(
     team: Team, installed: ControlPlane, audit_writes: Callable[..., list[Write]]
 ) -> None:
-    roles = rendered(NARROW, team.namespace, redis={"aclPerCrew": True})
-    installed.kubectl.apply(
-        *(one for one in roles if one["kind"] == "Role" and one["metadata"]["namespace"] == team.namespace)
-    )
+    may_make_users(installed, team.namespace)
     team.kubectl("delete", "secret", "watchbill-redis")  # nobody needs it
     team.kubectl("create", "secret", "generic", "mine-redis", "--from-literal=url=redis://of.somebody")
     running = team.operator(**USERS)
@@ -120,10 +117,7 @@ def _cluster(installed: ControlPlane) -> str:
 
 
 def test_a_store_that_makes_no_users_is_said_to(team: Team, installed: ControlPlane) -> None:
-    roles = rendered(NARROW, team.namespace, redis={"aclPerCrew": True})
-    installed.kubectl.apply(
-        *(one for one in roles if one["kind"] == "Role" and one["metadata"]["namespace"] == team.namespace)
-    )
+    may_make_users(installed, team.namespace)
     digest = hashlib.sha256(b"x").hexdigest()
     command = ("ACL SETUSER", "operator", "on", f"#{digest}", "allkeys", "allchannels", "allcommands", "-acl")
     team.store.client.execute_command(*command)

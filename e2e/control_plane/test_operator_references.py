@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from e2e.cluster import machine
-from e2e.control_plane import operator_team
+from e2e.cluster.control_plane import ControlPlane
+from e2e.control_plane import access, operator_team
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import NARROW, OPERATOR, SOON, Team, crew
 from e2e.control_plane.test_operator_drain import Pods
@@ -80,13 +81,14 @@ def test_what_a_crew_refers_to_rolls_its_workers_when_it_changes_and_no_busy_one
         machine.until(lambda: list(pods.sizes()) != [new], within=SOON, what="another rollout")
 
 
-def test_without_the_right_to_read_them_crews_work_as_ever_and_say_so(team: Team) -> None:
+def test_without_the_right_to_read_them_crews_work_as_ever_and_say_so(team: Team, installed: ControlPlane) -> None:
     team.may_be_forbidden = True
     role = f"{operator_team.RELEASE}-{NARROW}"
     rules = json.loads(team.kubectl("get", "role", role, "--output=json"))["rules"]
     left = [rule for rule in rules if rule["resources"] not in (["secrets"], ["configmaps"])]
     assert len(left) == len(rules) - 2
     team.kubectl("patch", "role", role, "--type=merge", f"--patch={json.dumps({'rules': left})}")
+    access.until_allowed(installed, OPERATOR, team.namespace, "", "secrets", "get", allowed=False)
     team.kubectl("create", "secret", "generic", "keys", "--from-literal=a=1")
     running = team.operator(references_seconds="1")
     team.apply(crew(minReplicas=1, envFrom=SOURCES))

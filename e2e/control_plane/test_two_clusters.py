@@ -10,6 +10,7 @@ import pytest
 from e2e.cluster import control_plane, machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_process, operator_team
+from e2e.control_plane.crds_server import NAMES, until_served
 from e2e.control_plane.operator_process import hold
 from e2e.control_plane.operator_team import ROOT, SOON, Team, crew, heartbeat
 
@@ -27,6 +28,8 @@ def elsewhere(team: Team, tmp_path: Path) -> Iterator[Team]:
 
 def _moved(team: Team, plane: ControlPlane, folder: Path) -> Team:
     plane.kubectl("apply", "--server-side", *(f"--filename={file}" for file in sorted((ROOT / "crds").glob("*.yaml"))))
+    plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", *(f"crd/{name}" for name in NAMES))
+    until_served(plane)
     plane.kubectl("create", "namespace", team.namespace)
     url = team.store.url
     plane.kubectl("create", "secret", "generic", "watchbill-redis", f"--from-literal=url={url}", f"-n={team.namespace}")
