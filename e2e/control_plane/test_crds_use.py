@@ -140,7 +140,7 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
         assert server.send("PATCH", path, {"status": {**status, **more}}, as_="merge-patch+json").code == 200
 
     shown = row(kubectl_here("get", "crew", f"--namespace={namespace}"))
-    assert re.fullmatch(r"\d+s", shown.pop("AGE"))
+    assert re.fullmatch(r"(\d+m)?\d*s?", shown.pop("AGE"))
     assert shown == {
         "NAME": "blog-team",
         "READY": "True",
@@ -159,7 +159,7 @@ def test_columns_show_what_is_known(server: Server, kubectl_here: Kubectl, names
         "REASON": "Available",
     }
     shown = row(kubectl_here("get", "hb", f"--namespace={namespace}"))
-    assert re.fullmatch(r"\d+s", shown.pop("AGE"))
+    assert re.fullmatch(r"(\d+m)?\d*s?", shown.pop("AGE"))
     assert re.fullmatch(r"\d+y\d*d?", shown.pop("LAST"))
     assert shown == {
         "NAME": "morning",

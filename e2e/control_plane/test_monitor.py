@@ -37,6 +37,16 @@ def printed(*settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def fleet(url: str) -> str:
+    """Returns the board of all crews, once a heartbeat has fired and its run has ended; empty before."""
+    done = printed(f"PROMETHEUS={url}")
+    assert done.returncode == 0, done.stderr
+    assert "Watchbill / Fleet" in done.stdout
+    ended = re.search(r"How many runs end, and how\? +completed [\d.]+/s *\n", done.stdout)
+    fired = re.search(r"Which heartbeats fire\? +again \d+ *\n", done.stdout)
+    return done.stdout if ended and fired else ""
+
+
 @contextmanager
 def terminal(mark: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str], Callable[[bytes], object]]]:
     """`make monitor` in a terminal. Yields it, and functions: all that is on the screen so far, and to press a key."""
@@ -90,14 +100,10 @@ def test_it_shows_the_example_at_work_and_leaves_nothing_behind(promtool: Path) 
         )
         assert "Watchbill / Crew  of default/log-triage" in screen()
 
-        done = printed(f"PROMETHEUS={url}")
-        assert done.returncode == 0, done.stderr
-        assert "Watchbill / Fleet" in done.stdout
-        assert re.search(r"How many workers are there, and how full are they\? +workers 1 · ", done.stdout)
-        assert re.search(r"How many runs end, and how\? +completed [\d.]+/s *\n", done.stdout)
-        assert re.search(r"Which heartbeats fire\? +again \d+ *\n", done.stdout)
-        assert re.search(r"Nothing is known of\n(.*\n)* +How many requests do models get", done.stdout)
-        assert not re.search(r"Does the store answer the operator\? +\d", done.stdout), "there is none"
+        shown = machine.until(lambda: fleet(url), within=LATER, what="a run ends after its attempts")
+        assert re.search(r"How many workers are there, and how full are they\? +workers 1 · ", shown)
+        assert re.search(r"Nothing is known of\n(.*\n)* +How many requests do models get", shown)
+        assert not re.search(r"Does the store answer the operator\? +\d", shown), "there is none"
 
         (target,) = Prometheus(url).query("up")
         done = printed(f"TARGETS={target.labels['instance']} 127.0.0.1:1")

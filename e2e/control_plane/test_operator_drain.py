@@ -218,7 +218,9 @@ def test_a_slow_kubelet_costs_no_young_worker_its_pod(team: Team, pods: Pods) ->
     hold(PROBED_SECONDS + 4, lambda: pods.sizes() == {revision: 3}, "the young one's pod may have gone")
     assert pods.probe(last) == 200
     pods.is_ready(young, ready=True)
-    (drained,) = [port for port in ports if pods.probe(port) == 503]
+    drained = machine.until(
+        lambda: next((port for port in ports if pods.probe(port) == 503), 0), within=SOON, what="it is not ready"
+    )
     assert {pods.probe(drained) for _ in range(FAILURES - 1)} == {503}
     pods.is_ready(old[0], ready=False)
     machine.until(

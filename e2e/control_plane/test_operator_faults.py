@@ -186,4 +186,6 @@ def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team) -> None
     team.until_stalled("echo", "InvalidPrompt")
     team.submit(count=11)
     machine.until(lambda: team.replicas() == 2, within=SOON, what="workers for the definition before")
-    assert team.conditions("beat", "heartbeat")["Ready"][0] == "True"
+    machine.until(
+        lambda: team.conditions("beat", "heartbeat")["Ready"][0] == "True", within=SOON, what="its heartbeat fires"
+    )

@@ -59,7 +59,9 @@ def test_a_suspended_crew_loses_its_workers_keeps_its_work_and_goes_on_when_it_i
         assert team.replicas() == 0
         tasks = len(team.store.client.keys(f"wb:{{{team.namespace}/echo}}:task:*"))
         assert tasks == waiting + 3, "its heartbeat does not fire"
-        assert team.conditions()["Ready"][:2] == ("True", "Suspended")
+        machine.until(
+            lambda: team.conditions()["Ready"][:2] == ("True", "Suspended"), within=SOON, what="it is as it should be"
+        )
         machine.until(
             lambda: "its crew is suspended" in team.conditions("beat", "heartbeat")["Ready"][2],
             within=SOON,
