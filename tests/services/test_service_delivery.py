@@ -161,8 +161,11 @@ async def test_every_result_is_logged_which_is_the_default_channel(
     service = await runtime.service()
     task_id = await service.submit_task(task("hello"))
     await runtime.has_published(task_id)
-    await asyncio.sleep(0)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "watchbill.delivery"]
+
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "watchbill.delivery"]
+
+    (line,) = await until(logged, what="its line, which follows the entry")
     assert line.startswith("Bot completed in ")
     assert line.endswith(f"task {task_id}: done: hello")
 

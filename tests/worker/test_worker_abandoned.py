@@ -64,6 +64,7 @@ async def test_an_abandoned_agent_holds_its_slot_until_it_really_ends(make_crew:
         await crew.submit(name, name)
     assert {result.error for result in await crew.results(["deaf", "thread"])} == {"timed out after 1 s"}
     await until(lambda: abandoned(worker, crew, 2), what="the gauge")
+    await until(lambda: worker.log.count("still runs") == 2, what="both warnings")
     assert worker.log.count("WARNING watchbill.worker: agent 'deaf' with task deaf still runs") == 1
     assert worker.log.count("WARNING watchbill.worker: agent 'thread' with task thread still runs") == 1
 

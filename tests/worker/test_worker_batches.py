@@ -297,7 +297,9 @@ async def test_an_answer_counts_once_however_long_its_task_runs(make_crew: Make)
         assert (await crew.result("t")).output == "ok"
         await until(lambda: is_over(crew))
         labels = model_requests.labels(crew.name, OPENAI)
-        assert metrics.MODEL_REQUESTS.labels(*labels, "batched")._value.get() == 1
+        requests = metrics.MODEL_REQUESTS.labels(*labels, "batched")
+        await until(lambda: requests._value.get(), what="the count, which follows the last word to a task")
+        assert requests._value.get() == 1
         assert metrics.MODEL_TOKENS.labels(*labels, "input")._value.get() == 1000
 
 

@@ -275,7 +275,11 @@ async def test_a_cancelled_task_may_have_spent_what_was_reserved(make_crew: Make
         await crew.client.cancel(crew.name, "t")
         await until(lambda: _is_settled(crew))
         assert (await tokens(crew))[0] > 100
-        assert await crew.client.state(crew.name, "t") is TaskState.CANCELLED
+
+        async def is_cancelled() -> bool:
+            return await crew.client.state(crew.name, "t") is TaskState.CANCELLED
+
+        await until(is_cancelled, what="its end, which is no part of the settlement")
 
 
 async def test_a_task_that_waits_in_mid_conversation_asks_nothing_again(make_crew: Make) -> None:

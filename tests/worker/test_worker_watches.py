@@ -80,6 +80,7 @@ async def test_two_watches_in_a_circle_end_and_the_feed_says_so(make_crew: Make)
         await crew.submit("t", "a")
         [last] = await made(crew, "pong")
         told = await until(lambda: messages(crew, "mission_event"))
+        await until(lambda: counted(crew, "ping", "refused"), what="the count, which follows what is told")
     assert told == [
         f"watch ping: task_completed of {last} begins nothing: it would go round in a circle (ping → pong → ping)"
     ]
