@@ -23,6 +23,7 @@ from e2e.cluster import machine
 from watchbill import local_server
 
 STOP_SECONDS = 60.0
+STORE_SECONDS = 60.0
 FORKED_WITH = ("watchbill.cli.operator", "watchbill.controller.operator", "watchbill.worker.shift")
 """Operators and workers import these; forks have them already."""
 
@@ -134,7 +135,8 @@ class Store:
         self._socket = folder / "store.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{quote(str(self._socket))}"
-        self.client = redis.Redis.from_url(self.url, decode_responses=True)
+        # its own 5 s would fail a test on a busy machine
+        self.client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=STORE_SECONDS)
 
     def start(self) -> None:
         """On the data of the one before. Returns when it answers."""
