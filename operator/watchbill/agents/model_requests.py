@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -12,10 +13,14 @@ from watchbill.clock import SYSTEM, Clock
 from watchbill.errors import needed
 
 with needed("LLMAgent", "llm"):
-    from pydantic_ai.exceptions import ModelAPIError, ModelQuotaExceededError, ModelRequestRejectedError
+    from pydantic_ai.exceptions import (
+        ModelAPIError,
+        ModelQuotaExceededError,
+        ModelRequestRejectedError,
+        ModelRequestTimeout,
+    )
     from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, parse_model_id
-    from pydantic_ai.models._request_timeout import RequestDeadline, enforce_request_deadline, stream_under_deadline
     from pydantic_ai.models.wrapper import WrapperModel
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.tools import RunContext
@@ -58,7 +63,7 @@ class Counted(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         async with self._counted() as answers:
-            with enforce_request_deadline(self._deadline(model_settings, stream=False)):
+            async with self._within_timeout(model_settings):
                 response = await super().request(messages, model_settings, model_request_parameters)
             answers.append(response)
         return response
@@ -74,18 +79,25 @@ class Counted(WrapperModel):
         async with self._counted() as answers:
             self._began = self._clock.monotonic()
             stream = super().request_stream(messages, model_settings, model_request_parameters, run_context)
-            async with stream_under_deadline(self._deadline(model_settings, stream=True), stream) as streamed:
+            async with self._within_timeout(model_settings), stream as streamed:
                 yield streamed
             answers.append(streamed.get())
 
-    def _deadline(self, settings: ModelSettings | None, *, stream: bool) -> RequestDeadline | None:
-        """The end of the whole request, by `timeout` of the config: libraries bound each wait for bytes by that, so an
-        answer that dribbles would never end. What pydantic-ai offers for it, it counts from before a budget's wait."""
+    @asynccontextmanager
+    async def _within_timeout(self, settings: ModelSettings | None) -> AsyncGenerator[None]:
+        """Ends the whole request by `timeout` of the config: libraries bound each wait for bytes by that, so an answer
+        that dribbles would never end. What pydantic-ai offers for it, it counts from before a budget's wait."""
         seconds = (settings or {}).get("timeout")
         if not isinstance(seconds, int | float):
-            return None
-        whole: ModelSettings = {"request_timeout": seconds + _GRACE_SECONDS}
-        return RequestDeadline.start(self.model_name, whole, stream=stream)
+            yield
+            return
+        try:
+            async with asyncio.timeout(seconds + _GRACE_SECONDS) as whole:
+                yield
+        except TimeoutError:
+            if not whole.expired():
+                raise
+            raise ModelRequestTimeout(self.model_name, seconds) from None
 
     def note_first(self) -> None:
         """Observes the time to the first part of the answer that is being streamed."""
