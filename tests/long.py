@@ -7,6 +7,7 @@ from typing import Final
 FILES: Final = (
     "test_tool_servers.py",
     "test_llm_protocols.py",
+    "test_worker_protocols.py",
     "test_faults.py",
     "test_worker_clock.py",
     "test_core.py",
@@ -17,6 +18,7 @@ FILES: Final = (
     "test_cli_run.py",
     "test_cli_control.py",
     "test_worker_processes.py",
+    "test_worker_tool_servers.py",
     "test_worker_apart.py",
     "test_worker_tool_approvals.py",
     "test_worker_batches.py",

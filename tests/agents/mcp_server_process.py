@@ -46,6 +46,23 @@ def die() -> None:
 
 
 @server.tool()
+def die_once(marker: str) -> str:
+    """Ends the server at once, unless the file is there; makes it."""
+    if os.path.exists(marker):
+        return "alive"
+    open(marker, "w").close()
+    sys.stderr.write("the shop burns\n")
+    sys.stderr.flush()
+    os._exit(3)
+
+
+@server.tool()
+def pid() -> int:
+    """The id of this process."""
+    return os.getpid()
+
+
+@server.tool()
 def hang() -> None:
     """Answers too late."""
     time.sleep(600)
