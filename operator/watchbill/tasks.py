@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final, Literal
@@ -129,6 +129,8 @@ class Approval:
     details: str = ""
     """The arguments of a tool's call, or the prompt of a task that asks to begin, as JSON without secrets; else
     empty."""
+    mark: str = field(default="", compare=False)
+    """Tells this asking from others, before and after it: a decision that names it is about what was shown then."""
 
 
 class RunState(StrEnum):

@@ -26,23 +26,26 @@ def test_a_step_waits_for_approve_and_says_so_everywhere(shell: Shell, stored: s
         until(lambda: "approval" in shell.run("status", stored, "r1").stdout)
         status = shell.run("status", stored, "r1")
         assert "r1/second waits for approval since " in status.stderr
-        assert f"(watchbill approve default/{stored} r1/second)" in status.stderr
+        assert f"(watchbill why default/{stored} r1/second)" in status.stderr
         lines = shell.run("why", stored, "r1").stdout.splitlines()
         assert lines[2].strip().startswith("r1/second: it has waited for approval to begin, for ")
         work = f"default/{stored} r1/second"
-        assert lines[-2:] == [f"look    watchbill approve {work}", f"        watchbill reject {work}"]
+        (asked,) = json.loads(shell.run("why", stored, "r1/second", "-o", "json").stdout)["approvals"]
+        meant = f"{work} --mark {asked['mark']}"
+        assert lines[-2:] == [f"look    watchbill approve {meant}", f"        watchbill reject {meant}"]
         shown = [line[8:] for line in lines[lines.index("asks    look at") :]]
         assert shown[: len(asked_for.splitlines())] == asked_for.splitlines()
-        (asked,) = json.loads(shell.run("why", stored, "r1/second", "-o", "json").stdout)["approvals"]
         assert json.loads(asked["details"]).startswith(asked_for)
 
-        done = shell.run("approve", stored, "r1/second", "--reason", "go on")
+        wrong = shell.run("approve", stored, "r1/second", "--mark", "0123456789ab")
+        assert (wrong.returncode, "has asked anew since" in wrong.stderr) == (2, True)
+        done = shell.run("approve", stored, "r1/second", "--mark", asked["mark"], "--reason", "go on")
         assert (done.returncode, done.stderr) == (0, "")
         until(lambda: "r1/third waits for approval" in shell.run("status", stored, "r1").stderr)
         (asked,) = json.loads(shell.run("why", stored, "r1/third", "-o", "json").stdout)["approvals"]
         assert json.loads(asked["details"]) == {"": ["6 * 7"]}
         lines = shell.run("why", stored, "r1/third").stdout.splitlines()
-        command = f"watchbill approve default/{stored} r1/third --what '{asked['what']}'"
+        command = f"watchbill approve default/{stored} r1/third --what '{asked['what']}' --mark {asked['mark']}"
         assert f"{asked['what']}: {asked['details']}" in "\n".join(lines)
         assert lines[-2].split("  ")[-1].strip() == command
         other = shell.run("approve", stored, "r1/third", "--what", "call nothing")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support import LEASE_MS, Crew, flow_of, library, server_ms
+from support import LEASE_MS, Crew, flow_of, library, next_millisecond, server_ms
 
 from watchbill.errors import Conflict, NotFound
 from watchbill.plan.approvals import to_begin
@@ -12,6 +12,7 @@ from watchbill.store import approvals, control, packed
 from watchbill.store.figures import figures
 from watchbill.store.queue import Claimed
 from watchbill.store.why import seen
+from watchbill.tasks import Approval
 
 DAY_MS = 86_400_000
 
@@ -22,6 +23,12 @@ async def ask(crew: Crew, task: Claimed, what: str = "to pay", ttl_ms: int = DAY
 
 async def decide(crew: Crew, task_id: str, verdict: approvals.Verdict = "approved", why: str = "") -> bool:
     return await approvals.decide(crew.client, crew.keys, crew.uid, task_id, verdict, why)
+
+
+async def marked(
+    crew: Crew, task_id: str, mark: str, what: str | None = None, verdict: approvals.Verdict = "approved"
+) -> bool:
+    return await approvals.decide(crew.client, crew.keys, crew.uid, task_id, verdict, "", what=what, mark=mark)
 
 
 @pytest.mark.parametrize("task_id", ["t", "r/a"])
@@ -122,6 +129,66 @@ async def test_a_beginning_with_another_prompt_is_asked_for_anew(crew: Crew) -> 
     assert len(told) == 2
     assert await decide(crew, "t", "rejected", "too much")
     assert len(await crew.take("w", 4)) == 1
+
+
+async def test_who_was_shown_one_prompt_decides_of_no_other(crew: Crew) -> None:
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    await ask(crew, task, packed.pack_asked(to_begin("one")))
+    (shown,) = await approvals.read(crew.client, crew.keys, "t")
+    assert await marked(crew, "t", shown.mark, "")
+    assert not await marked(crew, "t", shown.mark), "which is so already"
+    (task,) = await crew.take("w", 2)
+    await ask(crew, task, packed.pack_asked(to_begin("another")))
+    for what in (None, ""):
+        for verdict in ("approved", "rejected"):
+            with pytest.raises(Conflict, match=r"mark '\w{12}': it never asked for that, or has asked anew since"):
+                await marked(crew, "t", shown.mark, what, verdict)
+    (other,) = await approvals.read(crew.client, crew.keys, "t")
+    assert (other.state, other.mark == shown.mark) == ("waiting", False)
+    assert await marked(crew, "t", other.mark)
+    (task,) = await crew.take("w", 3)
+    await crew.finish("w", [task])
+    await crew.assert_idle()
+
+
+async def test_a_decision_that_is_overtaken_by_another_prompt_is_refused(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read what waits, and somebody else decides before it does."""
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    await ask(crew, task, packed.pack_asked(to_begin("one")))
+    (shown,) = known = await approvals.read(crew.client, crew.keys, "t")
+
+    async def read(*_: object) -> list[Approval]:
+        return known
+
+    assert await decide(crew, "t")
+    (task,) = await crew.take("w", 2)
+    await next_millisecond(crew)
+    await ask(crew, task, packed.pack_asked(to_begin("another")))
+    with monkeypatch.context() as patched:
+        patched.setattr(approvals, "read", read)
+        with pytest.raises(Conflict, match="has asked anew since"):
+            await marked(crew, "t", shown.mark)
+    (other,) = await approvals.read(crew.client, crew.keys, "t")
+    assert other.state == "waiting"
+
+
+async def test_a_mark_names_one_of_several_approvals(crew: Crew) -> None:
+    await crew.submit("t")
+    (task,) = await crew.take("w")
+    await ask(crew, task, packed.pack_asked({"call pay #1": "{}", "call pay #2": "{}"}))
+    first, second = await approvals.read(crew.client, crew.keys, "t")
+    with pytest.raises(Conflict, match="has asked anew since"):
+        await marked(crew, "t", first.mark, second.what)
+    assert await marked(crew, "t", second.mark, None, "rejected")
+    assert [one.state for one in await approvals.read(crew.client, crew.keys, "t")] == ["waiting", "rejected"]
+    await crew.submit("other")
+    (other,) = [task for task in await crew.take("w", 2) if task.id == "other"]
+    with pytest.raises(Conflict, match="waits for no approval"):
+        await marked(crew, other.id, first.mark)
 
 
 @pytest.mark.parametrize(("before", "now"), [("one", ""), ("", "one"), ("one", "one")])

@@ -26,39 +26,62 @@ WhatOption = Annotated[
     ),
 ]
 
+MarkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mark",
+        metavar="TEXT",
+        help="The mark that `watchbill why` has shown. If the task has asked anew since, nothing is decided.",
+        show_default=False,
+    ),
+]
+
 
 @with_store()
 def approve(
-    store: StoreOptions, crew: CrewArgument, task_id: WorkArgument, what: WhatOption = None, reason: WhyOption = ""
+    store: StoreOptions,
+    crew: CrewArgument,
+    task_id: WorkArgument,
+    what: WhatOption = None,
+    mark: MarkOption = None,
+    reason: WhyOption = "",
 ) -> int:
     """Approve of what a task, or a step of a run, waits for, and print its state.
 
     It goes on as soon as a worker has a slot for it. `watchbill why CREW ID` shows what it waits for: the whole prompt,
-    or the arguments of a call of a tool. Exit 2: there is no such work, it waits for no approval or for several and
-    none is named, it was rejected, or its time for that is over.
+    or the arguments of a call of a tool; and the command that approves of that and nothing else. Exit 2: there is no
+    such work, it waits for no approval or for several and none is named, it has asked for another since, it was
+    rejected, or its time for that is over.
     """
-    return store.run(
-        lambda client: _told(
-            client, crew, task_id, store.form, client.approve(crew, task_id, what=what, reason=reason), "approved"
-        )
-    )
+
+    def work(client: Client) -> Awaitable[int]:
+        deciding = client.approve(crew, task_id, what=what, mark=mark, reason=reason)
+        return _told(client, crew, task_id, store.form, deciding, "approved")
+
+    return store.run(work)
 
 
 @with_store()
 def reject(
-    store: StoreOptions, crew: CrewArgument, task_id: WorkArgument, what: WhatOption = None, reason: WhyOption = ""
+    store: StoreOptions,
+    crew: CrewArgument,
+    task_id: WorkArgument,
+    what: WhatOption = None,
+    mark: MarkOption = None,
+    reason: WhyOption = "",
 ) -> int:
     """Reject what a task, or a step of a run, waits for, and print its state.
 
     The task fails with the reason, unless its agent goes on without the approval. A model is told the reason in place
-    of a tool's result. Exit 2: there is no such work, it waits for no approval or for several and none is named, it was
-    approved, or the time for that is over.
+    of a tool's result. Exit 2: there is no such work, it waits for no approval or for several and none is named, it has
+    asked for another since, it was approved, or the time for that is over.
     """
-    return store.run(
-        lambda client: _told(
-            client, crew, task_id, store.form, client.reject(crew, task_id, what=what, reason=reason), "rejected"
-        )
-    )
+
+    def work(client: Client) -> Awaitable[int]:
+        deciding = client.reject(crew, task_id, what=what, mark=mark, reason=reason)
+        return _told(client, crew, task_id, store.form, deciding, "rejected")
+
+    return store.run(work)
 
 
 async def _told(client: Client, crew: str, task_id: str, form: Output, deciding: Awaitable[bool], verdict: str) -> int:

@@ -149,12 +149,11 @@ async def _work(client: Client, crew: str, work_id: str, form: Output) -> None:
         for task_id, known in (await client.approvals(crew, work_id)).items():
             for one in known:
                 if one.state == "waiting" and one.until > output.now():
-                    what = f"{one.what} {one.details}".rstrip() if one.what else "to begin"
-                    meant = f" --what {shlex.quote(one.what)}" if one.what else ""
-                    output.say(
-                        f"{task_id} waits for approval since {one.asked_at:%F %T} UTC: {what} "
-                        f"(watchbill approve {client.keys(crew).crew} {task_id}{meant})"
-                    )
+                    what, work = f"{one.what} {one.details}".rstrip(), f"{client.keys(crew).crew} {task_id}"
+                    look = f"watchbill approve {work} --what {shlex.quote(one.what)} --mark {one.mark}"
+                    if not one.what:  # its prompt may be long
+                        what, look = "to begin", f"watchbill why {work}"
+                    output.say(f"{task_id} waits for approval since {one.asked_at:%F %T} UTC: {what} ({look})")
 
 
 async def _errors(client: Client, crew: str, run: RunStatus) -> dict[str, str]:

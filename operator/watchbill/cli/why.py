@@ -207,8 +207,10 @@ def _look(told: Why) -> list[str]:
         case Reason.INTERRUPTED:
             return [f"watchbill resume {work}"]
         case Reason.APPROVAL:
-            whats = [f" --what {shlex.quote(one.what)}" if one.what else "" for one in _open(told)]
-            return [f"watchbill {verb} {work}{what}" for what in whats for verb in ("approve", "reject")]
+            meant = [
+                f"{f' --what {shlex.quote(one.what)}' if one.what else ''} --mark {one.mark}" for one in _open(told)
+            ]
+            return [f"watchbill {verb} {work}{which}" for which in meant for verb in ("approve", "reject")]
         case Reason.SUSPENDED:
             return [f"watchbill resume {told.crew}"]
         case Reason.AGENT_UNAVAILABLE | Reason.MOVING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from watchbill.client import arguments
 from watchbill.client.connected import Connected
@@ -100,24 +101,32 @@ class Control(Connected):
             keys, lambda current: control.interrupt(self._redis, keys, current.uid, task_id, reason)
         )
 
-    async def approve(self, crew: str, task_id: str, *, what: str | None = None, reason: str = "") -> bool:
+    async def approve(
+        self, crew: str, task_id: str, *, what: str | None = None, mark: str | None = None, reason: str = ""
+    ) -> bool:
         """Approves of what a task, or a step of a run, waits for: it goes on. Returns False if that was done before.
 
-        `what`: the approval that is meant (`Approval.what`), which it must be where several calls of tools wait. The
+        `what`: the approval that is meant (`Approval.what`), which it must be where several calls of tools wait.
+        `mark`: of what you have been shown (`Approval.mark`); without it, whatever is asked now is approved. The
         reason is kept with the task (see `approvals`). Raises NotFound; Conflict when it waits for no such approval, or
-        for several and none is named, has ended, was rejected, or its time for that is over.
+        for several and none is named, has asked anew since, has ended, was rejected, or its time for that is over.
         """
-        return await self._decide(crew, task_id, "approved", what, reason)
+        return await self._decide(crew, task_id, "approved", what, mark, reason)
 
-    async def reject(self, crew: str, task_id: str, *, what: str | None = None, reason: str = "") -> bool:
+    async def reject(
+        self, crew: str, task_id: str, *, what: str | None = None, mark: str | None = None, reason: str = ""
+    ) -> bool:
         """Rejects what a task, or a step of a run, waits for: it fails, unless its agent goes on without. A model gets
         the reason in place of a tool's result. Takes, returns and raises what `approve` does."""
-        return await self._decide(crew, task_id, "rejected", what, reason)
+        return await self._decide(crew, task_id, "rejected", what, mark, reason)
 
-    async def _decide(self, crew: str, task_id: str, verdict: Verdict, what: str | None, reason: str) -> bool:
-        keys = self._door(crew, task_id=task_id, what=what, reason=reason)
+    async def _decide(
+        self, crew: str, task_id: str, verdict: Verdict, what: str | None, mark: str | None, reason: str
+    ) -> bool:
+        keys = self._door(crew, task_id=task_id, what=what, mark=mark, reason=reason)
+        decide = partial(approvals.decide, what=what, mark=mark)
         return await self._with_current(
-            keys, lambda current: approvals.decide(self._redis, keys, current.uid, task_id, verdict, reason, what=what)
+            keys, lambda current: decide(self._redis, keys, current.uid, task_id, verdict, reason)
         )
 
     async def approvals(self, crew: str, task_id: str) -> Mapping[str, list[Approval]]:

@@ -55,20 +55,30 @@ async def decide(
     why: str,
     *,
     what: str | None = None,
+    mark: str | None = None,
 ) -> bool:
     """Approves of what a task or step waits for, or rejects it. False: that was done before. `what`: the approval that
-    is meant (`Approval.what`); None: the only one that it waits for.
+    is meant (`Approval.what`); None: the only one that it waits for. `mark`: of what whoever decides was shown
+    (`Approval.mark`); None: whatever is asked.
 
-    Raises NotFound, and Conflict: it waits for no such approval, or for several and none is named; it has ended, its
-    time is over, or it was decided otherwise.
+    Raises NotFound, and Conflict: it waits for no such approval, or for several and none is named; it was asked anew
+    since it was shown; it has ended, its time is over, or it was decided otherwise.
     """
     agent = await control.agent_of(client, keys, task_id)
     task = f"task {task_id!r} of crew {keys.crew!r}"
+    known, shown = await read(client, keys, task_id) if what is None or mark is not None else [], None
+    if mark is not None and known:
+        shown = next((one for one in known if one.mark == mark and what in (None, one.what)), None)
+        if shown is None:
+            raise _asked_anew(keys, task_id, mark)
+        what = shown.what
     if what is None:
-        what = _only(task, await read(client, keys, task_id))
+        what = _only(task, known)
     names = [*keys.fixed, *keys.of_item(task_id, agent)]
-    args = [uid, keys.crew, task_id, verdict, control.one_line(why), what]
+    args = [uid, keys.crew, task_id, verdict, control.one_line(why), what, _since(shown)]
     outcome = str((await control.call(client, keys, "decide", names, args))[1])
+    if outcome == "anew":
+        raise _asked_anew(keys, task_id, mark)
     if outcome == "none":
         raise Conflict(f"{task} waits for no approval" + (f" of {what!r}" if what else ""))
     if outcome == "late":
@@ -77,6 +87,18 @@ async def decide(
         other: Verdict = "rejected" if verdict == "approved" else "approved"
         raise Conflict(f"{task} can't be {verdict}: somebody has {other} it before")
     return control.accepted(keys, task_id, outcome, verdict) != "repeated"
+
+
+def _since(shown: Approval | None) -> int | str:
+    """Returns when what was shown was asked for, in ms; empty: nothing was."""
+    return "" if shown is None else round(shown.asked_at.timestamp() * 1000)
+
+
+def _asked_anew(keys: CrewKeys, task_id: str, mark: str | None) -> Conflict:
+    return Conflict(
+        f"task {task_id!r} of crew {keys.crew!r} does not wait for approval of what has the mark {mark!r}: it never "
+        f"asked for that, or has asked anew since. Look at it once more: watchbill why {keys.crew} {task_id}"
+    )
 
 
 def _only(task: str, known: Sequence[Approval]) -> str:

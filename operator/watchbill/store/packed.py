@@ -5,6 +5,7 @@ Each names its twin in store/scripts. What can't be taken apart raises ValueErro
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -188,12 +189,14 @@ def approvals(text: str) -> list[Approval]:
     """The approvals of an `approvals` field, in the order in which they were asked for (lib_approvals.lua)."""
     found = []
     for item in ids(text) if text else []:
-        what, state, since, until, decided, reason, *details = item.split(_FIELD)
+        what, state, since, until, decided, reason, *rest = item.split(_FIELD)
+        details = "".join(rest)
+        told = f"{since}{_FIELD}{what}{_FIELD}{details}".encode("utf-8", "surrogateescape")
+        mark = hashlib.blake2b(told, digest_size=6).hexdigest()
         times = [datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in (since, until, decided)]
         known: Any = state
-        found.append(
-            Approval(what, known, times[0], times[1], times[2] if int(decided) else None, reason, "".join(details))
-        )
+        decided_at = times[2] if int(decided) else None
+        found.append(Approval(what, known, times[0], times[1], decided_at, reason, details, mark))
     return found
 
 

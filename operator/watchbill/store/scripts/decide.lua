@@ -10,11 +10,13 @@
 --   4 verdict             approved | rejected
 --   5 why
 --   6 what                of its approvals
+--   7 since               when that was asked for which the caller has seen, in ms; '': any
 -- Answers
 --   {'gone'}
 --   {'ok', ...}           approved | rejected | repeated (it is that already) | other (it is decided otherwise)
---                         | late (its time is over) | none (it waits for no such approval) | missing | over:<state>
-local uid, crew, id, verdict, why, what = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+--                         | late (its time is over) | none (it waits for no such approval) | anew (it has asked since)
+--                         | missing | over:<state>
+local uid, crew, id, verdict, why, what, since = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 if is_gone(uid) then return { 'gone' } end
 local item = next_item(id)
 local found = find_aside(item)
@@ -23,6 +25,7 @@ local all, meant = approvals().read(item), nil
 for _, one in ipairs(all) do
   if one.what == what then meant = one end
 end
+if meant and since ~= '' and meant.since ~= since then return { 'ok', 'anew' } end
 if meant and meant.state == verdict then return { 'ok', 'repeated' } end
 if ENDED[found.state] then return { 'ok', 'over:' .. found.state } end
 if not meant then return { 'ok', 'none' } end
