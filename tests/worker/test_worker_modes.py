@@ -304,7 +304,9 @@ async def test_a_synthesis_takes_what_a_failure_kept_from_beginning_for_no_text(
     run = await ran(crew)
     assert (run.status, run.output) == (RunState.FAILED, None)
     error = run.steps["synthesis"].error
-    assert "its prompt cites the output of 'verdict', which never began: something failed before it" in str(error)
+    assert "its prompt cites the output of 'verdict', whose last step never began: something failed before it" in str(
+        error
+    )
     assert set(crew.executions()) == {"r/a", "r/b"}
 
 
@@ -316,6 +318,28 @@ async def test_a_synthesis_takes_what_failed_for_its_error_and_what_was_passed_o
     )
     await crew.define(synthesis=synthesis(crew, prompt="[{steps.c}] {steps.b.error.step}"))
     assert (await ran(crew)).output == "[] b"
+
+
+@pytest.mark.parametrize("cites", [True, False])
+@pytest.mark.parametrize("on_error", ["Continue", "Fail"])
+async def test_behind_a_loop_that_failed_a_synthesis_gets_what_became_of_the_last_iteration(
+    make_crew: Make, on_error: str, cites: bool
+) -> None:
+    agents = [agent("gate", "FailsFrom", config={"output": 2}), tells("editor", "well")]
+    crew = await make_crew(agents, mode=ExecutionMode.LOOP, loop={"maxIterations": 2}, on_error=on_error)
+    prompt = "[{steps.editor}] {steps.gate.error.step}" if cites else "Sum up."
+    await crew.define(synthesis=synthesis(crew, prompt=prompt))
+    run = await ran(crew)
+    assert crew.executions()["r/editor@1"] == 1
+    if cites and on_error == "Fail":
+        wrong = "its prompt cites the output of 'editor', whose last step never began: something failed before it"
+        assert wrong in str(run.steps["synthesis"].error)
+        assert (run.status, run.output) == (RunState.FAILED, None)
+        return
+    line = asked(crew, "synthesis")
+    assert list(line["outputs"]) == (["gate", "editor"] if on_error == "Continue" else ["gate"])
+    assert line["outputs"]["gate"]["error"]["step"] == "gate@2"
+    assert run.output == ("[well] gate@2" if cites else "Sum up.")
 
 
 async def test_behind_a_loop_a_synthesis_takes_no_output_of_an_iteration_before_the_last(make_crew: Make) -> None:

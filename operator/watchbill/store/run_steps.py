@@ -150,22 +150,23 @@ async def outputs_of_items(
 async def last_steps(
     client: redis.asyncio.Redis, keys: CrewKeys, run_id: str, plan: flow.Plan
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """(agent → its last step that has an output or an error, in the order of the crew; the agents that have none since
-    something failed before them). Raises NotFound, NewerRecord."""
+    """(agent → its last step, where that has an output or an error, in the order of the crew; the agents whose last
+    step never began, since something failed before it). Raises NotFound, NewerRecord."""
     reached: dict[str, str] = {}
     kept: set[str] = set()
     for step in (await runs.status(client, keys, run_id)).steps:
         if plan.place(step.agent, step.name).kind not in ("agent", "list"):
             continue
-        if step.is_passed_over:  # in a loop its output of an earlier iteration doesn't stand either
-            reached.pop(step.agent, None)
-            kept.discard(step.agent)
-        elif step.finished_at is None or step.status is TaskState.SKIPPED:  # it may be marked as that later
+        reached.pop(step.agent, None)  # in a loop: its output of an earlier iteration doesn't stand
+        kept.discard(step.agent)
+        if step.is_passed_over:
+            continue
+        if step.finished_at is None or step.status is TaskState.SKIPPED:  # it may be marked as that later
             kept.add(step.agent)
         else:
             reached[step.agent] = step.name
     ordered = (agent.agent_id for agent in plan.crew.agents)
-    return {agent: reached[agent] for agent in ordered if agent in reached}, frozenset(kept - reached.keys())
+    return {agent: reached[agent] for agent in ordered if agent in reached}, frozenset(kept)
 
 
 async def digests(client: redis.asyncio.Redis, keys: CrewKeys, run_ids: Collection[str]) -> dict[str, str]:

@@ -30,6 +30,16 @@ class DoneAt(Tells):
         return {"number": number, "done": number >= self.output, "folder": self.folder}
 
 
+class FailsFrom(Tells):
+    """Fails for good from the iteration of this number on."""
+
+    async def run(self, context: Any) -> Any:
+        note(self.folder, "start", context, prompt=context.prompt, outputs=context.outputs, item=context.item)
+        if int(context.task.task_id.rpartition("@")[2]) >= self.output:
+            raise TypeError("it broke")
+        return "well so far"
+
+
 class Fails(Tells):
     """Fails for good, but for items that it is told to return."""
 

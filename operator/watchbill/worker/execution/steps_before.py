@@ -102,7 +102,8 @@ def named(
     to yet, is missing. Raises values.Unusable for one that a failure `kept` from beginning, and for a task that belongs
     to no run, which has none to cite: its crew was given another prompt meanwhile."""
     if lost := next((agent for agent in role.cites if agent in kept), None):
-        raise values.Unusable(f"its prompt cites the output of {lost!r}, which never began: something failed before it")
+        why = "whose last step never began: something failed before it"
+        raise values.Unusable(f"its prompt cites the output of {lost!r}, {why}")
     if role.cites and run_id is None:
         cited = role.cites[0]
         raise values.Unusable(f"its prompt cites the output of {cited!r}, which exists only in a run of the crew")
