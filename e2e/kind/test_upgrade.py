@@ -1,5 +1,5 @@
 """An upgrade from the release before, and the way back, under load: no worker is replaced by the operator's alone, and
-no task is lost or begins twice.
+no task is lost or begins twice. Nor does a step of a run that begins before and ends after.
 
 The release before is install.BEFORE, with its own images and chart.
 """
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from e2e.cluster import install, machine
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane.operator_process import hold
 from e2e.kind import crews
-from e2e.kind.team import NAMESPACE, SOON, Team, released
+from e2e.kind.team import NAMESPACE, SOON, Team, connected, released
 from watchbill.client import Client
 
 CREW = "under-load"
 LONG = "25"
 """Seconds of the tasks that run on while something is upgraded."""
+STEPS = ("one", "two", "three", "four", "five")
 BRIEF = ("0.5", "1", "2", "3")
 
 pytestmark = pytest.mark.timeout(900)  # two releases' images are built
@@ -49,18 +49,65 @@ class Load:
     def until_ended(self) -> None:
         """All tasks have ended, each of them once, and have begun only once."""
         expected = Counter(self.submitted)
-        machine.until(lambda: self._seen()[0].total() >= expected.total(), within=3 * SOON, what="all end", every=1)
-        assert self._seen() == (expected, expected)
+        ended = expected.total()
+        machine.until(lambda: seen(self._team, CREW)[0].total() >= ended, within=3 * SOON, what="all end", every=1)
+        assert seen(self._team, CREW) == (expected, expected)
 
-    def _seen(self) -> tuple[Counter[str], Counter[str]]:
-        """The number of times that each task has come to a result, and has begun."""
-        prefix = f"wb:{{{NAMESPACE}/{CREW}}}:"
-        with self._team.store() as url, redis.Redis.from_url(url, decode_responses=True) as client:
-            results: Any = client.xrange(prefix + "results")
-            events: Any = client.xrange(prefix + "events")
-        begun = (json.loads(event["data"]) for _, event in events if event["event_type"] == "task_assigned")
-        ended = Counter(result["id"] for _, result in results if result["state"] == "completed")
-        return ended, Counter(event["task_id"] for event in begun)
+
+class Run:
+    """A run of a crew with one worker, whose steps end when they are told to."""
+
+    crew = "of-steps"
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        manifests = crews.sample(self.crew, "Opened", lease_seconds=60, minReplicas=1, maxReplicas=1, concurrency=1)
+        (agent,) = manifests[1]["spec"]["agents"]
+        manifests[1]["spec"]["agents"] = [{**agent, "name": step} for step in STEPS]
+        team.apply(*manifests)
+        team.until_pods(self.crew, 1)
+        self.id = team.with_client(lambda client: client.submit(self.crew, "go on"))
+        self._until_begun("one")
+
+    def next(self, ends: str) -> None:
+        """That step ends, and the next one, if there is one, begins."""
+        with self._team.store() as url, connected(url) as client:
+            client.set(f"gate:{ends}", "open")
+        for step in STEPS[STEPS.index(ends) + 1 :][:1]:
+            self._until_begun(step)
+
+    def until_drained(self) -> None:
+        """The worker that runs a step is to claim no other."""
+
+        async def draining(client: Client) -> bool:
+            return any(one.draining and one.running for one in await client.workers(self.crew))
+
+        machine.until(lambda: self._team.with_client(draining), within=SOON, what="the older worker drains", every=0.5)
+
+    def check(self) -> None:
+        """It has ended well, and each step has run once, the fourth no longer where the third did."""
+        assert self._team.wait(self.crew, self.id).success
+        steps = Counter(f"{self.id}/{step}" for step in STEPS)
+        assert seen(self._team, self.crew) == (steps + Counter([self.id]), steps)
+        done = [self._team.wait(self.crew, f"{self.id}/{step}").output for step in STEPS]
+        assert [one["attempt"] for one in done] == [1] * len(STEPS)
+        pods = [one["pod"] for one in done]
+        assert pods[0] == pods[1] == pods[2] != pods[3], pods
+
+    def _until_begun(self, step: str) -> None:
+        begun = f"{self.id}/{step}"
+        machine.until(lambda: begun in seen(self._team, self.crew)[1], within=SOON, what=f"{begun} begins", every=0.3)
+
+
+def seen(team: Team, crew: str) -> tuple[Counter[str], Counter[str]]:
+    """The number of times that each task, run or step has come to a result, and that each task or step has begun."""
+    prefix = f"wb:{{{NAMESPACE}/{crew}}}:"
+    with team.store() as url, connected(url) as client:
+        results: Any = client.xrange(prefix + "results")
+        events: Any = client.xrange(prefix + "events")
+    begun = (json.loads(event["data"]) for _, event in events if event["event_type"] == "task_assigned")
+    ended = Counter(result["id"] for _, result in results if result["state"] == "completed")
+    return ended, Counter(event["task_id"] for event in begun)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +142,8 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
     team.apply(*crews.sample(CREW, "Sleeper", lease_seconds=60, minReplicas=2, maxReplicas=2, concurrency=2))
     team.until_ready(CREW)
     old = uids(team.until_pods(CREW, 2))
+    run = Run(team)
+    run.next("one")
     load.add()
 
     # The operator and the CRDs: workers stay, and so do their Deployments.
@@ -106,6 +155,7 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
     assert taken_up == 1
     load.add()
     hold(10, lambda: uids(team.pods(CREW)) == old, "the operator's upgrade replaced a worker")
+    run.next("two")
     load.until_ended()
 
     # The workers, one by one, none with a task.
@@ -113,6 +163,8 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
     install.install(team.cluster, now, namespace=NAMESPACE)
     until_all_of(team, now.worker)
     assert not uids(team.pods(CREW)) & old
+    run.until_drained()
+    run.next("three")
     load.add()
     load.until_ended()
 
@@ -120,8 +172,11 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
     load.add()
     install.helm(team.cluster, "rollback", install.RELEASE, "1", f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
     until_all_of(team, before.worker)
+    run.next("four")
     load.add()
     load.until_ended()
+    run.next("five")
+    run.check()
     team.until_ready(CREW)
     selector = f"--selector=watchbill.dev/crew={CREW}"
     machine.until(
