@@ -183,3 +183,27 @@ def test_a_typo_in_the_file_is_told_beside_a_missing_prompt(shell: Shell) -> Non
     assert done.returncode == 2
     assert "clas" in done.stderr
     assert "there is no prompt" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["x", "--dedupe-seconds", "5"],
+            "--dedupe-seconds is for --dedupe-key, which is missing. Add --dedupe-key TEXT.",
+        ),
+        (["--heartbeat", "hourly", "--priority", "HIGH"], "The heartbeat has a priority of its own."),
+        (["--heartbeat", "hourly", "--input", "a=b"], "The heartbeat has inputs of its own."),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(shell: Shell, stored: str, options: list[str], said: str) -> None:
+    refused = shell.run("submit", stored, *options)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert said in refused.stderr
+
+
+def test_who_asks_for_the_events_of_an_agent_that_is_not_there_is_told_which_are(shell: Shell, stored: str) -> None:
+    found = shell.run("events", stored, "--agent", "fisrt")
+    assert (found.returncode, found.stdout) == (0, "")
+    assert f"note: crew '{stored}' has no agent 'fisrt'; it has: first, second, third" in found.stderr
+    assert shell.run("events", stored, "--agent", "first").stderr == ""

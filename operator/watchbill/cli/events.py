@@ -111,8 +111,14 @@ async def _past(client: Client, target: Target, which: Feed, after: str | None, 
 
 
 async def _check_exists(client: Client, which: Feed) -> None:
-    """Raises NotFound if there is no such crew or run. The feed of a run may outlast its record."""
+    """Raises NotFound if there is no such crew or run. The feed of a run may outlast its record, and that of an agent
+    its place in the crew: so one that is not there is only told."""
     await client.figures(which.crew)
+    if which.agent is not None and not which.deliveries:
+        definition = await client.crew(which.crew)
+        if definition.agent(which.agent) is None:
+            listed = ", ".join(agent.agent_id for agent in definition.agents)
+            output.say(f"note: crew {which.crew!r} has no agent {which.agent!r}; it has: {listed}")
     if which.run is not None and not await client.events(which.crew, run=which.run, count=1):
         await client.status(which.crew, which.run)
 

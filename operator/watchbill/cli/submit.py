@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.tasks import Durability, Priority
 
+NORMAL: Final = "NORMAL"
+
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the end, and show progress on stderr.")]
 PriorityOption = Annotated[
     str,
@@ -45,7 +47,10 @@ DedupeKeyOption = Annotated[
     ),
 ]
 DedupeSecondsOption = Annotated[
-    float, typer.Option("--dedupe-seconds", min=0.001, help="Seconds for which --dedupe-key holds.")
+    float | None,
+    typer.Option(
+        "--dedupe-seconds", min=0.001, help="Seconds for which --dedupe-key holds. Default: 3600.", show_default=False
+    ),
 ]
 SessionOption = Annotated[
     str | None,
@@ -115,10 +120,10 @@ def submit(
     given: InputOption = None,
     agent: AgentOption = None,
     role: RoleOption = None,
-    priority: PriorityOption = "NORMAL",
+    priority: PriorityOption = NORMAL,
     task_id: IdOption = None,
     dedupe_key: DedupeKeyOption = None,
-    dedupe_seconds: DedupeSecondsOption = 3600.0,
+    dedupe_seconds: DedupeSecondsOption = None,
     session: SessionOption = None,
     delay: DelayOption = None,
     at: AtOption = None,
@@ -136,13 +141,13 @@ def submit(
 
     whose = role if agent is None else agent
     if heartbeat is not None:
-        _refuse_beside_heartbeat(prompt or file, given, whose, dedupe_key, session, delay, at, durability, deliver)
+        _refuse_beside_beat(prompt or file, whose, priority, given, dedupe_key, session, delay, at, durability, deliver)
     refuse_together({("--in", "--at"): (delay, at, "Give one of the two.")})
     refuse_together({("--agent", "--role"): (agent, role, "Give one of the two.")})
     text, inputs = reading.work(prompt, file, given or [])
     _check(text is not None or heartbeat is not None, wait, timeout, "--in" if delay else "--at" if at else "", whose)
     urgency, safety, due = _priority(priority), _durability(durability), _due(at)
-    later = None if delay is None else age(delay, "--in")
+    later, window = None if delay is None else age(delay, "--in"), _window(dedupe_key, dedupe_seconds)
 
     async def work(client: Client) -> int:
         if heartbeat is not None:
@@ -157,7 +162,7 @@ def submit(
                 priority=urgency,
                 id=task_id,
                 dedupe_key=dedupe_key,
-                dedupe_seconds=dedupe_seconds,
+                dedupe_seconds=window,
                 session_id=session,
                 scheduled_at=due if later is None else await _from_now(client, crew, later),
                 durability=safety,
@@ -208,10 +213,11 @@ def result(
 _WITHOUT_WAIT: Final = Problem("--timeout says how long to wait, but --wait is missing", "Add --wait.")
 
 
-def _refuse_beside_heartbeat(
+def _refuse_beside_beat(
     prompt: object,
-    given: object,
     agent: object,
+    priority: str,
+    given: object,
     dedupe_key: object,
     session: object,
     delay: object,
@@ -223,7 +229,7 @@ def _refuse_beside_heartbeat(
     refuse_together(
         {
             ("--heartbeat", "a prompt"): (True, prompt, "The heartbeat has a prompt of its own."),
-            ("--heartbeat", "--input"): (True, given, "Heartbeats have no inputs."),
+            ("--heartbeat", "--input"): (True, given, "The heartbeat has inputs of its own."),
             ("--heartbeat", "--agent or --role"): (True, agent, "The heartbeat names its agent."),
             ("--heartbeat", "--dedupe-key"): (True, dedupe_key, "Use --id, which fires it once."),
             ("--heartbeat", "--session"): (True, session, "Submit the prompt by itself."),
@@ -231,6 +237,7 @@ def _refuse_beside_heartbeat(
             ("--heartbeat", "--at"): (True, at, "A heartbeat is fired now, or by its schedule."),
             ("--heartbeat", "--durability"): (True, durability, "Submit the prompt by itself."),
             ("--heartbeat", "--deliver"): (True, deliver, "The heartbeat names its destinations."),
+            ("--heartbeat", "--priority"): (True, priority != NORMAL, "The heartbeat has a priority of its own."),
         }
     )
 
@@ -247,6 +254,13 @@ def _check(has_work: bool, wait: bool, timeout: float | None, time_option: str, 
         problems.append(Problem(reason, "Add --agent NAME or --role NAME, or use a Heartbeat."))
     if problems:
         raise InvalidInput(problems)
+
+
+def _window(dedupe_key: str | None, seconds: float | None) -> float:
+    """The seconds for which a dedupe key holds. Raises InvalidInput for some without a key."""
+    if seconds is not None and dedupe_key is None:
+        raise InvalidInput(Problem("--dedupe-seconds is for --dedupe-key, which is missing", "Add --dedupe-key TEXT."))
+    return 3600.0 if seconds is None else seconds
 
 
 async def _from_now(client: Client, crew: str, later: timedelta) -> datetime:
