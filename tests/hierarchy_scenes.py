@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,32 +64,36 @@ class Scene:
         return item
 
 
-def programs(depth: int) -> st.SearchStrategy[Program]:
-    below = programs(depth - 1) if depth else st.just(Program((), True))
-    rare = st.sampled_from([0, 0, 0, 0, 1, 2])
-    # Not even the manager may be asked, and nobody asks himself.
-    item = st.builds(
-        Item, st.sampled_from([*MEMBERS, *MEMBERS, "lead"]), st.sampled_from([0, 0, 1, 2]), rare, rare, below
-    )
-    return st.builds(Program, st.lists(item, max_size=3 if depth else 2).map(tuple), st.booleans())
+def program(rng: random.Random, depth: int = 1, *, sure: bool = False) -> Program:
+    """One at random, with `depth` levels below it. `sure`: its first item may be delegated."""
+    members = [rng.choice([*MEMBERS, *MEMBERS, "lead"]) for _ in range(rng.randint(0, 2 + depth))]
+    if sure:  # not even the manager may be asked, and nobody asks himself
+        members.insert(0, rng.choice(MEMBERS))
+    return Program(tuple(_item(rng, member, depth) for member in members), rng.random() < 0.5)
+
+
+def _item(rng: random.Random, member: str, depth: int) -> Item:
+    below = program(rng, depth - 1) if depth else Program((), at_once=True)
+    fails_in, mute_in = (rng.choice([0, 0, 0, 0, 0, 1, 2]) for _ in range(2))
+    return Item(member, rng.choice([0, 0, 1, 2]), fails_in, mute_in, below)
+
+
+def hierarchy(rng: random.Random) -> Hierarchy:
+    bounds = {"maxItems": rng.randint(1, 3), "maxDepth": rng.randint(1, 2), "maxRounds": rng.randint(1, 3)}
+    reviewer = rng.choice([None, "critic", "critic"])
+    return Hierarchy.model_validate({"manager": "lead", "reviewer": reviewer, **bounds})
 
 
 @st.composite
 def scenes(draw: st.DrawFn) -> Scene:
-    reviewer = draw(st.sampled_from([None, "critic"]))
-    numbers = st.integers(1, 3)
-    bounds = {"maxItems": draw(numbers), "maxDepth": draw(st.integers(1, 2)), "maxRounds": draw(numbers)}
-    names = ["lead", *MEMBERS, *([reviewer] if reviewer else [])]
-    agents = [AgentDefinition(agent_id=name, max_concurrent=draw(st.sampled_from([None, None, 1]))) for name in names]
-    above = Hierarchy.model_validate({"manager": "lead", "reviewer": reviewer, **bounds})
+    seed = draw(st.integers(0, 2**32))  # what is drawn piece by piece has little in it, and repeats itself
+    rng = random.Random(seed)
+    above = hierarchy(rng)
+    names = ["lead", *MEMBERS, *([above.reviewer] if above.reviewer else [])]
+    agents = [AgentDefinition(agent_id=name, max_concurrent=rng.choice([None, None, 1])) for name in names]
     definition = CrewDefinition(name="test", execution_mode=ExecutionMode.HIERARCHICAL, agents=agents, hierarchy=above)
-    return Scene(
-        definition,
-        {run: draw(programs(1)) for run in RUNS},
-        draw(st.sampled_from([1, 2, 100])),
-        draw(st.sampled_from([0, 0, 4, 12])),
-        draw(st.integers(0, 999)),
-    )
+    programs = {run: program(rng, sure=rng.random() < 0.8) for run in RUNS}
+    return Scene(definition, programs, rng.choice([1, 2, 100]), rng.choice([0, 0, 0, 4, 12]), seed)
 
 
 # ---------------------------------------------------------------- what must come of it

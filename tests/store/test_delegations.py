@@ -49,6 +49,20 @@ async def test_a_run_is_cancelled_whole_while_a_manager_works_beside_its_members
     await crew.assert_idle()
 
 
+async def test_a_member_that_ends_before_its_manager_waits_for_it_has_it_go_on(crew: Crew) -> None:
+    await crew.run("r1", team())
+    (lead,) = await crew.take("w")
+    await delegate(crew, lead, 1)
+    await crew.finish("w", await crew.take("w", 2))
+    await await_members(crew, lead, 1)
+    (lead,) = await crew.take("w", 3)
+    assert (lead.step, lead.attempt) == ("lead", 1)
+    await crew.finish("w", [lead])
+    assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_a_manager_is_replayed_with_what_was_mended_and_finds_what_it_has_delegated(crew: Crew) -> None:
     await crew.run("r1", team())
     (lead,) = await crew.take("w")

@@ -1,5 +1,5 @@
-"""Runs of any hierarchy, with failures, verdicts, bounds, and workers that die: two at once, each with a program of its
-own, of which one may be cancelled. What must come of each step is worked out here, from the program alone.
+"""Runs of any hierarchy, with failures, verdicts, bounds, interrupted steps, and workers that die: two at once, each
+with a program of its own, of which one may be cancelled. What must come of each step is told by the program alone.
 
 A step really delegates by its team; what is between the team and the store is as simple as can be.
 """
@@ -7,28 +7,34 @@ A step really delegates by its team; what is between the team and the store is a
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from asks import ask_to_cancel
+import pytest
+from asks import ask_to_cancel, ask_to_interrupt, ask_to_resume
 from hypothesis import HealthCheck, Phase, given, settings
 from support import Crew, opened
 
 from hierarchy_scenes import RUNS, Expected, Item, Program, Scene, scenes
 from watchbill.agents.asking import Ends, Waits
 from watchbill.agents.team import Team
-from watchbill.errors import DelegationFailed, InvalidInput
+from watchbill.errors import Conflict, DelegationFailed, InvalidInput, RetryLater
 from watchbill.event_types import Telling
 from watchbill.plan.hierarchy import Asked, Delegated
 from watchbill.store import delegations, packed, runs
 from watchbill.store.queue import Claimed
 from watchbill.tasks import RunResult, RunState, TaskResult
 
+HUNT = int(os.environ.get("WATCHBILL_TEST_STEPS", "0"))
+STEPS = 60
+"""Of one example, about."""
 TURNS_MOST = 4000
 RETRIES_MOST = 2
 
@@ -82,10 +88,15 @@ class Story:
     """Step that waits → those that it waits for."""
     touched: set[str] = field(default_factory=set)
     """Tasks of which an attempt came to nothing."""
+    busy: set[str] = field(default_factory=set)
+    """Tasks whose attempts are about to end."""
     retries: Counter[str] = field(default_factory=Counter)
     names: list[str] = field(default_factory=lambda: ["w0", "w1"])
     claims: Counter[str] = field(default_factory=Counter)
     dead: int = 0
+    interrupted: set[str] = field(default_factory=set)
+    """Steps that somebody wanted to be interrupted, until he wants them to be resumed."""
+    was_interrupted: set[str] = field(default_factory=set)
     cancelled: str = ""
     chance: random.Random = field(init=False)
 
@@ -102,6 +113,7 @@ class Story:
             if turn == self.scene.cancel_at and not await self._is_over(RUNS[-1]):
                 await ask_to_cancel(self.crew, RUNS[-1])
                 self.cancelled = RUNS[-1]
+            await self._interrupt_or_resume()
             worker = chance.choice(self.names)
             await self._claim(worker, chance.randint(1, 4))
             mine = [task for name, task in self.held.values() if name == worker]
@@ -115,8 +127,23 @@ class Story:
                 self._lose(some)
             else:
                 for task in some:
-                    if worker in self.names:  # it lives
+                    if self.held.get(task.id) == (worker, task):  # its worker lives, and has not performed it
                         await self._perform(worker, task)
+
+    async def _interrupt_or_resume(self) -> None:
+        what = self.chance.random()
+        if what < 0.05:
+            run = self.chance.choice(RUNS)
+            step = self.chance.choice(sorted(await self.crew.step_states(run)))
+            with suppress(Conflict, RetryLater):  # it has ended, waits for members, or its run is being cancelled
+                await ask_to_interrupt(self.crew, f"{run}/{step}")
+                self.interrupted.add(f"{run}/{step}")
+        elif what < 0.2:
+            for step_id in sorted(self.interrupted):
+                with suppress(Conflict):  # it has ended all the same
+                    await ask_to_resume(self.crew, step_id)
+            self.was_interrupted |= self.interrupted
+            self.interrupted.clear()
 
     async def _is_over(self, run: str) -> bool:
         state: Any = await self.crew.client.hget(self.crew.keys.run(run), "state")
@@ -130,7 +157,8 @@ class Story:
             assert task.id not in self.ended, "it has ended"
             waits_for = self.awaited.pop(task.id, [])
             is_woken = not waits_for or any(f"{task.run_id}/{name}" in self.ended for name in waits_for)
-            assert is_woken or task.run_id == self.cancelled, "none of those has ended for which it waits"
+            is_woken = is_woken or task.run_id == self.cancelled or task.id in self.interrupted | self.was_interrupted
+            assert is_woken, "none of those has ended for which it waits"
             assert self._before(task) <= self.ended, "before what it is about"
             self.held[task.id] = worker, task
         if not self.held:
@@ -165,10 +193,14 @@ class Story:
             del self.held[task.id]
 
     async def _perform(self, worker: str, task: Claimed) -> None:
+        if task.wish:  # whoever claims what was to stop says how it ended
+            await self._finish(worker, task, "cancelled" if task.wish == "cancel" else "interrupted")
+            return
         if self.retries[task.id] < RETRIES_MOST and self.chance.random() < 0.05:
             self.retries[task.id] += 1
             self.touched.add(task.id)
-            return await self._finish(worker, task, "retry", ttl_ms=0)
+            await self._finish(worker, task, "retry", ttl_ms=0)
+            return
         asked, line = Asked(""), StoreLine(self, worker, task)
         if task.step != "lead":
             asked = await delegations.asked(self.crew.client, self.crew.keys, str(task.run_id), str(task.step))
@@ -178,6 +210,9 @@ class Story:
             output = await self._output(task, asked, team)
             verdict = team.judged(output)
         except Waits:
+            await self._others_go_on(worker, task)
+            if worker not in self.names:
+                return
             await self._finish(worker, task, "members", detail=packed.pack_ids(line.awaited))
             self.awaited[task.id] = [*line.awaited]
         except Lost:
@@ -191,6 +226,16 @@ class Story:
         else:
             of = asked.reviews if verdict is not None and verdict.approved else ""
             await self._finish(worker, task, "completed", output=output, detail=of)
+
+    async def _others_go_on(self, worker: str, task: Claimed) -> None:
+        """What is waited for may end before it is said that it is."""
+        self.busy.add(task.id)
+        for name, one in [*self.held.values()]:
+            is_free = name != worker and one.id not in self.busy and self.held.get(one.id) == (name, one)
+            if is_free and self.chance.random() < 0.5:
+                await self.crew.queue.start(name, [one])
+                await self._perform(name, one)
+        self.busy.remove(task.id)
 
     async def _check_given(self, task: Claimed, asked: Asked) -> None:
         """What is given with a request is the output of that item, in this run."""
@@ -251,7 +296,7 @@ class Story:
         outcomes = await self.crew.finish(worker, [task], outcome, **options)
         assert outcomes == ["applied"]
         self._lose([task])
-        if outcome not in ("members", "retry"):
+        if outcome not in ("members", "retry", "interrupted"):
             self.ended.add(task.id)
 
     async def check(self) -> None:
@@ -302,9 +347,10 @@ def _round(step: str) -> int:
     return int(re.sub(r"\D", "", last) or 1) if not last.isdecimal() else 1
 
 
+@pytest.mark.timeout(0 if HUNT else 300)
 @settings(
-    max_examples=15,
-    derandomize=True,
+    max_examples=HUNT // STEPS if HUNT else 20,
+    derandomize=not HUNT,
     database=None,
     deadline=None,
     phases=[Phase.generate],  # what fails is not made shorter, which takes minutes

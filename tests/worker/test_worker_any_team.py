@@ -13,30 +13,14 @@ import pytest
 from test_worker_any_crew import at_once, die
 from workshop import Crew, Make, agent
 
-from hierarchy_scenes import MEMBERS, RUNS, Expected, Item, Program, Scene
-from watchbill.api.hierarchy import Hierarchy
+from hierarchy_scenes import MEMBERS, RUNS, Expected, Scene, hierarchy, program
 from watchbill.records import ExecutionMode
 
 
-def _program(rng: random.Random, depth: int) -> Program:
-    """The first item can be done, so a manager doesn't fail for having delegated nothing."""
-    items = [_item(rng, MEMBERS[0], depth)] if depth else []
-    others = [rng.choice([*MEMBERS, "lead"]) for _ in range(rng.randint(0, 2))]
-    return Program((*items, *(_item(rng, member, depth) for member in others)), rng.random() < 0.5)
-
-
-def _item(rng: random.Random, member: str, depth: int) -> Item:
-    below = _program(rng, depth - 1) if depth else Program((), at_once=True)
-    fails_in, mute_in = (rng.choice([0, 0, 0, 0, 1, 2]) for _ in range(2))
-    return Item(member, rng.choice([0, 0, 1, 2]), fails_in, mute_in, below)
-
-
 async def _scene(make_crew: Make, rng: random.Random) -> tuple[Crew, Scene]:
-    reviewer = rng.choice([None, "critic", "critic"])
-    bounds = {name: rng.randint(1, most) for name, most in (("maxItems", 3), ("maxDepth", 2), ("maxRounds", 3))}
-    above = Hierarchy.model_validate({"manager": "lead", "reviewer": reviewer, **bounds})
-    programs = {run: _program(rng, 1) for run in RUNS}
-    config = {"programs": {run: asdict(program) for run, program in programs.items()}}
+    above = hierarchy(rng)
+    programs = {run: program(rng, sure=True) for run in RUNS}  # else its manager would be tried again and again
+    config = {"programs": {run: asdict(one) for run, one in programs.items()}}
     agents = [
         agent(
             name,
@@ -44,7 +28,7 @@ async def _scene(make_crew: Make, rng: random.Random) -> tuple[Crew, Scene]:
             config=config | {"hopes": rng.choice([0, 0, 1])},
             max_concurrent=rng.choice([None, None, 1]),
         )
-        for name in ("lead", *MEMBERS, *([reviewer] if reviewer else []))
+        for name in ("lead", *MEMBERS, *([above.reviewer] if above.reviewer else []))
     ]
     crew = await make_crew(
         agents,
