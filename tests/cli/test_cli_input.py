@@ -185,6 +185,13 @@ def test_a_typo_in_the_file_is_told_beside_a_missing_prompt(shell: Shell) -> Non
     assert "there is no prompt" in done.stderr
 
 
+@pytest.mark.parametrize("option", [["--id", "y"], ["--agent", "first"], ["--input", "a=b"]])
+def test_an_option_for_a_prompt_that_is_not_there_is_refused(shell: Shell, option: list[str]) -> None:
+    refused = shell.run("run", "crew.yaml", "--watch", *option)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"{option[0]} has no use without a prompt. Add a prompt, or remove {option[0]}." in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -94,7 +94,8 @@ def run(
     settings = environment.read(agents=True, traced=True)
     output.reserve_stdout()
     init.imported()  # people's modules are imported next
-    manifests = _load([file, *(also or [])], model, _of_prompt(text, given, agent, optional=watch or resume))
+    needless = {"--input": given, "--agent": agent, "--id": task_id if watch else None}  # --resume takes an id
+    manifests = _load([file, *(also or [])], model, _of_prompt(text, needless, optional=watch or resume))
     fresh = text is not None or watch  # --resume alone makes no store
     place = Place(tried="--ephemeral") if ephemeral else store.place(settings, make=fresh)
     chosen = local.only_crew(manifests, crew) if text is not None or resume or crew is not None else None
@@ -176,7 +177,8 @@ def _arguments(file: Path, also: list[Path] | None, crew: str | None, namespace:
     return tuple(found)
 
 
-def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, optional: bool) -> list[Problem]:
+def _of_prompt(text: str | None, needless: Mapping[str, object], *, optional: bool) -> list[Problem]:
+    """The problems of a prompt that is not there. `needless`: the options that say nothing then, and their values."""
     if text is not None:
         return []
     if not optional:
@@ -184,6 +186,6 @@ def _of_prompt(text: str | None, given: list[str] | None, agent: str | None, *, 
         return [Problem("there is no prompt", fix, path="prompt")]
     return [
         Problem(f"{option} has no use without a prompt", f"Add a prompt, or remove {option}.")
-        for option, value in (("--input", given), ("--agent", agent))
+        for option, value in needless.items()
         if value
     ]
