@@ -539,6 +539,8 @@ class Model:
         if work.later:
             work.state = TaskState.APPROVAL if work.asks == "open" else TaskState.DELAYED
             work.place, work.later = Place.DELAYED, False
+        elif work.run and work.run.active() > work.run.parallel:
+            work.state, work.place = TaskState.PARKED, Place.BOUND
         else:
             work.state = TaskState.WAITING
             work.put(along=True)

@@ -149,9 +149,11 @@ async def test_a_step_parked_for_its_runs_bound_may_be_interrupted_cancelled_and
     assert await ask_to_interrupt(crew, "r1/b")
     assert await ask_to_cancel(crew, "r1/c")
     assert await ask_to_resume(crew, "r1/b")
-    tasks = await crew.take("w")
-    assert [t.step for t in tasks] == ["a", "b"]
-    await crew.finish("w", tasks)
+    assert await crew.step_states("r1") == {"a": "waiting", "b": "parked", "c": "cancelled"}
+    for number, step in ((1, "a"), (2, "b")):
+        tasks = await crew.take("w", number)
+        assert [t.step for t in tasks] == [step], "within the run's bound"
+        await crew.finish("w", tasks)
     assert await crew.step_states("r1") == {"a": "completed", "b": "completed", "c": "cancelled"}
     await crew.queue.leave("w")
     await crew.assert_idle()

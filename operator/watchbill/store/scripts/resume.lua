@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- uses events streams steps states wake items resumes approvals
+-- uses events answers outbox streams steps runs states wake items resumes approvals
 -- What was interrupted goes on: back onto its stream, with all that it had. The attempt that was interrupted doesn't
--- count. What was due later still is.
+-- count. What was due later still is, and a step for which its run has no place is parked.
 -- KEYS fixed, then those of the item (lib_items.lua)
 -- ARGV
 --   1 uid
@@ -27,6 +27,15 @@ if tonumber(due) > now_ms then
     wake(crew, true)
   end
 else
-  put_back(item, found, crew)
+  local run = item.run_id and redis.call('HMGET', item.run, 'active', 'parallel')
+  if run and tonumber(run[1]) > tonumber(run[2]) then      -- it was parked when it was interrupted, and counts since
+    set_state(item, 'parked', '')
+    local step = read_step(item.steps, item.name)
+    redis.call('ZADD', PARKED, 0, runs().bound_name(item.run_id, item.name, step.index))
+    redis.call('HINCRBY', item.run, 'active', -1)
+    redis.call('HINCRBY', item.run, 'parked', 1)
+  else
+    put_back(item, found, crew)
+  end
 end
 return { 'ok', 'resumed' }
