@@ -4,6 +4,7 @@ processes of the test, which also says which pods are ready."""
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from e2e.cluster.control_plane import free_ports
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import Process, hold
 from e2e.control_plane.operator_team import SOON, Team, crew
-from watchbill.plan.drain import PROBED_SECONDS
+from watchbill.plan.drain import PROBED_SECONDS, UNPROBED_SECONDS
 from watchbill.worker.probes import FAILURES
 
 team = operator_team.team
@@ -210,14 +211,20 @@ def test_a_slow_kubelet_costs_no_young_worker_its_pod(team: Team, pods: Pods) ->
     team.submit(prompt="t3", agent="a")
     machine.until(lambda: len(pods.of(revision)) == 3, within=SOON, what="the young pod")
     (young,) = set(pods.of(revision)) - set(old)
+    began = time.monotonic()
     pods.start_worker(revision, health_port=str(last))
     machine.until(lambda: pods.running() == 3, within=SOON, what="the young one works")
 
+    def is_late() -> bool:
+        return time.monotonic() > began + UNPROBED_SECONDS
+
     pods.open("t1")
     machine.until(pods.draining, within=SOON, what="the idle one is drained")
-    hold(PROBED_SECONDS + 4, lambda: pods.sizes() == {revision: 3}, "the young one's pod may have gone")
+    hold(PROBED_SECONDS + 4, lambda: pods.sizes() == {revision: 3} or is_late(), "the young one's pod may have gone")
     assert pods.probe(last) == 200
     pods.is_ready(young, ready=True)
+    if is_late():
+        pytest.skip("the machine stood still for so long that the operator waits for no probe any more")
     drained = machine.until(
         lambda: next((port for port in ports if pods.probe(port) == 503), 0), within=SOON, what="it is not ready"
     )
