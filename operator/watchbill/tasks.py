@@ -101,7 +101,8 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     _S.PARKED: frozenset({_S.WAITING, _S.INTERRUPTED, _S.CANCELLED, _S.SKIPPED}),
     # back to waiting: the worker handed the task back, or was taken for dead
     _S.RUNNING: _ENDS | {_S.WAITING, _S.PARKED, _S.DELAYED, _S.INTERRUPTED, _S.APPROVAL, _S.CANCELLING, _S.SKIPPED},
-    _S.INTERRUPTED: frozenset({_S.WAITING, _S.DELAYED, _S.APPROVAL, _S.CANCELLED}),
+    # to parked: its run has no place for it
+    _S.INTERRUPTED: frozenset({_S.WAITING, _S.PARKED, _S.DELAYED, _S.APPROVAL, _S.CANCELLED}),
     _S.CANCELLING: _ENDS,
     _S.COMPLETED: frozenset(),
     _S.FAILED: frozenset(),

@@ -138,6 +138,9 @@ class Run:
     def active(self) -> int:
         return sum(not step.over and step.place in UNDER_WAY for step in self.steps.values())
 
+    def interrupted(self) -> int:
+        return sum(not step.over and step.place is Place.ASIDE for step in self.steps.values())
+
     def done(self) -> int:
         return sum(step.is_done for step in self.steps.values())
 
@@ -539,7 +542,7 @@ class Model:
         if work.later:
             work.state = TaskState.APPROVAL if work.asks == "open" else TaskState.DELAYED
             work.place, work.later = Place.DELAYED, False
-        elif work.run and work.run.active() > work.run.parallel:
+        elif work.run and work.run.active() - work.run.interrupted() + 1 > work.run.parallel:
             work.state, work.place = TaskState.PARKED, Place.BOUND
         else:
             work.state = TaskState.WAITING

@@ -159,6 +159,22 @@ async def test_a_step_parked_for_its_runs_bound_may_be_interrupted_cancelled_and
     await crew.assert_idle()
 
 
+async def test_what_is_interrupted_beside_it_keeps_no_resumed_step_from_going_on(crew: Crew) -> None:
+    await crew.run("r1", library(*"ab", max_parallel_tasks=1))
+    assert await ask_to_interrupt(crew, "r1/a")
+    assert await ask_to_interrupt(crew, "r1/b")
+    assert await ask_to_resume(crew, "r1/b")
+    assert await crew.step_states("r1") == {"a": "interrupted", "b": "waiting"}
+    assert await ask_to_resume(crew, "r1/a")
+    assert await crew.step_states("r1") == {"a": "parked", "b": "waiting"}
+    for number, step in ((1, "b"), (2, "a")):
+        tasks = await crew.take("w", number)
+        assert [t.step for t in tasks] == [step], "within the run's bound"
+        await crew.finish("w", tasks)
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
 async def test_an_interrupted_step_holds_its_run_open_until_it_is_resumed(crew: Crew) -> None:
     await crew.run("r1", flow_of([("a", "b")], ["a", "b"]))
     tasks = await crew.take("w")

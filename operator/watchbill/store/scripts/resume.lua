@@ -11,8 +11,23 @@
 --   {'gone'}
 --   {'ok', ...}           resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>
 local uid, crew, id = ARGV[1], ARGV[2], ARGV[3]
+local item
+
+-- Whether this step, which was parked when it was interrupted, would be one more than its run may have at once. Those
+-- that are interrupted count for the run, too, but none of them runs.
+local function has_no_place()
+  local run = item.run_id and redis.call('HMGET', item.run, 'active', 'parallel')
+  local more = run and tonumber(run[1]) - tonumber(run[2]) or 0
+  if more <= 0 then return false end
+  local all = redis.call('HGETALL', item.steps)
+  for i = 2, #all, 2 do
+    if string.find(all[i], 'interrupted' .. FS, 1, true) == 1 then more = more - 1 end
+  end
+  return more + 1 > 0           -- it is one of them itself
+end
+
 if is_gone(uid) then return { 'gone' } end
-local item = next_item(id)
+item = next_item(id)
 local found = find_aside(item)
 if not found then return { 'ok', 'missing' } end
 if ENDED[found.state] then return { 'ok', 'over:' .. found.state } end
@@ -26,16 +41,13 @@ if tonumber(due) > now_ms then
     ring()
     wake(crew, true)
   end
+elseif has_no_place() then
+  set_state(item, 'parked', '')
+  local step = read_step(item.steps, item.name)
+  redis.call('ZADD', PARKED, 0, runs().bound_name(item.run_id, item.name, step.index))
+  redis.call('HINCRBY', item.run, 'active', -1)
+  redis.call('HINCRBY', item.run, 'parked', 1)
 else
-  local run = item.run_id and redis.call('HMGET', item.run, 'active', 'parallel')
-  if run and tonumber(run[1]) > tonumber(run[2]) then      -- it was parked when it was interrupted, and counts since
-    set_state(item, 'parked', '')
-    local step = read_step(item.steps, item.name)
-    redis.call('ZADD', PARKED, 0, runs().bound_name(item.run_id, item.name, step.index))
-    redis.call('HINCRBY', item.run, 'active', -1)
-    redis.call('HINCRBY', item.run, 'parked', 1)
-  else
-    put_back(item, found, crew)
-  end
+  put_back(item, found, crew)
 end
 return { 'ok', 'resumed' }
