@@ -201,6 +201,7 @@ class Stored:
             "failed": run.failed(),
             "ends": sum(step.state is TaskState.COMPLETED for step in run.ends()),
         }
+        assert int(record.get("unplaced", 0)) == run.unplaced()
         same({name: record[name] for name in expected}, {name: str(n) for name, n in expected.items()}, run.id)
         assert ("finished" in record) is run.over
         same(set(steps), set(run.steps), run.id)

@@ -72,6 +72,8 @@ class Work:
     """Delayed until now."""
     later: bool = False
     """Interrupted before it was due: resumed, it is delayed again."""
+    unplaced: bool = False
+    """Interrupted while it waited for a place in its run."""
     asks: Literal["", "open", "over", "approved"] = ""
     """Its approval: nobody asked, or somebody may still decide, or nobody can any more, or somebody has."""
     holder: str = ""
@@ -138,8 +140,8 @@ class Run:
     def active(self) -> int:
         return sum(not step.over and step.place in UNDER_WAY for step in self.steps.values())
 
-    def interrupted(self) -> int:
-        return sum(not step.over and step.place is Place.ASIDE for step in self.steps.values())
+    def unplaced(self) -> int:
+        return sum(step.unplaced for step in self.steps.values())
 
     def done(self) -> int:
         return sum(step.is_done for step in self.steps.values())
@@ -499,11 +501,13 @@ class Model:
             if moved:
                 return "busy"
             work.later = work.place is Place.DELAYED and not work.due
+            work.unplaced = work.place is Place.BOUND
             work.next += work.begun  # its worker died, and that start came to nothing
             work.drop()
             self._set_aside(work)
             return "interrupted"
         attempt = work.next if work.begun else work.next - 1
+        work.unplaced = False
         if not moved:
             work.drop()
         self._conclude(work, TaskState.CANCELLED, attempt)
@@ -539,10 +543,11 @@ class Model:
             return "over"
         if work.place is not Place.ASIDE:
             return "waiting"
+        unplaced, work.unplaced = work.unplaced, False
         if work.later:
             work.state = TaskState.APPROVAL if work.asks == "open" else TaskState.DELAYED
             work.place, work.later = Place.DELAYED, False
-        elif work.run and work.run.active() - work.run.interrupted() + 1 > work.run.parallel:
+        elif unplaced and work.run and work.run.active() - work.run.unplaced() > work.run.parallel:
             work.state, work.place = TaskState.PARKED, Place.BOUND
         else:
             work.state = TaskState.WAITING
@@ -627,7 +632,7 @@ class Model:
         steps = list(run.steps.values())
         parked = [step for step in steps if step.place is Place.BOUND]
         for step in [*parked, *sorted(ready, key=steps.index)]:
-            if run.active() < run.parallel:
+            if run.active() - run.unplaced() < run.parallel:
                 step.state = TaskState.WAITING
                 step.put(along=step.next == 1)
             else:

@@ -159,15 +159,34 @@ async def test_a_step_parked_for_its_runs_bound_may_be_interrupted_cancelled_and
     await crew.assert_idle()
 
 
-async def test_what_is_interrupted_beside_it_keeps_no_resumed_step_from_going_on(crew: Crew) -> None:
+async def test_a_resumed_step_waits_for_none_that_is_interrupted(crew: Crew) -> None:
+    await crew.run("r1", library(*"abcd", max_parallel_tasks=1))
+    for step in "bcd":
+        assert await ask_to_interrupt(crew, f"r1/{step}")
+    assert await ask_to_resume(crew, "r1/b")
+    assert await crew.step_states("r1") == {"a": "waiting", "b": "parked", "c": "interrupted", "d": "interrupted"}
+    await crew.finish("w", await crew.take("w", 1))
+    assert await crew.step_states("r1") == {"a": "completed", "b": "waiting", "c": "interrupted", "d": "interrupted"}
+    assert await ask_to_cancel(crew, "r1/d")
+    assert await ask_to_resume(crew, "r1/c")
+    for number, step in ((2, "b"), (3, "c")):
+        tasks = await crew.take("w", number)
+        assert [t.step for t in tasks] == [step], "within the run's bound"
+        await crew.finish("w", tasks)
+    assert await crew.step_states("r1") == {"a": "completed", "b": "completed", "c": "completed", "d": "cancelled"}
+    await crew.queue.leave("w")
+    await crew.assert_idle()
+
+
+async def test_a_step_that_is_interrupted_in_its_place_keeps_it(crew: Crew) -> None:
     await crew.run("r1", library(*"ab", max_parallel_tasks=1))
     assert await ask_to_interrupt(crew, "r1/a")
     assert await ask_to_interrupt(crew, "r1/b")
     assert await ask_to_resume(crew, "r1/b")
-    assert await crew.step_states("r1") == {"a": "interrupted", "b": "waiting"}
+    assert await crew.step_states("r1") == {"a": "interrupted", "b": "parked"}
     assert await ask_to_resume(crew, "r1/a")
-    assert await crew.step_states("r1") == {"a": "parked", "b": "waiting"}
-    for number, step in ((1, "b"), (2, "a")):
+    assert await crew.step_states("r1") == {"a": "waiting", "b": "parked"}
+    for number, step in ((1, "a"), (2, "b")):
         tasks = await crew.take("w", number)
         assert [t.step for t in tasks] == [step], "within the run's bound"
         await crew.finish("w", tasks)

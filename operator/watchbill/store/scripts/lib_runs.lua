@@ -99,8 +99,9 @@ local function runs()           -- made when needed: most calls have to do with 
   -- `ready`: list of {name, step}; `ended`: what the end of a step adds to `completed`, `failed` and `ends`. Returns
   -- how many of the run's steps are now on the stream.
   local function pump(of, ready, ended)
-    local run = redis.call('HMGET', of.run, 'active', 'parallel', 'parked', 'state', 'completed', 'failed', 'ends')
-    local active, parallel, parked = tonumber(run[1]), tonumber(run[2]), tonumber(run[3])
+    local run = redis.call('HMGET', of.run, 'active', 'parallel', 'parked', 'state', 'completed', 'failed', 'ends',
+      'unplaced')
+    local active, parallel, parked = tonumber(run[1]), run[2] + (run[8] or 0), tonumber(run[3])
     local is_stopped, is_final = run[4] == 'cancelling', run[6] + (ended and ended.failed or 0) == 0
     if ended then active = active - 1 end
     if is_stopped then      -- nothing new begins

@@ -31,6 +31,15 @@ end
 
 local function write_step(steps_key, name, s) redis.call('HSET', steps_key, name, pack_step(s)) end
 
+-- The score in `parked:interrupt` of a step that its run had no place for. It is among the run's active steps, so that
+-- the run doesn't end, and among the `unplaced` ones of those, which take no place from others.
+local UNPLACED = '1'
+
+-- Such a step is `unplaced` no more. `due`: the score.
+local function count_placed(item, due)
+  if due == UNPLACED then redis.call('HINCRBY', item.run, 'unplaced', -1) end
+end
+
 -- Writes the state, where the record is still there; where given, also the entry and the last attempt that began.
 -- False: the task or step has ended, and stays so.
 local function set_state(item, state, entry, attempt)

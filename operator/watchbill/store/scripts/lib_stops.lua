@@ -4,7 +4,7 @@
 local asked = {}                -- ids whose workers are to hear of it
 
 -- Takes it off its stream, or from beside them. `found`: its state, class, agent, attempt and entry. Returns whether
--- that was done, whether it counted among its run's active steps, and when it was due.
+-- that was done, whether it counted among its run's active steps, and when it was due (UNPLACED: when it has a place).
 local function withdraw(item, h, found)
   local step, state, class, entry = item.step, found.state, found.class, found.entry
   local member = pack_member(item.id, class, found.agent, int(tonumber(found.attempt) + 1))
@@ -18,8 +18,9 @@ local function withdraw(item, h, found)
     local bound = step and runs().bound_name(item.run_id, item.name, step.index)
     if not bound or redis.call('ZREM', PARKED, bound) == 0 then return false, true end
     redis.call('HINCRBY', item.run, 'parked', -1)
-    return true, false
+    return true, false, UNPLACED
   elseif state == 'interrupted' then
+    count_placed(item, redis.call('ZSCORE', PARKED_INTERRUPT, item.id))
     return redis.call('ZREM', PARKED_INTERRUPT, item.id) == 1, true
   elseif step and (step.left > 0 or state == 'waiting' and entry == '') then
     return true, false      -- it waits for other steps, or became ready after its run was cancelled
@@ -111,6 +112,7 @@ local function stop(what, why, ttl, item)
       spent = found.spent, ttl = ttl })
     return 'cancelled'
   end
+  if due == UNPLACED then redis.call('HINCRBY', item.run, 'unplaced', 1) end
   set_aside(item, { agent = found.agent, attempt = found.attempt, fence = fence, why = why, spent = found.spent,
     due = due or 0 })
   return 'interrupted'

@@ -11,29 +11,22 @@
 --   {'gone'}
 --   {'ok', ...}           resumed | waiting (it is resumed already, or not interrupted yet) | missing | over:<state>
 local uid, crew, id = ARGV[1], ARGV[2], ARGV[3]
-local item
 
--- Whether this step, which was parked when it was interrupted, would be one more than its run may have at once. Those
--- that are interrupted count for the run, too, but none of them runs.
-local function has_no_place()
-  local run = item.run_id and redis.call('HMGET', item.run, 'active', 'parallel')
-  local more = run and tonumber(run[1]) - tonumber(run[2]) or 0
-  if more <= 0 then return false end
-  local all = redis.call('HGETALL', item.steps)
-  for i = 2, #all, 2 do
-    if string.find(all[i], 'interrupted' .. FS, 1, true) == 1 then more = more - 1 end
-  end
-  return more + 1 > 0           -- it is one of them itself
+-- Whether the run of this step, which is among the active ones, has a place for it; or begins nothing any more.
+local function has_place(item)
+  local run = redis.call('HMGET', item.run, 'active', 'parallel', 'unplaced', 'state')
+  return run[1] - run[3] <= tonumber(run[2]) or run[4] ~= 'running'
 end
 
 if is_gone(uid) then return { 'gone' } end
-item = next_item(id)
+local item = next_item(id)
 local found = find_aside(item)
 if not found then return { 'ok', 'missing' } end
 if ENDED[found.state] then return { 'ok', 'over:' .. found.state } end
 local due = redis.call('ZSCORE', PARKED_INTERRUPT, id)
 if found.state ~= 'interrupted' or not due then return { 'ok', 'waiting' } end
 redis.call('ZREM', PARKED_INTERRUPT, id)
+count_placed(item, due)
 item_event(item, 'agent_resumed', found.agent, '')
 if tonumber(due) > now_ms then
   set_state(item, approvals().is_open(item) and 'approval' or 'delayed')
@@ -41,7 +34,7 @@ if tonumber(due) > now_ms then
     ring()
     wake(crew, true)
   end
-elseif has_no_place() then
+elseif due == UNPLACED and not has_place(item) then
   set_state(item, 'parked', '')
   local step = read_step(item.steps, item.name)
   redis.call('ZADD', PARKED, 0, runs().bound_name(item.run_id, item.name, step.index))
