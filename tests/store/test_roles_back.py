@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from asks import ask_to_cancel
+from asks import ask_to_cancel, ask_to_interrupt, ask_to_resume
 from role_calls import REVIEWERS, give_roles, taken
 from support import Crew, server_ms
 from test_roles_away import ANN, BOB, given, limit, spend_all
@@ -137,7 +138,7 @@ async def test_a_task_that_waits_for_its_agent_stays_with_it(crew: Crew) -> None
     assert await crew.queue.park("w", [task], WHY) == ["applied"]
 
 
-async def put_off(crew: Crew, done: str = "") -> Claimed:
+async def put_off(crew: Crew, done: str = "", may_begin: Sequence[str] = ("ann", "bob")) -> Claimed:
     """A task whose agent ann has waited for a budget, as bob would have had to, and has got it again."""
     task = await first_of_role(crew)
     for name in ("ann", "bob"):
@@ -145,7 +146,7 @@ async def put_off(crew: Crew, done: str = "") -> Claimed:
     if done == "a step":
         await checkpoints.store(crew.queue, "w", task, 1, "read", "{}")
     await crew.finish("w", [task], "later", message="it is spent", ttl_ms=3_600_000, is_of_agent=True)
-    await crew.client.hdel(crew.keys.meta, "away:ann", "away:bob")
+    await crew.client.hdel(crew.keys.meta, *(f"away:{name}" for name in may_begin))
     await crew.client.zadd(crew.keys.delayed, dict.fromkeys(await crew.client.zrange(crew.keys.delayed, 0, -1), 1))
     (task,) = await taken(crew, "w")
     assert (task.agent, task.attempt) == ("ann", 1)
@@ -165,6 +166,22 @@ async def test_one_that_has_waited_for_a_budget_of_an_agent_that_the_worker_lack
     assert await crew.queue.park("w", [task], WHY, WAITS) == ["repeated"], "and comes very late"
     await crew.finish("w", again)
     await crew.assert_idle()
+
+
+async def test_one_that_goes_back_has_made_no_attempt(crew: Crew) -> None:
+    task = await put_off(crew)
+    assert [one.state for one in await crew.queue.start("w", [task])] == ["ok"]
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["returned"]
+    assert await crew.client.hget(crew.keys.task("t1"), "attempt") == "0"
+    assert await ask_to_interrupt(crew, "t1")
+    assert await ask_to_resume(crew, "t1")
+    assert [one.attempt for one in await taken(crew, "w")] == [1]
+
+
+async def test_one_whose_other_agents_may_begin_later_waits_for_its_own(crew: Crew) -> None:
+    task = await put_off(crew, may_begin=["ann"])
+    assert await crew.queue.park("w", [task], WHY, WAITS) == ["applied"]
+    assert await crew.client.hmget(crew.keys.task("t1"), "state", "agent") == ["parked", "ann"]
 
 
 @pytest.mark.parametrize("why", ["some of it is done", "the worker lacks all", "it doesn't know ann's role"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import redis
 
@@ -19,6 +20,9 @@ from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.state import WorkerState
 
 logger = Logger("watchbill.worker")
+
+_SHOWN: Final = {"stale": "stale", "returned": "later", "stopped": "later"}
+"""What the store says of an end → the outcome that is counted, where that is another one."""
 
 
 class Reports:
@@ -97,7 +101,7 @@ class Reports:
                 logger.warning("task %s ended here, but is no longer ours: nothing was stored", finished.task.id)
             elif finished.is_of_agent:
                 results.log_fate(finished, self._queue.keys.crew, outcome)
-            task, shown = finished.task, {"stale": "stale", "returned": "later"}.get(outcome, finished.outcome)
+            task, shown = finished.task, _SHOWN.get(outcome, finished.outcome)
             self._counts.ended(task.agent, shown, is_step=STEP_SEPARATOR in task.id)
         while self._queue.ended_runs:
             run_id, state, seconds = self._queue.ended_runs.pop()

@@ -169,7 +169,8 @@ local function end_item(item, h, ended)
   assigned(item, h, true)
   count(h.agent, -1, item.agent_events)
   local done, goes_back = 'applied', false
-  if ended.outcome == 'exhausted' or ended.outcome == 'put_off' then
+  local is_of_agent = ended.outcome == 'exhausted' or ended.outcome == 'put_off'
+  if is_of_agent then
     local is_dead = ended.outcome == 'exhausted'
     goes_back = asker ~= h.agent and back_ms(item, h, asker, is_dead)
     ended.outcome, done = is_dead and not goes_back and 'dead' or 'later', goes_back and 'returned' or done
@@ -181,7 +182,7 @@ local function end_item(item, h, ended)
   -- What ends by itself has ended. What would go on stops, if somebody asked for that.
   if wish and (uncounted or ended.outcome == 'retry') then
     ended.outcome, ended.ttl = wish == 'cancel' and 'cancelled' or 'interrupted', wish_ttl
-    done = goes_back and 'stopped' or done
+    done = is_of_agent and 'stopped' or done
   end
   -- What was delegated can't be replayed: who delegated it has gone on.
   if ended.outcome == 'dead' and item.step and runs().is_marked(item.step, DELEGATED) then ended.outcome = 'failed' end
@@ -203,6 +204,7 @@ local function end_item(item, h, ended)
     local due = ttl < 0 and int(-ttl) or now_ms + ttl
     if goes_back then
       due, outcome = goes_back, 'returned'
+      redis.call('HDEL', item.task, 'waits')
       item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(asker) .. ': ' .. ended.message)
     elseif outcome == 'later' then
       asker = h.agent       -- it goes on where it stood

@@ -39,7 +39,10 @@ local function role_for(item, h)
   end
   local known = entry and redis.call('HMGET', item.task, 'role', 'waits', 'checkpoints', 'batch', 'approvals') or {}
   local role = known[2] and not (known[3] or known[4] or known[5]) and known[1]
-  if role and limiting().can_run_any(role) then return role, true end
+  if not (role and limiting().can_run_any(role)) then return nil end
+  local own, of_role = limiting().of(h.agent), limiting().of(role)
+  limiting().able(of_role)
+  if of_role.away_ms <= (own and own.away_ms or 0) then return role, true end    -- else it would wait longer there
 end
 
 local function park(item, h, member)
@@ -51,7 +54,7 @@ local function park(item, h, member)
   end
   local role, is_put_anew
   if not wish and not item.run_id then role, is_put_anew = role_for(item, h) end
-  if role and set_state(item, 'waiting') then
+  if role and set_state(item, 'waiting', nil, is_put_anew and int(tonumber(h.attempt) - 1) or nil) then
     if redis.call('HEXISTS', item.task, 'agent') == 1 then redis.call('HSET', item.task, 'agent', role) end
     redis.call('HDEL', item.task, 'waits')
     item_event(item, 'mission_event', h.agent, 'back to role ' .. role_of(role) .. ': ' .. reason)
