@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -13,6 +14,8 @@ from watchbill.cli.options import (
     refuse_together,
 )
 from watchbill.cli.stores import StoreOptions, with_store
+from watchbill.errors import NewerRecord
+from watchbill.plan import flow
 
 if TYPE_CHECKING:
     from watchbill.client import Client
@@ -115,10 +118,11 @@ async def _check_exists(client: Client, which: Feed) -> None:
     its place in the crew: so one that is not there is only told."""
     await client.figures(which.crew)
     if which.agent is not None and not which.deliveries:
-        definition = await client.crew(which.crew)
-        if definition.agent(which.agent) is None:
-            listed = ", ".join(agent.agent_id for agent in definition.agents)
-            output.say(f"note: crew {which.crew!r} has no agent {which.agent!r}; it has: {listed}")
+        with contextlib.suppress(NewerRecord):  # which only the note needs
+            plan = flow.Plan(await client.crew(which.crew))
+            if plan.member(which.agent) is None:
+                listed = ", ".join(agent.agent_id for agent in plan.crew.agents)
+                output.say(f"note: crew {which.crew!r} has no agent {which.agent!r}; it has: {listed}")
     if which.run is not None and not await client.events(which.crew, run=which.run, count=1):
         await client.status(which.crew, which.run)
 

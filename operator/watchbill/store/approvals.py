@@ -67,7 +67,9 @@ async def decide(
     agent = await control.agent_of(client, keys, task_id)
     task = f"task {task_id!r} of crew {keys.crew!r}"
     known, shown = await read(client, keys, task_id) if what is None or mark is not None else [], None
-    if mark is not None and known:
+    if mark is not None and not known:
+        raise Conflict(f"{task} waits for no approval")
+    if mark is not None:
         shown = next((one for one in known if one.mark == mark and what in (None, one.what)), None)
         if shown is None:
             raise _asked_anew(keys, task_id, mark)
