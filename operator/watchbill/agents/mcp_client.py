@@ -61,6 +61,11 @@ class _Life:
     is_left: bool = False
     """No other call is made by it: it ends when those that are under way have."""
 
+    @property
+    def is_up(self) -> bool:
+        ready = self.ready
+        return ready.done() and not ready.cancelled() and ready.exception() is None and not self.over.is_set()
+
 
 class Connection:
     """A server as one worker uses it."""
@@ -101,7 +106,7 @@ class Connection:
             if error.code in _OF_THE_CALL:
                 raise ValueError(error.message) from None
             if error.code == types.CONNECTION_CLOSED:
-                life.over.set()
+                self._leave(life)
                 raise self._gone() from None
             # A server that has begun anew knows no session of before, and each says that by another error.
             life.is_left = self._server.url is not None
@@ -109,8 +114,15 @@ class Connection:
         except WatchbillError:
             raise
         except Exception as error:
-            life.over.set()
+            self._leave(life)
             raise self._gone(error) from None
+
+    def _leave(self, life: _Life) -> None:
+        """By HTTP each call has a connection of its own: others may still get their answers."""
+        if self._server.url is not None:
+            life.is_left = True
+        else:
+            life.over.set()
 
     async def aclose(self) -> None:
         """Ends the connection, and the server's process."""
@@ -148,6 +160,10 @@ class Connection:
         ready, over = life.ready, life.over
         if before is not None:
             await asyncio.wait([before])
+        if over.is_set():  # whoever wanted it has given up
+            ready.set_exception(self._failed(None))
+            ready.exception()
+            return
         self._said.clear()
         starting = asyncio.create_task(over.wait())
         holding = asyncio.create_task(self._hold(ready, over))
@@ -156,7 +172,7 @@ class Connection:
         if not holding.done() and not ready.done():  # it hangs as it starts
             holding.cancel()
         await asyncio.wait([holding])
-        if self._life is life:
+        if not any(one.is_up for one in self._lives - {life}):
             self._up.set(0)
         error = None if holding.cancelled() else holding.exception()
         if not ready.done():
