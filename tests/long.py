@@ -26,6 +26,7 @@ FILES: Final = (
     "test_worker_deaths_in_modes.py",
     "test_worker_schedules.py",
     "test_queue_machine.py",
+    "test_hierarchies_any.py",
     "test_tools_doc.py",
     "test_cli_sessions.py",
     "test_budgets_doc.py",

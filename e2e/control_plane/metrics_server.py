@@ -31,6 +31,7 @@ Tasks = Callable[[str, str], int]
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 60
     tasks: Tasks
 
     def do_GET(self) -> None:
@@ -67,7 +68,8 @@ def serving(plane: ControlPlane, namespace: str, tasks: Tasks) -> Iterator[None]
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(plane.folder / "apiserver.crt", plane.folder / "apiserver.key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # a client that says nothing holds its own thread, and for a minute
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     running = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     running.start()
     try:

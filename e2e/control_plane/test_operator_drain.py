@@ -221,8 +221,9 @@ def test_a_slow_kubelet_costs_no_young_worker_its_pod(team: Team, pods: Pods) ->
     pods.open("t1")
     machine.until(pods.draining, within=SOON, what="the idle one is drained")
     hold(PROBED_SECONDS + 4, lambda: pods.sizes() == {revision: 3} or is_late(), "the young one's pod may have gone")
-    assert pods.probe(last) == 200
-    pods.is_ready(young, ready=True)
+    if not is_late():  # else its pod may be gone
+        assert pods.probe(last) == 200
+        pods.is_ready(young, ready=True)
     if is_late():
         pytest.skip("the machine stood still for so long that the operator waits for no probe any more")
     drained = machine.until(

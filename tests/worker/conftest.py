@@ -24,7 +24,7 @@ from watchbill.connection import scripts
 from watchbill.connection.client import LeanClient
 from watchbill.testing import FakeClock
 from watchbill.worker.delivering import shares
-from watchbill.worker.execution import processes
+from watchbill.worker.execution import account, processes
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
 
@@ -36,6 +36,7 @@ sys.path.append(str(workshop.AGENTS))
 def _time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was killed ends when the machine gets round to it."""
     monkeypatch.setattr(processes, "_END_SECONDS", 60.0)
+    monkeypatch.setattr(account, "_CLOSE_SECONDS", 20.0)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,8 @@ def _quick_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
 def libraries() -> None:
     """Imports the libraries of models and of tool servers. On a busy machine that would hold up the event loop, and so
     the answers of the store that a test waits for."""
-    for module in ("watchbill.agents.llm", "watchbill.agents.mcp_client", "pydantic_ai.models.openai"):
+    models = ("pydantic_ai.models.openai", "pydantic_ai.models.anthropic")
+    for module in ("watchbill.agents.llm", "watchbill.agents.mcp_client", *models):
         importlib.import_module(module)
 
 

@@ -83,6 +83,7 @@ async def test_what_a_heartbeat_fires_waits_or_fails_when_its_budget_is_exhauste
                     assert (await _ended(crew, work)).success
             task = work if agent else f"{work}/a"
             if exhausted == "Wait":
+                await _fired(crew, work)
                 told = await until(lambda: crew.told(task, Reason.POSTPONED), what="it waits")
                 assert "budget 'beat' of heartbeat 'news' is exhausted" in told.message
                 assert (told.state, told.attempt) == ("delayed", 0)
@@ -106,14 +107,17 @@ async def test_what_a_heartbeat_fires_waits_or_fails_when_its_budget_is_exhauste
 
 async def _ended(crew: Crew, work: str) -> Any:
     """The result, once the heartbeat has fired and its work has ended."""
+    await _fired(crew, work)
+    return await crew.result(work, 300)
 
+
+async def _fired(crew: Crew, work: str) -> None:
     async def is_there() -> bool:
         with suppress(NotFound):
             return bool(await crew.client.state(crew.name, work))
         return False
 
     await until(is_there, what=f"{work} was fired")
-    return await crew.result(work, 300)
 
 
 async def _succeeded(crew: Crew, work: str) -> Any:

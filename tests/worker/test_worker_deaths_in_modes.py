@@ -160,7 +160,8 @@ async def test_when_an_approval_was_just_given(make_crew: Make, asks: bool) -> N
     await crew.submit("r")
     await _asks(crew, "r/send")
     assert await crew.client.approve(crew.name, "r/send", reason="well said")
-    crew.processes[0].kill()
+    crew.processes[0].process.kill()  # it may be dead by now: it may have got what was approved
+    crew.processes[0].process.wait()
     await _buried(crew, crew.processes[0])
     await until(lambda: (crew.folder / "died.after").exists(), what="the effect")
     run = await _ended_in_spite_of_deaths(crew)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from workshop import Crew, Make, agent
 from waiting import until
 from watchbill.api.hierarchy import Hierarchy
 from watchbill.api.modes import Synthesis
+from watchbill.errors import NotFound
 from watchbill.records import AgentDefinition, ExecutionMode, FlowRelation
 from watchbill.tasks import RunState, TaskState
 
@@ -254,7 +256,9 @@ async def ended(crew: Crew, what: str) -> None:
         return
 
     async def waits() -> bool:
-        return await crew.client.state(crew.name, f"r/{step}") is TaskState.APPROVAL
+        with suppress(NotFound):  # an item of a list becomes a step some time after the list is there
+            return await crew.client.state(crew.name, f"r/{step}") is TaskState.APPROVAL
+        return False
 
     await until(waits, what=f"{step} waits for approval")
     assert await (crew.client.approve if verb == "approve" else crew.client.reject)(crew.name, f"r/{step}")
