@@ -22,7 +22,7 @@ from watchbill.worker.state import WorkerState
 logger = Logger("watchbill.worker")
 
 _SHOWN: Final = {"stale": "stale", "returned": "later", "stopped": "later"}
-"""What the store says of an end → the outcome that is counted, where that is another one."""
+"""Answers of the store about an end → the outcome that is counted, where that is another one."""
 
 
 class Reports:
