@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from watchbill.errors import InvalidInput
@@ -264,7 +264,6 @@ def crews(draw: st.DrawFn) -> CrewDefinition:
     )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of the machine, which may be busy
 @given(crews())
 def test_any_plan_names_each_step_once_and_after_all_that_it_waits_for(definition: CrewDefinition) -> None:
     steps = flow.steps(definition)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from watchbill.api.hierarchy import Hierarchy
@@ -43,7 +43,6 @@ PLACES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, m
 """Item and round, on each level of delegation."""
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of the machine, which may be busy
 @given(st.sets(PLACES, max_size=20))
 def test_any_work_and_its_review_have_names_of_their_own(places: set[tuple[tuple[int, int], ...]]) -> None:
     plan, names = flow.Plan(crew()), []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from watchbill.plan import quotas
@@ -72,7 +72,6 @@ def test_workers_are_shared_by_max_min_fairness_and_the_oldest_get_what_can_not_
     assert quotas.shares(hard, wishes) == shares
 
 
-@settings(deadline=None)  # of the machine, which may be busy
 @given(st.integers(0, 60), WISHES)
 def test_a_share_is_never_above_the_wish_nor_all_above_the_bound_and_nothing_is_left_over(
     hard: int, wishes: list[int]
@@ -82,7 +81,6 @@ def test_a_share_is_never_above_the_wish_nor_all_above_the_bound_and_nothing_is_
     assert sum(shares) == min(hard, sum(wishes))
 
 
-@settings(deadline=None)  # of the machine, which may be busy
 @given(st.integers(0, 60), WISHES)
 def test_a_crew_that_wants_more_has_no_less_than_any_other_but_for_what_can_not_be_divided(
     hard: int, wishes: list[int]
@@ -95,7 +93,6 @@ def test_a_crew_that_wants_more_has_no_less_than_any_other_but_for_what_can_not_
     assert short == sorted(short, reverse=True), "the older have what is over"
 
 
-@settings(deadline=None)  # of the machine, which may be busy
 @given(st.integers(0, 60), WISHES, st.randoms(use_true_random=False))
 def test_whoever_is_older_changes_a_share_by_no_more_than_one(hard: int, wishes: list[int], random: object) -> None:
     order = list(range(len(wishes)))
@@ -105,7 +102,6 @@ def test_whoever_is_older_changes_a_share_by_no_more_than_one(hard: int, wishes:
         assert abs(mixed[place] - plain[i]) <= 1
 
 
-@settings(deadline=None)  # of the machine, which may be busy
 @given(st.integers(0, 60), WISHES, st.data())
 def test_a_crew_knows_its_share_before_it_knows_its_wish(hard: int, wishes: list[int], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(wishes) - 1))
