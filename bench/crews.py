@@ -145,7 +145,7 @@ def main() -> int:
         (f"P8 flat within {FLAT:.0%}: {spread:.0%}", spread <= FLAT),
         (f"P8 ≤ {BYTES} bytes per idle crew: {largest:,.0f}", largest <= BYTES),
     ):
-        print(f"{'reached' if is_reached else 'MISSED':<8} {goal}")
+        ours.goal(goal, is_reached=is_reached)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"rounds": rounds, "sizes": sizes, "wrong": wrong}, indent=1) + "\n")
     if wrong:

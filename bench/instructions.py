@@ -95,5 +95,5 @@ def report(
     code = ours.report(f"instructions, {title}", found, [], file)
     name = list(kinds)[-1]
     middle = statistics.median(one[name] for one in more)
-    print(f"{'reached' if middle < goal else 'MISSED':<8} {name} < {goal:.0f}% of a task: {middle:.2f}")
+    ours.goal(f"{name} < {goal:.0f}% of a task: {middle:.2f}", is_reached=middle < goal)
     return code

@@ -182,7 +182,7 @@ def main() -> int:
             counting.percent < GOAL_PERCENT,
         ),
     ):
-        print(f"{'reached' if is_reached else 'MISSED':<8} {goal}")
+        ours.goal(goal, is_reached=is_reached)
     if arguments.json:
         Path(arguments.json).write_text(
             json.dumps({**found, "counting": dataclasses.asdict(counting)}, indent=1) + "\n"

@@ -206,7 +206,7 @@ def main() -> int:
     found, wrong = asyncio.run(measure(arguments))
     code = ours.report(f"{arguments.workers} workers, load average {load:.1f}", found, wrong, arguments.json)
     for goal, is_reached in goals(found, arguments.sizes):
-        print(f"{'reached' if is_reached else 'MISSED':<8} {goal}")
+        ours.goal(goal, is_reached=is_reached)
     return code
 
 

@@ -147,8 +147,8 @@ def in_time(arguments: argparse.Namespace) -> int:
     print(f"{rounds} rounds of {tasks} tasks, ratio {ratio:g}; load average {load:.1f}")
     print(f"tracing: {costs}")
     print(f"tracing alone: {by_itself:.1f} µs")
-    is_reached = costs.percent < GOAL_PERCENT
-    print(f"{'reached' if is_reached else 'MISSED':<8} tracing < {GOAL_PERCENT:.0f}% of a task: {costs.percent:.1f}")
+    goal = f"tracing < {GOAL_PERCENT:.0f}% of a task: {costs.percent:.1f}"
+    ours.goal(goal, is_reached=costs.percent < GOAL_PERCENT)
     if arguments.json:
         told = {"compared": dataclasses.asdict(costs), "alone, µs": by_itself}
         Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n")
