@@ -75,7 +75,7 @@ class ControlPlane:
         self.kubectl = Kubectl(programs.path("kubectl"), self.kubeconfig)
         self._flags = controller_manager_flags
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._api_server_since = 0
+        self._never_answered: set[str] = set()
         self._tokens = {name: secrets.token_hex(16) for name in (ADMIN, CONTROLLERS, SCHEDULER)}
         self._etcd_port, self._peer_port, self._port = free_ports(3)
 
@@ -139,8 +139,8 @@ class ControlPlane:
         finally:
             process.kill()
             process.wait()
-            # What it has not answered by now, it never will.
-            self._api_server_since = self.audit_position()
+            if self.audit_log.exists():
+                self._never_answered = _unanswered(self._events(0))
             self._signal_controllers(signal.SIGSTOP)
 
     def restart_api_server(self, *, kill: bool = False) -> None:
@@ -177,19 +177,13 @@ class ControlPlane:
         that came before the position is none of these, whenever its answer is on record.
         """
         deadline = time.monotonic() + ANSWER_SECONDS
-        while self._unanswered(max(since, self._api_server_since), user) and time.monotonic() < deadline:
-            time.sleep(0.02)
         events = self._events(since)
+        while _unanswered(events, user) - self._never_answered and time.monotonic() < deadline:
+            time.sleep(0.02)
+            events = self._events(since)
         came = {event["auditID"] for event in events if event["stage"] == RECEIVED}
         answered = [event for event in events if event["stage"] != RECEIVED and event["auditID"] in came]
         return [_write(event) for event in answered if user in (None, _user(event))]
-
-    def _unanswered(self, since: int, user: str | None) -> set[str]:
-        """Returns the audit ids. A write comes under its sender's name, even if it is for another."""
-        events = self._events(since)
-        answered = {event["auditID"] for event in events if event["stage"] != RECEIVED}
-        received = [event for event in events if event["stage"] == RECEIVED]
-        return {e["auditID"] for e in received if user in (None, e["user"]["username"])} - answered
 
     def _events(self, since: int) -> list[dict[str, Any]]:
         with self.audit_log.open("rb") as log:
@@ -316,6 +310,14 @@ def running(folder: Path, *, controller_manager_flags: Sequence[str] = ()) -> It
         yield plane
     finally:
         plane.stop()
+
+
+def _unanswered(events: Sequence[dict[str, Any]], user: str | None = None) -> set[str]:
+    """Returns the audit ids of writes that have come, of all users if none is named. A write comes under its sender's
+    name, even if it is for another."""
+    answered = {event["auditID"] for event in events if event["stage"] != RECEIVED}
+    received = [event for event in events if event["stage"] == RECEIVED]
+    return {e["auditID"] for e in received if user in (None, e["user"]["username"])} - answered
 
 
 def _user(event: dict[str, Any]) -> str:
