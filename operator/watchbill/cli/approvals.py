@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from watchbill.cli import output
 from watchbill.cli.control import say_state
-from watchbill.cli.options import CrewArgument, Output
+from watchbill.cli.options import CrewArgument
 from watchbill.cli.stores import StoreOptions, with_store
 
 if TYPE_CHECKING:
@@ -53,12 +52,7 @@ def approve(
     such work, it waits for no approval or for several and none is named, it has asked for another since, it was
     rejected, or its time for that is over.
     """
-
-    def work(client: Client) -> Awaitable[int]:
-        deciding = client.approve(crew, task_id, what=what, mark=mark, reason=reason)
-        return _told(client, crew, task_id, store.form, deciding, "approved")
-
-    return store.run(work)
+    return _decide(store, crew, task_id, what, mark, reason, approves=True)
 
 
 @with_store()
@@ -76,17 +70,18 @@ def reject(
     of a tool's result. Exit 2: there is no such work, it waits for no approval or for several and none is named, it has
     asked for another since, it was approved, or the time for that is over.
     """
+    return _decide(store, crew, task_id, what, mark, reason, approves=False)
 
-    def work(client: Client) -> Awaitable[int]:
-        deciding = client.reject(crew, task_id, what=what, mark=mark, reason=reason)
-        return _told(client, crew, task_id, store.form, deciding, "rejected")
+
+def _decide(
+    store: StoreOptions, crew: str, task_id: str, what: str | None, mark: str | None, reason: str, *, approves: bool
+) -> int:
+    async def work(client: Client) -> int:
+        decide = client.approve if approves else client.reject
+        changed = await decide(crew, task_id, what=what, mark=mark, reason=reason)
+        await say_state(client, crew, task_id, store.form)
+        if not changed:
+            output.say(f"{task_id} was {'approved' if approves else 'rejected'} before: nothing was changed")
+        return 0
 
     return store.run(work)
-
-
-async def _told(client: Client, crew: str, task_id: str, form: Output, deciding: Awaitable[bool], verdict: str) -> int:
-    changed = await deciding
-    await say_state(client, crew, task_id, form)
-    if not changed:
-        output.say(f"{task_id} was {verdict} before: nothing was changed")
-    return 0

@@ -66,16 +66,17 @@ async def decide(
     """
     agent = await control.agent_of(client, keys, task_id)
     task = f"task {task_id!r} of crew {keys.crew!r}"
-    known, shown = await read(client, keys, task_id) if what is None or mark is not None else [], None
-    if mark is not None and not known:
-        raise Conflict(f"{task} waits for no approval")
+    shown = None
     if mark is not None:
+        known = await read(client, keys, task_id)
+        if not known:
+            raise Conflict(f"{task} waits for no approval")
         shown = next((one for one in known if one.mark == mark and what in (None, one.what)), None)
         if shown is None:
             raise _asked_anew(keys, task_id, mark)
         what = shown.what
-    if what is None:
-        what = _only(task, known)
+    elif what is None:
+        what = _only(task, await read(client, keys, task_id))
     names = [*keys.fixed, *keys.of_item(task_id, agent)]
     args = [uid, keys.crew, task_id, verdict, control.one_line(why), what, _since(shown)]
     outcome = str((await control.call(client, keys, "decide", names, args))[1])

@@ -213,7 +213,7 @@ class Queue:
         and (with slots ≥ 0) claims, all in one call. A task that ends unannounced is announced now, with its end.
 
         `applied`: stored; `repeated`: it was stored before, by us; `stale`: the task is no longer ours, nothing stored;
-        `returned`: nothing stored, it is its role's again; `stopped`: it would be, but somebody wanted to stop it.
+        `returned`: nothing stored, it is its role's again; `stopped`: as somebody wants, not as `is_of_agent` says.
         `sent` is called when the call is on its way: what is to begin may begin.
         """
         keys = list(self.keys.fixed)

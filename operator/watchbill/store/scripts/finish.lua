@@ -39,7 +39,7 @@
 --   {'fenced'}
 --   {'unknown'}
 --   {'ok', outcomes, claimed, runs}    for each item that ends applied | returned (to its role) | stopped (as somebody
---                                      wants, instead of that) | repeated | stale; what `claim` says, or {}; of each
+--                                      wants, what was put off) | repeated | stale; what `claim` says, or {}; of each
 --                                      run that ended its state, and its time since submission in ms
 local uid, inc, number, slots = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local begins, tells, ends, crew_feed = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), KEYS[#KEYS]

@@ -76,8 +76,16 @@ class Results:
         that may not go on yet is set aside."""
         if failure.judged.later_ms is not None:
             message, later_ms = self._first(failure.error).partition(": ")[2][:MESSAGE_MAX], failure.judged.later_ms
-            finished = Finished(task, "later", "", message, usage=_spent(task, extras), ttl_ms=later_ms)
-            return replace(finished, definition=task.definition, is_of_agent=_may_change_agent(task, extras))
+            return Finished(
+                task,
+                "later",
+                "",
+                message,
+                usage=_spent(task, extras),
+                ttl_ms=later_ms,
+                definition=task.definition,
+                is_of_agent=_may_change_agent(task, extras),
+            )
         wait = retry.pause(
             failure.judged,
             task.attempt,
