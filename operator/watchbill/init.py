@@ -15,6 +15,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -50,7 +51,8 @@ def _open_descriptors() -> None:
 
 _WRITERS: Final = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 """Files that hold back what is written to them; the outer ones first."""
-_FLUSH_SECONDS: Final = 2.0
+_FLUSH_SECONDS: Final = 10.0
+"""The time to write what files hold back, while other threads may hold files. By themselves readers may be slow."""
 _leaves_with: list[int] = []
 """The exit code, once the process leaves."""
 
@@ -109,10 +111,10 @@ def leave(code: int) -> NoReturn:
 
 def _skip_the_rest() -> None:
     for code in _leaves_with:
-        # An agent's thread may write for ever, and hold its file.
-        faulthandler.dump_traceback_later(_FLUSH_SECONDS, exit=True, file=2)
         gc.unfreeze()
         files = [one for one in gc.get_objects() if type(one) in _WRITERS]
+        if threading.active_count() > 1:  # an agent's thread may write for ever, and hold its file
+            faulthandler.dump_traceback_later(_FLUSH_SECONDS, exit=True, file=2)
         for file in sorted(files, key=lambda one: _WRITERS.index(type(one))):
             with suppress(OSError, ValueError):  # nobody reads it, or it is closed
                 file.flush()

@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from test_worker_first_instant import environment
@@ -88,6 +91,67 @@ def test_a_command_that_runs_agents_ends_so_too(tmp_path: Path) -> None:
         0,
     ]
     assert [file.read_text() for file in written] == ["text", "bytes"]
+
+
+FILE = """
+import os, threading
+
+class Agent:
+    async def run(self, context):
+        global file
+        file = open(int(os.environ["PIPE"]), "w", buffering=2**20)
+        file.write("x" * 2**19)
+        if context.prompt == "hold":
+            threading.Thread(target=file.flush, daemon=True).start()
+        return "done"
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], IO[str]]]]:
+    """Runs a command whose agent writes to a pipe more than that holds. Returns it, and where the pipe is read."""
+    (tmp_path / "parts.py").write_text(FILE)
+    (tmp_path / "crew.yaml").write_text(CREW)
+    with ExitStack() as stack:
+
+        def run(prompt: str) -> tuple[subprocess.Popen[str], IO[str]]:
+            reads, writes = os.pipe()
+            pipe = stack.enter_context(open(reads))
+            command = [sys.executable, "-P", "-m", "watchbill", "run", "crew.yaml", prompt, "--ephemeral"]
+            given = {name: value for name, value in os.environ.items() if not name.startswith("WATCHBILL_")}
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env={**given, "PIPE": str(writes)},
+                    pass_fds=[writes],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            os.close(writes)
+            stack.callback(process.kill)
+            return process, pipe
+
+        yield run
+
+
+def test_a_command_waits_for_a_slow_reader_of_a_file(run_file: Callable[..., Any]) -> None:
+    process, pipe = run_file("plain")
+    assert process.stdout.readline() == "done\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(12)  # longer than a thread may hold a file
+    assert pipe.read() == "x" * 2**19
+    said, problems = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, ""), problems
+
+
+def test_a_thread_that_holds_a_file_does_not_keep_a_command(run_file: Callable[..., Any]) -> None:
+    process, _ = run_file("hold")
+    said, problems = process.communicate(timeout=120)
+    assert (process.returncode, said) == (1, "done\n")
+    assert "_skip_the_rest" in problems, problems
 
 
 def test_what_was_registered_before_a_command_began_runs_at_its_end(tmp_path: Path) -> None:
