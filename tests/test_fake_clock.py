@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from watchbill import clock
 from watchbill.testing import FakeClock
@@ -90,3 +94,44 @@ def test_timers_are_called_in_their_order_when_their_time_has_come() -> None:
     clock.advance(10)
     assert called == ["first", "second's own", "third"]
     assert clock.sleepers == []
+
+
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_patience_reads_an_answer_that_came_while_this_process_stood_still(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    def stand_still() -> None:
+        theirs.send(b"answer\n")
+        time.sleep(1)
+
+    async def read() -> bytes:
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                async with clock.Patience(0.1):
+                    asyncio.get_running_loop().call_later(0.01, stand_still)
+                    return await reader.readline()
+            finally:
+                writer.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(read()) == b"answer\n"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("seconds", [0, 0.1])
+def test_patience_ends_where_no_answer_comes(seconds: float, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def wait() -> None:
+        async with clock.Patience(seconds):
+            await asyncio.Event().wait()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        began = clock.SYSTEM.monotonic()
+        with pytest.raises(TimeoutError):
+            runner.run(asyncio.wait_for(wait(), 60))
+        assert seconds / 2 <= clock.SYSTEM.monotonic() - began < 60

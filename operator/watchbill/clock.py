@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final, Protocol
 
 
@@ -61,3 +62,41 @@ async def wait_for_event(event: asyncio.Event, seconds: float, clock: Clock) -> 
         waiting.cancel()
         sleeping.cancel()
     return event.is_set()
+
+
+PARTS: Final = 5
+LATE_SECONDS: Final = 0.1
+"""A timer is late by more than this, and a part of the whole, only where the process did not run."""
+
+
+class Patience:
+    """Like `asyncio.timeout`, and the time in which this process did not run counts for nothing: where the machine gave
+    it none, or something blocked its loop, the answer may be there, and nobody has read it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._part = seconds / PARTS
+        self._left = PARTS
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        self._wait()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, error, trace)
+
+    def _wait(self) -> None:
+        self._late_at = self._loop.time() + 2 * self._part + LATE_SECONDS
+        self._timer = self._loop.call_later(self._part, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() < self._late_at:
+            self._left -= 1
+        if self._left:
+            self._wait()
+        else:
+            self._limit.reschedule(self._loop.time())

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 import aiohttp
 
 from watchbill import cluster_names, metrics
-from watchbill.clock import SYSTEM, Clock
+from watchbill.clock import SYSTEM, Clock, Patience
 from watchbill.errors import (
     Conflict,
     KubernetesForbids,
@@ -45,7 +45,7 @@ with needed("The operator", "operator"):
 
 REQUEST_TIMEOUT_SECONDS: Final = 10.0
 WRITE_TIMEOUT_SECONDS: Final = 5.0
-"""A write must end before another replica may lead: a third of the Lease's 15 seconds."""
+"""A leader's write must end before another replica may lead: a third of the Lease's 15 seconds."""
 _APPLY: Final = "application/apply-patch+yaml; charset=utf-8"  # the kubernetes package writes the bare type as JSON
 UNSEEN: Final = "1"
 """The version that an object has which is to be made: etcd gives it to none."""
@@ -96,7 +96,7 @@ class KubernetesApi:
         self._replaced: client.ApiClient | None = None
         """The client with the replaced credentials. Its requests may still be under way."""
         self._renewing = asyncio.Lock()
-        self.seconds_to_write: Callable[[], float] = lambda: WRITE_TIMEOUT_SECONDS
+        self.seconds_to_write: Callable[[], float] | None = None
         """Called before each write but those of Leases. Returns how long it may take; raises to forbid it."""
 
     @classmethod
@@ -249,8 +249,8 @@ class KubernetesApi:
 
     # ------------------------------------------------------------ leases
 
-    async def lease(self, namespace: str, name: str, *, timeout: float) -> Object | None:
-        """Returns the Lease; None where there is none. `timeout` is in seconds."""
+    async def lease(self, namespace: str, name: str, *, timeout: float | None = None) -> Object | None:
+        """Returns the Lease; None where there is none. `timeout` is in seconds, for a replica that would lead."""
         try:
             return await self._request("GET", f"{_LEASES.format(namespace)}/{name}", timeout=timeout)
         except NotFound:
@@ -283,17 +283,17 @@ class KubernetesApi:
         accept: str = "application/json",
         timeout: float | None = None,
     ) -> Object:
-        """Without a `timeout` in seconds, a write takes no longer than it may (`seconds_to_write`)."""
+        """A `timeout` in seconds, or the time that a write may take (`seconds_to_write`), ends whatever keeps us."""
         may_renew, is_lease = True, timeout is not None
         headers = {"Accept": accept, "Content-Type": content_type}
         for _ in range(BUSY_TRIES):
             while not is_lease and (pause := self._quiet_until - self._clock.monotonic()) > 0:
                 await self._clock.sleep(pause)
             api = self._api
-            seconds = timeout or (REQUEST_TIMEOUT_SECONDS if method == "GET" else self.seconds_to_write())
+            limit = self._limit(method, timeout)
             began = self._clock.monotonic()
             try:
-                async with asyncio.timeout(seconds):  # a connection's making included
+                async with limit:  # a connection's making included
                     status, data, busy = await self._send(api, method, path, query or {}, body, headers)
             except ApiException as error:
                 status, data, busy = error.status or 0, error.body or error.reason or "", None
@@ -313,6 +313,11 @@ class KubernetesApi:
             else:
                 break
         raise _meaning(status, data, path)
+
+    def _limit(self, method: str, timeout: float | None) -> asyncio.Timeout | Patience:
+        if timeout is None and method != "GET" and self.seconds_to_write is not None:
+            timeout = self.seconds_to_write()
+        return Patience(REQUEST_TIMEOUT_SECONDS) if timeout is None else asyncio.timeout(timeout)
 
     @staticmethod
     async def _send(
@@ -334,7 +339,7 @@ class KubernetesApi:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await call(*request, _request_timeout=REQUEST_TIMEOUT_SECONDS)  # its own default is 300 s
+        response = await call(*request)  # for 300 s at most
         return response.status, await response.read(), _busy(response.status, response.headers.get("Retry-After"))
 
     async def _renew(self, refused: client.ApiClient) -> None:

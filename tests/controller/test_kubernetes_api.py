@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,32 @@ async def test_a_write_that_gets_no_answer_is_given_up_in_time(server: Server) -
         kubernetes.seconds_to_write = lambda: 0.05
         with pytest.raises(KubernetesUnavailable):
             await kubernetes.apply("deployments", MANIFEST)
+
+
+async def test_an_answer_that_came_while_this_process_stood_still_is_read_and_only_a_leaders_write_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_still() -> None:
+        server.goes_on.set()
+        time.sleep(1)
+
+    monkeypatch.setattr("watchbill.kubernetes_api.REQUEST_TIMEOUT_SECONDS", 0.5)
+    async with await KubernetesApi.connect() as kubernetes:
+        calls: Any = (
+            (lambda: kubernetes.get("crews", "team", "echo"), None, False),
+            (lambda: kubernetes.apply("deployments", MANIFEST), None, False),
+            (lambda: kubernetes.apply("deployments", MANIFEST), lambda: 0.5, True),
+            (lambda: kubernetes.lease("ops", "it", timeout=0.5), None, True),
+        )
+        for call, seconds_to_write, is_given_up in calls:
+            server.goes_on.clear()
+            server.asked.clear()
+            kubernetes.seconds_to_write = seconds_to_write
+            asked = asyncio.ensure_future(call())
+            await until(lambda: server.asked)
+            stand_still()
+            with pytest.raises(KubernetesUnavailable) if is_given_up else nullcontext():
+                await asked
 
 
 async def test_a_pause_that_the_api_server_asks_for_holds_for_all_requests_but_those_for_the_lease(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from typing import Final
 
 from watchbill import cluster_names
+from watchbill.clock import Patience
 from watchbill.errors import NotFound, UserActionRequired, WatchbillError
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.plan import paused as crew_paused
@@ -20,7 +20,7 @@ async def of_crew(namespace: str, name: str) -> tuple[str, ...]:
     """Returns what keeps workers of the crew from running, one sentence each, or why that can't be told."""
     selector = f"{cluster_names.WORKER_SELECTOR},{cluster_names.LABEL_CREW}={name}"
     try:
-        async with asyncio.timeout(SECONDS), await KubernetesApi.connect() as api:
+        async with Patience(SECONDS), await KubernetesApi.connect() as api:
             crew = await api.get("crews", namespace, name)
             if crew is None:
                 return (f"the cluster of the current kubeconfig has no crew {namespace}/{name}",)
@@ -39,7 +39,7 @@ async def paused(crews: Collection[str]) -> list[str]:
     """Returns a sentence about each of these crews (`namespace/name`) that an annotation keeps the operator from
     managing, as far as a cluster is at hand and can be asked."""
     try:
-        async with asyncio.timeout(SECONDS), await KubernetesApi.connect() as api:
+        async with Patience(SECONDS), await KubernetesApi.connect() as api:
             if len(crews) == 1:
                 found = [await api.get("crews", *crew.split("/", 1)) for crew in crews]
             else:

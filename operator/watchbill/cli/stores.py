@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -156,13 +155,14 @@ async def _reach(url: str, tried: str) -> Target:
     import redis
 
     from watchbill import connection
+    from watchbill.clock import Patience
     from watchbill.connection import outages
     from watchbill.connection.url import parse, without_secret
 
     shown = without_secret(url)
     target = parse(url)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), connection.connected(target) as client:
+        async with Patience(PATIENCE_SECONDS), connection.connected(target) as client:
             with outages.translated():
                 await client.ping()
         return target

@@ -14,6 +14,7 @@ from typing import Final
 import redis.asyncio
 
 from watchbill import names
+from watchbill.clock import Patience
 from watchbill.connection import outages
 from watchbill.loggers import Logger
 from watchbill.store import packed
@@ -90,7 +91,7 @@ class Replies:
                 # A reader that finds the connection lost makes it anew, and so do we: one at a time, or both lose it.
                 await self._stop_reading()
                 with outages.translated():
-                    async with asyncio.timeout(LISTEN_SECONDS):  # redis-py itself waits for ever
+                    async with Patience(LISTEN_SECONDS):  # redis-py itself waits for ever
                         await self._channels.subscribe(channel)
         finally:
             if self._reader is None and self._channels.channels:

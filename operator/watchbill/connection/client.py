@@ -24,6 +24,7 @@ from redis.asyncio.connection import (
 )
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from watchbill.clock import Patience
 from watchbill.connection.acceptance import introducing
 from watchbill.connection.url import DRIVER, Address, Target
 from watchbill.errors import Closed
@@ -131,7 +132,7 @@ def _packed(connection: Connection, command: Sequence[Any]) -> Sequence[bytes]:
 
 class _Pipeline(redis.asyncio.client.Pipeline):
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+        async with Patience(REPLY_TIMEOUT_SECONDS):
             return await super().execute(raise_on_error)
 
 
@@ -156,7 +157,7 @@ class LeanClient(redis.asyncio.Redis):
                 await connection.read_response()
             return await self.parse_response(connection, args[0], **options)
 
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+        async with Patience(REPLY_TIMEOUT_SECONDS):
             try:
                 return await self._trip(commands, answer, sent)
             except (*BROKEN, ReadOnlyError):
@@ -187,7 +188,7 @@ class LeanClient(redis.asyncio.Redis):
                     found.append(error)
             return found
 
-        async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+        async with Patience(REPLY_TIMEOUT_SECONDS):
             return await self._trip(commands, answers)
 
     async def _trip(

@@ -20,6 +20,7 @@ from redis.asyncio.connection import BlockingConnectionPool, Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
+from watchbill.clock import Patience
 from watchbill.connection.client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
 from watchbill.connection.url import Address, Target
 
@@ -157,7 +158,7 @@ class ClusterClient(LeanClient):
             return connection.host, await connection.read_response()
 
         async def ask() -> tuple[str, Any]:
-            async with asyncio.timeout(GUIDE_SECONDS):
+            async with Patience(GUIDE_SECONDS):
                 return await self._trip([("CLUSTER SLOTS",)], answer)
 
         try:

@@ -28,7 +28,7 @@ from watchbill.doctor.findings import (
     used_up,
 )
 from watchbill.errors import KubernetesForbids, KubernetesUnavailable, UserActionRequired
-from watchbill.kubernetes_api import REQUEST_TIMEOUT_SECONDS, KubernetesApi, Object
+from watchbill.kubernetes_api import KubernetesApi, Object
 from watchbill.plan.quotas import Hard
 
 _API: Final = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
@@ -163,7 +163,7 @@ async def _leader(api: KubernetesApi, found: Cluster, lease: str, now: datetime)
     namespace, _, name = lease.partition("/")
     fix = f"kubectl logs -n {namespace} -l app.kubernetes.io/component=operator --tail=50"
     try:
-        seen = await api.lease(namespace, name, timeout=REQUEST_TIMEOUT_SECONDS)
+        seen = await api.lease(namespace, name)
     except KubernetesForbids as error:
         found.add("leader", Severity.SKIPPED, f"the Lease {lease} can't be read: {error}")
         return

@@ -11,7 +11,7 @@ from typing import Any, Final
 from watchbill import background
 from watchbill.agents.loading import AgentLoader
 from watchbill.api import Heartbeat
-from watchbill.clock import Clock
+from watchbill.clock import Clock, Patience
 from watchbill.connection import Store, outages
 from watchbill.delivery import LocalSecrets
 from watchbill.errors import CrewGone, InvalidInput, NotFound, Problem, StoreUnavailable
@@ -235,7 +235,7 @@ class _Spare:
         now = asyncio.get_running_loop().time
         began = now()
         try:
-            async with asyncio.timeout(self._left):
+            async with Patience(self._left):
                 await work
         except (StoreUnavailable, CrewGone, TimeoutError):
             pass
