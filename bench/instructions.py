@@ -11,8 +11,8 @@ import asyncio
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from watchbill.client import Client
 
 WARM: Final = 300
 """Tasks before those that count: by then the interpreter has adapted its code to them."""
+_COUNTS: Final = "callgrind"
 
 
 def is_there() -> bool:
@@ -48,19 +49,32 @@ async def _drain(
     store: server.Server, client: Client, kind: str, variables: Mapping[str, str], tasks: int, folder: Path
 ) -> float:
     """Has a worker of its own drain a queue. Returns the instructions of a task."""
-    counts = folder / "callgrind"
-    for old in folder.glob("callgrind.*"):
-        old.unlink()
-    under = ("valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={counts}")
     async with AsyncExitStack() as stack:
         worker = paired.Draining(store, client, kind, folder)
-        await worker.start(stack, {"PYTHONHASHSEED": "0", **variables}, under, WARM)
-        await _tell(worker.pid, "instrumentation", "on")
-        await worker.drain(tasks)
-        await _tell(worker.pid, "dump")
-        (written,) = folder.glob("callgrind.*")
-        lines = written.read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("totals:")) / tasks
+        await worker.start(stack, {"PYTHONHASHSEED": "0", **variables}, under(folder), WARM)
+        async with counting(worker.pid, folder) as counted:
+            await worker.drain(tasks)
+    return counted[0] / tasks
+
+
+def under(folder: Path) -> Sequence[str]:
+    """Returns the command under which a process runs whose instructions are to be counted."""
+    return ("valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder / _COUNTS}")
+
+
+@asynccontextmanager
+async def counting(pid: int, folder: Path) -> AsyncIterator[list[int]]:
+    """Counts the instructions of a process that runs `under(folder)`. At the end they are in the list."""
+    for old in folder.glob(f"{_COUNTS}.*"):
+        old.unlink()
+    counted: list[int] = []
+    await _tell(pid, "instrumentation", "on")
+    yield counted
+    await _tell(pid, "dump")
+    await _tell(pid, "instrumentation", "off")
+    (written,) = folder.glob(f"{_COUNTS}.*")
+    lines = written.read_text().splitlines()
+    counted.append(sum(int(line.split()[1]) for line in lines if line.startswith("totals:")))
 
 
 async def _tell(pid: int, *command: str) -> None:

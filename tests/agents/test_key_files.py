@@ -10,7 +10,7 @@ import yaml
 from asking import ask, crew_of, failure
 
 from watchbill import testing
-from watchbill.agents import AgentLoader, aclose_clients
+from watchbill.agents import AgentLoader, aclose_clients, providers
 from watchbill.api.workers import Workers
 from watchbill.errors import UserActionRequired
 from watchbill.redaction import Redactor
@@ -56,6 +56,16 @@ async def test_a_key_that_is_rotated_is_sent_with_the_next_request_of_the_same_c
         assert await ask(context=testing.context(tools={"rotate": rotate}), model=f"{prefix}:any", base_url=url)
     sent = [request.headers["Authorization"].removeprefix("Bearer ") for request in model.requests]
     assert sent == [OLD, NEW, OLD, NEW]
+
+
+async def test_tasks_share_a_model_until_its_key_is_rotated(mounted: Path) -> None:
+    first = providers.build("openai-chat:any", None)
+    assert providers.build("openai-chat:any", None) is first
+    assert providers.build("openai-chat:other", None) is not first
+    mounted.write_text(NEW)
+    second = providers.build("openai-chat:any", None)
+    assert second is not first
+    assert providers.build("openai-chat:any", None) is second
 
 
 async def test_what_cannot_be_a_key_is_told_with_its_variable_and_file_before_anything_is_asked(

@@ -168,7 +168,7 @@ async def test_concurrent_runs_share_no_conversation_and_one_client() -> None:
         runner = AgentLoader().load(crew, crew.agents[0])
         contexts = [testing.context(prompt=p, tools={"calculator": calculator}) for p in ("1+1", "2+2")]
         answers = await asyncio.gather(*(runner.run(context) for context in contexts))
-        assert len(providers._providers[asyncio.get_running_loop()]) == 1
+        assert len(providers._shared[asyncio.get_running_loop()].providers) == 1
     assert answers == ["1+1=['2']", "2+2=['4']"]
     assert [c.usage for c in contexts] == [Usage(input_tokens=20, output_tokens=10, requests=2)] * 2
 
@@ -201,4 +201,4 @@ def test_every_event_loop_has_clients_of_its_own() -> None:
             return answer
 
     assert [asyncio.run(one()) for _ in range(3)] == ["ok"] * 3
-    assert not [loop for loop in providers._providers if loop.is_closed()]
+    assert not [loop for loop in providers._shared if loop.is_closed()]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -210,6 +212,8 @@ async def test_prices_of_the_crew_come_first_and_cost_is_counted() -> None:
     ((_, most, priced),) = ledger.asked
     assert (priced, most.nano) == (True, (most.tokens - 600) * 10 + 600 * 20)
     assert ledger.costs == [Amount(1500, 1000 * 10 + 500 * 20)]
+    (kept,) = context.stored.values()
+    assert Decimal(json.loads(kept)[0]["usage"]["cost"]) == Decimal(20_000) / 10**9
     namespace, crew = context.crew.split("/")
     labels = {"namespace": namespace, "crew": crew, "provider": "openai-chat", "model": "own"}
     assert REGISTRY.get_sample_value("watchbill_model_cost_usd_total", labels) == pytest.approx(20_000 / 10**9)

@@ -120,7 +120,7 @@ class Shell:
         *arguments: str,
         stdin: str | None = None,
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        timeout: float = 240,
     ) -> subprocess.CompletedProcess[str]:
         """Runs it to its end."""
         with contextlib.ExitStack() as files:

@@ -6,7 +6,7 @@ a failed task is repeated by the queue, which counts attempts and survives a cra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
@@ -39,8 +39,11 @@ from watchbill.tasks import Usage
 
 with needed("LLMAgent", "llm"):
     from pydantic_ai import Agent, UsageLimits
-    from pydantic_ai.messages import ModelResponse
+    from pydantic_ai.capabilities import AbstractCapability, WrapModelRequestHandler
+    from pydantic_ai.messages import ModelResponse, ToolCallPart
+    from pydantic_ai.models import ModelRequestContext
     from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.tools import RunContext, ToolDefinition
     from pydantic_ai.usage import RunUsage
 
 __all__ = ["LLMAgent", "LLMConfig"]
@@ -154,8 +157,8 @@ class LLMAgent:
             name=definition.agent_id,
             instructions=sound(definition.system_prompt),
             model_settings=self._config.settings(),
-            toolsets=[await model_tools.offered(context)],
-            capabilities=[conversation, model_answers.Answers(context), *model_traces.capabilities(), models],
+            toolsets=await model_tools.offered(context),
+            capabilities=[_Hooks(conversation, model_answers.Answers(context), models), *model_traces.capabilities()],
             retries={"tools": model_tools.RETRIES, "output": self._config.output_retries},
         )
         if output:
@@ -206,6 +209,50 @@ class LLMAgent:
             raise UserActionRequired(text)
         context.annotate("finish_reason", response.finish_reason)
         await context.emit(text)
+
+
+class _Hooks(AbstractCapability[None]):
+    """What is done around each request, as one capability: each one costs every request a tenth of its CPU."""
+
+    def __init__(self, conversation: Conversation, answers: model_answers.Answers, models: Fallbacks) -> None:
+        self._conversation = conversation
+        self._answers = answers
+        self._models = models
+
+    async def before_model_request(
+        self, ctx: RunContext[None], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        return await self._models.before_model_request(ctx, request_context)
+
+    async def wrap_model_request(
+        self, ctx: RunContext[None], *, request_context: ModelRequestContext, handler: WrapModelRequestHandler
+    ) -> ModelResponse:
+        wrap = self._conversation.wrap_model_request
+        return await wrap(ctx, request_context=request_context, handler=handler)
+
+    async def on_model_request_error(
+        self, ctx: RunContext[None], *, request_context: ModelRequestContext, error: Exception
+    ) -> ModelResponse:
+        return await self._models.on_model_request_error(ctx, request_context=request_context, error=error)
+
+    async def after_model_request(
+        self, ctx: RunContext[None], *, request_context: ModelRequestContext, response: ModelResponse
+    ) -> ModelResponse:
+        for each in (self._models, self._answers):
+            response = await each.after_model_request(ctx, request_context=request_context, response=response)
+        return response
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[None],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Awaitable[Any]],
+    ) -> Any:
+        wrap = self._conversation.wrap_tool_execute
+        return await wrap(ctx, call=call, tool_def=tool_def, args=args, handler=handler)
 
 
 def _choices(agent: AgentDefinition) -> list[tuple[str, ModelChoice]]:

@@ -35,16 +35,16 @@ def check(tools: Iterable[Tool]) -> list[Problem]:
     return problems
 
 
-async def offered(context: Context) -> FunctionToolset[None]:
-    """The run's tools; servers are asked for theirs. Raises the errors of a server, and UserActionRequired when two
-    tools have one name."""
+async def offered(context: Context) -> list[FunctionToolset[None]]:
+    """The run's tools, as toolsets: none where it has no tool. Servers are asked for theirs. Raises the errors of a
+    server, and UserActionRequired when two tools have one name."""
     tools: dict[str, Tool] = {}
     for tool in context.tools.values():
         for each in [tool] if tool.listed is None else await tool.listed():
             if each.name in tools and tool.listed is None:
                 raise UserActionRequired(f"two tools are called {each.name!r}. Rename one of them")
             tools[each.name] = each
-    return _Tools(context, list(tools.values()))
+    return [_Tools(context, list(tools.values()))] if tools else []  # an empty one costs time, too
 
 
 def _of_model(tool: Tool) -> ModelTool[None]:

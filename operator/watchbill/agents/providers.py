@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -38,8 +38,27 @@ OPENAI: Final = "api.openai.com"
 _NEVER_FINISH: Final = "snowflake:"
 """A provider that never says how an answer has ended."""
 
-_providers: dict[asyncio.AbstractEventLoop, dict[tuple[str, str | None, str | None], Provider[Any]]] = {}
-"""Event loop → provider, server and key of a file → the provider."""
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A model over a provider's client. `name`: the provider's."""
+
+    name: str
+    provider: Provider[Any]
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the tasks of one event loop share."""
+
+    providers: dict[tuple[str, str | None, str | None], Provider[Any]] = field(default_factory=dict)
+    """By name, server, and key of a file."""
+    models: dict[tuple[str, str | None], _Made] = field(default_factory=dict)
+    """By name and server."""
+
+
+_shared: dict[asyncio.AbstractEventLoop, _Shared] = {}
 
 
 def check(model: str, base_url: str | None) -> list[Problem]:
@@ -116,23 +135,40 @@ def without_key(model: str, base_url: str | None) -> str | None:
 
 def build(model: str, base_url: str | None) -> Model:
     """The model, ready to be asked on the running event loop. Raises UserActionRequired."""
-    if problems := check(model, base_url):
-        raise UserActionRequired("; ".join(problem.said for problem in problems))
-    if model == TEST:
-        # By default it calls every tool with made-up arguments, which most tools rightly refuse.
-        return TestModel(call_tools=[])
+    models, server_url = _of_loop().models, base_url or None
+    made = models.get((model, server_url))
+    if made is None or _provider(made.name, server_url) is not made.provider:  # its key is another one now
+        if problems := check(model, base_url):
+            raise UserActionRequired("; ".join(problem.said for problem in problems))
+        if model == TEST:
+            # By default it calls every tool with made-up arguments, which most tools rightly refuse.
+            return TestModel(call_tools=[])
+        made = models[model, server_url] = _make(model, server_url)
+    return made.model
+
+
+def _make(model: str, base_url: str | None) -> _Made:
+    full = model
     if model.startswith("openai:") and model_hosts.host_of(server(model, base_url) or "") not in (None, OPENAI):
         # Servers that speak OpenAI's protocol speak chat completions; few know its newer API.
-        model = "openai-chat" + model.removeprefix("openai")
+        full = "openai-chat" + model.removeprefix("openai")
+    provider: Provider[Any]
+    name = ""
+
+    def connect(asked: str) -> Provider[Any]:
+        nonlocal name, provider
+        name, provider = asked, _provider(asked, base_url)
+        return provider
+
     try:
-        made = infer_model(model, provider_factory=lambda provider: _provider(provider, base_url or None))
+        made = infer_model(full, provider_factory=connect)
     except UserError as error:
-        raise UserActionRequired(_lacks(model, error).said) from None
-    if not model.startswith(_NEVER_FINISH):
+        raise UserActionRequired(_lacks(full, error).said) from None
+    if not full.startswith(_NEVER_FINISH):
         # By default a stream that breaks off counts as one that ended, for servers that never say so.
         profile: Any = {**made.profile, "openai_chat_streaming_requires_finish_reason": True}
         made.profile = profile
-    return made
+    return _Made(name, provider, made)
 
 
 def _lacks(model: str, error: UserError) -> Problem:
@@ -148,16 +184,20 @@ def _unset(model: str, variable: str) -> Problem:
 
 async def aclose() -> None:
     """Close the clients of the running event loop. The next task makes new ones."""
-    for provider in _providers.pop(asyncio.get_running_loop(), {}).values():
-        async with provider:  # leaving it closes its client
-            pass
+    if shared := _shared.pop(asyncio.get_running_loop(), None):
+        for provider in shared.providers.values():
+            async with provider:  # leaving it closes its client
+                pass
+
+
+def _of_loop() -> _Shared:
+    for old in [known for known in _shared if known.is_closed()]:
+        _shared.pop(old, None)
+    return _shared.setdefault(asyncio.get_running_loop(), _Shared())
 
 
 def _provider(name: str, base_url: str | None) -> Provider[Any]:
-    loop = asyncio.get_running_loop()
-    for old in [known for known in _providers if known.is_closed()]:
-        _providers.pop(old, None)
-    shared = _providers.setdefault(loop, {})
+    shared = _of_loop().providers
     key = None if without_key(f"{name}:any", base_url) else key_files.read(name)
     if (name, base_url, key) not in shared:  # after a rotation, the old one is closed with all others
         shared[name, base_url, key] = _connect(name, base_url, key)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, Protocol, cast
 
 from pydantic_core import to_json
@@ -151,6 +152,8 @@ class Metered(WrapperModel):
         if usage is None or not usage.total_tokens:
             return None
         nano = prices.cost(self._name, usage, own)
+        if nano is not None and usage.cost is None:
+            usage.cost = Decimal(nano) / NANO  # else pydantic-ai calculates it again
         if nano:
             metrics.MODEL_COST.labels(*self._labels).inc(nano / NANO)
         return Amount(usage.total_tokens, nano or 0)
