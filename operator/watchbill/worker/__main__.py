@@ -20,7 +20,6 @@ if __name__ == "__main__":
 import asyncio
 import os
 import sys
-import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -87,9 +86,7 @@ async def _end(settings: WorkerSettings) -> int:
     except WatchbillError as error:
         logger.error("%s", error)
         code = 1
-    force = threading.Timer(_ORDERLY_SECONDS, os._exit, [code])
-    force.daemon = True
-    force.start()
+    init.force(_ORDERLY_SECONDS, lambda: os._exit(code))
     return code
 
 
