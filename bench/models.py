@@ -51,7 +51,7 @@ def definition(base_url: str) -> CrewDefinition:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a worker is measured in: milliseconds of CPU, or millions of instructions."""
+    """The unit that a worker is measured in: milliseconds of CPU, or millions of instructions."""
 
     unit: str
     warm: int

@@ -212,7 +212,7 @@ class LLMAgent:
 
 
 class _Hooks(AbstractCapability[None]):
-    """What is done around each request, as one capability: each one costs every request a tenth of its CPU."""
+    """All that is done around each request, as one capability: each one costs every request a tenth of its CPU."""
 
     def __init__(self, conversation: Conversation, answers: model_answers.Answers, models: Fallbacks) -> None:
         self._conversation = conversation

@@ -50,7 +50,7 @@ class _Made:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What the tasks of one event loop share."""
+    """All that the tasks of one event loop share."""
 
     providers: dict[tuple[str, str | None, str | None], Provider[Any]] = field(default_factory=dict)
     """By name, server, and key of a file."""
